@@ -1,0 +1,267 @@
+"""What a study says: the mean ± sd table, the comparison with plain training, the verdict.
+
+python -m kdtune.analysis runs/fashion [--by alpha] [--scope last] [--format md] [--pooled]
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from kdtune.config import HYPERPARAMETERS, InputError, Study
+from kdtune.results import METRICS, Frames, read_frames, read_study
+from kdtune.stats import (
+    Difference,
+    detectable_difference,
+    holm,
+    mean_interval,
+    paired_difference,
+    repeats_needed,
+)
+from kdtune.tables import Format, format_table, is_number, summarize
+
+Scope = Literal["last", "best", "last-5-avg"]
+SHOWN = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
+HOLM_LEVEL = 0.05
+
+
+def load(folder: str | Path) -> "Results":
+    """Read a study's folder, finished or not; raises InputError where it is none."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"a study's folder must exist, but there is no {path}")
+    return Results(path, read_study(path), read_frames(path))
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study and what was recorded of it; works with neither torch nor Ray installed."""
+
+    folder: Path
+    study: Study
+    frames: Frames = field(repr=False)
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """One row per trial, epoch, split (see `results.Frames`)."""
+        return self.frames.epochs
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial (see `results.Frames`)."""
+        return self.frames.trials
+
+    @cached_property
+    def configs(self) -> pd.DataFrame:
+        """One row per configuration: config_id, config/*, n, n_planned, best mean val/acc first."""
+        keys = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
+        groups = self._with_status("completed").groupby(keys, dropna=False)
+        frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
+        frame.columns = [*keys, "val/acc/mean", "val/acc/std", "n"]
+        frame["n_planned"] = self.study.repeats
+        return frame.sort_values("val/acc/mean", ascending=False, ignore_index=True)
+
+    @property
+    def by(self) -> list[str]:
+        """What tells the configurations apart, e.g. ["alpha", "temperature"]."""
+        varied = [
+            n for n in HYPERPARAMETERS if self.trials[f"config/{n}"].nunique(dropna=False) > 1
+        ]
+        return [n for n in self.study.searched if n in varied] or varied or ["alpha"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before the table, in words."""
+        words = [f"a torn line was skipped: {place}" for place in self.frames.torn]
+        for status in ("failed", "truncated"):
+            for _, trial in self._with_status(status).iterrows():
+                reason = f" ({trial.error})" if trial.error else ""
+                have = f"{trial.n_epochs} of {trial.n_epochs_planned} epochs"
+                words.append(
+                    f"{status}, left out: {trial.trial_id}, {self._name(trial)}, repeat "
+                    f"{trial['repeat']}, {have}{reason}"
+                )
+        missing = len(self.study.runs()) * self.study.repeats - len(self.trials)
+        if missing > 0:
+            words.append(f"{missing} runs have not started")
+        return words
+
+    def summary(
+        self,
+        by: Sequence[str] = (),
+        metrics: Sequence[str] = SHOWN,
+        scope: Scope = "last",
+        pooled: bool = False,
+    ) -> pd.DataFrame:
+        """Mean, sd and n over repeats of the completed trials, on val.
+
+        Returns one row per group: by..., then val/<metric>/mean, /std, /n and, unless pooled,
+        /low and /high of the 95 % t interval.
+        """
+        by = list(by) or self.by
+        _check_names("by", by, HYPERPARAMETERS)
+        _check_names("metric", metrics, METRICS)
+        done = self._with_status("completed").rename(columns=lambda c: c.removeprefix("config/"))
+        if pooled:
+            val = self.epochs[(self.epochs.split == "val")]
+            val = val[val.trial_id.isin(done.trial_id)]
+            val = val.rename(columns=lambda c: c.removeprefix("config/"))
+            table = summarize(val.drop(columns="epochs"), [*by], metrics, pooled=True)
+            return table.rename(columns=lambda c: f"val/{c}" if "/" in c else c)
+        rows = []
+        for key, group in done.groupby(by, dropna=False):
+            row = dict(zip(by, key, strict=True))
+            for metric in metrics:
+                interval = mean_interval(group[f"val/{metric}@{scope}"].dropna())
+                row |= {f"val/{metric}/mean": interval.mean, f"val/{metric}/std": interval.sd}
+                row |= {f"val/{metric}/n": interval.n}
+                row |= {f"val/{metric}/low": interval.low, f"val/{metric}/high": interval.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def compare(self, metric: str = "acc", scope: Scope = "last") -> pd.DataFrame:
+        """Every configuration against plain training, paired by repeat.
+
+        Plain training is the alpha = 1 configuration with the best mean, by the same rule and
+        repeats. Returns one row per other configuration: config_id, config/*, diff (its mean minus
+        that of plain training), low, high (95 % t interval), sd, n (common repeats), correlation,
+        p, p_holm. Empty where the study has no plain training.
+        """
+        column = f"val/{metric}@{scope}"
+        done = self._with_status("completed")
+        values = done.pivot(index="repeat", columns="config_id", values=column)
+        plain = self._plain(values, lower_is_better=metric not in ("acc", "agreement"))
+        if plain is None:
+            return pd.DataFrame()
+        others = [config for config in values if config != plain]
+        differences = [_difference(values[config], values[plain]) for config in others]
+        rows = [
+            {"config_id": config, "baseline": plain, "diff": d.interval.mean}
+            | {"low": d.interval.low, "high": d.interval.high, "sd": d.interval.sd}
+            | {"n": d.interval.n, "correlation": d.correlation, "p": d.p, "p_holm": p}
+            for config, d, p in zip(
+                others, differences, _holm_of([d.p for d in differences]), strict=True
+            )
+        ]
+        keys = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
+        table = self.configs[keys].merge(pd.DataFrame(rows), on="config_id")
+        return table.sort_values("diff", ascending=False, ignore_index=True)
+
+    def verdict(self) -> str:
+        """Does distilling beat plain training, in words that the numbers carry."""
+        table = self.compare()
+        table = table[table["config/alpha"] != 1] if len(table) else table
+        if not len(table):
+            return (
+                "No verdict: the study needs completed runs both with alpha = 1 (plain training) "
+                "and with alpha < 1."
+            )
+        best = table.iloc[0]
+        if best.n < 2:
+            return f"No verdict: {best.n} common repeat; a difference needs two, a verdict eight."
+        points, half = 100 * best["diff"], 100 * (best.high - best.low) / 2
+        text = f"{self._name(best)} against plain training: {points:+.1f} ± {half:.1f} points"
+        text += f" (95 % interval, n = {best.n}, Holm p = {best.p_holm:.2g} over {len(table)})"
+        if best.p_holm < HOLM_LEVEL:
+            word = "helps" if points > 0 else "hurts"
+            return f"Distillation {word}: {text}."
+        level = HOLM_LEVEL / len(table)
+        seen = 100 * detectable_difference(best.sd, best.n, level)
+        needed = repeats_needed(best["diff"], best.sd, level)
+        more = f"{needed} repeats would show {abs(points):.1f}" if needed else "more would not tell"
+        return (
+            f"No difference found: {text}; with {best.n} repeats this study could have seen "
+            f"{seen:.1f} points; {more}."
+        )
+
+    def _plain(self, values: pd.DataFrame, lower_is_better: bool) -> str | None:
+        plain = set(self.trials.config_id[self.trials["config/alpha"] == 1]) & set(values)
+        if not plain:
+            return None
+        means = values[sorted(plain)].mean()
+        return str(means.idxmin() if lower_is_better else means.idxmax())
+
+    def _with_status(self, status: str) -> pd.DataFrame:
+        return self.trials[self.trials.status == status]
+
+    def _name(self, row: pd.Series) -> str:
+        """E.g. "alpha = 0.5, T = 4"."""
+        parts = []
+        for name in self.by:
+            value = row[f"config/{name}"]
+            if not pd.isna(value):
+                shown = f"{value:g}" if is_number(value) else value
+                parts.append(f"{'T' if name == 'temperature' else name} = {shown}")
+        return ", ".join(parts) or "the configuration"
+
+
+def _difference(a: pd.Series, b: pd.Series) -> Difference:
+    common = pd.concat([a, b], axis=1).dropna()
+    return paired_difference(common.iloc[:, 0], common.iloc[:, 1])
+
+
+def _holm_of(p_values: list[float]) -> list[float]:
+    """Holm over the comparisons that have a p value."""
+    known = [p for p in p_values if not math.isnan(p)]
+    adjusted = iter(holm(known))
+    return [p if math.isnan(p) else next(adjusted) for p in p_values]
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Print the table and the verdict of a study."""
+
+    run: str
+    """The study's folder."""
+    by: tuple[str, ...] = ()
+    """Hyperparameters that tell the rows apart. None: those that were searched."""
+    metric: tuple[str, ...] = SHOWN
+    """Metrics of val: loss, ce, distill, acc, teacher_acc, logit_diff, agreement, kl."""
+    scope: Scope = "last"
+    """Epoch that counts: the last, the one with the best val accuracy (optimistic), or the mean of
+    the last five."""
+    format: Format = "md"
+    """Form of the table; md is for reading, csv and json have all columns."""
+    pooled: bool = False
+    """Mean and sd over all epochs of all repeats: the starting repository's table. That sd is of a
+    learning curve, not of repeats."""
+    strict: bool = False
+    """Exit with code 3 where a run is missing, failed or truncated."""
+
+
+def main() -> int:
+    """Print what the command line asks for."""
+    import tyro
+
+    flags = tyro.cli(
+        Flags, prog="python -m kdtune.analysis", config=(tyro.conf.PositionalRequiredArgs,)
+    )
+    results = load(flags.run)
+    metrics = [metric.removeprefix("val/") for metric in flags.metric]
+    table = results.summary(flags.by, metrics, flags.scope, flags.pooled)
+    print(format_table(table, flags.format))
+    if flags.format == "md":
+        if flags.pooled:
+            print("\npooled over epochs: the sd is that of a learning curve, not of repeats")
+        else:
+            print(f"\nmean ± sd over n repeats, scope {flags.scope}\n\n{results.verdict()}")
+    for warning in results.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 3 if flags.strict and results.warnings else 0
+
+
+if __name__ == "__main__":
+    from kdtune.cli import answer
+
+    answer(main)

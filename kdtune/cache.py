@@ -1,0 +1,193 @@
+"""A content-addressed cache of tensors on disk, shared by all processes of a machine.
+
+An entry is a safetensors file named by the hash of its key, written aside and renamed, with the
+key and a checksum in it. The first who needs it builds it under a file lock while others wait; who
+waits for a builder that died or stands still builds it itself. Whatever fails to be read is built
+again, whatever fails to be written is only not kept: the numbers are the same with no cache at all.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+Key = Mapping[str, str | int | float | bool | None]
+Tick = Callable[[int, int], None]
+"""tick(done, total): the builder is alive, and so far."""
+
+STUCK_SECONDS = 60.0
+"""A builder that has not ticked for so long is taken for dead."""
+LOCKS = 256
+"""Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
+BEAT_SECONDS = 0.5
+FORMAT = 1
+
+
+def default_folder() -> Path:
+    """The folder kdtune in the user's cache folder (XDG)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdtune"
+
+
+class Cache:
+    """The cache in a folder.
+
+    Args:
+        folder: where; None for `default_folder()`.
+        gigabytes: how much it may hold; the least recently used entries go first. 0: no cache.
+    """
+
+    def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
+        self.folder = Path(folder).expanduser() if folder else default_folder()
+        self.limit = int(gigabytes * 1e9)
+        self._unscanned = self.limit  # the first write looks at what is there
+        self._complained = False
+
+    def get(self, kind: str, key: Key, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
+        """The entry of this key, built by `build(tick)` where it is not there.
+
+        Args:
+            kind: "views", "logits", "features": a build may get entries of an earlier kind only,
+                so that two builders never wait for each other.
+            key: all that the tensors depend on.
+            what: for whoever watches, e.g. "teacher logits, repeat 3, epoch 7".
+            build: makes the tensors; calls tick(done, total) now and then.
+
+        Returns:
+            The tensors; memory-mapped and copy-on-write where they come from the disk.
+        """
+        if not self.limit:
+            return build(lambda done, total: None)
+        text = json.dumps({"format": FORMAT, "kind": kind, **key}, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        path = self.folder / kind / name[:2] / f"{name}.safetensors"
+        found = read(path, text)
+        if found is not None:
+            return found
+        try:
+            with self._turn(kind, name):
+                return read(path, text) or self._build(path, text, what, build)
+        except OSError as error:  # a folder that cannot be made or locked
+            self._complain(error)
+            return build(lambda done, total: None)
+
+    def building(self) -> Iterator[tuple[str, int, int]]:
+        """What is being built now: (what, done, total) of each builder that is alive."""
+        for beat in (self.folder / "building").glob("*.json"):
+            with suppress(OSError, ValueError):
+                if time.time() - beat.stat().st_mtime < STUCK_SECONDS:
+                    values = json.loads(beat.read_text())
+                    yield values["what"], values["done"], values["total"]
+
+    @contextmanager
+    def _turn(self, kind: str, name: str) -> Iterator[None]:
+        """Hold the entry's lock, or go on without it when its holder stands still."""
+        file = self.folder / "locks" / f"{kind}-{int(name[:8], 16) % LOCKS:03d}.lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        waited_since = time.time()
+        while True:
+            try:
+                with lock.acquire(timeout=1.0, poll_interval=0.02):
+                    yield
+                    return
+            except Timeout:
+                beat = self.folder / "building" / f"{name}.json"
+                last = beat.stat().st_mtime if beat.exists() else waited_since
+                if time.time() - last > STUCK_SECONDS:
+                    break
+        yield
+
+    def _build(self, path: Path, text: str, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
+        beat = self.folder / "building" / f"{path.stem}.json"
+        last = 0.0
+
+        def tick(done: int, total: int) -> None:
+            nonlocal last
+            if time.time() - last >= BEAT_SECONDS:
+                last = time.time()
+                with suppress(OSError):
+                    beat.parent.mkdir(exist_ok=True)
+                    beat.write_text(json.dumps({"what": what, "done": done, "total": total}))
+
+        try:
+            tensors = build(tick)
+        finally:
+            beat.unlink(missing_ok=True)
+        try:
+            self._write(path, text, tensors)
+        except (OSError, SafetensorError) as error:  # full or read-only
+            self._complain(error)
+        return tensors
+
+    def _write(self, path: Path, text: str, tensors: Tensors) -> None:
+        size = sum(t.nbytes for t in tensors.values())
+        if size > self.limit:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            save_file(tensors, aside, {"key": text, "crc": str(checksum(tensors))})
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        self._unscanned += size
+        if self._unscanned > self.limit / 50:
+            self._unscanned = 0
+            self._evict()
+
+    def _evict(self) -> None:
+        entries = []
+        for path in self.folder.glob("*/*/*"):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                entries.append((stat.st_mtime, stat.st_size, path))
+        excess = sum(size for _, size, _ in entries) - self.limit
+        for _, size, path in sorted(entries):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            print(
+                f"streams are not kept, every run makes its own: the cache folder {self.folder} "
+                f"cannot be written ({error}); --cache FOLDER names another, --cache-gb 0 none",
+                file=sys.stderr,
+            )
+
+
+def read(path: Path, text: str) -> Tensors | None:
+    """The tensors of the file if it is whole and has this key, else None."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    if metadata.get("key") != text or metadata.get("crc") != str(checksum(tensors)):
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used now, so evicted late
+    return tensors
+
+
+def checksum(tensors: Tensors) -> int:
+    """CRC-32 over names, shapes and bytes."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(f"{name}{tuple(tensors[name].shape)}".encode(), crc)
+        crc = zlib.crc32(tensors[name].numpy().data, crc)
+    return crc

@@ -1,0 +1,181 @@
+"""The command line: one grammar for every command, `[EXPERIMENT.py] [--flags]`.
+
+Flags win over the experiment, the experiment over the defaults. Nothing here imports torch or Ray,
+so that `--help` and a misspelt flag are answered at once.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import itertools
+import runpy
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+
+Command = Literal["search", "teacher", "distill"]
+
+ABOUT = {
+    "search": "Study a distillation: every configuration, over the same repeats. A hyperparameter "
+    "given several values is searched: --alpha 0.1 0.5 1.",
+    "teacher": "Fine-tune a study's teacher.",
+    "distill": "One distillation run; prints its epochs.",
+}
+HIDDEN = {
+    "search": {"repeat"},
+    "teacher": {"repeats", "gpus_per_trial", "address", "repeat", "alpha", "loss", "temperature"}
+    | {"student", "student_weights", "trainable", "batch_norm", "train_images", "lr", "epochs"},
+    "distill": {"repeats", "gpus_per_trial", "address"},
+}
+"""Fields that are no flags of a command."""
+
+
+def fashion() -> Study:
+    """The default study, on the embedded data: does distilling help on 300 labelled images?
+
+    Eight repeats, since four cannot carry a verdict after Holm's correction. A run takes about two
+    seconds on one core.
+    """
+    run = Run(
+        train_images=300,
+        teacher="kdtune.models:fashion_teacher",
+        teacher_weights="none",
+        teacher_epochs=20,
+        teacher_lr=2e-2,
+        student="kdtune.models:fashion_student",
+        student_weights="none",
+        optimizer="adamw",
+        lr=2e-2,
+        weight_decay=1e-2,
+        schedule="onecycle",
+        epochs=60,
+        batch_size=64,
+    )
+    return Study(run=run, space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}, repeats=8)
+
+
+def start(command: Command) -> NoReturn:
+    """Be `python -m kdtune.<command>`: parse the command line, then load the module, run its main.
+
+    In this order, since the modules load torch and Ray; and under their own names, since what is
+    defined in `__main__` is not what others import.
+    """
+
+    def main() -> int:
+        study = parse(command, sys.argv[1:])
+        return int(importlib.import_module(f"kdtune.{command}").main(study))
+
+    answer(main)
+
+
+def answer(main: Callable[[], int]) -> NoReturn:
+    """Run a command; bad input gets one sentence and exit code 2, Ctrl-C exit code 130."""
+    try:
+        code = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # | head
+        sys.stderr.close()
+        code = 141
+    sys.exit(code)
+
+
+def parse(command: Command, arguments: list[str]) -> Study:
+    """The study that the command line asks for.
+
+    Raises InputError for values that cannot be; ends the process as tyro does for unknown flags
+    (exit code 2, the nearest flag named) and for --help.
+    """
+    import tyro
+
+    base, arguments = _base(arguments)
+    kinds: list[tuple[str, Any, Any]] = []
+    for f, default in _flags(command, base):
+        searched = command == "search" and f.name in HYPERPARAMETERS
+        kind = tuple[f.type, ...] if searched else f.type  # type: ignore[name-defined]
+        text = _help()[f.name]
+        kinds.append((f.name, Annotated[kind, tyro.conf.arg(help=text)], default))
+    flags: Any = tyro.cli(
+        dataclasses.make_dataclass("Flags", kinds),
+        args=arguments,
+        prog=f"python -m kdtune.{command}",
+        description=f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file "
+        f"with `study = kdtune.Study(...)`; flags win over it.",
+    )
+    return _lay_over(base, vars(flags))
+
+
+def _base(arguments: list[str]) -> tuple[Study, list[str]]:
+    """What the flags are laid over: the experiment, or the default study, or plain defaults."""
+    if arguments and not arguments[0].startswith("-"):
+        return _experiment(Path(arguments[0])), arguments[1:]
+    own_data = any(a == "--data" or a.startswith("--data=") for a in arguments)
+    return Study(name="study") if own_data else fashion(), arguments
+
+
+def _experiment(file: Path) -> Study:
+    if not file.is_file() or file.suffix != ".py":
+        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
+        raise InputError(f"an experiment must be a Python file, but there is no {file}{hint}")
+    study = runpy.run_path(str(file)).get("study")
+    if not isinstance(study, Study):
+        raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {study!r}")
+    return study
+
+
+def _flags(command: Command, base: Study) -> list[tuple[Any, Any]]:
+    """(field, default) of each flag, the study's own first."""
+    flags = []
+    for owner in (base, base.run):
+        for f in dataclasses.fields(owner):
+            if f.name in HIDDEN[command] or f.name in ("run", "space"):
+                continue
+            default = getattr(owner, f.name)
+            if command == "search" and f.name in HYPERPARAMETERS:
+                default = tuple(base.space.get(f.name, (default,)))
+            flags.append((f, default))
+    return flags
+
+
+def _lay_over(base: Study, flags: dict[str, Any]) -> Study:
+    run_names = {f.name for f in dataclasses.fields(Run)}
+    space, fixed, own = dict(base.space), {}, {}
+    for name, value in flags.items():
+        if name not in run_names:
+            own[name] = value
+        elif not isinstance(value, tuple):
+            fixed[name] = value
+        elif len(value) == 1:
+            fixed[name] = value[0]
+            space.pop(name, None)
+        else:
+            space[name] = value
+    if "data" in fixed and fixed["data"] != base.run.data and own["name"] == base.name:
+        own["name"] = ""  # another data set's study is another study
+    run = replace(base.run, **fixed).absolute()
+    return replace(base, run=run, space=space, **own)
+
+
+def _help() -> dict[str, str]:
+    """The docstring under each field of Run and Study."""
+    texts = {}
+    for owner in (Run, Study):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(tree, ast.ClassDef)
+        for statement, below in itertools.pairwise(tree.body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(statement.target, ast.Name)
+                texts[statement.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return texts

@@ -1,0 +1,99 @@
+"""One student from one teacher.
+
+python -m kdtune.distill [EXPERIMENT.py] [--flags]
+"""
+
+if __name__ == "__main__":
+    from kdtune.cli import start
+
+    start("distill")  # answers bad flags before torch loads; does not return
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from kdtune.config import InputError, Run, Study, derive_seed
+from kdtune.data import load_data, samples, verify
+from kdtune.models import Classifier, build, probe
+from kdtune.stream import Resources, Stream, view_size
+from kdtune.teacher import fine_tune, initial_teacher, is_ready, load_teacher
+from kdtune.train import Epoch, correct, train
+from kdtune.weights import save_weights
+
+CHECKPOINT = "checkpoint.pt"
+STUDENT = "student.safetensors"
+PREDICTIONS = "predictions.parquet"
+
+
+def distill(
+    run: Run, teacher: Path, resources: Resources, folder: Path | None = None
+) -> Iterator[Epoch]:
+    """Distil the run's teacher into its student, an epoch at a time.
+
+    Args:
+        run: what to do; alpha = 1 trains plainly and only measures the teacher.
+        teacher: folder of the fine-tuned teacher (unused where `run.teacher_epochs` is 0).
+        resources: device, cache and loader workers.
+        folder: where the checkpoint of each epoch and, at the end, the student's weights and its
+            right and wrong predictions are left; a run found there goes on. None: nowhere.
+    """
+    data = load_data(run.data)
+    model = load_teacher(run, teacher).place(resources.device, run.precision)
+    student = make_student(run).place(resources.device, run.precision)
+    stream = Stream(run, data, student, model, resources)
+    if folder is None:
+        yield from train(run, student, stream)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield from train(run, student, stream, folder / CHECKPOINT)
+    save_weights(student.net, folder / STUDENT)
+    save_predictions(run, student, stream, folder / PREDICTIONS)
+
+
+def check(run: Run) -> None:
+    """Raise InputError, before any work, if the run's data or models will not do."""
+    data = load_data(run.data)
+    verify(data)
+    data.subset(run)
+    teacher, student = initial_teacher(run), make_student(run)
+    views = samples(data, run, view_size(run, student, teacher))
+    probe(teacher, views, len(data.classes), whole=True)
+    probe(student, views, len(data.classes), whole=run.trainable == "all")
+
+
+def make_student(run: Run) -> Classifier:
+    """The student as this repeat starts it: every configuration of the repeat starts equal."""
+    classes = len(load_data(run.data).classes)
+    seed = derive_seed("init", run.seed, run.repeat)
+    return build(run.student, run.student_weights, classes, seed=seed)
+
+
+def save_predictions(run: Run, student: Classifier, stream: Stream, file: Path) -> None:
+    """Write which examples of val and test the trained student gets right."""
+    frames = []
+    for split in ("val", "test"):
+        if split in stream.data.splits:
+            hits = correct(student, stream, split, run.epochs - 1).numpy()
+            columns = {"trial_id": run.trial_id, "split": split}
+            frames.append(pd.DataFrame({**columns, "example": range(len(hits)), "correct": hits}))
+    pd.concat(frames).to_parquet(file, index=False)
+
+
+def main(study: Study) -> int:
+    """Run one distillation, its teacher first where that is missing, printing the epochs."""
+    run, resources, folder = study.run, Resources.of(study), study.folder / "teacher"
+    if run.repeat < 0:
+        raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
+    check(run)
+    if not is_ready(run, folder):
+        print(f"teacher {run.teacher}, into {folder}")
+        for epoch in fine_tune(run, folder, resources):
+            print(epoch, flush=True)
+    settings = ", ".join(
+        f"{name} {value}" for name, value in run.config.items() if value is not None
+    )
+    print(f"student {run.student}: repeat {run.repeat}, {settings}")
+    for epoch in distill(run, folder, resources):
+        print(epoch, flush=True)
+    return 0

@@ -1,0 +1,72 @@
+"""Writes each trial's start, epochs and end to the records as Ray Tune learns of them."""
+
+import socket
+from typing import Any
+
+from ray import tune
+
+from kdtune.config import Run, Study
+from kdtune.progress import Show
+from kdtune.results import Records
+from kdtune.trial import run_of
+
+RETRIES = 2
+"""Times that a trial whose worker died is started again."""
+
+
+class Recorder(tune.Callback):
+    """Writes each trial's start, epochs and end as Tune learns of them, and shows the progress."""
+
+    def __init__(self, study: Study, show: Show):
+        self.study, self.show = study, show
+        self.records = Records(study.folder)
+        self.attempts: dict[str, int] = {}
+        self.errors: dict[str, str] = {}
+        self.last: dict[str, dict[str, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that is never made
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop turns."""
+        self.show.beat()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial starts, or starts again."""
+        run = run_of(self.study, trial.config)
+        attempt = self.attempts.get(run.trial_id, -1) + 1
+        self.attempts[run.trial_id] = attempt
+        self.records.start(run, attempt, socket.gethostname())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reports an epoch, or why it failed."""
+        run = run_of(self.study, trial.config)
+        if "error" in result:
+            self.errors[run.trial_id] = result["error"]
+        elif "epoch" in result:
+            splits = {str(s): result[s] for s in ("train", "val", "test") if s in result}
+            attempt = self.attempts[run.trial_id]
+            self.records.epoch(run, attempt, result["epoch"], result["seconds"], splits)
+            self.last[run.trial_id] = result
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has run to its end, or to its error."""
+        run = run_of(self.study, trial.config)
+        error = self.errors.get(run.trial_id)
+        self._end(run, "completed" if error is None else "failed", error)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's worker has died too often."""
+        run = run_of(self.study, trial.config)
+        self._end(run, "failed", f"its worker died {RETRIES + 1} times")
+
+    def _end(self, run: Run, status: str, error: str | None) -> None:
+        self.records.end(run, self.attempts[run.trial_id], status, error)
+        names = [*(self.study.searched or ["alpha"]), "repeat"]
+        shown = {**run.config, "repeat": run.repeat}
+        text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)
+        accuracy = self.last.get(run.trial_id, {}).get("val", {}).get("acc")
+        self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}"))
+        self.show.advance()

@@ -1,0 +1,291 @@
+"""The study: resources, Ray, the tuner, resume; prints the table and the verdict.
+
+python -m kdtune.search [EXPERIMENT.py] [--flags]
+"""
+
+if __name__ == "__main__":
+    from kdtune.cli import start
+
+    start("search")  # answers bad flags before torch and Ray load; does not return
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from filelock import FileLock, Timeout
+from ray import tune
+
+from kdtune.analysis import Results, load
+from kdtune.cache import Cache
+from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.distill import check
+from kdtune.progress import Show
+from kdtune.recorder import RETRIES, Recorder
+from kdtune.repeats import RepeatSearcher, missing_runs
+from kdtune.results import STUDY, read_frames, read_study, write_frames
+from kdtune.tables import format_table
+from kdtune.teacher import is_ready
+from kdtune.trial import run_of, run_trial, train_teacher
+
+FITS = 3
+"""Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The study was stopped by the user before its end."""
+
+
+def main(study: Study) -> int:
+    """Run the study, or what is left of it; print the table and the verdict."""
+    results = run(study)
+    print(f"\n{(results.folder / 'summary.md').read_text()}")
+    for warning in results.warnings:
+        print(f"warning: {warning}")
+    print(f"{results.folder}: trials.parquet, epochs.parquet, summary.csv, students/")
+    return 0
+
+
+def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
+    """Run every configuration of the study in every repeat; goes on where an earlier call stopped.
+
+    Args:
+        study: what to run.
+        ray_init: arguments of ray.init in place of those the study asks for.
+
+    Returns:
+        The results, as `kdtune.load` reads them.
+
+    Raises:
+        InputError: the study cannot run as asked; said before any work.
+        Interrupted: Ctrl-C; the same call goes on.
+    """
+    study = replace(study, run=study.run.absolute())
+    folder = study.folder
+    _claim(study)
+    if missing_runs(study, _ended(folder)):
+        count = _concurrent(study, ray_init)
+        check(study.run)
+    with _only_driver(folder):
+        if left := missing_runs(study, _ended(folder)):
+            (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
+            _run(study.absolute(), left, count, ray_init)
+        _finish(folder)
+    return load(folder)
+
+
+# -- before any work -------------------------------------------------------------------------------
+
+
+def _claim(study: Study) -> None:
+    """Refuse a folder that holds another study."""
+    if not (study.folder / STUDY).exists():
+        return
+    old = read_study(study.folder)
+    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, "repeat")]
+    differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
+    differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
+    wanted = {r.config_id for r in study.runs()}
+    if not differ and not {r.config_id for r in old.runs()} <= wanted:
+        differ = ["configurations"]
+    if differ:
+        raise InputError(
+            f"{study.folder} holds another study (other {', '.join(differ)}); give this one a "
+            f"name (--name OTHER) or another folder (--out FOLDER)"
+        )
+
+
+@contextmanager
+def _only_driver(folder: Path) -> Iterator[None]:
+    """Hold the study's folder; raises InputError where another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder} is being run by another process; wait for it, or give --name OTHER"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _ended(folder: Path) -> list[str]:
+    """Trials that need no more running: those completed, and those that failed by themselves."""
+    if not (folder / "epochs").is_dir():
+        return []
+    trials = read_frames(folder).trials
+    return list(trials.trial_id[trials.status.isin(["completed", "failed"])])
+
+
+def _concurrent(study: Study, ray_init: dict[str, Any] | None) -> int:
+    """Trials at a time; raises InputError where more is asked for than there is."""
+    if study.address is not None:
+        return _concurrent_on_cluster(study)
+    gpus, cpus = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+    if ray_init is not None:
+        gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
+    if (study.gpus or 0) > gpus:
+        instead = f"--gpus {gpus}" if gpus else "--gpus 0, which runs on the CPUs"
+        raise InputError(f"{study.gpus} GPUs are asked for, but this machine has {gpus}; {instead}")
+    if study.cpus_per_trial > cpus:
+        raise InputError(
+            f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
+            f"cpus_per_trial={study.cpus_per_trial}"
+        )
+    taken = gpus if study.gpus is None else study.gpus
+    return min(cpus // study.cpus_per_trial, _slots(taken, study) or cpus)
+
+
+def _concurrent_on_cluster(study: Study) -> int:
+    _start_ray(study, None)
+    have = ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    if study.gpus is not None and study.gpus > gpus:
+        raise InputError(f"{study.gpus} GPUs are asked for, but the cluster has {gpus}")
+    taken = gpus if study.gpus is None else study.gpus
+    return max(1, _slots(taken, study) or cpus // study.cpus_per_trial)
+
+
+def _slots(gpus: int, study: Study) -> int:
+    """Trials that fit on so many GPUs; a share of one is never split over two."""
+    per_trial = study.gpus_per_trial
+    return gpus * int(1 / per_trial) if per_trial < 1 else int(gpus // per_trial)
+
+
+# -- under Ray -------------------------------------------------------------------------------------
+
+
+def _run(study: Study, left: list[Run], count: int, ray_init: dict[str, Any] | None) -> None:
+    _start_ray(study, ray_init)
+    try:
+        use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
+        needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
+        with Show(len(left), Cache(study.cache, study.cache_gb)) as show:
+            _make_teacher(study, needs, show)
+            show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
+            recorder = Recorder(study, show)
+            try:
+                _fit_all(study, needs, count, recorder)
+            finally:
+                recorder.records.close()
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(study: Study, ray_init: dict[str, Any] | None) -> None:
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
+    # Ray's own snapshots are never restored from (research/hpo.md, section 4)
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if ray_init is not None:
+        ray.init(**common, **ray_init)
+    elif study.address is not None:
+        ray.init(address=study.address, **common)
+    else:
+        gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
+        ray.init(address="local", num_gpus=gpus, include_dashboard=False, **common)
+
+
+def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
+    """Fine-tune the teacher in a Ray task that has ended, and given back its GPU, on return."""
+    if is_ready(study.run, study.folder / "teacher"):
+        return
+    show.line(f"teacher {study.run.teacher}: {study.run.teacher_epochs} epochs")
+    task = ray.remote(num_cpus=needs["cpu"], num_gpus=needs["gpu"], num_returns="streaming")
+    epochs: Any = task(train_teacher).remote(study)
+    for reference in epochs:
+        show.line(f"  {ray.get(reference)}")
+
+
+def _fit_all(study: Study, needs: dict[str, float], count: int, recorder: Recorder) -> None:
+    """Run Tune until no run is left."""
+    barren = 0
+    while left := missing_runs(study, _ended(study.folder)):
+        try:
+            _fit(study, left, needs, count, recorder)
+        except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
+            after = missing_runs(study, _ended(study.folder))
+            barren = barren + 1 if len(after) == len(left) else 0
+            if barren == FITS:
+                raise
+            recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
+        else:
+            if after := missing_runs(study, _ended(study.folder)):
+                raise Interrupted(f"{len(after)} runs are left")
+
+
+def _fit(
+    study: Study, left: list[Run], needs: dict[str, float], count: int, recorder: Recorder
+) -> None:
+    tuner = tune.Tuner(
+        tune.with_resources(partial(run_trial, study=study), needs),
+        tune_config=tune.TuneConfig(
+            search_alg=RepeatSearcher(left),
+            num_samples=-1,
+            max_concurrent_trials=count,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: (
+                f"{run_of(study, trial.config).trial_id}-{trial.trial_id}"
+            ),
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(study.folder),
+            callbacks=[recorder],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _dirname(trial: Any, study: Study) -> str:
+    return f"{run_of(study, trial.config).trial_id}-{trial.trial_id}"
+
+
+# -- after -----------------------------------------------------------------------------------------
+
+
+def _finish(folder: Path) -> None:
+    """Write all that follows from the records."""
+    results = load(folder)
+    write_frames(folder, results.frames)
+    table = results.summary()
+    table.to_csv(folder / "summary.csv", index=False)
+    text = f"{format_table(table)}\n\nmean ± sd over n repeats, last epoch\n\n{results.verdict()}\n"
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    _export_students(results)
+
+
+def _export_students(results: Results) -> None:
+    """Copy the best configuration's students where a user looks for them."""
+    target = results.folder / "students"
+    shutil.rmtree(target, ignore_errors=True)
+    if not len(results.configs):
+        return
+    best = results.configs.iloc[0].config_id
+    done = results.trials[
+        (results.trials.config_id == best) & (results.trials.status == "completed")
+    ]
+    target.mkdir()
+    for _, trial in done.iterrows():
+        source = results.folder / "trials" / trial.trial_id / "student.safetensors"
+        shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
+    run = next(r for r in results.study.runs() if r.config_id == best)
+    (target / "students.json").write_text(json.dumps(asdict(run), indent=2))

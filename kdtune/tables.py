@@ -1,0 +1,98 @@
+"""Tables of means: from dataframes to dataframes, and to text."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+Format = Literal["md", "csv", "json", "latex"]
+
+
+def summarize(
+    epochs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str], pooled: bool = False
+) -> pd.DataFrame:
+    """Mean and standard deviation (ddof = 1) over repeats, at the last epoch.
+
+    Args:
+        epochs: one row per (by..., repeat, epoch).
+        by: columns that tell the groups apart.
+        metrics: columns to summarise.
+        pooled: over all epochs of all repeats instead, as the starting repository did. Its
+            standard deviation is that of a learning curve, not of repeats.
+
+    Returns:
+        One row per group: by..., then <metric>/mean, <metric>/std, <metric>/n for each metric.
+        A run with fewer epochs than planned (column n_epochs_planned, else the longest run) is
+        warned of, and left out unless pooled.
+    """
+    keys = [*by, "repeat"]
+    runs = epochs.groupby(keys, dropna=False).epoch.agg(["nunique", "max"]).reset_index()
+    planned = runs["nunique"].max()
+    if "n_epochs_planned" in epochs:
+        planned = epochs.groupby(keys, dropna=False).n_epochs_planned.first().to_numpy()
+    short = runs[runs["nunique"] < planned]
+    for _, run in short.iterrows():
+        name = ", ".join(
+            f"{key}={run[key]:g}" if is_number(run[key]) else f"{key}={run[key]}" for key in keys
+        )
+        what = "pooled all the same" if pooled else "left out"
+        warnings.warn(f"truncated run, {what}: {name} has {run['nunique']} epochs", stacklevel=2)
+    if not pooled:
+        whole = runs.drop(short.index).rename(columns={"max": "epoch"})[[*keys, "epoch"]]
+        epochs = epochs.merge(whole, on=[*keys, "epoch"])
+    groups = epochs.groupby(list(by), dropna=False)
+    table = groups[list(metrics)].agg(["mean", "std", "count"])
+    table.columns = [f"{m}/{'n' if s == 'count' else s}" for m, s in table.columns]
+    return table.reset_index()
+
+
+def format_table(table: pd.DataFrame, format: Format = "md") -> str:
+    """The summary as text: md for reading (mean ± sd, n), else all columns."""
+    if format == "csv":
+        return str(table.to_csv(index=False))
+    if format == "json":
+        return str(table.to_json(orient="records", indent=2))
+    means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
+    keys = [c for c in table if "/" not in c]
+    rows = [[_cell(row[key]) for key in keys] for _, row in table.iterrows()]
+    for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
+        cells += [str(int(max(row[f"{name}/n"] for name in means)))]
+        cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
+    head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
+    return _latex(head, rows) if format == "latex" else _markdown(head, rows)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    lines = [[c.rjust(w) for c, w in zip(r, widths, strict=True)] for r in [head, *rows]]
+    lines.insert(1, ["-" * (w - 1) + ":" for w in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _latex(head: list[str], rows: list[list[str]]) -> str:
+    lines = [" & ".join(cells) for cells in [head, *rows]]
+    body = " \\\\\n".join(lines).replace("±", r"$\pm$").replace("_", r"\_")
+    return f"\\begin{{tabular}}{{{'r' * len(head)}}}\n{body} \\\\\n\\end{{tabular}}"
+
+
+def plus_minus(mean: float, sd: float) -> str:
+    """Mean ± sd with two significant digits of the sd; "-" where there is no mean."""
+    if math.isnan(mean):
+        return "-"
+    if math.isnan(sd):
+        return f"{mean:.4g}"
+    digits = 4 if sd == 0 else max(0, 1 - math.floor(math.log10(sd)))
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:g}" if is_number(value) else str(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is printed with :g."""
+    return isinstance(value, int | float)

@@ -1,0 +1,120 @@
+"""Fine-tune a teacher: the same loop as a student's, with no teacher of its own.
+
+python -m kdtune.teacher [EXPERIMENT.py] [--flags]
+"""
+
+if __name__ == "__main__":
+    from kdtune.cli import start
+
+    start("teacher")  # answers bad flags before torch loads; does not return
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
+from kdtune.data import load_data, samples, verify
+from kdtune.models import Classifier, build, probe
+from kdtune.stream import Resources, Stream, view_size
+from kdtune.train import Epoch, train
+from kdtune.weights import save_weights
+
+WEIGHTS = "teacher.safetensors"
+RECORD = "teacher.json"
+
+
+def teacher_run(run: Run) -> Run:
+    """The run that makes the teacher of this run: plain training of all its layers on all of train.
+
+    It depends on nothing that a search may lay over the run but what the study itself holds.
+    """
+    return replace(
+        run,
+        student=run.teacher,
+        student_weights=run.teacher_weights,
+        trainable="all",
+        batch_norm="train",
+        train_images=None,
+        loss="kl",
+        alpha=1.0,
+        temperature=1.0,
+        lr=run.teacher_lr,
+        epochs=max(1, run.teacher_epochs),
+        repeat=TEACHER_REPEAT,
+    )
+
+
+def is_ready(run: Run, folder: Path) -> bool:
+    """Whether `folder` holds the teacher of this run, or the run takes one as it is."""
+    if run.teacher_epochs == 0:
+        return True
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return False
+    return (folder / WEIGHTS).exists() and record["run"] == asdict(teacher_run(run))
+
+
+def fine_tune(run: Run, folder: Path, resources: Resources) -> Iterator[Epoch]:
+    """Fine-tune the run's teacher, an epoch at a time; writes its weights and record at the end.
+
+    A run that was interrupted goes on from its last epoch.
+    """
+    own, data = teacher_run(run), load_data(run.data)
+    model = initial_teacher(run).place(resources.device, run.precision)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{own.config_id}.checkpoint.pt"
+    last = None
+    for last in train(own, model, Stream(own, data, model, None, resources), checkpoint):
+        yield last
+    assert last is not None
+    save_weights(model.net, folder / WEIGHTS)
+    record: dict[str, Any] = {"run": asdict(own), "classes": data.classes, "data": data.fingerprint}
+    record |= {"preprocessing": asdict(model.preprocessing), "epochs": own.epochs}
+    record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
+    (folder / RECORD).write_text(json.dumps(record, indent=2))
+    checkpoint.unlink(missing_ok=True)
+
+
+def load_teacher(run: Run, folder: Path) -> Classifier:
+    """The teacher of this run: the fine-tuned one in `folder`, or that of the given weights.
+
+    Raises InputError where weights taken as they are do not fit the data.
+    """
+    if run.teacher_epochs == 0:
+        return initial_teacher(run)
+    return build(
+        run.teacher,
+        str(folder / WEIGHTS),
+        len(load_data(run.data).classes),
+        seed=0,
+        replace_head=False,
+    )
+
+
+def initial_teacher(run: Run) -> Classifier:
+    """The teacher as it is given, before any fine-tuning; with none to come its head must fit."""
+    classes = len(load_data(run.data).classes)
+    seed = derive_seed("init", run.seed, TEACHER_REPEAT)
+    fresh = run.teacher_epochs > 0
+    return build(run.teacher, run.teacher_weights, classes, seed=seed, replace_head=fresh)
+
+
+def main(study: Study) -> int:
+    """Fine-tune the teacher of a study, printing its epochs."""
+    folder = study.folder / "teacher"
+    if study.run.teacher_epochs == 0:
+        raise InputError("teacher_epochs is 0: the teacher's weights are taken as they are")
+    if is_ready(study.run, folder):
+        print(f"the teacher is ready: {folder / WEIGHTS}")
+        return 0
+    data, teacher = load_data(study.run.data), initial_teacher(study.run)
+    verify(data)
+    views = samples(data, study.run, view_size(study.run, teacher, None))
+    probe(teacher, views, len(data.classes), whole=True)
+    for epoch in fine_tune(study.run, folder, Resources.of(study)):
+        print(epoch)
+    print(f"written: {folder / WEIGHTS}")
+    return 0

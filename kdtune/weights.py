@@ -1,0 +1,102 @@
+"""Weights in and out, safely: state dicts as safetensors, nothing is unpickled."""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kdtune.config import InputError
+
+StateDict = Mapping[str, Tensor]
+
+
+def load_weights(name: str, weights: str) -> StateDict:
+    """The state dict "default" of a library's model, or that of a file; nothing is unpickled."""
+    if weights == "default":
+        return _default_weights(name)
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise InputError(f'weights must be "default", "none" or a file, but there is no {file}')
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise InputError(f"{file} is not a whole safetensors file ({error})") from None
+    except Exception as error:  # torch.load answers damage with KeyError, EOFError, Unicode..., all
+        reason = str(error).split("\n")[0][:120] or type(error).__name__
+        raise InputError(
+            f"{file} cannot be read as a state dict ({reason}); save it with "
+            f"torch.save(model.state_dict(), ...) or as .safetensors"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{file} must hold a state dict (names to tensors), not another object")
+    return state
+
+
+def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_head: bool) -> None:
+    """Load the state dict; a head of another size is left as it is, or refused."""
+    own = net.state_dict()
+    head = [key for key in own if key.startswith(f"{head_name}.")]
+    resized = [key for key in head if key in state and state[key].shape != own[key].shape]
+    if resized and not replace_head:
+        have, need = state[resized[0]].shape[0], own[resized[0]].shape[0]
+        raise InputError(
+            f"{what} are for {have} classes, but the data has {need}; fine-tune the teacher "
+            f"(--teacher-epochs 1 or more) or give weights for {need} classes"
+        )
+    used = {k: v for k, v in state.items() if not (resized and k in head)}
+    missing = [k for k in own if k not in used and not (resized and k in head)]
+    foreign = [k for k in used if k not in own]
+    differ = [k for k in used if k in own and used[k].shape != own[k].shape]
+    for keys, fault in (
+        (missing, "lack"),
+        (foreign, "have besides"),
+        (differ, "have in other shape"),
+    ):
+        if keys:
+            raise InputError(
+                f"{what} do not fit it: they {fault} {', '.join(keys[:3])} ({len(keys)})"
+            )
+    net.load_state_dict(used, strict=False)
+
+
+def save_weights(net: nn.Module, file: Path) -> None:
+    """Write the network's state dict as safetensors, aside and renamed."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    state = net.state_dict()
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, aside)
+    os.replace(aside, file)
+
+
+def _default_weights(name: str) -> StateDict:
+    try:
+        if name.startswith("timm/"):
+            net = import_timm(name).create_model(name.removeprefix("timm/"), pretrained=True)
+            return net.state_dict()  # type: ignore[no-any-return]
+        if ":" in name:
+            raise InputError(f'{name} has no weights "default"; give "none" or a file')
+        default = torchvision.models.get_model_weights(name).DEFAULT
+        return default.get_state_dict(progress=False, check_hash=True)  # type: ignore[no-any-return]
+    except (URLError, OSError, RuntimeError) as error:
+        reason = str(getattr(error, "reason", error)).split("\n")[0][:120]
+        raise InputError(
+            f"the default weights of {name} cannot be downloaded ({reason}); give a file "
+            f"(--teacher-weights FILE, --student-weights FILE) or none for random weights"
+        ) from None
+
+
+def import_timm(name: str) -> Any:
+    """The module timm; raises InputError where it is not installed."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError:
+        raise InputError(f"{name} needs timm: pip install 'kdtune[timm]'") from None
