@@ -35,6 +35,7 @@ HIDDEN = {
     "distill": {"repeats", "gpus_per_trial", "address"},
 }
 """Fields that are no flags of a command."""
+UNNAMED = "study"
 
 
 def fashion() -> Study:
@@ -121,7 +122,7 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     if arguments and not arguments[0].startswith("-"):
         return _experiment(Path(arguments[0])), arguments[1:]
     own_data = any(a == "--data" or a.startswith("--data=") for a in arguments)
-    return Study(name="study") if own_data else fashion(), arguments
+    return Study(name=UNNAMED) if own_data else fashion(), arguments
 
 
 def _experiment(file: Path) -> Study:
@@ -162,8 +163,8 @@ def _lay_over(base: Study, flags: dict[str, Any]) -> Study:
             space.pop(name, None)
         else:
             space[name] = value
-    if "data" in fixed and fixed["data"] != base.run.data and own["name"] == base.name:
-        own["name"] = ""  # another data set's study is another study
+    if own["name"] == UNNAMED:
+        own["name"] = ""  # that of the data's folder
     run = replace(base.run, **fixed).absolute()
     return replace(base, run=run, space=space, **own)
 

@@ -75,8 +75,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         count = _concurrent(study, ray_init)
         check(study.run)
     with _only_driver(folder):
+        (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
         if left := missing_runs(study, _ended(folder)):
-            (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
             _run(study.absolute(), left, count, ray_init)
         _finish(folder)
     return load(folder)

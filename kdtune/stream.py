@@ -126,7 +126,8 @@ class Stream:
             part = slice(start, start + size)
             yield Batch(
                 views=None if self.frozen else self._move(next(views)),
-                features=None if features is None else self._move(features[part]),
+                # cloned: a file's alignment, unlike the allocator's, moves a product's last bits
+                features=None if features is None else self._move(features[part].clone()),
                 labels=self._move(labels[part]),
                 teacher=None if teacher is None else self._move(teacher[part]),
             )

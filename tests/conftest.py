@@ -1,0 +1,50 @@
+"""Tiny runs on the embedded data."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdtune.config import Run
+from kdtune.stream import Resources
+from kdtune.teacher import fine_tune
+
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)  # reference.py, factories.py; also for Ray's workers and subprocesses:
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Exactness is claimed at equal thread counts."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Run:
+    """A run of a second: 75 images (so the last batch of 16 is not full), 3 epochs."""
+    return Run(
+        train_images=75,
+        teacher="factories:tiny_teacher",
+        teacher_weights="none",
+        teacher_epochs=1,
+        teacher_lr=1e-2,
+        student="factories:tiny_student",
+        student_weights="none",
+        optimizer="adamw",
+        lr=1e-2,
+        schedule="onecycle",
+        epochs=3,
+        batch_size=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run's teacher, fine-tuned once."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("teacher")
+    assert len(list(fine_tune(tiny, folder, Resources()))) == 1
+    return folder

@@ -1,0 +1,40 @@
+"""Models for tests, named as users name theirs: `factories:dropout_student`."""
+
+from torch import nn
+
+from kdtune.models import Preprocessing, small_cnn
+
+
+def tiny_teacher(classes: int) -> nn.Module:
+    return small_cnn(classes, width=4)
+
+
+def tiny_student(classes: int) -> nn.Module:
+    return small_cnn(classes, width=2)
+
+
+def dropout_student(classes: int) -> nn.Module:
+    """Dropout and batch norm, before the head and in the middle."""
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Conv2d(4, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(32, classes)),
+    )
+    net.preprocessing = Preprocessing(mean=(0.3,), std=(0.35,))  # type: ignore[assignment]
+    return net
+
+
+def failing_student(classes: int) -> nn.Module:
+    """Builds, looks at two views, and then fails in training."""
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_cnn(classes, width=2)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            if self.training:
+                raise RuntimeError("this student cannot be trained")
+            return self.net(x)
+
+    return Failing()

@@ -1,0 +1,208 @@
+"""A run over the stream against the plain loop of reference.py, and the parts of the chunks' keys.
+
+Weights must agree to a relative 1e-6 and metrics must be equal: the promise of the stream is that
+it changes nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from reference import Means, plain_loop
+
+from kdtune.cache import Cache
+from kdtune.config import Run
+from kdtune.data import Data, load_data
+from kdtune.distill import distill, make_student
+from kdtune.models import Classifier
+from kdtune.stream import Resources, Stream
+from kdtune.teacher import load_teacher
+from kdtune.train import Epoch, train
+
+KINDS = {
+    "all, kl": {},
+    "all, mse": {"loss": "mse", "schedule": "step", "optimizer": "sgd", "lr_step_size": 2},
+    "all, alpha 0": {"alpha": 0.0},
+    "all, dropout": {"student": "factories:dropout_student"},
+    "all, batch norm eval": {"batch_norm": "eval"},
+    "head, batch norm train": {"trainable": "head"},
+    "head, batch norm train, mse": {"trainable": "head", "loss": "mse"},
+    "head, batch norm eval": {"trainable": "head", "batch_norm": "eval"},
+    "head, dropout": {"trainable": "head", "student": "factories:dropout_student"},
+    "all, resized crop": {"augment": "resized-crop", "image_size": 20},
+    "all, all images": {"train_images": None, "epochs": 1, "batch_size": 300},
+}
+
+
+def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifier, Epoch]:
+    """The student and its last epoch, trained over the stream."""
+    student = make_student(run)
+    stream = Stream(run, load_data(run.data), student, load_teacher(run, teacher), resources)
+    *_, last = train(run, student, stream)
+    return student, last
+
+
+def assert_same(student: Classifier, last: Epoch, reference: Classifier, means: Means) -> None:
+    ours, theirs = student.net.state_dict(), reference.net.state_dict()
+    for key in theirs:
+        scale = theirs[key].abs().max().clamp(min=1e-3)
+        assert (ours[key] - theirs[key]).abs().max() <= 1e-6 * scale, key
+    val = last.splits["val"]
+    for name, value in means.items():
+        exact = name in ("acc", "teacher_acc", "agreement")
+        assert val[name] == (value if exact else pytest.approx(value, rel=1e-5)), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_loop(kind: str, tiny: Run, teacher_folder: Path, tmp_path: Path) -> None:
+    run = replace(tiny, **KINDS[kind])
+    *_, (reference, means) = plain_loop(run, teacher_folder)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    for _ in ("built", "read"):
+        student, last = over_stream(run, teacher_folder, resources)
+        assert_same(student, last, reference, means)
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_loader_workers_change_nothing(trainable: str, tiny: Run, teacher_folder: Path) -> None:
+    run = replace(tiny, trainable=trainable, epochs=2)
+    *_, (reference, means) = plain_loop(run, teacher_folder, workers=2)
+    student, last = over_stream(run, teacher_folder, Resources(loader_workers=2))
+    assert_same(student, last, reference, means)
+
+
+def test_views_too_many_to_hold_are_made_batch_by_batch(
+    tiny: Run, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, (reference, means) = plain_loop(tiny, teacher_folder)
+    monkeypatch.setattr("kdtune.stream.HELD_BYTES", 1)
+    student, last = over_stream(tiny, teacher_folder, Resources())
+    assert_same(student, last, reference, means)
+
+
+def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:
+    run = replace(tiny, alpha=1.0)
+    with_teacher, _ = over_stream(run, teacher_folder, Resources())
+    alone = make_student(run)
+    *_, last = train(run, alone, Stream(run, load_data(run.data), alone, None, Resources()))
+    assert last.splits["val"]["teacher_acc"] is None
+    for key, value in alone.net.state_dict().items():
+        assert torch.equal(value, with_teacher.net.state_dict()[key]), key
+
+
+def chunks(folder: Path) -> set[tuple[str, str]]:
+    return {(p.parent.parent.name, p.name) for p in (folder / "cache").glob("*/*/*.safetensors")}
+
+
+def test_a_second_configuration_builds_nothing(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    over_stream(tiny, teacher_folder, resources)
+    before = chunks(tmp_path)
+    assert sum(kind == "logits" for kind, _ in before) == tiny.epochs + 2  # train; val and test
+    for change in ({"alpha": 0.1}, {"temperature": 1.0}, {"lr": 0.1}, {"loss": "mse"}):
+        over_stream(replace(tiny, **change), teacher_folder, resources)
+    over_stream(replace(tiny, batch_size=20, optimizer="sgd"), teacher_folder, resources)
+    assert chunks(tmp_path) == before
+
+
+CHANGES: dict[str, Callable[[Run], Run]] = {
+    "seed": lambda run: replace(run, seed=1),
+    "repeat": lambda run: replace(run, repeat=1),
+    "subset": lambda run: replace(run, train_images=70),
+    "transform": lambda run: replace(run, augment="none"),
+    "image size": lambda run: replace(run, image_size=24),
+    "precision": lambda run: replace(run, precision="bf16"),
+    "teacher": lambda run: replace(run, teacher="factories:dropout_student", teacher_epochs=0),
+    "student": lambda run: replace(run, student="factories:dropout_student"),
+    "batch size under batch norm": lambda run: replace(run, batch_size=15),
+    "batch norm mode": lambda run: replace(run, batch_norm="eval"),
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_each_part_of_the_key_makes_another_chunk(
+    part: str, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, trainable="head", epochs=1)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    over_stream(run, teacher_folder, resources)
+    before = chunks(tmp_path)
+    over_stream(CHANGES[part](run), teacher_folder, resources)
+    assert chunks(tmp_path) > before
+
+
+def test_the_key_holds_data_threads_weights_and_versions(
+    tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = load_data("fashion"), Cache(tmp_path / "cache", 1)
+    teacher = load_teacher(tiny, teacher_folder)
+
+    def fresh(data: Data = data) -> int:
+        before = len(chunks(tmp_path))
+        stream = Stream(tiny, data, make_student(tiny), teacher, Resources(cache=cache))
+        list(stream.train(0))
+        return len(chunks(tmp_path)) - before
+
+    assert fresh() == 2  # views and logits
+    assert fresh() == 0
+    assert fresh(replace(data, fingerprint="0" * 16)) == 2
+    with torch.no_grad():
+        teacher.head.bias += 1e-3
+    assert fresh() == 1
+    torch.set_num_threads(2)
+    assert fresh() == 1
+    monkeypatch.setattr("torch.__version__", "9.9")
+    assert fresh() == 1
+    monkeypatch.setattr("torchvision.__version__", "9.9")
+    assert fresh() == 2
+
+
+def test_evicted_chunks_of_drifting_features_are_built_again(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, trainable="head")
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    first, _ = over_stream(run, teacher_folder, resources)
+    for file in sorted((tmp_path / "cache" / "features").glob("*/*"))[::2]:
+        file.unlink()
+    again, _ = over_stream(run, teacher_folder, resources)
+    for key, value in first.net.state_dict().items():
+        assert torch.equal(value, again.net.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_a_run_goes_on_exactly_where_it_was_cut(
+    trainable: str, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, trainable=trainable, student="factories:dropout_student")
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
+    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
+    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
+    cut.close()
+    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
+    assert [e.splits for e in rest] == [e.splits for e in whole]
+    files = [tmp_path / name / "student.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
+    run = replace(tiny, epochs=8)
+    accuracies = [
+        over_stream(replace(run, precision=precision), teacher_folder, Resources())[1]
+        for precision in ("fp32", "bf16")
+    ]
+    fp32, bf16 = (epoch.splits["val"]["acc"] for epoch in accuracies)
+    assert bf16 == pytest.approx(fp32, abs=0.1)
+
+
+def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_folder: Path) -> None:
+    teacher = load_teacher(tiny, teacher_folder)
+    stream = Stream(tiny, load_data("fashion"), make_student(tiny), teacher, Resources())
+    for batch in stream.train(1):
+        with torch.no_grad():
+            assert torch.allclose(teacher(batch.views), batch.teacher, atol=1e-5)
