@@ -1,11 +1,13 @@
 """Writes each trial's start, epochs and end to the records as Ray Tune learns of them."""
 
+import math
 import socket
 from typing import Any
 
 from ray import tune
 
 from kdtune.config import Run, Study
+from kdtune.distill import CHECKPOINT
 from kdtune.progress import Show
 from kdtune.results import Records
 from kdtune.trial import run_of
@@ -22,7 +24,7 @@ class Recorder(tune.Callback):
         self.records = Records(study.folder)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
-        self.last: dict[str, dict[str, Any]] = {}
+        self.accuracy: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that is never made
@@ -41,15 +43,15 @@ class Recorder(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial reports an epoch, or why it failed."""
+        """A trial reports epochs, or why it failed."""
         run = run_of(self.study, trial.config)
-        if "error" in result:
+        if result.get("error"):
             self.errors[run.trial_id] = result["error"]
-        elif "epoch" in result:
-            splits = {str(s): result[s] for s in ("train", "val", "test") if s in result}
+        for epoch in result.get("epochs", ()):
             attempt = self.attempts[run.trial_id]
-            self.records.epoch(run, attempt, result["epoch"], result["seconds"], splits)
-            self.last[run.trial_id] = result
+            number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
+            self.records.epoch(run, attempt, number, seconds, splits)
+            self.accuracy[run.trial_id] = splits["val"]["acc"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has run to its end, or to its error."""
@@ -64,9 +66,11 @@ class Recorder(tune.Callback):
 
     def _end(self, run: Run, status: str, error: str | None) -> None:
         self.records.end(run, self.attempts[run.trial_id], status, error)
+        if status == "completed":  # the student is kept, the optimiser's state is not
+            (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
         names = [*(self.study.searched or ["alpha"]), "repeat"]
         shown = {**run.config, "repeat": run.repeat}
         text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)
-        accuracy = self.last.get(run.trial_id, {}).get("val", {}).get("acc")
+        accuracy = self.accuracy.get(run.trial_id, math.nan)
         self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}"))
         self.show.advance()

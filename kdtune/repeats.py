@@ -26,7 +26,7 @@ class RepeatSearcher(Searcher):
     """Hands out the given runs, each once."""
 
     def __init__(self, runs: Iterable[Run]):
-        super().__init__(metric="val/acc", mode="max")
+        super().__init__()
         self.waiting = deque(runs)
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:

@@ -29,6 +29,9 @@ from kdtune.stream import Batch, Stream, seed_step
 
 Metrics = dict[str, float | int | None]
 
+CHECKPOINT_SECONDS = 0.5
+"""A state is kept after each epoch, but of shorter ones no more often than this."""
+
 
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
@@ -65,9 +68,9 @@ def train(
         run: optimiser, schedule, loss, epochs.
         student: on its device; trained in place.
         stream: its batches.
-        checkpoint: file of the state after each epoch. Where it exists the run goes on from it,
-            after yielding its past epochs once more. It is written when the caller asks for the
-            next epoch, so that no epoch is skipped that the caller has not seen.
+        checkpoint: file of the state, at most one epoch (or half a second) old. Where it exists
+            the run goes on from it, after yielding its past epochs once more, so that no epoch is
+            lost that the caller has not written down.
 
     Raises:
         Diverged: the training loss became NaN or infinite.
@@ -75,6 +78,7 @@ def train(
     optimizer = make_optimizer(run, student)
     scheduler = make_scheduler(run, optimizer, -(-len(stream.subset) // run.batch_size))
     past: list[Epoch] = []
+    saved = -CHECKPOINT_SECONDS
     if checkpoint is not None and checkpoint.exists():
         past = _load(checkpoint, student, optimizer, scheduler)
         yield from past
@@ -86,8 +90,9 @@ def train(
             splits["test"] = evaluate(run, student, stream, "test", number)
         past.append(Epoch(number, time.perf_counter() - started, splits))
         yield past[-1]
-        if checkpoint is not None:
+        if checkpoint is not None and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
             _save(checkpoint, student, optimizer, scheduler, past)
+            saved = time.perf_counter()
 
 
 def _train_epoch(

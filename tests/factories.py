@@ -1,5 +1,10 @@
 """Models for tests, named as users name theirs: `factories:dropout_student`."""
 
+import json
+import os
+import time
+from pathlib import Path
+
 from torch import nn
 
 from kdtune.models import Preprocessing, small_cnn
@@ -38,3 +43,11 @@ def failing_student(classes: int) -> nn.Module:
             return self.net(x)
 
     return Failing()
+
+
+def gpu_witness(classes: int) -> nn.Module:
+    """Notes the GPU that Ray gave the trial that builds it."""
+    if "KDTUNE_WITNESS" in os.environ and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        with (Path(os.environ["KDTUNE_WITNESS"]) / "witness").open("a") as file:
+            file.write(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], time.time()]) + "\n")
+    return tiny_student(classes)

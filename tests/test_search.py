@@ -1,0 +1,184 @@
+"""Tiny studies under a real Ray: what is run, once; resume; refusals; placement on logical GPUs."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+
+import kdtune
+from kdtune.config import InputError, Run, Study
+from kdtune.results import read_lines
+from kdtune.search import _concurrent, _slots
+
+CPUS = {"num_cpus": 2, "include_dashboard": False}
+
+
+@pytest.fixture(autouse=True)
+def no_ray_left() -> None:
+    yield
+    assert not ray.is_initialized()
+
+
+@pytest.fixture
+def study(tiny: Run, tmp_path: Path) -> Study:
+    """Three configurations (alpha 0 under mse and kl, plain training) x two repeats."""
+    return Study(
+        name="tiny",
+        out=str(tmp_path / "runs"),
+        cache=str(tmp_path / "cache"),
+        run=tiny,
+        space={"alpha": (0.0, 1.0), "loss": ("mse", "kl")},
+        repeats=2,
+    )
+
+
+def test_a_study_from_nothing_to_its_folder(study: Study) -> None:
+    results = kdtune.run(study, ray_init=CPUS)
+    trials = results.trials
+    assert sorted(trials.status.unique()) == ["completed"]
+    assert len(trials) == 6
+    assert trials.groupby("config_id")["repeat"].apply(sorted).tolist() == [[0, 1]] * 3
+    assert results.epochs.groupby(["trial_id", "split"]).size().unstack().to_dict("list") == {
+        "train": [3] * 6,
+        "val": [3] * 6,
+        "test": [1] * 6,
+    }
+    folder = study.folder
+    for name in ("study.json", "epochs.parquet", "summary.md", "summary.csv", "teacher"):
+        assert (folder / name).exists(), name
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == 6 * (500 + 1000)
+    assert len(list((folder / "students").glob("*.safetensors"))) == 2
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
+    assert kdtune.load(folder).study.run == study.run
+
+    lines = len(read_lines(folder)[0])
+    again = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
+    assert len(again.trials) == 6 and len(read_lines(folder)[0]) == lines
+
+    more = replace(study, repeats=3, space={"alpha": (0.0, 0.5, 1.0), "loss": ("mse", "kl")})
+    extended = kdtune.run(more, ray_init=CPUS)
+    assert len(extended.trials) == 5 * 3
+    new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
+    assert new.isdisjoint(trials.trial_id)
+
+
+def test_a_trial_equals_the_same_run_alone(study: Study, tiny: Run) -> None:
+    from kdtune.distill import distill
+    from kdtune.stream import Resources
+
+    results = kdtune.run(replace(study, space={"alpha": (0.0, 1.0)}), ray_init=CPUS)
+    run = replace(tiny, alpha=0.0, repeat=1)
+    *_, last = distill(run, study.folder / "teacher", Resources())
+    row = results.trials.set_index("trial_id").loc[run.trial_id]
+    for name in ("loss", "acc", "logit_diff", "kl"):
+        assert row[f"val/{name}@last"] == pytest.approx(last.splits["val"][name], rel=1e-6)
+        assert row[f"test/{name}@last"] == pytest.approx(last.splits["test"][name], rel=1e-6)
+
+
+def test_four_trials_run_at_once_one_a_gpu(study: Study, tmp_path: Path) -> None:
+    study = replace(study, gpus=4, repeats=4, space={"alpha": (0.0, 1.0)})
+    long = replace(study.run, student="factories:gpu_witness", epochs=150)
+    study = replace(study, run=long)  # longer than four workers take to start
+    init = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
+    init["runtime_env"] = {"env_vars": {"KDTUNE_WITNESS": str(tmp_path)}}
+    kdtune.run(study, ray_init=init)
+    seen = [json.loads(line) for line in (tmp_path / "witness").read_text().splitlines()]
+    first_four = sorted(seen, key=lambda note: note[1])[:4]
+    assert sorted(gpu for gpu, _ in first_four) == ["0", "1", "2", "3"]
+
+
+def test_a_failing_trial_is_named_and_the_others_go_on(study: Study) -> None:
+    study = replace(study, run=replace(study.run, student="factories:failing_student"))
+    results = kdtune.run(replace(study, space={"alpha": (1.0,)}), ray_init=CPUS)
+    assert list(results.trials.status) == ["failed", "failed"]
+    assert results.trials.error.iloc[0] == "RuntimeError: this student cannot be trained"
+    assert "this student cannot be trained" in results.warnings[0]
+    assert "No verdict" in results.verdict()
+
+
+def test_a_killed_driver_goes_on(study: Study, tmp_path: Path) -> None:
+    slow = replace(study, run=replace(study.run, epochs=40), space={"alpha": (0.0, 1.0)})
+    script = tmp_path / "experiment.py"
+    script.write_text(f"from kdtune import Run, Study\nstudy = {slow!r}\n")
+    command = [sys.executable, "-m", "kdtune.search", str(script), "--gpus", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+        _wait_for(lambda: any(x["kind"] == "end" for x in read_lines(study.folder)[0]))
+        first.send_signal(signal.SIGKILL)
+    cut, _ = read_lines(study.folder)
+    ended = {line["trial_id"] for line in cut if line["kind"] == "end"}
+    assert 1 <= len(ended) < 4
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "val/acc" not in done.stdout and "± " in done.stdout
+    rest = read_lines(study.folder)[0][len(cut) :]
+    assert {x["trial_id"] for x in rest if x["kind"] == "start"}.isdisjoint(ended)
+    assert len(kdtune.load(study.folder).trials.query("status == 'completed'")) == 4
+
+
+def test_ctrl_c_exits_130_and_says_how_to_go_on(study: Study, tmp_path: Path) -> None:
+    slow = replace(study, run=replace(study.run, epochs=400), space={"alpha": (0.0, 1.0)})
+    script = tmp_path / "experiment.py"
+    script.write_text(f"from kdtune import Run, Study\nstudy = {slow!r}\n")
+    command = [sys.executable, "-m", "kdtune.search", str(script), "--gpus", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        _wait_for(lambda: any(x["kind"] == "epoch" for x in read_lines(study.folder)[0]))
+        driver.send_signal(signal.SIGINT)
+        _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "the same command goes on" in errors and "Traceback" not in errors
+
+
+def _wait_for(holds, seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_another_study_under_the_name_is_refused(study: Study) -> None:
+    study.folder.mkdir(parents=True)
+    (study.folder / "study.json").write_text(study.to_json())
+    for other in (
+        replace(study, run=replace(study.run, student="factories:tiny_teacher")),
+        replace(study, space={"alpha": (0.3, 1.0)}),
+        replace(study, cpus_per_trial=2),
+    ):
+        with pytest.raises(InputError, match=r"--name OTHER.*--out FOLDER"):
+            kdtune.run(other)
+
+
+def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
+    with pytest.raises(InputError, match="4 GPUs are asked for, but this machine has 3; --gpus 3"):
+        _concurrent(replace(study, gpus=4), {"num_gpus": 3})
+    with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
+        kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
+    assert not study.folder.exists()
+
+
+@pytest.mark.parametrize(("per_trial", "slots"), [(1.0, 4), (2.0, 2), (0.5, 8), (0.4, 8), (3.0, 1)])
+def test_trials_that_fit_on_four_gpus(study: Study, per_trial: float, slots: int) -> None:
+    assert _slots(4, replace(study, gpus_per_trial=per_trial)) == slots
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "no-such-folder"}, "no-such-folder"),
+        ({"train_images": 5000}, "train_images=5000"),
+        ({"teacher": "resnet51"}, "did you mean resnet50"),
+        ({"student_weights": "gone.safetensors"}, "gone.safetensors"),
+        ({"student": "resnet18", "image_size": 8, "student_weights": "default"}, "downloaded"),
+    ],
+)
+def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        kdtune.run(replace(study, run=replace(study.run, **change)), ray_init=CPUS)
+    assert not study.folder.exists()
