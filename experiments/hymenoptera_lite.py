@@ -1,8 +1,8 @@
-"""EfficientNet-Lite2 -> Lite0 on ants and bees: the starting repository's study, another pair.
+r"""EfficientNet-Lite2 -> Lite0 on ants and bees: the starting repository's study, another pair.
 
     pip install '.[timm]'
-    python -m kdtune.search experiments/hymenoptera_lite.py --data hymenoptera_data \\
-        --teacher-weights tf_efficientnet_lite2.safetensors \\
+    python -m kdtune.search experiments/hymenoptera_lite.py --data hymenoptera_data \
+        --teacher-weights tf_efficientnet_lite2.safetensors \
         --student-weights tf_efficientnet_lite0.safetensors
 
 Weights are timm's ImageNet weights, from files or, with the internet, by default. Everything else

@@ -3,17 +3,22 @@
 python -m kdtune.analysis runs/fashion [--by alpha] [--scope last] [--format md] [--pooled]
 """
 
+if __name__ == "__main__":
+    from kdtune.cli import start
+
+    start("analysis")  # answers bad flags before pandas loads; does not return
+
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
-from kdtune.config import HYPERPARAMETERS, InputError, Study
+from kdtune.cli import SHOWN, Reading
+from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.stats import (
     Difference,
@@ -23,10 +28,8 @@ from kdtune.stats import (
     paired_difference,
     repeats_needed,
 )
-from kdtune.tables import Format, format_table, is_number, summarize
+from kdtune.tables import format_table, is_number, summarize
 
-Scope = Literal["last", "best", "last-5-avg"]
-SHOWN = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
 HOLM_LEVEL = 0.05
 
 
@@ -218,35 +221,8 @@ def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
             raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Print the table and the verdict of a study."""
-
-    run: str
-    """The study's folder."""
-    by: tuple[str, ...] = ()
-    """Hyperparameters that tell the rows apart. None: those that were searched."""
-    metric: tuple[str, ...] = SHOWN
-    """Metrics of val: loss, ce, distill, acc, teacher_acc, logit_diff, agreement, kl."""
-    scope: Scope = "last"
-    """Epoch that counts: the last, the one with the best val accuracy (optimistic), or the mean of
-    the last five."""
-    format: Format = "md"
-    """Form of the table; md is for reading, csv and json have all columns."""
-    pooled: bool = False
-    """Mean and sd over all epochs of all repeats: the starting repository's table. That sd is of a
-    learning curve, not of repeats."""
-    strict: bool = False
-    """Exit with code 3 where a run is missing, failed or truncated."""
-
-
-def main() -> int:
+def main(flags: Reading) -> int:
     """Print what the command line asks for."""
-    import tyro
-
-    flags = tyro.cli(
-        Flags, prog="python -m kdtune.analysis", config=(tyro.conf.PositionalRequiredArgs,)
-    )
     results = load(flags.run)
     metrics = [metric.removeprefix("val/") for metric in flags.metric]
     table = results.summary(flags.by, metrics, flags.scope, flags.pooled)
@@ -259,9 +235,3 @@ def main() -> int:
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 3 if flags.strict and results.warnings else 0
-
-
-if __name__ == "__main__":
-    from kdtune.cli import answer
-
-    answer(main)

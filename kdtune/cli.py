@@ -13,14 +13,14 @@ import runpy
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.config import HYPERPARAMETERS, Format, InputError, Run, Scope, Study
 
-Command = Literal["search", "teacher", "distill"]
+Command = Literal["search", "teacher", "distill", "analysis"]
 
 ABOUT = {
     "search": "Study a distillation: every configuration, over the same repeats. A hyperparameter "
@@ -36,6 +36,8 @@ HIDDEN = {
 }
 """Fields that are no flags of a command."""
 UNNAMED = "study"
+SHOWN = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
+"""Metrics of the table."""
 
 
 def fashion() -> Study:
@@ -62,6 +64,28 @@ def fashion() -> Study:
     return Study(run=run, space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}, repeats=8)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Print the table and the verdict of a study."""
+
+    run: str
+    """The study's folder."""
+    by: tuple[str, ...] = ()
+    """Hyperparameters that tell the rows apart. None given: those that were searched."""
+    metric: tuple[str, ...] = SHOWN
+    """Metrics of val: loss, ce, distill, acc, teacher_acc, logit_diff, agreement, kl."""
+    scope: Scope = "last"
+    """Epoch that counts: the last, the one with the best val accuracy (optimistic), or the mean of
+    the last five."""
+    format: Format = "md"
+    """Form of the table; md is for reading, csv and json have all columns."""
+    pooled: bool = False
+    """Mean and sd over all epochs of all repeats: the starting repository's table. That sd is of a
+    learning curve, not of repeats."""
+    strict: bool = False
+    """Exit with code 3 where a run is missing, failed or truncated."""
+
+
 def start(command: Command) -> NoReturn:
     """Be `python -m kdtune.<command>`: parse the command line, then load the module, run its main.
 
@@ -70,8 +94,8 @@ def start(command: Command) -> NoReturn:
     """
 
     def main() -> int:
-        study = parse(command, sys.argv[1:])
-        return int(importlib.import_module(f"kdtune.{command}").main(study))
+        asked = read(sys.argv[1:]) if command == "analysis" else parse(command, sys.argv[1:])
+        return int(importlib.import_module(f"kdtune.{command}").main(asked))
 
     answer(main)
 
@@ -115,6 +139,14 @@ def parse(command: Command, arguments: list[str]) -> Study:
         f"with `study = kdtune.Study(...)`; flags win over it.",
     )
     return _lay_over(base, vars(flags))
+
+
+def read(arguments: list[str]) -> Reading:
+    """What `kdtune.analysis` is asked for; ends the process as `parse` does."""
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs,)
+    return tyro.cli(Reading, args=arguments, prog="python -m kdtune.analysis", config=config)
 
 
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:

@@ -23,6 +23,8 @@ Augment = Literal["none", "crop", "resized-crop"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle"]
 Precision = Literal["fp32", "bf16"]
+Scope = Literal["last", "best", "last-5-avg"]
+Format = Literal["md", "csv", "json", "latex"]
 Value = float | int | str
 Config = dict[str, Value | None]
 

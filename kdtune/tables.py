@@ -3,11 +3,10 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import pandas as pd
 
-Format = Literal["md", "csv", "json", "latex"]
+from kdtune.config import Format
 
 
 def summarize(

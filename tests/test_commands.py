@@ -1,0 +1,74 @@
+"""Every command, run as a user runs it, in seconds."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdtune.config import Study
+
+TINY = [
+    *("--train-images", "60", "--epochs", "2", "--teacher-epochs", "1", "--gpus", "0"),
+    *("--teacher", "factories:tiny_teacher", "--student", "factories:tiny_student"),
+]
+
+
+def call(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_teacher_then_distill_then_search_then_analysis(tmp_path: Path) -> None:
+    flags = [*TINY, "--cache", tmp_path / "cache"]
+    teacher = call("kdtune.teacher", *_of_teacher(flags), cwd=tmp_path)
+    assert teacher.returncode == 0, teacher.stderr
+    assert "epoch   0" in teacher.stdout and "teacher.safetensors" in teacher.stdout
+    again = call("kdtune.teacher", *_of_teacher(flags), cwd=tmp_path)
+    assert "the teacher is ready" in again.stdout
+
+    one = call("kdtune.distill", *flags, "--alpha", "0.2", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    assert one.stdout.count("epoch ") == 2 and "alpha 0.2" in one.stdout
+
+    search = call("kdtune.search", *flags, "--alpha", "0.1", "1", "--repeats", "2", cwd=tmp_path)
+    assert search.returncode == 0, search.stderr
+    assert "epoch " not in search.stdout  # the teacher was there
+    assert "difference found" in search.stdout or "Distillation" in search.stdout
+    assert "Traceback" not in search.stderr
+
+    for words in ([], ["--format", "json"], ["--pooled"], ["--strict", "--by", "alpha"]):
+        table = call("kdtune.analysis", "runs/fashion", *words, cwd=tmp_path)
+        assert table.returncode == 0, table.stderr
+        assert "0.1" in table.stdout
+
+
+def _of_teacher(flags: list[object]) -> list[object]:
+    """Without those of the student."""
+    dropped = {"--train-images", "--epochs", "--student"}
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in dropped for word in pair]
+
+
+@pytest.mark.parametrize("command", ["teacher", "distill", "search", "analysis"])
+def test_a_misspelt_flag_names_the_nearest_at_once(command: str, tmp_path: Path) -> None:
+    words = ["runs/x", "--formt"] if command == "analysis" else ["--teacher-epoch"]
+    started = time.perf_counter()
+    done = call(f"kdtune.{command}", *words, "3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert ("--format" if command == "analysis" else "--teacher-epochs") in done.stderr
+    assert time.perf_counter() - started < 5  # without torch: half a second; with it: many
+
+
+@pytest.mark.parametrize("words", [["no-such-run"], ["."]])
+def test_analysis_of_what_is_no_study(words: list[str], tmp_path: Path) -> None:
+    done = call("kdtune.analysis", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: a study's folder must")
+
+
+def test_analysis_of_a_study_that_has_not_started(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(Study().to_json())
+    done = call("kdtune.analysis", ".", cwd=tmp_path)
+    assert done.returncode == 0 and "No verdict" in done.stdout, done.stderr

@@ -1,0 +1,58 @@
+"""Every shipped experiment loads, and states the published study's numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdtune.cli import parse
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+STUDIES = ["hymenoptera.py", "hymenoptera_lite.py"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_it_is_the_starting_repositorys_study(name: str) -> None:
+    study = parse("search", [str(FOLDER / name), "--data", "photos"])
+    run = study.run
+    assert [r.alpha for r in study.runs()] == [0, 0.5, 1] and study.repeats == 4
+    assert (run.epochs, run.batch_size, run.loss) == (25, 32, "mse")
+    assert (run.optimizer, run.lr, run.momentum) == ("sgd", 1e-3, 0.9)
+    assert (run.schedule, run.lr_step_size, run.lr_gamma) == ("step", 7, 0.1)
+    assert (run.trainable, run.batch_norm, run.teacher_epochs) == ("head", "train", 25)
+    assert run.augmentation == "resized-crop"
+    assert study.name == name.removesuffix(".py").replace("_", "-")
+
+
+def test_without_the_internet_the_original_says_what_would_do(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    make_photos(photos)
+    command = [sys.executable, "-m", "kdtune.search", str(FOLDER / "hymenoptera.py")]
+    flags = ["--data", str(photos), "--out", str(tmp_path / "runs"), "--gpus", "0"]
+    environment = {"TORCH_HOME": str(tmp_path), "no_proxy": "", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [*command, *flags],
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, **environment},
+        check=False,
+    )
+    assert done.returncode == 2
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "resnet50 cannot be downloaded" in sentence and "--teacher-weights" in sentence
+    assert not (tmp_path / "runs" / "hymenoptera").exists()
+
+
+def make_photos(folder: Path) -> None:
+    """Two classes of a few noise images each."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        for label in ("ants", "bees"):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{i}.jpg")
