@@ -107,8 +107,9 @@ def answer(main: Callable[[], int]) -> NoReturn:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        reason = f" ({stop})" if str(stop) else ""
+        print(f"interrupted{reason}; the same command goes on from here", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head
         sys.stderr.close()

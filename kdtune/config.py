@@ -102,7 +102,7 @@ class Run:
     batch_size: int = 32
     """Images a step, >= 1. The last batch of an epoch may be smaller."""
     precision: Precision = "fp32"
-    """"fp32", or "bf16": both models under autocast in channels_last; losses stay in float32."""
+    """"fp32", or "bf16": both models under autocast; losses stay in float32."""
     seed: int = 0
     """Seed of the study: with the repeat it fixes everything random."""
     repeat: int = 0

@@ -24,6 +24,7 @@ class Recorder(tune.Callback):
         self.records = Records(study.folder)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
+        self.ended: set[str] = set()
         self.accuracy: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,6 +67,7 @@ class Recorder(tune.Callback):
 
     def _end(self, run: Run, status: str, error: str | None) -> None:
         self.records.end(run, self.attempts[run.trial_id], status, error)
+        self.ended.add(run.trial_id)
         if status == "completed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
         names = [*(self.study.searched or ["alpha"]), "repeat"]

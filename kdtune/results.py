@@ -6,6 +6,7 @@ again. All else in the folder follows from it. Nothing here unpickles.
 """
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Records:
 
     def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> None:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
-        line = {"kind": kind, **names, "attempt": attempt, **values}
+        line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
 

@@ -41,7 +41,7 @@ FITS = 3
 
 
 class Interrupted(KeyboardInterrupt):
-    """The study was stopped by the user before its end."""
+    """The study has stopped before its end; the same command goes on."""
 
 
 def main(study: Study) -> int:
@@ -71,12 +71,13 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     study = replace(study, run=study.run.absolute())
     folder = study.folder
     _claim(study)
-    if missing_runs(study, _ended(folder)):
+    if missing_runs(study, _completed(folder)):
         count = _concurrent(study, ray_init)
-        check(study.run)
+        for run in {run.trainable: run for run in study.runs()}.values():
+            check(run)
     with _only_driver(folder):
         (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
-        if left := missing_runs(study, _ended(folder)):
+        if left := missing_runs(study, _completed(folder)):
             _run(study.absolute(), left, count, ray_init)
         _finish(folder)
     return load(folder)
@@ -120,12 +121,12 @@ def _only_driver(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _ended(folder: Path) -> list[str]:
-    """Trials that need no more running: those completed, and those that failed by themselves."""
+def _completed(folder: Path) -> list[str]:
+    """Trials that need no more running; one that failed is tried again at the next start."""
     if not (folder / "epochs").is_dir():
         return []
     trials = read_frames(folder).trials
-    return list(trials.trial_id[trials.status.isin(["completed", "failed"])])
+    return list(trials.trial_id[trials.status == "completed"])
 
 
 def _concurrent(study: Study, ray_init: dict[str, Any] | None) -> int:
@@ -176,7 +177,7 @@ def _run(study: Study, left: list[Run], count: int, ray_init: dict[str, Any] | N
             show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
             recorder = Recorder(study, show)
             try:
-                _fit_all(study, needs, count, recorder)
+                _fit_all(study, left, needs, count, recorder)
             finally:
                 recorder.records.close()
     finally:
@@ -213,21 +214,25 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
         show.line(f"  {ray.get(reference)}")
 
 
-def _fit_all(study: Study, needs: dict[str, float], count: int, recorder: Recorder) -> None:
-    """Run Tune until no run is left."""
+def _fit_all(
+    study: Study, left: list[Run], needs: dict[str, float], count: int, recorder: Recorder
+) -> None:
+    """Run Tune until every run has ended."""
     barren = 0
-    while left := missing_runs(study, _ended(study.folder)):
+    while left:
         try:
             _fit(study, left, needs, count, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
-            after = missing_runs(study, _ended(study.folder))
-            barren = barren + 1 if len(after) == len(left) else 0
-            if barren == FITS:
-                raise
             recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
+            stopped = True
         else:
-            if after := missing_runs(study, _ended(study.folder)):
-                raise Interrupted(f"{len(after)} runs are left")
+            stopped = False
+        before, left = left, [run for run in left if run.trial_id not in recorder.ended]
+        if left and not stopped:
+            raise Interrupted(f"{len(left)} runs are left")
+        barren = barren + 1 if len(left) == len(before) else 0
+        if barren == FITS:
+            raise Interrupted(f"Ray stops without any progress; {len(left)} runs are left")
 
 
 def _fit(

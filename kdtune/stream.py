@@ -268,7 +268,7 @@ class Stream:
 
     @cached_property
     def _compute_key(self) -> dict[str, str | int | float | bool | None]:
-        """All that moves a forward pass's last bits; bf16 is always channels_last."""
+        """All that moves a forward pass's last bits; all models are channels_last."""
         cuda = self.resources.device.type == "cuda"
         return {
             "precision": self.run.precision,

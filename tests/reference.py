@@ -15,7 +15,7 @@ from kdtune import losses
 from kdtune.config import Run
 from kdtune.data import Data, Views, load_data
 from kdtune.distill import make_student
-from kdtune.models import Classifier
+from kdtune.models import Classifier, Layout
 from kdtune.stream import epoch_order, seed_step, view_size
 from kdtune.teacher import load_teacher
 from kdtune.train import make_optimizer, make_scheduler
@@ -29,14 +29,15 @@ def plain_loop(
     device: str = "cpu",
     workers: int = 0,
     teacher_backward: bool = False,
+    layout: Layout = "channels_last",
 ) -> Iterator[tuple[Classifier, Means]]:
     """Distil, an epoch at a time; yields the student and its metrics on val.
 
     `teacher_backward` also back-propagates through the teacher, as the starting repository did.
     """
     data, where = load_data(run.data), torch.device(device)
-    teacher = load_teacher(run, teacher_folder).place(where, run.precision)
-    student = make_student(run).place(where, run.precision)
+    teacher = load_teacher(run, teacher_folder).place(where, run.precision, layout)
+    student = make_student(run).place(where, run.precision, layout)
     teacher.set_mode(False)
     teacher.requires_grad_(teacher_backward)
     if run.trainable == "head":

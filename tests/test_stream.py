@@ -21,6 +21,7 @@ from kdtune.stream import Resources, Stream
 from kdtune.teacher import load_teacher
 from kdtune.train import Epoch, train
 
+CPU = torch.device("cpu")
 KINDS = {
     "all, kl": {},
     "all, mse": {"loss": "mse", "schedule": "step", "optimizer": "sgd", "lr_step_size": 2},
@@ -38,8 +39,9 @@ KINDS = {
 
 def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifier, Epoch]:
     """The student and its last epoch, trained over the stream."""
-    student = make_student(run)
-    stream = Stream(run, load_data(run.data), student, load_teacher(run, teacher), resources)
+    student = make_student(run).place(CPU, run.precision)
+    model = load_teacher(run, teacher).place(CPU, run.precision)
+    stream = Stream(run, load_data(run.data), student, model, resources)
     *_, last = train(run, student, stream)
     return student, last
 
@@ -85,7 +87,7 @@ def test_views_too_many_to_hold_are_made_batch_by_batch(
 def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:
     run = replace(tiny, alpha=1.0)
     with_teacher, _ = over_stream(run, teacher_folder, Resources())
-    alone = make_student(run)
+    alone = make_student(run).place(CPU, run.precision)
     *_, last = train(run, alone, Stream(run, load_data(run.data), alone, None, Resources()))
     assert last.splits["val"]["teacher_acc"] is None
     for key, value in alone.net.state_dict().items():
