@@ -36,7 +36,7 @@ from kdtune.stream import Resources
 from kdtune.teacher import load_teacher
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from reference import plain_loop  # noqa: E402
+from reference import plain_loop
 
 NOWHERE = Path("no-teacher-folder")
 BASE = Run(

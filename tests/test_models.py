@@ -1,0 +1,233 @@
+"""kdtune.models against torchvision's own transforms and constructors, and laws.
+
+The laws: the weights are a function of (name, seed); logits of the features are those of the view;
+only what is said to learn learns; a fingerprint changes with all that the logits depend on.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms.v2 import functional as F
+
+from kdtune.config import InputError
+from kdtune.models import Preprocessing, build, fashion_student, probe
+from kdtune.weights import save_weights
+
+TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"
+TIMM = "timm/test_efficientnet"
+
+
+def views(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def no_module(classes):
+    return [classes]
+
+
+def one_class_more(classes):
+    return fashion_student(classes + 1)
+
+
+def headless(classes):
+    return nn.Flatten()
+
+
+def state_equal(a, b):
+    a, b = a.net.state_dict(), b.net.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_torchvision_model_is_torchvisions():
+    model = build("mobilenet_v3_small", "none", 7, seed=1)
+    own = torchvision.models.mobilenet_v3_small(num_classes=7)
+    assert str(model.net) == str(own)
+    own.load_state_dict(model.net.state_dict())
+    own.eval()
+    model.set_mode(False)
+    x = views(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(x), own(model.preprocessing(x)))
+
+
+def test_timm_model_is_timms():
+    timm = pytest.importorskip("timm")
+    model = build(TIMM, "none", 7, seed=1)
+    own = timm.create_model("test_efficientnet", num_classes=7)
+    assert str(model.net) == str(own)
+    config = own.pretrained_cfg
+    shape = config["input_size"]
+    assert (model.preprocessing.channels, model.preprocessing.size) == (shape[0], shape[1])
+    assert model.preprocessing.mean == config["mean"] and model.preprocessing.std == config["std"]
+
+
+def test_unknown_timm_model_is_named():
+    pytest.importorskip("timm")
+    with pytest.raises(InputError, match="timm has no model resnet18x"):
+        build("timm/resnet18x", "none", 7, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet181", "'resnet181' is no classifier.*did you mean resnet18?"),
+        ("mobilnet_v3_small", "did you mean mobilenet_v3_small?"),
+        ("kdtune.models:fashion_studnet", "fashion_studnet cannot be imported"),
+        ("no_such_module:net", "no_such_module:net cannot be imported"),
+        (f"{__name__}:no_module", "no_module must return a torch.nn.Module, but got list"),
+        (f"{__name__}:headless", "headless must have a last Linear or Conv2d"),
+    ],
+)
+def test_unfit_names_are_one_sentence(name, words):
+    with pytest.raises(InputError, match=words) as caught:
+        build(name, "none", 7, seed=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [STUDENT, "mobilenet_v3_small"])
+def test_weights_follow_from_the_seed_alone(name):
+    torch.manual_seed(8)
+    before = torch.get_rng_state()
+    first = build(name, "none", 10, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(9)
+    assert state_equal(first, build(name, "none", 10, seed=1))
+    assert not state_equal(first, build(name, "none", 10, seed=2))
+
+
+def test_head_of_another_size_is_replaced_or_refused(tmp_path):
+    file = tmp_path / "ten.safetensors"
+    ten = build(STUDENT, "none", 10, seed=1)
+    save_weights(ten.net, file)
+    assert state_equal(build(STUDENT, str(file), 10, seed=2, replace_head=False), ten)
+    seven = build(STUDENT, str(file), 7, seed=2)
+    fresh = build(STUDENT, "none", 7, seed=2)
+    assert torch.equal(seven.head.weight, fresh.head.weight) and len(seven.head.weight) == 7
+    old, new = ten.net.state_dict(), seven.net.state_dict()
+    body = [key for key in old if not key.startswith(ten.head_name)]
+    assert len(body) == len(old) - 2 and all(torch.equal(old[key], new[key]) for key in body)
+    with pytest.raises(InputError, match="for 10 classes, but the data has 7") as caught:
+        build(STUDENT, str(file), 7, seed=2, replace_head=False)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("resnet18", (4, 3, 64, 64)),
+        ("mobilenet_v3_small", (4, 3, 64, 64)),
+        (TEACHER, (4, 1, 28, 28)),
+        (STUDENT, (4, 1, 28, 28)),
+    ],
+)
+def test_logits_of_the_features_are_those_of_the_views(name, shape):
+    model = build(name, "none", 10, seed=1)
+    model.set_mode(False)
+    x = views(*shape)
+    with torch.no_grad():
+        logits, features = model(x), model.features(x)
+        assert torch.equal(model.classify(features), logits)
+    assert logits.shape == (4, 10) and logits.dtype == features.dtype == torch.float32
+    assert features.shape == (4, model.head.in_features)
+    assert not torch.equal(logits[0], logits[1])
+    assert not model.head._forward_pre_hooks
+
+
+def test_probe_lets_fit_models_pass():
+    for name, shape in ((STUDENT, (2, 1, 28, 28)), ("squeezenet1_0", (2, 3, 64, 64))):
+        model = build(name, "none", 10, seed=1)
+        probe(model, views(*shape), 10, whole=name != STUDENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("squeezenet1_0", (2, 3, 64, 64), "classifier.1 is not its last operation"),
+        (f"{__name__}:one_class_more", (2, 1, 28, 28), r"logits \[B, 10\], but got \[2, 11\]"),
+        (STUDENT, (2, 3, 28, 28), r"cannot look at views of shape \[3, 28, 28\]"),
+    ],
+)
+def test_probe_refuses_in_one_sentence(name, shape, words):
+    model = build(name, "none", 10, seed=1)
+    with pytest.raises(InputError, match=words) as caught:
+        probe(model, views(*shape), 10, whole=False)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch_norm_training", [True, False])
+def test_set_mode_says_whether_running_statistics_drift(batch_norm_training):
+    model = build(STUDENT, "none", 10, seed=1)
+    before = model.net[1].running_mean.clone()
+    model.set_mode(True, batch_norm_training)
+    model(views(8, 1, 28, 28))
+    assert model.net.training and model.net[2].training
+    assert torch.equal(model.net[1].running_mean, before) != batch_norm_training
+    model.set_mode(False, batch_norm_training)
+    assert not any(module.training for module in model.modules())
+
+
+def test_freeze_leaves_the_head_or_nothing():
+    model = build("mobilenet_v3_small", "none", 10, seed=1)
+    model.freeze(head=False)
+    learns = [name for name, p in model.net.named_parameters() if p.requires_grad]
+    assert learns == [f"{model.head_name}.weight", f"{model.head_name}.bias"]
+    model.freeze()
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_preprocessing_is_torchvisions():
+    x = views(2, 3, 224, 224)
+    own = build("resnet18", "none", 10, seed=1).preprocessing
+    reference = torchvision.models.ResNet18_Weights.DEFAULT.transforms(resize_size=224)
+    assert torch.allclose(own(x), reference(x), rtol=0, atol=1e-6)
+
+
+def test_preprocessing_repeats_grey_and_shrinks_only():
+    own = Preprocessing(size=32, channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    grey = views(2, 1, 20, 20)
+    assert torch.equal(own(grey), own(grey.repeat(1, 3, 1, 1)))
+    assert own(grey).shape == (2, 3, 20, 20)
+    large = views(2, 3, 80, 80)
+    shrunk = F.resize(large.float() / 255, [32, 32], antialias=True)
+    reference = F.normalize(shrunk, list(own.mean), list(own.std))
+    assert torch.allclose(own(large), reference, rtol=0, atol=1e-6)
+    assert torch.equal(Preprocessing()(grey), grey / 255)
+
+
+def test_fingerprint_changes_with_all_that_logits_depend_on():
+    def fresh():
+        return build(STUDENT, "none", 10, seed=1)
+
+    first, weights, statistics, seen = fresh(), fresh(), fresh(), fresh()
+    assert first.fingerprint() == fresh().fingerprint()
+    weights.net[0].weight.data[0, 0, 0, 0] += 1e-4
+    statistics.net[1].running_mean[0] += 1e-4
+    seen.preprocessing = replace(seen.preprocessing, mean=(0.287,))
+    named, layers = fresh(), fresh()
+    named.name = TEACHER
+    layers.net[2] = nn.LeakyReLU()
+    models = (first, weights, statistics, seen, named, layers)
+    assert len({model.fingerprint() for model in models}) == len(models)
+    assert len({model.fingerprint(with_head=False) for model in models}) == len(models)
+
+
+def test_fingerprint_without_the_head_ignores_it():
+    first, other = build(STUDENT, "none", 10, seed=1), build(STUDENT, "none", 10, seed=1)
+    other.head.bias.data[3] += 1
+    assert first.fingerprint() != other.fingerprint()
+    assert first.fingerprint(with_head=False) == other.fingerprint(with_head=False)
+
+
+def test_bf16_gives_the_same_logits_but_for_its_rounding():
+    model = build(STUDENT, "none", 10, seed=1)
+    model.set_mode(False)
+    x = views(16, 1, 28, 28)
+    with torch.no_grad():
+        exact = model(x)
+        rounded = model.place(torch.device("cpu"), "bf16")(x)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().max() < 0.02 * exact.abs().max()  # eps of bfloat16 is 2**-8

@@ -1,0 +1,139 @@
+"""kdtune.weights against torch.load and the law that what is written is what is read.
+
+And the house's law that nothing a user was given by others is unpickled: the payload used here is
+shown to be live with `weights_only=False`.
+"""
+
+import pickle
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+
+from kdtune.config import InputError
+from kdtune.models import build, fashion_student
+from kdtune.weights import fill, load_weights, save_weights
+
+STUDENT = "kdtune.models:fashion_student"
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def refused(file, words=None):
+    """The one sentence that says why this file cannot be the student's weights."""
+    with pytest.raises(InputError, match=words) as caught:
+        build(STUDENT, str(file), 10, seed=1)
+    text = str(caught.value)
+    assert str(file) in text and "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_what_is_written_is_what_is_read(tmp_path, suffix):
+    net, file = build(STUDENT, "none", 10, seed=1).net, tmp_path / f"weights{suffix}"
+    net[1].running_mean.fill_(0.25)
+    net[1].num_batches_tracked.fill_(7)
+    if suffix == ".pt":
+        torch.save(net.state_dict(), file)
+    else:
+        save_weights(net, file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    state, read = net.state_dict(), load_weights(STUDENT, str(file))
+    assert state.keys() == read.keys()
+    assert all(torch.equal(state[k], read[k]) and state[k].dtype == read[k].dtype for k in state)
+    filled = build(STUDENT, str(file), 10, seed=2).net.state_dict()
+    assert all(torch.equal(state[key], filled[key]) for key in state)
+
+
+def test_saved_weights_replace_the_file_whole(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_weights(build(STUDENT, "none", 100, seed=1).net, file)
+    model = build(STUDENT, "none", 10, seed=2)
+    save_weights(model.net.to(memory_format=torch.channels_last), file)
+    read = load_weights(STUDENT, str(file))
+    assert all(torch.equal(value, read[key]) for key, value in model.net.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "inside"])
+def test_a_pickle_is_refused_and_does_not_run(tmp_path, form):
+    file, target = tmp_path / "weights.pt", tmp_path / "ran"
+    if form == "pickle":
+        file.write_bytes(pickle.dumps(Payload(target), protocol=2))
+    else:
+        state = fashion_student(10).state_dict() | {"extra": Payload(target)}
+        torch.save(state if form == "inside" else Payload(target), file)
+    refused(file, "cannot be read as a state dict")
+    assert not target.exists()
+    if form == "pickle":
+        pickle.loads(file.read_bytes()).close()
+    else:
+        torch.load(file, weights_only=False)
+    assert target.exists()  # else this test would prove nothing
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("keep", [0, 5, 0.5, -1])
+def test_truncated_files_are_refused(tmp_path, suffix, keep):
+    net, file = fashion_student(10), tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(net.state_dict(), file)
+    else:
+        save_weights(net, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    refused(file, "whole safetensors" if suffix == ".safetensors" else "cannot be read")
+
+
+def test_files_that_hold_something_else_are_refused(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save(fashion_student(10), file)
+    refused(file, "state_dict")
+    for other in ({"state_dict": fashion_student(10).state_dict(), "epoch": 3}, torch.zeros(3)):
+        torch.save(other, file)
+        refused(file, "must hold a state dict")
+    file.write_text("<html>404</html>")
+    refused(file, "cannot be read")
+    refused(tmp_path / "missing.pt", "there is no")
+
+
+def test_weights_of_another_architecture_are_refused_by_key(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), file)
+    assert "lack 0.weight, 1.weight" in refused(file)
+    state = fashion_student(10).state_dict()
+    torch.save(state | {"more.weight": torch.zeros(1)}, file)
+    assert "have besides more.weight (1)" in refused(file)
+    torch.save(state | {"0.weight": torch.zeros(6, 1, 3, 3)}, file)
+    assert "have in other shape 0.weight (1)" in refused(file)
+    del state["1.running_mean"]
+    torch.save(state, file)
+    assert "lack 1.running_mean (1)" in refused(file)
+
+
+def test_refused_weights_leave_the_network_as_it_was():
+    net = fashion_student(10)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = {key: value + 1 for key, value in before.items()} | {"more": torch.zeros(1)}
+    with pytest.raises(InputError):
+        fill(net, state, "12", "weights", replace_head=True)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
+    def offline(*args, **options):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(InputError, match=r"resnet18 cannot be downloaded \(Name or service"):
+        load_weights("resnet18", "default")
+    with pytest.raises(InputError, match='no weights "default"'):
+        load_weights(STUDENT, "default")
