@@ -83,7 +83,7 @@ class Results:
         words = [f"a torn line was skipped: {place}" for place in self.frames.torn]
         for status in ("failed", "truncated"):
             for _, trial in self._with_status(status).iterrows():
-                reason = f" ({trial.error})" if trial.error else ""
+                reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
                 have = f"{trial.n_epochs} of {trial.n_epochs_planned} epochs"
                 words.append(
                     f"{status}, left out: {trial.trial_id}, {self._name(trial)}, repeat "
@@ -111,11 +111,12 @@ class Results:
         _check_names("metric", metrics, METRICS)
         done = self._with_status("completed").rename(columns=lambda c: c.removeprefix("config/"))
         if pooled:
-            val = self.epochs[(self.epochs.split == "val")]
+            val = self.epochs[self.epochs.split == "val"]
             val = val[val.trial_id.isin(done.trial_id)]
-            val = val.rename(columns=lambda c: c.removeprefix("config/"))
-            table = summarize(val.drop(columns="epochs"), [*by], metrics, pooled=True)
-            return table.rename(columns=lambda c: f"val/{c}" if "/" in c else c)
+            val = val.assign(n_epochs_planned=val["config/epochs"])
+            table = summarize(val, [f"config/{name}" for name in by], metrics, pooled=True)
+            table.columns = [*by, *(f"val/{c}" for c in table.columns[len(by) :])]
+            return table
         rows = []
         for key, group in done.groupby(by, dropna=False):
             row = dict(zip(by, key, strict=True))
@@ -128,28 +129,28 @@ class Results:
         return pd.DataFrame(rows)
 
     def compare(self, metric: str = "acc", scope: Scope = "last") -> pd.DataFrame:
-        """Every configuration against plain training, paired by repeat.
+        """Every distilled configuration against plain training, paired by repeat.
 
         Plain training is the alpha = 1 configuration with the best mean, by the same rule and
-        repeats. Returns one row per other configuration: config_id, config/*, diff (its mean minus
-        that of plain training), low, high (95 % t interval), sd, n (common repeats), correlation,
-        p, p_holm. Empty where the study has no plain training.
+        repeats. Returns one row per configuration with alpha < 1: config_id, config/*, baseline,
+        diff (its mean minus that of plain training), low, high (95 % t interval), sd, n (common
+        repeats), correlation, p, p_holm. Empty where one of the two sides is missing.
         """
-        column = f"val/{metric}@{scope}"
         done = self._with_status("completed")
-        values = done.pivot(index="repeat", columns="config_id", values=column)
-        plain = self._plain(values, lower_is_better=metric not in ("acc", "agreement"))
-        if plain is None:
+        values = done.pivot(index="repeat", columns="config_id", values=f"val/{metric}@{scope}")
+        is_plain = done.drop_duplicates("config_id").set_index("config_id")["config/alpha"] == 1
+        plain, others = [[c for c in values if is_plain[c] == side] for side in (True, False)]
+        if not plain or not others:
             return pd.DataFrame()
-        others = [config for config in values if config != plain]
-        differences = [_difference(values[config], values[plain]) for config in others]
+        means = values[plain].mean()
+        baseline = means.idxmax() if metric in ("acc", "agreement") else means.idxmin()
+        differences = [_difference(values[config], values[baseline]) for config in others]
+        adjusted = _holm_of([d.p for d in differences])
         rows = [
-            {"config_id": config, "baseline": plain, "diff": d.interval.mean}
+            {"config_id": config, "baseline": baseline, "diff": d.interval.mean}
             | {"low": d.interval.low, "high": d.interval.high, "sd": d.interval.sd}
             | {"n": d.interval.n, "correlation": d.correlation, "p": d.p, "p_holm": p}
-            for config, d, p in zip(
-                others, differences, _holm_of([d.p for d in differences]), strict=True
-            )
+            for config, d, p in zip(others, differences, adjusted, strict=True)
         ]
         keys = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
         table = self.configs[keys].merge(pd.DataFrame(rows), on="config_id")
@@ -158,13 +159,13 @@ class Results:
     def verdict(self) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
         table = self.compare()
-        table = table[table["config/alpha"] != 1] if len(table) else table
         if not len(table):
             return (
                 "No verdict: the study needs completed runs both with alpha = 1 (plain training) "
                 "and with alpha < 1."
             )
-        best = table.iloc[0]
+        # one that has hardly run must not stand for the others
+        best = table[table.n > table.n.max() / 2].iloc[0]
         if best.n < 2:
             return f"No verdict: {best.n} common repeat; a difference needs two, a verdict eight."
         points, half = 100 * best["diff"], 100 * (best.high - best.low) / 2
@@ -176,18 +177,9 @@ class Results:
         level = HOLM_LEVEL / len(table)
         seen = 100 * detectable_difference(best.sd, best.n, level)
         needed = repeats_needed(best["diff"], best.sd, level)
+        could = f"could have seen {seen:.1f} points" if seen < 100 else "could have seen none"
         more = f"{needed} repeats would show {abs(points):.1f}" if needed else "more would not tell"
-        return (
-            f"No difference found: {text}; with {best.n} repeats this study could have seen "
-            f"{seen:.1f} points; {more}."
-        )
-
-    def _plain(self, values: pd.DataFrame, lower_is_better: bool) -> str | None:
-        plain = set(self.trials.config_id[self.trials["config/alpha"] == 1]) & set(values)
-        if not plain:
-            return None
-        means = values[sorted(plain)].mean()
-        return str(means.idxmin() if lower_is_better else means.idxmax())
+        return f"No difference found: {text}; with {best.n} repeats this study {could}; {more}."
 
     def _with_status(self, status: str) -> pd.DataFrame:
         return self.trials[self.trials.status == status]

@@ -13,9 +13,10 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,6 +33,8 @@ LOCKS = 256
 """Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
 BEAT_SECONDS = 0.5
 FORMAT = 1
+HEADER_BYTES = 2**16
+"""More than a file has besides its tensors."""
 
 
 def default_folder() -> Path:
@@ -74,12 +77,12 @@ class Cache:
         found = read(path, text)
         if found is not None:
             return found
+        lock = self._turn(kind, name)
         try:
-            with self._turn(kind, name):
-                return read(path, text) or self._build(path, text, what, build)
-        except OSError as error:  # a folder that cannot be made or locked
-            self._complain(error)
-            return build(lambda done, total: None)
+            return read(path, text) or self._build(path, text, what, build)
+        finally:
+            if lock is not None:
+                lock.release()
 
     def building(self) -> Iterator[tuple[str, int, int]]:
         """What is being built now: (what, done, total) of each builder that is alive."""
@@ -89,27 +92,32 @@ class Cache:
                     values = json.loads(beat.read_text())
                     yield values["what"], values["done"], values["total"]
 
-    @contextmanager
-    def _turn(self, kind: str, name: str) -> Iterator[None]:
-        """Hold the entry's lock, or go on without it when its holder stands still."""
+    def _turn(self, kind: str, name: str) -> FileLock | None:
+        """Wait for and take the entry's lock; None where its holder stands still, or no lock is."""
         file = self.folder / "locks" / f"{kind}-{int(name[:8], 16) % LOCKS:03d}.lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file)
         waited_since = time.time()
-        while True:
-            try:
-                with lock.acquire(timeout=1.0, poll_interval=0.02):
-                    yield
-                    return
-            except Timeout:
-                beat = self.folder / "building" / f"{name}.json"
-                last = beat.stat().st_mtime if beat.exists() else waited_since
-                if time.time() - last > STUCK_SECONDS:
-                    break
-        yield
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file)
+            while True:
+                try:
+                    lock.acquire(timeout=1.0, poll_interval=0.02)
+                    return lock
+                except Timeout:
+                    last = waited_since
+                    with suppress(FileNotFoundError):
+                        last = max(last, self._beat(name).stat().st_mtime)
+                    if time.time() - last > STUCK_SECONDS:
+                        return None
+        except OSError as error:  # a folder that cannot be made or locked
+            self._complain(error)
+            return None
+
+    def _beat(self, name: str) -> Path:
+        return self.folder / "building" / f"{name}.json"
 
     def _build(self, path: Path, text: str, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
-        beat = self.folder / "building" / f"{path.stem}.json"
+        beat = self._beat(path.stem)
         last = 0.0
 
         def tick(done: int, total: int) -> None:
@@ -121,9 +129,10 @@ class Cache:
                     beat.write_text(json.dumps({"what": what, "done": done, "total": total}))
 
         try:
-            tensors = build(tick)
+            tensors = {name: value.contiguous() for name, value in build(tick).items()}
         finally:
-            beat.unlink(missing_ok=True)
+            with suppress(OSError):
+                beat.unlink()
         try:
             self._write(path, text, tensors)
         except (OSError, SafetensorError) as error:  # full or read-only
@@ -132,7 +141,7 @@ class Cache:
 
     def _write(self, path: Path, text: str, tensors: Tensors) -> None:
         size = sum(t.nbytes for t in tensors.values())
-        if size > self.limit:
+        if size + HEADER_BYTES > self.limit:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.part")
@@ -185,9 +194,9 @@ def read(path: Path, text: str) -> Tensors | None:
 
 
 def checksum(tensors: Tensors) -> int:
-    """CRC-32 over names, shapes and bytes."""
+    """CRC-32 over names, types, shapes and bytes."""
     crc = 0
-    for name in sorted(tensors):
-        crc = zlib.crc32(f"{name}{tuple(tensors[name].shape)}".encode(), crc)
-        crc = zlib.crc32(tensors[name].numpy().data, crc)
+    for name, value in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc

@@ -12,7 +12,7 @@ import itertools
 import runpy
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,7 +35,7 @@ HIDDEN = {
     "distill": {"repeats", "gpus_per_trial", "address"},
 }
 """Fields that are no flags of a command."""
-UNNAMED = "study"
+UNNAMED = "that-of-the-data"
 SHOWN = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
 """Metrics of the table."""
 
@@ -127,11 +127,11 @@ def parse(command: Command, arguments: list[str]) -> Study:
 
     base, arguments = _base(arguments)
     kinds: list[tuple[str, Any, Any]] = []
+    texts = _help()
     for f, default in _flags(command, base):
         searched = command == "search" and f.name in HYPERPARAMETERS
         kind = tuple[f.type, ...] if searched else f.type  # type: ignore[name-defined]
-        text = _help()[f.name]
-        kinds.append((f.name, Annotated[kind, tyro.conf.arg(help=text)], default))
+        kinds.append((f.name, Annotated[kind, tyro.conf.arg(help=texts[f.name])], default))
     flags: Any = tyro.cli(
         dataclasses.make_dataclass("Flags", kinds),
         args=arguments,
@@ -139,7 +139,7 @@ def parse(command: Command, arguments: list[str]) -> Study:
         description=f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file "
         f"with `study = kdtune.Study(...)`; flags win over it.",
     )
-    return _lay_over(base, vars(flags))
+    return _lay_over(base, base.space if command == "search" else {}, vars(flags))
 
 
 def read(arguments: list[str]) -> Reading:
@@ -154,7 +154,8 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     """What the flags are laid over: the experiment, or the default study, or plain defaults."""
     if arguments and not arguments[0].startswith("-"):
         return _experiment(Path(arguments[0])), arguments[1:]
-    own_data = any(a == "--data" or a.startswith("--data=") for a in arguments)
+    words = " ".join(arguments).replace("--data=", "--data ").split()
+    own_data = "--data" in words and words[words.index("--data") :][1:2] != ["fashion"]
     return Study(name=UNNAMED) if own_data else fashion(), arguments
 
 
@@ -183,9 +184,9 @@ def _flags(command: Command, base: Study) -> list[tuple[Any, Any]]:
     return flags
 
 
-def _lay_over(base: Study, flags: dict[str, Any]) -> Study:
+def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> Study:
     run_names = {f.name for f in dataclasses.fields(Run)}
-    space, fixed, own = dict(base.space), {}, {}
+    space, fixed, own = dict(space), {}, {}
     for name, value in flags.items():
         if name not in run_names:
             own[name] = value

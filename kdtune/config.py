@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 Loss = Literal["mse", "kl"]
 Trainable = Literal["all", "head"]
@@ -109,7 +110,7 @@ class Run:
     """Number of the repeat, >= 0. The same repeats meet every configuration."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _check(self, "alpha", 0 <= self.alpha <= 1, "lie in [0, 1]")
         _check(self, "temperature", 0 < self.temperature <= 1000, "lie in (0, 1000]")
         for name in ("lr", "teacher_lr"):
@@ -143,12 +144,16 @@ class Run:
 
     def absolute(self) -> "Run":
         """The same run with absolute paths of data and weights."""
-        words = ("fashion", "default", "none")
-        data, *weights = (
-            value if value in words else str(Path(value).expanduser().absolute())
-            for value in (self.data, self.teacher_weights, self.student_weights)
+
+        def path(value: str, *words: str) -> str:
+            return value if value in words else str(Path(value).expanduser().absolute())
+
+        return replace(
+            self,
+            data=path(self.data, "fashion"),
+            teacher_weights=path(self.teacher_weights, "default", "none"),
+            student_weights=path(self.student_weights, "default", "none"),
         )
-        return replace(self, data=data, teacher_weights=weights[0], student_weights=weights[1])
 
     @property
     def augmentation(self) -> Augment:
@@ -185,6 +190,10 @@ class Study:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or Path(self.run.data).name)
+        _check_types(self)
+        for name, values in self.space.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise InputError(f"{name} must be given a list of values, but got {values!r}")
         object.__setattr__(self, "space", {k: tuple(v) for k, v in self.space.items()})
         pattern = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
         fits = re.fullmatch(pattern, self.name) is not None
@@ -278,8 +287,21 @@ def _check(config: Run | Study, name: str, holds: object, must: str) -> None:
         raise InputError(f"{name} must {must}, but got {name}={getattr(config, name)!r}")
 
 
-def _check_choices(run: Run) -> None:
-    for f in fields(run):
-        choices = get_args(f.type)
-        if choices and all(isinstance(choice, str) for choice in choices):
-            _check(run, f.name, getattr(run, f.name) in choices, f"be one of {', '.join(choices)}")
+def _check_types(config: Run | Study) -> None:
+    """Every field has its type; words are among the choices. For experiments, which are Python."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        kinds = get_args(f.type) if isinstance(f.type, UnionType) else (f.type,)
+        if value is None and NoneType in kinds:
+            continue
+        choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+        if choices:
+            _check(config, f.name, value in choices, f"be one of {', '.join(choices)}")
+        elif float in kinds:
+            holds = isinstance(value, float | int) and not isinstance(value, bool)
+            _check(config, f.name, holds and math.isfinite(value), "be a number")
+        elif int in kinds:
+            holds = isinstance(value, int) and not isinstance(value, bool)
+            _check(config, f.name, holds, "be a whole number")
+        elif str in kinds:
+            _check(config, f.name, isinstance(value, str), "be text")

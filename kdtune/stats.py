@@ -36,7 +36,8 @@ class Difference:
     interval: Interval
     """Of the differences."""
     p: float
-    """Two-sided, of the paired t test; NaN for n < 2. 1 where all differences are 0."""
+    """Two-sided, of the paired t test; NaN for n < 2. Where all differences are equal, of the
+    sign-flip test: 2 / 2^n, or 1 if they are 0."""
     correlation: float
     """Of a and b over repeats: what pairing gains is the factor 1 - correlation in variance."""
 
@@ -62,8 +63,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Differ
     correlation = math.nan
     if x.std() > 0 and y.std() > 0:
         correlation = float(np.corrcoef(x, y)[0, 1])
-    if interval.sd == 0:  # every repeat agrees to the last bit; t is 0/0 or infinite
-        return Difference(interval, 1.0 if interval.mean == 0 else 0.0, correlation)
+    if interval.sd == 0:  # t is 0/0 or infinite; accuracies are coarse, so ties are no rarity
+        p = 1.0 if interval.mean == 0 else 2.0 ** (1 - interval.n)
+        return Difference(interval, p, correlation)
     t = interval.mean / (interval.sd / math.sqrt(interval.n))
     return Difference(interval, float(2 * stats.t.sf(abs(t), interval.n - 1)), correlation)
 
@@ -82,7 +84,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(sd: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
-    """The true paired difference that n repeats would find with this power; NaN for n < 2.
+    """The true paired difference that n repeats would find with this power.
+
+    NaN for n < 2; infinite where it is more than a million standard deviations.
 
     Args:
         sd: standard deviation of the paired differences.
@@ -96,7 +100,7 @@ def detectable_difference(sd: float, n: int, level: float = 0.05, power: float =
     for _ in range(100):  # the power rises with the effect: bisection in units of sd
         middle = (low + high) / 2
         low, high = (middle, high) if _power(middle, n, level) < power else (low, middle)
-    return sd * high
+    return sd * high if high < 1e6 else math.inf
 
 
 def repeats_needed(
@@ -117,9 +121,8 @@ def repeats_needed(
 
 def _power(effect: float, n: int, level: float) -> float:
     """Power of the two-sided one-sample t test for a mean of `effect` standard deviations."""
-    df, shift = n - 1, min(effect * math.sqrt(n), 1e3)
+    df, shift = n - 1, effect * math.sqrt(n)
     critical = float(stats.t.ppf(1 - level / 2, df))
-    if shift > 30 + critical * 2:
-        return 1.0
-    upper = float(stats.nct.sf(critical, df, shift))
-    return upper + float(stats.nct.cdf(-critical, df, shift))
+    # the lower tail as an upper one of -shift: scipy's cdf is NaN far out
+    tails = [float(stats.nct.sf(critical, df, sign * shift)) for sign in (1, -1)]
+    return sum(tail for tail in tails if not math.isnan(tail))

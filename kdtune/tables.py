@@ -1,5 +1,6 @@
 """Tables of means: from dataframes to dataframes, and to text."""
 
+import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -37,7 +38,9 @@ def summarize(
             f"{key}={run[key]:g}" if is_number(run[key]) else f"{key}={run[key]}" for key in keys
         )
         what = "pooled all the same" if pooled else "left out"
-        warnings.warn(f"truncated run, {what}: {name} has {run['nunique']} epochs", stacklevel=2)
+        warnings.warn(
+            f"truncated run, {what}: {name} has {int(run['nunique'])} epochs", stacklevel=2
+        )
     if not pooled:
         whole = runs.drop(short.index).rename(columns={"max": "epoch"})[[*keys, "epoch"]]
         epochs = epochs.merge(whole, on=[*keys, "epoch"])
@@ -52,7 +55,8 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     if format == "csv":
         return str(table.to_csv(index=False))
     if format == "json":
-        return str(table.to_json(orient="records", indent=2))
+        records = table.astype(object).where(table.notna(), None).to_dict("records")
+        return json.dumps(records, indent=2)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
     keys = [c for c in table if "/" not in c]
     rows = [[_cell(row[key]) for key in keys] for _, row in table.iterrows()]
@@ -64,7 +68,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    widths = [max(2, *(len(r[i]) for r in [head, *rows])) for i in range(len(head))]
     lines = [[c.rjust(w) for c, w in zip(r, widths, strict=True)] for r in [head, *rows]]
     lines.insert(1, ["-" * (w - 1) + ":" for w in widths])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -80,9 +84,10 @@ def plus_minus(mean: float, sd: float) -> str:
     """Mean ± sd with two significant digits of the sd; "-" where there is no mean."""
     if math.isnan(mean):
         return "-"
-    if math.isnan(sd):
+    if not math.isfinite(sd):
         return f"{mean:.4g}"
-    digits = 4 if sd == 0 else max(0, 1 - math.floor(math.log10(sd)))
+    exponent = int(f"{sd:.1e}".partition("e")[2])  # of the rounded sd: 0.00996 is 0.010
+    digits = 4 if sd == 0 else max(0, 1 - exponent)
     return f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 

@@ -4,6 +4,7 @@ The same loop distils a student, trains it plainly (alpha = 1) and fine-tunes a 
 of its own).
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ CHECKPOINT_SECONDS = 0.5
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """A metric is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def train(
             lost that the caller has not written down.
 
     Raises:
-        Diverged: the training loss became NaN or infinite.
+        Diverged: a loss or another metric became NaN or infinite.
     """
     optimizer = make_optimizer(run, student)
     scheduler = make_scheduler(run, optimizer, -(-len(stream.subset) // run.batch_size))
@@ -88,6 +89,7 @@ def train(
         splits["val"] = evaluate(run, student, stream, "val", number)
         if number == run.epochs - 1 and "test" in stream.data.splits:
             splits["test"] = evaluate(run, student, stream, "test", number)
+        _check_finite(splits, number)
         past.append(Epoch(number, time.perf_counter() - started, splits))
         yield past[-1]
         if checkpoint is not None and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
@@ -116,10 +118,7 @@ def _train_epoch(
             scheduler.step()
     if run.schedule != "onecycle":
         scheduler.step()
-    metrics = meter.means()
-    if not abs(metrics["loss"] or 0) < float("inf"):
-        raise Diverged(f"the loss became {metrics['loss']} in epoch {number}; a lower lr may help")
-    return metrics
+    return meter.means()
 
 
 @torch.no_grad()
@@ -214,6 +213,15 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
             steps = run.epochs * steps_per_epoch
             # the momentum asked for is the momentum used
             return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
+
+
+def _check_finite(splits: dict[str, Metrics], number: int) -> None:
+    for split, metrics in splits.items():
+        for name, value in metrics.items():
+            if value is not None and not math.isfinite(value):
+                raise Diverged(
+                    f"{split}'s {name} became {value} in epoch {number}; a lower lr may help"
+                )
 
 
 def _save(

@@ -20,6 +20,15 @@ TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_stude
 TIMM = "timm/test_efficientnet"
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small models on a shared machine: two threads take longer than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def views(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -118,10 +127,10 @@ def test_head_of_another_size_is_replaced_or_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("resnet18", (4, 3, 64, 64)),
-        ("mobilenet_v3_small", (4, 3, 64, 64)),
-        (TEACHER, (4, 1, 28, 28)),
-        (STUDENT, (4, 1, 28, 28)),
+        ("resnet18", (2, 3, 64, 64)),
+        ("mobilenet_v3_small", (2, 3, 64, 64)),
+        (TEACHER, (2, 1, 28, 28)),
+        (STUDENT, (2, 1, 28, 28)),
     ],
 )
 def test_logits_of_the_features_are_those_of_the_views(name, shape):
@@ -131,8 +140,8 @@ def test_logits_of_the_features_are_those_of_the_views(name, shape):
     with torch.no_grad():
         logits, features = model(x), model.features(x)
         assert torch.equal(model.classify(features), logits)
-    assert logits.shape == (4, 10) and logits.dtype == features.dtype == torch.float32
-    assert features.shape == (4, model.head.in_features)
+    assert logits.shape == (2, 10) and logits.dtype == features.dtype == torch.float32
+    assert features.shape == (2, model.head.in_features)
     assert not torch.equal(logits[0], logits[1])
     assert not model.head._forward_pre_hooks
 
