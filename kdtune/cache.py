@@ -33,8 +33,6 @@ LOCKS = 256
 """Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
 BEAT_SECONDS = 0.5
 FORMAT = 1
-HEADER_BYTES = 2**16
-"""More than a file has besides its tensors."""
 
 
 def default_folder() -> Path:
@@ -77,7 +75,11 @@ class Cache:
         found = read(path, text)
         if found is not None:
             return found
-        lock = self._turn(kind, name)
+        try:
+            lock = self._turn(kind, name)
+        except OSError as error:  # a folder that cannot be made or locked
+            self._complain(error)
+            return build(lambda done, total: None)
         try:
             return read(path, text) or self._build(path, text, what, build)
         finally:
@@ -93,25 +95,21 @@ class Cache:
                     yield values["what"], values["done"], values["total"]
 
     def _turn(self, kind: str, name: str) -> FileLock | None:
-        """Wait for and take the entry's lock; None where its holder stands still, or no lock is."""
+        """Wait for and take the entry's lock; None where its holder stands still."""
         file = self.folder / "locks" / f"{kind}-{int(name[:8], 16) % LOCKS:03d}.lock"
         waited_since = time.time()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(file)
-            while True:
-                try:
-                    lock.acquire(timeout=1.0, poll_interval=0.02)
-                    return lock
-                except Timeout:
-                    last = waited_since
-                    with suppress(FileNotFoundError):
-                        last = max(last, self._beat(name).stat().st_mtime)
-                    if time.time() - last > STUCK_SECONDS:
-                        return None
-        except OSError as error:  # a folder that cannot be made or locked
-            self._complain(error)
-            return None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        while True:
+            try:
+                lock.acquire(timeout=1.0, poll_interval=0.02)
+                return lock
+            except Timeout:
+                last = waited_since
+                with suppress(FileNotFoundError):
+                    last = max(last, self._beat(name).stat().st_mtime)
+                if time.time() - last > STUCK_SECONDS:
+                    return None
 
     def _beat(self, name: str) -> Path:
         return self.folder / "building" / f"{name}.json"
@@ -141,12 +139,14 @@ class Cache:
 
     def _write(self, path: Path, text: str, tensors: Tensors) -> None:
         size = sum(t.nbytes for t in tensors.values())
-        if size + HEADER_BYTES > self.limit:
+        if size > self.limit:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.part")
         try:
             save_file(tensors, aside, {"key": text, "crc": str(checksum(tensors))})
+            if aside.stat().st_size > self.limit:
+                return
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
