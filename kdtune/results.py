@@ -91,9 +91,8 @@ def read_lines(folder: Path) -> tuple[list[Line], list[str]]:
     """All lines of a study in the order written, and where a torn one was skipped."""
     lines, torn = [], []
     for file in sorted((folder / "epochs").glob("*.jsonl")):
-        for number, text in enumerate(
-            file.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-        ):
+        texts = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, text in enumerate(texts, 1):
             try:
                 line = json.loads(text)
                 line["kind"], line["trial_id"]

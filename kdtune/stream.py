@@ -268,10 +268,11 @@ class Stream:
 
     @cached_property
     def _compute_key(self) -> dict[str, str | int | float | bool | None]:
-        """All that moves a forward pass's last bits; all models are channels_last."""
+        """All that moves a forward pass's last bits."""
         cuda = self.resources.device.type == "cuda"
         return {
             "precision": self.run.precision,
+            "layout": "channels_last",
             "device": torch.cuda.get_device_name()
             if cuda
             else torch.backends.cpu.get_cpu_capability(),
