@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad as pad_image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -124,7 +125,7 @@ def augmented(image: Tensor, augment: Augment, size: int, seed: int) -> Tensor:
     # a Generator of Python's is seeded in a tenth of the time that torch's global one takes
     draw, pad = random.Random(seed), max(1, size // 8)
     top, left, flip = draw.randint(0, 2 * pad), draw.randint(0, 2 * pad), draw.random() < 0.5
-    image = F.pad(image, [pad])[:, top : top + size, left : left + size]
+    image = pad_image(image, [pad] * 4)[:, top : top + size, left : left + size]
     return image.flip(-1) if flip else image.contiguous()
 
 
