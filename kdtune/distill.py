@@ -9,15 +9,17 @@ if __name__ == "__main__":
     start("distill")  # answers bad flags before torch loads; does not return
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from kdtune.config import InputError, Run, Study, derive_seed
 from kdtune.data import load_data, samples, verify
 from kdtune.models import Classifier, build, probe
 from kdtune.stream import Resources, Stream, view_size
-from kdtune.teacher import fine_tune, initial_teacher, is_ready, load_teacher
+from kdtune.teacher import fine_tune, initial_teacher, is_ready, load_teacher, teacher_run
 from kdtune.train import Epoch, correct, train
 from kdtune.weights import save_weights
 
@@ -39,9 +41,9 @@ def distill(
             right and wrong predictions are left; a run found there goes on. None: nowhere.
     """
     data = load_data(run.data)
-    model = load_teacher(run, teacher).place(resources.device, run.precision)
+    model, teacher_print = _teacher_at_hand(teacher_run(run), teacher, resources.device)
     student = make_student(run).place(resources.device, run.precision)
-    stream = Stream(run, data, student, model, resources)
+    stream = Stream(run, data, student, model, resources, teacher_print)
     if folder is None:
         yield from train(run, student, stream)
         return
@@ -49,6 +51,13 @@ def distill(
     yield from train(run, student, stream, folder / CHECKPOINT)
     save_weights(student.net, folder / STUDENT)
     save_predictions(run, student, stream, folder / PREDICTIONS)
+
+
+@lru_cache(maxsize=1)
+def _teacher_at_hand(own: Run, folder: Path, device: torch.device) -> tuple[Classifier, str]:
+    """The frozen teacher and its fingerprint, kept from one run of a process to the next."""
+    model = load_teacher(own, folder).place(device, own.precision)
+    return model, model.fingerprint()
 
 
 def check(run: Run) -> None:

@@ -92,6 +92,7 @@ class Stream:
         student: on its device; a frozen backbone's running statistics follow the stream.
         teacher: on the same device; None where there is none.
         resources: device, cache and loader workers.
+        teacher_print: the teacher's fingerprint where it is known.
     """
 
     def __init__(
@@ -101,11 +102,13 @@ class Stream:
         student: Classifier,
         teacher: Classifier | None,
         resources: Resources,
+        teacher_print: str | None = None,
     ):
         self.run, self.data, self.student, self.teacher = run, data, student, teacher
         self.resources, self.size = resources, view_size(run, student, teacher)
         self.subset = data.subset(run)
         self.frozen = run.trainable == "head"
+        self._known_print = teacher_print
         self._held: dict[tuple[str, str], tuple[Key, Tensors]] = {}
         if teacher is not None:
             teacher.freeze().set_mode(False)
@@ -203,7 +206,7 @@ class Stream:
     @cached_property
     def _teacher_print(self) -> str:
         assert self.teacher is not None
-        return self.teacher.fingerprint()
+        return self._known_print or self.teacher.fingerprint()
 
     # -- features of a frozen backbone ---------------------------------------------------------
 
