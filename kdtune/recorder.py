@@ -1,7 +1,6 @@
 """Writes each trial's start, epochs and end to the records as Ray Tune learns of them."""
 
 import math
-import socket
 from typing import Any
 
 from ray import tune
@@ -24,6 +23,7 @@ class Recorder(tune.Callback):
         self.records = Records(study.folder)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
+        self.nodes: dict[str, str] = {}
         self.ended: set[str] = set()
         self.accuracy: dict[str, float] = {}
 
@@ -39,13 +39,14 @@ class Recorder(tune.Callback):
         run = run_of(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
-        self.records.start(run, attempt, socket.gethostname())
+        self.records.start(run, attempt)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial reports epochs, or why it failed."""
         run = run_of(self.study, trial.config)
+        self.nodes[run.trial_id] = result["hostname"]
         if result.get("error"):
             self.errors[run.trial_id] = result["error"]
         for epoch in result.get("epochs", ()):
@@ -66,7 +67,8 @@ class Recorder(tune.Callback):
         self._end(run, "failed", f"its worker died {RETRIES + 1} times")
 
     def _end(self, run: Run, status: str, error: str | None) -> None:
-        self.records.end(run, self.attempts[run.trial_id], status, error)
+        node = self.nodes.get(run.trial_id)
+        self.records.end(run, self.attempts[run.trial_id], status, error, node)
         self.ended.add(run.trial_id)
         if status == "completed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)

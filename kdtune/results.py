@@ -30,9 +30,9 @@ class Records:
         number = max((int(p.stem) for p in parts.glob("*.jsonl")), default=-1) + 1
         self._file = (parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
-    def start(self, run: Run, attempt: int, node: str) -> None:
+    def start(self, run: Run, attempt: int) -> None:
         """A trial starts."""
-        self._write("start", run, attempt, config=run.config, epochs=run.epochs, node=node)
+        self._write("start", run, attempt, config=run.config, epochs=run.epochs)
 
     def epoch(
         self,
@@ -47,9 +47,16 @@ class Records:
             values = {"epoch": epoch, "split": split, **metrics, "seconds": seconds}
             self._write("epoch", run, attempt, **values)
 
-    def end(self, run: Run, attempt: int, status: str, error: str | None = None) -> None:
-        """A trial has ended: completed, pruned or failed."""
-        self._write("end", run, attempt, status=status, error=error)
+    def end(
+        self,
+        run: Run,
+        attempt: int,
+        status: str,
+        error: str | None = None,
+        node: str | None = None,
+    ) -> None:
+        """A trial has ended, completed, pruned or failed, on the machine `node`."""
+        self._write("end", run, attempt, status=status, error=error, node=node)
 
     def close(self) -> None:
         """No more lines."""
@@ -151,8 +158,8 @@ def _config_columns(start: Line) -> Line:
 def _end(last: Line) -> Line:
     """Status and error of a trial; one without an end is truncated: it runs, or was cut off."""
     if last["kind"] == "start":
-        return {"status": "truncated", "error": None}
-    return {"status": last["status"], "error": last["error"]}
+        return {"status": "truncated", "error": None, "node": None}
+    return {name: last[name] for name in ("status", "error", "node")}
 
 
 def _reduce(epochs: pd.DataFrame) -> Line:

@@ -8,31 +8,32 @@ if __name__ == "__main__":
 
     start("search")  # answers bad flags before torch and Ray load; does not return
 
-import json
 import logging
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from filelock import FileLock, Timeout
 from ray import tune
 
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.config import InputError, Run, Study
 from kdtune.distill import check
+from kdtune.folder import (
+    check_same_data,
+    claim,
+    completed,
+    finish,
+    only_driver,
+    write_provenance,
+)
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import RepeatSearcher, missing_runs
-from kdtune.results import STUDY, read_frames, read_study, write_frames
-from kdtune.tables import format_table
+from kdtune.results import STUDY
 from kdtune.teacher import is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
@@ -70,63 +71,22 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """
     study = replace(study, run=study.run.absolute())
     folder = study.folder
-    _claim(study)
-    if missing_runs(study, _completed(folder)):
+    claim(study)
+    if missing_runs(study, completed(folder)):
         count = _concurrent(study, ray_init)
         for run in {run.trainable: run for run in study.runs()}.values():
             check(run)
-    with _only_driver(folder):
+        check_same_data(study)
+    with only_driver(folder):
         (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
-        if left := missing_runs(study, _completed(folder)):
+        write_provenance(study)
+        if left := missing_runs(study, completed(folder)):
             _run(study.absolute(), left, count, ray_init)
-        _finish(folder)
+        finish(folder)
     return load(folder)
 
 
-# -- before any work -------------------------------------------------------------------------------
-
-
-def _claim(study: Study) -> None:
-    """Refuse a folder that holds another study."""
-    if not (study.folder / STUDY).exists():
-        return
-    old = read_study(study.folder)
-    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, "repeat")]
-    differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
-    differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
-    wanted = {r.config_id for r in study.runs()}
-    if not differ and not {r.config_id for r in old.runs()} <= wanted:
-        differ = ["configurations"]
-    if differ:
-        raise InputError(
-            f"{study.folder} holds another study (other {', '.join(differ)}); give this one a "
-            f"name (--name OTHER) or another folder (--out FOLDER)"
-        )
-
-
-@contextmanager
-def _only_driver(folder: Path) -> Iterator[None]:
-    """Hold the study's folder; raises InputError where another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{folder} is being run by another process; wait for it, or give --name OTHER"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _completed(folder: Path) -> list[str]:
-    """Trials that need no more running; one that failed is tried again at the next start."""
-    if not (folder / "epochs").is_dir():
-        return []
-    trials = read_frames(folder).trials
-    return list(trials.trial_id[trials.status == "completed"])
+# -- resources -------------------------------------------------------------------------------------
 
 
 def _concurrent(study: Study, ray_init: dict[str, Any] | None) -> int:
@@ -153,6 +113,7 @@ def _concurrent_on_cluster(study: Study) -> int:
     have = ray.cluster_resources()
     gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
     if study.gpus is not None and study.gpus > gpus:
+        ray.shutdown()
         raise InputError(f"{study.gpus} GPUs are asked for, but the cluster has {gpus}")
     taken = gpus if study.gpus is None else study.gpus
     return max(1, _slots(taken, study) or cpus // study.cpus_per_trial)
@@ -210,8 +171,11 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
     show.line(f"teacher {study.run.teacher}: {study.run.teacher_epochs} epochs")
     task = ray.remote(num_cpus=needs["cpu"], num_gpus=needs["gpu"], num_returns="streaming")
     epochs: Any = task(train_teacher).remote(study)
-    for reference in epochs:
-        show.line(f"  {ray.get(reference)}")
+    try:
+        for reference in epochs:
+            show.line(f"  {ray.get(reference)}")
+    except ray.exceptions.RayTaskError as error:
+        raise InputError(f"the teacher could not be fine-tuned: {error.cause}") from error
 
 
 def _fit_all(
@@ -245,9 +209,7 @@ def _fit(
             num_samples=-1,
             max_concurrent_trials=count,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: (
-                f"{run_of(study, trial.config).trial_id}-{trial.trial_id}"
-            ),
+            trial_dirname_creator=partial(_dirname, study=study),
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -262,35 +224,3 @@ def _fit(
 
 def _dirname(trial: Any, study: Study) -> str:
     return f"{run_of(study, trial.config).trial_id}-{trial.trial_id}"
-
-
-# -- after -----------------------------------------------------------------------------------------
-
-
-def _finish(folder: Path) -> None:
-    """Write all that follows from the records."""
-    results = load(folder)
-    write_frames(folder, results.frames)
-    table = results.summary()
-    table.to_csv(folder / "summary.csv", index=False)
-    text = f"{format_table(table)}\n\nmean ± sd over n repeats, last epoch\n\n{results.verdict()}\n"
-    (folder / "summary.md").write_text(text, encoding="utf-8")
-    _export_students(results)
-
-
-def _export_students(results: Results) -> None:
-    """Copy the best configuration's students where a user looks for them."""
-    target = results.folder / "students"
-    shutil.rmtree(target, ignore_errors=True)
-    if not len(results.configs):
-        return
-    best = results.configs.iloc[0].config_id
-    done = results.trials[
-        (results.trials.config_id == best) & (results.trials.status == "completed")
-    ]
-    target.mkdir()
-    for _, trial in done.iterrows():
-        source = results.folder / "trials" / trial.trial_id / "student.safetensors"
-        shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
-    run = next(r for r in results.study.runs() if r.config_id == best)
-    (target / "students.json").write_text(json.dumps(asdict(run), indent=2))

@@ -26,7 +26,7 @@ def write(folder, accs, statuses=None, attempt=0):
     records = Records(folder)
     for (alpha, repeat), values in accs.items():
         run = replace(RUN, alpha=alpha, repeat=repeat)
-        records.start(run, attempt, "node7")
+        records.start(run, attempt)
         for epoch, acc in enumerate(values):
             metrics = EPOCH | {"acc": acc, "loss": 2 - acc}
             metrics |= {"distill": None} if alpha == 1 else {}
@@ -35,7 +35,8 @@ def write(folder, accs, statuses=None, attempt=0):
             records.epoch(run, attempt, epoch, 0.5, splits)
         status = (statuses or {}).get((alpha, repeat), "completed")
         if status != "truncated":
-            records.end(run, attempt, status, "ValueError: boom" if status == "failed" else None)
+            error = "ValueError: boom" if status == "failed" else None
+            records.end(run, attempt, status, error, "node7")
     records.close()
 
 

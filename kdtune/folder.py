@@ -1,0 +1,119 @@
+"""A study's folder: whose it is, what is done in it, what is written into it at the end."""
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdtune.analysis import Results, load
+from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.data import load_data
+from kdtune.distill import STUDENT
+from kdtune.results import STUDY, read_frames, read_study, write_frames
+from kdtune.tables import format_table
+
+PROVENANCE = "provenance.json"
+
+
+def claim(study: Study) -> None:
+    """Refuse a folder that holds another study."""
+    if not (study.folder / STUDY).exists():
+        return
+    old = read_study(study.folder)
+    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, "repeat")]
+    differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
+    differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
+    wanted = {r.config_id for r in study.runs()}
+    if not differ and not {r.config_id for r in old.runs()} <= wanted:
+        differ = ["configurations"]
+    if differ:
+        raise InputError(
+            f"{study.folder} holds another study (other {', '.join(differ)}); give this one a "
+            f"name (--name OTHER) or another folder (--out FOLDER)"
+        )
+
+
+def check_same_data(study: Study) -> None:
+    """Refuse to go on with images other than those the study began with."""
+    file = study.folder / PROVENANCE
+    began = json.loads(file.read_text())["data"] if file.exists() else None
+    if began not in (None, load_data(study.run.data).fingerprint):
+        raise InputError(
+            f"the images in {study.run.data} have changed since {study.folder} began; put them "
+            f"back, or begin another study (--name OTHER)"
+        )
+
+
+def write_provenance(study: Study) -> None:
+    """What the results come from: the data's fingerprint, versions, the command."""
+    file = study.folder / PROVENANCE
+    if file.exists():
+        return
+    names = ("kdtune", "torch", "torchvision", "ray", "numpy", "pandas")
+    record = {
+        "data": load_data(study.run.data).fingerprint,
+        "classes": load_data(study.run.data).classes,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+        "command": sys.argv,
+    }
+    file.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """Hold the study's folder; raises InputError where another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder} is being run by another process; wait for it, or give --name OTHER"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def completed(folder: Path) -> list[str]:
+    """Trials that need no more running; one that failed is tried again at the next start."""
+    if not (folder / "epochs").is_dir():
+        return []
+    trials = read_frames(folder).trials
+    return list(trials.trial_id[trials.status == "completed"])
+
+
+def finish(folder: Path) -> None:
+    """Write all that follows from the records."""
+    results = load(folder)
+    write_frames(folder, results.frames)
+    table = results.summary()
+    table.to_csv(folder / "summary.csv", index=False)
+    text = f"{format_table(table)}\n\nmean ± sd over n repeats, last epoch\n\n{results.verdict()}\n"
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    _export_students(results)
+
+
+def _export_students(results: Results) -> None:
+    """Copy the best configuration's students where a user looks for them."""
+    target = results.folder / "students"
+    shutil.rmtree(target, ignore_errors=True)
+    if not len(results.configs):
+        return
+    best = results.configs.iloc[0].config_id
+    trials = results.trials[results.trials.config_id == best]
+    target.mkdir()
+    for _, trial in trials[trials.status == "completed"].iterrows():
+        source = results.folder / "trials" / trial.trial_id / STUDENT
+        shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
+    run = next(r for r in results.study.runs() if r.config_id == best)
+    (target / "students.json").write_text(json.dumps(asdict(run), indent=2))
