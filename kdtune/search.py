@@ -10,6 +10,8 @@ if __name__ == "__main__":
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -73,7 +75,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     folder = study.folder
     claim(study)
     if missing_runs(study, completed(folder)):
-        count = _concurrent(study, ray_init)
+        _check_machine(study, ray_init)
         for run in {run.trainable: run for run in study.runs()}.values():
             check(run)
         check_same_data(study)
@@ -81,7 +83,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
         write_provenance(study)
         if left := missing_runs(study, completed(folder)):
-            _run(study.absolute(), left, count, ray_init)
+            with _ray(study, ray_init):
+                _run_all(study.absolute(), left)
         finish(folder)
     return load(folder)
 
@@ -89,10 +92,10 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
 # -- resources -------------------------------------------------------------------------------------
 
 
-def _concurrent(study: Study, ray_init: dict[str, Any] | None) -> int:
-    """Trials at a time; raises InputError where more is asked for than there is."""
+def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
+    """Refuse, before Ray starts, to take more than this machine has."""
     if study.address is not None:
-        return _concurrent_on_cluster(study)
+        return
     gpus, cpus = torch.cuda.device_count(), len(os.sched_getaffinity(0))
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
@@ -104,19 +107,17 @@ def _concurrent(study: Study, ray_init: dict[str, Any] | None) -> int:
             f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
             f"cpus_per_trial={study.cpus_per_trial}"
         )
-    taken = gpus if study.gpus is None else study.gpus
-    return min(cpus // study.cpus_per_trial, _slots(taken, study) or cpus)
 
 
-def _concurrent_on_cluster(study: Study) -> int:
-    _start_ray(study, None)
+def _concurrent(study: Study) -> int:
+    """Trials at a time, of what Ray has; raises InputError where the cluster has too little."""
     have = ray.cluster_resources()
     gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
-    if study.gpus is not None and study.gpus > gpus:
-        ray.shutdown()
+    if (study.gpus or 0) > gpus:
         raise InputError(f"{study.gpus} GPUs are asked for, but the cluster has {gpus}")
+    by_cpus = max(1, cpus // study.cpus_per_trial)
     taken = gpus if study.gpus is None else study.gpus
-    return max(1, _slots(taken, study) or cpus // study.cpus_per_trial)
+    return min(by_cpus, _slots(taken, study) or by_cpus)
 
 
 def _slots(gpus: int, study: Study) -> int:
@@ -128,30 +129,16 @@ def _slots(gpus: int, study: Study) -> int:
 # -- under Ray -------------------------------------------------------------------------------------
 
 
-def _run(study: Study, left: list[Run], count: int, ray_init: dict[str, Any] | None) -> None:
-    _start_ray(study, ray_init)
-    try:
-        use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
-        needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
-        with Show(len(left), Cache(study.cache, study.cache_gb)) as show:
-            _make_teacher(study, needs, show)
-            show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
-            recorder = Recorder(study, show)
-            try:
-                _fit_all(study, left, needs, count, recorder)
-            finally:
-                recorder.records.close()
-    finally:
-        ray.shutdown()
-
-
-def _start_ray(study: Study, ray_init: dict[str, Any] | None) -> None:
+@contextmanager
+def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
+    """Ray as the study asks for it, shut down at the end; a Ray that already runs is left as is."""
     if ray.is_initialized():
+        yield
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
-    # Ray's own snapshots are never restored from (research/hpo.md, section 4)
+    # Ray's snapshots are never restored from: they lag, cannot be extended, and unpickle
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     logging.getLogger("ray").setLevel(logging.ERROR)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -162,6 +149,25 @@ def _start_ray(study: Study, ray_init: dict[str, Any] | None) -> None:
     else:
         gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
         ray.init(address="local", num_gpus=gpus, include_dashboard=False, **common)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run_all(study: Study, left: list[Run]) -> None:
+    """The teacher, then every run that is left."""
+    count = _concurrent(study)
+    use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
+    needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
+    with Show(len(left), Cache(study.cache, study.cache_gb)) as show:
+        _make_teacher(study, needs, show)
+        show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
+        recorder = Recorder(study, show)
+        try:
+            _fit_all(study, left, needs, count, recorder)
+        finally:
+            recorder.records.close()
 
 
 def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:

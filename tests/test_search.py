@@ -15,7 +15,7 @@ import ray
 import kdtune
 from kdtune.config import InputError, Run, Study
 from kdtune.results import read_lines
-from kdtune.search import _concurrent, _slots
+from kdtune.search import _check_machine, _slots
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
 
@@ -157,7 +157,7 @@ def test_another_study_under_the_name_is_refused(study: Study) -> None:
 
 def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
     with pytest.raises(InputError, match="4 GPUs are asked for, but this machine has 3; --gpus 3"):
-        _concurrent(replace(study, gpus=4), {"num_gpus": 3})
+        _check_machine(replace(study, gpus=4), {"num_gpus": 3})
     with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
     assert not study.folder.exists()
