@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from kdtune.cache import Cache
 from kdtune.cli import fashion
 from kdtune.config import Run, Study
 from kdtune.data import Views, load_data
-from kdtune.distill import distill, make_student
+from kdtune.distill import _teacher_at_hand, distill, make_student
 from kdtune.models import Classifier
 from kdtune.results import read_lines
 from kdtune.search import run as search
@@ -109,6 +110,7 @@ def median(of: list[Seconds]) -> Seconds:
 
 def over_streams(study: Study) -> None:
     """Every run of the study, in the order of a search, with a cold cache of its own."""
+    _teacher_at_hand.cache_clear()
     with tempfile.TemporaryDirectory() as folder:
         resources = Resources(cache=Cache(folder, 50), repeats=study.repeats)
         for run in study.runs():
@@ -133,7 +135,7 @@ def limit(row: Row, parts: dict[str, float]) -> float:
 
 
 def components(run: Run) -> dict[str, float]:
-    """Seconds an image of each part, medians of several batches of the run's size."""
+    """Seconds an image of each part, medians of several batches; views once."""
     data = load_data(run.data)
     index = torch.arange(len(data.splits["train"]))
     views = Views(data.splits["train"], index, run, 224, 0)
@@ -208,8 +210,7 @@ def default_study() -> str:
         first = min(line["time"] - line["seconds"] for line in epochs)
         wall = max(line["time"] for line in epochs) - first
         alone = [  # over warm streams, so nothing but training
-            timed(lambda run=run: list(distill(run, study.folder / "teacher", Resources.of(study))))
-            for run in study.runs()
+            timed(partial(over_warm_streams, run, study)) for run in study.runs()
         ]
         plain = [timed(lambda: list(plain_loop(study.run, study.folder / "teacher"))).wall]
     pure = statistics.mean(s.wall for s in alone) * len(epochs_of(epochs)) / cores
@@ -219,6 +220,11 @@ def default_study() -> str:
         f"{wall / pure:.2f} times its pure training time ({pure:.1f} s); "
         f"plain loops on all cores {naive:.1f} s, {naive / wall:.2f} times as long"
     )
+
+
+def over_warm_streams(run: Run, study: Study) -> None:
+    """One run whose streams are all built."""
+    list(distill(run, study.folder / "teacher", Resources.of(study)))
 
 
 def epochs_of(lines: list[dict[str, Any]]) -> set[str]:
@@ -255,6 +261,8 @@ def main() -> None:
     if flags.default:
         print(default_study())
         return
+    if flags.data is None:
+        parser.error("--data is needed for the photographs' rows")
     torch.set_num_threads(flags.threads)
     if not flags.b0:
         print("| study | plain runs, s | streams, s | ratio | CPU ratio | limit | share |")

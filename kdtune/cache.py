@@ -33,6 +33,8 @@ LOCKS = 256
 """Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
 BEAT_SECONDS = 0.5
 FORMAT = 1
+KINDS = ("views", "logits", "features")
+"""A builder may ask for entries of an earlier kind."""
 
 
 def default_folder() -> Path:
@@ -86,6 +88,19 @@ class Cache:
             if lock is not None:
                 lock.release()
 
+    def fault(self) -> str | None:
+        """Why nothing can be kept, in a sentence; None where all is well or no cache is wanted."""
+        if not self.limit:
+            return None
+        probe = self.folder / f"{os.getpid()}.probe"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.write_text("kdtune")
+            probe.unlink()
+        except OSError as error:
+            return self._sentence(error)
+        return None
+
     def building(self) -> Iterator[tuple[str, int, int]]:
         """What is being built now: (what, done, total) of each builder that is alive."""
         for beat in (self.folder / "building").glob("*.json"):
@@ -95,7 +110,7 @@ class Cache:
                     yield values["what"], values["done"], values["total"]
 
     def _turn(self, kind: str, name: str) -> FileLock | None:
-        """Wait for and take the entry's lock; None where its holder stands still."""
+        """Wait for and take the entry's lock; None where its holder stands still here."""
         file = self.folder / "locks" / f"{kind}-{int(name[:8], 16) % LOCKS:03d}.lock"
         waited_since = time.time()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +172,9 @@ class Cache:
 
     def _evict(self) -> None:
         entries = []
-        for path in self.folder.glob("*/*/*"):
+        # only what has our names: the folder may be the user's own
+        files = (f for kind in KINDS for f in (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*"))
+        for path in files:
             with suppress(FileNotFoundError):
                 stat = path.stat()
                 entries.append((stat.st_mtime, stat.st_size, path))
@@ -171,11 +188,13 @@ class Cache:
     def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
-            print(
-                f"streams are not kept, every run makes its own: the cache folder {self.folder} "
-                f"cannot be written ({error}); --cache FOLDER names another, --cache-gb 0 none",
-                file=sys.stderr,
-            )
+            print(self._sentence(error), file=sys.stderr)
+
+    def _sentence(self, error: Exception) -> str:
+        return (
+            f"streams are not kept, every run makes its own: the cache folder {self.folder} "
+            f"cannot be written ({error}); --cache FOLDER names another, --cache-gb 0 none"
+        )
 
 
 def read(path: Path, text: str) -> Tensors | None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 Loss = Literal["mse", "kl"]
 Trainable = Literal["all", "head"]
@@ -214,7 +214,10 @@ class Study:
         effects = [run.config for run in self.runs()]
         for name, values in self.space.items():
             if len(values) > 1 and all(config[name] is None for config in effects):
-                raise InputError(f"{name} is searched, but has no effect in any configuration")
+                raise InputError(
+                    f"{name} is searched, but has no effect in any configuration; give it one "
+                    f"value (--{name.replace('_', '-')} {values[0]})"
+                )
 
     def runs(self) -> list[Run]:
         """One run a configuration, in the order of the space, twins left out; repeat 0."""
@@ -291,7 +294,7 @@ def _check_types(config: Run | Study) -> None:
     """Every field has its type; words are among the choices. For experiments, which are Python."""
     for f in fields(config):
         value = getattr(config, f.name)
-        kinds = get_args(f.type) if isinstance(f.type, UnionType) else (f.type,)
+        kinds = get_args(f.type) if get_origin(f.type) in (Union, UnionType) else (f.type,)
         if value is None and NoneType in kinds:
             continue
         choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())

@@ -57,7 +57,7 @@ class Data:
     classes: tuple[str, ...]
     splits: dict[str, Split]
     fingerprint: str
-    """16 hex digits that change with the names, sizes or contents of the images."""
+    """16 hex digits that change with names, sizes and the first and last 16 KiB of the images."""
     photos: bool
     """Whether images are files of any size; if not, all have one."""
 

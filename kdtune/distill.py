@@ -66,7 +66,7 @@ def check(run: Run) -> None:
     verify(data)
     data.subset(run)
     teacher, student = initial_teacher(run), make_student(run)
-    views = samples(data, run, view_size(run, student, teacher))
+    views = samples(data, run, view_size(run, data, student, teacher))
     probe(teacher, views, len(data.classes), whole=True)
     probe(student, views, len(data.classes), whole=run.trainable == "all")
 
@@ -94,6 +94,7 @@ def main(study: Study) -> int:
     run, resources, folder = study.run, Resources.of(study), study.folder / "teacher"
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
+    torch.set_num_threads(study.cpus_per_trial)
     check(run)
     if not is_ready(run, folder):
         print(f"teacher {run.teacher}, into {folder}")

@@ -6,30 +6,36 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kdtune import __version__
 from kdtune.analysis import Results, load
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
 from kdtune.results import STUDY, read_frames, read_study, write_frames
 from kdtune.tables import format_table
+from kdtune.teacher import teacher_run
 
 PROVENANCE = "provenance.json"
 
 
-def claim(study: Study) -> None:
-    """Refuse a folder that holds another study."""
+def claim(study: Study) -> Study:
+    """The study as it goes on: with at least the repeats that its folder has.
+
+    Raises InputError where the folder holds another study.
+    """
     if not (study.folder / STUDY).exists():
-        return
+        return study
     old = read_study(study.folder)
     names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, "repeat")]
     differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
     differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
+    differ += ["recipe of the teacher"] if teacher_run(old.run) != teacher_run(study.run) else []
     wanted = {r.config_id for r in study.runs()}
     if not differ and not {r.config_id for r in old.runs()} <= wanted:
         differ = ["configurations"]
@@ -38,6 +44,7 @@ def claim(study: Study) -> None:
             f"{study.folder} holds another study (other {', '.join(differ)}); give this one a "
             f"name (--name OTHER) or another folder (--out FOLDER)"
         )
+    return replace(study, repeats=max(old.repeats, study.repeats))
 
 
 def check_same_data(study: Study) -> None:
@@ -51,17 +58,20 @@ def check_same_data(study: Study) -> None:
         )
 
 
-def write_provenance(study: Study) -> None:
-    """What the results come from: the data's fingerprint, versions, the command."""
+def write_study(study: Study) -> None:
+    """Write study.json and, once, what the results come from: data, versions, command."""
+    aside = study.folder / f"{STUDY}.part"
+    aside.write_text(study.to_json(), encoding="utf-8")
+    aside.replace(study.folder / STUDY)
     file = study.folder / PROVENANCE
     if file.exists():
         return
-    names = ("kdtune", "torch", "torchvision", "ray", "numpy", "pandas")
+    names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
         "data": load_data(study.run.data).fingerprint,
         "classes": load_data(study.run.data).classes,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
+        "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": sys.argv,
     }
     file.write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -85,11 +95,13 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 
 def completed(folder: Path) -> list[str]:
-    """Trials that need no more running; one that failed is tried again at the next start."""
+    """Trials that need no more running; most that failed are tried again at the next start."""
     if not (folder / "epochs").is_dir():
         return []
     trials = read_frames(folder).trials
-    return list(trials.trial_id[trials.status == "completed"])
+    # what diverged would diverge again; what failed otherwise may have been mended
+    ended = (trials.status == "completed") | trials.error.astype(str).str.startswith("Diverged")
+    return list(trials.trial_id[ended])
 
 
 def finish(folder: Path) -> None:
@@ -114,6 +126,7 @@ def _export_students(results: Results) -> None:
     target.mkdir()
     for _, trial in trials[trials.status == "completed"].iterrows():
         source = results.folder / "trials" / trial.trial_id / STUDENT
-        shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
+        if source.exists():  # the user may have tidied up
+            shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
     run = next(r for r in results.study.runs() if r.config_id == best)
     (target / "students.json").write_text(json.dumps(asdict(run), indent=2))

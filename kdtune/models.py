@@ -170,7 +170,9 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
         with torch.no_grad():
             logits, features = model(views), model.features(views)
             from_head = model.classify(features)
-    except (RuntimeError, AssertionError, ValueError) as error:
+            model.set_mode(True)
+            model(views)
+    except Exception as error:  # a user's model may raise anything
         reason = str(error).split("\n")[0][:120]
         raise InputError(f"{model.name} cannot look at views of shape {shape} ({reason})") from None
     if logits.shape != (2, classes):

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kdtune.cache import Cache
 
 BEAT_SECONDS = 1.0
+LINE_SECONDS = 15.0
 
 
 class Show:
@@ -52,9 +53,13 @@ class Show:
         self._bar.advance(self._task)
 
     def beat(self) -> None:
-        """Name what is being built now, at most once a second."""
-        if self.console.is_terminal and time.monotonic() - self._last > BEAT_SECONDS:
-            self._last = time.monotonic()
-            first = next(self.cache.building(), None)
-            text = f"building {first[0]} ({first[1]} of {first[2]})" if first else ""
-            self._bar.update(self._task, building=text)
+        """Name what is being built now, now and then."""
+        pause = BEAT_SECONDS if self.console.is_terminal else LINE_SECONDS
+        if time.monotonic() - self._last < pause:
+            return
+        self._last = time.monotonic()
+        first = next(self.cache.building(), None)
+        text = f"building {first[0]} ({first[1]} of {first[2]})" if first else ""
+        self._bar.update(self._task, building=text)
+        if text and not self.console.is_terminal:
+            self.line(f"  {text}")

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,12 +31,11 @@ from kdtune.folder import (
     completed,
     finish,
     only_driver,
-    write_provenance,
+    write_study,
 )
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import RepeatSearcher, missing_runs
-from kdtune.results import STUDY
 from kdtune.teacher import is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
@@ -73,15 +73,14 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """
     study = replace(study, run=study.run.absolute())
     folder = study.folder
-    claim(study)
+    study = claim(study)
     if missing_runs(study, completed(folder)):
         _check_machine(study, ray_init)
         for run in {run.trainable: run for run in study.runs()}.values():
             check(run)
         check_same_data(study)
     with only_driver(folder):
-        (folder / STUDY).write_text(study.to_json(), encoding="utf-8")
-        write_provenance(study)
+        write_study(study)
         if left := missing_runs(study, completed(folder)):
             with _ray(study, ray_init):
                 _run_all(study.absolute(), left)
@@ -96,7 +95,7 @@ def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
     """Refuse, before Ray starts, to take more than this machine has."""
     if study.address is not None:
         return
-    gpus, cpus = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+    gpus, cpus = torch.cuda.device_count(), _cores()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
     if (study.gpus or 0) > gpus:
@@ -107,6 +106,7 @@ def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
             f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
             f"cpus_per_trial={study.cpus_per_trial}"
         )
+    _slots(gpus if study.gpus is None else study.gpus, study)
 
 
 def _concurrent(study: Study) -> int:
@@ -121,9 +121,22 @@ def _concurrent(study: Study) -> int:
 
 
 def _slots(gpus: int, study: Study) -> int:
-    """Trials that fit on so many GPUs; a share of one is never split over two."""
+    """Trials that fit on so many GPUs; a share of one is never split over two.
+
+    Raises InputError where a trial asks for more than all of them.
+    """
     per_trial = study.gpus_per_trial
+    if gpus and per_trial > gpus:
+        raise InputError(
+            f"gpus_per_trial must be at most the {gpus} GPUs taken, but got "
+            f"gpus_per_trial={per_trial:g}"
+        )
     return gpus * int(1 / per_trial) if per_trial < 1 else int(gpus // per_trial)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 # -- under Ray -------------------------------------------------------------------------------------
@@ -148,7 +161,8 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         ray.init(address=study.address, **common)
     else:
         gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
-        ray.init(address="local", num_gpus=gpus, include_dashboard=False, **common)
+        here: dict[str, Any] = {"num_cpus": _cores(), "num_gpus": gpus}
+        ray.init(address="local", include_dashboard=False, **here, **common)
     try:
         yield
     finally:
@@ -160,7 +174,10 @@ def _run_all(study: Study, left: list[Run]) -> None:
     count = _concurrent(study)
     use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
     needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
-    with Show(len(left), Cache(study.cache, study.cache_gb)) as show:
+    cache = Cache(study.cache, study.cache_gb)
+    with Show(len(left), cache) as show:
+        if fault := cache.fault():
+            show.line(f"warning: {fault}")
         _make_teacher(study, needs, show)
         show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
         recorder = Recorder(study, show)

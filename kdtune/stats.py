@@ -63,7 +63,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Differ
     correlation = math.nan
     if x.std() > 0 and y.std() > 0:
         correlation = float(np.corrcoef(x, y)[0, 1])
-    if interval.sd == 0:  # t is 0/0 or infinite; accuracies are coarse, so ties are no rarity
+    # all differences equal but for rounding, no rarity among accuracies: t is 0/0 or infinite
+    if interval.sd <= 1e-12 * max(abs(x).max(), abs(y).max()):
         p = 1.0 if interval.mean == 0 else 2.0 ** (1 - interval.n)
         return Difference(interval, p, correlation)
     t = interval.mean / (interval.sd / math.sqrt(interval.n))

@@ -15,10 +15,9 @@ import PIL
 import torch
 import torchvision
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtune.cache import Cache, Key, Tensors, Tick
-from kdtune.config import Run, Study, derive_seed
+from kdtune.config import InputError, Run, Study, derive_seed
 from kdtune.data import Data, Views
 from kdtune.models import Classifier
 
@@ -77,10 +76,18 @@ def seed_step(run: Run, epoch: int, step: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def view_size(run: Run, student: Classifier, teacher: Classifier | None) -> int:
-    """Side of a view: the run's, or the larger input of the two models, or the data's own."""
-    sizes = [m.preprocessing.size for m in (student, teacher) if m is not None]
-    return run.image_size or max((s for s in sizes if s), default=28)
+def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
+    """Side of a view: the run's, or the larger input of the models, or the images' own.
+
+    Raises InputError where none of them says: photographs have no size of their own.
+    """
+    sizes = [m.preprocessing.size for m in models if m is not None and m.preprocessing.size]
+    if run.image_size or sizes:
+        return run.image_size or max(sizes)
+    images = data.splits["train"].images
+    if not isinstance(images, Tensor):
+        raise InputError(f"image_size must be given: neither model has one ({run.data})")
+    return images.shape[-1]
 
 
 class Stream:
@@ -105,10 +112,11 @@ class Stream:
         teacher_print: str | None = None,
     ):
         self.run, self.data, self.student, self.teacher = run, data, student, teacher
-        self.resources, self.size = resources, view_size(run, student, teacher)
+        self.resources, self.size = resources, view_size(run, data, student, teacher)
         self.subset = data.subset(run)
         self.frozen = run.trainable == "head"
         self._known_print = teacher_print
+        self._ticks: list[Tick] = []
         self._held: dict[tuple[str, str], tuple[Key, Tensors]] = {}
         if teacher is not None:
             teacher.freeze().set_mode(False)
@@ -162,7 +170,8 @@ class Stream:
             }
 
         # a frozen backbone looks at views once, through its builder: not worth the disk
-        keep = not self.frozen and self._stream_bytes <= self.resources.cache.limit / 2
+        shared = self.teacher is not None and not self.frozen
+        keep = shared and self._stream_bytes <= self.resources.cache.limit / 2
         key = self._view_key(split, epoch)
         return self._chunk("views", split, epoch, key, build, keep)["views"]
 
@@ -223,6 +232,7 @@ class Stream:
         if split == "train" or drifts:
             key |= {"batch_size": run.batch_size}
             key |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
+            key |= {"train_images": run.train_images}
         build = self._train_features if split == "train" else self._eval_features
 
         def build_chunk(tick: Tick) -> Tensors:
@@ -255,12 +265,9 @@ class Stream:
             return {"features": _collect(features, tick, len(self.data.splits[split]))}
 
     def _statistics(self) -> Tensors:
-        return {
-            f"{name}.{key}": value
-            for name, module in self.student.net.named_modules()
-            if isinstance(module, _BatchNorm)
-            for key, value in module.named_buffers(recurse=False)
-        }
+        """Batch norm's running statistics, and whatever else the network keeps in buffers."""
+        kept = self.student.net.state_dict()
+        return {name: kept[name] for name, _ in self.student.net.named_buffers() if name in kept}
 
     # -- chunks --------------------------------------------------------------------------------
 
@@ -309,9 +316,24 @@ class Stream:
         when = f"repeat {self.run.repeat}, epoch {epoch}" if split == "train" else split
         what = f"{kind}, {when}"
         cache = self.resources.cache
-        tensors = cache.get(kind, key, what, build) if keep else build(lambda done, total: None)
+        if keep:
+            tensors = cache.get(kind, key, what, lambda tick: self._track(tick, build))
+        else:
+            tensors = build(self._tick)
         self._held[kind, split] = (key, tensors)
         return tensors
+
+    def _track(self, tick: Tick, build: Callable[[Tick], Tensors]) -> Tensors:
+        """Build, telling this tick of all that is made on the way: views, too, are progress."""
+        self._ticks.append(tick)
+        try:
+            return build(self._tick)
+        finally:
+            self._ticks.pop()
+
+    def _tick(self, done: int, total: int) -> None:
+        for tick in self._ticks:
+            tick(done, total)
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.resources.device, non_blocking=True)

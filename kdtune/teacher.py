@@ -8,11 +8,14 @@ if __name__ == "__main__":
 
     start("teacher")  # answers bad flags before torch loads; does not return
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
 from kdtune.data import load_data, samples, verify
@@ -28,7 +31,7 @@ RECORD = "teacher.json"
 def teacher_run(run: Run) -> Run:
     """The run that makes the teacher of this run: plain training of all its layers on all of train.
 
-    It depends on nothing that a search may lay over the run but what the study itself holds.
+    Its recipe (optimiser, schedule, batch size, ...) is the run's, but for epochs and lr.
     """
     return replace(
         run,
@@ -54,18 +57,27 @@ def is_ready(run: Run, folder: Path) -> bool:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return False
-    return (folder / WEIGHTS).exists() and record["run"] == asdict(teacher_run(run))
+    made = (record.get("run"), record.get("data"))
+    asked = (asdict(teacher_run(run)), load_data(run.data).fingerprint)
+    return (folder / WEIGHTS).exists() and made == asked
 
 
 def fine_tune(run: Run, folder: Path, resources: Resources) -> Iterator[Epoch]:
     """Fine-tune the run's teacher, an epoch at a time; writes its weights and record at the end.
 
-    A run that was interrupted goes on from its last epoch.
+    A run that was interrupted goes on from its last epoch. Raises InputError where the folder
+    holds another teacher, since results may hang on it.
     """
     own, data = teacher_run(run), load_data(run.data)
+    if (folder / RECORD).exists() and not is_ready(run, folder):
+        raise InputError(
+            f"{folder} holds another teacher (other data, model or recipe); give this one another "
+            f"name (--name OTHER) or folder (--out FOLDER)"
+        )
     model = initial_teacher(run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{own.config_id}.checkpoint.pt"
+    identity = hashlib.sha256(f"{own} {data.fingerprint}".encode()).hexdigest()[:8]
+    checkpoint = folder / f"{identity}.checkpoint.pt"
     last = None
     for last in train(own, model, Stream(own, data, model, None, resources), checkpoint):
         yield last
@@ -110,9 +122,10 @@ def main(study: Study) -> int:
     if is_ready(study.run, folder):
         print(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
+    torch.set_num_threads(study.cpus_per_trial)
     data, teacher = load_data(study.run.data), initial_teacher(study.run)
     verify(data)
-    views = samples(data, study.run, view_size(study.run, teacher, None))
+    views = samples(data, study.run, view_size(study.run, data, teacher))
     probe(teacher, views, len(data.classes), whole=True)
     for epoch in fine_tune(study.run, folder, Resources.of(study)):
         print(epoch)

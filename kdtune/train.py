@@ -241,7 +241,10 @@ def _save(
 def _load(
     file: Path, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler
 ) -> list[Epoch]:
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # damaged, which torch answers with many types: begin again
+        return []
     student.net.load_state_dict(state["student"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])

@@ -55,6 +55,8 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
         )
     used = {k: v for k, v in state.items() if not (resized and k in head)}
     missing = [k for k in own if k not in used and not (resized and k in head)]
+    # a counter that nothing reads, absent from weights older than 2018
+    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     foreign = [k for k in used if k not in own]
     differ = [k for k in used if k in own and used[k].shape != own[k].shape]
     for keys, fault in (
@@ -85,7 +87,7 @@ def _default_weights(name: str) -> StateDict:
         if ":" in name:
             raise InputError(f'{name} has no weights "default"; give "none" or a file')
         default = torchvision.models.get_model_weights(name).DEFAULT
-        return default.get_state_dict(progress=False, check_hash=True)  # type: ignore[no-any-return]
+        return default.get_state_dict(progress=False, check_hash=True, weights_only=True)  # type: ignore[no-any-return]
     except (URLError, OSError, RuntimeError) as error:
         reason = str(getattr(error, "reason", error)).split("\n")[0][:120]
         raise InputError(

@@ -43,7 +43,7 @@ def plain_loop(
     if run.trainable == "head":
         student.freeze(head=False)
     optimizer = make_optimizer(run, student)
-    subset, size = data.subset(run), view_size(run, student, teacher)
+    subset, size = data.subset(run), view_size(run, data, student, teacher)
     scheduler = make_scheduler(run, optimizer, -(-len(subset) // run.batch_size))
     for epoch in range(run.epochs):
         index = subset[epoch_order(run, len(subset), epoch)]

@@ -247,3 +247,14 @@ def test_who_waits_goes_on_without_a_builder_that_stands_still(tmp_path, start, 
     process.join()
     assert process.exitcode == 0 and clean(tmp_path)
     assert get(Cache(tmp_path / "c"))[1] == 0
+
+
+def test_eviction_leaves_the_users_own_files_alone(tmp_path):
+    own = tmp_path / "train" / "ants" / "holiday.jpg"
+    for file in (own, tmp_path / "views" / "of" / "rome.jpg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 10_000)
+    cache = Cache(tmp_path, gigabytes=2500e-9)
+    for number in range(6):
+        get(cache, {"n": number}, number)
+    assert own.exists() and (tmp_path / "views" / "of" / "rome.jpg").exists()

@@ -244,3 +244,14 @@ def test_augmentation_follows_the_data() -> None:
     assert Run().augmentation == "crop"
     assert Run(data="photos").augmentation == "resized-crop"
     assert Run(data="photos", augment="none").augmentation == "none"
+
+
+@pytest.mark.parametrize("change", [{"augment": "crops"}, {"epochs": 2.5}, {"alpha": "0.5"}])
+def test_values_of_another_type_or_choice_are_refused(change: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(change))):
+        Run(**change)
+
+
+def test_a_space_of_a_single_value_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match="alpha must be given a list of values"):
+        Study(space={"alpha": 0.5})  # type: ignore[dict-item]

@@ -237,3 +237,22 @@ def test_a_study_is_read_with_neither_torch_nor_ray(tmp_path):
     command = [sys.executable, "-c", BARE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"{made.verdict()} 2 6\n"
+
+
+def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path):
+    space = {"alpha": [0.5], "temperature": [1.0, 4.0]}
+    study = Study(name="made", run=RUN, space=space, repeats=2)
+    (tmp_path / "study.json").write_text(study.to_json())
+    records = Records(tmp_path)
+    for temperature, accs in ((1.0, (0.2, 0.4)), (4.0, (0.4, 0.8))):
+        for repeat, acc in enumerate(accs):
+            run = replace(RUN, alpha=0.5, temperature=temperature, repeat=repeat)
+            records.start(run, 0)
+            for epoch in range(RUN.epochs):
+                records.epoch(run, 0, epoch, 0.1, {"val": EPOCH | {"acc": acc, "loss": 1.0}})
+            records.end(run, 0, "completed")
+    records.close()
+    row = kdtune.load(tmp_path).summary(by=["alpha"], metrics=["acc"]).iloc[0]
+    assert row["val/acc/n"] == 2
+    assert row["val/acc/mean"] == pytest.approx(0.45)  # of 0.3 and 0.6
+    assert row["val/acc/std"] == pytest.approx(0.3 / 2**0.5)

@@ -14,8 +14,11 @@ import ray
 
 import kdtune
 from kdtune.config import InputError, Run, Study
+from kdtune.folder import claim
 from kdtune.results import read_lines
 from kdtune.search import _check_machine, _slots
+from kdtune.stream import Resources
+from kdtune.teacher import fine_tune
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
 
@@ -175,10 +178,34 @@ def test_trials_that_fit_on_four_gpus(study: Study, per_trial: float, slots: int
         ({"train_images": 5000}, "train_images=5000"),
         ({"teacher": "resnet51"}, "did you mean resnet50"),
         ({"student_weights": "gone.safetensors"}, "gone.safetensors"),
-        ({"student": "resnet18", "image_size": 8, "student_weights": "default"}, "downloaded"),
+        ({"student": "squeezenet1_0", "trainable": "head"}, "is not its last operation"),
     ],
 )
 def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         kdtune.run(replace(study, run=replace(study.run, **change)), ray_init=CPUS)
     assert not study.folder.exists()
+
+
+def test_a_trial_may_not_ask_for_more_gpus_than_are_taken(study: Study) -> None:
+    with pytest.raises(InputError, match="at most the 1 GPUs taken, but got gpus_per_trial=2"):
+        _check_machine(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
+
+
+def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
+    study.folder.mkdir(parents=True)
+    (study.folder / "study.json").write_text(study.to_json())
+    assert claim(replace(study, repeats=1)).repeats == study.repeats
+    assert claim(replace(study, repeats=5)).repeats == 5
+
+
+def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
+    study.folder.mkdir(parents=True)
+    (study.folder / "study.json").write_text(study.to_json())
+    wider = replace(study, run=replace(study.run, batch_size=20))
+    wider = replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)})
+    with pytest.raises(InputError, match="recipe of the teacher"):
+        claim(wider)
+    (tmp_path / "teacher.json").write_text('{"run": {}, "data": "other"}')
+    with pytest.raises(InputError, match="holds another teacher"):
+        next(fine_tune(study.run, tmp_path, Resources()))

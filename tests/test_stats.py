@@ -192,3 +192,10 @@ def test_what_more_repeats_would_not_show() -> None:
     assert repeats_needed(1, 1, most=9) is None
     assert repeats_needed(1, 1, most=10) == 10
     assert detectable_difference(0, 5) == 0
+
+
+def test_equal_differences_of_accuracies_are_ties_whatever_the_rounding() -> None:
+    for images in (153, 500):
+        b = [400 / 500, 380 / 500, 371 / 500]
+        a = [value + 10 / images for value in b]
+        assert paired_difference(a, b).p == 2.0 ** (1 - 3)

@@ -208,3 +208,14 @@ def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_fold
     for batch in stream.train(1):
         with torch.no_grad():
             assert torch.allclose(teacher(batch.views), batch.teacher, atol=1e-5)
+
+
+def test_val_features_of_another_subset_are_not_shared(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run, resources = replace(tiny, trainable="head"), Resources(cache=Cache(tmp_path / "cache", 1))
+    over_stream(run, teacher_folder, resources)
+    other = replace(run, train_images=65)
+    _, cached = over_stream(other, teacher_folder, resources)
+    _, alone = over_stream(other, teacher_folder, Resources())
+    assert cached.splits == alone.splits
