@@ -28,7 +28,7 @@ from kdtune.stats import (
     paired_difference,
     repeats_needed,
 )
-from kdtune.tables import format_table, is_number, summarize
+from kdtune.tables import cell, format_table, is_number, markdown, summarize
 
 HOLM_LEVEL = 0.05
 
@@ -193,6 +193,24 @@ class Results:
         more = f"{needed} repeats would show {abs(points):.1f}" if needed else "more would not tell"
         return f"No difference found: {text}; with {best.n} repeats this study {could}; {more}."
 
+    def text(self, by: Sequence[str], metrics: Sequence[str], scope: Scope = "last") -> str:
+        """What a reader sees first: the table, the comparison with plain training, the verdict."""
+        optimistic = ", optimistic: chosen by what it reports" if scope == "best" else ""
+        parts = [
+            format_table(self.summary(by, metrics, scope)),
+            f"mean ± sd over n repeats, scope {scope}{optimistic}",
+        ]
+        if len(table := self.compare(scope=scope)):
+            head = [*self.by, "points against plain training", "Holm p"]
+            rows = [
+                [cell(row[f"config/{name}"]) for name in self.by]
+                + [f"{100 * row['diff']:+.1f} ± {50 * (row.high - row.low):.1f}"]
+                + [f"{row.p_holm:.2g}"]
+                for _, row in table.iterrows()
+            ]
+            parts += [markdown(head, rows), "paired by repeat, 95 % t interval"]
+        return "\n\n".join([*parts, self.verdict(scope)])
+
     def _with_status(self, status: str) -> pd.DataFrame:
         return self.trials[self.trials.status == status]
 
@@ -235,15 +253,13 @@ def main(flags: Reading) -> int:
     """Print what the command line asks for."""
     results = load(flags.run)
     metrics = [metric.removeprefix("val/") for metric in flags.metric]
-    table = results.summary(flags.by, metrics, flags.scope, flags.pooled)
-    print(format_table(table, flags.format))
-    if flags.format == "md":
-        if flags.pooled:
-            print("\npooled over epochs: the sd is that of a learning curve, not of repeats")
-        else:
-            optimistic = ", optimistic: chosen by what it reports" if flags.scope == "best" else ""
-            print(f"\nmean ± sd over n repeats, scope {flags.scope}{optimistic}")
-            print(f"\n{results.verdict(flags.scope)}")
+    if flags.format == "md" and not flags.pooled:
+        print(results.text(flags.by, metrics, flags.scope))
+    else:
+        table = results.summary(flags.by, metrics, flags.scope, flags.pooled)
+        print(format_table(table, flags.format))
+    if flags.format == "md" and flags.pooled:
+        print("\npooled over epochs: the sd is that of a learning curve, not of repeats")
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 3 if flags.strict and results.warnings else 0

@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 
 from kdtune import __version__
 from kdtune.analysis import Results, load
+from kdtune.cli import SHOWN
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
 from kdtune.results import STUDY, read_frames, read_study, write_frames
-from kdtune.tables import format_table
 from kdtune.teacher import teacher_run
 
 PROVENANCE = "provenance.json"
@@ -108,10 +108,9 @@ def finish(folder: Path) -> None:
     """Write all that follows from the records."""
     results = load(folder)
     write_frames(folder, results.frames)
-    table = results.summary()
-    table.to_csv(folder / "summary.csv", index=False)
-    text = f"{format_table(table)}\n\nmean ± sd over n repeats, last epoch\n\n{results.verdict()}\n"
-    (folder / "summary.md").write_text(text, encoding="utf-8")
+    results.summary().to_csv(folder / "summary.csv", index=False)
+    text = results.text((), SHOWN)
+    (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
     _export_students(results)
 
 

@@ -59,15 +59,16 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         return json.dumps(records, indent=2)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
     keys = [c for c in table if "/" not in c]
-    rows = [[_cell(row[key]) for key in keys] for _, row in table.iterrows()]
+    rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         cells += [str(int(max(row[f"{name}/n"] for name in means)))]
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
-    return _latex(head, rows) if format == "latex" else _markdown(head, rows)
+    return _latex(head, rows) if format == "latex" else markdown(head, rows)
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown that is aligned as plain text, too."""
     widths = [max(2, *(len(r[i]) for r in [head, *rows])) for i in range(len(head))]
     lines = [[c.rjust(w) for c, w in zip(r, widths, strict=True)] for r in [head, *rows]]
     lines.insert(1, ["-" * (w - 1) + ":" for w in widths])
@@ -91,7 +92,8 @@ def plus_minus(mean: float, sd: float) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A hyperparameter's value as text; "-" where it has no effect."""
     if value is None or value != value:
         return "-"
     return f"{value:g}" if is_number(value) else str(value)
