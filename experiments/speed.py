@@ -36,9 +36,9 @@ from kdtune.config import Run, Study
 from kdtune.data import Views, load_data
 from kdtune.distill import _teacher_at_hand, distill, make_student
 from kdtune.models import Classifier
+from kdtune.resources import Resources
 from kdtune.results import read_lines
 from kdtune.search import run as search
-from kdtune.stream import Resources
 from kdtune.teacher import fine_tune, load_teacher
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -8,7 +8,7 @@ Logits are kept raw: temperature comes later.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import PIL
@@ -16,10 +16,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from kdtune.cache import Cache, Key, Tensors, Tick
-from kdtune.config import InputError, Run, Study, derive_seed
+from kdtune.cache import Key, Tensors, Tick
+from kdtune.config import InputError, Run, derive_seed
 from kdtune.data import Data, Views
 from kdtune.models import Classifier
+from kdtune.resources import Resources
 
 INFERENCE_BATCH = {"cpu": 32, "cuda": 256}
 """Views a forward pass of a frozen model. On a CPU 32 fit the caches (64 took the default teacher
@@ -27,25 +28,6 @@ twice as long a view). Part of the key, since it moves the last bits."""
 EVALUATION_BATCH = 64
 HELD_BYTES = 2 * 10**9
 """Views of one split and epoch are held in memory up to this size, else made batch by batch."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a run runs on."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    cache: Cache = field(default_factory=lambda: Cache(gigabytes=0))
-    loader_workers: int = 0
-    repeats: int = 1
-    """Repeats whose streams share the cache: views are kept there if those of all fit."""
-
-    @staticmethod
-    def of(study: Study) -> "Resources":
-        """What the study gives each of its runs, on this machine."""
-        gpu = study.gpus != 0 and torch.cuda.is_available()
-        cache = Cache(study.cache, study.cache_gb)
-        device = torch.device("cuda" if gpu else "cpu")
-        return Resources(device, cache, study.loader_workers, study.repeats)
 
 
 @dataclass(frozen=True)

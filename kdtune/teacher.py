@@ -20,7 +20,8 @@ import torch
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
 from kdtune.data import load_data, samples, verify
 from kdtune.models import Classifier, build, probe
-from kdtune.stream import Resources, Stream, view_size
+from kdtune.resources import Resources
+from kdtune.stream import Stream, view_size
 from kdtune.train import Epoch, train
 from kdtune.weights import save_weights
 

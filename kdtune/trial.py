@@ -11,7 +11,7 @@ from ray import tune
 
 from kdtune.config import Run, Study
 from kdtune.distill import distill
-from kdtune.stream import Resources
+from kdtune.resources import Resources
 from kdtune.teacher import fine_tune
 from kdtune.train import Epoch
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdtune.config import Run
-from kdtune.stream import Resources
+from kdtune.resources import Resources
 from kdtune.teacher import fine_tune
 
 HERE = str(Path(__file__).parent)

@@ -15,9 +15,9 @@ import ray
 import kdtune
 from kdtune.config import InputError, Run, Study
 from kdtune.folder import claim
+from kdtune.resources import Resources
 from kdtune.results import read_lines
 from kdtune.search import _check_machine, _slots
-from kdtune.stream import Resources
 from kdtune.teacher import fine_tune
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
@@ -74,7 +74,7 @@ def test_a_study_from_nothing_to_its_folder(study: Study) -> None:
 
 def test_a_trial_equals_the_same_run_alone(study: Study, tiny: Run) -> None:
     from kdtune.distill import distill
-    from kdtune.stream import Resources
+    from kdtune.resources import Resources
 
     results = kdtune.run(replace(study, space={"alpha": (0.0, 1.0)}), ray_init=CPUS)
     run = replace(tiny, alpha=0.0, repeat=1)

@@ -17,7 +17,8 @@ from kdtune.config import Run
 from kdtune.data import Data, load_data
 from kdtune.distill import distill, make_student
 from kdtune.models import Classifier
-from kdtune.stream import Resources, Stream
+from kdtune.resources import Resources
+from kdtune.stream import Stream
 from kdtune.teacher import load_teacher
 from kdtune.train import Epoch, train
 
