@@ -1,6 +1,6 @@
 """What a study says: the mean ± sd table, the comparison with plain training, the verdict.
 
-python -m kdtune.analysis runs/fashion [--by alpha] [--scope last] [--format md] [--pooled]
+python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
 """
 
 if __name__ == "__main__":
@@ -8,29 +8,36 @@ if __name__ == "__main__":
 
     start("analysis")  # answers bad flags before pandas loads; does not return
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from kdtune.cli import SHOWN, Reading
-from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
-from kdtune.results import METRICS, Frames, read_frames, read_study
-from kdtune.stats import (
-    Difference,
-    detectable_difference,
-    holm,
-    mean_interval,
-    paired_difference,
-    repeats_needed,
+from kdtune import insight
+from kdtune.comparison import (
+    DEFAULT,
+    KEYS,
+    Rule,
+    best_of,
+    by_repeat,
+    check_names,
+    compare,
+    completed,
+    name_of,
+    numbers,
+    parse_baseline,
 )
-from kdtune.tables import cell, format_table, is_number, markdown, summarize
-
-HOLM_LEVEL = 0.05
+from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
+from kdtune.faults import faults
+from kdtune.reading import SHOWN, Reading
+from kdtune.results import METRICS, Frames, read_frames, read_study
+from kdtune.stats import mean_interval
+from kdtune.tables import format_table, levels, markdown, summarize
+from kdtune.verdict import comparison_rows, verdict
 
 
 def load(folder: str | Path) -> "Results":
@@ -65,10 +72,9 @@ class Results:
 
         The best mean first, those with at most half of the most repeats last.
         """
-        keys = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
-        groups = self._with_status("completed").groupby(keys, dropna=False)
+        groups = completed(self.trials).groupby(KEYS, dropna=False)
         frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
-        frame.columns = [*keys, "val/acc/mean", "val/acc/std", "n"]
+        frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
         frame["n_planned"] = self.study.repeats
         few = frame["n"] <= frame["n"].max() / 2
         order = ["few", "val/acc/mean"]
@@ -83,22 +89,26 @@ class Results:
         ]
         return [n for n in self.study.searched if n in varied] or varied or ["alpha"]
 
-    @property
+    @cached_property
     def warnings(self) -> list[str]:
-        """What a reader must know before the table, in words."""
-        words = [f"a torn line was skipped: {place}" for place in self.frames.torn]
-        for status in ("failed", "truncated"):
-            for _, trial in self._with_status(status).iterrows():
-                reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
-                have = f"{trial.n_epochs} of {trial.n_epochs_planned} epochs"
-                words.append(
-                    f"{status}, left out: {trial.trial_id}, {self._name(trial)}, repeat "
-                    f"{trial['repeat']}, {have}{reason}"
-                )
-        missing = len(self.study.runs()) * self.study.repeats - len(self.trials)
-        if missing > 0:
-            words.append(f"{missing} runs have not started")
-        return words
+        """What is missing or cannot be right, in words; empty for a whole study."""
+        return faults(self.study, self.frames, self.by)
+
+    @property
+    def state(self) -> str:
+        """How far the study is, e.g. "complete: 40 runs"."""
+        counts = self.trials.status.value_counts()
+        done = int(counts.get("completed", 0))
+        ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
+        planned = max(len(self.study.runs()) * self.study.repeats, len(self.trials))
+        if ended == planned:
+            rest = f", {planned - done} failed or pruned" if done < planned else ""
+            return f"complete: {done} runs{rest}"
+        word = "running" if self.frames.running else "not running, and not complete"
+        last = ""
+        if self.frames.time is not None:
+            last = f"; last record {datetime.fromtimestamp(self.frames.time, UTC):%F %T} UTC"
+        return f"{word}: {done} of {planned} runs completed{last}"
 
     def summary(
         self,
@@ -109,23 +119,30 @@ class Results:
     ) -> pd.DataFrame:
         """Mean, sd and n over repeats of the completed trials, on val.
 
-        Returns one row per group: by..., then val/<metric>/mean, /std, /n and, unless pooled,
-        /low and /high of the 95 % t interval.
+        Args:
+            by: hyperparameters that tell the rows apart; those searched if none is given. One with
+                more than eight values is cut into ranges.
+            metrics: columns of `trials`, or gap (teacher_acc - acc).
+            scope: which epoch counts.
+            pooled: over all epochs of all repeats: the starting repository's table.
+
+        Returns:
+            One row per group: by..., n_planned (repeats), then val/<metric>/mean, /std, /n and,
+            unless pooled, /low and /high of the 95 % t interval.
         """
+        cut = bool(by)
         by = list(by) or self.by
-        _check_names("by", by, HYPERPARAMETERS)
-        _check_names("metric", metrics, METRICS)
-        done = self._with_status("completed").rename(columns=lambda c: c.removeprefix("config/"))
+        check_names("by", by, HYPERPARAMETERS)
+        check_names("metric", metrics, [*METRICS, "gap"])
+        done = completed(self.trials).rename(columns=lambda c: c.removeprefix("config/"))
         if pooled:
-            val = self.epochs[self.epochs.split == "val"]
-            val = val[val.trial_id.isin(done.trial_id)]
-            val = val.assign(n_epochs_planned=val["config/epochs"])
-            table = summarize(val, [f"config/{name}" for name in by], metrics, pooled=True)
-            table.columns = [*by, *(f"val/{c}" for c in table.columns[len(by) :])]
-            return table
+            return self._pooled(done, by, metrics)
+        done = done.assign(**{f"val/{m}@{scope}": numbers(done, m, scope) for m in metrics})
+        if cut:
+            done = done.assign(**{name: levels(done[name]) for name in by})
         rows = []
-        for key, group in done.groupby(by, dropna=False):
-            row = dict(zip(by, key, strict=True))
+        for key, group in done.groupby(by, dropna=False, observed=True):
+            row = dict(zip(by, key, strict=True)) | {"n_planned": self.study.repeats}
             # configurations that share a row are averaged within a repeat: repeats are the sample
             repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
             for metric in metrics:
@@ -136,127 +153,110 @@ class Results:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def compare(self, metric: str = "acc", scope: Scope = "last") -> pd.DataFrame:
-        """Every distilled configuration against plain training, paired by repeat.
+    def _pooled(
+        self, done: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
+    ) -> pd.DataFrame:
+        val = self.epochs[self.epochs.split == "val"]
+        val = val[val.trial_id.isin(done.trial_id)]
+        val = val.assign(n_epochs_planned=val["config/epochs"], gap=val.teacher_acc - val.acc)
+        table = summarize(val, [f"config/{name}" for name in by], metrics, pooled=True)
+        table.columns = [*by, *(f"val/{c}" for c in table.columns[len(by) :])]
+        return table
+
+    def compare(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """Every other configuration against plain training, paired by repeat.
 
         Plain training is the alpha = 1 configuration with the best mean, by the same rule and
-        repeats. Returns one row per configuration with alpha < 1: config_id, config/*, baseline,
-        diff (its mean minus that of plain training), low, high (95 % t interval), sd, n (common
-        repeats), correlation, p, p_holm. Empty where one of the two sides is missing.
+        repeats. For the columns see `comparison.compare`.
         """
-        done = self._with_status("completed")
-        values = done.pivot(index="repeat", columns="config_id", values=f"val/{metric}@{scope}")
-        is_plain = done.drop_duplicates("config_id").set_index("config_id")["config/alpha"] == 1
-        plain, others = [[c for c in values if is_plain[c] == side] for side in (True, False)]
-        if not plain or not others:
-            return pd.DataFrame()
-        means = values[_well_run(values, plain)].mean()
-        baseline = means.idxmax() if metric in ("acc", "agreement") else means.idxmin()
-        differences = [_difference(values[config], values[baseline]) for config in others]
-        adjusted = _holm_of([d.p for d in differences])
-        rows = [
-            {"config_id": config, "baseline": baseline, "diff": d.interval.mean}
-            | {"low": d.interval.low, "high": d.interval.high, "sd": d.interval.sd}
-            | {"n": d.interval.n, "correlation": d.correlation, "p": d.p, "p_holm": p}
-            for config, d, p in zip(others, differences, adjusted, strict=True)
-        ]
-        keys = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
-        table = self.configs[keys].merge(pd.DataFrame(rows), on="config_id")
-        return table.sort_values("diff", ascending=False, ignore_index=True)
+        return compare(self.trials, rule)
 
-    def verdict(self, scope: Scope = "last") -> str:
-        """Does distilling beat plain training, in words that the numbers carry.
+    def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
+        """Mean and rank of each configuration by each scope; see `insight.sensitivity`."""
+        return insight.sensitivity(self.trials, Rule(metric))
 
-        Of the configurations that differ significantly, the best is named; of none, the best.
+    def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
+        """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
+
+        A value's number is the mean over all configurations that have it, within a repeat.
         """
-        table = self.compare(scope=scope)
-        if not len(table):
-            return (
-                "No verdict: the study needs completed runs both with alpha = 1 (plain training) "
-                "and with alpha < 1."
-            )
-        table = table[table.n > table.n.max() / 2]  # one that has hardly run stands for nothing
-        found = table[table.p_holm < HOLM_LEVEL]
-        best = (found if len(found) else table).iloc[0]
-        if best.n < 2:
-            return f"No verdict: {best.n} common repeat; a difference needs two, a verdict eight."
-        points, half = 100 * best["diff"], 100 * (best.high - best.low) / 2
-        text = f"{self._name(best)} against plain training: {points:+.1f} ± {half:.1f} points"
-        text += f" (95 % interval, n = {best.n}, Holm p = {best.p_holm:.2g} over {len(table)})"
-        if best.p_holm < HOLM_LEVEL:
-            word = "helps" if points > 0 else "hurts"
-            return f"Distillation {word}: {text}."
-        level = HOLM_LEVEL / len(table)
-        seen = 100 * detectable_difference(best.sd, best.n, level)
-        needed = repeats_needed(best["diff"], best.sd, level)
-        could = f"could have seen {seen:.1f} points" if seen < 100 else "could have seen none"
-        more = f"{needed} repeats would show {abs(points):.1f}" if needed else "more would not tell"
-        return f"No difference found: {text}; with {best.n} repeats this study {could}; {more}."
-
-    def text(self, by: Sequence[str], metrics: Sequence[str], scope: Scope = "last") -> str:
-        """What a reader sees first: the table, the comparison with plain training, the verdict."""
-        optimistic = ", optimistic: chosen by what it reports" if scope == "best" else ""
-        parts = [
-            format_table(self.summary(by, metrics, scope)),
-            f"mean ± sd over n repeats, scope {scope}{optimistic}",
-        ]
-        if len(table := self.compare(scope=scope)):
-            head = [*self.by, "points against plain training", "Holm p"]
-            rows = [
-                [cell(row[f"config/{name}"]) for name in self.by]
-                + [f"{100 * row['diff']:+.1f} ± {50 * (row.high - row.low):.1f}"]
-                + [f"{row.p_holm:.2g}"]
-                for _, row in table.iterrows()
-            ]
-            parts += [markdown(head, rows), "paired by repeat, 95 % t interval"]
-        return "\n\n".join([*parts, self.verdict(scope)])
-
-    def _with_status(self, status: str) -> pd.DataFrame:
-        return self.trials[self.trials.status == status]
-
-    def _name(self, row: pd.Series) -> str:
-        """E.g. "alpha = 0.5, T = 4"."""
         parts = []
         for name in self.by:
-            value = row[f"config/{name}"]
-            if not pd.isna(value):
-                shown = f"{value:g}" if is_number(value) else value
-                parts.append(f"{'T' if name == 'temperature' else name} = {shown}")
-        return ", ".join(parts) or "the configuration"
+            table = self.summary([name], columns, scope).rename(columns={name: "value"})
+            parts.append(table.assign(hyperparameter=name).astype({"value": object}))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
+    def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """Shares of configuration, repeat, epoch, residual; see `insight.spread`."""
+        return insight.spread(self.frames, rule)
 
-def _well_run(values: pd.DataFrame, configs: list[str]) -> list[str]:
-    """Those with more than half of the most repeats: one lucky repeat is no baseline."""
-    counts = values[configs].count()
-    return list(counts.index[counts > counts.max() / 2])
+    def importance(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """What each hyperparameter explains by itself; see `insight.importances`."""
+        return insight.importances(self.trials, rule, self.by)
 
+    def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """The best configuration and the baseline on val, corrected, and on test."""
+        return insight.selection(self.folder, self.trials, rule, self.compare(rule))
 
-def _difference(a: pd.Series, b: pd.Series) -> Difference:
-    common = pd.concat([a, b], axis=1).dropna()
-    return paired_difference(common.iloc[:, 0], common.iloc[:, 1])
+    def verdict(self, rule: Rule = DEFAULT) -> str:
+        """Does distilling beat plain training, in words that the numbers carry."""
+        table = self.compare(rule)
+        return verdict(table, rule, self.by, self.baseline(rule), self.study.repeats)
 
+    def name(self, config_id: str) -> str:
+        """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
+        return name_of(self.trials[self.trials.config_id == config_id].iloc[0], self.by)
 
-def _holm_of(p_values: list[float]) -> list[float]:
-    """Holm over the comparisons that have a p value."""
-    known = [p for p in p_values if not math.isnan(p)]
-    adjusted = iter(holm(known))
-    return [p if math.isnan(p) else next(adjusted) for p in p_values]
+    def best(self, rule: Rule = DEFAULT) -> str | None:
+        """The config_id of the best mean; None before a run has completed."""
+        values = by_repeat(self.trials, rule.metric, rule.scope)
+        return best_of(values, rule.sign) if values.notna().any(axis=None) else None
 
+    def baseline(self, rule: Rule = DEFAULT) -> str:
+        """The baseline in words; what is searched besides alpha is named."""
+        table = self.compare(rule)
+        row = pd.Series({f"config/{name}": value for name, value in rule.baseline.items()})
+        given = "plain training" if rule.is_plain else name_of(row, list(rule.baseline))
+        if not len(table):
+            return given
+        chosen = self.trials[self.trials.config_id == table.baseline[0]].iloc[0]
+        others = [
+            n for n in self.by if n not in rule.baseline and not pd.isna(chosen[f"config/{n}"])
+        ]
+        return f"{given} ({name_of(chosen, others)})" if others else given
 
-def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
+    def text(
+        self,
+        by: Sequence[str] = (),
+        columns: Sequence[str] = SHOWN,
+        rule: Rule = DEFAULT,
+    ) -> str:
+        """What a reader sees first: the table, the comparison with plain training, the verdict."""
+        optimistic = ", optimistic: chosen by what it reports" if rule.scope == "best" else ""
+        parts = [
+            format_table(self.summary(by, columns, rule.scope)),
+            f"mean ± sd over n repeats, scope {rule.scope}{optimistic}",
+        ]
+        table = self.compare(rule)
+        if len(table):
+            head, rows = comparison_rows(table, self.by, rule)
+            parts += [
+                f"Against {self.baseline(rule)}, val {rule.metric}:",
+                markdown(head, rows),
+                "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
+            ]
+        return "\n\n".join([*parts, self.verdict(rule)])
 
 
 def main(flags: Reading) -> int:
     """Print what the command line asks for."""
+    rule = Rule(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)
-    metrics = [metric.removeprefix("val/") for metric in flags.metric]
+    columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
-        print(results.text(flags.by, metrics, flags.scope))
+        print(results.text(flags.by, columns, rule))
     else:
-        table = results.summary(flags.by, metrics, flags.scope, flags.pooled)
+        table = results.summary(flags.by, columns, flags.scope, flags.pooled)
         print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
         print("\npooled over epochs: the sd is that of a learning curve, not of repeats")

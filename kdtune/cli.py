@@ -4,23 +4,20 @@ Flags win over the experiment, the experiment over the defaults. Nothing here im
 so that `--help` and a misspelt flag are answered at once.
 """
 
-import ast
 import dataclasses
 import importlib
-import inspect
-import itertools
 import runpy
 import sys
-import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from kdtune.config import HYPERPARAMETERS, Format, InputError, Run, Scope, Study
+from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.reading import docs, read
 
-Command = Literal["search", "teacher", "distill", "analysis"]
+Command = Literal["search", "teacher", "distill", "analysis", "report"]
 
 ABOUT = {
     "search": "Study a distillation: every configuration, over the same repeats. A hyperparameter "
@@ -36,8 +33,6 @@ HIDDEN = {
 }
 """Fields that are no flags of a command."""
 UNNAMED = "that-of-the-data"
-SHOWN = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
-"""Metrics of the table."""
 
 
 def fashion() -> Study:
@@ -64,28 +59,6 @@ def fashion() -> Study:
     return Study(run=run, space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}, repeats=8)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Print the table and the verdict of a study."""
-
-    run: str
-    """The study's folder."""
-    by: tuple[str, ...] = ()
-    """Hyperparameters that tell the rows apart. None given: those that were searched."""
-    metric: tuple[str, ...] = SHOWN
-    """Metrics of val: loss, ce, distill, acc, teacher_acc, logit_diff, agreement, kl."""
-    scope: Scope = "last"
-    """Epoch that counts: the last, the one with the best val accuracy (optimistic), or the mean of
-    the last five."""
-    format: Format = "md"
-    """Form of the table; md is for reading, csv and json have all columns."""
-    pooled: bool = False
-    """Mean and sd over all epochs of all repeats: the starting repository's table. That sd is of a
-    learning curve, not of repeats."""
-    strict: bool = False
-    """Exit with code 3 where a run is missing, failed or truncated."""
-
-
 def start(command: Command) -> NoReturn:
     """Be `python -m kdtune.<command>`: parse the command line, then load the module, run its main.
 
@@ -94,7 +67,8 @@ def start(command: Command) -> NoReturn:
     """
 
     def main() -> int:
-        asked = read(sys.argv[1:]) if command == "analysis" else parse(command, sys.argv[1:])
+        grammar = read if command in ("analysis", "report") else parse
+        asked = grammar(command, sys.argv[1:])
         return int(importlib.import_module(f"kdtune.{command}").main(asked))
 
     answer(main)
@@ -127,7 +101,7 @@ def parse(command: Command, arguments: list[str]) -> Study:
 
     base, arguments = _base(arguments)
     kinds: list[tuple[str, Any, Any]] = []
-    texts = _help()
+    texts = docs(Run) | docs(Study)
     for f, default in _flags(command, base):
         searched = command == "search" and f.name in HYPERPARAMETERS
         kind = tuple[f.type, ...] if searched else f.type  # type: ignore[name-defined]
@@ -140,14 +114,6 @@ def parse(command: Command, arguments: list[str]) -> Study:
         f"with `study = kdtune.Study(...)`; flags win over it.",
     )
     return _lay_over(base, base.space if command == "search" else {}, vars(flags))
-
-
-def read(arguments: list[str]) -> Reading:
-    """What `kdtune.analysis` is asked for; ends the process as `parse` does."""
-    import tyro
-
-    config = (tyro.conf.PositionalRequiredArgs,)
-    return tyro.cli(Reading, args=arguments, prog="python -m kdtune.analysis", config=config)
 
 
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:
@@ -201,16 +167,3 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
         own["name"] = ""  # that of the data's folder
     run = replace(base.run, **fixed).absolute()
     return replace(base, run=run, space=space, **own)
-
-
-def _help() -> dict[str, str]:
-    """The docstring under each field of Run and Study."""
-    texts = {}
-    for owner in (Run, Study):
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        assert isinstance(tree, ast.ClassDef)
-        for statement, below in itertools.pairwise(tree.body):
-            if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
-                assert isinstance(statement.target, ast.Name)
-                texts[statement.target.id] = " ".join(ast.literal_eval(below.value).split())
-    return texts

@@ -14,14 +14,11 @@ from filelock import FileLock, Timeout
 
 from kdtune import __version__
 from kdtune.analysis import Results, load
-from kdtune.cli import SHOWN
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
-from kdtune.results import STUDY, read_frames, read_study, write_frames
+from kdtune.results import LOCK, PROVENANCE, STUDY, read_frames, read_study, write_frames
 from kdtune.teacher import teacher_run
-
-PROVENANCE = "provenance.json"
 
 
 def claim(study: Study) -> Study:
@@ -72,18 +69,26 @@ def write_study(study: Study) -> None:
         "classes": load_data(study.run.data).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
-        "command": sys.argv,
+        "command": _command(),
     }
     file.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def _command() -> list[str]:
+    """The command line as a user would type it."""
+    program = Path(sys.argv[0])
+    if program.parent.name == "kdtune":
+        return ["python", "-m", f"kdtune.{program.stem}", *sys.argv[1:]]
+    return ["python", program.name, *sys.argv[1:]]
 
 
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
     """Hold the study's folder; raises InputError where another process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # a reader looks for a moment whether it is held
     except Timeout:
         raise InputError(
             f"{folder} is being run by another process; wait for it, or give --name OTHER"
@@ -109,7 +114,7 @@ def finish(folder: Path) -> None:
     results = load(folder)
     write_frames(folder, results.frames)
     results.summary().to_csv(folder / "summary.csv", index=False)
-    text = results.text((), SHOWN)
+    text = results.text()
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
     _export_students(results)
 

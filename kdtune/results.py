@@ -7,17 +7,25 @@ again. All else in the folder follows from it. Nothing here unpickles.
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 
 METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
+SCOPES = ("last", "best", "last-5-avg")
+"""Which epoch counts: Ray Tune's names; "best" is that of the best val accuracy, optimistic."""
+SPLITS = ("train", "val", "test")
 STUDY = "study.json"
+LOCK = ".lock"
+PREDICTIONS = "predictions.parquet"
+PROVENANCE = "provenance.json"
 Line = dict[str, Any]
 
 
@@ -81,6 +89,10 @@ class Frames:
     n_epochs_planned, val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
     torn: list[str]
     """Lines that could not be read, as file:line."""
+    running: bool
+    """Whether a process on this machine runs the study now."""
+    time: float | None
+    """Of the last record, in seconds since 1970, UTC."""
 
 
 def read_study(folder: Path) -> Study:
@@ -96,89 +108,148 @@ def read_study(folder: Path) -> Study:
 
 def read_lines(folder: Path) -> tuple[list[Line], list[str]]:
     """All lines of a study in the order written, and where a torn one was skipped."""
-    lines, torn = [], []
-    for file in sorted((folder / "epochs").glob("*.jsonl")):
-        texts = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, text in enumerate(texts, 1):
-            try:
-                line = json.loads(text)
-                line["kind"], line["trial_id"]
-            except (ValueError, KeyError, TypeError):
-                torn.append(f"{file.name}:{number}")
-                continue
-            lines.append(line)
-    return lines, torn
+    torn: list[str] = []
+    return list(_lines(folder, torn)), torn
 
 
 def read_frames(folder: Path) -> Frames:
     """The records of a study's folder as dataframes."""
-    lines, torn = read_lines(folder)
-    starts = {line["trial_id"]: line for line in lines if line["kind"] == "start"}
-    ends = {line["trial_id"]: line for line in lines if line["kind"] in ("start", "end")}
-    rows = {
-        (line["trial_id"], line["epoch"], line["split"]): line
-        for line in lines
-        if line["kind"] == "epoch" and line["trial_id"] in starts
-    }
+    torn: list[str] = []
+    running = is_running(folder)
+    starts: dict[str, Line] = {}
+    ends: dict[str, Line] = {}
+    epochs = _Epochs()
+    last = None
+    for line in _lines(folder, torn):
+        last = line.get("time")
+        if line["kind"] == "start":
+            starts[line["trial_id"]] = line
+            ends.pop(line["trial_id"], None)  # it runs again
+        elif line["kind"] == "end":
+            ends[line["trial_id"]] = line
+        elif line["trial_id"] in starts:
+            epochs.add(line)
     columns = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
-    configs = {trial: _config_columns(start) for trial, start in starts.items()}
-    epochs = pd.DataFrame(
-        [configs[row["trial_id"]] | row for row in rows.values()],
-        columns=[*columns, "epoch", "split", "n_examples", *METRICS, "seconds"],
-    )
-    for name in METRICS:
-        epochs[name] = epochs[name].astype(float)
-    by_trial = dict(list(epochs.groupby("trial_id")))
-    trials = [
-        configs[trial] | start | _end(ends[trial]) | _reduce(by_trial.get(trial, epochs[:0]))
-        for trial, start in starts.items()
-    ]
-    scopes = [f"val/{m}@{s}" for m in METRICS for s in ("last", "best", "last-5-avg")]
+    rows = [_config_columns(start) | start for start in starts.values()]
+    named = pd.DataFrame(rows, columns=[*columns, "epochs"])
+    frame = epochs.frame(named[columns])
+    unended = "running" if running else "truncated"
+    fate = pd.DataFrame([_fate(ends.get(trial), unended) for trial in starts], columns=FATE)
+    trials = pd.concat([named, fate], axis=1).rename(columns={"epochs": "n_epochs_planned"})
+    trials = trials.merge(_reduce(frame), on="trial_id", how="left")
+    trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
+    scopes = [f"val/{m}@{s}" for m in METRICS for s in SCOPES]
     scopes += [f"test/{m}@last" for m in METRICS]
     own = ["status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
-    frame = pd.DataFrame(trials).rename(columns={"epochs": "n_epochs_planned"})
-    frame = frame.reindex(columns=[*columns, *own])
-    return Frames(epochs, frame.sort_values(["config_id", "repeat"], ignore_index=True), torn)
+    trials = trials.reindex(columns=[*columns, *own])
+    trials = trials.sort_values(["config_id", "repeat"], ignore_index=True)
+    return Frames(frame, trials, torn, running, last)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process of this machine holds the study's folder; False where it cannot be told."""
+    try:
+        import fcntl
+
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # Windows; a copied or a read-only folder
+        return False
+    return False
 
 
 def write_frames(folder: Path, frames: Frames) -> None:
     """Write epochs.parquet, trials.parquet and, gathered from the trials, predictions.parquet."""
     frames.epochs.to_parquet(folder / "epochs.parquet", index=False)
     frames.trials.to_parquet(folder / "trials.parquet", index=False)
-    files = [folder / "trials" / trial / "predictions.parquet" for trial in frames.trials.trial_id]
+    if len(predictions := gather_predictions(folder, frames.trials)):
+        predictions.to_parquet(folder / PREDICTIONS, index=False)
+
+
+def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:
+    """What the trials' own files say: trial_id, split, example, correct; at their last epoch."""
+    files = [folder / "trials" / trial / PREDICTIONS for trial in trials.trial_id]
     found = [pd.read_parquet(file) for file in files if file.exists()]
-    if found:
-        pd.concat(found).to_parquet(folder / "predictions.parquet", index=False)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+# -- from lines to frames --------------------------------------------------------------------------
+
+FATE = ["status", "error", "node"]
+
+
+class _Epochs:
+    """The epoch lines as columns: a large study has a million, too many to keep as dictionaries."""
+
+    def __init__(self) -> None:
+        self.trial: list[str] = []
+        self.split = array("b")
+        self.numbers = {name: array("d") for name in ("epoch", "n_examples", *METRICS, "seconds")}
+
+    def add(self, line: Line) -> None:
+        self.trial.append(line["trial_id"])
+        self.split.append(SPLITS.index(line["split"]))
+        for name, column in self.numbers.items():
+            value = line.get(name)
+            column.append(np.nan if value is None else value)
+
+    def frame(self, trials: pd.DataFrame) -> pd.DataFrame:
+        """One row per trial, epoch, split, the last line of each; the trials' columns before."""
+        which = pd.Index(trials.trial_id).get_indexer(pd.Index(self.trial, dtype=object))
+        numbers = pd.DataFrame({name: np.frombuffer(c) for name, c in self.numbers.items()})
+        numbers.insert(1, "split", np.array(SPLITS, dtype=object)[np.frombuffer(self.split, "b")])
+        numbers = numbers.astype({"epoch": int, "n_examples": int})
+        keys = pd.DataFrame({"trial": which, "epoch": numbers.epoch, "split": self.split})
+        last = ~keys.duplicated(keep="last").to_numpy()
+        own = trials.take(which[last]).reset_index(drop=True)
+        return pd.concat([own, numbers[last].reset_index(drop=True)], axis=1)
+
+
+def _lines(folder: Path, torn: list[str]) -> Iterator[Line]:
+    """All lines of a study in the order written; names in `torn` those that cannot be read."""
+    for file in sorted((folder / "epochs").glob("*.jsonl")):
+        with file.open(encoding="utf-8", errors="replace") as texts:
+            for number, text in enumerate(texts, 1):
+                try:
+                    line = json.loads(text)
+                    line["kind"], line["trial_id"]
+                except (ValueError, KeyError, TypeError):
+                    torn.append(f"{file.name}:{number}")
+                else:
+                    yield line
 
 
 def _config_columns(start: Line) -> Line:
     return {f"config/{name}": start["config"].get(name) for name in HYPERPARAMETERS}
 
 
-def _end(last: Line) -> Line:
-    """Status and error of a trial; one without an end is truncated: it runs, or was cut off."""
-    if last["kind"] == "start":
-        return {"status": "truncated", "error": None, "node": None}
-    return {name: last[name] for name in ("status", "error", "node")}
+def _fate(end: Line | None, unended: str) -> Line:
+    """Status, error and node of a trial; one without an end runs, or was cut off."""
+    if end is None:
+        return {"status": unended, "error": None, "node": None}
+    return {name: end[name] for name in FATE}
 
 
-def _reduce(epochs: pd.DataFrame) -> Line:
-    """From the epochs of one trial to one number a metric and scope."""
-    val = epochs[epochs.split == "val"].sort_values("epoch")
-    values: Line = {"n_epochs": len(val), "seconds": float(val.seconds.sum())}
-    if len(val):
-        values |= _scopes(val)
-        test = epochs[epochs.split == "test"]
-        if len(test):
-            values |= {f"test/{m}@last": float(test.iloc[-1][m]) for m in METRICS}
-    return values
+def _reduce(epochs: pd.DataFrame) -> pd.DataFrame:
+    """From epochs to one number a trial, metric and scope: a row a trial."""
+    metrics = list(METRICS)
+    epochs = epochs.sort_values(["trial_id", "epoch"], kind="stable")
+    val = epochs[epochs.split == "val"]
+    groups = val.groupby("trial_id", sort=False)
+    known = val[val.acc.notna()]
+    best = known.loc[known.groupby("trial_id", sort=False).acc.idxmax()]
+    parts = [
+        groups.agg(n_epochs=("epoch", "size"), seconds=("seconds", "sum")),
+        _named(groups.tail(1).set_index("trial_id")[metrics], "val/{}@last"),
+        _named(best.set_index("trial_id")[metrics], "val/{}@best"),
+        _named(groups.tail(5).groupby("trial_id")[metrics].mean(), "val/{}@last-5-avg"),
+    ]
+    test = epochs[epochs.split == "test"].groupby("trial_id").tail(1)
+    parts.append(_named(test.set_index("trial_id")[metrics], "test/{}@last"))
+    return pd.concat(parts, axis=1).rename_axis("trial_id").reset_index()
 
 
-def _scopes(val: pd.DataFrame) -> Line:
-    best = val.loc[val.acc.idxmax()]
-    rows: Iterable[tuple[str, pd.Series]] = (
-        ("last", val.iloc[-1]),
-        ("best", best),  # optimistic: the epoch is chosen by the accuracy that is reported
-        ("last-5-avg", val[list(METRICS)].tail(5).mean()),
-    )
-    return {f"val/{m}@{scope}": float(row[m]) for scope, row in rows for m in METRICS}
+def _named(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    return frame.rename(columns=pattern.format)

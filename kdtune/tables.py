@@ -58,10 +58,12 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         records = table.astype(object).where(table.notna(), None).to_dict("records")
         return json.dumps(records, indent=2)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
-    keys = [c for c in table if "/" not in c]
+    keys = [c for c in table if "/" not in c and c != "n_planned"]
     rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
-        cells += [str(int(max(row[f"{name}/n"] for name in means)))]
+        n = int(max(row[f"{name}/n"] for name in means))
+        short = n < row.get("n_planned", n)
+        cells += [f"{n} of {row['n_planned']}" if short else str(n)]
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)
@@ -79,6 +81,17 @@ def _latex(head: list[str], rows: list[list[str]]) -> str:
     lines = [" & ".join(cells) for cells in [head, *rows]]
     body = " \\\\\n".join(lines).replace("±", r"$\pm$").replace("_", r"\_")
     return f"\\begin{{tabular}}{{{'r' * len(head)}}}\n{body} \\\\\n\\end{{tabular}}"
+
+
+def levels(values: pd.Series) -> pd.Series:
+    """A hyperparameter's values as groups: themselves, or four ranges if there are more than 8."""
+    numeric = pd.to_numeric(values, errors="coerce")
+    if values.nunique() <= 8 or numeric.isna().sum() > values.isna().sum():
+        return values
+    cut = pd.qcut(numeric, 4, duplicates="drop")
+    ends = numeric.groupby(cut, observed=True).agg(["min", "max"])
+    names = {i: f"{row['min']:.3g} … {row['max']:.3g}" for i, row in ends.iterrows()}
+    return cut.cat.rename_categories(names)
 
 
 def plus_minus(mean: float, sd: float) -> str:

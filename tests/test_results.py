@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 import kdtune
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
@@ -177,7 +177,8 @@ def test_summary_is_the_hand_worked(tmp_path):
     row = made.summary(metrics=("acc",)).set_index("alpha").loc[0.5]
     half = T2 * 0.1 / math.sqrt(3)
     expected = {"mean": 0.6, "std": 0.1, "n": 3, "low": 0.6 - half, "high": 0.6 + half}
-    assert row.to_dict() == pytest.approx({f"val/acc/{k}": v for k, v in expected.items()})
+    expected = {f"val/acc/{k}": v for k, v in expected.items()} | {"n_planned": 3}
+    assert row.to_dict() == pytest.approx(expected)
     best = made.configs.iloc[0]
     assert (best["config/alpha"], best.n, best.n_planned) == (0.5, 3, 3)
     with pytest.raises(InputError, match="metric must be one of"):
@@ -196,8 +197,11 @@ def test_compare_is_paired_by_repeat(tmp_path):
     assert table.p.to_dict() == pytest.approx(p)
     assert table.p_holm.to_dict() == pytest.approx({0.5: 2 * p[0.5], 0.1: p[0.1]})
     assert list(table.index) == [0.5, 0.1]
-    text = "helps: alpha = 0.5 against plain training: +11.0 ± 2.5 points (95 % interval, n = 3"
-    assert text in made.verdict()
+    half = t.ppf(1 - 0.025 / 2, 2) * 0.01 / math.sqrt(3)  # for both comparisons together
+    assert (row.low_all, row.high_all) == pytest.approx((0.11 - half, 0.11 + half))
+    assert f"alpha = 0.5 beats plain training by 11.0 ± {100 * half:.1f} points (n = 3" in (
+        made.verdict()
+    )
 
 
 PLAIN = np.array([0.50, 0.52, 0.51, 0.49, 0.53, 0.50])
@@ -223,10 +227,10 @@ BARE = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "ray", "optuna"):
+        if name.split(".")[0] in ("torch", "torchvision", "ray", "optuna", "tyro", "rich"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
-import kdtune, kdtune.analysis
+import kdtune, kdtune.analysis, kdtune.report
 made = kdtune.load(sys.argv[1])
 print(made.verdict(), len(made.summary()), len(made.trials))
 """

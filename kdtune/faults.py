@@ -1,0 +1,107 @@
+"""What a reader must know before the table: what is missing in a study, and what cannot be right.
+
+Each function returns sentences; none of them raises.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from kdtune.comparison import completed, name_of
+from kdtune.config import Study
+from kdtune.results import METRICS, Frames
+
+MOST = 10
+"""Runs that are named one by one; the rest are counted."""
+
+
+def faults(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
+    """All faults of a study, the gravest first."""
+    return [
+        *(f"a torn line was skipped: {place}" for place in frames.torn),
+        *_ended_badly(frames.trials, by),
+        *_not_started(study, frames.trials),
+        *_without_numbers(frames.trials, by),
+        *_other_repeats(frames.trials, by),
+        *_identical_curves(frames, by),
+    ]
+
+
+def notes(frames: Frames, columns: Sequence[str]) -> list[str]:
+    """What is no fault, but misleads who does not know it."""
+    words = []
+    if "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
+        words.append(
+            "loss = alpha ce + (1 - alpha) distill: it is not comparable across alpha; ce is"
+        )
+    return words
+
+
+def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    words = []
+    for status in ("failed", "truncated"):
+        some = trials[trials.status == status]
+        for _, trial in some.head(MOST).iterrows():
+            reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
+            have = f"{trial.n_epochs} of {trial.n_epochs_planned} epochs"
+            words.append(
+                f"{status}, left out: {trial.trial_id}, {name_of(trial, by)}, repeat "
+                f"{trial['repeat']}, {have}{reason}"
+            )
+        if len(some) > MOST:
+            words.append(f"{status}, left out: {len(some) - MOST} more runs")
+    if running := int((trials.status == "running").sum()):
+        words.append(f"{running} runs are running, and left out")
+    return words
+
+
+def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
+    missing = len(study.runs()) * study.repeats - len(trials)
+    return [f"{missing} runs have not started"] if missing > 0 else []
+
+
+def _without_numbers(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    done = completed(trials)
+    words = []
+    for metric in METRICS:
+        if metric == "distill":  # plain training has none
+            continue
+        for _, trial in done[done[f"val/{metric}@last"].isna()].head(MOST).iterrows():
+            words.append(f"no val {metric}: {name_of(trial, by)}, repeat {trial['repeat']}")
+    return words
+
+
+def _other_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """Configurations with as many repeats as others, but not the same."""
+    sets = completed(trials).groupby("config_id")["repeat"].agg(lambda r: frozenset(r))
+    if not len(sets):
+        return []
+    size = sets.map(len)
+    usual = sets[size == size.max()].mode().iloc[0]
+    words = []
+    for config, repeats in sets.items():
+        if repeats <= usual:
+            continue
+        row = trials[trials.config_id == config].iloc[0]
+        extra = ", ".join(str(r) for r in sorted(repeats - usual))
+        words.append(f"{name_of(row, by)} has repeats that others lack: {extra}")
+    return words[:MOST]
+
+
+def _identical_curves(frames: Frames, by: Sequence[str]) -> list[str]:
+    """Runs of one configuration or of one repeat with the same numbers in every epoch.
+
+    A seed, or a hyperparameter's value, was not applied, and one run counts as two.
+    """
+    done = completed(frames.trials)
+    val = frames.epochs[frames.epochs.split == "val"]
+    val = val[val.trial_id.isin(done.trial_id)].sort_values("epoch", kind="stable")
+    numbers = val[["epoch", "acc", "ce", "logit_diff", "agreement"]]
+    hashes = pd.util.hash_pandas_object(numbers, index=False)
+    done = done.assign(curve=done.trial_id.map(hashes.groupby(val.trial_id).agg(tuple)))
+    words = []
+    for same in ("config_id", "repeat"):
+        for _, group in done[done.duplicated([same, "curve"], keep=False)].groupby([same, "curve"]):
+            runs = (f"{name_of(t, by)}, repeat {t['repeat']}" for _, t in group.head(2).iterrows())
+            words.append(f"the same curve to the last digit: {' and '.join(runs)}")
+    return words[:MOST]

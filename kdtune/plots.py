@@ -1,0 +1,318 @@
+"""Figures of a study: dataframes in, matplotlib figures out. No global state, no clock.
+
+Every figure shows at most a handful of configurations, the best and the baseline, by colour (Okabe
+and Ito's, safe for the colour-blind), by line style and by marker, so that it can be read in grey.
+What a band is and how many repeats it is of stands in the figure; both come from one frame.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdtune.analysis import Results
+from kdtune.comparison import IN_POINTS, Rule, by_repeat, completed, numbers, well_run
+from kdtune.stats import mean_interval
+from kdtune.tables import levels
+
+INK = "#1a1b1c"
+"""Colour of text and axes; in a page it follows the page's own."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST = len(COLOURS)
+"""Configurations in one figure."""
+MOST_ROWS = 20
+"""Configurations in one list."""
+MOST_EPOCHS = 200
+"""Points of one line."""
+ZOOM = 15
+"""Epochs of the figures of the end."""
+NAMES = {
+    "acc": "accuracy",
+    "ce": "cross-entropy",
+    "distill": "distillation term",
+    "logit_diff": "logit difference",
+    "agreement": "agreement with the teacher",
+    "gap": "teacher's accuracy − student's",
+}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kdtune",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what to say of it."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """As SVG text, the same bytes each time; coordinates to a tenth of a point."""
+        buffer = io.StringIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # of paths alone: the same digits are text elsewhere
+        return re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
+
+    def png(self) -> bytes:
+        """As PNG, 200 dots an inch."""
+        buffer = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
+    """All figures that a study has the numbers for, one at a time."""
+    with mpl.rc_context(STYLE):
+        if not len(completed(results.trials)):
+            return
+        shown = shown_configs(results, rule)
+        for metric in ("acc", "loss", "logit_diff"):
+            yield curves(results, metric, shown)
+            yield curves(results, metric, shown, ZOOM)
+        for metric in ("ce", "distill"):
+            yield curves(results, metric, shown)
+        yield dots(results, rule)
+        for picture in (
+            forest(results, rule),
+            heat_map(results, rule),
+            importance_bars(results, rule),
+            fidelity(results, rule, shown),
+        ):
+            if picture is not None:
+                yield picture
+
+
+def shown_configs(results: Results, rule: Rule, most: int = MOST) -> list[str]:
+    """The config_ids of the best, in the order of their means, and of the baseline."""
+    values = well_run(by_repeat(results.trials, rule.metric, rule.scope))
+    order = list((-rule.sign * values.mean()).sort_values(kind="stable").index)
+    table = results.compare(rule)
+    baseline = [str(table.baseline[0])] if len(table) else []
+    best = [c for c in order if c not in baseline][: most - len(baseline)]
+    return [c for c in order if c in best or c in baseline] or order[:most]
+
+
+def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
+    """Mean, std (ddof = 1) and n over the repeats of each group and epoch.
+
+    Args:
+        epochs: one row per (by, repeat, epoch).
+        by: column of the groups.
+        metric: column that is averaged; rows without it do not count.
+
+    Returns:
+        Columns by, epoch, mean, std, n.
+    """
+    known = epochs[epochs[metric].notna()]
+    groups = known.groupby([by, "epoch"], dropna=False, sort=False)[metric]
+    frame = groups.agg(mean="mean", std="std", n="count").reset_index()
+    return frame.sort_values([by, "epoch"], ignore_index=True)
+
+
+def curves(results: Results, metric: str, shown: Sequence[str], last: int | None = None) -> Picture:
+    """A metric of val over the epochs; of the last ones alone, if `last` says how many."""
+    val = results.epochs[results.epochs.split == "val"]
+    val = val[val.trial_id.isin(completed(results.trials).trial_id)]
+    end = val.epoch.max() + 1
+    start = 0 if last is None else max(0, end - last)
+    val = val[(val.epoch >= start) & val.config_id.isin(shown)]
+    val = val[(val.epoch % max(1, (end - start) // MOST_EPOCHS) == 0) | (val.epoch == end - 1)]
+    frame = curve_frame(val, "config_id", metric)
+    figure, axes = _axes()
+    for i, config in enumerate(shown):
+        line = frame[frame.config_id == config]
+        if not len(line):  # plain training has no distillation term
+            continue
+        for _, run in val[val.config_id == config].groupby("repeat"):
+            axes.plot(run.epoch + 1, run[metric], color=COLOURS[i], lw=0.4, alpha=0.35)
+        x = line.epoch + 1
+        low, high = line["mean"] - line["std"], line["mean"] + line["std"]
+        axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.15, lw=0)
+        n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
+        label = f"{results.name(config)} (n = {n})"
+        axes.plot(x, line["mean"], color=COLOURS[i], ls=LINES[i], lw=1.6, label=label)
+    if metric == "acc" and len(val):
+        axes.axhline(val.teacher_acc.mean(), color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
+    axes.set(xlabel="epoch", ylabel=f"val {NAMES.get(metric, metric)}")
+    figure.legend(loc="outside lower center", ncols=2)
+    where = f", the last {end - start} epochs" if last else ""
+    caption = f"{NAMES.get(metric, metric).capitalize()} on val{where}: mean ± sd over repeats."
+    if metric == "loss":
+        caption += " The loss is not comparable across alpha: it weighs two terms by it."
+    return Picture(f"{metric}-last-{last}" if last else metric, caption, figure)
+
+
+def dots(results: Results, rule: Rule) -> Picture:
+    """Every repeat of every configuration, its mean and interval."""
+    shown = shown_configs(results, rule, MOST_ROWS)
+    values = by_repeat(results.trials, rule.metric, rule.scope)
+    figure, axes = _axes(rows=len(shown))
+    scale = _scale(rule)
+    for y, config in enumerate(shown):
+        sample = scale * values[config].dropna()
+        interval = mean_interval(sample)
+        axes.plot(sample, np.full(len(sample), y), "o", color=COLOURS[0], alpha=0.45, ms=4, mew=0)
+        axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
+        axes.plot(interval.mean, y, "D", color=INK, ms=5)
+    _rows(axes, [f"{results.name(c)} (n = {values[c].count()})" for c in shown])
+    axes.set_xlabel(_label(rule))
+    return Picture(
+        "repeats",
+        "Each dot is a repeat; the diamond is the mean, the line its 95 % t interval.",
+        figure,
+    )
+
+
+def forest(results: Results, rule: Rule) -> Picture | None:
+    """Differences to the baseline, best first; None where there is no comparison."""
+    table = results.compare(rule).head(MOST_ROWS)
+    if not len(table) or table.n.max() < 2:
+        return None
+    figure, axes = _axes(rows=len(table))
+    scale = _scale(rule)
+    for y, (_, row) in enumerate(table.iterrows()):
+        axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
+        axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
+        axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
+    axes.axvline(0, color=INK, lw=1)
+    caption = (
+        "Difference to the baseline, paired by repeat: thick, the 95 % t interval; thin, that for "
+        "all rows together."
+    )
+    if rule.metric in ("acc", "agreement", "gap"):
+        step = scale / _examples(results)
+        axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
+        caption += " The grey band is one image."
+    _rows(axes, [results.name(c) for c in table.config_id])
+    unit = " (points)" if rule.metric in IN_POINTS else ""
+    name = NAMES.get(rule.metric, rule.metric)
+    axes.set_xlabel(f"val {name}: difference to {results.baseline(rule)}{unit}")
+    return Picture("differences", caption, figure)
+
+
+def heat_map(results: Results, rule: Rule) -> Picture | None:
+    """Mean over alpha and temperature; None where not both are searched."""
+    if not {"alpha", "temperature"} <= set(results.by):
+        return None
+    done = completed(results.trials)
+    done = done[done["config/temperature"].notna()]
+    done = done.assign(value=_scale(rule) * numbers(done, rule.metric, rule.scope))
+    done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
+    table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
+    if min(table.shape) < 2:
+        return None
+    figure, axes = _axes(rows=max(4, len(table)))
+    axes.grid(False)
+    image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for (y, x), value in np.ndenumerate(table.to_numpy()):
+        colour = "#fefefe" if value < middle else "#000000"
+        axes.text(
+            x,
+            y,
+            ""
+            if np.isnan(value)
+            else (f"{value:.2f}" if rule.metric in IN_POINTS else f"{value:.4g}"),
+            ha="center",
+            va="center",
+            color=colour,
+        )
+    axes.set_xticks(range(table.shape[1]), [_level(v) for v in table.columns])
+    axes.set_yticks(range(table.shape[0]), [_level(v) for v in table.index])
+    axes.set(xlabel="temperature", ylabel="alpha")
+    figure.colorbar(image, ax=axes, label=_label(rule))
+    return Picture("heat-map", "Mean over repeats and over all else that is searched.", figure)
+
+
+def importance_bars(results: Results, rule: Rule) -> Picture | None:
+    """What each hyperparameter explains; None where too few configurations tell."""
+    table = results.importance(rule)
+    if not len(table):
+        return None
+    figure, axes = _axes(rows=len(table))
+    rows = range(len(table))
+    axes.barh(rows, table.share, height=0.5, color=COLOURS[0])
+    axes.plot(table.null, rows, "|", color=INK, ms=18, mew=2)
+    _rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
+    axes.set(xlabel="share of the spread between configurations", xlim=(0, 1.02))
+    caption = (
+        "What each explains by itself (eta squared). 95 % of hyperparameters without any effect "
+        "would stay left of the mark."
+    )
+    return Picture("importance", caption, figure)
+
+
+def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | None:
+    """Agreement with the teacher against accuracy, a mark a run."""
+    done = completed(results.trials)
+    figure, axes = _axes()
+    for i, config in enumerate(shown):
+        runs = done[done.config_id == config]
+        x, y = (100 * numbers(runs, metric, rule.scope) for metric in ("agreement", "acc"))
+        axes.plot(
+            x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=results.name(config)
+        )
+    axes.set(xlabel="agreement with the teacher (%)", ylabel="val accuracy (%)")
+    figure.legend(loc="outside lower center", ncols=2)
+    caption = (
+        "A mark is a run. A student that follows its teacher more closely need not be the better "
+        "one (Stanton et al., 2021)."
+    )
+    return Picture("fidelity", caption, figure)
+
+
+def _rounded(numbers: str) -> str:
+    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.1f}", numbers)
+
+
+def _axes(rows: int | None = None) -> tuple[Figure, Axes]:
+    """A figure of 4.3 inches, as high as its rows need."""
+    height = 3.2 if rows is None else 0.9 + 0.27 * rows
+    figure = Figure(figsize=(4.3, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+
+
+def _scale(rule: Rule) -> float:
+    return 100.0 if rule.metric in IN_POINTS else 1.0
+
+
+def _label(rule: Rule) -> str:
+    unit = " (%)" if rule.metric in IN_POINTS else ""
+    return f"val {NAMES.get(rule.metric, rule.metric)}{unit}"
+
+
+def _level(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _examples(results: Results) -> int:
+    val = results.epochs[results.epochs.split == "val"]
+    return int(val.n_examples.max())

@@ -1,0 +1,144 @@
+"""Does distilling beat plain training: in words, and no stronger than the numbers carry."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from kdtune.comparison import IN_POINTS, LEVEL, Rule, name_of
+from kdtune.stats import detectable_difference, repeats_needed
+from kdtune.tables import cell
+
+MOST_REPEATS = 200
+"""Repeats beyond which the verdict does not send anyone."""
+
+
+def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, planned: int) -> str:
+    """The answer of a study.
+
+    Of the configurations that are significantly better (Holm), the best is named; where there is
+    none, the best of all, with what the study could have seen and what would show more. The
+    interval is that for all comparisons together, since the one named was chosen among them.
+
+    Args:
+        table: of `comparison.compare`.
+        rule: by which it was made.
+        by: hyperparameters that tell the configurations apart.
+        other: the baseline in words, e.g. "plain training (lr = 0.01)".
+        planned: repeats that each configuration was to have.
+    """
+    if not len(table):
+        return _no_sides(rule, other)
+    table = table[table.n > table.n.max() / 2]  # one that has hardly run stands for nothing
+    sure = table[table.p_holm < LEVEL]
+    gains = rule.sign * sure["diff"] > 0
+    helpful = sure[gains]
+    best = (helpful if len(helpful) else table).iloc[0]
+    if best.n < 2:
+        return (
+            f"No verdict: {best.n:.0f} common repeat; a difference needs two, and four seldom "
+            f"carry one (--repeats 8)."
+        )
+    n = f"n = {best.n:.0f}" + (f" of {planned}" if best.n < planned else "")
+    proof = f"({n}, Holm p = {best.p_holm:.2g} over {_comparisons(len(table))})"
+    who = name_of(best, by)
+    subject = "Distillation" if rule.is_plain else who
+    if len(helpful):
+        gain = _amount(rule.sign * best["diff"], _half(best), rule)
+        return f"{subject} helps: {who} beats {other} by {gain} {proof}."
+    if len(sure) == len(table):
+        loss = _amount(-rule.sign * best["diff"], _half(best), rule)
+        closest = f"even {who}, the closest," if len(table) > 1 else who
+        return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
+    shown = _amount(best["diff"], _half(best), rule, signed=True)
+    text = (
+        f"No difference found: {who} against {other}: {shown} {proof}; {_power(best, table, rule)}"
+    )
+    behind = len(sure)
+    return text + (f" {behind} of {_comparisons(len(table))} found it behind." if behind else "")
+
+
+def _power(best: pd.Series, table: pd.DataFrame, rule: Rule) -> str:
+    """What the study could have seen, and what would show the difference it has."""
+    n = int(best.n)
+    if best.sd == 0 and best["diff"] == 0:
+        return f"all {n} repeats came out equal."
+    level = LEVEL / len(table)
+    seen = detectable_difference(best.sd, n, level)
+    needed = repeats_needed(best["diff"], best.sd, level, most=MOST_REPEATS)
+    could = f"could have seen {_number(seen, rule)}" if math.isfinite(seen) else "is too small"
+    if rule.sign * best["diff"] <= 0:
+        more = "it is not ahead, so more repeats promise little"
+    elif needed:
+        more = (
+            f"{needed} repeats would show {_number(abs(best['diff']), rule)} (--repeats {needed})"
+        )
+    else:
+        more = f"even {MOST_REPEATS} would not show {_number(abs(best['diff']), rule)}"
+    return f"with {n} repeats this study {could}; {more}."
+
+
+def _no_sides(rule: Rule, other: str) -> str:
+    if rule.is_plain:
+        return (
+            "No verdict: the study needs completed runs both with alpha = 1 (plain training) "
+            "and with alpha < 1."
+        )
+    return f"No verdict: no completed runs both of {other} and of others."
+
+
+def _comparisons(m: int) -> str:
+    return f"{m} comparison{'s' * (m > 1)}"
+
+
+def _half(row: pd.Series) -> float:
+    return float(row.high_all - row.low_all) / 2
+
+
+def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    if rule.metric in IN_POINTS:
+        return f"{100 * value:{sign}.1f} ± {100 * half:.1f} points{_what(rule)}"
+    return f"{value:{sign}.3g} ± {half:.2g}{_what(rule)}"
+
+
+def _number(value: float, rule: Rule) -> str:
+    return f"{100 * value:.1f} points" if rule.metric in IN_POINTS else f"{value:.2g}"
+
+
+def _what(rule: Rule) -> str:
+    return "" if rule.metric == "acc" else f" of val {rule.metric}"
+
+
+def comparison_rows(
+    table: pd.DataFrame, by: Sequence[str], rule: Rule
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of `comparison.compare` as text."""
+    unit = "points" if rule.metric in IN_POINTS else f"val {rule.metric}"
+    head = [*by, f"difference ({unit})", "n", "p Holm", "p max-T", "win/tie/loss"]
+    head += ["P(better)", "correlation"]
+    rows = []
+    for _, row in table.iterrows():
+        cells = [cell(row[f"config/{name}"]) for name in by]
+        cells += [_difference(row, rule), str(int(row.n))]
+        cells += [_p(row.p_holm), _p(row.p_max_t), f"{row.wins}/{row.ties}/{row.losses}"]
+        cells += [_two(row.p_better), _two(row.correlation)]
+        rows.append(cells)
+    return head, rows
+
+
+def _difference(row: pd.Series, rule: Rule) -> str:
+    half = (row.high - row.low) / 2
+    if rule.metric in IN_POINTS:
+        text = f"{100 * row['diff']:+.1f}"
+        return text if math.isnan(half) else f"{text} ± {100 * half:.1f}"
+    text = f"{row['diff']:+.3g}"
+    return text if math.isnan(half) else f"{text} ± {half:.2g}"
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2g}"
+
+
+def _two(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
