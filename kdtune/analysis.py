@@ -37,7 +37,7 @@ from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.stats import mean_interval
 from kdtune.tables import format_table, levels, markdown, summarize
-from kdtune.verdict import comparison_rows, verdict
+from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 
 def load(folder: str | Path) -> "Results":
@@ -245,6 +245,9 @@ class Results:
                 markdown(head, rows),
                 "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
             ]
+        if best := self.best(rule):
+            selection = self.selection(rule)
+            parts.append(best_sentence(selection, rule, self.name(best), self.baseline(rule)))
         return "\n\n".join([*parts, self.verdict(rule)])
 
 

@@ -31,8 +31,8 @@ MOST = len(COLOURS)
 """Configurations in one figure."""
 MOST_ROWS = 20
 """Configurations in one list."""
-MOST_EPOCHS = 200
-"""Points of one line."""
+MOST_POINTS = 4000
+"""Points of all lines of one figure; of more, epochs are left out at even distances."""
 ZOOM = 15
 """Epochs of the figures of the end."""
 NAMES = {
@@ -138,7 +138,7 @@ def curves(results: Results, metric: str, shown: Sequence[str], last: int | None
     end = val.epoch.max() + 1
     start = 0 if last is None else max(0, end - last)
     val = val[(val.epoch >= start) & val.config_id.isin(shown)]
-    val = val[(val.epoch % max(1, (end - start) // MOST_EPOCHS) == 0) | (val.epoch == end - 1)]
+    val = val[((end - 1 - val.epoch) % stride(val) == 0)]
     frame = curve_frame(val, "config_id", metric)
     figure, axes = _axes()
     for i, config in enumerate(shown):
@@ -156,12 +156,17 @@ def curves(results: Results, metric: str, shown: Sequence[str], last: int | None
     if metric == "acc" and len(val):
         axes.axhline(val.teacher_acc.mean(), color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
     axes.set(xlabel="epoch", ylabel=f"val {NAMES.get(metric, metric)}")
-    figure.legend(loc="outside lower center", ncols=2)
+    _legend(figure, axes)
     where = f", the last {end - start} epochs" if last else ""
     caption = f"{NAMES.get(metric, metric).capitalize()} on val{where}: mean ± sd over repeats."
     if metric == "loss":
         caption += " The loss is not comparable across alpha: it weighs two terms by it."
     return Picture(f"{metric}-last-{last}" if last else metric, caption, figure)
+
+
+def stride(val: pd.DataFrame) -> int:
+    """Each so many epochs is drawn, counted back from the last."""
+    return max(1, -(-len(val) // MOST_POINTS))
 
 
 def dots(results: Results, rule: Rule) -> Picture:
@@ -198,8 +203,8 @@ def forest(results: Results, rule: Rule) -> Picture | None:
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
     caption = (
-        "Difference to the baseline, paired by repeat: thick, the 95 % t interval; thin, that for "
-        "all rows together."
+        f"Difference to {results.baseline(rule)}, paired by repeat: thick, the 95 % t interval; "
+        f"thin, that for all rows together."
     )
     if rule.metric in ("acc", "agreement", "gap"):
         step = scale / _examples(results)
@@ -207,8 +212,7 @@ def forest(results: Results, rule: Rule) -> Picture | None:
         caption += " The grey band is one image."
     _rows(axes, [results.name(c) for c in table.config_id])
     unit = " (points)" if rule.metric in IN_POINTS else ""
-    name = NAMES.get(rule.metric, rule.metric)
-    axes.set_xlabel(f"val {name}: difference to {results.baseline(rule)}{unit}")
+    axes.set_xlabel(f"difference in val {NAMES.get(rule.metric, rule.metric)}{unit}")
     return Picture("differences", caption, figure)
 
 
@@ -256,10 +260,10 @@ def importance_bars(results: Results, rule: Rule) -> Picture | None:
     axes.barh(rows, table.share, height=0.5, color=COLOURS[0])
     axes.plot(table.null, rows, "|", color=INK, ms=18, mew=2)
     _rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
-    axes.set(xlabel="share of the spread between configurations", xlim=(0, 1.02))
+    axes.set(xlabel="share of the spread", xlim=(0, 1.02))
     caption = (
-        "What each explains by itself (eta squared). 95 % of hyperparameters without any effect "
-        "would stay left of the mark."
+        "What each explains by itself of the spread between configurations (eta squared). Of those "
+        "without any effect 95 % would stay left of the mark."
     )
     return Picture("importance", caption, figure)
 
@@ -275,7 +279,7 @@ def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | No
             x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=results.name(config)
         )
     axes.set(xlabel="agreement with the teacher (%)", ylabel="val accuracy (%)")
-    figure.legend(loc="outside lower center", ncols=2)
+    _legend(figure, axes)
     caption = (
         "A mark is a run. A student that follows its teacher more closely need not be the better "
         "one (Stanton et al., 2021)."
@@ -288,10 +292,18 @@ def _rounded(numbers: str) -> str:
 
 
 def _axes(rows: int | None = None) -> tuple[Figure, Axes]:
-    """A figure of 4.3 inches, as high as its rows need."""
-    height = 3.2 if rows is None else 0.9 + 0.27 * rows
-    figure = Figure(figsize=(4.3, height), layout="constrained")
+    """A figure of 4.3 inches, or of 5 and as high as its rows need."""
+    size = (4.3, 3.2) if rows is None else (5.0, 0.9 + 0.27 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots()
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """The legend below, in one column where names are long; the figure grows by its rows."""
+    names = axes.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, names), default=0) < 30 else 1
+    figure.set_figheight(2.6 + 0.17 * -(-len(names) // columns))
+    figure.legend(loc="outside lower center", ncols=columns)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:

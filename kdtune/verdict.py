@@ -107,7 +107,7 @@ def _number(value: float, rule: Rule) -> str:
 
 
 def _what(rule: Rule) -> str:
-    return "" if rule.metric == "acc" else f" of val {rule.metric}"
+    return "" if rule.metric == "acc" else f" in val {rule.metric}"
 
 
 def comparison_rows(
@@ -142,3 +142,26 @@ def _p(value: float) -> str:
 
 def _two(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def best_sentence(selection: pd.DataFrame, rule: Rule, name: str, other: str) -> str:
+    """The best configuration beyond val, from the table of `insight.selection`."""
+    if not len(selection):
+        return ""
+    scale, form = (100, ".1f") if rule.metric in IN_POINTS else (1, ".4g")
+    rows = selection.set_index("row")
+    best = rows.loc["best"]
+    parts = [
+        f"{what} {scale * best[f'{column}/mean']:{form}}"
+        for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
+        if not math.isnan(best[f"{column}/mean"])
+    ]
+    parts[0] += ", which chose it"
+    text = f"Best: {name}; {rule.metric} on {'; '.join(parts)}."
+    if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
+        row = rows.loc["difference"]
+        gain = _amount(
+            row["test/mean"], (row["test/high"] - row["test/low"]) / 2, rule, signed=True
+        )
+        text += f" On test against {other}: {gain.replace(' in val', ' in test')}."
+    return text
