@@ -225,6 +225,13 @@ class Results:
         ]
         return f"{given} ({name_of(chosen, others)})" if others else given
 
+    def edges(self, rule: Rule = DEFAULT) -> str:
+        """Whether the best lies at the edge of what was searched, in words; else nothing."""
+        best = self.best(rule)
+        words = insight.edges(self.trials, best, self.by) if best else []
+        text = "The best lies at the edge of what was searched, look beyond it: "
+        return f"{text}{', '.join(words)}." if words else ""
+
     def text(
         self,
         by: Sequence[str] = (),
@@ -248,6 +255,8 @@ class Results:
         if best := self.best(rule):
             selection = self.selection(rule)
             parts.append(best_sentence(selection, rule, self.name(best), self.baseline(rule)))
+            if edges := self.edges(rule):
+                parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])
 
 

@@ -216,7 +216,8 @@ def best(results: Results, rule: Rule) -> list[str]:
             f" Other {n:,} images would give another number: Wilson's 95 % interval of one run is "
             f"{100 * low:.1f} to {100 * high:.1f}."
         )
-    return [page.table(head, rows), page.paragraph(text, "quiet")]
+    edges = page.paragraph(results.edges(rule))
+    return [page.table(head, rows), edges, page.paragraph(text, "quiet")]
 
 
 def _estimate(row: pd.Series, kind: str, rule: Rule, signed: bool) -> object:
