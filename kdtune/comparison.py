@@ -120,7 +120,7 @@ def compare(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     level that holds for all comparisons together, Bonferroni's), n (common repeats), correlation,
     p, p_holm, p_max_t (NaN for n < 6), wins, ties, losses, p_better. Empty where a side is missing.
     """
-    values = by_repeat(trials, rule.metric, rule.scope)
+    values = by_repeat(trials, rule.metric, rule.scope).dropna(axis=1, how="all")
     configs = completed(trials).drop_duplicates("config_id").set_index("config_id")
     can_be = rule.is_baseline(configs)
     plain = [c for c in values if can_be[c]]

@@ -99,6 +99,20 @@ def make(
     return kdtune.load(folder)
 
 
+def trials_of(last: Last) -> pd.DataFrame:
+    """The completed trials of `make` without a folder, accuracies at the last epoch alone."""
+    rows = []
+    for key, accs in last.items():
+        run = key if isinstance(key, Run) else at(key)
+        config = {f"config/{name}": value for name, value in run.config.items()}
+        for r, acc in enumerate(accs):
+            if acc is not None:
+                own = {"trial_id": replace(run, repeat=r).trial_id, "config_id": run.config_id}
+                fate = {"repeat": r, "status": "completed", "val/acc@last": acc}
+                rows.append(own | config | fate)
+    return pd.DataFrame(rows).sort_values(["config_id", "repeat"], ignore_index=True)
+
+
 def draw(
     effects: Mapping[float | Run, float],
     repeats: int,
