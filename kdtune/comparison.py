@@ -129,7 +129,8 @@ def compare(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         return pd.DataFrame()
     baseline = best_of(values[plain], rule.sign)
     pairs = {c: values[[c, baseline]].dropna().to_numpy().T for c in others}
-    rows = [_row(pair, rule.sign, len(pairs)) for pair in pairs.values()]
+    m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
+    rows = [_row(pair, rule.sign, max(1, m)) for pair in pairs.values()]
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
     table["p_holm"] = _over_known(table.p)
     table["p_max_t"] = _max_t(values, list(pairs), baseline)
