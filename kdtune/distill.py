@@ -16,12 +16,13 @@ import pandas as pd
 import torch
 
 from kdtune.config import InputError, Run, Study, derive_seed
-from kdtune.data import load_data, samples, verify
+from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
 from kdtune.resources import Resources
 from kdtune.stream import Stream, view_size
 from kdtune.teacher import fine_tune, initial_teacher, is_ready, load_teacher, teacher_run
 from kdtune.train import Epoch, correct, train
+from kdtune.views import samples
 from kdtune.weights import save_weights
 
 CHECKPOINT = "checkpoint.pt"

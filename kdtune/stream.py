@@ -18,9 +18,10 @@ from torch import Tensor
 
 from kdtune.cache import Key, Tensors, Tick
 from kdtune.config import InputError, Run, derive_seed
-from kdtune.data import Data, Views
+from kdtune.data import Data
 from kdtune.models import Classifier
 from kdtune.resources import Resources
+from kdtune.views import Views
 
 INFERENCE_BATCH = {"cpu": 32, "cuda": 256}
 """Views a forward pass of a frozen model. On a CPU 32 fit the caches (64 took the default teacher

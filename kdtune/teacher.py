@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
-from kdtune.data import load_data, samples, verify
+from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
 from kdtune.resources import Resources
 from kdtune.stream import Stream, view_size
 from kdtune.train import Epoch, train
+from kdtune.views import samples
 from kdtune.weights import save_weights
 
 WEIGHTS = "teacher.safetensors"
