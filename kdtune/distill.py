@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from kdtune.config import InputError, Run, Study, derive_seed
-from kdtune.data import load_data, verify
+from kdtune.data import load_data
 from kdtune.models import Classifier, build, probe
 from kdtune.resources import Resources
-from kdtune.stream import Stream, view_size
-from kdtune.teacher import fine_tune, initial_teacher, is_ready, load_teacher, teacher_run
-from kdtune.train import Epoch, correct, train
-from kdtune.views import samples
+from kdtune.stream import Stream
+from kdtune.teacher import check_teacher, fine_tune, is_ready, load_teacher, teacher_run
+from kdtune.train import Epoch, train
 from kdtune.weights import save_weights
 
 CHECKPOINT = "checkpoint.pt"
@@ -50,9 +50,10 @@ def distill(
         yield from train(run, student, stream)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    yield from train(run, student, stream, folder / CHECKPOINT)
+    for epoch in train(run, student, stream, folder / CHECKPOINT):
+        yield epoch
     save_weights(student.net, folder / STUDENT)
-    save_predictions(run, student, stream, folder / PREDICTIONS)
+    save_predictions(run, epoch.correct, folder / PREDICTIONS)
 
 
 @lru_cache(maxsize=1)
@@ -64,12 +65,9 @@ def _teacher_at_hand(own: Run, folder: Path, device: torch.device) -> tuple[Clas
 
 def check(run: Run) -> None:
     """Raise InputError, before any work, if the run's data or models will not do."""
-    data = load_data(run.data)
-    verify(data)
+    data, student = load_data(run.data), make_student(run)
     data.subset(run)
-    teacher, student = initial_teacher(run), make_student(run)
-    views = samples(data, run, view_size(run, data, student, teacher))
-    probe(teacher, views, len(data.classes), whole=True)
+    views = check_teacher(run, student)
     probe(student, views, len(data.classes), whole=run.trainable == "all")
 
 
@@ -80,14 +78,14 @@ def make_student(run: Run) -> Classifier:
     return build(run.student, run.student_weights, classes, seed=seed)
 
 
-def save_predictions(run: Run, student: Classifier, stream: Stream, file: Path) -> None:
+def save_predictions(run: Run, correct: dict[str, Tensor], file: Path) -> None:
     """Write which examples of val and test the trained student gets right."""
     frames = []
-    for split in ("val", "test"):
-        if split in stream.data.splits:
-            hits = correct(student, stream, split, run.epochs - 1).numpy()
-            columns = {"trial_id": run.trial_id, "split": split}
-            frames.append(pd.DataFrame({**columns, "example": range(len(hits)), "correct": hits}))
+    for split, hits in correct.items():
+        columns = {"trial_id": run.trial_id, "split": split}
+        frames.append(
+            pd.DataFrame({**columns, "example": range(len(hits)), "correct": hits.numpy()})
+        )
     pd.concat(frames).to_parquet(file, index=False)
 
 

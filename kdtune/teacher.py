@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
 from kdtune.data import load_data, verify
@@ -116,6 +117,18 @@ def initial_teacher(run: Run) -> Classifier:
     return build(run.teacher, run.teacher_weights, classes, seed=seed, replace_head=fresh)
 
 
+def check_teacher(run: Run, student: Classifier | None = None) -> Tensor:
+    """Raise InputError, before any work, if the data or the teacher will not do.
+
+    Returns what it was shown, the views of a study with this student: uint8 [2, C, H, W].
+    """
+    data, teacher = load_data(run.data), initial_teacher(run)
+    verify(data)
+    views = samples(data, run, view_size(run, data, teacher, student))
+    probe(teacher, views, len(data.classes), whole=True)
+    return views
+
+
 def main(study: Study) -> int:
     """Fine-tune the teacher of a study, printing its epochs."""
     folder = study.folder / "teacher"
@@ -125,10 +138,7 @@ def main(study: Study) -> int:
         print(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
     torch.set_num_threads(study.cpus_per_trial)
-    data, teacher = load_data(study.run.data), initial_teacher(study.run)
-    verify(data)
-    views = samples(data, study.run, view_size(study.run, data, teacher))
-    probe(teacher, views, len(data.classes), whole=True)
+    check_teacher(study.run)
     for epoch in fine_tune(study.run, folder, Resources.of(study)):
         print(epoch)
     print(f"written: {folder / WEIGHTS}")
