@@ -24,9 +24,10 @@ from torch.optim.lr_scheduler import (
 )
 
 from kdtune import losses
+from kdtune.chunks import seed_step
 from kdtune.config import Run
 from kdtune.models import Classifier
-from kdtune.stream import Batch, Stream, seed_step
+from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]
 
@@ -79,7 +80,7 @@ def train(
         Diverged: a loss or another metric became NaN or infinite.
     """
     optimizer = make_optimizer(run, student)
-    scheduler = make_scheduler(run, optimizer, -(-len(stream.subset) // run.batch_size))
+    scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
     past: list[Epoch] = []
     saved = -CHECKPOINT_SECONDS
     if checkpoint is not None and checkpoint.exists():
@@ -88,7 +89,7 @@ def train(
     for number in range(len(past), run.epochs):
         started = time.perf_counter()
         splits = {"train": _train_epoch(run, student, stream, optimizer, scheduler, number)}
-        last, correct = number == run.epochs - 1, {}
+        last, correct = number == run.epochs - 1, dict[str, Tensor]()
         for split in ("val", "test") if last else ("val",):
             if split in stream.data.splits:
                 splits[split], hits = evaluate(run, student, stream, split, number)
