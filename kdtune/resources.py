@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from kdtune.cache import Cache
-from kdtune.config import Study
+from kdtune.config import InputError, Study
 
 Watch = Callable[[str, int, int], None]
 """watch(what, done, total): so far is what is being built."""
@@ -35,3 +35,10 @@ class Resources:
         cache = Cache(study.cache, study.cache_gb)
         device = torch.device("cuda" if gpu else "cpu")
         return Resources(device, cache, study.loader_workers, study.repeats)
+
+
+def check_gpus(study: Study, here: int) -> None:
+    """Raise InputError where the study asks for more GPUs than there are here."""
+    if (study.gpus or 0) > here:
+        instead = f"--gpus {here}" if here else "--gpus 0, which runs on the CPUs"
+        raise InputError(f"{study.gpus} GPUs are asked for, but this machine has {here}; {instead}")

@@ -21,7 +21,7 @@ from torch import Tensor
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
 from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
-from kdtune.resources import Resources
+from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Epoch, train
 from kdtune.views import samples
@@ -132,6 +132,7 @@ def check_teacher(run: Run, student: Classifier | None = None) -> Tensor:
 def main(study: Study) -> int:
     """Fine-tune the teacher of a study, printing its epochs."""
     folder = study.folder / "teacher"
+    check_gpus(study, torch.cuda.device_count())
     if study.run.teacher_epochs == 0:
         raise InputError("teacher_epochs is 0: the teacher's weights are taken as they are")
     if is_ready(study.run, folder):
