@@ -138,7 +138,7 @@ class Cache:
 
     def _build(self, path: Path, text: str, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
         beat = self._beat(path.stem)
-        last = 0.0
+        last = time.time()  # what takes less than a beat is worth no file
 
         def tick(done: int, total: int) -> None:
             nonlocal last

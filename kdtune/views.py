@@ -91,11 +91,12 @@ def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Images [B, C, S, S], each padded by an eighth, cropped and perhaps flipped by its seed."""
     size = images.shape[-1]
     pad = max(1, size // 8)
+    shifts = 2 * pad + 1
     # a Generator of Python's is seeded in a tenth of the time that torch's global one takes
     draw, draws = random.Random(), []
     for seed in seeds:
         draw.seed(seed)
-        draws.append((draw.randint(0, 2 * pad), draw.randint(0, 2 * pad), draw.random() < 0.5))
+        draws.append((draw.randrange(shifts), draw.randrange(shifts), draw.random() < 0.5))
     top, left, flip = (torch.tensor(column) for column in zip(*draws, strict=True))
     # all crops that there are, as a view: [B, C, 2 pad + 1, 2 pad + 1, S, S]
     crops = pad_image(images, [pad] * 4).unfold(2, size, 1).unfold(3, size, 1)
