@@ -65,8 +65,8 @@ def _power(best: pd.Series, m: int, rule: Rule) -> str:
     if best.sd <= 1e-9 * abs(best["diff"]):  # all differences are equal, but for rounding
         if best["diff"] == 0:
             return f"all {n} repeats came out equal."
-        needed = math.floor(2 - math.log2(level))  # the least with 2 / 2^n < level
-        more = f"{needed} repeats would show them (--repeats {needed})"
+        least = math.floor(2 - math.log2(level))  # with 2 / 2^n < level
+        more = f"{least} repeats would show them (--repeats {least})"
         return f"all {n} differences are equal, so their signs alone count: {more}."
     seen = detectable_difference(best.sd, n, level)
     needed = repeats_needed(best["diff"], best.sd, level, most=MOST_REPEATS)
