@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdtune.comparison import IN_POINTS, LEVEL, Rule, name_of
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.tables import cell
+from kdtune.tables import cell, plus_minus
 
 MOST_REPEATS = 200
 """Repeats beyond which the verdict does not send anyone."""
@@ -98,10 +98,9 @@ def _half(row: pd.Series) -> float:
 
 
 def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    if rule.metric in IN_POINTS:
-        return f"{100 * value:{sign}.1f} ± {100 * half:.1f} points{_what(rule)}"
-    return f"{value:{sign}.3g} ± {half:.2g}{_what(rule)}"
+    scale, unit = (100, " points") if rule.metric in IN_POINTS else (1, "")
+    sign = "+" if signed and value > 0 else ""
+    return f"{sign}{plus_minus(scale * value, scale * half)}{unit}{_what(rule)}"
 
 
 def _number(value: float, rule: Rule) -> str:
@@ -130,12 +129,9 @@ def comparison_rows(
 
 
 def _difference(row: pd.Series, rule: Rule) -> str:
-    half = (row.high - row.low) / 2
-    if rule.metric in IN_POINTS:
-        text = f"{100 * row['diff']:+.1f}"
-        return text if math.isnan(half) else f"{text} ± {100 * half:.1f}"
-    text = f"{row['diff']:+.3g}"
-    return text if math.isnan(half) else f"{text} ± {half:.2g}"
+    scale = 100 if rule.metric in IN_POINTS else 1
+    sign = "+" if row["diff"] > 0 else ""
+    return sign + plus_minus(scale * row["diff"], scale * (row.high - row.low) / 2)
 
 
 def _p(value: float) -> str:
