@@ -138,6 +138,9 @@ def read_frames(folder: Path) -> Frames:
     trials = pd.concat([named, fate], axis=1).rename(columns={"epochs": "n_epochs_planned"})
     trials = trials.merge(_reduce(frame), on="trial_id", how="left")
     trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
+    # lines were lost: a run without all of its epochs is not a whole one, whatever its end says
+    lost = (trials.status == "completed") & (trials.n_epochs < trials.n_epochs_planned)
+    trials.loc[lost, "status"] = "truncated"
     scopes = [f"val/{m}@{s}" for m in METRICS for s in SCOPES]
     scopes += [f"test/{m}@last" for m in METRICS]
     own = ["status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
