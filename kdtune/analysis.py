@@ -183,7 +183,8 @@ class Results:
         parts = []
         for name in self.by:
             table = self.summary([name], columns, scope).rename(columns={name: "value"})
-            parts.append(table.assign(hyperparameter=name).astype({"value": object}))
+            if len(table):
+                parts.append(table.assign(hyperparameter=name).astype({"value": object}))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
