@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -106,19 +107,11 @@ DEFAULT = "default"
 DEFAULT_PAIRS = 3
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """What something took."""
-
-    wall: float
-    cpu: float
-
-
-def timed(work: Callable[[], object]) -> Seconds:
+def timed(work: Callable[[], object]) -> dict[str, float]:
     """Wall and CPU seconds of the work, those of its loader workers included."""
     wall, cpu = time.perf_counter(), _cpu()
     work()
-    return Seconds(time.perf_counter() - wall, _cpu() - cpu)
+    return {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu}
 
 
 def _cpu() -> float:
@@ -162,12 +155,12 @@ def components(run: Run, times: int) -> dict[str, list[float]]:
                 if grad:
                     logits.square().mean().backward()
 
-        return timed(work).wall / len(batch)
+        return timed(work)["wall"] / len(batch)
 
     found: dict[str, list[float]] = {}
     for _ in range(times):
         parts = {
-            "view": timed(lambda: list(views.batches())).wall / len(index),
+            "view": timed(lambda: list(views.batches()))["wall"] / len(index),
             "teacher": forward(teacher, False, False),
             "eval pass": forward(student, False, False),
             "train pass": forward(student, True, run.trainable == "all"),
@@ -197,7 +190,7 @@ def measure(row: Row, data: Path) -> Record:
     plain = timed(lambda: plain_run(study.run))
     ours = timed(lambda: over_streams(study))
     sizes = {name: len(load_data(study.run.data).splits[name]) for name in ("train", "val")}
-    return {"plain": asdict(plain), "ours": asdict(ours), "parts": parts, **sizes}
+    return {"plain": plain, "ours": ours, "parts": parts, **sizes}
 
 
 def line(row: Row, pairs: list[Record]) -> str:
@@ -248,24 +241,22 @@ def table(records: list[Record]) -> str:
 
 def machine() -> str:
     """What the numbers are of."""
-    model = platform.processor() or platform.machine()
-    with Path("/proc/cpuinfo").open() as file:
-        model = next((x.split(":")[1].strip() for x in file if x.startswith("model name")), model)
+    cpu = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", cpu)
+    name = model[1] if model else platform.machine()
     threads, version = torch.get_num_threads(), torch.__version__
-    return f"{model}, {threads} threads on both sides, torch {version}, {time.strftime('%Y-%m-%d')}"
+    return f"{name}, {threads} threads on both sides, torch {version}, {time.strftime('%Y-%m-%d')}"
 
 
 def part_of(data: Path, folder: Path, images: int) -> Path:
     """A folder with links to `images` of train and, in proportion, of val, evenly over classes."""
-    whole = load_data(str(data))
-    share = images / len(whole.splits["train"])
-    for name in ("train", "val"):
-        split = whole.splits[name]
-        for k, label in enumerate(whole.classes):
-            files = [f for f, y in zip(split.images, split.labels, strict=True) if y == k]
-            (folder / name / label).mkdir(parents=True)
-            for file in files[: max(1, round(share * len(files)))]:
-                os.symlink(Path(file).absolute(), folder / name / label / Path(file).name)
+    share = images / len(load_data(str(data)).splits["train"])
+    for label in (label for name in ("train", "val") for label in (data / name).iterdir()):
+        files = sorted(label.glob("*.jpg"))
+        target = folder / label.relative_to(data)
+        target.mkdir(parents=True)
+        for file in files[: max(1, round(share * len(files)))]:
+            os.symlink(file.absolute(), target / file.name)
     return folder
 
 
@@ -278,7 +269,7 @@ def work(data: Path, folder: Path) -> list[tuple[str, int, Callable[[], Record]]
 
     def seed_style() -> Record:
         run = ROWS[0].study(parts[ROWS[0].images]).run
-        return {"plain": asdict(timed(lambda: plain_run(run, teacher_backward=True)))}
+        return {"plain": timed(lambda: plain_run(run, teacher_backward=True))}
 
     rows = [(row.name, row.pairs, pair(row)) for row in ROWS]
     return [(DEFAULT, DEFAULT_PAIRS, lambda: asdict(compare())), (B0, 1, seed_style), *rows]
