@@ -52,8 +52,7 @@ def distill(
     """
     data = load_data(run.data)
     model, teacher_print = _teacher_at_hand(teacher_run(run), teacher, resources.device)
-    student, student_print = student_at_start(run)
-    student.place(resources.device, run.precision)
+    student, student_print = student_at_start(run, resources.device)
     stream = Stream(run, data, student, model, resources, teacher_print, student_print)
     if folder is None:
         yield from train(run, student, stream)
@@ -72,33 +71,35 @@ def _teacher_at_hand(own: Run, folder: Path, device: torch.device) -> tuple[Clas
     return model, model.fingerprint()
 
 
-def student_at_start(run: Run) -> tuple[Classifier, str]:
+def student_at_start(run: Run, device: torch.device) -> tuple[Classifier, str]:
     """A student of the run's own, as `make_student` builds it, and its backbone's fingerprint.
 
     Building and hashing a ResNet18 takes 0.11 s, copying one 0.006 s, so a process keeps what it
     has built. A factory is called anew: a hook in what it made may hold on to the original.
     """
     if ":" in run.student:
-        student = make_student(run)
-        return student, student.fingerprint(with_head=False)
+        return _start(run, device)
     file = Path(run.student_weights).expanduser()
     changed = file.stat().st_mtime_ns if file.is_file() else 0
-    starts = _starts(run.student, run.student_weights, changed, run.data)
-    if (run.seed, run.repeat) not in starts:
-        student = make_student(run)
-        start = student, student.fingerprint(with_head=False)
-        size = sum(value.nbytes for value in student.net.state_dict().values())
+    kind = (run.student, run.student_weights, changed, run.data, run.precision, device)
+    starts, seed = _starts(*kind), (run.seed, run.repeat)
+    if seed not in starts:
+        start = _start(run, device)
+        size = sum(value.nbytes for value in start[0].net.state_dict().values())
         if size * (len(starts) + 1) > START_BYTES:
             return start
-        starts[run.seed, run.repeat] = start
-    student, student_print = starts[run.seed, run.repeat]
+        starts[seed] = start
+    student, student_print = starts[seed]
     return copy.deepcopy(student), student_print
 
 
+def _start(run: Run, device: torch.device) -> tuple[Classifier, str]:
+    student = make_student(run).place(device, run.precision)
+    return student, student.fingerprint(with_head=False)
+
+
 @lru_cache(maxsize=1)
-def _starts(
-    name: str, weights: str, changed: int, data: str
-) -> dict[tuple[int, int], tuple[Classifier, str]]:
+def _starts(*kind: object) -> dict[tuple[int, int], tuple[Classifier, str]]:
     """Students of one kind, never trained, by seed and repeat."""
     return {}
 

@@ -25,6 +25,7 @@ from kdtune.views import Views
 from kdtune.weights import save_weights
 
 LIBRARY = "mobilenet_v3_small"
+CPU = torch.device("cpu")
 
 
 def state(model: Classifier) -> dict[str, torch.Tensor]:
@@ -40,17 +41,18 @@ def test_what_befalls_a_student_does_not_reach_the_next(student: str, tiny: Run)
     run = replace(tiny, student=student)
     built = state(make_student(run))
     for _ in range(3):
-        model, student_print = student_at_start(run)
+        model, student_print = student_at_start(run, CPU)
         assert equal(state(model), built)
         assert student_print == model.fingerprint(with_head=False)
         assert all(p.requires_grad for p in model.parameters()) and model.training
+        assert model.precision == run.precision
         model.freeze().set_mode(False)
-        model.place(torch.device("cpu"), "bf16")
+        model.place(CPU, "bf16", "contiguous")
         with torch.no_grad():
             for value in model.net.state_dict().values():
                 value += 1
-    assert not equal(state(student_at_start(replace(run, repeat=1))[0]), built)
-    assert not equal(state(student_at_start(replace(run, seed=1))[0]), built)
+    assert not equal(state(student_at_start(replace(run, repeat=1), CPU)[0]), built)
+    assert not equal(state(student_at_start(replace(run, seed=1), CPU)[0]), built)
 
 
 def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path
     run = replace(tiny, student=LIBRARY, student_weights=str(file))
     for seed in (1, 2):
         save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
-        assert equal(state(student_at_start(run)[0]), state(make_student(run)))
+        assert equal(state(student_at_start(run, CPU)[0]), state(make_student(run)))
 
 
 def test_predictions_are_those_of_the_student_that_is_left(
@@ -68,7 +70,7 @@ def test_predictions_are_those_of_the_student_that_is_left(
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     data = load_data(tiny.data)
     student = build(tiny.student, str(tmp_path / STUDENT), len(data.classes), seed=0)
-    student.place(torch.device("cpu"), "fp32").set_mode(False)
+    student.place(CPU, "fp32").set_mode(False)
     for name in ("val", "test"):
         split = data.splits[name]
         views = next(Views(split, torch.arange(len(split)), tiny, 28).batches(len(split)))
