@@ -33,13 +33,14 @@ import torch
 from kdtune.cache import Cache
 from kdtune.cli import fashion
 from kdtune.config import Run, Study
-from kdtune.data import Views, load_data
+from kdtune.data import load_data
 from kdtune.distill import _teacher_at_hand, distill, make_student
 from kdtune.models import Classifier
 from kdtune.resources import Resources
 from kdtune.results import read_lines
 from kdtune.search import run as search
 from kdtune.teacher import fine_tune, load_teacher
+from kdtune.views import Views
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop

@@ -37,7 +37,7 @@ from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.stats import mean_interval
 from kdtune.tables import format_table, levels, markdown, summarize
-from kdtune.verdict import comparison_rows, verdict
+from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 
 def load(folder: str | Path) -> "Results":
@@ -231,6 +231,13 @@ class Results:
         ]
         return f"{given} ({name_of(chosen, others)})" if others else given
 
+    def edges(self, rule: Rule = DEFAULT) -> str:
+        """Whether the best lies at the edge of what was searched, in words; else nothing."""
+        best = self.best(rule)
+        words = insight.edges(self.trials, best, self.by) if best else []
+        text = "The best lies at the edge of what was searched, look beyond it: "
+        return f"{text}{', '.join(words)}." if words else ""
+
     def text(
         self,
         by: Sequence[str] = (),
@@ -251,6 +258,11 @@ class Results:
                 markdown(head, rows),
                 "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
             ]
+        if best := self.best(rule):
+            selection = self.selection(rule)
+            parts.append(best_sentence(selection, rule, self.name(best), self.baseline(rule)))
+            if edges := self.edges(rule):
+                parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])
 
 

@@ -71,14 +71,12 @@ class Cache:
         """
         if not self.limit:
             return build(lambda done, total: None)
-        text = json.dumps({"format": FORMAT, "kind": kind, **key}, sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        path = self.folder / kind / name[:2] / f"{name}.safetensors"
+        path, text = self._place(kind, key)
         found = read(path, text)
         if found is not None:
             return found
         try:
-            lock = self._turn(kind, name)
+            lock = self._turn(kind, path.stem)
         except OSError as error:  # a folder that cannot be made or locked
             self._complain(error)
             return build(lambda done, total: None)
@@ -87,6 +85,15 @@ class Cache:
         finally:
             if lock is not None:
                 lock.release()
+
+    def find(self, kind: str, key: Key) -> Tensors | None:
+        """The entry of this key where it is there: nothing is waited for, nothing built."""
+        return read(*self._place(kind, key)) if self.limit else None
+
+    def _place(self, kind: str, key: Key) -> tuple[Path, str]:
+        text = json.dumps({"format": FORMAT, "kind": kind, **key}, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self.folder / kind / name[:2] / f"{name}.safetensors", text
 
     def fault(self) -> str | None:
         """Why nothing can be kept, in a sentence; None where all is well or no cache is wanted."""
@@ -131,7 +138,7 @@ class Cache:
 
     def _build(self, path: Path, text: str, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
         beat = self._beat(path.stem)
-        last = 0.0
+        last = time.time()  # what takes less than a beat is worth no file
 
         def tick(done: int, total: int) -> None:
             nonlocal last

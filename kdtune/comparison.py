@@ -120,7 +120,7 @@ def compare(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     level that holds for all comparisons together, Bonferroni's), n (common repeats), correlation,
     p, p_holm, p_max_t (NaN for n < 6), wins, ties, losses, p_better. Empty where a side is missing.
     """
-    values = by_repeat(trials, rule.metric, rule.scope)
+    values = by_repeat(trials, rule.metric, rule.scope).dropna(axis=1, how="all")
     configs = completed(trials).drop_duplicates("config_id").set_index("config_id")
     can_be = rule.is_baseline(configs)
     plain = [c for c in values if can_be[c]]
@@ -129,7 +129,8 @@ def compare(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         return pd.DataFrame()
     baseline = best_of(values[plain], rule.sign)
     pairs = {c: values[[c, baseline]].dropna().to_numpy().T for c in others}
-    rows = [_row(pair, rule.sign, len(pairs)) for pair in pairs.values()]
+    m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
+    rows = [_row(pair, rule.sign, max(1, m)) for pair in pairs.values()]
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
     table["p_holm"] = _over_known(table.p)
     table["p_max_t"] = _max_t(values, list(pairs), baseline)

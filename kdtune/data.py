@@ -1,34 +1,26 @@
-"""A data set by name or path, its splits, and seeded views of its images.
-
-A view is a uint8 image [C, H, W], augmented, not normalised: teacher and student look at the same
-one, each through its own preprocessing (models.py). A view is a function of its seed alone, so it
-is the same in any process, with any number of workers, in any batch.
-"""
+"""A data set by name or path, its classes and its splits."""
 
 import hashlib
-import random
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad as pad_image
-from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config import Augment, InputError, Run, derive_seed
-
-PHOTO_ZOOM = 256 / 224
-"""Photographs are evaluated as ImageNet's are: resized to 256, the centre 224 of it seen."""
-LOADER_BATCH = 64
+from kdtune.cache import default_folder
+from kdtune.config import InputError, Run, derive_seed
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,7 @@ class Data:
     classes: tuple[str, ...]
     splits: dict[str, Split]
     fingerprint: str
-    """16 hex digits that change with names, sizes and the first and last 16 KiB of the images."""
+    """16 hex digits that change with the names and the contents of the images."""
     photos: bool
     """Whether images are files of any size; if not, all have one."""
 
@@ -96,86 +88,20 @@ def load_data(name: str) -> Data:
 
 
 def verify(data: Data) -> None:
-    """Decode every image file once; raises InputError that names those that cannot be read."""
+    """Decode every image file once; raises InputError that names those that cannot be read.
+
+    Files that passed are not decoded again by a later call, in this process or another.
+    """
     files = [f for s in data.splits.values() if not isinstance(s.images, Tensor) for f in s.images]
+    passed = _note(f"{data.fingerprint}-decoded-by-pillow-{PIL.__version__}")
+    if not files or passed.exists():
+        return
     with ThreadPoolExecutor() as pool:
         broken = [error for error in pool.map(_fault, files) if error]
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise InputError(f"{broken[0]}{more}; replace the file or take it away")
-
-
-def centre(image: Tensor, augment: Augment, size: int) -> Tensor:
-    """The evaluation view, uint8 [C, size, size]: resized, centre cropped, nothing random."""
-    zoom = PHOTO_ZOOM if augment == "resized-crop" else 1.0
-    short = round(size * zoom)
-    if min(image.shape[-2:]) != short:
-        image = F.resize(image, [short], antialias=True)
-    cropped: Tensor = F.center_crop(image, [size, size])
-    return cropped
-
-
-def augmented(image: Tensor, augment: Augment, size: int, seed: int) -> Tensor:
-    """The training view of this seed, uint8 [C, size, size]."""
-    if augment == "resized-crop":
-        return _resized_crop(image, size, seed)
-    image = centre(image, augment, size)
-    if augment == "none":
-        return image
-    # a Generator of Python's is seeded in a tenth of the time that torch's global one takes
-    draw, pad = random.Random(seed), max(1, size // 8)
-    top, left, flip = draw.randint(0, 2 * pad), draw.randint(0, 2 * pad), draw.random() < 0.5
-    image = pad_image(image, [pad] * 4)[:, top : top + size, left : left + size]
-    return image.flip(-1) if flip else image.contiguous()
-
-
-def _resized_crop(image: Tensor, size: int, seed: int) -> Tensor:
-    """Torchvision's own transforms, which draw from torch's global generator and take no other."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        image = v2.RandomResizedCrop(size, antialias=True)(image)
-        flipped: Tensor = v2.RandomHorizontalFlip()(image)
-        return flipped
-
-
-class Views(Dataset[Tensor]):
-    """Views of some images of a split, in the order given.
-
-    Args:
-        split: where the images come from.
-        index: which images, int64 [N].
-        run: its augmentation, seed and repeat.
-        size: side of a view in pixels.
-        epoch: training views of this epoch; None for evaluation views.
-    """
-
-    def __init__(self, split: Split, index: Tensor, run: Run, size: int, epoch: int | None = None):
-        self.split, self.index = split, index
-        self.augment, self.size = run.augmentation, size
-        self.key = None if epoch is None else ("view", run.seed, run.repeat, epoch)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, position: int) -> Tensor:
-        i = int(self.index[position])
-        image = self.split.image(i)
-        if self.key is None:
-            return centre(image, self.augment, self.size)
-        return augmented(image, self.augment, self.size, derive_seed(*self.key, i))
-
-    def batches(self, size: int = LOADER_BATCH, workers: int = 0) -> Iterator[Tensor]:
-        """All views in order, uint8 [<= size, C, H, W] at a time, made by `workers` processes."""
-        # an own generator: a loader's iterator would otherwise advance the global one
-        generator = torch.Generator()
-        yield from DataLoader(self, batch_size=size, num_workers=workers, generator=generator)
-
-
-def samples(data: Data, run: Run, size: int) -> Tensor:
-    """Evaluation views of two images of val, uint8 [2, C, H, W]: what models will look at."""
-    split = data.splits["val"]
-    index = torch.arange(2) % len(split)
-    return next(Views(split, index, run, size).batches())
+    _remember(passed, "")
 
 
 def _embedded() -> Data:
@@ -222,17 +148,46 @@ def _folder(root: Path) -> Data:
 
 
 def _fingerprint(root: Path, splits: Iterable[Split]) -> str:
-    """Over names, sizes and the first and last 16 KiB of each file: content, yet fast at size."""
+    """Over all names and contents, read once: then remembered by name, size and time of change."""
+    files = [Path(file) for split in splits for file in split.images]
+    stats = [file.stat() for file in files]
+    seen = (
+        f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0" for f, s in zip(files, stats, strict=True)
+    )
+    note = _note(hashlib.sha256("".join(seen).encode()).hexdigest())
+    if note.exists():
+        return note.read_text()
+    with ThreadPoolExecutor() as pool:
+        contents = pool.map(_content, files)
     digest = hashlib.sha256()
-    for split in splits:
-        for path in map(Path, split.images):
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode())
-            with path.open("rb") as stream:
-                digest.update(stream.read(16384))
-                stream.seek(max(0, size - 16384))
-                digest.update(stream.read(16384))
-    return digest.hexdigest()[:16]
+    for file, content in zip(files, contents, strict=True):
+        digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + content)
+    found = digest.hexdigest()[:16]
+    # as git does: what was written a moment ago may be written again without its time changing
+    if max(s.st_mtime for s in stats) < time.time() - 2:
+        _remember(note, found)
+    return found
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"the image {file} cannot be read ({error.strerror})") from None
+
+
+def _note(name: str) -> Path:
+    """The file that remembers what is costly to find out about a folder of images."""
+    return default_folder() / "data" / name
+
+
+def _remember(note: Path, text: str) -> None:
+    aside = note.with_name(f"{note.name}.{os.getpid()}.part")
+    with suppress(OSError):  # a home that cannot be written: found out again next time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text)
+        os.replace(aside, note)
 
 
 def _decode(file: str) -> Tensor:

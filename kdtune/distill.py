@@ -8,25 +8,34 @@ if __name__ == "__main__":
 
     start("distill")  # answers bad flags before torch loads; does not return
 
+import copy
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 import torch
+from rich.console import Console
+from torch import Tensor
 
 from kdtune.config import InputError, Run, Study, derive_seed
-from kdtune.data import load_data, samples, verify
+from kdtune.data import load_data
 from kdtune.models import Classifier, build, probe
-from kdtune.resources import Resources
-from kdtune.stream import Stream, view_size
-from kdtune.teacher import fine_tune, initial_teacher, is_ready, load_teacher, teacher_run
-from kdtune.train import Epoch, correct, train
+from kdtune.resources import Resources, check_gpus
+from kdtune.stream import Stream
+from kdtune.teacher import check_teacher, fine_tune, is_ready, load_teacher, teacher_run
+from kdtune.train import Epoch, train
 from kdtune.weights import save_weights
 
 CHECKPOINT = "checkpoint.pt"
 STUDENT = "student.safetensors"
 PREDICTIONS = "predictions.parquet"
+START_BYTES = 2**30
+"""Students as they start, one a repeat, are kept up to this size together."""
+MOMENT_SECONDS = 0.5
+LINE_SECONDS = 15.0
 
 
 def distill(
@@ -43,15 +52,17 @@ def distill(
     """
     data = load_data(run.data)
     model, teacher_print = _teacher_at_hand(teacher_run(run), teacher, resources.device)
-    student = make_student(run).place(resources.device, run.precision)
-    stream = Stream(run, data, student, model, resources, teacher_print)
+    student, student_print = student_at_start(run)
+    student.place(resources.device, run.precision)
+    stream = Stream(run, data, student, model, resources, teacher_print, student_print)
     if folder is None:
         yield from train(run, student, stream)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    yield from train(run, student, stream, folder / CHECKPOINT)
+    for epoch in train(run, student, stream, folder / CHECKPOINT):
+        yield epoch
     save_weights(student.net, folder / STUDENT)
-    save_predictions(run, student, stream, folder / PREDICTIONS)
+    save_predictions(run, epoch.correct, folder / PREDICTIONS)
 
 
 @lru_cache(maxsize=1)
@@ -61,14 +72,42 @@ def _teacher_at_hand(own: Run, folder: Path, device: torch.device) -> tuple[Clas
     return model, model.fingerprint()
 
 
+def student_at_start(run: Run) -> tuple[Classifier, str]:
+    """A student of the run's own, as `make_student` builds it, and its backbone's fingerprint.
+
+    Building and hashing a ResNet18 takes 0.11 s, copying one 0.006 s, so a process keeps what it
+    has built. A factory is called anew: a hook in what it made may hold on to the original.
+    """
+    if ":" in run.student:
+        student = make_student(run)
+        return student, student.fingerprint(with_head=False)
+    file = Path(run.student_weights).expanduser()
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    starts = _starts(run.student, run.student_weights, changed, run.data)
+    if (run.seed, run.repeat) not in starts:
+        student = make_student(run)
+        start = student, student.fingerprint(with_head=False)
+        size = sum(value.nbytes for value in student.net.state_dict().values())
+        if size * (len(starts) + 1) > START_BYTES:
+            return start
+        starts[run.seed, run.repeat] = start
+    student, student_print = starts[run.seed, run.repeat]
+    return copy.deepcopy(student), student_print
+
+
+@lru_cache(maxsize=1)
+def _starts(
+    name: str, weights: str, changed: int, data: str
+) -> dict[tuple[int, int], tuple[Classifier, str]]:
+    """Students of one kind, never trained, by seed and repeat."""
+    return {}
+
+
 def check(run: Run) -> None:
     """Raise InputError, before any work, if the run's data or models will not do."""
-    data = load_data(run.data)
-    verify(data)
+    data, student = load_data(run.data), make_student(run)
     data.subset(run)
-    teacher, student = initial_teacher(run), make_student(run)
-    views = samples(data, run, view_size(run, data, student, teacher))
-    probe(teacher, views, len(data.classes), whole=True)
+    views = check_teacher(run, student)
     probe(student, views, len(data.classes), whole=run.trainable == "all")
 
 
@@ -79,32 +118,61 @@ def make_student(run: Run) -> Classifier:
     return build(run.student, run.student_weights, classes, seed=seed)
 
 
-def save_predictions(run: Run, student: Classifier, stream: Stream, file: Path) -> None:
+def save_predictions(run: Run, correct: dict[str, Tensor], file: Path) -> None:
     """Write which examples of val and test the trained student gets right."""
     frames = []
-    for split in ("val", "test"):
-        if split in stream.data.splits:
-            hits = correct(student, stream, split, run.epochs - 1).numpy()
-            columns = {"trial_id": run.trial_id, "split": split}
-            frames.append(pd.DataFrame({**columns, "example": range(len(hits)), "correct": hits}))
+    for split, hits in correct.items():
+        columns = {"trial_id": run.trial_id, "split": split}
+        frames.append(
+            pd.DataFrame({**columns, "example": range(len(hits)), "correct": hits.numpy()})
+        )
     pd.concat(frames).to_parquet(file, index=False)
+
+
+class Progress:
+    """Lines that stay; below them what is being built (a line every 15 s where no terminal is)."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._status = self.console.status("")
+        self._what, self._since, self._said = "", 0.0, time.monotonic()
+
+    def line(self, text: object) -> None:
+        """A line that stays."""
+        self._status.stop()
+        self.console.print(str(text), markup=False)
+
+    def watch(self, what: str, done: int, total: int) -> None:
+        """Say what is being built, and how far it is, where it takes more than a moment."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._since = what, now
+        text = f"building {what} ({done} of {total})"
+        if done == total:
+            self._status.stop()
+        elif self.console.is_terminal and now - self._since > MOMENT_SECONDS:
+            self._status.update(text)
+            self._status.start()
+        elif not self.console.is_terminal and now - self._said > LINE_SECONDS:
+            self._said = now
+            self.line(f"  {text}")
 
 
 def main(study: Study) -> int:
     """Run one distillation, its teacher first where that is missing, printing the epochs."""
-    run, resources, folder = study.run, Resources.of(study), study.folder / "teacher"
+    run, folder, progress = study.run, study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
+    check_gpus(study, torch.cuda.device_count())
+    resources = replace(Resources.of(study), watch=progress.watch)
     torch.set_num_threads(study.cpus_per_trial)
     check(run)
     if not is_ready(run, folder):
-        print(f"teacher {run.teacher}, into {folder}")
+        progress.line(f"teacher {run.teacher}, into {folder}")
         for epoch in fine_tune(run, folder, resources):
-            print(epoch, flush=True)
-    settings = ", ".join(
-        f"{name} {value}" for name, value in run.config.items() if value is not None
-    )
-    print(f"student {run.student}: repeat {run.repeat}, {settings}")
+            progress.line(epoch)
+    config = (f"{name} {value}" for name, value in run.config.items() if value is not None)
+    progress.line(f"student {run.student}: repeat {run.repeat}, {', '.join(config)}")
     for epoch in distill(run, folder, resources):
-        print(epoch, flush=True)
+        progress.line(epoch)
     return 0

@@ -86,6 +86,28 @@ def importances(trials: pd.DataFrame, rule: Rule, by: Sequence[str]) -> pd.DataF
     return table.sort_values("share", ascending=False, ignore_index=True)
 
 
+def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
+    """Where a configuration lies at the edge of what was searched, e.g. "lr = 0.1 (highest)".
+
+    Of hyperparameters with three or more values, since of two each is an edge; and not where there
+    is nothing beyond, at alpha 0 and 1.
+    """
+    configs = completed(trials).drop_duplicates("config_id").set_index("config_id")
+    words = []
+    for name in by:
+        values = configs[f"config/{name}"].dropna()
+        numeric = pd.api.types.is_numeric_dtype(values.infer_objects())
+        if not numeric or values.nunique() < 3 or config_id not in values.index:
+            continue
+        value = values[config_id]
+        if name == "alpha" and value in (0, 1):
+            continue
+        for end, word in ((values.min(), "lowest"), (values.max(), "highest")):
+            if value == end:
+                words.append(f"{name} = {value:.4g} ({word})")
+    return words
+
+
 def selection(
     folder: Path, trials: pd.DataFrame, rule: Rule, comparison: pd.DataFrame
 ) -> pd.DataFrame:

@@ -8,9 +8,13 @@ takes the number of classes and returns a module. The module may carry an attrib
 import hashlib
 import importlib
 import inspect
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -144,8 +148,7 @@ def build(
     Raises:
         InputError: unknown name, unreadable or unfitting weights, a head of the wrong size.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with _seeded(seed):
         model = _construct(name, classes)
         if weights != "none":
             what = f"{name}'s weights {weights}"
@@ -211,6 +214,22 @@ def fashion_teacher(classes: int) -> nn.Module:
 def fashion_student(classes: int) -> nn.Module:
     """The default study's student: 3,700 parameters."""
     return small_cnn(classes, width=6)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all that a factory may draw from, torch, numpy and Python; give back what was there."""
+    # the global generators, since those are what a user's factory draws from
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
 
 
 def _construct(name: str, classes: int) -> Classifier:

@@ -66,7 +66,7 @@ def most(resource: str, file: Mapping[str, Any] | None) -> float:
 def expected(file: Mapping[str, Any] | None) -> int:
     """Machines that the cluster's file promises, the head among them."""
     kinds = file["available_node_types"].values() if file else ()
-    return 1 + sum(kind.get("min_workers", 0) for kind in kinds)
+    return 1 + sum(int(kind.get("min_workers", 0)) for kind in kinds)
 
 
 def changed(before: list[Node], after: list[Node]) -> tuple[list[Node], list[Node]]:

@@ -5,34 +5,34 @@ and Ito's, safe for the colour-blind), by line style and by marker, so that it c
 What a band is and how many repeats it is of stands in the figure; both come from one frame.
 """
 
-import io
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kdtune.analysis import Results
+from kdtune.canvas import (
+    COLOURS,
+    INK,
+    LINES,
+    MARKERS,
+    STYLE,
+    Picture,
+    legend_below,
+    name_rows,
+    new_axes,
+)
 from kdtune.comparison import IN_POINTS, Rule, by_repeat, completed, numbers, well_run
 from kdtune.stats import mean_interval
 from kdtune.tables import levels
 
-INK = "#1a1b1c"
-"""Colour of text and axes; in a page it follows the page's own."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST = len(COLOURS)
 """Configurations in one figure."""
 MOST_ROWS = 20
 """Configurations in one list."""
-MOST_EPOCHS = 200
-"""Points of one line."""
+MOST_POINTS = 4000
+"""Points of all lines of one figure; of more, epochs are left out at even distances."""
 ZOOM = 15
 """Epochs of the figures of the end."""
 NAMES = {
@@ -43,43 +43,6 @@ NAMES = {
     "agreement": "agreement with the teacher",
     "gap": "teacher's accuracy − student's",
 }
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kdtune",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.15,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
-}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with what to say of it."""
-
-    name: str
-    caption: str
-    figure: Figure
-
-    def svg(self) -> str:
-        """As SVG text, the same bytes each time; coordinates to a tenth of a point."""
-        buffer = io.StringIO()
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        # of paths alone: the same digits are text elsewhere
-        return re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
-
-    def png(self) -> bytes:
-        """As PNG, 200 dots an inch."""
-        buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-        return buffer.getvalue()
 
 
 def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
@@ -138,9 +101,9 @@ def curves(results: Results, metric: str, shown: Sequence[str], last: int | None
     end = val.epoch.max() + 1
     start = 0 if last is None else max(0, end - last)
     val = val[(val.epoch >= start) & val.config_id.isin(shown)]
-    val = val[(val.epoch % max(1, (end - start) // MOST_EPOCHS) == 0) | (val.epoch == end - 1)]
+    val = val[((end - 1 - val.epoch) % stride(val) == 0)]
     frame = curve_frame(val, "config_id", metric)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for i, config in enumerate(shown):
         line = frame[frame.config_id == config]
         if not len(line):  # plain training has no distillation term
@@ -156,7 +119,7 @@ def curves(results: Results, metric: str, shown: Sequence[str], last: int | None
     if metric == "acc" and len(val):
         axes.axhline(val.teacher_acc.mean(), color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
     axes.set(xlabel="epoch", ylabel=f"val {NAMES.get(metric, metric)}")
-    figure.legend(loc="outside lower center", ncols=2)
+    legend_below(figure, axes)
     where = f", the last {end - start} epochs" if last else ""
     caption = f"{NAMES.get(metric, metric).capitalize()} on val{where}: mean ± sd over repeats."
     if metric == "loss":
@@ -164,11 +127,16 @@ def curves(results: Results, metric: str, shown: Sequence[str], last: int | None
     return Picture(f"{metric}-last-{last}" if last else metric, caption, figure)
 
 
+def stride(val: pd.DataFrame) -> int:
+    """Each so many epochs is drawn, counted back from the last."""
+    return max(1, -(-len(val) // MOST_POINTS))
+
+
 def dots(results: Results, rule: Rule) -> Picture:
     """Every repeat of every configuration, its mean and interval."""
     shown = shown_configs(results, rule, MOST_ROWS)
     values = by_repeat(results.trials, rule.metric, rule.scope)
-    figure, axes = _axes(rows=len(shown))
+    figure, axes = new_axes(rows=len(shown))
     scale = _scale(rule)
     for y, config in enumerate(shown):
         sample = scale * values[config].dropna()
@@ -176,7 +144,7 @@ def dots(results: Results, rule: Rule) -> Picture:
         axes.plot(sample, np.full(len(sample), y), "o", color=COLOURS[0], alpha=0.45, ms=4, mew=0)
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
-    _rows(axes, [f"{results.name(c)} (n = {values[c].count()})" for c in shown])
+    name_rows(axes, [f"{results.name(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_label(rule))
     return Picture(
         "repeats",
@@ -190,7 +158,7 @@ def forest(results: Results, rule: Rule) -> Picture | None:
     table = results.compare(rule).head(MOST_ROWS)
     if not len(table) or table.n.max() < 2:
         return None
-    figure, axes = _axes(rows=len(table))
+    figure, axes = new_axes(rows=len(table))
     scale = _scale(rule)
     for y, (_, row) in enumerate(table.iterrows()):
         axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
@@ -198,17 +166,16 @@ def forest(results: Results, rule: Rule) -> Picture | None:
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
     caption = (
-        "Difference to the baseline, paired by repeat: thick, the 95 % t interval; thin, that for "
-        "all rows together."
+        f"Difference to {results.baseline(rule)}, paired by repeat: thick, the 95 % t interval; "
+        f"thin, that for all rows together."
     )
     if rule.metric in ("acc", "agreement", "gap"):
         step = scale / _examples(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += " The grey band is one image."
-    _rows(axes, [results.name(c) for c in table.config_id])
+    name_rows(axes, [results.name(c) for c in table.config_id])
     unit = " (points)" if rule.metric in IN_POINTS else ""
-    name = NAMES.get(rule.metric, rule.metric)
-    axes.set_xlabel(f"val {name}: difference to {results.baseline(rule)}{unit}")
+    axes.set_xlabel(f"difference in val {NAMES.get(rule.metric, rule.metric)}{unit}")
     return Picture("differences", caption, figure)
 
 
@@ -223,7 +190,7 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
     table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
         return None
-    figure, axes = _axes(rows=max(4, len(table)))
+    figure, axes = new_axes(rows=max(4, len(table)))
     axes.grid(False)
     image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
@@ -251,15 +218,15 @@ def importance_bars(results: Results, rule: Rule) -> Picture | None:
     table = results.importance(rule)
     if not len(table):
         return None
-    figure, axes = _axes(rows=len(table))
+    figure, axes = new_axes(rows=len(table))
     rows = range(len(table))
     axes.barh(rows, table.share, height=0.5, color=COLOURS[0])
     axes.plot(table.null, rows, "|", color=INK, ms=18, mew=2)
-    _rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
-    axes.set(xlabel="share of the spread between configurations", xlim=(0, 1.02))
+    name_rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
+    axes.set(xlabel="share of the spread", xlim=(0, 1.02))
     caption = (
-        "What each explains by itself (eta squared). 95 % of hyperparameters without any effect "
-        "would stay left of the mark."
+        "What each explains by itself of the spread between configurations (eta squared). Of those "
+        "without any effect 95 % would stay left of the mark."
     )
     return Picture("importance", caption, figure)
 
@@ -267,7 +234,7 @@ def importance_bars(results: Results, rule: Rule) -> Picture | None:
 def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | None:
     """Agreement with the teacher against accuracy, a mark a run."""
     done = completed(results.trials)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for i, config in enumerate(shown):
         runs = done[done.config_id == config]
         x, y = (100 * numbers(runs, metric, rule.scope) for metric in ("agreement", "acc"))
@@ -275,29 +242,12 @@ def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | No
             x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=results.name(config)
         )
     axes.set(xlabel="agreement with the teacher (%)", ylabel="val accuracy (%)")
-    figure.legend(loc="outside lower center", ncols=2)
+    legend_below(figure, axes)
     caption = (
         "A mark is a run. A student that follows its teacher more closely need not be the better "
         "one (Stanton et al., 2021)."
     )
     return Picture("fidelity", caption, figure)
-
-
-def _rounded(numbers: str) -> str:
-    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.1f}", numbers)
-
-
-def _axes(rows: int | None = None) -> tuple[Figure, Axes]:
-    """A figure of 4.3 inches, as high as its rows need."""
-    height = 3.2 if rows is None else 0.9 + 0.27 * rows
-    figure = Figure(figsize=(4.3, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(False, axis="y")
 
 
 def _scale(rule: Rule) -> float:

@@ -24,7 +24,7 @@ from kdtune.plots import pictures
 from kdtune.reading import Reporting
 from kdtune.results import METRICS
 
-MOST_NUMBERS = 50_000
+MOST_NUMBERS = 40_000
 """Numbers of epochs that the page carries; of more, epochs are left out at even distances."""
 FIGURES = {  # of each section; all others are curves
     "Summary": ("repeats", "heat-map"),
@@ -78,7 +78,7 @@ def html(results: Results, rule: Rule, drawn: Mapping[str, str]) -> str:
         "The study": [sections.facts(results, rule)],
         "Warnings": sections.warnings(results),
         "Summary": sections.summary(results, rule),
-        "Curves": [sections.curves(results)] if curves else [],
+        "Curves": [sections.curves(results, rule)] if curves else [],
         "Comparisons": sections.comparisons(results, rule),
         "Sensitivity": sections.sensitivity(results, rule),
         "Best configuration": sections.best(results, rule),
@@ -102,7 +102,7 @@ def data(results: Results) -> dict[str, Any]:
     """The tidy data as columns: the study, its trials, and as many epochs as fit the page.
 
     `epochs.trial` is the row of the trial; `epochs.every` says that each so many epochs is kept,
-    and the last.
+    counted back from the last; 0, that none is.
     """
     trials = results.trials
     scopes = [f"val/{m}@last" for m in METRICS] + [f"test/{m}@last" for m in METRICS]
@@ -111,7 +111,9 @@ def data(results: Results) -> dict[str, Any]:
     val = results.epochs[results.epochs.split == "val"]
     last = val.groupby("trial_id").epoch.transform("max")
     every = max(1, -(-len(val) * len(METRICS) // MOST_NUMBERS))
-    val = val[(val.epoch % every == 0) | (val.epoch == last)]
+    val = val[(last - val.epoch) % every == 0]
+    if len(val) * len(METRICS) > 2 * MOST_NUMBERS:  # the last alone are too many; trials has them
+        every, val = 0, val[:0]
     index = pd.Index(trials.trial_id).get_indexer(pd.Index(val.trial_id))
     epochs = {"every": every, "split": "val", "trial": index.tolist(), "epoch": val.epoch.tolist()}
     return {

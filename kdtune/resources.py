@@ -1,11 +1,19 @@
 """What a run runs on: device, cache, loader workers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
 from kdtune.cache import Cache
-from kdtune.config import Study
+from kdtune.config import InputError, Study
+
+Watch = Callable[[str, int, int], None]
+"""watch(what, done, total): so far is what is being built."""
+
+
+def unwatched(what: str, done: int, total: int) -> None:
+    """Nobody looks on."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,8 @@ class Resources:
     loader_workers: int = 0
     repeats: int = 1
     """Repeats whose streams share the cache: views are kept there if those of all fit."""
+    watch: Watch = unwatched
+    """Is told what is being built, and how far it is."""
 
     @staticmethod
     def of(study: Study) -> "Resources":
@@ -25,3 +35,10 @@ class Resources:
         cache = Cache(study.cache, study.cache_gb)
         device = torch.device("cuda" if gpu else "cpu")
         return Resources(device, cache, study.loader_workers, study.repeats)
+
+
+def check_gpus(study: Study, here: int) -> None:
+    """Raise InputError where the study asks for more GPUs than there are here."""
+    if (study.gpus or 0) > here:
+        instead = f"--gpus {here}" if here else "--gpus 0, which runs on the CPUs"
+        raise InputError(f"{study.gpus} GPUs are asked for, but this machine has {here}; {instead}")

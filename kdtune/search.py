@@ -20,6 +20,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
@@ -151,6 +152,8 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
+    # its CSV and JSON loggers write each report twice over, and the records have it already
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Ray's snapshots are never restored from: they lag, cannot be extended, and unpickle
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -237,7 +240,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.folder),
-            callbacks=[recorder],
+            callbacks=[recorder, TBXLoggerCallback()],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             verbose=0,
         ),

@@ -13,7 +13,7 @@ from kdtune.analysis import Results
 from kdtune.comparison import IN_POINTS, LEVEL, Rule, completed
 from kdtune.faults import notes
 from kdtune.page import Markup
-from kdtune.plots import MOST, MOST_EPOCHS
+from kdtune.plots import MOST, ZOOM, shown_configs, stride
 from kdtune.results import PROVENANCE, SCOPES
 from kdtune.stats import detectable_difference, wilson_interval
 from kdtune.tables import cell, plus_minus
@@ -103,14 +103,17 @@ def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list
     return [*keys, "n", *metrics], rows
 
 
-def curves(results: Results) -> str:
+def curves(results: Results, rule: Rule) -> str:
     """What the figures of the epochs show, where they do not show all."""
     words = []
     configs = results.trials.config_id.nunique()
+    shown = shown_configs(results, rule)
+    val = results.epochs[results.epochs.split == "val"]
+    val = val[val.config_id.isin(shown)]
     if configs > MOST:
         words.append(f"The best {MOST - 1} of {configs} configurations and the baseline are drawn.")
-    if results.trials.n_epochs.max() > MOST_EPOCHS:
-        words.append(f"Of the epochs about {MOST_EPOCHS} are drawn, at even distances.")
+    if (every := stride(val)) > 1:
+        words.append(f"One epoch in {every} is drawn, of the last {ZOOM} all.")
     return page.paragraph(" ".join(words), "quiet")
 
 
@@ -172,7 +175,7 @@ def _spread(results: Results, rule: Rule) -> list[str]:
         f"Shares of the sum of squares of val {rule.metric} over {last.n_configs} configurations × "
         f"{last.n_repeats} repeats. At the last epoch the configurations differ with "
         f"F = {last.f:.3g}, p = {last.p:.2g}; repeats correlate across configurations with "
-        f"ICC(C,1) = {last.icc:.2f}."
+        f"ICC(C,1) = {round(last.icc, 2) + 0:.2f}."
     )
     if len(table) > 1:
         text += (
@@ -213,7 +216,8 @@ def best(results: Results, rule: Rule) -> list[str]:
             f" Other {n:,} images would give another number: Wilson's 95 % interval of one run is "
             f"{100 * low:.1f} to {100 * high:.1f}."
         )
-    return [page.table(head, rows), page.paragraph(text, "quiet")]
+    edges = page.paragraph(results.edges(rule))
+    return [page.table(head, rows), edges, page.paragraph(text, "quiet")]
 
 
 def _estimate(row: pd.Series, kind: str, rule: Rule, signed: bool) -> object:

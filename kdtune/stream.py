@@ -7,27 +7,22 @@ out batch by batch; what is costly comes a chunk (one epoch of one split) at a t
 Logits are kept raw: temperature comes later.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import PIL
 import torch
-import torchvision
 from torch import Tensor
 
-from kdtune.cache import Key, Tensors, Tick
-from kdtune.config import InputError, Run, derive_seed
-from kdtune.data import Data, Views
+from kdtune.cache import Tensors, Tick
+from kdtune.chunks import Chunks, Parts, collect, rebatched
+from kdtune.config import InputError, Run
+from kdtune.data import Data
+from kdtune.features import Features
 from kdtune.models import Classifier
 from kdtune.resources import Resources
 
-INFERENCE_BATCH = {"cpu": 32, "cuda": 256}
-"""Views a forward pass of a frozen model. On a CPU 32 fit the caches (64 took the default teacher
-twice as long a view). Part of the key, since it moves the last bits."""
 EVALUATION_BATCH = 64
-HELD_BYTES = 2 * 10**9
-"""Views of one split and epoch are held in memory up to this size, else made batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +37,6 @@ class Batch:
     """int64 [B]."""
     teacher: Tensor | None
     """The teacher's logits, float32 [B, K]; None without a teacher."""
-
-
-def epoch_order(run: Run, count: int, epoch: int) -> Tensor:
-    """Order in which this repeat sees `count` images in this epoch, int64 [count]."""
-    seed = derive_seed("order", run.seed, run.repeat, epoch)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-
-
-def seed_step(run: Run, epoch: int, step: int) -> None:
-    """Seed torch for one training step, so that dropout is the same for builder and reader."""
-    seed = derive_seed("step", run.seed, run.repeat, epoch, step)
-    torch.default_generator.manual_seed(seed)  # a tenth of torch.manual_seed's 0.5 ms
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
 
 
 def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
@@ -82,6 +63,7 @@ class Stream:
         teacher: on the same device; None where there is none.
         resources: device, cache and loader workers.
         teacher_print: the teacher's fingerprint where it is known.
+        student_print: that of the student's backbone where it is known.
     """
 
     def __init__(
@@ -92,20 +74,16 @@ class Stream:
         teacher: Classifier | None,
         resources: Resources,
         teacher_print: str | None = None,
+        student_print: str | None = None,
     ):
-        self.run, self.data, self.student, self.teacher = run, data, student, teacher
-        self.resources, self.size = resources, view_size(run, data, student, teacher)
-        self.subset = data.subset(run)
-        self.frozen = run.trainable == "head"
+        self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
+        self.chunks = Chunks(run, data, view_size(run, data, student, teacher), resources)
         self._known_print = teacher_print
-        self._ticks: list[Tick] = []
-        self._held: dict[tuple[str, str], tuple[Key, Tensors]] = {}
         if teacher is not None:
             teacher.freeze().set_mode(False)
-        if self.frozen:
-            student.freeze(head=False)
-            # of the initial weights: a run that goes on loads its statistics afterwards
-            self._student_print = student.fingerprint(with_head=False)
+        self.features = None
+        if run.trainable == "head":
+            self.features = Features(self.chunks, student, self._view_batches, student_print)
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """The training batches of an epoch, in the repeat's order."""
@@ -115,216 +93,85 @@ class Stream:
         """The batches of val or test in their own order, for the student after this epoch."""
         return self._batches(split, epoch, EVALUATION_BATCH)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch of training."""
+        return -(-self.chunks.count("train") // self.run.batch_size)
+
     def _batches(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
-        labels = self.data.splits[split].labels[self._index(split, epoch)]
-        teacher = None if self.teacher is None else self._logits(split, epoch)
-        features = self._features(split, epoch) if self.frozen else None
-        views = iter(()) if self.frozen else self._view_batches(split, epoch, size)
-        for start in range(0, len(labels), size):
-            part = slice(start, start + size)
-            yield Batch(
-                views=None if self.frozen else self._move(next(views)),
-                # cloned: a file's alignment, unlike the allocator's, moves a product's last bits
-                features=None if features is None else self._move(features[part].clone()),
-                labels=self._move(labels[part]),
-                teacher=None if teacher is None else self._move(teacher[part]),
-            )
+        labels = self.data.splits[split].labels[self.chunks.index(split, epoch)].split(size)
+        if self.features is None:
+            for row, y in zip(rebatched(self._seen(split, epoch), size), labels, strict=True):
+                yield self._batch(row, None, y)
+            return
+        columns = [self.features.get(split, epoch)]
+        if self.teacher is not None:  # after the features: the teacher may have seen their views
+            columns.append(self._logits(split, epoch))
+        for row, y in zip(rebatched([tuple(columns)], size), labels, strict=True):
+            # cloned: a file's alignment, unlike the allocator's, moves a product's last bits
+            yield self._batch((None, *row[1:]), row[0].clone(), y)
 
-    def _index(self, split: str, epoch: int) -> Tensor:
-        if split != "train":
-            return torch.arange(len(self.data.splits[split]))
-        return self.subset[epoch_order(self.run, len(self.subset), epoch)]
+    def _batch(self, row: tuple[Tensor | None, ...], features: Tensor | None, y: Tensor) -> Batch:
+        views, teacher = row if len(row) == 2 else (row[0], None)
+        columns = (views, features, y, teacher)
+        return Batch(*(c if c is None else self._move(c) for c in columns))  # type: ignore[arg-type]
 
-    # -- views ---------------------------------------------------------------------------------
+    # -- what the models see -------------------------------------------------------------------
+
+    def _seen(self, split: str, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Views and, with a teacher, its logits on them, some at a time; no view is made twice."""
+        keep = self._keeps_views(split)
+        views = self.chunks.views(split, epoch, keep)
+        if self.teacher is None:
+            yield from zip(views)
+            return
+        key = self._logits_key(split, epoch)
+        if self.chunks.views_pass(split, keep) and not self.chunks.has("logits", split, key):
+            made = []
+            for part in views:
+                made.append(self._ask(part))
+                yield part, made[-1]
+            logits = torch.cat(made)
+            self.chunks.get("logits", split, epoch, key, lambda tick: {"logits": logits})
+            return
+        logits, done = self._logits(split, epoch), 0
+        for part in views:
+            yield part, logits[done : done + len(part)]
+            done += len(part)
 
     def _view_batches(self, split: str, epoch: int, size: int) -> Iterator[Tensor]:
-        views = self._views(split, epoch)
-        if self._epoch_bytes(split) > HELD_BYTES:
-            return views.batches(size, self.resources.loader_workers)
-        return iter(self._all_views(views, split, epoch).split(size))
+        return (row[0] for row in rebatched(self._seen(split, epoch), size))
 
-    def _all_views(self, views: Views, split: str, epoch: int) -> Tensor:
-        def build(tick: Tick) -> Tensors:
-            return {
-                "views": _collect(
-                    views.batches(workers=self.resources.loader_workers), tick, len(views)
-                )
-            }
-
-        # a frozen backbone looks at views once, through its builder: not worth the disk
-        shared = self.teacher is not None and not self.frozen
-        keep = shared and self._stream_bytes <= self.resources.cache.limit / 2
-        key = self._view_key(split, epoch)
-        return self._chunk("views", split, epoch, key, build, keep)["views"]
-
-    def _views(self, split: str, epoch: int) -> Views:
-        index = self._index(split, epoch)
-        training = epoch if split == "train" else None
-        return Views(self.data.splits[split], index, self.run, self.size, training)
-
-    def _epoch_bytes(self, split: str) -> int:
-        count = len(self.subset) if split == "train" else len(self.data.splits[split])
-        return count * self._channels * self.size**2
-
-    @cached_property
-    def _channels(self) -> int:
-        images = self.data.splits["train"].images
-        return images.shape[1] if isinstance(images, Tensor) else 3
-
-    @property
-    def _stream_bytes(self) -> int:
-        return self._epoch_bytes("train") * self.run.epochs * self.resources.repeats
+    def _keeps_views(self, split: str) -> bool:
+        """Whether views are worth the disk: not where only one builder looks at them."""
+        once = self.run.batch_norm == "eval" or split == "train"
+        return self.teacher is not None and not (self.features is not None and once)
 
     # -- teacher -------------------------------------------------------------------------------
 
     def _logits(self, split: str, epoch: int) -> Tensor:
-        teacher = self.teacher
-        assert teacher is not None
-        key = self._view_key(split, epoch) | self._compute_key | {"teacher": self._teacher_print}
-
         def build(tick: Tick) -> Tensors:
-            batches = self._view_batches(split, epoch, self._inference_batch)
-            with torch.no_grad():
-                logits = (teacher(self._move(views)).cpu() for views in batches)
-                return {"logits": _collect(logits, tick, len(self._index(split, epoch)))}
+            views = zip(self.chunks.views(split, epoch, self._keeps_views(split)))
+            batches = rebatched(views, self.chunks.inference_batch)
+            logits = (self._ask(row[0]) for row in batches)
+            return {"logits": collect(logits, tick, self.chunks.count(split))}
 
-        return self._chunk("logits", split, epoch, key, build)["logits"]
+        key = self._logits_key(split, epoch)
+        return self.chunks.get("logits", split, epoch, key, build)["logits"]
 
-    @property
-    def _inference_batch(self) -> int:
-        return INFERENCE_BATCH[self.resources.device.type]
+    def _logits_key(self, split: str, epoch: int) -> Parts:
+        parts = self.chunks.view_key(split, epoch) | self.chunks.compute_key
+        return parts | {"teacher": self._teacher_print}
+
+    @torch.no_grad()
+    def _ask(self, views: Tensor) -> Tensor:
+        assert self.teacher is not None
+        return self.teacher(self._move(views)).cpu()  # type: ignore[no-any-return]
 
     @cached_property
     def _teacher_print(self) -> str:
         assert self.teacher is not None
         return self._known_print or self.teacher.fingerprint()
 
-    # -- features of a frozen backbone ---------------------------------------------------------
-
-    def _features(self, split: str, epoch: int) -> Tensor:
-        """Features, float32 [N, ...]; a training chunk leaves its statistics in the student.
-
-        With batch norm in train mode they depend on the batch, and those of val on how far the
-        running statistics have drifted: a run walks through its epochs in order, so the student
-        always stands where the builder of this chunk stood.
-        """
-        run, drifts = self.run, self.run.batch_norm == "train"
-        key = self._view_key(split, epoch) | self._compute_key
-        key |= {"student": self._student_print, "batch_norm": run.batch_norm}
-        if split == "train" or drifts:
-            key |= {"batch_size": run.batch_size}
-            key |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
-            key |= {"train_images": run.train_images}
-        build = self._train_features if split == "train" else self._eval_features
-
-        def build_chunk(tick: Tick) -> Tensors:
-            return build(split, epoch, tick)
-
-        chunk = self._chunk("features", split, epoch, key, build_chunk)
-        if split == "train" and drifts:
-            self.student.net.load_state_dict(
-                {k.removeprefix("state."): v for k, v in chunk.items() if k != "features"},
-                strict=False,
-            )
-        return chunk["features"]
-
-    def _train_features(self, split: str, epoch: int, tick: Tick) -> Tensors:
-        self.student.set_mode(True, self.run.batch_norm == "train")
-        features = []
-        for step, views in enumerate(self._view_batches(split, epoch, self.run.batch_size)):
-            seed_step(self.run, epoch, step)
-            with torch.no_grad():
-                features.append(self.student.features(self._move(views)).cpu())
-            tick(step * self.run.batch_size, len(self.subset))
-        state = {f"state.{k}": v.cpu().clone() for k, v in self._statistics().items()}
-        return {"features": torch.cat(features), **state}
-
-    def _eval_features(self, split: str, epoch: int, tick: Tick) -> Tensors:
-        self.student.set_mode(False)
-        batches = self._view_batches(split, epoch, self._inference_batch)
-        with torch.no_grad():
-            features = (self.student.features(self._move(views)).cpu() for views in batches)
-            return {"features": _collect(features, tick, len(self.data.splits[split]))}
-
-    def _statistics(self) -> Tensors:
-        """Batch norm's running statistics, and whatever else the network keeps in buffers."""
-        kept = self.student.net.state_dict()
-        return {name: kept[name] for name, _ in self.student.net.named_buffers() if name in kept}
-
-    # -- chunks --------------------------------------------------------------------------------
-
-    def _view_key(self, split: str, epoch: int) -> dict[str, str | int | float | bool | None]:
-        key: dict[str, str | int | float | bool | None] = {
-            "data": self.data.fingerprint,
-            "split": split,
-            "augment": self.run.augmentation,
-            "size": self.size,
-            "torchvision": torchvision.__version__,
-            "pillow": PIL.__version__,
-        }
-        if split == "train":
-            key |= {"train_images": self.run.train_images, "study_seed": self.run.seed}
-            key |= {"repeat": self.run.repeat, "epoch": epoch}
-        return key
-
-    @cached_property
-    def _compute_key(self) -> dict[str, str | int | float | bool | None]:
-        """All that moves a forward pass's last bits."""
-        cuda = self.resources.device.type == "cuda"
-        return {
-            "precision": self.run.precision,
-            "layout": "channels_last",
-            "device": torch.cuda.get_device_name()
-            if cuda
-            else torch.backends.cpu.get_cpu_capability(),
-            "threads": None if cuda else torch.get_num_threads(),
-            "torch": torch.__version__,
-            "inference_batch": self._inference_batch,
-        }
-
-    def _chunk(
-        self,
-        kind: str,
-        split: str,
-        epoch: int,
-        key: Key,
-        build: Callable[[Tick], Tensors],
-        keep: bool = True,
-    ) -> Tensors:
-        """The chunk of this key: the one at hand, the cache's, or a new one."""
-        held = self._held.get((kind, split))
-        if held is not None and held[0] == key:
-            return held[1]
-        when = f"repeat {self.run.repeat}, epoch {epoch}" if split == "train" else split
-        what = f"{kind}, {when}"
-        cache = self.resources.cache
-        if keep:
-            tensors = cache.get(kind, key, what, lambda tick: self._track(tick, build))
-        else:
-            tensors = build(self._tick)
-        self._held[kind, split] = (key, tensors)
-        return tensors
-
-    def _track(self, tick: Tick, build: Callable[[Tick], Tensors]) -> Tensors:
-        """Build, telling this tick of all that is made on the way: views, too, are progress."""
-        self._ticks.append(tick)
-        try:
-            return build(self._tick)
-        finally:
-            self._ticks.pop()
-
-    def _tick(self, done: int, total: int) -> None:
-        for tick in self._ticks:
-            tick(done, total)
-
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.resources.device, non_blocking=True)
-
-
-def _collect(batches: Iterator[Tensor], tick: Tick, total: int) -> Tensor:
-    parts, done = [], 0
-    for batch in batches:
-        parts.append(batch)
-        done += len(batch)
-        tick(done, total)
-    return torch.cat(parts)

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
-from kdtune.data import load_data, samples, verify
+from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
-from kdtune.resources import Resources
+from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Epoch, train
+from kdtune.views import samples
 from kdtune.weights import save_weights
 
 WEIGHTS = "teacher.safetensors"
@@ -115,19 +117,29 @@ def initial_teacher(run: Run) -> Classifier:
     return build(run.teacher, run.teacher_weights, classes, seed=seed, replace_head=fresh)
 
 
+def check_teacher(run: Run, student: Classifier | None = None) -> Tensor:
+    """Raise InputError, before any work, if the data or the teacher will not do.
+
+    Returns what it was shown, the views of a study with this student: uint8 [2, C, H, W].
+    """
+    data, teacher = load_data(run.data), initial_teacher(run)
+    verify(data)
+    views = samples(data, run, view_size(run, data, teacher, student))
+    probe(teacher, views, len(data.classes), whole=True)
+    return views
+
+
 def main(study: Study) -> int:
     """Fine-tune the teacher of a study, printing its epochs."""
     folder = study.folder / "teacher"
+    check_gpus(study, torch.cuda.device_count())
     if study.run.teacher_epochs == 0:
         raise InputError("teacher_epochs is 0: the teacher's weights are taken as they are")
     if is_ready(study.run, folder):
         print(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
     torch.set_num_threads(study.cpus_per_trial)
-    data, teacher = load_data(study.run.data), initial_teacher(study.run)
-    verify(data)
-    views = samples(data, study.run, view_size(study.run, data, teacher))
-    probe(teacher, views, len(data.classes), whole=True)
+    check_teacher(study.run)
     for epoch in fine_tune(study.run, folder, Resources.of(study)):
         print(epoch)
     print(f"written: {folder / WEIGHTS}")

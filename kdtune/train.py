@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from torch.optim.lr_scheduler import (
 )
 
 from kdtune import losses
+from kdtune.chunks import seed_step
 from kdtune.config import Run
 from kdtune.models import Classifier
-from kdtune.stream import Batch, Stream, seed_step
+from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]
 
-CHECKPOINT_SECONDS = 0.5
+CHECKPOINT_SECONDS = 2.0
 """A state is kept after each epoch, but of shorter ones no more often than this."""
 
 
@@ -50,6 +51,8 @@ class Epoch:
     """Metrics of train, val and, in the last epoch, test: n_examples, loss, ce, distill, acc,
     teacher_acc, logit_diff, agreement, kl (at T = 1); None where there is no teacher or no term.
     Those of train are of the passes that the student learned from."""
+    correct: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """In the last epoch: which examples of val and test the student gets right, bool [N]."""
 
     def __str__(self) -> str:
         parts = [f"epoch {self.number:3d}  {self.seconds:6.2f} s"]
@@ -69,7 +72,7 @@ def train(
         run: optimiser, schedule, loss, epochs.
         student: on its device; trained in place.
         stream: its batches.
-        checkpoint: file of the state, at most one epoch (or half a second) old. Where it exists
+        checkpoint: file of the state, at most one epoch (or two seconds) old. Where it exists
             the run goes on from it, after yielding its past epochs once more, so that no epoch is
             lost that the caller has not written down.
 
@@ -77,7 +80,7 @@ def train(
         Diverged: a loss or another metric became NaN or infinite.
     """
     optimizer = make_optimizer(run, student)
-    scheduler = make_scheduler(run, optimizer, -(-len(stream.subset) // run.batch_size))
+    scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
     past: list[Epoch] = []
     saved = -CHECKPOINT_SECONDS
     if checkpoint is not None and checkpoint.exists():
@@ -86,11 +89,13 @@ def train(
     for number in range(len(past), run.epochs):
         started = time.perf_counter()
         splits = {"train": _train_epoch(run, student, stream, optimizer, scheduler, number)}
-        splits["val"] = evaluate(run, student, stream, "val", number)
-        if number == run.epochs - 1 and "test" in stream.data.splits:
-            splits["test"] = evaluate(run, student, stream, "test", number)
+        last, correct = number == run.epochs - 1, dict[str, Tensor]()
+        for split in ("val", "test") if last else ("val",):
+            if split in stream.data.splits:
+                splits[split], hits = evaluate(run, student, stream, split, number)
+                correct |= {split: hits} if last else {}
         _check_finite(splits, number)
-        past.append(Epoch(number, time.perf_counter() - started, splits))
+        past.append(Epoch(number, time.perf_counter() - started, splits, correct))
         yield past[-1]
         if checkpoint is not None and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
             _save(checkpoint, student, optimizer, scheduler, past)
@@ -107,7 +112,8 @@ def _train_epoch(
 ) -> Metrics:
     meter = Meter(run)
     for step, batch in enumerate(stream.train(number)):
-        student.set_mode(True, run.batch_norm == "train")
+        if step == 0:  # not before: a frozen backbone may have made its features, in another mode
+            student.set_mode(True, run.batch_norm == "train")
         seed_step(run, number, step)
         logits = predict(student, batch)
         loss = meter.add(logits, batch)
@@ -122,23 +128,18 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def evaluate(run: Run, student: Classifier, stream: Stream, split: str, number: int) -> Metrics:
-    """Metrics of a whole split, for the student as it is after epoch `number`."""
-    meter = Meter(run)
-    for batch in stream.evaluate(split, number):
-        student.set_mode(False)
-        meter.add(predict(student, batch), batch)
-    return meter.means()
-
-
-@torch.no_grad()
-def correct(student: Classifier, stream: Stream, split: str, number: int) -> Tensor:
-    """Which examples of the split the student gets right after epoch `number`, bool [N]."""
-    hits = []
-    for batch in stream.evaluate(split, number):
-        student.set_mode(False)
-        hits.append(predict(student, batch).argmax(1) == batch.labels)
-    return torch.cat(hits).cpu()
+def evaluate(
+    run: Run, student: Classifier, stream: Stream, split: str, number: int
+) -> tuple[Metrics, Tensor]:
+    """Metrics of a split, for the student as it is after epoch `number`, and its hits, bool [N]."""
+    meter, hits = Meter(run), []
+    for step, batch in enumerate(stream.evaluate(split, number)):
+        if step == 0:
+            student.set_mode(False)
+        logits = predict(student, batch)
+        meter.add(logits, batch)
+        hits.append(logits.argmax(1) == batch.labels)
+    return meter.means(), torch.cat(hits).cpu()
 
 
 def predict(student: Classifier, batch: Batch) -> Tensor:

@@ -56,7 +56,8 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
         split: {name: value for name, value in metrics.items() if value is not None}
         for split, metrics in last.items()
     }
-    return {"epochs": [vars(epoch) for epoch in epochs], "error": error, **curves}
+    said = [{"number": e.number, "seconds": e.seconds, "splits": e.splits} for e in epochs]
+    return {"epochs": said, "error": error, **curves}
 
 
 def train_teacher(study: Study) -> Iterator[Epoch]:

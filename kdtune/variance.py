@@ -44,7 +44,7 @@ def variance_shares(block: ArrayLike) -> Shares:
         others = tuple(a for a in range(3) if a != axis)
         levels = x.mean(others)
         parts.append(float(((levels - mean) ** 2).mean() * x.size / total))
-    return Shares(parts[0], parts[1], parts[2], 1 - sum(parts))
+    return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - sum(parts)))
 
 
 def repeated_measures(block: ArrayLike) -> Agreement:
@@ -95,7 +95,7 @@ def importance(means: ArrayLike, labels: ArrayLike, draws: int = 2000, seed: int
     """
     y, index = np.asarray(means, dtype=float), np.asarray(labels)
     total = float(((y - y.mean()) ** 2).sum())
-    if total == 0:
+    if total <= 1e-24 * float((y**2).sum()):  # all equal but for rounding
         return Importance(math.nan, math.nan, len(y))
     indicator = np.eye(int(index.max()) + 1)[index]
     sizes = np.maximum(indicator.sum(0), 1)

@@ -16,9 +16,11 @@ MOST_REPEATS = 200
 def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, planned: int) -> str:
     """The answer of a study.
 
-    Of the configurations that are significantly better (Holm), the best is named; where there is
-    none, the best of all, with what the study could have seen and what would show more. The
-    interval is that for all comparisons together, since the one named was chosen among them.
+    A difference is sure where Holm's p is below LEVEL and the interval for all comparisons together
+    excludes 0: the one named is chosen among them, and after a first step that another has paid for
+    Holm's p alone would let an interval through that holds 0. Of those surely better the best is
+    named; where there is none, the best of all, with what the study could have seen and what would
+    show more.
 
     Args:
         table: of `comparison.compare`.
@@ -29,18 +31,18 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, plan
     """
     if not len(table):
         return _no_sides(rule, other)
+    m = int(table.p_holm.notna().sum())
     table = table[table.n > table.n.max() / 2]  # one that has hardly run stands for nothing
-    sure = table[table.p_holm < LEVEL]
-    gains = rule.sign * sure["diff"] > 0
-    helpful = sure[gains]
-    best = (helpful if len(helpful) else table).iloc[0]
-    if best.n < 2:
+    if m == 0 or table.n.max() < 2:
         return (
-            f"No verdict: {best.n:.0f} common repeat; a difference needs two, and four seldom "
-            f"carry one (--repeats 8)."
+            f"No verdict: {'no' if not len(table) else '1'} common repeat; a difference needs two, "
+            f"and four seldom carry one (--repeats 8)."
         )
+    sure = table[(table.p_holm < LEVEL) & ((table.low_all > 0) | (table.high_all < 0))]
+    helpful = sure[rule.sign * sure["diff"] > 0]
+    best = (helpful if len(helpful) else table).iloc[0]
     n = f"n = {best.n:.0f}" + (f" of {planned}" if best.n < planned else "")
-    proof = f"({n}, Holm p = {best.p_holm:.2g} over {_comparisons(len(table))})"
+    proof = f"({n}, Holm p = {best.p_holm:.2g} over {_comparisons(m)})"
     who = name_of(best, by)
     subject = "Distillation" if rule.is_plain else who
     if len(helpful):
@@ -51,30 +53,30 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, plan
         closest = f"even {who}, the closest," if len(table) > 1 else who
         return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
     shown = _amount(best["diff"], _half(best), rule, signed=True)
-    text = (
-        f"No difference found: {who} against {other}: {shown} {proof}; {_power(best, table, rule)}"
-    )
+    found = "No difference is sure" if best.p_holm < LEVEL else "No difference found"
+    text = f"{found}: {who} against {other}: {shown} {proof}; {_power(best, m, rule)}"
     behind = len(sure)
-    return text + (f" {behind} of {_comparisons(len(table))} found it behind." if behind else "")
+    return text + (f" {behind} of {_comparisons(m)} found it behind." if behind else "")
 
 
-def _power(best: pd.Series, table: pd.DataFrame, rule: Rule) -> str:
+def _power(best: pd.Series, m: int, rule: Rule) -> str:
     """What the study could have seen, and what would show the difference it has."""
-    n = int(best.n)
-    if best.sd == 0 and best["diff"] == 0:
-        return f"all {n} repeats came out equal."
-    level = LEVEL / len(table)
+    n, gain, level = int(best.n), rule.sign * best["diff"], LEVEL / m
+    if best.sd <= 1e-9 * abs(best["diff"]):  # all differences are equal, but for rounding
+        if best["diff"] == 0:
+            return f"all {n} repeats came out equal."
+        least = math.floor(2 - math.log2(level))  # with 2 / 2^n < level
+        more = f"{least} repeats would show them (--repeats {least})"
+        return f"all {n} differences are equal, so their signs alone count: {more}."
     seen = detectable_difference(best.sd, n, level)
     needed = repeats_needed(best["diff"], best.sd, level, most=MOST_REPEATS)
     could = f"could have seen {_number(seen, rule)}" if math.isfinite(seen) else "is too small"
-    if rule.sign * best["diff"] <= 0:
+    if gain <= 0:
         more = "it is not ahead, so more repeats promise little"
     elif needed:
-        more = (
-            f"{needed} repeats would show {_number(abs(best['diff']), rule)} (--repeats {needed})"
-        )
+        more = f"{needed} repeats would show {_number(gain, rule)} (--repeats {needed})"
     else:
-        more = f"even {MOST_REPEATS} would not show {_number(abs(best['diff']), rule)}"
+        more = f"even {MOST_REPEATS} would not show {_number(gain, rule)}"
     return f"with {n} repeats this study {could}; {more}."
 
 
@@ -107,7 +109,7 @@ def _number(value: float, rule: Rule) -> str:
 
 
 def _what(rule: Rule) -> str:
-    return "" if rule.metric == "acc" else f" of val {rule.metric}"
+    return "" if rule.metric == "acc" else f" in val {rule.metric}"
 
 
 def comparison_rows(
@@ -142,3 +144,26 @@ def _p(value: float) -> str:
 
 def _two(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def best_sentence(selection: pd.DataFrame, rule: Rule, name: str, other: str) -> str:
+    """The best configuration beyond val, from the table of `insight.selection`."""
+    if not len(selection):
+        return ""
+    scale, form = (100, ".1f") if rule.metric in IN_POINTS else (1, ".4g")
+    rows = selection.set_index("row")
+    best = rows.loc["best"]
+    parts = [
+        f"{what} {scale * best[f'{column}/mean']:{form}}"
+        for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
+        if not math.isnan(best[f"{column}/mean"])
+    ]
+    parts[0] += ", which chose it"
+    text = f"Best: {name}; {rule.metric} on {'; '.join(parts)}."
+    if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
+        row = rows.loc["difference"]
+        gain = _amount(
+            row["test/mean"], (row["test/high"] - row["test/low"]) / 2, rule, signed=True
+        )
+        text += f" On test against {other}: {gain.replace(' in val', ' in test')}."
+    return text

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from kdtune import losses
+from kdtune.chunks import epoch_order, seed_step
 from kdtune.config import Run
-from kdtune.data import Data, Views, load_data
+from kdtune.data import Data, load_data
 from kdtune.distill import make_student
 from kdtune.models import Classifier, Layout
-from kdtune.stream import epoch_order, seed_step, view_size
+from kdtune.stream import view_size
 from kdtune.teacher import load_teacher
 from kdtune.train import make_optimizer, make_scheduler
+from kdtune.views import Views
 
 Means = dict[str, float]
 

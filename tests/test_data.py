@@ -1,25 +1,22 @@
-"""kdtune.data against torchvision's own transforms, Pillow, and laws of what a view depends on.
+"""kdtune.data: the splits it finds, its faults in words, laws of subset and fingerprint."""
 
-The laws (DESIGN, section 4): a view is a function of (seed, repeat, epoch, index) and of nothing
-else: neither the process, the loader's workers, the batch size nor the global generator.
-"""
-
-import hashlib
+import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from kdtune.config import InputError, Run
-from kdtune.data import Data, Split, Views, load_data, samples, verify
+from kdtune.data import Data, Split, load_data, verify
 
 RUN = Run(data="fashion", seed=3, repeat=1)
-INDEX = torch.arange(5, 69)
+
+
+@pytest.fixture(autouse=True)
+def own_notes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
 
 
 def photo(seed, height=60, width=80):
@@ -45,11 +42,6 @@ def make_folder(root):
         save(photo(4), root / split / "bees" / "a.jpg")
         save(photo(5), root / split / "bees" / "b.jpeg")
     return root
-
-
-def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
-    views = Views(load_data("fashion").splits["train"], index, run, size, epoch)
-    return torch.cat(list(views.batches(batch, workers)))
 
 
 def test_embedded_set_is_whole():
@@ -145,82 +137,47 @@ def test_fingerprint_is_of_the_content_not_of_the_place(tmp_path):
     assert len(prints) == 4
 
 
-@pytest.mark.parametrize("augment", ["crop", "resized-crop"])
-def test_views_do_not_depend_on_workers_batches_or_order(augment):
-    run = replace(RUN, augment=augment)
-    views = training_views(run)
-    assert views.shape == (64, 1, 28, 28) and views.dtype == torch.uint8
-    assert torch.equal(training_views(run, batch=7), views)
-    assert torch.equal(training_views(run, batch=10, workers=2), views)
-    assert torch.equal(training_views(run, index=INDEX.flip(0)).flip(0), views)
+def refuse(*_):
+    raise AssertionError("read again")
 
 
-def digest():
-    runs = RUN, replace(RUN, augment="resized-crop")
-    content = b"".join(training_views(run, epoch=4).numpy().tobytes() for run in runs)
-    return hashlib.sha256(content).hexdigest()
+def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "photos")
+    for file in root.rglob("*.*"):
+        os.utime(file, (1e9, 1e9))
+    first = load_data(str(root)).fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr("kdtune.data._content", refuse)
+        load_data.cache_clear()  # as in another process
+        assert load_data(str(root)).fingerprint == first
+    file = root / "train" / "bees" / "a.jpg"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    load_data.cache_clear()
+    assert load_data(str(root)).fingerprint != first
 
 
-def test_views_are_equal_in_a_fresh_process():
-    code = "import torch, test_data; torch.manual_seed(9); print(test_data.digest())"
-    command, folder = [sys.executable, "-c", code], __file__.rpartition("/")[0]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == digest()
+def test_what_was_written_a_moment_ago_is_not_remembered(tmp_path):
+    root = make_folder(tmp_path / "photos")
+    first, file = load_data(str(root)).fingerprint, root / "val" / "ants" / "a.jpg"
+    written = file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # as on a coarse clock
+    load_data.cache_clear()
+    assert load_data(str(root)).fingerprint != first
 
 
-def test_views_differ_with_repeat_epoch_seed_and_index():
-    views = training_views()
-    assert not torch.equal(training_views(epoch=1), views)
-    assert not torch.equal(training_views(replace(RUN, repeat=2)), views)
-    assert not torch.equal(training_views(replace(RUN, seed=4)), views)
-    assert torch.equal(training_views(replace(RUN, alpha=0.1, lr=0.5, epochs=7)), views)
-    image = load_data("fashion").splits["train"].images[:1]
-    twins = Split(torch.zeros(64, dtype=torch.int64), image.expand(64, -1, -1, -1))
-    seen = torch.cat(list(Views(twins, torch.arange(64), RUN, 28, 0).batches()))
-    assert len(seen.flatten(1).unique(dim=0)) > 32  # of 98 possible; 48 expected
-
-
-def test_views_leave_the_global_generator_alone():
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    training_views()
-    training_views(replace(RUN, augment="resized-crop"), workers=2)
-    samples(load_data("fashion"), RUN, 28)
-    load_data("fashion").subset(replace(RUN, train_images=100))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_crop_is_a_shift_of_at_most_an_eighth_perhaps_flipped():
-    images = load_data("fashion").splits["train"].images[INDEX]
-    flips = 0
-    for image, view in zip(images, training_views(), strict=True):
-        padded = torch.nn.functional.pad(image, (3, 3, 3, 3))
-        shifts = padded.unfold(1, 28, 1).unfold(2, 28, 1)[0].reshape(49, 28, 28)
-        straight = (shifts == view).flatten(1).all(1).any()
-        flipped = (shifts.flip(-1) == view).flatten(1).all(1).any()
-        assert straight or flipped
-        flips += int(flipped and not straight)
-    assert 16 < flips < 48  # 32 expected, sd 4
-
-
-@pytest.mark.parametrize("shape", [(300, 400), (256, 256), (500, 231), (90, 120)])
-def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape):
-    file = tmp_path / "photo.png"
-    save(photo(7, *shape), file)
-    split = Split(torch.tensor([0]), (str(file),))
-    run = replace(RUN, augment="resized-crop")
-    (view,) = next(Views(split, torch.tensor([0]), run, 224).batches())
-    reference = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
-    assert torch.equal(view, reference(photo(7, *shape)))
-    pillow = v2.functional.pil_to_tensor(reference(Image.open(file)))
-    assert (view.int() - pillow.int()).abs().max() <= 1
-
-
-def test_evaluation_views_of_fashion_are_the_images():
-    data = load_data("fashion")
-    assert torch.equal(samples(data, RUN, 28), data.splits["val"].images[:2])
-    views = training_views(replace(RUN, augment="none"))
-    assert torch.equal(views, data.splits["train"].images[INDEX])
+def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "photos")
+    verify(load_data(str(root)))
+    with monkeypatch.context() as patch:
+        patch.setattr("kdtune.data._decode", refuse)
+        verify(load_data(str(root)))
+    (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
+    load_data.cache_clear()
+    with pytest.raises(InputError, match="cannot be read"):
+        verify(load_data(str(root)))
 
 
 def test_subset_is_even_and_fixed_by_the_seed_alone():

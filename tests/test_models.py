@@ -4,8 +4,10 @@ The laws: the weights are a function of (name, seed); logits of the features are
 only what is said to learn learns; a fingerprint changes with all that the logits depend on.
 """
 
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -44,6 +46,14 @@ def one_class_more(classes):
 
 def headless(classes):
     return nn.Flatten()
+
+
+def drawing_from_all(classes):
+    """Draws its weights from Python's and numpy's global generators, too."""
+    net = fashion_student(classes)
+    net[0].weight.data[0] = random.random()
+    net[0].weight.data[1] = np.random.random()  # noqa: NPY002
+    return net
 
 
 def state_equal(a, b):
@@ -97,13 +107,20 @@ def test_unfit_names_are_one_sentence(name, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [STUDENT, "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", [STUDENT, "mobilenet_v3_small", f"{__name__}:drawing_from_all"])
 def test_weights_follow_from_the_seed_alone(name):
-    torch.manual_seed(8)
-    before = torch.get_rng_state()
+    def draw():
+        return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002
+
+    def seed(number):
+        random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
+
+    seed(8)
+    undisturbed = draw()
+    seed(8)
     first = build(name, "none", 10, seed=1)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(9)
+    assert draw() == undisturbed
+    seed(9)
     assert state_equal(first, build(name, "none", 10, seed=1))
     assert not state_equal(first, build(name, "none", 10, seed=2))
 

@@ -1,88 +1,53 @@
-"""kdtune.results and kdtune.analysis against hand-worked numbers, scipy and DESIGN, section 6."""
+"""kdtune.results: what is recorded is read, against hand-worked numbers and DESIGN, section 6."""
 
-import math
+import random
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t, ttest_rel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.experiment import Trial
+from studies import at, edit_records, make, write_records
 
 import kdtune
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
-from kdtune.results import METRICS, Records, read_frames, read_study, write_frames
+from kdtune.config import HYPERPARAMETERS, InputError
+from kdtune.results import METRICS, read_frames, read_study, write_frames
 
-RUN = Run(data="fashion", epochs=3, lr=0.05)
-T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom
-EPOCH = {"n_examples": 500, "loss": 1.5, "ce": 0.7, "distill": 2.25, "acc": 0.8}
-EPOCH |= {"teacher_acc": 0.9, "logit_diff": 0.4, "agreement": 0.85, "kl": 0.1}
 CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
-
-
-def write(folder, accs, statuses=None, attempt=0):
-    """Records of {(alpha, repeat): accuracies by epoch}; the status is "completed" if not given."""
-    records = Records(folder)
-    for (alpha, repeat), values in accs.items():
-        run = replace(RUN, alpha=alpha, repeat=repeat)
-        records.start(run, attempt)
-        for epoch, acc in enumerate(values):
-            metrics = EPOCH | {"acc": acc, "loss": 2 - acc}
-            metrics |= {"distill": None} if alpha == 1 else {}
-            test = {"test": metrics | {"acc": acc - 0.1}} if epoch == RUN.epochs - 1 else {}
-            splits = {"train": EPOCH, "val": metrics, **test}
-            records.epoch(run, attempt, epoch, 0.5, splits)
-        status = (statuses or {}).get((alpha, repeat), "completed")
-        if status != "truncated":
-            error = "ValueError: boom" if status == "failed" else None
-            records.end(run, attempt, status, error, "node7")
-    records.close()
-
-
-def results(folder, last, statuses=None):
-    """The results of a study with {alpha: last accuracy by repeat}."""
-    study = Study(
-        name="made", run=RUN, space={"alpha": list(last)}, repeats=max(map(len, last.values()))
-    )
-    folder.mkdir(exist_ok=True)
-    (folder / "study.json").write_text(study.to_json())
-    runs = {(alpha, r): [0.1, 0.2, acc] for alpha in last for r, acc in enumerate(last[alpha])}
-    write(folder, runs, statuses)
-    return kdtune.load(folder)
-
-
-FOUR = {(0.5, 0): [0.3, 0.6, 0.5], (0.5, 1): [0.4, 0.5, 0.6]}
-FOUR |= {(1.0, 0): [0.1, 0.2, 0.3], (1.0, 1): [0.2, 0.3, 0.4]}
+FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
+FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
 
 
 def test_what_is_recorded_is_read(tmp_path):
-    write(tmp_path, FOUR)
+    write_records(tmp_path, FOUR)
     frames = read_frames(tmp_path)
     epochs = frames.epochs
     assert not frames.torn and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
     assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *METRICS, "seconds"]
-    for (alpha, repeat), accs in FOUR.items():
-        run = replace(RUN, alpha=alpha, repeat=repeat)
+    for run, accs in FOUR.items():
         val = epochs[(epochs.trial_id == run.trial_id) & (epochs.split == "val")]
         assert val.acc.tolist() == accs and val.epoch.tolist() == [0, 1, 2]
         assert val.loss.tolist() == [2 - acc for acc in accs]
         assert (val.n_examples == 500).all() and (val.seconds == 0.5).all()
-        assert (val.config_id == run.config_id).all() and (val["repeat"] == repeat).all()
+        assert (val.config_id == run.config_id).all() and (val["repeat"] == run.repeat).all()
         for name, value in run.config.items():
             column = val[f"config/{name}"]
             assert column.isna().all() if value is None else (column == value).all()
-        assert val.distill.isna().all() if alpha == 1 else (val.distill == 2.25).all()
+        terms = [] if run.alpha == 1 else [2.25 - acc for acc in accs]
+        assert val.distill.dropna().tolist() == terms
 
 
 def test_trials_have_the_columns_of_the_design(tmp_path):
-    write(tmp_path, FOUR)
+    write_records(tmp_path, FOUR)
     trials = read_frames(tmp_path).trials
     scopes = [f"val/{m}@{s}" for m in METRICS for s in ("last", "best", "last-5-avg")]
     tests = [f"test/{m}@last" for m in METRICS]
     own = ["status", "error", "n_epochs", "n_epochs_planned", *scopes, *tests, "seconds", "node"]
     assert list(trials) == [*CONFIG, *own] and len(trials) == 4
-    run = replace(RUN, alpha=0.5, repeat=1)
+    run = at(0.5, 1)
     trial = trials.set_index("trial_id").loc[run.trial_id]
     assert trial.config_id == run.config_id and trial["config/alpha"] == 0.5
     assert (trial.n_epochs, trial.n_epochs_planned) == (3, 3)
@@ -91,7 +56,7 @@ def test_trials_have_the_columns_of_the_design(tmp_path):
 
 
 def test_scopes_are_the_hand_worked(tmp_path):
-    write(tmp_path, {(0.5, 0): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
+    write_records(tmp_path, {at(0.5, 0): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
     (trial,) = read_frames(tmp_path).trials.to_dict("records")
     assert trial["val/acc@last"] == 0.5 and trial["val/loss@last"] == 1.5
     assert trial["val/acc@best"] == 0.9 and trial["val/loss@best"] == pytest.approx(1.1)
@@ -106,8 +71,8 @@ def test_no_record_is_an_empty_frame(tmp_path):
 
 
 def test_torn_last_line_is_skipped_and_named(tmp_path):
-    write(tmp_path, FOUR)
-    write(tmp_path, FOUR)
+    write_records(tmp_path, FOUR)
+    write_records(tmp_path, FOUR)
     whole = read_frames(tmp_path)
     file = tmp_path / "epochs" / "00001.jsonl"
     lines = file.read_text().splitlines()
@@ -119,20 +84,20 @@ def test_torn_last_line_is_skipped_and_named(tmp_path):
 
 
 def test_the_last_attempt_counts(tmp_path):
-    write(tmp_path, {(0.5, 0): [0.1, 0.2]}, {(0.5, 0): "failed"})
+    write_records(tmp_path, {at(0.5, 0): [0.1, 0.2]}, {at(0.5, 0): "failed"})
     assert read_frames(tmp_path).trials.status.tolist() == ["failed"]
-    write(tmp_path, {(0.5, 0): [0.5, 0.6, 0.7]}, attempt=1)
+    write_records(tmp_path, {at(0.5, 0): [0.5, 0.6, 0.7]}, attempt=1)
     frames = read_frames(tmp_path)
     val = frames.epochs[frames.epochs.split == "val"]
     assert val.acc.tolist() == [0.5, 0.6, 0.7]
     (trial,) = frames.trials.to_dict("records")
     assert trial["status"] == "completed" and pd.isna(trial["error"]) and trial["n_epochs"] == 3
-    write(tmp_path, {(0.5, 0): []}, {(0.5, 0): "truncated"}, attempt=2)  # runs again
+    write_records(tmp_path, {at(0.5, 0): []}, {at(0.5, 0): "truncated"}, attempt=2)  # runs again
     assert read_frames(tmp_path).trials.status.tolist() == ["truncated"]
 
 
 def test_parquet_files_hold_the_frames(tmp_path):
-    write(tmp_path, FOUR)
+    write_records(tmp_path, FOUR)
     frames = read_frames(tmp_path)
     write_frames(tmp_path, frames)
     for name in ("epochs", "trials"):
@@ -153,110 +118,93 @@ def test_a_folder_without_a_study_is_said(tmp_path, text):
         kdtune.load(tmp_path / "nowhere")
 
 
-def test_failed_and_truncated_runs_are_named_and_not_averaged(tmp_path):
-    last = {0.5: [0.5, 0.6, 0.7, 0.99], 1.0: [0.4, 0.5, 0.6, 0.01]}
-    made = results(tmp_path, last, {(0.5, 3): "failed", (1.0, 3): "truncated"})
-    ids = {alpha: replace(RUN, alpha=alpha, repeat=3).trial_id for alpha in last}
-    failed, truncated = made.warnings
-    assert failed.startswith(f"failed, left out: {ids[0.5]}") and "boom" in failed
-    assert truncated.startswith(f"truncated, left out: {ids[1.0]}") and "3 of 3" in truncated
-    table = made.summary().set_index("alpha")
-    assert table.loc[0.5, "val/acc/mean"] == pytest.approx(0.6)
-    assert table.loc[1.0, "val/acc/mean"] == pytest.approx(0.5)
-    assert made.configs["n"].tolist() == [3, 3] and made.compare().n.tolist() == [3]
-    pooled = made.summary(pooled=True, metrics=("acc",)).set_index("alpha")
-    assert pooled.loc[0.5, "val/acc/mean"] == pytest.approx((3 * 0.3 + 1.8) / 9)
+@pytest.mark.parametrize("n_epochs", [1, 4, 5, 7])
+def test_scopes_are_rays(tmp_path, n_epochs):
+    accs = np.random.default_rng(n_epochs).uniform(size=n_epochs).tolist()
+    trial = Trial("any", stub=True)
+    for epoch, acc in enumerate(accs):
+        trial.update_last_result({"acc": acc, "training_iteration": epoch + 1})
+    rays = trial.metric_analysis["acc"]
+    write_records(tmp_path, {at(0.5): accs})
+    (ours,) = read_frames(tmp_path).trials.to_dict("records")
+    assert ours["val/acc@last"] == rays["last"]
+    assert ours["val/acc@last-5-avg"] == pytest.approx(rays["last-5-avg"], rel=1e-12)
+    assert ours["val/acc@best"] == rays["max"]
 
 
-def test_runs_that_have_not_started_are_counted(tmp_path):
-    assert results(tmp_path, {0.5: [0.5, 0.6], 1.0: [0.4]}).warnings == ["1 runs have not started"]
+def test_of_equal_best_epochs_the_first_counts(tmp_path):
+    write_records(tmp_path, {at(0.5): [0.2, 0.6, 0.6]})
+    edit_records(tmp_path, lambda line: line.update(kl=line.get("epoch")))
+    (trial,) = read_frames(tmp_path).trials.to_dict("records")
+    assert trial["val/kl@best"] == 1 and trial["val/kl@last"] == 2
 
 
-def test_summary_is_the_hand_worked(tmp_path):
-    made = results(tmp_path, {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.4, 0.4]})
-    row = made.summary(metrics=("acc",)).set_index("alpha").loc[0.5]
-    half = T2 * 0.1 / math.sqrt(3)
-    expected = {"mean": 0.6, "std": 0.1, "n": 3, "low": 0.6 - half, "high": 0.6 + half}
-    expected = {f"val/acc/{k}": v for k, v in expected.items()} | {"n_planned": 3}
-    assert row.to_dict() == pytest.approx(expected)
-    best = made.configs.iloc[0]
-    assert (best["config/alpha"], best.n, best.n_planned) == (0.5, 3, 3)
-    with pytest.raises(InputError, match="metric must be one of"):
-        made.summary(metrics=("accuracy",))
-
-
-def test_compare_is_paired_by_repeat(tmp_path):
-    last = {0.1: [0.55, 0.53, 0.50], 0.5: [0.60, 0.63, 0.66], 1.0: [0.50, 0.52, 0.54]}
-    made = results(tmp_path, last)
-    table = made.compare().set_index("config/alpha")
-    row = table.loc[0.5]
-    assert row["diff"] == pytest.approx(0.11) and row.sd == pytest.approx(0.01) and row.n == 3
-    half = T2 * 0.01 / math.sqrt(3)
-    assert (row.low, row.high) == pytest.approx((0.11 - half, 0.11 + half))
-    p = {alpha: ttest_rel(last[alpha], last[1.0]).pvalue for alpha in (0.1, 0.5)}
-    assert table.p.to_dict() == pytest.approx(p)
-    assert table.p_holm.to_dict() == pytest.approx({0.5: 2 * p[0.5], 0.1: p[0.1]})
-    assert list(table.index) == [0.5, 0.1]
-    half = t.ppf(1 - 0.025 / 2, 2) * 0.01 / math.sqrt(3)  # for both comparisons together
-    assert (row.low_all, row.high_all) == pytest.approx((0.11 - half, 0.11 + half))
-    assert f"alpha = 0.5 beats plain training by 11.0 ± {100 * half:.1f} points (n = 3" in (
-        made.verdict()
+@settings(deadline=None, max_examples=30)
+@given(cut=st.integers(1, 400), seed=st.integers(0, 2**16))
+def test_a_crash_at_any_byte_costs_at_most_a_line(tmp_path_factory, cut, seed):
+    folder = tmp_path_factory.mktemp("study")
+    write_records(folder, FOUR)
+    file = folder / "epochs" / "00000.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-cut])
+    frames = read_frames(folder)
+    left = whole[:-cut].split(b"\n")
+    assert len(frames.torn) == (left[-1] != b"" and not left[-1].endswith(b"}"))
+    kept = [line for line in left if line.endswith(b"}")]
+    assert len(frames.epochs) == sum(b'"kind": "epoch"' in line for line in kept)
+    assert (frames.trials.status == "completed").sum() == sum(
+        b'"kind": "end"' in line for line in kept
     )
 
 
-PLAIN = np.array([0.50, 0.52, 0.51, 0.49, 0.53, 0.50])
-OTHER = PLAIN + np.array([0.01, -0.01, 0.02, -0.02, 0.005, -0.005])
+def test_trials_that_run_side_by_side_are_told_apart(tmp_path):
+    write_records(tmp_path, FOUR)
+    whole = read_frames(tmp_path)
+    file = tmp_path / "epochs" / "00000.jsonl"
+    lines = file.read_text().splitlines()
+    waiting = [[line for line in lines if run.trial_id in line] for run in FOUR]
+    mixed, rng = [], random.Random(0)
+    while any(waiting):
+        mixed.append(rng.choice([w for w in waiting if w]).pop(0))
+    assert mixed != lines
+    file.write_text("\n".join(mixed) + "\n")
+    again = read_frames(tmp_path)
+    pd.testing.assert_frame_equal(again.trials, whole.trials)
+    keys = ["trial_id", "epoch", "split"]
+    pd.testing.assert_frame_equal(
+        *(f.epochs.sort_values(keys, ignore_index=True) for f in (again, whole))
+    )
 
 
-@pytest.mark.parametrize(
-    ("last", "words"),
-    [
-        ({0.5: OTHER + 0.1, 1.0: PLAIN}, "Distillation helps: alpha = 0.5"),
-        ({0.5: OTHER - 0.1, 1.0: PLAIN}, "Distillation hurts: alpha = 0.5"),
-        ({0.5: OTHER, 1.0: PLAIN}, "No difference found: alpha = 0.5"),
-        ({0.5: PLAIN, 1.0: PLAIN}, "No difference found: alpha = 0.5"),
-        ({0.5: [0.9], 1.0: [0.5]}, "No verdict: 1 common repeat"),
-        ({0.5: [0.9, 0.8], 0.1: [0.7, 0.7]}, "No verdict: the study needs"),
-    ],
-)
-def test_verdict_says_what_the_numbers_carry(tmp_path, last, words):
-    assert results(tmp_path, last).verdict().startswith(words)
-
-
-BARE = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "ray", "optuna", "tyro", "rich"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-import kdtune, kdtune.analysis, kdtune.report
-made = kdtune.load(sys.argv[1])
-print(made.verdict(), len(made.summary()), len(made.trials))
+HOLD = """
+import fcntl, sys
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
 """
 
 
-def test_a_study_is_read_with_neither_torch_nor_ray(tmp_path):
-    made = results(tmp_path, {0.5: [0.7, 0.8, 0.9], 1.0: [0.3, 0.4, 0.5]})
-    command = [sys.executable, "-c", BARE, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{made.verdict()} 2 6\n"
+def test_an_unended_run_runs_while_the_folder_is_held(tmp_path):
+    last = {0.5: [0.7, 0.8], 1.0: [0.5, 0.6]}
+    made = make(tmp_path, last, {(0.5, 1): "running"})
+    assert made.trials.status.value_counts().to_dict() == {"completed": 3, "truncated": 1}
+    command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        running = kdtune.load(tmp_path)
+        holder.stdin.close()
+    assert running.frames.running
+    assert running.trials.status.value_counts().to_dict() == {"completed": 3, "running": 1}
+    crashed = kdtune.load(tmp_path)  # the file .lock stays, its holder is gone
+    assert not crashed.frames.running and "truncated" in set(crashed.trials.status)
 
 
-def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path):
-    space = {"alpha": [0.5], "temperature": [1.0, 4.0]}
-    study = Study(name="made", run=RUN, space=space, repeats=2)
-    (tmp_path / "study.json").write_text(study.to_json())
-    records = Records(tmp_path)
-    for temperature, accs in ((1.0, (0.2, 0.4)), (4.0, (0.4, 0.8))):
-        for repeat, acc in enumerate(accs):
-            run = replace(RUN, alpha=0.5, temperature=temperature, repeat=repeat)
-            records.start(run, 0)
-            for epoch in range(RUN.epochs):
-                records.epoch(run, 0, epoch, 0.1, {"val": EPOCH | {"acc": acc, "loss": 1.0}})
-            records.end(run, 0, "completed")
-    records.close()
-    row = kdtune.load(tmp_path).summary(by=["alpha"], metrics=["acc"]).iloc[0]
-    assert row["val/acc/n"] == 2
-    assert row["val/acc/mean"] == pytest.approx(0.45)  # of 0.3 and 0.6
-    assert row["val/acc/std"] == pytest.approx(0.3 / 2**0.5)
+def test_a_number_that_is_none_is_missing_not_zero(tmp_path):
+    write_records(tmp_path, {at(0.5): [0.3, 0.6, 0.5]})
+    edit_records(tmp_path, lambda line: line.get("epoch") == 2 and line.update(kl=None))
+    frames = read_frames(tmp_path)
+    val = frames.epochs[frames.epochs.split == "val"]
+    assert val.kl.isna().tolist() == [False, False, True]
+    assert frames.trials["val/kl@last"].isna().all()
+    assert frames.trials["val/kl@last-5-avg"].item() == pytest.approx((0.8 + 0.5) / 2)

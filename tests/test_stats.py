@@ -3,6 +3,7 @@
 The sleep data are Student's (1908), with the numbers that R documents for its t test.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -14,11 +15,14 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from kdtune.stats import (
+    bootstrap_corrected,
     detectable_difference,
     holm,
+    max_t,
     mean_interval,
     paired_difference,
     repeats_needed,
+    wilson_interval,
 )
 
 # extra hours of sleep under two drugs, ten patients
@@ -199,3 +203,182 @@ def test_equal_differences_of_accuracies_are_ties_whatever_the_rounding() -> Non
         b = [400 / 500, 380 / 500, 371 / 500]
         a = [value + 10 / images for value in b]
         assert paired_difference(a, b).p == 2.0 ** (1 - 3)
+
+
+def test_wins_ties_losses_by_hand() -> None:
+    # accuracies of 500 images; the second pair is equal but for rounding
+    got = paired_difference([0.9, 0.1 + 0.2, 0.5, 0.7], [0.8, 0.3, 0.6, 0.6])
+    assert (got.wins, got.ties, got.losses) == (2, 1, 1)
+    assert got.p_greater == (2 + 0.5) / 4
+    assert math.isnan(paired_difference([], []).p_greater)
+
+
+# -- max-T -----------------------------------------------------------------------------------------
+
+
+def t_size(d: np.ndarray, axis: int = -1) -> np.ndarray:
+    return abs(d.mean(axis)) / (d.std(axis, ddof=1) / math.sqrt(d.shape[axis]))
+
+
+def slow_max_t(d: np.ndarray) -> list[float]:
+    """Westfall and Young (1993), algorithm 4.1, pattern by pattern, over all 2^n of them."""
+    n, m = d.shape
+    observed = [float(t_size(d[:, j])) for j in range(m)]
+    order = sorted(range(m), key=lambda j: -observed[j])
+    counts = [0] * m
+    for signs in itertools.product([1, -1], repeat=n):
+        flipped = d * np.array(signs)[:, None]
+        for rank, j in enumerate(order):
+            rest = max(float(t_size(flipped[:, k])) for k in order[rank:])
+            counts[rank] += rest >= observed[j] - 1e-9
+    steps = np.maximum.accumulate(np.array(counts) / 2**n)
+    return [float(steps[order.index(j)]) for j in range(m)]
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_max_t_of_one_is_scipys_sign_flip(n: int) -> None:
+    d = np.random.default_rng(n).normal(0.5, 1, n)
+    want = stats.permutation_test(
+        (d,), t_size, permutation_type="samples", n_resamples=np.inf, alternative="greater"
+    )
+    assert max_t(d[:, None]) == exact([want.pvalue], abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 2), (6, 3), (7, 4)])
+def test_max_t_is_the_slow_one(n: int, m: int) -> None:
+    rng = np.random.default_rng(10 * n + m)
+    d = rng.normal(size=(n, 1)) + rng.normal(size=(n, m)) + np.linspace(0, 3, m)
+    assert max_t(d) == exact(slow_max_t(d), abs=1e-12)
+
+
+def test_max_t_of_drawn_patterns_is_near_the_exact() -> None:
+    d = np.random.default_rng(1).normal(0.4, 1, (15, 1))  # the first n that is not enumerated
+    (drawn,) = max_t(d)
+    exactly = stats.permutation_test(
+        (d[:, 0],), t_size, permutation_type="samples", n_resamples=np.inf, alternative="greater"
+    ).pvalue
+    assert 0.01 < exactly < 0.5
+    assert drawn == exact(exactly, abs=4 * math.sqrt(exactly * (1 - exactly) / 20_000))
+    assert max_t(d, seed=1) != max_t(d) == max_t(d)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(1, 5))
+def test_max_t_laws(seed: int, n: int, m: int) -> None:
+    rng = np.random.default_rng(seed)
+    d = rng.normal(size=(n, m)) + rng.normal(0, 2, m)
+    got = np.array(max_t(d))
+    assert (got >= 2 / 2**n - 1e-12).all() and (got <= 1).all()
+    # neither the order of repeats or comparisons, nor a unit, nor which side is which, is seen
+    order = rng.permutation(m)
+    units = rng.choice([-3, 0.01, 1, 7], m)
+    again = np.array(max_t((rng.permutation(d) * units)[:, order]))
+    assert again == exact(got[order], abs=1e-12)
+    # never below each comparison alone; the larger |t|, the smaller p
+    alone = np.array([max_t(d[:, [j]])[0] for j in range(m)])
+    assert (got >= alone - 1e-12).all()
+    assert (np.diff(got[np.argsort(-t_size(d, 0))]) >= -1e-12).all()
+
+
+def test_max_t_of_equal_differences() -> None:
+    # |t| is infinite where all are equal: for `same` as it is and negated; `mixed` becomes equal,
+    # too, under its own two patterns
+    zero, same, mixed = [0.0] * 6, [0.01] * 6, [0.01, -0.01] * 3
+    assert max_t(np.array([zero, same]).T) == [1.0, 2 / 2**6]
+    assert max_t(np.array([zero, same, mixed]).T) == [1.0, 4 / 2**6, 1.0]
+    assert all(map(math.isnan, max_t([[0.1, 0.2]])))
+
+
+# -- one run, and the best of many -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(179, 200, 0.8448, 0.9303), (50, 100, 0.4038, 0.5962), (146, 153, 0.909, 0.978)],
+)
+def test_wilson_as_tabulated(successes: int, n: int, low: float, high: float) -> None:
+    digits = 5e-4 if n == 153 else 5e-5
+    assert wilson_interval(successes, n) == exact((low, high), abs=digits)
+
+
+@given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_by_its_equation(n: int, share: float, level: float) -> None:
+    # its ends are the shares p at which (k/n - p)^2 = z^2 p (1 - p) / n
+    k, z = round(share * n), stats.norm.ppf((1 + level) / 2)
+    for p in wilson_interval(k, n, level):
+        assert (k / n - p) ** 2 == exact(z**2 * p * (1 - p) / n, abs=1e-12)
+    low, high = wilson_interval(k, n, level)
+    mirrored = wilson_interval(n - k, n, level)
+    assert 0 <= low <= k / n + 1e-12 and mirrored == exact((1 - high, 1 - low), abs=1e-12)
+
+
+def test_bootstrap_corrected_by_hand() -> None:
+    # of 2 images a bootstrap draws one twice (else nothing is left to judge by): the configuration
+    # that is right there is chosen, and is wrong on the other
+    got = bootstrap_corrected([[1, 0], [0, 1]])
+    assert (got.naive, got.corrected, got.low, got.high) == (0.5, 0, 0, 0)
+    # with one configuration there is no choice; each image is left out equally often
+    assert bootstrap_corrected([[1, 0, 1, 1]], draws=20_000).corrected == exact(0.75, abs=0.01)
+
+
+def test_the_best_of_equal_configurations_is_corrected() -> None:
+    # BBC-CV: of K = 10 that are right with 0.7, on 150 images, the best seems to be 0.76
+    rng = np.random.default_rng(0)
+    studies = [
+        bootstrap_corrected(rng.uniform(size=(10, 150)) < 0.7, draws=200) for _ in range(200)
+    ]
+    naive = np.array([s.naive for s in studies]) - 0.7
+    corrected = np.array([s.corrected for s in studies]) - 0.7
+    assert naive.mean() > 0.04
+    assert abs(corrected.mean()) < 4 * corrected.std(ddof=1) / math.sqrt(len(studies)) + 0.005
+    assert all(s.low <= s.corrected <= s.high for s in studies)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(20, 120))
+def test_bootstrap_corrected_laws(seed: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    correct = rng.uniform(size=(k, n)) < rng.uniform(0.3, 1, (k, 1))
+    got = bootstrap_corrected(correct, draws=400)
+    assert got == bootstrap_corrected(correct, draws=400)
+    assert got.naive == correct.mean(1).max()
+    # choosing cannot gain on images that did not choose: above naive by the draws' error alone
+    error = 4 * math.sqrt(0.25 / (0.36 * n)) / math.sqrt(400)
+    assert got.corrected <= got.naive + error
+    # the better by far is chosen always, and its mean is its own
+    sure = bootstrap_corrected([correct[0] * 0.0, correct[0] * 0.5 + 0.5], draws=400)
+    assert sure.corrected == exact(sure.naive, abs=error)
+
+
+# -- over many studies -----------------------------------------------------------------------------
+
+
+def within(share: float, n: int) -> float:
+    """Four standard errors of a share over n studies."""
+    return 4 * math.sqrt(share * (1 - share) / n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_the_t_interval_covers_what_it_says(n: int) -> None:
+    samples = np.random.default_rng(n).normal(0.3, 2, (10_000, n))
+    intervals = [mean_interval(sample) for sample in samples]
+    covered = np.mean([i.low <= 0.3 <= i.high for i in intervals])
+    assert covered == exact(0.95, abs=within(0.95, len(samples)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "m"), [(6, 3), (8, 10)])
+def test_family_wise_error_without_any_effect(n: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    studies = 4000
+    baseline, others = rng.normal(size=(studies, n, 1)), rng.normal(size=(studies, n, m))
+    by_holm = by_max_t = 0
+    for d in others - baseline:
+        by_holm += min(holm([paired_difference(column, 0 * column).p for column in d.T])) < 0.05
+        by_max_t += min(max_t(d)) <= 0.05
+    # Holm holds under any dependence; max-T knows of the common baseline and comes close to 5 %,
+    # down to the steps of 2 / 2^n
+    assert by_holm / studies <= 0.05 + within(0.05, studies)
+    steps = math.floor(0.05 / (2 / 2**n)) * (2 / 2**n)
+    assert by_max_t / studies == exact(steps, abs=within(steps, studies))

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from reference import Means, plain_loop
+from torch import Tensor
 
+import kdtune.views
 from kdtune.cache import Cache
 from kdtune.config import Run
 from kdtune.data import Data, load_data
@@ -76,13 +78,30 @@ def test_loader_workers_change_nothing(trainable: str, tiny: Run, teacher_folder
     assert_same(student, last, reference, means)
 
 
-def test_views_too_many_to_hold_are_made_batch_by_batch(
-    tiny: Run, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gigabytes", [0, 1])
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
+    trainable: str,
+    gigabytes: int,
+    tiny: Run,
+    teacher_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    *_, (reference, means) = plain_loop(tiny, teacher_folder)
-    monkeypatch.setattr("kdtune.stream.HELD_BYTES", 1)
-    student, last = over_stream(tiny, teacher_folder, Resources())
+    run = replace(tiny, trainable=trainable)
+    *_, (reference, means) = plain_loop(run, teacher_folder)
+    monkeypatch.setattr("kdtune.chunks.PIECE_BYTES", 1)  # one inference batch
+    made: list[Tensor] = []
+    centre = kdtune.views.centre
+    monkeypatch.setattr("kdtune.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
+    student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, last, reference, means)
+    val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
+    val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
+    times = 1 if gigabytes else run.epochs  # without a cache val is made anew in every epoch
+    assert sum(map(len, made)) == run.epochs * 75 + times * val + test
+    pieces = {"all": 3 * 3 + 16 + 32, "head": 16 + 32}[trainable] if gigabytes else 0
+    assert len(list(tmp_path.glob("views/*/*"))) == pieces
 
 
 def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:

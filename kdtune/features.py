@@ -1,0 +1,87 @@
+"""Features of a frozen backbone: what the student's head sees, computed once a repeat and epoch.
+
+With batch norm in train mode they depend on the batch, and those of val on how far the running
+statistics have drifted; both depend on the stream only, so one pass still serves every
+configuration.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from kdtune.cache import Tensors, Tick
+from kdtune.chunks import Chunks, collect, seed_step
+from kdtune.models import Classifier
+
+
+class Features:
+    """Features of the run's student, chunk by chunk.
+
+    Args:
+        chunks: the run's.
+        student: on its device, as it starts; a training chunk leaves its statistics in it.
+        views: views(split, epoch, size), uint8 [size, C, H, W] at a time.
+        student_print: fingerprint of its backbone where it is known.
+    """
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        student: Classifier,
+        views: Callable[[str, int, int], Iterator[Tensor]],
+        student_print: str | None = None,
+    ):
+        self.chunks, self.run, self.views = chunks, chunks.run, views
+        self.student = student.freeze(head=False)
+        # of the initial weights: a run that goes on loads its statistics afterwards
+        self.print = student_print or student.fingerprint(with_head=False)
+
+    def get(self, split: str, epoch: int) -> Tensor:
+        """Features, float32 [N, ...].
+
+        A run walks through its epochs in order, so the student always stands where the builder of
+        this chunk stood.
+        """
+        run, drifts = self.run, self.run.batch_norm == "train"
+        key = self.chunks.view_key(split, epoch) | self.chunks.compute_key
+        key |= {"student": self.print, "batch_norm": run.batch_norm}
+        if split == "train" or drifts:
+            key |= {"batch_size": run.batch_size}
+            key |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
+            key |= {"train_images": run.train_images}
+        build = self._train if split == "train" else self._eval
+
+        def build_chunk(tick: Tick) -> Tensors:
+            return build(split, epoch, tick)
+
+        chunk = self.chunks.get("features", split, epoch, key, build_chunk)
+        if split == "train" and drifts:
+            state = {k.removeprefix("state."): v for k, v in chunk.items() if k != "features"}
+            self.student.net.load_state_dict(state, strict=False)
+        return chunk["features"]
+
+    def _train(self, split: str, epoch: int, tick: Tick) -> Tensors:
+        self.student.set_mode(True, self.run.batch_norm == "train")
+        features = collect(self._steps(split, epoch), tick, self.chunks.count(split))
+        state = {f"state.{k}": v.cpu().clone() for k, v in self._statistics().items()}
+        return {"features": features, **state}
+
+    def _steps(self, split: str, epoch: int) -> Iterator[Tensor]:
+        for step, views in enumerate(self.views(split, epoch, self.run.batch_size)):
+            seed_step(self.run, epoch, step)
+            yield self._look(views)
+
+    def _eval(self, split: str, epoch: int, tick: Tick) -> Tensors:
+        self.student.set_mode(False)
+        views = self.views(split, epoch, self.chunks.inference_batch)
+        return {"features": collect(map(self._look, views), tick, self.chunks.count(split))}
+
+    @torch.no_grad()
+    def _look(self, views: Tensor) -> Tensor:
+        return self.student.features(views.to(self.chunks.resources.device)).cpu()
+
+    def _statistics(self) -> Tensors:
+        """Batch norm's running statistics, and whatever else the network keeps in buffers."""
+        kept = self.student.net.state_dict()
+        return {name: kept[name] for name, _ in self.student.net.named_buffers() if name in kept}

@@ -1,0 +1,159 @@
+"""Folders of studies whose truth is known: real records of constructed numbers, without a run.
+
+A study is given as the last val accuracies of each configuration by repeat, `{0.5: [0.8, 0.81]}`;
+a float is a configuration of that alpha, any other is a `Run`. None is a run that has not started.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import kdtune
+from kdtune.analysis import Results
+from kdtune.config import HYPERPARAMETERS, Run, Study
+from kdtune.results import PREDICTIONS, Records
+
+RUN = Run(data="fashion", epochs=3, lr=0.05)
+IMAGES = {"train": 300, "val": 500, "test": 1000}
+Last = Mapping[float | Run, Sequence[float | None]]
+Fates = Mapping[tuple[float | Run, int], str]
+
+
+def at(alpha: float, repeat: int = 0, **values: object) -> Run:
+    """A run of these hyperparameters, else those of RUN."""
+    return replace(RUN, alpha=alpha, repeat=repeat, **values)  # type: ignore[arg-type]
+
+
+def metrics(run: Run, acc: float, split: str = "val") -> dict[str, float | int | None]:
+    """All metrics of a split of an epoch; all but teacher_acc change with the accuracy."""
+    ce, distill = 1.5 - acc, None if run.alpha == 1 else 2.25 - acc
+    return {
+        **{"n_examples": IMAGES[split], "loss": 2 - acc, "ce": ce, "distill": distill},
+        **{"acc": acc, "teacher_acc": 0.9, "logit_diff": 1.2 - acc},
+        **{"agreement": 0.05 + 0.9 * acc, "kl": 1.1 - acc},
+    }
+
+
+def write_records(
+    folder: Path,
+    curves: Mapping[Run, Sequence[float]],
+    fates: Mapping[Run, str] | None = None,
+    attempt: int = 0,
+    error: str = "ValueError: boom",
+) -> None:
+    """A part of the records: val accuracies by epoch of each run, completed if no fate is given.
+
+    A "running" or "truncated" one is without an end. Test's accuracy is val's - 0.1.
+    """
+    records = Records(folder)
+    for run, accs in curves.items():
+        records.start(run, attempt)
+        for epoch, acc in enumerate(accs):
+            splits = {"train": metrics(run, min(1, acc + 0.05), "train"), "val": metrics(run, acc)}
+            if epoch == run.epochs - 1:
+                splits["test"] = metrics(run, acc - 0.1, "test")
+            records.epoch(run, attempt, epoch, 0.5, splits)
+        fate = (fates or {}).get(run, "completed")
+        if fate in ("completed", "failed", "pruned"):
+            records.end(run, attempt, fate, error if fate == "failed" else None, "node7")
+    records.close()
+
+
+def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
+    """Change lines of the first part of the records, in place."""
+    file = folder / "epochs" / "00000.jsonl"
+    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    for line in lines:
+        change(line)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def curve(last: float, epochs: int) -> list[float]:
+    """Accuracies that rise evenly to the last."""
+    return [last * (epoch + 1) / epochs for epoch in range(epochs)]
+
+
+def make(
+    folder: Path, last: Last, fates: Fates | None = None, error: str = "ValueError: boom", **study
+) -> Results:
+    """A study's folder, read; `study` are fields of Study in place of those that `last` implies."""
+    runs = {key: key if isinstance(key, Run) else at(key) for key in last}
+    names = [n for n in HYPERPARAMETERS if len({getattr(r, n) for r in runs.values()}) > 1]
+    space = {n: list(dict.fromkeys(getattr(r, n) for r in runs.values())) for n in names}
+    implied = {"name": "made", "run": RUN, "space": space, "repeats": max(map(len, last.values()))}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(Study(**implied | study).to_json())
+    curves = {
+        replace(runs[key], repeat=r): curve(acc, runs[key].epochs)
+        for key, accs in last.items()
+        for r, acc in enumerate(accs)
+        if acc is not None
+    }
+    ends = {replace(runs[key], repeat=r): fate for (key, r), fate in (fates or {}).items()}
+    cut = {run: accs[:1] if ends.get(run) == "truncated" else accs for run, accs in curves.items()}
+    write_records(folder, cut, ends, error=error)
+    return kdtune.load(folder)
+
+
+def trials_of(last: Last) -> pd.DataFrame:
+    """The completed trials of `make` without a folder, accuracies at the last epoch alone."""
+    rows = []
+    for key, accs in last.items():
+        run = key if isinstance(key, Run) else at(key)
+        config = {f"config/{name}": value for name, value in run.config.items()}
+        for r, acc in enumerate(accs):
+            if acc is not None:
+                own = {"trial_id": replace(run, repeat=r).trial_id, "config_id": run.config_id}
+                fate = {"repeat": r, "status": "completed", "val/acc@last": acc}
+                rows.append(own | config | fate)
+    return pd.DataFrame(rows).sort_values(["config_id", "repeat"], ignore_index=True)
+
+
+def draw(
+    effects: Mapping[float | Run, float],
+    repeats: int,
+    seed: int = 0,
+    sd: float = 0.01,
+    shared: float = 0.02,
+) -> dict[float | Run, list[float]]:
+    """Accuracies 0.7 + effect + what a repeat shares + noise, as normal numbers.
+
+    Paired differences have the standard deviation sqrt(2) sd; numbers correlate over repeats with
+    shared^2 / (shared^2 + sd^2).
+    """
+    rng = np.random.default_rng(seed)
+    both = rng.normal(0.7, shared, repeats)
+    noise = rng.normal(0, sd, (len(effects), repeats))
+    return {k: list(both + e + noise[i]) for i, (k, e) in enumerate(effects.items())}
+
+
+def grid(alphas: Sequence[float], **values: Sequence[object]) -> list[Run]:
+    """The configurations of a grid, twins left out, as `Study.runs` gives them."""
+    return Study(run=RUN, space={"alpha": alphas, **values}).runs()  # type: ignore[arg-type]
+
+
+def write_predictions(results: Results, wrong_together: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """predictions.parquet of the completed runs: on val as many correct as the accuracy says.
+
+    Args:
+        results: of the study.
+        wrong_together: how much images differ in difficulty, in sd; 0: all are equally hard.
+        seed: of the choice of the images.
+    """
+    rng = np.random.default_rng(seed)
+    n = IMAGES["val"]
+    hard = rng.normal(0, wrong_together, n)
+    parts = []
+    for _, trial in results.trials[results.trials.status == "completed"].iterrows():
+        right = round(trial["val/acc@last"] * n)
+        order = np.argsort(hard + rng.normal(size=n))
+        correct = np.isin(np.arange(n), order[:right])
+        columns = {"trial_id": trial.trial_id, "split": "val", "example": range(n)}
+        parts.append(pd.DataFrame(columns | {"correct": correct}))
+    frame = pd.concat(parts, ignore_index=True)
+    frame.to_parquet(results.folder / PREDICTIONS, index=False)
+    return frame

@@ -1,0 +1,38 @@
+"""kdtune.chunks: laws of cutting rows anew; the order that a repeat fixes."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtune.chunks import collect, epoch_order, rebatched
+from kdtune.config import Run
+
+SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
+
+
+@given(SIZES, st.integers(1, 9))
+def test_rebatched_rows_are_the_same_rows(sizes: list[int], size: int) -> None:
+    total = sum(sizes)
+    a, b = torch.arange(total), torch.arange(2 * total).view(total, 2)
+    batches = list(rebatched(zip(a.split(sizes), b.split(sizes), strict=True), size))
+    assert [len(x) for x, _ in batches] == [len(x) for x in a.split(size)]
+    assert torch.equal(torch.cat([x for x, _ in batches]), a)
+    assert torch.equal(torch.cat([y for _, y in batches]), b)
+
+
+@given(SIZES)
+def test_collected_batches_are_their_concatenation(sizes: list[int]) -> None:
+    whole = torch.arange(3 * sum(sizes), dtype=torch.uint8).view(-1, 3)
+    said: list[tuple[int, int]] = []
+    found = collect(whole.split(sizes), lambda *so_far: said.append(so_far), len(whole))
+    assert torch.equal(found, whole) and found.dtype == torch.uint8
+    assert said[-1] == (len(whole), len(whole)) and len(said) == len(sizes)
+
+
+def test_the_order_is_the_repeats_and_the_epochs() -> None:
+    order = epoch_order(Run(repeat=1), 50, 2)
+    assert sorted(order.tolist()) == list(range(50))
+    assert torch.equal(epoch_order(Run(repeat=1, lr=0.5, batch_size=7), 50, 2), order)
+    for other in (Run(repeat=2), Run(repeat=1, seed=3)):
+        assert not torch.equal(epoch_order(other, 50, 2), order)
+    assert not torch.equal(epoch_order(Run(repeat=1), 50, 3), order)
