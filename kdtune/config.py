@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -168,7 +169,8 @@ class Study:
     name: str = ""
     """Name of the study, its folder in --out. By default that of the data's folder."""
     out: str = "runs"
-    """Folder of all studies."""
+    """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
+    (AWS_ENDPOINT_URL names another service than Amazon's)."""
     run: Run = field(default_factory=Run)
     space: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     repeats: int = 4
@@ -233,13 +235,22 @@ class Study:
         return [name for name, values in self.space.items() if len(set(values)) > 1]
 
     @property
+    def uri(self) -> str | None:
+        """Where the study lives on an object store, out/name; None where out is a folder."""
+        return f"{self.out.rstrip('/')}/{self.name}" if "://" in self.out else None
+
+    @property
     def folder(self) -> Path:
-        """Where the study lives: out/name."""
-        return Path(self.out) / self.name
+        """Where the study lives, out/name, or this machine's working folder of one on a store."""
+        if self.uri is None:
+            return Path(self.out) / self.name
+        digest = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        return caches / "kdtune" / "studies" / digest / self.name
 
     def absolute(self) -> "Study":
         """The same study with absolute paths, since a trial runs in another folder."""
-        paths = {"out": str(Path(self.out).expanduser().absolute())}
+        paths = {} if self.uri else {"out": str(Path(self.out).expanduser().absolute())}
         if self.cache is not None:
             paths["cache"] = str(Path(self.cache).expanduser().absolute())
         return replace(self, run=self.run.absolute(), **paths)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,12 @@ Line = dict[str, Any]
 
 
 class Records:
-    """Writer of the records of a study, one new part a start."""
+    """Writer of the records of a study, a new part at each start and whenever it is told."""
 
     def __init__(self, folder: Path):
-        parts = folder / "epochs"
-        parts.mkdir(parents=True, exist_ok=True)
-        number = max((int(p.stem) for p in parts.glob("*.jsonl")), default=-1) + 1
-        self._file = (parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
+        self._parts = folder / "epochs"
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._file = self._new_part()
 
     def start(self, run: Run, attempt: int) -> None:
         """A trial starts."""
@@ -66,9 +65,19 @@ class Records:
         """A trial has ended, completed, pruned or failed, on the machine `node`."""
         self._write("end", run, attempt, status=status, error=error, node=node)
 
+    def roll(self) -> None:
+        """Begin a new part, so that those before never change again."""
+        if self._file.tell():
+            self._file.close()
+            self._file = self._new_part()
+
     def close(self) -> None:
         """No more lines."""
         self._file.close()
+
+    def _new_part(self) -> TextIO:
+        number = max((int(p.stem) for p in self._parts.glob("*.jsonl")), default=-1) + 1
+        return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
     def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> None:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
@@ -112,10 +121,15 @@ def read_lines(folder: Path) -> tuple[list[Line], list[str]]:
     return list(_lines(folder, torn)), torn
 
 
-def read_frames(folder: Path) -> Frames:
-    """The records of a study's folder as dataframes."""
+def read_frames(folder: Path, running: bool | None = None) -> Frames:
+    """The records of a study's folder as dataframes.
+
+    Args:
+        folder: of the study.
+        running: whether a process runs it, where that is known otherwise than by its lock.
+    """
     torn: list[str] = []
-    running = is_running(folder)
+    running = is_running(folder) if running is None else running
     starts: dict[str, Line] = {}
     ends: dict[str, Line] = {}
     epochs = _Epochs()
