@@ -96,7 +96,7 @@ class Results:
                     f"{trial['repeat']}, {have}{reason}"
                 )
         missing = len(self.study.runs()) * self.study.repeats - len(self.trials)
-        if missing > 0:
+        if missing > 0 and self.study.policy == "all" and not self.study.stop_early:
             words.append(f"{missing} runs have not started")
         return words
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +100,7 @@ class Study:
         pattern = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
         fits = re.fullmatch(pattern, self.name) is not None
         check(self, "name", fits, f"match {pattern} (letters, digits, . _ -)")
-        check(self, "repeats", self.repeats >= 1, "be 1 or more")
+        check(self, "repeats", 1 <= self.repeats < 1000, "be 1 or more, and below 1000")
         check(self, "gpus", self.gpus is None or self.gpus >= 0, "be 0 or more")
         whole = self.gpus_per_trial == int(self.gpus_per_trial)
         fits = 0 < self.gpus_per_trial < 1 or (whole and self.gpus_per_trial >= 1)
@@ -207,7 +207,8 @@ def _values(name: str, values: object) -> Values:
     if name not in HYPERPARAMETERS:
         raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
     if isinstance(values, Range):
-        return values
+        real = next(f for f in fields(Run) if f.name == name).type is float
+        return replace(values, low=float(values.low), high=float(values.high)) if real else values
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
     if not values:

@@ -30,9 +30,9 @@ class Records:
         number = max((int(p.stem) for p in parts.glob("*.jsonl")), default=-1) + 1
         self._file = (parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
-    def start(self, run: Run, attempt: int) -> None:
-        """A trial starts."""
-        self._write("start", run, attempt, config=run.config, epochs=run.epochs)
+    def start(self, run: Run, attempt: int, phase: str = "search") -> Line:
+        """A trial starts, in a phase of the search (see `ledger`)."""
+        return self._write("start", run, attempt, config=run.config, epochs=run.epochs, phase=phase)
 
     def epoch(
         self,
@@ -41,11 +41,13 @@ class Records:
         epoch: int,
         seconds: float,
         splits: Mapping[str, Mapping[str, float | int | None]],
-    ) -> None:
+    ) -> list[Line]:
         """An epoch of a trial has ended: a line a split."""
-        for split, metrics in splits.items():
-            values = {"epoch": epoch, "split": split, **metrics, "seconds": seconds}
-            self._write("epoch", run, attempt, **values)
+        own = {"epoch": epoch, "seconds": seconds}
+        return [
+            self._write("epoch", run, attempt, split=split, **metrics, **own)
+            for split, metrics in splits.items()
+        ]
 
     def end(
         self,
@@ -54,19 +56,20 @@ class Records:
         status: str,
         error: str | None = None,
         node: str | None = None,
-    ) -> None:
+    ) -> Line:
         """A trial has ended, completed, pruned or failed, on the machine `node`."""
-        self._write("end", run, attempt, status=status, error=error, node=node)
+        return self._write("end", run, attempt, status=status, error=error, node=node)
 
     def close(self) -> None:
         """No more lines."""
         self._file.close()
 
-    def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> None:
+    def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> Line:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
         line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+        return line
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ class Frames:
     """One row per trial, epoch, split: trial_id, config_id, config/*, repeat, epoch, split,
     n_examples, the metrics, seconds."""
     trials: pd.DataFrame
-    """One row per trial: trial_id, config_id, config/*, repeat, status, error, n_epochs,
-    n_epochs_planned, val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
+    """One row per trial: trial_id, config_id, config/*, repeat, phase (search, confirm or final),
+    status (completed, pruned, failed or truncated), error, n_epochs, n_epochs_planned,
+    val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
     torn: list[str]
     """Lines that could not be read, as file:line."""
 
@@ -130,12 +134,16 @@ def read_frames(folder: Path) -> Frames:
         epochs[name] = epochs[name].astype(float)
     by_trial = dict(list(epochs.groupby("trial_id")))
     trials = [
-        configs[trial] | start | _end(ends[trial]) | _reduce(by_trial.get(trial, epochs[:0]))
+        configs[trial]
+        | {"phase": "search"}
+        | start
+        | _end(ends[trial])
+        | _reduce(by_trial.get(trial, epochs[:0]))
         for trial, start in starts.items()
     ]
     scopes = [f"val/{m}@{s}" for m in METRICS for s in ("last", "best", "last-5-avg")]
     scopes += [f"test/{m}@last" for m in METRICS]
-    own = ["status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
+    own = ["phase", "status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
     frame = pd.DataFrame(trials).rename(columns={"epochs": "n_epochs_planned"})
     frame = frame.reindex(columns=[*columns, *own])
     return Frames(epochs, frame.sort_values(["config_id", "repeat"], ignore_index=True), torn)
