@@ -106,7 +106,9 @@ class Results:
         counts = self.trials.status.value_counts()
         done = int(counts.get("completed", 0))
         ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
-        planned = max(len(self.study.runs()) * self.study.repeats, len(self.trials))
+        planned = len(self.trials)
+        if self.study.is_fixed:
+            planned = max(len(self.study.runs()) * self.study.repeats, planned)
         if ended == planned:
             rest = f", {planned - done} failed or pruned" if done < planned else ""
             return f"complete: {done} runs{rest}"
