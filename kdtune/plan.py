@@ -283,15 +283,21 @@ class Plan:
         """Whether a run that now reports these epochs has fallen behind.
 
         Compared with the others of its side at the same epoch of the same repeat, the first, which
-        is the only one that every configuration runs.
+        is the only one that every configuration runs. The best of a side is never stopped: it has
+        ended.
         """
         if not self.study.stop_early or run.repeat != 0:
             return False
+        tried = self.known.tried
         for epoch in epochs:
-            rung = (run.alpha == 1, run.epochs, epoch["number"] + 1)
-            others = self.known.rungs.get(rung, {})
-            looks = epoch["number"] + 1 in rungs(run.epochs) and run.config_id not in others
-            if looks and behind(epoch["splits"]["val"][SCORE], list(others.values())):
+            count = epoch["number"] + 1
+            here = self.known.rungs.get((run.alpha == 1, run.epochs, count), {})
+            if count not in rungs(run.epochs) or run.config_id in here:
+                continue  # no rung, or one that it passed before it was cut off
+            ended = [
+                (score, tried[c].scores[0]) for c, score in here.items() if 0 in tried[c].scores
+            ]
+            if behind(epoch["splits"]["val"][SCORE], ended):
                 self.stopped.add(run.trial_id)
                 return True
         return False
