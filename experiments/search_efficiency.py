@@ -24,9 +24,9 @@ import argparse
 import heapq
 import math
 import random
+import resource
 import sys
 import time
-import tracemalloc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -395,8 +395,7 @@ def simulate(gpus: int, trials: int) -> str:
 
 
 def _simulate(study: Study, gpus: int) -> str:
-    rng = random.Random(0)
-    tracemalloc.start()
+    rng, before = random.Random(0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     plan, clock, busy, spent, calls, worst = Plan(study, width=gpus), 0.0, 0.0, 0.0, 0, 0.0
     flights: list[tuple[float, int, Run]] = []
     number = 0
@@ -429,11 +428,10 @@ def _simulate(study: Study, gpus: int) -> str:
         for line in ended:
             plan.take(line)
         spent += time.perf_counter() - started
-    memory = tracemalloc.get_traced_memory()[1] / 2**20
-    tracemalloc.stop()
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return (
         f"{number} trials, {1000 * spent / number:.2f} ms a trial to decide (worst {worst:.2f} s), "
-        f"{memory:.0f} MiB, GPUs busy {100 * busy / clock / gpus:.1f} %"
+        f"{memory:.0f} MiB more, GPUs busy {100 * busy / clock / gpus:.1f} %"
     )
 
 
