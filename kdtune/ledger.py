@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdtune.config import BUDGET, Run, Study
 from kdtune.race import Table
@@ -29,7 +30,9 @@ SCORE = "acc"
 
 def phase_of(repeat: int) -> Phase:
     """The phase that a repeat belongs to."""
-    return max(FIRST, key=lambda phase: (FIRST[phase] <= repeat, FIRST[phase]))
+    if repeat >= FIRST["confirm"]:
+        return "final" if repeat >= FIRST["final"] else "confirm"
+    return "search"
 
 
 @dataclass
@@ -88,7 +91,9 @@ class Ledger:
         """What failed and may go better once mended; what diverged would diverge again."""
         self.rungs: dict[tuple[bool, int, int], dict[str, float]] = {}
         """By side (is it plain), planned epochs and epochs done: scores of the first repeat."""
+        self.by_number: list[Tried] = []
         self._table: Table = np.full((16, study.repeats), math.nan)
+        self._is_plain = np.zeros(16, dtype=bool)
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
 
@@ -107,11 +112,15 @@ class Ledger:
         elif line["kind"] == "end":
             self._end(self.tried[config_id], repeat, line["status"], line["error"])
 
+    @property
     def table(self) -> Table:
         """Scores of the search, [configurations, repeats]; of those that are out, none."""
-        table = self._table[: len(self.tried)].copy()
-        table[[tried.number for tried in self.tried.values() if tried.out]] = math.nan
-        return table
+        return self._table[: len(self.tried)]
+
+    @property
+    def is_plain(self) -> NDArray[np.bool_]:
+        """Which rows of the table are plain training."""
+        return self._is_plain[: len(self.tried)]
 
     def add(self, run: Run) -> Tried:
         """A configuration that is to be tried."""
@@ -119,6 +128,9 @@ class Ledger:
         tried = self.tried[run.config_id] = Tried(run, len(self.tried))
         if tried.number >= len(self._table):
             self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
+            self._is_plain = np.concatenate([self._is_plain, np.zeros_like(self._is_plain)])
+        self._is_plain[tried.number] = tried.plain
+        self.by_number.append(tried)
         return tried
 
     def start(self, run: Run) -> None:
@@ -145,7 +157,7 @@ class Ledger:
         self.running.pop(run.trial_id, None)
         if status == "completed":
             tried.scores[repeat] = self._last[run.trial_id]
-            if repeat < self.study.repeats:
-                self._table[tried.number, repeat] = tried.scores[repeat]
         elif status == "failed" and not str(error).startswith("Diverged"):
             self.failed[run.trial_id] = run
+        known = {} if tried.out else tried.scores
+        self._table[tried.number] = [known.get(r, math.nan) for r in range(self.study.repeats)]

@@ -7,6 +7,7 @@ functions of `race` and `stopping`.
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,7 @@ class Plan:
         """Trials in flight that were told to stop; their ends are written as pruned."""
         self._again: dict[str, Run] = {}
         self._heap: list[tuple[int, int, int, str]] = []
-        self._promoted: list[Run] | None = None
+        self._promoted: deque[tuple[int, float, Tried]] | None = None
         self._proposer = Proposer(study) if study.search != "grid" else None
         self._exhausted = False
         for run in study.runs():
@@ -72,7 +73,8 @@ class Plan:
         if run is not None:
             self.known.start(run)
             self._again.pop(run.trial_id, None)
-            self._promoted = None
+            if self._promoted and self._promoted[0][2].run.config_id == run.config_id:
+                self._promoted.popleft()
         return run
 
     @property
@@ -160,7 +162,8 @@ class Plan:
             if self._promoted is None:
                 self._promoted = self._promotions()
             if self._promoted:
-                return self._promoted[0]
+                repeat, _, tried = self._promoted[0]
+                return replace(tried.run, repeat=repeat)
         return None
 
     def _propose(self) -> bool:
@@ -177,11 +180,12 @@ class Plan:
                 break
         return True
 
-    def _promotions(self) -> list[Run]:
+    def _promotions(self) -> deque[tuple[int, float, Tried]]:
         """The next repeats of configurations in question that have no run in flight.
 
         Those with the fewest repeats first, of these the best; the best of plain training keeps up
-        with the best that is distilled.
+        with the best that is distilled. One repeat each, or as many as it takes to fill the
+        machine: a round of a race cannot be shorter than a run.
         """
         chosen: list[Tried] = []
         sides = self.in_question()
@@ -192,31 +196,31 @@ class Plan:
             best, plain = sides[False][0], sides[True][0]
             if len(plain.scores) < len(best.scores) and plain not in chosen:
                 chosen.append(plain)
-        next_of = [(t, self._next_repeat(t)) for t in chosen if "running" not in t.status.values()]
-        left = [(t, repeat) for t, repeat in next_of if repeat < self.study.repeats]
-        left.sort(key=lambda item: (item[1], -item[0].scores[0]))
-        return [replace(tried.run, repeat=repeat) for tried, repeat in left]
-
-    @staticmethod
-    def _next_repeat(tried: Tried) -> int:
-        return next(repeat for repeat in range(MOST) if repeat not in tried.status)
+        left = [
+            (t, [repeat for repeat in range(self.study.repeats) if repeat not in t.status])
+            for t in chosen
+            if "running" not in t.status.values()
+        ]
+        step = max(1, self.width // max(1, len(left)))
+        runs = [(r, -t.scores[0], t) for t, repeats in left for r in repeats[:step]]
+        return deque(sorted(runs, key=lambda item: item[:2]))
 
     def in_question(self) -> dict[bool, list[Tried]]:
         """Of plain training (True) and distilling (False): those that may be the best, best first.
 
         With the policy "all" nothing is raced: all that have a mean.
         """
-        every, table = list(self.known.tried.values()), self.known.table()
+        table, is_plain = self.known.table, self.known.is_plain
         sd, df = noise(table)
         sides = {}
         for side in (True, False):
-            rows = [t.number for t in every if t.plain == side]
+            rows = np.flatnonzero(is_plain == side)
             if self.study.policy == "race":
                 alive = in_question(table[rows], sd, df, self.study.race_level)
             else:
                 alive = leading(table[rows]) > 0
-            kept = [row for row, is_alive in zip(rows, alive, strict=True) if is_alive]
-            sides[side] = [every[row] for row in best_first(table, kept)] if kept else []
+            best = best_first(table, rows[alive].tolist())
+            sides[side] = [self.known.by_number[row] for row in best]
         return sides
 
     def _of_confirmation(self) -> Run | None:
@@ -283,15 +287,21 @@ class Plan:
         """Whether a run that now reports these epochs has fallen behind.
 
         Compared with the others of its side at the same epoch of the same repeat, the first, which
-        is the only one that every configuration runs.
+        is the only one that every configuration runs. The best of a side is never stopped: it has
+        ended.
         """
         if not self.study.stop_early or run.repeat != 0:
             return False
+        tried = self.known.tried
         for epoch in epochs:
-            rung = (run.alpha == 1, run.epochs, epoch["number"] + 1)
-            others = self.known.rungs.get(rung, {})
-            looks = epoch["number"] + 1 in rungs(run.epochs) and run.config_id not in others
-            if looks and behind(epoch["splits"]["val"][SCORE], list(others.values())):
+            count = epoch["number"] + 1
+            here = self.known.rungs.get((run.alpha == 1, run.epochs, count), {})
+            if count not in rungs(run.epochs) or run.config_id in here:
+                continue  # no rung, or one that it passed before it was cut off
+            ended = [
+                (score, tried[c].scores[0]) for c, score in here.items() if 0 in tried[c].scores
+            ]
+            if behind(epoch["splits"]["val"][SCORE], ended):
                 self.stopped.add(run.trial_id)
                 return True
         return False

@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from kdtune.config import Run, Study, derive_seed
@@ -50,6 +50,9 @@ class Proposer:
         """A configuration that has been proposed, and is being tried."""
         if run.config_id in self.known:
             return
+        if self.study.search == "random":  # which learns nothing
+            self.known[run.config_id] = (run.alpha == 1, 0)
+            return
         plain = run.alpha == 1
         free = self._free(run)
         params = {name: getattr(run, name) for name in free}
@@ -67,6 +70,8 @@ class Proposer:
         A value that is no finite number is a failure: Optuna would leave the trial running.
         """
         plain, number = self.known[run.config_id]
+        if self.study.search == "random":
+            return
         if pruned:
             self.sides[plain].tell(number, state=TrialState.PRUNED)
         elif value is None or not math.isfinite(value):
@@ -100,7 +105,11 @@ class Proposer:
     def _ask(self, plain: bool, seed: int) -> Run:
         """A configuration of one side, known or not."""
         side = self.sides[plain]
-        side.sampler = self._sampler(seed % 2**32)
+        if self.study.search == "random":
+            side = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
+        else:  # group: hyperparameters that only some configurations have are modelled apart
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                side.sampler = TPESampler(seed=seed % 2**32, multivariate=True, group=True)
         trial = side.ask()
         config: dict[str, Any] = {n: getattr(self.study.run, n) for n in HYPERPARAMETERS}
         for name in (*DECIDING, *(n for n in HYPERPARAMETERS if n not in DECIDING)):
@@ -111,13 +120,6 @@ class Proposer:
                 config[name] = _suggest(trial, name, values)
         side.tell(trial, state=TrialState.FAIL)  # the sampler leaves failures out
         return replace(self.study.run, repeat=0, **config)
-
-    def _sampler(self, seed: int) -> BaseSampler:
-        if self.study.search == "random":
-            return RandomSampler(seed=seed)
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            # group: hyperparameters that only some configurations have are modelled among those
-            return TPESampler(seed=seed, multivariate=True, group=True)
 
     def _values(self, name: str, plain: bool) -> Values:
         return self.alphas[plain] if name == "alpha" else self.study.values(name)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -110,7 +111,7 @@ class Run:
         """The hyperparameters, without those that have no effect (see `canonical`)."""
         return canonical({name: getattr(self, name) for name in HYPERPARAMETERS})
 
-    @property
+    @cached_property
     def config_id(self) -> str:
         """Eight hex digits that name the configuration, whatever the repeat."""
         text = json.dumps(self.config, sort_keys=True)

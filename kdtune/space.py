@@ -38,7 +38,9 @@ class Range:
             raise InputError(f"a range with :log must begin above 0, but got {self}")
 
     def __str__(self) -> str:
-        return f"{self.low}..{self.high}" + (":log" if self.log else "")
+        short = {end: f"{end:g}" for end in (self.low, self.high)}
+        ends = (text if float(text) == end else repr(end) for end, text in short.items())
+        return "..".join(ends) + (":log" if self.log else "")
 
     @staticmethod
     def parse(text: str, kind: type[int] | type[float]) -> "Range":
