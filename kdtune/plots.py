@@ -43,6 +43,13 @@ NAMES = {
     "agreement": "agreement with the teacher",
     "gap": "teacher's accuracy − student's",
 }
+ZOOMED, UNZOOMED = ("acc", "loss", "logit_diff"), ("ce", "distill")
+"""Metrics whose curves are drawn, with their end apart or without."""
+FIGURES = {
+    *(*ZOOMED, *(f"{metric}-last-{ZOOM}" for metric in ZOOMED), *UNZOOMED),
+    *("repeats", "differences", "heat-map", "importance", "fidelity"),
+}
+"""Names of all pictures that there may be."""
 
 
 def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
@@ -51,13 +58,10 @@ def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
         if not len(completed(results.trials)):
             return
         shown = shown_configs(results, rule)
-        for metric in ("acc", "loss", "logit_diff"):
-            yield curves(results, metric, shown)
-            yield curves(results, metric, shown, ZOOM)
-        for metric in ("ce", "distill"):
-            yield curves(results, metric, shown)
-        yield dots(results, rule)
         for picture in (
+            *(curves(results, m, shown, last) for m in ZOOMED for last in (None, ZOOM)),
+            *(curves(results, m, shown) for m in UNZOOMED),
+            dots(results, rule),
             forest(results, rule),
             heat_map(results, rule),
             importance_bars(results, rule),
@@ -94,8 +98,13 @@ def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
     return frame.sort_values([by, "epoch"], ignore_index=True)
 
 
-def curves(results: Results, metric: str, shown: Sequence[str], last: int | None = None) -> Picture:
-    """A metric of val over the epochs; of the last ones alone, if `last` says how many."""
+def curves(
+    results: Results, metric: str, shown: Sequence[str], last: int | None = None
+) -> Picture | None:
+    """A metric of val over the epochs; of the last ones alone, if `last` says how many.
+
+    None where no configuration has it: plain training has no distillation term.
+    """
     val = results.epochs[results.epochs.split == "val"]
     val = val[val.trial_id.isin(completed(results.trials).trial_id)]
     end = val.epoch.max() + 1
@@ -103,10 +112,12 @@ def curves(results: Results, metric: str, shown: Sequence[str], last: int | None
     val = val[(val.epoch >= start) & val.config_id.isin(shown)]
     val = val[((end - 1 - val.epoch) % stride(val) == 0)]
     frame = curve_frame(val, "config_id", metric)
+    if not len(frame):
+        return None
     figure, axes = new_axes()
     for i, config in enumerate(shown):
         line = frame[frame.config_id == config]
-        if not len(line):  # plain training has no distillation term
+        if not len(line):
             continue
         for _, run in val[val.config_id == config].groupby("repeat"):
             axes.plot(run.epoch + 1, run[metric], color=COLOURS[i], lw=0.4, alpha=0.35)

@@ -122,7 +122,9 @@ def test_a_changing_number_of_repeats_is_named(tmp_path) -> None:
 def test_plain_training_has_no_distillation_term(wide) -> None:
     shown = plots.shown_configs(wide, RULE)
     assert at(1.0).config_id in shown
-    assert not any("alpha = 1 " in name for name in means(plots.curves(wide, "distill", shown)))
+    names = means(plots.curves(wide, "distill", shown))
+    assert len(names) == 6 and not any("alpha = 1 " in name for name in names)
+    assert plots.curves(wide, "distill", [at(1.0).config_id]) is None
 
 
 def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
@@ -139,7 +141,7 @@ def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
 def test_all_figures_of_a_study(wide, tmp_path) -> None:
     names = [picture.name for picture in plots.pictures(wide, RULE)]
     curves = [f"{m}{z}" for m in ("acc", "loss", "logit_diff") for z in ("", "-last-15")]
-    assert names[:6] == curves
+    assert names[:6] == curves and set(names) == plots.FIGURES
     assert set(names[6:]) == {
         *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity")
     }
