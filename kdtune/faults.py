@@ -75,6 +75,7 @@ def _without_numbers(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
 
 def _other_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     """Configurations with as many repeats as others, but not the same."""
+    trials = trials[trials.phase == "search"]  # later phases are of some configurations by design
     sets = completed(trials).groupby("config_id")["repeat"].agg(lambda r: frozenset(r))
     if not len(sets):
         return []

@@ -73,7 +73,7 @@ def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
 
 def shown_configs(results: Results, rule: Rule, most: int = MOST) -> list[str]:
     """The config_ids of the best, in the order of their means, and of the baseline."""
-    values = well_run(by_repeat(results.trials, rule.metric, rule.scope))
+    values = well_run(by_repeat(results.of_search, rule.metric, rule.scope))
     order = list((-rule.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(rule)
     baseline = [str(table.baseline[0])] if len(table) else []
@@ -106,7 +106,7 @@ def curves(
     None where no configuration has it: plain training has no distillation term.
     """
     val = results.epochs[results.epochs.split == "val"]
-    val = val[val.trial_id.isin(completed(results.trials).trial_id)]
+    val = val[val.trial_id.isin(completed(results.of_search).trial_id)]
     end = val.epoch.max() + 1
     start = 0 if last is None else max(0, end - last)
     val = val[(val.epoch >= start) & val.config_id.isin(shown)]
@@ -146,7 +146,7 @@ def stride(val: pd.DataFrame) -> int:
 def dots(results: Results, rule: Rule) -> Picture:
     """Every repeat of every configuration, its mean and interval."""
     shown = shown_configs(results, rule, MOST_ROWS)
-    values = by_repeat(results.trials, rule.metric, rule.scope)
+    values = by_repeat(results.of_search, rule.metric, rule.scope)
     figure, axes = new_axes(rows=len(shown))
     scale = _scale(rule)
     for y, config in enumerate(shown):
@@ -194,7 +194,7 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
     """Mean over alpha and temperature; None where not both are searched."""
     if not {"alpha", "temperature"} <= set(results.by):
         return None
-    done = completed(results.trials)
+    done = completed(results.of_search)
     done = done[done["config/temperature"].notna()]
     done = done.assign(value=_scale(rule) * numbers(done, rule.metric, rule.scope))
     done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
@@ -244,7 +244,7 @@ def importance_bars(results: Results, rule: Rule) -> Picture | None:
 
 def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | None:
     """Agreement with the teacher against accuracy, a mark a run."""
-    done = completed(results.trials)
+    done = completed(results.of_search)
     figure, axes = new_axes()
     for i, config in enumerate(shown):
         runs = done[done.config_id == config]

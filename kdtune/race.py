@@ -79,6 +79,24 @@ def best_first(scores: Table, rows: Sequence[int]) -> list[int]:
     return [rows[i] for i in np.argsort(-means, kind="stable")]
 
 
+def anytime_interval(differences: Sequence[float], level: float) -> tuple[float, float]:
+    """Interval of the mean of paired differences that holds at any time, with 1 - level.
+
+    All means that `anytime_p`'s Bayes factor, of the whole sample, does not reject: the mean +- s
+    sqrt(r (n - 1) / n), with t^2 / v = r where BF = 1 / level. Infinite while n is too small.
+    """
+    x = np.asarray(differences, dtype=float)
+    n = len(x)
+    if n < 2:
+        return -math.inf, math.inf
+    growth = (math.sqrt(1 + n) / level) ** (2 / n)
+    if growth >= 1 + n:
+        return -math.inf, math.inf
+    ratio = (growth - 1) / (1 - growth / (1 + n))
+    half = float(x.std(ddof=1)) * math.sqrt(ratio * (n - 1) / n)
+    return float(x.mean()) - half, float(x.mean()) + half
+
+
 def anytime_p(differences: Sequence[float]) -> float:
     """P value of paired differences that holds at any time, however often it is looked at.
 

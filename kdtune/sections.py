@@ -91,7 +91,7 @@ def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list
     for _, row in table.iterrows():
         n, planned = int(row["val/acc/n"]), row.n_planned
         cells: list[object] = [cell(row[key]) for key in keys]
-        cells.append(f"{n} of {planned}" if n < planned else str(n))
+        cells.append(f"{n} of {planned:.0f}" if n < planned else str(n))
         for metric in metrics:
             mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
             text = plus_minus(mean, sd)

@@ -11,7 +11,7 @@ from studies import draw, grid, make, trials_of
 
 from kdtune.comparison import Rule, compare
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.verdict import best_sentence, comparison_rows, verdict
+from kdtune.verdict import Terms, best_sentence, comparison_rows, verdict
 
 exact = pytest.approx
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"
@@ -20,7 +20,7 @@ AMOUNT = re.compile(rf"({NUMBER}) ± ({NUMBER}) points")
 
 def said(last, rule: Rule = Rule(), by=("alpha",), planned: int | None = None) -> str:  # noqa: B008
     repeats = planned or max(map(len, last.values()))
-    return verdict(compare(trials_of(last), rule), rule, by, "plain training", repeats)
+    return verdict(compare(trials_of(last), rule), rule, by, Terms("plain training", repeats))
 
 
 # -- studies whose truth is known ------------------------------------------------------------------
