@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdtune import insight
+from kdtune import insight, storage
 from kdtune.comparison import (
     DEFAULT,
     KEYS,
@@ -41,7 +41,13 @@ from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 
 def load(folder: str | Path) -> "Results":
-    """Read a study's folder, finished or not; raises InputError where it is none."""
+    """Read a study's folder or its place on a store (s3://...), finished or not.
+
+    Raises InputError where it is none.
+    """
+    if "://" in str(folder):
+        path = storage.fetch(str(folder))
+        return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"a study's folder must exist, but there is no {path}")
@@ -100,7 +106,9 @@ class Results:
         counts = self.trials.status.value_counts()
         done = int(counts.get("completed", 0))
         ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
-        planned = max(len(self.study.runs()) * self.study.repeats, len(self.trials))
+        planned = len(self.trials)
+        if self.study.is_fixed:
+            planned = max(len(self.study.runs()) * self.study.repeats, planned)
         if ended == planned:
             rest = f", {planned - done} failed or pruned" if done < planned else ""
             return f"complete: {done} runs{rest}"

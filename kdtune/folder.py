@@ -17,7 +17,7 @@ from kdtune.analysis import Results, load
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
-from kdtune.results import LOCK, PROVENANCE, STUDY, read_frames, read_study, write_frames
+from kdtune.results import LOCK, PROVENANCE, STUDY, read_lines, read_study, write_frames
 from kdtune.teacher import teacher_run
 
 
@@ -33,8 +33,7 @@ def claim(study: Study) -> Study:
     differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
     differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
     differ += ["recipe of the teacher"] if teacher_run(old.run) != teacher_run(study.run) else []
-    wanted = {r.config_id for r in study.runs()}
-    if not differ and not {r.config_id for r in old.runs()} <= wanted:
+    if not differ and not study.covers(old):
         differ = ["configurations"]
     if differ:
         raise InputError(
@@ -99,16 +98,6 @@ def only_driver(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def completed(folder: Path) -> list[str]:
-    """Trials that need no more running; most that failed are tried again at the next start."""
-    if not (folder / "epochs").is_dir():
-        return []
-    trials = read_frames(folder).trials
-    # what diverged would diverge again; what failed otherwise may have been mended
-    ended = (trials.status == "completed") | trials.error.astype(str).str.startswith("Diverged")
-    return list(trials.trial_id[ended])
-
-
 def finish(folder: Path) -> None:
     """Write all that follows from the records."""
     results = load(folder)
@@ -126,11 +115,13 @@ def _export_students(results: Results) -> None:
     if not len(results.configs):
         return
     best = results.configs.iloc[0].config_id
+    starts = (line for line in read_lines(results.folder)[0] if line["kind"] == "start")
+    config = next(line["config"] for line in starts if line["config_id"] == best)
     trials = results.trials[results.trials.config_id == best]
     target.mkdir()
     for _, trial in trials[trials.status == "completed"].iterrows():
         source = results.folder / "trials" / trial.trial_id / STUDENT
         if source.exists():  # the user may have tidied up
             shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
-    run = next(r for r in results.study.runs() if r.config_id == best)
+    run = replace(results.study.run, **{k: v for k, v in config.items() if v is not None})
     (target / "students.json").write_text(json.dumps(asdict(run), indent=2))

@@ -25,7 +25,7 @@ class Reading:
     """Print the table and the verdict of a study."""
 
     run: str
-    """The study's folder."""
+    """The study's folder, or s3://BUCKET/PREFIX/NAME."""
     by: tuple[str, ...] = ()
     """Hyperparameters that tell the rows apart. None given: those that were searched."""
     columns: tuple[str, ...] = SHOWN
@@ -53,7 +53,7 @@ class Reporting:
     """Write report.html and figures/ into a study's folder: one page, readable offline."""
 
     run: str
-    """The study's folder."""
+    """The study's folder, or s3://BUCKET/PREFIX/NAME."""
     out: str | None = None
     """Folder that report.html and figures/ go to. None: the study's own."""
     metric: str = "acc"

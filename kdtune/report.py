@@ -35,6 +35,8 @@ FIGURES = {  # of each section; all others are curves
 def main(flags: Reporting) -> int:
     """Write the report and say where it is."""
     rule = Rule(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    if flags.out is None and "://" in flags.run:
+        raise InputError(f"out must be given for {flags.run}; --out FOLDER")
     print(write(load(flags.run), rule, Path(flags.out or flags.run)))
     return 0
 

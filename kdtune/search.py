@@ -24,19 +24,20 @@ from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
-from kdtune.config import InputError, Run, Study
+from kdtune.config import InputError, Study
 from kdtune.distill import check
 from kdtune.folder import (
     check_same_data,
     claim,
-    completed,
     finish,
     only_driver,
     write_study,
 )
+from kdtune.plan import Plan
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
-from kdtune.repeats import RepeatSearcher, missing_runs
+from kdtune.repeats import EarlyStopper, RepeatSearcher
+from kdtune.results import read_lines
 from kdtune.teacher import is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
@@ -75,16 +76,17 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     study = replace(study, run=study.run.absolute())
     folder = study.folder
     study = claim(study)
-    if missing_runs(study, completed(folder)):
+    if not Plan(study, read_lines(folder)[0]).is_done:
         _check_machine(study, ray_init)
-        for run in {run.trainable: run for run in study.runs()}.values():
-            check(run)
+        choices: Any = study.values("trainable")
+        for trainable in choices:
+            check(replace(study.run, trainable=trainable))
         check_same_data(study)
     with only_driver(folder):
         write_study(study)
-        if left := missing_runs(study, completed(folder)):
+        if not Plan(study, read_lines(folder)[0]).is_done:
             with _ray(study, ray_init):
-                _run_all(study.absolute(), left)
+                _run_all(study.absolute())
         finish(folder)
     return load(folder)
 
@@ -172,20 +174,24 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _run_all(study: Study, left: list[Run]) -> None:
+def _run_all(study: Study) -> None:
     """The teacher, then every run that is left."""
     count = _concurrent(study)
     use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
     needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
     cache = Cache(study.cache, study.cache_gb)
-    with Show(len(left), cache) as show:
+    plan = Plan(study, read_lines(study.folder)[0], count)
+    with Show(plan.runs_left, cache) as show:
         if fault := cache.fault():
             show.line(f"warning: {fault}")
+        if not study.has_plain:
+            show.line("no plain training (alpha = 1) in the study: no verdict will be possible")
         _make_teacher(study, needs, show)
-        show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
-        recorder = Recorder(study, show)
+        left = "runs" if plan.runs_left is None else f"{plan.runs_left} runs"
+        show.line(f"{left}, {count} at a time, into {study.folder}")
+        recorder = Recorder(study, plan, show)
         try:
-            _fit_all(study, left, needs, count, recorder)
+            _fit_all(study, plan, needs, count, recorder)
         finally:
             recorder.records.close()
 
@@ -205,33 +211,33 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
 
 
 def _fit_all(
-    study: Study, left: list[Run], needs: dict[str, float], count: int, recorder: Recorder
+    study: Study, plan: Plan, needs: dict[str, float], count: int, recorder: Recorder
 ) -> None:
-    """Run Tune until every run has ended."""
+    """Run Tune until the plan is done."""
     barren = 0
-    while left:
+    while not plan.is_done:
+        before = recorder.ends
         try:
-            _fit(study, left, needs, count, recorder)
+            _fit(study, plan, needs, count, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
             recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
             stopped = True
         else:
             stopped = False
-        before, left = left, [run for run in left if run.trial_id not in recorder.ended]
-        if left and not stopped:
-            raise Interrupted(f"{len(left)} runs are left")
-        barren = barren + 1 if len(left) == len(before) else 0
+        plan.restart()
+        if not (stopped or plan.is_done):
+            raise Interrupted("runs are left")
+        barren = barren + 1 if recorder.ends == before else 0
         if barren == FITS:
-            raise Interrupted(f"Ray stops without any progress; {len(left)} runs are left")
+            raise Interrupted("Ray stops without any progress; runs are left")
 
 
-def _fit(
-    study: Study, left: list[Run], needs: dict[str, float], count: int, recorder: Recorder
-) -> None:
+def _fit(study: Study, plan: Plan, needs: dict[str, float], count: int, recorder: Recorder) -> None:
     tuner = tune.Tuner(
         tune.with_resources(partial(run_trial, study=study), needs),
         tune_config=tune.TuneConfig(
-            search_alg=RepeatSearcher(left),
+            search_alg=RepeatSearcher(plan),
+            scheduler=EarlyStopper(plan, study),
             num_samples=-1,
             max_concurrent_trials=count,
             reuse_actors=True,

@@ -12,6 +12,7 @@ from ray import tune
 from kdtune.config import Run, Study
 from kdtune.distill import distill
 from kdtune.resources import Resources
+from kdtune.stopping import rungs
 from kdtune.teacher import fine_tune
 from kdtune.train import Epoch
 
@@ -39,7 +40,8 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     try:
         for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder):
             unsaid.append(epoch)
-            if time.monotonic() - said >= REPORT_SECONDS:
+            at_rung = study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
+            if at_rung or time.monotonic() - said >= REPORT_SECONDS:
                 tune.report(as_report(unsaid))
                 unsaid, said = [], time.monotonic()
     except Exception as caught:

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from kdtune.resources import Resources
 from kdtune.teacher import fine_tune
 
 HERE = str(Path(__file__).parent)
+sys.path.insert(0, str(Path(HERE).parent / "experiments"))
 sys.path.insert(0, HERE)  # reference.py, factories.py; also for Ray's workers and subprocesses:
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 
@@ -48,3 +51,20 @@ def teacher_folder(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     assert len(list(fine_tune(tiny, folder, Resources()))) == 1
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One server for all tests; every test has a prefix of its own."""
+    pytest.importorskip("moto", reason="pip install -e '.[dev]' brings moto")
+    from s3_service import ENVIRONMENT, S3
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_CA_BUNDLE", raising=False)
+        server = S3(tmp_path_factory.mktemp("s3"))
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
+        server.process.kill()
+        server.process.wait()

@@ -1,0 +1,194 @@
+"""A study on an object store: a working folder on each machine, and what of it all must see.
+
+Nothing can be appended to an object, so the records go up as parts that are never changed again;
+checkpoints, students and predictions go up whole. What is on the store is the truth: a machine
+fetches what it needs before it works, whatever it has from earlier.
+"""
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kdtune.config import InputError, Study
+from kdtune.results import Records
+from kdtune.storage import DRIVER, VOID_SECONDS, Store
+
+PART_SECONDS = 5.0
+"""Time between two parts of the records, or a 200th of the time since the start if that is more:
+a week makes some 1,500 parts."""
+BEAT_SECONDS = VOID_SECONDS / 3
+"""A driver renews its claim so often."""
+
+
+class Mirror:
+    """Between a study's working folder on this machine and its place on a store, if it has one.
+
+    A study in a folder that all machines share needs none of this: every method returns at once.
+    """
+
+    def __init__(self, study: Study):
+        self.folder = study.folder
+        self.store = None if study.uri is None else Store(study.uri)
+        self._sent: dict[str, int] = {}
+
+    def push(self, *names: str) -> None:
+        """Upload files of the working folder, or all files below a folder of it, if they changed.
+
+        Files that are not there, empty, or still being written (*.part) are left out.
+        """
+        if self.store is None:
+            return
+        for name in names:
+            place = self.folder / name
+            files = (
+                sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+            )
+            for file in files:
+                self._push_file(file)
+
+    def _push_file(self, file: Path) -> None:
+        assert self.store is not None
+        name = file.relative_to(self.folder).as_posix()
+        if file.suffix == ".part" or not file.is_file():
+            return
+        written = file.stat().st_mtime_ns
+        if file.stat().st_size and self._sent.get(name) != written:
+            self.store.put(file, name)
+            self._sent[name] = written
+
+    def pull(self, *names: str) -> None:
+        """Make files of the working folder those of the store; what it lacks goes here, too."""
+        if self.store is None:
+            return
+        for name in names:
+            file = self.folder / name
+            if not self.store.get(name, file):
+                file.unlink(missing_ok=True)
+
+    def pull_below(self, *folders: str) -> None:
+        """Make folders of the working folder those of the store."""
+        if self.store is None:
+            return
+        for folder in folders:
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+            self.store.get_all(self.store.names(folder), self.folder)
+
+    def pull_trials(self, trials: list[str], name: str) -> None:
+        """Fetch the file of this name of each of the trials, where it is not here."""
+        if self.store is None:
+            return
+        names = [f"trials/{trial}/{name}" for trial in trials]
+        self.store.get_all([n for n in names if not (self.folder / n).exists()], self.folder)
+
+    def drop(self, *names: str) -> None:
+        """Delete files on the store; those of the working folder are the caller's."""
+        for name in names if self.store is not None else ():
+            self.store.delete(name)  # type: ignore[union-attr]
+            self._sent.pop(name, None)
+
+    def tidy(self, folder: str) -> None:
+        """Delete a folder of the working folder, all of which is on the store."""
+        if self.store is not None:
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+
+
+class Uplink:
+    """Sends the records of a study that runs, part by part, and deletes what they make useless.
+
+    A checkpoint goes only after the records of its run's end are safe: without either the run
+    would begin anew.
+    """
+
+    def __init__(self, mirror: Mirror, records: Records):
+        self.mirror, self.records = mirror, records
+        self._began = self._last = time.monotonic()
+        self._useless: list[str] = []
+
+    def useless(self, name: str) -> None:
+        """A file that nobody needs once the records so far are on the store."""
+        self._useless.append(name)
+
+    def tick(self) -> None:
+        """Send what there is, if it is time."""
+        now = time.monotonic()
+        if now - self._last >= max(PART_SECONDS, (now - self._began) / 200):
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is."""
+        if self.mirror.store is not None:
+            self.records.roll()
+            self.mirror.push("epochs")
+            self.mirror.drop(*self._useless)
+        self._useless = []
+        self._last = time.monotonic()
+
+
+@contextmanager
+def claimed(mirror: Mirror) -> Iterator[None]:
+    """Hold the study's place on its store; a claim that is not renewed is void.
+
+    Raises InputError where another driver renews its own.
+    """
+    if mirror.store is None:
+        yield
+        return
+    _await_silence(mirror)
+    _renew(mirror)
+    over = threading.Event()
+    beat = threading.Thread(target=_beat, args=(mirror, over), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beat.join()
+        mirror.drop(DRIVER)
+
+
+def _await_silence(mirror: Mirror) -> None:
+    """Wait until the claim that is there is void."""
+    file = mirror.folder / DRIVER
+    mirror.pull(DRIVER)
+    first = file.read_text() if file.exists() else None
+    until = time.monotonic() + VOID_SECONDS
+    while file.exists() and time.monotonic() < until and not _is_dead(first):
+        time.sleep(1.0)
+        mirror.pull(DRIVER)
+        if file.exists() and file.read_text() != first:
+            other = json.loads(file.read_text())
+            raise InputError(
+                f"{mirror.store.uri} is being run on {other['host']} by process {other['pid']}; "  # type: ignore[union-attr]
+                f"wait for it, or give --name OTHER"
+            )
+
+
+def _is_dead(claim: str | None) -> bool:
+    """Whether the claim is that of a process of this machine that is no more."""
+    other = json.loads(claim or "{}")
+    if other.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(other["pid"], 0)
+    except ProcessLookupError:
+        return True
+    return bool(other["pid"] == os.getpid())
+
+
+def _beat(mirror: Mirror, over: threading.Event) -> None:
+    """Renew the claim until it is over."""
+    while not over.wait(BEAT_SECONDS):
+        with suppress(OSError):  # an outage longer than patience: the next beat may get through
+            _renew(mirror)
+
+
+def _renew(mirror: Mirror) -> None:
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    (mirror.folder / DRIVER).write_text(json.dumps(mine))
+    mirror.push(DRIVER)

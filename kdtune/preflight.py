@@ -1,0 +1,285 @@
+"""What must hold on every machine before a trial runs there: one table, one sentence a fault.
+
+Ray half-works on a cluster whose machines differ: with a folder that others do not see, some trials
+succeed, some fail, and the exit code is 0.
+"""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kdtune import __version__
+from kdtune.cache import Cache
+from kdtune.config import InputError, Study
+from kdtune.data import load_data
+from kdtune.distill import make_student
+from kdtune.nodes import LOOK_SECONDS, Node, alive, changed
+from kdtune.storage import Store
+from kdtune.tables import markdown
+from kdtune.teacher import initial_teacher
+
+ANSWER_SECONDS = 180.0
+"""A machine must answer in so long: its worker first imports torch."""
+SHARE_SECONDS = 5.0
+"""A shared folder may show what others wrote a little later (NFS: 3 s)."""
+CHECKPOINT_SHARE = 4
+"""A run's files, in sizes of its student: its weights, in its checkpoint again with up to two
+moments of the optimiser."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one machine says of itself."""
+
+    kdtune: str = __version__
+    torch: str = ""
+    """Version, without the part that says for which device it was built."""
+    gpus: int = 0
+    """That torch sees."""
+    free: dict[str, int] = field(default_factory=dict)
+    """Bytes that may be written into each of the folders used."""
+    data: str = ""
+    teacher: str = ""
+    student: str = ""
+    """Fingerprints: what they were made from and their weights."""
+    faults: tuple[str, ...] = ()
+    """Sentences, without the machine's name."""
+
+
+def preflight(study: Study) -> list[str]:
+    """Look at every machine of the cluster.
+
+    Returns:
+        A line each: a table with a row a machine, warnings; nothing of one that is all right alone.
+
+    Raises:
+        InputError: a machine will not do; a line a fault.
+    """
+    nodes, probe = alive(), Probe(study)
+    try:
+        probe.write("driver")
+        looks = {nodes[0]: look(study, probe)}
+        tasks = {node: _ask(node, study, probe) for node in nodes[1:]}
+        looks |= {node: _answer(node, task) for node, task in tasks.items()}
+        faults = [f"{node}: {words}" for node, seen in looks.items() for words in seen.faults]
+        faults += differences(study, looks)
+        faults += [
+            f"{nodes[0]} does not see what {node} wrote into {probe.place}; {probe.advice}"
+            for node, seen in looks.items()
+            if not seen.faults and not probe.sees(node.id)
+        ]
+    finally:
+        probe.remove()
+    if faults:
+        raise InputError("\n".join(faults))
+    table = [_table(study, looks)] if len(looks) > 1 else []
+    warnings = [too_few_gpus(node, seen) for node, seen in looks.items()]
+    return table + [f"warning: {words}" for words in warnings if words]
+
+
+def look(study: Study, probe: "Probe") -> Look:
+    """Look at the machine on which this runs; never raises."""
+    faults: list[str] = []
+
+    def tell(ask: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return ask()
+        except Exception as error:
+            faults.append(str(error).splitlines()[0] if str(error) else repr(error))
+            return otherwise
+
+    tell(lambda: probe.pass_on(ray.get_runtime_context().get_node_id()), None)
+    student = tell(lambda: make_student(study.run), None)
+    seen = Look(
+        torch=torch.__version__.split("+")[0],
+        gpus=_visible_gpus(),
+        free={str(f): _free(f) for f in (study.folder, Cache(study.cache).folder)},
+        data=tell(lambda: load_data(study.run.data).fingerprint, ""),
+        teacher=tell(lambda: initial_teacher(study.run).fingerprint(), ""),
+        student=student.fingerprint() if student else "",
+    )
+    if student is not None:
+        need = CHECKPOINT_SHARE * sum(v.nbytes for v in student.net.state_dict().values())
+        if (free := seen.free[str(study.folder)]) < need:
+            faults.append(f"{study.folder} has room for {free} bytes, but one run needs {need}")
+    return replace(seen, faults=tuple(faults))
+
+
+def differences(study: Study, looks: dict[Node, Look]) -> list[str]:
+    """A sentence for each way in which a machine differs from the first, the driver's own."""
+    (first, own), *others = looks.items()
+    words = []
+    for node, seen in others:
+        if seen.faults:
+            continue  # what it could not read has no fingerprint
+        for name in ("kdtune", "torch"):
+            have, need = getattr(seen, name), getattr(own, name)
+            if have != need:
+                words.append(f"{node} has {name} {have}, but {first} has {need}; install the same")
+        for name, path in (
+            ("data", study.run.data),
+            ("teacher", study.run.teacher_weights),
+            ("student", study.run.student_weights),
+        ):
+            if getattr(seen, name) != getattr(own, name):
+                words.append(f"{node} has another {name} than {first} in {path}; copy it there")
+    return words
+
+
+def too_few_gpus(node: Node, seen: Look) -> str | None:
+    """A sentence where Ray counts GPUs that torch does not see."""
+    counted = int(node.resources.get("GPU", 0))
+    if seen.gpus >= counted:
+        return None
+    return f"{node}: Ray counts {counted} GPUs, but torch sees {seen.gpus}; runs use its CPUs"
+
+
+class Probe:
+    """Files by which the machines tell whether all of them see the study's place."""
+
+    def __init__(self, study: Study):
+        self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
+        self.uri = None if study.uri is None else f"{study.uri}/{self.folder.name}"
+        self.place = study.uri or str(study.folder)
+        self.advice = "--out must be a folder that all machines share, or s3://BUCKET/PREFIX"
+
+    def pass_on(self, name: str) -> None:
+        """Read what the driver wrote, and write for the driver; raises InputError, OSError."""
+        if not self.sees("driver"):
+            raise InputError(f"does not see what the driver wrote into {self.place}; {self.advice}")
+        self.write(name)
+
+    def write(self, name: str) -> None:
+        """Leave a file of this name for the others."""
+        file = self.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+        if self.uri is not None:
+            self._store().put(file, name)
+
+    def sees(self, name: str) -> bool:
+        """Whether the file of this name is there."""
+        if self.uri is not None:
+            return self._store().get(name, self.folder / f"{name}.seen")
+        until = time.monotonic() + SHARE_SECONDS
+        while not (self.folder / name).exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        return (self.folder / name).exists()
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.uri is not None:
+            with suppress(OSError):
+                for name in self._store().names():
+                    self._store().delete(name)
+
+    def _store(self) -> Store:
+        assert self.uri is not None
+        return Store(self.uri, patience=10.0)  # who begins wants to hear soon
+
+
+class Watch:
+    """Names the machines that come and go while a study runs, and looks at those that come."""
+
+    def __init__(self, study: Study):
+        self.study, self.nodes = study, alive()
+        self._probe = Probe(study)
+        self._asked: dict[Node, Any] = {}
+        self._last = time.monotonic()
+
+    def tick(self) -> Iterator[str]:
+        """A line for each change since the last look.
+
+        Raises InputError where a machine has come that will not do.
+        """
+        if time.monotonic() - self._last < LOOK_SECONDS:
+            return
+        self._last = time.monotonic()
+        now = alive()
+        came, went = changed(self.nodes, now)
+        self.nodes = now
+        for node in went:
+            self._asked.pop(node, None)
+            yield f"{node} is gone; its runs go on from their last checkpoint, elsewhere"
+        for node in came:
+            self._probe.write("driver")
+            self._asked[node] = _ask(node, self.study, self._probe)
+        for node in self._answered():
+            seen = _answer(node, self._asked.pop(node))
+            faults = [f"{node}: {words}" for words in seen.faults]
+            faults += differences(self.study, {now[0]: self._own, node: seen})
+            if faults:
+                self._probe.remove()
+                raise InputError("\n".join(faults))
+            yield f"{node} has come"
+            if words := too_few_gpus(node, seen):
+                yield f"warning: {words}"
+        if not self._asked:
+            self._probe.remove()
+
+    @cached_property
+    def _own(self) -> Look:
+        return look(self.study, self._probe)
+
+    def _answered(self) -> list[Node]:
+        done, _ = ray.wait(list(self._asked.values()), timeout=0) if self._asked else ([], [])
+        return [node for node, task in self._asked.items() if task in done]
+
+
+def _ask(node: Node, study: Study, probe: Probe) -> Any:
+    """A look at another machine, as a task that has begun there."""
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    task = ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    return task.remote(study, probe)
+
+
+def _answer(node: Node, task: Any) -> Look:
+    """What the machine says, or why it says nothing."""
+    try:
+        seen: Look = ray.get(task, timeout=ANSWER_SECONDS)
+        return seen
+    except ray.exceptions.GetTimeoutError:
+        words = f"has not answered in {ANSWER_SECONDS:.0f} s"
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        words = f"cannot run kdtune {__version__} ({str(cause).splitlines()[0]}); install it there"
+    return Look(faults=(words,))
+
+
+def _table(study: Study, looks: dict[Node, Look]) -> str:
+    folders = {"study": study.folder, "cache": Cache(study.cache).folder}
+    head = ["machine", "kdtune", "torch", "CPU", "GPU", *(f"free GB, {name}" for name in folders)]
+    rows = []
+    for node, seen in looks.items():
+        counts = [f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")]
+        free = [f"{seen.free[str(folder)] / 1e9:.1f}" for folder in folders.values()]
+        rows.append([str(node), seen.kdtune, seen.torch, *counts, *free])
+    return markdown(head, rows)
+
+
+def _visible_gpus() -> int:
+    """GPUs that torch would see, had Ray not hidden those that this task has not asked for."""
+    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        return torch.cuda.device_count()
+    finally:
+        if hidden is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
+
+
+def _free(folder: Path) -> int:
+    """Bytes that may be written below a folder, which need not be there yet."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free

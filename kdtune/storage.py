@@ -1,0 +1,166 @@
+"""A place on an object store: whole objects in and out, outages ridden out. No torch, no Ray."""
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from os import environ
+from pathlib import Path
+from typing import TypeVar
+
+from pyarrow import ArrowInvalid, fs
+
+from kdtune.config import InputError
+from kdtune.results import PREDICTIONS, PROVENANCE, STUDY
+
+PATIENCE_SECONDS = 120.0
+"""An outage of the store is ridden out for so long."""
+FIRST_WAIT = 0.5
+ANSWER_SECONDS = 10.0
+"""A store that is silent for so long is taken to be gone."""
+FATAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""What no waiting mends: AWS's own words, as Arrow passes them on."""
+STREAMS = 16
+"""Files that are fetched at once: a store answers slowly, but many."""
+DRIVER = "driver.json"
+"""Who runs the study now."""
+VOID_SECONDS = 30.0
+"""A claim that is not renewed for so long is void."""
+READ = (STUDY, PROVENANCE, PREDICTIONS, DRIVER, "teacher/teacher.json")
+"""What `load` reads of a study beside its records."""
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Store:
+    """A place on an object store, by its URI: s3://BUCKET/PREFIX, or any that Arrow knows.
+
+    `AWS_ENDPOINT_URL` names another service than Amazon's. Names are paths below the place.
+
+    Args:
+        uri: the place.
+        patience: seconds for which an outage is ridden out.
+
+    Raises:
+        InputError: there is no such kind of place, or it cannot be reached.
+    """
+
+    def __init__(self, uri: str, patience: float = PATIENCE_SECONDS):
+        self.uri, self.patience = uri.rstrip("/"), patience
+        try:
+            self._fs, self._root = self._retry(lambda: _connect(self.uri))
+        except (ArrowInvalid, OSError) as error:
+            raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
+
+    def put(self, file: Path, name: str) -> None:
+        """Upload a file; readers see the old object or the whole new one."""
+        self._copy(str(file), None, self._path(name), self._fs)
+
+    def get(self, name: str, file: Path) -> bool:
+        """Fetch an object, aside and renamed; False where there is none."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+        try:
+            self._copy(self._path(name), self._fs, str(aside), None)
+        except FileNotFoundError:
+            return False
+        else:
+            os.replace(aside, file)
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def get_all(self, names: list[str], folder: Path) -> None:
+        """Fetch objects into a folder, many at once; those that are not there are left out."""
+        with ThreadPoolExecutor(STREAMS) as pool:
+            list(pool.map(lambda name: self.get(name, folder / name), names))
+
+    def names(self, below: str = "") -> list[str]:
+        """Names of all objects below a prefix, sorted; none where there is nothing."""
+        place = self._path(below) if below else self._root
+        selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
+        found = self._retry(lambda: self._fs.get_file_info(selector))
+        return sorted(i.path[len(self._root) :].lstrip("/") for i in found if i.is_file)
+
+    def delete(self, name: str) -> None:
+        """Delete an object; no matter if there is none."""
+        with suppress(FileNotFoundError):
+            self._retry(lambda: self._fs.delete_file(self._path(name)))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _copy(self, source: str, source_fs: object, target: str, target_fs: object) -> None:
+        # Arrow's own copy, since a Python stream that is left by an error completes the object
+        local = fs.LocalFileSystem()
+        ends = (source_fs or local, target_fs or local)
+        self._retry(lambda: fs.copy_files(source, target, *ends))
+
+    def _retry(self, attempt: Callable[[], T]) -> T:
+        """Try until it works, ever less often; the last error where patience ends."""
+        wait, until = FIRST_WAIT, time.monotonic() + self.patience
+        while True:
+            try:
+                return attempt()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                hopeless = any(word in str(error) for word in FATAL)
+                if hopeless or time.monotonic() + wait > until:
+                    raise
+                log.warning("%s: %s; trying again", self.uri, _reason(error))
+            time.sleep(wait)
+            wait = min(2 * wait, self.patience / 8)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether the study fetched into this folder had a driver that renewed its claim of late."""
+    try:
+        claim = json.loads((folder / DRIVER).read_text())
+    except (OSError, ValueError):
+        return False
+    return time.time() - float(claim["time"]) < VOID_SECONDS
+
+
+def fetch(uri: str) -> Path:
+    """What `load` reads of a study on a store, in a temporary folder that ends with the process.
+
+    Raises InputError where the place cannot be reached.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    store = Store(uri, patience=10.0)
+    try:
+        store.get_all([*READ, *store.names("epochs")], folder)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({_reason(error)})") from None
+    if not (folder / STUDY).exists():
+        raise InputError(f"a study's place must hold {STUDY}, but {uri} does not")
+    return folder
+
+
+def _connect(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of the place, and its path there."""
+    system, root = fs.FileSystem.from_uri(uri)  # knows the bucket's region
+    if isinstance(system, fs.S3FileSystem):
+        # of its own it tries a silent service for 100 s, deaf to Ctrl-C; waiting is done here
+        system = fs.S3FileSystem(
+            region=system.region,
+            # from_uri heeds these two, S3FileSystem does not
+            endpoint_override=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"),
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+            connect_timeout=ANSWER_SECONDS,
+            request_timeout=ANSWER_SECONDS,
+        )
+    return system, root
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]

@@ -1,0 +1,177 @@
+"""A study's working folder and its place on a store, moto's S3 over HTTP."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from s3_service import S3
+
+from kdtune import mirror as mirrors
+from kdtune.config import InputError, Run, Study
+from kdtune.mirror import Mirror, Uplink, claimed
+from kdtune.results import Records, read_frames
+from kdtune.storage import DRIVER, fetch, is_running
+
+
+@pytest.fixture
+def study(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return Study(name="tiny", out=f"s3://kdtune/{tmp_path.name}", run=tiny)
+
+
+def test_a_mirror_sends_what_changed_and_fetches_what_is(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Mirror(study)
+    (study.folder / "epochs").mkdir(parents=True)
+    for name in ("study.json", "epochs/00000.jsonl", "epochs/00001.jsonl", "x.7.part"):
+        (study.folder / name).write_text(name)
+    here.push("study.json", "epochs", "x.7.part", "gone")
+    assert here.store is not None
+    assert here.store.names() == ["epochs/00000.jsonl", "epochs/00001.jsonl", "study.json"]
+    here.store.delete("epochs/00000.jsonl")
+    here.push("epochs")  # nothing has changed, so nothing is sent
+    assert here.store.names("epochs") == ["epochs/00001.jsonl"]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    (study.folder / "epochs").mkdir(parents=True)
+    (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier life of this machine")
+    there = Mirror(study)
+    there.pull("study.json", "gone")
+    there.pull_below("epochs")
+    assert (study.folder / "study.json").read_text() == "study.json"
+    assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
+
+
+def test_a_file_the_store_lacks_goes_here_too(s3: S3, study: Study) -> None:
+    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("of an attempt that others have overtaken and finished")
+    Mirror(study).pull("trials/x/checkpoint.pt")
+    assert not checkpoint.exists()
+
+
+def test_a_study_in_a_folder_needs_no_mirror(tiny: Run, tmp_path: Path) -> None:
+    study = Study(name="tiny", out=str(tmp_path), run=tiny)
+    study.folder.mkdir()
+    (study.folder / "study.json").write_text("here")
+    mirror = Mirror(study)
+    assert mirror.store is None and study.uri is None
+    mirror.pull("study.json", "gone")
+    mirror.pull_below("epochs")
+    mirror.tidy("trials")
+    assert (study.folder / "study.json").read_text() == "here"
+
+
+def test_the_place_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    study = Study(name="a", out="s3://bucket/runs/", run=tiny)
+    assert study.uri == "s3://bucket/runs/a"
+    assert study.absolute().out == "s3://bucket/runs/"
+    other = replace(study, out="s3://other/runs")
+    assert study.folder.name == other.folder.name == "a" and study.folder != other.folder
+    assert study.folder.is_relative_to("/caches/kdtune/studies")
+
+
+EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
+
+
+def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
+    mirror, records = Mirror(study), Records(study.folder)
+    uplink = Uplink(mirror, records)
+    (study.folder / "study.json").write_text(study.to_json())
+    mirror.push("study.json")
+    records.start(study.run, 0)
+    uplink.tick()
+    assert mirror.store is not None and mirror.store.names("epochs") == []  # not yet
+    uplink.flush()
+    for number in range(3):
+        records.epoch(study.run, 0, number, 1.0, EPOCH)
+    uplink.flush()
+    uplink.flush()  # nothing new: no part
+    records.end(study.run, 0, "completed")
+    records.close()
+    mirror.push("epochs")
+    parts = [f"epochs/{number:05d}.jsonl" for number in range(3)]
+    assert mirror.store.names("epochs") == parts
+    for part in parts:  # as they were when they went up
+        assert mirror.store.get(part, study.folder / "again")
+        assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
+    assert study.uri is not None
+    trials = read_frames(fetch(study.uri)).trials
+    assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
+
+
+def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Study) -> None:
+    mirror, records = Mirror(study), Records(study.folder)
+    uplink = Uplink(mirror, records)
+    assert mirror.store is not None
+    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("state")
+    mirror.push("trials/x/checkpoint.pt")
+    records.end(study.run, 0, "completed")
+    uplink.useless("trials/x/checkpoint.pt")
+    assert mirror.store.names() == ["trials/x/checkpoint.pt"]
+    uplink.flush()
+    assert mirror.store.names() == ["epochs/00000.jsonl"]
+
+
+def test_a_study_has_one_driver(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(mirrors, "VOID_SECONDS", 5.0)
+    study.folder.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, study.to_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    here = Mirror(study)
+    (study.folder / "study.json").write_text(study.to_json())
+    here.push("study.json")
+    words = f"on {socket.gethostname()} by process {holder.pid}"
+    with pytest.raises(InputError, match=words), claimed(here):
+        pass
+    assert study.uri is not None and is_running(fetch(study.uri))
+    holder.kill()
+    holder.wait()
+    with claimed(here):  # at once: its process is no more
+        assert json.loads((study.folder / DRIVER).read_text())["pid"] == os.getpid()
+    assert not is_running(fetch_all(here, tmp_path))
+
+
+def test_a_claim_of_a_lost_machine_is_void_after_a_while(
+    s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "VOID_SECONDS", 2.0)
+    study.folder.mkdir(parents=True)
+    here = Mirror(study)
+    (study.folder / DRIVER).write_text(json.dumps({"host": "gone", "pid": 1, "time": 0}))
+    here.push(DRIVER)
+    with claimed(here):
+        assert json.loads((study.folder / DRIVER).read_text())["host"] == socket.gethostname()
+
+
+HOLD = """
+import sys, time
+from kdtune import mirror
+from kdtune.config import Study
+mirror.BEAT_SECONDS = 0.5
+with mirror.claimed(mirror.Mirror(Study.from_json(sys.argv[1]))):
+    time.sleep(1)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def fetch_all(mirror: Mirror, folder: Path) -> Path:
+    assert mirror.store is not None
+    mirror.store.get_all(mirror.store.names(), folder)
+    return folder
