@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdtune import insight, storage
+from kdtune import insight
 from kdtune.comparison import (
     DEFAULT,
     KEYS,
@@ -46,6 +46,8 @@ def load(folder: str | Path) -> "Results":
     Raises InputError where it is none.
     """
     if "://" in str(folder):
+        from kdtune import storage  # needs pyarrow, which a laptop that reads a folder may lack
+
         path = storage.fetch(str(folder))
         return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
     path = Path(folder)
