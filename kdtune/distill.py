@@ -21,11 +21,18 @@ from rich.console import Console
 from torch import Tensor
 
 from kdtune.config import InputError, Run, Study, derive_seed
-from kdtune.data import load_data
+from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream
-from kdtune.teacher import check_teacher, fine_tune, is_ready, load_teacher, teacher_run
+from kdtune.teacher import (
+    fine_tune,
+    initial_teacher,
+    is_ready,
+    load_teacher,
+    probe_teacher,
+    teacher_run,
+)
 from kdtune.train import Epoch, train
 from kdtune.weights import save_weights
 
@@ -139,9 +146,11 @@ def _starts(*kind: object) -> dict[tuple[int, int], Start]:
 
 def check(run: Run) -> None:
     """Raise InputError, before any work, if the run's data or models will not do."""
-    data, student = load_data(run.data), make_student(run)
+    data = load_data(run.data)
+    verify(data)
     data.subset(run)
-    views = check_teacher(run, student)
+    teacher, student = initial_teacher(run), make_student(run)
+    views = probe_teacher(run, teacher, student)
     probe(student, views, len(data.classes), whole=run.trainable == "all")
 
 
