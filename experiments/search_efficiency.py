@@ -32,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -378,27 +379,27 @@ def draw(rows: list[Row], file: Path) -> None:
 # -- at size ---------------------------------------------------------------------------------------
 
 
-def simulate(gpus: int, trials: int) -> str:
+def simulate(gpus: int, trials: int) -> None:
     """The plan alone under a virtual clock: cost of a decision, memory, use of the GPUs.
 
     Trials take 100 units +- 20 % (log-normal) and are looked at by the early stopper.
     """
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-4, 1, log=True), "temperature": Range(1, 20)}
     run = Run(epochs=EPOCHS, optimizer="adamw")
-    lines = []
     for policy, stop_early, repeats in (("all", False, 5), ("race", False, 5), ("race", True, 5)):
         samples = trials // repeats if policy == "all" else int(trials / 1.4)
         study = Study(run=run, space=space, search="random", samples=samples, repeats=repeats)
         study = replace(study, policy=policy, stop_early=stop_early)  # type: ignore[arg-type]
-        lines.append(f"{policy}, stop early {stop_early}: {_simulate(study, gpus)}")
-    return "\n".join(lines)
+        print(f"{policy}, stop early {stop_early}: {_simulate(study, gpus)}", flush=True)
 
 
 def _simulate(study: Study, gpus: int) -> str:
     rng, before = random.Random(0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    plan, clock, busy, spent, calls, worst = Plan(study, width=gpus), 0.0, 0.0, 0.0, 0, 0.0
+    plan, clock, busy, number = Plan(study, width=gpus), 0.0, 0.0, 0
+    spent, worst = 0.0, 0.0
+    full_until, busy_then = 0.0, 0.0
     flights: list[tuple[float, int, Run]] = []
-    number = 0
+    pending: dict[str, list[dict[str, Any]]] = {}
 
     def curve(run: Run) -> list[float]:
         end = 0.8 - 0.05 * abs(math.log10(run.lr) + 2) + rng.gauss(0, 0.01)
@@ -409,18 +410,24 @@ def _simulate(study: Study, gpus: int) -> str:
             started = time.perf_counter()
             run = plan.next()
             took = time.perf_counter() - started
-            spent, calls, worst = spent + took, calls + 1, max(worst, took)
+            spent, worst = spent + took, max(worst, took)
             if run is None:
                 break
             plan.take(start_of(run))
             number += 1
-            heapq.heappush(flights, (clock + 100 * rng.lognormvariate(0, 0.2), number, run))
+            lines = list(rest_of(run, plan, curve))
+            share = (len(lines) - 1) / EPOCHS  # a run that is stopped early is shorter
+            length = 100 * share * rng.lognormvariate(0, 0.2)
+            heapq.heappush(flights, (clock + length, number, run))
+            pending[run.trial_id] = lines
+        if len(flights) == gpus:
+            full_until, busy_then = clock, busy
         if not flights:
             break
         end, _, run = heapq.heappop(flights)
         busy += (end - clock) * (len(flights) + 1)
         clock = end
-        ended = [line for line in rest_of(run, plan, curve)]
+        ended = pending.pop(run.trial_id)
         ended = [
             x for x in ended if x["kind"] == "end" or x["epoch"] + 1 in (*rungs(EPOCHS), EPOCHS)
         ]
@@ -430,8 +437,9 @@ def _simulate(study: Study, gpus: int) -> str:
         spent += time.perf_counter() - started
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return (
-        f"{number} trials, {1000 * spent / number:.2f} ms a trial to decide (worst {worst:.2f} s), "
-        f"{memory:.0f} MiB more, GPUs busy {100 * busy / clock / gpus:.1f} %"
+        f"{number:,} trials, {1000 * spent / number:.2f} ms a trial to decide (longest "
+        f"{worst:.2f} s), {memory:.0f} MiB more, GPUs busy {100 * busy / clock / gpus:.0f} % over "
+        f"all, {100 * busy_then / full_until / gpus:.0f} % until runs were short"
     )
 
 
@@ -445,7 +453,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=FILE.with_suffix(".png"))
     flags = parser.parse_args()
     if flags.simulate:
-        print(simulate(gpus=1000, trials=10_000))
+        simulate(gpus=1000, trials=10_000)
         return
     print("| strategy | epochs | regret | optimism | says it helps | falsely, on null tables |")
     print("|---|---|---|---|---|---|")

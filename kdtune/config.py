@@ -120,6 +120,8 @@ class Study:
         check(self, "budget", fits, "be a number with runs, epochs or h, such as 400runs")
         if self.until_decided and self.budget is None:
             raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
+        if self.warm_start is not None and self.search == "grid":
+            raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         self._check_space()
 
     def _check_space(self) -> None:

@@ -17,6 +17,7 @@ from kdtune.analysis import Results, load
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
+from kdtune.optuna_export import export
 from kdtune.results import LOCK, PROVENANCE, STUDY, read_lines, read_study, write_frames
 from kdtune.teacher import teacher_run
 
@@ -103,6 +104,7 @@ def finish(folder: Path) -> None:
     results = load(folder)
     write_frames(folder, results.frames)
     results.summary().to_csv(folder / "summary.csv", index=False)
+    export(results.study, read_lines(folder)[0])
     text = results.text()
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
     _export_students(results)

@@ -19,6 +19,7 @@ from kdtune.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
 from kdtune.proposals import Proposer
 from kdtune.race import anytime_p, best_first, in_question, leading, noise
 from kdtune.stopping import behind, rungs
+from kdtune.warm_start import best_of_other
 
 MOST = 1000
 """Repeats of a phase at most."""
@@ -41,7 +42,7 @@ class Plan:
         self._again: dict[str, Run] = {}
         self._heap: list[tuple[int, int, int, str]] = []
         self._promoted: deque[tuple[int, float, Tried]] | None = None
-        self._proposer = Proposer(study) if study.search != "grid" else None
+        self._proposer = Proposer(study, best_of_other(study)) if study.search != "grid" else None
         self._exhausted = False
         for run in study.runs():
             self._add(run)

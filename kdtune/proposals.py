@@ -9,7 +9,7 @@ records goes on as the one that was cut off.
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,10 +28,21 @@ TRIES = 8
 
 
 class Proposer:
-    """Proposes configurations of a study whose search is "random" or "tpe"."""
+    """Proposes configurations of a study whose search is "random" or "tpe".
 
-    def __init__(self, study: Study):
+    Args:
+        study: the study.
+        first: configurations to propose before any other, the best of another study first; of each
+            side, plain and distilled, at most a quarter of the samples.
+    """
+
+    def __init__(self, study: Study, first: Iterable[Run] = ()):
         self.study = study
+        most = max(1, study.samples // 4)
+        both = list(first)
+        self.first = {
+            p: [run for run in both if (run.alpha == 1) == p][:most] for p in (True, False)
+        }
         self.sides = {plain: optuna.create_study(direction="maximize") for plain in (True, False)}
         self.known: dict[str, tuple[bool, int]] = {}
         alpha = study.values("alpha")
@@ -88,7 +99,8 @@ class Proposer:
         if not self.alphas[plain]:
             return None
         seeds = (derive_seed("propose", self.study.run.seed, number, i) for i in range(TRIES))
-        drawn = itertools.chain((self._ask(plain, seed) for seed in seeds), self._all(plain))
+        asked = (self._ask(plain, seed) for seed in seeds)
+        drawn = itertools.chain(self.first[plain], asked, self._all(plain))
         run = next((run for run in drawn if run.config_id not in self.known), None)
         if run is not None:
             self.add(run)

@@ -22,15 +22,18 @@ def behind(score: float, others: Sequence[tuple[float, float]], level: float = L
     """Whether a run with this score can hardly end above the best of the others.
 
     The others' final scores are regressed on their scores at the same epoch of the same repeat
-    (ordinary least squares); the run is behind if the upper end of its one-sided prediction
-    interval, a + b x + t s sqrt(1 + 1/n + (x - mean)^2 / Sxx), lies below the best final score.
+    (ordinary least squares: slope b, residual standard deviation s). The run is behind if what is
+    predicted for it lies below what is predicted for the leader, who stood at x*, by more than
+    chance: b (x* - x) > t s sqrt(2 + (x* - x)^2 / Sxx). The leader's own final score would not do
+    for x*: the best of many is lucky, and no average run is expected to reach it.
+
     So an epoch that says little about the end, as under a learning rate that still rises, stops
-    nothing: a fixed share (the median, as in ASHA) there stops the best (experiments/README.md).
+    nothing, where a fixed share (the median, as in ASHA) stops the best (experiments/README.md).
 
     Args:
         score: of the run at this epoch, x.
         others: (score at this epoch, final score) of the runs that have ended.
-        level: of the prediction interval, one-sided.
+        level: of the one-sided t test.
     """
     n = len(others)
     if n < LEAST:
@@ -42,6 +45,6 @@ def behind(score: float, others: Sequence[tuple[float, float]], level: float = L
     slope = float(dx @ y) / sxx
     residuals = y - y.mean() - slope * dx
     spread = math.sqrt(float(residuals @ residuals) / (n - 2))
-    away = score - float(x.mean())
-    half = float(stdtrit(n - 2, 1 - level)) * spread * math.sqrt(1 + 1 / n + away**2 / sxx)
-    return slope > 0 and float(y.mean()) + slope * away + half < float(y.max())
+    gap = float(x[y.argmax()]) - score
+    chance = float(stdtrit(n - 2, 1 - level)) * spread * math.sqrt(2 + gap**2 / sxx)
+    return slope > 0 and slope * gap > chance

@@ -4,15 +4,17 @@ References: the laws of issue 5 (the same repeats for every configuration, no ru
 twice, the same decisions after any crash), a known best configuration, and hand-worked cases.
 """
 
+import json
 import math
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from play import Line, play, play_and_crash, runs_of
 
-from kdtune.config import Run, Study, derive_seed
+from kdtune.config import InputError, Run, Study, derive_seed
 from kdtune.ledger import Spent, phase_of
 from kdtune.plan import Plan
 from kdtune.race import anytime_p
@@ -203,3 +205,26 @@ def test_repeats_auto_ends_when_it_is_decided_or_spent() -> None:
 )
 def test_budgets(budget: str | None, spent: Spent, reached: bool) -> None:
     assert spent.reaches(budget) is reached
+
+
+def test_a_warm_start_proposes_the_best_of_the_other_study_first(tmp_path: Path) -> None:
+    other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
+    (other.folder / "epochs").mkdir(parents=True)
+    (other.folder / "study.json").write_text(other.to_json())
+    lines = play(other, curve)
+    text = "\n".join(json.dumps(line) for line in lines)
+    (other.folder / "epochs" / "00000.jsonl").write_text(text)
+    space = {"alpha": (0.1, 0.5), "lr": Range(1e-2, 1, log=True)}  # lr 1e-3 is outside
+    study = Study(run=RUN, search="tpe", samples=16, space=space, repeats=1)
+    warm = play(replace(study, warm_start=str(other.folder)), curve)
+    configs = [line["config"] for line in warm if line["kind"] == "start"]
+    best = Plan(other, lines).finalists()
+    assert [configs[0]["lr"], configs[1]["lr"]] == [best[0].run.lr, best[1].run.lr]
+    assert configs[1]["alpha"] == best[1].run.alpha
+    known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
+    taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
+    assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)
+    with pytest.raises(InputError, match="a grid runs all it has"):
+        replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
+    with pytest.raises(InputError, match="must hold study"):
+        Plan(replace(study, warm_start=str(tmp_path)))
