@@ -35,6 +35,7 @@ from kdtune.folder import (
 )
 from kdtune.plan import Plan
 from kdtune.progress import Show
+from kdtune.race import anytime_p
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
 from kdtune.results import read_lines
@@ -181,7 +182,7 @@ def _run_all(study: Study) -> None:
     needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
     cache = Cache(study.cache, study.cache_gb)
     plan = Plan(study, read_lines(study.folder)[0], count)
-    with Show(plan.runs_left, cache) as show:
+    with Show(plan, cache) as show:
         if fault := cache.fault():
             show.line(f"warning: {fault}")
         if not study.has_plain:
@@ -194,6 +195,19 @@ def _run_all(study: Study) -> None:
             _fit_all(study, plan, needs, count, recorder)
         finally:
             recorder.records.close()
+        if study.until_decided:
+            show.line(_how_it_ended(plan))
+
+
+def _how_it_ended(plan: Plan) -> str:
+    """Whether --repeats auto ended with a decision or with its budget."""
+    final = plan.final_differences()
+    seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
+    if plan.decided:
+        return f"decided at level {plan.study.level:g}: {seen}"
+    if plan.known.spent.reaches(plan.study.budget):
+        return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
+    return f"not decided: there are no two finalists to compare ({seen})"
 
 
 def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
