@@ -31,7 +31,7 @@ MOST = len(COLOURS)
 """Configurations in one figure."""
 MOST_ROWS = 20
 """Configurations in one list."""
-MOST_POINTS = 4000
+MOST_POINTS = 3000
 """Points of all lines of one figure; of more, epochs are left out at even distances."""
 ZOOM = 15
 """Epochs of the figures of the end."""
