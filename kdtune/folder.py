@@ -17,8 +17,23 @@ from kdtune.analysis import Results, load
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
-from kdtune.results import LOCK, PROVENANCE, STUDY, read_frames, read_study, write_frames
+from kdtune.mirror import Mirror
+from kdtune.results import (
+    LOCK,
+    PREDICTIONS,
+    PROVENANCE,
+    STUDY,
+    read_frames,
+    read_study,
+    write_frames,
+)
 from kdtune.teacher import teacher_run
+
+FINISHED = (
+    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
+    *("summary.csv", "summary.md", "students"),
+)
+"""What a study on a store has there at its end, beside its trials and teacher."""
 
 
 def claim(study: Study) -> Study:
@@ -109,17 +124,20 @@ def completed(folder: Path) -> list[str]:
     return list(trials.trial_id[ended])
 
 
-def finish(folder: Path) -> None:
-    """Write all that follows from the records."""
+def finish(folder: Path, mirror: Mirror) -> None:
+    """Write all that follows from the records, here and on the study's store."""
     results = load(folder)
+    mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     results.summary().to_csv(folder / "summary.csv", index=False)
     text = results.text()
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
-    _export_students(results)
+    _export_students(results, mirror)
+    mirror.push(*FINISHED)
+    mirror.prune("students")
 
 
-def _export_students(results: Results) -> None:
+def _export_students(results: Results, mirror: Mirror) -> None:
     """Copy the best configuration's students where a user looks for them."""
     target = results.folder / "students"
     shutil.rmtree(target, ignore_errors=True)
@@ -128,6 +146,7 @@ def _export_students(results: Results) -> None:
     best = results.configs.iloc[0].config_id
     trials = results.trials[results.trials.config_id == best]
     target.mkdir()
+    mirror.pull_trials(list(trials.trial_id), STUDENT)
     for _, trial in trials[trials.status == "completed"].iterrows():
         source = results.folder / "trials" / trial.trial_id / STUDENT
         if source.exists():  # the user may have tidied up

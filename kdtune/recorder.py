@@ -1,30 +1,39 @@
 """Writes each trial's start, epochs and end to the records as Ray Tune learns of them."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from kdtune.config import Run, Study
 from kdtune.distill import CHECKPOINT
+from kdtune.mirror import Mirror, Uplink
+from kdtune.preflight import Watch
 from kdtune.progress import Show
 from kdtune.results import Records
 from kdtune.trial import run_of
 
 RETRIES = 2
 """Times that a trial whose worker died is started again."""
+LOST = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
+"""Ray's words for a machine that is gone, or that does not answer; no class of error tells it."""
 
 
 class Recorder(tune.Callback):
     """Writes each trial's start, epochs and end as Tune learns of them, and shows the progress."""
 
-    def __init__(self, study: Study, show: Show):
+    def __init__(self, study: Study, show: Show, mirror: Mirror):
         self.study, self.show = study, show
         self.records = Records(study.folder)
+        self.uplink = Uplink(mirror, self.records)
+        self.watch = Watch(study)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
         self.ended: set[str] = set()
+        self.cut_off = False
+        """Whether a trial was left without an end because its machine went."""
         self.accuracy: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -33,6 +42,9 @@ class Recorder(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns."""
         self.show.beat()
+        self.uplink.tick()
+        for line in self.watch.tick():
+            self.show.line(line)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial starts, or starts again."""
@@ -61,8 +73,16 @@ class Recorder(tune.Callback):
         error = self.errors.get(run.trial_id)
         self._end(run, "completed" if error is None else "failed", error)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's worker has died; with its machine, that is no failure of the trial."""
+        if lost_machine(trial):
+            trial.run_metadata.num_failures -= 1
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker has died too often."""
+        if lost_machine(trial):  # after as many deaths of its own as it may have
+            self.cut_off = True
+            return
         run = run_of(self.study, trial.config)
         self._end(run, "failed", f"its worker died {RETRIES + 1} times")
 
@@ -72,9 +92,19 @@ class Recorder(tune.Callback):
         self.ended.add(run.trial_id)
         if status == "completed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
+            self.uplink.useless(f"trials/{run.trial_id}/{CHECKPOINT}")
         names = [*(self.study.searched or ["alpha"]), "repeat"]
         shown = {**run.config, "repeat": run.repeat}
         text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)
         accuracy = self.accuracy.get(run.trial_id, math.nan)
         self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}"))
         self.show.advance()
+
+
+def lost_machine(trial: Any) -> bool:
+    """Whether Ray says that the trial's worker died because its machine did, or is cut off."""
+    error = Path(trial.error_file or "")
+    if not error.is_file():
+        return False
+    last = error.read_text(errors="replace").rsplit("Failure #", 1)[-1]
+    return any(words in last for words in LOST)

@@ -34,10 +34,14 @@ from kdtune.folder import (
     only_driver,
     write_study,
 )
+from kdtune.mirror import Mirror, claimed
+from kdtune.nodes import Room
+from kdtune.preflight import preflight
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import RepeatSearcher, missing_runs
-from kdtune.teacher import is_ready
+from kdtune.results import PROVENANCE, STUDY
+from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
 FITS = 3
@@ -54,7 +58,7 @@ def main(study: Study) -> int:
     print(f"\n{(results.folder / 'summary.md').read_text()}")
     for warning in results.warnings:
         print(f"warning: {warning}")
-    print(f"{results.folder}: trials.parquet, epochs.parquet, summary.csv, students/")
+    print(f"{study.uri or results.folder}: trials.parquet, epochs.parquet, summary.csv, students/")
     return 0
 
 
@@ -73,19 +77,24 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         Interrupted: Ctrl-C; the same call goes on.
     """
     study = replace(study, run=study.run.absolute())
-    folder = study.folder
+    folder, mirror = study.folder, Mirror(study)
+    if study.uri is not None:
+        with only_driver(folder), claimed(mirror):
+            mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+            mirror.pull_below("epochs")
     study = claim(study)
     if missing_runs(study, completed(folder)):
         _check_machine(study, ray_init)
         for run in {run.trainable: run for run in study.runs()}.values():
             check(run)
         check_same_data(study)
-    with only_driver(folder):
+    with only_driver(folder), claimed(mirror):
         write_study(study)
+        mirror.push(STUDY, PROVENANCE)
         if left := missing_runs(study, completed(folder)):
             with _ray(study, ray_init):
-                _run_all(study.absolute(), left)
-        finish(folder)
+                _run_all(study.absolute(), left, mirror)
+        finish(folder, mirror)
     return load(folder)
 
 
@@ -107,32 +116,12 @@ def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
             f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
             f"cpus_per_trial={study.cpus_per_trial}"
         )
-    _slots(gpus if study.gpus is None else study.gpus, study)
-
-
-def _concurrent(study: Study) -> int:
-    """Trials at a time, of what Ray has; raises InputError where the cluster has too little."""
-    have = ray.cluster_resources()
-    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
-    if (study.gpus or 0) > gpus:
-        raise InputError(f"{study.gpus} GPUs are asked for, but the cluster has {gpus}")
-    by_cpus = max(1, cpus // study.cpus_per_trial)
     taken = gpus if study.gpus is None else study.gpus
-    return min(by_cpus, _slots(taken, study) or by_cpus)
-
-
-def _slots(gpus: int, study: Study) -> int:
-    """Trials that fit on so many GPUs; a share of one is never split over two.
-
-    Raises InputError where a trial asks for more than all of them.
-    """
-    per_trial = study.gpus_per_trial
-    if gpus and per_trial > gpus:
+    if taken and study.gpus_per_trial > taken:
         raise InputError(
-            f"gpus_per_trial must be at most the {gpus} GPUs taken, but got "
-            f"gpus_per_trial={per_trial:g}"
+            f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
+            f"gpus_per_trial={study.gpus_per_trial:g}"
         )
-    return gpus * int(1 / per_trial) if per_trial < 1 else int(gpus // per_trial)
 
 
 def _cores() -> int:
@@ -172,21 +161,22 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _run_all(study: Study, left: list[Run]) -> None:
+def _run_all(study: Study, left: list[Run], mirror: Mirror) -> None:
     """The teacher, then every run that is left."""
-    count = _concurrent(study)
-    use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
-    needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
     cache = Cache(study.cache, study.cache_gb)
     with Show(len(left), cache) as show:
+        room = Room(study, show.line)
+        for line in preflight(study):
+            show.line(line)
         if fault := cache.fault():
             show.line(f"warning: {fault}")
-        _make_teacher(study, needs, show)
-        show.line(f"{len(left)} runs, {count} at a time, into {study.folder}")
-        recorder = Recorder(study, show)
+        _make_teacher(study, room.needs, show)
+        show.line(f"{len(left)} runs, {room.trials()} at a time, into {study.uri or study.folder}")
+        recorder = Recorder(study, show, mirror)
         try:
-            _fit_all(study, left, needs, count, recorder)
+            _fit_all(study, left, room, recorder)
         finally:
+            recorder.uplink.flush()
             recorder.records.close()
 
 
@@ -204,36 +194,33 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
         raise InputError(f"the teacher could not be fine-tuned: {error.cause}") from error
 
 
-def _fit_all(
-    study: Study, left: list[Run], needs: dict[str, float], count: int, recorder: Recorder
-) -> None:
+def _fit_all(study: Study, left: list[Run], room: Room, recorder: Recorder) -> None:
     """Run Tune until every run has ended."""
     barren = 0
     while left:
+        recorder.cut_off = False
         try:
-            _fit(study, left, needs, count, recorder)
+            _fit(study, left, room, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
             recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
             stopped = True
         else:
             stopped = False
         before, left = left, [run for run in left if run.trial_id not in recorder.ended]
-        if left and not stopped:
+        if left and not stopped and not recorder.cut_off:
             raise Interrupted(f"{len(left)} runs are left")
         barren = barren + 1 if len(left) == len(before) else 0
         if barren == FITS:
             raise Interrupted(f"Ray stops without any progress; {len(left)} runs are left")
 
 
-def _fit(
-    study: Study, left: list[Run], needs: dict[str, float], count: int, recorder: Recorder
-) -> None:
+def _fit(study: Study, left: list[Run], room: Room, recorder: Recorder) -> None:
     tuner = tune.Tuner(
-        tune.with_resources(partial(run_trial, study=study), needs),
+        tune.with_resources(partial(run_trial, study=study), room.needs),
         tune_config=tune.TuneConfig(
-            search_alg=RepeatSearcher(left),
+            search_alg=RepeatSearcher(left, room.trials),
             num_samples=-1,
-            max_concurrent_trials=count,
+            max_concurrent_trials=len(left),  # Tune starts one at a time without; room limits them
             reuse_actors=True,
             trial_dirname_creator=partial(_dirname, study=study),
         ),
