@@ -1,102 +1,117 @@
 """How much faster is a study over streams than a plain loop? Side by side, on one machine.
 
     python experiments/speed.py --data hymenoptera_data
-    python experiments/speed.py --default
+
+Prints the table of experiments/README.md, about 24 minutes on two cores; each measurement is
+written to --out as it is made, and the same command goes on where it was cut.
 
 The plain loop (tests/reference.py, "B1") trains one run after another, decodes, augments and runs
 the teacher in each of them, with one loader worker: what people write. Both sides have the same
-threads. Its total is one run's median time by the number of runs, which are all alike; that of the
-study is measured whole, cold, building included. ResNet50 -> ResNet18 from random weights: the
-weights do not matter to time. A part of the images keeps a row to minutes; the share of train and
-val is that of the data, and the total follows in proportion to images and epochs.
+threads. They are measured in turn, in pairs; the plain total is that of one run by the number of
+runs, which are all alike, while the study is measured whole, cold, building included. ResNet50 ->
+ResNet18 from random weights: the weights do not matter to time. A part of the images keeps a row to
+minutes; the total follows in proportion to images and epochs.
 
 The limit is what remains when all is computed that a study cannot share, and nothing else, from
-component times measured in the same call: R streams of (views + teacher + frozen backbone), and
-the students' own steps.
+component times measured in each pair: R streams of (views + teacher + frozen backbone), and the
+students' own steps.
 """
 
 import argparse
+import json
 import os
+import platform
+import re
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from overhead import compare, sentence
 
 from kdtune.cache import Cache
-from kdtune.cli import fashion
-from kdtune.config import Run, Study
+from kdtune.config import Precision, Run, Study, Trainable
 from kdtune.data import load_data
-from kdtune.distill import _teacher_at_hand, distill, make_student
+from kdtune.distill import _starts, _teacher_at_hand, distill, make_student
 from kdtune.models import Classifier
 from kdtune.resources import Resources
-from kdtune.results import read_lines
-from kdtune.search import run as search
-from kdtune.teacher import fine_tune, load_teacher
+from kdtune.teacher import load_teacher
 from kdtune.views import Views
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop
 
 NOWHERE = Path("no-teacher-folder")
-BASE = Run(
-    teacher="resnet50",
-    teacher_weights="none",
-    teacher_epochs=0,
-    student="resnet18",
-    student_weights="none",
-    loss="mse",
-)
+COMPONENT_TIMES = 5
+"""Times that each component is measured for a row, over all its pairs."""
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table: a study to time."""
 
-    name: str
-    run: Run
+    trainable: Trainable
     configs: int
     repeats: int
+    precision: Precision
+    must: float | None
+    """Ratio to plain that was asked for."""
+    images: int
+    """Of train; those of val in proportion. With the epochs, enough that starting its runs takes
+    less than a twentieth of the row."""
+    epochs: int
+    pairs: int
 
-    def study(self) -> Study:
+    @property
+    def name(self) -> str:
+        """Its first cell."""
+        what = {"head": "frozen head", "all": "full fine-tuning"}[self.trainable]
+        return f"{what} {self.configs} × {self.repeats}, {self.precision}"
+
+    def study(self, data: Path) -> Study:
         """Three alphas by as many learning rates as it takes."""
+        run = Run(
+            data=str(data),
+            teacher="resnet50",
+            teacher_weights="none",
+            teacher_epochs=0,
+            student="resnet18",
+            student_weights="none",
+            trainable=self.trainable,
+            precision=self.precision,
+            loss="mse",
+            epochs=self.epochs,
+        )
         rates = tuple(1e-3 * 1.3**i for i in range(self.configs // 3))
         space = {"alpha": (0.0, 0.5, 1.0), "lr": rates}
-        return Study(name="speed", run=self.run, space=space, repeats=self.repeats)
+        return Study(name="speed", run=run, space=space, repeats=self.repeats)
 
 
-ROWS = [
-    Row(f"{what} {configs} x {repeats}, {precision}", run, configs, repeats)
-    for precision in ("fp32", "bf16")
-    for what, trainable, configs, repeats in (
-        ("frozen head", "head", 3, 4),
-        ("frozen head", "head", 30, 10),
-        ("full fine-tuning", "all", 3, 4),
-    )
-    for run in [replace(BASE, trainable=trainable, precision=precision)]  # type: ignore[arg-type]
-]
+ROWS = (
+    Row("head", 3, 4, "fp32", 4.3, 32, 3, 5),
+    Row("head", 3, 4, "bf16", 8.0, 32, 3, 5),
+    Row("all", 3, 4, "fp32", 1.8, 32, 2, 5),
+    Row("all", 3, 4, "bf16", 3.3, 32, 2, 5),
+    Row("head", 30, 10, "fp32", 40.0, 64, 4, 2),
+    Row("head", 30, 10, "bf16", None, 64, 4, 2),
+)
+B0 = "B0"
+DEFAULT = "default"
+DEFAULT_PAIRS = 3
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """What something took."""
-
-    wall: float
-    cpu: float
-
-
-def timed(work: Callable[[], object]) -> Seconds:
+def timed(work: Callable[[], object]) -> dict[str, float]:
     """Wall and CPU seconds of the work, those of its loader workers included."""
     wall, cpu = time.perf_counter(), _cpu()
     work()
-    return Seconds(time.perf_counter() - wall, _cpu() - cpu)
+    return {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu}
 
 
 def _cpu() -> float:
@@ -104,14 +119,10 @@ def _cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
 
-def median(of: list[Seconds]) -> Seconds:
-    """The median of each."""
-    return Seconds(*(statistics.median(getattr(s, n) for s in of) for n in ("wall", "cpu")))
-
-
 def over_streams(study: Study) -> None:
-    """Every run of the study, in the order of a search, with a cold cache of its own."""
+    """Every run of the study, in the order of a search, with nothing at hand."""
     _teacher_at_hand.cache_clear()
+    _starts.cache_clear()
     with tempfile.TemporaryDirectory() as folder:
         resources = Resources(cache=Cache(folder, 50), repeats=study.repeats)
         for run in study.runs():
@@ -119,28 +130,17 @@ def over_streams(study: Study) -> None:
                 list(distill(replace(run, repeat=repeat), NOWHERE, resources))
 
 
-def one_plain_run(run: Run) -> None:
+def plain_run(run: Run, teacher_backward: bool = False) -> None:
     """One run of the plain loop, with plain PyTorch's precision and memory format."""
-    list(plain_loop(replace(run, precision="fp32"), NOWHERE, workers=1, layout="contiguous"))
+    fp32 = replace(run, precision="fp32")
+    list(plain_loop(fp32, NOWHERE, "cpu", 1, teacher_backward, layout="contiguous"))
 
 
-def limit(row: Row, parts: dict[str, float]) -> float:
-    """Seconds that the row's study must take: research formula, component times measured here."""
-    run, data = row.run, load_data(row.run.data)
-    train, val = (len(data.splits[s]) for s in ("train", "val"))
-    streams, runs = row.repeats * run.epochs, row.configs * row.repeats * run.epochs
-    shared = streams * train * (parts["view"] + parts["teacher"]) + val * parts["teacher"]
-    if run.trainable == "head":
-        return shared + streams * (train * parts["train pass"] + val * parts["eval pass"])
-    return shared + runs * (train * parts["step"] + val * parts["eval pass"])
-
-
-def components(run: Run) -> dict[str, float]:
-    """Seconds an image of each part, medians of several batches; views once."""
+def components(run: Run, times: int) -> dict[str, list[float]]:
+    """Seconds an image of each part, `times` measurements."""
     data = load_data(run.data)
     index = torch.arange(len(data.splits["train"]))
     views = Views(data.splits["train"], index, run, 224, 0)
-    seconds = timed(lambda: list(views.batches()))
     batch = next(views.batches(run.batch_size))
     teacher = load_teacher(run, NOWHERE).place(torch.device("cpu"), run.precision)
     teacher.freeze().set_mode(False)
@@ -155,129 +155,145 @@ def components(run: Run) -> dict[str, float]:
                 if grad:
                     logits.square().mean().backward()
 
-        return median([timed(work) for _ in range(7)]).wall / len(batch)
+        return timed(work)["wall"] / len(batch)
 
-    return {
-        "view": seconds.wall / len(index),
-        "teacher": forward(teacher, False, False),
-        "eval pass": forward(student, False, False),
-        "train pass": forward(student, True, False),
-        "step": forward(student, True, True),
-    }
+    found: dict[str, list[float]] = {}
+    for _ in range(times):
+        parts = {
+            "view": timed(lambda: list(views.batches()))["wall"] / len(index),
+            "teacher": forward(teacher, False, False),
+            "eval pass": forward(student, False, False),
+            "train pass": forward(student, True, run.trainable == "all"),
+        }
+        for name, value in parts.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
-def measure(row: Row, pairs: int) -> str:
-    """One line of the table: plain runs and studies in turn."""
-    study, plain, streamed = row.study(), [], []
-    before = components(row.run)
-    for _ in range(pairs):
-        plain.append(timed(lambda: one_plain_run(study.run)))
-        streamed.append(timed(lambda: over_streams(study)))
-    plain.append(timed(lambda: one_plain_run(study.run)))
-    after = components(row.run)  # the machine may have been busy: each part at its fastest
-    parts = {name: min(before[name], after[name]) for name in before}
+def limit(row: Row, train: int, val: int, parts: dict[str, float]) -> float:
+    """Seconds that the row's study must take, from the seconds an image of its parts.
+
+    Shared by the configurations of a repeat: views, the teacher's pass over train (val's once) and
+    a frozen backbone's passes. A run's own: the steps and evaluations of a whole student; a head's
+    are left out, they cost a thousandth.
+    """
+    streams, runs = row.repeats * row.epochs, row.configs * row.repeats * row.epochs
+    passes = streams if row.trainable == "head" else runs
+    shared = streams * train * (parts["view"] + parts["teacher"]) + val * parts["teacher"]
+    return shared + passes * (train * parts["train pass"] + val * parts["eval pass"])
+
+
+def measure(row: Row, data: Path) -> Record:
+    """One pair: a plain run, the study, and the components."""
+    study = row.study(data)
+    parts = components(study.run, -(-COMPONENT_TIMES // row.pairs))
+    plain = timed(lambda: plain_run(study.run))
+    ours = timed(lambda: over_streams(study))
+    sizes = {name: len(load_data(study.run.data).splits[name]) for name in ("train", "val")}
+    return {"plain": plain, "ours": ours, "parts": parts, **sizes}
+
+
+def line(row: Row, pairs: list[Record]) -> str:
+    """A line of the table, from medians over pairs."""
     runs = row.configs * row.repeats
-    one, ours, least = median(plain), median(streamed), limit(row, parts)
+    values = {name: [x for p in pairs for x in p["parts"][name]] for name in pairs[0]["parts"]}
+    parts = {name: statistics.median(each) for name, each in values.items()}
+    least = limit(row, pairs[0]["train"], pairs[0]["val"], parts)
+    plain, ours = (
+        {unit: statistics.median(p[side][unit] for p in pairs) for unit in ("wall", "cpu")}
+        for side in ("plain", "ours")
+    )
+    ratios = [runs * p["plain"]["wall"] / p["ours"]["wall"] for p in pairs]
     cells = [
         row.name,
-        f"{one.wall:.1f} x {runs} = {one.wall * runs:.0f}",
-        f"{ours.wall:.1f}",
-        f"{one.wall * runs / ours.wall:.1f}",
-        f"{one.cpu * runs / ours.cpu:.1f}",
-        f"{one.wall * runs / least:.1f}",
-        f"{100 * least / ours.wall:.0f} %",
+        f"{plain['wall']:.1f} × {runs} = {plain['wall'] * runs:,.0f}",
+        f"{ours['wall']:.1f}",
+        f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f}–{max(ratios):.1f})",
+        f"{plain['cpu'] * runs / ours['cpu']:.1f}",
+        "" if row.must is None else f"{row.must:g}",
+        f"{plain['wall'] * runs / least:.1f}",
+        f"{100 * least / ours['wall']:.0f} %",
+        f"{len(pairs)}",
     ]
-    print(" ".join(f"{k} {1e3 * v:.1f} ms" for k, v in parts.items()), file=sys.stderr)
     return f"| {' | '.join(cells)} |"
 
 
-def seed_style(run: Run) -> str:
-    """A plain run as the starting repository wrote it ("B0"): back through the teacher, too."""
-    fp32 = replace(run, precision="fp32")
-    loop = plain_loop(fp32, NOWHERE, workers=1, teacher_backward=True, layout="contiguous")
-    return f"B0, one run of the first row: {timed(lambda: list(loop)).wall:.1f} s"
+def table(records: list[Record]) -> str:
+    """All that was measured, in Markdown."""
+    lines = [
+        "| study | plain, s | kdtune, s | ratio (all pairs) | CPU ratio | must | limit | share "
+        "| pairs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    by_row: dict[str, list[Record]] = {}
+    for record in records:
+        by_row.setdefault(record["row"], []).append(record)
+    lines += [line(row, by_row[row.name]) for row in ROWS if row.name in by_row]
+    machine = {record["machine"] for record in records}
+    lines += ["", f"Measured on: {'; '.join(sorted(machine))}."]
+    if B0 in by_row:
+        wall = by_row[B0][0]["plain"]["wall"]
+        lines.append(f"A run of the first row back through the teacher, too (B0): {wall:.1f} s.")
+    if DEFAULT in by_row:
+        lines.append(sentence(by_row[DEFAULT]))
+    return "\n".join(lines)
 
 
-def default_study() -> str:
-    """The default study under Ray, cold: from first to last epoch, against its runs alone."""
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(1)
-    study = fashion()
-    with tempfile.TemporaryDirectory() as name:
-        study = replace(study, out=name, cache=f"{name}/cache", gpus=0)
-        list(fine_tune(study.run, study.folder / "teacher", Resources.of(study)))
-        search(study)
-        epochs = [line for line in read_lines(study.folder)[0] if line["kind"] == "epoch"]
-        first = min(line["time"] - line["seconds"] for line in epochs)
-        wall = max(line["time"] for line in epochs) - first
-        alone = [  # over warm streams, so nothing but training
-            timed(partial(over_warm_streams, run, study)) for run in study.runs()
-        ]
-        plain = [timed(lambda: list(plain_loop(study.run, study.folder / "teacher"))).wall]
-    pure = statistics.mean(s.wall for s in alone) * len(epochs_of(epochs)) / cores
-    naive = plain[0] * len(epochs_of(epochs)) / cores
-    return (
-        f"default study: {wall:.1f} s from first to last epoch on {cores} cores, "
-        f"{wall / pure:.2f} times its pure training time ({pure:.1f} s); "
-        f"plain loops on all cores {naive:.1f} s, {naive / wall:.2f} times as long"
-    )
-
-
-def over_warm_streams(run: Run, study: Study) -> None:
-    """One run whose streams are all built."""
-    list(distill(run, study.folder / "teacher", Resources.of(study)))
-
-
-def epochs_of(lines: list[dict[str, Any]]) -> set[str]:
-    """The trials that the lines are of."""
-    return {line["trial_id"] for line in lines}
+def machine() -> str:
+    """What the numbers are of."""
+    cpu = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", cpu)
+    name = model[1] if model else platform.machine()
+    threads, version = torch.get_num_threads(), torch.__version__
+    return f"{name}, {threads} threads on both sides, torch {version}, {time.strftime('%Y-%m-%d')}"
 
 
 def part_of(data: Path, folder: Path, images: int) -> Path:
     """A folder with links to `images` of train and, in proportion, of val, evenly over classes."""
-    whole = load_data(str(data))
-    share = images / len(whole.splits["train"])
-    for name in ("train", "val"):
-        split = whole.splits[name]
-        for k, label in enumerate(whole.classes):
-            files = [f for f, y in zip(split.images, split.labels, strict=True) if y == k]
-            (folder / name / label).mkdir(parents=True)
-            for file in files[: max(1, round(share * len(files)))]:
-                os.symlink(Path(file).absolute(), folder / name / label / Path(file).name)
+    share = images / len(load_data(str(data)).splits["train"])
+    for label in (label for name in ("train", "val") for label in (data / name).iterdir()):
+        files = sorted(label.glob("*.jpg"))
+        target = folder / label.relative_to(data)
+        target.mkdir(parents=True)
+        for file in files[: max(1, round(share * len(files)))]:
+            os.symlink(file.absolute(), target / file.name)
     return folder
 
 
+def work(data: Path, folder: Path) -> list[tuple[str, int, Callable[[], Record]]]:
+    """(row, measurements, how one is made) of the whole table."""
+    parts = {n: part_of(data, folder / str(n), n) for n in sorted({row.images for row in ROWS})}
+
+    def pair(row: Row) -> Callable[[], Record]:
+        return lambda: measure(row, parts[row.images])
+
+    def seed_style() -> Record:
+        run = ROWS[0].study(parts[ROWS[0].images]).run
+        return {"plain": timed(lambda: plain_run(run, teacher_backward=True))}
+
+    rows = [(row.name, row.pairs, pair(row)) for row in ROWS]
+    return [(DEFAULT, DEFAULT_PAIRS, lambda: asdict(compare())), (B0, 1, seed_style), *rows]
+
+
 def main() -> None:
-    """Measure the rows asked for and print them as they come."""
+    """Measure what --out still lacks, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="the hymenoptera photographs")
-    parser.add_argument("--default", action="store_true", help="the default study instead")
-    parser.add_argument("--b0", action="store_true", help="a run as the original wrote it instead")
-    parser.add_argument("--images", type=int, default=64, help="training images used")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=1, help="plain run and study in turn")
+    parser.add_argument("--data", type=Path, required=True, help="the hymenoptera photographs")
+    parser.add_argument("--out", type=Path, default=Path("speed.jsonl"), help="the measurements")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rows", nargs="*", type=int, default=range(len(ROWS)))
+    parser.add_argument("--only", help="rows whose name has this in it: frozen, bf16, default, B0")
     flags = parser.parse_args()
-    if flags.default:
-        print(default_study())
-        return
-    if flags.data is None:
-        parser.error("--data is needed for the photographs' rows")
-    torch.set_num_threads(flags.threads)
-    if not flags.b0:
-        print("| study | plain runs, s | streams, s | ratio | CPU ratio | limit | share |")
-        print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        data = part_of(flags.data, Path(folder), flags.images)
-        if flags.b0:
-            run = replace(ROWS[0].run, data=str(data), epochs=flags.epochs)
-            print(seed_style(run))
-            return
-        for number in flags.rows:
-            row = ROWS[number]
-            run = replace(row.run, data=str(data), epochs=flags.epochs)
-            print(measure(replace(row, run=run), flags.pairs), flush=True)
+    flags.out.touch()
+    records = [json.loads(text) for text in flags.out.read_text().splitlines()]
+    with tempfile.TemporaryDirectory() as folder, flags.out.open("a") as file:
+        for name, count, make in work(flags.data, Path(folder)):
+            wanted = flags.only is None or flags.only in name
+            for _ in range(sum(r["row"] == name for r in records), count if wanted else 0):
+                torch.set_num_threads(flags.threads)
+                records.append({"row": name, "machine": machine(), **make()})
+                print(json.dumps(records[-1]), file=file, flush=True)
+                print(f"{name}: measured", file=sys.stderr)
+    print(table(records))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """kdtune: a Ray Tune study of knowledge distillation.
 
-Read the files in the order in which data flows: config (what a study is), data, models, losses,
-cache and stream (what a repeat fixes, computed once), train (the one loop), teacher, distill (one
-run), trial, repeats, search (the study under Ray); results, stats, analysis (what it says).
+Read the files in the order in which data flows: space, run_config, config (what a study is), data,
+models, losses, cache and stream (what a repeat fixes, computed once), train (the one loop),
+teacher, distill (one run); race, proposals, plan (which run next); trial, repeats, search (the
+study under Ray); results, stats, analysis (what it says).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
     from kdtune.analysis import Results, load
     from kdtune.config import InputError, Run, Study
     from kdtune.search import run
+    from kdtune.space import Range
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Results", "Run", "Study", "load", "run"]
+__all__ = ["InputError", "Range", "Results", "Run", "Study", "load", "run"]
 
-_HOMES = {"Study": "config", "Run": "config", "InputError": "config"}
+_HOMES = {"Study": "config", "Run": "config", "InputError": "config", "Range": "space"}
 _HOMES |= {"load": "analysis", "Results": "analysis", "run": "search"}
 
 

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
     start("analysis")  # answers bad flags before pandas loads; does not return
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdtune import insight, storage
+from kdtune import insight
 from kdtune.comparison import (
     DEFAULT,
     KEYS,
@@ -37,7 +38,10 @@ from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.stats import mean_interval
 from kdtune.tables import format_table, levels, markdown, summarize
-from kdtune.verdict import best_sentence, comparison_rows, verdict
+from kdtune.verdict import Terms, best_sentence, comparison_rows, verdict
+
+MOST_ROWS = 30
+"""Configurations that are printed; of more, the best."""
 
 
 def load(folder: str | Path) -> "Results":
@@ -46,6 +50,8 @@ def load(folder: str | Path) -> "Results":
     Raises InputError where it is none.
     """
     if "://" in str(folder):
+        from kdtune import storage  # needs pyarrow, which a laptop with a copy does not
+
         path = storage.fetch(str(folder))
         return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
     path = Path(folder)
@@ -73,12 +79,28 @@ class Results:
         return self.frames.trials
 
     @cached_property
+    def of_search(self) -> pd.DataFrame:
+        """The trials of the phase "search": repeats that every configuration may have."""
+        return self.trials[self.trials.phase == "search"]
+
+    @cached_property
+    def judged(self) -> pd.DataFrame:
+        """The trials that the verdict is of.
+
+        Those of the finalists on final repeats, which no decision has seen, where the study has
+        any of both plain training and distilling; else those of the search.
+        """
+        final = self.trials[self.trials.phase == "final"]
+        sides = (completed(final)["config/alpha"] == 1).nunique()
+        return final if sides == 2 else self.of_search
+
+    @cached_property
     def configs(self) -> pd.DataFrame:
         """One row per configuration: config_id, config/*, val/acc/mean, val/acc/std, n, n_planned.
 
         The best mean first, those with at most half of the most repeats last.
         """
-        groups = completed(self.trials).groupby(KEYS, dropna=False)
+        groups = completed(self.of_search).groupby(KEYS, dropna=False)
         frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
         frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
         frame["n_planned"] = self.study.repeats
@@ -106,8 +128,10 @@ class Results:
         counts = self.trials.status.value_counts()
         done = int(counts.get("completed", 0))
         ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
-        planned = max(len(self.study.runs()) * self.study.repeats, len(self.trials))
-        if ended == planned:
+        planned = len(self.trials)  # of a search that adapts: those it has started
+        if self.study.is_fixed:
+            planned = max(len(self.study.runs()) * self.study.repeats, planned)
+        if ended == planned and not self.frames.running:
             rest = f", {planned - done} failed or pruned" if done < planned else ""
             return f"complete: {done} runs{rest}"
         word = "running" if self.frames.running else "not running, and not complete"
@@ -140,7 +164,7 @@ class Results:
         by = list(by) or self.by
         check_names("by", by, HYPERPARAMETERS)
         check_names("metric", metrics, [*METRICS, "gap"])
-        done = completed(self.trials).rename(columns=lambda c: c.removeprefix("config/"))
+        done = completed(self.of_search).rename(columns=lambda c: c.removeprefix("config/"))
         if pooled:
             return self._pooled(done, by, metrics)
         done = done.assign(**{f"val/{m}@{scope}": numbers(done, m, scope) for m in metrics})
@@ -148,7 +172,7 @@ class Results:
             done = done.assign(**{name: levels(done[name]) for name in by})
         rows = []
         for key, group in done.groupby(by, dropna=False, observed=True):
-            row = dict(zip(by, key, strict=True)) | {"n_planned": self.study.repeats}
+            row = dict(zip(by, key, strict=True)) | {"n_planned": self._planned}
             # configurations that share a row are averaged within a repeat: repeats are the sample
             repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
             for metric in metrics:
@@ -175,11 +199,29 @@ class Results:
         Plain training is the alpha = 1 configuration with the best mean, by the same rule and
         repeats. For the columns see `comparison.compare`.
         """
-        return compare(self.trials, rule)
+        if not (rule.is_plain and self.is_final):
+            return compare(self.of_search, rule)
+        return compare(self.judged, rule, self._anytime)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the verdict is of finalists on repeats that no decision has seen."""
+        return self.judged is not self.of_search
+
+    @property
+    def _anytime(self) -> float | None:
+        """Level of a verdict that decided how many repeats there are."""
+        return self.study.level if self.study.until_decided else None
+
+    @property
+    def _planned(self) -> float:
+        """Repeats that every configuration is to have; NaN where that hangs on what they say."""
+        adapts = self.study.policy == "race" or self.study.stop_early
+        return math.nan if adapts else self.study.repeats
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Mean and rank of each configuration by each scope; see `insight.sensitivity`."""
-        return insight.sensitivity(self.trials, Rule(metric))
+        return insight.sensitivity(self.of_search, Rule(metric))
 
     def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
         """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
@@ -189,7 +231,8 @@ class Results:
         parts = []
         for name in self.by:
             table = self.summary([name], columns, scope).rename(columns={name: "value"})
-            parts.append(table.assign(hyperparameter=name).astype({"value": object}))
+            if len(table):
+                parts.append(table.assign(hyperparameter=name).astype({"value": object}))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
@@ -198,16 +241,17 @@ class Results:
 
     def importance(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """What each hyperparameter explains by itself; see `insight.importances`."""
-        return insight.importances(self.trials, rule, self.by)
+        return insight.importances(self.of_search, rule, self.by)
 
     def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
-        return insight.selection(self.folder, self.trials, rule, self.compare(rule))
+        return insight.selection(self.folder, self.judged, rule, self.compare(rule))
 
     def verdict(self, rule: Rule = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
-        table = self.compare(rule)
-        return verdict(table, rule, self.by, self.baseline(rule), self.study.repeats)
+        fresh = self.is_final and rule.is_plain
+        terms = Terms(self.baseline(rule), self._planned, fresh, self._anytime if fresh else None)
+        return verdict(self.compare(rule), rule, self.by, terms)
 
     def name(self, config_id: str) -> str:
         """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
@@ -215,7 +259,7 @@ class Results:
 
     def best(self, rule: Rule = DEFAULT) -> str | None:
         """The config_id of the best mean; None before a run has completed."""
-        values = by_repeat(self.trials, rule.metric, rule.scope)
+        values = by_repeat(self.judged, rule.metric, rule.scope)
         return best_of(values, rule.sign) if values.notna().any(axis=None) else None
 
     def baseline(self, rule: Rule = DEFAULT) -> str:
@@ -247,23 +291,34 @@ class Results:
         """What a reader sees first: the table, the comparison with plain training, the verdict."""
         optimistic = ", optimistic: chosen by what it reports" if rule.scope == "best" else ""
         parts = [
-            format_table(self.summary(by, columns, rule.scope)),
+            format_table(_shortened(self.summary(by, columns, rule.scope), rule)),
             f"mean ± sd over n repeats, scope {rule.scope}{optimistic}",
         ]
         table = self.compare(rule)
+        fresh = ", the two finalists on fresh repeats that no decision has seen"
         if len(table):
             head, rows = comparison_rows(table, self.by, rule)
             parts += [
-                f"Against {self.baseline(rule)}, val {rule.metric}:",
-                markdown(head, rows),
+                f"Against {self.baseline(rule)}, val {rule.metric}"
+                f"{fresh * (self.is_final and rule.is_plain)}:",
+                markdown(head, rows[:MOST_ROWS]),
                 "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
             ]
         if best := self.best(rule):
             selection = self.selection(rule)
-            parts.append(best_sentence(selection, rule, self.name(best), self.baseline(rule)))
+            names = self.name(best), self.baseline(rule)
+            parts.append(best_sentence(selection, rule, *names, self.is_final))
             if edges := self.edges(rule):
                 parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])
+
+
+def _shortened(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """A long table's best rows, the best first."""
+    column = f"val/{rule.metric}/mean"
+    if len(table) <= MOST_ROWS or column not in table:
+        return table
+    return table.loc[(-rule.sign * table[column]).sort_values().index[:MOST_ROWS]]
 
 
 def main(flags: Reading) -> int:

@@ -18,6 +18,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kdtune",
+    "text.parse_math": False,  # two dollars in a name of others are no formula
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

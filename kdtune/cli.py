@@ -16,20 +16,24 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.reading import docs, read
+from kdtune.space import Range
 
 Command = Literal["search", "teacher", "distill", "analysis", "report"]
 
 ABOUT = {
     "search": "Study a distillation: every configuration, over the same repeats. A hyperparameter "
-    "given several values is searched: --alpha 0.1 0.5 1.",
+    "given several values, or a range (--lr 1e-4..1e-1:log), is searched: --alpha 0.1 0.5 1.",
     "teacher": "Fine-tune a study's teacher.",
     "distill": "One distillation run; prints its epochs.",
 }
+ONLY_SEARCH = {"search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"}
+ONLY_SEARCH |= {"repeats", "until_decided", "level", "budget", "warm_start"}
+ONLY_SEARCH |= {"gpus_per_trial", "address"}
 HIDDEN = {
-    "search": {"repeat"},
-    "teacher": {"repeats", "gpus_per_trial", "address", "repeat", "alpha", "loss", "temperature"}
+    "search": {"repeat", "until_decided"},
+    "teacher": {*ONLY_SEARCH, "repeat", "alpha", "loss", "temperature"}
     | {"student", "student_weights", "trainable", "batch_norm", "train_images", "lr", "epochs"},
-    "distill": {"repeats", "gpus_per_trial", "address"},
+    "distill": ONLY_SEARCH,
 }
 """Fields that are no flags of a command."""
 UNNAMED = "that-of-the-data"
@@ -103,8 +107,12 @@ def parse(command: Command, arguments: list[str]) -> Study:
     kinds: list[tuple[str, Any, Any]] = []
     texts = docs(Run) | docs(Study)
     for f, default in _flags(command, base):
-        searched = command == "search" and f.name in HYPERPARAMETERS
-        kind = tuple[f.type, ...] if searched else f.type  # type: ignore[name-defined]
+        kind: Any = f.type
+        if command == "search" and f.name in HYPERPARAMETERS:
+            kind = _or_range(kind) if kind in (int, float) else kind
+            kind = tuple[kind, ...]
+        elif f.name == "repeats":
+            kind = int | Literal["auto"]
         kinds.append((f.name, Annotated[kind, tyro.conf.arg(help=texts[f.name])], default))
     flags: Any = tyro.cli(
         dataclasses.make_dataclass("Flags", kinds),
@@ -136,6 +144,24 @@ def _experiment(file: Path) -> Study:
     return study
 
 
+def _or_range(kind: type[int] | type[float]) -> Any:
+    """A number, or a range of numbers, as tyro reads one."""
+    import tyro
+
+    def read(words: list[str]) -> int | float | str:
+        # a range is parsed in _lay_over: tyro replaces the words of an error raised here
+        return words[0] if ".." in words[0] else kind(words[0])
+
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int | float | str),
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[kind | str, spec]
+
+
 def _flags(command: Command, base: Study) -> list[tuple[Any, Any]]:
     """(field, default) of each flag, the study's own first."""
     flags = []
@@ -145,24 +171,37 @@ def _flags(command: Command, base: Study) -> list[tuple[Any, Any]]:
                 continue
             default = getattr(owner, f.name)
             if command == "search" and f.name in HYPERPARAMETERS:
-                default = tuple(base.space.get(f.name, (default,)))
+                values = base.values(f.name)
+                default = (str(values),) if isinstance(values, Range) else values
+            elif f.name == "repeats" and base.until_decided:
+                default = "auto"
             flags.append((f, default))
     return flags
 
 
 def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> Study:
     run_names = {f.name for f in dataclasses.fields(Run)}
+    numbers: Any = {f.name: f.type for f in dataclasses.fields(Run) if f.type in (int, float)}
     space, fixed, own = dict(space), {}, {}
     for name, value in flags.items():
         if name not in run_names:
             own[name] = value
         elif not isinstance(value, tuple):
             fixed[name] = value
+        elif name in numbers and (ranges := [v for v in value if isinstance(v, str)]):
+            if len(value) > 1:
+                shown = " ".join(map(str, value))
+                raise InputError(f"{name} must be a list or one range, but got {shown}")
+            space[name] = Range.parse(ranges[0], numbers[name])
         elif len(value) == 1:
             fixed[name] = value[0]
             space.pop(name, None)
         else:
             space[name] = value
+    if own.get("repeats") == "auto":
+        own |= {"repeats": base.repeats, "until_decided": True}
+    elif "repeats" in own:
+        own["until_decided"] = False
     if own["name"] == UNNAMED:
         own["name"] = ""  # that of the data's folder
     run = replace(base.run, **fixed).absolute()

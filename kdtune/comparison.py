@@ -4,6 +4,7 @@
 is compared with numbers of the same repeats.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config import HYPERPARAMETERS, InputError, Scope, Value
+from kdtune.race import anytime_interval, anytime_p
 from kdtune.stats import Difference, holm, max_t, mean_interval, paired_difference
 from kdtune.tables import is_number
 
@@ -112,8 +114,11 @@ def best_of(values: pd.DataFrame, sign: int) -> str:
     return str((sign * well_run(values).mean()).idxmax())
 
 
-def compare(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+def compare(trials: pd.DataFrame, rule: Rule, anytime: float | None = None) -> pd.DataFrame:
     """Every other configuration against the baseline, paired by repeat; the best first.
+
+    With `anytime`, a level, repeats were added until the two told apart, so p, p_holm and the
+    interval are such as hold at any time (`race.anytime_p`), and p_max_t, low and high are NaN.
 
     Returns one row per configuration: config_id, config/*, baseline (its config_id), diff (mean of
     its numbers minus the baseline's), sd, low, high (95 % t interval), low_all, high_all (at the
@@ -134,6 +139,8 @@ def compare(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
     table["p_holm"] = _over_known(table.p)
     table["p_max_t"] = _max_t(values, list(pairs), baseline)
+    if anytime is not None:
+        table = _at_any_time(table, list(pairs.values()), anytime)
     table = completed(trials).drop_duplicates("config_id")[KEYS].merge(table, on="config_id")
     order = (rule.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
@@ -151,6 +158,15 @@ def _row(pair: np.ndarray, sign: int, m: int) -> dict[str, float]:
         **{"n": d.interval.n, "correlation": d.correlation, "p": d.p},
         **{"wins": wins, "ties": d.ties, "losses": losses, "p_better": better},
     }
+
+
+def _at_any_time(table: pd.DataFrame, pairs: list[np.ndarray], level: float) -> pd.DataFrame:
+    """The same comparisons where how many repeats there are hung on what they said."""
+    differences = [(pair[0] - pair[1]).tolist() for pair in pairs]
+    ends = [anytime_interval(d, level / len(pairs)) for d in differences]
+    p = pd.Series([anytime_p(d) for d in differences], index=table.index)
+    table = table.assign(p=p, p_holm=_over_known(p), p_max_t=math.nan, low=math.nan, high=math.nan)
+    return table.assign(low_all=[low for low, _ in ends], high_all=[high for _, high in ends])
 
 
 def _over_known(p_values: pd.Series) -> pd.Series:

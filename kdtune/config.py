@@ -15,151 +15,31 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
-Loss = Literal["mse", "kl"]
-Trainable = Literal["all", "head"]
-BatchNorm = Literal["train", "eval"]
-Augment = Literal["none", "crop", "resized-crop"]
-Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["constant", "step", "cosine", "onecycle"]
-Precision = Literal["fp32", "bf16"]
+from kdtune.run_config import TEACHER_REPEAT as TEACHER_REPEAT  # all of a study has one home
+from kdtune.run_config import Augment as Augment
+from kdtune.run_config import BatchNorm as BatchNorm
+from kdtune.run_config import Loss as Loss
+from kdtune.run_config import Optimizer as Optimizer
+from kdtune.run_config import Precision as Precision
+from kdtune.run_config import Run as Run
+from kdtune.run_config import Schedule as Schedule
+from kdtune.run_config import Trainable as Trainable
+from kdtune.run_config import check, check_types
+from kdtune.run_config import derive_seed as derive_seed
+from kdtune.space import DECIDING, Range, Values, covers
+from kdtune.space import HYPERPARAMETERS as HYPERPARAMETERS
+from kdtune.space import Config as Config
+from kdtune.space import InputError as InputError
+from kdtune.space import Value as Value
+from kdtune.space import canonical as canonical
+
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
-Value = float | int | str
-Config = dict[str, Value | None]
-
-TEACHER_REPEAT = -1
-"""The repeat a teacher is trained in: no student ever sees the same views."""
-
-HYPERPARAMETERS = (
-    *("loss", "alpha", "temperature", "optimizer", "lr", "momentum", "weight_decay"),
-    *("schedule", "lr_step_size", "lr_gamma", "epochs", "batch_size", "trainable", "batch_norm"),
-)
-"""The fields of a run that a configuration may set. The others make the study what it is."""
-
-
-class InputError(ValueError):
-    """What the user gave cannot work. The message is one sentence: the value, and what would do."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One distillation run: one student learns from one teacher."""
-
-    data: str = "fashion"
-    """Images: "fashion" (the embedded Fashion-MNIST subset), or a folder with train/, val/ and
-    perhaps test/, in each of them one subfolder of images a class."""
-    train_images: int | None = None
-    """Labelled images that the student learns from, drawn evenly over the classes. None: all of
-    train. The teacher is always fine-tuned on all of train."""
-    image_size: int | None = None
-    """Side of a view in pixels. None: the larger input size of the two models."""
-    augment: Augment | None = None
-    """Training views: "crop" (pad by an eighth, crop, flip), "resized-crop" (RandomResizedCrop,
-    flip) or "none". None: "crop" for fashion, "resized-crop" for a folder."""
-    teacher: str = "resnet50"
-    """Teacher: a torchvision name, timm/NAME, or module:factory, a function of the class count."""
-    teacher_weights: str = "default"
-    """Teacher's weights: "default" (the library's, downloaded), "none" (random) or a file
-    (.safetensors, or a .pt state dict)."""
-    teacher_epochs: int = 25
-    """Epochs of fine-tuning the teacher before the study. 0: take its weights as they are."""
-    teacher_lr: float = 1e-3
-    """Learning rate of the teacher's fine-tuning. All else about it is as for the student."""
-    student: str = "resnet18"
-    """Student: a torchvision name, timm/NAME, or module:factory."""
-    student_weights: str = "default"
-    """Student's initial weights: "default", "none" or a file."""
-    trainable: Trainable = "all"
-    """Layers of the student that learn: all, or only the head (its last layer)."""
-    batch_norm: BatchNorm = "train"
-    """Mode of the student's batch norm layers while it learns: "train" (batch statistics, running
-    statistics drift, even under a frozen backbone) or "eval" (frozen statistics)."""
-    loss: Loss = "kl"
-    """Distillation term: "kl" (softened probabilities, times T squared) or "mse" (logits)."""
-    alpha: float = 0.5
-    """Weight of the labels' cross-entropy, in [0, 1]; the teacher's term has 1 - alpha.
-    1 is plain training, 0 is the teacher only."""
-    temperature: float = 4.0
-    """Temperature T > 0 that softens the probabilities of "kl"."""
-    optimizer: Optimizer = "sgd"
-    """Optimiser."""
-    lr: float = 1e-3
-    """Learning rate, > 0. With "onecycle" its peak."""
-    momentum: float = 0.9
-    """Momentum of sgd, in [0, 1)."""
-    weight_decay: float = 0.0
-    """Weight decay, >= 0 (decoupled with adamw)."""
-    schedule: Schedule = "step"
-    """Learning rate over time: constant, step (StepLR), cosine (to 0, an epoch a step) or onecycle
-    (a step a batch)."""
-    lr_step_size: int = 7
-    """Epochs between two decays of "step"."""
-    lr_gamma: float = 0.1
-    """Factor of each decay of "step", in (0, 1]."""
-    epochs: int = 25
-    """Passes over the training images, >= 1."""
-    batch_size: int = 32
-    """Images a step, >= 1. The last batch of an epoch may be smaller."""
-    precision: Precision = "fp32"
-    """"fp32", or "bf16": both models under autocast; losses stay in float32."""
-    seed: int = 0
-    """Seed of the study: with the repeat it fixes everything random."""
-    repeat: int = 0
-    """Number of the repeat, >= 0. The same repeats meet every configuration."""
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        _check(self, "alpha", 0 <= self.alpha <= 1, "lie in [0, 1]")
-        _check(self, "temperature", 0 < self.temperature <= 1000, "lie in (0, 1000]")
-        for name in ("lr", "teacher_lr"):
-            _check(self, name, 0 < getattr(self, name) < math.inf, "be greater than 0")
-        _check(self, "momentum", 0 <= self.momentum < 1, "lie in [0, 1)")
-        _check(self, "weight_decay", 0 <= self.weight_decay < math.inf, "be 0 or more")
-        _check(self, "lr_gamma", 0 < self.lr_gamma <= 1, "lie in (0, 1]")
-        for name in ("epochs", "batch_size", "lr_step_size"):
-            _check(self, name, getattr(self, name) >= 1, "be 1 or more")
-        _check(self, "teacher_epochs", self.teacher_epochs >= 0, "be 0 or more")
-        _check(self, "repeat", self.repeat >= TEACHER_REPEAT, "be 0 or more")
-        for name in ("train_images", "image_size"):
-            value = getattr(self, name)
-            _check(self, name, value is None or value >= 1, "be 1 or more")
-
-    @property
-    def config(self) -> Config:
-        """The hyperparameters, without those that have no effect (see `canonical`)."""
-        return canonical({name: getattr(self, name) for name in HYPERPARAMETERS})
-
-    @property
-    def config_id(self) -> str:
-        """Eight hex digits that name the configuration, whatever the repeat."""
-        text = json.dumps(self.config, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    @property
-    def trial_id(self) -> str:
-        """Name of the one run of this configuration in this repeat."""
-        return f"{self.config_id}-r{self.repeat:02d}"
-
-    def absolute(self) -> "Run":
-        """The same run with absolute paths of data and weights."""
-
-        def path(value: str, *words: str) -> str:
-            return value if value in words else str(Path(value).expanduser().absolute())
-
-        return replace(
-            self,
-            data=path(self.data, "fashion"),
-            teacher_weights=path(self.teacher_weights, "default", "none"),
-            student_weights=path(self.student_weights, "default", "none"),
-        )
-
-    @property
-    def augmentation(self) -> Augment:
-        """The training views' augmentation, resolved."""
-        return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
+Search = Literal["grid", "random", "tpe"]
+Policy = Literal["all", "race"]
+BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 
 
 @dataclass(frozen=True)
@@ -172,9 +52,35 @@ class Study:
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL names another service than Amazon's)."""
     run: Run = field(default_factory=Run)
-    space: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    space: Mapping[str, Sequence[Value] | Range] = field(default_factory=dict)
+    search: Search = "grid"
+    """Proposals: "grid" (every combination of the lists), "random", or "tpe" (Optuna's
+    Tree-structured Parzen Estimator, learns from the results). Ranges need one of the latter."""
+    samples: int = 60
+    """Configurations that "random" and "tpe" propose, >= 1."""
+    plain_share: float = 0.25
+    """Share of the proposals of "random" and "tpe" that are plain training (alpha = 1), in [0, 1);
+    a grid has every setting of what remains also at alpha = 1. 0: only what the space holds."""
+    policy: Policy = "all"
+    """Repeats: "all" (of every configuration), or "race" (one for all, more for those still in
+    question, fresh ones to confirm the best, and further fresh ones for the final numbers)."""
+    race_level: float = 0.1
+    """Chance, over all looks, that "race" drops a configuration because of one as good, (0, 1)."""
+    confirm: int = 3
+    """Configurations of each side that "race" confirms on fresh repeats, >= 0."""
+    stop_early: bool = False
+    """Stop a run, in the first repeat, that falls behind the others at the same epoch."""
     repeats: int = 4
-    """Repeats of every configuration (seeds), >= 1. Eight carry a verdict, four seldom do."""
+    """Repeats of every configuration (seeds), >= 1; with "race" at most. Eight carry a verdict,
+    four seldom do. "auto": final repeats until the verdict is decided or --budget is spent."""
+    until_decided: bool = False
+    """What --repeats auto sets: final repeats of the two finalists until they are decided."""
+    level: float = 0.05
+    """Chance of a false verdict of --repeats auto, over all looks, in (0, 1)."""
+    budget: str | None = None
+    """What --repeats auto may spend in all: 400runs, 20000epochs or 3h (hours of runs, summed)."""
+    warm_start: str | None = None
+    """Folder of another study, whose best configurations "random" and "tpe" propose first."""
     gpus: int | None = None
     """GPUs that the study takes. 0: none, it runs on CPUs. None: all there are."""
     gpus_per_trial: float = 1.0
@@ -192,47 +98,95 @@ class Study:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or Path(self.run.data).name)
-        _check_types(self)
-        for name, values in self.space.items():
-            if isinstance(values, str) or not isinstance(values, Sequence):
-                raise InputError(f"{name} must be given a list of values, but got {values!r}")
-        object.__setattr__(self, "space", {k: tuple(v) for k, v in self.space.items()})
+        check_types(self)
+        object.__setattr__(self, "space", {k: _values(k, v) for k, v in self.space.items()})
         pattern = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
         fits = re.fullmatch(pattern, self.name) is not None
-        _check(self, "name", fits, f"match {pattern} (letters, digits, . _ -)")
-        _check(self, "repeats", self.repeats >= 1, "be 1 or more")
-        _check(self, "gpus", self.gpus is None or self.gpus >= 0, "be 0 or more")
+        check(self, "name", fits, f"match {pattern} (letters, digits, . _ -)")
+        check(self, "repeats", 1 <= self.repeats < 1000, "be 1 or more, and below 1000")
+        check(self, "gpus", self.gpus is None or self.gpus >= 0, "be 0 or more")
         whole = self.gpus_per_trial == int(self.gpus_per_trial)
         fits = 0 < self.gpus_per_trial < 1 or (whole and self.gpus_per_trial >= 1)
-        _check(self, "gpus_per_trial", fits, "be a fraction of 1 or a whole number")
-        _check(self, "cpus_per_trial", self.cpus_per_trial >= 1, "be 1 or more")
-        _check(self, "loader_workers", self.loader_workers >= 0, "be 0 or more")
-        _check(self, "cache_gb", 0 <= self.cache_gb < math.inf, "be 0 or more")
+        check(self, "gpus_per_trial", fits, "be a fraction of 1 or a whole number")
+        check(self, "cpus_per_trial", self.cpus_per_trial >= 1, "be 1 or more")
+        check(self, "loader_workers", self.loader_workers >= 0, "be 0 or more")
+        check(self, "cache_gb", 0 <= self.cache_gb < math.inf, "be 0 or more")
+        check(self, "samples", self.samples >= 1, "be 1 or more")
+        check(self, "plain_share", 0 <= self.plain_share < 1, "lie in [0, 1)")
+        check(self, "confirm", self.confirm >= 0, "be 0 or more")
+        for name in ("race_level", "level"):
+            check(self, name, 0 < getattr(self, name) < 1, "lie in (0, 1)")
+        fits = self.budget is None or re.fullmatch(BUDGET, self.budget) is not None
+        check(self, "budget", fits, "be a number with runs, epochs or h, such as 400runs")
+        if self.until_decided and self.budget is None:
+            raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
+        if self.warm_start is not None and self.search == "grid":
+            raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
+        self._check_space()
+
+    def _check_space(self) -> None:
+        """Every value searched can be, and has an effect in some configuration."""
         for name, values in self.space.items():
-            if name not in HYPERPARAMETERS:
-                raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
-            if not values:
-                raise InputError(f"{name} must have at least one value to search, but has none")
-        effects = [run.config for run in self.runs()]
+            if isinstance(values, Range) and self.search == "grid":
+                raise InputError(
+                    f"{name} must be a list for a grid, but got {values}; --search random or tpe"
+                )
+            for value in _ends(values):
+                replace(self.run, **{name: value})  # type: ignore[arg-type]
+        every = itertools.product(*(_ends(self.values(name)) for name in DECIDING))
+        base = {name: getattr(self.run, name) for name in HYPERPARAMETERS}
+        effects = [canonical(base | dict(zip(DECIDING, values, strict=True))) for values in every]
         for name, values in self.space.items():
-            if len(values) > 1 and all(config[name] is None for config in effects):
+            if len(set(_ends(values))) > 1 and all(config[name] is None for config in effects):
                 raise InputError(
                     f"{name} is searched, but has no effect in any configuration; give it one "
-                    f"value (--{name.replace('_', '-')} {values[0]})"
+                    f"value (--{name.replace('_', '-')} {_ends(values)[0]})"
                 )
 
+    def values(self, name: str) -> Values:
+        """What a hyperparameter may be: its list or range, or the one value of the run."""
+        return self.space.get(name) or (getattr(self.run, name),)  # type: ignore[return-value]
+
+    @property
+    def has_plain(self) -> bool:
+        """Whether plain training (alpha = 1) is in the study."""
+        return self.plain_share > 0 or 1 in _ends(self.values("alpha"))
+
     def runs(self) -> list[Run]:
-        """One run a configuration, in the order of the space, twins left out; repeat 0."""
+        """A grid's configurations in the order of the space, twins left out; repeat 0.
+
+        With every setting also at alpha = 1. Empty for "random" and "tpe", which propose as the
+        search goes on.
+        """
+        if self.search != "grid":
+            return []
+        lists: dict[str, Any] = dict(self.space)
+        if self.plain_share > 0 and 1 not in self.values("alpha"):  # type: ignore[operator]
+            lists["alpha"] = (*self.values("alpha"), 1.0)  # type: ignore[misc]
         runs: dict[str, Run] = {}
-        for values in itertools.product(*self.space.values()):
-            run = replace(self.run, repeat=0, **dict(zip(self.space, values, strict=True)))  # type: ignore[arg-type]
+        for values in itertools.product(*lists.values()):
+            run = replace(self.run, repeat=0, **dict(zip(lists, values, strict=True)))
             runs.setdefault(run.config_id, run)
         return list(runs.values())
 
     @property
     def searched(self) -> list[str]:
         """The hyperparameters that have more than one value in this study."""
-        return [name for name, values in self.space.items() if len(set(values)) > 1]
+        names = [name for name, values in self.space.items() if len(set(_ends(values))) > 1]
+        both = self.has_plain and set(_ends(self.values("alpha"))) != {1}
+        return names if "alpha" in names or not both else ["alpha", *names]
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its runs are known before it starts: every configuration in every repeat."""
+        adapts = self.stop_early or self.until_decided
+        return self.search == "grid" and self.policy == "all" and not adapts
+
+    def covers(self, other: "Study") -> bool:
+        """Whether every configuration of the other study could be one of this."""
+        if self.search == other.search == "grid":
+            return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
+        return all(covers(self.values(n), other.values(n)) for n in HYPERPARAMETERS)
 
     @property
     def uri(self) -> str | None:
@@ -251,8 +205,9 @@ class Study:
     def absolute(self) -> "Study":
         """The same study with absolute paths, since a trial runs in another folder."""
         paths = {} if self.uri else {"out": str(Path(self.out).expanduser().absolute())}
-        if self.cache is not None:
-            paths["cache"] = str(Path(self.cache).expanduser().absolute())
+        for name in ("cache", "warm_start"):
+            if (path := getattr(self, name)) is not None:
+                paths[name] = str(Path(path).expanduser().absolute())
         return replace(self, run=self.run.absolute(), **paths)  # type: ignore[arg-type]
 
     def to_json(self) -> str:
@@ -263,59 +218,24 @@ class Study:
     def from_json(text: str) -> "Study":
         """The study of `to_json`. Raises TypeError or ValueError where the text is another's."""
         values = json.loads(text)
-        return Study(**{**values, "run": Run(**values["run"])})
+        space = {k: Range(**v) if isinstance(v, dict) else v for k, v in values["space"].items()}
+        return Study(**{**values, "run": Run(**values["run"]), "space": space})
 
 
-def canonical(config: Mapping[str, Any]) -> Config:
-    """The configuration with None for all that has no effect, so that twins are equal.
-
-    Temperature has none under "mse"; loss and temperature have none at alpha = 1; momentum has
-    none with adamw; lr_step_size and lr_gamma have none without the schedule "step".
-    """
-    dead: set[str] = set()
-    if config["alpha"] == 1:
-        dead |= {"loss", "temperature"}
-    if config["loss"] == "mse":
-        dead |= {"temperature"}
-    if config["optimizer"] != "sgd":
-        dead |= {"momentum"}
-    if config["schedule"] != "step":
-        dead |= {"lr_step_size", "lr_gamma"}
-    return {name: None if name in dead else _plain(value) for name, value in config.items()}
+def _values(name: str, values: object) -> Values:
+    """The values of a space, checked to be a range or a list of some."""
+    if name not in HYPERPARAMETERS:
+        raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
+    if isinstance(values, Range):
+        real = next(f for f in fields(Run) if f.name == name).type is float
+        return replace(values, low=float(values.low), high=float(values.high)) if real else values
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
+    if not values:
+        raise InputError(f"{name} must have at least one value to search, but has none")
+    return tuple(values)
 
 
-def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every part: the same in any process, on any machine."""
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _plain(value: Value) -> Value:
-    # 1 and 1.0 are one value and must give one config_id
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return int(value) if is_whole else value
-
-
-def _check(config: Run | Study, name: str, holds: object, must: str) -> None:
-    if not holds:
-        raise InputError(f"{name} must {must}, but got {name}={getattr(config, name)!r}")
-
-
-def _check_types(config: Run | Study) -> None:
-    """Every field has its type; words are among the choices. For experiments, which are Python."""
-    for f in fields(config):
-        value = getattr(config, f.name)
-        kinds = get_args(f.type) if get_origin(f.type) in (Union, UnionType) else (f.type,)
-        if value is None and NoneType in kinds:
-            continue
-        choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
-        if choices:
-            _check(config, f.name, value in choices, f"be one of {', '.join(choices)}")
-        elif float in kinds:
-            holds = isinstance(value, float | int) and not isinstance(value, bool)
-            _check(config, f.name, holds and math.isfinite(value), "be a number")
-        elif int in kinds:
-            holds = isinstance(value, int) and not isinstance(value, bool)
-            _check(config, f.name, holds, "be a whole number")
-        elif str in kinds:
-            _check(config, f.name, isinstance(value, str), "be text")
+def _ends(values: Sequence[Value] | Range) -> tuple[Value, ...]:
+    """All of a list, both ends of a range."""
+    return (values.low, values.high) if isinstance(values, Range) else tuple(values)

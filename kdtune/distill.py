@@ -8,10 +8,10 @@ if __name__ == "__main__":
 
     start("distill")  # answers bad flags before torch loads; does not return
 
-import copy
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,11 +21,18 @@ from rich.console import Console
 from torch import Tensor
 
 from kdtune.config import InputError, Run, Study, derive_seed
-from kdtune.data import load_data
+from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream
-from kdtune.teacher import check_teacher, fine_tune, is_ready, load_teacher, teacher_run
+from kdtune.teacher import (
+    fine_tune,
+    initial_teacher,
+    is_ready,
+    load_teacher,
+    probe_teacher,
+    teacher_run,
+)
 from kdtune.train import Epoch, train
 from kdtune.weights import save_weights
 
@@ -33,7 +40,7 @@ CHECKPOINT = "checkpoint.pt"
 STUDENT = "student.safetensors"
 PREDICTIONS = "predictions.parquet"
 START_BYTES = 2**30
-"""Students as they start, one a repeat, are kept up to this size together."""
+"""Students that a process keeps, one a repeat, may have this size together."""
 MOMENT_SECONDS = 0.5
 LINE_SECONDS = 15.0
 
@@ -52,17 +59,17 @@ def distill(
     """
     data = load_data(run.data)
     model, teacher_print = _teacher_at_hand(teacher_run(run), teacher, resources.device)
-    student, student_print = student_at_start(run)
-    student.place(resources.device, run.precision)
-    stream = Stream(run, data, student, model, resources, teacher_print, student_print)
-    if folder is None:
-        yield from train(run, student, stream)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for epoch in train(run, student, stream, folder / CHECKPOINT):
-        yield epoch
-    save_weights(student.net, folder / STUDENT)
-    save_predictions(run, epoch.correct, folder / PREDICTIONS)
+    with student_at_start(run, resources.device) as start:
+        student = start.student
+        stream = Stream(run, data, student, model, resources, teacher_print, start.print)
+        if folder is None:
+            yield from train(run, student, stream)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for epoch in train(run, student, stream, folder / CHECKPOINT):
+            yield epoch
+        save_weights(student.net, folder / STUDENT)
+        save_predictions(run, epoch.correct, folder / PREDICTIONS)
 
 
 @lru_cache(maxsize=1)
@@ -72,42 +79,78 @@ def _teacher_at_hand(own: Run, folder: Path, device: torch.device) -> tuple[Clas
     return model, model.fingerprint()
 
 
-def student_at_start(run: Run) -> tuple[Classifier, str]:
-    """A student of the run's own, as `make_student` builds it, and its backbone's fingerprint.
+@dataclass(frozen=True)
+class Start:
+    """A student as a repeat starts it, and what it takes to start it again."""
 
-    Building and hashing a ResNet18 takes 0.11 s, copying one 0.006 s, so a process keeps what it
-    has built. A factory is called anew: a hook in what it made may hold on to the original.
+    student: Classifier
+    print: str
+    """Fingerprint of its backbone."""
+    values: dict[str, Tensor]
+    """Copies of all that a run may change."""
+
+    @staticmethod
+    def of(run: Run, device: torch.device) -> "Start":
+        """The student that `make_student` builds, on the device."""
+        student = make_student(run).place(device, run.precision)
+        own = f"net.{student.head_name}." if run.trainable == "head" else "net."
+        values = {k: p.detach().clone() for k, p in student.named_parameters() if k.startswith(own)}
+        values |= {k: buffer.clone() for k, buffer in student.named_buffers()}
+        return Start(student, student.fingerprint(with_head=False), values)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it holds."""
+        held = (*self.student.parameters(), *self.values.values())
+        return sum(value.nbytes for value in held)
+
+    def again(self) -> "Start":
+        """The same, every bit as it began."""
+        now = dict(self.student.named_parameters()) | dict(self.student.named_buffers())
+        with torch.no_grad():
+            for name, value in self.values.items():
+                now[name].copy_(value)
+        self.student.zero_grad(set_to_none=True)
+        return self
+
+
+@contextmanager
+def student_at_start(run: Run, device: torch.device) -> Iterator[Start]:
+    """The run's own student for as long as the context lasts, as `make_student` builds it.
+
+    Building and hashing a ResNet18 took 0.11 of the 0.13 s of a frozen one's short run, so a
+    process keeps what it has built, one a repeat, and puts it back to its start. A factory is
+    called anew: only it knows what else its module remembers.
     """
     if ":" in run.student:
-        student = make_student(run)
-        return student, student.fingerprint(with_head=False)
+        yield Start.of(run, device)
+        return
     file = Path(run.student_weights).expanduser()
     changed = file.stat().st_mtime_ns if file.is_file() else 0
-    starts = _starts(run.student, run.student_weights, changed, run.data)
-    if (run.seed, run.repeat) not in starts:
-        student = make_student(run)
-        start = student, student.fingerprint(with_head=False)
-        size = sum(value.nbytes for value in student.net.state_dict().values())
-        if size * (len(starts) + 1) > START_BYTES:
-            return start
-        starts[run.seed, run.repeat] = start
-    student, student_print = starts[run.seed, run.repeat]
-    return copy.deepcopy(student), student_print
+    weights = (run.student_weights, changed)
+    kept = _starts(run.student, weights, run.data, run.precision, run.trainable, device)
+    # taken out: of two runs at once in this process, each has its own
+    start = kept.pop((run.seed, run.repeat), None) or Start.of(run, device)
+    try:
+        yield start
+    finally:
+        if start.bytes * (len(kept) + 1) <= START_BYTES:
+            kept[run.seed, run.repeat] = start.again()
 
 
 @lru_cache(maxsize=1)
-def _starts(
-    name: str, weights: str, changed: int, data: str
-) -> dict[tuple[int, int], tuple[Classifier, str]]:
-    """Students of one kind, never trained, by seed and repeat."""
+def _starts(*kind: object) -> dict[tuple[int, int], Start]:
+    """Students of one kind that no run has now, by seed and repeat."""
     return {}
 
 
 def check(run: Run) -> None:
     """Raise InputError, before any work, if the run's data or models will not do."""
-    data, student = load_data(run.data), make_student(run)
+    data = load_data(run.data)
+    verify(data)
     data.subset(run)
-    views = check_teacher(run, student)
+    teacher, student = initial_teacher(run), make_student(run)
+    views = probe_teacher(run, teacher, student)
     probe(student, views, len(data.classes), whole=run.trainable == "all")
 
 

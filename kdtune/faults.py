@@ -56,6 +56,8 @@ def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
 
 
 def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
+    if not study.is_fixed:
+        return []
     missing = len(study.runs()) * study.repeats - len(trials)
     return [f"{missing} runs have not started"] if missing > 0 else []
 
@@ -73,6 +75,7 @@ def _without_numbers(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
 
 def _other_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     """Configurations with as many repeats as others, but not the same."""
+    trials = trials[trials.phase == "search"]  # later phases are of some configurations by design
     sets = completed(trials).groupby("config_id")["repeat"].agg(lambda r: frozenset(r))
     if not len(sets):
         return []

@@ -6,6 +6,7 @@ configuration.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,14 +58,14 @@ class Features:
 
         chunk = self.chunks.get("features", split, epoch, key, build_chunk)
         if split == "train" and drifts:
-            state = {k.removeprefix("state."): v for k, v in chunk.items() if k != "features"}
-            self.student.net.load_state_dict(state, strict=False)
+            for name, value in self._statistics.items():
+                value.copy_(chunk[f"state.{name}"])
         return chunk["features"]
 
     def _train(self, split: str, epoch: int, tick: Tick) -> Tensors:
         self.student.set_mode(True, self.run.batch_norm == "train")
         features = collect(self._steps(split, epoch), tick, self.chunks.count(split))
-        state = {f"state.{k}": v.cpu().clone() for k, v in self._statistics().items()}
+        state = {f"state.{k}": v.cpu().clone() for k, v in self._statistics.items()}
         return {"features": features, **state}
 
     def _steps(self, split: str, epoch: int) -> Iterator[Tensor]:
@@ -81,6 +82,7 @@ class Features:
     def _look(self, views: Tensor) -> Tensor:
         return self.student.features(views.to(self.chunks.resources.device)).cpu()
 
+    @cached_property
     def _statistics(self) -> Tensors:
         """Batch norm's running statistics, and whatever else the network keeps in buffers."""
         kept = self.student.net.state_dict()

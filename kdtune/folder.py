@@ -18,12 +18,13 @@ from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
 from kdtune.mirror import Mirror
+from kdtune.optuna_export import export
 from kdtune.results import (
     LOCK,
     PREDICTIONS,
     PROVENANCE,
     STUDY,
-    read_frames,
+    read_lines,
     read_study,
     write_frames,
 )
@@ -31,7 +32,7 @@ from kdtune.teacher import teacher_run
 
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
-    *("summary.csv", "summary.md", "students"),
+    *("summary.csv", "summary.md", "optuna.db", "students"),
 )
 """What a study on a store has there at its end, beside its trials and teacher."""
 
@@ -48,8 +49,7 @@ def claim(study: Study) -> Study:
     differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
     differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
     differ += ["recipe of the teacher"] if teacher_run(old.run) != teacher_run(study.run) else []
-    wanted = {r.config_id for r in study.runs()}
-    if not differ and not {r.config_id for r in old.runs()} <= wanted:
+    if not differ and not study.covers(old):
         differ = ["configurations"]
     if differ:
         raise InputError(
@@ -114,22 +114,13 @@ def only_driver(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def completed(folder: Path) -> list[str]:
-    """Trials that need no more running; most that failed are tried again at the next start."""
-    if not (folder / "epochs").is_dir():
-        return []
-    trials = read_frames(folder).trials
-    # what diverged would diverge again; what failed otherwise may have been mended
-    ended = (trials.status == "completed") | trials.error.astype(str).str.startswith("Diverged")
-    return list(trials.trial_id[ended])
-
-
 def finish(folder: Path, mirror: Mirror) -> None:
     """Write all that follows from the records, here and on the study's store."""
     results = load(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     results.summary().to_csv(folder / "summary.csv", index=False)
+    export(results.study, read_lines(folder)[0])
     text = results.text()
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
     _export_students(results, mirror)
@@ -144,6 +135,8 @@ def _export_students(results: Results, mirror: Mirror) -> None:
     if not len(results.configs):
         return
     best = results.configs.iloc[0].config_id
+    starts = (line for line in read_lines(results.folder)[0] if line["kind"] == "start")
+    config = next(line["config"] for line in starts if line["config_id"] == best)
     trials = results.trials[results.trials.config_id == best]
     target.mkdir()
     mirror.pull_trials(list(trials.trial_id), STUDENT)
@@ -151,5 +144,5 @@ def _export_students(results: Results, mirror: Mirror) -> None:
         source = results.folder / "trials" / trial.trial_id / STUDENT
         if source.exists():  # the user may have tidied up
             shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
-    run = next(r for r in results.study.runs() if r.config_id == best)
+    run = replace(results.study.run, **{k: v for k, v in config.items() if v is not None})
     (target / "students.json").write_text(json.dumps(asdict(run), indent=2))

@@ -40,7 +40,8 @@ def spread(frames: Frames, rule: Rule) -> pd.DataFrame:
     squares), n_configs, n_repeats, and for the last epoch f, p (do the configurations differ at
     all?) and icc (how alike they find the repeats).
     """
-    values = block(by_repeat(frames.trials, rule.metric, "last"))
+    trials = frames.trials[frames.trials.phase == "search"]
+    values = block(by_repeat(trials, rule.metric, "last"))
     if values.shape[0] < 2 or values.shape[1] < 2:
         return pd.DataFrame()
     last = values.to_numpy().T  # [K, n]
@@ -133,7 +134,8 @@ def selection(
         a, b = chosen.values()
         rows.append({"row": "difference", "config_id": ""})
         rows[-1] |= _interval("val", val[a] - val[b]) | _interval("test", test[a] - test[b])
-    if rule.metric == "acc" and rule.scope == "last":
+    of_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
+    if rule.metric == "acc" and rule.scope == "last" and of_search:
         rows[0] |= _corrected(folder, trials, list(well_run(val)))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])

@@ -43,6 +43,13 @@ NAMES = {
     "agreement": "agreement with the teacher",
     "gap": "teacher's accuracy − student's",
 }
+ZOOMED, UNZOOMED = ("acc", "loss", "logit_diff"), ("ce", "distill")
+"""Metrics whose curves are drawn, with their end apart or without."""
+FIGURES = {
+    *(*ZOOMED, *(f"{metric}-last-{ZOOM}" for metric in ZOOMED), *UNZOOMED),
+    *("repeats", "differences", "heat-map", "importance", "fidelity"),
+}
+"""Names of all pictures that there may be."""
 
 
 def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
@@ -51,13 +58,10 @@ def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
         if not len(completed(results.trials)):
             return
         shown = shown_configs(results, rule)
-        for metric in ("acc", "loss", "logit_diff"):
-            yield curves(results, metric, shown)
-            yield curves(results, metric, shown, ZOOM)
-        for metric in ("ce", "distill"):
-            yield curves(results, metric, shown)
-        yield dots(results, rule)
         for picture in (
+            *(curves(results, m, shown, last) for m in ZOOMED for last in (None, ZOOM)),
+            *(curves(results, m, shown) for m in UNZOOMED),
+            dots(results, rule),
             forest(results, rule),
             heat_map(results, rule),
             importance_bars(results, rule),
@@ -69,7 +73,7 @@ def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
 
 def shown_configs(results: Results, rule: Rule, most: int = MOST) -> list[str]:
     """The config_ids of the best, in the order of their means, and of the baseline."""
-    values = well_run(by_repeat(results.trials, rule.metric, rule.scope))
+    values = well_run(by_repeat(results.of_search, rule.metric, rule.scope))
     order = list((-rule.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(rule)
     baseline = [str(table.baseline[0])] if len(table) else []
@@ -94,19 +98,26 @@ def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
     return frame.sort_values([by, "epoch"], ignore_index=True)
 
 
-def curves(results: Results, metric: str, shown: Sequence[str], last: int | None = None) -> Picture:
-    """A metric of val over the epochs; of the last ones alone, if `last` says how many."""
+def curves(
+    results: Results, metric: str, shown: Sequence[str], last: int | None = None
+) -> Picture | None:
+    """A metric of val over the epochs; of the last ones alone, if `last` says how many.
+
+    None where no configuration has it: plain training has no distillation term.
+    """
     val = results.epochs[results.epochs.split == "val"]
-    val = val[val.trial_id.isin(completed(results.trials).trial_id)]
+    val = val[val.trial_id.isin(completed(results.of_search).trial_id)]
     end = val.epoch.max() + 1
     start = 0 if last is None else max(0, end - last)
     val = val[(val.epoch >= start) & val.config_id.isin(shown)]
     val = val[((end - 1 - val.epoch) % stride(val) == 0)]
     frame = curve_frame(val, "config_id", metric)
+    if not len(frame):
+        return None
     figure, axes = new_axes()
     for i, config in enumerate(shown):
         line = frame[frame.config_id == config]
-        if not len(line):  # plain training has no distillation term
+        if not len(line):
             continue
         for _, run in val[val.config_id == config].groupby("repeat"):
             axes.plot(run.epoch + 1, run[metric], color=COLOURS[i], lw=0.4, alpha=0.35)
@@ -135,7 +146,7 @@ def stride(val: pd.DataFrame) -> int:
 def dots(results: Results, rule: Rule) -> Picture:
     """Every repeat of every configuration, its mean and interval."""
     shown = shown_configs(results, rule, MOST_ROWS)
-    values = by_repeat(results.trials, rule.metric, rule.scope)
+    values = by_repeat(results.of_search, rule.metric, rule.scope)
     figure, axes = new_axes(rows=len(shown))
     scale = _scale(rule)
     for y, config in enumerate(shown):
@@ -183,7 +194,7 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
     """Mean over alpha and temperature; None where not both are searched."""
     if not {"alpha", "temperature"} <= set(results.by):
         return None
-    done = completed(results.trials)
+    done = completed(results.of_search)
     done = done[done["config/temperature"].notna()]
     done = done.assign(value=_scale(rule) * numbers(done, rule.metric, rule.scope))
     done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
@@ -233,7 +244,7 @@ def importance_bars(results: Results, rule: Rule) -> Picture | None:
 
 def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | None:
     """Agreement with the teacher against accuracy, a mark a run."""
-    done = completed(results.trials)
+    done = completed(results.of_search)
     figure, axes = new_axes()
     for i, config in enumerate(shown):
         runs = done[done.config_id == config]

@@ -16,11 +16,11 @@ class Show:
     """Lines that stay, above a bar of runs done.
 
     Args:
-        total: runs to do.
+        total: runs to do; None where that is not known.
         cache: whose builders are named while they build.
     """
 
-    def __init__(self, total: int, cache: Cache):
+    def __init__(self, total: int | None, cache: Cache):
         self.console = Console(highlight=False, soft_wrap=True)
         self.cache = cache
         self._bar = Progress(

@@ -1,4 +1,4 @@
-"""Writes each trial's start, epochs and end to the records as Ray Tune learns of them."""
+"""Writes each trial's start, epochs and end as Ray Tune learns of them, and tells the plan."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,9 @@ from ray import tune
 
 from kdtune.config import Run, Study
 from kdtune.distill import CHECKPOINT
+from kdtune.ledger import phase_of
 from kdtune.mirror import Mirror, Uplink
+from kdtune.plan import Plan
 from kdtune.preflight import Watch
 from kdtune.progress import Show
 from kdtune.results import Records
@@ -21,17 +23,20 @@ LOST = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
 
 
 class Recorder(tune.Callback):
-    """Writes each trial's start, epochs and end as Tune learns of them, and shows the progress."""
+    """Writes each trial's start, epochs and end as Tune learns of them, and shows the progress.
 
-    def __init__(self, study: Study, show: Show, mirror: Mirror):
-        self.study, self.show = study, show
+    The plan takes the very lines that are written, so it can be made anew from them.
+    """
+
+    def __init__(self, study: Study, plan: Plan, show: Show, mirror: Mirror):
+        self.study, self.plan, self.show = study, plan, show
         self.records = Records(study.folder)
         self.uplink = Uplink(mirror, self.records)
         self.watch = Watch(study)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
-        self.ended: set[str] = set()
+        self.ends = 0
         self.cut_off = False
         """Whether a trial was left without an end because its machine went."""
         self.accuracy: dict[str, float] = {}
@@ -51,7 +56,7 @@ class Recorder(tune.Callback):
         run = run_of(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
-        self.records.start(run, attempt)
+        self.plan.take(self.records.start(run, attempt, phase_of(run.repeat)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -64,14 +69,16 @@ class Recorder(tune.Callback):
         for epoch in result.get("epochs", ()):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
-            self.records.epoch(run, attempt, number, seconds, splits)
+            for line in self.records.epoch(run, attempt, number, seconds, splits):
+                self.plan.take(line)
             self.accuracy[run.trial_id] = splits["val"]["acc"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has run to its end, or to its error."""
         run = run_of(self.study, trial.config)
         error = self.errors.get(run.trial_id)
-        self._end(run, "completed" if error is None else "failed", error)
+        stopped = "pruned" if run.trial_id in self.plan.stopped else "completed"
+        self._end(run, stopped if error is None else "failed", error)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker has died; with its machine, that is no failure of the trial."""
@@ -88,16 +95,18 @@ class Recorder(tune.Callback):
 
     def _end(self, run: Run, status: str, error: str | None) -> None:
         node = self.nodes.get(run.trial_id)
-        self.records.end(run, self.attempts[run.trial_id], status, error, node)
-        self.ended.add(run.trial_id)
-        if status == "completed":  # the student is kept, the optimiser's state is not
+        attempt = self.attempts[run.trial_id]
+        self.plan.take(self.records.end(run, attempt, status, error, node))
+        self.ends += 1
+        if status != "failed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
             self.uplink.useless(f"trials/{run.trial_id}/{CHECKPOINT}")
         names = [*(self.study.searched or ["alpha"]), "repeat"]
         shown = {**run.config, "repeat": run.repeat}
         text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)
         accuracy = self.accuracy.get(run.trial_id, math.nan)
-        self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}"))
+        stopped = " (stopped early)" if status == "pruned" else ""
+        self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}{stopped}"))
         self.show.advance()
 
 

@@ -1,34 +1,25 @@
-"""Which trial next: a Ray Tune Searcher that hands out configurations x repeats.
+"""Between Ray Tune and the plan: a Searcher that hands out its runs, a scheduler that stops some.
 
-Configuration by configuration with the repeats inside, so that trials that run at once are of
-different repeats and build different streams. It keeps no state of its own on disk: it is made
-anew from what the records still lack.
+Neither keeps a state of its own, on disk or in memory: the plan follows from the records.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from kdtune.config import HYPERPARAMETERS, Run, Study
-
-
-def missing_runs(study: Study, done: Iterable[str]) -> list[Run]:
-    """The runs of the study, in the order to run them, whose trial_id is not among those done."""
-    ended = set(done)
-    runs = [replace(run, repeat=r) for run in study.runs() for r in range(study.repeats)]
-    return [run for run in runs if run.trial_id not in ended]
+from kdtune.config import HYPERPARAMETERS, Study
+from kdtune.plan import Plan
+from kdtune.trial import run_of
 
 
 class RepeatSearcher(Searcher):
-    """Hands out the given runs, each once, as many at a time as there is room for."""
+    """Hands out the plan's runs, each once, as many at a time as there is room for."""
 
-    def __init__(self, runs: Iterable[Run], room: Callable[[], int]):
+    def __init__(self, plan: Plan, room: Callable[[], int]):
         super().__init__()
-        self.waiting, self.room = deque(runs), room
-        self.running: set[str] = set()
+        self.plan, self.room = plan, room
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that is never made
@@ -39,22 +30,38 @@ class RepeatSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration and repeat of the next trial; None to wait; or that there is none."""
-        if not self.waiting:
-            return Searcher.FINISHED
-        if len(self.running) >= self.room():
+        if len(self.plan.known.running) >= self.room():
             return None
-        self.running.add(trial_id)
-        run = self.waiting.popleft()
-        return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}
+        run = self.plan.next()
+        if run is not None:
+            return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}
+        return None if self.plan.known.running else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """One fewer runs."""
-        self.running.discard(trial_id)
+        """Nothing to learn: the recorder tells the plan what it writes down."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the records say what is left."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+class EarlyStopper(FIFOScheduler):
+    """Stops the runs that the plan says have fallen behind."""
+
+    def __init__(self, plan: Plan, study: Study):
+        super().__init__()
+        self.plan, self.study = plan, study
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial that reports epochs goes on. Asked before they are written down."""
+        run = run_of(self.study, trial.config)
+        if self.plan.should_stop(run, result.get("epochs", ())):
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)

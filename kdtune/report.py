@@ -16,11 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune import __version__, page, sections
+from kdtune import __version__, page, plots, sections
 from kdtune.analysis import Results, load
 from kdtune.comparison import Rule, parse_baseline
 from kdtune.config import InputError
-from kdtune.plots import pictures
 from kdtune.reading import Reporting
 from kdtune.results import METRICS
 
@@ -50,10 +49,11 @@ def write(results: Results, rule: Rule, folder: Path) -> Path:
     figures = folder / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
-        for old in (*figures.glob("*.svg"), *figures.glob("*.png")):
-            old.unlink()
+        for old in figures.iterdir():
+            if old.stem in plots.FIGURES and old.suffix in (".svg", ".png"):  # not the user's own
+                old.unlink()
         drawn = {}
-        for picture in pictures(results, rule):
+        for picture in plots.pictures(results, rule):
             (figures / f"{picture.name}.svg").write_text(picture.svg(), encoding="utf-8")
             (figures / f"{picture.name}.png").write_bytes(picture.png())
             drawn[picture.name] = page.figure(picture)

@@ -37,9 +37,9 @@ class Records:
         self._parts.mkdir(parents=True, exist_ok=True)
         self._file = self._new_part()
 
-    def start(self, run: Run, attempt: int) -> None:
-        """A trial starts."""
-        self._write("start", run, attempt, config=run.config, epochs=run.epochs)
+    def start(self, run: Run, attempt: int, phase: str = "search") -> Line:
+        """A trial starts, in a phase of the search (see `ledger`)."""
+        return self._write("start", run, attempt, config=run.config, epochs=run.epochs, phase=phase)
 
     def epoch(
         self,
@@ -48,11 +48,13 @@ class Records:
         epoch: int,
         seconds: float,
         splits: Mapping[str, Mapping[str, float | int | None]],
-    ) -> None:
+    ) -> list[Line]:
         """An epoch of a trial has ended: a line a split."""
-        for split, metrics in splits.items():
-            values = {"epoch": epoch, "split": split, **metrics, "seconds": seconds}
-            self._write("epoch", run, attempt, **values)
+        own = {"epoch": epoch, "seconds": seconds}
+        return [
+            self._write("epoch", run, attempt, split=split, **metrics, **own)
+            for split, metrics in splits.items()
+        ]
 
     def end(
         self,
@@ -61,9 +63,9 @@ class Records:
         status: str,
         error: str | None = None,
         node: str | None = None,
-    ) -> None:
+    ) -> Line:
         """A trial has ended, completed, pruned or failed, on the machine `node`."""
-        self._write("end", run, attempt, status=status, error=error, node=node)
+        return self._write("end", run, attempt, status=status, error=error, node=node)
 
     def roll(self) -> None:
         """Begin a new part, so that those before never change again."""
@@ -79,11 +81,12 @@ class Records:
         number = max((int(p.stem) for p in self._parts.glob("*.jsonl")), default=-1) + 1
         return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
-    def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> None:
+    def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> Line:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
         line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+        return line
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ class Frames:
     """One row per trial, epoch, split: trial_id, config_id, config/*, repeat, epoch, split,
     n_examples, the metrics, seconds."""
     trials: pd.DataFrame
-    """One row per trial: trial_id, config_id, config/*, repeat, status, error, n_epochs,
-    n_epochs_planned, val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
+    """One row per trial: trial_id, config_id, config/*, repeat, phase (search, confirm or final),
+    status (completed, pruned, failed, truncated or running), error, n_epochs, n_epochs_planned,
+    val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
     torn: list[str]
     """Lines that could not be read, as file:line."""
     running: bool
@@ -144,17 +148,20 @@ def read_frames(folder: Path, running: bool | None = None) -> Frames:
         elif line["trial_id"] in starts:
             epochs.add(line)
     columns = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
-    rows = [_config_columns(start) | start for start in starts.values()]
-    named = pd.DataFrame(rows, columns=[*columns, "epochs"])
+    rows = [_config_columns(start) | {"phase": "search"} | start for start in starts.values()]
+    named = pd.DataFrame(rows, columns=[*columns, "phase", "epochs"])
     frame = epochs.frame(named[columns])
     unended = "running" if running else "truncated"
     fate = pd.DataFrame([_fate(ends.get(trial), unended) for trial in starts], columns=FATE)
     trials = pd.concat([named, fate], axis=1).rename(columns={"epochs": "n_epochs_planned"})
     trials = trials.merge(_reduce(frame), on="trial_id", how="left")
     trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
+    # lines were lost: a run without all of its epochs is not a whole one, whatever its end says
+    lost = (trials.status == "completed") & (trials.n_epochs < trials.n_epochs_planned)
+    trials.loc[lost, "status"] = "truncated"
     scopes = [f"val/{m}@{s}" for m in METRICS for s in SCOPES]
     scopes += [f"test/{m}@last" for m in METRICS]
-    own = ["status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
+    own = ["phase", "status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
     trials = trials.reindex(columns=[*columns, *own])
     trials = trials.sort_values(["config_id", "repeat"], ignore_index=True)
     return Frames(frame, trials, torn, running, last)

@@ -24,26 +24,28 @@ from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
-from kdtune.config import InputError, Run, Study
+from kdtune.config import InputError, Study
 from kdtune.distill import check
 from kdtune.folder import (
     check_same_data,
     claim,
-    completed,
     finish,
     only_driver,
     write_study,
 )
 from kdtune.mirror import Mirror, claimed
 from kdtune.nodes import Room
+from kdtune.plan import Plan
 from kdtune.preflight import preflight
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
-from kdtune.repeats import RepeatSearcher, missing_runs
-from kdtune.results import PROVENANCE, STUDY
+from kdtune.repeats import EarlyStopper, RepeatSearcher
+from kdtune.results import PROVENANCE, STUDY, read_lines
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
+MOST_AT_A_TIME = 10_000
+"""Without a limit Tune would start trials one after another; what there is room for is less."""
 FITS = 3
 """Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
 
@@ -83,17 +85,18 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
             mirror.pull_below("epochs")
     study = claim(study)
-    if missing_runs(study, completed(folder)):
+    if not Plan(study, read_lines(folder)[0]).is_done:
         _check_machine(study, ray_init)
-        for run in {run.trainable: run for run in study.runs()}.values():
-            check(run)
+        choices: Any = study.values("trainable")
+        for trainable in choices:
+            check(replace(study.run, trainable=trainable))
         check_same_data(study)
     with only_driver(folder), claimed(mirror):
         write_study(study)
         mirror.push(STUDY, PROVENANCE)
-        if left := missing_runs(study, completed(folder)):
+        if not Plan(study, read_lines(folder)[0]).is_done:
             with _ray(study, ray_init):
-                _run_all(study.absolute(), left, mirror)
+                _run_all(study.absolute(), mirror)
         finish(folder, mirror)
     return load(folder)
 
@@ -161,20 +164,25 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _run_all(study: Study, left: list[Run], mirror: Mirror) -> None:
+def _run_all(study: Study, mirror: Mirror) -> None:
     """The teacher, then every run that is left."""
     cache = Cache(study.cache, study.cache_gb)
-    with Show(len(left), cache) as show:
-        room = Room(study, show.line)
+    room = Room(study, print)
+    count = room.trials()
+    plan = Plan(study, read_lines(study.folder)[0], count)
+    with Show(plan.runs_left, cache) as show:
         for line in preflight(study):
             show.line(line)
         if fault := cache.fault():
             show.line(f"warning: {fault}")
+        if not study.has_plain:
+            show.line("no plain training (alpha = 1) in the study: no verdict will be possible")
         _make_teacher(study, room.needs, show)
-        show.line(f"{len(left)} runs, {room.trials()} at a time, into {study.uri or study.folder}")
-        recorder = Recorder(study, show, mirror)
+        left = "runs" if plan.runs_left is None else f"{plan.runs_left} runs"
+        show.line(f"{left}, {count} at a time, into {study.uri or study.folder}")
+        recorder = Recorder(study, plan, show, mirror)
         try:
-            _fit_all(study, left, room, recorder)
+            _fit_all(study, plan, room, recorder)
         finally:
             recorder.uplink.flush()
             recorder.records.close()
@@ -194,33 +202,34 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
         raise InputError(f"the teacher could not be fine-tuned: {error.cause}") from error
 
 
-def _fit_all(study: Study, left: list[Run], room: Room, recorder: Recorder) -> None:
-    """Run Tune until every run has ended."""
+def _fit_all(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
+    """Run Tune until the plan is done."""
     barren = 0
-    while left:
-        recorder.cut_off = False
+    while not plan.is_done:
+        before, recorder.cut_off = recorder.ends, False
         try:
-            _fit(study, left, room, recorder)
+            _fit(study, plan, room, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
             recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
             stopped = True
         else:
             stopped = False
-        before, left = left, [run for run in left if run.trial_id not in recorder.ended]
-        if left and not stopped and not recorder.cut_off:
-            raise Interrupted(f"{len(left)} runs are left")
-        barren = barren + 1 if len(left) == len(before) else 0
+        plan.restart()
+        if not (stopped or recorder.cut_off or plan.is_done):
+            raise Interrupted("runs are left")
+        barren = barren + 1 if recorder.ends == before else 0
         if barren == FITS:
-            raise Interrupted(f"Ray stops without any progress; {len(left)} runs are left")
+            raise Interrupted("Ray stops without any progress; runs are left")
 
 
-def _fit(study: Study, left: list[Run], room: Room, recorder: Recorder) -> None:
+def _fit(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
     tuner = tune.Tuner(
         tune.with_resources(partial(run_trial, study=study), room.needs),
         tune_config=tune.TuneConfig(
-            search_alg=RepeatSearcher(left, room.trials),
+            search_alg=RepeatSearcher(plan, room.trials),
+            scheduler=EarlyStopper(plan, study),
             num_samples=-1,
-            max_concurrent_trials=len(left),  # Tune starts one at a time without; room limits them
+            max_concurrent_trials=MOST_AT_A_TIME,
             reuse_actors=True,
             trial_dirname_creator=partial(_dirname, study=study),
         ),

@@ -91,7 +91,7 @@ def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list
     for _, row in table.iterrows():
         n, planned = int(row["val/acc/n"]), row.n_planned
         cells: list[object] = [cell(row[key]) for key in keys]
-        cells.append(f"{n} of {planned}" if n < planned else str(n))
+        cells.append(f"{n} of {planned:.0f}" if n < planned else str(n))
         for metric in metrics:
             mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
             text = plus_minus(mean, sd)
@@ -173,11 +173,15 @@ def _spread(results: Results, rule: Rule) -> list[str]:
     last = table.iloc[0]
     text = (
         f"Shares of the sum of squares of val {rule.metric} over {last.n_configs} configurations × "
-        f"{last.n_repeats} repeats. At the last epoch the configurations differ with "
-        f"F = {last.f:.3g}, p = {last.p:.2g}; repeats correlate across configurations with "
-        f"ICC(C,1) = {round(last.icc, 2) + 0:.2f}."
+        f"{last.n_repeats} repeats."
     )
-    if len(table) > 1:
+    if not math.isnan(last.f):
+        text += (
+            f" At the last epoch the configurations differ with F = {last.f:.3g}, p = {last.p:.2g};"
+            f" repeats correlate across configurations with ICC(C,1) = "
+            f"{round(last.icc, 2) + 0:.2f}."
+        )
+    if len(table) > 1 and not math.isnan(table.iloc[1].epoch):
         text += (
             f" Over all epochs {100 * table.iloc[1].epoch:.0f} % is the learning curve itself: an "
             f"sd pooled over epochs measures that, not how repeats differ."

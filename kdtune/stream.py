@@ -79,8 +79,6 @@ class Stream:
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
         self.chunks = Chunks(run, data, view_size(run, data, student, teacher), resources)
         self._known_print = teacher_print
-        if teacher is not None:
-            teacher.freeze().set_mode(False)
         self.features = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, self._view_batches, student_print)
@@ -165,8 +163,13 @@ class Stream:
 
     @torch.no_grad()
     def _ask(self, views: Tensor) -> Tensor:
+        return self._frozen_teacher(self._move(views)).cpu()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _frozen_teacher(self) -> Classifier:
         assert self.teacher is not None
-        return self.teacher(self._move(views)).cpu()  # type: ignore[no-any-return]
+        self.teacher.set_mode(False)
+        return self.teacher.freeze()
 
     @cached_property
     def _teacher_print(self) -> str:

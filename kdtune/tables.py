@@ -63,7 +63,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         n = int(max(row[f"{name}/n"] for name in means))
         short = n < row.get("n_planned", n)
-        cells += [f"{n} of {row['n_planned']}" if short else str(n)]
+        cells += [f"{n} of {row['n_planned']:.0f}" if short else str(n)]
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)

@@ -117,13 +117,12 @@ def initial_teacher(run: Run) -> Classifier:
     return build(run.teacher, run.teacher_weights, classes, seed=seed, replace_head=fresh)
 
 
-def check_teacher(run: Run, student: Classifier | None = None) -> Tensor:
-    """Raise InputError, before any work, if the data or the teacher will not do.
+def probe_teacher(run: Run, teacher: Classifier, student: Classifier | None = None) -> Tensor:
+    """Raise InputError, before any work, if the teacher cannot look at the views of the study.
 
-    Returns what it was shown, the views of a study with this student: uint8 [2, C, H, W].
+    Returns what it was shown, at the size that suits the student, too: uint8 [2, C, H, W].
     """
-    data, teacher = load_data(run.data), initial_teacher(run)
-    verify(data)
+    data = load_data(run.data)
     views = samples(data, run, view_size(run, data, teacher, student))
     probe(teacher, views, len(data.classes), whole=True)
     return views
@@ -139,7 +138,8 @@ def main(study: Study) -> int:
         print(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
     torch.set_num_threads(study.cpus_per_trial)
-    check_teacher(study.run)
+    verify(load_data(study.run.data))
+    probe_teacher(study.run, initial_teacher(study.run))
     for epoch in fine_tune(study.run, folder, Resources.of(study)):
         print(epoch)
     print(f"written: {folder / WEIGHTS}")

@@ -112,7 +112,7 @@ def _train_epoch(
 ) -> Metrics:
     meter = Meter(run)
     for step, batch in enumerate(stream.train(number)):
-        if step == 0:  # not before: a frozen backbone may have made its features, in another mode
+        if step == 0 and batch.features is None:  # a head of its own has no mode
             student.set_mode(True, run.batch_norm == "train")
         seed_step(run, number, step)
         logits = predict(student, batch)
@@ -134,7 +134,7 @@ def evaluate(
     """Metrics of a split, for the student as it is after epoch `number`, and its hits, bool [N]."""
     meter, hits = Meter(run), []
     for step, batch in enumerate(stream.evaluate(split, number)):
-        if step == 0:
+        if step == 0 and batch.features is None:
             student.set_mode(False)
         logits = predict(student, batch)
         meter.add(logits, batch)

@@ -14,6 +14,7 @@ from kdtune.config import Run, Study
 from kdtune.distill import CHECKPOINT, distill
 from kdtune.mirror import Mirror
 from kdtune.resources import Resources
+from kdtune.stopping import rungs
 from kdtune.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 from kdtune.train import Epoch
 
@@ -46,7 +47,8 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
         for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder):
             mirror.push(f"{place}/{CHECKPOINT}")
             unsaid.append(epoch)
-            if time.monotonic() - said >= REPORT_SECONDS:
+            at_rung = study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
+            if at_rung or time.monotonic() - said >= REPORT_SECONDS:
                 tune.report(as_report(unsaid))
                 unsaid, said = [], time.monotonic()
         mirror.push(place)

@@ -2,18 +2,33 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from kdtune.comparison import IN_POINTS, LEVEL, Rule, name_of
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.tables import cell
+from kdtune.tables import cell, plus_minus
 
 MOST_REPEATS = 200
 """Repeats beyond which the verdict does not send anyone."""
 
 
-def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, planned: int) -> str:
+@dataclass(frozen=True)
+class Terms:
+    """What a verdict is of."""
+
+    other: str
+    """The baseline in words, e.g. "plain training (lr = 0.01)"."""
+    planned: float
+    """Repeats that each configuration was to have; NaN where that was not fixed."""
+    fresh: bool = False
+    """Whether they are repeats that no decision has seen."""
+    anytime: float | None = None
+    """Level of a study that added repeats until it was decided; None: their number was fixed."""
+
+
+def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) -> str:
     """The answer of a study.
 
     A difference is sure where Holm's p is below LEVEL and the interval for all comparisons together
@@ -26,11 +41,10 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, plan
         table: of `comparison.compare`.
         rule: by which it was made.
         by: hyperparameters that tell the configurations apart.
-        other: the baseline in words, e.g. "plain training (lr = 0.01)".
-        planned: repeats that each configuration was to have.
+        terms: what it is of.
     """
     if not len(table):
-        return _no_sides(rule, other)
+        return _no_sides(rule, terms.other)
     m = int(table.p_holm.notna().sum())
     table = table[table.n > table.n.max() / 2]  # one that has hardly run stands for nothing
     if m == 0 or table.n.max() < 2:
@@ -38,12 +52,13 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, plan
             f"No verdict: {'no' if not len(table) else '1'} common repeat; a difference needs two, "
             f"and four seldom carry one (--repeats 8)."
         )
-    sure = table[(table.p_holm < LEVEL) & ((table.low_all > 0) | (table.high_all < 0))]
+    sure = table[
+        (table.p_holm < (terms.anytime or LEVEL)) & ((table.low_all > 0) | (table.high_all < 0))
+    ]
     helpful = sure[rule.sign * sure["diff"] > 0]
     best = (helpful if len(helpful) else table).iloc[0]
-    n = f"n = {best.n:.0f}" + (f" of {planned}" if best.n < planned else "")
-    proof = f"({n}, Holm p = {best.p_holm:.2g} over {_comparisons(m)})"
-    who = name_of(best, by)
+    proof = _proof(best, m, terms)
+    who, other = name_of(best, by), terms.other
     subject = "Distillation" if rule.is_plain else who
     if len(helpful):
         gain = _amount(rule.sign * best["diff"], _half(best), rule)
@@ -54,9 +69,23 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], other: str, plan
         return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
     shown = _amount(best["diff"], _half(best), rule, signed=True)
     found = "No difference is sure" if best.p_holm < LEVEL else "No difference found"
-    text = f"{found}: {who} against {other}: {shown} {proof}; {_power(best, m, rule)}"
+    text = f"{found}: {who} against {other}: {shown} {proof}; "
+    text += _power(best, m, rule) if terms.anytime is None else _undecided(best)
     behind = len(sure)
     return text + (f" {behind} of {_comparisons(m)} found it behind." if behind else "")
+
+
+def _proof(best: pd.Series, m: int, terms: Terms) -> str:
+    n = f"n = {best.n:.0f}" + (f" of {terms.planned:.0f}" if best.n < terms.planned else "")
+    n += " fresh repeats" * terms.fresh
+    if terms.anytime is not None:
+        return f"({n}, p = {best.p_holm:.2g} whenever it had stopped)"
+    p = f"Holm p = {best.p_holm:.2g} over {_comparisons(m)}" if m > 1 else f"p = {best.p_holm:.2g}"
+    return f"({n}, {p})"
+
+
+def _undecided(best: pd.Series) -> str:
+    return f"{best.n:.0f} repeats have not decided it (a larger --budget adds more)."
 
 
 def _power(best: pd.Series, m: int, rule: Rule) -> str:
@@ -98,10 +127,9 @@ def _half(row: pd.Series) -> float:
 
 
 def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    if rule.metric in IN_POINTS:
-        return f"{100 * value:{sign}.1f} ± {100 * half:.1f} points{_what(rule)}"
-    return f"{value:{sign}.3g} ± {half:.2g}{_what(rule)}"
+    scale, unit = (100, " points") if rule.metric in IN_POINTS else (1, "")
+    sign = "+" if signed and value > 0 else ""
+    return f"{sign}{plus_minus(scale * value, scale * half)}{unit}{_what(rule)}"
 
 
 def _number(value: float, rule: Rule) -> str:
@@ -130,12 +158,9 @@ def comparison_rows(
 
 
 def _difference(row: pd.Series, rule: Rule) -> str:
-    half = (row.high - row.low) / 2
-    if rule.metric in IN_POINTS:
-        text = f"{100 * row['diff']:+.1f}"
-        return text if math.isnan(half) else f"{text} ± {100 * half:.1f}"
-    text = f"{row['diff']:+.3g}"
-    return text if math.isnan(half) else f"{text} ± {half:.2g}"
+    scale = 100 if rule.metric in IN_POINTS else 1
+    sign = "+" if row["diff"] > 0 else ""
+    return sign + plus_minus(scale * row["diff"], scale * (row.high - row.low) / 2)
 
 
 def _p(value: float) -> str:
@@ -146,7 +171,9 @@ def _two(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def best_sentence(selection: pd.DataFrame, rule: Rule, name: str, other: str) -> str:
+def best_sentence(
+    selection: pd.DataFrame, rule: Rule, name: str, other: str, fresh: bool = False
+) -> str:
     """The best configuration beyond val, from the table of `insight.selection`."""
     if not len(selection):
         return ""
@@ -158,7 +185,7 @@ def best_sentence(selection: pd.DataFrame, rule: Rule, name: str, other: str) ->
         for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
         if not math.isnan(best[f"{column}/mean"])
     ]
-    parts[0] += ", which chose it"
+    parts[0] += " of fresh repeats" if fresh else ", which chose it"
     text = f"Best: {name}; {rule.metric} on {'; '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"]

@@ -14,6 +14,7 @@ from kdtune.resources import Resources
 from kdtune.teacher import fine_tune
 
 HERE = str(Path(__file__).parent)
+sys.path.insert(0, str(Path(HERE).parent / "experiments"))
 sys.path.insert(0, HERE)  # reference.py, factories.py; also for Ray's workers and subprocesses:
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 

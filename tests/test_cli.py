@@ -15,6 +15,7 @@ import pytest
 
 from kdtune.cli import fashion, parse
 from kdtune.config import InputError, Run, Study
+from kdtune.space import Range
 
 PROMISED = (
     *("data", "train-images", "image-size", "teacher", "teacher-weights", "teacher-epochs"),
@@ -77,7 +78,40 @@ def test_one_value_is_not_searched() -> None:
     study = parse("search", ["--alpha=0.3"])
     assert study.space == {"temperature": (1.0, 4.0)}
     assert study.run == replace(fashion().run, alpha=0.3)
-    assert [run.alpha for run in study.runs()] == [0.3, 0.3]
+    assert [run.alpha for run in study.runs()] == [0.3, 1, 0.3]
+
+
+def test_ranges() -> None:
+    study = parse(
+        "search",
+        ["--lr", "1e-4..1e-1:log", "--epochs", "5..20", "--alpha", "0..1", "--search", "tpe"],
+    )
+    assert study.space["lr"] == Range(1e-4, 0.1, log=True)
+    assert study.space["epochs"] == Range(5, 20) and isinstance(study.space["epochs"].low, int)
+    assert study.space["temperature"] == (1, 4) and study.search == "tpe"
+    assert study.run == fashion().run
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--lr 1..0", "LOW < HIGH, but got 1..0"),
+        ("--lr 0..1:log", "begin above 0, but got 0..1:log"),
+        ("--lr 0.1 1..2", "lr must be a list or one range, but got 0.1 1..2"),
+        ("--lr 0.1..1", "lr must be a list for a grid, but got 0.1..1; --search random or tpe"),
+        ("--alpha 0..2 --search tpe", r"alpha must lie in \[0, 1\], but got alpha=2"),
+        ("--repeats auto", "repeats auto must have a limit"),
+    ],
+)
+def test_bad_ranges(flags: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse("search", flags.split())
+
+
+def test_repeats_auto() -> None:
+    study = parse("search", ["--repeats", "auto", "--budget", "400runs"])
+    assert (study.repeats, study.until_decided, study.budget) == (8, True, "400runs")
+    assert not parse("search", ["--repeats", "3"]).until_decided
 
 
 def test_experiment_wins_over_defaults(experiment: str) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study, canonical, derive_seed
+from kdtune.space import Range
 
 BAD_RUNS = [
     *(("alpha", value) for value in (-0.1, 1.5, math.nan)),
@@ -38,6 +39,10 @@ BAD_STUDIES = [
     *((name, -1) for name in ("repeats", "gpus", "loader_workers", "cache_gb", "gpus_per_trial")),
     *(("gpus_per_trial", value) for value in (0, 1.5)),
     ("cache_gb", math.inf),
+    *(("samples", 0), ("confirm", -1), ("plain_share", 1), ("plain_share", -0.1)),
+    *((name, value) for name in ("race_level", "level") for value in (0, 1)),
+    *(("search", "bayes"), ("policy", "best"), ("stop_early", 1)),
+    *(("budget", value) for value in ("400", "-3h", "3 h", "h")),
 ]
 OTHER = {
     **{"loss": "mse", "alpha": 0.25, "temperature": 2, "optimizer": "adamw", "lr": 0.5},
@@ -171,7 +176,7 @@ def test_runs_leave_twins_out() -> None:
     assert pairs == [(0.1, 1), (0.1, 4), (0.5, 1), (0.5, 4), (1, None)]
     assert study.searched == ["alpha", "temperature"]
     assert replace(study, run=Run(repeat=3)).runs() == study.runs()
-    assert Study(run=Run(repeat=3)).runs() == [Run()]
+    assert Study(run=Run(repeat=3)).runs() == [Run(), Run(alpha=1.0)]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +213,43 @@ def test_canonical_twice_is_canonical(run: Run) -> None:
     live = {name: value for name, value in run.config.items() if value is not None}
     assert replace(run, **live).config == run.config
     assert set(run.config) == set(HYPERPARAMETERS) <= {f.name for f in fields(Run)}
+
+
+def test_a_grid_has_every_setting_at_alpha_1_unless_taken_out() -> None:
+    grid = {"alpha": (0.1, 0.5), "lr": (0.01, 0.1), "temperature": (1, 4)}
+    study = Study(space=grid)
+    plain = [run.lr for run in study.runs() if run.alpha == 1]
+    assert plain == [0.01, 0.1] and len(study.runs()) == 2 * 2 * 2 + 2
+    assert study.has_plain and study.searched == ["alpha", "lr", "temperature"]
+    without = replace(study, plain_share=0)
+    assert not without.has_plain and len(without.runs()) == 8
+    fixed = Study(run=Run(alpha=0.3))  # one value of alpha is compared with plain training, too
+    assert [run.alpha for run in fixed.runs()] == [0.3, 1] and fixed.searched == ["alpha"]
+    only = Study(run=Run(alpha=1))
+    assert [run.alpha for run in only.runs()] == [1] and only.searched == []
+
+
+def test_ranges_in_a_study() -> None:
+    ranges = {"lr": Range(1e-4, 0.1, log=True), "epochs": Range(5, 50), "loss": ("mse", "kl")}
+    study = Study(space=ranges, search="tpe")
+    assert Study.from_json(study.to_json()) == study
+    assert study.searched == ["alpha", "lr", "epochs", "loss"] and study.runs() == []
+    with pytest.raises(InputError, match=r"lr must be a list for a grid, but got 0.0001..0.1:log"):
+        replace(study, search="grid")
+    for name, bad in (("epochs", Range(0.5, 3)), ("alpha", Range(0, 2)), ("loss", Range(0, 1))):
+        with pytest.raises(InputError, match=name):
+            replace(study, space={name: bad})
+    with pytest.raises(InputError, match="temperature is searched, but has no effect"):
+        Study(run=Run(loss="mse"), search="random", space={"temperature": Range(1, 20)})
+
+
+def test_which_study_extends_which() -> None:
+    lists = Study(space={"alpha": (0.1, 1), "lr": (0.01, 0.1)})
+    wider = replace(lists, space={"alpha": (0.1, 0.5, 1), "lr": (0.01, 0.1)})
+    assert wider.covers(lists) and not lists.covers(wider)
+    ranges = Study(search="tpe", space={"alpha": Range(0, 1), "lr": Range(1e-3, 1)})
+    assert ranges.covers(lists) and ranges.covers(ranges) and not lists.covers(ranges)
+    assert not replace(ranges, space={"lr": Range(1e-3, 1)}).covers(ranges)
 
 
 def test_derive_seed() -> None:

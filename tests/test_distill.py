@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from reference import plain_loop
+from torch.optim import SGD
 
 from kdtune.config import InputError, Run, Study
 from kdtune.data import load_data
@@ -25,6 +26,8 @@ from kdtune.views import Views
 from kdtune.weights import save_weights
 
 LIBRARY = "mobilenet_v3_small"
+CPU = torch.device("cpu")
+NOWHERE = Path("no-teacher-folder")
 
 
 def state(model: Classifier) -> dict[str, torch.Tensor]:
@@ -36,21 +39,33 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("student", [LIBRARY, "factories:tiny_student"])
-def test_what_befalls_a_student_does_not_reach_the_next(student: str, tiny: Run) -> None:
-    run = replace(tiny, student=student)
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_what_befalls_a_student_does_not_reach_the_next(
+    trainable: str, student: str, tiny: Run
+) -> None:
+    run = replace(tiny, student=student, trainable=trainable)
     built = state(make_student(run))
     for _ in range(3):
-        model, student_print = student_at_start(run)
-        assert equal(state(model), built)
-        assert student_print == model.fingerprint(with_head=False)
-        assert all(p.requires_grad for p in model.parameters()) and model.training
-        model.freeze().set_mode(False)
-        model.place(torch.device("cpu"), "bf16")
-        with torch.no_grad():
-            for value in model.net.state_dict().values():
-                value += 1
-    assert not equal(state(student_at_start(replace(run, repeat=1))[0]), built)
-    assert not equal(state(student_at_start(replace(run, seed=1))[0]), built)
+        with student_at_start(run, CPU) as start, pytest.raises(RuntimeError):
+            model = start.student
+            assert equal(state(model), built) and model.precision == run.precision
+            assert start.print == model.fingerprint(with_head=False)
+            assert all(p.grad is None for p in model.parameters())
+            model.freeze(head=False) if trainable == "head" else None
+            model(torch.zeros(4, 1, 40, 40, dtype=torch.uint8)).sum().backward()
+            SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+            assert not equal(state(model), built)
+            raise RuntimeError
+    for other in (replace(run, repeat=1), replace(run, seed=1)):
+        with student_at_start(other, CPU) as start:
+            assert not equal(state(start.student), built)
+
+
+def test_of_two_runs_at_once_each_has_its_own_student(tiny: Run) -> None:
+    run = replace(tiny, student=LIBRARY)
+    with student_at_start(run, CPU) as one, student_at_start(run, CPU) as other:
+        assert one.student is not other.student
+        assert equal(state(one.student), state(other.student))
 
 
 def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path) -> None:
@@ -58,7 +73,17 @@ def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path
     run = replace(tiny, student=LIBRARY, student_weights=str(file))
     for seed in (1, 2):
         save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
-        assert equal(state(student_at_start(run)[0]), state(make_student(run)))
+        with student_at_start(run, CPU) as start:
+            assert equal(state(start.student), state(make_student(run)))
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_a_run_of_a_library_model_is_the_same_after_others(trainable: str, tiny: Run) -> None:
+    small = replace(tiny, student=LIBRARY, image_size=32, train_images=20, epochs=2)
+    run = replace(small, trainable=trainable, teacher_epochs=0)
+    first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (0.01, 0.1))
+    again = list(distill(run, NOWHERE, Resources()))
+    assert [epoch.splits for epoch in again] == [epoch.splits for epoch in first]
 
 
 def test_predictions_are_those_of_the_student_that_is_left(
@@ -68,7 +93,7 @@ def test_predictions_are_those_of_the_student_that_is_left(
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     data = load_data(tiny.data)
     student = build(tiny.student, str(tmp_path / STUDENT), len(data.classes), seed=0)
-    student.place(torch.device("cpu"), "fp32").set_mode(False)
+    student.place(CPU, "fp32").set_mode(False)
     for name in ("val", "test"):
         split = data.splits[name]
         views = next(Views(split, torch.arange(len(split)), tiny, 28).batches(len(split)))

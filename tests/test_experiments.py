@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import speed
 
 from kdtune.cli import parse
 
 FOLDER = Path(__file__).parent.parent / "experiments"
+
 STUDIES = ["hymenoptera.py", "hymenoptera_lite.py"]
 
 
@@ -42,6 +45,34 @@ def test_without_the_internet_the_original_says_what_would_do(tmp_path: Path) ->
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "cannot be downloaded" in sentence and "--teacher-weights" in sentence
     assert not (tmp_path / "runs" / "hymenoptera").exists()
+
+
+def test_the_benchmarks_limit_by_hand() -> None:
+    parts = {"view": 1.0, "teacher": 2.0, "eval pass": 3.0, "train pass": 4.0}
+    frozen = speed.Row("head", 3, 4, "fp32", None, images=10, epochs=2, pairs=1)
+    # 8 streams of 10 (1 + 2 + 4) + 5 x 3, and the teacher over val once
+    assert speed.limit(frozen, 10, 5, parts) == 8 * (70 + 15) + 10
+    whole = replace(frozen, trainable="all")
+    # the teacher's part 8 times, the students' own 3 x 8 times
+    assert speed.limit(whole, 10, 5, parts) == 8 * 30 + 10 + 24 * (40 + 15)
+
+
+def test_the_benchmarks_table_has_medians_and_all_pairs() -> None:
+    row = speed.Row("head", 3, 4, "fp32", 4.3, images=32, epochs=2, pairs=3)
+    parts = {name: [0.1] for name in ("view", "teacher", "eval pass", "train pass")}
+    pairs = [
+        {
+            "plain": {"wall": wall, "cpu": 2.0},
+            "ours": {"wall": 12.0, "cpu": 4.0},
+            "parts": parts,
+            "train": 32,
+            "val": 20,
+        }
+        for wall in (5.0, 9.0, 6.0)
+    ]
+    # limit: 8 streams of 32 x 0.3 + 20 x 0.1, and 20 x 0.1 = 94.8 s
+    cells = ["6.0 × 12 = 72", "12.0", "**6.0** (5.0–9.0)", "6.0", "4.3", "0.8", "790 %", "3"]
+    assert speed.line(row, pairs) == f"| {row.name} | {' | '.join(cells)} |"
 
 
 def make_photos(folder: Path) -> None:

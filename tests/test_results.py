@@ -45,7 +45,17 @@ def test_trials_have_the_columns_of_the_design(tmp_path):
     trials = read_frames(tmp_path).trials
     scopes = [f"val/{m}@{s}" for m in METRICS for s in ("last", "best", "last-5-avg")]
     tests = [f"test/{m}@last" for m in METRICS]
-    own = ["status", "error", "n_epochs", "n_epochs_planned", *scopes, *tests, "seconds", "node"]
+    own = [
+        "phase",
+        "status",
+        "error",
+        "n_epochs",
+        "n_epochs_planned",
+        *scopes,
+        *tests,
+        "seconds",
+        "node",
+    ]
     assert list(trials) == [*CONFIG, *own] and len(trials) == 4
     run = at(0.5, 1)
     trial = trials.set_index("trial_id").loc[run.trial_id]

@@ -18,6 +18,7 @@ from kdtune.folder import claim
 from kdtune.resources import Resources
 from kdtune.results import read_lines
 from kdtune.search import _check_machine
+from kdtune.space import Range
 from kdtune.teacher import fine_tune
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
@@ -104,6 +105,36 @@ def test_a_failing_trial_is_named_and_the_others_go_on(study: Study) -> None:
     assert results.trials.error.iloc[0] == "RuntimeError: this student cannot be trained"
     assert "this student cannot be trained" in results.warnings[0]
     assert "No verdict" in results.verdict()
+
+
+def test_a_race_over_ranges(study: Study) -> None:
+    """TPE, a race, early stopping, confirmation and final repeats under a real Ray."""
+    space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
+    study = replace(study, search="tpe", samples=12, policy="race", stop_early=True, space=space)
+    study = replace(study, run=replace(study.run, epochs=16))
+    results = kdtune.run(study, ray_init=CPUS)
+    trials = results.trials
+    assert set(trials.status) <= {"completed", "pruned"}
+    assert (trials[trials.status == "pruned"].n_epochs < 16).all()
+    assert (trials[trials.status == "completed"].n_epochs == 16).all()
+    final = trials[trials.phase == "final"]
+    assert sorted(final["repeat"]) == [2000, 2000, 2001, 2001]
+    assert (final.groupby("config_id")["config/alpha"].first() == 1).sum() == 1
+    assert trials.config_id.nunique() == 12
+    assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 3
+    again = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
+    assert len(again.trials) == len(trials)
+
+
+def test_a_run_that_falls_behind_is_stopped(study: Study) -> None:
+    """With lr 1e-6 nothing is learned; its worker serves on."""
+    rates = (0.03, 0.02, 0.015, 0.01, 0.008, 0.005, 1e-6)
+    study = replace(study, space={"lr": rates, "alpha": (1.0,)}, repeats=1, stop_early=True)
+    study = replace(study, run=replace(study.run, epochs=16, schedule="constant"))
+    trials = kdtune.run(study, ray_init={"num_cpus": 1, "include_dashboard": False}).trials
+    slow = trials[trials["config/lr"] == 1e-6].iloc[0]
+    assert slow.status == "pruned" and slow.n_epochs < 16
+    assert (trials.status == "completed").sum() >= 6
 
 
 def test_a_killed_driver_goes_on(study: Study, tmp_path: Path) -> None:

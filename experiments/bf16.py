@@ -1,0 +1,72 @@
+"""Does bf16 give the answer of fp32? The default study in both, paired by repeat.
+
+    python experiments/bf16.py
+
+The tolerance was written down before the first run: the 95 % interval of the difference in val
+accuracy, bf16 - fp32, over the repeats and averaged over configurations, must lie within one point
+of 0. Teacher and student both run in bf16. Exit code 1 where it does not; about two minutes on two
+cores.
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdtune.cli import fashion
+from kdtune.config import Precision, Run, Study
+from kdtune.distill import distill
+from kdtune.resources import Resources
+from kdtune.stats import Interval, paired_difference
+from kdtune.teacher import fine_tune
+
+TOLERANCE = 0.01
+
+
+def accuracy(run: Run, study: Study) -> float:
+    """Accuracy on val after the last epoch."""
+    torch.set_num_threads(1)
+    *_, last = distill(run, study.folder / "teacher", Resources.of(study))
+    return float(last.splits["val"]["acc"] or 0.0)
+
+
+def accuracies(precision: Precision, folder: Path) -> np.ndarray:
+    """That of each configuration and repeat, [C, R]."""
+    study = fashion()
+    own = replace(study.run, precision=precision)
+    study = replace(study, run=own, out=str(folder / precision), cache=str(folder), gpus=0)
+    torch.set_num_threads(1)
+    list(fine_tune(study.run, study.folder / "teacher", Resources.of(study)))
+    runs = [replace(run, repeat=r) for run in study.runs() for r in range(study.repeats)]
+    with get_context("spawn").Pool() as pool:
+        found = pool.starmap(accuracy, [(run, study) for run in runs], chunksize=1)
+    return np.array(found).reshape(-1, study.repeats)
+
+
+def row(name: str, difference: Interval) -> str:
+    """A line of the table, in points."""
+    return f"| {name} | {100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f} |"
+
+
+def main() -> int:
+    """Print the differences and whether they are within the tolerance."""
+    with tempfile.TemporaryDirectory() as folder:
+        fp32, bf16 = (accuracies(precision, Path(folder)) for precision in ("fp32", "bf16"))
+    print("| configuration | bf16 - fp32, points of val accuracy |\n|---|---|")
+    for run, a, b in zip(fashion().runs(), bf16, fp32, strict=True):
+        name = ", ".join(f"{k} {run.config[k]}" for k in ("alpha", "temperature") if run.config[k])
+        print(row(name, paired_difference(a, b).interval))
+    overall = paired_difference(bf16.mean(axis=0), fp32.mean(axis=0)).interval
+    print(row("all", overall))
+    within = max(abs(overall.low), abs(overall.high)) <= TOLERANCE
+    said = "within" if within else "NOT within"
+    print(f"\n95 % interval over {overall.n} repeats, {said} {100 * TOLERANCE:g} point of 0.")
+    return 0 if within else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

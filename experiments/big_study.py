@@ -1,0 +1,122 @@
+"""How large a study can be read? 300 configurations x 10 repeats x 100 epochs, made, not trained.
+
+    python experiments/big_study.py --out /tmp/big
+
+Writes real records of drawn numbers (train and val every epoch, test at the last) and measures,
+each in a process of its own: loading, the analysis (summary, comparison, verdict), the report. With
+--strict it ends with code 1 where a limit is missed: 10 s to analyse, 60 s to report, 1 GB of
+memory, a page of 2 MB. Limits are of CPU seconds: all of it runs in one thread.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import kdtune
+from kdtune.config import Run, Study
+from kdtune.results import Records
+
+LIMITS = {"load": 10.0, "analysis": 10.0, "report": 60.0}
+"""CPU seconds, without the imports."""
+MOST_MB, MOST_PAGE_MB = 1000, 2
+
+
+def study_of(configs: int, repeats: int, epochs: int) -> Study:
+    """Ten configurations a learning rate: 3 alphas x 3 temperatures, and plain training."""
+    rates = tuple(float(f"{lr:.4g}") for lr in np.geomspace(1e-4, 1e-1, configs // 10))
+    space = {"lr": rates, "alpha": (0.1, 0.5, 0.9, 1.0), "temperature": (1.0, 4.0, 16.0)}
+    return Study(name="big", run=Run(epochs=epochs), space=space, repeats=repeats)
+
+
+def generate(folder: Path, study: Study) -> None:
+    """The study's folder: accuracies that rise, best at alpha = 0.5 and a middling lr."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(study.to_json())
+    records = Records(folder)
+    shared = rng.normal(0, 0.01, study.repeats)
+    for config in study.runs():
+        level = 0.75 - 0.02 * abs(np.log10(config.lr / 3e-3)) + 0.01 * (config.alpha == 0.5)
+        for repeat in range(study.repeats):
+            run = replace(config, repeat=repeat)
+            last = level + shared[repeat] + rng.normal(0, 0.005)
+            rise = 1 - np.exp(-np.linspace(0.2, 4, run.epochs))
+            _record(records, run, last * rise + rng.normal(0, 0.003, run.epochs))
+    records.close()
+
+
+def _record(records: Records, run: Run, accs: np.ndarray) -> None:
+    records.start(run, 0)
+    for epoch, acc in enumerate(accs.tolist()):
+        val = {"n_examples": 500, "loss": 2 - acc, "ce": 1.5 - acc, "distill": 2.2 - acc}
+        val |= {"acc": acc, "teacher_acc": 0.85, "logit_diff": 1.3 - acc}
+        val |= {"agreement": 0.05 + 0.9 * acc, "kl": 1.2 - acc}
+        splits = {"train": val, "val": val}
+        if epoch == run.epochs - 1:
+            splits["test"] = val
+        records.epoch(run, 0, epoch, 0.1, splits)
+    records.end(run, 0, "completed", None, "node1")
+
+
+def load(folder: Path) -> str:
+    """Read the records."""
+    return f"{len(kdtune.load(folder).epochs):,} rows"
+
+
+def analysis(folder: Path) -> str:
+    """What is read first: the table, the comparison, the verdict."""
+    results = kdtune.load(folder)
+    results.summary()
+    results.compare()
+    return results.verdict()
+
+
+def report(folder: Path) -> str:
+    """The page with its figures."""
+    from kdtune.comparison import DEFAULT
+    from kdtune.report import write
+
+    page = write(kdtune.load(folder), DEFAULT, folder / "page")
+    return f"{page.stat().st_size / 1e6:.2f} MB"
+
+
+def _measure(step: Callable[[Path], str], folder: Path) -> tuple[float, float, float, str]:
+    import kdtune.report  # noqa: F401 - the import is not the study's time
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    said = step(folder)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, said
+
+
+def main() -> int:
+    """Make the study, once, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--configs", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--strict", action="store_true", help="exit code 1 where a limit is missed")
+    flags = parser.parse_args()
+    if not flags.out.exists():
+        generate(flags.out, study_of(flags.configs, flags.repeats, flags.epochs))
+    missed = 0
+    print("| step | CPU s | s | peak MB | |\n| ---: | ---: | ---: | ---: | :--- |")
+    for step in (load, analysis, report):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            cpu, wall, peak, said = pool.apply(_measure, (step, flags.out))
+        missed += cpu > LIMITS[step.__name__] or peak > MOST_MB
+        print(f"| {step.__name__} | {cpu:.1f} | {wall:.1f} | {peak:.0f} | {said} |", flush=True)
+    missed += (flags.out / "page" / "report.html").stat().st_size > MOST_PAGE_MB * 1e6
+    return int(flags.strict and missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

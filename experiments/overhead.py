@@ -1,0 +1,108 @@
+"""What does Ray Tune add to a study of short runs? The default study against its runs alone.
+
+    python experiments/overhead.py
+
+Wall time from the first to the last epoch, cold, teacher apart, divided by the sum of the runs'
+pure training time over warm streams by the number of cores. Pure time is measured as in the study,
+on all cores at once, and also one run at a time: two hyperthreads of a core take longer each when
+both work, and that is no overhead of Ray's. `experiments/speed.py` calls this as one of its rows.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdtune.cli import fashion
+from kdtune.config import Run, Study
+from kdtune.distill import distill
+from kdtune.resources import Resources
+from kdtune.results import read_lines
+from kdtune.search import run as search
+from kdtune.teacher import fine_tune
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from reference import plain_loop
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds of one comparison."""
+
+    wall: float
+    """From the study's first to its last epoch."""
+    pure: float
+    """Its runs over warm streams, all cores at once: their sum by the number of cores."""
+    alone: float
+    """The same measured one run at a time."""
+    plain: float
+    """Plain loops in place of its runs, all cores at once: their sum by the number of cores."""
+
+
+def compare() -> Overhead:
+    """Run the default study once, then its parts."""
+    study, count = fashion(), len(fashion().runs()) * fashion().repeats
+    with tempfile.TemporaryDirectory() as name:
+        study = replace(study, out=name, cache=f"{name}/cache", gpus=0)
+        torch.set_num_threads(1)
+        list(fine_tune(study.run, study.folder / "teacher", Resources.of(study)))
+        search(study)
+        some = [replace(run, repeat=r) for run in study.runs() for r in range(4)]
+        with get_context("spawn").Pool(CORES, _warm_up, (study,)) as pool:
+            pure = pool.starmap(_over_warm_streams, [(run, study) for run in some], chunksize=1)
+            plain = pool.starmap(_plain, [(run, study) for run in some[: 2 * CORES]], chunksize=1)
+        _warm_up(study)
+        alone = [_over_warm_streams(run, study) for run in study.runs()]
+        means = (statistics.mean(each) * count / CORES for each in (pure, alone, plain))
+        return Overhead(_span(study), *means)
+
+
+def _span(study: Study) -> float:
+    lines: list[dict[str, Any]] = read_lines(study.folder)[0]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    first = min(line["time"] - line["seconds"] for line in epochs)
+    return float(max(line["time"] for line in epochs) - first)
+
+
+def _warm_up(study: Study) -> None:
+    torch.set_num_threads(1)
+    _over_warm_streams(replace(study.run, epochs=1), study)
+
+
+def _over_warm_streams(run: Run, study: Study) -> float:
+    started = time.perf_counter()
+    list(distill(run, study.folder / "teacher", Resources.of(study)))
+    return time.perf_counter() - started
+
+
+def _plain(run: Run, study: Study) -> float:
+    started = time.perf_counter()
+    list(plain_loop(run, study.folder / "teacher"))
+    return time.perf_counter() - started
+
+
+def sentence(each: list[dict[str, float]]) -> str:
+    """What the comparisons say, medians of the ratios."""
+    wall = statistics.median(x["wall"] for x in each)
+    pure, alone, plain = (
+        statistics.median(x["wall"] / x[name] for x in each) for name in ("pure", "alone", "plain")
+    )
+    return (
+        f"The default study, cold, under Ray on {CORES} cores: {wall:.1f} s from first to last "
+        f"epoch, {pure:.2f} times its pure training time ({alone:.2f} times if that is measured "
+        f"one run at a time); plain loops on all cores take {1 / plain:.2f} times as long. "
+        f"Medians of {len(each)}."
+    )
+
+
+if __name__ == "__main__":
+    print(sentence([asdict(compare())]))

@@ -1,0 +1,308 @@
+"""Which run next: a function of what the records say, so that a resumed search decides the same.
+
+A `Plan` takes the records' lines in the order written, whether they are being written or are read
+again after a crash, and keeps nothing else. What is decided from scores is decided by the pure
+functions of `race` and `stopping`.
+"""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kdtune.config import Run, Study
+from kdtune.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
+from kdtune.proposals import Proposer
+from kdtune.race import anytime_p, best_first, in_question, leading, noise
+from kdtune.stopping import behind, rungs
+from kdtune.warm_start import best_of_other
+
+MOST = 1000
+"""Repeats of a phase at most."""
+
+
+class Plan:
+    """What to run next.
+
+    Args:
+        study: the study.
+        lines: its records so far, in the order written.
+        width: trials at a time; only the order of runs depends on it.
+    """
+
+    def __init__(self, study: Study, lines: Iterable[Mapping[str, Any]] = (), width: int = 1):
+        self.study, self.width = study, width
+        self.known = Ledger(study)
+        self.stopped: set[str] = set()
+        """Trials in flight that were told to stop; their ends are written as pruned."""
+        self._again: dict[str, Run] = {}
+        self._heap: list[tuple[int, int, int, str]] = []
+        self._promoted: deque[tuple[int, float, Tried]] | None = None
+        self._proposer = Proposer(study, best_of_other(study)) if study.search != "grid" else None
+        self._exhausted = False
+        for run in study.runs():
+            self._add(run)
+        for line in lines:
+            self.take(line)
+        self.restart()
+        self._again |= self.known.failed
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Learn from a line of the records."""
+        before = len(self.known.tried)
+        self.known.take(line)
+        if len(self.known.tried) > before:
+            self._line_up(self.known.tried[line["config_id"]])
+        if line["kind"] == "start":
+            self._again.pop(line["trial_id"], None)
+        elif line["kind"] == "end" and line["config_id"] in self.known.tried:
+            self._promoted = None
+            self._after(self.known.tried[line["config_id"]], line["repeat"])
+
+    def restart(self) -> None:
+        """No run is in flight any more; those that were go first."""
+        self._again |= self.known.running
+        self.known.running = {}
+
+    def next(self) -> Run | None:
+        """The next run. None: wait for those in flight, or, where there are none, the end."""
+        run = self._choose()
+        if run is not None:
+            self.known.start(run)
+            self._again.pop(run.trial_id, None)
+            if self._promoted and self._promoted[0][2].run.config_id == run.config_id:
+                self._promoted.popleft()
+        return run
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to run."""
+        return not self.known.running and self._choose() is None
+
+    @property
+    def runs_left(self) -> int | None:
+        """Runs still to do; None where that depends on what comes of them."""
+        if self.study.policy == "race" or self.study.stop_early or self.study.until_decided:
+            return None
+        count = max(self.study.samples if self._proposer else 0, len(self.known.tried))
+        tried = self.known.tried.values()
+        ended = sum(s != "running" for t in tried for s in t.status.values())
+        return count * self.study.repeats - ended + len(self.known.failed)
+
+    def _add(self, run: Run) -> None:
+        """A configuration joins the study."""
+        self._line_up(self.known.add(run))
+
+    def _line_up(self, tried: Tried) -> None:
+        if self._proposer is not None:
+            self._proposer.add(tried.run)
+        first_only = self.study.policy == "race" or self.study.stop_early
+        self._push(tried, range(1 if first_only else self.study.repeats))
+
+    def _push(self, tried: Tried, repeats: Iterable[int]) -> None:
+        """Put runs in line: blocks of repeats that can run at once, configurations inside.
+
+        So a half-done study has the same repeats of every configuration, and trials at the same
+        time build different streams. Under "tpe" a configuration's runs come together, since the
+        next proposal learns from their mean.
+        """
+        for repeat in repeats:
+            block = 0 if self.study.search == "tpe" else repeat // self.width
+            item = (block, tried.number, repeat, tried.run.config_id)
+            heapq.heappush(self._heap, item)
+
+    def _after(self, tried: Tried, repeat: int) -> None:
+        """A run has ended: more of its configuration may follow, and the proposer learns."""
+        if repeat == 0 and self.study.policy == "all" and self.study.stop_early and not tried.out:
+            self._push(tried, range(1, self.study.repeats))
+        if self._proposer is None or tried.told:
+            return
+        common = range(1 if self.study.policy == "race" else self.study.repeats)
+        if tried.out:
+            self._proposer.tell(tried.run, None, "pruned" in tried.status.values())
+        elif all(repeat in tried.scores for repeat in common):
+            self._proposer.tell(tried.run, float(np.mean([tried.scores[r] for r in common])))
+        else:
+            return
+        tried.told = True
+
+    # -- what follows ------------------------------------------------------------------------------
+
+    def _choose(self) -> Run | None:
+        """The next run, as a function of what is known."""
+        if self._again:
+            return next(iter(self._again.values()))
+        if self.study.until_decided and self.known.spent.reaches(self.study.budget):
+            return None
+        in_flight = {phase_of(run.repeat) for run in self.known.running.values()}
+        stages = {"search": self._of_search, "confirm": self._of_confirmation}
+        for phase, of_phase in stages.items():
+            run = of_phase()
+            if run is not None or phase in in_flight:  # a phase begins when the one before is over
+                return run
+        return self._of_final()
+
+    def _of_search(self) -> Run | None:
+        if self.study.search == "random":
+            self._propose()  # all at once: they are in line by blocks, as a grid's
+        while True:
+            while self._heap:
+                *_, repeat, config_id = self._heap[0]
+                tried = self.known.tried[config_id]
+                stopped = tried.out and self.study.stop_early
+                if repeat not in tried.status and not stopped:
+                    return replace(tried.run, repeat=repeat)
+                heapq.heappop(self._heap)
+            if not self._propose():
+                break
+        if self.study.policy == "race":
+            if self._promoted is None:
+                self._promoted = self._promotions()
+            if self._promoted:
+                repeat, _, tried = self._promoted[0]
+                return replace(tried.run, repeat=repeat)
+        return None
+
+    def _propose(self) -> bool:
+        """Propose one more configuration, of "random" all, unless there are enough."""
+        if self._proposer is None or self._exhausted or len(self.known.tried) >= self.study.samples:
+            return False
+        while len(self.known.tried) < self.study.samples:
+            run = self._proposer.propose(len(self.known.tried))
+            if run is None:
+                self._exhausted = True
+                break
+            self._add(run)
+            if self.study.search == "tpe":
+                break
+        return True
+
+    def _promotions(self) -> deque[tuple[int, float, Tried]]:
+        """The next repeats of configurations in question that have no run in flight.
+
+        Those with the fewest repeats first, of these the best; the best of plain training keeps up
+        with the best that is distilled. One repeat each, or as many as it takes to fill the
+        machine: a round of a race cannot be shorter than a run.
+        """
+        chosen: list[Tried] = []
+        sides = self.in_question()
+        for tried in sides.values():
+            if len(tried) > max(1, self.study.confirm):
+                chosen += tried
+        if sides[True] and sides[False]:
+            best, plain = sides[False][0], sides[True][0]
+            if len(plain.scores) < len(best.scores) and plain not in chosen:
+                chosen.append(plain)
+        left = [
+            (t, [repeat for repeat in range(self.study.repeats) if repeat not in t.status])
+            for t in chosen
+            if "running" not in t.status.values()
+        ]
+        step = max(1, self.width // max(1, len(left)))
+        runs = [(r, -t.scores[0], t) for t, repeats in left for r in repeats[:step]]
+        return deque(sorted(runs, key=lambda item: item[:2]))
+
+    def in_question(self) -> dict[bool, list[Tried]]:
+        """Of plain training (True) and distilling (False): those that may be the best, best first.
+
+        With the policy "all" nothing is raced: all that have a mean.
+        """
+        table, is_plain = self.known.table, self.known.is_plain
+        sd, df = noise(table)
+        sides = {}
+        for side in (True, False):
+            rows = np.flatnonzero(is_plain == side)
+            if self.study.policy == "race":
+                alive = in_question(table[rows], sd, df, self.study.race_level)
+            else:
+                alive = leading(table[rows]) > 0
+            best = best_first(table, rows[alive].tolist())
+            sides[side] = [self.known.by_number[row] for row in best]
+        return sides
+
+    def _of_confirmation(self) -> Run | None:
+        return self._missing(self._to_confirm(), "confirm", -(-self.study.repeats // 2))
+
+    def _to_confirm(self) -> list[Tried]:
+        """The best few of each side; none where nothing is left to choose between."""
+        most = self.study.confirm
+        if self.study.policy != "race" or most == 0:
+            return []
+        sides = [side[:most] for side in self.in_question().values()]
+        return [t for side in sides for t in side] if any(len(s) > 1 for s in sides) else []
+
+    def finalists(self) -> list[Tried]:
+        """The best of plain training and of distilling, by search and confirmation together."""
+        found = []
+        for side in self.in_question().values():
+            confirmed = [t for t in side if any(phase_of(r) == "confirm" for r in t.scores)]
+            if rivals := confirmed or side:
+                repeats = sorted({r for t in rivals for r in t.scores if phase_of(r) != "final"})
+                rows = [[t.scores.get(r, math.nan) for r in repeats] for t in rivals]
+                found.append(rivals[best_first(np.array(rows), range(len(rivals)))[0]])
+        return found
+
+    def _of_final(self) -> Run | None:
+        if self.study.policy != "race" and not self.study.until_decided:
+            return None
+        finalists = self.finalists()
+        if self.study.until_decided and len(finalists) == 2:
+            if self.decided:
+                return None
+            return self._missing(finalists, "final", MOST)
+        return self._missing(finalists, "final", self.study.repeats)
+
+    @staticmethod
+    def _missing(chosen: list[Tried], phase: Phase, count: int) -> Run | None:
+        repeats = range(FIRST[phase], FIRST[phase] + count)
+        pairs = ((t, r) for r in repeats for t in chosen if r not in t.status)
+        return next((replace(t.run, repeat=r) for t, r in pairs), None)
+
+    def final_differences(self) -> list[float]:
+        """Distilled minus plain on the final repeats, in their order, up to the first gap."""
+        finalists = self.finalists()
+        if len(finalists) < 2:
+            return []
+        plain, distilled = finalists
+        differences, repeat = [], FIRST["final"]
+        while {plain.status.get(repeat), distilled.status.get(repeat)}.isdisjoint(
+            {None, "running"}
+        ):
+            if repeat in plain.scores and repeat in distilled.scores:
+                differences.append(distilled.scores[repeat] - plain.scores[repeat])
+            repeat += 1
+        return differences
+
+    @property
+    def decided(self) -> bool:
+        """Whether the final repeats tell the finalists apart, at any time and at the level."""
+        return anytime_p(self.final_differences()) <= self.study.level
+
+    # -- stopping early ----------------------------------------------------------------------------
+
+    def should_stop(self, run: Run, epochs: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether a run that now reports these epochs has fallen behind.
+
+        Compared with the others of its side at the same epoch of the same repeat, the first, which
+        is the only one that every configuration runs. The best of a side is never stopped: it has
+        ended.
+        """
+        if not self.study.stop_early or run.repeat != 0:
+            return False
+        tried = self.known.tried
+        for epoch in epochs:
+            count = epoch["number"] + 1
+            here = self.known.rungs.get((run.alpha == 1, run.epochs, count), {})
+            if count not in rungs(run.epochs) or run.config_id in here:
+                continue  # no rung, or one that it passed before it was cut off
+            ended = [
+                (score, tried[c].scores[0]) for c, score in here.items() if 0 in tried[c].scores
+            ]
+            if behind(epoch["splits"]["val"][SCORE], ended):
+                self.stopped.add(run.trial_id)
+                return True
+        return False

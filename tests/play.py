@@ -1,0 +1,88 @@
+"""A study played through without training: the plan's runs, with scores from a function."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kdtune.config import Run, Study
+from kdtune.ledger import phase_of
+from kdtune.plan import Plan
+
+Curve = Callable[[Run], list[float] | None]
+"""The val accuracies of a run by epoch; None: it fails. One that ends in NaN diverges there."""
+Line = dict[str, Any]
+
+
+def start_of(run: Run) -> Line:
+    return _line("start", run, config=run.config, epochs=run.epochs, phase=phase_of(run.repeat))
+
+
+def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
+    """The lines of a run after its start, stopped where the plan says so."""
+    scores, end = curve(run), {"status": "completed", "error": None}
+    if scores is None:
+        end = {"status": "failed", "error": "RuntimeError: out of memory"}
+    for number, acc in enumerate(scores or ()):
+        if acc != acc:
+            end = {"status": "failed", "error": "Diverged: acc became nan"}
+            break
+        report = {"number": number, "seconds": 1.0, "splits": {"val": {"acc": acc}}}
+        if plan.should_stop(run, [report]):
+            end = {"status": "pruned", "error": None}
+        yield _line("epoch", run, epoch=number, split="val", acc=acc, seconds=1.0)
+        if end["status"] == "pruned":
+            break
+    yield _line("end", run, **end)
+
+
+def play(
+    study: Study, curve: Curve, width: int = 1, seed: int = 0, lines: list[Line] | None = None
+) -> list[Line]:
+    """Play the study to its end; the records, in the order written.
+
+    Args:
+        study: what to play.
+        curve: scores of a run.
+        width: runs in flight; which of them ends next is drawn.
+        seed: of that.
+        lines: records to go on from.
+    """
+    lines = list(lines or ())
+    plan, rng = Plan(study, lines, width), random.Random(seed)
+    in_flight: list[Run] = []
+    while True:
+        while len(in_flight) < width and (run := plan.next()) is not None:
+            in_flight.append(run)
+            _write(plan, lines, start_of(run))
+        if not in_flight:
+            assert plan.is_done
+            return lines
+        run = in_flight.pop(rng.randrange(len(in_flight)))
+        for line in rest_of(run, plan, curve):
+            _write(plan, lines, line)
+
+
+def play_and_crash(study: Study, curve: Curve) -> list[Line]:
+    """Play it one run at a time, with a crash and a new plan after every line."""
+    lines: list[Line] = []
+    while (run := (plan := Plan(study, lines)).next()) is not None:
+        lines.append(start_of(run))
+        plan = Plan(study, lines)
+        assert plan.next() == run  # what was cut off goes first
+        lines += rest_of(run, plan, curve)
+    return lines
+
+
+def runs_of(lines: list[Line]) -> list[tuple[str, int]]:
+    """(config_id, repeat) of every start, in order."""
+    return [(line["config_id"], line["repeat"]) for line in lines if line["kind"] == "start"]
+
+
+def _line(kind: str, run: Run, **values: Any) -> Line:
+    names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
+    return {"kind": kind, **names, **values}
+
+
+def _write(plan: Plan, lines: list[Line], line: Line) -> None:
+    lines.append(line)
+    plan.take(line)

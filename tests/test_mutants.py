@@ -1,0 +1,162 @@
+"""Faults sown on purpose, each of which the named fast tests must find.
+
+The package is copied, one passage of it replaced, and the tests are run on the copy in a process of
+their own: a test that no fault can fail says nothing. The faults are those that tools for such
+studies were found with (research/stats.md, 5.6).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    old: str
+    new: str
+    tests: str
+    """Test files that must fail, without test_ and .py."""
+
+
+MUTANTS = {
+    "ddof 0": Mutant("stats.py", "x.std(ddof=1)", "x.std(ddof=0)", "stats analysis"),
+    "ddof 0 in the band": Mutant("plots.py", 'std="std"', "std=lambda x: x.std(ddof=0)", "plots"),
+    "standard error for sd": Mutant(
+        "stats.py",
+        "return Interval(mean, sd, n, mean - half",
+        "return Interval(mean, sd / math.sqrt(n), n, mean - half",
+        "stats analysis",
+    ),
+    "1.96 for t": Mutant(
+        "stats.py", "float(stats.t.ppf((1 + level) / 2, n - 1)) * sd", "1.96 * sd", "stats analysis"
+    ),
+    "Holm without the running maximum": Mutant(
+        "stats.py",
+        "running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))",
+        "running = min(1.0, (len(p_values) - rank) * p_values[i])",
+        "stats",
+    ),
+    "Holm of the first step alone": Mutant(
+        "stats.py", "(len(p_values) - rank) * p_values[i]", "p_values[i]", "stats comparison"
+    ),
+    "max-T in a single step": Mutant(
+        "stats.py", "highest[:, rank] >=", "highest[:, 0] >=", "stats"
+    ),
+    "unpaired when paired": Mutant(
+        "stats.py",
+        "    d = x - y\n    interval = mean_interval(d, level)",
+        "    d = x - y\n    interval = mean_interval(np.sort(x) - np.sort(y), level)",
+        "stats comparison",
+    ),
+    "paired by position": Mutant(
+        "comparison.py",
+        "values[[c, baseline]].dropna().to_numpy().T for c in others",
+        "np.array([values[x].sort_values().to_numpy() for x in (c, baseline)]) for c in others",
+        "comparison",
+    ),
+    "pooled epochs in the summary": Mutant(
+        "results.py",
+        "groups.tail(1).set_index",
+        "groups.mean(numeric_only=True).reset_index().set_index",
+        "results analysis",
+    ),
+    "nanmean over failed repeats": Mutant(
+        "comparison.py",
+        'return trials[trials.status == "completed"]',
+        "return trials",
+        "analysis verdict comparison",
+    ),
+    "a truncated run counts": Mutant(
+        "results.py", 'trials.loc[lost, "status"] = "truncated"', "pass", "faults analysis"
+    ),
+    "legend from the first run": Mutant(
+        "plots.py",
+        'axes.plot(x, line["mean"], color',
+        "axes.plot(x, run[metric].iloc[: len(x)], color",
+        "plots",
+    ),
+    "n of the study, not of the curve": Mutant(
+        "plots.py",
+        "sorted({line.n.min(), line.n.max()})",
+        "[results.study.repeats]",
+        "plots",
+    ),
+    "the first plain training is the baseline": Mutant(
+        "comparison.py", "best_of(values[plain], rule.sign)", "plain[0]", "comparison"
+    ),
+    "higher is always better": Mutant(
+        "comparison.py",
+        "return 1 if self.metric in HIGHER_IS_BETTER else -1",
+        "return 1",
+        "comparison verdict",
+    ),
+    "Holm's p alone makes a verdict": Mutant(
+        "verdict.py", " & ((table.low_all > 0) | (table.high_all < 0))", "", "verdict"
+    ),
+    "the interval of one comparison in the verdict": Mutant(
+        "verdict.py",
+        "float(row.high_all - row.low_all) / 2",
+        "float(row.high - row.low) / 2",
+        "verdict",
+    ),
+    "chosen and judged on the same images": Mutant(
+        "stats.py", "kept = out.astype(float)", "kept = counts.astype(float)", "stats insight"
+    ),
+    "text that is not escaped": Mutant(
+        "page.py",
+        "return text if isinstance(text, Markup) else escape(str(text))",
+        "return str(text)",
+        "page report",
+    ),
+    "a script that data can end": Mutant(
+        "page.py", '.replace("<", "\\\\u003c")', "", "page report"
+    ),
+    "a clock in the figures": Mutant("canvas.py", '"svg.hashsalt": "kdtune",', "", "plots"),
+}
+
+
+def run(package: Path, tests: str) -> subprocess.CompletedProcess:
+    files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests.split()]
+    # the copy comes first on the path; the working folder must hold no other kdtune
+    env = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *files]
+    return subprocess.run(
+        command, cwd=package, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    ignore = shutil.ignore_patterns("__pycache__", "fashion.npz")
+    shutil.copytree(ROOT / "kdtune", tmp_path / "kdtune", ignore=ignore)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_copy_itself_passes(copy: Path) -> None:
+    names = sorted({name for mutant in MUTANTS.values() for name in mutant.tests.split()})
+    done = run(copy, " ".join(names))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_mutant_is_found(copy: Path, name: str) -> None:
+    mutant = MUTANTS[name]
+    file = copy / "kdtune" / mutant.file
+    text = file.read_text("utf-8")
+    assert text.count(mutant.old) == 1, f"{mutant.old!r} is no longer once in {mutant.file}"
+    file.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+    for tests in mutant.tests.split():
+        done = run(copy, tests)
+        assert done.returncode == 1, f"test_{tests}.py let it pass\n{done.stdout[-3000:]}"
+        assert "failed" in done.stdout and "error" not in done.stdout.splitlines()[-1]

@@ -1,0 +1,230 @@
+"""The contract of every proposer x policy, on studies played through without training.
+
+References: the laws of issue 5 (the same repeats for every configuration, no run lost or done
+twice, the same decisions after any crash), a known best configuration, and hand-worked cases.
+"""
+
+import json
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from play import Line, play, play_and_crash, runs_of
+
+from kdtune.config import InputError, Run, Study, derive_seed
+from kdtune.ledger import Spent, phase_of
+from kdtune.plan import Plan
+from kdtune.race import anytime_p
+from kdtune.space import Range
+
+RUN = Run(epochs=8, optimizer="adamw")
+LISTS = {"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2, 1e-1), "loss": ("mse", "kl")}
+RANGES = {"alpha": Range(0, 0.9), "lr": Range(1e-4, 1, log=True), "temperature": Range(1, 20)}
+SEARCHES = [("grid", LISTS), ("random", RANGES), ("tpe", RANGES), ("tpe", LISTS)]
+
+
+def truth(run: Run) -> float:
+    """Best at lr 1e-2 and alpha 0.1; the teacher is worth 3 points."""
+    return 0.8 - 0.05 * abs(math.log10(run.lr) + 2) - 0.03 * run.alpha
+
+
+def curve(run: Run) -> list[float]:
+    """Rises to the truth, with a repeat's shared effect and noise of 1 point each."""
+    shared = random.Random(derive_seed("shared", run.repeat)).gauss(0, 0.01)
+    own = random.Random(derive_seed("own", run.repeat, run.config_id)).gauss(0, 0.01)
+    end = truth(run) + shared + own
+    return [end * (1 - 0.5 ** (epoch + 1)) for epoch in range(run.epochs)]
+
+
+def faulty(run: Run) -> list[float] | None:
+    """A tenth of the runs fail, a tenth diverge, whatever the attempt."""
+    kind = derive_seed("fault", run.trial_id) % 10
+    return None if kind == 0 else [0.5, math.nan] if kind == 1 else curve(run)
+
+
+def make(search: str, space: dict, policy: str, stop_early: bool = False) -> Study:
+    own = {"search": search, "space": space, "policy": policy, "stop_early": stop_early}
+    return Study(run=RUN, samples=12, repeats=4, **own)
+
+
+def statuses(lines: list[Line]) -> Counter:
+    return Counter(line["status"] for line in lines if line["kind"] == "end")
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+@pytest.mark.parametrize("policy", ["all", "race"])
+@pytest.mark.parametrize(("search", "space"), SEARCHES)
+class TestContract:
+    """Holds for every proposer and policy."""
+
+    def test_it_ends_with_every_run_done_once(self, search, space, policy, stop_early) -> None:
+        study = make(search, space, policy, stop_early)
+        for width in (1, 3):
+            lines = play(study, curve, width)
+            runs = runs_of(lines)
+            assert len(set(runs)) == len(runs) == statuses(lines).total()
+            done = Plan(study, lines)
+            assert len(done.known.tried) == (12 if search != "grid" else 15)
+            plain = [tried for tried in done.known.tried.values() if tried.plain]
+            assert len(plain) == 3 and done.finalists()[0] in plain
+            assert all(0 in tried.status for tried in done.known.tried.values())
+            assert not statuses(lines)["pruned"] or stop_early
+
+    def test_the_same_repeats_for_every_configuration(
+        self, search, space, policy, stop_early
+    ) -> None:
+        """Each has the first of the search's repeats, without a gap; the finalists the same."""
+        done = Plan(
+            make(search, space, policy, stop_early), play(make(search, space, policy), curve)
+        )
+        for tried in done.known.tried.values():
+            search_repeats = sorted(r for r in tried.status if phase_of(r) == "search")
+            assert search_repeats == list(range(len(search_repeats)))
+            assert policy == "race" or tried.out or len(search_repeats) == 4
+        plain, distilled = done.finalists()
+        if policy == "race":
+            assert plain.status.keys() >= {r for r in distilled.status if r >= 1000}
+            assert {r for r in plain.status if r >= 2000} == {2000, 2001, 2002, 2003}
+            assert len(plain.scores) >= len(distilled.scores)
+
+    def test_a_crash_after_every_line_changes_nothing(
+        self, search, space, policy, stop_early
+    ) -> None:
+        study = make(search, space, policy, stop_early)
+        whole, broken = play(study, curve), play_and_crash(study, curve)
+        assert runs_of(whole) == runs_of(broken)
+        assert Plan(study, whole).finalists() == Plan(study, broken).finalists()
+
+    def test_failures_and_nan_do_not_stop_it(self, search, space, policy, stop_early) -> None:
+        study = make(search, space, policy, stop_early)
+        lines = play(study, faulty, 3)
+        assert statuses(lines)["failed"] and statuses(lines)["completed"]
+        done = Plan(study, lines)
+        assert not any(t.out for t in done.finalists())
+        failed = done.known.failed
+        if done._proposer is not None:  # no trial is left running in Optuna
+            for side in done._proposer.sides.values():
+                assert all(trial.state.is_finished() for trial in side.get_trials())
+        again = play(study, faulty, 3, lines=lines)[len(lines) :]
+        assert failed.keys() <= {line["trial_id"] for line in again}  # but not what diverged
+        assert {line["config_id"] for line in again} == {run.config_id for run in failed.values()}
+
+    def test_more_repeats_and_samples_extend_it(self, search, space, policy, stop_early) -> None:
+        study = make(search, space, policy, stop_early)
+        lines = play(study, curve)
+        more = replace(study, repeats=6, samples=16)
+        extended = play(more, curve, lines=lines)
+        runs = runs_of(extended)
+        assert len(runs) == len(set(runs)) > len(runs_of(lines))
+        if search != "grid":
+            most = 15 if space is LISTS else 16  # there are no more
+            assert len(Plan(more, extended).known.tried) == most
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_seed_reproduces_the_proposals(search: str) -> None:
+    study = make(search, RANGES, "all")
+    assert runs_of(play(study, curve)) == runs_of(play(study, curve))
+    other = replace(study, run=replace(RUN, seed=1))
+    assert runs_of(play(study, curve)) != runs_of(play(other, curve))
+
+
+def test_the_default_grid_is_as_it_was() -> None:
+    """Blocks of as many repeats as run at once: the first four of all, then the next four."""
+    study = Study(run=RUN, space={"alpha": (0.5, 1.0)}, repeats=8)
+    ids = [run.config_id for run in study.runs()]
+    want = [(c, r) for block in (range(4), range(4, 8)) for c in ids for r in block]
+    assert runs_of(play(study, curve, 1)) == [(c, r) for r in range(8) for c in ids]
+    plan = Plan(study, width=4)
+    assert [(run.config_id, run.repeat) for run in iter(plan.next, None)] == want
+
+
+def test_a_race_finds_the_best_for_less() -> None:
+    space = {"alpha": (0.1, 0.3, 0.5, 1.0), "lr": tuple(10.0**-k for k in range(6))}
+    study = Study(run=RUN, space=space, policy="race", repeats=8)
+    lines = play(study, curve)
+    plain, distilled = Plan(study, lines).finalists()
+    assert (plain.run.lr, distilled.run.lr) == (0.01, 0.01)  # lr is worth 5 points a decade
+    searched = [run for run in runs_of(lines) if run[1] < 1000]
+    assert len(searched) < 24 * 8 / 3
+
+
+def test_temperature_is_not_told_where_it_has_no_effect() -> None:
+    space = {"loss": ("mse", "kl"), "temperature": Range(1, 20), "alpha": Range(0, 1)}
+    study = Study(run=RUN, search="tpe", samples=20, space=space)
+    plan = Plan(study, play(study, curve))
+    assert plan._proposer is not None
+    plain, distilled = plan._proposer.sides[True], plan._proposer.sides[False]
+    done = [t for t in distilled.get_trials() if t.state.name == "COMPLETE"]
+    assert len(done) == 19 and all(t.params == {} for t in plain.get_trials())
+    for trial in done:
+        assert ("temperature" in trial.params) == (trial.params["loss"] == "kl")
+        assert trial.params["alpha"] < 1
+
+
+def test_plain_training_has_its_share() -> None:
+    for share, count in ((0.25, 10), (0.5, 20), (0.01, 1), (0, 0)):
+        study = Study(run=RUN, search="random", samples=40, plain_share=share, space=RANGES)
+        plan = Plan(study)
+        plan.next()
+        assert sum(tried.plain for tried in plan.known.tried.values()) == count
+
+
+def test_a_finite_space_is_tried_to_the_last() -> None:
+    study = Study(run=RUN, search="tpe", samples=100, space=LISTS, repeats=1)
+    lines = play(study, curve)
+    grid = replace(study, search="grid")
+    assert {c for c, _ in runs_of(lines)} == {run.config_id for run in grid.runs()}
+
+
+def test_repeats_auto_ends_when_it_is_decided_or_spent() -> None:
+    space = {"alpha": (0.1, 1.0)}
+    study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
+    plan = Plan(study, play(study, curve))
+    assert plan.decided and plan.known.spent.runs < 60
+    differences = plan.final_differences()
+    assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
+
+    small = replace(study, budget="10runs")
+    assert Plan(small, play(small, curve)).known.spent.runs <= 10
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "reached"),
+    [
+        (None, Spent(10**6, 10**6, 1e9), False),
+        ("400runs", Spent(399, 10**6, 1e9), False),
+        ("400runs", Spent(400), True),
+        ("20epochs", Spent(0, 20), True),
+        ("1.5h", Spent(0, 0, 5399), False),
+        ("1.5h", Spent(0, 0, 5400), True),
+    ],
+)
+def test_budgets(budget: str | None, spent: Spent, reached: bool) -> None:
+    assert spent.reaches(budget) is reached
+
+
+def test_a_warm_start_proposes_the_best_of_the_other_study_first(tmp_path: Path) -> None:
+    other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
+    (other.folder / "epochs").mkdir(parents=True)
+    (other.folder / "study.json").write_text(other.to_json())
+    lines = play(other, curve)
+    text = "\n".join(json.dumps(line) for line in lines)
+    (other.folder / "epochs" / "00000.jsonl").write_text(text)
+    space = {"alpha": (0.1, 0.5), "lr": Range(1e-2, 1, log=True)}  # lr 1e-3 is outside
+    study = Study(run=RUN, search="tpe", samples=16, space=space, repeats=1)
+    warm = play(replace(study, warm_start=str(other.folder)), curve)
+    configs = [line["config"] for line in warm if line["kind"] == "start"]
+    best = Plan(other, lines).finalists()
+    assert [configs[0]["lr"], configs[1]["lr"]] == [best[0].run.lr, best[1].run.lr]
+    assert configs[1]["alpha"] == best[1].run.alpha
+    known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
+    taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
+    assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)
+    with pytest.raises(InputError, match="a grid runs all it has"):
+        replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
+    with pytest.raises(InputError, match="must hold study"):
+        Plan(replace(study, warm_start=str(tmp_path)))

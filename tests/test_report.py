@@ -1,0 +1,325 @@
+"""The page as a whole: the same bytes twice, safe, small, true to the frames; without torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from studies import RUN, at, draw, grid, make, starting_repository, write_predictions
+
+import kdtune
+from kdtune import page, report
+from kdtune.analysis import Results
+from kdtune.cli import fashion
+from kdtune.comparison import Rule
+from kdtune.config import InputError, Study
+from kdtune.plots import FIGURES, pictures
+from kdtune.reading import Reporting
+from kdtune.results import METRICS, PROVENANCE
+
+HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
+ROOT = Path(kdtune.__file__).parent.parent
+
+
+class Reader(HTMLParser):
+    """The elements, the text of each kind of element, and the embedded data."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    @property
+    def data(self) -> dict:
+        return json.loads("".join(self.texts["script"]))
+
+    @property
+    def words(self) -> str:
+        parts = (t for tag, ts in self.texts.items() if tag not in ("script", "style") for t in ts)
+        return " ".join(" ".join(parts).split())
+
+
+def page_of(results: Results, folder: Path, rule: Rule | None = None) -> str:
+    return report.write(results, rule or Rule(), folder).read_text("utf-8")
+
+
+def html_of(results: Results, rule: Rule | None = None) -> str:
+    """The page without writing a file."""
+    rule = rule or Rule()
+    return report.html(results, rule, {p.name: page.figure(p) for p in pictures(results, rule)})
+
+
+def default_like(folder: Path) -> Results:
+    """The default study's size: 5 configurations by 8 repeats by 60 epochs."""
+    study = fashion()
+    runs = study.runs()
+    last = draw({run: 0.03 * (run.alpha == 0.1) for run in runs}, study.repeats)
+    made = make(folder, last, run=study.run, space=study.space)
+    write_predictions(made)
+    return kdtune.load(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Results:
+    return default_like(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def text(whole) -> str:
+    return page_of(whole, whole.folder)
+
+
+# -- what is in it ---------------------------------------------------------------------------------
+
+
+def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
+    read = Reader(text)
+    words = read.words
+    assert words.index(whole.verdict()) < words.index("The study")
+    titles = ["The study", "Warnings", "Summary", "Curves", "Comparisons", "Sensitivity"]
+    titles += ["Best configuration", "Methods", "Provenance"]
+    assert [t for t in read.texts["h2"] if t.strip()] == titles
+    assert "complete: 40 runs" in words
+    assert len([t for t, _ in read.tags if t == "figure"]) == text.count("<figcaption>") >= 13
+
+
+def test_it_is_small_and_whole_without_network_and_script(text) -> None:
+    assert len(text.encode()) < 1_000_000
+    read = Reader(text)
+    scripts = [attrs for tag, attrs in read.tags if tag == "script"]
+    assert [s.get("type") for s in scripts] == ["application/json"]
+    for tag, attrs in read.tags:
+        assert tag not in ("iframe", "object", "embed", "base", "img", "form")
+        assert not any(name.startswith("on") for name in attrs), (tag, attrs)
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert str(attrs.get(name, "#")).startswith(("#", "data:,", "data:image/png;")), (
+                tag,
+                attrs,
+            )
+    css = "".join(read.texts["style"])
+    assert "@import" not in css and not re.search(r"url\((?!#)", css)
+
+
+def test_ids_are_unique_and_references_meet(text) -> None:
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
+    assert references and {next(filter(None, r)) for r in references} <= set(ids)
+
+
+def test_figures_are_files_too(whole, text) -> None:
+    names = {file.stem for file in (whole.folder / "figures").glob("*.svg")}
+    assert names == {file.stem for file in (whole.folder / "figures").glob("*.png")}
+    assert {"acc", "acc-last-15", "loss", "logit_diff", "differences", "heat-map"} <= names
+    assert "importance" in names or len(whole.importance()) == 0
+
+
+def test_the_data_are_the_frames(whole, text) -> None:
+    data = Reader(text).data
+    trials = pd.DataFrame(data["trials"])
+    assert data["study"] == whole.study.name and len(trials) == 40
+    for name in trials:
+        want = whole.trials[name]
+        if pd.api.types.is_float_dtype(want):
+            pd.testing.assert_series_equal(
+                trials[name].astype(float), want.astype(float), rtol=6e-5, check_names=False
+            )
+        else:
+            assert [x for x in trials[name] if not pd.isna(x)] == want.dropna().tolist()
+    epochs = data["epochs"]
+    frame = pd.DataFrame({k: v for k, v in epochs.items() if k not in ("every", "split")})
+    frame["trial_id"] = trials.trial_id.to_numpy()[frame.trial]
+    val = whole.epochs[(whole.epochs.split == epochs["split"])]
+    assert epochs["every"] == 1 and len(frame) == len(val) == 40 * 60
+    both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
+    for metric in METRICS:
+        pd.testing.assert_series_equal(
+            both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
+        )
+
+
+def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> None:
+    monkeypatch.setattr(report, "MOST_NUMBERS", 4_000)
+    epochs = report.data(whole)["epochs"]
+    assert epochs["every"] == 5  # of 40 x 60 x 8 numbers
+    assert sorted(set(epochs["epoch"])) == list(range(4, 60, 5))
+    monkeypatch.setattr(report, "MOST_NUMBERS", 100)
+    epochs = report.data(whole)["epochs"]
+    assert epochs["every"] == 0 and epochs["epoch"] == []
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule("ce"), Rule("gap", "best"), Rule("acc", "last-5-avg", {"alpha": 0.5})]
+)
+def test_other_rules(whole, rule: Rule) -> None:
+    words = Reader(report.html(whole, rule, {})).words
+    assert whole.verdict(rule) in words
+    assert f"scope {rule.scope}" in words
+    assert ("The epoch is chosen by the accuracy that is reported" in words) == (
+        rule.scope == "best"
+    )
+    assert rule.is_plain or "against alpha = 0.5 (T = " in words
+
+
+# -- the same bytes --------------------------------------------------------------------------------
+
+
+def test_it_is_the_same_bytes_twice(tmp_path) -> None:
+    """In another process, folder and hash seed, too."""
+    runs = grid([0.1, 0.3, 0.5, 1.0], temperature=[1.0, 4.0])
+    made = make(tmp_path / "study", draw(dict.fromkeys(runs, 0.0), 2))
+    report.write(made, Rule(), tmp_path / "one")
+    command = [sys.executable, "-m", "kdtune.report", str(made.folder), "--out", "other"]
+    env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "other/report.html\n" and done.stderr == ""
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 1 + 2 * len(FIGURES)
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes(), (
+            file
+        )
+
+
+# -- what others wrote -----------------------------------------------------------------------------
+
+
+def test_what_others_wrote_stays_text(tmp_path) -> None:
+    run = {"data": f"/tmp/{HOSTILE}", "teacher": f"module:{HOSTILE}", "student": HOSTILE}
+    study = {"run": Study(run=RUN).run.__class__(**vars(RUN) | run), "cache": HOSTILE}
+    made = make(tmp_path, draw({0.1: 0, 0.5: 0, 1.0: 0}, 4), {(0.5, 1): "failed"}, HOSTILE, **study)
+    record = {"data": HOSTILE, "python": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    (tmp_path / PROVENANCE).write_text(json.dumps(record | {"command": ["python", HOSTILE]}))
+    text = page_of(made, tmp_path)
+    read = Reader(text)
+    assert [a.get("type") for t, a in read.tags if t == "script"] == ["application/json"]
+    assert not {"b", "alert"} & {tag for tag, _ in read.tags}
+    assert read.data["study"] == "made"
+    # error, data, teacher, student, cache, fingerprint, version and its name, command
+    assert read.words.count(HOSTILE) >= 9
+    assert text.count("</script>") == 1 and text.count("<script") == 1
+
+
+def test_figures_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path) -> None:
+    made = make(tmp_path / "study", {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "failed"})
+    figures = tmp_path / "out" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("heat-map.svg", "heat-map.png", "my-own.svg", "heat-map.pdf"):
+        (figures / name).write_text("")
+    text = page_of(made, tmp_path / "out")
+    left = {file.name for file in figures.iterdir()}
+    assert {"my-own.svg", "heat-map.pdf"} <= left and not left & {"heat-map.svg", "heat-map.png"}
+    assert len(left) - 2 == 2 * text.count("<figure>")
+
+
+# -- studies that are not whole --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["running", "failed", "pruned"])
+def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
+    last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 4)
+    made = make(tmp_path, last, {(0.5, r): fate for r in range(3)})
+    words = Reader(report.html(made, Rule(), {})).words
+    assert made.state in words and made.verdict() in words
+    assert f"{made.trials.status.value_counts()['completed']} of 12 runs completed" in words or (
+        "complete: 9 runs, 3 failed or pruned" in words
+    )
+    assert "1 of 4" in words  # the summary says how many it averages
+
+
+def test_a_study_without_a_completed_run_has_no_figures(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "truncated", (1.0, 0): "failed"})
+    text = page_of(made, tmp_path)
+    assert "<figure" not in text and list((tmp_path / "figures").iterdir()) == []
+    assert "No run has completed yet." in Reader(text).words
+    assert "0 of 2 runs completed" in Reader(text).words
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {0.5: [None], 1.0: [None]},
+        {0.5: [0.7], 1.0: [0.6]},
+        {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]},
+        {0.5: [0.7, 0.8], 0.1: [0.6, 0.7]},
+        {1.0: [0.7, 0.8]},
+        {0.5: [0.7] * 4, 1.0: [0.7] * 4},
+        {0.5: [None, 0.7], 1.0: [0.6, None]},
+        {0.5: [0.0] * 3, 1.0: [1.0] * 3},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_any_study_has_a_page(tmp_path, last) -> None:
+    made = make(tmp_path, last)
+    words = Reader(html_of(made)).words
+    assert made.verdict() in words
+    assert not re.search(r"\bnan\b|\binf\b|None|-0\.0 %", words.partition("Every setting")[0])
+
+
+def test_a_metric_that_is_missing_everywhere(tmp_path) -> None:
+    made = starting_repository(tmp_path)  # it kept neither ce nor agreement
+    words = Reader(html_of(made)).words
+    assert "2 of 25 epochs" in words and "3 of 4" in words
+    assert not re.search(r"\bnan\b", words.partition("Every setting")[0])
+
+
+def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="the report cannot be written to"):
+        report.write(whole, Rule(), tmp_path / "file")
+    flags = Reporting(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="there is no"):
+        report.main(flags)
+
+
+# -- a laptop without torch ------------------------------------------------------------------------
+
+BARE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import kdtune, kdtune.analysis, kdtune.report
+made = kdtune.load(sys.argv[2])
+assert "matplotlib.pyplot" not in sys.modules
+print(made.text())
+print(kdtune.report.write(made, kdtune.report.Rule(), kdtune.report.Path(sys.argv[2])))
+"""
+ABSENT = "torch torchvision timm ray optuna tyro rich pyarrow filelock tqdm safetensors click"
+
+
+def test_a_study_is_read_with_pandas_scipy_and_matplotlib_alone(tmp_path) -> None:
+    made = make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 4), {(0.1, 1): "truncated"})
+    write_predictions(made)
+    command = [sys.executable, "-c", BARE, ABSENT.replace(" ", ","), str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert made.verdict() in done.stdout and "nan" not in done.stdout
+    bare = Reader((tmp_path / "report.html").read_text("utf-8"))
+    full = Reader(page_of(made, tmp_path))
+    assert bare.data == full.data and made.verdict() in bare.words
+    assert at(0.1, 1).trial_id in bare.words
