@@ -58,10 +58,12 @@ class Interrupted(KeyboardInterrupt):
 def main(study: Study) -> int:
     """Run the study, or what is left of it; print the table and the verdict."""
     results = run(study)
-    print(f"\n{(results.folder / 'summary.md').read_text()}")
+    place = study.uri or results.folder
+    print(f"\n{place}: trials.parquet, epochs.parquet, summary.csv, students/, optuna.db")
+    print(f"python -m kdtune.report {place}: the same with figures, as one page")
     for warning in results.warnings:
         print(f"warning: {warning}")
-    print(f"{study.uri or results.folder}: trials.parquet, epochs.parquet, summary.csv, students/")
+    print(f"\n{(results.folder / 'summary.md').read_text()}")
     return 0
 
 
