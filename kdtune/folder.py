@@ -17,9 +17,24 @@ from kdtune.analysis import Results, load
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
+from kdtune.mirror import Mirror
 from kdtune.optuna_export import export
-from kdtune.results import LOCK, PROVENANCE, STUDY, read_lines, read_study, write_frames
+from kdtune.results import (
+    LOCK,
+    PREDICTIONS,
+    PROVENANCE,
+    STUDY,
+    read_lines,
+    read_study,
+    write_frames,
+)
 from kdtune.teacher import teacher_run
+
+FINISHED = (
+    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
+    *("summary.csv", "summary.md", "optuna.db", "students"),
+)
+"""What a study on a store has there at its end, beside its trials and teacher."""
 
 
 def claim(study: Study) -> Study:
@@ -99,18 +114,21 @@ def only_driver(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def finish(folder: Path) -> None:
-    """Write all that follows from the records."""
+def finish(folder: Path, mirror: Mirror) -> None:
+    """Write all that follows from the records, here and on the study's store."""
     results = load(folder)
+    mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     results.summary().to_csv(folder / "summary.csv", index=False)
     export(results.study, read_lines(folder)[0])
     text = results.text()
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
-    _export_students(results)
+    _export_students(results, mirror)
+    mirror.push(*FINISHED)
+    mirror.prune("students")
 
 
-def _export_students(results: Results) -> None:
+def _export_students(results: Results, mirror: Mirror) -> None:
     """Copy the best configuration's students where a user looks for them."""
     target = results.folder / "students"
     shutil.rmtree(target, ignore_errors=True)
@@ -121,6 +139,7 @@ def _export_students(results: Results) -> None:
     config = next(line["config"] for line in starts if line["config_id"] == best)
     trials = results.trials[results.trials.config_id == best]
     target.mkdir()
+    mirror.pull_trials(list(trials.trial_id), STUDENT)
     for _, trial in trials[trials.status == "completed"].iterrows():
         source = results.folder / "trials" / trial.trial_id / STUDENT
         if source.exists():  # the user may have tidied up

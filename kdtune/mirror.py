@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from kdtune.config import InputError, Study
@@ -33,9 +34,13 @@ class Mirror:
     """
 
     def __init__(self, study: Study):
-        self.folder = study.folder
-        self.store = None if study.uri is None else Store(study.uri)
+        self.folder, self._uri = study.folder, study.uri
         self._sent: dict[str, int] = {}
+
+    @cached_property
+    def store(self) -> Store | None:
+        """The place on a store; reached for when it is first needed."""
+        return None if self._uri is None else Store(self._uri)
 
     def push(self, *names: str) -> None:
         """Upload files of the working folder, or all files below a folder of it, if they changed.
@@ -91,6 +96,12 @@ class Mirror:
         for name in names if self.store is not None else ():
             self.store.delete(name)  # type: ignore[union-attr]
             self._sent.pop(name, None)
+
+    def prune(self, folder: str) -> None:
+        """Delete on the store what a folder of the working folder no longer has."""
+        if self.store is not None:
+            gone = [n for n in self.store.names(folder) if not (self.folder / n).exists()]
+            self.drop(*gone)
 
     def tidy(self, folder: str) -> None:
         """Delete a folder of the working folder, all of which is on the store."""

@@ -1,6 +1,7 @@
 """Writes each trial's start, epochs and end as Ray Tune learns of them, and tells the plan."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -8,13 +9,17 @@ from ray import tune
 from kdtune.config import Run, Study
 from kdtune.distill import CHECKPOINT
 from kdtune.ledger import phase_of
+from kdtune.mirror import Mirror, Uplink
 from kdtune.plan import Plan
+from kdtune.preflight import Watch
 from kdtune.progress import Show
 from kdtune.results import Records
 from kdtune.trial import run_of
 
 RETRIES = 2
 """Times that a trial whose worker died is started again."""
+LOST = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
+"""Ray's words for a machine that is gone, or that does not answer; no class of error tells it."""
 
 
 class Recorder(tune.Callback):
@@ -23,13 +28,17 @@ class Recorder(tune.Callback):
     The plan takes the very lines that are written, so it can be made anew from them.
     """
 
-    def __init__(self, study: Study, plan: Plan, show: Show):
+    def __init__(self, study: Study, plan: Plan, show: Show, mirror: Mirror):
         self.study, self.plan, self.show = study, plan, show
         self.records = Records(study.folder)
+        self.uplink = Uplink(mirror, self.records)
+        self.watch = Watch(study)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
         self.ends = 0
+        self.cut_off = False
+        """Whether a trial was left without an end because its machine went."""
         self.accuracy: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -38,6 +47,9 @@ class Recorder(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns."""
         self.show.beat()
+        self.uplink.tick()
+        for line in self.watch.tick():
+            self.show.line(line)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial starts, or starts again."""
@@ -68,8 +80,16 @@ class Recorder(tune.Callback):
         stopped = "pruned" if run.trial_id in self.plan.stopped else "completed"
         self._end(run, stopped if error is None else "failed", error)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's worker has died; with its machine, that is no failure of the trial."""
+        if lost_machine(trial):
+            trial.run_metadata.num_failures -= 1
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker has died too often."""
+        if lost_machine(trial):  # after as many deaths of its own as it may have
+            self.cut_off = True
+            return
         run = run_of(self.study, trial.config)
         self._end(run, "failed", f"its worker died {RETRIES + 1} times")
 
@@ -80,6 +100,7 @@ class Recorder(tune.Callback):
         self.ends += 1
         if status != "failed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
+            self.uplink.useless(f"trials/{run.trial_id}/{CHECKPOINT}")
         names = [*(self.study.searched or ["alpha"]), "repeat"]
         shown = {**run.config, "repeat": run.repeat}
         text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)
@@ -87,3 +108,12 @@ class Recorder(tune.Callback):
         stopped = " (stopped early)" if status == "pruned" else ""
         self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}{stopped}"))
         self.show.advance()
+
+
+def lost_machine(trial: Any) -> bool:
+    """Whether Ray says that the trial's worker died because its machine did, or is cut off."""
+    error = Path(trial.error_file or "")
+    if not error.is_file():
+        return False
+    last = error.read_text(errors="replace").rsplit("Failure #", 1)[-1]
+    return any(words in last for words in LOST)

@@ -3,6 +3,7 @@
 Neither keeps a state of its own, on disk or in memory: the plan follows from the records.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -14,11 +15,11 @@ from kdtune.trial import run_of
 
 
 class RepeatSearcher(Searcher):
-    """Hands out the plan's runs, each once."""
+    """Hands out the plan's runs, each once, as many at a time as there is room for."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, room: Callable[[], int]):
         super().__init__()
-        self.plan = plan
+        self.plan, self.room = plan, room
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that is never made
@@ -29,6 +30,8 @@ class RepeatSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration and repeat of the next trial; None to wait; or that there is none."""
+        if len(self.plan.known.running) >= self.room():
+            return None
         run = self.plan.next()
         if run is not None:
             return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}

@@ -33,15 +33,20 @@ from kdtune.folder import (
     only_driver,
     write_study,
 )
+from kdtune.mirror import Mirror, claimed
+from kdtune.nodes import Room
 from kdtune.plan import Plan
+from kdtune.preflight import preflight
 from kdtune.progress import Show
 from kdtune.race import anytime_p
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
-from kdtune.results import read_lines
-from kdtune.teacher import is_ready
+from kdtune.results import PROVENANCE, STUDY, read_lines
+from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
+MOST_AT_A_TIME = 10_000
+"""Without a limit Tune would start trials one after another; what there is room for is less."""
 FITS = 3
 """Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
 
@@ -53,10 +58,12 @@ class Interrupted(KeyboardInterrupt):
 def main(study: Study) -> int:
     """Run the study, or what is left of it; print the table and the verdict."""
     results = run(study)
-    print(f"\n{(results.folder / 'summary.md').read_text()}")
+    place = study.uri or results.folder
+    print(f"\n{place}: trials.parquet, epochs.parquet, summary.csv, students/, optuna.db")
+    print(f"python -m kdtune.report {place}: the same with figures, as one page")
     for warning in results.warnings:
         print(f"warning: {warning}")
-    print(f"{results.folder}: trials.parquet, epochs.parquet, summary.csv, students/")
+    print(f"\n{(results.folder / 'summary.md').read_text()}")
     return 0
 
 
@@ -75,7 +82,11 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         Interrupted: Ctrl-C; the same call goes on.
     """
     study = replace(study, run=study.run.absolute())
-    folder = study.folder
+    folder, mirror = study.folder, Mirror(study)
+    if study.uri is not None:
+        with only_driver(folder), claimed(mirror):
+            mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+            mirror.pull_below("epochs")
     study = claim(study)
     if not Plan(study, read_lines(folder)[0]).is_done:
         _check_machine(study, ray_init)
@@ -83,12 +94,13 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         for trainable in choices:
             check(replace(study.run, trainable=trainable))
         check_same_data(study)
-    with only_driver(folder):
+    with only_driver(folder), claimed(mirror):
         write_study(study)
+        mirror.push(STUDY, PROVENANCE)
         if not Plan(study, read_lines(folder)[0]).is_done:
             with _ray(study, ray_init):
-                _run_all(study.absolute())
-        finish(folder)
+                _run_all(study.absolute(), mirror)
+        finish(folder, mirror)
     return load(folder)
 
 
@@ -110,32 +122,12 @@ def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
             f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
             f"cpus_per_trial={study.cpus_per_trial}"
         )
-    _slots(gpus if study.gpus is None else study.gpus, study)
-
-
-def _concurrent(study: Study) -> int:
-    """Trials at a time, of what Ray has; raises InputError where the cluster has too little."""
-    have = ray.cluster_resources()
-    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
-    if (study.gpus or 0) > gpus:
-        raise InputError(f"{study.gpus} GPUs are asked for, but the cluster has {gpus}")
-    by_cpus = max(1, cpus // study.cpus_per_trial)
     taken = gpus if study.gpus is None else study.gpus
-    return min(by_cpus, _slots(taken, study) or by_cpus)
-
-
-def _slots(gpus: int, study: Study) -> int:
-    """Trials that fit on so many GPUs; a share of one is never split over two.
-
-    Raises InputError where a trial asks for more than all of them.
-    """
-    per_trial = study.gpus_per_trial
-    if gpus and per_trial > gpus:
+    if taken and study.gpus_per_trial > taken:
         raise InputError(
-            f"gpus_per_trial must be at most the {gpus} GPUs taken, but got "
-            f"gpus_per_trial={per_trial:g}"
+            f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
+            f"gpus_per_trial={study.gpus_per_trial:g}"
         )
-    return gpus * int(1 / per_trial) if per_trial < 1 else int(gpus // per_trial)
 
 
 def _cores() -> int:
@@ -175,25 +167,27 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _run_all(study: Study) -> None:
+def _run_all(study: Study, mirror: Mirror) -> None:
     """The teacher, then every run that is left."""
-    count = _concurrent(study)
-    use_gpus = study.gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
-    needs = {"cpu": study.cpus_per_trial, "gpu": study.gpus_per_trial if use_gpus else 0}
     cache = Cache(study.cache, study.cache_gb)
+    room = Room(study, print)
+    count = room.trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
     with Show(plan, cache) as show:
+        for line in preflight(study):
+            show.line(line)
         if fault := cache.fault():
             show.line(f"warning: {fault}")
         if not study.has_plain:
             show.line("no plain training (alpha = 1) in the study: no verdict will be possible")
-        _make_teacher(study, needs, show)
+        _make_teacher(study, room.needs, show)
         left = "runs" if plan.runs_left is None else f"{plan.runs_left} runs"
-        show.line(f"{left}, {count} at a time, into {study.folder}")
-        recorder = Recorder(study, plan, show)
+        show.line(f"{left}, {count} at a time, into {study.uri or study.folder}")
+        recorder = Recorder(study, plan, show, mirror)
         try:
-            _fit_all(study, plan, needs, count, recorder)
+            _fit_all(study, plan, room, recorder)
         finally:
+            recorder.uplink.flush()
             recorder.records.close()
         if study.until_decided:
             show.line(_how_it_ended(plan))
@@ -224,36 +218,34 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
         raise InputError(f"the teacher could not be fine-tuned: {error.cause}") from error
 
 
-def _fit_all(
-    study: Study, plan: Plan, needs: dict[str, float], count: int, recorder: Recorder
-) -> None:
+def _fit_all(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
     """Run Tune until the plan is done."""
     barren = 0
     while not plan.is_done:
-        before = recorder.ends
+        before, recorder.cut_off = recorder.ends, False
         try:
-            _fit(study, plan, needs, count, recorder)
+            _fit(study, plan, room, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
             recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
             stopped = True
         else:
             stopped = False
         plan.restart()
-        if not (stopped or plan.is_done):
+        if not (stopped or recorder.cut_off or plan.is_done):
             raise Interrupted("runs are left")
         barren = barren + 1 if recorder.ends == before else 0
         if barren == FITS:
             raise Interrupted("Ray stops without any progress; runs are left")
 
 
-def _fit(study: Study, plan: Plan, needs: dict[str, float], count: int, recorder: Recorder) -> None:
+def _fit(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
     tuner = tune.Tuner(
-        tune.with_resources(partial(run_trial, study=study), needs),
+        tune.with_resources(partial(run_trial, study=study), room.needs),
         tune_config=tune.TuneConfig(
-            search_alg=RepeatSearcher(plan),
+            search_alg=RepeatSearcher(plan, room.trials),
             scheduler=EarlyStopper(plan, study),
             num_samples=-1,
-            max_concurrent_trials=count,
+            max_concurrent_trials=MOST_AT_A_TIME,
             reuse_actors=True,
             trial_dirname_creator=partial(_dirname, study=study),
         ),

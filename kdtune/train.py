@@ -96,10 +96,10 @@ def train(
                 correct |= {split: hits} if last else {}
         _check_finite(splits, number)
         past.append(Epoch(number, time.perf_counter() - started, splits, correct))
-        yield past[-1]
         if checkpoint is not None and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
             _save(checkpoint, student, optimizer, scheduler, past)
             saved = time.perf_counter()
+        yield past[-1]  # after its state is kept: what is told is never lost
 
 
 def _train_epoch(

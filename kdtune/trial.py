@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from ray import tune
 
 from kdtune.config import Run, Study
-from kdtune.distill import distill
+from kdtune.distill import CHECKPOINT, distill
+from kdtune.mirror import Mirror
 from kdtune.resources import Resources
 from kdtune.stopping import rungs
-from kdtune.teacher import fine_tune
+from kdtune.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 from kdtune.train import Epoch
 
 REPORT_SECONDS = 0.5
@@ -33,20 +35,29 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     """
     run = run_of(study, config)
     torch.set_num_threads(study.cpus_per_trial)
-    folder = study.folder / "trials" / run.trial_id
+    place = f"trials/{run.trial_id}"
+    folder, mirror = study.folder / place, Mirror(study)
     unsaid: list[Epoch] = []
     said = time.monotonic()
     error = None
     try:
+        mirror.pull(f"{place}/{CHECKPOINT}")
+        if not is_ready(run, study.folder / "teacher"):
+            mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
         for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder):
+            mirror.push(f"{place}/{CHECKPOINT}")
             unsaid.append(epoch)
             at_rung = study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
             if at_rung or time.monotonic() - said >= REPORT_SECONDS:
                 tune.report(as_report(unsaid))
                 unsaid, said = [], time.monotonic()
+        mirror.push(place)
+        mirror.tidy(place)
     except Exception as caught:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc())
+        with suppress(OSError):  # perhaps the store is what failed
+            mirror.push(f"{place}/error.txt")
         error = f"{type(caught).__name__}: {caught}"
     tune.report(as_report(unsaid, error))
 
@@ -65,4 +76,10 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
 def train_teacher(study: Study) -> Iterator[Epoch]:
     """The teacher's epochs: a Ray task whose results come one by one, where a GPU is."""
     torch.set_num_threads(study.cpus_per_trial)
-    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study))
+    mirror = Mirror(study)
+    mirror.pull_below("teacher")
+    for epoch in fine_tune(study.run, study.folder / "teacher", Resources.of(study)):
+        mirror.push("teacher")
+        yield epoch
+    mirror.push("teacher")
+    mirror.prune("teacher")

@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from s3_service import S3
 
+import kdtune
 from kdtune import mirror as mirrors
 from kdtune.config import InputError, Run, Study
 from kdtune.mirror import Mirror, Uplink, claimed
@@ -175,3 +177,28 @@ def fetch_all(mirror: Mirror, folder: Path) -> Path:
     assert mirror.store is not None
     mirror.store.get_all(mirror.store.names(), folder)
     return folder
+
+
+def test_a_study_on_a_store_equals_one_in_a_folder(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=2, cache=str(tmp_path / "cache"))
+    cpus = {"num_cpus": 2, "include_dashboard": False}
+    here = kdtune.run(replace(study, out=str(tmp_path / "runs")), ray_init=cpus)
+    kdtune.run(study, ray_init=cpus)
+    there = kdtune.load(str(study.uri))
+    numbers = [c for c in here.trials if "@" in c] + ["trial_id", "status", "n_epochs"]
+    pd.testing.assert_frame_equal(there.trials[numbers], here.trials[numbers], check_exact=True)
+    store = Mirror(study).store
+    assert store is not None
+    students = [f"trials/{t}/student.safetensors" for t in there.trials.trial_id]
+    assert {*students, "summary.md", "students/repeat-00.safetensors"} <= set(store.names())
+    assert not [n for n in store.names() if "checkpoint" in n or n == DRIVER]
+    assert len(pd.read_parquet(there.folder / "predictions.parquet")) == 4 * (500 + 1000)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a new head"))
+    again = kdtune.run(study, ray_init={"no such argument": 1})  # all is done: no Ray
+    pd.testing.assert_frame_equal(again.trials[numbers], here.trials[numbers], check_exact=True)
+    more = kdtune.run(replace(study, repeats=3), ray_init=cpus)
+    assert len(more.trials) == 6
+    assert len(read_frames(fetch(str(study.uri))).trials) == 6

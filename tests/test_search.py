@@ -17,7 +17,7 @@ from kdtune.config import InputError, Run, Study
 from kdtune.folder import claim
 from kdtune.resources import Resources
 from kdtune.results import read_lines
-from kdtune.search import _check_machine, _slots
+from kdtune.search import _check_machine
 from kdtune.space import Range
 from kdtune.teacher import fine_tune
 
@@ -197,11 +197,6 @@ def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
     with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
     assert not study.folder.exists()
-
-
-@pytest.mark.parametrize(("per_trial", "slots"), [(1.0, 4), (2.0, 2), (0.5, 8), (0.4, 8), (3.0, 1)])
-def test_trials_that_fit_on_four_gpus(study: Study, per_trial: float, slots: int) -> None:
-    assert _slots(4, replace(study, gpus_per_trial=per_trial)) == slots
 
 
 @pytest.mark.parametrize(

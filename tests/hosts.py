@@ -1,0 +1,172 @@
+"""A cluster's machines on one: namespaces, each with its address, processes, disk and sshd.
+
+`ctl` (10.77.0.2) is the user's computer, h0, h1, ... (10.77.0.10, ...) are the nodes, on a bridge
+that leads nowhere else. Needs root and openssh-server, rsync, iproute2, util-linux. All see this
+machine's cores and memory; a chroot is no security boundary.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+INIT = Path(__file__).parent / "host_init.sh"
+SWITCH = "kdt-sw"
+DISK = "1500m"
+
+
+def why_not() -> str | None:
+    """Why there can be no machines here; None where there can."""
+    if os.geteuid() != 0:
+        return "needs root, to make machines out of namespaces"
+    tools = ("ip", "unshare", "nsenter", "rsync", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        return f"needs {', '.join(missing)} (openssh-server, rsync, iproute2, util-linux)"
+    made = subprocess.run(["ip", "netns", "add", "kdt-probe"], capture_output=True)
+    subprocess.run(["ip", "netns", "del", "kdt-probe"], capture_output=True)
+    return None if made.returncode == 0 else "needs a kernel that lets it make network namespaces"
+
+
+class Hosts:
+    """The machines, from their making to `down`.
+
+    Args:
+        folder: their disks, keys and the folder that they share, /mnt/shared.
+        count: nodes beside `ctl`.
+        bashrc: lines for every ~/.bashrc.
+    """
+
+    def __init__(self, folder: Path, count: int, bashrc: str = ""):
+        self.folder, self.venv = folder, Path(sys.prefix)
+        self.shared = folder / "shared"
+        self.addresses = {"ctl": "10.77.0.2"} | {f"h{i}": f"10.77.0.1{i}" for i in range(count)}
+        self._outer: dict[str, subprocess.Popen[bytes]] = {}
+        (self.shared / "wheels").mkdir(parents=True)
+        (self.shared / "bashrc").write_text(bashrc)
+        call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
+        self._fetch_builder()
+        self._add_switch()
+        for name in self.addresses:
+            self._add_cable(name)
+            self.on(name)
+
+    def _fetch_builder(self) -> None:
+        """What pip needs to build kdtune from a checkout."""
+        wheels = str(self.shared / "wheels")
+        call(sys.executable, "-m", "pip", "download", "-q", "-d", wheels, "hatchling")
+
+    def _add_switch(self) -> None:
+        call("ip", "netns", "add", SWITCH)
+        call("ip", "-n", SWITCH, "link", "set", "lo", "up")
+        call("ip", "-n", SWITCH, "link", "add", "br0", "type", "bridge")
+        call("ip", "-n", SWITCH, "link", "set", "br0", "up")
+
+    def _add_cable(self, name: str) -> None:
+        space = f"kdt-{name}"
+        call("ip", "netns", "add", space)
+        call("ip", "link", "add", f"v{name}", "type", "veth", "peer", "eth0", "netns", space)
+        call("ip", "link", "set", f"v{name}", "netns", SWITCH)
+        call("ip", "-n", SWITCH, "link", "set", f"v{name}", "master", "br0", "up")
+        call("ip", "-n", space, "link", "set", "lo", "up")
+        call("ip", "-n", space, "addr", "add", f"{self.addresses[name]}/24", "dev", "eth0")
+        call("ip", "-n", space, "link", "set", "eth0", "up")
+
+    def on(self, name: str) -> None:
+        """Power a machine on."""
+        home = self.folder / name
+        disk = home / "disk"
+        disk.mkdir(parents=True, exist_ok=True)
+        if not disk.is_mount():  # here, not in the machine, so that it outlives a power cut
+            call("mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", f"kdt-{name}", disk)
+        (home / "ready").unlink(missing_ok=True)
+        space = ["ip", "netns", "exec", f"kdt-{name}", "unshare", "--mount", "--pid", "--uts"]
+        init = [str(INIT), name, self.addresses[name], str(self.folder), str(self.venv)]
+        with (home / "init.log").open("ab") as log:
+            self._outer[name] = subprocess.Popen(
+                [*space, "--ipc", "--fork", "--kill-child", *init],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until = time.monotonic() + 20
+        while not (home / "ready").exists():
+            assert time.monotonic() < until, (home / "init.log").read_text()
+            time.sleep(0.05)
+
+    def off(self, name: str) -> None:
+        """Cut a machine's power: all of its processes end; its disk stays."""
+        outer = self._outer.pop(name)
+        os.kill(self._pid(outer), signal.SIGKILL)
+        outer.wait()
+
+    def wipe(self, name: str) -> None:
+        """Take the disk of a machine that is off: it comes back as a new one."""
+        call("umount", "-l", self.folder / name / "disk")
+
+    def cut(self, name: str) -> None:
+        """Pull a machine's network cable."""
+        call("ip", "-n", SWITCH, "link", "set", f"v{name}", "down")
+
+    def plug(self, name: str) -> None:
+        """Put it in again."""
+        call("ip", "-n", SWITCH, "link", "set", f"v{name}", "up")
+
+    def start(self, name: str, command: str, log: Path | None = None) -> "subprocess.Popen[bytes]":
+        """Begin a command in a machine, as root in a shell; its output goes to the log."""
+        enter = ["nsenter", "-t", str(self._pid(self._outer[name])), "-m", "-p", "-u", "-i", "-n"]
+        path = f"{self.venv / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"
+        clean = ["env", "-i", f"PATH={path}", "HOME=/root", "USER=root", "LANG=C.UTF-8"]
+        out = subprocess.DEVNULL if log is None else log.open("ab")
+        return subprocess.Popen(
+            [*enter, "-r", "-w", *clean, "TERM=xterm", "bash", "-c", f"cd; {command}"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, name: str, command: str, seconds: float = 120, ok: tuple[int, ...] = (0,)) -> str:
+        """Run a command in a machine; returns its output, fails where its exit code is not ok."""
+        log = self.folder / name / "run.log"
+        log.unlink(missing_ok=True)
+        process = self.start(name, command, log)
+        try:
+            code: int | str = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            code = f"none in {seconds} s"
+        text = log.read_text(errors="replace")
+        assert code in ok, f"{name}: {command}: exit code {code}\n{text[-6000:]}"
+        return text
+
+    def memory(self, name: str) -> int:
+        """Bytes that the machine's processes hold, shared ones counted once (PSS)."""
+        text = self.run(name, "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | grep ^Pss: || true")
+        return 1024 * sum(int(line.split()[1]) for line in text.splitlines())
+
+    def down(self) -> None:
+        """Power all off, and leave nothing behind."""
+        for name in list(self._outer):
+            self.off(name)
+        time.sleep(0.3)
+        for name in self.addresses:
+            subprocess.run(["ip", "netns", "del", f"kdt-{name}"], capture_output=True)
+            subprocess.run(["umount", "-l", self.folder / name / "disk"], capture_output=True)
+        subprocess.run(["ip", "netns", "del", SWITCH], capture_output=True)
+
+    def _pid(self, outer: "subprocess.Popen[bytes]") -> int:
+        """The machine's pid 1, as this machine counts: the only child of unshare."""
+        return int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()[0])
+
+
+def call(*command: object) -> str:
+    """Run a command on this machine; returns its output."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
