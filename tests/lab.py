@@ -1,0 +1,117 @@
+"""A cluster on machines of namespaces, as a user has one: what he types, what a study leaves."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from hosts import Hosts, call
+
+import kdtune
+from kdtune.results import read_lines
+from kdtune.train import CHECKPOINT_SECONDS
+
+ROOT = Path(__file__).parent.parent
+UP = "ray up cluster.yaml -y --no-config-cache --disable-usage-stats"
+SEARCH = (
+    "python -m kdtune.search --train-images 300 --batch-size 8 --epochs 120 --teacher-epochs 2 "
+    "--repeats 2 --alpha 0.1 1 --temperature 4"
+)
+"""Four runs, of half a minute each where three share two cores."""
+
+
+class Cluster:
+    """Machines, a checkout on the user's computer, and a cluster file in it."""
+
+    def __init__(self, hosts: Hosts, environment: str = ""):
+        self.hosts, self.checkout = hosts, hosts.shared / "checkout"
+        self._environment = environment
+        listed = call("git", "-C", ROOT, "ls-files", "-co", "--exclude-standard").split()
+        for name in filter(lambda name: (ROOT / name).exists(), listed):
+            (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.checkout / name)
+        hosts.run("ctl", "umask 077; ray get-auth-token --generate")
+
+    def up(self, config: dict[str, Any]) -> None:
+        """`ray up`, as the README has it."""
+        (self.checkout / "cluster.yaml").write_text(yaml.safe_dump(config))
+        self.user(UP)
+
+    def user(self, command: str, seconds: float = 300, ok: tuple[int, ...] = (0,)) -> str:
+        """What the user types, in the checkout."""
+        return self.hosts.run("ctl", self._typed(command), seconds, ok)
+
+    def begin(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
+        """What the user types, while other things happen."""
+        return self.hosts.start("ctl", self._typed(command), log)
+
+    def _typed(self, command: str) -> str:
+        # TERM=dumb: lines, no bar
+        start = f"cd /mnt/shared/checkout; export RAY_AUTH_MODE=token TERM=dumb; {command}"
+        return f"{self._environment}\n{start}"
+
+
+def search(name: str, out: str = "/mnt/shared/runs") -> str:
+    command = f"TERM=dumb {SEARCH} --address auto --out {out} --name {name}"
+    return f"ray exec cluster.yaml '{command}'"
+
+
+def numbers(folder: Path | str) -> pd.DataFrame:
+    """What a study found: a row a completed run, every metric."""
+    trials = kdtune.load(folder).trials
+    assert list(trials.status) == ["completed"] * 4
+    return trials[["trial_id", "n_epochs", *(c for c in trials if "@" in c)]]
+
+
+def redone(folder: Path) -> dict[str, float]:
+    """Seconds of the epochs that were lost, and computed again, by run.
+
+    A run that goes on tells its past once more, with the times of then; an epoch with two times was
+    computed twice.
+    """
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for line in read_lines(folder)[0]:
+        if line["kind"] == "epoch" and line["split"] == "val":
+            times[line["trial_id"], line["epoch"]].append(line["seconds"])
+    again: dict[str, float] = defaultdict(float)
+    for (trial, _), seconds in times.items():
+        again[trial] += sum(list(dict.fromkeys(seconds))[:-1])
+    return again
+
+
+def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
+    """All runs complete, once, with the same numbers; little was computed again."""
+    pd.testing.assert_frame_equal(numbers(folder), alone, check_exact=True)
+    lines = read_lines(folder)[0]
+    ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
+    assert sorted(ends) == sorted(alone.trial_id)
+    longest = max(line["seconds"] for line in lines if line["kind"] == "epoch")
+    starts = sum(line["kind"] == "start" for line in lines)
+    lost = redone(folder)
+    note(f"{folder.name}: starts of 4 runs", starts)
+    note(f"{folder.name}: seconds lost, by run", dict(lost))
+    note(f"{folder.name}: longest epoch, seconds", longest)
+    assert max(lost.values(), default=0) <= most * (CHECKPOINT_SECONDS + longest)
+
+
+def note(what: str, value: Any) -> None:
+    """A measurement, for experiments/README.md: shown with -s."""
+    shown = f"{value:.1f}" if isinstance(value, float) else value
+    print(f"MEASURED {what}: {shown}", file=sys.stderr, flush=True)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def epochs(folder: Path) -> int:
+    return sum(line["kind"] == "epoch" for line in read_lines(folder)[0])

@@ -1,0 +1,138 @@
+"""cluster.yaml through `ray up`, against moto's AWS with machines for its instances.
+
+Root, minutes: python -m pytest -m cluster
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_ec2 import ENVIRONMENT, FakeEC2
+from hosts import Hosts, why_not
+from lab import ROOT, SEARCH, Cluster, check_faults, note, numbers, search, wait_until
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
+RUNS = "s3://kdtune-runs/runs"
+
+
+class Account:
+    """The account, and a cluster in it."""
+
+    def __init__(self, cluster: Cluster, cloud: FakeEC2):
+        self.cluster, self.cloud = cluster, cloud
+
+    def ask(self, expression: str) -> Any:
+        """What boto3 says on the user's computer, as JSON."""
+        code = (
+            "import boto3, json; ec2, iam, s3 = map(boto3.client, ('ec2', 'iam', 's3')); "
+            f"print(json.dumps({expression}, default=str))"
+        )
+        return json.loads(self.cluster.user(f'python -c "{code}"').splitlines()[-1])
+
+    def instances(self) -> dict[str, str]:
+        """Kind of each instance that runs, by its id."""
+        found = self.ask("ec2.describe_instances()['Reservations']")
+        running = [i for r in found for i in r["Instances"] if i["State"]["Name"] == "running"]
+        return {
+            i["InstanceId"]: tag["Value"]
+            for i in running
+            for tag in i.get("Tags", [])
+            if tag["Key"] == "ray-user-node-type"
+        }
+
+    def workers(self) -> list[str]:
+        """Ids of the GPU machines that run."""
+        return [id for id, kind in self.instances().items() if kind == "gpu"]
+
+    def groups(self) -> list[Any]:
+        """Security groups beside the default one."""
+        found = self.ask("ec2.describe_security_groups()['SecurityGroups']")
+        return [group for group in found if group["GroupName"] != "default"]
+
+    def fetch(self, name: str) -> Path:
+        """What kdtune.load reads of a study on S3, copied to where this process sees it."""
+        folder = self.cluster.hosts.shared / f"fetched-{time.monotonic_ns()}" / name
+        target = f"/mnt/shared/{folder.relative_to(self.cluster.hosts.shared)}"
+        self.cluster.user(
+            f'PYTHONPATH=$PWD python -c "import kdtune, shutil; '
+            f"shutil.copytree(kdtune.load('{RUNS}/{name}').folder, '{target}')\""
+        )
+        return folder
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    """cluster.yaml, up, with what the user is told to change: the head and no worker."""
+    hosts = Hosts(tmp_path_factory.mktemp("hosts"), 4, bashrc=ENVIRONMENT)
+    cloud = FakeEC2(hosts)
+    try:
+        cluster = Cluster(hosts, ENVIRONMENT)
+        cluster.user("until curl -s -o /dev/null http://10.77.0.2:5000; do sleep 0.5; done", 60)
+        said = cluster.user("python experiments/aws_setup.py kdtune-runs 10.77.0.2")
+        group = said.split("[")[1].split("]")[0]
+        config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+        config["max_workers"] = 2
+        config["auth"]["ssh_user"] = "root"  # these machines have no other
+        for kind in config["available_node_types"].values():
+            kind["node_config"] |= {"SecurityGroupIds": [group], "ImageId": "ami-12c6146b"}
+        config["available_node_types"]["gpu"]["resources"] = {"CPU": 1, "GPU": 1}
+        config["available_node_types"]["gpu"]["max_workers"] = 2
+        began = time.time()
+        cluster.up(config)
+        note("AWS: seconds of `ray up`", time.time() - began)
+        yield Account(cluster, cloud)
+    finally:
+        cloud.stop()
+        hosts.down()
+
+
+def test_spot_machines_come_for_the_study_and_one_is_taken(
+    account: Account, tmp_path: Path
+) -> None:
+    cluster, began = account.cluster, time.time()
+    assert account.workers() == []
+    driver = cluster.begin(
+        search("spot", RUNS).replace("--address", "--gpus 2 --address"), tmp_path / "log"
+    )
+    wait_until(lambda: len(account.workers()) == 2, 180)
+    wait_until(lambda: "val acc" in (tmp_path / "log").read_text(errors="replace"), 240)
+    note("AWS: seconds from `ray exec` to the first run's end", time.time() - began)
+    account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
+    assert driver.wait(400) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
+    said = (tmp_path / "log").read_text(errors="replace")
+    assert said.count("is gone; its runs go on from their last checkpoint, elsewhere") == 1
+    assert "has come" in said
+    folder = account.fetch("spot")
+    cluster.user(f"PYTHONPATH=$PWD {SEARCH} --out /mnt/shared/runs --name alone")
+    check_faults(folder, numbers(cluster.hosts.shared / "runs" / "alone"), most=1)
+    first = min(
+        json.loads(line)["time"]
+        for part in (folder / "epochs").glob("*.jsonl")
+        for line in part.read_text().splitlines()
+        if '"kind": "epoch"' in line
+    )
+    note("AWS: seconds from `ray exec` to the first epoch, no worker before", first - began)
+
+
+def test_nothing_is_open_and_only_what_the_readme_says_is_left(account: Account) -> None:
+    (group,) = account.groups()
+    ranges = [r for rule in group["IpPermissions"] for r in rule["IpRanges"]]
+    assert ranges == [{"CidrIp": "10.77.0.2/32"}]
+    sizes = account.ask("[o['Size'] for o in s3.list_objects_v2(Bucket='kdtune-runs')['Contents']]")
+    note("AWS: objects of the study, and their bytes", (len(sizes), sum(sizes)))
+    account.cluster.user("ray down cluster.yaml -y")
+    wait_until(lambda: account.instances() == {}, 60)
+    assert [group["GroupName"] for group in account.groups()] == ["kdtune"]
+    roles = account.ask("[r['RoleName'] for r in iam.list_roles()['Roles']]")
+    assert sorted(roles) == ["kdtune-head", "kdtune-worker"]
+    assert account.ask("[b['Name'] for b in s3.list_buckets()['Buckets']]") == ["kdtune-runs"]
+    (key,) = account.ask("ec2.describe_key_pairs()['KeyPairs']")
+    assert key["KeyName"].startswith("ray-autoscaler")
