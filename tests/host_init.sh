@@ -24,10 +24,12 @@ for stream in 0:stdin 1:stdout 2:stderr; do
 done
 mount -t tmpfs -o size=1g,mode=1777 shm "$root/dev/shm"
 mount -t tmpfs -o mode=755 run "$root/run"
+mkdir -p "$root/tmp/ray" # of this machine's own Ray nothing is seen
+mount -t tmpfs -o mode=1777 ray "$root/tmp/ray"
 mount --bind "$folder/shared" "$root/mnt/shared" # stands for a file server
 if [ ! -e "$disk/.made" ]; then # a machine that is new: nothing of the real root's own
   touch "$disk/.made"
-  rm -rf "$root"/tmp/ray* "$root"/root/{.ray,.ssh,.config,.cache,.aws,ray_results,venv}
+  rm -rf "$root"/tmp/ray-* "$root"/root/{.ray,.ssh,.config,.cache,.aws,ray_results,venv}
   install -d -m 700 "$root/root/.ssh"
   install -m 600 "$folder/key.pub" "$root/root/.ssh/authorized_keys"
   ln -s "$venv" "$root/root/venv"

@@ -49,10 +49,14 @@ class Hosts:
         (self.shared / "bashrc").write_text(bashrc)
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
         self._fetch_builder()
-        self._add_switch()
-        for name in self.addresses:
-            self._add_cable(name)
-            self.on(name)
+        try:
+            self._add_switch()
+            for name in self.addresses:
+                self._add_cable(name)
+                self.on(name)
+        except BaseException:
+            self.down()
+            raise
 
     def _fetch_builder(self) -> None:
         """What pip needs to build kdtune from a checkout."""
@@ -101,8 +105,9 @@ class Hosts:
     def off(self, name: str) -> None:
         """Cut a machine's power: all of its processes end; its disk stays."""
         outer = self._outer.pop(name)
-        os.kill(self._pid(outer), signal.SIGKILL)
-        outer.wait()
+        if outer.poll() is None:
+            os.kill(self._pid(outer), signal.SIGKILL)
+            outer.wait()
 
     def wipe(self, name: str) -> None:
         """Take the disk of a machine that is off: it comes back as a new one."""
