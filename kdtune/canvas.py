@@ -3,10 +3,11 @@
 import io
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,6 +32,12 @@ STYLE: Any = {
 }
 
 
+def drawing() -> AbstractContextManager[None]:
+    """While figures are drawn: our style over matplotlib's own, whatever the user has set."""
+    manager: AbstractContextManager[None] = style.context(STYLE, after_reset=True)
+    return manager
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure with what to say of it."""
@@ -42,7 +49,7 @@ class Picture:
     def svg(self) -> str:
         """As SVG text, the same bytes each time; coordinates to a tenth of a point."""
         buffer = io.StringIO()
-        with mpl.rc_context(STYLE):
+        with drawing():
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         # of paths alone: the same digits are text elsewhere
         return re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
@@ -50,7 +57,7 @@ class Picture:
     def png(self) -> bytes:
         """As PNG, 200 dots an inch."""
         buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
+        with drawing():
             self.figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
         return buffer.getvalue()
 

@@ -7,7 +7,6 @@ What a band is and how many repeats it is of stands in the figure; both come fro
 
 from collections.abc import Iterator, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
@@ -17,8 +16,8 @@ from kdtune.canvas import (
     INK,
     LINES,
     MARKERS,
-    STYLE,
     Picture,
+    drawing,
     legend_below,
     name_rows,
     new_axes,
@@ -31,7 +30,7 @@ MOST = len(COLOURS)
 """Configurations in one figure."""
 MOST_ROWS = 20
 """Configurations in one list."""
-MOST_POINTS = 4000
+MOST_POINTS = 3000
 """Points of all lines of one figure; of more, epochs are left out at even distances."""
 ZOOM = 15
 """Epochs of the figures of the end."""
@@ -54,7 +53,7 @@ FIGURES = {
 
 def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
     """All figures that a study has the numbers for, one at a time."""
-    with mpl.rc_context(STYLE):
+    with drawing():
         if not len(completed(results.trials)):
             return
         shown = shown_configs(results, rule)

@@ -156,9 +156,6 @@ def read_frames(folder: Path, running: bool | None = None) -> Frames:
     trials = pd.concat([named, fate], axis=1).rename(columns={"epochs": "n_epochs_planned"})
     trials = trials.merge(_reduce(frame), on="trial_id", how="left")
     trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
-    # lines were lost: a run without all of its epochs is not a whole one, whatever its end says
-    lost = (trials.status == "completed") & (trials.n_epochs < trials.n_epochs_planned)
-    trials.loc[lost, "status"] = "truncated"
     scopes = [f"val/{m}@{s}" for m in METRICS for s in SCOPES]
     scopes += [f"test/{m}@last" for m in METRICS]
     own = ["phase", "status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
@@ -229,7 +226,25 @@ class _Epochs:
 
 
 def _lines(folder: Path, torn: list[str]) -> Iterator[Line]:
-    """All lines of a study in the order written; names in `torn` those that cannot be read."""
+    """The lines of a study in the order written; names in `torn` those that cannot be read.
+
+    The end of a run that says completed while its last epochs are lost is left out: the run was cut
+    off, for the tables as for the search that goes on.
+    """
+    planned: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for line in _whole_lines(folder, torn):
+        trial, kind = line["trial_id"], line["kind"]
+        if kind == "start":
+            planned[trial] = line["epochs"]
+        elif kind == "epoch":
+            seen[trial] = line["epoch"] + 1
+        elif line["status"] == "completed" and seen.get(trial, 0) < planned.get(trial, 0):
+            continue
+        yield line
+
+
+def _whole_lines(folder: Path, torn: list[str]) -> Iterator[Line]:
     for file in sorted((folder / "epochs").glob("*.jsonl")):
         with file.open(encoding="utf-8", errors="replace") as texts:
             for number, text in enumerate(texts, 1):

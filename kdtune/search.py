@@ -38,6 +38,7 @@ from kdtune.nodes import Room
 from kdtune.plan import Plan
 from kdtune.preflight import preflight
 from kdtune.progress import Show
+from kdtune.race import anytime_p
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
 from kdtune.results import PROVENANCE, STUDY, read_lines
@@ -57,10 +58,12 @@ class Interrupted(KeyboardInterrupt):
 def main(study: Study) -> int:
     """Run the study, or what is left of it; print the table and the verdict."""
     results = run(study)
-    print(f"\n{(results.folder / 'summary.md').read_text()}")
+    place = study.uri or results.folder
+    print(f"\n{place}: trials.parquet, epochs.parquet, summary.csv, students/, optuna.db")
+    print(f"python -m kdtune.report {place}: the same with figures, as one page")
     for warning in results.warnings:
         print(f"warning: {warning}")
-    print(f"{study.uri or results.folder}: trials.parquet, epochs.parquet, summary.csv, students/")
+    print(f"\n{(results.folder / 'summary.md').read_text()}")
     return 0
 
 
@@ -170,7 +173,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     room = Room(study, print)
     count = room.trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
-    with Show(plan.runs_left, cache) as show:
+    with Show(plan, cache) as show:
         for line in preflight(study):
             show.line(line)
         if fault := cache.fault():
@@ -186,6 +189,19 @@ def _run_all(study: Study, mirror: Mirror) -> None:
         finally:
             recorder.uplink.flush()
             recorder.records.close()
+        if study.until_decided:
+            show.line(_how_it_ended(plan))
+
+
+def _how_it_ended(plan: Plan) -> str:
+    """Whether --repeats auto ended with a decision or with its budget."""
+    final = plan.final_differences()
+    seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
+    if plan.decided:
+        return f"decided at level {plan.study.level:g}: {seen}"
+    if plan.known.spent.reaches(plan.study.budget):
+        return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
+    return f"not decided: there are no two finalists to compare ({seen})"
 
 
 def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:

@@ -44,6 +44,7 @@ def write_records(
     fates: Mapping[Run, str] | None = None,
     attempt: int = 0,
     error: str = "ValueError: boom",
+    phase: str = "search",
 ) -> None:
     """A part of the records: val accuracies by epoch of each run, completed if no fate is given.
 
@@ -51,7 +52,7 @@ def write_records(
     """
     records = Records(folder)
     for run, accs in curves.items():
-        records.start(run, attempt)
+        records.start(run, attempt, phase)
         for epoch, acc in enumerate(accs):
             splits = {"train": metrics(run, min(1, acc + 0.05), "train"), "val": metrics(run, acc)}
             if epoch == run.epochs - 1:

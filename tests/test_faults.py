@@ -5,6 +5,8 @@ from studies import at, draw, edit_records, make, write_records
 
 import kdtune
 from kdtune.faults import MOST, notes
+from kdtune.plan import Plan
+from kdtune.results import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
 
@@ -57,6 +59,9 @@ def test_a_completed_run_with_too_few_epochs_is_no_whole_run(tmp_path) -> None:
     assert warning == f"truncated, left out: {short.trial_id}, alpha = 0.5, repeat 1, 1 of 3 epochs"
     table = made.summary(metrics=["acc"]).set_index("alpha")
     assert table.loc[0.5, "val/acc/mean"] == pytest.approx((0.7 + 0.75) / 2)
+    # and the search takes it up again
+    plan = Plan(made.study, read_lines(tmp_path)[0])
+    assert plan.next() == short and plan.next() is None
 
 
 def test_a_torn_line_is_named(tmp_path) -> None:

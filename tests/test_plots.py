@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -268,3 +269,14 @@ def test_text_is_not_read_as_mathematics(tmp_path) -> None:
     made = kdtune.load(tmp_path)
     svg = next(p for p in plots.pictures(made, RULE) if p.name == "repeats").svg()
     assert r"$\frac{1$ &lt;b&gt;&amp;" in svg
+
+
+def test_what_others_have_set_does_not_show(tmp_path) -> None:
+    """Optuna's figures leave matplotlib in the style ggplot; a user may have a matplotlibrc."""
+    made = make(tmp_path, {0.5: [0.5, 0.52], 1.0: [0.4, 0.41]})
+    picture = next(plots.pictures(made, Rule()))
+    before = picture.svg(), picture.png()
+    with mpl.rc_context():
+        mpl.style.use("ggplot")
+        picture = next(plots.pictures(made, Rule()))
+        assert (picture.svg(), picture.png()) == before

@@ -128,13 +128,15 @@ def test_a_race_over_ranges(study: Study) -> None:
 
 def test_a_run_that_falls_behind_is_stopped(study: Study) -> None:
     """With lr 1e-6 nothing is learned; its worker serves on."""
-    rates = (0.03, 0.02, 0.015, 0.01, 0.008, 0.005, 1e-6)
+    rates = (0.03, 0.02, 0.01, 3e-3, 1e-3, 3e-4, 1e-6, 0.025)
     study = replace(study, space={"lr": rates, "alpha": (1.0,)}, repeats=1, stop_early=True)
     study = replace(study, run=replace(study.run, epochs=16, schedule="constant"))
     trials = kdtune.run(study, ray_init={"num_cpus": 1, "include_dashboard": False}).trials
     slow = trials[trials["config/lr"] == 1e-6].iloc[0]
     assert slow.status == "pruned" and slow.n_epochs < 16
     assert (trials.status == "completed").sum() >= 6
+    after = trials[trials["config/lr"] == 0.025].iloc[0]
+    assert after.status == "completed"
 
 
 def test_a_killed_driver_goes_on(study: Study, tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""What is shown of a study, against its plan; on a terminal and off it."""
+
+import io
+from dataclasses import replace
+
+from play import play
+from rich.console import Console
+from test_plan import LISTS, curve, faulty, make
+
+from kdtune.cache import Cache
+from kdtune.plan import Plan
+from kdtune.progress import Show, board, standing
+
+
+def shown(plan: Plan) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(board(plan))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_has_the_best_and_plain_training() -> None:
+    study = make("grid", LISTS, "all")
+    plan = Plan(study, play(study, curve))
+    plain, distilled = plan.finalists()
+    text = shown(plan)
+    for tried in (plain, distilled):
+        mean = sum(tried.scores.values()) / 4
+        assert f"4 │ {mean:.4f} ± " in text
+    assert "60 done, best against plain " in " ".join(text.split())
+
+
+def test_failures_and_stops_are_counted() -> None:
+    study = make("grid", LISTS, "race", stop_early=True)
+    plan = Plan(study, play(study, faulty))
+    ends = [status for tried in plan.known.by_number for status in tried.status.values()]
+    for status, word in (("completed", "done"), ("failed", "failed"), ("pruned", "stopped")):
+        if status in ends:
+            assert f"{ends.count(status)} {word}" in standing(plan)
+    assert "over 4 final repeats" in standing(plan)
+
+
+def test_whether_it_is_decided() -> None:
+    study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), until_decided=True, budget="99runs")
+    plan = Plan(study, play(study, curve))
+    assert plan.decided and ", decided (anytime p 0.0" in standing(plan)
+    small = replace(study, budget="14runs")
+    plan = Plan(small, play(small, curve))
+    assert ", not decided (anytime p" in standing(plan)
+
+
+def test_a_study_that_has_not_begun() -> None:
+    plan = Plan(make("grid", LISTS, "all"))
+    assert standing(plan) == "" and "lr" in shown(plan)
+
+
+def test_lines_where_there_is_no_terminal(capsys) -> None:  # type: ignore[no-untyped-def]
+    study = make("grid", LISTS, "all")
+    with Show(Plan(study, play(study, curve)), Cache(gigabytes=0)) as show:
+        show.beat()
+        show.line("a line")
+        show.beat()  # too early for another
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("  60 done") and lines[1] == "a line"
