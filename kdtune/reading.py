@@ -72,7 +72,8 @@ def read(command: str, arguments: list[str]) -> Reading | Reporting:
     Raises InputError for flags and values that cannot be; ends the process for --help.
     """
     kind: type[Reading] | type[Reporting] = Reading if command == "analysis" else Reporting
-    parser = _Parser(prog=f"python -m kdtune.{command}", description=kind.__doc__)
+    program = f"python -m kdtune.{command}"
+    parser = _Parser(prog=program, description=kind.__doc__, allow_abbrev=False)
     texts = docs(kind)
     for f in dataclasses.fields(kind):
         text = texts[f.name].replace("%", "%%")

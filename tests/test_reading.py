@@ -49,3 +49,8 @@ def test_help_is_the_docstrings(command: str, kind: type, capsys) -> None:
     assert set(texts) == {f.name for f in dataclasses.fields(kind)}
     for text in texts.values():
         assert " ".join(text.split()) in said.replace("- ", "-")
+
+
+def test_a_flag_is_not_guessed_from_its_beginning() -> None:
+    with pytest.raises(InputError, match="there is no --scop here; did you mean --scope"):
+        read("analysis", ["runs/x", "--scop", "best"])
