@@ -26,7 +26,7 @@ def test_values() -> None:
     ("command", "words", "message"),
     [
         ("analysis", ["runs/x", "--formt", "csv"], "did you mean --format?"),
-        ("report", ["runs/x", "--ou", "x", "--zzz"], "there is no --zzz here; see python -m"),
+        ("report", ["runs/x", "--out", "x", "--zzz"], "there is no --zzz here; see python -m"),
         ("analysis", [], "required: run"),
         ("analysis", ["runs/x", "--scope", "first"], "first"),
         ("analysis", ["runs/x", "--by"], "at least one"),
