@@ -201,5 +201,7 @@ def _beat(mirror: Mirror, over: threading.Event) -> None:
 
 def _renew(mirror: Mirror) -> None:
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-    (mirror.folder / DRIVER).write_text(json.dumps(mine))
+    aside = mirror.folder / f"{DRIVER}.{os.getpid()}.part"
+    aside.write_text(json.dumps(mine))
+    os.replace(aside, mirror.folder / DRIVER)
     mirror.push(DRIVER)

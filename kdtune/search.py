@@ -154,7 +154,8 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if ray_init is not None:
-        ray.init(**common, **ray_init)
+        # without an address it would join any Ray that runs on this machine
+        ray.init(**{"address": "local"} | common | ray_init)
     elif study.address is not None:
         ray.init(address=study.address, **common)
     else:
