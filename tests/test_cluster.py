@@ -69,6 +69,20 @@ def test_a_study_over_three_machines_equals_one(local: Cluster, alone: pd.DataFr
         note(f"three: MB held by {name} after it", local.hosts.memory(name) / 1e6)
 
 
+def test_a_job_is_submitted_and_results_are_brought_home(local: Cluster) -> None:
+    """The study is complete already: its table is all there is to do."""
+    job = f"{SEARCH} --address auto --out /mnt/shared/runs --name three"
+    said = local.user(
+        "ray dashboard cluster.yaml >/dev/null 2>&1 & at=http://localhost:8265; "
+        "until ray job list --address $at >/dev/null 2>&1; do sleep 1; done; "
+        f"ray job submit --address $at -- {job}; code=$?; kill %1; exit $code"
+    )
+    assert "succeeded" in said and "mean ± sd over n repeats" in said
+    local.user("mkdir -p ~/runs; ray rsync-down cluster.yaml /mnt/shared/runs/three/ ~/runs/three/")
+    here = local.user("PYTHONPATH=$PWD python -m kdtune.analysis ~/runs/three")
+    assert "mean ± sd over n repeats" in here
+
+
 def test_a_folder_that_the_others_do_not_see_is_refused(local: Cluster) -> None:
     said = local.user(search("unseen", "/root/runs") + "; echo code $?")
     assert "code 1" in said  # of ray exec, which hides kdtune's 2

@@ -123,7 +123,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     from moto import mock_aws
     from s3_service import ENVIRONMENT
 
-    for name, value in (ENVIRONMENT | {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}).items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)

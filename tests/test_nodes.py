@@ -45,7 +45,7 @@ def test_a_machine_that_was_restarted_came_and_went() -> None:
 
 @pytest.fixture(scope="module")
 def one_node() -> Iterator[None]:
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
