@@ -24,6 +24,7 @@ from kdtune.results import (
     PREDICTIONS,
     PROVENANCE,
     STUDY,
+    Line,
     read_lines,
     read_study,
     write_frames,
@@ -116,26 +117,26 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 def finish(folder: Path, mirror: Mirror) -> None:
     """Write all that follows from the records, here and on the study's store."""
-    results = load(folder)
+    results, (lines, _) = load(folder), read_lines(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     results.summary().to_csv(folder / "summary.csv", index=False)
-    export(results.study, read_lines(folder)[0])
+    export(results.study, lines)
     text = results.text()
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
-    _export_students(results, mirror)
+    _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
     mirror.prune("students")
 
 
-def _export_students(results: Results, mirror: Mirror) -> None:
+def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:
     """Copy the best configuration's students where a user looks for them."""
     target = results.folder / "students"
     shutil.rmtree(target, ignore_errors=True)
     if not len(results.configs):
         return
     best = results.configs.iloc[0].config_id
-    starts = (line for line in read_lines(results.folder)[0] if line["kind"] == "start")
+    starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
     trials = results.trials[results.trials.config_id == best]
     target.mkdir()

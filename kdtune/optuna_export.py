@@ -4,7 +4,6 @@ optuna-dashboard sqlite:///runs/fashion/optuna.db
 optuna.load_study(study_name="fashion", storage="sqlite:///runs/fashion/optuna.db")
 """
 
-import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from kdtune.ledger import Ledger, Tried, phase_of
 from kdtune.proposals import distribution
 from kdtune.results import Line
 from kdtune.space import HYPERPARAMETERS, Range, Values
+from kdtune.stats import mean_interval
 
 FILE = "optuna.db"
 
@@ -50,19 +50,18 @@ def export(study: Study, lines: list[Line]) -> Path:
 
 def _trial(study: Study, tried: Tried, times: list[float]) -> FrozenTrial:
     scores = [score for repeat, score in tried.scores.items() if phase_of(repeat) == "search"]
-    n = len(scores)
-    mean = sum(scores) / n if n else math.nan
-    sd = math.sqrt(sum((x - mean) ** 2 for x in scores) / (n - 1)) if n > 1 else None
-    attributes: dict[str, Any] = {"config_id": tried.run.config_id, "n": n, "sd": sd}
+    interval = mean_interval(scores)
+    sd = interval.sd if interval.n > 1 else None
+    attributes: dict[str, Any] = {"config_id": tried.run.config_id, "n": interval.n, "sd": sd}
     attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(tried.scores.items())}
     pruned = "pruned" in tried.status.values()
-    state = TrialState.PRUNED if pruned else TrialState.COMPLETE if n else TrialState.FAIL
+    state = TrialState.PRUNED if pruned else TrialState.COMPLETE if scores else TrialState.FAIL
     distributions = dict(_distributions(study, tried))
     return FrozenTrial(
         number=-1,
         trial_id=-1,
         state=state,
-        value=mean if state == TrialState.COMPLETE else None,
+        value=interval.mean if state == TrialState.COMPLETE else None,
         params={name: getattr(tried.run, name) for name in distributions},
         distributions=distributions,
         user_attrs=attributes,

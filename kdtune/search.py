@@ -41,6 +41,7 @@ from kdtune.progress import Show
 from kdtune.race import anytime_p
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
+from kdtune.resources import check_gpus
 from kdtune.results import PROVENANCE, STUDY, read_lines
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
@@ -114,9 +115,7 @@ def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
     gpus, cpus = torch.cuda.device_count(), _cores()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
-    if (study.gpus or 0) > gpus:
-        instead = f"--gpus {gpus}" if gpus else "--gpus 0, which runs on the CPUs"
-        raise InputError(f"{study.gpus} GPUs are asked for, but this machine has {gpus}; {instead}")
+    check_gpus(study, gpus)
     if study.cpus_per_trial > cpus:
         raise InputError(
             f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
