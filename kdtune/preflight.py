@@ -216,7 +216,8 @@ class Watch:
         for node in came:
             self._probe.write("driver")
             self._asked[node] = _ask(node, self.study, self._probe)
-        for node in self._answered():
+        answered = self._answered()
+        for node in answered:
             seen = _answer(node, self._asked.pop(node))
             faults = [f"{node}: {words}" for words in seen.faults]
             faults += differences(self.study, {now[0]: self._own, node: seen})
@@ -226,7 +227,7 @@ class Watch:
             yield f"{node} has come"
             if words := too_few_gpus(node, seen):
                 yield f"warning: {words}"
-        if not self._asked:
+        if (answered or went) and not self._asked:
             self._probe.remove()
 
     @cached_property
