@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from matplotlib import style
@@ -48,6 +49,10 @@ class Picture:
 
     def svg(self) -> str:
         """As SVG text, the same bytes each time; coordinates to a tenth of a point."""
+        return self._svg
+
+    @cached_property
+    def _svg(self) -> str:
         buffer = io.StringIO()
         with drawing():
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
