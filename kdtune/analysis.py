@@ -10,10 +10,10 @@ if __name__ == "__main__":
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +28,7 @@ from kdtune.comparison import (
     check_names,
     compare,
     completed,
+    has_run_well,
     name_of,
     numbers,
     parse_baseline,
@@ -104,10 +105,9 @@ class Results:
         frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
         frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
         frame["n_planned"] = self.study.repeats
-        few = frame["n"] <= frame["n"].max() / 2
-        order = ["few", "val/acc/mean"]
-        frame = frame.assign(few=few).sort_values(order, ascending=[True, False])
-        return frame.drop(columns="few").reset_index(drop=True)
+        frame = frame.assign(well=has_run_well(frame["n"]))
+        frame = frame.sort_values(["well", "val/acc/mean"], ascending=False)
+        return frame.drop(columns="well").reset_index(drop=True)
 
     @property
     def by(self) -> list[str]:
@@ -199,9 +199,18 @@ class Results:
         Plain training is the alpha = 1 configuration with the best mean, by the same rule and
         repeats. For the columns see `comparison.compare`.
         """
-        if not (rule.is_plain and self.is_final):
-            return compare(self.of_search, rule)
-        return compare(self.judged, rule, self._anytime)
+        return self._compared(rule).copy()
+
+    @cached_property
+    def _compared(self) -> Callable[[Rule], pd.DataFrame]:
+        """Once a rule: a page asks for the same comparison a dozen times."""
+
+        def compared(rule: Rule) -> pd.DataFrame:
+            if not (rule.is_plain and self.is_final):
+                return compare(self.of_search, rule)
+            return compare(self.judged, rule, self._anytime)
+
+        return cache(compared)
 
     @property
     def is_final(self) -> bool:

@@ -19,8 +19,6 @@ from kdtune.tables import is_number
 LEVEL = 0.05
 """Chance of finding a difference anywhere in a study that has none."""
 HIGHER_IS_BETTER = ("acc", "agreement")
-IN_POINTS = ("acc", "agreement", "gap")
-"""Metrics that are shares, shown in points (percent)."""
 COMPARED = ("acc", "ce", "gap", "agreement", "kl", "logit_diff")
 """Metrics that mean the same at every alpha; loss and distill do not."""
 FEW = 6
@@ -43,7 +41,7 @@ class Rule:
     metric: str = "acc"
     """One of COMPARED, on val."""
     scope: Scope = "last"
-    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN)
+    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN, hash=False)
     """The best configuration with these values is the baseline."""
 
     def __post_init__(self) -> None:
@@ -59,6 +57,16 @@ class Rule:
     def sign(self) -> int:
         """1 where higher is better, else -1."""
         return 1 if self.metric in HIGHER_IS_BETTER else -1
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the metric is a share, shown in points (percent)."""
+        return self.metric in ("acc", "agreement", "gap")
+
+    @property
+    def scale(self) -> int:
+        """What the metric is shown in: 100 for points, else 1."""
+        return 100 if self.in_points else 1
 
     @property
     def is_plain(self) -> bool:
@@ -96,10 +104,20 @@ def by_repeat(trials: pd.DataFrame, metric: str, scope: str, split: str = "val")
     return done.pivot(index="repeat", columns="config_id", values="value")
 
 
+def configs_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """The configurations with a completed trial, by config_id: config/*."""
+    return completed(trials).drop_duplicates("config_id")[KEYS].set_index("config_id")
+
+
+def has_run_well(counts: pd.Series) -> pd.Series:
+    """Which have more than half of the most repeats: one lucky repeat is no winner."""
+    return counts > counts.max() / 2
+
+
 def well_run(values: pd.DataFrame) -> pd.DataFrame:
-    """The columns with more than half of the most repeats: one lucky repeat is no winner."""
+    """The columns that have run well."""
     counts = values.count()
-    return values[counts.index[counts > counts.max() / 2]]
+    return values[counts.index[has_run_well(counts)]]
 
 
 def block(values: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +144,7 @@ def compare(trials: pd.DataFrame, rule: Rule, anytime: float | None = None) -> p
     p, p_holm, p_max_t (NaN for n < 6), wins, ties, losses, p_better. Empty where a side is missing.
     """
     values = by_repeat(trials, rule.metric, rule.scope).dropna(axis=1, how="all")
-    configs = completed(trials).drop_duplicates("config_id").set_index("config_id")
+    configs = configs_of(trials)
     can_be = rule.is_baseline(configs)
     plain = [c for c in values if can_be[c]]
     others = [c for c in values if not can_be[c]]
@@ -141,7 +159,7 @@ def compare(trials: pd.DataFrame, rule: Rule, anytime: float | None = None) -> p
     table["p_max_t"] = _max_t(values, list(pairs), baseline)
     if anytime is not None:
         table = _at_any_time(table, list(pairs.values()), anytime)
-    table = completed(trials).drop_duplicates("config_id")[KEYS].merge(table, on="config_id")
+    table = configs.reset_index().merge(table, on="config_id")
     order = (rule.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdtune.comparison import KEYS, Rule, best_of, block, by_repeat, completed, well_run
+from kdtune.comparison import Rule, best_of, block, by_repeat, completed, configs_of, well_run
 from kdtune.results import PREDICTIONS, SCOPES, Frames, gather_predictions
 from kdtune.stats import bootstrap_corrected, mean_interval
 from kdtune.tables import levels
@@ -24,7 +24,7 @@ def sensitivity(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     One row per well-run configuration: config_id, config/*, then <scope>/mean and <scope>/rank for
     each scope (1 is best); sorted by the last epoch's.
     """
-    table = completed(trials).drop_duplicates("config_id")[KEYS].set_index("config_id")
+    table = configs_of(trials)
     for scope in SCOPES:
         means = well_run(by_repeat(trials, rule.metric, scope)).mean()
         table[f"{scope}/mean"] = means
@@ -75,7 +75,7 @@ def importances(trials: pd.DataFrame, rule: Rule, by: Sequence[str]) -> pd.DataF
     A hyperparameter with many values is cut into four ranges.
     """
     means = block(by_repeat(trials, rule.metric, rule.scope)).mean()
-    configs = completed(trials).drop_duplicates("config_id").set_index("config_id")
+    configs = configs_of(trials)
     rows = []
     for name in by:
         values = configs.loc[means.index, f"config/{name}"].dropna()
@@ -93,7 +93,7 @@ def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
     Of hyperparameters with three or more values, since of two each is an edge; and not where there
     is nothing beyond, at alpha 0 and 1.
     """
-    configs = completed(trials).drop_duplicates("config_id").set_index("config_id")
+    configs = configs_of(trials)
     words = []
     for name in by:
         values = configs[f"config/{name}"].dropna()

@@ -22,9 +22,9 @@ from kdtune.canvas import (
     name_rows,
     new_axes,
 )
-from kdtune.comparison import IN_POINTS, Rule, by_repeat, completed, numbers, well_run
+from kdtune.comparison import Rule, by_repeat, completed, numbers, well_run
 from kdtune.stats import mean_interval
-from kdtune.tables import levels
+from kdtune.tables import cell, levels
 
 MOST = len(COLOURS)
 """Configurations in one figure."""
@@ -147,7 +147,7 @@ def dots(results: Results, rule: Rule) -> Picture:
     shown = shown_configs(results, rule, MOST_ROWS)
     values = by_repeat(results.of_search, rule.metric, rule.scope)
     figure, axes = new_axes(rows=len(shown))
-    scale = _scale(rule)
+    scale = rule.scale
     for y, config in enumerate(shown):
         sample = scale * values[config].dropna()
         interval = mean_interval(sample)
@@ -169,7 +169,7 @@ def forest(results: Results, rule: Rule) -> Picture | None:
     if not len(table) or table.n.max() < 2:
         return None
     figure, axes = new_axes(rows=len(table))
-    scale = _scale(rule)
+    scale = rule.scale
     for y, (_, row) in enumerate(table.iterrows()):
         axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
         axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
@@ -179,12 +179,12 @@ def forest(results: Results, rule: Rule) -> Picture | None:
         f"Difference to {results.baseline(rule)}, paired by repeat: thick, the 95 % t interval; "
         f"thin, that for all rows together."
     )
-    if rule.metric in ("acc", "agreement", "gap"):
+    if rule.in_points:
         step = scale / _examples(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += " The grey band is one image."
     name_rows(axes, [results.name(c) for c in table.config_id])
-    unit = " (points)" if rule.metric in IN_POINTS else ""
+    unit = " (points)" if rule.in_points else ""
     axes.set_xlabel(f"difference in val {NAMES.get(rule.metric, rule.metric)}{unit}")
     return Picture("differences", caption, figure)
 
@@ -195,7 +195,7 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
         return None
     done = completed(results.of_search)
     done = done[done["config/temperature"].notna()]
-    done = done.assign(value=_scale(rule) * numbers(done, rule.metric, rule.scope))
+    done = done.assign(value=rule.scale * numbers(done, rule.metric, rule.scope))
     done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
     table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
@@ -209,15 +209,13 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
         axes.text(
             x,
             y,
-            ""
-            if np.isnan(value)
-            else (f"{value:.2f}" if rule.metric in IN_POINTS else f"{value:.4g}"),
+            "" if np.isnan(value) else (f"{value:.2f}" if rule.in_points else f"{value:.4g}"),
             ha="center",
             va="center",
             color=colour,
         )
-    axes.set_xticks(range(table.shape[1]), [_level(v) for v in table.columns])
-    axes.set_yticks(range(table.shape[0]), [_level(v) for v in table.index])
+    axes.set_xticks(range(table.shape[1]), [cell(v) for v in table.columns])
+    axes.set_yticks(range(table.shape[0]), [cell(v) for v in table.index])
     axes.set(xlabel="temperature", ylabel="alpha")
     figure.colorbar(image, ax=axes, label=_label(rule))
     return Picture("heat-map", "Mean over repeats and over all else that is searched.", figure)
@@ -260,17 +258,9 @@ def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | No
     return Picture("fidelity", caption, figure)
 
 
-def _scale(rule: Rule) -> float:
-    return 100.0 if rule.metric in IN_POINTS else 1.0
-
-
 def _label(rule: Rule) -> str:
-    unit = " (%)" if rule.metric in IN_POINTS else ""
+    unit = " (%)" if rule.in_points else ""
     return f"val {NAMES.get(rule.metric, rule.metric)}{unit}"
-
-
-def _level(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _examples(results: Results) -> int:

@@ -10,14 +10,14 @@ import pandas as pd
 
 from kdtune import page
 from kdtune.analysis import Results
-from kdtune.comparison import IN_POINTS, LEVEL, Rule, completed
+from kdtune.comparison import LEVEL, Rule, completed
 from kdtune.faults import notes
 from kdtune.page import Markup
 from kdtune.plots import MOST, ZOOM, shown_configs, stride
 from kdtune.results import PROVENANCE, SCOPES
 from kdtune.stats import detectable_difference, wilson_interval
-from kdtune.tables import cell, plus_minus
-from kdtune.verdict import comparison_rows
+from kdtune.tables import cell, of_planned, plus_minus
+from kdtune.verdict import comparison_rows, in_units
 
 COLUMNS = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "teacher_acc")
 """Metrics of the summary."""
@@ -46,7 +46,7 @@ def facts(results: Results, rule: Rule) -> str:
         seen = detectable_difference(sd, int(table.n.max()), LEVEL / len(table))
         if math.isfinite(seen):
             values["smallest difference to be seen"] = (
-                f"{_amount(seen, rule)}, with 80 % chance, of n = {table.n.max():.0f} and "
+                f"{in_units(seen, rule)}, with 80 % chance, of n = {table.n.max():.0f} and "
                 f"{len(table)} comparisons"
             )
     seconds = completed(trials).seconds.sum()
@@ -89,9 +89,8 @@ def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list
     metrics = [m for m in COLUMNS if f"val/{m}/mean" in table]
     rows = []
     for _, row in table.iterrows():
-        n, planned = int(row["val/acc/n"]), row.n_planned
         cells: list[object] = [cell(row[key]) for key in keys]
-        cells.append(f"{n} of {planned:.0f}" if n < planned else str(n))
+        cells.append(of_planned(row["val/acc/n"], row.n_planned))
         for metric in metrics:
             mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
             text = plus_minus(mean, sd)
@@ -156,7 +155,7 @@ def sensitivity(results: Results, rule: Rule) -> list[str]:
 
 
 def _rank(mean: float, rank: float, rule: Rule) -> Markup:
-    shown = f"{100 * mean:.2f}" if rule.metric in IN_POINTS else f"{mean:.4g}"
+    shown = f"{100 * mean:.2f}" if rule.in_points else f"{mean:.4g}"
     return Markup(f"{shown} <small>#{rank:.0f}</small>")
 
 
@@ -229,11 +228,12 @@ def _estimate(row: pd.Series, kind: str, rule: Rule, signed: bool) -> object:
     if math.isnan(mean):
         return "-"
     sign = "+" if signed else ""
-    scale, form = (100, f"{sign}.2f") if rule.metric in IN_POINTS else (1, f"{sign}.4g")
-    text = format(scale * mean, form)
+    form = f"{sign}.2f" if rule.in_points else f"{sign}.4g"
+    mean, low, high = (rule.scale * value for value in (mean, low, high))
+    text = format(mean, form)
     if math.isnan(low):
         return text
-    return page.interval_cell(text, format(scale * low, form), format(scale * high, form))
+    return page.interval_cell(text, format(low, form), format(high, form))
 
 
 def methods(results: Results, rule: Rule) -> list[str]:
@@ -295,10 +295,6 @@ def _examples(results: Results) -> dict[str, int]:
         str(k): int(n)
         for k, n in results.epochs.groupby("split", sort=False).n_examples.max().items()
     }
-
-
-def _amount(value: float, rule: Rule) -> str:
-    return f"{100 * value:.1f} points" if rule.metric in IN_POINTS else f"{value:.2g}"
 
 
 def _last_part(path: str) -> str:

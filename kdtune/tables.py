@@ -62,8 +62,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         n = int(max(row[f"{name}/n"] for name in means))
-        short = n < row.get("n_planned", n)
-        cells += [f"{n} of {row['n_planned']:.0f}" if short else str(n)]
+        cells.append(of_planned(n, row.get("n_planned", n)))
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)
@@ -103,6 +102,11 @@ def plus_minus(mean: float, sd: float) -> str:
     exponent = int(f"{sd:.1e}".partition("e")[2])  # of the rounded sd: 0.00996 is 0.010
     digits = 4 if sd == 0 else max(0, 1 - exponent)
     return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+def of_planned(n: int, planned: float) -> str:
+    """A count, with that planned where it falls short; NaN: nothing was planned."""
+    return f"{n:.0f} of {planned:.0f}" if n < planned else f"{n:.0f}"
 
 
 def cell(value: object) -> str:

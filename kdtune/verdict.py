@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from kdtune.comparison import IN_POINTS, LEVEL, Rule, name_of
+from kdtune.comparison import LEVEL, Rule, has_run_well, name_of
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.tables import cell, plus_minus
+from kdtune.tables import cell, of_planned, plus_minus
 
 MOST_REPEATS = 200
 """Repeats beyond which the verdict does not send anyone."""
@@ -46,15 +46,14 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) ->
     if not len(table):
         return _no_sides(rule, terms.other)
     m = int(table.p_holm.notna().sum())
-    table = table[table.n > table.n.max() / 2]  # one that has hardly run stands for nothing
+    table = table[has_run_well(table.n)]  # one that has hardly run stands for nothing
     if m == 0 or table.n.max() < 2:
         return (
             f"No verdict: {'no' if not len(table) else '1'} common repeat; a difference needs two, "
             f"and four seldom carry one (--repeats 8)."
         )
-    sure = table[
-        (table.p_holm < (terms.anytime or LEVEL)) & ((table.low_all > 0) | (table.high_all < 0))
-    ]
+    level = terms.anytime or LEVEL
+    sure = table[(table.p_holm < level) & ((table.low_all > 0) | (table.high_all < 0))]
     helpful = sure[rule.sign * sure["diff"] > 0]
     best = (helpful if len(helpful) else table).iloc[0]
     proof = _proof(best, m, terms)
@@ -68,7 +67,7 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) ->
         closest = f"even {who}, the closest," if len(table) > 1 else who
         return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
     shown = _amount(best["diff"], _half(best), rule, signed=True)
-    found = "No difference is sure" if best.p_holm < LEVEL else "No difference found"
+    found = "No difference is sure" if best.p_holm < level else "No difference found"
     text = f"{found}: {who} against {other}: {shown} {proof}; "
     text += _power(best, m, rule) if terms.anytime is None else _undecided(best)
     behind = len(sure)
@@ -76,7 +75,7 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) ->
 
 
 def _proof(best: pd.Series, m: int, terms: Terms) -> str:
-    n = f"n = {best.n:.0f}" + (f" of {terms.planned:.0f}" if best.n < terms.planned else "")
+    n = f"n = {of_planned(best.n, terms.planned)}"
     n += " fresh repeats" * terms.fresh
     if terms.anytime is not None:
         return f"({n}, p = {best.p_holm:.2g} whenever it had stopped)"
@@ -99,13 +98,13 @@ def _power(best: pd.Series, m: int, rule: Rule) -> str:
         return f"all {n} differences are equal, so their signs alone count: {more}."
     seen = detectable_difference(best.sd, n, level)
     needed = repeats_needed(best["diff"], best.sd, level, most=MOST_REPEATS)
-    could = f"could have seen {_number(seen, rule)}" if math.isfinite(seen) else "is too small"
+    could = f"could have seen {in_units(seen, rule)}" if math.isfinite(seen) else "is too small"
     if gain <= 0:
         more = "it is not ahead, so more repeats promise little"
     elif needed:
-        more = f"{needed} repeats would show {_number(gain, rule)} (--repeats {needed})"
+        more = f"{needed} repeats would show {in_units(gain, rule)} (--repeats {needed})"
     else:
-        more = f"even {MOST_REPEATS} would not show {_number(gain, rule)}"
+        more = f"even {MOST_REPEATS} would not show {in_units(gain, rule)}"
     return f"with {n} repeats this study {could}; {more}."
 
 
@@ -127,13 +126,14 @@ def _half(row: pd.Series) -> float:
 
 
 def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
-    scale, unit = (100, " points") if rule.metric in IN_POINTS else (1, "")
+    unit = " points" if rule.in_points else ""
     sign = "+" if signed and value > 0 else ""
-    return f"{sign}{plus_minus(scale * value, scale * half)}{unit}{_what(rule)}"
+    return f"{sign}{plus_minus(rule.scale * value, rule.scale * half)}{unit}{_what(rule)}"
 
 
-def _number(value: float, rule: Rule) -> str:
-    return f"{100 * value:.1f} points" if rule.metric in IN_POINTS else f"{value:.2g}"
+def in_units(value: float, rule: Rule) -> str:
+    """A difference, e.g. "1.3 points"."""
+    return f"{100 * value:.1f} points" if rule.in_points else f"{value:.2g}"
 
 
 def _what(rule: Rule) -> str:
@@ -144,7 +144,7 @@ def comparison_rows(
     table: pd.DataFrame, by: Sequence[str], rule: Rule
 ) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of `comparison.compare` as text."""
-    unit = "points" if rule.metric in IN_POINTS else f"val {rule.metric}"
+    unit = "points" if rule.in_points else f"val {rule.metric}"
     head = [*by, f"difference ({unit})", "n", "p Holm", "p max-T", "win/tie/loss"]
     head += ["P(better)", "correlation"]
     rows = []
@@ -158,9 +158,10 @@ def comparison_rows(
 
 
 def _difference(row: pd.Series, rule: Rule) -> str:
-    scale = 100 if rule.metric in IN_POINTS else 1
+    half = (row.high - row.low) / 2
+    half = _half(row) if math.isnan(half) else half  # of a study that stopped when it knew
     sign = "+" if row["diff"] > 0 else ""
-    return sign + plus_minus(scale * row["diff"], scale * (row.high - row.low) / 2)
+    return sign + plus_minus(rule.scale * row["diff"], rule.scale * half)
 
 
 def _p(value: float) -> str:
@@ -177,11 +178,11 @@ def best_sentence(
     """The best configuration beyond val, from the table of `insight.selection`."""
     if not len(selection):
         return ""
-    scale, form = (100, ".1f") if rule.metric in IN_POINTS else (1, ".4g")
+    form = ".1f" if rule.in_points else ".4g"
     rows = selection.set_index("row")
     best = rows.loc["best"]
     parts = [
-        f"{what} {scale * best[f'{column}/mean']:{form}}"
+        f"{what} {rule.scale * best[f'{column}/mean']:{form}}"
         for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
         if not math.isnan(best[f"{column}/mean"])
     ]

@@ -320,5 +320,8 @@ def test_a_number_of_repeats_that_hangs_on_them_is_paid_for() -> None:
     assert anytime.p[0] == exact(anytime_p(differences.tolist()))
     assert anytime.low_all[0] < 0 < fixed.low_all[0]
     terms = Terms("plain training", math.nan, fresh=True, anytime=0.05)
+    _, ((_, shown, *_),) = comparison_rows(anytime, ["alpha"], Rule())
+    half = 50 * (anytime.high_all[0] - anytime.low_all[0])
+    assert shown == f"+1.1 ± {half:.1f}"  # the table shows the interval that holds
     text = verdict(anytime, Rule(), ["alpha"], terms)
     assert text.startswith("No difference found") and "6 repeats have not decided it" in text
