@@ -133,9 +133,9 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     """Copy the best configuration's students where a user looks for them."""
     target = results.folder / "students"
     shutil.rmtree(target, ignore_errors=True)
-    if not len(results.configs):
+    best = results.best()
+    if best is None:
         return
-    best = results.configs.iloc[0].config_id
     starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
     trials = results.trials[results.trials.config_id == best]

@@ -122,6 +122,9 @@ def test_a_race_over_ranges(study: Study) -> None:
     assert (final.groupby("config_id")["config/alpha"].first() == 1).sum() == 1
     assert trials.config_id.nunique() == 12
     assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 3
+    named = json.loads((results.folder / "students" / "students.json").read_text())
+    best = trials[trials.config_id == results.best()].iloc[0]  # of the finalists, not of the search
+    assert named["lr"] == best["config/lr"]
     again = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
     assert len(again.trials) == len(trials)
 
