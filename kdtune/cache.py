@@ -32,7 +32,8 @@ STUCK_SECONDS = 60.0
 LOCKS = 256
 """Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
 BEAT_SECONDS = 0.5
-FORMAT = 1
+FORMAT = 2
+"""What an entry holds; where that changes, entries made before are not found."""
 KINDS = ("views", "logits", "features")
 """A builder may ask for entries of an earlier kind."""
 

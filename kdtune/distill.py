@@ -9,7 +9,7 @@ if __name__ == "__main__":
     start("distill")  # answers bad flags before torch loads; does not return
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -33,7 +33,7 @@ from kdtune.teacher import (
     probe_teacher,
     teacher_run,
 )
-from kdtune.train import Epoch, train
+from kdtune.train import Checkpoint, Epoch, train
 from kdtune.weights import save_weights
 
 CHECKPOINT = "checkpoint.pt"
@@ -46,7 +46,11 @@ LINE_SECONDS = 15.0
 
 
 def distill(
-    run: Run, teacher: Path, resources: Resources, folder: Path | None = None
+    run: Run,
+    teacher: Path,
+    resources: Resources,
+    folder: Path | None = None,
+    sent: Callable[[], None] = lambda: None,
 ) -> Iterator[Epoch]:
     """Distil the run's teacher into its student, an epoch at a time.
 
@@ -54,8 +58,9 @@ def distill(
         run: what to do; alpha = 1 trains plainly and only measures the teacher.
         teacher: folder of the fine-tuned teacher (unused where `run.teacher_epochs` is 0).
         resources: device, cache and loader workers.
-        folder: where the checkpoint of each epoch and, at the end, the student's weights and its
-            right and wrong predictions are left; a run found there goes on. None: nowhere.
+        folder: where the state on the way and, at the end, the student's weights and its right
+            and wrong predictions are left; a run found there goes on. None: nowhere.
+        sent: is called when a new state is there, to bring it to safety.
     """
     data = load_data(run.data)
     model, teacher_print = _teacher_at_hand(teacher_run(run), teacher, resources.device)
@@ -66,7 +71,7 @@ def distill(
             yield from train(run, student, stream)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for epoch in train(run, student, stream, folder / CHECKPOINT):
+        for epoch in train(run, student, stream, Checkpoint(folder / CHECKPOINT, sent)):
             yield epoch
         save_weights(student.net, folder / STUDENT)
         save_predictions(run, epoch.correct, folder / PREDICTIONS)
@@ -86,31 +91,28 @@ class Start:
     student: Classifier
     print: str
     """Fingerprint of its backbone."""
-    values: dict[str, Tensor]
-    """Copies of all that a run may change."""
+    values: list[tuple[Tensor, Tensor]]
+    """All that a run may change, and a copy of each."""
+    bytes: int
+    """Memory that it holds."""
 
     @staticmethod
     def of(run: Run, device: torch.device) -> "Start":
         """The student that `make_student` builds, on the device."""
         student = make_student(run).place(device, run.precision)
         own = f"net.{student.head_name}." if run.trainable == "head" else "net."
-        values = {k: p.detach().clone() for k, p in student.named_parameters() if k.startswith(own)}
-        values |= {k: buffer.clone() for k, buffer in student.named_buffers()}
-        return Start(student, student.fingerprint(with_head=False), values)
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it holds."""
-        held = (*self.student.parameters(), *self.values.values())
-        return sum(value.nbytes for value in held)
+        learns = [p for name, p in student.named_parameters() if name.startswith(own)]
+        values = [(x, x.detach().clone()) for x in (*learns, *student.buffers())]
+        held = (*student.parameters(), *(copy for _, copy in values))
+        size = sum(value.nbytes for value in held)
+        return Start(student, student.fingerprint(with_head=False), values, size)
 
     def again(self) -> "Start":
         """The same, every bit as it began."""
-        now = dict(self.student.named_parameters()) | dict(self.student.named_buffers())
         with torch.no_grad():
-            for name, value in self.values.items():
-                now[name].copy_(value)
-        self.student.zero_grad(set_to_none=True)
+            for value, copy in self.values:
+                value.copy_(copy)
+                value.grad = None
         return self
 
 

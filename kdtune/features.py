@@ -58,15 +58,13 @@ class Features:
 
         chunk = self.chunks.get("features", split, epoch, key, build_chunk)
         if split == "train" and drifts:
-            for name, value in self._statistics.items():
-                value.copy_(chunk[f"state.{name}"])
+            self._restore(chunk)
         return chunk["features"]
 
     def _train(self, split: str, epoch: int, tick: Tick) -> Tensors:
         self.student.set_mode(True, self.run.batch_norm == "train")
         features = collect(self._steps(split, epoch), tick, self.chunks.count(split))
-        state = {f"state.{k}": v.cpu().clone() for k, v in self._statistics.items()}
-        return {"features": features, **state}
+        return {"features": features, **self._state()}
 
     def _steps(self, split: str, epoch: int) -> Iterator[Tensor]:
         for step, views in enumerate(self.views(split, epoch, self.run.batch_size)):
@@ -82,8 +80,23 @@ class Features:
     def _look(self, views: Tensor) -> Tensor:
         return self.student.features(views.to(self.chunks.resources.device)).cpu()
 
+    def _state(self) -> Tensors:
+        """The statistics, one tensor a type: a ResNet18's sixty took 40 % of a run to read."""
+        flat = {t: torch.cat([v.reshape(-1) for v in each]) for t, each in self._statistics.items()}
+        return {f"state.{t}": values.cpu() for t, values in flat.items()}
+
+    def _restore(self, chunk: Tensors) -> None:
+        for t, each in self._statistics.items():
+            values = chunk[f"state.{t}"].to(self.chunks.resources.device)
+            parts = values.split([value.numel() for value in each])
+            for value, part in zip(each, parts, strict=True):
+                value.copy_(part.view_as(value))
+
     @cached_property
-    def _statistics(self) -> Tensors:
+    def _statistics(self) -> dict[torch.dtype, list[Tensor]]:
         """Batch norm's running statistics, and whatever else the network keeps in buffers."""
-        kept = self.student.net.state_dict()
-        return {name: kept[name] for name, _ in self.student.net.named_buffers() if name in kept}
+        kept, by_type = self.student.net.state_dict(), dict[torch.dtype, list[Tensor]]()
+        for name, _ in self.student.net.named_buffers():
+            if name in kept:
+                by_type.setdefault(kept[name].dtype, []).append(kept[name])
+        return by_type

@@ -18,7 +18,8 @@ LOOK_SECONDS = 2.0
 JOIN_SECONDS = 180.0
 """Machines that the cluster's file promises (min_workers) are waited for so long: `ray up` returns
 when the head is there."""
-Resources = Mapping[str, float]
+Amounts = Mapping[str, float]
+"""Of CPU, GPU and what else Ray counts."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Node:
     id: str
     name: str
     """Address and host name."""
-    resources: Resources
+    resources: Amounts
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -50,7 +51,7 @@ def changed(before: list[Node], after: list[Node]) -> tuple[list[Node], list[Nod
     return [n for n in after if n.id not in old], [n for n in before if n.id not in new]
 
 
-def promised(file: Mapping[str, Any] | None) -> list[Resources]:
+def promised(file: Mapping[str, Any] | None) -> list[Amounts]:
     """What the workers have that a cluster's file may bring, the best first.
 
     Of the kind "local" the file does not know: they have nothing here until they have joined.
@@ -66,7 +67,7 @@ def promised(file: Mapping[str, Any] | None) -> list[Resources]:
     return workers[: file["max_workers"]]
 
 
-def fit(machine: Resources, cpus: float, gpus: float) -> int:
+def fit(machine: Amounts, cpus: float, gpus: float) -> int:
     """Trials that fit on a machine; a share of a GPU is never split over two."""
     counts = [machine.get("CPU", 0) // cpus]
     if gpus:
@@ -127,7 +128,7 @@ class Room:
             most = min(most, fit({"GPU": self.study.gpus, "CPU": most}, 1, self.needs["gpu"]))
         return most
 
-    def _fit(self, machine: Resources) -> int:
+    def _fit(self, machine: Amounts) -> int:
         return fit(machine, self.needs["cpu"], self.needs["gpu"])
 
     def _await(self, say: Callable[[str], None]) -> None:
@@ -140,7 +141,7 @@ class Room:
             time.sleep(1.0)
 
 
-def _gpus(machines: list[Resources]) -> int:
+def _gpus(machines: list[Amounts]) -> int:
     return int(sum(machine.get("GPU", 0) for machine in machines))
 
 

@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from kdtune.data import load_data, verify
 from kdtune.models import Classifier, build, probe
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
-from kdtune.train import Epoch, train
+from kdtune.train import Checkpoint, Epoch, train
 from kdtune.views import samples
 from kdtune.weights import save_weights
 
@@ -65,11 +65,14 @@ def is_ready(run: Run, folder: Path) -> bool:
     return (folder / WEIGHTS).exists() and made == asked
 
 
-def fine_tune(run: Run, folder: Path, resources: Resources) -> Iterator[Epoch]:
+def fine_tune(
+    run: Run, folder: Path, resources: Resources, sent: Callable[[], None] = lambda: None
+) -> Iterator[Epoch]:
     """Fine-tune the run's teacher, an epoch at a time; writes its weights and record at the end.
 
-    A run that was interrupted goes on from its last epoch. Raises InputError where the folder
-    holds another teacher, since results may hang on it.
+    A run that was interrupted goes on from its last state, kept in the folder; `sent` is called
+    when there is a new one. Raises InputError where the folder holds another teacher, since
+    results may hang on it.
     """
     own, data = teacher_run(run), load_data(run.data)
     if (folder / RECORD).exists() and not is_ready(run, folder):
@@ -80,7 +83,7 @@ def fine_tune(run: Run, folder: Path, resources: Resources) -> Iterator[Epoch]:
     model = initial_teacher(run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     identity = hashlib.sha256(f"{own} {data.fingerprint}".encode()).hexdigest()[:8]
-    checkpoint = folder / f"{identity}.checkpoint.pt"
+    checkpoint = Checkpoint(folder / f"{identity}.checkpoint.pt", sent)
     last = None
     for last in train(own, model, Stream(own, data, model, None, resources), checkpoint):
         yield last
@@ -90,7 +93,7 @@ def fine_tune(run: Run, folder: Path, resources: Resources) -> Iterator[Epoch]:
     record |= {"preprocessing": asdict(model.preprocessing), "epochs": own.epochs}
     record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
     (folder / RECORD).write_text(json.dumps(record, indent=2))
-    checkpoint.unlink(missing_ok=True)
+    checkpoint.file.unlink(missing_ok=True)
 
 
 def load_teacher(run: Run, folder: Path) -> Classifier:

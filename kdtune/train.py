@@ -7,7 +7,7 @@ of its own).
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,6 @@ from kdtune.models import Classifier
 from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]
-
-CHECKPOINT_SECONDS = 2.0
-"""A state is kept after each epoch, but of shorter ones no more often than this."""
 
 
 class Diverged(RuntimeError):
@@ -64,7 +61,7 @@ class Epoch:
 
 
 def train(
-    run: Run, student: Classifier, stream: Stream, checkpoint: Path | None = None
+    run: Run, student: Classifier, stream: Stream, checkpoint: "Checkpoint | None" = None
 ) -> Iterator[Epoch]:
     """Train the student on the stream, an epoch at a time.
 
@@ -72,9 +69,9 @@ def train(
         run: optimiser, schedule, loss, epochs.
         student: on its device; trained in place.
         stream: its batches.
-        checkpoint: file of the state, at most one epoch (or two seconds) old. Where it exists
-            the run goes on from it, after yielding its past epochs once more, so that no epoch is
-            lost that the caller has not written down.
+        checkpoint: the state, kept on the way. Where it exists the run goes on from it, after
+            yielding its past epochs once more, so that no epoch is lost that the caller has not
+            written down.
 
     Raises:
         Diverged: a loss or another metric became NaN or infinite.
@@ -82,9 +79,8 @@ def train(
     optimizer = make_optimizer(run, student)
     scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
     past: list[Epoch] = []
-    saved = -CHECKPOINT_SECONDS
-    if checkpoint is not None and checkpoint.exists():
-        past = _load(checkpoint, student, optimizer, scheduler)
+    if checkpoint is not None:
+        past = checkpoint.load(student, optimizer, scheduler)
         yield from past
     for number in range(len(past), run.epochs):
         started = time.perf_counter()
@@ -96,9 +92,8 @@ def train(
                 correct |= {split: hits} if last else {}
         _check_finite(splits, number)
         past.append(Epoch(number, time.perf_counter() - started, splits, correct))
-        if checkpoint is not None and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-            _save(checkpoint, student, optimizer, scheduler, past)
-            saved = time.perf_counter()
+        if checkpoint is not None:
+            checkpoint.keep(student, optimizer, scheduler, past)
         yield past[-1]  # after its state is kept: what is told is never lost
 
 
@@ -225,28 +220,55 @@ def _check_finite(splits: dict[str, Metrics], number: int) -> None:
                 )
 
 
-def _save(
-    file: Path, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler, past: list[Epoch]
-) -> None:
-    state = {
-        "student": student.net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
-        "epochs": [vars(epoch) for epoch in past],
-    }
-    aside = file.with_suffix(f".{os.getpid()}.part")
-    torch.save(state, aside)
-    os.replace(aside, file)
+class Checkpoint:
+    """The state of a run in a file: kept after each epoch, of very short ones after several.
 
+    What a crash costs is one epoch, or 50 times what keeping a state takes, but no more than one
+    epoch and two seconds.
 
-def _load(
-    file: Path, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler
-) -> list[Epoch]:
-    try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # damaged, which torch answers with many types: begin again
-        return []
-    student.net.load_state_dict(state["student"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    return [Epoch(**values) for values in state["epochs"]]
+    Args:
+        file: of the state.
+        sent: is called when a new state is there, to bring it to safety.
+    """
+
+    SHARE = 0.02
+    """Of the time that may go into keeping states, unless they would grow older than `SECONDS`."""
+    SECONDS = 2.0
+
+    def __init__(self, file: Path, sent: Callable[[], None] = lambda: None):
+        self.file, self._sent = file, sent
+        self._cost, self._unkept = math.inf, math.inf  # seconds
+
+    def keep(
+        self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler, past: list[Epoch]
+    ) -> None:
+        """Keep the state after the last epoch of the past, unless that comes too often."""
+        self._unkept += past[-1].seconds
+        if self._unkept < min(self._cost / self.SHARE, self.SECONDS):
+            return
+        began = time.perf_counter()
+        state = {
+            "student": student.net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
+            "epochs": [vars(epoch) for epoch in past],
+        }
+        aside = self.file.with_suffix(f".{os.getpid()}.part")
+        torch.save(state, aside)
+        os.replace(aside, self.file)
+        self._sent()
+        took = time.perf_counter() - began
+        self._cost, self._unkept = min(took, 2 * self._cost), 0.0  # once slow is not always slow
+
+    def load(
+        self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler
+    ) -> list[Epoch]:
+        """Put a run back to its state, if there is one; returns its past."""
+        try:
+            state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
+        except Exception:  # none, or damaged, which torch answers with many types: begin again
+            return []
+        student.net.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        return [Epoch(**values) for values in state["epochs"]]

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,8 +45,8 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
         mirror.pull(f"{place}/{CHECKPOINT}")
         if not is_ready(run, study.folder / "teacher"):
             mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
-        for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder):
-            mirror.push(f"{place}/{CHECKPOINT}")
+        send = partial(mirror.push, f"{place}/{CHECKPOINT}")
+        for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
             unsaid.append(epoch)
             at_rung = study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
             if at_rung or time.monotonic() - said >= REPORT_SECONDS:
@@ -78,8 +79,7 @@ def train_teacher(study: Study) -> Iterator[Epoch]:
     torch.set_num_threads(study.cpus_per_trial)
     mirror = Mirror(study)
     mirror.pull_below("teacher")
-    for epoch in fine_tune(study.run, study.folder / "teacher", Resources.of(study)):
-        mirror.push("teacher")
-        yield epoch
+    send = partial(mirror.push, "teacher")
+    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
     mirror.push("teacher")
     mirror.prune("teacher")

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -15,15 +16,15 @@ from hosts import Hosts, call
 
 import kdtune
 from kdtune.results import read_lines
-from kdtune.train import CHECKPOINT_SECONDS
 
 ROOT = Path(__file__).parent.parent
 UP = "ray up cluster.yaml -y --no-config-cache --disable-usage-stats"
 SEARCH = (
-    "python -m kdtune.search --train-images 300 --batch-size 8 --epochs 120 --teacher-epochs 2 "
+    "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 30 --teacher-epochs 2 "
     "--repeats 2 --alpha 0.1 1 --temperature 4"
 )
-"""Four runs, of half a minute each where three share two cores."""
+"""Four runs, of half a minute each where three share two cores; epochs so long that the state
+is kept after each."""
 
 
 class Cluster:
@@ -69,8 +70,8 @@ def numbers(folder: Path | str) -> pd.DataFrame:
     return trials[["trial_id", "n_epochs", *(c for c in trials if "@" in c)]]
 
 
-def redone(folder: Path) -> dict[str, float]:
-    """Seconds of the epochs that were lost, and computed again, by run.
+def redone(folder: Path) -> dict[str, list[float]]:
+    """Seconds of each epoch that was lost, and computed again, by run.
 
     A run that goes on tells its past once more, with the times of then; an epoch with two times was
     computed twice.
@@ -79,25 +80,23 @@ def redone(folder: Path) -> dict[str, float]:
     for line in read_lines(folder)[0]:
         if line["kind"] == "epoch" and line["split"] == "val":
             times[line["trial_id"], line["epoch"]].append(line["seconds"])
-    again: dict[str, float] = defaultdict(float)
+    again: dict[str, list[float]] = defaultdict(list)
     for (trial, _), seconds in times.items():
-        again[trial] += sum(list(dict.fromkeys(seconds))[:-1])
+        again[trial] += list(dict.fromkeys(seconds))[:-1]
     return again
 
 
 def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
-    """All runs complete, once, with the same numbers; little was computed again."""
+    """All runs complete, once, with the same numbers; of each at most so many epochs twice."""
     pd.testing.assert_frame_equal(numbers(folder), alone, check_exact=True)
     lines = read_lines(folder)[0]
     ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
     assert sorted(ends) == sorted(alone.trial_id)
-    longest = max(line["seconds"] for line in lines if line["kind"] == "epoch")
-    starts = sum(line["kind"] == "start" for line in lines)
-    lost = redone(folder)
-    note(f"{folder.name}: starts of 4 runs", starts)
-    note(f"{folder.name}: seconds lost, by run", dict(lost))
-    note(f"{folder.name}: longest epoch, seconds", longest)
-    assert max(lost.values(), default=0) <= most * (CHECKPOINT_SECONDS + longest)
+    epochs = [line["seconds"] for line in lines if line["kind"] == "epoch"]
+    note(f"{folder.name}: starts of 4 runs", sum(line["kind"] == "start" for line in lines))
+    note(f"{folder.name}: seconds of an epoch, median and most", (median(epochs), max(epochs)))
+    note(f"{folder.name}: seconds of the epochs lost, by run", dict(redone(folder)))
+    assert max(map(len, redone(folder).values()), default=0) <= most
 
 
 def note(what: str, value: Any) -> None:

@@ -52,6 +52,11 @@ class Account:
         """Ids of the GPU machines that run."""
         return [id for id, kind in self.instances().items() if kind == "gpu"]
 
+    def freeze(self, seconds: float) -> None:
+        """Amazon is silent for so long."""
+        stop, go = (f"pkill -{signal} -f 'moto[.]server'" for signal in ("STOP", "CONT"))
+        self.cluster.hosts.run("ctl", f"{stop}; sleep {seconds}; {go}")
+
     def groups(self) -> list[Any]:
         """Security groups beside the default one."""
         found = self.ask("ec2.describe_security_groups()['SecurityGroups']")
@@ -94,7 +99,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         hosts.down()
 
 
-def test_spot_machines_come_for_the_study_and_one_is_taken(
+def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     account: Account, tmp_path: Path
 ) -> None:
     cluster, began = account.cluster, time.time()
@@ -105,6 +110,7 @@ def test_spot_machines_come_for_the_study_and_one_is_taken(
     wait_until(lambda: len(account.workers()) == 2, 180)
     wait_until(lambda: "val acc" in (tmp_path / "log").read_text(errors="replace"), 240)
     note("AWS: seconds from `ray exec` to the first run's end", time.time() - began)
+    account.freeze(20)
     account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
     assert driver.wait(400) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
     said = (tmp_path / "log").read_text(errors="replace")

@@ -17,7 +17,7 @@ import kdtune.views
 from kdtune.cache import Cache
 from kdtune.config import Run
 from kdtune.data import Data, load_data
-from kdtune.distill import distill, make_student
+from kdtune.distill import make_student
 from kdtune.models import Classifier
 from kdtune.resources import Resources
 from kdtune.stream import Stream
@@ -194,22 +194,6 @@ def test_evicted_chunks_of_drifting_features_are_built_again(
     again, _ = over_stream(run, teacher_folder, resources)
     for key, value in first.net.state_dict().items():
         assert torch.equal(value, again.net.state_dict()[key]), key
-
-
-@pytest.mark.parametrize("trainable", ["all", "head"])
-def test_a_run_goes_on_exactly_where_it_was_cut(
-    trainable: str, tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    run = replace(tiny, trainable=trainable, student="factories:dropout_student")
-    resources = Resources(cache=Cache(tmp_path / "cache", 1))
-    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
-    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
-    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
-    cut.close()
-    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
-    assert [e.splits for e in rest] == [e.splits for e in whole]
-    files = [tmp_path / name / "student.safetensors" for name in ("whole", "cut")]
-    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
