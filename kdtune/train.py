@@ -223,7 +223,7 @@ def _check_finite(splits: dict[str, Metrics], number: int) -> None:
 class Checkpoint:
     """The state of a run in a file: kept after each epoch, of very short ones after several.
 
-    What a crash costs is one epoch, or 50 times what keeping a state takes, but no more than one
+    What a crash costs is one epoch, or 100 times what keeping a state takes, but no more than one
     epoch and two seconds.
 
     Args:
@@ -231,7 +231,7 @@ class Checkpoint:
         sent: is called when a new state is there, to bring it to safety.
     """
 
-    SHARE = 0.02
+    SHARE = 0.01
     """Of the time that may go into keeping states, unless they would grow older than `SECONDS`."""
     SECONDS = 2.0
 

@@ -45,7 +45,7 @@ def test_what_is_costly_to_keep_is_kept_less_often(tiny: Run, tmp_path: Path) ->
     sent: list[int] = []
     past: list[Epoch] = []
 
-    def send() -> None:  # takes 10 ms, a fiftieth of half a second
+    def send() -> None:  # takes 10 ms, a hundredth of a second
         time.sleep(0.01)
         sent.append(len(past))
 
@@ -53,8 +53,8 @@ def test_what_is_costly_to_keep_is_kept_less_often(tiny: Run, tmp_path: Path) ->
     optimizer = make_optimizer(tiny, student)
     scheduler = make_scheduler(tiny, optimizer, 5)
     checkpoint = Checkpoint(tmp_path / CHECKPOINT, send)
-    # the first; half a second has not passed; at the latest after two; so in sum, too
-    for seconds in (0.01, 0.2, 0.2, 2.0, 0.4, 1.6, 0.1):
+    # the first; a second has not passed; at the latest after two; so in sum, too
+    for seconds in (0.01, 0.4, 0.4, 2.0, 0.8, 1.2, 0.1):
         past.append(Epoch(len(past), seconds, {}))
         checkpoint.keep(student, optimizer, scheduler, past)
     assert sent == [1, 4, 6]
