@@ -16,6 +16,17 @@ from pathlib import Path
 INIT = Path(__file__).parent / "host_init.sh"
 SWITCH = "kdt-sw"
 DISK = "1500m"
+PROBE = """exec >/dev/null 2>&1
+set -e
+ip link add v0 type veth peer v1
+ip link add br0 type bridge
+mount -t tmpfs disk /mnt
+mkdir /mnt/up /mnt/work /mnt/root /mnt/pts
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/up,workdir=/mnt/work /mnt/root
+mount -t devpts -o newinstance devpts /mnt/pts
+test -e "/mnt/root$1"
+"""
+"""What a machine is made of (host_init.sh); of what it makes nothing stays."""
 
 
 def why_not() -> str | None:
@@ -26,9 +37,10 @@ def why_not() -> str | None:
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         return f"needs {', '.join(missing)} (openssh-server, rsync, iproute2, util-linux)"
-    made = subprocess.run(["ip", "netns", "add", "kdt-probe"], capture_output=True)
-    subprocess.run(["ip", "netns", "del", "kdt-probe"], capture_output=True)
-    return None if made.returncode == 0 else "needs a kernel that lets it make network namespaces"
+    inside = ["unshare", "--mount", "--net", "--pid", "--fork", "bash", "-c", PROBE, "probe"]
+    if subprocess.run([*inside, sys.prefix]).returncode == 0:
+        return None
+    return f"needs a kernel that lets it make namespaces, and {sys.prefix} on the disk of /"
 
 
 class Hosts:
