@@ -4,8 +4,8 @@
 
 Wall time from the first to the last epoch, cold, teacher apart, divided by the sum of the runs'
 pure training time over warm streams by the number of cores. Pure time is measured as in the study,
-on all cores at once, and also one run at a time: two hyperthreads of a core take longer each when
-both work, and that is no overhead of Ray's. `experiments/speed.py` calls this as one of its rows.
+on all cores at once, and also one run at a time: cores that all work take longer each, and that is
+no overhead of Ray's. `experiments/speed.py` calls this as one of its rows.
 """
 
 import os
@@ -46,6 +46,8 @@ class Overhead:
     """The same measured one run at a time."""
     plain: float
     """Plain loops in place of its runs, all cores at once: their sum by the number of cores."""
+    epochs: float
+    """Its epochs, the building of streams included: their sum by the number of cores."""
 
 
 def compare() -> Overhead:
@@ -63,14 +65,17 @@ def compare() -> Overhead:
         _warm_up(study)
         alone = [_over_warm_streams(run, study) for run in study.runs()]
         means = (statistics.mean(each) * count / CORES for each in (pure, alone, plain))
-        return Overhead(_span(study), *means)
+        wall, epochs = _span(study)
+        return Overhead(wall, *means, epochs / CORES)
 
 
-def _span(study: Study) -> float:
+def _span(study: Study) -> tuple[float, float]:
+    """Seconds from the first to the last epoch, and those that all epochs took together."""
     lines: list[dict[str, Any]] = read_lines(study.folder)[0]
-    epochs = [line for line in lines if line["kind"] == "epoch"]
+    epochs = [line for line in lines if line["kind"] == "epoch" and line["split"] == "val"]
     first = min(line["time"] - line["seconds"] for line in epochs)
-    return float(max(line["time"] for line in epochs) - first)
+    wall = max(line["time"] for line in epochs) - first
+    return wall, sum(line["seconds"] for line in epochs)
 
 
 def _warm_up(study: Study) -> None:
@@ -93,14 +98,15 @@ def _plain(run: Run, study: Study) -> float:
 def sentence(each: list[dict[str, float]]) -> str:
     """What the comparisons say, medians of the ratios."""
     wall = statistics.median(x["wall"] for x in each)
-    pure, alone, plain = (
-        statistics.median(x["wall"] / x[name] for x in each) for name in ("pure", "alone", "plain")
+    pure, alone, plain, epochs = (
+        statistics.median(x["wall"] / x[name] for x in each)
+        for name in ("pure", "alone", "plain", "epochs")
     )
     return (
         f"The default study, cold, under Ray on {CORES} cores: {wall:.1f} s from first to last "
         f"epoch, {pure:.2f} times its pure training time ({alone:.2f} times if that is measured "
-        f"one run at a time); plain loops on all cores take {1 / plain:.2f} times as long. "
-        f"Medians of {len(each)}."
+        f"one run at a time), {100 / epochs:.0f} % of it in epochs; plain loops on all cores take "
+        f"{1 / plain:.2f} times as long. Medians of {len(each)}."
     )
 
 
