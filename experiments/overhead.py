@@ -64,9 +64,11 @@ def compare() -> Overhead:
             plain = pool.starmap(_plain, [(run, study) for run in some[: 2 * CORES]], chunksize=1)
         _warm_up(study)
         alone = [_over_warm_streams(run, study) for run in study.runs()]
-        means = (statistics.mean(each) * count / CORES for each in (pure, alone, plain))
+        pure, alone, plain = (
+            statistics.mean(each) * count / CORES for each in (pure, alone, plain)
+        )
         wall, epochs = _span(study)
-        return Overhead(wall, *means, epochs / CORES)
+        return Overhead(wall, pure, alone, plain, epochs / CORES)
 
 
 def _span(study: Study) -> tuple[float, float]:
