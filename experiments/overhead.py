@@ -64,11 +64,13 @@ def compare() -> Overhead:
             plain = pool.starmap(_plain, [(run, study) for run in some[: 2 * CORES]], chunksize=1)
         _warm_up(study)
         alone = [_over_warm_streams(run, study) for run in study.runs()]
-        pure, alone, plain = (
-            statistics.mean(each) * count / CORES for each in (pure, alone, plain)
-        )
         wall, epochs = _span(study)
-        return Overhead(wall, pure, alone, plain, epochs / CORES)
+
+        def by_core(some: list[float]) -> float:  # of all runs, from those of some
+            return statistics.mean(some) * count / CORES
+
+        parts = {"pure": by_core(pure), "alone": by_core(alone), "plain": by_core(plain)}
+        return Overhead(wall, **parts, epochs=epochs / CORES)
 
 
 def _span(study: Study) -> tuple[float, float]:
