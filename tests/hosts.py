@@ -5,6 +5,7 @@ that leads nowhere else. Needs root and openssh-server, rsync, iproute2, util-li
 machine's cores and memory; a chroot is no security boundary.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -165,6 +166,11 @@ class Hosts:
         """Bytes that the machine's processes hold, shared ones counted once (PSS)."""
         text = self.run(name, "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | grep ^Pss: || true")
         return 1024 * sum(int(line.split()[1]) for line in text.splitlines())
+
+    def traffic(self, name: str) -> tuple[int, int]:
+        """Bytes that the machine has received and sent."""
+        link = json.loads(call("ip", "-n", f"kdt-{name}", "-s", "-j", "link", "show", "eth0"))[0]
+        return link["stats64"]["rx"]["bytes"], link["stats64"]["tx"]["bytes"]
 
     def down(self) -> None:
         """Power all off, and leave nothing behind."""

@@ -101,7 +101,7 @@ def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
 
 def note(what: str, value: Any) -> None:
     """A measurement, for experiments/README.md: shown with -s."""
-    shown = f"{value:.1f}" if isinstance(value, float) else value
+    shown = f"{value:.3g}" if isinstance(value, float) else value
     print(f"MEASURED {what}: {shown}", file=sys.stderr, flush=True)
 
 

@@ -55,7 +55,7 @@ def alone(local: Cluster) -> pd.DataFrame:
 
 
 def test_a_study_over_three_machines_equals_one(local: Cluster, alone: pd.DataFrame) -> None:
-    began = time.time()
+    began, before = time.time(), local.hosts.traffic("h1")
     said = local.user(search("three"))
     folder = local.hosts.shared / "runs" / "three"
     for name in ("h0", "h1", "h2"):
@@ -66,6 +66,8 @@ def test_a_study_over_three_machines_equals_one(local: Cluster, alone: pd.DataFr
     first = next(line["time"] for line in read_lines(folder)[0] if line["kind"] == "epoch")
     note("three: seconds from `ray exec` to the first epoch", first - began)
     note("three: share of the three slots' time spent in epochs", busy(folder, 3))
+    moved = [now - then for now, then in zip(local.hosts.traffic("h1"), before, strict=True)]
+    note("three: MB that a worker received and sent", [round(count / 1e6, 1) for count in moved])
     for name in ("h0", "h1", "h2"):
         note(f"three: MB held by {name} after it", local.hosts.memory(name) / 1e6)
 

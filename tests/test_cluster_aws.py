@@ -103,6 +103,7 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     account: Account, tmp_path: Path
 ) -> None:
     cluster, began = account.cluster, time.time()
+    before = cluster.hosts.traffic("ctl")
     assert account.workers() == []
     driver = cluster.begin(
         search("spot", RUNS).replace("--address", "--gpus 2 --address"), tmp_path / "log"
@@ -116,6 +117,8 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     said = (tmp_path / "log").read_text(errors="replace")
     assert said.count("is gone; its runs go on from their last checkpoint, elsewhere") == 1
     assert "has come" in said
+    moved = [now - then for now, then in zip(cluster.hosts.traffic("ctl"), before, strict=True)]
+    note("AWS: MB that S3 and EC2 took and gave", [round(count / 1e6, 1) for count in moved])
     folder = account.fetch("spot")
     cluster.user(f"PYTHONPATH=$PWD {SEARCH} --out /mnt/shared/runs --name alone")
     check_faults(folder, numbers(cluster.hosts.shared / "runs" / "alone"), most=1)
