@@ -5,15 +5,18 @@ python experiments/aws_setup.py BUCKET ADDRESS      # e.g. my-kdtune 203.0.113.7
 kdtune-head starts and stops machines of clusters named kdtune*; it and kdtune-worker read and write
 the bucket, and nothing else. The group lets ssh in from ADDRESS, and its members to each other.
 (What Ray makes of its own gives the head all of EC2 and S3, and opens ssh to the world, also beside
-rules that a cluster.yaml gives.) What is there already is left; the policies are renewed.
+rules that a cluster.yaml gives.) Given again with another address it lets that one in instead; the
+policies are renewed, what else is there is left.
 """
 
-import ipaddress
+import argparse
 import json
 import sys
+from ipaddress import IPv4Network
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 ASSUME = {
     "Version": "2012-10-17",
@@ -49,6 +52,19 @@ def policies(bucket: str, account: str) -> dict[str, list[dict[str, Any]]]:
         allow(["iam:PassRole"], f"arn:aws:iam::{account}:role/kdtune-worker"),
     ]
     return {"kdtune-worker": results, "kdtune-head": results + machines}
+
+
+def network(text: str) -> str:
+    """An address, or a network that is not the world, as AWS writes it: 203.0.113.7/32."""
+    try:
+        given = IPv4Network(text)
+    except ValueError:
+        given = None
+    if given is None or given.prefixlen < 8:
+        raise argparse.ArgumentTypeError(
+            f"must be your IPv4 address, or a network of yours as 203.0.113.0/24, but got {text}"
+        )
+    return str(given)
 
 
 def main(bucket: str, address: str) -> int:
@@ -95,16 +111,22 @@ def _make_group(address: str) -> str:
         {"Name": "group-name", "Values": ["kdtune"]},
         {"Name": "vpc-id", "Values": [vpc["VpcId"]]},
     ]
-    for group in ec2.describe_security_groups(Filters=own)["SecurityGroups"]:
-        return str(group["GroupId"])
-    made = ec2.create_security_group(
-        GroupName="kdtune", Description="kdtune clusters", VpcId=vpc["VpcId"]
-    )
-    group = str(made["GroupId"])
+    found = ec2.describe_security_groups(Filters=own)["SecurityGroups"]
+    if found:
+        group, rules = str(found[0]["GroupId"]), found[0]["IpPermissions"]
+    else:
+        what = {"GroupName": "kdtune", "Description": "kdtune clusters", "VpcId": vpc["VpcId"]}
+        group, rules = str(ec2.create_security_group(**what)["GroupId"]), []
     within = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
     ssh: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-    ssh |= {"IpRanges": [{"CidrIp": f"{ipaddress.IPv4Address(address)}/32"}]}
-    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[within, ssh])
+    ssh |= {"IpRanges": [{"CidrIp": address}]}
+    old = [rule for rule in rules if rule["IpProtocol"] == "tcp"]
+    if [rule["IpRanges"] for rule in old] == [ssh["IpRanges"]]:
+        return group
+    if old:
+        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=old)
+    new = [ssh] if found else [within, ssh]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=new)
     return group
 
 
@@ -119,6 +141,11 @@ def _unless_there(make: Any) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("bucket", help="for results; made if it is not there")
+    parser.add_argument("address", type=network, help="yours, from which ssh is let in")
+    flags = parser.parse_args()
+    try:
+        sys.exit(main(flags.bucket, flags.address))
+    except (BotoCoreError, ClientError) as error:
+        sys.exit(f"AWS refuses: {error}")

@@ -3,6 +3,9 @@
 import copy
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,7 +131,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     for name in ("AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     with mock_aws():
-        assert setup().main("kdtune-test", HOME) == 0
+        assert setup().main("kdtune-test", f"{HOME}/32") == 0
         (group,) = groups()
         config = load(AWS)
         config.pop("file_mounts")
@@ -252,8 +255,36 @@ def test_the_head_may_do_what_it_does_and_no_more(
 
 def test_setup_again_changes_nothing(account: dict[str, Any]) -> None:
     before = groups()
-    assert setup().main("kdtune-test", HOME) == 0
+    assert setup().main("kdtune-test", f"{HOME}/32") == 0
     assert groups() == before
+
+
+def test_setup_from_another_address_lets_only_that_one_in(account: dict[str, Any]) -> None:
+    assert setup().main("kdtune-test", "198.51.100.0/24") == 0
+    (group,) = groups()
+    assert open_to(group) == [("tcp", 22, "198.51.100.0/24")]
+    assert any(rule["UserIdGroupPairs"] for rule in group["IpPermissions"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("home", "or a network of yours as 203.0.113.0/24, but got home"),
+        ("0.0.0.0/0", "or a network of yours as 203.0.113.0/24, but got 0.0.0.0/0"),
+        (HOME, "AWS refuses: Unable to locate credentials"),
+    ],
+)
+def test_setup_says_what_is_wrong_in_a_sentence(
+    given: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    command = [sys.executable, "experiments/aws_setup.py", "kdtune-test", given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].endswith(words)
 
 
 # -- KubeRay ---------------------------------------------------------------------------------------
