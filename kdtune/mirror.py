@@ -11,7 +11,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,31 @@ class Mirror:
         if file.stat().st_size and self._sent.get(name) != written:
             self.store.put(file, name)
             self._sent[name] = written
+
+    @contextmanager
+    def pushing(self, *names: str) -> Iterator[Callable[[], None]]:
+        """Yields push(), which returns at once: what it uploads goes beside the caller's own work.
+
+        Called before the last upload has ended it does nothing: the next one will send what is
+        newer. At the end of the context nothing is under way any more. Raises, from push() or at
+        the end, the OSError of a store that has failed.
+        """
+        if self.store is None:
+            yield lambda: None
+            return
+        uploads: list[Future[None]] = []
+        with ThreadPoolExecutor(max_workers=1) as pool:
+
+            def push() -> None:
+                if uploads and not uploads[0].done():
+                    return
+                if uploads:
+                    uploads.pop().result()
+                uploads.append(pool.submit(self.push, *names))
+
+            yield push
+        if uploads:
+            uploads.pop().result()
 
     def pull(self, *names: str) -> None:
         """Make files of the working folder those of the store; what it lacks goes here, too."""

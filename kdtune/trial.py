@@ -5,7 +5,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -45,13 +44,12 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
         mirror.pull(f"{place}/{CHECKPOINT}")
         if not is_ready(run, study.folder / "teacher"):
             mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
-        send = partial(mirror.push, f"{place}/{CHECKPOINT}")
-        for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
-            unsaid.append(epoch)
-            at_rung = study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
-            if at_rung or time.monotonic() - said >= REPORT_SECONDS:
-                tune.report(as_report(unsaid))
-                unsaid, said = [], time.monotonic()
+        with mirror.pushing(f"{place}/{CHECKPOINT}") as send:
+            for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
+                unsaid.append(epoch)
+                if _at_rung(study, run, epoch) or time.monotonic() - said >= REPORT_SECONDS:
+                    tune.report(as_report(unsaid))
+                    unsaid, said = [], time.monotonic()
         mirror.push(place)
         mirror.tidy(place)
     except Exception as caught:
@@ -61,6 +59,11 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
             mirror.push(f"{place}/error.txt")
         error = f"{type(caught).__name__}: {caught}"
     tune.report(as_report(unsaid, error))
+
+
+def _at_rung(study: Study, run: Run, epoch: Epoch) -> bool:
+    """Whether the run may be stopped after this epoch."""
+    return study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
 
 
 def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def train_teacher(study: Study) -> Iterator[Epoch]:
     torch.set_num_threads(study.cpus_per_trial)
     mirror = Mirror(study)
     mirror.pull_below("teacher")
-    send = partial(mirror.push, "teacher")
-    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
+    with mirror.pushing("teacher") as send:
+        yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
     mirror.push("teacher")
     mirror.prune("teacher")

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +52,43 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     there.pull_below("epochs")
     assert (study.folder / "study.json").read_text() == "study.json"
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
+
+
+def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study) -> None:
+    here, state = Mirror(study), study.folder / "state"
+    study.folder.mkdir(parents=True)
+    assert here.store is not None
+    s3.process.send_signal(signal.SIGSTOP)  # the store is silent
+    try:
+        with here.pushing("state") as push:
+            for number in range(3):
+                state.write_text(str(number))
+                os.utime(state, (number, number))
+                push()
+            s3.process.send_signal(signal.SIGCONT)
+            while not here.store.names():
+                time.sleep(0.05)
+            push()
+    finally:
+        s3.process.send_signal(signal.SIGCONT)
+    assert here.store.get("state", study.folder / "there")
+    assert (study.folder / "there").read_text() == "2"
+
+
+def test_a_store_that_fails_beside_the_work_is_not_passed_over(
+    s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Mirror(study)
+    study.folder.mkdir(parents=True)
+    (study.folder / "state").write_text("0")
+    assert here.store is not None
+
+    def put(*_: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(here.store, "put", put)
+    with pytest.raises(OSError, match="gone"), here.pushing("state") as push:
+        push()
 
 
 def test_a_file_the_store_lacks_goes_here_too(s3: S3, study: Study) -> None:
