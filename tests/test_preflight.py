@@ -54,7 +54,9 @@ def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
 @pytest.fixture(scope="module")
 def cluster(s3: S3) -> Iterator[Cluster]:
     """Two raylets, which share this machine's disk and know the store's address."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
+    one = {"num_cpus": 1}
+    made = Cluster(initialize_head=True, head_node_args=one, shutdown_at_exit=False)
     made.add_node(num_cpus=1)
     ray.init(address=made.address, log_to_driver=False)
     yield made
