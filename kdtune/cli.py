@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -128,7 +129,7 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     """What the flags are laid over: the experiment, or the default study, or plain defaults."""
     if arguments and not arguments[0].startswith("-"):
         return _experiment(Path(arguments[0])), arguments[1:]
-    words = " ".join(arguments).replace("--data=", "--data ").split()
+    words = [part for word in arguments for part in word.split("=", 1)]
     own_data = "--data" in words and words[words.index("--data") :][1:2] != ["fashion"]
     return Study(name=UNNAMED) if own_data else fashion(), arguments
 
@@ -137,8 +138,17 @@ def _experiment(file: Path) -> Study:
     if not file.is_file() or file.suffix != ".py":
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
-        raise InputError(f"an experiment must be a Python file, but there is no {file}{hint}")
-    study = runpy.run_path(str(file)).get("study")
+        what = f"{file} is none" if file.exists() else f"there is no {file}"
+        raise InputError(f"an experiment must be a Python file (.py), but {what}{hint}")
+    try:
+        study = runpy.run_path(str(file)).get("study")
+    except InputError:
+        raise
+    except Exception as error:  # of the user's own code, whatever it is
+        calls = traceback.extract_tb(error.__traceback__)
+        lines = [call.lineno for call in calls if call.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [1])[-1]
+        raise InputError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
     if not isinstance(study, Study):
         raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {study!r}")
     return study

@@ -97,12 +97,17 @@ class Study:
     """Size that the folder of streams may have; the least recently used go first. 0: no cache."""
 
     def __post_init__(self) -> None:
+        check(self, "run", isinstance(self.run, Run), "be a Run")
+        check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
         object.__setattr__(self, "name", self.name or Path(self.run.data).name)
         check_types(self)
         object.__setattr__(self, "space", {k: _values(k, v) for k, v in self.space.items()})
         pattern = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
         fits = re.fullmatch(pattern, self.name) is not None
-        check(self, "name", fits, f"match {pattern} (letters, digits, . _ -)")
+        check(self, "name", fits, f"match {pattern} (letters, digits, . _ -; --name)")
+        fits = re.match(r"\w+:/(?!/)", self.out) is None
+        check(self, "out", fits, "be a folder, or a place on a store such as s3://BUCKET/runs")
+        check(self, "cache", "://" not in (self.cache or ""), "be a folder")
         check(self, "repeats", 1 <= self.repeats < 1000, "be 1 or more, and below 1000")
         check(self, "gpus", self.gpus is None or self.gpus >= 0, "be 0 or more")
         whole = self.gpus_per_trial == int(self.gpus_per_trial)
@@ -116,8 +121,9 @@ class Study:
         check(self, "confirm", self.confirm >= 0, "be 0 or more")
         for name in ("race_level", "level"):
             check(self, name, 0 < getattr(self, name) < 1, "lie in (0, 1)")
-        fits = self.budget is None or re.fullmatch(BUDGET, self.budget) is not None
-        check(self, "budget", fits, "be a number with runs, epochs or h, such as 400runs")
+        match = re.fullmatch(BUDGET, self.budget or "1h")
+        fits = match is not None and float(match[1]) > 0
+        check(self, "budget", fits, "be a number above 0 with runs, epochs or h, such as 400runs")
         if self.until_decided and self.budget is None:
             raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
         if self.warm_start is not None and self.search == "grid":
@@ -197,7 +203,7 @@ class Study:
     def folder(self) -> Path:
         """Where the study lives, out/name, or this machine's working folder of one on a store."""
         if self.uri is None:
-            return Path(self.out) / self.name
+            return Path(self.out).expanduser() / self.name
         digest = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
         caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         return caches / "kdtune" / "studies" / digest / self.name

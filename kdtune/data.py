@@ -93,7 +93,7 @@ def verify(data: Data) -> None:
     Files that passed are not decoded again by a later call, in this process or another.
     """
     files = [f for s in data.splits.values() if not isinstance(s.images, Tensor) for f in s.images]
-    passed = _note(f"{data.fingerprint}-decoded-by-pillow-{PIL.__version__}")
+    passed = _note(f"{data.fingerprint}-read-by-pillow-{PIL.__version__}")
     if not files or passed.exists():
         return
     with ThreadPoolExecutor() as pool:
@@ -144,6 +144,9 @@ def _folder(root: Path) -> Data:
         if have != classes["train"]:
             odd = sorted(set(have) ^ set(classes["train"]))
             raise InputError(f"{root}: train/ and {name}/ must hold the same classes; {odd} differ")
+    if len(classes["train"]) < 2:
+        only = classes["train"][0]
+        raise InputError(f"{root} must hold two classes or more, but has {only} alone")
     return Data(classes["train"], splits, _fingerprint(root, splits.values()), photos=True)
 
 
@@ -191,8 +194,14 @@ def _remember(note: Path, text: str) -> None:
 
 
 def _decode(file: str) -> Tensor:
+    """The image in 8 bits a channel, uint8 [3, H, W]."""
     with Image.open(file) as image:
-        return F.pil_to_tensor(image.convert("RGB"))  # type: ignore[no-any-return]
+        shown: Image.Image = image
+        if image.mode.startswith("I;16"):  # Pillow cuts at 255, which leaves white
+            shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 or 16 bits")
+        return F.pil_to_tensor(shown.convert("RGB"))  # type: ignore[no-any-return]
 
 
 def _fault(file: str) -> str | None:

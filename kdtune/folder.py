@@ -101,13 +101,17 @@ def _command() -> list[str]:
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
     """Hold the study's folder; raises InputError where another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0.5)  # a reader looks for a moment whether it is held
     except Timeout:
         raise InputError(
             f"{folder} is being run by another process; wait for it, or give --name OTHER"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}); --out FOLDER names another"
         ) from None
     try:
         yield

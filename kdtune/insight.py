@@ -152,7 +152,7 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> dict[s
     try:
         file = folder / PREDICTIONS
         frame = pd.read_parquet(file) if file.exists() else gather_predictions(folder, done)
-    except ImportError:  # no pyarrow: a laptop that only reads
+    except (ImportError, OSError, ValueError):  # no pyarrow, on a laptop; or a damaged file
         return {}
     if not len(frame):
         return {}

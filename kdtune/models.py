@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import random
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -232,11 +233,26 @@ def _seeded(seed: int) -> Iterator[None]:
             np.random.set_state(before[1])  # noqa: NPY002
 
 
+def _made_by(name: str, classes: int) -> object:
+    """What the user's factory returns."""
+    factory = _factory(name)
+    try:
+        return factory(classes)
+    except InputError:
+        raise
+    except Exception as error:  # of the user's own code, whatever it is
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"{name}, called with the count of classes, {classes}, failed: "
+            f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        ) from error
+
+
 def _construct(name: str, classes: int) -> Classifier:
     if name.startswith("timm/"):
         return _construct_timm(name, classes)
     if ":" in name:
-        net = _factory(name)(classes)
+        net = _made_by(name, classes)
         if not isinstance(net, nn.Module):
             raise InputError(f"{name} must return a torch.nn.Module, but got {type(net).__name__}")
         preprocessing = getattr(net, "preprocessing", None) or Preprocessing()
@@ -265,6 +281,8 @@ def _construct_timm(name: str, classes: int) -> Classifier:
 
 def _factory(name: str) -> Any:
     module, _, attribute = name.partition(":")
+    if module == "torchvision.models":  # its functions take weights first
+        raise InputError(f"a model of torchvision has its name alone, {attribute}, but got {name}")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -37,6 +37,8 @@ def main(flags: Reporting) -> int:
     rule = Rule(flags.metric, flags.scope, parse_baseline(flags.baseline))
     if flags.out is None and "://" in flags.run:
         raise InputError(f"out must be given for {flags.run}; --out FOLDER")
+    if "://" in (flags.out or ""):
+        raise InputError(f"out must be a folder of this machine, but got out={flags.out}")
     print(write(load(flags.run), rule, Path(flags.out or flags.run)))
     return 0
 

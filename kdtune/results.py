@@ -9,6 +9,7 @@ import json
 import time
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -189,7 +190,10 @@ def write_frames(folder: Path, frames: Frames) -> None:
 def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:
     """What the trials' own files say: trial_id, split, example, correct; at their last epoch."""
     files = [folder / "trials" / trial / PREDICTIONS for trial in trials.trial_id]
-    found = [pd.read_parquet(file) for file in files if file.exists()]
+    found = []
+    for file in files:
+        with suppress(OSError, ValueError):  # missing, since the user has tidied up, or damaged
+            found.append(pd.read_parquet(file))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 

@@ -105,6 +105,7 @@ class Run:
         for name in ("train_images", "image_size"):
             value = getattr(self, name)
             check(self, name, value is None or value >= 1, "be 1 or more")
+        check(self, "image_size", (self.image_size or 1) <= 4096, "be at most 4096")
 
     @property
     def config(self) -> Config:

@@ -10,7 +10,10 @@ if __name__ == "__main__":
 
 import logging
 import os
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,6 +46,7 @@ from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
 from kdtune.resources import check_gpus
 from kdtune.results import PROVENANCE, STUDY, read_lines
+from kdtune.storage import reach
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
@@ -65,7 +69,7 @@ def main(study: Study) -> int:
     for warning in results.warnings:
         print(f"warning: {warning}")
     print(f"\n{(results.folder / 'summary.md').read_text()}")
-    return 0
+    return 0 if "completed" in set(results.trials.status) else 1
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
@@ -85,6 +89,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     study = replace(study, run=study.run.absolute())
     folder, mirror = study.folder, Mirror(study)
     if study.uri is not None:
+        reach(study.uri)
         with only_driver(folder), claimed(mirror):
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
             mirror.pull_below("epochs")
@@ -111,7 +116,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
 def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
     """Refuse, before Ray starts, to take more than this machine has."""
     if study.address is not None:
-        return
+        return _check_address(study.address)
     gpus, cpus = torch.cuda.device_count(), _cores()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
@@ -127,6 +132,16 @@ def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
             f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
             f"gpus_per_trial={study.gpus_per_trial:g}"
         )
+
+
+def _check_address(address: str) -> None:
+    """Refuse HOST:PORT where nothing listens: Ray waits there for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "://" not in address:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise InputError(f"no Ray cluster answers at {address} ({error})") from None
 
 
 def _cores() -> int:
@@ -156,15 +171,33 @@ def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         # without an address it would join any Ray that runs on this machine
         ray.init(**{"address": "local"} | common | ray_init)
     elif study.address is not None:
-        ray.init(address=study.address, **common)
+        try:
+            ray.init(address=study.address, **common)
+        except ConnectionError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"no Ray cluster answers at {study.address} ({reason})") from error
     else:
         gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
         here: dict[str, Any] = {"num_cpus": _cores(), "num_gpus": gpus}
         ray.init(address="local", include_dashboard=False, **here, **common)
     try:
-        yield
+        with _ended_as_by_ctrl_c():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, from `kill` or a batch system, ends a study as Ctrl-C does; Ray's way is a crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say so
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_all(study: Study, mirror: Mirror) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -264,7 +265,9 @@ def methods(results: Results, rule: Rule) -> list[str]:
 def provenance(results: Results) -> list[str]:
     """What the numbers come from: versions, data, command, every setting."""
     file = results.folder / PROVENANCE
-    record: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    record: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # missing or damaged: the results do not hang on it
+        record = json.loads(file.read_text("utf-8"))
     facts = {
         "data fingerprint": str(record.get("data", "")),
         "Python": str(record.get("python", "")),

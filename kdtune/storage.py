@@ -120,6 +120,14 @@ class Store:
             wait = min(2 * wait, self.patience / 8)
 
 
+def reach(uri: str) -> None:
+    """Raise InputError, soon, where the place cannot be reached: nothing is at stake yet."""
+    try:
+        Store(uri, patience=10.0).names("epochs")
+    except OSError as error:
+        raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
+
+
 def is_running(folder: Path) -> bool:
     """Whether the study fetched into this folder had a driver that renewed its claim of late."""
     try:

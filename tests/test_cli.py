@@ -169,6 +169,30 @@ def test_misspelt_experiment(tmp_path: Path, experiment: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import kdtune\nx = (", r"line 2: SyntaxError"),
+        ("\nimport no_such_module", r"line 2: ModuleNotFoundError: No module named"),
+        ("def f():\n    return 1 / 0\nf()", r"line 2: ZeroDivisionError: division by zero"),
+        ("import kdtune\nkdtune.Study(nme='e')", r"line 2: TypeError: .*nme"),
+        ("import kdtune\nkdtune.Study(space=['alpha'])", r"^space must be a dict"),
+    ],
+)
+def test_a_fault_of_the_experiment_has_its_place(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "faulty.py"
+    file.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        parse("search", [str(file)])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_whose_name_begins_with_fashion_is_not_the_embedded_set() -> None:
+    study = parse("search", ["--data", "fashion x", "--name", "x"])
+    assert (study.run.train_images, study.run.student) == (None, "resnet18")
+    assert parse("search", ["--data=fashion"]).run.train_images == 300
+
+
+@pytest.mark.parametrize(
     ("text", "got"), [("", "None"), ("study = {'lr': 1}", "{'lr': 1}"), ("Study = 1", "None")]
 )
 def test_experiment_without_study(tmp_path: Path, text: str, got: str) -> None:

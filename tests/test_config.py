@@ -42,7 +42,9 @@ BAD_STUDIES = [
     *(("samples", 0), ("confirm", -1), ("plain_share", 1), ("plain_share", -0.1)),
     *((name, value) for name in ("race_level", "level") for value in (0, 1)),
     *(("search", "bayes"), ("policy", "best"), ("stop_early", 1)),
-    *(("budget", value) for value in ("400", "-3h", "3 h", "h")),
+    *(("budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "0runs")),
+    *(("out", "s3:/bucket/runs"), ("cache", "s3://bucket/cache")),
+    *(("run", {"alpha": 1}), ("space", ["alpha"])),
 ]
 OTHER = {
     **{"loss": "mse", "alpha": 0.25, "temperature": 2, "optimizer": "adamw", "lr": 0.5},
@@ -280,6 +282,11 @@ def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     words = Run(teacher_weights="none", student_weights="default")
     assert words.absolute() == words
     assert study.absolute() == study
+
+
+def test_a_home_is_found_wherever_the_study_is_asked(tmp_path: Path) -> None:
+    study = Study(name="a", out="~/runs")
+    assert study.folder == study.absolute().folder == Path.home() / "runs" / "a"
 
 
 def test_augmentation_follows_the_data() -> None:

@@ -3,7 +3,9 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -104,6 +106,32 @@ def test_folder_faults_are_one_sentence(tmp_path, fault, words):
         load_data(str(root))
     assert str(root) in str(caught.value) and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_16_bits_are_shown_as_8(tmp_path):
+    root = make_folder(tmp_path / "photos")
+    values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)
+    Image.fromarray(values).save(root / "train" / "ants" / "b.png")
+    split = load_data(str(root)).splits["train"]
+    seen = split.image([Path(f).name for f in split.images].index("b.png"))
+    assert torch.equal(seen[0], torch.from_numpy(np.rint(values / 257).astype(np.uint8)))
+    assert torch.equal(seen[0], seen[2])
+
+
+def test_what_has_no_8_bit_form_is_refused(tmp_path):
+    root = make_folder(tmp_path / "photos")
+    odd = root / "train" / "ants" / "d.tif"
+    Image.fromarray(np.zeros((60, 80), np.float32)).save(odd)
+    with pytest.raises(InputError, match=r"d\.tif cannot be read .its pixels are of the kind F"):
+        verify(load_data(str(root)))
+
+
+def test_one_class_is_none(tmp_path):
+    root = make_folder(tmp_path / "photos")
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "bees")
+    with pytest.raises(InputError, match="two classes or more, but has ants alone"):
+        load_data(str(root))
 
 
 def test_verify_names_the_images_that_cannot_be_read(tmp_path):

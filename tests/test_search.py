@@ -160,7 +160,10 @@ def test_a_killed_driver_goes_on(study: Study, tmp_path: Path) -> None:
     assert len(kdtune.load(study.folder).trials.query("status == 'completed'")) == 4
 
 
-def test_ctrl_c_exits_130_and_says_how_to_go_on(study: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_exits_130_and_says_how_to_go_on(
+    sent: signal.Signals, study: Study, tmp_path: Path
+) -> None:
     slow = replace(study, run=replace(study.run, epochs=400), space={"alpha": (0.0, 1.0)})
     script = tmp_path / "experiment.py"
     script.write_text(f"from kdtune import Run, Study\nstudy = {slow!r}\n")
@@ -169,7 +172,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(study: Study, tmp_path: Path) ->
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as driver:
         _wait_for(lambda: any(x["kind"] == "epoch" for x in read_lines(study.folder)[0]))
-        driver.send_signal(signal.SIGINT)
+        driver.send_signal(sent)
         _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert "the same command goes on" in errors and "Traceback" not in errors
@@ -199,6 +202,17 @@ def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
         _check_machine(replace(study, gpus=4), {"num_gpus": 3})
     with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
+    assert not study.folder.exists()
+
+
+def test_a_place_that_cannot_be_written_or_reached_is_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/tiny cannot be written .*--out FOLDER"):
+        kdtune.run(replace(study, name="tiny", out=str(tmp_path / "file")), ray_init=CPUS)
+    with pytest.raises(InputError, match=r"no Ray cluster answers at 127.0.0.1:9 .*refused"):
+        kdtune.run(replace(study, address="127.0.0.1:9"))
     assert not study.folder.exists()
 
 

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from s3_service import S3
+from s3_service import ENVIRONMENT, S3
 
 from kdtune import storage
 from kdtune.config import InputError
-from kdtune.storage import Store, fetch
+from kdtune.storage import Store, fetch, reach
 
 
 @pytest.fixture
@@ -68,6 +68,16 @@ def test_patience_ends(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     finally:
         s3.process.send_signal(signal.SIGCONT)
     assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_service_that_is_down_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="s3://kdtune/x cannot be reached"):
+        reach("s3://kdtune/x")
+    assert time.monotonic() - began < 30
 
 
 def test_a_place_that_is_none_is_said(s3: S3, tmp_path: Path) -> None:
