@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def train_teacher(study: Study) -> Iterator[Epoch]:
     torch.set_num_threads(study.cpus_per_trial)
     mirror = Mirror(study)
     mirror.pull_below("teacher")
-    with mirror.pushing("teacher") as send:
-        yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
+    send = partial(mirror.push, "teacher")  # not beside the training, which deletes its last state
+    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
     mirror.push("teacher")
     mirror.prune("teacher")
