@@ -25,7 +25,7 @@ from kdtune.config import InputError, Study
 from kdtune.data import load_data
 from kdtune.distill import make_student
 from kdtune.nodes import LOOK_SECONDS, Node, alive, changed
-from kdtune.storage import Store
+from kdtune.storage import SOON_SECONDS, Store
 from kdtune.tables import markdown
 from kdtune.teacher import initial_teacher
 
@@ -187,7 +187,7 @@ class Probe:
 
     def _store(self) -> Store:
         assert self.uri is not None
-        return Store(self.uri, patience=10.0)  # who begins wants to hear soon
+        return Store(self.uri, SOON_SECONDS)
 
 
 class Watch:

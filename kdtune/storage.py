@@ -21,6 +21,8 @@ from kdtune.results import PREDICTIONS, PROVENANCE, STUDY
 
 PATIENCE_SECONDS = 120.0
 """An outage of the store is ridden out for so long."""
+SOON_SECONDS = 10.0
+"""The same where nothing is at stake yet: who begins, or only reads, wants to hear soon."""
 FIRST_WAIT = 0.5
 ANSWER_SECONDS = 10.0
 """A store that is silent for so long is taken to be gone."""
@@ -121,9 +123,9 @@ class Store:
 
 
 def reach(uri: str) -> None:
-    """Raise InputError, soon, where the place cannot be reached: nothing is at stake yet."""
+    """Raise InputError, soon, where the place cannot be reached."""
     try:
-        Store(uri, patience=10.0).names("epochs")
+        Store(uri, SOON_SECONDS).names("epochs")
     except OSError as error:
         raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
 
@@ -144,7 +146,7 @@ def fetch(uri: str) -> Path:
     """
     folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    store = Store(uri, patience=10.0)
+    store = Store(uri, SOON_SECONDS)
     try:
         store.get_all([*READ, *store.names("epochs")], folder)
     except OSError as error:

@@ -95,8 +95,9 @@ def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
     epochs = [line["seconds"] for line in lines if line["kind"] == "epoch"]
     note(f"{folder.name}: starts of 4 runs", sum(line["kind"] == "start" for line in lines))
     note(f"{folder.name}: seconds of an epoch, median and most", (median(epochs), max(epochs)))
-    note(f"{folder.name}: seconds of the epochs lost, by run", dict(redone(folder)))
-    assert max(map(len, redone(folder).values()), default=0) <= most
+    lost = redone(folder)
+    note(f"{folder.name}: seconds of the epochs lost, by run", dict(lost))
+    assert max(map(len, lost.values()), default=0) <= most
 
 
 def note(what: str, value: Any) -> None:

@@ -284,7 +284,7 @@ def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert study.absolute() == study
 
 
-def test_a_home_is_found_wherever_the_study_is_asked(tmp_path: Path) -> None:
+def test_a_home_is_found_wherever_the_study_is_asked() -> None:
     study = Study(name="a", out="~/runs")
     assert study.folder == study.absolute().folder == Path.home() / "runs" / "a"
 

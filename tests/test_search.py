@@ -205,9 +205,7 @@ def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
     assert not study.folder.exists()
 
 
-def test_a_place_that_cannot_be_written_or_reached_is_refused(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/tiny cannot be written .*--out FOLDER"):
         kdtune.run(replace(study, name="tiny", out=str(tmp_path / "file")), ray_init=CPUS)
