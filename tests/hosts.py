@@ -5,6 +5,8 @@ that leads nowhere else. Needs root and openssh-server, rsync, iproute2, util-li
 machine's cores and memory; a chroot is no security boundary.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ import time
 from pathlib import Path
 
 INIT = Path(__file__).parent / "host_init.sh"
+LOCK = Path("/run/kdtune-hosts.lock")
 SWITCH = "kdt-sw"
 DISK = "1500m"
 PROBE = """exec >/dev/null 2>&1
@@ -45,7 +48,7 @@ def why_not() -> str | None:
 
 
 class Hosts:
-    """The machines, from their making to `down`.
+    """The machines, from their making to `down`; of two test runs at once, one waits.
 
     Args:
         folder: their disks, keys and the folder that they share, /mnt/shared.
@@ -62,6 +65,9 @@ class Hosts:
         (self.shared / "bashrc").write_text(bashrc)
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
         self._fetch_builder()
+        self._lock = LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        sweep()  # who holds the lock owns them all: these are of a run that was killed
         try:
             self._add_switch()
             for name in self.addresses:
@@ -176,15 +182,27 @@ class Hosts:
         """Power all off, and leave nothing behind."""
         for name in list(self._outer):
             self.off(name)
-        time.sleep(0.3)
-        for name in self.addresses:
-            subprocess.run(["ip", "netns", "del", f"kdt-{name}"], capture_output=True)
-            subprocess.run(["umount", "-l", self.folder / name / "disk"], capture_output=True)
-        subprocess.run(["ip", "netns", "del", SWITCH], capture_output=True)
+        sweep()
+        self._lock.close()
 
     def _pid(self, outer: "subprocess.Popen[bytes]") -> int:
         """The machine's pid 1, as this machine counts: the only child of unshare."""
         return int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()[0])
+
+
+def sweep() -> None:
+    """End the processes of all machines, and remove their networks and disks."""
+    for space in Path("/run/netns").glob("kdt-*"):
+        # none where only the name outlived its machine
+        pids = subprocess.run(["ip", "netns", "pids", space.name], capture_output=True, text=True)
+        for pid in map(int, pids.stdout.split()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        call("ip", "netns", "del", space.name)
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        source, target = line.split()[:2]
+        if source.startswith("kdt-"):
+            call("umount", "-l", target)
 
 
 def call(*command: object) -> str:
