@@ -25,6 +25,7 @@ from kdtune.comparison import (
     Rule,
     best_of,
     by_repeat,
+    check_baseline,
     check_names,
     compare,
     completed,
@@ -57,7 +58,8 @@ def load(folder: str | Path) -> "Results":
         return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"a study's folder must exist, but there is no {path}")
+        what = f"{path} is none" if path.exists() else f"there is no {path}"
+        raise InputError(f"a study must be a folder, but {what}")
     return Results(path, read_study(path), read_frames(path))
 
 
@@ -163,7 +165,7 @@ class Results:
         cut = bool(by)
         by = list(by) or self.by
         check_names("by", by, HYPERPARAMETERS)
-        check_names("metric", metrics, [*METRICS, "gap"])
+        check_names("a column of the table", metrics, [*METRICS, "gap"])
         done = completed(self.of_search).rename(columns=lambda c: c.removeprefix("config/"))
         if pooled:
             return self._pooled(done, by, metrics)
@@ -334,6 +336,7 @@ def main(flags: Reading) -> int:
     """Print what the command line asks for."""
     rule = Rule(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)
+    check_baseline(rule, results.study)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
         print(results.text(flags.by, columns, rule))

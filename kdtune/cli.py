@@ -212,6 +212,8 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
         own |= {"repeats": base.repeats, "until_decided": True}
     elif "repeats" in own:
         own["until_decided"] = False
+        if base.until_decided and own["budget"] == base.budget:
+            own["budget"] = None  # the experiment's own, for as many repeats as it takes
     if own["name"] == UNNAMED:
         own["name"] = ""  # that of the data's folder
     run = replace(base.run, **fixed).absolute()

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from kdtune.config import HYPERPARAMETERS, InputError, Scope, Value
+from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study, Value
 from kdtune.race import anytime_interval, anytime_p
+from kdtune.space import Range
 from kdtune.stats import Difference, holm, max_t, mean_interval, paired_difference
 from kdtune.tables import is_number
 
@@ -67,6 +68,11 @@ class Rule:
     def scale(self) -> int:
         """What the metric is shown in: 100 for points, else 1."""
         return 100 if self.in_points else 1
+
+    @property
+    def has_predictions(self) -> bool:
+        """Whether runs keep which images gave the number: accuracy at the last epoch."""
+        return self.metric == "acc" and self.scope == "last"
 
     @property
     def is_plain(self) -> bool:
@@ -213,6 +219,21 @@ def name_of(row: pd.Series, by: Sequence[str]) -> str:
             shown = f"{value:.4g}" if is_number(value) else value
             parts.append(f"{'T' if name == 'temperature' else name} = {shown}")
     return ", ".join(parts) or "the configuration"
+
+
+def check_baseline(rule: Rule, study: Study) -> None:
+    """Raises InputError where the study can have no such baseline, but for plain training."""
+    for name, value in {} if rule.is_plain else rule.baseline.items():
+        values = study.values(name)
+        if isinstance(values, Range):
+            known = not isinstance(value, str) and values.low <= value <= values.high
+        else:
+            known = value in values or (name == "alpha" and value == 1 and study.has_plain)
+        if not known:
+            shown = values if isinstance(values, Range) else ", ".join(map(str, values))
+            raise InputError(
+                f"baseline must be of the study ({name}: {shown}), but got {name}={value}"
+            )
 
 
 def parse_baseline(text: str) -> dict[str, Value]:

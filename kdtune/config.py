@@ -126,6 +126,8 @@ class Study:
         check(self, "budget", fits, "be a number above 0 with runs, epochs or h, such as 400runs")
         if self.until_decided and self.budget is None:
             raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
+        if self.budget is not None and not self.until_decided:
+            raise InputError(f"budget is of --repeats auto alone, but got budget={self.budget}")
         if self.warm_start is not None and self.search == "grid":
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         self._check_space()

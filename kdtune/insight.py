@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def selection(
         rows.append({"row": "difference", "config_id": ""})
         rows[-1] |= _interval("val", val[a] - val[b]) | _interval("test", test[a] - test[b])
     of_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
-    if rule.metric == "acc" and rule.scope == "last" and of_search:
+    if rule.has_predictions and of_search:
         rows[0] |= _corrected(folder, trials, list(well_run(val)))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
@@ -147,20 +148,32 @@ def _interval(name: str, sample: pd.Series) -> dict[str, str | float]:
 
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> dict[str, str | float]:
-    """The best accuracy corrected for selection; nothing where no run kept its predictions."""
+    """The best accuracy corrected for selection; nothing where a run's predictions are missing."""
     done = completed(trials)
-    try:
-        file = folder / PREDICTIONS
-        frame = pd.read_parquet(file) if file.exists() else gather_predictions(folder, done)
-    except (ImportError, OSError, ValueError):  # no pyarrow, on a laptop; or a damaged file
-        return {}
-    if not len(frame):
+    done = done[done.config_id.isin(configs)]
+    frame = _predictions(folder, done)
+    if frame is None:
         return {}
     val = frame[frame.split == "val"].merge(done[["trial_id", "config_id"]], on="trial_id")
     correct = val.astype({"correct": float}).pivot_table(
         index="config_id", columns="example", values="correct"
     )
-    if not set(configs) <= set(correct.index) or correct.isna().any(axis=None):
-        return {}
     c = bootstrap_corrected(correct.loc[configs].to_numpy())
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
+
+
+def _predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame | None:
+    """The predictions of all of the trials: those of the study, else the runs' own files.
+
+    None where one's are missing: the study's are written at its end, the user may have tidied up,
+    a file may be damaged, and a laptop may have no pyarrow.
+    """
+    for read in (
+        lambda: pd.read_parquet(folder / PREDICTIONS),
+        lambda: gather_predictions(folder, trials),
+    ):
+        with suppress(ImportError, OSError, ValueError):
+            frame = read()
+            if len(frame) and set(trials.trial_id) <= set(frame.trial_id):
+                return frame
+    return None

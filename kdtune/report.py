@@ -18,7 +18,7 @@ import pandas as pd
 
 from kdtune import __version__, page, plots, sections
 from kdtune.analysis import Results, load
-from kdtune.comparison import Rule, parse_baseline
+from kdtune.comparison import Rule, check_baseline, parse_baseline
 from kdtune.config import InputError
 from kdtune.reading import Reporting
 from kdtune.results import METRICS
@@ -39,7 +39,9 @@ def main(flags: Reporting) -> int:
         raise InputError(f"out must be given for {flags.run}; --out FOLDER")
     if "://" in (flags.out or ""):
         raise InputError(f"out must be a folder of this machine, but got out={flags.out}")
-    print(write(load(flags.run), rule, Path(flags.out or flags.run)))
+    results = load(flags.run)
+    check_baseline(rule, results.study)
+    print(write(results, rule, Path(flags.out or flags.run)))
     return 0
 
 

@@ -184,7 +184,9 @@ def write_frames(folder: Path, frames: Frames) -> None:
     frames.epochs.to_parquet(folder / "epochs.parquet", index=False)
     frames.trials.to_parquet(folder / "trials.parquet", index=False)
     if len(predictions := gather_predictions(folder, frames.trials)):
-        predictions.to_parquet(folder / PREDICTIONS, index=False)
+        aside = folder / f"{PREDICTIONS}.part"  # a reader may be at the one before
+        predictions.to_parquet(aside, index=False)
+        aside.replace(folder / PREDICTIONS)
 
 
 def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:

@@ -100,6 +100,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         for trainable in choices:
             check(replace(study.run, trainable=trainable))
         check_same_data(study)
+        is_ready(study.run, folder / "teacher")  # raises where what is there is damaged
     with only_driver(folder), claimed(mirror):
         write_study(study)
         mirror.push(STUDY, PROVENANCE)

@@ -213,6 +213,12 @@ def best(results: Results, rule: Rule) -> list[str]:
         f"drawn (BBC-CV, Tsamardinos et al., 2018; its interval counts the images of val, the "
         f"others the repeats). Test has chosen nothing."
     )
+    if (
+        rule.has_predictions
+        and not results.is_final
+        and math.isnan(table.iloc[0]["corrected/mean"])
+    ):
+        text += " It is not corrected here, since predictions of a run are missing."
     n = _examples(results).get("test")
     if n and rule.metric == "acc" and math.isfinite(mean := table.iloc[0]["test/mean"]):
         low, high = wilson_interval(round(mean * n), n)

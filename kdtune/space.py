@@ -48,7 +48,7 @@ class Range:
         ends, _, scale = text.partition(":")
         low, dots, high = ends.partition("..")
         try:
-            if not dots or scale not in ("", "log"):
+            if not dots or "..." in text or scale not in ("", "log"):
                 raise ValueError
             return Range(kind(low), kind(high), scale == "log")
         except InputError:

@@ -98,10 +98,10 @@ def plus_minus(mean: float, sd: float) -> str:
     if math.isnan(mean):
         return "-"
     if not math.isfinite(sd):
-        return f"{mean:.4g}"
+        return f"{mean:z.4g}"
     exponent = int(f"{sd:.1e}".partition("e")[2])  # of the rounded sd: 0.00996 is 0.010
     digits = 4 if sd == 0 else max(0, 1 - exponent)
-    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
 
 
 def of_planned(n: int, planned: float) -> str:

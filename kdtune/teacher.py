@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train
 from kdtune.views import samples
-from kdtune.weights import save_weights
+from kdtune.weights import check_whole, save_weights
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
@@ -53,16 +54,24 @@ def teacher_run(run: Run) -> Run:
 
 
 def is_ready(run: Run, folder: Path) -> bool:
-    """Whether `folder` holds the teacher of this run, or the run takes one as it is."""
+    """Whether `folder` holds the teacher of this run, or the run takes one as it is.
+
+    Raises InputError where what it holds is damaged.
+    """
     if run.teacher_epochs == 0:
         return True
+    if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
+        return False
     try:
         record = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
-        return False
-    made = (record.get("run"), record.get("data"))
-    asked = (asdict(teacher_run(run)), load_data(run.data).fingerprint)
-    return (folder / WEIGHTS).exists() and made == asked
+        made = (record["run"], record["data"])
+        check_whole(folder / WEIGHTS)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
+            f"command fine-tunes it again"
+        ) from None
+    return made == (asdict(teacher_run(run)), load_data(run.data).fingerprint)
 
 
 def fine_tune(
@@ -75,7 +84,7 @@ def fine_tune(
     results may hang on it.
     """
     own, data = teacher_run(run), load_data(run.data)
-    if (folder / RECORD).exists() and not is_ready(run, folder):
+    if not is_ready(run, folder) and (folder / RECORD).exists() and (folder / WEIGHTS).exists():
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
@@ -92,7 +101,9 @@ def fine_tune(
     record: dict[str, Any] = {"run": asdict(own), "classes": data.classes, "data": data.fingerprint}
     record |= {"preprocessing": asdict(model.preprocessing), "epochs": own.epochs}
     record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
-    (folder / RECORD).write_text(json.dumps(record, indent=2))
+    aside = folder / f"{RECORD}.{os.getpid()}.part"
+    aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    os.replace(aside, folder / RECORD)
     checkpoint.file.unlink(missing_ok=True)
 
 

@@ -187,6 +187,8 @@ def best_sentence(
         if not math.isnan(best[f"{column}/mean"])
     ]
     parts[0] += " of fresh repeats" if fresh else ", which chose it"
+    if rule.has_predictions and not fresh and math.isnan(best["corrected/mean"]):
+        parts.insert(1, "not corrected for that, since predictions of a run are missing")
     text = f"Best: {name}; {rule.metric} on {'; '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"]

@@ -4,18 +4,20 @@ import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdtune.config import InputError
 
 StateDict = Mapping[str, Tensor]
+DO = "save it with torch.save(model.state_dict(), ...) or as .safetensors"
 
 
 def load_weights(name: str, weights: str) -> StateDict:
@@ -24,22 +26,34 @@ def load_weights(name: str, weights: str) -> StateDict:
         return _default_weights(name)
     file = Path(weights).expanduser()
     if not file.is_file():
-        raise InputError(f'weights must be "default", "none" or a file, but there is no {file}')
+        what = f"{file} is none" if file.exists() else f"there is no {file}"
+        raise InputError(f'weights must be "default", "none" or a file, but {what}')
+    if file.suffix == ".safetensors":
+        check_whole(file)
+        return load_file(file)
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise InputError(
+            f"{file} holds other objects than tensors, which are not unpickled, or is damaged; {DO}"
+        ) from None
+    except Exception as error:  # torch.load answers damage with KeyError, EOFError, Unicode..., all
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        raise InputError(f"{file} cannot be read as a state dict ({reason}); {DO}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        kind = f"a {type(state).__name__}"
+        got = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else kind
+        raise InputError(f"{file} must hold a state dict, names to tensors, but holds {got}; {DO}")
+    return state
+
+
+def check_whole(file: Path) -> None:
+    """Raises InputError where a safetensors file is cut off or none; reads its head only."""
+    try:
+        with safe_open(file, framework="pt"):
+            pass
     except SafetensorError as error:
         raise InputError(f"{file} is not a whole safetensors file ({error})") from None
-    except Exception as error:  # torch.load answers damage with KeyError, EOFError, Unicode..., all
-        reason = str(error).split("\n")[0][:120] or type(error).__name__
-        raise InputError(
-            f"{file} cannot be read as a state dict ({reason}); save it with "
-            f"torch.save(model.state_dict(), ...) or as .safetensors"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{file} must hold a state dict (names to tensors), not another object")
-    return state
 
 
 def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_head: bool) -> None:

@@ -35,7 +35,7 @@ def test_summary_is_the_hand_worked(tmp_path) -> None:
     assert row.to_dict() == exact(expected)
     best = made.configs.iloc[0]
     assert (best["config/alpha"], best.n, best.n_planned) == (0.5, 3, 3)
-    with pytest.raises(InputError, match="metric must be one of"):
+    with pytest.raises(InputError, match="a column of the table must be one of"):
         made.summary(metrics=("accuracy",))
     with pytest.raises(InputError, match="by must be one of"):
         made.summary(by=("alpa",))
@@ -295,6 +295,25 @@ def test_rules_from_the_command_line(tmp_path, capsys) -> None:
     rule = Rule("ce", "best", {"alpha": 0.5})
     assert out.rstrip().endswith(made.verdict(rule))
     assert "Against alpha = 0.5, val ce:" in out
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        ("alpha=x", r"must be of the study \(alpha: 0.1, 0.5, 1.0\), but got alpha=x"),
+        ("alpha=0.3", "but got alpha=0.3"),
+        ("alpha=0.5,temperature=9", r"\(temperature: 4.0\), but got temperature=9"),
+    ],
+)
+def test_a_baseline_that_the_study_cannot_have(tmp_path, baseline: str, words: str) -> None:
+    make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
+    with pytest.raises(InputError, match=words):
+        main(Reading(str(tmp_path), baseline=baseline))
+
+
+def test_a_file_is_no_study(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"must be a folder, but .*study\.json is none"):
+        kdtune.load(tmp_path / make(tmp_path, LAST).folder / "study.json")
 
 
 def test_pooled_says_what_it_is(tmp_path, capsys) -> None:

@@ -101,6 +101,7 @@ def test_ranges() -> None:
         ("--lr 0.1..1", "lr must be a list for a grid, but got 0.1..1; --search random or tpe"),
         ("--alpha 0..2 --search tpe", r"alpha must lie in \[0, 1\], but got alpha=2"),
         ("--repeats auto", "repeats auto must have a limit"),
+        ("--budget 3h", "budget is of --repeats auto alone, but got budget=3h"),
     ],
 )
 def test_bad_ranges(flags: str, words: str) -> None:
@@ -112,6 +113,14 @@ def test_repeats_auto() -> None:
     study = parse("search", ["--repeats", "auto", "--budget", "400runs"])
     assert (study.repeats, study.until_decided, study.budget) == (8, True, "400runs")
     assert not parse("search", ["--repeats", "3"]).until_decided
+
+
+def test_repeats_win_over_an_experiment_that_has_them_auto(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import kdtune\nstudy = kdtune.Study(until_decided=True, budget='400runs')")
+    assert parse("search", [str(file)]).until_decided
+    study = parse("search", [str(file), "--repeats", "8"])
+    assert (study.repeats, study.until_decided, study.budget) == (8, False, None)
 
 
 def test_experiment_wins_over_defaults(experiment: str) -> None:

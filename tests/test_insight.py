@@ -177,8 +177,24 @@ def test_the_sure_best_loses_nothing(tmp_path) -> None:
 def test_predictions_of_a_part_of_the_configurations_correct_nothing(tmp_path) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     frame = write_predictions(made)
-    frame[frame.trial_id.str.startswith(at(0.5).config_id)].to_parquet(tmp_path / PREDICTIONS)
+    file = tmp_path / PREDICTIONS
+    frame[frame.trial_id.str.startswith(at(0.5).config_id)].to_parquet(file)
     assert made.selection()["corrected/mean"].isna().all()
+    frame[frame.trial_id != at(0.5, 2).trial_id].to_parquet(file)
+    assert made.selection()["corrected/mean"].isna().all()
+    assert "not corrected for that, since predictions of a run are missing; test" in made.text()
+
+
+def test_damaged_predictions_of_the_study_are_made_up_for_by_the_runs_own(tmp_path) -> None:
+    made = make(tmp_path, draw(EFFECTS, 3))
+    frame = write_predictions(made)
+    want = made.selection()
+    (tmp_path / PREDICTIONS).write_bytes(b"PAR1")
+    for trial, own in frame.groupby("trial_id"):
+        (tmp_path / "trials" / str(trial)).mkdir(parents=True)
+        own.to_parquet(tmp_path / "trials" / str(trial) / PREDICTIONS)
+    pd.testing.assert_frame_equal(made.selection(), want)
+    assert want["corrected/mean"].notna().any()
 
 
 @pytest.mark.parametrize("rule", [Rule("ce"), Rule(scope="best")])

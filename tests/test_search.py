@@ -1,6 +1,7 @@
 """Tiny studies under a real Ray: what is run, once; resume; refusals; placement on logical GPUs."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,21 @@ def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
     wider = replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)})
     with pytest.raises(InputError, match="recipe of the teacher"):
         claim(wider)
-    (tmp_path / "teacher.json").write_text('{"run": {}, "data": "other"}')
+
+
+def test_a_folder_has_one_teacher(study: Study, teacher_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    (folder / "teacher.json").write_text('{"run": {}, "data": "other"}')
     with pytest.raises(InputError, match="holds another teacher"):
-        next(fine_tune(study.run, tmp_path, Resources()))
+        next(fine_tune(study.run, folder, Resources()))
+
+
+@pytest.mark.parametrize("name", ["teacher.json", "teacher.safetensors"])
+def test_a_damaged_teacher_is_said_before_any_run(
+    study: Study, teacher_folder: Path, name: str
+) -> None:
+    file = shutil.copytree(teacher_folder, study.folder / "teacher") / name
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"teacher is damaged \(.*\); remove that folder"):
+        kdtune.run(study, ray_init=CPUS)
+    assert not (study.folder / "trials").exists()

@@ -14,7 +14,7 @@ def test_a_range_is_read() -> None:
     assert whole == Range(5, 20) and isinstance(whole.high, int)
 
 
-@pytest.mark.parametrize("text", ["5", "1..", "..2", "1..2:ln", "1..2..3", "1:2", "a..b"])
+@pytest.mark.parametrize("text", ["5", "1..", "..2", "1..2:ln", "1..2..3", "1...2", "1:2", "a..b"])
 def test_text_that_is_no_range(text: str) -> None:
     with pytest.raises(InputError, match=r"must be LOW\.\.HIGH or LOW\.\.HIGH:log of numbers"):
         Range.parse(text, float)

@@ -291,7 +291,8 @@ def test_the_best_beyond_val(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]})
     text = best_sentence(made.selection(), Rule(), "alpha = 0.5", "plain training")
     # test's accuracy is val's - 0.1
-    assert text.startswith("Best: alpha = 0.5; acc on val 83.0, which chose it; test 73.0.")
+    assert text.startswith("Best: alpha = 0.5; acc on val 83.0, which chose it; not corrected ")
+    assert "; test 73.0. On test" in text
     assert "On test against plain training: +2.0 ± 2.5 points." in text
     empty = made.selection().iloc[:0]
     assert best_sentence(empty, Rule(), "alpha = 0.5", "plain training") == ""

@@ -71,7 +71,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path, form):
     else:
         state = fashion_student(10).state_dict() | {"extra": Payload(target)}
         torch.save(state if form == "inside" else Payload(target), file)
-    refused(file, "cannot be read as a state dict")
+    refused(file, "holds other objects than tensors")
     assert not target.exists()
     if form == "pickle":
         pickle.loads(file.read_bytes()).close()
@@ -96,13 +96,15 @@ def test_truncated_files_are_refused(tmp_path, suffix, keep):
 def test_files_that_hold_something_else_are_refused(tmp_path):
     file = tmp_path / "weights.pt"
     torch.save(fashion_student(10), file)
-    refused(file, "state_dict")
-    for other in ({"state_dict": fashion_student(10).state_dict(), "epoch": 3}, torch.zeros(3)):
-        torch.save(other, file)
-        refused(file, "must hold a state dict")
+    refused(file, "other objects than tensors")
+    torch.save({"state_dict": fashion_student(10).state_dict(), "epoch": 3}, file)
+    refused(file, "must hold a state dict, names to tensors, but holds state_dict, epoch; save it")
+    torch.save(torch.zeros(3), file)
+    refused(file, "must hold a state dict, names to tensors, but holds a Tensor")
     file.write_text("<html>404</html>")
-    refused(file, "cannot be read")
+    refused(file, "or is damaged")
     refused(tmp_path / "missing.pt", "there is no")
+    refused(tmp_path, "is none")
 
 
 def test_weights_of_another_architecture_are_refused_by_key(tmp_path):
