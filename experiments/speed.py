@@ -36,10 +36,10 @@ import torch
 from overhead import compare, sentence
 
 from kdtune.cache import Cache
+from kdtune.classifier import Classifier
 from kdtune.config import Precision, Run, Study, Trainable
 from kdtune.data import load_data
 from kdtune.distill import _starts, _teacher_at_hand, distill, make_student
-from kdtune.models import Classifier
 from kdtune.resources import Resources
 from kdtune.teacher import load_teacher
 from kdtune.views import Views

@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 import runpy
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
 from kdtune.reading import docs, read
 from kdtune.space import Range
+from kdtune.user_code import user_code
 
 Command = Literal["search", "teacher", "distill", "analysis", "report"]
 
@@ -140,15 +140,8 @@ def _experiment(file: Path) -> Study:
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
         what = f"{file} is none" if file.exists() else f"there is no {file}"
         raise InputError(f"an experiment must be a Python file (.py), but {what}{hint}")
-    try:
+    with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
-    except InputError:
-        raise
-    except Exception as error:  # of the user's own code, whatever it is
-        calls = traceback.extract_tb(error.__traceback__)
-        lines = [call.lineno for call in calls if call.filename == str(file)]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines or [1])[-1]
-        raise InputError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
     if not isinstance(study, Study):
         raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {study!r}")
     return study

@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from kdtune.classifier import Classifier, probe
 from kdtune.config import InputError, Run, Study, derive_seed
 from kdtune.data import load_data, verify
-from kdtune.models import Classifier, build, probe
+from kdtune.models import build
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream
 from kdtune.teacher import (

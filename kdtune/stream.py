@@ -16,10 +16,10 @@ from torch import Tensor
 
 from kdtune.cache import Tensors, Tick
 from kdtune.chunks import Chunks, Parts, collect, rebatched
+from kdtune.classifier import Classifier
 from kdtune.config import InputError, Run
 from kdtune.data import Data
 from kdtune.features import Features
-from kdtune.models import Classifier
 from kdtune.resources import Resources
 
 EVALUATION_BATCH = 64

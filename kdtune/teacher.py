@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtune.classifier import Classifier, probe
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
 from kdtune.data import load_data, verify
-from kdtune.models import Classifier, build, probe
+from kdtune.models import build
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train

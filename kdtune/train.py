@@ -25,8 +25,8 @@ from torch.optim.lr_scheduler import (
 
 from kdtune import losses
 from kdtune.chunks import seed_step
+from kdtune.classifier import Classifier
 from kdtune.config import Run
-from kdtune.models import Classifier
 from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]

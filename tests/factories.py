@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from kdtune.models import Preprocessing, small_cnn
+from kdtune.classifier import Preprocessing
+from kdtune.models import small_cnn
 
 
 def tiny_teacher(classes: int) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from reference import plain_loop
 from torch.optim import SGD
 
+from kdtune.classifier import Classifier
 from kdtune.config import InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import (
@@ -20,7 +21,7 @@ from kdtune.distill import (
     make_student,
     student_at_start,
 )
-from kdtune.models import Classifier, build
+from kdtune.models import build
 from kdtune.resources import Resources
 from kdtune.views import Views
 from kdtune.weights import save_weights

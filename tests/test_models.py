@@ -5,6 +5,7 @@ only what is said to learn learns; a fingerprint changes with all that the logit
 """
 
 import random
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
+from kdtune.classifier import Preprocessing, probe
 from kdtune.config import InputError
-from kdtune.models import Preprocessing, build, fashion_student, probe
+from kdtune.models import build, fashion_student
 from kdtune.weights import save_weights
 
 TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"
@@ -108,6 +110,26 @@ def test_unfit_names_are_one_sentence(name, words):
     with pytest.raises(InputError, match=words) as caught:
         build(name, "none", 7, seed=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("net = 1 / 0\n", r"imported: ZeroDivisionError: division by zero \(.*mine.py, line 1\)$"),
+        ("def net(k):\n    return k +\n", r"imported: SyntaxError: .* \(.*mine.py, line 2\)$"),
+        # raised by torch, but the user's own line is what to look at
+        (
+            "from torch import nn\n\ndef net(k):\n    return nn.Linear('4', k)\n",
+            r"mine:net, called with .*, 7, failed: TypeError: .* \(.*mine.py, line 4\)$",
+        ),
+    ],
+)
+def test_a_fault_of_a_factory_has_its_place(tmp_path, monkeypatch, text, words):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(InputError, match=words):
+        build("mine:net", "none", 7, seed=1)
 
 
 @pytest.mark.parametrize("name", [STUDENT, "mobilenet_v3_small", f"{__name__}:drawing_from_all"])
