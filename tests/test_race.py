@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from kdtune.race import anytime_p, best_first, in_question, leading, noise
+from kdtune.race import anytime_interval, anytime_p, best_first, in_question, leading, noise
 
 NAN = math.nan
 
@@ -83,8 +83,23 @@ def test_the_bayes_factor_is_that_of_its_integral() -> None:
 def test_a_null_effect_is_found_no_oftener_than_stated_however_often_it_is_looked_at() -> None:
     rng = np.random.default_rng(2)
     for scale, draw in ((3.0, rng.normal), (0.01, rng.normal), (1.0, rng.laplace)):
-        found = sum(anytime_p(draw(0, scale, size=60)) <= 0.05 for _ in range(1500))
-        assert found / 1500 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
+        samples = (draw(0, scale, size=40) for _ in range(600))
+        found = sum(any(anytime_p(x[:n]) <= 0.05 for n in range(2, 41)) for x in samples)
+        assert found / 600 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.3])
+def test_p_and_interval_say_the_same(level: float) -> None:
+    rng = np.random.default_rng(4)
+    for n in (2, 3, 5, 12, 40):
+        for effect in (0.0, 0.5, 1.0, 3.0):
+            x = rng.normal(effect, 1, size=n)
+            low, high = anytime_interval(x, level)
+            assert (anytime_p(x) <= level) == (low > 0 or high < 0)
+            if math.isfinite(low):  # its ends are the means that are just rejected
+                assert anytime_p(x - low) == pytest.approx(level)
+                assert anytime_p(x - high) == pytest.approx(level)
+    assert anytime_interval([0.02] * 9, level) == (-math.inf, math.inf)
 
 
 def test_an_effect_is_found() -> None:
