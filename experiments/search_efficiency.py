@@ -47,6 +47,7 @@ from kdtune.config import Run, Study
 from kdtune.plan import Plan
 from kdtune.race import best_first
 from kdtune.space import Range
+from kdtune.standing import final_differences, finalists, is_decided
 from kdtune.stats import holm, paired_difference
 from kdtune.stopping import rungs
 
@@ -187,11 +188,11 @@ def planned(replay: Replay, **changes: object) -> Outcome:
         plan.take(start_of(run))
         for line in rest_of(run, plan, curve):
             plan.take(line)
-    plain, distilled = plan.finalists()
+    plain, distilled = finalists(plan.known)
     row, epochs = STUDY.rows[distilled.run.config_id], plan.known.spent.epochs
-    final = plan.final_differences()
+    final = final_differences(plan.known)
     if study.until_decided:
-        return Outcome(row, math.nan, epochs, plan.decided and float(np.mean(final)) > 0)
+        return Outcome(row, math.nan, epochs, is_decided(plan.known) and float(np.mean(final)) > 0)
     if not final:
         scores = np.full((len(STUDY.cube), study.repeats), math.nan)
         for tried in plan.known.tried.values():

@@ -56,8 +56,14 @@ class Tried:
 
     @property
     def out(self) -> bool:
-        """Whether one of its runs failed or was pruned: it has no mean to compare."""
-        return any(status in ("failed", "pruned") for status in self.status.values())
+        """Whether a run failed or was pruned before the finals: it has no mean to compare.
+
+        A finalist stays one: a final repeat that failed is left out on both sides.
+        """
+        return any(
+            status in ("failed", "pruned") and phase_of(repeat) != "final"
+            for repeat, status in self.status.items()
+        )
 
 
 @dataclass

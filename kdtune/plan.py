@@ -6,7 +6,6 @@ functions of `race` and `stopping`.
 """
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +16,7 @@ import numpy as np
 from kdtune.config import Run, Study
 from kdtune.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
 from kdtune.proposals import Proposer
-from kdtune.race import anytime_p, best_first, in_question, leading, noise
+from kdtune.standing import finalists, in_question, is_decided, to_confirm
 from kdtune.stopping import behind, rungs
 from kdtune.warm_start import best_of_other
 
@@ -68,6 +67,11 @@ class Plan:
         self._again |= self.known.running
         self.known.running = {}
 
+    def give_back(self, run: Run) -> None:
+        """A run that was in flight is not, and has not ended: it goes next."""
+        self.known.running.pop(run.trial_id, None)
+        self._again[run.trial_id] = run
+
     def next(self) -> Run | None:
         """The next run. None: wait for those in flight, or, where there are none, the end."""
         run = self._choose()
@@ -88,7 +92,9 @@ class Plan:
         """Runs still to do; None where that depends on what comes of them."""
         if self.study.policy == "race" or self.study.stop_early or self.study.until_decided:
             return None
-        count = max(self.study.samples if self._proposer else 0, len(self.known.tried))
+        count = len(self.known.tried)
+        if self._proposer is not None and not self._exhausted:
+            count = max(count, self.study.samples)
         tried = self.known.tried.values()
         ended = sum(s != "running" for t in tried for s in t.status.values())
         return count * self.study.repeats - ended + len(self.known.failed)
@@ -189,7 +195,7 @@ class Plan:
         machine: a round of a race cannot be shorter than a run.
         """
         chosen: list[Tried] = []
-        sides = self.in_question()
+        sides = in_question(self.known)
         for tried in sides.values():
             if len(tried) > max(1, self.study.confirm):
                 chosen += tried
@@ -206,81 +212,22 @@ class Plan:
         runs = [(r, -t.scores[0], t) for t, repeats in left for r in repeats[:step]]
         return deque(sorted(runs, key=lambda item: item[:2]))
 
-    def in_question(self) -> dict[bool, list[Tried]]:
-        """Of plain training (True) and distilling (False): those that may be the best, best first.
-
-        With the policy "all" nothing is raced: all that have a mean.
-        """
-        table, is_plain = self.known.table, self.known.is_plain
-        sd, df = noise(table)
-        sides = {}
-        for side in (True, False):
-            rows = np.flatnonzero(is_plain == side)
-            if self.study.policy == "race":
-                alive = in_question(table[rows], sd, df, self.study.race_level)
-            else:
-                alive = leading(table[rows]) > 0
-            best = best_first(table, rows[alive].tolist())
-            sides[side] = [self.known.by_number[row] for row in best]
-        return sides
-
     def _of_confirmation(self) -> Run | None:
-        return self._missing(self._to_confirm(), "confirm", -(-self.study.repeats // 2))
-
-    def _to_confirm(self) -> list[Tried]:
-        """The best few of each side; none where nothing is left to choose between."""
-        most = self.study.confirm
-        if self.study.policy != "race" or most == 0:
-            return []
-        sides = [side[:most] for side in self.in_question().values()]
-        return [t for side in sides for t in side] if any(len(s) > 1 for s in sides) else []
-
-    def finalists(self) -> list[Tried]:
-        """The best of plain training and of distilling, by search and confirmation together."""
-        found = []
-        for side in self.in_question().values():
-            confirmed = [t for t in side if any(phase_of(r) == "confirm" for r in t.scores)]
-            if rivals := confirmed or side:
-                repeats = sorted({r for t in rivals for r in t.scores if phase_of(r) != "final"})
-                rows = [[t.scores.get(r, math.nan) for r in repeats] for t in rivals]
-                found.append(rivals[best_first(np.array(rows), range(len(rivals)))[0]])
-        return found
+        return self._missing(to_confirm(self.known), "confirm", -(-self.study.repeats // 2))
 
     def _of_final(self) -> Run | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
-        finalists = self.finalists()
-        if self.study.until_decided and len(finalists) == 2:
-            if self.decided:
-                return None
-            return self._missing(finalists, "final", MOST)
-        return self._missing(finalists, "final", self.study.repeats)
+        both = finalists(self.known)
+        if self.study.until_decided and len(both) == 2:
+            return None if is_decided(self.known) else self._missing(both, "final", MOST)
+        return self._missing(both, "final", self.study.repeats)
 
     @staticmethod
     def _missing(chosen: list[Tried], phase: Phase, count: int) -> Run | None:
         repeats = range(FIRST[phase], FIRST[phase] + count)
         pairs = ((t, r) for r in repeats for t in chosen if r not in t.status)
         return next((replace(t.run, repeat=r) for t, r in pairs), None)
-
-    def final_differences(self) -> list[float]:
-        """Distilled minus plain on the final repeats, in their order, up to the first gap."""
-        finalists = self.finalists()
-        if len(finalists) < 2:
-            return []
-        plain, distilled = finalists
-        differences, repeat = [], FIRST["final"]
-        while {plain.status.get(repeat), distilled.status.get(repeat)}.isdisjoint(
-            {None, "running"}
-        ):
-            if repeat in plain.scores and repeat in distilled.scores:
-                differences.append(distilled.scores[repeat] - plain.scores[repeat])
-            repeat += 1
-        return differences
-
-    @property
-    def decided(self) -> bool:
-        """Whether the final repeats tell the finalists apart, at any time and at the level."""
-        return anytime_p(self.final_differences()) <= self.study.level
 
     # -- stopping early ----------------------------------------------------------------------------
 

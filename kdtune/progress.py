@@ -12,6 +12,7 @@ from kdtune.cache import Cache
 from kdtune.ledger import Tried
 from kdtune.plan import Plan
 from kdtune.race import anytime_p
+from kdtune.standing import final_differences, finalists, in_question, is_decided
 from kdtune.stats import mean_interval, paired_difference
 from kdtune.tables import cell
 
@@ -76,15 +77,15 @@ class Show:
             return
         if text:
             self.line(f"  {text}")
-        if text := standing(self.plan):
+        if text := in_words(self.plan):
             self.line(f"  {text}")
 
 
 def board(plan: Plan) -> Table:
     """The best configurations that are in question, with their mean ± sd so far."""
     names = plan.study.searched or ["alpha"]
-    table = Table(*names, "n", "val acc", caption=standing(plan), caption_justify="left")
-    sides = plan.in_question()
+    table = Table(*names, "n", "val acc", caption=in_words(plan), caption_justify="left")
+    sides = in_question(plan.known)
     for tried in [*sides[False][: ROWS - 1], *sides[True][:1]]:
         values = [cell(tried.run.config[name]) for name in names]
         interval = mean_interval(list(tried.scores.values()))
@@ -93,7 +94,7 @@ def board(plan: Plan) -> Table:
     return table
 
 
-def standing(plan: Plan) -> str:
+def in_words(plan: Plan) -> str:
     """Runs by what came of them, the lead over plain training, whether that is decided."""
     counts: dict[str, int] = {}
     for tried in plan.known.by_number:
@@ -101,18 +102,18 @@ def standing(plan: Plan) -> str:
             counts[status] = counts.get(status, 0) + 1
     words = {"completed": "done", "running": "running", "failed": "failed", "pruned": "stopped"}
     parts = [f"{counts[status]} {word}" for status, word in words.items() if status in counts]
-    finalists = plan.finalists()
-    if len(finalists) == 2:
-        parts.append(_lead(plan, *finalists))
+    both = finalists(plan.known)
+    if len(both) == 2:
+        parts.append(_lead(plan, *both))
     return ", ".join(parts)
 
 
 def _lead(plan: Plan, plain: Tried, distilled: Tried) -> str:
-    if final := plan.final_differences():
+    if final := final_differences(plan.known):
         points = 100 * sum(final) / len(final)
         text = f"{points:+.1f} points over {len(final)} final repeats"
         if plan.study.until_decided:
-            state = "decided" if plan.decided else "not decided"
+            state = "decided" if is_decided(plan.known) else "not decided"
             text += f", {state} (anytime p {anytime_p(final):.2g})"
         return text
     common = sorted(plain.scores.keys() & distilled.scores.keys())

@@ -37,8 +37,6 @@ class Recorder(tune.Callback):
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
         self.ends = 0
-        self.cut_off = False
-        """Whether a trial was left without an end because its machine went."""
         self.accuracy: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,12 +84,15 @@ class Recorder(tune.Callback):
             trial.run_metadata.num_failures -= 1
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's worker has died too often."""
-        if lost_machine(trial):  # after as many deaths of its own as it may have
-            self.cut_off = True
-            return
+        """A trial's worker has died too often, or did not start."""
         run = run_of(self.study, trial.config)
-        self._end(run, "failed", f"its worker died {RETRIES + 1} times")
+        if lost_machine(trial):  # before it started, or after as many deaths as it may have
+            self.plan.give_back(run)
+        elif run.trial_id in self.attempts:
+            self._end(run, "failed", f"its worker died {RETRIES + 1} times")
+        else:
+            self.on_trial_start(iteration, trials, trial)
+            self._end(run, "failed", "its worker did not start")
 
     def _end(self, run: Run, status: str, error: str | None) -> None:
         node = self.nodes.get(run.trial_id)

@@ -46,6 +46,7 @@ from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
 from kdtune.resources import check_gpus
 from kdtune.results import PROVENANCE, STUDY, read_lines
+from kdtune.standing import final_differences, is_decided
 from kdtune.storage import reach
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
@@ -229,9 +230,9 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _how_it_ended(plan: Plan) -> str:
     """Whether --repeats auto ended with a decision or with its budget."""
-    final = plan.final_differences()
+    final = final_differences(plan.known)
     seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
-    if plan.decided:
+    if is_decided(plan.known):
         return f"decided at level {plan.study.level:g}: {seen}"
     if plan.known.spent.reaches(plan.study.budget):
         return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
@@ -256,7 +257,7 @@ def _fit_all(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
     """Run Tune until the plan is done."""
     barren = 0
     while not plan.is_done:
-        before, recorder.cut_off = recorder.ends, False
+        before = recorder.ends
         try:
             _fit(study, plan, room, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
@@ -265,7 +266,7 @@ def _fit_all(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
         else:
             stopped = False
         plan.restart()
-        if not (stopped or recorder.cut_off or plan.is_done):
+        if not (stopped or plan.is_done):
             raise Interrupted("runs are left")
         barren = barren + 1 if recorder.ends == before else 0
         if barren == FITS:

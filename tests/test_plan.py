@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from play import Line, play, play_and_crash, runs_of
+from play import Line, play, play_and_crash, runs_of, start_of
 
 from kdtune.config import InputError, Run, Study, derive_seed
 from kdtune.ledger import Spent, phase_of
 from kdtune.plan import Plan
 from kdtune.race import anytime_p
 from kdtune.space import Range
+from kdtune.standing import final_differences, finalists, is_decided
 
 RUN = Run(epochs=8, optimizer="adamw")
 LISTS = {"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2, 1e-1), "loss": ("mse", "kl")}
@@ -69,7 +70,7 @@ class TestContract:
             done = Plan(study, lines)
             assert len(done.known.tried) == (12 if search != "grid" else 15)
             plain = [tried for tried in done.known.tried.values() if tried.plain]
-            assert len(plain) == 3 and done.finalists()[0] in plain
+            assert len(plain) == 3 and finalists(done.known)[0] in plain
             assert all(0 in tried.status for tried in done.known.tried.values())
             assert not statuses(lines)["pruned"] or stop_early
 
@@ -77,14 +78,13 @@ class TestContract:
         self, search, space, policy, stop_early
     ) -> None:
         """Each has the first of the search's repeats, without a gap; the finalists the same."""
-        done = Plan(
-            make(search, space, policy, stop_early), play(make(search, space, policy), curve)
-        )
+        study = make(search, space, policy, stop_early)
+        done = Plan(study, play(study, curve))
         for tried in done.known.tried.values():
             search_repeats = sorted(r for r in tried.status if phase_of(r) == "search")
             assert search_repeats == list(range(len(search_repeats)))
             assert policy == "race" or tried.out or len(search_repeats) == 4
-        plain, distilled = done.finalists()
+        plain, distilled = finalists(done.known)
         if policy == "race":
             assert plain.status.keys() >= {r for r in distilled.status if r >= 1000}
             assert {r for r in plain.status if r >= 2000} == {2000, 2001, 2002, 2003}
@@ -96,14 +96,14 @@ class TestContract:
         study = make(search, space, policy, stop_early)
         whole, broken = play(study, curve), play_and_crash(study, curve)
         assert runs_of(whole) == runs_of(broken)
-        assert Plan(study, whole).finalists() == Plan(study, broken).finalists()
+        assert finalists(Plan(study, whole).known) == finalists(Plan(study, broken).known)
 
     def test_failures_and_nan_do_not_stop_it(self, search, space, policy, stop_early) -> None:
         study = make(search, space, policy, stop_early)
         lines = play(study, faulty, 3)
         assert statuses(lines)["failed"] and statuses(lines)["completed"]
         done = Plan(study, lines)
-        assert not any(t.out for t in done.finalists())
+        assert not any(t.out for t in finalists(done.known))
         failed = done.known.failed
         if done._proposer is not None:  # no trial is left running in Optuna
             for side in done._proposer.sides.values():
@@ -146,7 +146,7 @@ def test_a_race_finds_the_best_for_less() -> None:
     space = {"alpha": (0.1, 0.3, 0.5, 1.0), "lr": tuple(10.0**-k for k in range(6))}
     study = Study(run=RUN, space=space, policy="race", repeats=8)
     lines = play(study, curve)
-    plain, distilled = Plan(study, lines).finalists()
+    plain, distilled = finalists(Plan(study, lines).known)
     assert (plain.run.lr, distilled.run.lr) == (0.01, 0.01)  # lr is worth 5 points a decade
     searched = [run for run in runs_of(lines) if run[1] < 1000]
     assert len(searched) < 24 * 8 / 3
@@ -184,12 +184,54 @@ def test_repeats_auto_ends_when_it_is_decided_or_spent() -> None:
     space = {"alpha": (0.1, 1.0)}
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
     plan = Plan(study, play(study, curve))
-    assert plan.decided and plan.known.spent.runs < 60
-    differences = plan.final_differences()
+    assert is_decided(plan.known) and plan.known.spent.runs < 60
+    differences = final_differences(plan.known)
     assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
 
     small = replace(study, budget="10runs")
     assert Plan(small, play(small, curve)).known.spent.runs <= 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_runs_under_way_when_it_is_decided_count_too(seed: int) -> None:
+    """It goes on where they undo the decision, so that it ends with a verdict, or without."""
+    space = {"alpha": (0.1, 1.0)}
+    study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="2000runs")
+    plan = Plan(study, play(study, noisy, width=8, seed=seed))
+    assert is_decided(plan.known) and plan.known.spent.runs < 2000
+
+
+def noisy(run: Run) -> list[float]:
+    return [0.7 + 0.01 * random.Random(run.trial_id).gauss(0.5 * (run.alpha < 1), 1)] * 8
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_finalist_whose_final_run_failed_stays_one(plain: bool) -> None:
+    def failing(run: Run) -> list[float] | None:
+        return None if run.repeat == 2003 and (run.alpha == 1) == plain else curve(run)
+
+    race, auto = (
+        make("grid", LISTS, "race"),
+        Study(run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="200runs"),
+    )
+    for study in (race, auto):
+        plan = Plan(study, play(study, failing))
+        whole = Plan(study, play(study, curve))
+        assert finalists(plan.known)[0].run == finalists(whole.known)[0].run
+        tried = plan.known.tried.values()
+        assert sum(any(phase_of(r) == "final" for r in t.status) for t in tried) == 2
+        finals = [r for r in finalists(plan.known)[0].status if phase_of(r) == "final"]
+        assert len(final_differences(plan.known)) == len(finals) - 1
+    assert is_decided(plan.known)
+
+
+def test_a_run_that_is_given_back_goes_next() -> None:
+    plan = Plan(make("grid", LISTS, "all"))
+    first, second = plan.next(), plan.next()
+    plan.take(start_of(first)), plan.take(start_of(second))
+    plan.give_back(first)
+    assert list(plan.known.running) == [second.trial_id] and not plan.is_done
+    assert plan.next() == first and plan.next() not in (first, second)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +260,7 @@ def test_a_warm_start_proposes_the_best_of_the_other_study_first(tmp_path: Path)
     study = Study(run=RUN, search="tpe", samples=16, space=space, repeats=1)
     warm = play(replace(study, warm_start=str(other.folder)), curve)
     configs = [line["config"] for line in warm if line["kind"] == "start"]
-    best = Plan(other, lines).finalists()
+    best = finalists(Plan(other, lines).known)
     assert [configs[0]["lr"], configs[1]["lr"]] == [best[0].run.lr, best[1].run.lr]
     assert configs[1]["alpha"] == best[1].run.alpha
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}

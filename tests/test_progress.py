@@ -9,7 +9,8 @@ from test_plan import LISTS, curve, faulty, make
 
 from kdtune.cache import Cache
 from kdtune.plan import Plan
-from kdtune.progress import Show, board, standing
+from kdtune.progress import Show, board, in_words
+from kdtune.standing import finalists, is_decided
 
 
 def shown(plan: Plan) -> str:
@@ -21,7 +22,7 @@ def shown(plan: Plan) -> str:
 def test_the_table_has_the_best_and_plain_training() -> None:
     study = make("grid", LISTS, "all")
     plan = Plan(study, play(study, curve))
-    plain, distilled = plan.finalists()
+    plain, distilled = finalists(plan.known)
     text = shown(plan)
     for tried in (plain, distilled):
         mean = sum(tried.scores.values()) / 4
@@ -35,22 +36,22 @@ def test_failures_and_stops_are_counted() -> None:
     ends = [status for tried in plan.known.by_number for status in tried.status.values()]
     for status, word in (("completed", "done"), ("failed", "failed"), ("pruned", "stopped")):
         if status in ends:
-            assert f"{ends.count(status)} {word}" in standing(plan)
-    assert "over 4 final repeats" in standing(plan)
+            assert f"{ends.count(status)} {word}" in in_words(plan)
+    assert "over 4 final repeats" in in_words(plan)
 
 
 def test_whether_it_is_decided() -> None:
     study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), until_decided=True, budget="99runs")
     plan = Plan(study, play(study, curve))
-    assert plan.decided and ", decided (anytime p 0.0" in standing(plan)
+    assert is_decided(plan.known) and ", decided (anytime p 0.0" in in_words(plan)
     small = replace(study, budget="14runs")
     plan = Plan(small, play(small, curve))
-    assert ", not decided (anytime p" in standing(plan)
+    assert ", not decided (anytime p" in in_words(plan)
 
 
 def test_a_study_that_has_not_begun() -> None:
     plan = Plan(make("grid", LISTS, "all"))
-    assert standing(plan) == "" and "lr" in shown(plan)
+    assert in_words(plan) == "" and "lr" in shown(plan)
 
 
 def test_lines_where_there_is_no_terminal(capsys) -> None:  # type: ignore[no-untyped-def]
