@@ -147,14 +147,20 @@ def _starts(*kind: object) -> dict[tuple[int, int], Start]:
     return {}
 
 
-def check(run: Run) -> None:
-    """Raise InputError, before any work, if the run's data or models will not do."""
+def check(run: Run) -> dict[str, str]:
+    """Raise InputError, before any work, if the run's data or models will not do.
+
+    Returns the fingerprints of its data, teacher (before any fine-tuning) and student.
+    """
     data = load_data(run.data)
     verify(data)
     data.subset(run)
     teacher, student = initial_teacher(run), make_student(run)
+    made_of = {"data": data.fingerprint}  # before the models look: that moves running statistics
+    made_of |= {"teacher": teacher.fingerprint(), "student": student.fingerprint()}
     views = probe_teacher(run, teacher, student)
     probe(student, views, len(data.classes), whole=run.trainable == "all")
+    return made_of
 
 
 def make_student(run: Run) -> Classifier:

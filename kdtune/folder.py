@@ -4,8 +4,8 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,9 @@ FINISHED = (
 def claim(study: Study) -> Study:
     """The study as it goes on: with at least the repeats that its folder has.
 
-    Raises InputError where the folder holds another study.
+    One that was told to add repeats until it is decided stays one: their number hangs on what they
+    said, and a test that takes it for fixed would find too much. Raises InputError where the folder
+    holds another study.
     """
     if not (study.folder / STUDY).exists():
         return study
@@ -57,22 +59,37 @@ def claim(study: Study) -> Study:
             f"{study.folder} holds another study (other {', '.join(differ)}); give this one a "
             f"name (--name OTHER) or another folder (--out FOLDER)"
         )
+    if old.until_decided and not study.until_decided:
+        study = replace(study, until_decided=True, budget=old.budget, level=old.level)
     return replace(study, repeats=max(old.repeats, study.repeats))
 
 
-def check_same_data(study: Study) -> None:
-    """Refuse to go on with images other than those the study began with."""
+def check_same(study: Study, made_of: Mapping[str, str]) -> None:
+    """Refuse to go on with images or models other than those the study began with.
+
+    Args:
+        study: to go on with.
+        made_of: fingerprints, see `distill.check`.
+    """
     file = study.folder / PROVENANCE
-    began = json.loads(file.read_text())["data"] if file.exists() else None
-    if began not in (None, load_data(study.run.data).fingerprint):
-        raise InputError(
-            f"the images in {study.run.data} have changed since {study.folder} began; put them "
-            f"back, or begin another study (--name OTHER)"
-        )
+    began: dict[str, str] = {}
+    with suppress(OSError, ValueError):  # a study goes on without
+        began = json.loads(file.read_text(encoding="utf-8"))
+    what = {
+        "data": f"the images in {study.run.data} have",
+        "teacher": f"the teacher {study.run.teacher}, its weights or code, has",
+        "student": f"the student {study.run.student}, its weights or code, has",
+    }
+    for name, fingerprint in made_of.items():
+        if began.get(name, fingerprint) != fingerprint:
+            raise InputError(
+                f"{what[name]} changed since {study.folder} began; put that back, or begin another "
+                f'study (--name OTHER); if no number hangs on it, delete "{name}" from {file}'
+            )
 
 
-def write_study(study: Study) -> None:
-    """Write study.json and, once, what the results come from: data, versions, command."""
+def write_study(study: Study, made_of: Mapping[str, str]) -> None:
+    """Write study.json and, once, what the results come from: data, models, versions, command."""
     aside = study.folder / f"{STUDY}.part"
     aside.write_text(study.to_json(), encoding="utf-8")
     aside.replace(study.folder / STUDY)
@@ -81,7 +98,7 @@ def write_study(study: Study) -> None:
         return
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
-        "data": load_data(study.run.data).fingerprint,
+        **made_of,
         "classes": load_data(study.run.data).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},

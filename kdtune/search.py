@@ -30,7 +30,7 @@ from kdtune.cache import Cache
 from kdtune.config import InputError, Study
 from kdtune.distill import check
 from kdtune.folder import (
-    check_same_data,
+    check_same,
     claim,
     finish,
     only_driver,
@@ -94,16 +94,16 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         with only_driver(folder), claimed(mirror):
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
             mirror.pull_below("epochs")
-    study = claim(study)
+    study, made_of = claim(study), {}
     if not Plan(study, read_lines(folder)[0]).is_done:
         _check_machine(study, ray_init)
         choices: Any = study.values("trainable")
         for trainable in choices:
-            check(replace(study.run, trainable=trainable))
-        check_same_data(study)
+            made_of = check(replace(study.run, trainable=trainable))
+        check_same(study, made_of)
         is_ready(study.run, folder / "teacher")  # raises where what is there is damaged
     with only_driver(folder), claimed(mirror):
-        write_study(study)
+        write_study(study, made_of)
         mirror.push(STUDY, PROVENANCE)
         if not Plan(study, read_lines(folder)[0]).is_done:
             with _ray(study, ray_init):

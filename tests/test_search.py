@@ -16,11 +16,13 @@ import ray
 import kdtune
 from kdtune.config import InputError, Run, Study
 from kdtune.folder import claim
+from kdtune.models import build
 from kdtune.resources import Resources
 from kdtune.results import read_lines
 from kdtune.search import _check_machine
 from kdtune.space import Range
 from kdtune.teacher import fine_tune
+from kdtune.weights import save_weights
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
 
@@ -241,6 +243,29 @@ def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
     (study.folder / "study.json").write_text(study.to_json())
     assert claim(replace(study, repeats=1)).repeats == study.repeats
     assert claim(replace(study, repeats=5)).repeats == 5
+
+
+def test_a_study_that_adds_repeats_until_it_is_decided_stays_one(study: Study) -> None:
+    auto = replace(study, until_decided=True, budget="90runs", level=0.01)
+    study.folder.mkdir(parents=True)
+    (study.folder / "study.json").write_text(auto.to_json())
+    assert claim(study) == auto
+    other = replace(auto, budget="5h")
+    assert claim(other) == other
+
+
+def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
+    study: Study, tmp_path: Path
+) -> None:
+    file = tmp_path / "student.safetensors"
+    run = replace(study.run, student_weights=str(file))
+    study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
+    save_weights(build(run.student, "none", 10, seed=1).net, file)
+    assert set(kdtune.run(study, ray_init=CPUS).trials.status) == {"completed"}
+    save_weights(build(run.student, "none", 10, seed=2).net, file)
+    with pytest.raises(InputError, match=r"the student .* has changed since"):
+        kdtune.run(replace(study, repeats=2), ray_init=CPUS)
+    assert len(kdtune.load(study.folder).trials) == 2
 
 
 def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
