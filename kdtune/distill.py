@@ -25,21 +25,21 @@ from kdtune.config import InputError, Run, Study, derive_seed
 from kdtune.data import load_data, verify
 from kdtune.models import build
 from kdtune.resources import Resources, check_gpus
+from kdtune.results import PREDICTIONS
 from kdtune.stream import Stream
 from kdtune.teacher import (
+    WEIGHTS,
     fine_tune,
     initial_teacher,
     is_ready,
     load_teacher,
     probe_teacher,
-    teacher_run,
 )
 from kdtune.train import Checkpoint, Epoch, train
 from kdtune.weights import save_weights
 
 CHECKPOINT = "checkpoint.pt"
 STUDENT = "student.safetensors"
-PREDICTIONS = "predictions.parquet"
 START_BYTES = 2**30
 """Students that a process keeps, one a repeat, may have this size together."""
 MOMENT_SECONDS = 0.5
@@ -64,7 +64,7 @@ def distill(
         sent: is called when a new state is there, to bring it to safety.
     """
     data = load_data(run.data)
-    model, teacher_print = _teacher_at_hand(teacher_run(run), teacher, resources.device)
+    model, teacher_print = _teacher_at_hand(*_kind_of_teacher(run, teacher), resources.device)
     with student_at_start(run, resources.device) as start:
         student = start.student
         stream = Stream(run, data, student, model, resources, teacher_print, start.print)
@@ -78,8 +78,19 @@ def distill(
         save_predictions(run, epoch.correct, folder / PREDICTIONS)
 
 
+def _kind_of_teacher(run: Run, folder: Path) -> tuple[Run, Path, int]:
+    """What of a run its teacher hangs on, when it is there: not the recipe; and how new it is."""
+    names = ("data", "teacher", "teacher_weights", "precision", "seed")
+    own = replace(Run(), **{name: getattr(run, name) for name in names})
+    own = replace(own, teacher_epochs=min(run.teacher_epochs, 1))
+    made = folder / WEIGHTS if run.teacher_epochs else Path(run.teacher_weights).expanduser()
+    return own, folder, made.stat().st_mtime_ns if made.is_file() else 0
+
+
 @lru_cache(maxsize=1)
-def _teacher_at_hand(own: Run, folder: Path, device: torch.device) -> tuple[Classifier, str]:
+def _teacher_at_hand(
+    own: Run, folder: Path, changed: int, device: torch.device
+) -> tuple[Classifier, str]:
     """The frozen teacher and its fingerprint, kept from one run of a process to the next."""
     model = load_teacher(own, folder).place(device, own.precision)
     return model, model.fingerprint()

@@ -31,9 +31,10 @@ from kdtune.results import (
 )
 from kdtune.teacher import teacher_run
 
+STUDENTS = "students"
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
-    *("summary.csv", "summary.md", "optuna.db", "students"),
+    *("summary.csv", "summary.md", "optuna.db", STUDENTS),
 )
 """What a study on a store has there at its end, beside its trials and teacher."""
 
@@ -147,24 +148,36 @@ def finish(folder: Path, mirror: Mirror) -> None:
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
     _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
-    mirror.prune("students")
+    mirror.prune(STUDENTS)
 
 
 def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:
-    """Copy the best configuration's students where a user looks for them."""
-    target = results.folder / "students"
-    shutil.rmtree(target, ignore_errors=True)
+    """Copy the best configuration's students where a user looks for them.
+
+    The user may have tidied up `trials/`: of what it lacks, earlier copies are kept.
+    """
     best = results.best()
     if best is None:
         return
     starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
-    trials = results.trials[results.trials.config_id == best]
-    target.mkdir()
-    mirror.pull_trials(list(trials.trial_id), STUDENT)
-    for _, trial in trials[trials.status == "completed"].iterrows():
-        source = results.folder / "trials" / trial.trial_id / STUDENT
-        if source.exists():  # the user may have tidied up
-            shutil.copy(source, target / f"repeat-{trial['repeat']:02d}.safetensors")
     run = replace(results.study.run, **{k: v for k, v in config.items() if v is not None})
-    (target / "students.json").write_text(json.dumps(asdict(run), indent=2))
+    named = json.dumps(asdict(run), indent=2)
+    target, aside = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
+    places = [target] if _text(target / f"{STUDENTS}.json") == named else []
+    trials = results.trials[results.trials.config_id == best]
+    mirror.pull_trials(list(trials.trial_id), STUDENT)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    (aside / f"{STUDENTS}.json").write_text(named)
+    for _, trial in trials[trials.status == "completed"].iterrows():
+        name = f"repeat-{trial['repeat']:02d}.safetensors"
+        own = results.folder / "trials" / trial.trial_id / STUDENT
+        if source := next((f for f in (own, *(p / name for p in places)) if f.exists()), None):
+            shutil.copy(source, aside / name)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+
+
+def _text(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.is_file() else None

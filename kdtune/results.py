@@ -181,22 +181,34 @@ def is_running(folder: Path) -> bool:
 
 def write_frames(folder: Path, frames: Frames) -> None:
     """Write epochs.parquet, trials.parquet and, gathered from the trials, predictions.parquet."""
-    frames.epochs.to_parquet(folder / "epochs.parquet", index=False)
-    frames.trials.to_parquet(folder / "trials.parquet", index=False)
-    if len(predictions := gather_predictions(folder, frames.trials)):
-        aside = folder / f"{PREDICTIONS}.part"  # a reader may be at the one before
-        predictions.to_parquet(aside, index=False)
-        aside.replace(folder / PREDICTIONS)
+    predictions = gather_predictions(folder, frames.trials)
+    for name, frame in (
+        ("epochs.parquet", frames.epochs),
+        ("trials.parquet", frames.trials),
+        (PREDICTIONS, predictions),
+    ):
+        if len(frame.columns):
+            aside = folder / f"{name}.part"  # a reader may be at the one before
+            frame.to_parquet(aside, index=False)
+            aside.replace(folder / name)
 
 
 def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:
-    """What the trials' own files say: trial_id, split, example, correct; at their last epoch."""
-    files = [folder / "trials" / trial / PREDICTIONS for trial in trials.trial_id]
-    found = []
-    for file in files:
-        with suppress(OSError, ValueError):  # missing, since the user has tidied up, or damaged
-            found.append(pd.read_parquet(file))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    """Which images the trials got right at their last epoch: trial_id, split, example, correct.
+
+    From the trials' own files, and of those whose file is gone, since the user has tidied up, or is
+    damaged, from the study's. Without rows and columns where there are none.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for trial in trials.trial_id:
+        with suppress(OSError, ValueError):
+            found[trial] = pd.read_parquet(folder / "trials" / trial / PREDICTIONS)
+    if rest := set(trials.trial_id) - set(found):
+        with suppress(OSError, ValueError):
+            earlier = pd.read_parquet(folder / PREDICTIONS).groupby("trial_id")
+            found |= {str(trial): own for trial, own in earlier if trial in rest}
+    kept = [found[trial] for trial in trials.trial_id if trial in found]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 # -- from lines to frames --------------------------------------------------------------------------

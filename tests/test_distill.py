@@ -1,5 +1,6 @@
 """kdtune.distill: what a process keeps from run to run leaks nothing; what it leaves and says."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from kdtune.classifier import Classifier
 from kdtune.config import InputError, Run, Study
 from kdtune.data import load_data
 from kdtune.distill import (
-    PREDICTIONS,
     STUDENT,
     Progress,
+    _teacher_at_hand,
     distill,
     main,
     make_student,
@@ -23,6 +24,7 @@ from kdtune.distill import (
 )
 from kdtune.models import build
 from kdtune.resources import Resources
+from kdtune.results import PREDICTIONS
 from kdtune.views import Views
 from kdtune.weights import save_weights
 
@@ -60,6 +62,25 @@ def test_what_befalls_a_student_does_not_reach_the_next(
     for other in (replace(run, repeat=1), replace(run, seed=1)):
         with student_at_start(other, CPU) as start:
             assert not equal(state(start.student), built)
+
+
+def test_the_recipe_makes_no_other_teacher_but_other_weights_do(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    """A process keeps its teacher, however the optimiser's fields are searched."""
+    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    list(distill(replace(tiny, epochs=1), folder, Resources()))
+    before = _teacher_at_hand.cache_info()
+    searched = replace(tiny, epochs=1, optimizer="sgd", weight_decay=0.1, batch_size=32)
+    list(distill(searched, folder, Resources()))
+    after = _teacher_at_hand.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+
+    other = build(tiny.teacher, "none", 10, seed=5)
+    save_weights(other.net, folder / "teacher.safetensors")
+    (epoch,) = distill(replace(tiny, epochs=1), folder, Resources())
+    *_, (_, want) = plain_loop(replace(tiny, epochs=1), folder)
+    assert epoch.splits["val"]["teacher_acc"] == want["teacher_acc"]
 
 
 def test_of_two_runs_at_once_each_has_its_own_student(tiny: Run) -> None:
