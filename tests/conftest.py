@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("P
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Exactness is claimed at equal thread counts."""
+    """Exactness is claimed at equal thread counts, and two spin over tiny tensors."""
     torch.set_num_threads(1)
 
 

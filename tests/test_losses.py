@@ -6,7 +6,6 @@ unless a test says otherwise.
 """
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,14 +22,6 @@ LABELS = torch.arange(B) % K
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 laws = settings(deadline=None, max_examples=50)
 temperatures = st.floats(0.5, 20)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # more spin over tiny tensors: 27 s instead of 3 on a busy machine
-    yield
-    torch.set_num_threads(before)
 
 
 def pair(dtype: torch.dtype = torch.float64) -> list[Tensor]:

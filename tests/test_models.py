@@ -24,15 +24,6 @@ TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_stude
 TIMM = "timm/test_efficientnet"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small models on a shared machine: two threads take longer than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def views(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -97,7 +97,6 @@ def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
     student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, last, reference, means)
     val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
-    val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
     times = 1 if gigabytes else run.epochs  # without a cache val is made anew in every epoch
     assert sum(map(len, made)) == run.epochs * 75 + times * val + test
     pieces = {"all": 3 * 3 + 16 + 32, "head": 16 + 32}[trainable] if gigabytes else 0
