@@ -95,7 +95,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
             mirror.pull_below("epochs")
     study, made_of = claim(study), {}
-    if not Plan(study, read_lines(folder)[0]).is_done:
+    is_done = Plan(study, read_lines(folder)[0]).is_done
+    if not is_done:
         _check_machine(study, ray_init)
         choices: Any = study.values("trainable")
         for trainable in choices:
@@ -105,7 +106,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     with only_driver(folder), claimed(mirror):
         write_study(study, made_of)
         mirror.push(STUDY, PROVENANCE)
-        if not Plan(study, read_lines(folder)[0]).is_done:
+        if not is_done:
             with _ray(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)
