@@ -7,7 +7,7 @@ fetches what it needs before it works, whatever it has from earlier.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -102,6 +102,7 @@ class Mirror:
             file = self.folder / name
             if not self.store.get(name, file):
                 file.unlink(missing_ok=True)
+        self._remember(names)
 
     def pull_below(self, *folders: str) -> None:
         """Make folders of the working folder those of the store."""
@@ -109,14 +110,24 @@ class Mirror:
             return
         for folder in folders:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
-            self.store.get_all(self.store.names(folder), self.folder)
+            names = self.store.names(folder)
+            self.store.get_all(names, self.folder)
+            self._remember(names)
 
     def pull_trials(self, trials: list[str], name: str) -> None:
         """Fetch the file of this name of each of the trials, where it is not here."""
         if self.store is None:
             return
         names = [f"trials/{trial}/{name}" for trial in trials]
-        self.store.get_all([n for n in names if not (self.folder / n).exists()], self.folder)
+        missing = [n for n in names if not (self.folder / n).exists()]
+        self.store.get_all(missing, self.folder)
+        self._remember(missing)
+
+    def _remember(self, names: Iterable[str]) -> None:
+        """What has been fetched is not sent back before it changes."""
+        for name in names:
+            if (file := self.folder / name).is_file():
+                self._sent[name] = file.stat().st_mtime_ns
 
     def drop(self, *names: str) -> None:
         """Delete files on the store; those of the working folder are the caller's."""

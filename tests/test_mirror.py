@@ -49,6 +49,27 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
 
 
+def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Study) -> None:
+    names = ["study.json", "epochs/00000.jsonl", "epochs/00001.jsonl", "trials/x/predictions"]
+    for name in names:
+        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (study.folder / name).write_text(name)
+    Mirror(study).push(*names)
+    (study.folder / "trials" / "x" / "predictions").unlink()
+    here = Mirror(study)  # of the driver's next start
+    here.pull("study.json")
+    here.pull_below("epochs")
+    here.pull_trials(["x"], "predictions")
+    assert here.store is not None
+    for name in names:
+        here.store.delete(name)
+    here.push("study.json", "epochs", "trials")
+    assert here.store.names() == []
+    (study.folder / "epochs" / "00001.jsonl").write_text("more")
+    here.push("study.json", "epochs", "trials")
+    assert here.store.names() == ["epochs/00001.jsonl"]
+
+
 def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study) -> None:
     here, state = Mirror(study), study.folder / "state"
     study.folder.mkdir(parents=True)
