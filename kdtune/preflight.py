@@ -247,7 +247,7 @@ def _answer(node: Node, task: Any, patience: float) -> Look:
 def reason(error: Exception) -> str:
     """The first line of what has failed there."""
     cause = getattr(error, "cause", None) or error
-    return (str(cause).strip() or repr(cause)).splitlines()[0]
+    return (str(cause).strip() or repr(cause)).splitlines()[0][:200]
 
 
 def _table(study: Study, looks: dict[Node, Look]) -> str:
