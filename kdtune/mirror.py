@@ -5,27 +5,21 @@ checkpoints, students and predictions go up whole. What is on the store is the t
 fetches what it needs before it works, whatever it has from earlier.
 """
 
-import json
-import os
 import shutil
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from kdtune.config import InputError, Study
 from kdtune.results import Records
-from kdtune.storage import DRIVER, VOID_SECONDS, Store
+from kdtune.storage import Store
 
 PART_SECONDS = 5.0
 """Time between two parts of the records, or a 200th of the time since the start if that is more:
 a week makes some 1,500 parts."""
-BEAT_SECONDS = VOID_SECONDS / 3
-"""A driver renews its claim so often."""
 
 
 class Mirror:
@@ -37,11 +31,18 @@ class Mirror:
     def __init__(self, study: Study):
         self.folder, self._uri = study.folder, study.uri
         self._sent: dict[str, int] = {}
+        self.lost: str | None = None
+        """Who has taken the study's place from the driver whose mirror this is, in a sentence."""
 
     @cached_property
     def store(self) -> Store | None:
         """The place on a store; reached for when it is first needed."""
         return None if self._uri is None else Store(self._uri)
+
+    def check(self) -> None:
+        """Raise InputError where another driver has taken the study's place from this one."""
+        if self.lost is not None:
+            raise InputError(self.lost)
 
     def push(self, *names: str) -> None:
         """Upload files of the working folder, or all files below a folder of it, if they changed.
@@ -101,6 +102,7 @@ class Mirror:
             file = self.folder / name
             if not self.store.get(name, file):
                 file.unlink(missing_ok=True)
+        self._remember(names)
 
     def pull_below(self, *folders: str) -> None:
         """Make folders of the working folder those of the store."""
@@ -108,14 +110,24 @@ class Mirror:
             return
         for folder in folders:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
-            self.store.get_all(self.store.names(folder), self.folder)
+            names = self.store.names(folder)
+            self.store.get_all(names, self.folder)
+            self._remember(names)
 
     def pull_trials(self, trials: list[str], name: str) -> None:
         """Fetch the file of this name of each of the trials, where it is not here."""
         if self.store is None:
             return
         names = [f"trials/{trial}/{name}" for trial in trials]
-        self.store.get_all([n for n in names if not (self.folder / n).exists()], self.folder)
+        missing = [n for n in names if not (self.folder / n).exists()]
+        self.store.get_all(missing, self.folder)
+        self._remember(missing)
+
+    def _remember(self, names: Iterable[str]) -> None:
+        """What has been fetched is not sent back before it changes."""
+        for name in names:
+            if (file := self.folder / name).is_file():
+                self._sent[name] = file.stat().st_mtime_ns
 
     def drop(self, *names: str) -> None:
         """Delete files on the store; those of the working folder are the caller's."""
@@ -152,82 +164,18 @@ class Uplink:
         self._useless.append(name)
 
     def tick(self) -> None:
-        """Send what there is, if it is time."""
+        """Send what there is, if it is time; raises InputError where the place is another's."""
+        self.mirror.check()
         now = time.monotonic()
         if now - self._last >= max(PART_SECONDS, (now - self._began) / 200):
             self.flush()
 
     def flush(self) -> None:
-        """Send what there is."""
+        """Send what there is; raises InputError where the place is another's."""
+        self.mirror.check()
         if self.mirror.store is not None:
             self.records.roll()
             self.mirror.push("epochs")
             self.mirror.drop(*self._useless)
         self._useless = []
         self._last = time.monotonic()
-
-
-@contextmanager
-def claimed(mirror: Mirror) -> Iterator[None]:
-    """Hold the study's place on its store; a claim that is not renewed is void.
-
-    Raises InputError where another driver renews its own.
-    """
-    if mirror.store is None:
-        yield
-        return
-    _await_silence(mirror)
-    _renew(mirror)
-    over = threading.Event()
-    beat = threading.Thread(target=_beat, args=(mirror, over), daemon=True)
-    beat.start()
-    try:
-        yield
-    finally:
-        over.set()
-        beat.join()
-        mirror.drop(DRIVER)
-
-
-def _await_silence(mirror: Mirror) -> None:
-    """Wait until the claim that is there is void."""
-    file = mirror.folder / DRIVER
-    mirror.pull(DRIVER)
-    first = file.read_text() if file.exists() else None
-    until = time.monotonic() + VOID_SECONDS
-    while file.exists() and time.monotonic() < until and not _is_dead(first):
-        time.sleep(1.0)
-        mirror.pull(DRIVER)
-        if file.exists() and file.read_text() != first:
-            other = json.loads(file.read_text())
-            raise InputError(
-                f"{mirror.store.uri} is being run on {other['host']} by process {other['pid']}; "  # type: ignore[union-attr]
-                f"wait for it, or give --name OTHER"
-            )
-
-
-def _is_dead(claim: str | None) -> bool:
-    """Whether the claim is that of a process of this machine that is no more."""
-    other = json.loads(claim or "{}")
-    if other.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(other["pid"], 0)
-    except ProcessLookupError:
-        return True
-    return bool(other["pid"] == os.getpid())
-
-
-def _beat(mirror: Mirror, over: threading.Event) -> None:
-    """Renew the claim until it is over."""
-    while not over.wait(BEAT_SECONDS):
-        with suppress(OSError):  # an outage longer than patience: the next beat may get through
-            _renew(mirror)
-
-
-def _renew(mirror: Mirror) -> None:
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-    aside = mirror.folder / f"{DRIVER}.{os.getpid()}.part"
-    aside.write_text(json.dumps(mine))
-    os.replace(aside, mirror.folder / DRIVER)
-    mirror.push(DRIVER)

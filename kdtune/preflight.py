@@ -8,10 +8,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,13 @@ from kdtune.cache import Cache
 from kdtune.config import InputError, Study
 from kdtune.data import load_data
 from kdtune.distill import make_student
-from kdtune.nodes import LOOK_SECONDS, Node, alive, changed
+from kdtune.nodes import Node, alive
 from kdtune.storage import SOON_SECONDS, Store
 from kdtune.tables import markdown
 from kdtune.teacher import initial_teacher
 
 ANSWER_SECONDS = 180.0
-"""A machine must answer in so long: its worker first imports torch."""
+"""A machine must answer in so long, and an outage of the store: its worker first imports torch."""
 SHARE_SECONDS = 5.0
 """A shared folder may show what others wrote a little later (NFS: 3 s)."""
 CHECKPOINT_SHARE = 4
@@ -55,6 +54,8 @@ class Look:
     """Fingerprints: what they were made from and their weights."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
+    unseen: str = ""
+    """Why the machine said nothing: it went, or its worker did, which is no fault found on it."""
 
 
 def preflight(study: Study) -> list[str]:
@@ -66,26 +67,51 @@ def preflight(study: Study) -> list[str]:
     Raises:
         InputError: a machine will not do; a line a fault.
     """
-    nodes, probe = alive(), Probe(study)
-    try:
-        probe.write("driver")
-        looks = {nodes[0]: look(study, probe)}
-        tasks = {node: _ask(node, study, probe) for node in nodes[1:]}
-        looks |= {node: _answer(node, task) for node, task in tasks.items()}
-        faults = [f"{node}: {words}" for node, seen in looks.items() for words in seen.faults]
-        faults += differences(study, looks)
-        faults += [
-            f"{nodes[0]} does not see what {node} wrote into {probe.place}; {probe.advice}"
-            for node, seen in looks.items()
-            if not seen.faults and not probe.sees(node.id)
-        ]
-    finally:
-        probe.remove()
-    if faults:
-        raise InputError("\n".join(faults))
+    looks, faults = survey(study, alive(), SOON_SECONDS)
+    words = [sentence for said in faults.values() for sentence in said]
+    words += [f"{node} {seen.unseen}" for node, seen in looks.items() if seen.unseen]
+    if words:
+        raise InputError("\n".join(words))
     table = [_table(study, looks)] if len(looks) > 1 else []
     warnings = [too_few_gpus(node, seen) for node, seen in looks.items()]
     return table + [f"warning: {words}" for words in warnings if words]
+
+
+def survey(
+    study: Study, nodes: list[Node], patience: float
+) -> tuple[dict[Node, Look], dict[Node, list[str]]]:
+    """Look at machines from the first of them, the driver's own.
+
+    Args:
+        study: whose place, data and weights are looked at.
+        nodes: the machines; this runs on the first.
+        patience: seconds for which an outage of the store is ridden out.
+
+    Returns:
+        What each machine says of itself, and a sentence for each fault of it.
+
+    Raises:
+        InputError, OSError: the first machine cannot write into the study's place.
+    """
+    first, *others = nodes
+    probe = Probe(study, patience)
+    try:
+        probe.write("driver")
+        looks = {first: look(study, probe)}
+        tasks = {node: ask(node, look, study, probe) for node in others}
+        looks |= {node: _answer(node, task, patience) for node, task in tasks.items()}
+        faults = {
+            node: [f"{node}: {words}" for words in seen.faults] for node, seen in looks.items()
+        }
+        for node in others:
+            faults[node] += differences(study, {first: looks[first], node: looks[node]})
+            if not (looks[node].faults or looks[node].unseen or probe.sees(node.id)):
+                faults[node].append(
+                    f"{first} does not see what {node} wrote into {probe.place}; {probe.advice}"
+                )
+    finally:
+        probe.remove()
+    return looks, faults
 
 
 def look(study: Study, probe: "Probe") -> Look:
@@ -101,15 +127,16 @@ def look(study: Study, probe: "Probe") -> Look:
 
     tell(lambda: probe.pass_on(ray.get_runtime_context().get_node_id()), None)
     student = tell(lambda: make_student(study.run), None)
+    folders = (study.folder, Cache(study.cache).folder)
     seen = Look(
         torch=torch.__version__.split("+")[0],
-        gpus=_visible_gpus(),
-        free={str(f): _free(f) for f in (study.folder, Cache(study.cache).folder)},
+        gpus=tell(_visible_gpus, 0),
+        free=tell(lambda: {str(folder): _free(folder) for folder in folders}, {}),
         data=tell(lambda: load_data(study.run.data).fingerprint, ""),
         teacher=tell(lambda: initial_teacher(study.run).fingerprint(), ""),
-        student=student.fingerprint() if student else "",
+        student=tell(student.fingerprint, "") if student else "",
     )
-    if student is not None:
+    if student and seen.student and seen.free:
         need = CHECKPOINT_SHARE * sum(v.nbytes for v in student.net.state_dict().values())
         if (free := seen.free[str(study.folder)]) < need:
             faults.append(f"{study.folder} has room for {free} bytes, but one run needs {need}")
@@ -121,18 +148,17 @@ def differences(study: Study, looks: dict[Node, Look]) -> list[str]:
     (first, own), *others = looks.items()
     words = []
     for node, seen in others:
-        if seen.faults:
-            continue  # what it could not read has no fingerprint
         for name in ("kdtune", "torch"):
             have, need = getattr(seen, name), getattr(own, name)
-            if have != need:
+            if have and have != need:
                 words.append(f"{node} has {name} {have}, but {first} has {need}; install the same")
         for name, path in (
             ("data", study.run.data),
             ("teacher", study.run.teacher_weights),
             ("student", study.run.student_weights),
         ):
-            if getattr(seen, name) != getattr(own, name):
+            have, need = getattr(seen, name), getattr(own, name)
+            if have and need and have != need:  # what cannot be read has no fingerprint
                 words.append(f"{node} has another {name} than {first} in {path}; copy it there")
     return words
 
@@ -146,9 +172,15 @@ def too_few_gpus(node: Node, seen: Look) -> str | None:
 
 
 class Probe:
-    """Files by which the machines tell whether all of them see the study's place."""
+    """Files by which the machines tell whether all of them see the study's place.
 
-    def __init__(self, study: Study):
+    Args:
+        study: whose place it is.
+        patience: seconds for which an outage of the store is ridden out.
+    """
+
+    def __init__(self, study: Study, patience: float = SOON_SECONDS):
+        self.patience = patience
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
         self.uri = None if study.uri is None else f"{study.uri}/{self.folder.name}"
         self.place = study.uri or str(study.folder)
@@ -178,85 +210,44 @@ class Probe:
         return (self.folder / name).exists()
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind; a store that cannot be reached keeps it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.uri is not None:
-            with suppress(OSError):
+            with suppress(InputError, OSError):
                 for name in self._store().names():
                     self._store().delete(name)
 
     def _store(self) -> Store:
         assert self.uri is not None
-        return Store(self.uri, SOON_SECONDS)
+        return Store(self.uri, self.patience)
 
 
-class Watch:
-    """Names the machines that come and go while a study runs, and looks at those that come."""
-
-    def __init__(self, study: Study):
-        self.study, self.nodes = study, alive()
-        self._probe = Probe(study)
-        self._asked: dict[Node, Any] = {}
-        self._last = time.monotonic()
-
-    def tick(self) -> Iterator[str]:
-        """A line for each change since the last look.
-
-        Raises InputError where a machine has come that will not do.
-        """
-        if time.monotonic() - self._last < LOOK_SECONDS:
-            return
-        self._last = time.monotonic()
-        now = alive()
-        came, went = changed(self.nodes, now)
-        self.nodes = now
-        for node in went:
-            self._asked.pop(node, None)
-            yield f"{node} is gone; its runs go on from their last checkpoint, elsewhere"
-        for node in came:
-            self._probe.write("driver")
-            self._asked[node] = _ask(node, self.study, self._probe)
-        answered = self._answered()
-        for node in answered:
-            seen = _answer(node, self._asked.pop(node))
-            faults = [f"{node}: {words}" for words in seen.faults]
-            faults += differences(self.study, {now[0]: self._own, node: seen})
-            if faults:
-                self._probe.remove()
-                raise InputError("\n".join(faults))
-            yield f"{node} has come"
-            if words := too_few_gpus(node, seen):
-                yield f"warning: {words}"
-        if (answered or went) and not self._asked:
-            self._probe.remove()
-
-    @cached_property
-    def _own(self) -> Look:
-        return look(self.study, self._probe)
-
-    def _answered(self) -> list[Node]:
-        done, _ = ray.wait(list(self._asked.values()), timeout=0) if self._asked else ([], [])
-        return [node for node, task in self._asked.items() if task in done]
-
-
-def _ask(node: Node, study: Study, probe: Probe) -> Any:
-    """A look at another machine, as a task that has begun there."""
+def ask(node: Node, what: Callable[..., Any], *arguments: Any) -> Any:
+    """A call on a machine, as a task that has begun there."""
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    task = ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    return task.remote(study, probe)
+    task = ray.remote(what).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    return task.remote(*arguments)
 
 
-def _answer(node: Node, task: Any) -> Look:
+def _answer(node: Node, task: Any, patience: float) -> Look:
     """What the machine says, or why it says nothing."""
+    seconds = ANSWER_SECONDS + patience
     try:
-        seen: Look = ray.get(task, timeout=ANSWER_SECONDS)
+        seen: Look = ray.get(task, timeout=seconds)
         return seen
     except ray.exceptions.GetTimeoutError:
-        words = f"has not answered in {ANSWER_SECONDS:.0f} s"
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        words = f"cannot run kdtune {__version__} ({str(cause).splitlines()[0]}); install it there"
-    return Look(faults=(words,))
+        return Look(unseen=f"has not answered in {seconds:.0f} s")
+    except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
+        words = f"cannot run kdtune {__version__} ({reason(error)}); install it there"
+        return Look(faults=(words,))
+    except ray.exceptions.RayError as error:  # it was taken while it was asked
+        return Look(unseen=f"could not be looked at ({reason(error)})")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what has failed there."""
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).strip() or repr(cause)).splitlines()[0][:200]
 
 
 def _table(study: Study, looks: dict[Node, Look]) -> str:

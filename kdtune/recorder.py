@@ -11,10 +11,10 @@ from kdtune.distill import CHECKPOINT
 from kdtune.ledger import phase_of
 from kdtune.mirror import Mirror, Uplink
 from kdtune.plan import Plan
-from kdtune.preflight import Watch
 from kdtune.progress import Show
 from kdtune.results import Records
 from kdtune.trial import run_of
+from kdtune.watch import Watch
 
 RETRIES = 2
 """Times that a trial whose worker died is started again."""

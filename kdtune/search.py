@@ -27,6 +27,7 @@ from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
+from kdtune.claim import claimed
 from kdtune.config import InputError, Study
 from kdtune.distill import check
 from kdtune.folder import (
@@ -36,7 +37,7 @@ from kdtune.folder import (
     only_driver,
     write_study,
 )
-from kdtune.mirror import Mirror, claimed
+from kdtune.mirror import Mirror
 from kdtune.nodes import Room
 from kdtune.plan import Plan
 from kdtune.preflight import preflight

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from os import environ
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +45,8 @@ T = TypeVar("T")
 class Store:
     """A place on an object store, by its URI: s3://BUCKET/PREFIX, or any that Arrow knows.
 
-    `AWS_ENDPOINT_URL` names another service than Amazon's. Names are paths below the place.
+    `AWS_ENDPOINT_URL` names another service than Amazon's. Names are paths below the place. Copies
+    are Arrow's own, since a Python stream that is left by an error completes the object.
 
     Args:
         uri: the place.
@@ -56,21 +58,29 @@ class Store:
 
     def __init__(self, uri: str, patience: float = PATIENCE_SECONDS):
         self.uri, self.patience = uri.rstrip("/"), patience
+        self.guard: Callable[[], None] = lambda: None
+        """Called before each try to write; what it raises, but for OSError, ends the writing."""
         try:
-            self._fs, self._root = self._retry(lambda: _connect(self.uri))
+            self._fs, self._root = self.retry(lambda: _connect(self.uri))
         except (ArrowInvalid, OSError) as error:
             raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
 
     def put(self, file: Path, name: str) -> None:
         """Upload a file; readers see the old object or the whole new one."""
-        self._copy(str(file), None, self._path(name), self._fs)
+
+        def attempt() -> None:
+            self.guard()
+            fs.copy_files(str(file), self._path(name), fs.LocalFileSystem(), self._fs)
+
+        self.retry(attempt)
 
     def get(self, name: str, file: Path) -> bool:
         """Fetch an object, aside and renamed; False where there is none."""
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f"{file.name}.{os.getpid()}.part")
         try:
-            self._copy(self._path(name), self._fs, str(aside), None)
+            ends = (self._fs, fs.LocalFileSystem())
+            self.retry(lambda: fs.copy_files(self._path(name), str(aside), *ends))
         except FileNotFoundError:
             return False
         else:
@@ -88,24 +98,29 @@ class Store:
         """Names of all objects below a prefix, sorted; none where there is nothing."""
         place = self._path(below) if below else self._root
         selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
-        found = self._retry(lambda: self._fs.get_file_info(selector))
+        found = self.retry(lambda: self._fs.get_file_info(selector))
         return sorted(i.path[len(self._root) :].lstrip("/") for i in found if i.is_file)
 
     def delete(self, name: str) -> None:
         """Delete an object; no matter if there is none."""
+
+        def attempt() -> None:
+            self.guard()
+            self._fs.delete_file(self._path(name))
+
         with suppress(FileNotFoundError):
-            self._retry(lambda: self._fs.delete_file(self._path(name)))
+            self.retry(attempt)
+
+    def hasty(self) -> "Store":
+        """The same place, unguarded, where each thing is tried once."""
+        other = copy(self)
+        other.patience, other.guard = 0.0, lambda: None
+        return other
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _copy(self, source: str, source_fs: object, target: str, target_fs: object) -> None:
-        # Arrow's own copy, since a Python stream that is left by an error completes the object
-        local = fs.LocalFileSystem()
-        ends = (source_fs or local, target_fs or local)
-        self._retry(lambda: fs.copy_files(source, target, *ends))
-
-    def _retry(self, attempt: Callable[[], T]) -> T:
+    def retry(self, attempt: Callable[[], T]) -> T:
         """Try until it works, ever less often; the last error where patience ends."""
         wait, until = FIRST_WAIT, time.monotonic() + self.patience
         while True:

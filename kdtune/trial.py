@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from kdtune.config import Run, Study
+from kdtune.config import InputError, Run, Study
 from kdtune.distill import CHECKPOINT, distill
 from kdtune.mirror import Mirror
 from kdtune.resources import Resources
@@ -43,8 +43,7 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     error = None
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
-        if not is_ready(run, study.folder / "teacher"):
-            mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+        _fetch_teacher(run, mirror)
         with mirror.pushing(f"{place}/{CHECKPOINT}") as send:
             for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
                 unsaid.append(epoch)
@@ -60,6 +59,15 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
             mirror.push(f"{place}/error.txt")
         error = f"{type(caught).__name__}: {caught}"
     tune.report(as_report(unsaid, error))
+
+
+def _fetch_teacher(run: Run, mirror: Mirror) -> None:
+    """Have the teacher on this machine; raises InputError where also the store's is damaged."""
+    with suppress(InputError):  # what was cut off here may be whole there
+        if is_ready(run, mirror.folder / "teacher"):
+            return
+    mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+    is_ready(run, mirror.folder / "teacher")
 
 
 def _at_rung(study: Study, run: Run, epoch: Epoch) -> bool:

@@ -46,6 +46,23 @@ def failing_student(classes: int) -> nn.Module:
     return Failing()
 
 
+def unreadable_student(classes: int) -> nn.Module:
+    """Builds, but does not give its weights."""
+
+    class Unreadable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_cnn(classes, width=2)
+
+        def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            raise RuntimeError("these weights cannot be read")
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.net(x)
+
+    return Unreadable()
+
+
 def gpu_witness(classes: int) -> nn.Module:
     """Notes the GPU that Ray gave the trial that builds it."""
     if "KDTUNE_WITNESS" in os.environ and os.environ.get("CUDA_VISIBLE_DEVICES"):

@@ -1,11 +1,7 @@
 """A study's working folder and its place on a store, moto's S3 over HTTP."""
 
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +11,12 @@ import pytest
 from s3_service import S3
 
 import kdtune
-from kdtune import mirror as mirrors
-from kdtune.config import InputError, Run, Study
+from kdtune.config import Run, Study
 from kdtune.distill import distill
-from kdtune.mirror import Mirror, Uplink, claimed
+from kdtune.mirror import Mirror, Uplink
 from kdtune.resources import Resources
 from kdtune.results import Records, read_frames
-from kdtune.storage import DRIVER, fetch, is_running
+from kdtune.storage import DRIVER, fetch
 
 
 @pytest.fixture
@@ -52,6 +47,27 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     there.pull_below("epochs")
     assert (study.folder / "study.json").read_text() == "study.json"
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
+
+
+def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Study) -> None:
+    names = ["study.json", "epochs/00000.jsonl", "epochs/00001.jsonl", "trials/x/predictions"]
+    for name in names:
+        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (study.folder / name).write_text(name)
+    Mirror(study).push(*names)
+    (study.folder / "trials" / "x" / "predictions").unlink()
+    here = Mirror(study)  # of the driver's next start
+    here.pull("study.json")
+    here.pull_below("epochs")
+    here.pull_trials(["x"], "predictions")
+    assert here.store is not None
+    for name in names:
+        here.store.delete(name)
+    here.push("study.json", "epochs", "trials")
+    assert here.store.names() == []
+    (study.folder / "epochs" / "00001.jsonl").write_text("more")
+    here.push("study.json", "epochs", "trials")
+    assert here.store.names() == ["epochs/00001.jsonl"]
 
 
 def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study) -> None:
@@ -163,61 +179,6 @@ def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Stud
     assert mirror.store.names() == ["trials/x/checkpoint.pt"]
     uplink.flush()
     assert mirror.store.names() == ["epochs/00000.jsonl"]
-
-
-def test_a_study_has_one_driver(
-    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirrors, "BEAT_SECONDS", 0.5)
-    monkeypatch.setattr(mirrors, "VOID_SECONDS", 5.0)
-    study.folder.mkdir(parents=True)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, study.to_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    here = Mirror(study)
-    (study.folder / "study.json").write_text(study.to_json())
-    here.push("study.json")
-    words = f"on {socket.gethostname()} by process {holder.pid}"
-    with pytest.raises(InputError, match=words), claimed(here):
-        pass
-    assert study.uri is not None and is_running(fetch(study.uri))
-    holder.kill()
-    holder.wait()
-    with claimed(here):  # at once: its process is no more
-        assert json.loads((study.folder / DRIVER).read_text())["pid"] == os.getpid()
-    assert not is_running(fetch_all(here, tmp_path))
-
-
-def test_a_claim_of_a_lost_machine_is_void_after_a_while(
-    s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirrors, "VOID_SECONDS", 2.0)
-    study.folder.mkdir(parents=True)
-    here = Mirror(study)
-    (study.folder / DRIVER).write_text(json.dumps({"host": "gone", "pid": 1, "time": 0}))
-    here.push(DRIVER)
-    with claimed(here):
-        assert json.loads((study.folder / DRIVER).read_text())["host"] == socket.gethostname()
-
-
-HOLD = """
-import sys, time
-from kdtune import mirror
-from kdtune.config import Study
-mirror.BEAT_SECONDS = 0.5
-with mirror.claimed(mirror.Mirror(Study.from_json(sys.argv[1]))):
-    time.sleep(1)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def fetch_all(mirror: Mirror, folder: Path) -> Path:
-    assert mirror.store is not None
-    mirror.store.get_all(mirror.store.names(), folder)
-    return folder
 
 
 def test_a_study_on_a_store_equals_its_runs_alone(

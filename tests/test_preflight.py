@@ -1,5 +1,7 @@
 """Every machine is looked at before a trial: one that will not do is refused, in one sentence."""
 
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +13,11 @@ from ray.cluster_utils import Cluster
 from s3_service import S3
 
 from kdtune import preflight as module
+from kdtune import watch as watching
 from kdtune.config import InputError, Run, Study
 from kdtune.nodes import Node, alive
-from kdtune.preflight import Look, Probe, Watch, differences, look, preflight, too_few_gpus
+from kdtune.preflight import Look, Probe, differences, look, preflight, too_few_gpus
+from kdtune.watch import Watch
 from kdtune.weights import save_weights
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
@@ -37,6 +41,7 @@ def study(tiny: Run, tmp_path: Path) -> Study:
         (replace(SEEN, data="others"), ["has another data than 10.0.0.1 (h0) in fashion; copy it"]),
         (replace(SEEN, teacher="t", student="s"), ["another teacher", "another student"]),
         (replace(SEEN, faults=("cannot",), data=""), []),
+        (Look("1.0", unseen="has not answered"), []),
     ],
 )
 def test_a_sentence_for_each_difference(study: Study, other: Look, words: list[str]) -> None:
@@ -108,10 +113,23 @@ class TestOnTwoNodes:
         assert len(seen.faults) == 1
         assert f"does not see what the driver wrote into {study.folder}; --out" in seen.faults[0]
 
+    def test_whatever_fails_while_a_machine_looks_is_a_fault_it_tells(
+        self, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        student = replace(study.run, student="factories:unreadable_student")
+        nowhere = replace(study, run=student, cache=str(tmp_path / ("x" * 300)))
+        probe = Probe(nowhere)
+        probe.write("driver")
+        seen = look(nowhere, probe)
+        probe.remove()
+        assert "File name too long" in seen.faults[0]
+        assert seen.faults[1] == "these weights cannot be read"
+        assert seen.data and seen.teacher  # the rest is looked at all the same
+
     def test_machines_that_come_are_looked_at_and_those_that_go_are_named(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
         watch = Watch(study)
         assert list(watch.tick()) == []
         third = cluster.add_node(num_cpus=1)
@@ -123,10 +141,60 @@ class TestOnTwoNodes:
         ]
         assert not [p for p in study.folder.iterdir() if p.name.startswith(".preflight")]
 
+    def test_an_outage_while_a_machine_is_looked_at_is_ridden_out(
+        self,
+        study: Study,
+        cluster: Cluster,
+        s3: S3,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+        there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
+        watch = Watch(there)
+        s3.process.send_signal(signal.SIGSTOP)
+        # longer than a try of the store (ANSWER_SECONDS) and the patience at a study's start
+        waker = subprocess.Popen(["sh", "-c", f"sleep 22; kill -CONT {s3.process.pid}"])
+        try:
+            third = cluster.add_node(num_cpus=1)
+            began = time.monotonic()
+            said, longest = [], 0.0
+            while not said:
+                assert time.monotonic() - began < 90
+                turn = time.monotonic()
+                said += watch.tick()
+                longest = max(longest, time.monotonic() - turn)
+                time.sleep(0.1)
+        finally:
+            waker.wait()
+        assert said == [f"{alive()[0]} has come"]
+        assert longest < 5  # Tune's loop goes on meanwhile
+        assert Probe(there)._store().names() == []
+        cluster.remove_node(third)
+
+    def test_a_machine_that_goes_while_it_is_looked_at_ends_nothing(
+        self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+        watch = Watch(study)
+        third = cluster.add_node(num_cpus=1)
+        before = alive()
+        (node,) = set(before) - set(watch.nodes)
+        cluster.remove_node(third)
+        monkeypatch.setattr(watching, "alive", lambda: before)  # the look learns of it sooner
+        monkeypatch.setattr(module, "alive", lambda: before)
+        (words,) = until_said(watch, 1)
+        assert words.startswith(f"warning: {node} could not be looked at (")
+        with pytest.raises(InputError, match="could not be looked at"):  # at a start it does
+            preflight(study)
+        monkeypatch.setattr(watching, "alive", alive)
+        assert until_said(watch, 1)[0].startswith(f"{node} is gone; its runs go on")
+        assert list(study.folder.iterdir()) == []
+
     def test_a_machine_that_comes_and_will_not_do_ends_the_study(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
         data = tmp_path / "images"
         watch = Watch(replace(study, run=replace(study.run, data=str(data))))
         third = cluster.add_node(num_cpus=1)

@@ -58,6 +58,33 @@ def test_an_outage_of_seconds_is_ridden_out(
     assert (tmp_path / "b").read_text() == "before"
 
 
+def test_what_may_be_written_no_more_is_not_written_when_an_outage_ends(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
+    store, tries = Store(f"s3://kdtune/{tmp_path.name}"), 0
+
+    def guard() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            s3.process.send_signal(signal.SIGCONT)
+            raise InputError("another's")
+
+    store.guard = guard
+    (tmp_path / "a").write_text("a")
+    s3.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(InputError, match="another's"):
+            store.put(tmp_path / "a", "a")
+    finally:
+        s3.process.send_signal(signal.SIGCONT)
+    assert store.names() == []
+    tries = 1
+    with pytest.raises(InputError, match="another's"):
+        store.delete("a")
+
+
 def test_patience_ends(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
     impatient = Store(f"s3://kdtune/{tmp_path.name}", patience=1.0)

@@ -1,0 +1,56 @@
+"""What Ray runs, here without Ray: its reports are caught."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_service import S3
+
+from kdtune import trial
+from kdtune.config import Run, Study
+from kdtune.mirror import Mirror
+from kdtune.teacher import RECORD, WEIGHTS
+from kdtune.trial import run_trial
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(trial.tune, "report", made.append)
+    return made
+
+
+@pytest.fixture
+def study(
+    s3: S3, tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Study:
+    """On a store that has the teacher."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    made = Study(name="tiny", out=f"s3://kdtune/{tmp_path.name}", run=tiny, cache_gb=0)
+    shutil.copytree(teacher_folder, made.folder / "teacher")
+    Mirror(made).push("teacher")
+    return made
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, RECORD])
+def test_a_teacher_that_is_damaged_here_is_fetched_again(
+    study: Study, teacher_folder: Path, reports: list[dict[str, Any]], name: str
+) -> None:
+    here = study.folder / "teacher" / name
+    here.write_bytes(here.read_bytes()[:100])
+    run_trial({}, study)
+    assert reports[-1]["error"] is None
+    assert sum(len(report["epochs"]) for report in reports) == study.run.epochs
+    assert here.read_bytes() == (teacher_folder / name).read_bytes()
+
+
+def test_a_teacher_that_is_damaged_there_too_is_said(
+    study: Study, reports: list[dict[str, Any]]
+) -> None:
+    here = study.folder / "teacher" / WEIGHTS
+    here.write_bytes(here.read_bytes()[:100])
+    Mirror(study).push("teacher")
+    run_trial({}, study)
+    assert "InputError: the teacher in" in reports[-1]["error"]
+    assert "is damaged" in reports[-1]["error"]
