@@ -8,20 +8,14 @@ if __name__ == "__main__":
 
     start("search")  # answers bad flags before torch and Ray load; does not return
 
-import logging
-import os
-import signal
-import socket
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
@@ -45,8 +39,8 @@ from kdtune.progress import Show
 from kdtune.race import anytime_p
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
-from kdtune.resources import check_gpus
 from kdtune.results import PROVENANCE, STUDY, read_lines
+from kdtune.session import check_machine, ray_of
 from kdtune.standing import final_differences, is_decided
 from kdtune.storage import reach
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
@@ -86,122 +80,64 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
 
     Raises:
         InputError: the study cannot run as asked; said before any work.
-        Interrupted: Ctrl-C; the same call goes on.
+        Interrupted: Ctrl-C, or a store that does not answer any more; the same call goes on.
     """
     study = replace(study, run=study.run.absolute())
     folder, mirror = study.folder, Mirror(study)
-    if study.uri is not None:
-        reach(study.uri)
-        with only_driver(folder), claimed(mirror):
+    with _outages_told(study), ExitStack() as held:
+        if study.uri is not None:
+            reach(study.uri)
+            _hold(held, folder, mirror)
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
             mirror.pull_below("epochs")
-    study, made_of = claim(study), {}
-    is_done = Plan(study, read_lines(folder)[0]).is_done
-    if not is_done:
-        _check_machine(study, ray_init)
-        choices: Any = study.values("trainable")
-        for trainable in choices:
-            made_of = check(replace(study.run, trainable=trainable))
-        check_same(study, made_of)
-        is_ready(study.run, folder / "teacher")  # raises where what is there is damaged
-    with only_driver(folder), claimed(mirror):
+        study, made_of = claim(study), {}
+        is_done = Plan(study, read_lines(folder)[0]).is_done
+        if not is_done:
+            made_of = _check(study, ray_init)
+        if study.uri is None:  # no sooner: a study that cannot run leaves no folder
+            _hold(held, folder, mirror)
         write_study(study, made_of)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
-            with _ray(study, ray_init):
+            with ray_of(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)
     return load(folder)
 
 
-# -- resources -------------------------------------------------------------------------------------
+def _hold(held: ExitStack, folder: Path, mirror: Mirror) -> None:
+    """Have the study for this process alone until the stack is left."""
+    held.enter_context(only_driver(folder))
+    held.enter_context(claimed(mirror))
 
 
-def _check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
-    """Refuse, before Ray starts, to take more than this machine has."""
-    if study.address is not None:
-        return _check_address(study.address)
-    gpus, cpus = torch.cuda.device_count(), _cores()
-    if ray_init is not None:
-        gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
-    check_gpus(study, gpus)
-    if study.cpus_per_trial > cpus:
-        raise InputError(
-            f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
-            f"cpus_per_trial={study.cpus_per_trial}"
-        )
-    taken = gpus if study.gpus is None else study.gpus
-    if taken and study.gpus_per_trial > taken:
-        raise InputError(
-            f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
-            f"gpus_per_trial={study.gpus_per_trial:g}"
-        )
+@contextmanager
+def _outages_told(study: Study) -> Iterator[None]:
+    """An outage that outlasts all patience ends a study on a store as Ctrl-C does."""
+    try:
+        yield
+    except OSError as error:
+        if study.uri is None:
+            raise
+        raise Interrupted(str(error)) from error
 
 
-def _check_address(address: str) -> None:
-    """Refuse HOST:PORT where nothing listens: Ray waits there for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and "://" not in address:
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except (OSError, ValueError) as error:
-            raise InputError(f"no Ray cluster answers at {address} ({error})") from None
+# -- before any work -------------------------------------------------------------------------------
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def _check(study: Study, ray_init: dict[str, Any] | None) -> dict[str, str]:
+    """Refuse what cannot run, or is not what the study began with; returns what it is made of."""
+    check_machine(study, ray_init)
+    made_of: dict[str, str] = {}
+    choices: Any = study.values("trainable")
+    for trainable in choices:
+        made_of = check(replace(study.run, trainable=trainable))
+    check_same(study, made_of)
+    is_ready(study.run, study.folder / "teacher")  # raises where what is there is damaged
+    return made_of
 
 
 # -- under Ray -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _ray(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
-    """Ray as the study asks for it, shut down at the end; a Ray that already runs is left as is."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
-    # its CSV and JSON loggers write each report twice over, and the records have it already
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # Ray's snapshots are never restored from: they lag, cannot be extended, and unpickle
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if ray_init is not None:
-        # without an address it would join any Ray that runs on this machine
-        ray.init(**{"address": "local"} | common | ray_init)
-    elif study.address is not None:
-        try:
-            ray.init(address=study.address, **common)
-        except ConnectionError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"no Ray cluster answers at {study.address} ({reason})") from error
-    else:
-        gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
-        here: dict[str, Any] = {"num_cpus": _cores(), "num_gpus": gpus}
-        ray.init(address="local", include_dashboard=False, **here, **common)
-    try:
-        with _ended_as_by_ctrl_c():
-            yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM, from `kill` or a batch system, ends a study as Ctrl-C does; Ray's way is a crash."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say so
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run_all(study: Study, mirror: Mirror) -> None:
@@ -221,11 +157,11 @@ def _run_all(study: Study, mirror: Mirror) -> None:
         left = "runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         show.line(f"{left}, {count} at a time, into {study.uri or study.folder}")
         recorder = Recorder(study, plan, show, mirror)
-        try:
-            _fit_all(study, plan, room, recorder)
-        finally:
-            recorder.uplink.flush()
-            recorder.records.close()
+        with closing(recorder.records):
+            try:
+                _fit_all(study, plan, room, recorder)
+            finally:
+                recorder.uplink.flush()
         if study.until_decided:
             show.line(_how_it_ended(plan))
 

@@ -43,7 +43,7 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     error = None
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
-        _fetch_teacher(run, mirror)
+        _fetch_teacher(study.run, mirror)  # whose recipe makes it, whatever is searched
         with mirror.pushing(f"{place}/{CHECKPOINT}") as send:
             for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
                 unsaid.append(epoch)

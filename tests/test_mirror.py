@@ -16,7 +16,8 @@ from kdtune.distill import distill
 from kdtune.mirror import Mirror, Uplink
 from kdtune.resources import Resources
 from kdtune.results import Records, read_frames
-from kdtune.storage import DRIVER, fetch
+from kdtune.search import Interrupted
+from kdtune.storage import DRIVER, Store, fetch
 
 
 @pytest.fixture
@@ -207,3 +208,15 @@ def test_a_study_on_a_store_equals_its_runs_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a new head"))
     again = kdtune.run(study, ray_init={"no such argument": 1})  # all is done: no Ray
     pd.testing.assert_frame_equal(again.trials, there.trials)
+
+
+def test_an_outage_that_outlasts_patience_is_an_interruption(
+    s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*names: object) -> None:
+        raise OSError("AWS Error NETWORK_CONNECTION")
+
+    monkeypatch.setattr(Mirror, "push", fails)
+    with pytest.raises(Interrupted, match="AWS Error NETWORK_CONNECTION"):
+        kdtune.run(study, ray_init={"num_cpus": 2, "include_dashboard": False})
+    assert DRIVER not in Store(str(study.uri)).names()

@@ -19,7 +19,7 @@ from kdtune.folder import claim
 from kdtune.models import build
 from kdtune.resources import Resources
 from kdtune.results import read_lines
-from kdtune.search import _check_machine
+from kdtune.session import check_machine
 from kdtune.space import Range
 from kdtune.teacher import fine_tune
 from kdtune.weights import save_weights
@@ -202,7 +202,7 @@ def test_another_study_under_the_name_is_refused(study: Study) -> None:
 
 def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
     with pytest.raises(InputError, match="4 GPUs are asked for, but this machine has 3; --gpus 3"):
-        _check_machine(replace(study, gpus=4), {"num_gpus": 3})
+        check_machine(replace(study, gpus=4), {"num_gpus": 3})
     with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
     assert not study.folder.exists()
@@ -235,7 +235,7 @@ def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: st
 
 def test_a_trial_may_not_ask_for_more_gpus_than_are_taken(study: Study) -> None:
     with pytest.raises(InputError, match="at most the 1 GPUs taken, but got gpus_per_trial=2"):
-        _check_machine(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
+        check_machine(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
 
 
 def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
