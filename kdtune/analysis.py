@@ -87,15 +87,26 @@ class Results:
         return self.trials[self.trials.phase == "search"]
 
     @cached_property
-    def judged(self) -> pd.DataFrame:
-        """The trials that the verdict is of.
+    def of_final(self) -> pd.DataFrame:
+        """The trials of the phase "final": the finalists on repeats that did not choose them."""
+        return self.trials[self.trials.phase == "final"]
 
-        Those of the finalists on final repeats, which no decision has seen, where the study has
-        any of both plain training and distilling; else those of the search.
+    def is_fresh(self, rule: Rule) -> bool:
+        """Whether a rule is judged by fresh repeats, which did not choose what they compare.
+
+        Only against plain training, since the finalists are its best and that of distilling, and
+        only where a final repeat of both has completed.
         """
-        final = self.trials[self.trials.phase == "final"]
-        sides = (completed(final)["config/alpha"] == 1).nunique()
-        return final if sides == 2 else self.of_search
+        sides = (completed(self.of_final)["config/alpha"] == 1).nunique()
+        return rule.is_plain and sides == 2
+
+    def trials_of(self, rule: Rule) -> pd.DataFrame:
+        """The trials that a rule is judged by: fresh repeats where there are such, or the search's.
+
+        The one home of that choice: comparison, best, selection and their words must be of the
+        same trials.
+        """
+        return self.of_final if self.is_fresh(rule) else self.of_search
 
     @cached_property
     def configs(self) -> pd.DataFrame:
@@ -208,21 +219,13 @@ class Results:
         """Once a rule: a page asks for the same comparison a dozen times."""
 
         def compared(rule: Rule) -> pd.DataFrame:
-            if not (rule.is_plain and self.is_final):
-                return compare(self.of_search, rule)
-            return compare(self.judged, rule, self._anytime)
+            return compare(self.trials_of(rule), rule, self._anytime(rule))
 
         return cache(compared)
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the verdict is of finalists on repeats that no decision has seen."""
-        return self.judged is not self.of_search
-
-    @property
-    def _anytime(self) -> float | None:
-        """Level of a verdict that decided how many repeats there are."""
-        return self.study.level if self.study.until_decided else None
+    def _anytime(self, rule: Rule) -> float | None:
+        """Level of a comparison that decided how many repeats it has."""
+        return self.study.level if self.study.until_decided and self.is_fresh(rule) else None
 
     @property
     def _planned(self) -> float:
@@ -256,12 +259,11 @@ class Results:
 
     def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
-        return insight.selection(self.folder, self.judged, rule, self.compare(rule))
+        return insight.selection(self.folder, self.trials_of(rule), rule, self.compare(rule))
 
     def verdict(self, rule: Rule = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
-        fresh = self.is_final and rule.is_plain
-        terms = Terms(self.baseline(rule), self._planned, fresh, self._anytime if fresh else None)
+        terms = Terms(self.baseline(rule), self._planned, self.is_fresh(rule), self._anytime(rule))
         return verdict(self.compare(rule), rule, self.by, terms)
 
     def name(self, config_id: str) -> str:
@@ -270,7 +272,7 @@ class Results:
 
     def best(self, rule: Rule = DEFAULT) -> str | None:
         """The config_id of the best mean; None before a run has completed."""
-        values = by_repeat(self.judged, rule.metric, rule.scope)
+        values = by_repeat(self.trials_of(rule), rule.metric, rule.scope)
         return best_of(values, rule.sign) if values.notna().any(axis=None) else None
 
     def baseline(self, rule: Rule = DEFAULT) -> str:
@@ -310,15 +312,14 @@ class Results:
         if len(table):
             head, rows = comparison_rows(table, self.by, rule)
             parts += [
-                f"Against {self.baseline(rule)}, val {rule.metric}"
-                f"{fresh * (self.is_final and rule.is_plain)}:",
+                f"Against {self.baseline(rule)}, val {rule.metric}{fresh * self.is_fresh(rule)}:",
                 markdown(head, rows[:MOST_ROWS]),
                 "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
             ]
         if best := self.best(rule):
             selection = self.selection(rule)
             names = self.name(best), self.baseline(rule)
-            parts.append(best_sentence(selection, rule, *names, self.is_final))
+            parts.append(best_sentence(selection, rule, *names, self.is_fresh(rule)))
             if edges := self.edges(rule):
                 parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])

@@ -215,7 +215,7 @@ def best(results: Results, rule: Rule) -> list[str]:
     )
     if (
         rule.has_predictions
-        and not results.is_final
+        and not results.is_fresh(rule)
         and math.isnan(table.iloc[0]["corrected/mean"])
     ):
         text += " It is not corrected here, since predictions of a run are missing."

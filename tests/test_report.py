@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from studies import RUN, at, draw, edit_records, grid, make, starting_repository, write_predictions
+from studies import (
+    RUN,
+    at,
+    draw,
+    edit_records,
+    grid,
+    make,
+    make_final,
+    starting_repository,
+    write_predictions,
+)
 
 import kdtune
 from kdtune import page, report
@@ -178,6 +188,25 @@ def test_other_rules(whole, rule: Rule) -> None:
         rule.scope == "best"
     )
     assert rule.is_plain or "against alpha = 0.5 (T = " in words
+
+
+RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}
+FINAL = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
+
+
+@pytest.mark.parametrize("study", [{"policy": "race"}, {"until_decided": True, "budget": "9runs"}])
+@pytest.mark.parametrize("baseline", [{"alpha": 1}, {"alpha": 0.1}, {"alpha": 0.5}])
+def test_all_words_are_of_the_trials_that_the_rule_is_judged_by(tmp_path, study, baseline) -> None:
+    """A finalist as baseline, or one that has no final repeat, is compared on the search's."""
+    made = make_final(tmp_path, RACED, FINAL, **study)
+    rule = Rule(baseline=baseline)
+    fresh = rule.is_plain
+    assert set(made.compare(rule).n) == {4 if fresh else 2}
+    assert made.best(rule) == at(0.5).config_id
+    words = Reader(report.html(made, rule, {})).words
+    for text in (made.text(rule=rule), words):
+        assert ("fresh repeats" in text) == fresh
+    assert ("which chose it" in made.text(rule=rule)) != fresh
 
 
 # -- what others wrote -----------------------------------------------------------------------------

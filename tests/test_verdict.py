@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import at, draw, grid, make, trials_of, write_records
+from studies import draw, grid, make, make_final, trials_of
 
-import kdtune
 from kdtune.comparison import Rule, compare
 from kdtune.race import anytime_p
 from kdtune.stats import detectable_difference, repeats_needed
@@ -300,13 +299,9 @@ def test_the_best_beyond_val(tmp_path) -> None:
 
 def test_of_finalists_the_fresh_repeats_count_alone(tmp_path) -> None:
     """Search says the contrary: it chose them, so it is not asked."""
-    made = make(tmp_path, {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]})
     fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}
-    for alpha, accs in fresh.items():
-        runs = {at(alpha, 2000 + r): [0.1, 0.2, acc] for r, acc in enumerate(accs)}
-        write_records(tmp_path, runs, phase="final")
-    made = kdtune.load(tmp_path)
-    assert len(made.judged) == 12 and len(made.of_search) == 6
+    made = make_final(tmp_path, {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}, fresh)
+    assert len(made.trials_of(Rule())) == 12 and len(made.of_search) == 6
     assert made.verdict().startswith("Distillation helps: alpha = 0.5 beats plain training by 5.0")
     assert "(n = 6 fresh repeats, p = " in made.verdict()
     assert made.summary().set_index("alpha").loc[0.5, "val/acc/mean"] == exact(0.5)
