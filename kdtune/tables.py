@@ -87,10 +87,18 @@ def levels(values: pd.Series) -> pd.Series:
     numeric = pd.to_numeric(values, errors="coerce")
     if values.nunique() <= 8 or numeric.isna().sum() > values.isna().sum():
         return values
-    cut = pd.qcut(numeric, 4, duplicates="drop")
-    ends = numeric.groupby(cut, observed=True).agg(["min", "max"])
-    names = {i: f"{row['min']:.3g} … {row['max']:.3g}" for i, row in ends.iterrows()}
-    return cut.cat.rename_categories(names)
+    cut = pd.qcut(numeric, 4, labels=False, duplicates="drop")
+    ends = numeric.groupby(cut).agg(["min", "max"])
+    names = dict(zip(ends.index, _range_names(ends.to_numpy().tolist()), strict=True))
+    return cut.map(names).astype(pd.CategoricalDtype(list(names.values()), ordered=True))
+
+
+def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
+    """Ranges as text, with as many digits as it takes to tell all their ends apart, at least 3."""
+    values = {end for pair in ends for end in pair}
+    enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in values}) == len(values))
+    digits = next(enough, 17)  # 17 tell any two apart
+    return [f"{low:.{digits}g} … {high:.{digits}g}" for low, high in ends]
 
 
 def plus_minus(mean: float, sd: float) -> str:

@@ -5,6 +5,7 @@ research/kd.md, section 0, both recounted from tests/data/seed_results.csv; read
 (markdown-it), CSV, JSON.
 """
 
+import itertools
 import json
 import math
 import re
@@ -12,12 +13,15 @@ import warnings
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from kdtune.analysis import summarize
-from kdtune.tables import format_table, plus_minus
+from kdtune.tables import format_table, levels, plus_minus
 
 METRICS = ("epoch_loss_l", "epoch_acc_l", "epoch_acc_teacher_l", "diff_t_s")
 LOSS, ACC, _, DIFF = METRICS
@@ -162,6 +166,37 @@ def test_planned_epochs_tell_truncated_from_short() -> None:
     with pytest.warns(UserWarning, match="truncated run, left out: epochs=3, repeat=1 has 2"):
         cut = frame[(frame.epochs == 2) | (frame["repeat"] == 0) | (frame.epoch < 2)]
         assert list(summarize(cut, ["epochs"], ["acc"])["acc/n"]) == [2, 1]
+
+
+# -- values as groups ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (range(1000, 1012), ["1000 … 1002", "1003 … 1005", "1006 … 1008", "1009 … 1011"]),
+        (range(1, 13), ["1 … 3", "4 … 6", "7 … 9", "10 … 12"]),
+        (np.linspace(0.1, 0.101, 12), ["0.1 … 0.10018", "0.10027 … 0.10045"]),
+    ],
+)
+def test_ranges_have_as_many_digits_as_tell_them_apart(values, names: list) -> None:
+    assert list(levels(pd.Series(values)).cat.categories)[: len(names)] == names
+
+
+@given(st.lists(st.floats(-1e9, 1e9) | st.integers(-(10**12), 10**12), min_size=9, unique=True))
+def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
+    values = pd.Series(values, dtype=float)
+    groups = levels(values)
+    if values.nunique() <= 8:  # whole numbers above 2^53 become one
+        return
+    names = list(groups.cat.categories)
+    assert len(set(names)) == len(names) <= 4 and groups.notna().all()
+    for name, value in zip(groups, values, strict=True):
+        low, high = (float(end) for end in name.split(" … "))
+        slack = 1e-2 * abs(value)  # three digits
+        assert low - slack <= value <= high + slack
+    for left, right in itertools.pairwise(names):  # in their order, and apart
+        assert values[groups == left].max() < values[groups == right].min()
 
 
 # -- as text ---------------------------------------------------------------------------------------
