@@ -143,7 +143,9 @@ class Results:
         ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
         planned = len(self.trials)  # of a search that adapts: those it has started
         if self.study.is_fixed:
-            planned = max(len(self.study.runs()) * self.study.repeats, planned)
+            # fresh repeats of an earlier race are beside those of every configuration
+            started = len(self.of_search)
+            planned += max(len(self.study.runs()) * self.study.repeats - started, 0)
         if ended == planned and not self.frames.running:
             rest = f", {planned - done} failed or pruned" if done < planned else ""
             return f"complete: {done} runs{rest}"

@@ -58,7 +58,8 @@ def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
 def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
     if not study.is_fixed:
         return []
-    missing = len(study.runs()) * study.repeats - len(trials)
+    started = int((trials.phase == "search").sum())  # an earlier race may have fresh repeats, too
+    missing = len(study.runs()) * study.repeats - started
     return [f"{missing} runs have not started"] if missing > 0 else []
 
 
