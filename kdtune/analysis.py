@@ -40,7 +40,8 @@ from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.stats import mean_interval
 from kdtune.tables import format_table, levels, markdown, summarize
-from kdtune.verdict import Terms, best_sentence, comparison_rows, verdict
+from kdtune.terms import Terms
+from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 MOST_ROWS = 30
 """Configurations that are printed; of more, the best."""
@@ -187,7 +188,7 @@ class Results:
             done = done.assign(**{name: levels(done[name]) for name in by})
         rows = []
         for key, group in done.groupby(by, dropna=False, observed=True):
-            row = dict(zip(by, key, strict=True)) | {"n_planned": self._planned}
+            row = dict(zip(by, key, strict=True)) | {"n_planned": self.planned}
             # configurations that share a row are averaged within a repeat: repeats are the sample
             repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
             for metric in metrics:
@@ -229,8 +230,15 @@ class Results:
         """Level of a comparison that decided how many repeats it has."""
         return self.study.level if self.study.until_decided and self.is_fresh(rule) else None
 
+    def terms(self, rule: Rule = DEFAULT) -> Terms:
+        """What `compare` is of, and the words for it."""
+        fresh, anytime = self.is_fresh(rule), self._anytime(rule)
+        # a race's final repeats are fixed, those of "auto" are not
+        planned = self.planned if not fresh else math.nan if anytime else self.study.repeats
+        return Terms(self.baseline(rule), planned, fresh, anytime)
+
     @property
-    def _planned(self) -> float:
+    def planned(self) -> float:
         """Repeats that every configuration is to have; NaN where that hangs on what they say."""
         adapts = self.study.policy == "race" or self.study.stop_early
         return math.nan if adapts else self.study.repeats
@@ -261,12 +269,12 @@ class Results:
 
     def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
-        return insight.selection(self.folder, self.trials_of(rule), rule, self.compare(rule))
+        trials, table = self.trials_of(rule), self.compare(rule)
+        return insight.selection(self.folder, trials, rule, table, self._anytime(rule))
 
     def verdict(self, rule: Rule = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
-        terms = Terms(self.baseline(rule), self._planned, self.is_fresh(rule), self._anytime(rule))
-        return verdict(self.compare(rule), rule, self.by, terms)
+        return verdict(self.compare(rule), rule, self.by, self.terms(rule))
 
     def name(self, config_id: str) -> str:
         """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
@@ -309,19 +317,16 @@ class Results:
             format_table(_shortened(self.summary(by, columns, rule.scope), rule)),
             f"mean ± sd over n repeats, scope {rule.scope}{optimistic}",
         ]
-        table = self.compare(rule)
-        fresh = ", the two finalists on fresh repeats that no decision has seen"
+        table, terms = self.compare(rule), self.terms(rule)
         if len(table):
             head, rows = comparison_rows(table, self.by, rule)
             parts += [
-                f"Against {self.baseline(rule)}, val {rule.metric}{fresh * self.is_fresh(rule)}:",
+                f"Against {terms.other}, val {rule.metric}{terms.repeats}:",
                 markdown(head, rows[:MOST_ROWS]),
-                "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
+                terms.method,
             ]
         if best := self.best(rule):
-            selection = self.selection(rule)
-            names = self.name(best), self.baseline(rule)
-            parts.append(best_sentence(selection, rule, *names, self.is_fresh(rule)))
+            parts.append(best_sentence(self.selection(rule), rule, self.name(best), terms))
             if edges := self.edges(rule):
                 parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])

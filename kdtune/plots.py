@@ -169,16 +169,13 @@ def forest(results: Results, rule: Rule) -> Picture | None:
     if not len(table) or table.n.max() < 2:
         return None
     figure, axes = new_axes(rows=len(table))
-    scale = rule.scale
+    scale, terms = rule.scale, results.terms(rule)
     for y, (_, row) in enumerate(table.iterrows()):
         axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
         axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    caption = (
-        f"Difference to {results.baseline(rule)}, paired by repeat: thick, the 95 % t interval; "
-        f"thin, that for all rows together."
-    )
+    caption = f"Difference to {terms.other}{terms.repeats}, paired by repeat: {terms.lines}."
     if rule.in_points:
         step = scale / _examples(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)

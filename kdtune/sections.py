@@ -26,7 +26,7 @@ COLUMNS = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "teacher
 
 def facts(results: Results, rule: Rule) -> str:
     """The study card."""
-    study, run = results.study, results.study.run
+    run = results.study.run
     trials = results.trials
     values = {
         "state": results.state,
@@ -36,23 +36,41 @@ def facts(results: Results, rule: Rule) -> str:
         "searched": "; ".join(
             f"{n} {', '.join(_values(trials[f'config/{n}']))}" for n in results.by
         ),
-        "configurations × repeats": f"{trials.config_id.nunique()} × {study.repeats}",
+        "configurations × repeats": _counts(results),
         "epochs": ", ".join(_values(trials["config/epochs"])),
         "images": ", ".join(f"{split} {n:,}" for split, n in _examples(results).items()),
     }
     if n := _examples(results).get("val"):
         values["smallest step of accuracy"] = f"{100 / n:.2g} points (one of {n:,} images of val)"
-    table = results.compare(rule)
-    if len(table) and math.isfinite(sd := table.sd.median()):
-        seen = detectable_difference(sd, int(table.n.max()), LEVEL / len(table))
-        if math.isfinite(seen):
-            values["smallest difference to be seen"] = (
-                f"{in_units(seen, rule)}, with 80 % chance, of n = {table.n.max():.0f} and "
-                f"{len(table)} comparisons"
-            )
+    values["smallest difference to be seen"] = _seen(results, rule)
     seconds = completed(trials).seconds.sum()
     values["time of the runs"] = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
     return page.card({k: v for k, v in values.items() if v})
+
+
+def _counts(results: Results) -> str:
+    """How many configurations have how many repeats, in each phase of the search."""
+    parts = []
+    for phase, word in (("search", ""), ("confirm", "to confirm "), ("final", "final ")):
+        counts = results.trials[results.trials.phase == phase].config_id.value_counts()
+        ends = [f"{n}" for n in sorted({counts.min(), counts.max()})] if len(counts) else []
+        if phase == "search" and not math.isnan(results.planned):
+            ends = [f"{results.planned}"]
+        if ends:
+            parts.append(f"{word}{len(counts)} × {' to '.join(ends)}")
+    return "; ".join(parts)
+
+
+def _seen(results: Results, rule: Rule) -> str:
+    """What the median comparison could have seen; nothing where n was not fixed beforehand."""
+    table, terms = results.compare(rule), results.terms(rule)
+    if not len(table) or not terms.is_fixed or not math.isfinite(sd := table.sd.median()):
+        return ""
+    m, n = max(1, int(table.p_holm.notna().sum())), int(table.n.max())
+    seen = detectable_difference(sd, n, LEVEL / m)
+    if not math.isfinite(seen):
+        return ""
+    return f"{in_units(seen, rule)}, with 80 % chance, of n = {n} and {m} comparison{'s' * (m > 1)}"
 
 
 def warnings(results: Results) -> list[str]:
@@ -119,15 +137,15 @@ def curves(results: Results, rule: Rule) -> str:
 
 def comparisons(results: Results, rule: Rule) -> list[str]:
     """Against the baseline."""
-    table = results.compare(rule)
+    table, terms = results.compare(rule), results.terms(rule)
     if not len(table):
         return [page.paragraph(results.verdict(rule))]
     text = (
-        f"val {rule.metric} against {results.baseline(rule)}, the best configuration there by the "
-        f"same rule. Paired by repeat: mean difference and its 95 % t interval; p values for all "
-        f"{len(table)} comparisons together, Holm's of the t tests and max-T's of flipped signs "
-        f"(from 6 repeats on); P(better) is the share of the repeats it wins, ties counted half; "
-        f"correlation is that of the two over the repeats, what pairing gains."
+        f"val {rule.metric} against {terms.other}"
+        f"{terms.repeats or ', the best configuration there by the same rule'}. "
+        f"Paired by repeat: {terms.explained(len(table))}; P(better) is the share of the repeats "
+        f"it wins, ties counted half; correlation is that of the two over the repeats, what "
+        f"pairing gains."
     )
     head, rows = comparison_rows(table, results.by, rule)
     return [page.paragraph(text, "quiet"), page.table(head, rows, what="comparisons")]
@@ -199,26 +217,17 @@ def best(results: Results, rule: Rule) -> list[str]:
     table = results.selection(rule)
     if not len(table):
         return []
-    head = ["", "val (selected by it)", "val, corrected for selection", "test"]
+    fresh = results.is_fresh(rule)
+    kinds = {"val": "val, fresh repeats", "test": "test"}
+    if not fresh:
+        names = ("val (selected by it)", "val, corrected for selection", "test")
+        kinds = dict(zip(("val", "corrected", "test"), names, strict=True))
     rows = []
     for _, row in table.iterrows():
         who = f"{row.row}: {results.name(row.config_id)}" if row.config_id else row.row
         signed = row.row == "difference"
-        kinds = ("val", "corrected", "test")
-        rows.append([who, *(_estimate(row, k, rule, signed) for k in kinds)])
-    k = results.trials.config_id.nunique()
-    text = (
-        f"The best of {k} configurations looks better on val than it is, since val chose it. "
-        f"Corrected: they are chosen on images drawn with replacement and judged on those not "
-        f"drawn (BBC-CV, Tsamardinos et al., 2018; its interval counts the images of val, the "
-        f"others the repeats). Test has chosen nothing."
-    )
-    if (
-        rule.has_predictions
-        and not results.is_fresh(rule)
-        and math.isnan(table.iloc[0]["corrected/mean"])
-    ):
-        text += " It is not corrected here, since predictions of a run are missing."
+        rows.append([who, *(_estimate(row, kind, rule, signed) for kind in kinds)])
+    text = _chosen_by(results, rule, math.isnan(table.iloc[0]["corrected/mean"]))
     n = _examples(results).get("test")
     if n and rule.metric == "acc" and math.isfinite(mean := table.iloc[0]["test/mean"]):
         low, high = wilson_interval(round(mean * n), n)
@@ -227,7 +236,25 @@ def best(results: Results, rule: Rule) -> list[str]:
             f"{100 * low:.1f} to {100 * high:.1f}."
         )
     edges = page.paragraph(results.edges(rule))
-    return [page.table(head, rows), edges, page.paragraph(text, "quiet")]
+    return [page.table(["", *kinds.values()], rows), edges, page.paragraph(text, "quiet")]
+
+
+def _chosen_by(results: Results, rule: Rule, uncorrected: bool) -> str:
+    """What has chosen the best, and what that does to its numbers."""
+    if results.is_fresh(rule):
+        return (
+            "Other repeats have chosen these two: the luck of a repeat does not flatter them here. "
+            "They were on the same images of val, whose favour stays in. Test has chosen nothing."
+        )
+    text = (
+        f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
+        f"it is, since val chose it. Corrected: they are chosen on images drawn with replacement "
+        f"and judged on those not drawn (BBC-CV, Tsamardinos et al., 2018; its interval counts the "
+        f"images of val, the others the repeats). Test has chosen nothing."
+    )
+    if rule.has_predictions and uncorrected:
+        text += " It is not corrected here, since predictions of a run are missing."
+    return text
 
 
 def _estimate(row: pd.Series, kind: str, rule: Rule, signed: bool) -> object:
@@ -245,7 +272,7 @@ def _estimate(row: pd.Series, kind: str, rule: Rule, signed: bool) -> object:
 
 def methods(results: Results, rule: Rule) -> list[str]:
     """What was varied, what was held, and how every number was made."""
-    run = results.study.run
+    run, terms = results.study.run, results.terms(rule)
     words = [
         f"Repeats vary the student's initial weights, the order of the images"
         f"{'' if run.augmentation == 'none' else ', their augmentation'} and dropout, all fixed by "
@@ -254,14 +281,13 @@ def methods(results: Results, rule: Rule) -> list[str]:
         "They do not vary the teacher, nor the split into train, val and test: the answer is about "
         "this teacher and these images.",
         f"A run counts by one number (scope {rule.scope}); the spread is over runs, never over "
-        f"epochs. sd has ddof = 1; intervals are Student's t with n - 1 degrees of freedom, 95 %; "
-        f"they assume that repeats' numbers are about normal, and may leave the possible range.",
-        f"The baseline is {results.baseline(rule)}: the best there, chosen by the same rule as the "
-        f"winner. Its choice is not paid for in the p values.",
-        f"A difference is called found where Holm's p is below {LEVEL:g} over all comparisons with "
-        f"the baseline in {rule.metric}; other metrics are there to explore. The interval in the "
-        f"verdict has the level 1 - {LEVEL:g}/m for m comparisons.",
-        "Failed, pruned and unfinished runs are named above and enter no mean.",
+        f"epochs. sd has ddof = 1; intervals are Student's t with n - 1 degrees of freedom, 95 %"
+        f"{', but for those of the finalists' * (terms.anytime is not None)}; they assume that "
+        f"repeats' numbers are about normal, and may leave the possible range.",
+        terms.choice,
+        terms.found(rule.metric),
+        "Failed, cut-off and unfinished runs are named above; neither they nor pruned ones enter a "
+        "mean.",
         f"logit_diff, agreement and kl (temperature 1) compare student and teacher on the whole "
         f"split. Precision {run.precision}.",
     ]

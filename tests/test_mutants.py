@@ -106,8 +106,8 @@ MUTANTS = {
     ),
     "the interval of one comparison in the verdict": Mutant(
         "verdict.py",
-        "float(row.high_all - row.low_all) / 2",
-        "float(row.high - row.low) / 2",
+        "(row.low_all, row.high_all) if",
+        "(row.low, row.high) if",
         "verdict",
     ),
     "chosen and judged on the same images": Mutant(

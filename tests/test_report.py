@@ -24,12 +24,13 @@ from studies import (
 )
 
 import kdtune
-from kdtune import page, report
+from kdtune import page, plots, report, sections
 from kdtune.analysis import Results
 from kdtune.cli import fashion
 from kdtune.comparison import Rule
 from kdtune.config import InputError
 from kdtune.plots import FIGURES, pictures
+from kdtune.race import anytime_interval
 from kdtune.reading import Reporting
 from kdtune.results import METRICS, PROVENANCE
 
@@ -207,6 +208,62 @@ def test_all_words_are_of_the_trials_that_the_rule_is_judged_by(tmp_path, study,
     for text in (made.text(rule=rule), words):
         assert ("fresh repeats" in text) == fresh
     assert ("which chose it" in made.text(rule=rule)) != fresh
+    assert ("since val chose it" in words) != fresh
+    assert ("Other repeats have chosen these two" in words) == fresh
+    assert ("val (selected by it)" in words) != fresh
+
+
+def words_of_comparison(made: Results, rule: Rule) -> list[str]:
+    """All that is said of how its numbers came about: the text, the page, the figure."""
+    page_words = Reader("".join(sections.comparisons(made, rule))).words
+    return [made.text(rule=rule), page_words, plots.forest(made, rule).caption]
+
+
+def test_t_intervals_are_named_where_they_are(tmp_path) -> None:
+    rule = Rule()
+    fixed = make_final(tmp_path / "race", RACED, FINAL, policy="race")
+    adds = {"until_decided": True, "budget": "9runs", "level": 0.1}
+    auto = make_final(tmp_path / "auto", RACED, {a: 3 * accs for a, accs in FINAL.items()}, **adds)
+    for text in words_of_comparison(fixed, rule):
+        assert "95 % t interval" in text and "stopped" not in text
+    for text in words_of_comparison(auto, rule):
+        assert "t interval" not in text and "max-T's" not in text
+        assert re.search(r"whenever (it|the study) had stopped[ ,(]+90 %", text)
+    assert "no decision has seen" in fixed.text() and "no decision has seen" not in auto.text()
+    # on test, too: no t interval of a number of repeats that hung on val
+    assert re.search(r"On test against plain training: \+4\.8 \(\S+ to \S+\) points", auto.text())
+    assert re.search(r"On test against plain training: \+4\.8 ± \S+ points", fixed.text())
+    row = auto.selection().set_index("row").loc["difference"]
+    differences = 3 * [a - b for a, b in zip(*FINAL.values(), strict=True)]
+    assert (row["test/low"], row["test/high"]) == pytest.approx(anytime_interval(differences, 0.1))
+    methods = [Reader(sections.methods(made, rule)[0]).words for made in (fixed, auto)]
+    assert "Holm's p is below 0.05" in methods[0] and "p is at most 0.1" in methods[1]
+    assert all("owe nothing for it" in text for text in methods)
+
+
+def test_a_comparison_of_repeats_that_a_race_has_given_says_so(tmp_path) -> None:
+    last = {0.1: [0.6, None, None], 0.5: [0.7, 0.71, 0.72], 1.0: [0.65, 0.66, None]}
+    made = make(tmp_path, last, policy="race")
+    for text in words_of_comparison(made, Rule())[:2]:
+        assert "how many repeats a row has hung on what they said" in text
+    card = Reader(sections.facts(made, Rule())).words
+    assert "3 × 1 to 3" in card and "80 % chance" not in card
+
+
+@pytest.mark.parametrize(
+    ("study", "counts", "seen"),
+    [
+        ({}, "3 × 2; final 2 × 4", True),
+        ({"policy": "race"}, "3 × 2; final 2 × 4", True),
+        ({"until_decided": True, "budget": "9runs"}, "3 × 2; final 2 × 4", False),
+    ],
+)
+def test_the_card_counts_repeats_and_claims_power_where_n_was_fixed(
+    tmp_path, study, counts: str, seen: bool
+) -> None:
+    made = make_final(tmp_path, RACED, FINAL, **study)
+    card = Reader(sections.facts(made, Rule())).words
+    assert counts in card and ("with 80 % chance, of n = 4 and 1 comparison" in card) == seen
 
 
 # -- what others wrote -----------------------------------------------------------------------------

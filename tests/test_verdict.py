@@ -12,7 +12,8 @@ from studies import draw, grid, make, make_final, trials_of
 from kdtune.comparison import Rule, compare
 from kdtune.race import anytime_p
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.verdict import Terms, best_sentence, comparison_rows, verdict
+from kdtune.terms import Terms
+from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 exact = pytest.approx
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"
@@ -288,13 +289,13 @@ def test_comparison_rows_by_hand() -> None:
 
 def test_the_best_beyond_val(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]})
-    text = best_sentence(made.selection(), Rule(), "alpha = 0.5", "plain training")
+    text = best_sentence(made.selection(), Rule(), "alpha = 0.5", made.terms())
     # test's accuracy is val's - 0.1
     assert text.startswith("Best: alpha = 0.5; acc on val 83.0, which chose it; not corrected ")
     assert "; test 73.0. On test" in text
     assert "On test against plain training: +2.0 ± 2.5 points." in text
     empty = made.selection().iloc[:0]
-    assert best_sentence(empty, Rule(), "alpha = 0.5", "plain training") == ""
+    assert best_sentence(empty, Rule(), "alpha = 0.5", made.terms()) == ""
 
 
 def test_of_finalists_the_fresh_repeats_count_alone(tmp_path) -> None:
@@ -317,7 +318,59 @@ def test_a_number_of_repeats_that_hangs_on_them_is_paid_for() -> None:
     assert anytime.low_all[0] < 0 < fixed.low_all[0]
     terms = Terms("plain training", math.nan, fresh=True, anytime=0.05)
     _, ((_, shown, *_),) = comparison_rows(anytime, ["alpha"], Rule())
-    half = 50 * (anytime.high_all[0] - anytime.low_all[0])
-    assert shown == f"+1.1 ± {half:.1f}"  # the table shows the interval that holds
+    low, high = 100 * anytime.low_all[0], 100 * anytime.high_all[0]
+    assert shown == f"+1.1 ({low:.1f} to {high:.1f})"  # the table shows the interval that holds
     text = verdict(anytime, Rule(), ["alpha"], terms)
     assert text.startswith("No difference found") and "6 repeats have not decided it" in text
+
+
+ANYTIME = Terms("plain training", math.nan, fresh=True, anytime=0.05)
+
+
+def test_an_interval_that_holds_at_any_time_need_not_be_centred() -> None:
+    """It is what all samples so far leave, while the mean is that of the last."""
+    table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Rule(), 0.05)
+    table = table.assign(p=0.05, p_holm=0.05, low_all=0.001, high_all=0.019)
+    text = verdict(table, Rule(), ["alpha"], ANYTIME)
+    assert text == (
+        "Distillation helps: alpha = 0.5 beats plain training by 1.50 (0.10 to 1.90) points "
+        "(n = 4 fresh repeats, p = 0.05 whenever it had stopped)."
+    )
+    text = verdict(table.assign(low_all=-0.019, high_all=-0.001), Rule("ce"), ["alpha"], ANYTIME)
+    assert "helps: alpha = 0.5" not in text  # higher, and so worse
+    assert "is behind plain training by" not in verdict(
+        table.assign(low_all=-math.inf, high_all=math.inf), Rule(), ["alpha"], ANYTIME
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "p", "adds"),
+    [(Rule(), 0.051, True), (Rule(), 0.05, False), (Rule("ce"), 0.2, False)],
+)
+def test_a_larger_budget_is_named_only_where_it_would_add_repeats(rule, p: float, adds) -> None:
+    """The search stops at p <= level of the accuracy at the last epoch, whatever is asked here."""
+    table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Rule(), 0.05)
+    table = table.assign(p=p, p_holm=p, low_all=-0.01, high_all=0.02)
+    text = verdict(table, rule, ["alpha"], ANYTIME)
+    assert text.startswith("No difference") and "4 repeats have not decided it" in text
+    assert ("a larger --budget adds more" in text) == adds
+
+
+def test_one_final_repeat_of_a_study_that_adds_more_asks_for_none() -> None:
+    table = compare(trials_of({0.5: [0.72], 1.0: [0.7]}), Rule(), 0.05)
+    text = verdict(table, Rule(), ["alpha"], ANYTIME)
+    assert text == "No verdict: 1 common repeat; a difference needs two."
+
+
+@pytest.mark.parametrize(
+    ("study", "n"),
+    [
+        ({"policy": "race"}, "n = 5 of 8 fresh repeats"),
+        ({"policy": "race", "until_decided": True, "budget": "9runs"}, "n = 5 fresh repeats"),
+        ({"until_decided": True, "budget": "9runs"}, "n = 5 fresh repeats"),
+    ],
+)
+def test_repeats_are_counted_against_a_number_that_was_fixed(tmp_path, study, n: str) -> None:
+    final = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745], 1.0: [0.7, 0.71, 0.7, 0.72, 0.7]}
+    made = make_final(tmp_path, {0.5: [0.7, 0.72], 1.0: [0.65, 0.66]}, final, repeats=8, **study)
+    assert f"({n}, " in made.verdict()
