@@ -14,7 +14,7 @@ from kdtune.analysis import Results
 from kdtune.comparison import LEVEL, Rule, completed
 from kdtune.faults import notes
 from kdtune.page import Markup
-from kdtune.plots import MOST, ZOOM, shown_configs, stride
+from kdtune.plots import MOST, ZOOM, curve_epochs, shown_configs, stride
 from kdtune.results import PROVENANCE, SCOPES
 from kdtune.stats import detectable_difference, wilson_interval
 from kdtune.tables import cell, of_planned, plus_minus
@@ -126,12 +126,12 @@ def curves(results: Results, rule: Rule) -> str:
     words = []
     configs = results.trials.config_id.nunique()
     shown = shown_configs(results, rule)
-    val = results.epochs[results.epochs.split == "val"]
-    val = val[val.config_id.isin(shown)]
     if configs > MOST:
         words.append(f"The best {MOST - 1} of {configs} configurations and the baseline are drawn.")
-    if (every := stride(val)) > 1:
-        words.append(f"One epoch in {every} is drawn, of the last {ZOOM} all.")
+    whole, end = (stride(curve_epochs(results, shown, last)[0]) for last in (None, ZOOM))
+    if whole > 1:
+        of_end = "all" if end == 1 else f"one in {end}"
+        words.append(f"One epoch in {whole} is drawn, of the last {ZOOM} {of_end}.")
     return page.paragraph(" ".join(words), "quiet")
 
 
