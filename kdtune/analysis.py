@@ -12,16 +12,14 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from kdtune import insight
+from kdtune import insight, summaries
 from kdtune.comparison import (
     DEFAULT,
-    KEYS,
     Rule,
     best_of,
     by_repeat,
@@ -29,17 +27,14 @@ from kdtune.comparison import (
     check_names,
     compare,
     completed,
-    has_run_well,
     name_of,
-    numbers,
     parse_baseline,
 )
 from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
-from kdtune.faults import faults
+from kdtune.faults import faults, state
 from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
-from kdtune.stats import mean_interval
-from kdtune.tables import format_table, levels, markdown, summarize
+from kdtune.tables import format_table, markdown
 from kdtune.terms import Terms
 from kdtune.verdict import best_sentence, comparison_rows, verdict
 
@@ -111,17 +106,8 @@ class Results:
 
     @cached_property
     def configs(self) -> pd.DataFrame:
-        """One row per configuration: config_id, config/*, val/acc/mean, val/acc/std, n, n_planned.
-
-        The best mean first, those with at most half of the most repeats last.
-        """
-        groups = completed(self.of_search).groupby(KEYS, dropna=False)
-        frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
-        frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
-        frame["n_planned"] = self.study.repeats
-        frame = frame.assign(well=has_run_well(frame["n"]))
-        frame = frame.sort_values(["well", "val/acc/mean"], ascending=False)
-        return frame.drop(columns="well").reset_index(drop=True)
+        """One row per configuration, the best mean first; see `summaries.configs`."""
+        return summaries.configs(self.of_search, self.planned)
 
     @property
     def by(self) -> list[str]:
@@ -139,22 +125,7 @@ class Results:
     @property
     def state(self) -> str:
         """How far the study is, e.g. "complete: 40 runs"."""
-        counts = self.trials.status.value_counts()
-        done = int(counts.get("completed", 0))
-        ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
-        planned = len(self.trials)  # of a search that adapts: those it has started
-        if self.study.is_fixed:
-            # fresh repeats of an earlier race are beside those of every configuration
-            started = len(self.of_search)
-            planned += max(len(self.study.runs()) * self.study.repeats - started, 0)
-        if ended == planned and not self.frames.running:
-            rest = f", {planned - done} failed or pruned" if done < planned else ""
-            return f"complete: {done} runs{rest}"
-        word = "running" if self.frames.running else "not running, and not complete"
-        last = ""
-        if self.frames.time is not None:
-            last = f"; last record {datetime.fromtimestamp(self.frames.time, UTC):%F %T} UTC"
-        return f"{word}: {done} of {planned} runs completed{last}"
+        return state(self.study, self.frames)
 
     def summary(
         self,
@@ -176,38 +147,13 @@ class Results:
             One row per group: by..., n_planned (repeats), then val/<metric>/mean, /std, /n and,
             unless pooled, /low and /high of the 95 % t interval.
         """
-        cut = bool(by)
-        by = list(by) or self.by
-        check_names("by", by, HYPERPARAMETERS)
+        keys = list(by) or self.by
+        check_names("by", keys, HYPERPARAMETERS)
         check_names("a column of the table", metrics, [*METRICS, "gap"])
-        done = completed(self.of_search).rename(columns=lambda c: c.removeprefix("config/"))
         if pooled:
-            return self._pooled(done, by, metrics)
-        done = done.assign(**{f"val/{m}@{scope}": numbers(done, m, scope) for m in metrics})
-        if cut:
-            done = done.assign(**{name: levels(done[name]) for name in by})
-        rows = []
-        for key, group in done.groupby(by, dropna=False, observed=True):
-            row = dict(zip(by, key, strict=True)) | {"n_planned": self.planned}
-            # configurations that share a row are averaged within a repeat: repeats are the sample
-            repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
-            for metric in metrics:
-                interval = mean_interval(repeats[f"val/{metric}@{scope}"].dropna())
-                row |= {f"val/{metric}/mean": interval.mean, f"val/{metric}/std": interval.sd}
-                row |= {f"val/{metric}/n": interval.n}
-                row |= {f"val/{metric}/low": interval.low, f"val/{metric}/high": interval.high}
-            rows.append(row)
-        return pd.DataFrame(rows)
-
-    def _pooled(
-        self, done: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
-    ) -> pd.DataFrame:
-        val = self.epochs[self.epochs.split == "val"]
-        val = val[val.trial_id.isin(done.trial_id)]
-        val = val.assign(n_epochs_planned=val["config/epochs"], gap=val.teacher_acc - val.acc)
-        table = summarize(val, [f"config/{name}" for name in by], metrics, pooled=True)
-        table.columns = [*by, *(f"val/{c}" for c in table.columns[len(by) :])]
-        return table
+            return summaries.pooled(self.epochs, self.of_search, keys, metrics)
+        cut = bool(by)  # each configuration has its own row, unless it is asked otherwise
+        return summaries.summary(self.of_search, keys, metrics, scope, self.planned, cut)
 
     def compare(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """Every other configuration against plain training, paired by repeat.
@@ -252,12 +198,8 @@ class Results:
 
         A value's number is the mean over all configurations that have it, within a repeat.
         """
-        parts = []
-        for name in self.by:
-            table = self.summary([name], columns, scope).rename(columns={name: "value"})
-            if len(table):
-                parts.append(table.assign(hyperparameter=name).astype({"value": object}))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        check_names("a column of the table", columns, [*METRICS, "gap"])
+        return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
 
     def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """Shares of configuration, repeat, epoch, residual; see `insight.spread`."""

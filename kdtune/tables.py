@@ -1,53 +1,12 @@
-"""Tables of means: from dataframes to dataframes, and to text."""
+"""Tables of means as text, and the values in them."""
 
 import json
 import math
-import warnings
 from collections.abc import Sequence
 
 import pandas as pd
 
 from kdtune.config import Format
-
-
-def summarize(
-    epochs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str], pooled: bool = False
-) -> pd.DataFrame:
-    """Mean and standard deviation (ddof = 1) over repeats, at the last epoch.
-
-    Args:
-        epochs: one row per (by..., repeat, epoch).
-        by: columns that tell the groups apart.
-        metrics: columns to summarise.
-        pooled: over all epochs of all repeats instead, as the starting repository did. Its
-            standard deviation is that of a learning curve, not of repeats.
-
-    Returns:
-        One row per group: by..., then <metric>/mean, <metric>/std, <metric>/n for each metric.
-        A run with fewer epochs than planned (column n_epochs_planned, else the longest run) is
-        warned of, and left out unless pooled.
-    """
-    keys = [*by, "repeat"]
-    runs = epochs.groupby(keys, dropna=False).epoch.agg(["nunique", "max"]).reset_index()
-    planned = runs["nunique"].max()
-    if "n_epochs_planned" in epochs:
-        planned = epochs.groupby(keys, dropna=False).n_epochs_planned.first().to_numpy()
-    short = runs[runs["nunique"] < planned]
-    for _, run in short.iterrows():
-        name = ", ".join(
-            f"{key}={run[key]:g}" if is_number(run[key]) else f"{key}={run[key]}" for key in keys
-        )
-        what = "pooled all the same" if pooled else "left out"
-        warnings.warn(
-            f"truncated run, {what}: {name} has {int(run['nunique'])} epochs", stacklevel=2
-        )
-    if not pooled:
-        whole = runs.drop(short.index).rename(columns={"max": "epoch"})[[*keys, "epoch"]]
-        epochs = epochs.merge(whole, on=[*keys, "epoch"])
-    groups = epochs.groupby(list(by), dropna=False)
-    table = groups[list(metrics)].agg(["mean", "std", "count"])
-    table.columns = [f"{m}/{'n' if s == 'count' else s}" for m, s in table.columns]
-    return table.reset_index()
 
 
 def format_table(table: pd.DataFrame, format: Format = "md") -> str:
