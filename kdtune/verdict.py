@@ -53,8 +53,7 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) ->
     found = "No difference is sure" if _is_low(best.p_holm, terms) else "No difference found"
     text = f"{found}: {who} against {other}: {shown} {proof}; "
     text += _power(best, m, rule) if terms.anytime is None else _undecided(table, rule, terms)
-    behind = len(sure)
-    return text + (f" {behind} of {_comparisons(m)} found it behind." if behind else "")
+    return text + f" {len(sure)} of {_comparisons(m)} found it behind." * bool(len(sure))
 
 
 def _is_low(p: Any, terms: Terms) -> Any:
