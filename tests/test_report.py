@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from html_reader import Reader
 from studies import (
     RUN,
     at,
@@ -18,55 +18,21 @@ from studies import (
     edit_records,
     grid,
     make,
-    make_final,
     starting_repository,
     write_predictions,
 )
 
 import kdtune
-from kdtune import page, plots, report, sections
+from kdtune import page, report
 from kdtune.analysis import Results
 from kdtune.cli import fashion
 from kdtune.comparison import Rule
 from kdtune.config import InputError
 from kdtune.plots import FIGURES, pictures
-from kdtune.race import anytime_interval
 from kdtune.reading import Reporting
 from kdtune.results import METRICS, PROVENANCE
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
-
-
-class Reader(HTMLParser):
-    """The elements, the text of each kind of element, and the embedded data."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
-
-    @property
-    def data(self) -> dict:
-        return json.loads("".join(self.texts["script"]))
-
-    @property
-    def words(self) -> str:
-        parts = (t for tag, ts in self.texts.items() if tag not in ("script", "style") for t in ts)
-        return " ".join(" ".join(parts).split())
 
 
 def page_of(results: Results, folder: Path, rule: Rule | None = None) -> str:
@@ -108,7 +74,7 @@ def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
     assert words.index(whole.verdict()) < words.index("The study")
     titles = ["The study", "Warnings", "Summary", "Curves", "Comparisons", "Sensitivity"]
     titles += ["Best configuration", "Methods", "Provenance"]
-    assert [t for t in read.texts["h2"] if t.strip()] == titles
+    assert [t for t in read.within("h2") if t.strip()] == titles
     assert "complete: 40 runs" in words
     assert len([t for t, _ in read.tags if t == "figure"]) == text.count("<figcaption>") >= 13
 
@@ -126,7 +92,7 @@ def test_it_is_small_and_whole_without_network_and_script(text) -> None:
                 tag,
                 attrs,
             )
-    css = "".join(read.texts["style"])
+    css = "".join(read.within("style"))
     assert "@import" not in css and not re.search(r"url\((?!#)", css)
 
 
@@ -189,81 +155,6 @@ def test_other_rules(whole, rule: Rule) -> None:
         rule.scope == "best"
     )
     assert rule.is_plain or "against alpha = 0.5 (T = " in words
-
-
-RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}
-FINAL = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
-
-
-@pytest.mark.parametrize("study", [{"policy": "race"}, {"until_decided": True, "budget": "9runs"}])
-@pytest.mark.parametrize("baseline", [{"alpha": 1}, {"alpha": 0.1}, {"alpha": 0.5}])
-def test_all_words_are_of_the_trials_that_the_rule_is_judged_by(tmp_path, study, baseline) -> None:
-    """A finalist as baseline, or one that has no final repeat, is compared on the search's."""
-    made = make_final(tmp_path, RACED, FINAL, **study)
-    rule = Rule(baseline=baseline)
-    fresh = rule.is_plain
-    assert set(made.compare(rule).n) == {4 if fresh else 2}
-    assert made.best(rule) == at(0.5).config_id
-    words = Reader(report.html(made, rule, {})).words
-    for text in (made.text(rule=rule), words):
-        assert ("fresh repeats" in text) == fresh
-    assert ("which chose it" in made.text(rule=rule)) != fresh
-    assert ("since val chose it" in words) != fresh
-    assert ("Other repeats have chosen these two" in words) == fresh
-    assert ("val (selected by it)" in words) != fresh
-
-
-def words_of_comparison(made: Results, rule: Rule) -> list[str]:
-    """All that is said of how its numbers came about: the text, the page, the figure."""
-    page_words = Reader("".join(sections.comparisons(made, rule))).words
-    return [made.text(rule=rule), page_words, plots.forest(made, rule).caption]
-
-
-def test_t_intervals_are_named_where_they_are(tmp_path) -> None:
-    rule = Rule()
-    fixed = make_final(tmp_path / "race", RACED, FINAL, policy="race")
-    adds = {"until_decided": True, "budget": "9runs", "level": 0.1}
-    auto = make_final(tmp_path / "auto", RACED, {a: 3 * accs for a, accs in FINAL.items()}, **adds)
-    for text in words_of_comparison(fixed, rule):
-        assert "95 % t interval" in text and "stopped" not in text
-    for text in words_of_comparison(auto, rule):
-        assert "t interval" not in text and "max-T's" not in text
-        assert re.search(r"whenever (it|the study) had stopped[ ,(]+90 %", text)
-    assert "no decision has seen" in fixed.text() and "no decision has seen" not in auto.text()
-    # on test, too: no t interval of a number of repeats that hung on val
-    assert re.search(r"On test against plain training: \+4\.8 \(\S+ to \S+\) points", auto.text())
-    assert re.search(r"On test against plain training: \+4\.8 ± \S+ points", fixed.text())
-    row = auto.selection().set_index("row").loc["difference"]
-    differences = 3 * [a - b for a, b in zip(*FINAL.values(), strict=True)]
-    assert (row["test/low"], row["test/high"]) == pytest.approx(anytime_interval(differences, 0.1))
-    methods = [Reader(sections.methods(made, rule)[0]).words for made in (fixed, auto)]
-    assert "Holm's p is below 0.05" in methods[0] and "p is at most 0.1" in methods[1]
-    assert all("owe nothing for it" in text for text in methods)
-
-
-def test_a_comparison_of_repeats_that_a_race_has_given_says_so(tmp_path) -> None:
-    last = {0.1: [0.6, None, None], 0.5: [0.7, 0.71, 0.72], 1.0: [0.65, 0.66, None]}
-    made = make(tmp_path, last, policy="race")
-    for text in words_of_comparison(made, Rule())[:2]:
-        assert "how many repeats a row has hung on what they said" in text
-    card = Reader(sections.facts(made, Rule())).words
-    assert "3 × 1 to 3" in card and "80 % chance" not in card
-
-
-@pytest.mark.parametrize(
-    ("study", "counts", "seen"),
-    [
-        ({}, "3 × 2; final 2 × 4", True),
-        ({"policy": "race"}, "3 × 2; final 2 × 4", True),
-        ({"until_decided": True, "budget": "9runs"}, "3 × 2; final 2 × 4", False),
-    ],
-)
-def test_the_card_counts_repeats_and_claims_power_where_n_was_fixed(
-    tmp_path, study, counts: str, seen: bool
-) -> None:
-    made = make_final(tmp_path, RACED, FINAL, **study)
-    card = Reader(sections.facts(made, Rule())).words
-    assert counts in card and ("with 80 % chance, of n = 4 and 1 comparison" in card) == seen
 
 
 # -- what others wrote -----------------------------------------------------------------------------

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import draw, grid, make, make_final, trials_of
+from studies import draw, grid, make, trials_of
 
 from kdtune.comparison import Rule, compare
-from kdtune.race import anytime_p
 from kdtune.stats import detectable_difference, repeats_needed
 from kdtune.terms import Terms
 from kdtune.verdict import best_sentence, comparison_rows, verdict
@@ -63,7 +62,7 @@ def test_a_small_effect_is_not_found_and_what_would_show_it_is_said() -> None:
     assert f"{needed} repeats would show 0.7 points (--repeats {needed})" in text
     assert 25 < needed < 60
     tiny = said({0.5: 0.8 + d - 0.0068, 1.0: [0.8] * 4})
-    assert "even 200 would not show 0.0 points" in tiny or "even 200 would not show" in tiny
+    assert "even 200 would not show 0.0 points." in tiny
 
 
 def test_one_that_is_not_ahead_is_not_worth_more_repeats() -> None:
@@ -296,81 +295,3 @@ def test_the_best_beyond_val(tmp_path) -> None:
     assert "On test against plain training: +2.0 ± 2.5 points." in text
     empty = made.selection().iloc[:0]
     assert best_sentence(empty, Rule(), "alpha = 0.5", made.terms()) == ""
-
-
-def test_of_finalists_the_fresh_repeats_count_alone(tmp_path) -> None:
-    """Search says the contrary: it chose them, so it is not asked."""
-    fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}
-    made = make_final(tmp_path, {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}, fresh)
-    assert len(made.trials_of(Rule())) == 12 and len(made.of_search) == 6
-    assert made.verdict().startswith("Distillation helps: alpha = 0.5 beats plain training by 5.0")
-    assert "(n = 6 fresh repeats, p = " in made.verdict()
-    assert made.summary().set_index("alpha").loc[0.5, "val/acc/mean"] == exact(0.5)
-
-
-def test_a_number_of_repeats_that_hangs_on_them_is_paid_for() -> None:
-    """The t test's p of .03 would do, had the number been fixed: it has not been."""
-    differences = np.array([0.012, 0.02, 0.002, 0.018, 0.0, 0.011])
-    last = {0.5: list(0.7 + differences), 1.0: [0.7] * 6}
-    fixed, anytime = compare(trials_of(last), Rule()), compare(trials_of(last), Rule(), 0.05)
-    assert fixed.p[0] < 0.05 < anytime.p[0]
-    assert anytime.p[0] == exact(anytime_p(differences.tolist()))
-    assert anytime.low_all[0] < 0 < fixed.low_all[0]
-    terms = Terms("plain training", math.nan, fresh=True, anytime=0.05)
-    _, ((_, shown, *_),) = comparison_rows(anytime, ["alpha"], Rule())
-    low, high = 100 * anytime.low_all[0], 100 * anytime.high_all[0]
-    assert shown == f"+1.1 ({low:.1f} to {high:.1f})"  # the table shows the interval that holds
-    text = verdict(anytime, Rule(), ["alpha"], terms)
-    assert text.startswith("No difference found") and "6 repeats have not decided it" in text
-
-
-ANYTIME = Terms("plain training", math.nan, fresh=True, anytime=0.05)
-
-
-def test_an_interval_that_holds_at_any_time_need_not_be_centred() -> None:
-    """It is what all samples so far leave, while the mean is that of the last."""
-    table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Rule(), 0.05)
-    table = table.assign(p=0.05, p_holm=0.05, low_all=0.001, high_all=0.019)
-    text = verdict(table, Rule(), ["alpha"], ANYTIME)
-    assert text == (
-        "Distillation helps: alpha = 0.5 beats plain training by 1.50 (0.10 to 1.90) points "
-        "(n = 4 fresh repeats, p = 0.05 whenever it had stopped)."
-    )
-    text = verdict(table.assign(low_all=-0.019, high_all=-0.001), Rule("ce"), ["alpha"], ANYTIME)
-    assert "helps: alpha = 0.5" not in text  # higher, and so worse
-    assert "is behind plain training by" not in verdict(
-        table.assign(low_all=-math.inf, high_all=math.inf), Rule(), ["alpha"], ANYTIME
-    )
-
-
-@pytest.mark.parametrize(
-    ("rule", "p", "adds"),
-    [(Rule(), 0.051, True), (Rule(), 0.05, False), (Rule("ce"), 0.2, False)],
-)
-def test_a_larger_budget_is_named_only_where_it_would_add_repeats(rule, p: float, adds) -> None:
-    """The search stops at p <= level of the accuracy at the last epoch, whatever is asked here."""
-    table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Rule(), 0.05)
-    table = table.assign(p=p, p_holm=p, low_all=-0.01, high_all=0.02)
-    text = verdict(table, rule, ["alpha"], ANYTIME)
-    assert text.startswith("No difference") and "4 repeats have not decided it" in text
-    assert ("a larger --budget adds more" in text) == adds
-
-
-def test_one_final_repeat_of_a_study_that_adds_more_asks_for_none() -> None:
-    table = compare(trials_of({0.5: [0.72], 1.0: [0.7]}), Rule(), 0.05)
-    text = verdict(table, Rule(), ["alpha"], ANYTIME)
-    assert text == "No verdict: 1 common repeat; a difference needs two."
-
-
-@pytest.mark.parametrize(
-    ("study", "n"),
-    [
-        ({"policy": "race"}, "n = 5 of 8 fresh repeats"),
-        ({"policy": "race", "until_decided": True, "budget": "9runs"}, "n = 5 fresh repeats"),
-        ({"until_decided": True, "budget": "9runs"}, "n = 5 fresh repeats"),
-    ],
-)
-def test_repeats_are_counted_against_a_number_that_was_fixed(tmp_path, study, n: str) -> None:
-    final = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745], 1.0: [0.7, 0.71, 0.7, 0.72, 0.7]}
-    made = make_final(tmp_path, {0.5: [0.7, 0.72], 1.0: [0.65, 0.66]}, final, repeats=8, **study)
-    assert f"({n}, " in made.verdict()
