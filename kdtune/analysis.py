@@ -34,6 +34,7 @@ from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
 from kdtune.faults import faults, state
 from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
+from kdtune.summaries import best_rows
 from kdtune.tables import format_table, markdown
 from kdtune.terms import Terms
 from kdtune.verdict import best_sentence, comparison_rows, verdict
@@ -86,6 +87,11 @@ class Results:
     def of_final(self) -> pd.DataFrame:
         """The trials of the phase "final": the finalists on repeats that did not choose them."""
         return self.trials[self.trials.phase == "final"]
+
+    @property
+    def of_which(self) -> str:
+        """What a table of the search says of its repeats where there are others."""
+        return " of the search" * bool(len(self.of_final))
 
     def is_fresh(self, rule: Rule) -> bool:
         """Whether a rule is judged by fresh repeats, which did not choose what they compare.
@@ -256,8 +262,8 @@ class Results:
         """What a reader sees first: the table, the comparison with plain training, the verdict."""
         optimistic = ", optimistic: chosen by what it reports" if rule.scope == "best" else ""
         parts = [
-            format_table(_shortened(self.summary(by, columns, rule.scope), rule)),
-            f"mean ± sd over n repeats, scope {rule.scope}{optimistic}",
+            format_table(best_rows(self.summary(by, columns, rule.scope), rule, MOST_ROWS)),
+            f"mean ± sd over n repeats{self.of_which}, scope {rule.scope}{optimistic}",
         ]
         table, terms = self.compare(rule), self.terms(rule)
         if len(table):
@@ -272,14 +278,6 @@ class Results:
             if edges := self.edges(rule):
                 parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])
-
-
-def _shortened(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """A long table's best rows, the best first."""
-    column = f"val/{rule.metric}/mean"
-    if len(table) <= MOST_ROWS or column not in table:
-        return table
-    return table.loc[(-rule.sign * table[column]).sort_values().index[:MOST_ROWS]]
 
 
 def main(flags: Reading) -> int:

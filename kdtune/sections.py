@@ -82,7 +82,10 @@ def summary(results: Results, rule: Rule) -> list[str]:
     order = -rule.sign * table[f"val/{rule.metric}/mean"]
     table = table.loc[order.sort_values(kind="stable").index]
     optimistic = " The epoch is chosen by the accuracy that is reported: optimistic."
-    what = f"val, scope {rule.scope}: mean ± sd over n repeats; below it the 95 % t interval."
+    what = (
+        f"val, scope {rule.scope}: mean ± sd over n repeats{results.of_which}; below it the 95 % t "
+        f"interval."
+    )
     parts = [
         page.paragraph(what + optimistic * (rule.scope == "best"), "quiet"),
         page.table(*_summary_rows(table, results.by), what="configurations"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdtune.comparison import KEYS, completed, has_run_well, numbers
+from kdtune.comparison import KEYS, Rule, completed, has_run_well, numbers
 from kdtune.config import Scope
 from kdtune.stats import mean_interval
 from kdtune.tables import levels
@@ -95,3 +95,11 @@ def pooled(
     table.columns = [f"val/{m}/{'n' if s == 'count' else s}" for m, s in table.columns]
     table.index = table.index.set_names(list(by))
     return table.reset_index()
+
+
+def best_rows(table: pd.DataFrame, rule: Rule, most: int) -> pd.DataFrame:
+    """Of a summary that has more rows, so many with the best means, the best first."""
+    column = f"val/{rule.metric}/mean"
+    if len(table) <= most or column not in table:
+        return table
+    return table.loc[(-rule.sign * table[column]).sort_values().index[:most]]

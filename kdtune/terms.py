@@ -45,7 +45,7 @@ class Terms:
     def method(self) -> str:
         """What stands below the comparison's table."""
         if self.anytime is not None:
-            return f"paired by repeat; interval and p hold whenever it had stopped, {self._share}"
+            return f"paired by repeat; {self._interval} and p, which hold whenever it had stopped"
         text = "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together"
         return text if self.is_fixed else f"{text}; {self._unpaid}"
 
@@ -53,8 +53,8 @@ class Terms:
         """The same at length, for m comparisons."""
         if self.anytime is not None:
             return (
-                f"mean difference, its interval and p value, which hold whenever the study had "
-                f"stopped ({self._share}; Gönen et al., 2005; Ville, 1939)"
+                f"mean difference, its {self._interval} and p value, which hold whenever the study "
+                f"had stopped (Gönen et al., 2005; Ville, 1939)"
             )
         text = (
             f"mean difference and its 95 % t interval; p values for all {m} comparisons together, "
@@ -66,7 +66,7 @@ class Terms:
     def lines(self) -> str:
         """What the lines of the figure of differences are."""
         if self.anytime is not None:
-            return f"the line is the interval that holds whenever it had stopped, {self._share}"
+            return f"the line is the {self._interval}, which holds whenever it had stopped"
         return "thick, the 95 % t interval; thin, that for all rows together"
 
     @property
@@ -97,8 +97,8 @@ class Terms:
         )
 
     @property
-    def _share(self) -> str:
-        return f"{100 * (1 - self.level):g} %"
+    def _interval(self) -> str:
+        return f"{100 * (1 - self.level):g} % interval"
 
     @property
     def _unpaid(self) -> str:

@@ -137,8 +137,11 @@ def test_t_intervals_are_named_where_they_are(tmp_path) -> None:
         assert "95 % t interval" in text and "stopped" not in text
     for text in words_of_comparison(auto, rule):
         assert "t interval" not in text and "max-T's" not in text
-        assert re.search(r"whenever (it|the study) had stopped[ ,(]+90 %", text)
+        assert re.search(r"90 % interval.*, which holds? whenever (it|the study) had stopped", text)
     assert "no decision has seen" in fixed.text() and "no decision has seen" not in auto.text()
+    for made in (fixed, auto):  # what is above the comparison is not of these repeats
+        head = "mean ± sd over n repeats of the search"
+        assert head in made.text() and head in "".join(sections.summary(made, rule))
     # on test, too: no t interval of a number of repeats that hung on val
     assert re.search(r"On test against plain training: \+4\.8 \(\S+ to \S+\) points", auto.text())
     assert re.search(r"On test against plain training: \+4\.8 ± \S+ points", fixed.text())
