@@ -137,12 +137,12 @@ def comparisons(results: Results, rule: Rule) -> list[str]:
     table, terms = results.compare(rule), results.terms(rule)
     if not len(table):
         return [page.paragraph(results.verdict(rule))]
+    m = int(table.p_holm.notna().sum())
     text = (
         f"val {rule.metric} against {terms.other}"
-        f"{terms.repeats or ', the best configuration there by the same rule'}. "
-        f"Paired by repeat: {terms.explained(len(table))}; P(better) is the share of the repeats "
-        f"it wins, ties counted half; correlation is that of the two over the repeats, what "
-        f"pairing gains."
+        f"{terms.repeats or ', the best configuration there by the same rule'}. Paired by repeat: "
+        f"{terms.explained(m)}; P(better) is the share of the repeats it wins, ties counted half; "
+        f"correlation is that of the two over the repeats, what pairing gains."
     )
     head, rows = comparison_rows(table, results.by, rule)
     return [page.paragraph(text, "quiet"), page.table(head, rows, what="comparisons")]
