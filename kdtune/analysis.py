@@ -12,16 +12,14 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from kdtune import insight
+from kdtune import insight, summaries
 from kdtune.comparison import (
     DEFAULT,
-    KEYS,
     Rule,
     best_of,
     by_repeat,
@@ -29,18 +27,17 @@ from kdtune.comparison import (
     check_names,
     compare,
     completed,
-    has_run_well,
     name_of,
-    numbers,
     parse_baseline,
 )
 from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
-from kdtune.faults import faults
+from kdtune.faults import faults, state
 from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
-from kdtune.stats import mean_interval
-from kdtune.tables import format_table, levels, markdown, summarize
-from kdtune.verdict import Terms, best_sentence, comparison_rows, verdict
+from kdtune.summaries import best_rows
+from kdtune.tables import format_table, markdown
+from kdtune.terms import Terms
+from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 MOST_ROWS = 30
 """Configurations that are printed; of more, the best."""
@@ -87,29 +84,36 @@ class Results:
         return self.trials[self.trials.phase == "search"]
 
     @cached_property
-    def judged(self) -> pd.DataFrame:
-        """The trials that the verdict is of.
+    def of_final(self) -> pd.DataFrame:
+        """The trials of the phase "final": the finalists on repeats that did not choose them."""
+        return self.trials[self.trials.phase == "final"]
 
-        Those of the finalists on final repeats, which no decision has seen, where the study has
-        any of both plain training and distilling; else those of the search.
+    @property
+    def of_which(self) -> str:
+        """What a table of the search says of its repeats where there are others."""
+        return " of the search" * bool(len(self.of_final))
+
+    def is_fresh(self, rule: Rule) -> bool:
+        """Whether a rule is judged by fresh repeats, which did not choose what they compare.
+
+        Only against plain training, since the finalists are its best and that of distilling, and
+        only where a final repeat of both has completed.
         """
-        final = self.trials[self.trials.phase == "final"]
-        sides = (completed(final)["config/alpha"] == 1).nunique()
-        return final if sides == 2 else self.of_search
+        sides = (completed(self.of_final)["config/alpha"] == 1).nunique()
+        return rule.is_plain and sides == 2
+
+    def trials_of(self, rule: Rule) -> pd.DataFrame:
+        """The trials that a rule is judged by: fresh repeats where there are such, or the search's.
+
+        The one home of that choice: comparison, best, selection and their words must be of the
+        same trials.
+        """
+        return self.of_final if self.is_fresh(rule) else self.of_search
 
     @cached_property
     def configs(self) -> pd.DataFrame:
-        """One row per configuration: config_id, config/*, val/acc/mean, val/acc/std, n, n_planned.
-
-        The best mean first, those with at most half of the most repeats last.
-        """
-        groups = completed(self.of_search).groupby(KEYS, dropna=False)
-        frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
-        frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
-        frame["n_planned"] = self.study.repeats
-        frame = frame.assign(well=has_run_well(frame["n"]))
-        frame = frame.sort_values(["well", "val/acc/mean"], ascending=False)
-        return frame.drop(columns="well").reset_index(drop=True)
+        """One row per configuration, the best mean first; see `summaries.configs`."""
+        return summaries.configs(self.of_search, self.planned)
 
     @property
     def by(self) -> list[str]:
@@ -127,20 +131,7 @@ class Results:
     @property
     def state(self) -> str:
         """How far the study is, e.g. "complete: 40 runs"."""
-        counts = self.trials.status.value_counts()
-        done = int(counts.get("completed", 0))
-        ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
-        planned = len(self.trials)  # of a search that adapts: those it has started
-        if self.study.is_fixed:
-            planned = max(len(self.study.runs()) * self.study.repeats, planned)
-        if ended == planned and not self.frames.running:
-            rest = f", {planned - done} failed or pruned" if done < planned else ""
-            return f"complete: {done} runs{rest}"
-        word = "running" if self.frames.running else "not running, and not complete"
-        last = ""
-        if self.frames.time is not None:
-            last = f"; last record {datetime.fromtimestamp(self.frames.time, UTC):%F %T} UTC"
-        return f"{word}: {done} of {planned} runs completed{last}"
+        return state(self.study, self.frames)
 
     def summary(
         self,
@@ -162,38 +153,13 @@ class Results:
             One row per group: by..., n_planned (repeats), then val/<metric>/mean, /std, /n and,
             unless pooled, /low and /high of the 95 % t interval.
         """
-        cut = bool(by)
-        by = list(by) or self.by
-        check_names("by", by, HYPERPARAMETERS)
+        keys = list(by) or self.by
+        check_names("by", keys, HYPERPARAMETERS)
         check_names("a column of the table", metrics, [*METRICS, "gap"])
-        done = completed(self.of_search).rename(columns=lambda c: c.removeprefix("config/"))
         if pooled:
-            return self._pooled(done, by, metrics)
-        done = done.assign(**{f"val/{m}@{scope}": numbers(done, m, scope) for m in metrics})
-        if cut:
-            done = done.assign(**{name: levels(done[name]) for name in by})
-        rows = []
-        for key, group in done.groupby(by, dropna=False, observed=True):
-            row = dict(zip(by, key, strict=True)) | {"n_planned": self._planned}
-            # configurations that share a row are averaged within a repeat: repeats are the sample
-            repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
-            for metric in metrics:
-                interval = mean_interval(repeats[f"val/{metric}@{scope}"].dropna())
-                row |= {f"val/{metric}/mean": interval.mean, f"val/{metric}/std": interval.sd}
-                row |= {f"val/{metric}/n": interval.n}
-                row |= {f"val/{metric}/low": interval.low, f"val/{metric}/high": interval.high}
-            rows.append(row)
-        return pd.DataFrame(rows)
-
-    def _pooled(
-        self, done: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
-    ) -> pd.DataFrame:
-        val = self.epochs[self.epochs.split == "val"]
-        val = val[val.trial_id.isin(done.trial_id)]
-        val = val.assign(n_epochs_planned=val["config/epochs"], gap=val.teacher_acc - val.acc)
-        table = summarize(val, [f"config/{name}" for name in by], metrics, pooled=True)
-        table.columns = [*by, *(f"val/{c}" for c in table.columns[len(by) :])]
-        return table
+            return summaries.pooled(self.epochs, self.of_search, keys, metrics)
+        cut = bool(by)  # each configuration has its own row, unless it is asked otherwise
+        return summaries.summary(self.of_search, keys, metrics, scope, self.planned, cut)
 
     def compare(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """Every other configuration against plain training, paired by repeat.
@@ -208,24 +174,23 @@ class Results:
         """Once a rule: a page asks for the same comparison a dozen times."""
 
         def compared(rule: Rule) -> pd.DataFrame:
-            if not (rule.is_plain and self.is_final):
-                return compare(self.of_search, rule)
-            return compare(self.judged, rule, self._anytime)
+            return compare(self.trials_of(rule), rule, self._anytime(rule))
 
         return cache(compared)
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the verdict is of finalists on repeats that no decision has seen."""
-        return self.judged is not self.of_search
+    def _anytime(self, rule: Rule) -> float | None:
+        """Level of a comparison that decided how many repeats it has."""
+        return self.study.level if self.study.until_decided and self.is_fresh(rule) else None
+
+    def terms(self, rule: Rule = DEFAULT) -> Terms:
+        """What `compare` is of, and the words for it."""
+        fresh, anytime = self.is_fresh(rule), self._anytime(rule)
+        # a race's final repeats are fixed, those of "auto" are not
+        planned = self.planned if not fresh else math.nan if anytime else self.study.repeats
+        return Terms(self.baseline(rule), planned, fresh, anytime)
 
     @property
-    def _anytime(self) -> float | None:
-        """Level of a verdict that decided how many repeats there are."""
-        return self.study.level if self.study.until_decided else None
-
-    @property
-    def _planned(self) -> float:
+    def planned(self) -> float:
         """Repeats that every configuration is to have; NaN where that hangs on what they say."""
         adapts = self.study.policy == "race" or self.study.stop_early
         return math.nan if adapts else self.study.repeats
@@ -239,12 +204,8 @@ class Results:
 
         A value's number is the mean over all configurations that have it, within a repeat.
         """
-        parts = []
-        for name in self.by:
-            table = self.summary([name], columns, scope).rename(columns={name: "value"})
-            if len(table):
-                parts.append(table.assign(hyperparameter=name).astype({"value": object}))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        check_names("a column of the table", columns, [*METRICS, "gap"])
+        return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
 
     def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """Shares of configuration, repeat, epoch, residual; see `insight.spread`."""
@@ -256,13 +217,12 @@ class Results:
 
     def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
-        return insight.selection(self.folder, self.judged, rule, self.compare(rule))
+        trials, table = self.trials_of(rule), self.compare(rule)
+        return insight.selection(self.folder, trials, rule, table, self._anytime(rule))
 
     def verdict(self, rule: Rule = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
-        fresh = self.is_final and rule.is_plain
-        terms = Terms(self.baseline(rule), self._planned, fresh, self._anytime if fresh else None)
-        return verdict(self.compare(rule), rule, self.by, terms)
+        return verdict(self.compare(rule), rule, self.by, self.terms(rule))
 
     def name(self, config_id: str) -> str:
         """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
@@ -270,7 +230,7 @@ class Results:
 
     def best(self, rule: Rule = DEFAULT) -> str | None:
         """The config_id of the best mean; None before a run has completed."""
-        values = by_repeat(self.judged, rule.metric, rule.scope)
+        values = by_repeat(self.trials_of(rule), rule.metric, rule.scope)
         return best_of(values, rule.sign) if values.notna().any(axis=None) else None
 
     def baseline(self, rule: Rule = DEFAULT) -> str:
@@ -302,34 +262,22 @@ class Results:
         """What a reader sees first: the table, the comparison with plain training, the verdict."""
         optimistic = ", optimistic: chosen by what it reports" if rule.scope == "best" else ""
         parts = [
-            format_table(_shortened(self.summary(by, columns, rule.scope), rule)),
-            f"mean ± sd over n repeats, scope {rule.scope}{optimistic}",
+            format_table(best_rows(self.summary(by, columns, rule.scope), rule, MOST_ROWS)),
+            f"mean ± sd over n repeats{self.of_which}, scope {rule.scope}{optimistic}",
         ]
-        table = self.compare(rule)
-        fresh = ", the two finalists on fresh repeats that no decision has seen"
+        table, terms = self.compare(rule), self.terms(rule)
         if len(table):
             head, rows = comparison_rows(table, self.by, rule)
             parts += [
-                f"Against {self.baseline(rule)}, val {rule.metric}"
-                f"{fresh * (self.is_final and rule.is_plain)}:",
+                f"Against {terms.other}, val {rule.metric}{terms.repeats}:",
                 markdown(head, rows[:MOST_ROWS]),
-                "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together",
+                terms.method,
             ]
         if best := self.best(rule):
-            selection = self.selection(rule)
-            names = self.name(best), self.baseline(rule)
-            parts.append(best_sentence(selection, rule, *names, self.is_final))
+            parts.append(best_sentence(self.selection(rule), rule, self.name(best), terms))
             if edges := self.edges(rule):
                 parts.append(edges)
         return "\n\n".join([*parts, self.verdict(rule)])
-
-
-def _shortened(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """A long table's best rows, the best first."""
-    column = f"val/{rule.metric}/mean"
-    if len(table) <= MOST_ROWS or column not in table:
-        return table
-    return table.loc[(-rule.sign * table[column]).sort_values().index[:MOST_ROWS]]
 
 
 def main(flags: Reading) -> int:

@@ -228,7 +228,9 @@ def check_baseline(rule: Rule, study: Study) -> None:
         if isinstance(values, Range):
             known = not isinstance(value, str) and values.low <= value <= values.high
         else:
-            known = value in values or (name == "alpha" and value == 1 and study.has_plain)
+            known = value in values
+        # plain training is in the study also where its list or range of alphas does not hold 1
+        known = known or (name == "alpha" and value == 1 and study.has_plain)
         if not known:
             shown = values if isinstance(values, Range) else ", ".join(map(str, values))
             raise InputError(

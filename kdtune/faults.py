@@ -1,9 +1,10 @@
 """What a reader must know before the table: what is missing in a study, and what cannot be right.
 
-Each function returns sentences; none of them raises.
+How far it is, too. Each function returns sentences; none of them raises.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pandas as pd
 
@@ -37,6 +38,23 @@ def notes(frames: Frames, columns: Sequence[str]) -> list[str]:
     return words
 
 
+def state(study: Study, frames: Frames) -> str:
+    """How far a study is, e.g. "complete: 40 runs"."""
+    counts = frames.trials.status.value_counts()
+    done = int(counts.get("completed", 0))
+    ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
+    # of a search that adapts: those it has started
+    planned = len(frames.trials) + _missing(study, frames.trials)
+    if ended == planned and not frames.running:
+        rest = f", {planned - done} failed or pruned" if done < planned else ""
+        return f"complete: {done} runs{rest}"
+    word = "running" if frames.running else "not running, and not complete"
+    last = ""
+    if frames.time is not None:
+        last = f"; last record {datetime.fromtimestamp(frames.time, UTC):%F %T} UTC"
+    return f"{word}: {done} of {planned} runs completed{last}"
+
+
 def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     words = []
     for status in ("failed", "truncated"):
@@ -56,10 +74,16 @@ def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
 
 
 def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
+    missing = _missing(study, trials)
+    return [f"{missing} runs have not started"] if missing else []
+
+
+def _missing(study: Study, trials: pd.DataFrame) -> int:
+    """Runs that have not started, as far as they are known before they do."""
     if not study.is_fixed:
-        return []
-    missing = len(study.runs()) * study.repeats - len(trials)
-    return [f"{missing} runs have not started"] if missing > 0 else []
+        return 0
+    started = int((trials.phase == "search").sum())  # an earlier race may have fresh repeats, too
+    return max(0, len(study.runs()) * study.repeats - started)
 
 
 def _without_numbers(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.comparison import Rule, best_of, block, by_repeat, completed, configs_of, well_run
+from kdtune.race import anytime_interval
 from kdtune.results import PREDICTIONS, SCOPES, Frames, gather_predictions
 from kdtune.stats import bootstrap_corrected, mean_interval
 from kdtune.tables import levels
@@ -111,14 +112,19 @@ def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
 
 
 def selection(
-    folder: Path, trials: pd.DataFrame, rule: Rule, comparison: pd.DataFrame
+    folder: Path,
+    trials: pd.DataFrame,
+    rule: Rule,
+    comparison: pd.DataFrame,
+    anytime: float | None = None,
 ) -> pd.DataFrame:
     """How good is the configuration that the study would choose, beyond what chose it?
 
     Rows: "best" (config_id), "baseline", and "difference" between them, paired by repeat. Columns:
     val/mean, /low, /high of the rule's metric, selected and so optimistic; corrected, /low, /high
     (best only, accuracy only: `stats.bootstrap_corrected` over the examples of val); test/mean,
-    /low, /high, which nothing was selected by. NaN where there is no such number.
+    /low, /high, which nothing was selected by. NaN where there is no such number. With `anytime`,
+    a level, the intervals are such as hold at any time, since the number of repeats was not fixed.
     """
     val = by_repeat(trials, rule.metric, rule.scope)
     if not val.notna().any(axis=None):
@@ -128,13 +134,16 @@ def selection(
     if len(comparison):
         chosen["baseline"] = str(comparison.baseline[0])
     rows: list[dict[str, str | float]] = [
-        {"row": row, "config_id": c} | _interval("val", val[c]) | _interval("test", test[c])
+        {"row": row, "config_id": c}
+        | _interval("val", val[c], anytime)
+        | _interval("test", test[c], anytime)
         for row, c in chosen.items()
     ]
     if len(set(chosen.values())) == 2:
         a, b = chosen.values()
         rows.append({"row": "difference", "config_id": ""})
-        rows[-1] |= _interval("val", val[a] - val[b]) | _interval("test", test[a] - test[b])
+        rows[-1] |= _interval("val", val[a] - val[b], anytime)
+        rows[-1] |= _interval("test", test[a] - test[b], anytime)
     of_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
     if rule.has_predictions and of_search:
         rows[0] |= _corrected(folder, trials, list(well_run(val)))
@@ -142,9 +151,13 @@ def selection(
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 
 
-def _interval(name: str, sample: pd.Series) -> dict[str, str | float]:
+def _interval(name: str, sample: pd.Series, anytime: float | None) -> dict[str, str | float]:
     i = mean_interval(sample.dropna())
-    return {f"{name}/mean": i.mean, f"{name}/low": i.low, f"{name}/high": i.high}
+    low, high = i.low, i.high
+    if anytime is not None:
+        low, high = anytime_interval(list(sample.dropna()), anytime)
+        low, high = (low, high) if math.isfinite(high - low) else (math.nan, math.nan)
+    return {f"{name}/mean": i.mean, f"{name}/low": low, f"{name}/high": high}
 
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> dict[str, str | float]:

@@ -104,11 +104,7 @@ def curves(
 
     None where no configuration has it: plain training has no distillation term.
     """
-    val = results.epochs[results.epochs.split == "val"]
-    val = val[val.trial_id.isin(completed(results.of_search).trial_id)]
-    end = val.epoch.max() + 1
-    start = 0 if last is None else max(0, end - last)
-    val = val[(val.epoch >= start) & val.config_id.isin(shown)]
+    val, end = curve_epochs(results, shown, last)
     val = val[((end - 1 - val.epoch) % stride(val) == 0)]
     frame = curve_frame(val, "config_id", metric)
     if not len(frame):
@@ -130,11 +126,25 @@ def curves(
         axes.axhline(val.teacher_acc.mean(), color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
     axes.set(xlabel="epoch", ylabel=f"val {NAMES.get(metric, metric)}")
     legend_below(figure, axes)
-    where = f", the last {end - start} epochs" if last else ""
+    where = f", the last {min(end, last)} epochs" if last else ""
     caption = f"{NAMES.get(metric, metric).capitalize()} on val{where}: mean ± sd over repeats."
     if metric == "loss":
         caption += " The loss is not comparable across alpha: it weighs two terms by it."
     return Picture(f"{metric}-last-{last}" if last else metric, caption, figure)
+
+
+def curve_epochs(
+    results: Results, shown: Sequence[str], last: int | None = None
+) -> tuple[pd.DataFrame, int]:
+    """What curves are of: val's epochs of the completed runs of the search, and how many there are.
+
+    Of the last ones alone, if `last` says how many.
+    """
+    val = results.epochs[results.epochs.split == "val"]
+    val = val[val.trial_id.isin(completed(results.of_search).trial_id)]
+    end = 0 if val.empty else int(val.epoch.max()) + 1
+    start = 0 if last is None else max(0, end - last)
+    return val[(val.epoch >= start) & val.config_id.isin(shown)], end
 
 
 def stride(val: pd.DataFrame) -> int:
@@ -169,16 +179,13 @@ def forest(results: Results, rule: Rule) -> Picture | None:
     if not len(table) or table.n.max() < 2:
         return None
     figure, axes = new_axes(rows=len(table))
-    scale = rule.scale
+    scale, terms = rule.scale, results.terms(rule)
     for y, (_, row) in enumerate(table.iterrows()):
         axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
         axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    caption = (
-        f"Difference to {results.baseline(rule)}, paired by repeat: thick, the 95 % t interval; "
-        f"thin, that for all rows together."
-    )
+    caption = f"Difference to {terms.other}{terms.repeats}, paired by repeat: {terms.lines}."
     if rule.in_points:
         step = scale / _examples(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)

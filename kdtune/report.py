@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune import __version__, page, plots, sections
+from kdtune import __version__, background, page, plots, sections
 from kdtune.analysis import Results, load
 from kdtune.comparison import Rule, check_baseline, parse_baseline
 from kdtune.config import InputError
@@ -84,10 +84,10 @@ def html(results: Results, rule: Rule, drawn: Mapping[str, str]) -> str:
         "Summary": sections.summary(results, rule),
         "Curves": [sections.curves(results, rule)] if curves else [],
         "Comparisons": sections.comparisons(results, rule),
-        "Sensitivity": sections.sensitivity(results, rule),
+        "Sensitivity": background.sensitivity(results, rule),
         "Best configuration": sections.best(results, rule),
-        "Methods": sections.methods(results, rule),
-        "Provenance": sections.provenance(results),
+        "Methods": background.methods(results, rule),
+        "Provenance": background.provenance(results),
     }
     for title, inner in parts.items():
         names = curves if title == "Curves" else FIGURES.get(title, ())

@@ -141,10 +141,8 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
 
 @dataclass(frozen=True)
 class Corrected:
-    """Accuracy of the best of K configurations."""
+    """Accuracy of the best of K configurations, corrected for its having been selected."""
 
-    naive: float
-    """Its mean over the examples that it was selected on."""
     corrected: float
     """What selecting by examples promises for others: the mean over bootstraps."""
     low: float
@@ -176,7 +174,7 @@ def bootstrap_corrected(
     kept = out.astype(float)
     judged = ((kept @ c.T) / kept.sum(1, keepdims=True))[np.arange(len(best)), best]
     low, high = np.quantile(judged, [(1 - level) / 2, (1 + level) / 2])
-    return Corrected(float(c.mean(1).max()), float(judged.mean()), float(low), float(high))
+    return Corrected(float(judged.mean()), float(low), float(high))
 
 
 def detectable_difference(sd: float, n: int, level: float = 0.05, power: float = 0.8) -> float:

@@ -1,53 +1,12 @@
-"""Tables of means: from dataframes to dataframes, and to text."""
+"""Tables of means as text, and the values in them."""
 
 import json
 import math
-import warnings
 from collections.abc import Sequence
 
 import pandas as pd
 
 from kdtune.config import Format
-
-
-def summarize(
-    epochs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str], pooled: bool = False
-) -> pd.DataFrame:
-    """Mean and standard deviation (ddof = 1) over repeats, at the last epoch.
-
-    Args:
-        epochs: one row per (by..., repeat, epoch).
-        by: columns that tell the groups apart.
-        metrics: columns to summarise.
-        pooled: over all epochs of all repeats instead, as the starting repository did. Its
-            standard deviation is that of a learning curve, not of repeats.
-
-    Returns:
-        One row per group: by..., then <metric>/mean, <metric>/std, <metric>/n for each metric.
-        A run with fewer epochs than planned (column n_epochs_planned, else the longest run) is
-        warned of, and left out unless pooled.
-    """
-    keys = [*by, "repeat"]
-    runs = epochs.groupby(keys, dropna=False).epoch.agg(["nunique", "max"]).reset_index()
-    planned = runs["nunique"].max()
-    if "n_epochs_planned" in epochs:
-        planned = epochs.groupby(keys, dropna=False).n_epochs_planned.first().to_numpy()
-    short = runs[runs["nunique"] < planned]
-    for _, run in short.iterrows():
-        name = ", ".join(
-            f"{key}={run[key]:g}" if is_number(run[key]) else f"{key}={run[key]}" for key in keys
-        )
-        what = "pooled all the same" if pooled else "left out"
-        warnings.warn(
-            f"truncated run, {what}: {name} has {int(run['nunique'])} epochs", stacklevel=2
-        )
-    if not pooled:
-        whole = runs.drop(short.index).rename(columns={"max": "epoch"})[[*keys, "epoch"]]
-        epochs = epochs.merge(whole, on=[*keys, "epoch"])
-    groups = epochs.groupby(list(by), dropna=False)
-    table = groups[list(metrics)].agg(["mean", "std", "count"])
-    table.columns = [f"{m}/{'n' if s == 'count' else s}" for m, s in table.columns]
-    return table.reset_index()
 
 
 def format_table(table: pd.DataFrame, format: Format = "md") -> str:
@@ -87,10 +46,18 @@ def levels(values: pd.Series) -> pd.Series:
     numeric = pd.to_numeric(values, errors="coerce")
     if values.nunique() <= 8 or numeric.isna().sum() > values.isna().sum():
         return values
-    cut = pd.qcut(numeric, 4, duplicates="drop")
-    ends = numeric.groupby(cut, observed=True).agg(["min", "max"])
-    names = {i: f"{row['min']:.3g} … {row['max']:.3g}" for i, row in ends.iterrows()}
-    return cut.cat.rename_categories(names)
+    cut = pd.qcut(numeric, 4, labels=False, duplicates="drop")
+    ends = numeric.groupby(cut).agg(["min", "max"])
+    names = dict(zip(ends.index, _range_names(ends.to_numpy().tolist()), strict=True))
+    return cut.map(names).astype(pd.CategoricalDtype(list(names.values()), ordered=True))
+
+
+def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
+    """Ranges as text, with as many digits as it takes to tell all their ends apart, at least 3."""
+    values = {end for pair in ends for end in pair}
+    enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in values}) == len(values))
+    digits = next(enough, 17)  # 17 tell any two apart
+    return [f"{low:.{digits}g} … {high:.{digits}g}" for low, high in ends]
 
 
 def plus_minus(mean: float, sd: float) -> str:
@@ -102,6 +69,16 @@ def plus_minus(mean: float, sd: float) -> str:
     exponent = int(f"{sd:.1e}".partition("e")[2])  # of the rounded sd: 0.00996 is 0.010
     digits = 4 if sd == 0 else max(0, 1 - exponent)
     return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
+
+
+def mean_within(mean: float, low: float, high: float) -> str:
+    """Mean (low to high), for an interval that need not be centred; the mean alone without one."""
+    half = (high - low) / 2
+    if not math.isfinite(half) or half < 0:  # not yet one, or of means that contradict each other
+        return plus_minus(mean, math.nan)
+    text = plus_minus(mean, half).partition(" ")[0]
+    digits = len(text.partition(".")[2])
+    return f"{text} ({low:z.{digits}f} to {high:z.{digits}f})"
 
 
 def of_planned(n: int, planned: float) -> str:

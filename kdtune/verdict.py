@@ -2,30 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from kdtune.comparison import LEVEL, Rule, has_run_well, name_of
+from kdtune.comparison import DEFAULT, LEVEL, Rule, has_run_well, name_of
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.tables import cell, of_planned, plus_minus
+from kdtune.tables import cell, mean_within, of_planned, plus_minus
+from kdtune.terms import Terms
 
 MOST_REPEATS = 200
 """Repeats beyond which the verdict does not send anyone."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a verdict is of."""
-
-    other: str
-    """The baseline in words, e.g. "plain training (lr = 0.01)"."""
-    planned: float
-    """Repeats that each configuration was to have; NaN where that was not fixed."""
-    fresh: bool = False
-    """Whether they are repeats that no decision has seen."""
-    anytime: float | None = None
-    """Level of a study that added repeats until it was decided; None: their number was fixed."""
 
 
 def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) -> str:
@@ -48,30 +35,36 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) ->
     m = int(table.p_holm.notna().sum())
     table = table[has_run_well(table.n)]  # one that has hardly run stands for nothing
     if m == 0 or table.n.max() < 2:
-        return (
-            f"No verdict: {'no' if not len(table) else '1'} common repeat; a difference needs two, "
-            f"and four seldom carry one (--repeats 8)."
-        )
-    level = terms.anytime or LEVEL
-    sure = table[(table.p_holm < level) & ((table.low_all > 0) | (table.high_all < 0))]
+        return _too_little(len(table), terms)
+    sure = table[_is_low(table.p_holm, terms) & ((table.low_all > 0) | (table.high_all < 0))]
     helpful = sure[rule.sign * sure["diff"] > 0]
     best = (helpful if len(helpful) else table).iloc[0]
     proof = _proof(best, m, terms)
     who, other = name_of(best, by), terms.other
     subject = "Distillation" if rule.is_plain else who
     if len(helpful):
-        gain = _amount(rule.sign * best["diff"], _half(best), rule)
+        gain = _difference(best, rule, terms, rule.sign)
         return f"{subject} helps: {who} beats {other} by {gain} {proof}."
     if len(sure) == len(table):
-        loss = _amount(-rule.sign * best["diff"], _half(best), rule)
+        loss = _difference(best, rule, terms, -rule.sign)
         closest = f"even {who}, the closest," if len(table) > 1 else who
         return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
-    shown = _amount(best["diff"], _half(best), rule, signed=True)
-    found = "No difference is sure" if best.p_holm < level else "No difference found"
+    shown = _difference(best, rule, terms, signed=True)
+    found = "No difference is sure" if _is_low(best.p_holm, terms) else "No difference found"
     text = f"{found}: {who} against {other}: {shown} {proof}; "
-    text += _power(best, m, rule) if terms.anytime is None else _undecided(best)
-    behind = len(sure)
-    return text + (f" {behind} of {_comparisons(m)} found it behind." if behind else "")
+    text += _power(best, m, rule) if terms.anytime is None else _undecided(table, rule, terms)
+    return text + f" {len(sure)} of {_comparisons(m)} found it behind." * bool(len(sure))
+
+
+def _is_low(p: Any, terms: Terms) -> Any:
+    """Whether p, or which of some, is low enough; a search that asks it stops at the level."""
+    return p < LEVEL if terms.anytime is None else p <= terms.anytime
+
+
+def _too_little(configs: int, terms: Terms) -> str:
+    text = f"No verdict: {'1' if configs else 'no'} common repeat; a difference needs two"
+    hint = ", and four seldom carry one (--repeats 8)" * (terms.anytime is None)
+    return f"{text}{hint}."
 
 
 def _proof(best: pd.Series, m: int, terms: Terms) -> str:
@@ -83,8 +76,12 @@ def _proof(best: pd.Series, m: int, terms: Terms) -> str:
     return f"({n}, {p})"
 
 
-def _undecided(best: pd.Series) -> str:
-    return f"{best.n:.0f} repeats have not decided it (a larger --budget adds more)."
+def _undecided(table: pd.DataFrame, rule: Rule, terms: Terms) -> str:
+    """The search adds repeats while p of the accuracy is above the level, and a budget is left."""
+    text = f"{table.n.iloc[0]:.0f} repeats have not decided it"
+    if rule != DEFAULT:
+        return f"{text} (more are added for acc at the last epoch alone)."
+    return f"{text} (a larger --budget adds more)." if (table.p > terms.level).all() else f"{text}."
 
 
 def _power(best: pd.Series, m: int, rule: Rule) -> str:
@@ -121,14 +118,23 @@ def _comparisons(m: int) -> str:
     return f"{m} comparison{'s' * (m > 1)}"
 
 
-def _half(row: pd.Series) -> float:
-    return float(row.high_all - row.low_all) / 2
+def _difference(
+    row: pd.Series, rule: Rule, terms: Terms, sign: int = 1, signed: bool = False
+) -> str:
+    """A row's difference, or its negative, with the interval for all comparisons together."""
+    ends = (row.low_all, row.high_all) if sign > 0 else (-row.high_all, -row.low_all)
+    return _amount((sign * row["diff"], *ends), rule, terms, signed)
 
 
-def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
+def _amount(
+    numbers: tuple[float, float, float], rule: Rule, terms: Terms, signed: bool = False
+) -> str:
+    """A mean, and the low and the high end of its interval, in words."""
+    mean, low, high = (rule.scale * number for number in numbers)
+    centred = terms.anytime is None  # an interval that holds at any time need not be
+    text = plus_minus(mean, (high - low) / 2) if centred else mean_within(mean, low, high)
     unit = " points" if rule.in_points else ""
-    sign = "+" if signed and value > 0 else ""
-    return f"{sign}{plus_minus(rule.scale * value, rule.scale * half)}{unit}{_what(rule)}"
+    return f"{'+' if signed and mean > 0 else ''}{text}{unit}{_what(rule)}"
 
 
 def in_units(value: float, rule: Rule) -> str:
@@ -150,18 +156,18 @@ def comparison_rows(
     rows = []
     for _, row in table.iterrows():
         cells = [cell(row[f"config/{name}"]) for name in by]
-        cells += [_difference(row, rule), str(int(row.n))]
+        cells += [_cell(row, rule), str(int(row.n))]
         cells += [_p(row.p_holm), _p(row.p_max_t), f"{row.wins}/{row.ties}/{row.losses}"]
         cells += [_two(row.p_better), _two(row.correlation)]
         rows.append(cells)
     return head, rows
 
 
-def _difference(row: pd.Series, rule: Rule) -> str:
-    half = (row.high - row.low) / 2
-    half = _half(row) if math.isnan(half) else half  # of a study that stopped when it knew
-    sign = "+" if row["diff"] > 0 else ""
-    return sign + plus_minus(rule.scale * row["diff"], rule.scale * half)
+def _cell(row: pd.Series, rule: Rule) -> str:
+    sign, diff = "+" if row["diff"] > 0 else "", rule.scale * row["diff"]
+    if math.isnan(row.low):  # of a study that stopped when it knew, or of one repeat
+        return sign + mean_within(diff, rule.scale * row.low_all, rule.scale * row.high_all)
+    return sign + plus_minus(diff, rule.scale * (row.high - row.low) / 2)
 
 
 def _p(value: float) -> str:
@@ -172,9 +178,7 @@ def _two(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def best_sentence(
-    selection: pd.DataFrame, rule: Rule, name: str, other: str, fresh: bool = False
-) -> str:
+def best_sentence(selection: pd.DataFrame, rule: Rule, name: str, terms: Terms) -> str:
     """The best configuration beyond val, from the table of `insight.selection`."""
     if not len(selection):
         return ""
@@ -186,14 +190,13 @@ def best_sentence(
         for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
         if not math.isnan(best[f"{column}/mean"])
     ]
-    parts[0] += " of fresh repeats" if fresh else ", which chose it"
-    if rule.has_predictions and not fresh and math.isnan(best["corrected/mean"]):
+    parts[0] += " of fresh repeats" if terms.fresh else ", which chose it"
+    if rule.has_predictions and not terms.fresh and math.isnan(best["corrected/mean"]):
         parts.insert(1, "not corrected for that, since predictions of a run are missing")
     text = f"Best: {name}; {rule.metric} on {'; '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"]
-        gain = _amount(
-            row["test/mean"], (row["test/high"] - row["test/low"]) / 2, rule, signed=True
-        )
-        text += f" On test against {other}: {gain.replace(' in val', ' in test')}."
+        numbers = (row["test/mean"], row["test/low"], row["test/high"])
+        gain = _amount(numbers, rule, terms, signed=True)
+        text += f" On test against {terms.other}: {gain.replace(' in val', ' in test')}."
     return text

@@ -123,6 +123,16 @@ def make(
     return kdtune.load(folder)
 
 
+def make_final(
+    folder: Path, last: Last, final: Mapping[float, Sequence[float]], **study
+) -> Results:
+    """`make`, then fresh repeats of the finalists, alphas of `last`, as a race or "auto" adds."""
+    make(folder, last, **study)
+    runs = {at(alpha, 2000 + r): acc for alpha, accs in final.items() for r, acc in enumerate(accs)}
+    write_records(folder, {run: curve(acc, run.epochs) for run, acc in runs.items()}, phase="final")
+    return kdtune.load(folder)
+
+
 def trials_of(last: Last) -> pd.DataFrame:
     """The completed trials of `make` without a folder, accuracies at the last epoch alone."""
     rows = []

@@ -1,6 +1,7 @@
 """Configurations against plain training: scipy, hand-worked numbers, from records to the table."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from studies import at, draw, edit_records, make, trials_of
+from studies import RUN, at, draw, edit_records, make, trials_of
 
 import kdtune
 from kdtune.comparison import (
@@ -17,12 +18,14 @@ from kdtune.comparison import (
     best_of,
     block,
     by_repeat,
+    check_baseline,
     compare,
     name_of,
     parse_baseline,
     well_run,
 )
-from kdtune.config import InputError
+from kdtune.config import InputError, Study
+from kdtune.space import Range
 from kdtune.stats import max_t
 
 exact = pytest.approx
@@ -242,6 +245,18 @@ def test_baselines(text: str, values: dict) -> None:
 def test_baselines_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="baseline must be NAME=VALUE"):
         parse_baseline(text)
+
+
+@pytest.mark.parametrize("alphas", [Range(0, 0.9), [0.1, 0.9]])
+def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
+    study = Study(run=RUN, search="random", space={"alpha": alphas})
+    check_baseline(Rule(baseline={"alpha": 1, "lr": RUN.lr}), study)
+    for alpha in (0.95, 2, "x"):
+        with pytest.raises(InputError, match="baseline must be of the study"):
+            check_baseline(Rule(baseline={"alpha": alpha, "lr": RUN.lr}), study)
+    with pytest.raises(InputError, match="but got alpha=1"):
+        plainless = replace(study, plain_share=0.0)
+        check_baseline(Rule(baseline={"alpha": 1, "lr": RUN.lr}), plainless)
 
 
 @pytest.mark.parametrize("metric", ["loss", "distill", "accuracy", "val/loss", "teacher_acc"])

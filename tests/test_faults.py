@@ -1,7 +1,7 @@
 """What is missing in a study, and what cannot be right, is said: on studies with one fault each."""
 
 import pytest
-from studies import at, draw, edit_records, make, write_records
+from studies import at, draw, edit_records, make, make_final, write_records
 
 import kdtune
 from kdtune.faults import MOST, notes
@@ -42,6 +42,14 @@ def test_many_are_counted(tmp_path) -> None:
 def test_runs_that_have_not_started_are_counted(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, None, None]})
     assert made.warnings == ["2 runs have not started"]
+
+
+def test_fresh_repeats_do_not_stand_for_runs_that_have_not_started(tmp_path) -> None:
+    """A race whose folder is run again with --policy all."""
+    last = {0.1: [0.5, None, None], 0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.61, None]}
+    made = make_final(tmp_path, last, {0.5: [0.71, 0.72, 0.73], 1.0: [0.63, 0.62, 0.64]})
+    assert made.warnings == ["3 runs have not started"]
+    assert made.state.startswith("not running, and not complete: 12 of 15 runs completed")
 
 
 def test_a_completed_run_with_too_few_epochs_is_no_whole_run(tmp_path) -> None:

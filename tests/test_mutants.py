@@ -27,16 +27,19 @@ class Mutant:
 
 
 MUTANTS = {
-    "ddof 0": Mutant("stats.py", "x.std(ddof=1)", "x.std(ddof=0)", "stats analysis"),
+    "ddof 0": Mutant("stats.py", "x.std(ddof=1)", "x.std(ddof=0)", "stats summaries"),
     "ddof 0 in the band": Mutant("plots.py", 'std="std"', "std=lambda x: x.std(ddof=0)", "plots"),
     "standard error for sd": Mutant(
         "stats.py",
         "return Interval(mean, sd, n, mean - half",
         "return Interval(mean, sd / math.sqrt(n), n, mean - half",
-        "stats analysis",
+        "stats summaries",
     ),
     "1.96 for t": Mutant(
-        "stats.py", "float(stats.t.ppf((1 + level) / 2, n - 1)) * sd", "1.96 * sd", "stats analysis"
+        "stats.py",
+        "float(stats.t.ppf((1 + level) / 2, n - 1)) * sd",
+        "1.96 * sd",
+        "stats summaries",
     ),
     "Holm without the running maximum": Mutant(
         "stats.py",
@@ -66,19 +69,19 @@ MUTANTS = {
         "results.py",
         "groups.tail(1).set_index",
         "groups.mean(numeric_only=True).reset_index().set_index",
-        "results analysis",
+        "results summaries",
     ),
     "nanmean over failed repeats": Mutant(
         "comparison.py",
         'return trials[trials.status == "completed"]',
         "return trials",
-        "analysis verdict comparison",
+        "summaries verdict comparison",
     ),
     "a truncated run counts": Mutant(
         "results.py",
         "seen.get(trial, 0) < planned.get(trial, 0)",
         "False",
-        "faults analysis",
+        "faults summaries",
     ),
     "legend from the first run": Mutant(
         "plots.py",
@@ -106,8 +109,8 @@ MUTANTS = {
     ),
     "the interval of one comparison in the verdict": Mutant(
         "verdict.py",
-        "float(row.high_all - row.low_all) / 2",
-        "float(row.high - row.low) / 2",
+        "(row.low_all, row.high_all) if",
+        "(row.low, row.high) if",
         "verdict",
     ),
     "chosen and judged on the same images": Mutant(

@@ -2,9 +2,9 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
+from html_reader import Reader
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -15,23 +15,6 @@ from kdtune.canvas import INK, Picture
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict {x} <b>"
 
 
-class Reader(HTMLParser):
-    """The elements and the text of a page."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
 def tags(text: str) -> set[str]:
     return {tag for tag, _ in Reader(text).tags}
 
@@ -40,7 +23,7 @@ def tags(text: str) -> set[str]:
 def test_text_comes_out_as_it_went_in(text: str) -> None:
     read = Reader(f"<p>{page.markup(text)}</p>")
     assert [tag for tag, _ in read.tags] == ["p"]
-    assert "".join(read.texts) == text
+    assert read.text == text
 
 
 @pytest.mark.parametrize(
@@ -57,7 +40,7 @@ def test_text_comes_out_as_it_went_in(text: str) -> None:
 )
 def test_nothing_written_by_others_is_markup(made: str, allowed: set) -> None:
     assert tags(made) == allowed
-    assert HOSTILE in "".join(Reader(made).texts)
+    assert HOSTILE in Reader(made).text
 
 
 def test_nothing_comes_of_nothing() -> None:
@@ -103,7 +86,7 @@ def test_a_figure_is_part_of_the_page() -> None:
     read = Reader(made)
     assert not {"script", "b", "metadata", "image"} & {tag for tag, _ in read.tags}
     (label,) = (a["aria-label"] for t, a in read.tags if t == "svg")
-    assert label == HOSTILE and HOSTILE in read.texts
+    assert label == HOSTILE and HOSTILE in [text for _, text in read.pieces]
     ids = [a["id"] for _, a in read.tags if "id" in a]
     assert ids and all(i.startswith("dots-") for i in ids) and len(ids) == len(set(ids))
     for reference in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', made):

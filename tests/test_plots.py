@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from studies import at, draw, edit_records, grid, make, starting_repository
 
 import kdtune
-from kdtune import plots
+from kdtune import plots, sections
 from kdtune.analysis import Results
 from kdtune.canvas import COLOURS, LINES, MARKERS
 from kdtune.comparison import Rule
@@ -134,6 +134,28 @@ def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
     for line in means(plots.curves(made, "acc", plots.shown_configs(made, RULE))).values():
         assert line.get_xdata()[-1] == 900
         assert 300 <= len(line.get_xdata()) <= plots.MOST_POINTS / 6
+
+
+@pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
+def test_the_page_says_which_epochs_are_drawn(tmp_path, monkeypatch, repeats, of_end) -> None:
+    """Unfinished and final runs are not drawn, so they do not count."""
+    monkeypatch.setattr(plots, "MOST_POINTS", 300)
+    long = [at(alpha, epochs=90) for alpha in (0.5, 1.0)]
+    made = make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
+    edit_records(tmp_path, lambda line: line.update(cut_off(line, repeats)))
+    made = kdtune.load(tmp_path)
+    picture = plots.curves(made, "acc", plots.shown_configs(made, RULE))
+    steps = {step for line in means(picture).values() for step in np.diff(line.get_xdata())}
+    (every,) = steps
+    words = sections.curves(made, RULE)
+    assert f"One epoch in {every:.0f} is drawn, of the last 15 {of_end}." in words
+
+
+def cut_off(line: dict, repeats: int) -> dict:
+    """Of two more repeats the one failed, the other is a final one."""
+    if line["kind"] == "end" and line["repeat"] == repeats:
+        return {"status": "failed"}
+    return {"phase": "final"} if line["kind"] == "start" and line["repeat"] > repeats else {}
 
 
 # -- the other figures -----------------------------------------------------------------------------

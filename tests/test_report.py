@@ -6,12 +6,21 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from studies import RUN, at, draw, edit_records, grid, make, starting_repository, write_predictions
+from html_reader import Reader
+from studies import (
+    RUN,
+    at,
+    draw,
+    edit_records,
+    grid,
+    make,
+    starting_repository,
+    write_predictions,
+)
 
 import kdtune
 from kdtune import page, report
@@ -24,38 +33,6 @@ from kdtune.reading import Reporting
 from kdtune.results import METRICS, PROVENANCE
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
-
-
-class Reader(HTMLParser):
-    """The elements, the text of each kind of element, and the embedded data."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
-
-    @property
-    def data(self) -> dict:
-        return json.loads("".join(self.texts["script"]))
-
-    @property
-    def words(self) -> str:
-        parts = (t for tag, ts in self.texts.items() if tag not in ("script", "style") for t in ts)
-        return " ".join(" ".join(parts).split())
 
 
 def page_of(results: Results, folder: Path, rule: Rule | None = None) -> str:
@@ -97,7 +74,7 @@ def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
     assert words.index(whole.verdict()) < words.index("The study")
     titles = ["The study", "Warnings", "Summary", "Curves", "Comparisons", "Sensitivity"]
     titles += ["Best configuration", "Methods", "Provenance"]
-    assert [t for t in read.texts["h2"] if t.strip()] == titles
+    assert [t for t in read.within("h2") if t.strip()] == titles
     assert "complete: 40 runs" in words
     assert len([t for t, _ in read.tags if t == "figure"]) == text.count("<figcaption>") >= 13
 
@@ -115,7 +92,7 @@ def test_it_is_small_and_whole_without_network_and_script(text) -> None:
                 tag,
                 attrs,
             )
-    css = "".join(read.texts["style"])
+    css = "".join(read.within("style"))
     assert "@import" not in css and not re.search(r"url\((?!#)", css)
 
 
