@@ -71,16 +71,6 @@ def plus_minus(mean: float, sd: float) -> str:
     return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
 
 
-def mean_within(mean: float, low: float, high: float) -> str:
-    """Mean (low to high), for an interval that need not be centred; the mean alone without one."""
-    half = (high - low) / 2
-    if not math.isfinite(half) or half < 0:  # not yet one, or of means that contradict each other
-        return plus_minus(mean, math.nan)
-    text = plus_minus(mean, half).partition(" ")[0]
-    digits = len(text.partition(".")[2])
-    return f"{text} ({low:z.{digits}f} to {high:z.{digits}f})"
-
-
 def of_planned(n: int, planned: float) -> str:
     """A count, with that planned where it falls short; NaN: nothing was planned."""
     return f"{n:.0f} of {planned:.0f}" if n < planned else f"{n:.0f}"

@@ -88,7 +88,7 @@ class Terms:
             return (
                 f"A difference in {metric} is called found where p is at most {self.level:g}. The "
                 f"number of repeats hung on what they said, so p and the interval are such as hold "
-                f"at any time: p is the least inverse Bayes factor so far."
+                f"at any time: p is the inverse Bayes factor of all of them."
             )
         return (
             f"A difference is called found where Holm's p is below {LEVEL:g} over all comparisons "

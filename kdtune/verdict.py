@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdtune.comparison import DEFAULT, LEVEL, Rule, has_run_well, name_of
 from kdtune.stats import detectable_difference, repeats_needed
-from kdtune.tables import cell, mean_within, of_planned, plus_minus
+from kdtune.tables import cell, of_planned, plus_minus
 from kdtune.terms import Terms
 
 MOST_REPEATS = 200
@@ -43,13 +43,13 @@ def verdict(table: pd.DataFrame, rule: Rule, by: Sequence[str], terms: Terms) ->
     who, other = name_of(best, by), terms.other
     subject = "Distillation" if rule.is_plain else who
     if len(helpful):
-        gain = _difference(best, rule, terms, rule.sign)
+        gain = _difference(best, rule, rule.sign)
         return f"{subject} helps: {who} beats {other} by {gain} {proof}."
     if len(sure) == len(table):
-        loss = _difference(best, rule, terms, -rule.sign)
+        loss = _difference(best, rule, -rule.sign)
         closest = f"even {who}, the closest," if len(table) > 1 else who
         return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
-    shown = _difference(best, rule, terms, signed=True)
+    shown = _difference(best, rule, signed=True)
     found = "No difference is sure" if _is_low(best.p_holm, terms) else "No difference found"
     text = f"{found}: {who} against {other}: {shown} {proof}; "
     text += _power(best, m, rule) if terms.anytime is None else _undecided(table, rule, terms)
@@ -118,23 +118,16 @@ def _comparisons(m: int) -> str:
     return f"{m} comparison{'s' * (m > 1)}"
 
 
-def _difference(
-    row: pd.Series, rule: Rule, terms: Terms, sign: int = 1, signed: bool = False
-) -> str:
+def _difference(row: pd.Series, rule: Rule, sign: int = 1, signed: bool = False) -> str:
     """A row's difference, or its negative, with the interval for all comparisons together."""
-    ends = (row.low_all, row.high_all) if sign > 0 else (-row.high_all, -row.low_all)
-    return _amount((sign * row["diff"], *ends), rule, terms, signed)
+    return _amount(sign * row["diff"], (row.high_all - row.low_all) / 2, rule, signed)
 
 
-def _amount(
-    numbers: tuple[float, float, float], rule: Rule, terms: Terms, signed: bool = False
-) -> str:
-    """A mean, and the low and the high end of its interval, in words."""
-    mean, low, high = (rule.scale * number for number in numbers)
-    centred = terms.anytime is None  # an interval that holds at any time need not be
-    text = plus_minus(mean, (high - low) / 2) if centred else mean_within(mean, low, high)
+def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
+    """A mean and half of its interval, in words."""
+    text = plus_minus(rule.scale * value, rule.scale * half)
     unit = " points" if rule.in_points else ""
-    return f"{'+' if signed and mean > 0 else ''}{text}{unit}{_what(rule)}"
+    return f"{'+' if signed and value > 0 else ''}{text}{unit}{_what(rule)}"
 
 
 def in_units(value: float, rule: Rule) -> str:
@@ -164,10 +157,11 @@ def comparison_rows(
 
 
 def _cell(row: pd.Series, rule: Rule) -> str:
-    sign, diff = "+" if row["diff"] > 0 else "", rule.scale * row["diff"]
-    if math.isnan(row.low):  # of a study that stopped when it knew, or of one repeat
-        return sign + mean_within(diff, rule.scale * row.low_all, rule.scale * row.high_all)
-    return sign + plus_minus(diff, rule.scale * (row.high - row.low) / 2)
+    half = (row.high - row.low) / 2
+    if math.isnan(half):  # of a study that stopped when it knew, or of one repeat
+        half = (row.high_all - row.low_all) / 2
+    sign = "+" if row["diff"] > 0 else ""
+    return sign + plus_minus(rule.scale * row["diff"], rule.scale * half)
 
 
 def _p(value: float) -> str:
@@ -196,7 +190,7 @@ def best_sentence(selection: pd.DataFrame, rule: Rule, name: str, terms: Terms) 
     text = f"Best: {name}; {rule.metric} on {'; '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"]
-        numbers = (row["test/mean"], row["test/low"], row["test/high"])
-        gain = _amount(numbers, rule, terms, signed=True)
+        half = (row["test/high"] - row["test/low"]) / 2
+        gain = _amount(row["test/mean"], half, rule, signed=True)
         text += f" On test against {terms.other}: {gain.replace(' in val', ' in test')}."
     return text

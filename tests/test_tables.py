@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from studies import at, make, starting_repository
 
-from kdtune.tables import format_table, levels, mean_within, plus_minus
+from kdtune.tables import format_table, levels, plus_minus
 
 METRICS = ("loss", "acc", "teacher_acc", "logit_diff")
 
@@ -77,20 +77,6 @@ def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
 )
 def test_two_digits_of_the_sd(mean: float, sd: float, text: str) -> None:
     assert plus_minus(mean, sd) == text
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "text"),
-    [
-        (0.002, 0.03, "0.011 (0.002 to 0.030)"),
-        (-0.5, 0.9, "0.01 (-0.50 to 0.90)"),
-        (-math.inf, math.inf, "0.01129"),
-        (math.nan, math.nan, "0.01129"),
-        (0.03, 0.02, "0.01129"),  # means that no longer agree leave none
-    ],
-)
-def test_a_mean_within_its_interval(low: float, high: float, text: str) -> None:
-    assert mean_within(0.01129, low, high) == text
 
 
 def test_markdown(last: pd.DataFrame) -> None:
