@@ -76,11 +76,16 @@ def start(command: Command) -> NoReturn:
         asked = grammar(command, sys.argv[1:])
         return int(importlib.import_module(f"kdtune.{command}").main(asked))
 
-    answer(main)
+    answer(main, resumes=command in ("search", "teacher"))
 
 
-def answer(main: Callable[[], int]) -> NoReturn:
-    """Run a command; bad input gets one sentence and exit code 2, Ctrl-C exit code 130."""
+def answer(main: Callable[[], int], resumes: bool = False) -> NoReturn:
+    """Run a command; bad input gets one sentence and exit code 2, Ctrl-C exit code 130.
+
+    Args:
+        main: the command, returns its exit code.
+        resumes: whether the same command goes on where it was cut.
+    """
     try:
         code = main()
     except InputError as error:
@@ -88,7 +93,8 @@ def answer(main: Callable[[], int]) -> NoReturn:
         code = 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
-        print(f"interrupted{reason}; the same command goes on from here", file=sys.stderr)
+        rest = "; the same command goes on from here" if resumes else ""
+        print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head
         sys.stderr.close()

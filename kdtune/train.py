@@ -94,7 +94,7 @@ def train(
         past.append(Epoch(number, time.perf_counter() - started, splits, correct))
         if checkpoint is not None:
             checkpoint.keep(student, optimizer, scheduler, past)
-        yield past[-1]  # after its state is kept: what is told is never lost
+        yield past[-1]  # after its state is kept, where it is: what is told is seldom lost
 
 
 def _train_epoch(

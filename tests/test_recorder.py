@@ -1,10 +1,12 @@
 """What is written of trials that Ray gives up; the rest under a real Ray in test_search.py."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from test_plan import LISTS, make
 
 from kdtune.cache import Cache
@@ -17,6 +19,14 @@ from kdtune.results import read_lines
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
 DIED = "Failure # 1\nThe actor died because of an out-of-memory error"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine() -> Iterator[None]:
+    """That the recorder watches."""
+    ray.init(num_cpus=1, include_dashboard=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
