@@ -141,6 +141,7 @@ class TestOnTwoNodes:
         ]
         assert not [p for p in study.folder.iterdir() if p.name.startswith(".preflight")]
 
+    @pytest.mark.cluster  # half a minute
     def test_an_outage_while_a_machine_is_looked_at_is_ridden_out(
         self,
         study: Study,

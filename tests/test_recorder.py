@@ -1,12 +1,10 @@
 """What is written of trials that Ray gives up; the rest under a real Ray in test_search.py."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
 from test_plan import LISTS, make
 
 from kdtune.cache import Cache
@@ -21,16 +19,9 @@ LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
 DIED = "Failure # 1\nThe actor died because of an out-of-memory error"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def machine() -> Iterator[None]:
-    """That the recorder watches."""
-    ray.init(num_cpus=1, include_dashboard=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    monkeypatch.setattr("kdtune.recorder.Watch", lambda study: None)  # of machines, which needs Ray
     study = replace(make("grid", LISTS, "all"), out=str(tmp_path), name="s")
     plan = Plan(study)
     return Recorder(study, plan, Show(plan, Cache(str(tmp_path / "cache"), 1.0)), Mirror(study))

@@ -15,7 +15,8 @@ import ray
 
 import kdtune
 from kdtune.config import InputError, Run, Study
-from kdtune.folder import claim
+from kdtune.distill import check, distill
+from kdtune.folder import check_same, claim, write_study
 from kdtune.models import build
 from kdtune.resources import Resources
 from kdtune.results import read_lines
@@ -46,7 +47,7 @@ def study(tiny: Run, tmp_path: Path) -> Study:
     )
 
 
-def test_a_study_from_nothing_to_its_folder(study: Study) -> None:
+def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     results = kdtune.run(study, ray_init=CPUS)
     trials = results.trials
     assert sorted(trials.status.unique()) == ["completed"]
@@ -65,6 +66,13 @@ def test_a_study_from_nothing_to_its_folder(study: Study) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
     assert kdtune.load(folder).study.run == study.run
 
+    run = replace(tiny, alpha=0.0, repeat=1)  # a trial equals the same run alone
+    *_, last = distill(run, folder / "teacher", Resources())
+    row = trials.set_index("trial_id").loc[run.trial_id]
+    for name in ("loss", "acc", "logit_diff", "kl"):
+        assert row[f"val/{name}@last"] == pytest.approx(last.splits["val"][name], rel=1e-6)
+        assert row[f"test/{name}@last"] == pytest.approx(last.splits["test"][name], rel=1e-6)
+
     lines = len(read_lines(folder)[0])
     again = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
     assert len(again.trials) == 6 and len(read_lines(folder)[0]) == lines
@@ -74,19 +82,6 @@ def test_a_study_from_nothing_to_its_folder(study: Study) -> None:
     assert len(extended.trials) == 5 * 3
     new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
     assert new.isdisjoint(trials.trial_id)
-
-
-def test_a_trial_equals_the_same_run_alone(study: Study, tiny: Run) -> None:
-    from kdtune.distill import distill
-    from kdtune.resources import Resources
-
-    results = kdtune.run(replace(study, space={"alpha": (0.0, 1.0)}), ray_init=CPUS)
-    run = replace(tiny, alpha=0.0, repeat=1)
-    *_, last = distill(run, study.folder / "teacher", Resources())
-    row = results.trials.set_index("trial_id").loc[run.trial_id]
-    for name in ("loss", "acc", "logit_diff", "kl"):
-        assert row[f"val/{name}@last"] == pytest.approx(last.splits["val"][name], rel=1e-6)
-        assert row[f"test/{name}@last"] == pytest.approx(last.splits["test"][name], rel=1e-6)
 
 
 def test_four_trials_run_at_once_one_a_gpu(study: Study, tmp_path: Path) -> None:
@@ -261,11 +256,13 @@ def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     run = replace(study.run, student_weights=str(file))
     study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
     save_weights(build(run.student, "none", 10, seed=1).net, file)
-    assert set(kdtune.run(study, ray_init=CPUS).trials.status) == {"completed"}
+    study.folder.mkdir(parents=True)
+    write_study(study, check(study.run))
+    check_same(study, check(study.run))
     save_weights(build(run.student, "none", 10, seed=2).net, file)
     with pytest.raises(InputError, match=r"the student .* has changed since"):
-        kdtune.run(replace(study, repeats=2), ray_init=CPUS)
-    assert len(kdtune.load(study.folder).trials) == 2
+        kdtune.run(study, ray_init=CPUS)
+    assert not (study.folder / "trials").exists()
 
 
 def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
