@@ -21,20 +21,34 @@ unset AWS_CA_BUNDLE
 """For every ~/.bashrc: what an instance profile gives on Amazon's machines."""
 WATCH = """
 import boto3, json, time
+from botocore.exceptions import BotoCoreError
 ec2 = boto3.client("ec2")
-while True:
-    live = []
+
+def live():
     for reservation in ec2.describe_instances()["Reservations"]:
         for i in reservation["Instances"]:
             if i["State"]["Name"] == "running":
                 keys = ec2.describe_key_pairs(KeyNames=[i["KeyName"]], IncludePublicKey=True)
-                live.append({
+                yield {
                     "id": i["InstanceId"], "type": i["InstanceType"],
                     "addresses": [i["PrivateIpAddress"], i["PublicIpAddress"]],
                     "key": keys["KeyPairs"][0]["PublicKey"],
-                })
-    print(json.dumps(live), flush=True)
+                }
+
+while True:
+    try:
+        print(json.dumps(list(live())), flush=True)
+    except BotoCoreError:
+        pass  # not up yet, or frozen: no news
     time.sleep(0.5)
+"""
+"""What says which instances run, a line each half second."""
+ANSWERS = """
+import socket, time
+until = time.monotonic() + 120
+while socket.socket().connect_ex(("10.77.0.2", 5000)):
+    assert time.monotonic() < until
+    time.sleep(0.2)
 """
 
 
@@ -55,6 +69,7 @@ class FakeEC2:
             "MOTO_IAM_LOAD_MANAGED_POLICIES=true python -m moto.server -H 10.77.0.2 -p 5000",
             hosts.folder / "moto.log",
         )
+        hosts.run("ctl", f"python -c '{ANSWERS}'", 130)
         # every address is on the machines' own bridge
         call("ip", "-n", "kdt-ctl", "route", "replace", "default", "dev", "eth0")
         inside = ["ip", "netns", "exec", "kdt-ctl", "bash", "-c", 'eval "$1"; exec "$2" -c "$3"']
