@@ -32,6 +32,7 @@ from kdtune.comparison import (
 )
 from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
 from kdtune.faults import faults, state
+from kdtune.paths import none_of
 from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.summaries import best_rows
@@ -55,8 +56,7 @@ def load(folder: str | Path) -> "Results":
         return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
     path = Path(folder)
     if not path.is_dir():
-        what = f"{path} is none" if path.exists() else f"there is no {path}"
-        raise InputError(f"a study must be a folder, but {what}")
+        raise InputError(f"a study must be a folder, but {none_of(path)}")
     return Results(path, read_study(path), read_frames(path))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from kdtune.config import InputError
 from kdtune.mirror import Mirror
+from kdtune.paths import written_aside
 from kdtune.storage import DRIVER, VOID_SECONDS, Store
 
 BEAT_SECONDS = VOID_SECONDS / 3
@@ -90,9 +91,8 @@ class Claim:
     def _write(self) -> None:
         now = time.time()
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "token": TOKEN, "time": now}
-        aside = self._file.with_name(f"{DRIVER}.{os.getpid()}.part")
-        aside.write_text(json.dumps(mine))
-        os.replace(aside, self._file)
+        with written_aside(self._file) as aside:
+            aside.write_text(json.dumps(mine))
         self._hasty.put(self._file, DRIVER)
         self._renewed = now
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.paths import none_of
 from kdtune.reading import docs, read
 from kdtune.space import Range
 from kdtune.user_code import user_code
@@ -144,8 +145,7 @@ def _experiment(file: Path) -> Study:
     if not file.is_file() or file.suffix != ".py":
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
-        what = f"{file} is none" if file.exists() else f"there is no {file}"
-        raise InputError(f"an experiment must be a Python file (.py), but {what}{hint}")
+        raise InputError(f"an experiment must be a Python file (.py), but {none_of(file)}{hint}")
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
     if not isinstance(study, Study):

@@ -1,7 +1,6 @@
 """A data set by name or path, its classes and its splits."""
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from kdtune.cache import default_folder
 from kdtune.config import InputError, Run, derive_seed
+from kdtune.paths import written_aside
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,10 @@ def _note(name: str) -> Path:
 
 
 def _remember(note: Path, text: str) -> None:
-    aside = note.with_name(f"{note.name}.{os.getpid()}.part")
     with suppress(OSError):  # a home that cannot be written: found out again next time
         note.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
-        os.replace(aside, note)
+        with written_aside(note) as aside:
+            aside.write_text(text)
 
 
 def _decode(file: str) -> Tensor:

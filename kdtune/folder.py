@@ -19,6 +19,7 @@ from kdtune.data import load_data
 from kdtune.distill import STUDENT
 from kdtune.mirror import Mirror
 from kdtune.optuna_export import export
+from kdtune.paths import written_aside
 from kdtune.results import (
     LOCK,
     PREDICTIONS,
@@ -91,9 +92,8 @@ def check_same(study: Study, made_of: Mapping[str, str]) -> None:
 
 def write_study(study: Study, made_of: Mapping[str, str]) -> None:
     """Write study.json and, once, what the results come from: data, models, versions, command."""
-    aside = study.folder / f"{STUDY}.part"
-    aside.write_text(study.to_json(), encoding="utf-8")
-    aside.replace(study.folder / STUDY)
+    with written_aside(study.folder / STUDY) as aside:
+        aside.write_text(study.to_json(), encoding="utf-8")
     file = study.folder / PROVENANCE
     if file.exists():
         return
@@ -164,7 +164,8 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     run = replace(results.study.run, **{k: v for k, v in config.items() if v is not None})
     named = json.dumps(asdict(run), indent=2)
     target, aside = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
-    places = [target] if _text(target / f"{STUDENTS}.json") == named else []
+    before = target / f"{STUDENTS}.json"
+    kept = before.is_file() and before.read_text(encoding="utf-8") == named
     trials = results.trials[results.trials.config_id == best]
     mirror.pull_trials(list(trials.trial_id), STUDENT)
     shutil.rmtree(aside, ignore_errors=True)
@@ -173,11 +174,8 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     for _, trial in trials[trials.status == "completed"].iterrows():
         name = f"repeat-{trial['repeat']:02d}.safetensors"
         own = results.folder / "trials" / trial.trial_id / STUDENT
-        if source := next((f for f in (own, *(p / name for p in places)) if f.exists()), None):
+        sources = (own, target / name) if kept else (own,)
+        if source := next(filter(Path.exists, sources), None):
             shutil.copy(source, aside / name)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-
-
-def _text(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.is_file() else None

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.paths import written_aside
 
 METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
 SCOPES = ("last", "best", "last-5-avg")
@@ -188,9 +189,8 @@ def write_frames(folder: Path, frames: Frames) -> None:
         (PREDICTIONS, predictions),
     ):
         if len(frame.columns):
-            aside = folder / f"{name}.part"  # a reader may be at the one before
-            frame.to_parquet(aside, index=False)
-            aside.replace(folder / name)
+            with written_aside(folder / name) as aside:
+                frame.to_parquet(aside, index=False)
 
 
 def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:

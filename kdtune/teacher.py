@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from kdtune.classifier import Classifier, probe
 from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
 from kdtune.data import load_data, verify
 from kdtune.models import build
+from kdtune.paths import written_aside
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train
@@ -59,20 +59,27 @@ def is_ready(run: Run, folder: Path) -> bool:
 
     Raises InputError where what it holds is damaged.
     """
-    if run.teacher_epochs == 0:
-        return True
+    return run.teacher_epochs == 0 or _made_by(folder) == _asked(run)
+
+
+def _asked(run: Run) -> tuple[dict[str, Any], str]:
+    """The recipe and the data that a run's teacher is to be made by."""
+    return asdict(teacher_run(run)), load_data(run.data).fingerprint
+
+
+def _made_by(folder: Path) -> tuple[dict[str, Any], str] | None:
+    """Those of the teacher in a folder; None where there is none."""
     if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
-        return False
+        return None
     try:
         record = json.loads((folder / RECORD).read_text())
-        made = (record["run"], record["data"])
         check_whole(folder / WEIGHTS)
+        return record["run"], record["data"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
             f"command fine-tunes it again"
         ) from None
-    return made == (asdict(teacher_run(run)), load_data(run.data).fingerprint)
 
 
 def fine_tune(
@@ -85,7 +92,7 @@ def fine_tune(
     results may hang on it.
     """
     own, data = teacher_run(run), load_data(run.data)
-    if not is_ready(run, folder) and (folder / RECORD).exists() and (folder / WEIGHTS).exists():
+    if _made_by(folder) not in (None, _asked(run)):
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
@@ -102,9 +109,8 @@ def fine_tune(
     record: dict[str, Any] = {"run": asdict(own), "classes": data.classes, "data": data.fingerprint}
     record |= {"preprocessing": asdict(model.preprocessing), "epochs": own.epochs}
     record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
-    aside = folder / f"{RECORD}.{os.getpid()}.part"
-    aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    os.replace(aside, folder / RECORD)
+    with written_aside(folder / RECORD) as aside:
+        aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
     checkpoint.file.unlink(missing_ok=True)
 
 

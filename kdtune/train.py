@@ -5,7 +5,6 @@ of its own).
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from kdtune import losses
 from kdtune.chunks import seed_step
 from kdtune.classifier import Classifier
 from kdtune.config import Run
+from kdtune.paths import written_aside
 from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]
@@ -253,9 +253,8 @@ class Checkpoint:
             "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
             "epochs": [vars(epoch) for epoch in past],
         }
-        aside = self.file.with_suffix(f".{os.getpid()}.part")
-        torch.save(state, aside)
-        os.replace(aside, self.file)
+        with written_aside(self.file) as aside:
+            torch.save(state, aside)
         self._sent()
         took = time.perf_counter() - began
         self._cost, self._unkept = min(took, 2 * self._cost), 0.0  # once slow is not always slow

@@ -120,7 +120,12 @@ def _comparisons(m: int) -> str:
 
 def _difference(row: pd.Series, rule: Rule, sign: int = 1, signed: bool = False) -> str:
     """A row's difference, or its negative, with the interval for all comparisons together."""
-    return _amount(sign * row["diff"], (row.high_all - row.low_all) / 2, rule, signed)
+    return _amount(sign * row["diff"], _half(row), rule, signed)
+
+
+def _half(row: pd.Series) -> float:
+    """Half of a row's interval for all comparisons together."""
+    return float(row.high_all - row.low_all) / 2
 
 
 def _amount(value: float, half: float, rule: Rule, signed: bool = False) -> str:
@@ -159,7 +164,7 @@ def comparison_rows(
 def _cell(row: pd.Series, rule: Rule) -> str:
     half = (row.high - row.low) / 2
     if math.isnan(half):  # of a study that stopped when it knew, or of one repeat
-        half = (row.high_all - row.low_all) / 2
+        half = _half(row)
     sign = "+" if row["diff"] > 0 else ""
     return sign + plus_minus(rule.scale * row["diff"], rule.scale * half)
 

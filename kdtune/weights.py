@@ -1,7 +1,6 @@
 """Weights in and out, safely: state dicts as safetensors, nothing is unpickled."""
 
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdtune.config import InputError
+from kdtune.paths import none_of, written_aside
 
 StateDict = Mapping[str, Tensor]
 DO = "save it with torch.save(model.state_dict(), ...) or as .safetensors"
@@ -26,8 +26,7 @@ def load_weights(name: str, weights: str) -> StateDict:
         return _default_weights(name)
     file = Path(weights).expanduser()
     if not file.is_file():
-        what = f"{file} is none" if file.exists() else f"there is no {file}"
-        raise InputError(f'weights must be "default", "none" or a file, but {what}')
+        raise InputError(f'weights must be "default", "none" or a file, but {none_of(file)}')
     if file.suffix == ".safetensors":
         check_whole(file)
         return load_file(file)
@@ -87,10 +86,9 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
 
 def save_weights(net: nn.Module, file: Path) -> None:
     """Write the network's state dict as safetensors, aside and renamed."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
     state = net.state_dict()
-    save_file({name: value.cpu().contiguous() for name, value in state.items()}, aside)
-    os.replace(aside, file)
+    with written_aside(file) as aside:
+        save_file({name: value.cpu().contiguous() for name, value in state.items()}, aside)
 
 
 def _default_weights(name: str) -> StateDict:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_plan import LISTS, make
@@ -27,15 +28,21 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return Recorder(study, plan, Show(plan, Cache(str(tmp_path / "cache"), 1.0)), Mirror(study))
 
 
+def begun(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:
+    """A trial that Tune has made, and started or not, and whose error is in the file."""
+    trial = SimpleNamespace(config=searcher.suggest("a"), error_file=str(error))
+    if started:
+        recorder.on_trial_start(0, [], trial)
+    return trial
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_a_run_that_a_lost_machine_had_is_handed_out_again(
     recorder: Recorder, tmp_path: Path, started: bool
 ) -> None:
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
     (tmp_path / "error.txt").write_text(LOST)
-    trial = SimpleNamespace(config=searcher.suggest("a"), error_file=str(tmp_path / "error.txt"))
-    if started:
-        recorder.on_trial_start(0, [], trial)
+    trial = begun(recorder, searcher, tmp_path / "error.txt", started)
     assert searcher.suggest("b") is None  # there is room for one
     recorder.on_trial_error(0, [], trial)
     assert searcher.suggest("c") == trial.config
@@ -50,9 +57,7 @@ def test_a_run_whose_worker_died_has_failed(
 ) -> None:
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
     (tmp_path / "error.txt").write_text(DIED)
-    trial = SimpleNamespace(config=searcher.suggest("a"), error_file=str(tmp_path / "error.txt"))
-    if started:
-        recorder.on_trial_start(0, [], trial)
+    trial = begun(recorder, searcher, tmp_path / "error.txt", started)
     recorder.on_trial_error(0, [], trial)
     start, end = read_lines(recorder.study.folder)[0]
     assert (start["kind"], end["status"]) == ("start", "failed") and error in end["error"]
