@@ -66,6 +66,8 @@ def ray_of(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Ray's snapshots are never restored from: they lag, cannot be extended, and unpickle
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    # the exporter's threads outlive ray.shutdown: a second study's could crash the process' exit
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if ray_init is not None:
