@@ -109,8 +109,8 @@ MUTANTS = {
     ),
     "the interval of one comparison in the verdict": Mutant(
         "verdict.py",
-        "(row.low_all, row.high_all) if",
-        "(row.low, row.high) if",
+        "return float(row.high_all - row.low_all) / 2",
+        "return float(row.high - row.low) / 2",
         "verdict",
     ),
     "chosen and judged on the same images": Mutant(
@@ -147,6 +147,13 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_passage_to_replace_is_there_once(name: str) -> None:
+    mutant = MUTANTS[name]
+    text = (ROOT / "kdtune" / mutant.file).read_text("utf-8")
+    assert text.count(mutant.old) == 1, f"{mutant.old!r} is no longer once in {mutant.file}"
+
+
 @pytest.mark.slow
 def test_the_copy_itself_passes(copy: Path) -> None:
     names = sorted({name for mutant in MUTANTS.values() for name in mutant.tests.split()})
@@ -159,9 +166,7 @@ def test_the_copy_itself_passes(copy: Path) -> None:
 def test_the_mutant_is_found(copy: Path, name: str) -> None:
     mutant = MUTANTS[name]
     file = copy / "kdtune" / mutant.file
-    text = file.read_text("utf-8")
-    assert text.count(mutant.old) == 1, f"{mutant.old!r} is no longer once in {mutant.file}"
-    file.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+    file.write_text(file.read_text("utf-8").replace(mutant.old, mutant.new), "utf-8")
     for tests in mutant.tests.split():
         done = run(copy, tests)
         assert done.returncode == 1, f"test_{tests}.py let it pass\n{done.stdout[-3000:]}"
