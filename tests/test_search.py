@@ -158,8 +158,10 @@ def test_a_killed_driver_goes_on(study: Study, tmp_path: Path) -> None:
     assert len(kdtune.load(study.folder).trials.query("status == 'completed'")) == 4
 
 
-def test_kill_is_ctrl_c_exits_130_and_says_how_to_go_on(study: Study, tmp_path: Path) -> None:
-    """SIGTERM, which raises SIGINT in the driver: both ways are walked."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_exits_130_and_says_how_to_go_on(
+    sent: signal.Signals, study: Study, tmp_path: Path
+) -> None:
     slow = replace(study, run=replace(study.run, epochs=400), space={"alpha": (0.0, 1.0)})
     script = tmp_path / "experiment.py"
     script.write_text(f"from kdtune import Run, Study\nstudy = {slow!r}\n")
@@ -168,7 +170,7 @@ def test_kill_is_ctrl_c_exits_130_and_says_how_to_go_on(study: Study, tmp_path: 
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as driver:
         _wait_for(lambda: any(x["kind"] == "epoch" for x in read_lines(study.folder)[0]))
-        driver.send_signal(signal.SIGTERM)
+        driver.send_signal(sent)
         _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert "the same command goes on" in errors and "Traceback" not in errors
