@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdtune.cli import fashion
-from kdtune.config import Precision, Run, Study
+from kdtune.config.defaults import fashion
+from kdtune.config.run import Precision, Run
+from kdtune.config.study import Study
 from kdtune.distill import distill
 from kdtune.resources import Resources
 from kdtune.stats import Interval, paired_difference

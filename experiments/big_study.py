@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import kdtune
-from kdtune.config import Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.results import Records
 
 LIMITS = {"load": 10.0, "analysis": 10.0, "report": 60.0}

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from kdtune.cli import fashion
-from kdtune.config import Run, Study
+from kdtune.config.defaults import fashion
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.distill import distill
 from kdtune.resources import Resources
 from kdtune.results import read_lines

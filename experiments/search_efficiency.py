@@ -43,10 +43,11 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from play import rest_of, start_of
 
-from kdtune.config import Run, Study
+from kdtune.config.hyperparameters import Range
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.plan import Plan
 from kdtune.race import best_first
-from kdtune.space import Range
 from kdtune.standing import final_differences, finalists, is_decided
 from kdtune.stats import holm, paired_difference
 from kdtune.stopping import rungs

@@ -37,7 +37,8 @@ from overhead import compare, sentence
 
 from kdtune.cache import Cache
 from kdtune.classifier import Classifier
-from kdtune.config import Precision, Run, Study, Trainable
+from kdtune.config.run import Precision, Run, Trainable
+from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import _starts, _teacher_at_hand, distill, make_student
 from kdtune.resources import Resources

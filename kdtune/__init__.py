@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdtune.analysis import Results, load
-    from kdtune.config import InputError, Run, Study
+    from kdtune.config.errors import InputError
+    from kdtune.config.hyperparameters import Range
+    from kdtune.config.run import Run
+    from kdtune.config.study import Study
     from kdtune.search import run
-    from kdtune.space import Range
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Range", "Results", "Run", "Study", "load", "run"]

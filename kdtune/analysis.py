@@ -4,7 +4,7 @@ python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last
 """
 
 if __name__ == "__main__":
-    from kdtune.cli import start
+    from kdtune.config.cli import start
 
     start("analysis")  # answers bad flags before pandas loads; does not return
 
@@ -30,10 +30,12 @@ from kdtune.comparison import (
     name_of,
     parse_baseline,
 )
-from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study
+from kdtune.config.errors import InputError
+from kdtune.config.files import none_of
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.reading import SHOWN, Reading
+from kdtune.config.study import Scope, Study
 from kdtune.faults import faults, state
-from kdtune.paths import none_of
-from kdtune.reading import SHOWN, Reading
 from kdtune.results import METRICS, Frames, read_frames, read_study
 from kdtune.summaries import best_rows
 from kdtune.tables import format_table, markdown

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 from kdtune.cache import Key, Tensors, Tick
-from kdtune.config import Run, derive_seed
+from kdtune.config.run import Run, derive_seed
 from kdtune.data import Data
 from kdtune.resources import Resources
 from kdtune.views import Views

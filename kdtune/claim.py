@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from kdtune.config import InputError
+from kdtune.config.errors import InputError
+from kdtune.config.files import written_aside
 from kdtune.mirror import Mirror
-from kdtune.paths import written_aside
 from kdtune.storage import DRIVER, VOID_SECONDS, Store
 
 BEAT_SECONDS = VOID_SECONDS / 3

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdtune.config import InputError, Precision
+from kdtune.config.errors import InputError
+from kdtune.config.run import Precision
 
 Layout = Literal["channels_last", "contiguous"]
 """Channels last is 1.3 to 1.4 times as fast as contiguous for ResNets on a CPU (measured)."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from kdtune.config import HYPERPARAMETERS, InputError, Scope, Study, Value
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Value
+from kdtune.config.study import Scope, Study
 from kdtune.race import anytime_interval, anytime_p
-from kdtune.space import Range
 from kdtune.stats import Difference, holm, max_t, mean_interval, paired_difference
 from kdtune.tables import is_number
 

@@ -19,8 +19,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as F
 
 from kdtune.cache import default_folder
-from kdtune.config import InputError, Run, derive_seed
-from kdtune.paths import written_aside
+from kdtune.config.errors import InputError
+from kdtune.config.files import written_aside
+from kdtune.config.run import Run, derive_seed
 
 
 @dataclass(frozen=True)

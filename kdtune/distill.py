@@ -4,7 +4,7 @@ python -m kdtune.distill [EXPERIMENT.py] [--flags]
 """
 
 if __name__ == "__main__":
-    from kdtune.cli import start
+    from kdtune.config.cli import start
 
     start("distill")  # answers bad flags before torch loads; does not return
 
@@ -21,7 +21,9 @@ from rich.console import Console
 from torch import Tensor
 
 from kdtune.classifier import Classifier, probe
-from kdtune.config import InputError, Run, Study, derive_seed
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
 from kdtune.data import load_data, verify
 from kdtune.models import build
 from kdtune.resources import Resources, check_gpus

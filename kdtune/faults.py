@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from kdtune.comparison import completed, name_of
-from kdtune.config import Study
+from kdtune.config.study import Study
 from kdtune.results import METRICS, Frames
 
 MOST = 10

@@ -14,12 +14,15 @@ from filelock import FileLock, Timeout
 
 from kdtune import __version__
 from kdtune.analysis import Results, load
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.files import written_aside
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
 from kdtune.mirror import Mirror
 from kdtune.optuna_export import export
-from kdtune.paths import written_aside
 from kdtune.results import (
     LOCK,
     PREDICTIONS,

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtune.config import BUDGET, Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import BUDGET, Study
 from kdtune.race import Table
 from kdtune.stopping import rungs
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 from kdtune.results import Records
 from kdtune.storage import Store
 

@@ -19,8 +19,8 @@ import torchvision
 from torch import nn
 
 from kdtune.classifier import Classifier, Preprocessing
-from kdtune.config import InputError
-from kdtune.user_code import user_code
+from kdtune.config.errors import InputError
+from kdtune.config.user_code import user_code
 from kdtune.weights import fill, import_timm, load_weights
 
 

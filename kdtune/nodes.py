@@ -9,7 +9,8 @@ from typing import Any
 import ray
 import yaml
 
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves the cluster's file there, on the head, for the autoscaler. That of Ray 2.60

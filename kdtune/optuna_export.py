@@ -13,11 +13,11 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from kdtune.config import Study
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
+from kdtune.config.study import Study
 from kdtune.ledger import Ledger, Tried, phase_of
 from kdtune.proposals import distribution
 from kdtune.results import Line
-from kdtune.space import HYPERPARAMETERS, Range, Values
 from kdtune.stats import mean_interval
 
 FILE = "optuna.db"

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.config import Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
 from kdtune.proposals import Proposer
 from kdtune.standing import finalists, in_question, is_decided, to_confirm

@@ -20,7 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune import __version__
 from kdtune.cache import Cache
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import make_student
 from kdtune.nodes import Node, alive

@@ -18,8 +18,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from kdtune.config import Run, Study, derive_seed
-from kdtune.space import DECIDING, HYPERPARAMETERS, Range, Value, Values, canonical
+from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Value, Values, canonical
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

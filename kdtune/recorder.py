@@ -6,7 +6,8 @@ from typing import Any
 
 from ray import tune
 
-from kdtune.config import Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.distill import CHECKPOINT
 from kdtune.ledger import phase_of
 from kdtune.mirror import Mirror, Uplink

@@ -9,7 +9,8 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from kdtune.config import HYPERPARAMETERS, Study
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.study import Study
 from kdtune.plan import Plan
 from kdtune.trial import run_of
 

@@ -4,7 +4,7 @@ python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
 """
 
 if __name__ == "__main__":
-    from kdtune.cli import start
+    from kdtune.config.cli import start
 
     start("report")  # answers bad flags before pandas and matplotlib load; does not return
 
@@ -19,8 +19,8 @@ import pandas as pd
 from kdtune import __version__, background, page, plots, sections
 from kdtune.analysis import Results, load
 from kdtune.comparison import Rule, check_baseline, parse_baseline
-from kdtune.config import InputError
-from kdtune.reading import Reporting
+from kdtune.config.errors import InputError
+from kdtune.config.reading import Reporting
 from kdtune.results import METRICS
 
 MOST_NUMBERS = 40_000

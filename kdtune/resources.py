@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from kdtune.cache import Cache
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 
 Watch = Callable[[str, int, int], None]
 """watch(what, done, total): so far is what is being built."""

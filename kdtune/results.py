@@ -17,8 +17,11 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
-from kdtune.paths import written_aside
+from kdtune.config.errors import InputError
+from kdtune.config.files import written_aside
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 
 METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
 SCOPES = ("last", "best", "last-5-avg")

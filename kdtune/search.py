@@ -4,7 +4,7 @@ python -m kdtune.search [EXPERIMENT.py] [--flags]
 """
 
 if __name__ == "__main__":
-    from kdtune.cli import start
+    from kdtune.config.cli import start
 
     start("search")  # answers bad flags before torch and Ray load; does not return
 
@@ -22,7 +22,8 @@ from ray.tune.logger import TBXLoggerCallback
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
 from kdtune.claim import claimed
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 from kdtune.distill import check
 from kdtune.folder import (
     check_same,

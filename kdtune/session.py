@@ -13,7 +13,8 @@ from typing import Any
 import ray
 import torch
 
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 from kdtune.resources import check_gpus
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from pyarrow import ArrowInvalid, fs
 
-from kdtune.config import InputError
+from kdtune.config.errors import InputError
 from kdtune.results import PREDICTIONS, PROVENANCE, STUDY
 
 PATIENCE_SECONDS = 120.0

@@ -17,7 +17,8 @@ from torch import Tensor
 from kdtune.cache import Tensors, Tick
 from kdtune.chunks import Chunks, Parts, collect, rebatched
 from kdtune.classifier import Classifier
-from kdtune.config import InputError, Run
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
 from kdtune.data import Data
 from kdtune.features import Features
 from kdtune.resources import Resources

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.comparison import KEYS, Rule, completed, has_run_well, numbers
-from kdtune.config import Scope
+from kdtune.config.study import Scope
 from kdtune.stats import mean_interval
 from kdtune.tables import levels
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdtune.config import Format
+from kdtune.config.study import Format
 
 
 def format_table(table: pd.DataFrame, format: Format = "md") -> str:

@@ -4,7 +4,7 @@ python -m kdtune.teacher [EXPERIMENT.py] [--flags]
 """
 
 if __name__ == "__main__":
-    from kdtune.cli import start
+    from kdtune.config.cli import start
 
     start("teacher")  # answers bad flags before torch loads; does not return
 
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from kdtune.classifier import Classifier, probe
-from kdtune.config import TEACHER_REPEAT, InputError, Run, Study, derive_seed
+from kdtune.config.errors import InputError
+from kdtune.config.files import written_aside
+from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
+from kdtune.config.study import Study
 from kdtune.data import load_data, verify
 from kdtune.models import build
-from kdtune.paths import written_aside
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train

@@ -25,8 +25,8 @@ from torch.optim.lr_scheduler import (
 from kdtune import losses
 from kdtune.chunks import seed_step
 from kdtune.classifier import Classifier
-from kdtune.config import Run
-from kdtune.paths import written_aside
+from kdtune.config.files import written_aside
+from kdtune.config.run import Run
 from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from ray import tune
 
-from kdtune.config import InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.distill import CHECKPOINT, distill
 from kdtune.mirror import Mirror
 from kdtune.resources import Resources

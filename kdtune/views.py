@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config import Augment, Run, derive_seed
+from kdtune.config.run import Augment, Run, derive_seed
 from kdtune.data import Data, Split
 
 PHOTO_ZOOM = 256 / 224

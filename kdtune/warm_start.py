@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.config import Run, Study
+from kdtune.config.hyperparameters import covers
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.ledger import Ledger
 from kdtune.race import best_first, leading
 from kdtune.results import read_lines, read_study
-from kdtune.space import covers
 
 
 def best_of_other(study: Study) -> list[Run]:

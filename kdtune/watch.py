@@ -6,7 +6,8 @@ from typing import Any
 
 import ray
 
-from kdtune.config import InputError, Study
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
 from kdtune.nodes import LOOK_SECONDS, Node, alive, changed
 from kdtune.preflight import ask, reason, survey, too_few_gpus
 from kdtune.storage import PATIENCE_SECONDS

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdtune.config import InputError
-from kdtune.paths import none_of, written_aside
+from kdtune.config.errors import InputError
+from kdtune.config.files import none_of, written_aside
 
 StateDict = Mapping[str, Tensor]
 DO = "save it with torch.save(model.state_dict(), ...) or as .safetensors"

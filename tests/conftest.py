@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdtune.config import Run
+from kdtune.config.run import Run
 from kdtune.resources import Resources
 from kdtune.teacher import fine_tune
 

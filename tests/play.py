@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kdtune.config import Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.ledger import phase_of
 from kdtune.plan import Plan
 

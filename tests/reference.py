@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdtune import losses
 from kdtune.chunks import epoch_order, seed_step
 from kdtune.classifier import Classifier, Layout
-from kdtune.config import Run
+from kdtune.config.run import Run
 from kdtune.data import Data, load_data
 from kdtune.distill import make_student
 from kdtune.stream import view_size

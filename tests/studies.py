@@ -14,7 +14,9 @@ import pandas as pd
 
 import kdtune
 from kdtune.analysis import Results
-from kdtune.config import HYPERPARAMETERS, Run, Study
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.results import PREDICTIONS, Records
 
 RUN = Run(data="fashion", epochs=3, lr=0.05)

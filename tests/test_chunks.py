@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtune.chunks import collect, epoch_order, rebatched
-from kdtune.config import Run
+from kdtune.config.run import Run
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 

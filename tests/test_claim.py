@@ -16,7 +16,9 @@ from s3_service import S3
 
 from kdtune import claim as claims
 from kdtune.claim import claimed
-from kdtune.config import InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.mirror import Mirror, Uplink
 from kdtune.results import Records
 from kdtune.storage import DRIVER, Store, fetch, is_running

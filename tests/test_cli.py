@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.cli import fashion, parse
-from kdtune.config import InputError, Run, Study
-from kdtune.space import Range
+from kdtune.config.cli import parse
+from kdtune.config.defaults import fashion
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 
 PROMISED = (
     *("data", "train-images", "image-size", "teacher", "teacher-weights", "teacher-epochs"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config import Study
+from kdtune.config.study import Study
 
 TINY = [
     *("--train-images", "60", "--epochs", "2", "--teacher-epochs", "1", "--gpus", "0"),

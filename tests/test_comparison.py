@@ -24,8 +24,9 @@ from kdtune.comparison import (
     parse_baseline,
     well_run,
 )
-from kdtune.config import InputError, Study
-from kdtune.space import Range
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.study import Study
 from kdtune.stats import max_t
 
 exact = pytest.approx

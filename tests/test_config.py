@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study, canonical, derive_seed
-from kdtune.space import Range
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, canonical
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
 
 BAD_RUNS = [
     *(("alpha", value) for value in (-0.1, 1.5, math.nan)),

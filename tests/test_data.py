@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdtune.config import InputError, Run
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
 from kdtune.data import Data, Split, load_data, verify
 
 RUN = Run(data="fashion", seed=3, repeat=1)

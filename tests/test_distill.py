@@ -11,7 +11,9 @@ from reference import plain_loop
 from torch.optim import SGD
 
 from kdtune.classifier import Classifier
-from kdtune.config import InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import (
     STUDENT,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import speed
 
-from kdtune.cli import parse
+from kdtune.config.cli import parse
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 

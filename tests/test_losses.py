@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdtune.config import Run
+from kdtune.config.run import Run
 from kdtune.losses import cross_entropy, distillation, kl, mse, total
 
 B, K = 6, 5

@@ -11,7 +11,8 @@ import pytest
 from s3_service import S3
 
 import kdtune
-from kdtune.config import Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.distill import distill
 from kdtune.mirror import Mirror, Uplink
 from kdtune.resources import Resources

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 from kdtune.classifier import Preprocessing, probe
-from kdtune.config import InputError
+from kdtune.config.errors import InputError
 from kdtune.models import build, fashion_student
 from kdtune.weights import save_weights
 

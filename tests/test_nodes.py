@@ -10,7 +10,9 @@ import ray
 import yaml
 
 from kdtune import nodes
-from kdtune.config import InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.nodes import Node, Room, changed, fit, promised
 
 FILE = {

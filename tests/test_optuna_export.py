@@ -12,7 +12,7 @@ import pytest
 from play import play
 from test_plan import LISTS, RANGES, curve, make
 
-from kdtune.config import Run
+from kdtune.config.run import Run
 from kdtune.ledger import Ledger
 from kdtune.optuna_export import export
 

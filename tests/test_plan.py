@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from play import Line, play, play_and_crash, runs_of, start_of
 
-from kdtune.config import InputError, Run, Study, derive_seed
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
 from kdtune.ledger import Spent, phase_of
 from kdtune.plan import Plan
 from kdtune.race import anytime_p
-from kdtune.space import Range
 from kdtune.standing import final_differences, finalists, is_decided
 
 RUN = Run(epochs=8, optimizer="adamw")

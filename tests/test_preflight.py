@@ -14,7 +14,9 @@ from s3_service import S3
 
 from kdtune import preflight as module
 from kdtune import watch as watching
-from kdtune.config import InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.nodes import Node, alive
 from kdtune.preflight import Look, Probe, differences, look, preflight, too_few_gpus
 from kdtune.watch import Watch

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from kdtune.config import InputError
-from kdtune.reading import Reading, Reporting, docs, read
+from kdtune.config.errors import InputError
+from kdtune.config.reading import Reading, Reporting, docs, read
 
 
 def test_defaults() -> None:

@@ -25,11 +25,11 @@ from studies import (
 import kdtune
 from kdtune import page, report
 from kdtune.analysis import Results
-from kdtune.cli import fashion
 from kdtune.comparison import Rule
-from kdtune.config import InputError
+from kdtune.config.defaults import fashion
+from kdtune.config.errors import InputError
+from kdtune.config.reading import Reporting
 from kdtune.plots import FIGURES, pictures
-from kdtune.reading import Reporting
 from kdtune.results import METRICS, PROVENANCE
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"

@@ -13,7 +13,8 @@ from ray.tune.experiment import Trial
 from studies import at, edit_records, make, write_records
 
 import kdtune
-from kdtune.config import HYPERPARAMETERS, InputError
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.results import METRICS, read_frames, read_study, write_frames
 
 CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]

@@ -14,14 +14,16 @@ import pytest
 import ray
 
 import kdtune
-from kdtune.config import InputError, Run, Study
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.distill import check, distill
 from kdtune.folder import check_same, claim, write_study
 from kdtune.models import build
 from kdtune.resources import Resources
 from kdtune.results import read_lines
 from kdtune.session import check_machine
-from kdtune.space import Range
 from kdtune.teacher import fine_tune
 from kdtune.weights import save_weights
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.space import InputError, Range, covers
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range, covers
 
 
 def test_a_range_is_read() -> None:

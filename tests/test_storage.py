@@ -10,7 +10,7 @@ import pytest
 from s3_service import ENVIRONMENT, S3
 
 from kdtune import storage
-from kdtune.config import InputError
+from kdtune.config.errors import InputError
 from kdtune.storage import Store, fetch, reach
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import kdtune.views
 from kdtune.cache import Cache
 from kdtune.classifier import Classifier
-from kdtune.config import Run
+from kdtune.config.run import Run
 from kdtune.data import Data, load_data
 from kdtune.distill import make_student
 from kdtune.resources import Resources

@@ -14,7 +14,7 @@ from studies import at, draw, edit_records, make, metrics, starting_repository
 
 import kdtune
 from kdtune.comparison import Rule
-from kdtune.config import InputError
+from kdtune.config.errors import InputError
 
 exact = pytest.approx
 T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom

@@ -8,7 +8,8 @@ import pytest
 from s3_service import S3
 
 from kdtune import trial
-from kdtune.config import Run, Study
+from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.mirror import Mirror
 from kdtune.teacher import RECORD, WEIGHTS
 from kdtune.trial import run_trial

@@ -16,7 +16,7 @@ from PIL import Image
 from test_data import photo, save
 from torchvision.transforms import v2
 
-from kdtune.config import Run, derive_seed
+from kdtune.config.run import Run, derive_seed
 from kdtune.data import Split, load_data
 from kdtune.views import Views, samples
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from kdtune.config import InputError
+from kdtune.config.errors import InputError
 from kdtune.models import build, fashion_student
 from kdtune.weights import fill, load_weights, save_weights
 

@@ -14,13 +14,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from kdtune.config import HYPERPARAMETERS, InputError, Run, Study
-from kdtune.paths import none_of
-from kdtune.reading import docs, read
-from kdtune.space import Range
-from kdtune.user_code import user_code
+from kdtune.config.defaults import fashion
+from kdtune.config.errors import InputError
+from kdtune.config.files import none_of
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
+from kdtune.config.reading import docs, read
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.user_code import user_code
 
 Command = Literal["search", "teacher", "distill", "analysis", "report"]
+
 
 ABOUT = {
     "search": "Study a distillation: every configuration, over the same repeats. A hyperparameter "
@@ -28,9 +32,17 @@ ABOUT = {
     "teacher": "Fine-tune a study's teacher.",
     "distill": "One distillation run; prints its epochs.",
 }
+
+
 ONLY_SEARCH = {"search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"}
+
+
 ONLY_SEARCH |= {"repeats", "until_decided", "level", "budget", "warm_start"}
+
+
 ONLY_SEARCH |= {"gpus_per_trial", "address"}
+
+
 HIDDEN = {
     "search": {"repeat", "until_decided"},
     "teacher": {*ONLY_SEARCH, "repeat", "alpha", "loss", "temperature"}
@@ -38,31 +50,9 @@ HIDDEN = {
     "distill": ONLY_SEARCH,
 }
 """Fields that are no flags of a command."""
+
+
 UNNAMED = "that-of-the-data"
-
-
-def fashion() -> Study:
-    """The default study, on the embedded data: does distilling help on 300 labelled images?
-
-    Eight repeats, since four cannot carry a verdict after Holm's correction. A run takes about two
-    seconds on one core.
-    """
-    run = Run(
-        train_images=300,
-        teacher="kdtune.models:fashion_teacher",
-        teacher_weights="none",
-        teacher_epochs=20,
-        teacher_lr=2e-2,
-        student="kdtune.models:fashion_student",
-        student_weights="none",
-        optimizer="adamw",
-        lr=2e-2,
-        weight_decay=1e-2,
-        schedule="onecycle",
-        epochs=60,
-        batch_size=64,
-    )
-    return Study(run=run, space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}, repeats=8)
 
 
 def start(command: Command) -> NoReturn:

@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdtune.config.errors import InputError
+
 Value = float | int | str
+
+
 Config = dict[str, Value | None]
+
 
 HYPERPARAMETERS = (
     *("loss", "alpha", "temperature", "optimizer", "lr", "momentum", "weight_decay"),
@@ -14,12 +19,9 @@ HYPERPARAMETERS = (
 )
 """The fields of a run that a configuration may set. The others make the study what it is."""
 
+
 DECIDING = ("alpha", "loss", "optimizer", "schedule")
 """Those that decide whether others have an effect (see `canonical`)."""
-
-
-class InputError(ValueError):
-    """What the user gave cannot work. The message is one sentence: the value, and what would do."""
 
 
 @dataclass(frozen=True)

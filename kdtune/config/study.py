@@ -17,23 +17,23 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtune.run_config import TEACHER_REPEAT as TEACHER_REPEAT  # all of a study has one home
-from kdtune.run_config import Augment as Augment
-from kdtune.run_config import BatchNorm as BatchNorm
-from kdtune.run_config import Loss as Loss
-from kdtune.run_config import Optimizer as Optimizer
-from kdtune.run_config import Precision as Precision
-from kdtune.run_config import Run as Run
-from kdtune.run_config import Schedule as Schedule
-from kdtune.run_config import Trainable as Trainable
-from kdtune.run_config import check, check_types
-from kdtune.run_config import derive_seed as derive_seed
-from kdtune.space import DECIDING, Range, Values, covers
-from kdtune.space import HYPERPARAMETERS as HYPERPARAMETERS
-from kdtune.space import Config as Config
-from kdtune.space import InputError as InputError
-from kdtune.space import Value as Value
-from kdtune.space import canonical as canonical
+from kdtune.config.errors import InputError as InputError
+from kdtune.config.hyperparameters import DECIDING, Range, Values, covers
+from kdtune.config.hyperparameters import HYPERPARAMETERS as HYPERPARAMETERS
+from kdtune.config.hyperparameters import Config as Config
+from kdtune.config.hyperparameters import Value as Value
+from kdtune.config.hyperparameters import canonical as canonical
+from kdtune.config.run import TEACHER_REPEAT as TEACHER_REPEAT
+from kdtune.config.run import Augment as Augment
+from kdtune.config.run import BatchNorm as BatchNorm
+from kdtune.config.run import Loss as Loss
+from kdtune.config.run import Optimizer as Optimizer
+from kdtune.config.run import Precision as Precision
+from kdtune.config.run import Run as Run
+from kdtune.config.run import Schedule as Schedule
+from kdtune.config.run import Trainable as Trainable
+from kdtune.config.run import check, check_types
+from kdtune.config.run import derive_seed as derive_seed
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from kdtune.config import Format, InputError, Scope
+from kdtune.config.errors import InputError
+from kdtune.config.study import Format, Scope
 
 SHOWN = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
 """Metrics of the table."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdtune.space import InputError
+from kdtune.config.errors import InputError
 
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 OTHERS = ("<", *(f"{folder}{os.sep}" for folder in (Path(__file__).parent, *LIBRARIES)))

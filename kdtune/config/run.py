@@ -9,7 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from kdtune.space import HYPERPARAMETERS, Config, InputError, canonical
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Config, canonical
 
 Loss = Literal["mse", "kl"]
 Trainable = Literal["all", "head"]
