@@ -22,7 +22,7 @@ from kdtune.config.run import Precision, Run
 from kdtune.config.study import Study
 from kdtune.distill import distill
 from kdtune.resources import Resources
-from kdtune.stats import Interval, paired_difference
+from kdtune.statistics.intervals import Interval, paired_difference
 from kdtune.teacher import fine_tune
 
 TOLERANCE = 0.01

@@ -47,10 +47,11 @@ from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.plan import Plan
-from kdtune.race import best_first
 from kdtune.standing import final_differences, finalists, is_decided
-from kdtune.stats import holm, paired_difference
-from kdtune.stopping import rungs
+from kdtune.statistics.early_stopping import rungs
+from kdtune.statistics.intervals import paired_difference
+from kdtune.statistics.multiplicity import holm
+from kdtune.statistics.racing import best_first
 
 FILE = Path(__file__).with_suffix(".csv")
 EPOCHS = 30

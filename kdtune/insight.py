@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from kdtune.comparison import Rule, best_of, block, by_repeat, completed, configs_of, well_run
-from kdtune.race import anytime_interval
 from kdtune.results import PREDICTIONS, SCOPES, Frames, gather_predictions
-from kdtune.stats import bootstrap_corrected, mean_interval
+from kdtune.statistics.intervals import mean_interval
+from kdtune.statistics.selection_bias import bootstrap_corrected
+from kdtune.statistics.sequential import anytime_interval
+from kdtune.statistics.variance import importance, repeated_measures, variance_shares
 from kdtune.tables import levels
-from kdtune.variance import importance, repeated_measures, variance_shares
 
 
 def sensitivity(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from kdtune.config.run import Run
 from kdtune.config.study import BUDGET, Study
-from kdtune.race import Table
-from kdtune.stopping import rungs
+from kdtune.statistics.early_stopping import rungs
+from kdtune.statistics.racing import Table
 
 Phase = Literal["search", "confirm", "final"]
 FIRST: dict[Phase, int] = {"search": 0, "confirm": 1000, "final": 2000}

@@ -18,7 +18,7 @@ from kdtune.config.study import Study
 from kdtune.ledger import Ledger, Tried, phase_of
 from kdtune.proposals import distribution
 from kdtune.results import Line
-from kdtune.stats import mean_interval
+from kdtune.statistics.intervals import mean_interval
 
 FILE = "optuna.db"
 

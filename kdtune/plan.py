@@ -18,7 +18,7 @@ from kdtune.config.study import Study
 from kdtune.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
 from kdtune.proposals import Proposer
 from kdtune.standing import finalists, in_question, is_decided, to_confirm
-from kdtune.stopping import behind, rungs
+from kdtune.statistics.early_stopping import behind, rungs
 from kdtune.warm_start import best_of_other
 
 MOST = 1000

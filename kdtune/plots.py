@@ -23,7 +23,7 @@ from kdtune.canvas import (
     new_axes,
 )
 from kdtune.comparison import Rule, by_repeat, completed, numbers, well_run
-from kdtune.stats import mean_interval
+from kdtune.statistics.intervals import mean_interval
 from kdtune.tables import cell, levels
 
 MOST = len(COLOURS)

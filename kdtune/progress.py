@@ -11,9 +11,9 @@ from rich.table import Table
 from kdtune.cache import Cache
 from kdtune.ledger import Tried
 from kdtune.plan import Plan
-from kdtune.race import anytime_p
 from kdtune.standing import final_differences, finalists, in_question, is_decided
-from kdtune.stats import mean_interval, paired_difference
+from kdtune.statistics.intervals import mean_interval, paired_difference
+from kdtune.statistics.sequential import anytime_p
 from kdtune.tables import cell
 
 BEAT_SECONDS = 1.0

@@ -37,12 +37,12 @@ from kdtune.nodes import Room
 from kdtune.plan import Plan
 from kdtune.preflight import preflight
 from kdtune.progress import Show
-from kdtune.race import anytime_p
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
 from kdtune.results import PROVENANCE, STUDY, read_lines
 from kdtune.session import check_machine, ray_of
 from kdtune.standing import final_differences, is_decided
+from kdtune.statistics.sequential import anytime_p
 from kdtune.storage import reach
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher

@@ -10,7 +10,8 @@ from kdtune.analysis import Results
 from kdtune.comparison import LEVEL, Rule, completed
 from kdtune.faults import notes
 from kdtune.plots import MOST, ZOOM, curve_epochs, shown_configs, stride
-from kdtune.stats import detectable_difference, wilson_interval
+from kdtune.statistics.intervals import wilson_interval
+from kdtune.statistics.power import detectable_difference
 from kdtune.tables import cell, of_planned, plus_minus
 from kdtune.verdict import comparison_rows, in_units
 

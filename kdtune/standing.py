@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from kdtune import race
 from kdtune.ledger import FIRST, Ledger, Tried, phase_of
+from kdtune.statistics import racing as race
 
 
 def in_question(known: Ledger) -> dict[bool, list[Tried]]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdtune.comparison import KEYS, Rule, completed, has_run_well, numbers
 from kdtune.config.study import Scope
-from kdtune.stats import mean_interval
+from kdtune.statistics.intervals import mean_interval
 from kdtune.tables import levels
 
 

@@ -17,7 +17,7 @@ from kdtune.config.study import Study
 from kdtune.distill import CHECKPOINT, distill
 from kdtune.mirror import Mirror
 from kdtune.resources import Resources
-from kdtune.stopping import rungs
+from kdtune.statistics.early_stopping import rungs
 from kdtune.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 from kdtune.train import Epoch
 

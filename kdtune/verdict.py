@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.comparison import DEFAULT, LEVEL, Rule, has_run_well, name_of
-from kdtune.stats import detectable_difference, repeats_needed
+from kdtune.statistics.power import detectable_difference, repeats_needed
 from kdtune.tables import cell, of_planned, plus_minus
 from kdtune.terms import Terms
 

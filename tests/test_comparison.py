@@ -27,7 +27,7 @@ from kdtune.comparison import (
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
-from kdtune.stats import max_t
+from kdtune.statistics.multiplicity import max_t
 
 exact = pytest.approx
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}

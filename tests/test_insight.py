@@ -11,8 +11,8 @@ from studies import IMAGES, at, draw, grid, make, write_predictions, write_recor
 import kdtune
 from kdtune.comparison import Rule
 from kdtune.results import PREDICTIONS
-from kdtune.stats import bootstrap_corrected
-from kdtune.variance import repeated_measures, variance_shares
+from kdtune.statistics.selection_bias import bootstrap_corrected
+from kdtune.statistics.variance import repeated_measures, variance_shares
 
 exact = pytest.approx
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}

@@ -20,8 +20,8 @@ from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.ledger import Spent, phase_of
 from kdtune.plan import Plan
-from kdtune.race import anytime_p
 from kdtune.standing import final_differences, finalists, is_decided
+from kdtune.statistics.sequential import anytime_p
 
 RUN = Run(epochs=8, optimizer="adamw")
 LISTS = {"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2, 1e-1), "loss": ("mse", "kl")}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from kdtune.race import anytime_interval, anytime_p, best_first, in_question, leading, noise
+from kdtune.statistics.racing import best_first, in_question, leading, noise
+from kdtune.statistics.sequential import anytime_interval, anytime_p
 
 NAN = math.nan
 

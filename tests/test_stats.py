@@ -14,16 +14,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kdtune.stats import (
-    bootstrap_corrected,
-    detectable_difference,
-    holm,
-    max_t,
-    mean_interval,
-    paired_difference,
-    repeats_needed,
-    wilson_interval,
-)
+from kdtune.statistics.intervals import mean_interval, paired_difference, wilson_interval
+from kdtune.statistics.multiplicity import holm, max_t
+from kdtune.statistics.power import detectable_difference, repeats_needed
+from kdtune.statistics.selection_bias import bootstrap_corrected
 
 # extra hours of sleep under two drugs, ten patients
 DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)

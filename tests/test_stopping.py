@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from kdtune.stopping import LEAST, behind, rungs
+from kdtune.statistics.early_stopping import LEAST, behind, rungs
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from studies import at, make, make_final, trials_of
 from kdtune import background, plots, report, sections
 from kdtune.analysis import Results
 from kdtune.comparison import Rule, compare
-from kdtune.race import anytime_interval, anytime_p
+from kdtune.statistics.sequential import anytime_interval, anytime_p
 from kdtune.terms import Terms
 from kdtune.verdict import comparison_rows, verdict
 

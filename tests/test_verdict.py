@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from studies import draw, grid, make, trials_of
 
 from kdtune.comparison import Rule, compare
-from kdtune.stats import detectable_difference, repeats_needed
+from kdtune.statistics.power import detectable_difference, repeats_needed
 from kdtune.terms import Terms
 from kdtune.verdict import best_sentence, comparison_rows, verdict
 
