@@ -22,7 +22,7 @@ import numpy as np
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.results import Records
+from kdtune.storage.records import Records
 
 LIMITS = {"load": 10.0, "analysis": 10.0, "report": 60.0}
 """CPU seconds, without the imports."""

@@ -36,7 +36,8 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.reading import SHOWN, Reading
 from kdtune.config.study import Scope, Study
 from kdtune.faults import faults, state
-from kdtune.results import METRICS, Frames, read_frames, read_study
+from kdtune.results import METRICS, Frames, read_frames
+from kdtune.storage.records import read_study
 from kdtune.summaries import best_rows
 from kdtune.tables import format_table, markdown
 from kdtune.terms import Terms
@@ -52,7 +53,7 @@ def load(folder: str | Path) -> "Results":
     Raises InputError where it is none.
     """
     if "://" in str(folder):
-        from kdtune import storage  # needs pyarrow, which a laptop with a copy does not
+        from kdtune.storage import object_store as storage
 
         path = storage.fetch(str(folder))
         return Results(path, read_study(path), read_frames(path, storage.is_running(path)))

@@ -11,8 +11,9 @@ import pandas as pd
 from kdtune import page
 from kdtune.analysis import Results
 from kdtune.comparison import Rule
+from kdtune.config.files import PROVENANCE
 from kdtune.page import Markup
-from kdtune.results import PROVENANCE, SCOPES
+from kdtune.results import SCOPES
 from kdtune.tables import cell
 
 

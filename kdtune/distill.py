@@ -22,12 +22,12 @@ from torch import Tensor
 
 from kdtune.classifier import Classifier, probe
 from kdtune.config.errors import InputError
+from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data import load_data, verify
 from kdtune.models import build
 from kdtune.resources import Resources, check_gpus
-from kdtune.results import PREDICTIONS
 from kdtune.stream import Stream
 from kdtune.teacher import (
     WEIGHTS,

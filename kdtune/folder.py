@@ -15,24 +15,16 @@ from filelock import FileLock, Timeout
 from kdtune import __version__
 from kdtune.analysis import Results, load
 from kdtune.config.errors import InputError
-from kdtune.config.files import written_aside
+from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, written_aside
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
-from kdtune.mirror import Mirror
 from kdtune.optuna_export import export
-from kdtune.results import (
-    LOCK,
-    PREDICTIONS,
-    PROVENANCE,
-    STUDY,
-    Line,
-    read_lines,
-    read_study,
-    write_frames,
-)
+from kdtune.results import write_frames
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.records import Line, read_lines, read_study
 from kdtune.teacher import teacher_run
 
 STUDENTS = "students"

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from kdtune.comparison import Rule, best_of, block, by_repeat, completed, configs_of, well_run
-from kdtune.results import PREDICTIONS, SCOPES, Frames, gather_predictions
+from kdtune.config.files import PREDICTIONS
+from kdtune.results import SCOPES, Frames, gather_predictions
 from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.sequential import anytime_interval

@@ -17,8 +17,8 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
 from kdtune.config.study import Study
 from kdtune.ledger import Ledger, Tried, phase_of
 from kdtune.proposals import distribution
-from kdtune.results import Line
 from kdtune.statistics.intervals import mean_interval
+from kdtune.storage.records import Line
 
 FILE = "optuna.db"
 

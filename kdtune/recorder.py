@@ -10,10 +10,10 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.distill import CHECKPOINT
 from kdtune.ledger import phase_of
-from kdtune.mirror import Mirror, Uplink
 from kdtune.plan import Plan
 from kdtune.progress import Show
-from kdtune.results import Records
+from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.records import Records
 from kdtune.trial import run_of
 from kdtune.watch import Watch
 

@@ -21,8 +21,8 @@ from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.analysis import Results, load
 from kdtune.cache import Cache
-from kdtune.claim import claimed
 from kdtune.config.errors import InputError
+from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.config.study import Study
 from kdtune.distill import check
 from kdtune.folder import (
@@ -32,18 +32,19 @@ from kdtune.folder import (
     only_driver,
     write_study,
 )
-from kdtune.mirror import Mirror
 from kdtune.nodes import Room
 from kdtune.plan import Plan
 from kdtune.preflight import preflight
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
-from kdtune.results import PROVENANCE, STUDY, read_lines
 from kdtune.session import check_machine, ray_of
 from kdtune.standing import final_differences, is_decided
 from kdtune.statistics.sequential import anytime_p
-from kdtune.storage import reach
+from kdtune.storage.lease import claimed
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.object_store import reach
+from kdtune.storage.records import read_lines
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 

@@ -10,8 +10,8 @@ from kdtune.config.hyperparameters import covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.ledger import Ledger
-from kdtune.results import read_lines, read_study
 from kdtune.statistics.racing import best_first, leading
+from kdtune.storage.records import read_lines, read_study
 
 
 def best_of_other(study: Study) -> list[Run]:

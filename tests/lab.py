@@ -15,7 +15,7 @@ import yaml
 from hosts import Hosts, call
 
 import kdtune
-from kdtune.results import read_lines
+from kdtune.storage.records import read_lines
 
 ROOT = Path(__file__).parent.parent
 UP = "ray up cluster.yaml -y --no-config-cache --disable-usage-stats"

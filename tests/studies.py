@@ -14,10 +14,11 @@ import pandas as pd
 
 import kdtune
 from kdtune.analysis import Results
+from kdtune.config.files import PREDICTIONS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.results import PREDICTIONS, Records
+from kdtune.storage.records import Records
 
 RUN = Run(data="fashion", epochs=3, lr=0.05)
 IMAGES = {"train": 300, "val": 500, "test": 1000}

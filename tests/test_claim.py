@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from s3_service import S3
 
-from kdtune import claim as claims
-from kdtune.claim import claimed
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.mirror import Mirror, Uplink
-from kdtune.results import Records
-from kdtune.storage import DRIVER, Store, fetch, is_running
+from kdtune.storage import lease as claims
+from kdtune.storage.lease import claimed
+from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.object_store import DRIVER, Store, fetch, is_running
+from kdtune.storage.records import Records
 
 Driver = subprocess.Popen[str]
 

@@ -14,7 +14,7 @@ from hosts import Hosts, why_not
 from lab import ROOT, SEARCH, UP, Cluster, check_faults, epochs, note, numbers, search, wait_until
 
 import kdtune
-from kdtune.results import read_lines
+from kdtune.storage.records import read_lines
 
 pytestmark = [
     pytest.mark.cluster,

@@ -12,6 +12,7 @@ from torch.optim import SGD
 
 from kdtune.classifier import Classifier
 from kdtune.config.errors import InputError
+from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data import load_data
@@ -26,7 +27,6 @@ from kdtune.distill import (
 )
 from kdtune.models import build
 from kdtune.resources import Resources
-from kdtune.results import PREDICTIONS
 from kdtune.views import Views
 from kdtune.weights import save_weights
 

@@ -7,10 +7,10 @@ import pandas as pd
 from studies import at, draw, make, write_predictions, write_records
 
 import kdtune
+from kdtune.config.files import PREDICTIONS
 from kdtune.distill import STUDENT
 from kdtune.folder import finish
-from kdtune.mirror import Mirror
-from kdtune.results import PREDICTIONS
+from kdtune.storage.mirror import Mirror
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from studies import IMAGES, at, draw, grid, make, write_predictions, write_recor
 
 import kdtune
 from kdtune.comparison import Rule
-from kdtune.results import PREDICTIONS
+from kdtune.config.files import PREDICTIONS
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.variance import repeated_measures, variance_shares
 

@@ -14,11 +14,12 @@ import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.distill import distill
-from kdtune.mirror import Mirror, Uplink
 from kdtune.resources import Resources
-from kdtune.results import Records, read_frames
+from kdtune.results import read_frames
 from kdtune.search import Interrupted
-from kdtune.storage import DRIVER, Store, fetch
+from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.object_store import DRIVER, Store, fetch
+from kdtune.storage.records import Records
 
 
 @pytest.fixture

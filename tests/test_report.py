@@ -28,9 +28,10 @@ from kdtune.analysis import Results
 from kdtune.comparison import Rule
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
+from kdtune.config.files import PROVENANCE
 from kdtune.config.reading import Reporting
 from kdtune.plots import FIGURES, pictures
-from kdtune.results import METRICS, PROVENANCE
+from kdtune.results import METRICS
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
 

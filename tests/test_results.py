@@ -15,7 +15,8 @@ from studies import at, edit_records, make, write_records
 import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.results import METRICS, read_frames, read_study, write_frames
+from kdtune.results import METRICS, read_frames, write_frames
+from kdtune.storage.records import read_study
 
 CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
 FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}

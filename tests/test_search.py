@@ -22,8 +22,8 @@ from kdtune.distill import check, distill
 from kdtune.folder import check_same, claim, write_study
 from kdtune.models import build
 from kdtune.resources import Resources
-from kdtune.results import read_lines
 from kdtune.session import check_machine
+from kdtune.storage.records import read_lines
 from kdtune.teacher import fine_tune
 from kdtune.weights import save_weights
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from s3_service import ENVIRONMENT, S3
 
-from kdtune import storage
 from kdtune.config.errors import InputError
-from kdtune.storage import Store, fetch, reach
+from kdtune.storage import object_store as storage
+from kdtune.storage.object_store import Store, fetch, reach
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from s3_service import S3
 from kdtune import trial
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.mirror import Mirror
+from kdtune.storage.mirror import Mirror
 from kdtune.teacher import RECORD, WEIGHTS
 from kdtune.trial import run_trial
 

@@ -23,3 +23,15 @@ def written_aside(file: Path) -> Iterator[Path]:
 def none_of(path: Path) -> str:
     """That a path is not what it should be, in words: of another kind, or not there."""
     return f"{path} is none" if path.exists() else f"there is no {path}"
+
+
+STUDY = "study.json"
+
+
+LOCK = ".lock"
+
+
+PREDICTIONS = "predictions.parquet"
+
+
+PROVENANCE = "provenance.json"

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyarrow import ArrowInvalid, fs
 
 from kdtune.config.errors import InputError
-from kdtune.results import PREDICTIONS, PROVENANCE, STUDY
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY
 
 PATIENCE_SECONDS = 120.0
 """An outage of the store is ridden out for so long."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.results import Records
-from kdtune.storage import Store
+from kdtune.storage.object_store import Store
+from kdtune.storage.records import Records
 
 PART_SECONDS = 5.0
 """Time between two parts of the records, or a 200th of the time since the start if that is more:

@@ -17,8 +17,8 @@ from typing import Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import written_aside
-from kdtune.mirror import Mirror
-from kdtune.storage import DRIVER, VOID_SECONDS, Store
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.object_store import DRIVER, VOID_SECONDS, Store
 
 BEAT_SECONDS = VOID_SECONDS / 3
 """A driver renews its claim so often."""

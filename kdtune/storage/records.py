@@ -1,0 +1,137 @@
+"""Writer and reader of a study's records: JSON lines, epoch by epoch."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from kdtune.config.errors import InputError
+from kdtune.config.files import LOCK, STUDY
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+
+Line = dict[str, Any]
+
+
+class Records:
+    """Writer of the records of a study, a new part at each start and whenever it is told."""
+
+    def __init__(self, folder: Path):
+        self._parts = folder / "epochs"
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._file = self._new_part()
+
+    def start(self, run: Run, attempt: int, phase: str = "search") -> Line:
+        """A trial starts, in a phase of the search (see `ledger`)."""
+        return self._write("start", run, attempt, config=run.config, epochs=run.epochs, phase=phase)
+
+    def epoch(
+        self,
+        run: Run,
+        attempt: int,
+        epoch: int,
+        seconds: float,
+        splits: Mapping[str, Mapping[str, float | int | None]],
+    ) -> list[Line]:
+        """An epoch of a trial has ended: a line a split."""
+        own = {"epoch": epoch, "seconds": seconds}
+        return [
+            self._write("epoch", run, attempt, split=split, **metrics, **own)
+            for split, metrics in splits.items()
+        ]
+
+    def end(
+        self,
+        run: Run,
+        attempt: int,
+        status: str,
+        error: str | None = None,
+        node: str | None = None,
+    ) -> Line:
+        """A trial has ended, completed, pruned or failed, on the machine `node`."""
+        return self._write("end", run, attempt, status=status, error=error, node=node)
+
+    def roll(self) -> None:
+        """Begin a new part, so that those before never change again."""
+        if self._file.tell():
+            self._file.close()
+            self._file = self._new_part()
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()
+
+    def _new_part(self) -> TextIO:
+        number = max((int(p.stem) for p in self._parts.glob("*.jsonl")), default=-1) + 1
+        return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
+
+    def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> Line:
+        names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
+        line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        return line
+
+
+def read_study(folder: Path) -> Study:
+    """The study of a folder; raises InputError where there is none."""
+    file = folder / STUDY
+    if not file.is_file():
+        raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
+    try:
+        return Study.from_json(file.read_text(encoding="utf-8"))
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
+
+
+def read_lines(folder: Path) -> tuple[list[Line], list[str]]:
+    """All lines of a study in the order written, and where a torn one was skipped."""
+    torn: list[str] = []
+    return list(_lines(folder, torn)), torn
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process of this machine holds the study's folder; False where it cannot be told."""
+    try:
+        import fcntl
+
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # Windows; a copied or a read-only folder
+        return False
+    return False
+
+
+def _lines(folder: Path, torn: list[str]) -> Iterator[Line]:
+    """The lines of a study in the order written; names in `torn` those that cannot be read.
+
+    The end of a run that says completed while its last epochs are lost is left out: the run was cut
+    off, for the tables as for the search that goes on.
+    """
+    planned: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for line in _whole_lines(folder, torn):
+        trial, kind = line["trial_id"], line["kind"]
+        if kind == "start":
+            planned[trial] = line["epochs"]
+        elif kind == "epoch":
+            seen[trial] = line["epoch"] + 1
+        elif line["status"] == "completed" and seen.get(trial, 0) < planned.get(trial, 0):
+            continue
+        yield line
+
+
+def _whole_lines(folder: Path, torn: list[str]) -> Iterator[Line]:
+    for file in sorted((folder / "epochs").glob("*.jsonl")):
+        with file.open(encoding="utf-8", errors="replace") as texts:
+            for number, text in enumerate(texts, 1):
+                try:
+                    line = json.loads(text)
+                    line["kind"], line["trial_id"]
+                except (ValueError, KeyError, TypeError):
+                    torn.append(f"{file.name}:{number}")
+                else:
+                    yield line
