@@ -81,8 +81,8 @@ def analysis(folder: Path) -> str:
 
 def report(folder: Path) -> str:
     """The page with its figures."""
-    from kdtune.comparison import DEFAULT
     from kdtune.report import write
+    from kdtune.results.comparison import DEFAULT
 
     page = write(kdtune.load(folder), DEFAULT, folder / "page")
     return f"{page.stat().st_size / 1e6:.2f} MB"

@@ -9,11 +9,11 @@ study under Ray); results, stats, analysis (what it says).
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdtune.analysis import Results, load
     from kdtune.config.errors import InputError
     from kdtune.config.hyperparameters import Range
     from kdtune.config.run import Run
     from kdtune.config.study import Study
+    from kdtune.results.study_results import Results, load
     from kdtune.search import run
 
 __version__ = "0.1.0"

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from kdtune import page
-from kdtune.analysis import Results
-from kdtune.comparison import Rule
 from kdtune.config.files import PROVENANCE
 from kdtune.page import Markup
-from kdtune.results import SCOPES
-from kdtune.tables import cell
+from kdtune.results.comparison import Rule
+from kdtune.results.frames import SCOPES
+from kdtune.results.study_results import Results
+from kdtune.results.tables import cell
 
 
 def sensitivity(results: Results, rule: Rule) -> list[str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdtune import __version__
-from kdtune.analysis import Results, load
 from kdtune.config.errors import InputError
 from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, written_aside
 from kdtune.config.hyperparameters import HYPERPARAMETERS
@@ -22,7 +21,8 @@ from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import STUDENT
 from kdtune.optuna_export import export
-from kdtune.results import write_frames
+from kdtune.results.frames import write_frames
+from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines, read_study
 from kdtune.teacher import teacher_run

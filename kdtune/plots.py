@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from kdtune.analysis import Results
 from kdtune.canvas import (
     COLOURS,
     INK,
@@ -22,9 +21,10 @@ from kdtune.canvas import (
     name_rows,
     new_axes,
 )
-from kdtune.comparison import Rule, by_repeat, completed, numbers, well_run
+from kdtune.results.comparison import Rule, by_repeat, completed, numbers, well_run
+from kdtune.results.study_results import Results
+from kdtune.results.tables import cell, levels
 from kdtune.statistics.intervals import mean_interval
-from kdtune.tables import cell, levels
 
 MOST = len(COLOURS)
 """Configurations in one figure."""

@@ -25,8 +25,8 @@ from kdtune.config.study import Study
 from kdtune.data import load_data
 from kdtune.distill import make_student
 from kdtune.nodes import Node, alive
+from kdtune.results.tables import markdown
 from kdtune.storage.object_store import SOON_SECONDS, Store
-from kdtune.tables import markdown
 from kdtune.teacher import initial_teacher
 
 ANSWER_SECONDS = 180.0

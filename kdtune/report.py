@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 
 from kdtune import __version__, background, page, plots, sections
-from kdtune.analysis import Results, load
-from kdtune.comparison import Rule, check_baseline, parse_baseline
 from kdtune.config.errors import InputError
 from kdtune.config.reading import Reporting
-from kdtune.results import METRICS
+from kdtune.results.comparison import Rule, check_baseline, parse_baseline
+from kdtune.results.frames import METRICS
+from kdtune.results.study_results import Results, load
 
 MOST_NUMBERS = 40_000
 """Numbers of epochs that the page carries; of more, epochs are left out at even distances."""

@@ -19,7 +19,6 @@ import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.analysis import Results, load
 from kdtune.cache import Cache
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE, STUDY
@@ -38,6 +37,7 @@ from kdtune.preflight import preflight
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
+from kdtune.results.study_results import Results, load
 from kdtune.session import check_machine, ray_of
 from kdtune.standing import final_differences, is_decided
 from kdtune.statistics.sequential import anytime_p

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pandas as pd
 
 from kdtune import page
-from kdtune.analysis import Results
-from kdtune.comparison import LEVEL, Rule, completed
-from kdtune.faults import notes
 from kdtune.plots import MOST, ZOOM, curve_epochs, shown_configs, stride
+from kdtune.results.comparison import LEVEL, Rule, completed
+from kdtune.results.diagnostics import notes
+from kdtune.results.study_results import Results
+from kdtune.results.tables import cell, of_planned, plus_minus
+from kdtune.results.wording import comparison_rows, in_units
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.statistics.power import detectable_difference
-from kdtune.tables import cell, of_planned, plus_minus
-from kdtune.verdict import comparison_rows, in_units
 
 COLUMNS = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "teacher_acc")
 """Metrics of the summary."""

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 import kdtune
-from kdtune.analysis import Results
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.results.study_results import Results
 from kdtune.storage.records import Records
 
 RUN = Run(data="fashion", epochs=3, lr=0.05)

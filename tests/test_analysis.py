@@ -11,9 +11,9 @@ from studies import at, draw, grid, make, write_records
 
 import kdtune
 from kdtune.analysis import main
-from kdtune.comparison import Rule
 from kdtune.config.errors import InputError
 from kdtune.config.reading import Reading
+from kdtune.results.comparison import Rule
 
 exact = pytest.approx
 T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom

@@ -19,7 +19,7 @@ import pytest
 from studies import draw, grid, make, write_predictions
 
 from kdtune import report
-from kdtune.comparison import Rule
+from kdtune.results.comparison import Rule
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")

@@ -13,7 +13,10 @@ from statsmodels.stats.multitest import multipletests
 from studies import RUN, at, draw, edit_records, make, trials_of
 
 import kdtune
-from kdtune.comparison import (
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.study import Study
+from kdtune.results.comparison import (
     Rule,
     best_of,
     block,
@@ -24,9 +27,6 @@ from kdtune.comparison import (
     parse_baseline,
     well_run,
 )
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
-from kdtune.config.study import Study
 from kdtune.statistics.multiplicity import max_t
 
 exact = pytest.approx

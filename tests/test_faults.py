@@ -4,8 +4,8 @@ import pytest
 from studies import at, draw, edit_records, make, make_final, write_records
 
 import kdtune
-from kdtune.faults import MOST, notes
 from kdtune.plan import Plan
+from kdtune.results.diagnostics import MOST, notes
 from kdtune.storage.records import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}

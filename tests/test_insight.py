@@ -9,8 +9,8 @@ from scipy import stats
 from studies import IMAGES, at, draw, grid, make, write_predictions, write_records
 
 import kdtune
-from kdtune.comparison import Rule
 from kdtune.config.files import PREDICTIONS
+from kdtune.results.comparison import Rule
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.variance import repeated_measures, variance_shares
 

@@ -12,9 +12,9 @@ from studies import at, draw, edit_records, grid, make, starting_repository
 
 import kdtune
 from kdtune import plots, sections
-from kdtune.analysis import Results
 from kdtune.canvas import COLOURS, LINES, MARKERS
-from kdtune.comparison import Rule
+from kdtune.results.comparison import Rule
+from kdtune.results.study_results import Results
 
 exact = pytest.approx
 CSV = Path(__file__).parent / "data" / "seed_results.csv"

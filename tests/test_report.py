@@ -24,14 +24,14 @@ from studies import (
 
 import kdtune
 from kdtune import page, report
-from kdtune.analysis import Results
-from kdtune.comparison import Rule
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
 from kdtune.config.reading import Reporting
 from kdtune.plots import FIGURES, pictures
-from kdtune.results import METRICS
+from kdtune.results.comparison import Rule
+from kdtune.results.frames import METRICS
+from kdtune.results.study_results import Results
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
 

@@ -15,7 +15,7 @@ from studies import at, edit_records, make, write_records
 import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.results import METRICS, read_frames, write_frames
+from kdtune.results.frames import METRICS, read_frames, write_frames
 from kdtune.storage.records import read_study
 
 CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]

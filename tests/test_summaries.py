@@ -13,8 +13,8 @@ from scipy.stats import sem, t
 from studies import at, draw, edit_records, make, metrics, starting_repository
 
 import kdtune
-from kdtune.comparison import Rule
 from kdtune.config.errors import InputError
+from kdtune.results.comparison import Rule
 
 exact = pytest.approx
 T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom

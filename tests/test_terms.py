@@ -9,11 +9,11 @@ from html_reader import Reader
 from studies import at, make, make_final, trials_of
 
 from kdtune import background, plots, report, sections
-from kdtune.analysis import Results
-from kdtune.comparison import Rule, compare
+from kdtune.results.comparison import Rule, compare
+from kdtune.results.study_results import Results
+from kdtune.results.terms import Terms
+from kdtune.results.wording import comparison_rows, verdict
 from kdtune.statistics.sequential import anytime_interval, anytime_p
-from kdtune.terms import Terms
-from kdtune.verdict import comparison_rows, verdict
 
 exact = pytest.approx
 

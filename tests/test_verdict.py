@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies import draw, grid, make, trials_of
 
-from kdtune.comparison import Rule, compare
+from kdtune.results.comparison import Rule, compare
+from kdtune.results.terms import Terms
+from kdtune.results.wording import best_sentence, comparison_rows, verdict
 from kdtune.statistics.power import detectable_difference, repeats_needed
-from kdtune.terms import Terms
-from kdtune.verdict import best_sentence, comparison_rows, verdict
 
 exact = pytest.approx
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"

@@ -6,7 +6,7 @@ Text, page and figures take their words from here, so that none claims what anot
 import math
 from dataclasses import dataclass
 
-from kdtune.comparison import LEVEL
+from kdtune.results.comparison import LEVEL
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdtune.comparison import KEYS, Rule, completed, has_run_well, numbers
 from kdtune.config.study import Scope
+from kdtune.results.comparison import KEYS, Rule, completed, has_run_well, numbers
+from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
-from kdtune.tables import levels
 
 
 def configs(trials: pd.DataFrame, planned: float) -> pd.DataFrame:

@@ -6,7 +6,6 @@ again. All else in the folder follows from it. Nothing here unpickles.
 """
 
 from array import array
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, written_aside
 from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.results.predictions import gather_predictions
 from kdtune.storage.records import Line, _lines, is_running
 
 METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
@@ -96,24 +96,6 @@ def write_frames(folder: Path, frames: Frames) -> None:
         if len(frame.columns):
             with written_aside(folder / name) as aside:
                 frame.to_parquet(aside, index=False)
-
-
-def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:
-    """Which images the trials got right at their last epoch: trial_id, split, example, correct.
-
-    From the trials' own files, and of those whose file is gone, since the user has tidied up, or is
-    damaged, from the study's. Without rows and columns where there are none.
-    """
-    found: dict[str, pd.DataFrame] = {}
-    for trial in trials.trial_id:
-        with suppress(OSError, ValueError):
-            found[trial] = pd.read_parquet(folder / "trials" / trial / PREDICTIONS)
-    if rest := set(trials.trial_id) - set(found):
-        with suppress(OSError, ValueError):
-            earlier = pd.read_parquet(folder / PREDICTIONS).groupby("trial_id")
-            found |= {str(trial): own for trial, own in earlier if trial in rest}
-    kept = [found[trial] for trial in trials.trial_id if trial in found]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 FATE = ["status", "error", "node"]

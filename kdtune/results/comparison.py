@@ -14,10 +14,10 @@ import pandas as pd
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Value
 from kdtune.config.study import Scope, Study
+from kdtune.results.tables import is_number
 from kdtune.statistics.intervals import Difference, mean_interval, paired_difference
 from kdtune.statistics.multiplicity import holm, max_t
 from kdtune.statistics.sequential import anytime_interval, anytime_p
-from kdtune.tables import is_number
 
 LEVEL = 0.05
 """Chance of finding a difference anywhere in a study that has none."""

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from kdtune.comparison import completed, name_of
 from kdtune.config.study import Study
-from kdtune.results import METRICS, Frames
+from kdtune.results.comparison import completed, name_of
+from kdtune.results.frames import METRICS, Frames
 
 MOST = 10
 """Runs that are named one by one; the rest are counted."""

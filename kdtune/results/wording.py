@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.comparison import DEFAULT, LEVEL, Rule, has_run_well, name_of
+from kdtune.results.comparison import DEFAULT, LEVEL, Rule, has_run_well, name_of
+from kdtune.results.tables import cell, of_planned, plus_minus
+from kdtune.results.terms import Terms
 from kdtune.statistics.power import detectable_difference, repeats_needed
-from kdtune.tables import cell, of_planned, plus_minus
-from kdtune.terms import Terms
 
 MOST_REPEATS = 200
 """Repeats beyond which the verdict does not send anyone."""

@@ -1,0 +1,282 @@
+"""What a study says: the mean ± sd table, the comparison with plain training, the verdict.
+
+python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from kdtune.config.errors import InputError
+from kdtune.config.files import none_of
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.reading import SHOWN
+from kdtune.config.study import Scope, Study
+from kdtune.results import sensitivity as insight
+from kdtune.results import summaries
+from kdtune.results.comparison import (
+    DEFAULT,
+    Rule,
+    best_of,
+    by_repeat,
+    check_names,
+    compare,
+    completed,
+    name_of,
+)
+from kdtune.results.diagnostics import faults, state
+from kdtune.results.frames import METRICS, Frames, read_frames
+from kdtune.results.summaries import best_rows
+from kdtune.results.tables import format_table, markdown
+from kdtune.results.terms import Terms
+from kdtune.results.wording import best_sentence, comparison_rows, verdict
+from kdtune.storage.records import read_study
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("analysis")  # answers bad flags before pandas loads; does not return
+
+
+MOST_ROWS = 30
+"""Configurations that are printed; of more, the best."""
+
+
+def load(folder: str | Path) -> "Results":
+    """Read a study's folder or its place on a store (s3://...), finished or not.
+
+    Raises InputError where it is none.
+    """
+    if "://" in str(folder):
+        from kdtune.storage import object_store as storage
+
+        path = storage.fetch(str(folder))
+        return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"a study must be a folder, but {none_of(path)}")
+    return Results(path, read_study(path), read_frames(path))
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study and what was recorded of it; works with neither torch nor Ray installed."""
+
+    folder: Path
+    study: Study
+    frames: Frames = field(repr=False)
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """One row per trial, epoch, split (see `results.Frames`)."""
+        return self.frames.epochs
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial (see `results.Frames`)."""
+        return self.frames.trials
+
+    @cached_property
+    def of_search(self) -> pd.DataFrame:
+        """The trials of the phase "search": repeats that every configuration may have."""
+        return self.trials[self.trials.phase == "search"]
+
+    @cached_property
+    def of_final(self) -> pd.DataFrame:
+        """The trials of the phase "final": the finalists on repeats that did not choose them."""
+        return self.trials[self.trials.phase == "final"]
+
+    @property
+    def of_which(self) -> str:
+        """What a table of the search says of its repeats where there are others."""
+        return " of the search" * bool(len(self.of_final))
+
+    def is_fresh(self, rule: Rule) -> bool:
+        """Whether a rule is judged by fresh repeats, which did not choose what they compare.
+
+        Only against plain training, since the finalists are its best and that of distilling, and
+        only where a final repeat of both has completed.
+        """
+        sides = (completed(self.of_final)["config/alpha"] == 1).nunique()
+        return rule.is_plain and sides == 2
+
+    def trials_of(self, rule: Rule) -> pd.DataFrame:
+        """The trials that a rule is judged by: fresh repeats where there are such, or the search's.
+
+        The one home of that choice: comparison, best, selection and their words must be of the
+        same trials.
+        """
+        return self.of_final if self.is_fresh(rule) else self.of_search
+
+    @cached_property
+    def configs(self) -> pd.DataFrame:
+        """One row per configuration, the best mean first; see `summaries.configs`."""
+        return summaries.configs(self.of_search, self.planned)
+
+    @property
+    def by(self) -> list[str]:
+        """What tells the configurations apart, e.g. ["alpha", "temperature"]."""
+        varied = [
+            n for n in HYPERPARAMETERS if self.trials[f"config/{n}"].nunique(dropna=False) > 1
+        ]
+        return [n for n in self.study.searched if n in varied] or varied or ["alpha"]
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What is missing or cannot be right, in words; empty for a whole study."""
+        return faults(self.study, self.frames, self.by)
+
+    @property
+    def state(self) -> str:
+        """How far the study is, e.g. "complete: 40 runs"."""
+        return state(self.study, self.frames)
+
+    def summary(
+        self,
+        by: Sequence[str] = (),
+        metrics: Sequence[str] = SHOWN,
+        scope: Scope = "last",
+        pooled: bool = False,
+    ) -> pd.DataFrame:
+        """Mean, sd and n over repeats of the completed trials, on val.
+
+        Args:
+            by: hyperparameters that tell the rows apart; those searched if none is given. One with
+                more than eight values is cut into ranges.
+            metrics: columns of `trials`, or gap (teacher_acc - acc).
+            scope: which epoch counts.
+            pooled: over all epochs of all repeats: the starting repository's table.
+
+        Returns:
+            One row per group: by..., n_planned (repeats), then val/<metric>/mean, /std, /n and,
+            unless pooled, /low and /high of the 95 % t interval.
+        """
+        keys = list(by) or self.by
+        check_names("by", keys, HYPERPARAMETERS)
+        check_names("a column of the table", metrics, [*METRICS, "gap"])
+        if pooled:
+            return summaries.pooled(self.epochs, self.of_search, keys, metrics)
+        cut = bool(by)  # each configuration has its own row, unless it is asked otherwise
+        return summaries.summary(self.of_search, keys, metrics, scope, self.planned, cut)
+
+    def compare(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """Every other configuration against plain training, paired by repeat.
+
+        Plain training is the alpha = 1 configuration with the best mean, by the same rule and
+        repeats. For the columns see `comparison.compare`.
+        """
+        return self._compared(rule).copy()
+
+    @cached_property
+    def _compared(self) -> Callable[[Rule], pd.DataFrame]:
+        """Once a rule: a page asks for the same comparison a dozen times."""
+
+        def compared(rule: Rule) -> pd.DataFrame:
+            return compare(self.trials_of(rule), rule, self._anytime(rule))
+
+        return cache(compared)
+
+    def _anytime(self, rule: Rule) -> float | None:
+        """Level of a comparison that decided how many repeats it has."""
+        return self.study.level if self.study.until_decided and self.is_fresh(rule) else None
+
+    def terms(self, rule: Rule = DEFAULT) -> Terms:
+        """What `compare` is of, and the words for it."""
+        fresh, anytime = self.is_fresh(rule), self._anytime(rule)
+        # a race's final repeats are fixed, those of "auto" are not
+        planned = self.planned if not fresh else math.nan if anytime else self.study.repeats
+        return Terms(self.baseline(rule), planned, fresh, anytime)
+
+    @property
+    def planned(self) -> float:
+        """Repeats that every configuration is to have; NaN where that hangs on what they say."""
+        adapts = self.study.policy == "race" or self.study.stop_early
+        return math.nan if adapts else self.study.repeats
+
+    def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
+        """Mean and rank of each configuration by each scope; see `insight.sensitivity`."""
+        return insight.sensitivity(self.of_search, Rule(metric))
+
+    def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
+        """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
+
+        A value's number is the mean over all configurations that have it, within a repeat.
+        """
+        check_names("a column of the table", columns, [*METRICS, "gap"])
+        return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
+
+    def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """Shares of configuration, repeat, epoch, residual; see `insight.spread`."""
+        return insight.spread(self.frames, rule)
+
+    def importance(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """What each hyperparameter explains by itself; see `insight.importances`."""
+        return insight.importances(self.of_search, rule, self.by)
+
+    def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+        """The best configuration and the baseline on val, corrected, and on test."""
+        trials, table = self.trials_of(rule), self.compare(rule)
+        return insight.selection(self.folder, trials, rule, table, self._anytime(rule))
+
+    def verdict(self, rule: Rule = DEFAULT) -> str:
+        """Does distilling beat plain training, in words that the numbers carry."""
+        return verdict(self.compare(rule), rule, self.by, self.terms(rule))
+
+    def name(self, config_id: str) -> str:
+        """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
+        return name_of(self.trials[self.trials.config_id == config_id].iloc[0], self.by)
+
+    def best(self, rule: Rule = DEFAULT) -> str | None:
+        """The config_id of the best mean; None before a run has completed."""
+        values = by_repeat(self.trials_of(rule), rule.metric, rule.scope)
+        return best_of(values, rule.sign) if values.notna().any(axis=None) else None
+
+    def baseline(self, rule: Rule = DEFAULT) -> str:
+        """The baseline in words; what is searched besides alpha is named."""
+        table = self.compare(rule)
+        row = pd.Series({f"config/{name}": value for name, value in rule.baseline.items()})
+        given = "plain training" if rule.is_plain else name_of(row, list(rule.baseline))
+        if not len(table):
+            return given
+        chosen = self.trials[self.trials.config_id == table.baseline[0]].iloc[0]
+        others = [
+            n for n in self.by if n not in rule.baseline and not pd.isna(chosen[f"config/{n}"])
+        ]
+        return f"{given} ({name_of(chosen, others)})" if others else given
+
+    def edges(self, rule: Rule = DEFAULT) -> str:
+        """Whether the best lies at the edge of what was searched, in words; else nothing."""
+        best = self.best(rule)
+        words = insight.edges(self.trials, best, self.by) if best else []
+        text = "The best lies at the edge of what was searched, look beyond it: "
+        return f"{text}{', '.join(words)}." if words else ""
+
+    def text(
+        self,
+        by: Sequence[str] = (),
+        columns: Sequence[str] = SHOWN,
+        rule: Rule = DEFAULT,
+    ) -> str:
+        """What a reader sees first: the table, the comparison with plain training, the verdict."""
+        optimistic = ", optimistic: chosen by what it reports" if rule.scope == "best" else ""
+        parts = [
+            format_table(best_rows(self.summary(by, columns, rule.scope), rule, MOST_ROWS)),
+            f"mean ± sd over n repeats{self.of_which}, scope {rule.scope}{optimistic}",
+        ]
+        table, terms = self.compare(rule), self.terms(rule)
+        if len(table):
+            head, rows = comparison_rows(table, self.by, rule)
+            parts += [
+                f"Against {terms.other}, val {rule.metric}{terms.repeats}:",
+                markdown(head, rows[:MOST_ROWS]),
+                terms.method,
+            ]
+        if best := self.best(rule):
+            parts.append(best_sentence(self.selection(rule), rule, self.name(best), terms))
+            if edges := self.edges(rule):
+                parts.append(edges)
+        return "\n\n".join([*parts, self.verdict(rule)])
