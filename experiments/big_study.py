@@ -81,7 +81,7 @@ def analysis(folder: Path) -> str:
 
 def report(folder: Path) -> str:
     """The page with its figures."""
-    from kdtune.report import write
+    from kdtune.reporting.build import write
     from kdtune.results.comparison import DEFAULT
 
     page = write(kdtune.load(folder), DEFAULT, folder / "page")

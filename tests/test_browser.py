@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from studies import draw, grid, make, write_predictions
 
-from kdtune import report
+from kdtune.reporting import build as report
 from kdtune.results.comparison import Rule
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from kdtune import page
-from kdtune.canvas import INK, Picture
+from kdtune.reporting import page
+from kdtune.reporting.canvas import INK, Picture
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict {x} <b>"
 

@@ -11,8 +11,9 @@ from matplotlib.colors import to_hex
 from studies import at, draw, edit_records, grid, make, starting_repository
 
 import kdtune
-from kdtune import plots, sections
-from kdtune.canvas import COLOURS, LINES, MARKERS
+from kdtune.reporting import answer as sections
+from kdtune.reporting import figures as plots
+from kdtune.reporting.canvas import COLOURS, LINES, MARKERS
 from kdtune.results.comparison import Rule
 from kdtune.results.study_results import Results
 

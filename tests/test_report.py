@@ -23,12 +23,13 @@ from studies import (
 )
 
 import kdtune
-from kdtune import page, report
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
 from kdtune.config.reading import Reporting
-from kdtune.plots import FIGURES, pictures
+from kdtune.reporting import build as report
+from kdtune.reporting import page
+from kdtune.reporting.figures import FIGURES, pictures
 from kdtune.results.comparison import Rule
 from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results

@@ -8,7 +8,10 @@ import pytest
 from html_reader import Reader
 from studies import at, make, make_final, trials_of
 
-from kdtune import background, plots, report, sections
+from kdtune.reporting import answer as sections
+from kdtune.reporting import background
+from kdtune.reporting import build as report
+from kdtune.reporting import figures as plots
 from kdtune.results.comparison import Rule, compare
 from kdtune.results.study_results import Results
 from kdtune.results.terms import Terms

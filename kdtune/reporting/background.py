@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune import page
 from kdtune.config.files import PROVENANCE
-from kdtune.page import Markup
+from kdtune.reporting import page
+from kdtune.reporting.page import Markup
 from kdtune.results.comparison import Rule
 from kdtune.results.frames import SCOPES
 from kdtune.results.study_results import Results

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdtune import page
-from kdtune.plots import MOST, ZOOM, curve_epochs, shown_configs, stride
+from kdtune.reporting import page
+from kdtune.reporting.figures import MOST, ZOOM, curve_epochs, shown_configs, stride
 from kdtune.results.comparison import LEVEL, Rule, completed
 from kdtune.results.diagnostics import notes
 from kdtune.results.study_results import Results

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from kdtune.canvas import (
+from kdtune.reporting.canvas import (
     COLOURS,
     INK,
     LINES,

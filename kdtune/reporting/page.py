@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from kdtune.canvas import INK, Picture
+from kdtune.reporting.canvas import INK, Picture
 
 FOLD = 20
 """Rows of a table beyond which it is folded."""
