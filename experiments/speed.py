@@ -39,11 +39,11 @@ from kdtune.cache import Cache
 from kdtune.classifier import Classifier
 from kdtune.config.run import Precision, Run, Trainable
 from kdtune.config.study import Study
-from kdtune.data import load_data
+from kdtune.data.dataset import load_data
+from kdtune.data.views import Views
 from kdtune.distill import _starts, _teacher_at_hand, distill, make_student
 from kdtune.resources import Resources
 from kdtune.teacher import load_teacher
-from kdtune.views import Views
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop

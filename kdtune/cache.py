@@ -22,25 +22,35 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdtune.config.files import default_folder
+
 Tensors = dict[str, Tensor]
+
+
 Key = Mapping[str, str | int | float | bool | None]
+
+
 Tick = Callable[[int, int], None]
 """tick(done, total): the builder is alive, and so far."""
 
+
 STUCK_SECONDS = 60.0
 """A builder that has not ticked for so long is taken for dead."""
+
+
 LOCKS = 256
 """Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
+
+
 BEAT_SECONDS = 0.5
+
+
 FORMAT = 2
 """What an entry holds; where that changes, entries made before are not found."""
+
+
 KINDS = ("views", "logits", "features")
 """A builder may ask for entries of an earlier kind."""
-
-
-def default_folder() -> Path:
-    """The folder kdtune in the user's cache folder (XDG)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdtune"
 
 
 class Cache:

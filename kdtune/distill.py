@@ -25,7 +25,8 @@ from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.data import load_data, verify
+from kdtune.data.dataset import load_data
+from kdtune.data.folder import verify
 from kdtune.models import build
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream

@@ -18,7 +18,7 @@ from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, written_as
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data import load_data
+from kdtune.data.dataset import load_data
 from kdtune.distill import STUDENT
 from kdtune.optuna_export import export
 from kdtune.results.frames import write_frames

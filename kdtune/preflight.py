@@ -22,7 +22,7 @@ from kdtune import __version__
 from kdtune.cache import Cache
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.data import load_data
+from kdtune.data.dataset import load_data
 from kdtune.distill import make_student
 from kdtune.nodes import Node, alive
 from kdtune.results.tables import markdown

@@ -19,7 +19,7 @@ from kdtune.chunks import Chunks, Parts, collect, rebatched
 from kdtune.classifier import Classifier
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.data import Data
+from kdtune.data.dataset import Data
 from kdtune.features import Features
 from kdtune.resources import Resources
 

@@ -23,12 +23,13 @@ from kdtune.config.errors import InputError
 from kdtune.config.files import written_aside
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.data import load_data, verify
+from kdtune.data.dataset import load_data
+from kdtune.data.folder import verify
+from kdtune.data.views import samples
 from kdtune.models import build
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train
-from kdtune.views import samples
 from kdtune.weights import check_whole, save_weights
 
 WEIGHTS = "teacher.safetensors"

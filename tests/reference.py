@@ -15,12 +15,12 @@ from kdtune import losses
 from kdtune.chunks import epoch_order, seed_step
 from kdtune.classifier import Classifier, Layout
 from kdtune.config.run import Run
-from kdtune.data import Data, load_data
+from kdtune.data.dataset import Data, load_data
+from kdtune.data.views import Views
 from kdtune.distill import make_student
 from kdtune.stream import view_size
 from kdtune.teacher import load_teacher
 from kdtune.train import make_optimizer, make_scheduler
-from kdtune.views import Views
 
 Means = dict[str, float]
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.data import Data, Split, load_data, verify
+from kdtune.data.dataset import Data, Split, load_data
+from kdtune.data.folder import verify
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 
@@ -176,7 +177,7 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
         os.utime(file, (1e9, 1e9))
     first = load_data(str(root)).fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr("kdtune.data._content", refuse)
+        patch.setattr("kdtune.data.folder._content", refuse)
         load_data.cache_clear()  # as in another process
         assert load_data(str(root)).fingerprint == first
     file = root / "train" / "bees" / "a.jpg"
@@ -201,7 +202,7 @@ def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
     root = make_folder(tmp_path / "photos")
     verify(load_data(str(root)))
     with monkeypatch.context() as patch:
-        patch.setattr("kdtune.data._decode", refuse)
+        patch.setattr("kdtune.data.folder._decode", refuse)
         verify(load_data(str(root)))
     (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
     load_data.cache_clear()

@@ -15,7 +15,8 @@ from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data import load_data
+from kdtune.data.dataset import load_data
+from kdtune.data.views import Views
 from kdtune.distill import (
     STUDENT,
     Progress,
@@ -27,7 +28,6 @@ from kdtune.distill import (
 )
 from kdtune.models import build
 from kdtune.resources import Resources
-from kdtune.views import Views
 from kdtune.weights import save_weights
 
 LIBRARY = "mobilenet_v3_small"

@@ -13,11 +13,11 @@ import torch
 from reference import Means, plain_loop
 from torch import Tensor
 
-import kdtune.views
+import kdtune.data.views
 from kdtune.cache import Cache
 from kdtune.classifier import Classifier
 from kdtune.config.run import Run
-from kdtune.data import Data, load_data
+from kdtune.data.dataset import Data, load_data
 from kdtune.distill import make_student
 from kdtune.resources import Resources
 from kdtune.stream import Stream
@@ -92,8 +92,8 @@ def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
     *_, (reference, means) = plain_loop(run, teacher_folder)
     monkeypatch.setattr("kdtune.chunks.PIECE_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
-    centre = kdtune.views.centre
-    monkeypatch.setattr("kdtune.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
+    centre = kdtune.data.views.centre
+    monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
     student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, last, reference, means)
     val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))

@@ -17,8 +17,8 @@ from test_data import photo, save
 from torchvision.transforms import v2
 
 from kdtune.config.run import Run, derive_seed
-from kdtune.data import Split, load_data
-from kdtune.views import Views, samples
+from kdtune.data.dataset import Split, load_data
+from kdtune.data.views import Views, samples
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)

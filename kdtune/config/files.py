@@ -35,3 +35,8 @@ PREDICTIONS = "predictions.parquet"
 
 
 PROVENANCE = "provenance.json"
+
+
+def default_folder() -> Path:
+    """The folder kdtune in the user's cache folder (XDG)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdtune"

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.run import Augment, Run, derive_seed
-from kdtune.data import Data, Split
+from kdtune.data.dataset import Data, Split
 
 PHOTO_ZOOM = 256 / 224
 """Photographs are evaluated as ImageNet's are: resized to 256, the centre 224 of it seen."""
