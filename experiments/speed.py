@@ -36,12 +36,12 @@ import torch
 from overhead import compare, sentence
 
 from kdtune.cache import Cache
-from kdtune.classifier import Classifier
 from kdtune.config.run import Precision, Run, Trainable
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
 from kdtune.data.views import Views
 from kdtune.distill import _starts, _teacher_at_hand, distill, make_student
+from kdtune.models.classifier import Classifier
 from kdtune.resources import Resources
 from kdtune.teacher import load_teacher
 

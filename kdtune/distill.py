@@ -20,14 +20,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from kdtune.classifier import Classifier, probe
 from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
 from kdtune.data.folder import verify
-from kdtune.models import build
+from kdtune.models.classifier import Classifier, probe
+from kdtune.models.registry import build
+from kdtune.models.weights import save_weights
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream
 from kdtune.teacher import (
@@ -39,7 +40,6 @@ from kdtune.teacher import (
     probe_teacher,
 )
 from kdtune.train import Checkpoint, Epoch, train
-from kdtune.weights import save_weights
 
 CHECKPOINT = "checkpoint.pt"
 STUDENT = "student.safetensors"

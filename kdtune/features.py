@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdtune.cache import Tensors, Tick
 from kdtune.chunks import Chunks, collect, seed_step
-from kdtune.classifier import Classifier
+from kdtune.models.classifier import Classifier
 
 
 class Features:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from kdtune.cache import Tensors, Tick
 from kdtune.chunks import Chunks, Parts, collect, rebatched
-from kdtune.classifier import Classifier
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.features import Features
+from kdtune.models.classifier import Classifier
 from kdtune.resources import Resources
 
 EVALUATION_BATCH = 64

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdtune.classifier import Classifier, probe
 from kdtune.config.errors import InputError
 from kdtune.config.files import written_aside
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
@@ -26,11 +25,12 @@ from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
 from kdtune.data.folder import verify
 from kdtune.data.views import samples
-from kdtune.models import build
+from kdtune.models.classifier import Classifier, probe
+from kdtune.models.registry import build
+from kdtune.models.weights import check_whole, save_weights
 from kdtune.resources import Resources, check_gpus
 from kdtune.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train
-from kdtune.weights import check_whole, save_weights
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"

@@ -24,9 +24,9 @@ from torch.optim.lr_scheduler import (
 
 from kdtune import losses
 from kdtune.chunks import seed_step
-from kdtune.classifier import Classifier
 from kdtune.config.files import written_aside
 from kdtune.config.run import Run
+from kdtune.models.classifier import Classifier
 from kdtune.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from kdtune.classifier import Preprocessing
-from kdtune.models import small_cnn
+from kdtune.models.classifier import Preprocessing
+from kdtune.models.fashion import small_cnn
 
 
 def tiny_teacher(classes: int) -> nn.Module:

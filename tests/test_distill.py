@@ -10,7 +10,6 @@ import torch
 from reference import plain_loop
 from torch.optim import SGD
 
-from kdtune.classifier import Classifier
 from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run
@@ -26,9 +25,10 @@ from kdtune.distill import (
     make_student,
     student_at_start,
 )
-from kdtune.models import build
+from kdtune.models.classifier import Classifier
+from kdtune.models.registry import build
+from kdtune.models.weights import save_weights
 from kdtune.resources import Resources
-from kdtune.weights import save_weights
 
 LIBRARY = "mobilenet_v3_small"
 CPU = torch.device("cpu")

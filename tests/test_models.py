@@ -15,10 +15,11 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.classifier import Preprocessing, probe
 from kdtune.config.errors import InputError
-from kdtune.models import build, fashion_student
-from kdtune.weights import save_weights
+from kdtune.models.classifier import Preprocessing, probe
+from kdtune.models.fashion import fashion_student
+from kdtune.models.registry import build
+from kdtune.models.weights import save_weights
 
 TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"
 TIMM = "timm/test_efficientnet"

@@ -17,10 +17,10 @@ from kdtune import watch as watching
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.models.weights import save_weights
 from kdtune.nodes import Node, alive
 from kdtune.preflight import Look, Probe, differences, look, preflight, too_few_gpus
 from kdtune.watch import Watch
-from kdtune.weights import save_weights
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
 SEEN = Look("1.0", "2.13.0", 0, {}, "images", "teacher", "student")

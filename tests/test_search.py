@@ -20,12 +20,12 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.distill import check, distill
 from kdtune.folder import check_same, claim, write_study
-from kdtune.models import build
+from kdtune.models.registry import build
+from kdtune.models.weights import save_weights
 from kdtune.resources import Resources
 from kdtune.session import check_machine
 from kdtune.storage.records import read_lines
 from kdtune.teacher import fine_tune
-from kdtune.weights import save_weights
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
 

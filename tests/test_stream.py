@@ -15,10 +15,10 @@ from torch import Tensor
 
 import kdtune.data.views
 from kdtune.cache import Cache
-from kdtune.classifier import Classifier
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, load_data
 from kdtune.distill import make_student
+from kdtune.models.classifier import Classifier
 from kdtune.resources import Resources
 from kdtune.stream import Stream
 from kdtune.teacher import load_teacher

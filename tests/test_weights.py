@@ -12,8 +12,9 @@ import torch
 import torchvision
 
 from kdtune.config.errors import InputError
-from kdtune.models import build, fashion_student
-from kdtune.weights import fill, load_weights, save_weights
+from kdtune.models.fashion import fashion_student
+from kdtune.models.registry import build
+from kdtune.models.weights import fill, load_weights, save_weights
 
 STUDENT = "kdtune.models:fashion_student"
 

@@ -18,10 +18,10 @@ import torch
 import torchvision
 from torch import nn
 
-from kdtune.classifier import Classifier, Preprocessing
 from kdtune.config.errors import InputError
 from kdtune.config.user_code import user_code
-from kdtune.weights import fill, import_timm, load_weights
+from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.weights import fill, import_timm, load_weights
 
 
 def build(
@@ -46,33 +46,6 @@ def build(
             state = load_weights(name, weights)
             fill(model.net, state, model.head_name, what, replace_head)
     return model
-
-
-def small_cnn(classes: int, width: int) -> nn.Module:
-    """Three convolutions with batch norm, then global average pooling; grey images.
-
-    The first has stride 2: at full resolution, pooling alone takes a quarter of a run on a CPU.
-    """
-    w = width
-    net = nn.Sequential(
-        *(nn.Conv2d(1, w, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(w), nn.ReLU()),
-        *(nn.Conv2d(w, 2 * w, 3, padding=1, bias=False), nn.BatchNorm2d(2 * w), nn.ReLU()),
-        nn.MaxPool2d(2),
-        *(nn.Conv2d(2 * w, 4 * w, 3, padding=1, bias=False), nn.BatchNorm2d(4 * w), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, classes)),
-    )
-    net.preprocessing = Preprocessing(mean=(0.286,), std=(0.353,))  # type: ignore[assignment]
-    return net
-
-
-def fashion_teacher(classes: int) -> nn.Module:
-    """The default study's teacher: 24,000 parameters."""
-    return small_cnn(classes, width=16)
-
-
-def fashion_student(classes: int) -> nn.Module:
-    """The default study's student: 3,700 parameters."""
-    return small_cnn(classes, width=6)
 
 
 @contextmanager
