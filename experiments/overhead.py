@@ -24,9 +24,9 @@ from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.distill import distill
-from kdtune.resources import Resources
 from kdtune.search import run as search
 from kdtune.storage.records import read_lines
+from kdtune.streams.resources import Resources
 from kdtune.teacher import fine_tune
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

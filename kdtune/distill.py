@@ -29,8 +29,8 @@ from kdtune.data.folder import verify
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.resources import Resources, check_gpus
-from kdtune.stream import Stream
+from kdtune.streams.resources import Resources, check_gpus
+from kdtune.streams.stream import Stream
 from kdtune.teacher import (
     WEIGHTS,
     fine_tune,

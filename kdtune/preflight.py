@@ -19,7 +19,6 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune import __version__
-from kdtune.cache import Cache
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
@@ -27,6 +26,7 @@ from kdtune.distill import make_student
 from kdtune.nodes import Node, alive
 from kdtune.results.tables import markdown
 from kdtune.storage.object_store import SOON_SECONDS, Store
+from kdtune.streams.cache import Cache
 from kdtune.teacher import initial_teacher
 
 ANSWER_SECONDS = 180.0

@@ -19,7 +19,6 @@ import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.cache import Cache
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.config.study import Study
@@ -45,6 +44,7 @@ from kdtune.storage.lease import claimed
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import read_lines
+from kdtune.streams.cache import Cache
 from kdtune.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 

@@ -15,7 +15,7 @@ import torch
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.resources import check_gpus
+from kdtune.streams.resources import check_gpus
 
 
 def check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:

@@ -28,8 +28,8 @@ from kdtune.data.views import samples
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build
 from kdtune.models.weights import check_whole, save_weights
-from kdtune.resources import Resources, check_gpus
-from kdtune.stream import Stream, view_size
+from kdtune.streams.resources import Resources, check_gpus
+from kdtune.streams.stream import Stream, view_size
 from kdtune.train import Checkpoint, Epoch, train
 
 WEIGHTS = "teacher.safetensors"

@@ -23,11 +23,11 @@ from torch.optim.lr_scheduler import (
 )
 
 from kdtune import losses
-from kdtune.chunks import seed_step
 from kdtune.config.files import written_aside
 from kdtune.config.run import Run
 from kdtune.models.classifier import Classifier
-from kdtune.stream import Batch, Stream
+from kdtune.streams.chunks import seed_step
+from kdtune.streams.stream import Batch, Stream
 
 Metrics = dict[str, float | int | None]
 

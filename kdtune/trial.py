@@ -15,9 +15,9 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.distill import CHECKPOINT, distill
-from kdtune.resources import Resources
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.mirror import Mirror
+from kdtune.streams.resources import Resources
 from kdtune.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 from kdtune.train import Epoch
 

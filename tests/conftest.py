@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kdtune.config.run import Run
-from kdtune.resources import Resources
+from kdtune.streams.resources import Resources
 from kdtune.teacher import fine_tune
 
 HERE = str(Path(__file__).parent)

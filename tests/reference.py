@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from kdtune import losses
-from kdtune.chunks import epoch_order, seed_step
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, load_data
 from kdtune.data.views import Views
 from kdtune.distill import make_student
 from kdtune.models.classifier import Classifier, Layout
-from kdtune.stream import view_size
+from kdtune.streams.chunks import epoch_order, seed_step
+from kdtune.streams.stream import view_size
 from kdtune.teacher import load_teacher
 from kdtune.train import make_optimizer, make_scheduler
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-import kdtune.cache
-from kdtune.cache import Cache, read
+import kdtune.streams.cache
+from kdtune.streams.cache import Cache, read
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
 SPAWN = multiprocessing.get_context("spawn")
@@ -175,7 +175,7 @@ def test_eviction_takes_the_least_recently_used(tmp_path):
 
 def work(folder):
     """A process that needs the entry; its build goes on, ticking, while the file hold exists."""
-    kdtune.cache.BEAT_SECONDS = 0.1
+    kdtune.streams.cache.BEAT_SECONDS = 0.1
 
     def build(tick):
         (folder / f"built-{os.getpid()}").touch()

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.chunks import collect, epoch_order, rebatched
 from kdtune.config.run import Run
+from kdtune.streams.chunks import collect, epoch_order, rebatched
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 

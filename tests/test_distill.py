@@ -28,7 +28,7 @@ from kdtune.distill import (
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.resources import Resources
+from kdtune.streams.resources import Resources
 
 LIBRARY = "mobilenet_v3_small"
 CPU = torch.device("cpu")

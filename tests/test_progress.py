@@ -7,10 +7,10 @@ from play import play
 from rich.console import Console
 from test_plan import LISTS, curve, faulty, make
 
-from kdtune.cache import Cache
 from kdtune.plan import Plan
 from kdtune.progress import Show, board, in_words
 from kdtune.standing import finalists, is_decided
+from kdtune.streams.cache import Cache
 
 
 def shown(plan: Plan) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from test_plan import LISTS, make
 
-from kdtune.cache import Cache
 from kdtune.plan import Plan
 from kdtune.progress import Show
 from kdtune.recorder import Recorder
 from kdtune.repeats import RepeatSearcher
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines
+from kdtune.streams.cache import Cache
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
 DIED = "Failure # 1\nThe actor died because of an out-of-memory error"

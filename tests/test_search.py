@@ -22,9 +22,9 @@ from kdtune.distill import check, distill
 from kdtune.folder import check_same, claim, write_study
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.resources import Resources
 from kdtune.session import check_machine
 from kdtune.storage.records import read_lines
+from kdtune.streams.resources import Resources
 from kdtune.teacher import fine_tune
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}

@@ -14,13 +14,13 @@ from reference import Means, plain_loop
 from torch import Tensor
 
 import kdtune.data.views
-from kdtune.cache import Cache
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, load_data
 from kdtune.distill import make_student
 from kdtune.models.classifier import Classifier
-from kdtune.resources import Resources
-from kdtune.stream import Stream
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
 from kdtune.teacher import load_teacher
 from kdtune.train import Epoch, train
 
@@ -90,7 +90,7 @@ def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
 ) -> None:
     run = replace(tiny, trainable=trainable)
     *_, (reference, means) = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.chunks.PIECE_BYTES", 1)  # one inference batch
+    monkeypatch.setattr("kdtune.streams.chunks.PIECE_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
     centre = kdtune.data.views.centre
     monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.cache import Cache
 from kdtune.config.run import Run
 from kdtune.distill import CHECKPOINT, distill, make_student
-from kdtune.resources import Resources
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
 from kdtune.train import Checkpoint, Epoch, make_optimizer, make_scheduler
 
 

@@ -14,14 +14,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kdtune.cache import Tensors, Tick
-from kdtune.chunks import Chunks, Parts, collect, rebatched
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
-from kdtune.features import Features
 from kdtune.models.classifier import Classifier
-from kdtune.resources import Resources
+from kdtune.streams.cache import Tensors, Tick
+from kdtune.streams.chunks import Chunks, Parts, collect, rebatched
+from kdtune.streams.features import Features
+from kdtune.streams.resources import Resources
 
 EVALUATION_BATCH = 64
 

@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kdtune.cache import Tensors, Tick
-from kdtune.chunks import Chunks, collect, seed_step
 from kdtune.models.classifier import Classifier
+from kdtune.streams.cache import Tensors, Tick
+from kdtune.streams.chunks import Chunks, collect, seed_step
 
 
 class Features:

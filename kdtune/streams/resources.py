@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kdtune.cache import Cache
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
+from kdtune.streams.cache import Cache
 
 Watch = Callable[[str, int, int], None]
 """watch(what, done, total): so far is what is being built."""

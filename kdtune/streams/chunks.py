@@ -12,11 +12,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from kdtune.cache import Key, Tensors, Tick
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data
 from kdtune.data.views import Views
-from kdtune.resources import Resources
+from kdtune.streams.cache import Key, Tensors, Tick
+from kdtune.streams.resources import Resources
 
 INFERENCE_BATCH = {"cpu": 32, "cuda": 256}
 """Views a forward pass of a frozen model. On a CPU 32 fit the caches (64 took the default teacher
