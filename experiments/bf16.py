@@ -20,10 +20,10 @@ import torch
 from kdtune.config.defaults import fashion
 from kdtune.config.run import Precision, Run
 from kdtune.config.study import Study
-from kdtune.distill import distill
 from kdtune.statistics.intervals import Interval, paired_difference
 from kdtune.streams.resources import Resources
-from kdtune.teacher import fine_tune
+from kdtune.training.run import distill
+from kdtune.training.teacher import fine_tune
 
 TOLERANCE = 0.01
 

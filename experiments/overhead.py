@@ -23,11 +23,11 @@ import torch
 from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.distill import distill
 from kdtune.search import run as search
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
-from kdtune.teacher import fine_tune
+from kdtune.training.run import distill
+from kdtune.training.teacher import fine_tune
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop

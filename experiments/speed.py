@@ -39,11 +39,11 @@ from kdtune.config.run import Precision, Run, Trainable
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
 from kdtune.data.views import Views
-from kdtune.distill import _starts, _teacher_at_hand, distill, make_student
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
-from kdtune.teacher import load_teacher
+from kdtune.training.run import _starts, _teacher_at_hand, distill, make_student
+from kdtune.training.teacher import load_teacher
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop

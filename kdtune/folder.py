@@ -19,13 +19,13 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
-from kdtune.distill import STUDENT
 from kdtune.optuna_export import export
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines, read_study
-from kdtune.teacher import teacher_run
+from kdtune.training.run import STUDENT
+from kdtune.training.teacher import teacher_run
 
 STUDENTS = "students"
 FINISHED = (

@@ -22,12 +22,12 @@ from kdtune import __version__
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
-from kdtune.distill import make_student
 from kdtune.nodes import Node, alive
 from kdtune.results.tables import markdown
 from kdtune.storage.object_store import SOON_SECONDS, Store
 from kdtune.streams.cache import Cache
-from kdtune.teacher import initial_teacher
+from kdtune.training.run import make_student
+from kdtune.training.teacher import initial_teacher
 
 ANSWER_SECONDS = 180.0
 """A machine must answer in so long, and an outage of the store: its worker first imports torch."""

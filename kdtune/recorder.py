@@ -8,12 +8,12 @@ from ray import tune
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.distill import CHECKPOINT
 from kdtune.ledger import phase_of
 from kdtune.plan import Plan
 from kdtune.progress import Show
 from kdtune.storage.mirror import Mirror, Uplink
 from kdtune.storage.records import Records
+from kdtune.training.run import CHECKPOINT
 from kdtune.trial import run_of
 from kdtune.watch import Watch
 

@@ -22,7 +22,6 @@ from ray.tune.logger import TBXLoggerCallback
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.config.study import Study
-from kdtune.distill import check
 from kdtune.folder import (
     check_same,
     claim,
@@ -45,7 +44,8 @@ from kdtune.storage.mirror import Mirror
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import read_lines
 from kdtune.streams.cache import Cache
-from kdtune.teacher import RECORD, WEIGHTS, is_ready
+from kdtune.training.run import check
+from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
 from kdtune.trial import run_of, run_trial, train_teacher
 
 MOST_AT_A_TIME = 10_000

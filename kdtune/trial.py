@@ -14,12 +14,12 @@ from ray import tune
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.distill import CHECKPOINT, distill
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
-from kdtune.teacher import RECORD, WEIGHTS, fine_tune, is_ready
-from kdtune.train import Epoch
+from kdtune.training.metrics import Epoch
+from kdtune.training.run import CHECKPOINT, distill
+from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together if they are shorter: a report costs 5 ms of CPU over all."""

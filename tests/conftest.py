@@ -11,7 +11,7 @@ import torch
 
 from kdtune.config.run import Run
 from kdtune.streams.resources import Resources
-from kdtune.teacher import fine_tune
+from kdtune.training.teacher import fine_tune
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, str(Path(HERE).parent / "experiments"))

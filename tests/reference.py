@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdtune import losses
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, load_data
 from kdtune.data.views import Views
-from kdtune.distill import make_student
 from kdtune.models.classifier import Classifier, Layout
 from kdtune.streams.chunks import epoch_order, seed_step
 from kdtune.streams.stream import view_size
-from kdtune.teacher import load_teacher
-from kdtune.train import make_optimizer, make_scheduler
+from kdtune.training import objectives as losses
+from kdtune.training.optim import make_optimizer, make_scheduler
+from kdtune.training.run import make_student
+from kdtune.training.teacher import load_teacher
 
 Means = dict[str, float]
 

@@ -16,19 +16,13 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
 from kdtune.data.views import Views
-from kdtune.distill import (
-    STUDENT,
-    Progress,
-    _teacher_at_hand,
-    distill,
-    main,
-    make_student,
-    student_at_start,
-)
+from kdtune.distill import main
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
+from kdtune.training.progress import Progress
+from kdtune.training.run import STUDENT, _teacher_at_hand, distill, make_student, student_at_start
 
 LIBRARY = "mobilenet_v3_small"
 CPU = torch.device("cpu")
@@ -138,7 +132,7 @@ def test_more_gpus_than_there_are_is_refused(tiny: Run, tmp_path: Path) -> None:
 def test_it_says_what_is_being_built(
     tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtune.distill.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("kdtune.training.progress.LINE_SECONDS", 0.0)
     study = Study(run=tiny, out=str(tmp_path), gpus=0, cache_gb=0)
     assert main(study) == 0
     said = capsys.readouterr().out

@@ -8,9 +8,9 @@ from studies import at, draw, make, write_predictions, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS
-from kdtune.distill import STUDENT
 from kdtune.folder import finish
 from kdtune.storage.mirror import Mirror
+from kdtune.training.run import STUDENT
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:

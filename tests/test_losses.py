@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.losses import cross_entropy, distillation, kl, mse, total
+from kdtune.training.objectives import cross_entropy, distillation, kl, mse, total
 
 B, K = 6, 5
 LABELS = torch.arange(B) % K

@@ -13,13 +13,13 @@ from s3_service import S3
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.distill import distill
 from kdtune.results.frames import read_frames
 from kdtune.search import Interrupted
 from kdtune.storage.mirror import Mirror, Uplink
 from kdtune.storage.object_store import DRIVER, Store, fetch
 from kdtune.storage.records import Records
 from kdtune.streams.resources import Resources
+from kdtune.training.run import distill
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ class TestOnTwoNodes:
     def test_a_file_that_is_gone_is_named_with_the_machine(
         self, study: Study, tmp_path: Path
     ) -> None:
-        from kdtune.distill import make_student
+        from kdtune.training.run import make_student
 
         file = tmp_path / "student.safetensors"
         save_weights(make_student(study.run).net, file)

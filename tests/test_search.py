@@ -18,14 +18,14 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.distill import check, distill
 from kdtune.folder import check_same, claim, write_study
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.session import check_machine
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
-from kdtune.teacher import fine_tune
+from kdtune.training.run import check, distill
+from kdtune.training.teacher import fine_tune
 
 CPUS = {"num_cpus": 2, "include_dashboard": False}
 

@@ -16,13 +16,14 @@ from torch import Tensor
 import kdtune.data.views
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, load_data
-from kdtune.distill import make_student
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
-from kdtune.teacher import load_teacher
-from kdtune.train import Epoch, train
+from kdtune.training.loop import train
+from kdtune.training.metrics import Epoch
+from kdtune.training.run import make_student
+from kdtune.training.teacher import load_teacher
 
 CPU = torch.device("cpu")
 KINDS = {

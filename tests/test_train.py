@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from kdtune.config.run import Run
-from kdtune.distill import CHECKPOINT, distill, make_student
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
-from kdtune.train import Checkpoint, Epoch, make_optimizer, make_scheduler
+from kdtune.training.checkpoint import Checkpoint
+from kdtune.training.metrics import Epoch
+from kdtune.training.optim import make_optimizer, make_scheduler
+from kdtune.training.run import CHECKPOINT, distill, make_student
 
 
 @pytest.mark.parametrize("trainable", ["all", "head"])

@@ -11,7 +11,7 @@ from kdtune import trial
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.mirror import Mirror
-from kdtune.teacher import RECORD, WEIGHTS
+from kdtune.training.teacher import RECORD, WEIGHTS
 from kdtune.trial import run_trial
 
 

@@ -1,0 +1,30 @@
+"""Optimisers and learning-rate schedules."""
+
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+from kdtune.config.run import Run
+from kdtune.models.classifier import Classifier
+
+
+def make_optimizer(run: Run, student: Classifier) -> Optimizer:
+    """The run's optimiser over what of the student learns."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    if run.optimizer == "adamw":
+        return AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)
+    return SGD(parameters, lr=run.lr, momentum=run.momentum, weight_decay=run.weight_decay)
+
+
+def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+    """The run's learning rate over time; "onecycle" steps every batch, the others every epoch."""
+    match run.schedule:
+        case "constant":
+            return ConstantLR(optimizer, factor=1.0)
+        case "step":
+            return StepLR(optimizer, run.lr_step_size, run.lr_gamma)
+        case "cosine":
+            return CosineAnnealingLR(optimizer, run.epochs)
+        case "onecycle":
+            steps = run.epochs * steps_per_epoch
+            # the momentum asked for is the momentum used
+            return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
