@@ -46,8 +46,8 @@ from play import rest_of, start_of
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.plan import Plan
-from kdtune.standing import final_differences, finalists, is_decided
+from kdtune.planning.plan import Plan
+from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.intervals import paired_difference
 from kdtune.statistics.multiplicity import holm

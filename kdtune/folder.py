@@ -19,7 +19,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
-from kdtune.optuna_export import export
+from kdtune.planning.optuna_export import export
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror

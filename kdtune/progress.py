@@ -8,10 +8,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kdtune.ledger import Tried
-from kdtune.plan import Plan
+from kdtune.planning.ledger import Tried
+from kdtune.planning.plan import Plan
+from kdtune.planning.standing import final_differences, finalists, in_question, is_decided
 from kdtune.results.tables import cell
-from kdtune.standing import final_differences, finalists, in_question, is_decided
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.statistics.sequential import anytime_p
 from kdtune.streams.cache import Cache

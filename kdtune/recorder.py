@@ -8,8 +8,8 @@ from ray import tune
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.ledger import phase_of
-from kdtune.plan import Plan
+from kdtune.planning.ledger import phase_of
+from kdtune.planning.plan import Plan
 from kdtune.progress import Show
 from kdtune.storage.mirror import Mirror, Uplink
 from kdtune.storage.records import Records

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.study import Study
-from kdtune.plan import Plan
+from kdtune.planning.plan import Plan
 from kdtune.trial import run_of
 
 

@@ -30,14 +30,14 @@ from kdtune.folder import (
     write_study,
 )
 from kdtune.nodes import Room
-from kdtune.plan import Plan
+from kdtune.planning.plan import Plan
+from kdtune.planning.standing import final_differences, is_decided
 from kdtune.preflight import preflight
 from kdtune.progress import Show
 from kdtune.recorder import RETRIES, Recorder
 from kdtune.repeats import EarlyStopper, RepeatSearcher
 from kdtune.results.study_results import Results, load
 from kdtune.session import check_machine, ray_of
-from kdtune.standing import final_differences, is_decided
 from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import claimed
 from kdtune.storage.mirror import Mirror

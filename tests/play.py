@@ -6,8 +6,8 @@ from typing import Any
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.ledger import phase_of
-from kdtune.plan import Plan
+from kdtune.planning.ledger import phase_of
+from kdtune.planning.plan import Plan
 
 Curve = Callable[[Run], list[float] | None]
 """The val accuracies of a run by epoch; None: it fails. One that ends in NaN diverges there."""

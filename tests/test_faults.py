@@ -4,7 +4,7 @@ import pytest
 from studies import at, draw, edit_records, make, make_final, write_records
 
 import kdtune
-from kdtune.plan import Plan
+from kdtune.planning.plan import Plan
 from kdtune.results.diagnostics import MOST, notes
 from kdtune.storage.records import read_lines
 

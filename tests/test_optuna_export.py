@@ -13,8 +13,8 @@ from play import play
 from test_plan import LISTS, RANGES, curve, make
 
 from kdtune.config.run import Run
-from kdtune.ledger import Ledger
-from kdtune.optuna_export import export
+from kdtune.planning.ledger import Ledger
+from kdtune.planning.optuna_export import export
 
 matplotlib.use("Agg")
 

@@ -18,9 +18,9 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.ledger import Spent, phase_of
-from kdtune.plan import Plan
-from kdtune.standing import final_differences, finalists, is_decided
+from kdtune.planning.ledger import Spent, phase_of
+from kdtune.planning.plan import Plan
+from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.statistics.sequential import anytime_p
 
 RUN = Run(epochs=8, optimizer="adamw")

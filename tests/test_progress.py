@@ -7,9 +7,9 @@ from play import play
 from rich.console import Console
 from test_plan import LISTS, curve, faulty, make
 
-from kdtune.plan import Plan
+from kdtune.planning.plan import Plan
+from kdtune.planning.standing import finalists, is_decided
 from kdtune.progress import Show, board, in_words
-from kdtune.standing import finalists, is_decided
 from kdtune.streams.cache import Cache
 
 

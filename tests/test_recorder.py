@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_plan import LISTS, make
 
-from kdtune.plan import Plan
+from kdtune.planning.plan import Plan
 from kdtune.progress import Show
 from kdtune.recorder import Recorder
 from kdtune.repeats import RepeatSearcher

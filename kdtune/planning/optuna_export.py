@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
 from kdtune.config.study import Study
-from kdtune.ledger import Ledger, Tried, phase_of
-from kdtune.proposals import distribution
+from kdtune.planning.ledger import Ledger, Tried, phase_of
+from kdtune.planning.proposals import distribution
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import Line
 

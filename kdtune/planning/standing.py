@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from kdtune.ledger import FIRST, Ledger, Tried, phase_of
+from kdtune.planning.ledger import FIRST, Ledger, Tried, phase_of
 from kdtune.statistics import racing as race
 
 

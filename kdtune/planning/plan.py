@@ -15,11 +15,11 @@ import numpy as np
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
-from kdtune.proposals import Proposer
-from kdtune.standing import finalists, in_question, is_decided, to_confirm
+from kdtune.planning.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
+from kdtune.planning.proposals import Proposer
+from kdtune.planning.standing import finalists, in_question, is_decided, to_confirm
+from kdtune.planning.warm_start import best_of_other
 from kdtune.statistics.early_stopping import behind, rungs
-from kdtune.warm_start import best_of_other
 
 MOST = 1000
 """Repeats of a phase at most."""

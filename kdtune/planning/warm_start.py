@@ -9,7 +9,7 @@ import numpy as np
 from kdtune.config.hyperparameters import covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.ledger import Ledger
+from kdtune.planning.ledger import Ledger
 from kdtune.statistics.racing import best_first, leading
 from kdtune.storage.records import read_lines, read_study
 
