@@ -23,7 +23,7 @@ import torch
 from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.search import run as search
+from kdtune.raytune.driver import run as search
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
 from kdtune.training.run import distill

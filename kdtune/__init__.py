@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from kdtune.config.hyperparameters import Range
     from kdtune.config.run import Run
     from kdtune.config.study import Study
+    from kdtune.raytune.driver import run
     from kdtune.results.study_results import Results, load
-    from kdtune.search import run
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Range", "Results", "Run", "Study", "load", "run"]

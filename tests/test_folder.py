@@ -8,7 +8,7 @@ from studies import at, draw, make, write_predictions, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS
-from kdtune.folder import finish
+from kdtune.raytune.study_folder import finish
 from kdtune.storage.mirror import Mirror
 from kdtune.training.run import STUDENT
 

@@ -13,8 +13,8 @@ from s3_service import S3
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.raytune.driver import Interrupted
 from kdtune.results.frames import read_frames
-from kdtune.search import Interrupted
 from kdtune.storage.mirror import Mirror, Uplink
 from kdtune.storage.object_store import DRIVER, Store, fetch
 from kdtune.storage.records import Records

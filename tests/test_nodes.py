@@ -9,11 +9,11 @@ import pytest
 import ray
 import yaml
 
-from kdtune import nodes
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.nodes import Node, Room, changed, fit, promised
+from kdtune.raytune import machines as nodes
+from kdtune.raytune.machines import Node, Room, changed, fit, promised
 
 FILE = {
     "head_node_type": "head",

@@ -12,15 +12,15 @@ import ray
 from ray.cluster_utils import Cluster
 from s3_service import S3
 
-from kdtune import preflight as module
-from kdtune import watch as watching
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.models.weights import save_weights
-from kdtune.nodes import Node, alive
-from kdtune.preflight import Look, Probe, differences, look, preflight, too_few_gpus
-from kdtune.watch import Watch
+from kdtune.raytune import machine_monitor as watching
+from kdtune.raytune import preflight as module
+from kdtune.raytune.machine_monitor import Watch
+from kdtune.raytune.machines import Node, alive
+from kdtune.raytune.preflight import Look, Probe, differences, look, preflight, too_few_gpus
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
 SEEN = Look("1.0", "2.13.0", 0, {}, "images", "teacher", "student")

@@ -9,7 +9,7 @@ from test_plan import LISTS, curve, faulty, make
 
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import finalists, is_decided
-from kdtune.progress import Show, board, in_words
+from kdtune.raytune.progress import Show, board, in_words
 from kdtune.streams.cache import Cache
 
 

@@ -9,9 +9,9 @@ import pytest
 from test_plan import LISTS, make
 
 from kdtune.planning.plan import Plan
-from kdtune.progress import Show
-from kdtune.recorder import Recorder
-from kdtune.repeats import RepeatSearcher
+from kdtune.raytune.adapters import RepeatSearcher
+from kdtune.raytune.progress import Show
+from kdtune.raytune.recorder import Recorder
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines
 from kdtune.streams.cache import Cache

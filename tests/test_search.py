@@ -18,10 +18,10 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.folder import check_same, claim, write_study
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.session import check_machine
+from kdtune.raytune.session import check_machine
+from kdtune.raytune.study_folder import check_same, claim, write_study
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
 from kdtune.training.run import check, distill

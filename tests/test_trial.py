@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from s3_service import S3
 
-from kdtune import trial
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.raytune import trial
+from kdtune.raytune.trial import run_trial
 from kdtune.storage.mirror import Mirror
 from kdtune.training.teacher import RECORD, WEIGHTS
-from kdtune.trial import run_trial
 
 
 @pytest.fixture

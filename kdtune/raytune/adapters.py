@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
-from kdtune.trial import run_of
+from kdtune.raytune.trial import run_of
 
 
 class RepeatSearcher(Searcher):

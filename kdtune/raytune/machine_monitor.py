@@ -8,8 +8,8 @@ import ray
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.nodes import LOOK_SECONDS, Node, alive, changed
-from kdtune.preflight import ask, reason, survey, too_few_gpus
+from kdtune.raytune.machines import LOOK_SECONDS, Node, alive, changed
+from kdtune.raytune.preflight import ask, reason, survey, too_few_gpus
 from kdtune.storage.object_store import PATIENCE_SECONDS
 
 

@@ -10,12 +10,12 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.progress import Show
+from kdtune.raytune.machine_monitor import Watch
+from kdtune.raytune.progress import Show
+from kdtune.raytune.trial import run_of
 from kdtune.storage.mirror import Mirror, Uplink
 from kdtune.storage.records import Records
 from kdtune.training.run import CHECKPOINT
-from kdtune.trial import run_of
-from kdtune.watch import Watch
 
 RETRIES = 2
 """Times that a trial whose worker died is started again."""

@@ -22,7 +22,7 @@ from kdtune import __version__
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.data.dataset import load_data
-from kdtune.nodes import Node, alive
+from kdtune.raytune.machines import Node, alive
 from kdtune.results.tables import markdown
 from kdtune.storage.object_store import SOON_SECONDS, Store
 from kdtune.streams.cache import Cache
