@@ -37,7 +37,7 @@ from overhead import compare, sentence
 
 from kdtune.config.run import Precision, Run, Trainable
 from kdtune.config.study import Study
-from kdtune.data.dataset import load_data
+from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache

@@ -1,9 +1,6 @@
-"""kdtune: a Ray Tune study of knowledge distillation.
+"""Hyperparameter studies of knowledge distillation on Ray Tune.
 
-Read the files in the order in which data flows: space, run_config, config (what a study is), data,
-models, losses, cache and stream (what a repeat fixes, computed once), train (the one loop),
-teacher, distill (one run); race, proposals, plan (which run next); trial, repeats, search (the
-study under Ray); results, stats, analysis (what it says).
+Public names are loaded when they are first used: reading a study needs neither torch nor Ray.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,8 +16,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["InputError", "Range", "Results", "Run", "Study", "load", "run"]
 
-_HOMES = {"Study": "config", "Run": "config", "InputError": "config", "Range": "space"}
-_HOMES |= {"load": "analysis", "Results": "analysis", "run": "search"}
+_HOMES = {
+    "InputError": "config.errors",
+    "Range": "config.hyperparameters",
+    "Results": "results.study_results",
+    "Run": "config.run",
+    "Study": "config.study",
+    "load": "results.study_results",
+    "run": "raytune.driver",
+}
 
 
 def __getattr__(name: str) -> Any:

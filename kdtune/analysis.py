@@ -1,4 +1,12 @@
-"""Print the table, the comparison with plain training and the verdict of a study."""
+"""Print the table, the comparison with plain training and the verdict of a study.
+
+python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
+"""
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("analysis")  # answers bad flags before pandas loads; does not return
 
 import sys
 

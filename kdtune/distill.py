@@ -1,4 +1,12 @@
-"""One student from one teacher."""
+"""Distil one student from one teacher.
+
+python -m kdtune.distill [EXPERIMENT.py] [--flags]
+"""
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("distill")  # answers bad flags before torch loads; does not return
 
 from dataclasses import replace
 

@@ -1,4 +1,12 @@
-"""Write the report of a study: one HTML page, and its figures as files."""
+"""Write the report of a study: one HTML page, and its figures as files.
+
+python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
+"""
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("report")  # answers bad flags before pandas and matplotlib load; does not return
 
 from pathlib import Path
 

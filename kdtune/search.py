@@ -1,4 +1,12 @@
-"""The study: run every configuration in every repeat; print the table and the verdict."""
+"""Run a study: every configuration in every repeat; print the table and the verdict.
+
+python -m kdtune.search [EXPERIMENT.py] [--flags]
+"""
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("search")  # answers bad flags before torch and Ray load; does not return
 
 from kdtune.config.study import Study
 from kdtune.raytune.driver import run

@@ -1,11 +1,19 @@
-"""Fine-tune a teacher."""
+"""Fine-tune the teacher of a study.
+
+python -m kdtune.teacher [EXPERIMENT.py] [--flags]
+"""
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("teacher")  # answers bad flags before torch loads; does not return
 
 import torch
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.data.dataset import load_data
 from kdtune.data.folder import verify
+from kdtune.data.sources import load_data
 from kdtune.streams.resources import Resources, check_gpus
 from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_ready, probe_teacher
 

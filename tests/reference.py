@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.run import Run
-from kdtune.data.dataset import Data, load_data
+from kdtune.data.dataset import Data
+from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier, Layout
 from kdtune.streams.chunks import epoch_order, seed_step

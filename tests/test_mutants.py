@@ -23,114 +23,138 @@ class Mutant:
     old: str
     new: str
     tests: str
-    """Test files that must fail, without test_ and .py."""
+    """Test files that must fail: PACKAGE/MODULE of tests/PACKAGE/test_MODULE.py."""
 
 
 MUTANTS = {
-    "ddof 0": Mutant("stats.py", "x.std(ddof=1)", "x.std(ddof=0)", "stats summaries"),
-    "ddof 0 in the band": Mutant("plots.py", 'std="std"', "std=lambda x: x.std(ddof=0)", "plots"),
+    "ddof 0": Mutant(
+        "statistics/intervals.py",
+        "x.std(ddof=1)",
+        "x.std(ddof=0)",
+        "statistics/intervals results/summaries",
+    ),
+    "ddof 0 in the band": Mutant(
+        "reporting/figures.py", 'std="std"', "std=lambda x: x.std(ddof=0)", "reporting/figures"
+    ),
     "standard error for sd": Mutant(
-        "stats.py",
+        "statistics/intervals.py",
         "return Interval(mean, sd, n, mean - half",
         "return Interval(mean, sd / math.sqrt(n), n, mean - half",
-        "stats summaries",
+        "statistics/intervals results/summaries",
     ),
     "1.96 for t": Mutant(
-        "stats.py",
+        "statistics/intervals.py",
         "float(stats.t.ppf((1 + level) / 2, n - 1)) * sd",
         "1.96 * sd",
-        "stats summaries",
+        "statistics/intervals results/summaries",
     ),
     "Holm without the running maximum": Mutant(
-        "stats.py",
+        "statistics/multiplicity.py",
         "running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))",
         "running = min(1.0, (len(p_values) - rank) * p_values[i])",
-        "stats",
+        "statistics/intervals",
     ),
     "Holm of the first step alone": Mutant(
-        "stats.py", "(len(p_values) - rank) * p_values[i]", "p_values[i]", "stats comparison"
+        "statistics/multiplicity.py",
+        "(len(p_values) - rank) * p_values[i]",
+        "p_values[i]",
+        "statistics/intervals results/comparison",
     ),
     "max-T in a single step": Mutant(
-        "stats.py", "highest[:, rank] >=", "highest[:, 0] >=", "stats"
+        "statistics/multiplicity.py",
+        "highest[:, rank] >=",
+        "highest[:, 0] >=",
+        "statistics/intervals",
     ),
     "unpaired when paired": Mutant(
-        "stats.py",
+        "statistics/intervals.py",
         "    d = x - y\n    interval = mean_interval(d, level)",
         "    d = x - y\n    interval = mean_interval(np.sort(x) - np.sort(y), level)",
-        "stats comparison",
+        "statistics/intervals results/comparison",
     ),
     "paired by position": Mutant(
-        "comparison.py",
+        "results/comparison.py",
         "values[[c, baseline]].dropna().to_numpy().T for c in others",
         "np.array([values[x].sort_values().to_numpy() for x in (c, baseline)]) for c in others",
-        "comparison",
+        "results/comparison",
     ),
     "pooled epochs in the summary": Mutant(
-        "results.py",
+        "results/frames.py",
         "groups.tail(1).set_index",
         "groups.mean(numeric_only=True).reset_index().set_index",
-        "results summaries",
+        "results/frames results/summaries",
     ),
     "nanmean over failed repeats": Mutant(
-        "comparison.py",
+        "results/comparison.py",
         'return trials[trials.status == "completed"]',
         "return trials",
-        "summaries verdict comparison",
+        "results/summaries results/wording results/comparison",
     ),
     "a truncated run counts": Mutant(
-        "results.py",
+        "storage/records.py",
         "seen.get(trial, 0) < planned.get(trial, 0)",
         "False",
-        "faults summaries",
+        "results/diagnostics results/summaries",
     ),
     "legend from the first run": Mutant(
-        "plots.py",
+        "reporting/figures.py",
         'axes.plot(x, line["mean"], color',
         "axes.plot(x, run[metric].iloc[: len(x)], color",
-        "plots",
+        "reporting/figures",
     ),
     "n of the study, not of the curve": Mutant(
-        "plots.py",
+        "reporting/figures.py",
         "sorted({line.n.min(), line.n.max()})",
         "[results.study.repeats]",
-        "plots",
+        "reporting/figures",
     ),
     "the first plain training is the baseline": Mutant(
-        "comparison.py", "best_of(values[plain], rule.sign)", "plain[0]", "comparison"
+        "results/comparison.py",
+        "best_of(values[plain], rule.sign)",
+        "plain[0]",
+        "results/comparison",
     ),
     "higher is always better": Mutant(
-        "comparison.py",
+        "results/comparison.py",
         "return 1 if self.metric in HIGHER_IS_BETTER else -1",
         "return 1",
-        "comparison verdict",
+        "results/comparison results/wording",
     ),
     "Holm's p alone makes a verdict": Mutant(
-        "verdict.py", " & ((table.low_all > 0) | (table.high_all < 0))", "", "verdict"
+        "results/wording.py",
+        " & ((table.low_all > 0) | (table.high_all < 0))",
+        "",
+        "results/wording",
     ),
     "the interval of one comparison in the verdict": Mutant(
-        "verdict.py",
+        "results/wording.py",
         "return float(row.high_all - row.low_all) / 2",
         "return float(row.high - row.low) / 2",
-        "verdict",
+        "results/wording",
     ),
     "chosen and judged on the same images": Mutant(
-        "stats.py", "kept = out.astype(float)", "kept = counts.astype(float)", "stats insight"
+        "statistics/selection_bias.py",
+        "kept = out.astype(float)",
+        "kept = counts.astype(float)",
+        "statistics/intervals results/sensitivity",
     ),
     "text that is not escaped": Mutant(
-        "page.py",
+        "reporting/page.py",
         "return text if isinstance(text, Markup) else escape(str(text))",
         "return str(text)",
-        "page report",
+        "reporting/page reporting/build",
     ),
     "a script that data can end": Mutant(
-        "page.py", '.replace("<", "\\\\u003c")', "", "page report"
+        "reporting/page.py", '.replace("<", "\\\\u003c")', "", "reporting/page reporting/build"
     ),
-    "a clock in the figures": Mutant("canvas.py", '"svg.hashsalt": "kdtune",', "", "plots"),
+    "a clock in the figures": Mutant(
+        "reporting/canvas.py", '"svg.hashsalt": "kdtune",', "", "reporting/figures"
+    ),
 }
 
 
 def run(package: Path, tests: str) -> subprocess.CompletedProcess:
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests.split()]
+    files = [str(ROOT / "tests" / name.replace("/", "/test_")) + ".py" for name in tests.split()]
     # the copy comes first on the path; the working folder must hold no other kdtune
     env = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--noconftest", "-p", "no:cacheprovider"]
@@ -169,5 +193,5 @@ def test_the_mutant_is_found(copy: Path, name: str) -> None:
     file.write_text(file.read_text("utf-8").replace(mutant.old, mutant.new), "utf-8")
     for tests in mutant.tests.split():
         done = run(copy, tests)
-        assert done.returncode == 1, f"test_{tests}.py let it pass\n{done.stdout[-3000:]}"
+        assert done.returncode == 1, f"{tests} let it pass\n{done.stdout[-3000:]}"
         assert "failed" in done.stdout and "error" not in done.stdout.splitlines()[-1]

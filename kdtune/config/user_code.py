@@ -10,7 +10,7 @@ from pathlib import Path
 from kdtune.config.errors import InputError
 
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-OTHERS = ("<", *(f"{folder}{os.sep}" for folder in (Path(__file__).parent, *LIBRARIES)))
+OTHERS = ("<", *(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *LIBRARIES)))
 """How the names of files begin that are not the user's: kdtune's, Python's, its packages'."""
 
 

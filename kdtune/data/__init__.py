@@ -1,0 +1,9 @@
+"""Data sets and seeded views of their images (torch).
+
+- dataset: a data set and its splits
+- sources: data sets by name or path
+- folder: data sets in folders of images
+- views: seeded, augmented images
+
+May import config.
+"""

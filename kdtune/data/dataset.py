@@ -1,18 +1,15 @@
-"""A data set by name or path, its classes and its splits."""
+"""A data set: its classes and its splits."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run, derive_seed
-from kdtune.data.folder import _decode, _folder
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Split:
         """One image, uint8 [C, H, W], three channels where it comes from a file."""
         if isinstance(self.images, Tensor):
             return self.images[index]
-        return _decode(self.images[index])
+        return decode(self.images[index])
 
 
 @dataclass(frozen=True)
@@ -70,25 +67,12 @@ class Data:
         return chosen.sort().values
 
 
-@cache
-def load_data(name: str) -> Data:
-    """The data set "fashion" or the one in a folder with train/, val/ and perhaps test/.
-
-    Raises InputError where the folder is missing, a class is empty, or classes differ.
-    """
-    return _embedded() if name == "fashion" else _folder(Path(name).expanduser())
-
-
-def _embedded() -> Data:
-    content = (resources.files("kdtune") / "assets" / "fashion.npz").read_bytes()
-    with resources.as_file(resources.files("kdtune") / "assets" / "fashion.npz") as path:
-        arrays = dict(np.load(path))
-    splits = {
-        name: Split(
-            labels=torch.from_numpy(arrays[f"{name}_labels"]).long(),
-            images=torch.from_numpy(arrays[f"{name}_images"]).unsqueeze(1),
-        )
-        for name in ("train", "val", "test")
-    }
-    classes = tuple(str(name) for name in arrays["classes"])
-    return Data(classes, splits, hashlib.sha256(content).hexdigest()[:16], photos=False)
+def decode(file: str) -> Tensor:
+    """The image in 8 bits a channel, uint8 [3, H, W]."""
+    with Image.open(file) as image:
+        shown: Image.Image = image
+        if image.mode.startswith("I;16"):  # Pillow cuts at 255, which leaves white
+            shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 or 16 bits")
+        return F.pil_to_tensor(shown.convert("RGB"))  # type: ignore[no-any-return]

@@ -7,17 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import PIL
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import default_folder, written_aside
-from kdtune.data.dataset import Data, Split
+from kdtune.data.dataset import Data, Split, decode
 
 
 def verify(data: Data) -> None:
@@ -110,20 +108,9 @@ def _remember(note: Path, text: str) -> None:
             aside.write_text(text)
 
 
-def _decode(file: str) -> Tensor:
-    """The image in 8 bits a channel, uint8 [3, H, W]."""
-    with Image.open(file) as image:
-        shown: Image.Image = image
-        if image.mode.startswith("I;16"):  # Pillow cuts at 255, which leaves white
-            shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 or 16 bits")
-        return F.pil_to_tensor(shown.convert("RGB"))  # type: ignore[no-any-return]
-
-
 def _fault(file: str) -> str | None:
     try:
-        _decode(file)
+        decode(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(f" '{file}'", "")
         return f"the image {file} cannot be read ({reason})"

@@ -9,6 +9,7 @@ import numpy as np
 
 from kdtune.planning.ledger import FIRST, Ledger, Tried, phase_of
 from kdtune.statistics import racing as race
+from kdtune.statistics.sequential import anytime_p
 
 
 def in_question(known: Ledger) -> dict[bool, list[Tried]]:
@@ -70,4 +71,4 @@ def final_differences(known: Ledger) -> list[float]:
 
 def is_decided(known: Ledger) -> bool:
     """Whether the final repeats tell the finalists apart, at any time and at the level."""
-    return race.anytime_p(final_differences(known)) <= known.study.level
+    return anytime_p(final_differences(known)) <= known.study.level

@@ -1,7 +1,4 @@
-"""The study: resources, Ray, the tuner, resume; prints the table and the verdict.
-
-python -m kdtune.search [EXPERIMENT.py] [--flags]
-"""
+"""Driver of a study: checks, Ray, the tuner, resuming."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -36,12 +33,6 @@ from kdtune.storage.records import read_lines
 from kdtune.streams.cache import Cache
 from kdtune.training.run import check
 from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
-
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("search")  # answers bad flags before torch and Ray load; does not return
-
 
 MOST_AT_A_TIME = 10_000
 """Without a limit Tune would start trials one after another; what there is room for is less."""

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune import __version__
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.data.dataset import load_data
+from kdtune.data.sources import load_data
 from kdtune.raytune.machines import Node, alive
 from kdtune.results.tables import markdown
 from kdtune.storage.object_store import SOON_SECONDS, Store

@@ -18,7 +18,7 @@ from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, written_as
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.dataset import load_data
+from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import export
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load

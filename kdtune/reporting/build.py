@@ -1,7 +1,4 @@
-"""The report: one page that says how sure the answer of a study is, and the figures as files.
-
-python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
-"""
+"""The report of a study: report.html and figures/."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -19,12 +16,6 @@ from kdtune.reporting import figures as plots
 from kdtune.results.comparison import Rule
 from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results
-
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("report")  # answers bad flags before pandas and matplotlib load; does not return
-
 
 MOST_NUMBERS = 40_000
 """Numbers of epochs that the page carries; of more, epochs are left out at even distances."""

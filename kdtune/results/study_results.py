@@ -1,7 +1,4 @@
-"""What a study says: the mean ± sd table, the comparison with plain training, the verdict.
-
-python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
-"""
+"""The results of a study: tables, comparisons, the verdict."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,8 +13,7 @@ from kdtune.config.files import none_of
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.reading import SHOWN
 from kdtune.config.study import Scope, Study
-from kdtune.results import sensitivity as insight
-from kdtune.results import summaries
+from kdtune.results import selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
     Rule,
@@ -35,12 +31,6 @@ from kdtune.results.tables import format_table, markdown
 from kdtune.results.terms import Terms
 from kdtune.results.wording import best_sentence, comparison_rows, verdict
 from kdtune.storage.records import read_study
-
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("analysis")  # answers bad flags before pandas loads; does not return
-
 
 MOST_ROWS = 30
 """Configurations that are printed; of more, the best."""
@@ -198,8 +188,8 @@ class Results:
         return math.nan if adapts else self.study.repeats
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
-        """Mean and rank of each configuration by each scope; see `insight.sensitivity`."""
-        return insight.sensitivity(self.of_search, Rule(metric))
+        """Mean and rank of each configuration by each scope; see `sensitivity.sensitivity`."""
+        return sensitivity.sensitivity(self.of_search, Rule(metric))
 
     def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
         """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
@@ -210,17 +200,17 @@ class Results:
         return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
 
     def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
-        """Shares of configuration, repeat, epoch, residual; see `insight.spread`."""
-        return insight.spread(self.frames, rule)
+        """Shares of configuration, repeat, epoch, residual; see `sensitivity.spread`."""
+        return sensitivity.spread(self.frames, rule)
 
     def importance(self, rule: Rule = DEFAULT) -> pd.DataFrame:
-        """What each hyperparameter explains by itself; see `insight.importances`."""
-        return insight.importances(self.of_search, rule, self.by)
+        """What each hyperparameter explains by itself; see `sensitivity.importances`."""
+        return sensitivity.importances(self.of_search, rule, self.by)
 
     def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
         trials, table = self.trials_of(rule), self.compare(rule)
-        return insight.selection(self.folder, trials, rule, table, self._anytime(rule))
+        return selection.selection(self.folder, trials, rule, table, self._anytime(rule))
 
     def verdict(self, rule: Rule = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
@@ -251,7 +241,7 @@ class Results:
     def edges(self, rule: Rule = DEFAULT) -> str:
         """Whether the best lies at the edge of what was searched, in words; else nothing."""
         best = self.best(rule)
-        words = insight.edges(self.trials, best, self.by) if best else []
+        words = sensitivity.edges(self.trials, best, self.by) if best else []
         text = "The best lies at the edge of what was searched, look beyond it: "
         return f"{text}{', '.join(words)}." if words else ""
 

@@ -17,6 +17,7 @@ from kdtune.config.run import Run
 from kdtune.models.classifier import Classifier
 from kdtune.streams.chunks import seed_step
 from kdtune.streams.stream import Batch, Stream
+from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.metrics import Epoch, Meter, Metrics
 from kdtune.training.optim import make_optimizer, make_scheduler
 
@@ -26,7 +27,7 @@ class Diverged(RuntimeError):
 
 
 def train(
-    run: Run, student: Classifier, stream: Stream, checkpoint: "Checkpoint | None" = None
+    run: Run, student: Classifier, stream: Stream, checkpoint: Checkpoint | None = None
 ) -> Iterator[Epoch]:
     """Train the student on the stream, an epoch at a time.
 

@@ -1,7 +1,4 @@
-"""One student from one teacher.
-
-python -m kdtune.distill [EXPERIMENT.py] [--flags]
-"""
+"""One distillation run: one student from one teacher."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +12,8 @@ from torch import Tensor
 
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run, derive_seed
-from kdtune.data.dataset import load_data
 from kdtune.data.folder import verify
+from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
@@ -26,12 +23,6 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.teacher import WEIGHTS, initial_teacher, load_teacher, probe_teacher
-
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("distill")  # answers bad flags before torch loads; does not return
-
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -1,7 +1,4 @@
-"""Fine-tune a teacher: the same loop as a student's, with no teacher of its own.
-
-python -m kdtune.teacher [EXPERIMENT.py] [--flags]
-"""
+"""Fine-tuning of a teacher: the same loop as a student's, without a teacher."""
 
 import hashlib
 import json
@@ -15,7 +12,7 @@ from torch import Tensor
 from kdtune.config.errors import InputError
 from kdtune.config.files import written_aside
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
-from kdtune.data.dataset import load_data
+from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build
@@ -25,12 +22,6 @@ from kdtune.streams.stream import Stream, view_size
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
-
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("teacher")  # answers bad flags before torch loads; does not return
-
 
 WEIGHTS = "teacher.safetensors"
 

@@ -1,0 +1,308 @@
+"""Runs and studies against DESIGN.md, sections 2 and 8: checks, twins, ids, JSON.
+
+References: the ranges in the fields' docstrings, the rules of `canonical` one by one, a seed
+worked out with sha256sum, and laws.
+"""
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, canonical
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
+
+BAD_RUNS = [
+    *(("alpha", value) for value in (-0.1, 1.5, math.nan)),
+    *(("temperature", value) for value in (0, -1, 1001, math.inf, math.nan)),
+    *((name, value) for name in ("lr", "teacher_lr") for value in (0, -1, math.inf, math.nan)),
+    *(("momentum", value) for value in (-0.1, 1)),
+    *(("weight_decay", value) for value in (-1e-9, math.inf, math.nan)),
+    *(("lr_gamma", value) for value in (0, 1.1)),
+    *((name, 0) for name in ("epochs", "batch_size", "lr_step_size", "train_images", "image_size")),
+    *((name, -2) for name in ("teacher_epochs", "repeat", "epochs", "train_images")),
+    *((name, "best") for name in ("trainable", "batch_norm", "loss", "optimizer", "schedule")),
+    ("precision", "fp16"),
+    ("loss", "KL"),
+]
+BAD_STUDIES = [
+    *(("name", value) for value in ("../x", "a/b", "/x", ".hidden", "-x", "..", "a b", "x\n")),
+    ("name", "a" * 65),
+    *((name, 0) for name in ("repeats", "cpus_per_trial")),
+    *((name, -1) for name in ("repeats", "gpus", "loader_workers", "cache_gb", "gpus_per_trial")),
+    *(("gpus_per_trial", value) for value in (0, 1.5)),
+    ("cache_gb", math.inf),
+    *(("samples", 0), ("confirm", -1), ("plain_share", 1), ("plain_share", -0.1)),
+    *((name, value) for name in ("race_level", "level") for value in (0, 1)),
+    *(("search", "bayes"), ("policy", "best"), ("stop_early", 1)),
+    *(("budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "0runs")),
+    *(("out", "s3:/bucket/runs"), ("cache", "s3://bucket/cache")),
+    *(("run", {"alpha": 1}), ("space", ["alpha"])),
+]
+OTHER = {
+    **{"loss": "mse", "alpha": 0.25, "temperature": 2, "optimizer": "adamw", "lr": 0.5},
+    **{"momentum": 0, "weight_decay": 0.1, "schedule": "cosine", "lr_step_size": 3},
+    **{"lr_gamma": 0.5, "epochs": 3, "batch_size": 8, "trainable": "head", "batch_norm": "eval"},
+}
+
+positive = st.floats(1e-9, 1e3)
+counts = st.integers(1, 1000)
+valid_runs = st.builds(
+    Run,
+    data=st.sampled_from(["fashion", "/data/photos", "/data/Ärzte/bees"]),
+    train_images=st.none() | counts,
+    image_size=st.none() | counts,
+    augment=st.sampled_from([None, "none", "crop", "resized-crop"]),
+    teacher=st.text(),
+    teacher_weights=st.text(),
+    teacher_epochs=st.integers(0, 100),
+    teacher_lr=positive,
+    trainable=st.sampled_from(["all", "head"]),
+    batch_norm=st.sampled_from(["train", "eval"]),
+    loss=st.sampled_from(["mse", "kl"]),
+    alpha=st.sampled_from([0, 1]) | st.floats(0, 1),
+    temperature=positive | counts,
+    optimizer=st.sampled_from(["sgd", "adamw"]),
+    lr=positive | counts,
+    momentum=st.floats(0, 0.999),
+    weight_decay=st.floats(0, 1),
+    schedule=st.sampled_from(["constant", "step", "cosine", "onecycle"]),
+    lr_step_size=counts,
+    lr_gamma=st.floats(1e-6, 1),
+    epochs=counts,
+    batch_size=counts,
+    precision=st.sampled_from(["fp32", "bf16"]),
+    seed=st.integers(-(2**40), 2**40),
+    repeat=st.integers(-1, 99),
+)
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_RUNS)
+def test_bad_run(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name} must .*{re.escape(f'{name}={value!r}')}$"):
+        Run(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_STUDIES)
+def test_bad_study(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name} must .*{re.escape(f'{name}={value!r}')}$"):
+        Study(**{name: value})
+
+
+def test_ends_of_the_ranges_are_good() -> None:
+    Run(alpha=0, temperature=1000, momentum=0, weight_decay=0, lr_gamma=1, teacher_epochs=0)
+    Run(alpha=1, epochs=1, batch_size=1, lr_step_size=1, train_images=1, image_size=1, repeat=-1)
+    Study(repeats=1, gpus=0, gpus_per_trial=0.5, loader_workers=0, cache_gb=0, name="A-1._b")
+    Study(gpus_per_trial=2, cpus_per_trial=1, name="a" * 64)
+
+
+def test_choices_are_listed() -> None:
+    with pytest.raises(InputError, match="loss must be one of mse, kl, but got loss='kd'"):
+        Run(loss="kd")  # type: ignore[arg-type]
+
+
+def test_misspelt_fields_are_errors() -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        replace(Run(), **{"temprature": 4.0})
+    with pytest.raises(InputError, match=r"temprature cannot be searched; .*temperature"):
+        Study(space={"temprature": (1.0,)})
+
+
+@pytest.mark.parametrize("name", ["seed", "repeat", "data", "teacher", "train_images"])
+def test_what_makes_the_study_is_not_searched(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} cannot be searched"):
+        Study(space={name: (1, 2)})
+
+
+def test_bad_spaces() -> None:
+    with pytest.raises(InputError, match="alpha must have at least one value"):
+        Study(space={"alpha": ()})
+    with pytest.raises(InputError, match=r"alpha must lie in \[0, 1\], but got alpha=1.5"):
+        Study(space={"alpha": (0.5, 1.5)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "dead"),
+    [
+        ({}, set()),
+        ({"alpha": 0}, set()),
+        ({"loss": "mse"}, {"temperature"}),
+        ({"alpha": 1}, {"loss", "temperature"}),
+        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"}),
+        ({"optimizer": "adamw"}, {"momentum"}),
+        ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"}),
+        ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"}),
+        ({"schedule": "onecycle"}, {"lr_step_size", "lr_gamma"}),
+    ],
+)
+def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[str]) -> None:
+    config = {name: getattr(Run(), name) for name in HYPERPARAMETERS} | changes
+    assert canonical(config) == {n: None if n in dead else v for n, v in config.items()}
+    run = replace(Run(), **changes)
+    assert run.config == canonical(config)
+    for name in dead - changes.keys():  # twins differ only in what has no effect
+        assert replace(run, **{name: OTHER[name]}).config_id == run.config_id
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS)
+def test_config_id_names_every_hyperparameter(name: str) -> None:
+    assert replace(Run(), **{name: OTHER[name]}).config_id != Run().config_id
+
+
+def test_config_id_names_nothing_else() -> None:
+    run = Run(data="/elsewhere/photos", repeat=3, seed=7, teacher="x:y", train_images=5)
+    assert run.config_id == Run().config_id
+    assert re.fullmatch("[0-9a-f]{8}", run.config_id)
+    assert run.trial_id == f"{run.config_id}-r03"
+
+
+def test_whole_floats_are_integers() -> None:
+    for name in ("alpha", "temperature", "lr", "lr_gamma"):
+        assert Run(**{name: 1}).config_id == Run(**{name: 1.0}).config_id
+    assert Run(alpha=0).config_id == Run(alpha=-0.0).config_id
+    assert canonical(Run(temperature=4.0).config)["temperature"] == 4
+    assert Run(temperature=4.5).config["temperature"] == 4.5
+
+
+def test_runs_leave_twins_out() -> None:
+    study = Study(space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)})
+    pairs = [(run.config["alpha"], run.config["temperature"]) for run in study.runs()]
+    # T has no effect at alpha = 1
+    assert pairs == [(0.1, 1), (0.1, 4), (0.5, 1), (0.5, 4), (1, None)]
+    assert study.searched == ["alpha", "temperature"]
+    assert replace(study, run=Run(repeat=3)).runs() == study.runs()
+    assert Study(run=Run(repeat=3)).runs() == [Run(), Run(alpha=1.0)]
+
+
+@pytest.mark.parametrize(
+    "run", [{"loss": "mse"}, {"alpha": 1}, {"loss": "mse", "alpha": 0.5}, {"alpha": 1.0}]
+)
+def test_searching_what_no_configuration_can_use(run: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="temperature is searched, but has no effect in any"):
+        Study(run=Run(**run), space={"temperature": (1, 4)})
+    Study(run=Run(**run), space={"temperature": (4,)})  # one value is no search
+
+
+def test_searching_what_some_configuration_can_use() -> None:
+    grid = {"temperature": (1, 4), "alpha": (0.5, 1), "loss": ("mse", "kl")}
+    # mse at 0.5; kl at 0.5 and T = 1, 4; alpha = 1
+    assert len(Study(space=grid).runs()) == 4
+    with pytest.raises(InputError, match="momentum is searched"):
+        Study(run=Run(optimizer="adamw"), space={"momentum": (0, 0.9)})
+    Study(space={"momentum": (0, 0.9), "optimizer": ("adamw", "sgd")})
+
+
+@settings(deadline=None, max_examples=100)
+@given(valid_runs)
+def test_json_round_trip(run: Run) -> None:
+    study = Study(run=run, name="x", space={"lr": (0.1, 1), "schedule": ["step"]}, gpus=0)
+    again = Study.from_json(study.to_json())
+    assert again == study
+    assert again.run.config_id == run.config_id
+    assert [r.config_id for r in again.runs()] == [r.config_id for r in study.runs()]
+
+
+@settings(deadline=None, max_examples=100)
+@given(valid_runs)
+def test_canonical_twice_is_canonical(run: Run) -> None:
+    live = {name: value for name, value in run.config.items() if value is not None}
+    assert replace(run, **live).config == run.config
+    assert set(run.config) == set(HYPERPARAMETERS) <= {f.name for f in fields(Run)}
+
+
+def test_a_grid_has_every_setting_at_alpha_1_unless_taken_out() -> None:
+    grid = {"alpha": (0.1, 0.5), "lr": (0.01, 0.1), "temperature": (1, 4)}
+    study = Study(space=grid)
+    plain = [run.lr for run in study.runs() if run.alpha == 1]
+    assert plain == [0.01, 0.1] and len(study.runs()) == 2 * 2 * 2 + 2
+    assert study.has_plain and study.searched == ["alpha", "lr", "temperature"]
+    without = replace(study, plain_share=0)
+    assert not without.has_plain and len(without.runs()) == 8
+    fixed = Study(run=Run(alpha=0.3))  # one value of alpha is compared with plain training, too
+    assert [run.alpha for run in fixed.runs()] == [0.3, 1] and fixed.searched == ["alpha"]
+    only = Study(run=Run(alpha=1))
+    assert [run.alpha for run in only.runs()] == [1] and only.searched == []
+
+
+def test_ranges_in_a_study() -> None:
+    ranges = {"lr": Range(1e-4, 0.1, log=True), "epochs": Range(5, 50), "loss": ("mse", "kl")}
+    study = Study(space=ranges, search="tpe")
+    assert Study.from_json(study.to_json()) == study
+    assert study.searched == ["alpha", "lr", "epochs", "loss"] and study.runs() == []
+    with pytest.raises(InputError, match=r"lr must be a list for a grid, but got 0.0001..0.1:log"):
+        replace(study, search="grid")
+    for name, bad in (("epochs", Range(0.5, 3)), ("alpha", Range(0, 2)), ("loss", Range(0, 1))):
+        with pytest.raises(InputError, match=name):
+            replace(study, space={name: bad})
+    with pytest.raises(InputError, match="temperature is searched, but has no effect"):
+        Study(run=Run(loss="mse"), search="random", space={"temperature": Range(1, 20)})
+
+
+def test_which_study_extends_which() -> None:
+    lists = Study(space={"alpha": (0.1, 1), "lr": (0.01, 0.1)})
+    wider = replace(lists, space={"alpha": (0.1, 0.5, 1), "lr": (0.01, 0.1)})
+    assert wider.covers(lists) and not lists.covers(wider)
+    ranges = Study(search="tpe", space={"alpha": Range(0, 1), "lr": Range(1e-3, 1)})
+    assert ranges.covers(lists) and ranges.covers(ranges) and not lists.covers(ranges)
+    assert not replace(ranges, space={"lr": Range(1e-3, 1)}).covers(ranges)
+
+
+def test_derive_seed() -> None:
+    # printf '["init", 0, 3]' | sha256sum: the first 16 digits, halved
+    assert derive_seed("init", 0, 3) == 0x26DC0D4E395F000A >> 1 == 1400063848969371653
+    code = "from kdtune.config.run import derive_seed; print(derive_seed('init', 0, 3))"
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(elsewhere.stdout) == derive_seed("init", 0, 3)
+    parts = [(), ("a",), ("a", 1), ("a", "1"), (1, "a"), ("a", 1, 2), ("a", 12), ("a", 2), ("b", 1)]
+    seeds = {derive_seed(*p) for p in parts} | {derive_seed("order", 0, r) for r in range(100)}
+    assert len(seeds) == len(parts) + 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    run = Run(data="photos", teacher_weights="t.pt", student_weights="~/s.safetensors")
+    study = Study(run=run, out="runs", cache="~/c").absolute()
+    paths = study.run.data, study.run.teacher_weights, study.out
+    assert paths == tuple(str(tmp_path / name) for name in ("photos", "t.pt", "runs"))
+    assert study.run.student_weights == "/home/ada/s.safetensors"
+    assert (study.cache, study.name, study.folder) == (
+        "/home/ada/c",
+        "photos",
+        tmp_path / "runs/photos",
+    )
+    words = Run(teacher_weights="none", student_weights="default")
+    assert words.absolute() == words
+    assert study.absolute() == study
+
+
+def test_a_home_is_found_wherever_the_study_is_asked() -> None:
+    study = Study(name="a", out="~/runs")
+    assert study.folder == study.absolute().folder == Path.home() / "runs" / "a"
+
+
+def test_augmentation_follows_the_data() -> None:
+    assert Run().augmentation == "crop"
+    assert Run(data="photos").augmentation == "resized-crop"
+    assert Run(data="photos", augment="none").augmentation == "none"
+
+
+@pytest.mark.parametrize("change", [{"augment": "crops"}, {"epochs": 2.5}, {"alpha": "0.5"}])
+def test_values_of_another_type_or_choice_are_refused(change: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(change))):
+        Run(**change)
+
+
+def test_a_space_of_a_single_value_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match="alpha must be given a list of values"):
+        Study(space={"alpha": 0.5})  # type: ignore[dict-item]

@@ -1,0 +1,125 @@
+"""kdtune.views against torchvision's own transforms, and laws of what a view depends on.
+
+The laws (DESIGN, section 4): a view is a function of (seed, repeat, epoch, index) and of nothing
+else: neither the process, the loader's workers, the batch size nor the global generator.
+"""
+
+import hashlib
+import random
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from test_dataset import photo, save
+from torchvision.transforms import v2
+
+from kdtune.config.run import Run, derive_seed
+from kdtune.data.dataset import Split
+from kdtune.data.sources import load_data
+from kdtune.data.views import Views, samples
+
+RUN = Run(data="fashion", seed=3, repeat=1)
+INDEX = torch.arange(5, 69)
+
+
+def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
+    views = Views(load_data("fashion").splits["train"], index, run, size, epoch)
+    return torch.cat(list(views.batches(batch, workers)))
+
+
+@pytest.mark.parametrize("augment", ["crop", "resized-crop"])
+def test_views_do_not_depend_on_workers_batches_or_order(augment):
+    run = replace(RUN, augment=augment)
+    views = training_views(run)
+    assert views.shape == (64, 1, 28, 28) and views.dtype == torch.uint8
+    assert torch.equal(training_views(run, batch=7), views)
+    assert torch.equal(training_views(run, batch=10, workers=2), views)
+    assert torch.equal(training_views(run, index=INDEX.flip(0)).flip(0), views)
+
+
+def digest():
+    runs = RUN, replace(RUN, augment="resized-crop")
+    content = b"".join(training_views(run, epoch=4).numpy().tobytes() for run in runs)
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_views_are_equal_in_a_fresh_process():
+    code = "import torch, test_views; torch.manual_seed(9); print(test_views.digest())"
+    command, folder = [sys.executable, "-c", code], __file__.rpartition("/")[0]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest()
+
+
+def test_views_differ_with_repeat_epoch_seed_and_index():
+    views = training_views()
+    assert not torch.equal(training_views(epoch=1), views)
+    assert not torch.equal(training_views(replace(RUN, repeat=2)), views)
+    assert not torch.equal(training_views(replace(RUN, seed=4)), views)
+    assert torch.equal(training_views(replace(RUN, alpha=0.1, lr=0.5, epochs=7)), views)
+    image = load_data("fashion").splits["train"].images[:1]
+    twins = Split(torch.zeros(64, dtype=torch.int64), image.expand(64, -1, -1, -1))
+    seen = torch.cat(list(Views(twins, torch.arange(64), RUN, 28, 0).batches()))
+    assert len(seen.flatten(1).unique(dim=0)) > 32  # of 98 possible; 48 expected
+
+
+def test_views_leave_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    training_views()
+    training_views(replace(RUN, augment="resized-crop"), workers=2)
+    samples(load_data("fashion"), RUN, 28)
+    load_data("fashion").subset(replace(RUN, train_images=100))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_crop_is_a_shift_of_at_most_an_eighth_perhaps_flipped():
+    images = load_data("fashion").splits["train"].images[INDEX]
+    flips = 0
+    for image, view in zip(images, training_views(), strict=True):
+        padded = torch.nn.functional.pad(image, (3, 3, 3, 3))
+        shifts = padded.unfold(1, 28, 1).unfold(2, 28, 1)[0].reshape(49, 28, 28)
+        straight = (shifts == view).flatten(1).all(1).any()
+        flipped = (shifts.flip(-1) == view).flatten(1).all(1).any()
+        assert straight or flipped
+        flips += int(flipped and not straight)
+    assert 16 < flips < 48  # 32 expected, sd 4
+
+
+def test_a_crop_is_the_one_that_its_seed_draws():
+    images = load_data("fashion").splits["train"].images
+    for i, view in zip(INDEX.tolist(), training_views(epoch=2), strict=True):
+        draw = random.Random(derive_seed("view", RUN.seed, RUN.repeat, 2, i))
+        top, left, flip = draw.randint(0, 6), draw.randint(0, 6), draw.random() < 0.5
+        padded = torch.nn.functional.pad(images[i], (3, 3, 3, 3))
+        crop = padded[:, top : top + 28, left : left + 28]
+        assert torch.equal(view, crop.flip(-1) if flip else crop)
+
+
+def test_views_of_another_size_are_resized_one_as_many():
+    split = load_data("fashion").splits["val"]
+    views = next(Views(split, torch.arange(9), RUN, 40).batches())
+    for image, view in zip(split.images[:9], views, strict=True):
+        assert torch.equal(view, v2.functional.resize(image, [40], antialias=True))
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (256, 256), (500, 231), (90, 120)])
+def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape):
+    file = tmp_path / "photo.png"
+    save(photo(7, *shape), file)
+    split = Split(torch.tensor([0]), (str(file),))
+    run = replace(RUN, augment="resized-crop")
+    (view,) = next(Views(split, torch.tensor([0]), run, 224).batches())
+    reference = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+    assert torch.equal(view, reference(photo(7, *shape)))
+    pillow = v2.functional.pil_to_tensor(reference(Image.open(file)))
+    assert (view.int() - pillow.int()).abs().max() <= 1
+
+
+def test_evaluation_views_of_fashion_are_the_images():
+    data = load_data("fashion")
+    assert torch.equal(samples(data, RUN, 28), data.splits["val"].images[:2])
+    views = training_views(replace(RUN, augment="none"))
+    assert torch.equal(views, data.splits["train"].images[INDEX])

@@ -1,0 +1,123 @@
+"""The report in a real browser: nothing overflows, no text overlaps, no request leaves.
+
+Skipped where there is no chromium. The wrapper is a page of the same origin that measures the
+report in two frames, as wide as a phone and as a laptop.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+from functools import partial
+from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_folders import draw, grid, make, write_predictions
+
+from kdtune.reporting import build as report
+from kdtune.results.comparison import Rule
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+WIDTHS = (390, 1280)
+WRAPPER = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body><script>
+function measure(frame) {
+  const page = frame.contentDocument, root = page.documentElement;
+  const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, pre, svg")
+    && e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.outerHTML.slice(0, 80));
+  const overlaps = [], outside = [];
+  for (const svg of page.querySelectorAll("figure svg")) {
+    const box = svg.getBoundingClientRect();
+    const texts = [...svg.querySelectorAll("text")].map(t => [t.textContent.trim(),
+      t.getBoundingClientRect()]).filter(([words, r]) => words && r.width > 0);
+    texts.forEach(([words, r], i) => {
+      if (r.left < box.left - 1 || r.right > box.right + 1) outside.push(words);
+      for (const [other, o] of texts.slice(i + 1)) {
+        const x = Math.min(r.right, o.right) - Math.max(r.left, o.left);
+        const y = Math.min(r.bottom, o.bottom) - Math.max(r.top, o.top);
+        if (x > 2 && y > 0.35 * Math.min(r.height, o.height)) overlaps.push([words, other]);
+      }
+    });
+  }
+  return {scroll: root.scrollWidth, client: root.clientWidth, wide, overlaps, outside,
+    figures: page.querySelectorAll("figure svg").length, verdict:
+    page.querySelector(".verdict").textContent};
+}
+const found = {}, widths = %s;
+for (const width of widths) {
+  const frame = document.createElement("iframe");
+  frame.style = `width: ${width}px; height: 900px; border: 0`;
+  frame.src = "report.html";
+  frame.onload = () => {
+    found[width] = measure(frame);
+    if (Object.keys(found).length === widths.length) {
+      const out = document.createElement("output");
+      out.textContent = JSON.stringify(found);
+      document.body.replaceChildren(out);
+    }
+  };
+  document.body.append(frame);
+}
+</script></body>"""
+
+
+def look(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[str], set[str], str]:
+    """The measures by width, the paths served, the addresses asked for, what the console said."""
+    (folder / "wrapper.html").write_text(WRAPPER % json.dumps(WIDTHS))
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    log = scratch / "net.json"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    flags += [f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}"]
+    flags += ["--enable-logging=stderr", "--window-size=1400,1000"]
+    flags += ["--virtual-time-budget=20000", "--dump-dom"]
+    url = f"http://127.0.0.1:{server.server_port}/wrapper.html"
+    try:
+        done = subprocess.run(
+            [CHROMIUM, *flags, url], capture_output=True, text=True, timeout=120, check=True
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    output = re.search(r"<output>(.*)</output>", done.stdout, re.DOTALL)
+    assert output, done.stdout[-2000:] + done.stderr[-2000:]
+    # the browser asks its maker for updates; what counts is what the pages ask for
+    requests = [e.get("params", {}) for e in json.loads(log.read_text())["events"]]
+    own = [r["url"] for r in requests if "url" in r and url.startswith(str(r.get("initiator")))]
+    return json.loads(unescape(output[1])), asked, set(own), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["small", "wide"])
+def test_the_report_in_a_browser(tmp_path: Path, kind: str) -> None:
+    if kind == "small":
+        last = draw({0.1: 0.0, 0.5: 0.04, 1.0: 0.0}, 4)
+        made = make(tmp_path / "study", last, {(0.1, 1): "failed"}, error="word" * 100)
+    else:  # long names, many rows, a heat map, importance
+        runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0], lr=[0.0123, 0.123])
+        made = make(tmp_path / "study", draw({r: 0.02 * (r.alpha == 0.3) for r in runs}, 4))
+        write_predictions(made)
+    report.write(made, Rule(), made.folder)
+    found, served, asked, console = look(made.folder, tmp_path)
+    assert sorted(set(served)) == ["/report.html", "/wrapper.html"]
+    assert asked and all(re.match(r"http://127\.0\.0\.1:\d+/report\.html$", a) for a in asked)
+    assert "CONSOLE" not in console, console
+    for width in WIDTHS:
+        page = found[str(width)]
+        assert width - 20 < page["client"] <= width  # its scroll bar
+        assert page["scroll"] <= page["client"], page["wide"]
+        assert page["wide"] == []
+        assert page["overlaps"] == [] and page["outside"] == []
+        assert page["figures"] >= (11 if kind == "small" else 13)
+        assert page["verdict"] == made.verdict()

@@ -1,0 +1,299 @@
+"""The page as a whole: the same bytes twice, safe, small, true to the frames; without torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from html_reader import Reader
+from study_folders import (
+    RUN,
+    at,
+    draw,
+    edit_records,
+    grid,
+    make,
+    starting_repository,
+    write_predictions,
+)
+
+import kdtune
+import kdtune.report as report_command
+from kdtune.config.defaults import fashion
+from kdtune.config.errors import InputError
+from kdtune.config.files import PROVENANCE
+from kdtune.config.reading import Reporting
+from kdtune.reporting import build as report
+from kdtune.reporting import page
+from kdtune.reporting.figures import FIGURES, pictures
+from kdtune.results.comparison import Rule
+from kdtune.results.frames import METRICS
+from kdtune.results.study_results import Results
+
+HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
+
+
+def page_of(results: Results, folder: Path, rule: Rule | None = None) -> str:
+    return report.write(results, rule or Rule(), folder).read_text("utf-8")
+
+
+def html_of(results: Results, rule: Rule | None = None) -> str:
+    """The page without writing a file."""
+    rule = rule or Rule()
+    return report.html(results, rule, {p.name: page.figure(p) for p in pictures(results, rule)})
+
+
+def default_like(folder: Path) -> Results:
+    """The default study's size: 5 configurations by 8 repeats by 60 epochs."""
+    study = fashion()
+    runs = study.runs()
+    last = draw({run: 0.03 * (run.alpha == 0.1) for run in runs}, study.repeats)
+    made = make(folder, last, run=study.run, space=study.space)
+    write_predictions(made)
+    return kdtune.load(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Results:
+    return default_like(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def text(whole) -> str:
+    return page_of(whole, whole.folder)
+
+
+# -- what is in it ---------------------------------------------------------------------------------
+
+
+def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
+    read = Reader(text)
+    words = read.words
+    assert words.index(whole.verdict()) < words.index("The study")
+    titles = ["The study", "Warnings", "Summary", "Curves", "Comparisons", "Sensitivity"]
+    titles += ["Best configuration", "Methods", "Provenance"]
+    assert [t for t in read.within("h2") if t.strip()] == titles
+    assert "complete: 40 runs" in words
+    assert len([t for t, _ in read.tags if t == "figure"]) == text.count("<figcaption>") >= 13
+
+
+def test_it_is_small_and_whole_without_network_and_script(text) -> None:
+    assert len(text.encode()) < 1_000_000
+    read = Reader(text)
+    scripts = [attrs for tag, attrs in read.tags if tag == "script"]
+    assert [s.get("type") for s in scripts] == ["application/json"]
+    for tag, attrs in read.tags:
+        assert tag not in ("iframe", "object", "embed", "base", "img", "form")
+        assert not any(name.startswith("on") for name in attrs), (tag, attrs)
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert str(attrs.get(name, "#")).startswith(("#", "data:,", "data:image/png;")), (
+                tag,
+                attrs,
+            )
+    css = "".join(read.within("style"))
+    assert "@import" not in css and not re.search(r"url\((?!#)", css)
+
+
+def test_ids_are_unique_and_references_meet(text) -> None:
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
+    assert references and {next(filter(None, r)) for r in references} <= set(ids)
+
+
+def test_figures_are_files_too(whole, text) -> None:
+    names = {file.stem for file in (whole.folder / "figures").glob("*.svg")}
+    assert names == {file.stem for file in (whole.folder / "figures").glob("*.png")}
+    assert {"acc", "acc-last-15", "loss", "logit_diff", "differences", "heat-map"} <= names
+    assert "importance" in names or len(whole.importance()) == 0
+
+
+def test_the_data_are_the_frames(whole, text) -> None:
+    data = Reader(text).data
+    trials = pd.DataFrame(data["trials"])
+    assert data["study"] == whole.study.name and len(trials) == 40
+    for name in trials:
+        want = whole.trials[name]
+        if pd.api.types.is_float_dtype(want):
+            pd.testing.assert_series_equal(
+                trials[name].astype(float), want.astype(float), rtol=6e-5, check_names=False
+            )
+        else:
+            assert [x for x in trials[name] if not pd.isna(x)] == want.dropna().tolist()
+    epochs = data["epochs"]
+    frame = pd.DataFrame({k: v for k, v in epochs.items() if k not in ("every", "split")})
+    frame["trial_id"] = trials.trial_id.to_numpy()[frame.trial]
+    val = whole.epochs[(whole.epochs.split == epochs["split"])]
+    assert epochs["every"] == 1 and len(frame) == len(val) == 40 * 60
+    both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
+    for metric in METRICS:
+        pd.testing.assert_series_equal(
+            both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
+        )
+
+
+def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> None:
+    monkeypatch.setattr(report, "MOST_NUMBERS", 4_000)
+    epochs = report.data(whole)["epochs"]
+    assert epochs["every"] == 5  # of 40 x 60 x 8 numbers
+    assert sorted(set(epochs["epoch"])) == list(range(4, 60, 5))
+    monkeypatch.setattr(report, "MOST_NUMBERS", 100)
+    epochs = report.data(whole)["epochs"]
+    assert epochs["every"] == 0 and epochs["epoch"] == []
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule("ce"), Rule("gap", "best"), Rule("acc", "last-5-avg", {"alpha": 0.5})]
+)
+def test_other_rules(whole, rule: Rule) -> None:
+    words = Reader(report.html(whole, rule, {})).words
+    assert whole.verdict(rule) in words
+    assert f"scope {rule.scope}" in words
+    assert ("The epoch is chosen by the accuracy that is reported" in words) == (
+        rule.scope == "best"
+    )
+    assert rule.is_plain or "against alpha = 0.5 (T = " in words
+
+
+# -- what others wrote -----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:constrained_layout")  # a name too long for any figure
+def test_what_others_wrote_stays_text(tmp_path) -> None:
+    run = {"data": f"/tmp/{HOSTILE}", "teacher": f"module:{HOSTILE}", "student": HOSTILE}
+    study = {"run": replace(RUN, **run), "cache": HOSTILE}
+    last = draw({at(0.1, optimizer="adamw"): 0, 0.5: 0, 1.0: 0}, 4)
+    make(tmp_path, last, {(0.5, 1): "failed"}, HOSTILE, **study)
+
+    def change(line: dict) -> None:
+        if line.get("config", {}).get("optimizer") == "adamw":
+            line["config"]["optimizer"] = HOSTILE
+
+    edit_records(tmp_path, change)
+    record = {"data": HOSTILE, "python": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    (tmp_path / PROVENANCE).write_text(json.dumps(record | {"command": ["python", HOSTILE]}))
+    text = html_of(kdtune.load(tmp_path))
+    read = Reader(text)
+    assert [a.get("type") for t, a in read.tags if t == "script"] == ["application/json"]
+    assert not {"b", "alert"} & {tag for tag, _ in read.tags}
+    assert HOSTILE in read.data["trials"]["config/optimizer"]
+    # error, data, teacher, student, cache, fingerprint, version and its name, command, optimizer
+    assert read.words.count(HOSTILE) >= 10
+    assert text.count("</script>") == 1 and text.count("<script") == 1
+
+
+def test_figures_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path) -> None:
+    made = make(tmp_path / "study", {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "failed"})
+    figures = tmp_path / "out" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("heat-map.svg", "heat-map.png", "my-own.svg", "heat-map.pdf"):
+        (figures / name).write_text("")
+    text = page_of(made, tmp_path / "out")
+    left = {file.name for file in figures.iterdir()}
+    assert {"my-own.svg", "heat-map.pdf"} <= left and not left & {"heat-map.svg", "heat-map.png"}
+    assert len(left) - 2 == 2 * text.count("<figure>")
+
+
+# -- studies that are not whole --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["running", "failed", "pruned"])
+def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
+    last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 4)
+    made = make(tmp_path, last, {(0.5, r): fate for r in range(3)})
+    words = Reader(report.html(made, Rule(), {})).words
+    assert made.state in words and made.verdict() in words
+    assert f"{made.trials.status.value_counts()['completed']} of 12 runs completed" in words or (
+        "complete: 9 runs, 3 failed or pruned" in words
+    )
+    assert "1 of 4" in words  # the summary says how many it averages
+
+
+def test_a_study_without_a_completed_run_has_no_figures(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "truncated", (1.0, 0): "failed"})
+    text = page_of(made, tmp_path)
+    assert "<figure" not in text and list((tmp_path / "figures").iterdir()) == []
+    assert "No run has completed yet." in Reader(text).words
+    assert "0 of 2 runs completed" in Reader(text).words
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {0.5: [None], 1.0: [None]},
+        {0.5: [0.7], 1.0: [0.6]},
+        {0.5: [0.7, 0.8], 0.1: [0.6, 0.7]},
+        {1.0: [0.7, 0.8]},
+        {0.5: [None, 0.7], 1.0: [0.6, None]},
+        {0.5: [0.0] * 2, 1.0: [1.0] * 2},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_any_study_has_a_page(tmp_path, last) -> None:
+    made = make(tmp_path, last)
+    words = Reader(html_of(made)).words
+    assert made.verdict() in words
+    assert not re.search(r"\bnan\b|\binf\b|None|-0\.0 %", words.partition("Every setting")[0])
+
+
+def test_a_metric_that_is_missing_everywhere(tmp_path) -> None:
+    made = starting_repository(tmp_path)  # it kept neither ce nor agreement
+    words = Reader(html_of(made)).words
+    assert "2 of 25 epochs" in words and "3 of 4" in words
+    assert not re.search(r"\bnan\b", words.partition("Every setting")[0])
+
+
+def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="the report cannot be written to"):
+        report.write(whole, Rule(), tmp_path / "file")
+    flags = Reporting(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="there is no"):
+        report_command.main(flags)
+
+
+# -- the same bytes, on a laptop without torch ----------------------------------------------------
+
+BARE = """
+import runpy, sys
+absent, *words = sys.argv[1:]
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent.split(","):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+for module, out in (("analysis", []), ("report", ["--out", "other"])):
+    sys.argv = [module, *words, *out]
+    try:
+        runpy.run_module(f"kdtune.{module}", run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+assert "matplotlib.pyplot" not in sys.modules
+"""
+ABSENT = "torch,torchvision,timm,ray,optuna,tyro,rich,pyarrow,filelock,tqdm,safetensors,click"
+
+
+def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -> None:
+    """In another process, folder and hash seed."""
+    runs = grid([0.1, 0.3, 0.5, 1.0], temperature=[1.0, 4.0])
+    failed = {(at(0.1, temperature=4.0), 1): "failed"}
+    made = make(tmp_path / "study", draw(dict.fromkeys(runs, 0.0), 3), failed)
+    report.write(made, Rule(), tmp_path / "one")
+    write_predictions(made)  # a parquet file, which cannot be read there
+    command = [sys.executable, "-c", BARE, ABSENT, str(made.folder)]
+    env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(kdtune.__file__).parents[1])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert made.verdict() in done.stdout and done.stdout.endswith("other/report.html\n")
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 1 + 2 * len(FIGURES)
+    for file in files:
+        one, other = (tmp_path / folder / file for folder in ("one", "other"))
+        assert one.read_bytes() == other.read_bytes(), file

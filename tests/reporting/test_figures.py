@@ -1,0 +1,305 @@
+"""Figures: what is drawn is what the frames say, against numpy and the starting repository's."""
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from study_folders import at, draw, edit_records, grid, make, starting_repository
+
+import kdtune
+from kdtune.reporting import answer as sections
+from kdtune.reporting import figures as plots
+from kdtune.reporting.canvas import COLOURS, LINES, MARKERS
+from kdtune.results.comparison import Rule
+from kdtune.results.study_results import Results
+
+exact = pytest.approx
+CSV = Path(__file__).parents[1] / "data" / "seed_results.csv"
+RULE = Rule()
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory) -> Results:
+    return starting_repository(tmp_path_factory.mktemp("hymenoptera"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> Results:
+    """Alpha and temperature searched, twelve configurations; one run failed."""
+    runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0])
+    last = draw({run: 0.02 * (run.alpha == 0.3) for run in runs}, 4)
+    return make(tmp_path_factory.mktemp("wide"), last, {(at(0.3, temperature=4.0), 1): "failed"})
+
+
+def means(picture) -> dict:
+    """The lines with a name, without the teacher's."""
+    (axes,) = picture.figure.axes
+    named = {line.get_label(): line for line in axes.lines}
+    return {k: v for k, v in named.items() if not k.startswith("_") and k != "teacher"}
+
+
+# -- curves ----------------------------------------------------------------------------------------
+
+
+def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
+    file = pd.read_csv(CSV).rename(columns={"rep": "repeat"})
+    frame = plots.curve_frame(file, "alpha", "epoch_acc_l")
+    half = frame[frame.alpha == 0.5]
+    assert half.n.tolist() == [4, 4] + [3] * 23  # one of its files holds 2 epochs
+    assert (frame[frame.alpha != 0.5].n == 4).all()
+    for row in frame.sample(12, random_state=0).itertuples():
+        values = file[(file.alpha == row.alpha) & (file.epoch == row.epoch)].epoch_acc_l
+        assert (row.mean, row.std) == exact((np.mean(values), np.std(values, ddof=1)))
+    # as in the starting repository's picture
+    first = frame[(frame.alpha == 0) & (frame.epoch == 0)].iloc[0]
+    band = first["mean"] - first["std"], first["mean"], first["mean"] + first["std"]
+    assert band == exact((0.761, 0.873, 0.984), abs=5e-4)
+
+
+def test_the_order_of_the_rows_is_not_seen() -> None:
+    file = pd.read_csv(CSV)
+    frame = plots.curve_frame(file, "alpha", "diff_t_s")
+    again = plots.curve_frame(file.sample(frac=1, random_state=0), "alpha", "diff_t_s")
+    pd.testing.assert_frame_equal(again, frame, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["acc", "loss", "logit_diff"])
+def test_a_curve_is_the_mean_of_its_repeats_and_so_is_its_name(started, metric: str) -> None:
+    shown = plots.shown_configs(started, RULE)
+    picture = plots.curves(started, metric, shown)
+    epochs = started.epochs.merge(started.trials[["trial_id", "status"]])
+    epochs = epochs[epochs.status == "completed"]
+    (axes,) = picture.figure.axes
+    lines = means(picture)
+    assert len(lines) == 3
+    for name, line in lines.items():
+        alpha, n = re.fullmatch(r"alpha = ([\d.]+) \(n = (\d)\)", name).groups()
+        runs = epochs[epochs["config/alpha"] == float(alpha)]
+        table = runs.pivot(index="epoch", columns="repeat", values=metric)
+        assert int(n) == table.shape[1] == (3 if alpha == "0.5" else 4)
+        assert list(line.get_xdata()) == list(range(1, 26))
+        assert list(line.get_ydata()) == exact(list(table.mean(axis=1)))
+        # a thin line a repeat of the same colour, each its own run
+        thin = [
+            other
+            for other in axes.lines
+            if other.get_color() == line.get_color() and other is not line
+        ]
+        drawn = sorted(tuple(other.get_ydata()) for other in thin)
+        assert drawn == sorted(tuple(column) for _, column in table.items())
+        # the band is that mean +- sd over repeats
+        band = next(
+            c for c in axes.collections if to_hex(c.get_facecolor()[0]) == to_hex(line.get_color())
+        )
+        ends = band.get_paths()[0].vertices[:, 1]
+        top = table.mean(axis=1) + table.std(axis=1, ddof=1)
+        assert ends.max() == exact(top.max())
+    # the published legend: the mean over epochs 10 to 24 of one run alone, not of four
+    one = epochs[(epochs["config/alpha"] == 0) & (epochs["repeat"] == 0) & (epochs.epoch >= 10)]
+    if metric == "loss":
+        assert one.loss.mean() == exact(1.3539, abs=5e-5)
+        assert not any("1.35" in name for name in lines)
+
+
+@pytest.mark.parametrize(("last", "first_epoch"), [(None, 1), (15, 11)])
+def test_the_last_epochs_alone(started, last, first_epoch: int) -> None:
+    picture = plots.curves(started, "acc", plots.shown_configs(started, RULE), last)
+    for line in means(picture).values():
+        assert list(line.get_xdata()) == list(range(first_epoch, 26))
+    assert ("the last 15 epochs" in picture.caption) == (last is not None)
+    assert "mean ± sd over repeats" in picture.caption
+
+
+def test_a_changing_number_of_repeats_is_named(tmp_path) -> None:
+    last = {at(0.5, epochs=2): [0.7, 0.8], at(1.0, epochs=3): [0.6, 0.65]}
+    made = make(tmp_path, last)
+    names = means(plots.curves(made, "acc", plots.shown_configs(made, RULE)))
+    assert set(names) == {"alpha = 0.5, epochs = 2 (n = 2)", "alpha = 1, epochs = 3 (n = 2)"}
+
+
+def test_plain_training_has_no_distillation_term(wide) -> None:
+    shown = plots.shown_configs(wide, RULE)
+    assert at(1.0).config_id in shown
+    names = means(plots.curves(wide, "distill", shown))
+    assert len(names) == 6 and not any("alpha = 1 " in name for name in names)
+    assert plots.curves(wide, "distill", [at(1.0).config_id]) is None
+
+
+def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
+    last = draw({at(0.5, epochs=900): 0.0, at(1.0, epochs=900): 0.0}, 3)
+    made = make(tmp_path, last)
+    for line in means(plots.curves(made, "acc", plots.shown_configs(made, RULE))).values():
+        assert line.get_xdata()[-1] == 900
+        assert 300 <= len(line.get_xdata()) <= plots.MOST_POINTS / 6
+
+
+@pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
+def test_the_page_says_which_epochs_are_drawn(tmp_path, monkeypatch, repeats, of_end) -> None:
+    """Unfinished and final runs are not drawn, so they do not count."""
+    monkeypatch.setattr(plots, "MOST_POINTS", 300)
+    long = [at(alpha, epochs=90) for alpha in (0.5, 1.0)]
+    made = make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
+    edit_records(tmp_path, lambda line: line.update(cut_off(line, repeats)))
+    made = kdtune.load(tmp_path)
+    picture = plots.curves(made, "acc", plots.shown_configs(made, RULE))
+    steps = {step for line in means(picture).values() for step in np.diff(line.get_xdata())}
+    (every,) = steps
+    words = sections.curves(made, RULE)
+    assert f"One epoch in {every:.0f} is drawn, of the last 15 {of_end}." in words
+
+
+def cut_off(line: dict, repeats: int) -> dict:
+    """Of two more repeats the one failed, the other is a final one."""
+    if line["kind"] == "end" and line["repeat"] == repeats:
+        return {"status": "failed"}
+    return {"phase": "final"} if line["kind"] == "start" and line["repeat"] > repeats else {}
+
+
+# -- the other figures -----------------------------------------------------------------------------
+
+
+def test_all_figures_of_a_study(wide, tmp_path) -> None:
+    names = [picture.name for picture in plots.pictures(wide, RULE)]
+    curves = [f"{m}{z}" for m in ("acc", "loss", "logit_diff") for z in ("", "-last-15")]
+    assert names[:6] == curves and set(names) == plots.FIGURES
+    assert set(names[6:]) == {
+        *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity")
+    }
+    one = make(tmp_path, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]})
+    assert not {"heat-map", "importance"} & {p.name for p in plots.pictures(one, RULE)}
+
+
+def test_nothing_is_drawn_where_nothing_has_completed(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.7], 1.0: [None]}, {(0.5, 0): "truncated"})
+    assert list(plots.pictures(made, RULE)) == []
+
+
+def test_the_best_and_the_baseline_are_shown(wide) -> None:
+    shown = plots.shown_configs(wide, RULE)
+    order = wide.configs.config_id.tolist()
+    assert len(shown) == plots.MOST == 7 and at(1.0).config_id in shown
+    assert shown[0] == order[0]
+    best = [c for c in order if c != at(1.0).config_id][:6]
+    assert sorted(shown) == sorted([*best, at(1.0).config_id])
+    assert [c for c in order if c in shown] == shown
+
+
+def test_curves_can_be_told_apart_in_grey(wide) -> None:
+    assert len(set(COLOURS)) == len(set(map(str, LINES))) == len(set(MARKERS)) >= plots.MOST
+    lines = means(plots.curves(wide, "acc", plots.shown_configs(wide, RULE)))
+    assert len({(to_hex(v.get_color()), str(v._dash_pattern)) for v in lines.values()}) == 7
+    assert len({str(v._dash_pattern) for v in lines.values()}) == 7
+
+
+def test_dots_are_the_repeats(wide) -> None:
+    picture = plots.dots(wide, RULE)
+    (axes,) = picture.figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    summary = wide.summary(metrics=["acc"])
+    for y, name in enumerate(names):
+        here = [line for line in axes.lines if np.all(np.asarray(line.get_ydata()) == y)]
+        dots, interval, mean = here
+        config = wide.configs[wide.configs.config_id.map(wide.name) == name.partition(" (n")[0]]
+        trials = wide.trials[wide.trials.config_id == config.config_id.iloc[0]]
+        accs = trials[trials.status == "completed"]["val/acc@last"]
+        assert sorted(dots.get_xdata()) == exact(sorted(100 * accs))
+        assert f"(n = {len(accs)})" in name and mean.get_xdata()[0] == exact(100 * accs.mean())
+        row = summary[(summary["val/acc/mean"] - accs.mean()).abs() < 1e-9].iloc[0]
+        ends = 100 * row["val/acc/low"], 100 * row["val/acc/high"]
+        assert tuple(interval.get_xdata()) == exact(ends)
+    assert any("(n = 3)" in name for name in names)
+
+
+@pytest.mark.parametrize("rule", [RULE, Rule("ce"), Rule("gap", "best")])
+def test_the_forest_is_the_comparison(wide, rule: Rule) -> None:
+    picture = plots.forest(wide, rule)
+    (axes,) = picture.figure.axes
+    table = wide.compare(rule)
+    scale = 1 if rule.metric == "ce" else 100
+    assert [t.get_text() for t in axes.get_yticklabels()] == [wide.name(c) for c in table.config_id]
+    for y, row in table.iterrows():
+        both, one, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
+        assert tuple(both.get_xdata()) == exact((scale * row.low_all, scale * row.high_all))
+        assert tuple(one.get_xdata()) == exact((scale * row.low, scale * row.high))
+        assert mean.get_xdata()[0] == exact(scale * row["diff"])
+    assert ("one image" in picture.caption) == (rule.metric != "ce")
+
+
+def test_no_forest_of_one_repeat(tmp_path) -> None:
+    assert plots.forest(make(tmp_path, {0.5: [0.7], 1.0: [0.6]}), RULE) is None
+
+
+def test_the_heat_map_is_the_means(wide) -> None:
+    axes = plots.heat_map(wide, RULE).figure.axes[0]
+    done = wide.trials[wide.trials.status == "completed"]
+    table = done.pivot_table(
+        index="config/alpha", columns="config/temperature", values="val/acc@last"
+    )
+    np.testing.assert_allclose(axes.images[0].get_array(), 100 * table)
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0.1", "0.3", "0.5", "0.9"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "4", "8"]
+    assert axes.texts[0].get_text() == f"{100 * table.iloc[0, 0]:.2f}"
+
+
+def test_a_heat_map_with_a_hole_has_no_number_there(tmp_path) -> None:
+    runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0])
+    last = draw(dict.fromkeys(runs, 0.0), 2)
+    hole = at(0.1, temperature=4.0)
+    made = make(tmp_path, last, {(hole, r): "failed" for r in range(2)})
+    texts = [t.get_text() for t in plots.heat_map(made, RULE).figure.axes[0].texts]
+    assert len(texts) == 4 and texts.count("") == 1 and not any("nan" in t for t in texts)
+
+
+def test_fidelity_has_a_mark_a_run(wide) -> None:
+    (axes,) = plots.fidelity(wide, RULE, plots.shown_configs(wide, RULE)).figure.axes
+    marks = {line.get_label(): line for line in axes.lines}
+    line = marks["alpha = 1"]
+    runs = wide.trials[wide.trials["config/alpha"] == 1]
+    assert list(line.get_xdata()) == exact(list(100 * runs["val/agreement@last"]))
+    assert list(line.get_ydata()) == exact(list(100 * runs["val/acc@last"]))
+
+
+# -- as files --------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_the_same_bytes_twice(wide) -> None:
+    one, other = (plots.dots(wide, RULE) for _ in range(2))
+    assert one.svg() == other.svg() == one.svg() and one.png() == other.png()
+    assert one.png().startswith(b"\x89PNG")
+    assert not re.search(r"<dc:date>|Matplotlib v", one.svg())
+
+
+def test_numbers_of_the_text_are_not_rounded(wide) -> None:
+    svg = plots.heat_map(wide, RULE).svg()  # only its coordinates are
+    done = wide.trials[wide.trials.status == "completed"]
+    mean = done[done.config_id == at(0.3, temperature=4.0).config_id]["val/acc@last"].mean()
+    assert f">{100 * mean:.2f}<" in svg
+
+
+def test_text_is_not_read_as_mathematics(tmp_path) -> None:
+    make(tmp_path, draw({at(0.5): 0.0, at(0.5, optimizer="adamw"): 0.0, 1.0: 0.0}, 2))
+    words = r"$\frac{1$ <b>&"
+
+    def change(line) -> None:
+        if "config" in line and line["config"]["optimizer"] == "adamw":
+            line["config"]["optimizer"] = words
+
+    edit_records(tmp_path, change)
+    made = kdtune.load(tmp_path)
+    svg = next(p for p in plots.pictures(made, RULE) if p.name == "repeats").svg()
+    assert r"$\frac{1$ &lt;b&gt;&amp;" in svg
+
+
+def test_what_others_have_set_does_not_show(tmp_path) -> None:
+    """Optuna's figures leave matplotlib in the style ggplot; a user may have a matplotlibrc."""
+    made = make(tmp_path, {0.5: [0.5, 0.52], 1.0: [0.4, 0.41]})
+    picture = next(plots.pictures(made, Rule()))
+    before = picture.svg(), picture.png()
+    with mpl.rc_context():
+        mpl.style.use("ggplot")
+        picture = next(plots.pictures(made, Rule()))
+        assert (picture.svg(), picture.png()) == before

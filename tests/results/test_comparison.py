@@ -1,0 +1,267 @@
+"""Configurations against plain training: scipy, hand-worked numbers, from records to the table."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from study_folders import RUN, at, draw, edit_records, make, trials_of
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.study import Study
+from kdtune.results.comparison import (
+    Rule,
+    best_of,
+    block,
+    by_repeat,
+    check_baseline,
+    compare,
+    name_of,
+    parse_baseline,
+    well_run,
+)
+from kdtune.statistics.multiplicity import max_t
+
+exact = pytest.approx
+EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
+
+
+def compared(last) -> pd.DataFrame:
+    return compare(trials_of(last), Rule()).set_index("config/alpha")
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 6, 9])
+def test_compare_is_scipys_paired_t_test(tmp_path, repeats: int) -> None:
+    last = draw(EFFECTS, repeats, seed=repeats)
+    table = make(tmp_path, last).compare().set_index("config/alpha")
+    assert len(table) == 3 and 1.0 not in table.index
+    assert (table.baseline == at(1.0).config_id).all()
+    tests = {alpha: stats.ttest_rel(last[alpha], last[1.0]) for alpha in table.index}
+    for alpha, test in tests.items():
+        row, d = table.loc[alpha], np.subtract(last[alpha], last[1.0])
+        assert (row["diff"], row.sd, row.n) == exact((d.mean(), d.std(ddof=1), repeats))
+        assert (row.low, row.high) == exact(tuple(test.confidence_interval(0.95)), rel=1e-9)
+        together = tuple(test.confidence_interval(1 - 0.05 / 3))
+        assert (row.low_all, row.high_all) == exact(together, rel=1e-9)
+        assert row.p == exact(test.pvalue, rel=1e-9)
+        assert row.correlation == exact(np.corrcoef(last[alpha], last[1.0])[0, 1])
+        assert (row.wins, row.losses) == ((d > 0).sum(), (d < 0).sum())
+        assert row.p_better == exact((d > 0).mean())
+    holm = multipletests([tests[a].pvalue for a in table.index], method="holm")[1]
+    assert table.p_holm.tolist() == exact(list(holm))
+    if repeats < 6:
+        assert table.p_max_t.isna().all()
+    else:
+        d = np.array([np.subtract(last[a], last[1.0]) for a in table.index]).T
+        assert table.p_max_t.tolist() == exact(max_t(d))
+    assert (table["diff"].diff().dropna() <= 0).all()  # the best first
+
+
+def test_pairing_is_by_repeat_not_by_position() -> None:
+    # repeat 0 of plain training is missing: repeats 1, 2, 3 are compared
+    table = compared({0.5: [0.9, 0.61, 0.72, 0.83], 1.0: [None, 0.6, 0.7, 0.8]})
+    row = table.loc[0.5]
+    assert row.n == 3
+    assert (row["diff"], row.sd) == exact((0.02, 0.01))
+
+
+def test_the_baseline_is_the_best_plain_training() -> None:
+    slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
+    last = {slow: [0.6, 0.61, 0.6], fast: [0.7, 0.72, 0.71]}
+    last |= {at(0.5, lr=0.1): [0.71, 0.7, 0.72], at(0.5, lr=0.01): [0.65, 0.66, 0.64]}
+    table = compare(trials_of(last), Rule())
+    # distilling at 0.1 beats plain training at 0.01 by 10 points, and at its best lr by none
+    assert set(table.baseline) == {fast.config_id}
+    assert table["diff"].tolist() == exact([0.0, -0.06], abs=1e-12)
+    by_lr = compare(trials_of(last), Rule(baseline={"alpha": 1, "lr": 0.01}))
+    assert set(by_lr.baseline) == {slow.config_id}
+    assert len(by_lr) == 3 and fast.config_id in set(by_lr.config_id)
+
+
+def test_a_lucky_repeat_is_no_baseline_and_no_winner() -> None:
+    slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
+    last = {slow: [0.6, 0.61, 0.6, 0.6], fast: [0.99, None, None, None]}
+    last |= {at(0.5, lr=0.01): [0.65, 0.66, 0.64, 0.66]}
+    assert set(compare(trials_of(last), Rule()).baseline) == {slow.config_id}
+    values = by_repeat(trials_of(last), "acc", "last")
+    assert best_of(values, 1) == at(0.5, lr=0.01).config_id
+    assert best_of(values, -1) == slow.config_id
+    assert fast.config_id not in well_run(values)
+
+
+def test_only_completed_runs_count(tmp_path) -> None:
+    last = {0.5: [0.7, 0.8, 0.75, 0.99], 1.0: [0.6, 0.7, 0.66, 0.7]}
+    for status in ("failed", "pruned", "truncated"):
+        table = make(tmp_path / status, last, {(0.5, 3): status}).compare()
+        assert table.n.item() == 3
+        assert table["diff"].item() == exact((0.1 + 0.1 + 0.09) / 3)
+
+
+@pytest.mark.parametrize("metric", ["acc", "ce", "gap", "agreement", "kl", "logit_diff"])
+def test_wins_are_of_the_better(tmp_path, metric: str) -> None:
+    # by construction a higher accuracy goes with a lower ce, gap, kl and logit difference
+    made = make(tmp_path, {0.5: [0.8, 0.9, 0.7, 0.6], 1.0: [0.7, 0.8, 0.75, 0.6]})
+    (row,) = made.compare(Rule(metric)).to_dict("records")
+    assert (row["wins"], row["ties"], row["losses"]) == (2, 1, 1)
+    assert row["p_better"] == exact(2.5 / 4)
+    sign = 1 if metric in ("acc", "agreement") else -1
+    assert math.copysign(1, row["diff"]) == sign
+
+
+def test_scopes(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.9, 0.6], 1.0: [0.6, 0.5]})  # curves rise evenly to the last
+    assert made.compare(Rule(scope="best"))["diff"].item() == exact(0.2)
+    assert made.compare(Rule(scope="last-5-avg"))["diff"].item() == exact(0.2 * 2 / 3)
+
+
+# -- what may be missing ---------------------------------------------------------------------------
+
+
+def test_no_comparison_without_two_sides() -> None:
+    for last in ({0.5: [0.7, 0.8], 0.1: [0.7, 0.7]}, {1.0: [0.5, 0.6]}):
+        assert not len(compare(trials_of(last), Rule()))
+
+
+def test_sides_without_a_common_repeat_are_not_compared() -> None:
+    table = compared({0.5: [None, 0.7], 1.0: [0.6, None]})
+    assert table.n.item() == 0 and table[["diff", "p", "p_holm"]].isna().all(axis=None)
+
+
+def test_a_side_without_numbers_is_no_side(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.7, 0.8], 0.1: [0.6, 0.6], 1.0: [0.5, 0.6]})
+    plain = at(1.0).config_id
+    edit_records(tmp_path, lambda line: line["config_id"] == plain and line.update(kl=None))
+    made = kdtune.load(tmp_path)
+    assert len(made.compare()) == 2
+    assert not len(made.compare(Rule("kl")))
+    edit_records(tmp_path, lambda line: line.update(kl=None))
+    assert not len(kdtune.load(tmp_path).compare(Rule("kl")))
+
+
+def test_a_comparison_without_a_p_value_does_not_count_in_holm() -> None:
+    last = draw(EFFECTS, 4)
+    last[0.9] = [last[0.9][0], None, None, None]  # one common repeat
+    table = compared(last)
+    assert math.isnan(table.p_holm[0.9])
+    two = table.loc[[0.1, 0.5]]
+    assert two.p_holm.tolist() == exact(list(multipletests(two.p, method="holm")[1]))
+
+
+def test_max_t_is_over_those_that_have_all_repeats() -> None:
+    last = draw(EFFECTS, 7)
+    last[0.9] = [None, *last[0.9][1:]]
+    table = compared(last)
+    assert math.isnan(table.p_max_t[0.9])
+    d = np.array([np.subtract(last[a], last[1.0]) for a in (0.5, 0.1)]).T
+    assert table.p_max_t[[0.5, 0.1]].tolist() == exact(max_t(d))
+
+
+def test_a_block_has_no_gaps() -> None:
+    values = by_repeat(
+        trials_of(
+            {
+                0.1: [0.1, 0.2, 0.3],
+                0.5: [0.4, None, 0.6],
+                0.9: [0.7, None, None],
+                1.0: [0.8, 0.9, 1],
+            }
+        ),
+        *("acc", "last"),
+    )
+    kept = block(values)
+    assert not kept.isna().any(axis=None)
+    assert set(kept) >= {at(0.1).config_id, at(1.0).config_id} and at(0.9).config_id not in kept
+
+
+# -- laws ------------------------------------------------------------------------------------------
+
+COLUMNS = ["diff", "sd", "low", "high", "p", "p_holm", "p_max_t", "correlation", "p_better"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8))
+def test_compare_laws(seed: int, repeats: int) -> None:
+    rng = np.random.default_rng(seed)
+    last = draw(EFFECTS, repeats, seed=seed)
+    trials = trials_of(last)
+    table = compare(trials, Rule()).set_index("config_id")
+    # neither the order of the rows nor the repeats' names are seen
+    names = dict(enumerate(rng.permutation(100)[:repeats]))
+    other = trials.sample(frac=1, random_state=seed % 2**32).assign(
+        repeat=lambda t: t["repeat"].map(names)
+    )
+    again = compare(other, Rule()).set_index("config_id").loc[table.index]
+    pd.testing.assert_frame_equal(again[COLUMNS], table[COLUMNS], rtol=1e-9)
+    # a unit scales differences, an origin or what a repeat adds to all is not seen
+    shared = trials["repeat"].map(dict(enumerate(rng.normal(size=repeats))))
+    moved = trials.assign(**{"val/acc@last": 2 * trials["val/acc@last"] + shared})
+    again = compare(moved, Rule()).set_index("config_id").loc[table.index]
+    assert (again["diff"] / 2).tolist() == exact(table["diff"].tolist(), abs=1e-12)
+    assert again.p_holm.tolist() == exact(table.p_holm.tolist(), rel=1e-6)
+
+
+def test_repeats_swapped_within_one_configuration_change_the_paired_result() -> None:
+    last = draw(EFFECTS, 6, shared=0.1)
+    swapped = last | {0.5: last[0.5][::-1]}
+    one, other = compared(last).loc[0.5], compared(swapped).loc[0.5]
+    assert other["diff"] == exact(one["diff"])
+    assert other.sd > 3 * one.sd  # what the repeats share is no longer taken off
+
+
+# -- names and flags -------------------------------------------------------------------------------
+
+
+def test_names() -> None:
+    row = pd.Series({"config/alpha": 0.5, "config/temperature": 4, "config/lr": 0.00012345})
+    assert name_of(row, ["alpha", "temperature"]) == "alpha = 0.5, T = 4"
+    assert name_of(row, ["lr"]) == "lr = 0.0001234"
+    row["config/temperature"] = None
+    assert name_of(row, ["alpha", "temperature"]) == "alpha = 0.5"
+    assert name_of(row, ["temperature"]) == "the configuration"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("alpha=1", {"alpha": 1}),
+        (" alpha = 0.5 , loss=mse", {"alpha": 0.5, "loss": "mse"}),
+        ("lr=1e-3", {"lr": 0.001}),
+    ],
+)
+def test_baselines(text: str, values: dict) -> None:
+    assert parse_baseline(text) == values
+
+
+@pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])
+def test_baselines_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="baseline must be NAME=VALUE"):
+        parse_baseline(text)
+
+
+@pytest.mark.parametrize("alphas", [Range(0, 0.9), [0.1, 0.9]])
+def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
+    study = Study(run=RUN, search="random", space={"alpha": alphas})
+    check_baseline(Rule(baseline={"alpha": 1, "lr": RUN.lr}), study)
+    for alpha in (0.95, 2, "x"):
+        with pytest.raises(InputError, match="baseline must be of the study"):
+            check_baseline(Rule(baseline={"alpha": alpha, "lr": RUN.lr}), study)
+    with pytest.raises(InputError, match="but got alpha=1"):
+        plainless = replace(study, plain_share=0.0)
+        check_baseline(Rule(baseline={"alpha": 1, "lr": RUN.lr}), plainless)
+
+
+@pytest.mark.parametrize("metric", ["loss", "distill", "accuracy", "val/loss", "teacher_acc"])
+def test_metrics_that_cannot_be_compared(metric: str) -> None:
+    with pytest.raises(InputError, match="metric must be one of acc, ce"):
+        Rule(metric)
+    assert Rule("val/acc") == Rule("acc") == Rule()

@@ -1,0 +1,219 @@
+"""Means over repeats: hand-worked tables, numpy and scipy, the starting repository's study.
+
+References: the last table of DESIGN.md (pooled over epochs) and the last-epoch numbers of
+research/stats.md, section 0, both recounted from tests/data/seed_results.csv.
+"""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import sem, t
+from study_folders import at, draw, edit_records, make, metrics, starting_repository
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.results.comparison import Rule
+
+exact = pytest.approx
+T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom
+LAST = {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.45, 0.41]}
+
+
+# -- the summary -----------------------------------------------------------------------------------
+
+
+def test_summary_is_the_hand_worked(tmp_path) -> None:
+    made = make(tmp_path, LAST)
+    row = made.summary(metrics=("acc",)).set_index("alpha").loc[0.5]
+    half = T2 * 0.1 / math.sqrt(3)
+    expected = {"mean": 0.6, "std": 0.1, "n": 3, "low": 0.6 - half, "high": 0.6 + half}
+    expected = {f"val/acc/{k}": v for k, v in expected.items()} | {"n_planned": 3}
+    assert row.to_dict() == exact(expected)
+    best = made.configs.iloc[0]
+    assert (best["config/alpha"], best.n, best.n_planned) == (0.5, 3, 3)
+    with pytest.raises(InputError, match="a column of the table must be one of"):
+        made.summary(metrics=("accuracy",))
+    with pytest.raises(InputError, match="by must be one of"):
+        made.summary(by=("alpa",))
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 5])
+def test_summary_of_every_metric_is_numpys_and_scipys(tmp_path, repeats: int) -> None:
+    last = draw({0.5: 0.0, 1.0: 0.0}, repeats)
+    names = ("acc", "gap", "ce", "loss", "distill", "agreement", "kl", "logit_diff", "teacher_acc")
+    table = make(tmp_path, last).summary(metrics=names).set_index("alpha")
+    for alpha, name in ((a, n) for a in last for n in names):
+        of = [metrics(at(alpha), acc) for acc in last[alpha]]
+        values = [m["teacher_acc"] - m["acc"] if name == "gap" else m[name] for m in of]
+        row = {k: table.loc[alpha, f"val/{name}/{k}"] for k in ("mean", "std", "n", "low", "high")}
+        if name == "distill" and alpha == 1:
+            assert row["n"] == 0 and math.isnan(row["mean"])
+            continue
+        assert (row["mean"], row["n"]) == (exact(np.mean(values)), repeats)
+        if repeats == 1:
+            assert all(math.isnan(row[k]) for k in ("std", "low", "high"))
+        elif name != "teacher_acc":
+            assert row["std"] == exact(np.std(values, ddof=1))
+            ends = t.interval(0.95, repeats - 1, np.mean(values), sem(values))
+            assert (row["low"], row["high"]) == exact(ends)
+
+
+def test_failed_and_truncated_runs_are_not_averaged(tmp_path) -> None:
+    last = {0.5: [0.5, 0.6, 0.7, 0.99], 1.0: [0.4, 0.5, 0.6, 0.01]}
+    made = make(tmp_path, last, {(0.5, 3): "failed", (1.0, 3): "truncated"})
+    table = made.summary(metrics=("acc",)).set_index("alpha")
+    assert table["val/acc/n"].tolist() == [3, 3] and table.n_planned.tolist() == [4, 4]
+    assert table.loc[0.5, "val/acc/mean"] == exact(0.6)
+    assert table.loc[1.0, "val/acc/mean"] == exact(0.5)
+    assert made.configs["n"].tolist() == [3, 3] and made.compare().n.tolist() == [3]
+    pooled = made.summary(pooled=True, metrics=("acc",)).set_index("alpha")
+    # curves rise evenly to the last: 1/3, 2/3, 1
+    assert pooled.loc[0.5, "val/acc/mean"] == exact(0.6 * 2 / 3)
+    assert "3 of 4" in made.text()
+
+
+def test_a_run_without_the_number_is_not_counted_in_its_mean(tmp_path) -> None:
+    make(tmp_path, LAST)
+    trial = at(0.5, 2).trial_id
+    edit_records(tmp_path, lambda line: line["trial_id"] == trial and line.update(acc=None))
+    made = kdtune.load(tmp_path)
+    row = made.summary(metrics=("acc", "ce")).set_index("alpha").loc[0.5]
+    assert (row["val/acc/mean"], row["val/acc/n"], row["val/ce/n"]) == (exact(0.55), 2, 3)
+    assert made.compare().n.tolist() == [2]
+    assert any("no val acc" in w for w in made.warnings)
+
+
+def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path) -> None:
+    last = {at(0.5, temperature=1.0): [0.2, 0.4], at(0.5, temperature=4.0): [0.4, 0.8]}
+    row = make(tmp_path, last).summary(by=["alpha"], metrics=["acc"]).iloc[0]
+    assert row["val/acc/n"] == 2
+    assert row["val/acc/mean"] == exact(0.45)  # of 0.3 and 0.6
+    assert row["val/acc/std"] == exact(0.3 / 2**0.5)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_rows_without_a_key_are_kept(tmp_path, pooled: bool) -> None:
+    """Temperature under mse and at alpha = 1: pandas would drop them."""
+    last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.3]}
+    table = make(tmp_path, last).summary(["loss", "temperature"], ["acc"], pooled=pooled)
+    assert table[["loss", "temperature"]].isna().to_numpy().tolist() == [
+        *([False, False], [False, True], [True, True])
+    ]
+    # curves rise evenly to the last: 1/3, 2/3, 1
+    factor, n = (2 / 3, 6) if pooled else (1, 2)
+    assert table["val/acc/mean"].tolist() == exact([0.75 * factor, 0.45 * factor, 0.3 * factor])
+    assert table["val/acc/n"].tolist() == [n, n, n]
+
+
+def test_pooled_by_hand(tmp_path) -> None:
+    (row,) = (
+        make(tmp_path, {0.5: [0.3, 0.6]}).summary(pooled=True, metrics=["acc"]).to_dict("records")
+    )
+    values = [0.1, 0.2, 0.3, 0.2, 0.4, 0.6]  # squares about their mean of 0.3: .16
+    assert (row["alpha"], row["val/acc/n"]) == (0.5, len(values))
+    assert (row["val/acc/mean"], row["val/acc/std"]) == exact((0.3, math.sqrt(0.16 / 5)))
+
+
+def test_runs_of_different_lengths_each_count_at_their_own_last_epoch(tmp_path) -> None:
+    last = {at(0.5, epochs=2): [0.6, 0.8], at(0.5, epochs=3): [0.5, 0.7]}
+    table = make(tmp_path, last).summary(["epochs"], ["acc"])
+    assert table["val/acc/mean"].tolist() == exact([0.7, 0.6])
+    assert table["val/acc/n"].tolist() == [2, 2]
+
+
+def test_marginal_by_hand(tmp_path) -> None:
+    last = {at(0.5, lr=0.1): [0.5, 0.6], at(0.5, lr=0.2): [0.7, 0.6]}
+    last |= {at(1.0, lr=0.1): [0.3, 0.4], at(1.0, lr=0.2): [0.1, 0.2]}
+    table = make(tmp_path, last).marginal(["acc"]).set_index(["hyperparameter", "value"])
+    assert table["val/acc/mean"].to_dict() == exact(
+        {("alpha", 0.5): 0.6, ("alpha", 1.0): 0.25, ("lr", 0.1): 0.45, ("lr", 0.2): 0.4}
+    )
+    assert table.loc[("alpha", 0.5), "val/acc/std"] == exact(0)  # of .6 and .6
+    assert table.loc[("lr", 0.1), "val/acc/std"] == exact(0.1 / 2**0.5)  # of .4 and .5
+
+
+def test_a_range_of_rates_is_cut_into_four(tmp_path) -> None:
+    rates = [0.001 * 1.3**i for i in range(12)]
+    last = draw({at(0.5, lr=lr): 0.01 * i for i, lr in enumerate(rates)}, 2, sd=0.001)
+    made = make(tmp_path, last)
+    assert len(made.summary(metrics=["acc"])) == 12
+    cut = made.summary(by=["lr"], metrics=["acc"])
+    assert cut.lr.tolist() == [
+        f"{min(part):.3g} … {max(part):.3g}" for part in np.split(np.array(rates), 4)
+    ]
+    assert (cut["val/acc/n"] == 2).all() and (cut["val/acc/mean"].diff().dropna() > 0).all()
+
+
+def test_configurations_are_sorted_by_their_mean(tmp_path) -> None:
+    made = make(tmp_path, {0.1: [0.99, None, None], 0.5: [0.6, 0.6, 0.7], 1.0: [0.7, 0.6, 0.7]})
+    assert made.configs["config/alpha"].tolist() == [1.0, 0.5, 0.1]  # one repeat is no winner
+    assert made.best() == at(1.0).config_id and made.best(Rule("ce")) == at(1.0).config_id
+
+
+# -- the starting repository's study ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory) -> kdtune.Results:
+    return starting_repository(tmp_path_factory.mktemp("hymenoptera"))
+
+
+def test_its_short_run_is_named_and_left_out(started) -> None:
+    (warning,) = (w for w in started.warnings if not w.startswith("no val "))
+    assert re.fullmatch(
+        r"truncated, left out: \S+, alpha = 0\.5, repeat 0, 2 of 25 epochs", warning
+    )
+    table = started.summary(metrics=["acc"]).set_index("alpha")
+    assert table["val/acc/n"].to_dict() == {0: 4, 0.5: 3, 1: 4}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "acc", "half", "diff"),  # research/stats.md, section 0
+    [
+        (0, (0.9542, 0.0053), 0.0085, (0.878, 0.125)),
+        (0.5, (0.9521, 0.0075), 0.0187, (0.815, 0.090)),
+        (1, (0.9608, 0.0053), 0.0085, (1.213, 0.146)),
+    ],
+)
+def test_its_last_epochs(started, alpha: float, acc: tuple, half: float, diff: tuple) -> None:
+    row = started.summary(metrics=["acc", "logit_diff"]).set_index("alpha").loc[alpha]
+    assert (row["val/acc/mean"], row["val/acc/std"]) == exact(acc, abs=5e-5)
+    assert (row["val/logit_diff/mean"], row["val/logit_diff/std"]) == exact(diff, abs=5e-4)
+    assert (row["val/acc/high"] - row["val/acc/low"]) / 2 == exact(half, abs=5e-5)
+
+
+def test_its_other_scopes(started) -> None:
+    best = started.summary(metrics=["acc"], scope="best").set_index("alpha")
+    assert best["val/acc/mean"].tolist() == exact([0.9608, 0.9586, 0.9624], abs=5e-5)
+    assert best["val/acc/std"].tolist() == exact([0.0053, 0.0075, 0.0033], abs=5e-5)
+
+
+def test_its_published_table_is_the_pooled_one(started) -> None:
+    names = ("loss", "acc", "teacher_acc", "logit_diff")
+    table = started.summary(metrics=names, pooled=True).set_index("alpha")
+    for alpha, name, mean, sd in (
+        *((0, "loss", 1.481328, 0.585938), (0, "acc", 0.945359, 0.028460)),
+        *((0, "teacher_acc", 0.934641, 0.0), (1, "teacher_acc", 0.934641, 0.0)),
+        *((0, "logit_diff", 0.964709, 0.226756), (1, "loss", 0.225731, 0.090253)),
+        *((1, "acc", 0.941242, 0.058033), (1, "logit_diff", 1.337674, 0.274519)),
+    ):
+        row = table.loc[alpha]
+        assert row[f"val/{name}/mean"] == exact(mean, abs=5e-7)
+        assert row[f"val/{name}/std"] == exact(sd, abs=5e-7)
+        assert row[f"val/{name}/n"] == 4 * 25
+    # its row of 0.5 cannot be had: one of its files is short, and left out
+    assert table.loc[0.5, "val/loss/n"] == 3 * 25
+    # the ranking turns round: pooled over epochs it was the worst
+    assert table["val/acc/mean"].drop(0.5).idxmax() == 0
+    assert started.summary().set_index("alpha")["val/acc/mean"].idxmax() == 1
+
+
+def test_its_verdict_claims_no_difference(started) -> None:
+    # alpha = 1 is ahead by one image of 153, p = .13
+    assert started.verdict().startswith(
+        "No difference found: alpha = 0 against plain training: -0."
+    )
+    assert started.best() == started.configs.config_id[0]
+    assert started.name(started.best()) == "alpha = 1"

@@ -1,0 +1,260 @@
+"""kdtune.cache against one law: with it, without it and whatever befalls it, the numbers are equal.
+
+Builders that die (SIGKILL) or stand still (SIGSTOP) are real processes, started by spawn.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+
+import kdtune.streams.cache
+from kdtune.streams.cache import Cache, read
+
+KEY = {"data": "abc", "epoch": 3, "train_images": None}
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def make(number=0):
+    generator = torch.Generator().manual_seed(number)
+    values = torch.randn(16, 10, generator=generator)
+    return {"logits": values, "labels": torch.arange(16) + number, "count": torch.tensor(number)}
+
+
+def equal(a, b):
+    same = (torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+    return a.keys() == b.keys() and all(same)
+
+
+def get(cache, key=KEY, number=0, kind="logits"):
+    """The entry, and how often it was built for this call."""
+    built = []
+
+    def build(tick):
+        built.append(number)
+        tick(0, 1)
+        return make(number)
+
+    return cache.get(kind, key, "what", build), len(built)
+
+
+def entries(folder):
+    return sorted(folder.glob("*/*/*.safetensors"))
+
+
+def clean(folder):
+    return not [*folder.rglob("*.part"), *folder.glob("building/*")]
+
+
+def one_line(capsys):
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1 and not output.out
+    return output.err
+
+
+def test_a_hit_returns_equal_tensors_without_building(tmp_path):
+    cache = Cache(tmp_path)
+    assert get(cache)[1] == 1
+    for again in (cache, Cache(tmp_path)):
+        tensors, built = get(again, dict(reversed(KEY.items())), 5)
+        assert built == 0 and equal(tensors, make())
+    assert len(entries(tmp_path)) == 1 and clean(tmp_path)
+
+
+def test_another_key_or_kind_is_another_entry(tmp_path):
+    cache = Cache(tmp_path)
+    keys = [KEY, KEY | {"epoch": 4}, KEY | {"epoch": "3"}, KEY | {"more": 1}, {"data": "abc"}]
+    cases = [(KEY, "views"), *((key, "logits") for key in keys)]
+    for number, (key, kind) in enumerate(cases):
+        assert get(cache, key, number, kind)[1] == 1
+    for number, (key, kind) in enumerate(cases):
+        tensors, built = get(cache, key, 99, kind)
+        assert built == 0 and equal(tensors, make(number))
+
+
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.99])
+def test_a_damaged_entry_is_built_again(tmp_path, keep, filled):
+    get(Cache(tmp_path))
+    content = (file := entries(tmp_path)[0]).read_bytes()
+    kept = content[: int(keep * len(content))]
+    file.write_bytes(kept.ljust(len(content), b"\0") if filled else kept)  # a crash leaves either
+    tensors, built = get(Cache(tmp_path))
+    assert built == 1 and equal(tensors, make())
+
+
+def test_an_entry_of_another_key_is_built_again(tmp_path):
+    get(Cache(tmp_path / "other"), {"data": "foreign"}, 7)
+    get(Cache(tmp_path / "own"))
+    os.replace(*entries(tmp_path / "other"), *entries(tmp_path / "own"))
+    tensors, built = get(Cache(tmp_path / "own"))
+    assert built == 1 and equal(tensors, make())
+
+
+def test_no_flipped_bit_gives_a_wrong_number(tmp_path):
+    get(Cache(tmp_path))
+    (file,) = entries(tmp_path)
+    content, text = file.read_bytes(), safe_open(file, "pt").metadata()["key"]
+    assert equal(read(file, text), make())
+    for position, byte in enumerate(content):
+        flipped = bytes([byte ^ 1 << position % 8])
+        file.unlink()  # rather than write into a map that may be open
+        file.write_bytes(content[:position] + flipped + content[position + 1 :])
+        tensors = read(file, text)
+        assert tensors is None or equal(tensors, make()), position
+
+
+def test_a_change_in_place_stays_with_its_reader(tmp_path):
+    get(Cache(tmp_path))
+    mine, _ = get(Cache(tmp_path))
+    mine["logits"].fill_(7)
+    mine["labels"] += 1
+    tensors, built = get(Cache(tmp_path))
+    assert built == 0 and equal(tensors, make())
+    entries(tmp_path)[0].unlink()  # as eviction does
+    assert equal(tensors, make())
+
+
+@pytest.mark.parametrize("gigabytes", [0, 700e-9])
+def test_what_exceeds_the_limit_is_built_and_not_kept(tmp_path, capsys, gigabytes):
+    cache = Cache(tmp_path / "cache", gigabytes)
+    for _ in range(2):
+        tensors, built = get(cache)
+        assert built == 1 and equal(tensors, make())
+    assert not entries(cache.folder) and cache.folder.exists() == (gigabytes > 0)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("blocked", ["cache", "cache/logits", "cache/locks"])
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, capsys, blocked):
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("a file where a folder should be")
+    cache = Cache(tmp_path / "cache")
+    for _ in range(2):
+        tensors, built = get(cache)
+        assert built == 1 and equal(tensors, make())
+    assert str(cache.folder) in one_line(capsys)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left"), SafetensorError("os 28")])
+def test_a_full_disk_is_said_once_and_leaves_nothing(tmp_path, capsys, monkeypatch, fault):
+    def fill_up(tensors, file, metadata):
+        Path(file).write_bytes(b"half an ent")
+        raise fault
+
+    monkeypatch.setattr(kdtune.streams.cache, "save_file", fill_up)
+    cache = Cache(tmp_path)
+    for _ in range(2):
+        tensors, built = get(cache)
+        assert built == 1 and equal(tensors, make())
+    assert not entries(tmp_path) and clean(tmp_path)
+    assert str(fault) in one_line(capsys)
+
+
+def test_eviction_takes_the_least_recently_used(tmp_path):
+    cache = Cache(tmp_path, gigabytes=2500e-9)  # two entries of 776 bytes with their headers
+    files = []
+    for number in range(6):
+        for age, file in enumerate(filter(Path.exists, reversed(files))):
+            os.utime(file, (1e9 - age, 1e9 - age))  # as if written long ago, one after the other
+        if number == 2:
+            assert get(cache, {"n": 0})[1] == 0  # used: so 1 goes first
+        get(cache, {"n": number}, number)
+        files += set(entries(tmp_path)) - set(files)
+        assert len(files) == number + 1 and files[-1].exists()
+        assert sum(file.stat().st_size for file in entries(tmp_path)) <= cache.limit
+        assert number != 2 or (files[0].exists() and not files[1].exists())
+    assert len(entries(tmp_path)) == 2
+
+
+def work(folder):
+    """A process that needs the entry; its build goes on, ticking, while the file hold exists."""
+    kdtune.streams.cache.BEAT_SECONDS = 0.1
+
+    def build(tick):
+        (folder / f"built-{os.getpid()}").touch()
+        while (folder / "hold").exists():
+            tick(0, 1)
+            time.sleep(0.02)
+        return make()
+
+    (folder / f"ready-{os.getpid()}").touch()
+    assert equal(Cache(folder / "c").get("logits", KEY, "what", build), make())
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(n): n processes of which one is building; ended with the test."""
+    processes = []
+
+    def begin(count):
+        (tmp_path / "hold").touch()
+        processes.extend(SPAWN.Process(target=work, args=(tmp_path,)) for _ in range(count))
+        for process in processes:
+            process.start()
+        while len([*tmp_path.glob("ready-*"), *tmp_path.glob("built-*")]) < count + 1:
+            assert all(process.is_alive() for process in processes)
+            time.sleep(0.02)
+        return processes
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_two_processes_build_an_entry_once(tmp_path, start):
+    processes = start(2)
+    time.sleep(0.3)
+    (tmp_path / "hold").unlink()
+    assert [process.join() or process.exitcode for process in processes] == [0, 0]
+    assert len(list(tmp_path.glob("built-*"))) == 1
+    assert get(Cache(tmp_path / "c"))[1] == 0 and clean(tmp_path)
+
+
+def test_a_builder_that_ticks_is_waited_for(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "STUCK_SECONDS", 1.5)
+    start(1)
+    threading.Timer(3.0, (tmp_path / "hold").unlink).start()
+    tensors, built = get(Cache(tmp_path / "c"))
+    assert built == 0 and equal(tensors, make()) and clean(tmp_path)
+
+
+def test_a_killed_builder_is_replaced_by_who_waits(tmp_path, start):
+    (process,) = start(1)
+    threading.Timer(1.0, process.kill).start()
+    tensors, built = get(Cache(tmp_path / "c"))
+    process.join(0.5)  # if it had not waited, the builder would live on
+    assert process.exitcode == -signal.SIGKILL and (tmp_path / "hold").exists()
+    assert built == 1 and equal(tensors, make())
+    assert get(Cache(tmp_path / "c"))[1] == 0 and clean(tmp_path)
+
+
+def test_who_waits_goes_on_without_a_builder_that_stands_still(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "STUCK_SECONDS", 1.0)
+    (process,) = start(1)
+    os.kill(process.pid, signal.SIGSTOP)
+    tensors, built = get(Cache(tmp_path / "c"))
+    assert built == 1 and equal(tensors, make())
+    (tmp_path / "hold").unlink()
+    os.kill(process.pid, signal.SIGCONT)
+    process.join()
+    assert process.exitcode == 0 and clean(tmp_path)
+    assert get(Cache(tmp_path / "c"))[1] == 0
+
+
+def test_eviction_leaves_the_users_own_files_alone(tmp_path):
+    own = tmp_path / "train" / "ants" / "holiday.jpg"
+    for file in (own, tmp_path / "views" / "of" / "rome.jpg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 10_000)
+    cache = Cache(tmp_path, gigabytes=2500e-9)
+    for number in range(6):
+        get(cache, {"n": number}, number)
+    assert own.exists() and (tmp_path / "views" / "of" / "rome.jpg").exists()

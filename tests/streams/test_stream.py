@@ -1,0 +1,226 @@
+"""A run over the stream against the plain loop of reference.py, and the parts of the chunks' keys.
+
+Weights must agree to a relative 1e-6 and metrics must be equal: the promise of the stream is that
+it changes nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from reference import Means, plain_loop
+from torch import Tensor
+
+import kdtune.data.views
+from kdtune.config.run import Run
+from kdtune.data.dataset import Data
+from kdtune.data.sources import load_data
+from kdtune.models.classifier import Classifier
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+from kdtune.training.loop import train
+from kdtune.training.metrics import Epoch
+from kdtune.training.run import make_student
+from kdtune.training.teacher import load_teacher
+
+CPU = torch.device("cpu")
+KINDS = {
+    "all, kl": {},
+    "all, mse": {"loss": "mse", "schedule": "step", "optimizer": "sgd", "lr_step_size": 2},
+    "all, alpha 0": {"alpha": 0.0},
+    "all, dropout": {"student": "factories:dropout_student"},
+    "all, batch norm eval": {"batch_norm": "eval"},
+    "head, batch norm train": {"trainable": "head"},
+    "head, batch norm train, mse": {"trainable": "head", "loss": "mse"},
+    "head, batch norm eval": {"trainable": "head", "batch_norm": "eval"},
+    "head, dropout": {"trainable": "head", "student": "factories:dropout_student"},
+    "all, resized crop": {"augment": "resized-crop", "image_size": 20},
+    "all, all images": {"train_images": None, "epochs": 1, "batch_size": 300},
+}
+
+
+def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifier, Epoch]:
+    """The student and its last epoch, trained over the stream."""
+    student = make_student(run).place(CPU, run.precision)
+    model = load_teacher(run, teacher).place(CPU, run.precision)
+    stream = Stream(run, load_data(run.data), student, model, resources)
+    *_, last = train(run, student, stream)
+    return student, last
+
+
+def assert_same(student: Classifier, last: Epoch, reference: Classifier, means: Means) -> None:
+    ours, theirs = student.net.state_dict(), reference.net.state_dict()
+    for key in theirs:
+        scale = theirs[key].abs().max().clamp(min=1e-3)
+        assert (ours[key] - theirs[key]).abs().max() <= 1e-6 * scale, key
+    val = last.splits["val"]
+    for name, value in means.items():
+        exact = name in ("acc", "teacher_acc", "agreement")
+        assert val[name] == (value if exact else pytest.approx(value, rel=1e-5)), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_loop(kind: str, tiny: Run, teacher_folder: Path, tmp_path: Path) -> None:
+    run = replace(tiny, **KINDS[kind])
+    *_, (reference, means) = plain_loop(run, teacher_folder)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    for _ in ("built", "read"):
+        student, last = over_stream(run, teacher_folder, resources)
+        assert_same(student, last, reference, means)
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_loader_workers_change_nothing(trainable: str, tiny: Run, teacher_folder: Path) -> None:
+    run = replace(tiny, trainable=trainable, epochs=2)
+    *_, (reference, means) = plain_loop(run, teacher_folder, workers=2)
+    student, last = over_stream(run, teacher_folder, Resources(loader_workers=2))
+    assert_same(student, last, reference, means)
+
+
+@pytest.mark.parametrize("gigabytes", [0, 1])
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
+    trainable: str,
+    gigabytes: int,
+    tiny: Run,
+    teacher_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = replace(tiny, trainable=trainable)
+    *_, (reference, means) = plain_loop(run, teacher_folder)
+    monkeypatch.setattr("kdtune.streams.chunks.PIECE_BYTES", 1)  # one inference batch
+    made: list[Tensor] = []
+    centre = kdtune.data.views.centre
+    monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
+    student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
+    assert_same(student, last, reference, means)
+    val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
+    times = 1 if gigabytes else run.epochs  # without a cache val is made anew in every epoch
+    assert sum(map(len, made)) == run.epochs * 75 + times * val + test
+    pieces = {"all": 3 * 3 + 16 + 32, "head": 16 + 32}[trainable] if gigabytes else 0
+    assert len(list(tmp_path.glob("views/*/*"))) == pieces
+
+
+def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:
+    run = replace(tiny, alpha=1.0)
+    with_teacher, _ = over_stream(run, teacher_folder, Resources())
+    alone = make_student(run).place(CPU, run.precision)
+    *_, last = train(run, alone, Stream(run, load_data(run.data), alone, None, Resources()))
+    assert last.splits["val"]["teacher_acc"] is None
+    for key, value in alone.net.state_dict().items():
+        assert torch.equal(value, with_teacher.net.state_dict()[key]), key
+
+
+def chunks(folder: Path) -> set[tuple[str, str]]:
+    return {(p.parent.parent.name, p.name) for p in (folder / "cache").glob("*/*/*.safetensors")}
+
+
+def test_a_second_configuration_builds_nothing(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    over_stream(tiny, teacher_folder, resources)
+    before = chunks(tmp_path)
+    assert sum(kind == "logits" for kind, _ in before) == tiny.epochs + 2  # train; val and test
+    for change in ({"alpha": 0.1}, {"temperature": 1.0}, {"lr": 0.1}, {"loss": "mse"}):
+        over_stream(replace(tiny, **change), teacher_folder, resources)
+    over_stream(replace(tiny, batch_size=20, optimizer="sgd"), teacher_folder, resources)
+    assert chunks(tmp_path) == before
+
+
+CHANGES: dict[str, Callable[[Run], Run]] = {
+    "seed": lambda run: replace(run, seed=1),
+    "repeat": lambda run: replace(run, repeat=1),
+    "subset": lambda run: replace(run, train_images=70),
+    "transform": lambda run: replace(run, augment="none"),
+    "image size": lambda run: replace(run, image_size=24),
+    "precision": lambda run: replace(run, precision="bf16"),
+    "teacher": lambda run: replace(run, teacher="factories:dropout_student", teacher_epochs=0),
+    "student": lambda run: replace(run, student="factories:dropout_student"),
+    "batch size under batch norm": lambda run: replace(run, batch_size=15),
+    "batch norm mode": lambda run: replace(run, batch_norm="eval"),
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_each_part_of_the_key_makes_another_chunk(
+    part: str, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, trainable="head", epochs=1)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    over_stream(run, teacher_folder, resources)
+    before = chunks(tmp_path)
+    over_stream(CHANGES[part](run), teacher_folder, resources)
+    assert chunks(tmp_path) > before
+
+
+def test_the_key_holds_data_threads_weights_and_versions(
+    tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = load_data("fashion"), Cache(tmp_path / "cache", 1)
+    teacher = load_teacher(tiny, teacher_folder)
+
+    def fresh(data: Data = data) -> int:
+        before = len(chunks(tmp_path))
+        stream = Stream(tiny, data, make_student(tiny), teacher, Resources(cache=cache))
+        list(stream.train(0))
+        return len(chunks(tmp_path)) - before
+
+    assert fresh() == 2  # views and logits
+    assert fresh() == 0
+    assert fresh(replace(data, fingerprint="0" * 16)) == 2
+    with torch.no_grad():
+        teacher.head.bias += 1e-3
+    assert fresh() == 1
+    torch.set_num_threads(2)
+    assert fresh() == 1
+    monkeypatch.setattr("torch.__version__", "9.9")
+    assert fresh() == 1
+    monkeypatch.setattr("torchvision.__version__", "9.9")
+    assert fresh() == 2
+
+
+def test_evicted_chunks_of_drifting_features_are_built_again(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, trainable="head")
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    first, _ = over_stream(run, teacher_folder, resources)
+    for file in sorted((tmp_path / "cache" / "features").glob("*/*"))[::2]:
+        file.unlink()
+    again, _ = over_stream(run, teacher_folder, resources)
+    for key, value in first.net.state_dict().items():
+        assert torch.equal(value, again.net.state_dict()[key]), key
+
+
+def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
+    run = replace(tiny, epochs=8)
+    accuracies = [
+        over_stream(replace(run, precision=precision), teacher_folder, Resources())[1]
+        for precision in ("fp32", "bf16")
+    ]
+    fp32, bf16 = (epoch.splits["val"]["acc"] for epoch in accuracies)
+    assert bf16 == pytest.approx(fp32, abs=0.1)
+
+
+def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_folder: Path) -> None:
+    teacher = load_teacher(tiny, teacher_folder)
+    stream = Stream(tiny, load_data("fashion"), make_student(tiny), teacher, Resources())
+    for batch in stream.train(1):
+        with torch.no_grad():
+            assert torch.allclose(teacher(batch.views), batch.teacher, atol=1e-5)
+
+
+def test_val_features_of_another_subset_are_not_shared(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run, resources = replace(tiny, trainable="head"), Resources(cache=Cache(tmp_path / "cache", 1))
+    over_stream(run, teacher_folder, resources)
+    other = replace(run, train_images=65)
+    _, cached = over_stream(other, teacher_folder, resources)
+    _, alone = over_stream(other, teacher_folder, Resources())
+    assert cached.splits == alone.splits

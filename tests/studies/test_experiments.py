@@ -1,0 +1,89 @@
+"""Every shipped experiment loads, and states the published study's numbers."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import speed
+
+from kdtune.config.cli import parse
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+
+STUDIES = ["hymenoptera.py", "hymenoptera_lite.py"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_it_is_the_starting_repositorys_study(name: str) -> None:
+    study = parse("search", [str(FOLDER / name), "--data", "photos"])
+    run = study.run
+    assert [r.alpha for r in study.runs()] == [0, 0.5, 1] and study.repeats == 4
+    assert (run.epochs, run.batch_size, run.loss) == (25, 32, "mse")
+    assert (run.optimizer, run.lr, run.momentum) == ("sgd", 1e-3, 0.9)
+    assert (run.schedule, run.lr_step_size, run.lr_gamma) == ("step", 7, 0.1)
+    assert (run.trainable, run.batch_norm, run.teacher_epochs) == ("head", "train", 25)
+    assert run.augmentation == "resized-crop"
+    assert study.name == name.removesuffix(".py").replace("_", "-")
+
+
+def test_without_the_internet_the_original_says_what_would_do(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    make_photos(photos)
+    command = [sys.executable, "-m", "kdtune.search", str(FOLDER / "hymenoptera.py")]
+    flags = ["--data", str(photos), "--out", str(tmp_path / "runs"), "--gpus", "0"]
+    environment = {"TORCH_HOME": str(tmp_path), "no_proxy": "", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [*command, *flags],
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, **environment},
+        check=False,
+    )
+    assert done.returncode == 2
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "cannot be downloaded" in sentence and "--teacher-weights" in sentence
+    assert not (tmp_path / "runs" / "hymenoptera").exists()
+
+
+def test_the_benchmarks_limit_by_hand() -> None:
+    parts = {"view": 1.0, "teacher": 2.0, "eval pass": 3.0, "train pass": 4.0}
+    frozen = speed.Row("head", 3, 4, "fp32", None, images=10, epochs=2, pairs=1)
+    # 8 streams of 10 (1 + 2 + 4) + 5 x 3, and the teacher over val once
+    assert speed.limit(frozen, 10, 5, parts) == 8 * (70 + 15) + 10
+    whole = replace(frozen, trainable="all")
+    # the teacher's part 8 times, the students' own 3 x 8 times
+    assert speed.limit(whole, 10, 5, parts) == 8 * 30 + 10 + 24 * (40 + 15)
+
+
+def test_the_benchmarks_table_has_medians_and_all_pairs() -> None:
+    row = speed.Row("head", 3, 4, "fp32", 4.3, images=32, epochs=2, pairs=3)
+    parts = {name: [0.1] for name in ("view", "teacher", "eval pass", "train pass")}
+    pairs = [
+        {
+            "plain": {"wall": wall, "cpu": 2.0},
+            "ours": {"wall": 12.0, "cpu": 4.0},
+            "parts": parts,
+            "train": 32,
+            "val": 20,
+        }
+        for wall in (5.0, 9.0, 6.0)
+    ]
+    # limit: 8 streams of 32 x 0.3 + 20 x 0.1, and 20 x 0.1 = 94.8 s
+    cells = ["6.0 × 12 = 72", "12.0", "**6.0** (5.0–9.0)", "6.0", "4.3", "0.8", "790 %", "3"]
+    assert speed.line(row, pairs) == f"| {row.name} | {' | '.join(cells)} |"
+
+
+def make_photos(folder: Path) -> None:
+    """Two classes of a few noise images each."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        for label in ("ants", "bees"):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{i}.jpg")
