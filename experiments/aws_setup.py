@@ -120,8 +120,8 @@ def _make_group(address: str) -> str:
     within = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
     ssh: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
     ssh |= {"IpRanges": [{"CidrIp": address}]}
-    old = [rule for rule in rules if rule["IpProtocol"] == "tcp"]
-    if [rule["IpRanges"] for rule in old] == [ssh["IpRanges"]]:
+    old = [criterion for criterion in rules if criterion["IpProtocol"] == "tcp"]
+    if [criterion["IpRanges"] for criterion in old] == [ssh["IpRanges"]]:
         return group
     if old:
         ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=old)

@@ -190,14 +190,14 @@ def planned(replay: Replay, **changes: object) -> Outcome:
         plan.take(start_of(run))
         for line in rest_of(run, plan, curve):
             plan.take(line)
-    plain, distilled = finalists(plan.known)
-    row, epochs = STUDY.rows[distilled.run.config_id], plan.known.spent.epochs
-    final = final_differences(plan.known)
+    plain, distilled = finalists(plan.ledger)
+    row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.spent.epochs
+    final = final_differences(plan.ledger)
     if study.until_decided:
-        return Outcome(row, math.nan, epochs, is_decided(plan.known) and float(np.mean(final)) > 0)
+        return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:
         scores = np.full((len(STUDY.cube), study.repeats), math.nan)
-        for tried in plan.known.tried.values():
+        for tried in plan.ledger.tried.values():
             for repeat, score in tried.scores.items():
                 scores[STUDY.rows[tried.run.config_id], repeat] = score
         return by_means(scores, epochs)

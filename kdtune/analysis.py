@@ -12,7 +12,7 @@ import sys
 
 from kdtune.config.reading import Reading
 from kdtune.results.comparison import (
-    Rule,
+    Criterion,
     check_baseline,
     parse_baseline,
 )
@@ -22,12 +22,12 @@ from kdtune.results.tables import format_table
 
 def main(flags: Reading) -> int:
     """Print what the command line asks for."""
-    rule = Rule(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)
-    check_baseline(rule, results.study)
+    check_baseline(criterion, results.study)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
-        print(results.text(flags.by, columns, rule))
+        print(results.text(flags.by, columns, criterion))
     else:
         table = results.summary(flags.by, columns, flags.scope, flags.pooled)
         print(format_table(table, flags.format))

@@ -13,18 +13,18 @@ from pathlib import Path
 from kdtune.config.errors import InputError
 from kdtune.config.reading import Reporting
 from kdtune.reporting.build import write
-from kdtune.results.comparison import Rule, check_baseline, parse_baseline
+from kdtune.results.comparison import Criterion, check_baseline, parse_baseline
 from kdtune.results.study_results import load
 
 
 def main(flags: Reporting) -> int:
     """Write the report and say where it is."""
-    rule = Rule(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     if flags.out is None and "://" in flags.run:
         raise InputError(f"out must be given for {flags.run}; --out FOLDER")
     if "://" in (flags.out or ""):
         raise InputError(f"out must be a folder of this machine, but got out={flags.out}")
     results = load(flags.run)
-    check_baseline(rule, results.study)
-    print(write(results, rule, Path(flags.out or flags.run)))
+    check_baseline(criterion, results.study)
+    print(write(results, criterion, Path(flags.out or flags.run)))
     return 0

@@ -17,12 +17,14 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, str(Path(HERE).parent / "experiments"))
 sys.path.insert(0, HERE)  # reference.py, factories.py; also for Ray's workers and subprocesses:
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
-os.environ.setdefault("RAY_enable_metrics_collection", "0")  # why: kdtune.raytune.session.ray_of
+os.environ.setdefault(
+    "RAY_enable_metrics_collection", "0"
+)  # why: kdtune.raytune.session.ray_session
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Exactness is claimed at equal thread counts, and two spin over tiny tensors."""
+    """Exactness is hold_lease at equal thread counts, and two spin over tiny tensors."""
     torch.set_num_threads(1)
 
 

@@ -110,7 +110,7 @@ MUTANTS = {
     ),
     "the first plain training is the baseline": Mutant(
         "results/comparison.py",
-        "best_of(values[plain], rule.sign)",
+        "best_of(values[plain], criterion.sign)",
         "plain[0]",
         "results/comparison",
     ),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
-from kdtune.config.files import none_of
+from kdtune.config.files import describe_missing
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.reading import docs, read
 from kdtune.config.run import Run
@@ -135,7 +135,9 @@ def _experiment(file: Path) -> Study:
     if not file.is_file() or file.suffix != ".py":
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
-        raise InputError(f"an experiment must be a Python file (.py), but {none_of(file)}{hint}")
+        raise InputError(
+            f"an experiment must be a Python file (.py), but {describe_missing(file)}{hint}"
+        )
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
     if not isinstance(study, Study):

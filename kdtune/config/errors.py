@@ -1,5 +1,23 @@
-"""Errors that the user can mend."""
+"""Exceptions whose message is one sentence for the user; a traceback is for bugs."""
 
 
-class InputError(ValueError):
-    """What the user gave cannot work. The message is one sentence: the value, and what would do."""
+class UserError(Exception):
+    """An error that the user can act on: a command prints its message, not its traceback."""
+
+
+class InputError(UserError, ValueError):
+    """What the user gave cannot work. The message names the value and what would do."""
+
+
+class LeaseLostError(UserError):
+    """Another driver has taken over the study on its object store; this one must not write."""
+
+
+class NodeMismatchError(UserError):
+    """A machine of the cluster cannot run the study's trials, or differs from the driver's."""
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Return the first line of an error's message, at most `length` characters of it."""
+    text = str(error).strip() or repr(error)
+    return text.splitlines()[0][:length]

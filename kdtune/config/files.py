@@ -1,42 +1,37 @@
-"""Files, whole or not at all, and what to say of those that are not there."""
+"""Names of a study's files, atomic writes, the cache folder."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-@contextmanager
-def written_aside(file: Path) -> Iterator[Path]:
-    """A path to write to, renamed to the file at the end: a reader sees the old one or the new.
-
-    Where the writing fails, nothing is left of it.
-    """
-    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        yield aside
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def none_of(path: Path) -> str:
-    """That a path is not what it should be, in words: of another kind, or not there."""
-    return f"{path} is none" if path.exists() else f"there is no {path}"
-
-
 STUDY = "study.json"
-
-
+PROVENANCE = "provenance.json"
+PREDICTIONS = "predictions.parquet"
 LOCK = ".lock"
 
 
-PREDICTIONS = "predictions.parquet"
+@contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Yield a temporary path; at the end rename it to the file.
+
+    Readers see the old file or the whole new one. If the writing fails, nothing is left of it.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-PROVENANCE = "provenance.json"
+def describe_missing(path: Path) -> str:
+    """Return why a path is not usable: it does not exist, or is of another kind."""
+    return f"{path} is not one" if path.exists() else f"{path} does not exist"
 
 
-def default_folder() -> Path:
-    """The folder kdtune in the user's cache folder (XDG)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdtune"
+def cache_folder() -> Path:
+    """Return kdtune's folder in the user's cache folder (XDG_CACHE_HOME on Linux)."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("kdtune")

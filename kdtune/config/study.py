@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtune.config.errors import InputError as InputError
+from kdtune.config.files import cache_folder
 from kdtune.config.hyperparameters import DECIDING, Range, Values, covers
 from kdtune.config.hyperparameters import HYPERPARAMETERS as HYPERPARAMETERS
 from kdtune.config.hyperparameters import Config as Config
@@ -207,8 +207,7 @@ class Study:
         if self.uri is None:
             return Path(self.out).expanduser() / self.name
         digest = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        return caches / "kdtune" / "studies" / digest / self.name
+        return cache_folder() / "studies" / digest / self.name
 
     def absolute(self) -> "Study":
         """The same study with absolute paths, since a trial runs in another folder."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import default_folder, written_aside
+from kdtune.config.files import atomic_write, cache_folder
 from kdtune.data.dataset import Data, Split, decode
 
 
@@ -98,13 +98,13 @@ def _content(file: Path) -> bytes:
 
 def _note(name: str) -> Path:
     """The file that remembers what is costly to find out about a folder of images."""
-    return default_folder() / "data" / name
+    return cache_folder() / "data" / name
 
 
 def _remember(note: Path, text: str) -> None:
     with suppress(OSError):  # a home that cannot be written: found out again next time
         note.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(note) as aside:
+        with atomic_write(note) as aside:
             aside.write_text(text)
 
 

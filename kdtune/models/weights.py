@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import none_of, written_aside
+from kdtune.config.files import atomic_write, describe_missing
 
 StateDict = Mapping[str, Tensor]
 DO = "save it with torch.save(model.state_dict(), ...) or as .safetensors"
@@ -26,7 +26,9 @@ def load_weights(name: str, weights: str) -> StateDict:
         return _default_weights(name)
     file = Path(weights).expanduser()
     if not file.is_file():
-        raise InputError(f'weights must be "default", "none" or a file, but {none_of(file)}')
+        raise InputError(
+            f'weights must be "default", "none" or a file, but {describe_missing(file)}'
+        )
     if file.suffix == ".safetensors":
         check_whole(file)
         return load_file(file)
@@ -87,7 +89,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
 def save_weights(net: nn.Module, file: Path) -> None:
     """Write the network's state dict as safetensors, aside and renamed."""
     state = net.state_dict()
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         save_file({name: value.cpu().contiguous() for name, value in state.items()}, aside)
 
 

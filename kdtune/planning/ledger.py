@@ -37,7 +37,7 @@ def phase_of(repeat: int) -> Phase:
 
 
 @dataclass
-class Tried:
+class ConfigState:
     """A configuration and what came of its runs."""
 
     run: Run
@@ -68,7 +68,7 @@ class Tried:
 
 
 @dataclass
-class Spent:
+class Cost:
     """What a study has cost."""
 
     runs: int = 0
@@ -91,14 +91,14 @@ class Ledger:
 
     def __init__(self, study: Study):
         self.study = study
-        self.tried: dict[str, Tried] = {}
-        self.spent = Spent()
+        self.tried: dict[str, ConfigState] = {}
+        self.spent = Cost()
         self.running: dict[str, Run] = {}
         self.failed: dict[str, Run] = {}
         """What failed and may go better once mended; what diverged would diverge again."""
         self.rungs: dict[tuple[bool, int, int], dict[str, float]] = {}
         """By side (is it plain), planned epochs and epochs done: scores of the first repeat."""
-        self.by_number: list[Tried] = []
+        self.by_number: list[ConfigState] = []
         self._table: Table = np.full((16, study.repeats), math.nan)
         self._is_plain = np.zeros(16, dtype=bool)
         self._epochs: dict[str, int] = {}
@@ -129,10 +129,10 @@ class Ledger:
         """Which rows of the table are plain training."""
         return self._is_plain[: len(self.tried)]
 
-    def add(self, run: Run) -> Tried:
+    def add(self, run: Run) -> ConfigState:
         """A configuration that is to be tried."""
         run = replace(run, repeat=0)
-        tried = self.tried[run.config_id] = Tried(run, len(self.tried))
+        tried = self.tried[run.config_id] = ConfigState(run, len(self.tried))
         if tried.number >= len(self._table):
             self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
             self._is_plain = np.concatenate([self._is_plain, np.zeros_like(self._is_plain)])
@@ -158,7 +158,7 @@ class Ledger:
             rung = (run.alpha == 1, run.epochs, line["epoch"] + 1)
             self.rungs.setdefault(rung, {})[run.config_id] = line[SCORE]
 
-    def _end(self, tried: Tried, repeat: int, status: str, error: str | None) -> None:
+    def _end(self, tried: ConfigState, repeat: int, status: str, error: str | None) -> None:
         run = replace(tried.run, repeat=repeat)
         tried.status[repeat] = status
         self.running.pop(run.trial_id, None)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
 from kdtune.config.study import Study
-from kdtune.planning.ledger import Ledger, Tried, phase_of
+from kdtune.planning.ledger import ConfigState, Ledger, phase_of
 from kdtune.planning.proposals import distribution
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import Line
@@ -48,7 +48,7 @@ def export(study: Study, lines: list[Line]) -> Path:
     return aside.replace(file)
 
 
-def _trial(study: Study, tried: Tried, times: list[float]) -> FrozenTrial:
+def _trial(study: Study, tried: ConfigState, times: list[float]) -> FrozenTrial:
     scores = [score for repeat, score in tried.scores.items() if phase_of(repeat) == "search"]
     interval = mean_interval(scores)
     sd = interval.sd if interval.n > 1 else None
@@ -72,7 +72,7 @@ def _trial(study: Study, tried: Tried, times: list[float]) -> FrozenTrial:
     )
 
 
-def _distributions(study: Study, tried: Tried) -> Iterator[tuple[str, BaseDistribution]]:
+def _distributions(study: Study, tried: ConfigState) -> Iterator[tuple[str, BaseDistribution]]:
     """What each hyperparameter with an effect was drawn from; alpha always, since plain has 1."""
     for name in HYPERPARAMETERS:
         values: Values = study.values(name)

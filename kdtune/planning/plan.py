@@ -15,8 +15,8 @@ import numpy as np
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import FIRST, SCORE, Ledger, Phase, Tried, phase_of
-from kdtune.planning.proposals import Proposer
+from kdtune.planning.ledger import FIRST, SCORE, ConfigState, Ledger, Phase, phase_of
+from kdtune.planning.proposals import ConfigSampler
 from kdtune.planning.standing import finalists, in_question, is_decided, to_confirm
 from kdtune.planning.warm_start import best_of_other
 from kdtune.statistics.early_stopping import behind, rungs
@@ -36,48 +36,50 @@ class Plan:
 
     def __init__(self, study: Study, lines: Iterable[Mapping[str, Any]] = (), width: int = 1):
         self.study, self.width = study, width
-        self.known = Ledger(study)
+        self.ledger = Ledger(study)
         self.stopped: set[str] = set()
         """Trials in flight that were told to stop; their ends are written as pruned."""
         self._again: dict[str, Run] = {}
         self._heap: list[tuple[int, int, int, str]] = []
-        self._promoted: deque[tuple[int, float, Tried]] | None = None
-        self._proposer = Proposer(study, best_of_other(study)) if study.search != "grid" else None
+        self._promoted: deque[tuple[int, float, ConfigState]] | None = None
+        self._proposer = (
+            ConfigSampler(study, best_of_other(study)) if study.search != "grid" else None
+        )
         self._exhausted = False
         for run in study.runs():
             self._add(run)
         for line in lines:
             self.take(line)
         self.restart()
-        self._again |= self.known.failed
+        self._again |= self.ledger.failed
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Learn from a line of the records."""
-        before = len(self.known.tried)
-        self.known.take(line)
-        if len(self.known.tried) > before:
-            self._line_up(self.known.tried[line["config_id"]])
+        before = len(self.ledger.tried)
+        self.ledger.take(line)
+        if len(self.ledger.tried) > before:
+            self._line_up(self.ledger.tried[line["config_id"]])
         if line["kind"] == "start":
             self._again.pop(line["trial_id"], None)
-        elif line["kind"] == "end" and line["config_id"] in self.known.tried:
+        elif line["kind"] == "end" and line["config_id"] in self.ledger.tried:
             self._promoted = None
-            self._after(self.known.tried[line["config_id"]], line["repeat"])
+            self._after(self.ledger.tried[line["config_id"]], line["repeat"])
 
     def restart(self) -> None:
         """No run is in flight any more; those that were go first."""
-        self._again |= self.known.running
-        self.known.running = {}
+        self._again |= self.ledger.running
+        self.ledger.running = {}
 
     def give_back(self, run: Run) -> None:
         """A run that was in flight is not, and has not ended: it goes next."""
-        self.known.running.pop(run.trial_id, None)
+        self.ledger.running.pop(run.trial_id, None)
         self._again[run.trial_id] = run
 
     def next(self) -> Run | None:
         """The next run. None: wait for those in flight, or, where there are none, the end."""
         run = self._choose()
         if run is not None:
-            self.known.start(run)
+            self.ledger.start(run)
             self._again.pop(run.trial_id, None)
             if self._promoted and self._promoted[0][2].run.config_id == run.config_id:
                 self._promoted.popleft()
@@ -86,31 +88,31 @@ class Plan:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return not self.known.running and self._choose() is None
+        return not self.ledger.running and self._choose() is None
 
     @property
     def runs_left(self) -> int | None:
         """Runs still to do; None where that depends on what comes of them."""
         if self.study.policy == "race" or self.study.stop_early or self.study.until_decided:
             return None
-        count = len(self.known.tried)
+        count = len(self.ledger.tried)
         if self._proposer is not None and not self._exhausted:
             count = max(count, self.study.samples)
-        tried = self.known.tried.values()
+        tried = self.ledger.tried.values()
         ended = sum(s != "running" for t in tried for s in t.status.values())
-        return count * self.study.repeats - ended + len(self.known.failed)
+        return count * self.study.repeats - ended + len(self.ledger.failed)
 
     def _add(self, run: Run) -> None:
         """A configuration joins the study."""
-        self._line_up(self.known.add(run))
+        self._line_up(self.ledger.add(run))
 
-    def _line_up(self, tried: Tried) -> None:
+    def _line_up(self, tried: ConfigState) -> None:
         if self._proposer is not None:
             self._proposer.add(tried.run)
         first_only = self.study.policy == "race" or self.study.stop_early
         self._push(tried, range(1 if first_only else self.study.repeats))
 
-    def _push(self, tried: Tried, repeats: Iterable[int]) -> None:
+    def _push(self, tried: ConfigState, repeats: Iterable[int]) -> None:
         """Put runs in line: blocks of repeats that can run at once, configurations inside.
 
         So a half-done study has the same repeats of every configuration, and trials at the same
@@ -122,7 +124,7 @@ class Plan:
             item = (block, tried.number, repeat, tried.run.config_id)
             heapq.heappush(self._heap, item)
 
-    def _after(self, tried: Tried, repeat: int) -> None:
+    def _after(self, tried: ConfigState, repeat: int) -> None:
         """A run has ended: more of its configuration may follow, and the proposer learns."""
         if repeat == 0 and self.study.policy == "all" and self.study.stop_early and not tried.out:
             self._push(tried, range(1, self.study.repeats))
@@ -143,9 +145,9 @@ class Plan:
         """The next run, as a function of what is known."""
         if self._again:
             return next(iter(self._again.values()))
-        if self.study.until_decided and self.known.spent.reaches(self.study.budget):
+        if self.study.until_decided and self.ledger.spent.reaches(self.study.budget):
             return None
-        in_flight = {phase_of(run.repeat) for run in self.known.running.values()}
+        in_flight = {phase_of(run.repeat) for run in self.ledger.running.values()}
         stages = {"search": self._of_search, "confirm": self._of_confirmation}
         for phase, of_phase in stages.items():
             run = of_phase()
@@ -159,7 +161,7 @@ class Plan:
         while True:
             while self._heap:
                 *_, repeat, config_id = self._heap[0]
-                tried = self.known.tried[config_id]
+                tried = self.ledger.tried[config_id]
                 stopped = tried.out and self.study.stop_early
                 if repeat not in tried.status and not stopped:
                     return replace(tried.run, repeat=repeat)
@@ -176,10 +178,14 @@ class Plan:
 
     def _propose(self) -> bool:
         """Propose one more configuration, of "random" all, unless there are enough."""
-        if self._proposer is None or self._exhausted or len(self.known.tried) >= self.study.samples:
+        if (
+            self._proposer is None
+            or self._exhausted
+            or len(self.ledger.tried) >= self.study.samples
+        ):
             return False
-        while len(self.known.tried) < self.study.samples:
-            run = self._proposer.propose(len(self.known.tried))
+        while len(self.ledger.tried) < self.study.samples:
+            run = self._proposer.propose(len(self.ledger.tried))
             if run is None:
                 self._exhausted = True
                 break
@@ -188,15 +194,15 @@ class Plan:
                 break
         return True
 
-    def _promotions(self) -> deque[tuple[int, float, Tried]]:
+    def _promotions(self) -> deque[tuple[int, float, ConfigState]]:
         """The next repeats of configurations in question that have no run in flight.
 
         Those with the fewest repeats first, of these the best; the best of plain training keeps up
         with the best that is distilled. One repeat each, or as many as it takes to fill the
         machine: a round of a race cannot be shorter than a run.
         """
-        chosen: list[Tried] = []
-        sides = in_question(self.known)
+        chosen: list[ConfigState] = []
+        sides = in_question(self.ledger)
         for tried in sides.values():
             if len(tried) > max(1, self.study.confirm):
                 chosen += tried
@@ -214,18 +220,18 @@ class Plan:
         return deque(sorted(runs, key=lambda item: item[:2]))
 
     def _of_confirmation(self) -> Run | None:
-        return self._missing(to_confirm(self.known), "confirm", -(-self.study.repeats // 2))
+        return self._missing(to_confirm(self.ledger), "confirm", -(-self.study.repeats // 2))
 
     def _of_final(self) -> Run | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
-        both = finalists(self.known)
+        both = finalists(self.ledger)
         if self.study.until_decided and len(both) == 2:
-            return None if is_decided(self.known) else self._missing(both, "final", MOST)
+            return None if is_decided(self.ledger) else self._missing(both, "final", MOST)
         return self._missing(both, "final", self.study.repeats)
 
     @staticmethod
-    def _missing(chosen: list[Tried], phase: Phase, count: int) -> Run | None:
+    def _missing(chosen: list[ConfigState], phase: Phase, count: int) -> Run | None:
         repeats = range(FIRST[phase], FIRST[phase] + count)
         pairs = ((t, r) for r in repeats for t in chosen if r not in t.status)
         return next((replace(t.run, repeat=r) for t, r in pairs), None)
@@ -241,10 +247,10 @@ class Plan:
         """
         if not self.study.stop_early or run.repeat != 0:
             return False
-        tried = self.known.tried
+        tried = self.ledger.tried
         for epoch in epochs:
             count = epoch["number"] + 1
-            here = self.known.rungs.get((run.alpha == 1, run.epochs, count), {})
+            here = self.ledger.rungs.get((run.alpha == 1, run.epochs, count), {})
             if count not in rungs(run.epochs) or run.config_id in here:
                 continue  # no rung, or one that it passed before it was cut off
             ended = [

@@ -28,7 +28,7 @@ TRIES = 8
 """Proposals that may repeat a known configuration before the first unknown one is taken."""
 
 
-class Proposer:
+class ConfigSampler:
     """Proposes configurations of a study whose search is "random" or "tpe".
 
     Args:

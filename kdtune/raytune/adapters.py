@@ -31,12 +31,12 @@ class RepeatSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration and repeat of the next trial; None to wait; or that there is none."""
-        if len(self.plan.known.running) >= self.room():
+        if len(self.plan.ledger.running) >= self.room():
             return None
         run = self.plan.next()
         if run is not None:
             return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}
-        return None if self.plan.known.running else Searcher.FINISHED
+        return None if self.plan.ledger.running else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -17,16 +17,16 @@ from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
-from kdtune.raytune.machines import Room
+from kdtune.raytune.machines import Capacity
 from kdtune.raytune.preflight import preflight
-from kdtune.raytune.progress import Show
+from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import RETRIES, Recorder
-from kdtune.raytune.session import check_machine, ray_of
+from kdtune.raytune.session import check_machine, ray_session
 from kdtune.raytune.study_folder import check_same, claim, finish, only_driver, write_study
 from kdtune.raytune.trial import run_of, run_trial, train_teacher
 from kdtune.results.study_results import Results, load
 from kdtune.statistics.sequential import anytime_p
-from kdtune.storage.lease import claimed
+from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import read_lines
@@ -34,7 +34,7 @@ from kdtune.streams.cache import Cache
 from kdtune.training.run import check
 from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
 
-MOST_AT_A_TIME = 10_000
+MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune would start trials one after another; what there is room for is less."""
 
 
@@ -77,7 +77,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         write_study(study, made_of)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
-            with ray_of(study, ray_init):
+            with ray_session(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)
     return load(folder)
@@ -86,7 +86,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
 def _hold(held: ExitStack, folder: Path, mirror: Mirror) -> None:
     """Have the study for this process alone until the stack is left."""
     held.enter_context(only_driver(folder))
-    held.enter_context(claimed(mirror))
+    held.enter_context(hold_lease(mirror))
 
 
 @contextmanager
@@ -115,10 +115,10 @@ def _check(study: Study, ray_init: dict[str, Any] | None) -> dict[str, str]:
 def _run_all(study: Study, mirror: Mirror) -> None:
     """The teacher, then every run that is left."""
     cache = Cache(study.cache, study.cache_gb)
-    room = Room(study, print)
+    room = Capacity(study, print)
     count = room.trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
-    with Show(plan, cache) as show:
+    with ProgressDisplay(plan, cache) as show:
         for line in preflight(study):
             show.line(line)
         if fault := cache.fault():
@@ -140,16 +140,16 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _how_it_ended(plan: Plan) -> str:
     """Whether --repeats auto ended with a decision or with its budget."""
-    final = final_differences(plan.known)
+    final = final_differences(plan.ledger)
     seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
-    if is_decided(plan.known):
+    if is_decided(plan.ledger):
         return f"decided at level {plan.study.level:g}: {seen}"
-    if plan.known.spent.reaches(plan.study.budget):
+    if plan.ledger.spent.reaches(plan.study.budget):
         return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
     return f"not decided: there are no two finalists to compare ({seen})"
 
 
-def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
+def _make_teacher(study: Study, needs: dict[str, float], show: ProgressDisplay) -> None:
     """Fine-tune the teacher in a Ray task that has ended, and given back its GPU, on return."""
     if is_ready(study.run, study.folder / "teacher"):
         return
@@ -163,7 +163,7 @@ def _make_teacher(study: Study, needs: dict[str, float], show: Show) -> None:
         raise InputError(f"the teacher could not be fine-tuned: {error.cause}") from error
 
 
-def _fit_all(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
+def _fit_all(study: Study, plan: Plan, room: Capacity, recorder: Recorder) -> None:
     """Run Tune until the plan is done."""
     barren = 0
     while not plan.is_done:
@@ -183,14 +183,14 @@ def _fit_all(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
             raise Interrupted("Ray stops without any progress; runs are left")
 
 
-def _fit(study: Study, plan: Plan, room: Room, recorder: Recorder) -> None:
+def _fit(study: Study, plan: Plan, room: Capacity, recorder: Recorder) -> None:
     tuner = tune.Tuner(
         tune.with_resources(partial(run_trial, study=study), room.needs),
         tune_config=tune.TuneConfig(
             search_alg=RepeatSearcher(plan, room.trials),
             scheduler=EarlyStopper(plan, study),
             num_samples=-1,
-            max_concurrent_trials=MOST_AT_A_TIME,
+            max_concurrent_trials=MAX_CONCURRENT_TRIALS,
             reuse_actors=True,
             trial_dirname_creator=partial(_dirname, study=study),
         ),

@@ -10,10 +10,10 @@ from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.raytune.machines import LOOK_SECONDS, Node, alive, changed
 from kdtune.raytune.preflight import ask, reason, survey, too_few_gpus
-from kdtune.storage.object_store import PATIENCE_SECONDS
+from kdtune.storage.object_store import RETRY_TIMEOUT_SECONDS
 
 
-class Watch:
+class MachineMonitor:
     """Names the machines that come and go while a study runs, and looks at those that come.
 
     A look may have to wait for the store, or for a machine that is about to go: it is a task beside
@@ -42,7 +42,7 @@ class Watch:
             yield f"{node} is gone; its runs go on from their last checkpoint, elsewhere"
         for node in came:
             both = [now[0], node]
-            self._asked[node] = ask(now[0], survey, self.study, both, PATIENCE_SECONDS)
+            self._asked[node] = ask(now[0], survey, self.study, both, RETRY_TIMEOUT_SECONDS)
         for node in self._answered():
             yield from self._judge(node, self._asked.pop(node))
 

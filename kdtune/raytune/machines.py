@@ -77,7 +77,7 @@ def fit(machine: Amounts, cpus: float, gpus: float) -> int:
     return int(min(counts))
 
 
-class Room:
+class Capacity:
     """How many trials of a study fit on the cluster: now, and with what the autoscaler may bring.
 
     Waits first for the machines that the cluster's file promises.

@@ -24,7 +24,7 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.raytune.machines import Node, alive
 from kdtune.results.tables import markdown
-from kdtune.storage.object_store import SOON_SECONDS, Store
+from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS, Store
 from kdtune.streams.cache import Cache
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
@@ -39,7 +39,7 @@ moments of the optimiser."""
 
 
 @dataclass(frozen=True)
-class Look:
+class NodeStatus:
     """What one machine says of itself."""
 
     kdtune: str = __version__
@@ -60,7 +60,7 @@ class Look:
 
 
 def preflight(study: Study) -> list[str]:
-    """Look at every machine of the cluster.
+    """NodeStatus at every machine of the cluster.
 
     Returns:
         A line each: a table with a row a machine, warnings; nothing of one that is all right alone.
@@ -68,7 +68,7 @@ def preflight(study: Study) -> list[str]:
     Raises:
         InputError: a machine will not do; a line a fault.
     """
-    looks, faults = survey(study, alive(), SOON_SECONDS)
+    looks, faults = survey(study, alive(), SHORT_RETRY_TIMEOUT_SECONDS)
     words = [sentence for said in faults.values() for sentence in said]
     words += [f"{node} {seen.unseen}" for node, seen in looks.items() if seen.unseen]
     if words:
@@ -80,8 +80,8 @@ def preflight(study: Study) -> list[str]:
 
 def survey(
     study: Study, nodes: list[Node], patience: float
-) -> tuple[dict[Node, Look], dict[Node, list[str]]]:
-    """Look at machines from the first of them, the driver's own.
+) -> tuple[dict[Node, NodeStatus], dict[Node, list[str]]]:
+    """NodeStatus at machines from the first of them, the driver's own.
 
     Args:
         study: whose place, data and weights are looked at.
@@ -115,8 +115,8 @@ def survey(
     return looks, faults
 
 
-def look(study: Study, probe: "Probe") -> Look:
-    """Look at the machine on which this runs; never raises."""
+def look(study: Study, probe: "Probe") -> NodeStatus:
+    """NodeStatus at the machine on which this runs; never raises."""
     faults: list[str] = []
 
     def tell(ask: Callable[[], Any], otherwise: Any) -> Any:
@@ -129,7 +129,7 @@ def look(study: Study, probe: "Probe") -> Look:
     tell(lambda: probe.pass_on(ray.get_runtime_context().get_node_id()), None)
     student = tell(lambda: make_student(study.run), None)
     folders = (study.folder, Cache(study.cache).folder)
-    seen = Look(
+    seen = NodeStatus(
         torch=torch.__version__.split("+")[0],
         gpus=tell(_visible_gpus, 0),
         free=tell(lambda: {str(folder): _free(folder) for folder in folders}, {}),
@@ -144,7 +144,7 @@ def look(study: Study, probe: "Probe") -> Look:
     return replace(seen, faults=tuple(faults))
 
 
-def differences(study: Study, looks: dict[Node, Look]) -> list[str]:
+def differences(study: Study, looks: dict[Node, NodeStatus]) -> list[str]:
     """A sentence for each way in which a machine differs from the first, the driver's own."""
     (first, own), *others = looks.items()
     words = []
@@ -164,7 +164,7 @@ def differences(study: Study, looks: dict[Node, Look]) -> list[str]:
     return words
 
 
-def too_few_gpus(node: Node, seen: Look) -> str | None:
+def too_few_gpus(node: Node, seen: NodeStatus) -> str | None:
     """A sentence where Ray counts GPUs that torch does not see."""
     counted = int(node.resources.get("GPU", 0))
     if seen.gpus >= counted:
@@ -180,7 +180,7 @@ class Probe:
         patience: seconds for which an outage of the store is ridden out.
     """
 
-    def __init__(self, study: Study, patience: float = SOON_SECONDS):
+    def __init__(self, study: Study, patience: float = SHORT_RETRY_TIMEOUT_SECONDS):
         self.patience = patience
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
         self.uri = None if study.uri is None else f"{study.uri}/{self.folder.name}"
@@ -230,19 +230,19 @@ def ask(node: Node, what: Callable[..., Any], *arguments: Any) -> Any:
     return task.remote(*arguments)
 
 
-def _answer(node: Node, task: Any, patience: float) -> Look:
+def _answer(node: Node, task: Any, patience: float) -> NodeStatus:
     """What the machine says, or why it says nothing."""
     seconds = ANSWER_SECONDS + patience
     try:
-        seen: Look = ray.get(task, timeout=seconds)
+        seen: NodeStatus = ray.get(task, timeout=seconds)
         return seen
     except ray.exceptions.GetTimeoutError:
-        return Look(unseen=f"has not answered in {seconds:.0f} s")
+        return NodeStatus(unseen=f"has not answered in {seconds:.0f} s")
     except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
         words = f"cannot run kdtune {__version__} ({reason(error)}); install it there"
-        return Look(faults=(words,))
+        return NodeStatus(faults=(words,))
     except ray.exceptions.RayError as error:  # it was taken while it was asked
-        return Look(unseen=f"could not be looked at ({reason(error)})")
+        return NodeStatus(unseen=f"could not be looked at ({reason(error)})")
 
 
 def reason(error: Exception) -> str:
@@ -251,7 +251,7 @@ def reason(error: Exception) -> str:
     return (str(cause).strip() or repr(cause)).splitlines()[0][:200]
 
 
-def _table(study: Study, looks: dict[Node, Look]) -> str:
+def _table(study: Study, looks: dict[Node, NodeStatus]) -> str:
     folders = {"study": study.folder, "cache": Cache(study.cache).folder}
     head = ["machine", "kdtune", "torch", "CPU", "GPU", *(f"free GB, {name}" for name in folders)]
     rows = []

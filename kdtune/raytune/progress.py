@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kdtune.planning.ledger import Tried
+from kdtune.planning.ledger import ConfigState
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, in_question, is_decided
 from kdtune.results.tables import cell
@@ -22,7 +22,7 @@ ROWS = 8
 """Configurations shown, the best of plain training among them."""
 
 
-class Show:
+class ProgressDisplay:
     """Lines that stay, above a table of the best configurations and a bar of runs done.
 
     Args:
@@ -45,7 +45,7 @@ class Show:
         self._live = Live(self._bar, console=self.console, auto_refresh=False, transient=True)
         self._last = 0.0
 
-    def __enter__(self) -> "Show":
+    def __enter__(self) -> "ProgressDisplay":
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -85,7 +85,7 @@ def board(plan: Plan) -> Table:
     """The best configurations that are in question, with their mean ± sd so far."""
     names = plan.study.searched or ["alpha"]
     table = Table(*names, "n", "val acc", caption=in_words(plan), caption_justify="left")
-    sides = in_question(plan.known)
+    sides = in_question(plan.ledger)
     for tried in [*sides[False][: ROWS - 1], *sides[True][:1]]:
         values = [cell(tried.run.config[name]) for name in names]
         interval = mean_interval(list(tried.scores.values()))
@@ -97,23 +97,23 @@ def board(plan: Plan) -> Table:
 def in_words(plan: Plan) -> str:
     """Runs by what came of them, the lead over plain training, whether that is decided."""
     counts: dict[str, int] = {}
-    for tried in plan.known.by_number:
+    for tried in plan.ledger.by_number:
         for status in tried.status.values():
             counts[status] = counts.get(status, 0) + 1
     words = {"completed": "done", "running": "running", "failed": "failed", "pruned": "stopped"}
     parts = [f"{counts[status]} {word}" for status, word in words.items() if status in counts]
-    both = finalists(plan.known)
+    both = finalists(plan.ledger)
     if len(both) == 2:
         parts.append(_lead(plan, *both))
     return ", ".join(parts)
 
 
-def _lead(plan: Plan, plain: Tried, distilled: Tried) -> str:
-    if final := final_differences(plan.known):
+def _lead(plan: Plan, plain: ConfigState, distilled: ConfigState) -> str:
+    if final := final_differences(plan.ledger):
         points = 100 * sum(final) / len(final)
         text = f"{points:+.1f} points over {len(final)} final repeats"
         if plan.study.until_decided:
-            state = "decided" if is_decided(plan.known) else "not decided"
+            state = "decided" if is_decided(plan.ledger) else "not decided"
             text += f", {state} (anytime p {anytime_p(final):.2g})"
         return text
     common = sorted(plain.scores.keys() & distilled.scores.keys())

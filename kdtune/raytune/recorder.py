@@ -10,10 +10,10 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.raytune.machine_monitor import Watch
-from kdtune.raytune.progress import Show
+from kdtune.raytune.machine_monitor import MachineMonitor
+from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.trial import run_of
-from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records
 from kdtune.training.run import CHECKPOINT
 
@@ -29,11 +29,11 @@ class Recorder(tune.Callback):
     The plan takes the very lines that are written, so it can be made anew from them.
     """
 
-    def __init__(self, study: Study, plan: Plan, show: Show, mirror: Mirror):
+    def __init__(self, study: Study, plan: Plan, show: ProgressDisplay, mirror: Mirror):
         self.study, self.plan, self.show = study, plan, show
         self.records = Records(study.folder)
-        self.uplink = Uplink(mirror, self.records)
-        self.watch = Watch(study)
+        self.uplink = RecordsUploader(mirror, self.records)
+        self.watch = MachineMonitor(study)
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}

@@ -55,7 +55,7 @@ def _cores() -> int:
 
 
 @contextmanager
-def ray_of(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
+def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
     """Ray as the study asks for it, shut down at the end; a Ray that already runs is left as is."""
     if ray.is_initialized():
         yield

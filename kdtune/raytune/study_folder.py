@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
-from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, written_aside
+from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -87,7 +87,7 @@ def check_same(study: Study, made_of: Mapping[str, str]) -> None:
 
 def write_study(study: Study, made_of: Mapping[str, str]) -> None:
     """Write study.json and, once, what the results come from: data, models, versions, command."""
-    with written_aside(study.folder / STUDY) as aside:
+    with atomic_write(study.folder / STUDY) as aside:
         aside.write_text(study.to_json(), encoding="utf-8")
     file = study.folder / PROVENANCE
     if file.exists():

@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdtune.reporting import page
 from kdtune.reporting.figures import MOST, ZOOM, curve_epochs, shown_configs, stride
-from kdtune.results.comparison import LEVEL, Rule, completed
+from kdtune.results.comparison import LEVEL, Criterion, completed
 from kdtune.results.diagnostics import notes
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, of_planned, plus_minus
@@ -19,7 +19,7 @@ COLUMNS = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "teacher
 """Metrics of the summary."""
 
 
-def facts(results: Results, rule: Rule) -> str:
+def facts(results: Results, criterion: Criterion) -> str:
     """The study card."""
     run = results.study.run
     trials = results.trials
@@ -37,7 +37,7 @@ def facts(results: Results, rule: Rule) -> str:
     }
     if n := _examples(results).get("val"):
         values["smallest step of accuracy"] = f"{100 / n:.2g} points (one of {n:,} images of val)"
-    values["smallest difference to be seen"] = _seen(results, rule)
+    values["smallest difference to be seen"] = _seen(results, criterion)
     seconds = completed(trials).seconds.sum()
     values["time of the runs"] = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
     return page.card({k: v for k, v in values.items() if v})
@@ -56,16 +56,16 @@ def _counts(results: Results) -> str:
     return "; ".join(parts)
 
 
-def _seen(results: Results, rule: Rule) -> str:
+def _seen(results: Results, criterion: Criterion) -> str:
     """What the median comparison could have seen; nothing where n was not fixed beforehand."""
-    table, terms = results.compare(rule), results.terms(rule)
-    if not len(table) or not terms.is_fixed or not math.isfinite(sd := table.sd.median()):
+    table, context = results.compare(criterion), results.context(criterion)
+    if not len(table) or not context.is_fixed or not math.isfinite(sd := table.sd.median()):
         return ""
     m, n = max(1, int(table.p_holm.notna().sum())), int(table.n.max())
     seen = detectable_difference(sd, n, LEVEL / m)
     if not math.isfinite(seen):
         return ""
-    return f"{in_units(seen, rule)}, with 80 % chance, of n = {n} and {m} comparison{'s' * (m > 1)}"
+    return f"{in_units(seen, criterion)}, with 80 % chance, of n = {n} and {m} comparison{'s' * (m > 1)}"
 
 
 def warnings(results: Results) -> list[str]:
@@ -75,24 +75,24 @@ def warnings(results: Results) -> list[str]:
     return [alarm, page.bullets(notes(results.frames, COLUMNS))]
 
 
-def summary(results: Results, rule: Rule) -> list[str]:
+def summary(results: Results, criterion: Criterion) -> list[str]:
     """Mean ± sd per configuration, and by each hyperparameter alone."""
-    table = results.summary((), COLUMNS, rule.scope)
+    table = results.summary((), COLUMNS, criterion.scope)
     if not len(table):
         return [page.paragraph("No run has completed yet.")]
-    order = -rule.sign * table[f"val/{rule.metric}/mean"]
+    order = -criterion.sign * table[f"val/{criterion.metric}/mean"]
     table = table.loc[order.sort_values(kind="stable").index]
     optimistic = " The epoch is chosen by the accuracy that is reported: optimistic."
     what = (
-        f"val, scope {rule.scope}: mean ± sd over n repeats{results.of_which}; below it the 95 % t "
+        f"val, scope {criterion.scope}: mean ± sd over n repeats{results.of_which}; below it the 95 % t "
         f"interval."
     )
     parts = [
-        page.paragraph(what + optimistic * (rule.scope == "best"), "quiet"),
+        page.paragraph(what + optimistic * (criterion.scope == "best"), "quiet"),
         page.table(*_summary_rows(table, results.by), what="configurations"),
     ]
     if len(results.by) > 1:
-        marginal = results.marginal(COLUMNS, rule.scope)
+        marginal = results.marginal(COLUMNS, criterion.scope)
         text = "A value's number is the mean over all configurations that have it, within a repeat."
         parts += [
             "<h3>By each hyperparameter</h3>",
@@ -119,11 +119,11 @@ def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list
     return [*keys, "n", *metrics], rows
 
 
-def curves(results: Results, rule: Rule) -> str:
+def curves(results: Results, criterion: Criterion) -> str:
     """What the figures of the epochs show, where they do not show all."""
     words = []
     configs = results.trials.config_id.nunique()
-    shown = shown_configs(results, rule)
+    shown = shown_configs(results, criterion)
     if configs > MOST:
         words.append(f"The best {MOST - 1} of {configs} configurations and the baseline are drawn.")
     whole, end = (stride(curve_epochs(results, shown, last)[0]) for last in (None, ZOOM))
@@ -133,28 +133,28 @@ def curves(results: Results, rule: Rule) -> str:
     return page.paragraph(" ".join(words), "quiet")
 
 
-def comparisons(results: Results, rule: Rule) -> list[str]:
+def comparisons(results: Results, criterion: Criterion) -> list[str]:
     """Against the baseline."""
-    table, terms = results.compare(rule), results.terms(rule)
+    table, context = results.compare(criterion), results.context(criterion)
     if not len(table):
-        return [page.paragraph(results.verdict(rule))]
+        return [page.paragraph(results.verdict(criterion))]
     m = int(table.p_holm.notna().sum())
     text = (
-        f"val {rule.metric} against {terms.other}"
-        f"{terms.repeats or ', the best configuration there by the same rule'}. Paired by repeat: "
-        f"{terms.explained(m)}; P(better) is the share of the repeats it wins, ties counted half; "
+        f"val {criterion.metric} against {context.other}"
+        f"{context.repeats or ', the best configuration there by the same criterion'}. Paired by repeat: "
+        f"{context.explained(m)}; P(better) is the share of the repeats it wins, ties counted half; "
         f"correlation is that of the two over the repeats, what pairing gains."
     )
-    head, rows = comparison_rows(table, results.by, rule)
+    head, rows = comparison_rows(table, results.by, criterion)
     return [page.paragraph(text, "quiet"), page.table(head, rows, what="comparisons")]
 
 
-def best(results: Results, rule: Rule) -> list[str]:
+def best(results: Results, criterion: Criterion) -> list[str]:
     """The configuration that the study would choose, and what it is worth elsewhere."""
-    table = results.selection(rule)
+    table = results.selection(criterion)
     if not len(table):
         return []
-    fresh = results.is_fresh(rule)
+    fresh = results.is_fresh(criterion)
     kinds = {"val": "val, fresh repeats", "test": "test"}
     if not fresh:
         names = ("val (selected by it)", "val, corrected for selection", "test")
@@ -163,22 +163,22 @@ def best(results: Results, rule: Rule) -> list[str]:
     for _, row in table.iterrows():
         who = f"{row.row}: {results.name(row.config_id)}" if row.config_id else row.row
         signed = row.row == "difference"
-        rows.append([who, *(_estimate(row, kind, rule, signed) for kind in kinds)])
-    text = _chosen_by(results, rule, math.isnan(table.iloc[0]["corrected/mean"]))
+        rows.append([who, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
+    text = _chosen_by(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
     n = _examples(results).get("test")
-    if n and rule.metric == "acc" and math.isfinite(mean := table.iloc[0]["test/mean"]):
+    if n and criterion.metric == "acc" and math.isfinite(mean := table.iloc[0]["test/mean"]):
         low, high = wilson_interval(round(mean * n), n)
         text += (
             f" Other {n:,} images would give another number: Wilson's 95 % interval of one run is "
             f"{100 * low:.1f} to {100 * high:.1f}."
         )
-    edges = page.paragraph(results.edges(rule))
+    edges = page.paragraph(results.edges(criterion))
     return [page.table(["", *kinds.values()], rows), edges, page.paragraph(text, "quiet")]
 
 
-def _chosen_by(results: Results, rule: Rule, uncorrected: bool) -> str:
+def _chosen_by(results: Results, criterion: Criterion, uncorrected: bool) -> str:
     """What has chosen the best, and what that does to its numbers."""
-    if results.is_fresh(rule):
+    if results.is_fresh(criterion):
         return (
             "Other repeats have chosen these two: the luck of a repeat does not flatter them here. "
             "They were on the same images of val, whose favour stays in. Test has chosen nothing."
@@ -189,18 +189,18 @@ def _chosen_by(results: Results, rule: Rule, uncorrected: bool) -> str:
         f"and judged on those not drawn (BBC-CV, Tsamardinos et al., 2018; its interval counts the "
         f"images of val, the others the repeats). Test has chosen nothing."
     )
-    if rule.has_predictions and uncorrected:
+    if criterion.has_predictions and uncorrected:
         text += " It is not corrected here, since predictions of a run are missing."
     return text
 
 
-def _estimate(row: pd.Series, kind: str, rule: Rule, signed: bool) -> object:
+def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> object:
     mean, low, high = (row[f"{kind}/{s}"] for s in ("mean", "low", "high"))
     if math.isnan(mean):
         return "-"
     sign = "+" if signed else ""
-    form = f"{sign}.2f" if rule.in_points else f"{sign}.4g"
-    mean, low, high = (rule.scale * value for value in (mean, low, high))
+    form = f"{sign}.2f" if criterion.in_points else f"{sign}.4g"
+    mean, low, high = (criterion.scale * value for value in (mean, low, high))
     text = format(mean, form)
     if math.isnan(low):
         return text

@@ -11,41 +11,41 @@ import pandas as pd
 from kdtune.config.files import PROVENANCE
 from kdtune.reporting import page
 from kdtune.reporting.page import Markup
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 from kdtune.results.frames import SCOPES
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
 
 
-def sensitivity(results: Results, rule: Rule) -> list[str]:
+def sensitivity(results: Results, criterion: Criterion) -> list[str]:
     """Does the ranking hang on the epoch; where does the spread come from."""
-    table = results.sensitivity(rule.metric)
+    table = results.sensitivity(criterion.metric)
     if not len(table):
         return []
     winners = {s: table.loc[table[f"{s}/rank"] == 1, "config_id"].iloc[0] for s in SCOPES}
     if len(set(winners.values())) == 1:
-        text = f"By each rule the best is the same: {results.name(winners['last'])}."
+        text = f"By each criterion the best is the same: {results.name(winners['last'])}."
     else:
         each = "; ".join(f"by {s}: {results.name(c)}" for s, c in winners.items())
         text = f"The best hangs on which epoch counts: {each}."
     rows = [
         [cell(row[f"config/{n}"]) for n in results.by]
-        + [_rank(row[f"{s}/mean"], row[f"{s}/rank"], rule) for s in SCOPES]
+        + [_rank(row[f"{s}/mean"], row[f"{s}/rank"], criterion) for s in SCOPES]
         for _, row in table.iterrows()
     ]
     head = [*results.by, *(f"{s}{' (optimistic)' * (s == 'best')}" for s in SCOPES)]
     parts = ["<h3>Which epoch counts</h3>", page.paragraph(text)]
     parts.append(page.table(head, rows, what="configurations"))
-    return parts + _spread(results, rule)
+    return parts + _spread(results, criterion)
 
 
-def _rank(mean: float, rank: float, rule: Rule) -> Markup:
-    shown = f"{100 * mean:.2f}" if rule.in_points else f"{mean:.4g}"
+def _rank(mean: float, rank: float, criterion: Criterion) -> Markup:
+    shown = f"{100 * mean:.2f}" if criterion.in_points else f"{mean:.4g}"
     return Markup(f"{shown} <small>#{rank:.0f}</small>")
 
 
-def _spread(results: Results, rule: Rule) -> list[str]:
-    table = results.spread(rule)
+def _spread(results: Results, criterion: Criterion) -> list[str]:
+    table = results.spread(criterion)
     if not len(table):
         return []
     kinds = ("configuration", "repeat", "epoch", "residual")
@@ -56,7 +56,7 @@ def _spread(results: Results, rule: Rule) -> list[str]:
     ]
     last = table.iloc[0]
     text = (
-        f"Shares of the sum of squares of val {rule.metric} over {last.n_configs} configurations × "
+        f"Shares of the sum of squares of val {criterion.metric} over {last.n_configs} configurations × "
         f"{last.n_repeats} repeats."
     )
     if not math.isnan(last.f):
@@ -78,9 +78,9 @@ def _spread(results: Results, rule: Rule) -> list[str]:
     ]
 
 
-def methods(results: Results, rule: Rule) -> list[str]:
+def methods(results: Results, criterion: Criterion) -> list[str]:
     """What was varied, what was held, and how every number was made."""
-    run, terms = results.study.run, results.terms(rule)
+    run, context = results.study.run, results.context(criterion)
     words = [
         f"Repeats vary the student's initial weights, the order of the images"
         f"{'' if run.augmentation == 'none' else ', their augmentation'} and dropout, all fixed by "
@@ -88,12 +88,12 @@ def methods(results: Results, rule: Rule) -> list[str]:
         f"compared in pairs.",
         "They do not vary the teacher, nor the split into train, val and test: the answer is about "
         "this teacher and these images.",
-        f"A run counts by one number (scope {rule.scope}); the spread is over runs, never over "
+        f"A run counts by one number (scope {criterion.scope}); the spread is over runs, never over "
         f"epochs. sd has ddof = 1; intervals are Student's t with n - 1 degrees of freedom, 95 %"
-        f"{', but for those of the finalists' * (terms.anytime is not None)}; they assume that "
+        f"{', but for those of the finalists' * (context.anytime is not None)}; they assume that "
         f"repeats' numbers are about normal, and may leave the possible range.",
-        terms.choice,
-        terms.found(rule.metric),
+        context.choice,
+        context.found(criterion.metric),
         "Failed, cut-off and unfinished runs are named above; neither they nor pruned ones enter a "
         "mean.",
         f"logit_diff, agreement and kl (temperature 1) compare student and teacher on the whole "

@@ -13,7 +13,7 @@ from kdtune.config.errors import InputError
 from kdtune.reporting import answer as sections
 from kdtune.reporting import background, page
 from kdtune.reporting import figures as plots
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results
 
@@ -28,7 +28,7 @@ FIGURES = {  # of each section; all others are curves
 }
 
 
-def write(results: Results, rule: Rule, folder: Path) -> Path:
+def write(results: Results, criterion: Criterion, folder: Path) -> Path:
     """Write report.html and figures/*.svg, *.png into a folder; returns the page's path.
 
     The same records make the same bytes. Raises InputError where the folder cannot be written.
@@ -40,36 +40,36 @@ def write(results: Results, rule: Rule, folder: Path) -> Path:
             if old.stem in plots.FIGURES and old.suffix in (".svg", ".png"):  # not the user's own
                 old.unlink()
         drawn = {}
-        for picture in plots.pictures(results, rule):
+        for picture in plots.pictures(results, criterion):
             (figures / f"{picture.name}.svg").write_text(picture.svg(), encoding="utf-8")
             (figures / f"{picture.name}.png").write_bytes(picture.png())
             drawn[picture.name] = page.figure(picture)
         file = folder / "report.html"
-        file.write_text(html(results, rule, drawn), encoding="utf-8")
+        file.write_text(html(results, criterion, drawn), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder} ({error})") from None
     return file
 
 
-def html(results: Results, rule: Rule, drawn: Mapping[str, str]) -> str:
+def html(results: Results, criterion: Criterion, drawn: Mapping[str, str]) -> str:
     """The page.
 
     Args:
         results: of the study.
-        rule: how it is judged.
+        criterion: how it is judged.
         drawn: the figures by name, as HTML.
     """
     apart = {name for names in FIGURES.values() for name in names}
     curves = [name for name in drawn if name not in apart]
     parts = {
-        "The study": [sections.facts(results, rule)],
+        "The study": [sections.facts(results, criterion)],
         "Warnings": sections.warnings(results),
-        "Summary": sections.summary(results, rule),
-        "Curves": [sections.curves(results, rule)] if curves else [],
-        "Comparisons": sections.comparisons(results, rule),
-        "Sensitivity": background.sensitivity(results, rule),
-        "Best configuration": sections.best(results, rule),
-        "Methods": background.methods(results, rule),
+        "Summary": sections.summary(results, criterion),
+        "Curves": [sections.curves(results, criterion)] if curves else [],
+        "Comparisons": sections.comparisons(results, criterion),
+        "Sensitivity": background.sensitivity(results, criterion),
+        "Best configuration": sections.best(results, criterion),
+        "Methods": background.methods(results, criterion),
         "Provenance": background.provenance(results),
     }
     for title, inner in parts.items():
@@ -79,7 +79,7 @@ def html(results: Results, rule: Rule, drawn: Mapping[str, str]) -> str:
     return Template(template).substitute(
         version=__version__,
         title=page.markup(f"{results.study.name}: a study of knowledge distillation"),
-        verdict=page.markup(results.verdict(rule)),
+        verdict=page.markup(results.verdict(criterion)),
         sections="\n".join(page.section(title, *inner) for title, inner in parts.items()),
         data=page.data(data(results)),
     )

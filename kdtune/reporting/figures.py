@@ -21,7 +21,7 @@ from kdtune.reporting.canvas import (
     name_rows,
     new_axes,
 )
-from kdtune.results.comparison import Rule, by_repeat, completed, numbers, well_run
+from kdtune.results.comparison import Criterion, by_repeat, completed, numbers, well_run
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, levels
 from kdtune.statistics.intervals import mean_interval
@@ -51,30 +51,30 @@ FIGURES = {
 """Names of all pictures that there may be."""
 
 
-def pictures(results: Results, rule: Rule) -> Iterator[Picture]:
+def pictures(results: Results, criterion: Criterion) -> Iterator[Picture]:
     """All figures that a study has the numbers for, one at a time."""
     with drawing():
         if not len(completed(results.trials)):
             return
-        shown = shown_configs(results, rule)
+        shown = shown_configs(results, criterion)
         for picture in (
             *(curves(results, m, shown, last) for m in ZOOMED for last in (None, ZOOM)),
             *(curves(results, m, shown) for m in UNZOOMED),
-            dots(results, rule),
-            forest(results, rule),
-            heat_map(results, rule),
-            importance_bars(results, rule),
-            fidelity(results, rule, shown),
+            dots(results, criterion),
+            forest(results, criterion),
+            heat_map(results, criterion),
+            importance_bars(results, criterion),
+            fidelity(results, criterion, shown),
         ):
             if picture is not None:
                 yield picture
 
 
-def shown_configs(results: Results, rule: Rule, most: int = MOST) -> list[str]:
+def shown_configs(results: Results, criterion: Criterion, most: int = MOST) -> list[str]:
     """The config_ids of the best, in the order of their means, and of the baseline."""
-    values = well_run(by_repeat(results.of_search, rule.metric, rule.scope))
-    order = list((-rule.sign * values.mean()).sort_values(kind="stable").index)
-    table = results.compare(rule)
+    values = well_run(by_repeat(results.of_search, criterion.metric, criterion.scope))
+    order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
+    table = results.compare(criterion)
     baseline = [str(table.baseline[0])] if len(table) else []
     best = [c for c in order if c not in baseline][: most - len(baseline)]
     return [c for c in order if c in best or c in baseline] or order[:most]
@@ -129,7 +129,7 @@ def curves(
     where = f", the last {min(end, last)} epochs" if last else ""
     caption = f"{NAMES.get(metric, metric).capitalize()} on val{where}: mean ± sd over repeats."
     if metric == "loss":
-        caption += " The loss is not comparable across alpha: it weighs two terms by it."
+        caption += " The loss is not comparable across alpha: it weighs two context by it."
     return Picture(f"{metric}-last-{last}" if last else metric, caption, figure)
 
 
@@ -152,12 +152,12 @@ def stride(val: pd.DataFrame) -> int:
     return max(1, -(-len(val) // MOST_POINTS))
 
 
-def dots(results: Results, rule: Rule) -> Picture:
+def dots(results: Results, criterion: Criterion) -> Picture:
     """Every repeat of every configuration, its mean and interval."""
-    shown = shown_configs(results, rule, MOST_ROWS)
-    values = by_repeat(results.of_search, rule.metric, rule.scope)
+    shown = shown_configs(results, criterion, MOST_ROWS)
+    values = by_repeat(results.of_search, criterion.metric, criterion.scope)
     figure, axes = new_axes(rows=len(shown))
-    scale = rule.scale
+    scale = criterion.scale
     for y, config in enumerate(shown):
         sample = scale * values[config].dropna()
         interval = mean_interval(sample)
@@ -165,7 +165,7 @@ def dots(results: Results, rule: Rule) -> Picture:
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
     name_rows(axes, [f"{results.name(c)} (n = {values[c].count()})" for c in shown])
-    axes.set_xlabel(_label(rule))
+    axes.set_xlabel(_label(criterion))
     return Picture(
         "repeats",
         "Each dot is a repeat; the diamond is the mean, the line its 95 % t interval.",
@@ -173,36 +173,36 @@ def dots(results: Results, rule: Rule) -> Picture:
     )
 
 
-def forest(results: Results, rule: Rule) -> Picture | None:
+def forest(results: Results, criterion: Criterion) -> Picture | None:
     """Differences to the baseline, best first; None where there is no comparison."""
-    table = results.compare(rule).head(MOST_ROWS)
+    table = results.compare(criterion).head(MOST_ROWS)
     if not len(table) or table.n.max() < 2:
         return None
     figure, axes = new_axes(rows=len(table))
-    scale, terms = rule.scale, results.terms(rule)
+    scale, context = criterion.scale, results.context(criterion)
     for y, (_, row) in enumerate(table.iterrows()):
         axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
         axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    caption = f"Difference to {terms.other}{terms.repeats}, paired by repeat: {terms.lines}."
-    if rule.in_points:
+    caption = f"Difference to {context.other}{context.repeats}, paired by repeat: {context.lines}."
+    if criterion.in_points:
         step = scale / _examples(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += " The grey band is one image."
     name_rows(axes, [results.name(c) for c in table.config_id])
-    unit = " (points)" if rule.in_points else ""
-    axes.set_xlabel(f"difference in val {NAMES.get(rule.metric, rule.metric)}{unit}")
+    unit = " (points)" if criterion.in_points else ""
+    axes.set_xlabel(f"difference in val {NAMES.get(criterion.metric, criterion.metric)}{unit}")
     return Picture("differences", caption, figure)
 
 
-def heat_map(results: Results, rule: Rule) -> Picture | None:
+def heat_map(results: Results, criterion: Criterion) -> Picture | None:
     """Mean over alpha and temperature; None where not both are searched."""
     if not {"alpha", "temperature"} <= set(results.by):
         return None
     done = completed(results.of_search)
     done = done[done["config/temperature"].notna()]
-    done = done.assign(value=rule.scale * numbers(done, rule.metric, rule.scope))
+    done = done.assign(value=criterion.scale * numbers(done, criterion.metric, criterion.scope))
     done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
     table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
@@ -216,7 +216,7 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
         axes.text(
             x,
             y,
-            "" if np.isnan(value) else (f"{value:.2f}" if rule.in_points else f"{value:.4g}"),
+            "" if np.isnan(value) else (f"{value:.2f}" if criterion.in_points else f"{value:.4g}"),
             ha="center",
             va="center",
             color=colour,
@@ -224,13 +224,13 @@ def heat_map(results: Results, rule: Rule) -> Picture | None:
     axes.set_xticks(range(table.shape[1]), [cell(v) for v in table.columns])
     axes.set_yticks(range(table.shape[0]), [cell(v) for v in table.index])
     axes.set(xlabel="temperature", ylabel="alpha")
-    figure.colorbar(image, ax=axes, label=_label(rule))
+    figure.colorbar(image, ax=axes, label=_label(criterion))
     return Picture("heat-map", "Mean over repeats and over all else that is searched.", figure)
 
 
-def importance_bars(results: Results, rule: Rule) -> Picture | None:
+def importance_bars(results: Results, criterion: Criterion) -> Picture | None:
     """What each hyperparameter explains; None where too few configurations tell."""
-    table = results.importance(rule)
+    table = results.importance(criterion)
     if not len(table):
         return None
     figure, axes = new_axes(rows=len(table))
@@ -246,13 +246,13 @@ def importance_bars(results: Results, rule: Rule) -> Picture | None:
     return Picture("importance", caption, figure)
 
 
-def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | None:
+def fidelity(results: Results, criterion: Criterion, shown: Sequence[str]) -> Picture | None:
     """Agreement with the teacher against accuracy, a mark a run."""
     done = completed(results.of_search)
     figure, axes = new_axes()
     for i, config in enumerate(shown):
         runs = done[done.config_id == config]
-        x, y = (100 * numbers(runs, metric, rule.scope) for metric in ("agreement", "acc"))
+        x, y = (100 * numbers(runs, metric, criterion.scope) for metric in ("agreement", "acc"))
         axes.plot(
             x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=results.name(config)
         )
@@ -265,9 +265,9 @@ def fidelity(results: Results, rule: Rule, shown: Sequence[str]) -> Picture | No
     return Picture("fidelity", caption, figure)
 
 
-def _label(rule: Rule) -> str:
-    unit = " (%)" if rule.in_points else ""
-    return f"val {NAMES.get(rule.metric, rule.metric)}{unit}"
+def _label(criterion: Criterion) -> str:
+    unit = " (%)" if criterion.in_points else ""
+    return f"val {NAMES.get(criterion.metric, criterion.metric)}{unit}"
 
 
 def _examples(results: Results) -> int:

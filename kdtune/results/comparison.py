@@ -38,7 +38,7 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Criterion:
     """How a study is judged."""
 
     metric: str = "acc"
@@ -89,7 +89,7 @@ class Rule:
         return matches
 
 
-DEFAULT = Rule()
+DEFAULT = Criterion()
 """Val accuracy at the last epoch, against the best plain training."""
 
 
@@ -140,7 +140,9 @@ def best_of(values: pd.DataFrame, sign: int) -> str:
     return str((sign * well_run(values).mean()).idxmax())
 
 
-def compare(trials: pd.DataFrame, rule: Rule, anytime: float | None = None) -> pd.DataFrame:
+def compare(
+    trials: pd.DataFrame, criterion: Criterion, anytime: float | None = None
+) -> pd.DataFrame:
     """Every other configuration against the baseline, paired by repeat; the best first.
 
     With `anytime`, a level, repeats were added until the two told apart, so p, p_holm and the
@@ -151,24 +153,24 @@ def compare(trials: pd.DataFrame, rule: Rule, anytime: float | None = None) -> p
     level that holds for all comparisons together, Bonferroni's), n (common repeats), correlation,
     p, p_holm, p_max_t (NaN for n < 6), wins, ties, losses, p_better. Empty where a side is missing.
     """
-    values = by_repeat(trials, rule.metric, rule.scope).dropna(axis=1, how="all")
+    values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = configs_of(trials)
-    can_be = rule.is_baseline(configs)
+    can_be = criterion.is_baseline(configs)
     plain = [c for c in values if can_be[c]]
     others = [c for c in values if not can_be[c]]
     if not plain or not others:
         return pd.DataFrame()
-    baseline = best_of(values[plain], rule.sign)
+    baseline = best_of(values[plain], criterion.sign)
     pairs = {c: values[[c, baseline]].dropna().to_numpy().T for c in others}
     m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
-    rows = [_row(pair, rule.sign, max(1, m)) for pair in pairs.values()]
+    rows = [_row(pair, criterion.sign, max(1, m)) for pair in pairs.values()]
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
     table["p_holm"] = _over_known(table.p)
     table["p_max_t"] = _max_t(values, list(pairs), baseline)
     if anytime is not None:
         table = _at_any_time(table, list(pairs.values()), anytime)
     table = configs.reset_index().merge(table, on="config_id")
-    order = (rule.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
+    order = (criterion.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
 
@@ -223,9 +225,9 @@ def name_of(row: pd.Series, by: Sequence[str]) -> str:
     return ", ".join(parts) or "the configuration"
 
 
-def check_baseline(rule: Rule, study: Study) -> None:
+def check_baseline(criterion: Criterion, study: Study) -> None:
     """Raises InputError where the study can have no such baseline, but for plain training."""
-    for name, value in {} if rule.is_plain else rule.baseline.items():
+    for name, value in {} if criterion.is_plain else criterion.baseline.items():
         values = study.values(name)
         if isinstance(values, Range):
             known = not isinstance(value, str) and values.low <= value <= values.high

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdtune.config.files import PREDICTIONS, written_aside
+from kdtune.config.files import PREDICTIONS, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.results.predictions import gather_predictions
 from kdtune.storage.records import Line, _lines, is_running
@@ -94,7 +94,7 @@ def write_frames(folder: Path, frames: Frames) -> None:
         (PREDICTIONS, predictions),
     ):
         if len(frame.columns):
-            with written_aside(folder / name) as aside:
+            with atomic_write(folder / name) as aside:
                 frame.to_parquet(aside, index=False)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdtune.config.files import PREDICTIONS
 from kdtune.results.comparison import (
-    Rule,
+    Criterion,
     best_of,
     by_repeat,
     completed,
@@ -23,23 +23,23 @@ from kdtune.statistics.sequential import anytime_interval
 def selection(
     folder: Path,
     trials: pd.DataFrame,
-    rule: Rule,
+    criterion: Criterion,
     comparison: pd.DataFrame,
     anytime: float | None = None,
 ) -> pd.DataFrame:
     """How good is the configuration that the study would choose, beyond what chose it?
 
     Rows: "best" (config_id), "baseline", and "difference" between them, paired by repeat. Columns:
-    val/mean, /low, /high of the rule's metric, selected and so optimistic; corrected, /low, /high
+    val/mean, /low, /high of the criterion's metric, selected and so optimistic; corrected, /low, /high
     (best only, accuracy only: `stats.bootstrap_corrected` over the examples of val); test/mean,
     /low, /high, which nothing was selected by. NaN where there is no such number. With `anytime`,
     a level, the intervals are such as hold at any time, since the number of repeats was not fixed.
     """
-    val = by_repeat(trials, rule.metric, rule.scope)
+    val = by_repeat(trials, criterion.metric, criterion.scope)
     if not val.notna().any(axis=None):
         return pd.DataFrame()
-    test = by_repeat(trials, rule.metric, "last", split="test")
-    chosen = {"best": best_of(val, rule.sign)}
+    test = by_repeat(trials, criterion.metric, "last", split="test")
+    chosen = {"best": best_of(val, criterion.sign)}
     if len(comparison):
         chosen["baseline"] = str(comparison.baseline[0])
     rows: list[dict[str, str | float]] = [
@@ -54,7 +54,7 @@ def selection(
         rows[-1] |= _interval("val", val[a] - val[b], anytime)
         rows[-1] |= _interval("test", test[a] - test[b], anytime)
     of_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
-    if rule.has_predictions and of_search:
+    if criterion.has_predictions and of_search:
         rows[0] |= _corrected(folder, trials, list(well_run(val)))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])

@@ -1,6 +1,6 @@
 """What a study says beyond its verdict: the epoch's choice, the spread, importance, selection.
 
-`trials` is the dataframe of `results.Frames`; `rule` says which number of a trial counts.
+`trials` is the dataframe of `results.Frames`; `criterion` says which number of a trial counts.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.results.comparison import (
-    Rule,
+    Criterion,
     block,
     by_repeat,
     configs_of,
@@ -22,7 +22,7 @@ from kdtune.results.tables import levels
 from kdtune.statistics.variance import importance, repeated_measures, variance_shares
 
 
-def sensitivity(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     """Does the choice of the epoch change the ranking?
 
     One row per well-run configuration: config_id, config/*, then <scope>/mean and <scope>/rank for
@@ -30,14 +30,14 @@ def sensitivity(trials: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """
     table = configs_of(trials)
     for scope in SCOPES:
-        means = well_run(by_repeat(trials, rule.metric, scope)).mean()
+        means = well_run(by_repeat(trials, criterion.metric, scope)).mean()
         table[f"{scope}/mean"] = means
-        table[f"{scope}/rank"] = (rule.sign * means).rank(ascending=False, method="min")
+        table[f"{scope}/rank"] = (criterion.sign * means).rank(ascending=False, method="min")
     table = table.dropna(subset=["last/mean"]).sort_values("last/rank", kind="stable")
     return table.reset_index()
 
 
-def spread(frames: Frames, rule: Rule) -> pd.DataFrame:
+def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
     """Where the spread of the completed runs comes from, over their largest block without gaps.
 
     Two rows, epochs "last" and "all": configuration, repeat, epoch, residual (shares of the sum of
@@ -45,24 +45,24 @@ def spread(frames: Frames, rule: Rule) -> pd.DataFrame:
     all?) and icc (how alike they find the repeats).
     """
     trials = frames.trials[frames.trials.phase == "search"]
-    values = block(by_repeat(trials, rule.metric, "last"))
+    values = block(by_repeat(trials, criterion.metric, "last"))
     if values.shape[0] < 2 or values.shape[1] < 2:
         return pd.DataFrame()
     last = values.to_numpy().T  # [K, n]
     counts = {"n_configs": last.shape[0], "n_repeats": last.shape[1]}
     rows = [{"epochs": "last"} | asdict(variance_shares(last[..., None])) | counts]
     rows[0] |= asdict(repeated_measures(last)) | {"epoch": math.nan}
-    curves = _curves(frames, rule, values)
+    curves = _curves(frames, criterion, values)
     if curves is not None:
         rows.append({"epochs": "all"} | asdict(variance_shares(curves)) | counts)
     return pd.DataFrame(rows)
 
 
-def _curves(frames: Frames, rule: Rule, values: pd.DataFrame) -> np.ndarray | None:
+def _curves(frames: Frames, criterion: Criterion, values: pd.DataFrame) -> np.ndarray | None:
     """The block's numbers in every epoch [K, n, E]; None where runs have different lengths."""
     val = frames.epochs[frames.epochs.split == "val"]
     val = val.assign(gap=val.teacher_acc - val.acc)
-    table = val.pivot_table(index=["config_id", "repeat"], columns="epoch", values=rule.metric)
+    table = val.pivot_table(index=["config_id", "repeat"], columns="epoch", values=criterion.metric)
     index = pd.MultiIndex.from_product([values.columns, values.index])
     table = table.reindex(index)
     if table.isna().any(axis=None):
@@ -71,14 +71,14 @@ def _curves(frames: Frames, rule: Rule, values: pd.DataFrame) -> np.ndarray | No
     return curves
 
 
-def importances(trials: pd.DataFrame, rule: Rule, by: Sequence[str]) -> pd.DataFrame:
+def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -> pd.DataFrame:
     """How much of the spread between configurations each hyperparameter explains by itself.
 
     Over the means of the configurations in which it has an effect. One row per hyperparameter:
     hyperparameter, share, null (what 95 % of those without effect stay below), n (configurations).
     A hyperparameter with many values is cut into four ranges.
     """
-    means = block(by_repeat(trials, rule.metric, rule.scope)).mean()
+    means = block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
     configs = configs_of(trials)
     rows = []
     for name in by:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import none_of
+from kdtune.config.files import describe_missing
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.reading import SHOWN
 from kdtune.config.study import Scope, Study
 from kdtune.results import selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
-    Rule,
+    Criterion,
     best_of,
     by_repeat,
     check_names,
@@ -28,7 +28,7 @@ from kdtune.results.diagnostics import faults, state
 from kdtune.results.frames import METRICS, Frames, read_frames
 from kdtune.results.summaries import best_rows
 from kdtune.results.tables import format_table, markdown
-from kdtune.results.terms import Terms
+from kdtune.results.terms import ComparisonContext
 from kdtune.results.wording import best_sentence, comparison_rows, verdict
 from kdtune.storage.records import read_study
 
@@ -48,7 +48,7 @@ def load(folder: str | Path) -> "Results":
         return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"a study must be a folder, but {none_of(path)}")
+        raise InputError(f"a study must be a folder, but {describe_missing(path)}")
     return Results(path, read_study(path), read_frames(path))
 
 
@@ -85,22 +85,22 @@ class Results:
         """What a table of the search says of its repeats where there are others."""
         return " of the search" * bool(len(self.of_final))
 
-    def is_fresh(self, rule: Rule) -> bool:
-        """Whether a rule is judged by fresh repeats, which did not choose what they compare.
+    def is_fresh(self, criterion: Criterion) -> bool:
+        """Whether a criterion is judged by fresh repeats, which did not choose what they compare.
 
         Only against plain training, since the finalists are its best and that of distilling, and
         only where a final repeat of both has completed.
         """
         sides = (completed(self.of_final)["config/alpha"] == 1).nunique()
-        return rule.is_plain and sides == 2
+        return criterion.is_plain and sides == 2
 
-    def trials_of(self, rule: Rule) -> pd.DataFrame:
-        """The trials that a rule is judged by: fresh repeats where there are such, or the search's.
+    def trials_of(self, criterion: Criterion) -> pd.DataFrame:
+        """The trials that a criterion is judged by: fresh repeats where there are such, or the search's.
 
         The one home of that choice: comparison, best, selection and their words must be of the
         same trials.
         """
-        return self.of_final if self.is_fresh(rule) else self.of_search
+        return self.of_final if self.is_fresh(criterion) else self.of_search
 
     @cached_property
     def configs(self) -> pd.DataFrame:
@@ -153,33 +153,33 @@ class Results:
         cut = bool(by)  # each configuration has its own row, unless it is asked otherwise
         return summaries.summary(self.of_search, keys, metrics, scope, self.planned, cut)
 
-    def compare(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+    def compare(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Every other configuration against plain training, paired by repeat.
 
-        Plain training is the alpha = 1 configuration with the best mean, by the same rule and
+        Plain training is the alpha = 1 configuration with the best mean, by the same criterion and
         repeats. For the columns see `comparison.compare`.
         """
-        return self._compared(rule).copy()
+        return self._compared(criterion).copy()
 
     @cached_property
-    def _compared(self) -> Callable[[Rule], pd.DataFrame]:
-        """Once a rule: a page asks for the same comparison a dozen times."""
+    def _compared(self) -> Callable[[Criterion], pd.DataFrame]:
+        """Once a criterion: a page asks for the same comparison a dozen times."""
 
-        def compared(rule: Rule) -> pd.DataFrame:
-            return compare(self.trials_of(rule), rule, self._anytime(rule))
+        def compared(criterion: Criterion) -> pd.DataFrame:
+            return compare(self.trials_of(criterion), criterion, self._anytime(criterion))
 
         return cache(compared)
 
-    def _anytime(self, rule: Rule) -> float | None:
+    def _anytime(self, criterion: Criterion) -> float | None:
         """Level of a comparison that decided how many repeats it has."""
-        return self.study.level if self.study.until_decided and self.is_fresh(rule) else None
+        return self.study.level if self.study.until_decided and self.is_fresh(criterion) else None
 
-    def terms(self, rule: Rule = DEFAULT) -> Terms:
+    def context(self, criterion: Criterion = DEFAULT) -> ComparisonContext:
         """What `compare` is of, and the words for it."""
-        fresh, anytime = self.is_fresh(rule), self._anytime(rule)
+        fresh, anytime = self.is_fresh(criterion), self._anytime(criterion)
         # a race's final repeats are fixed, those of "auto" are not
         planned = self.planned if not fresh else math.nan if anytime else self.study.repeats
-        return Terms(self.baseline(rule), planned, fresh, anytime)
+        return ComparisonContext(self.baseline(criterion), planned, fresh, anytime)
 
     @property
     def planned(self) -> float:
@@ -189,7 +189,7 @@ class Results:
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Mean and rank of each configuration by each scope; see `sensitivity.sensitivity`."""
-        return sensitivity.sensitivity(self.of_search, Rule(metric))
+        return sensitivity.sensitivity(self.of_search, Criterion(metric))
 
     def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
         """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
@@ -199,48 +199,48 @@ class Results:
         check_names("a column of the table", columns, [*METRICS, "gap"])
         return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
 
-    def spread(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+    def spread(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Shares of configuration, repeat, epoch, residual; see `sensitivity.spread`."""
-        return sensitivity.spread(self.frames, rule)
+        return sensitivity.spread(self.frames, criterion)
 
-    def importance(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+    def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """What each hyperparameter explains by itself; see `sensitivity.importances`."""
-        return sensitivity.importances(self.of_search, rule, self.by)
+        return sensitivity.importances(self.of_search, criterion, self.by)
 
-    def selection(self, rule: Rule = DEFAULT) -> pd.DataFrame:
+    def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
-        trials, table = self.trials_of(rule), self.compare(rule)
-        return selection.selection(self.folder, trials, rule, table, self._anytime(rule))
+        trials, table = self.trials_of(criterion), self.compare(criterion)
+        return selection.selection(self.folder, trials, criterion, table, self._anytime(criterion))
 
-    def verdict(self, rule: Rule = DEFAULT) -> str:
+    def verdict(self, criterion: Criterion = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
-        return verdict(self.compare(rule), rule, self.by, self.terms(rule))
+        return verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
 
     def name(self, config_id: str) -> str:
         """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
         return name_of(self.trials[self.trials.config_id == config_id].iloc[0], self.by)
 
-    def best(self, rule: Rule = DEFAULT) -> str | None:
+    def best(self, criterion: Criterion = DEFAULT) -> str | None:
         """The config_id of the best mean; None before a run has completed."""
-        values = by_repeat(self.trials_of(rule), rule.metric, rule.scope)
-        return best_of(values, rule.sign) if values.notna().any(axis=None) else None
+        values = by_repeat(self.trials_of(criterion), criterion.metric, criterion.scope)
+        return best_of(values, criterion.sign) if values.notna().any(axis=None) else None
 
-    def baseline(self, rule: Rule = DEFAULT) -> str:
+    def baseline(self, criterion: Criterion = DEFAULT) -> str:
         """The baseline in words; what is searched besides alpha is named."""
-        table = self.compare(rule)
-        row = pd.Series({f"config/{name}": value for name, value in rule.baseline.items()})
-        given = "plain training" if rule.is_plain else name_of(row, list(rule.baseline))
+        table = self.compare(criterion)
+        row = pd.Series({f"config/{name}": value for name, value in criterion.baseline.items()})
+        given = "plain training" if criterion.is_plain else name_of(row, list(criterion.baseline))
         if not len(table):
             return given
         chosen = self.trials[self.trials.config_id == table.baseline[0]].iloc[0]
         others = [
-            n for n in self.by if n not in rule.baseline and not pd.isna(chosen[f"config/{n}"])
+            n for n in self.by if n not in criterion.baseline and not pd.isna(chosen[f"config/{n}"])
         ]
         return f"{given} ({name_of(chosen, others)})" if others else given
 
-    def edges(self, rule: Rule = DEFAULT) -> str:
+    def edges(self, criterion: Criterion = DEFAULT) -> str:
         """Whether the best lies at the edge of what was searched, in words; else nothing."""
-        best = self.best(rule)
+        best = self.best(criterion)
         words = sensitivity.edges(self.trials, best, self.by) if best else []
         text = "The best lies at the edge of what was searched, look beyond it: "
         return f"{text}{', '.join(words)}." if words else ""
@@ -249,24 +249,28 @@ class Results:
         self,
         by: Sequence[str] = (),
         columns: Sequence[str] = SHOWN,
-        rule: Rule = DEFAULT,
+        criterion: Criterion = DEFAULT,
     ) -> str:
         """What a reader sees first: the table, the comparison with plain training, the verdict."""
-        optimistic = ", optimistic: chosen by what it reports" if rule.scope == "best" else ""
+        optimistic = ", optimistic: chosen by what it reports" if criterion.scope == "best" else ""
         parts = [
-            format_table(best_rows(self.summary(by, columns, rule.scope), rule, MOST_ROWS)),
-            f"mean ± sd over n repeats{self.of_which}, scope {rule.scope}{optimistic}",
+            format_table(
+                best_rows(self.summary(by, columns, criterion.scope), criterion, MOST_ROWS)
+            ),
+            f"mean ± sd over n repeats{self.of_which}, scope {criterion.scope}{optimistic}",
         ]
-        table, terms = self.compare(rule), self.terms(rule)
+        table, context = self.compare(criterion), self.context(criterion)
         if len(table):
-            head, rows = comparison_rows(table, self.by, rule)
+            head, rows = comparison_rows(table, self.by, criterion)
             parts += [
-                f"Against {terms.other}, val {rule.metric}{terms.repeats}:",
+                f"Against {context.other}, val {criterion.metric}{context.repeats}:",
                 markdown(head, rows[:MOST_ROWS]),
-                terms.method,
+                context.method,
             ]
-        if best := self.best(rule):
-            parts.append(best_sentence(self.selection(rule), rule, self.name(best), terms))
-            if edges := self.edges(rule):
+        if best := self.best(criterion):
+            parts.append(
+                best_sentence(self.selection(criterion), criterion, self.name(best), context)
+            )
+            if edges := self.edges(criterion):
                 parts.append(edges)
-        return "\n\n".join([*parts, self.verdict(rule)])
+        return "\n\n".join([*parts, self.verdict(criterion)])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.config.study import Scope
-from kdtune.results.comparison import KEYS, Rule, completed, has_run_well, numbers
+from kdtune.results.comparison import KEYS, Criterion, completed, has_run_well, numbers
 from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
 
@@ -97,9 +97,9 @@ def pooled(
     return table.reset_index()
 
 
-def best_rows(table: pd.DataFrame, rule: Rule, most: int) -> pd.DataFrame:
+def best_rows(table: pd.DataFrame, criterion: Criterion, most: int) -> pd.DataFrame:
     """Of a summary that has more rows, so many with the best means, the best first."""
-    column = f"val/{rule.metric}/mean"
+    column = f"val/{criterion.metric}/mean"
     if len(table) <= most or column not in table:
         return table
-    return table.loc[(-rule.sign * table[column]).sort_values().index[:most]]
+    return table.loc[(-criterion.sign * table[column]).sort_values().index[:most]]

@@ -10,7 +10,7 @@ from kdtune.results.comparison import LEVEL
 
 
 @dataclass(frozen=True)
-class Terms:
+class ComparisonContext:
     """What a comparison with the baseline is of."""
 
     other: str
@@ -78,7 +78,7 @@ class Terms:
                 f"the p values owe nothing for it."
             )
         return (
-            f"The baseline is {self.other}: the best there, chosen by the same rule as the winner. "
+            f"The baseline is {self.other}: the best there, chosen by the same criterion as the winner. "
             f"Its choice is not paid for in the p values."
         )
 

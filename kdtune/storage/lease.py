@@ -1,6 +1,6 @@
 """Who drives a study on a store: one process at a time, by a claim there that it keeps renewing.
 
-A store has no locks. A claim that stands still for VOID_SECONDS is void, whoever's it was. So a
+A store has no locks. A claim that stands still for LEASE_TIMEOUT_SECONDS is void, whoever's it was. So a
 driver that has not renewed its own of late, cut off or suspended, asks whose the place is before it
 writes anything: two that write records do so under the same names.
 """
@@ -16,18 +16,18 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import written_aside
+from kdtune.config.files import atomic_write
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.object_store import DRIVER, VOID_SECONDS, Store
+from kdtune.storage.object_store import DRIVER, LEASE_TIMEOUT_SECONDS, Store
 
-BEAT_SECONDS = VOID_SECONDS / 3
+BEAT_SECONDS = LEASE_TIMEOUT_SECONDS / 3
 """A driver renews its claim so often."""
 TOKEN = uuid.uuid4().hex
 """Of this process: containers may have host name and process number in common."""
 
 
 @contextmanager
-def claimed(mirror: Mirror) -> Iterator[None]:
+def hold_lease(mirror: Mirror) -> Iterator[None]:
     """Hold the study's place on its store.
 
     Raises InputError where another driver renews its own claim. If another takes the place
@@ -38,7 +38,7 @@ def claimed(mirror: Mirror) -> Iterator[None]:
         yield
         return
     _await_silence(mirror, store)
-    claim = Claim(mirror, store)
+    claim = Lease(mirror, store)
     store.retry(claim.take)
     store.guard = claim.guard
     over = threading.Event()
@@ -53,13 +53,13 @@ def claimed(mirror: Mirror) -> Iterator[None]:
             mirror.drop(DRIVER)
 
 
-class Claim:
+class Lease:
     """This process's claim to a study's place."""
 
     def __init__(self, mirror: Mirror, store: Store):
         self.mirror, self._store = mirror, store
         # a try that is repeated through an outage might overwrite who came meanwhile
-        self._hasty = store.hasty()
+        self._hasty = store.without_retries()
         self._file = mirror.folder / DRIVER
         self._renewed = 0.0
         self._turn = threading.Lock()
@@ -85,19 +85,19 @@ class Claim:
         """Raise InputError where the place is another's; the store is asked if it may be."""
         self.mirror.check()
         # half of the time, since what is written now takes some, too; no clock that stops in sleep
-        if not 0 <= time.time() - self._renewed < VOID_SECONDS / 2:
+        if not 0 <= time.time() - self._renewed < LEASE_TIMEOUT_SECONDS / 2:
             self._store.retry(self.renew)
 
     def _write(self) -> None:
         now = time.time()
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "token": TOKEN, "time": now}
-        with written_aside(self._file) as aside:
+        with atomic_write(self._file) as aside:
             aside.write_text(json.dumps(mine))
         self._hasty.put(self._file, DRIVER)
         self._renewed = now
 
 
-def _beat(claim: Claim, over: threading.Event) -> None:
+def _beat(claim: Lease, over: threading.Event) -> None:
     """Renew the claim until it is over, or another's."""
     while not over.wait(BEAT_SECONDS):
         try:
@@ -113,7 +113,7 @@ def _await_silence(mirror: Mirror, store: Store) -> None:
     file = mirror.folder / DRIVER
     mirror.pull(DRIVER)
     first = file.read_text() if file.exists() else None
-    until = time.monotonic() + VOID_SECONDS
+    until = time.monotonic() + LEASE_TIMEOUT_SECONDS
     while file.exists() and time.monotonic() < until and not _is_dead(first):
         time.sleep(1.0)
         mirror.pull(DRIVER)

@@ -148,7 +148,7 @@ class Mirror:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
 
-class Uplink:
+class RecordsUploader:
     """Sends the records of a study that runs, part by part, and deletes what they make useless.
 
     A checkpoint goes only after the records of its run's end are safe: without either the run

@@ -20,9 +20,9 @@ from pyarrow import ArrowInvalid, fs
 from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY
 
-PATIENCE_SECONDS = 120.0
+RETRY_TIMEOUT_SECONDS = 120.0
 """An outage of the store is ridden out for so long."""
-SOON_SECONDS = 10.0
+SHORT_RETRY_TIMEOUT_SECONDS = 10.0
 """The same where nothing is at stake yet: who begins, or only reads, wants to hear soon."""
 FIRST_WAIT = 0.5
 ANSWER_SECONDS = 10.0
@@ -33,7 +33,7 @@ STREAMS = 16
 """Files that are fetched at once: a store answers slowly, but many."""
 DRIVER = "driver.json"
 """Who runs the study now."""
-VOID_SECONDS = 30.0
+LEASE_TIMEOUT_SECONDS = 30.0
 """A claim that is not renewed for so long is void."""
 READ = (STUDY, PROVENANCE, PREDICTIONS, DRIVER, "teacher/teacher.json")
 """What `load` reads of a study beside its records."""
@@ -56,7 +56,7 @@ class Store:
         InputError: there is no such kind of place, or it cannot be reached.
     """
 
-    def __init__(self, uri: str, patience: float = PATIENCE_SECONDS):
+    def __init__(self, uri: str, patience: float = RETRY_TIMEOUT_SECONDS):
         self.uri, self.patience = uri.rstrip("/"), patience
         self.guard: Callable[[], None] = lambda: None
         """Called before each try to write; what it raises, but for OSError, ends the writing."""
@@ -111,7 +111,7 @@ class Store:
         with suppress(FileNotFoundError):
             self.retry(attempt)
 
-    def hasty(self) -> "Store":
+    def without_retries(self) -> "Store":
         """The same place, unguarded, where each thing is tried once."""
         other = copy(self)
         other.patience, other.guard = 0.0, lambda: None
@@ -140,7 +140,7 @@ class Store:
 def reach(uri: str) -> None:
     """Raise InputError, soon, where the place cannot be reached."""
     try:
-        Store(uri, SOON_SECONDS).names("epochs")
+        Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).names("epochs")
     except OSError as error:
         raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
 
@@ -151,7 +151,7 @@ def is_running(folder: Path) -> bool:
         claim = json.loads((folder / DRIVER).read_text())
     except (OSError, ValueError):
         return False
-    return time.time() - float(claim["time"]) < VOID_SECONDS
+    return time.time() - float(claim["time"]) < LEASE_TIMEOUT_SECONDS
 
 
 def fetch(uri: str) -> Path:
@@ -161,7 +161,7 @@ def fetch(uri: str) -> Path:
     """
     folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    store = Store(uri, SOON_SECONDS)
+    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
     try:
         store.get_all([*READ, *store.names("epochs")], folder)
     except OSError as error:

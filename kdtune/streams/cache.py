@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdtune.config.files import default_folder
+from kdtune.config.files import cache_folder
 
 Tensors = dict[str, Tensor]
 
@@ -57,12 +57,12 @@ class Cache:
     """The cache in a folder.
 
     Args:
-        folder: where; None for `default_folder()`.
+        folder: where; None for `cache_folder()`.
         gigabytes: how much it may hold; the least recently used entries go first. 0: no cache.
     """
 
     def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
-        self.folder = Path(folder).expanduser() if folder else default_folder()
+        self.folder = Path(folder).expanduser() if folder else cache_folder()
         self.limit = int(gigabytes * 1e9)
         self._unscanned = self.limit  # the first write looks at what is there
         self._complained = False

@@ -9,7 +9,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.streams.cache import Cache
 
-Watch = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """watch(what, done, total): so far is what is being built."""
 
 
@@ -26,7 +26,7 @@ class Resources:
     loader_workers: int = 0
     repeats: int = 1
     """Repeats whose streams share the cache: views are kept there if those of all fit."""
-    watch: Watch = unwatched
+    watch: ProgressCallback = unwatched
     """Is told what is being built, and how far it is."""
 
     @staticmethod

@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdtune.config.files import written_aside
+from kdtune.config.files import atomic_write
 from kdtune.models.classifier import Classifier
 from kdtune.training.metrics import Epoch
 
@@ -48,7 +48,7 @@ class Checkpoint:
             "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
             "epochs": [vars(epoch) for epoch in past],
         }
-        with written_aside(self.file) as aside:
+        with atomic_write(self.file) as aside:
             torch.save(state, aside)
         self._sent()
         took = time.perf_counter() - began

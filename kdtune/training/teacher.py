@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import written_aside
+from kdtune.config.files import atomic_write
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
@@ -105,7 +105,7 @@ def fine_tune(
     record: dict[str, Any] = {"run": asdict(own), "classes": data.classes, "data": data.fingerprint}
     record |= {"preprocessing": asdict(model.preprocessing), "epochs": own.epochs}
     record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
-    with written_aside(folder / RECORD) as aside:
+    with atomic_write(folder / RECORD) as aside:
         aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
     checkpoint.file.unlink(missing_ok=True)
 

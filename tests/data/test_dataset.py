@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from photos import photo, save
 from PIL import Image
 
 from kdtune.config.errors import InputError
@@ -22,20 +23,6 @@ RUN = Run(data="fashion", seed=3, repeat=1)
 @pytest.fixture(autouse=True)
 def own_notes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
-
-
-def photo(seed, height=60, width=80):
-    """A smooth random picture, uint8 [3, H, W]."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 8, 8, generator=generator)
-    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-    return (fine[0].clamp(0, 1) * 255).to(torch.uint8)
-
-
-def save(image, file, grey=False):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    (picture.convert("L") if grey else picture).save(file)
 
 
 def make_folder(root):

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from photos import photo, save
 from PIL import Image
-from test_dataset import photo, save
 from torchvision.transforms import v2
 
 from kdtune.config.run import Run, derive_seed

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from play import play
-from test_plan import LISTS, RANGES, curve, make
+from simulated_runs import LISTS, RANGES, curve, make
 
 from kdtune.config.run import Run
 from kdtune.planning.ledger import Ledger

@@ -5,7 +5,6 @@ twice, the same decisions after any crash), a known best configuration, and hand
 """
 
 import json
-import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -13,44 +12,18 @@ from pathlib import Path
 
 import pytest
 from play import Line, play, play_and_crash, runs_of, start_of
+from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make
 
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
-from kdtune.config.run import Run, derive_seed
+from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import Spent, phase_of
+from kdtune.planning.ledger import Cost, phase_of
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.statistics.sequential import anytime_p
 
-RUN = Run(epochs=8, optimizer="adamw")
-LISTS = {"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2, 1e-1), "loss": ("mse", "kl")}
-RANGES = {"alpha": Range(0, 0.9), "lr": Range(1e-4, 1, log=True), "temperature": Range(1, 20)}
 SEARCHES = [("grid", LISTS), ("random", RANGES), ("tpe", RANGES), ("tpe", LISTS)]
-
-
-def truth(run: Run) -> float:
-    """Best at lr 1e-2 and alpha 0.1; the teacher is worth 3 points."""
-    return 0.8 - 0.05 * abs(math.log10(run.lr) + 2) - 0.03 * run.alpha
-
-
-def curve(run: Run) -> list[float]:
-    """Rises to the truth, with a repeat's shared effect and noise of 1 point each."""
-    shared = random.Random(derive_seed("shared", run.repeat)).gauss(0, 0.01)
-    own = random.Random(derive_seed("own", run.repeat, run.config_id)).gauss(0, 0.01)
-    end = truth(run) + shared + own
-    return [end * (1 - 0.5 ** (epoch + 1)) for epoch in range(run.epochs)]
-
-
-def faulty(run: Run) -> list[float] | None:
-    """A tenth of the runs fail, a tenth diverge, whatever the attempt."""
-    kind = derive_seed("fault", run.trial_id) % 10
-    return None if kind == 0 else [0.5, math.nan] if kind == 1 else curve(run)
-
-
-def make(search: str, space: dict, policy: str, stop_early: bool = False) -> Study:
-    own = {"search": search, "space": space, "policy": policy, "stop_early": stop_early}
-    return Study(run=RUN, samples=12, repeats=4, **own)
 
 
 def statuses(lines: list[Line]) -> Counter:
@@ -70,10 +43,10 @@ class TestContract:
             runs = runs_of(lines)
             assert len(set(runs)) == len(runs) == statuses(lines).total()
             done = Plan(study, lines)
-            assert len(done.known.tried) == (12 if search != "grid" else 15)
-            plain = [tried for tried in done.known.tried.values() if tried.plain]
-            assert len(plain) == 3 and finalists(done.known)[0] in plain
-            assert all(0 in tried.status for tried in done.known.tried.values())
+            assert len(done.ledger.tried) == (12 if search != "grid" else 15)
+            plain = [tried for tried in done.ledger.tried.values() if tried.plain]
+            assert len(plain) == 3 and finalists(done.ledger)[0] in plain
+            assert all(0 in tried.status for tried in done.ledger.tried.values())
             assert not statuses(lines)["pruned"] or stop_early
 
     def test_the_same_repeats_for_every_configuration(
@@ -82,11 +55,11 @@ class TestContract:
         """Each has the first of the search's repeats, without a gap; the finalists the same."""
         study = make(search, space, policy, stop_early)
         done = Plan(study, play(study, curve))
-        for tried in done.known.tried.values():
+        for tried in done.ledger.tried.values():
             search_repeats = sorted(r for r in tried.status if phase_of(r) == "search")
             assert search_repeats == list(range(len(search_repeats)))
             assert policy == "race" or tried.out or len(search_repeats) == 4
-        plain, distilled = finalists(done.known)
+        plain, distilled = finalists(done.ledger)
         if policy == "race":
             assert plain.status.keys() >= {r for r in distilled.status if r >= 1000}
             assert {r for r in plain.status if r >= 2000} == {2000, 2001, 2002, 2003}
@@ -98,15 +71,15 @@ class TestContract:
         study = make(search, space, policy, stop_early)
         whole, broken = play(study, curve), play_and_crash(study, curve)
         assert runs_of(whole) == runs_of(broken)
-        assert finalists(Plan(study, whole).known) == finalists(Plan(study, broken).known)
+        assert finalists(Plan(study, whole).ledger) == finalists(Plan(study, broken).ledger)
 
     def test_failures_and_nan_do_not_stop_it(self, search, space, policy, stop_early) -> None:
         study = make(search, space, policy, stop_early)
         lines = play(study, faulty, 3)
         assert statuses(lines)["failed"] and statuses(lines)["completed"]
         done = Plan(study, lines)
-        assert not any(t.out for t in finalists(done.known))
-        failed = done.known.failed
+        assert not any(t.out for t in finalists(done.ledger))
+        failed = done.ledger.failed
         if done._proposer is not None:  # no trial is left running in Optuna
             for side in done._proposer.sides.values():
                 assert all(trial.state.is_finished() for trial in side.get_trials())
@@ -123,7 +96,7 @@ class TestContract:
         assert len(runs) == len(set(runs)) > len(runs_of(lines))
         if search != "grid":
             most = 15 if space is LISTS else 16  # there are no more
-            assert len(Plan(more, extended).known.tried) == most
+            assert len(Plan(more, extended).ledger.tried) == most
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
@@ -148,7 +121,7 @@ def test_a_race_finds_the_best_for_less() -> None:
     space = {"alpha": (0.1, 0.3, 0.5, 1.0), "lr": tuple(10.0**-k for k in range(6))}
     study = Study(run=RUN, space=space, policy="race", repeats=8)
     lines = play(study, curve)
-    plain, distilled = finalists(Plan(study, lines).known)
+    plain, distilled = finalists(Plan(study, lines).ledger)
     assert (plain.run.lr, distilled.run.lr) == (0.01, 0.01)  # lr is worth 5 points a decade
     searched = [run for run in runs_of(lines) if run[1] < 1000]
     assert len(searched) < 24 * 8 / 3
@@ -172,7 +145,7 @@ def test_plain_training_has_its_share() -> None:
         study = Study(run=RUN, search="random", samples=40, plain_share=share, space=RANGES)
         plan = Plan(study)
         plan.next()
-        assert sum(tried.plain for tried in plan.known.tried.values()) == count
+        assert sum(tried.plain for tried in plan.ledger.tried.values()) == count
 
 
 def test_a_finite_space_is_tried_to_the_last() -> None:
@@ -186,12 +159,12 @@ def test_repeats_auto_ends_when_it_is_decided_or_spent() -> None:
     space = {"alpha": (0.1, 1.0)}
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
     plan = Plan(study, play(study, curve))
-    assert is_decided(plan.known) and plan.known.spent.runs < 60
-    differences = final_differences(plan.known)
+    assert is_decided(plan.ledger) and plan.ledger.spent.runs < 60
+    differences = final_differences(plan.ledger)
     assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
 
     small = replace(study, budget="10runs")
-    assert Plan(small, play(small, curve)).known.spent.runs <= 10
+    assert Plan(small, play(small, curve)).ledger.spent.runs <= 10
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -200,7 +173,7 @@ def test_runs_under_way_when_it_is_decided_count_too(seed: int) -> None:
     space = {"alpha": (0.1, 1.0)}
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="2000runs")
     plan = Plan(study, play(study, noisy, width=8, seed=seed))
-    assert is_decided(plan.known) and plan.known.spent.runs < 2000
+    assert is_decided(plan.ledger) and plan.ledger.spent.runs < 2000
 
 
 def noisy(run: Run) -> list[float]:
@@ -219,12 +192,12 @@ def test_a_finalist_whose_final_run_failed_stays_one(plain: bool) -> None:
     for study in (race, auto):
         plan = Plan(study, play(study, failing))
         whole = Plan(study, play(study, curve))
-        assert finalists(plan.known)[0].run == finalists(whole.known)[0].run
-        tried = plan.known.tried.values()
+        assert finalists(plan.ledger)[0].run == finalists(whole.ledger)[0].run
+        tried = plan.ledger.tried.values()
         assert sum(any(phase_of(r) == "final" for r in t.status) for t in tried) == 2
-        finals = [r for r in finalists(plan.known)[0].status if phase_of(r) == "final"]
-        assert len(final_differences(plan.known)) == len(finals) - 1
-    assert is_decided(plan.known)
+        finals = [r for r in finalists(plan.ledger)[0].status if phase_of(r) == "final"]
+        assert len(final_differences(plan.ledger)) == len(finals) - 1
+    assert is_decided(plan.ledger)
 
 
 def test_a_run_that_is_given_back_goes_next() -> None:
@@ -232,22 +205,22 @@ def test_a_run_that_is_given_back_goes_next() -> None:
     first, second = plan.next(), plan.next()
     plan.take(start_of(first)), plan.take(start_of(second))
     plan.give_back(first)
-    assert list(plan.known.running) == [second.trial_id] and not plan.is_done
+    assert list(plan.ledger.running) == [second.trial_id] and not plan.is_done
     assert plan.next() == first and plan.next() not in (first, second)
 
 
 @pytest.mark.parametrize(
     ("budget", "spent", "reached"),
     [
-        (None, Spent(10**6, 10**6, 1e9), False),
-        ("400runs", Spent(399, 10**6, 1e9), False),
-        ("400runs", Spent(400), True),
-        ("20epochs", Spent(0, 20), True),
-        ("1.5h", Spent(0, 0, 5399), False),
-        ("1.5h", Spent(0, 0, 5400), True),
+        (None, Cost(10**6, 10**6, 1e9), False),
+        ("400runs", Cost(399, 10**6, 1e9), False),
+        ("400runs", Cost(400), True),
+        ("20epochs", Cost(0, 20), True),
+        ("1.5h", Cost(0, 0, 5399), False),
+        ("1.5h", Cost(0, 0, 5400), True),
     ],
 )
-def test_budgets(budget: str | None, spent: Spent, reached: bool) -> None:
+def test_budgets(budget: str | None, spent: Cost, reached: bool) -> None:
     assert spent.reaches(budget) is reached
 
 
@@ -262,7 +235,7 @@ def test_a_warm_start_proposes_the_best_of_the_other_study_first(tmp_path: Path)
     study = Study(run=RUN, search="tpe", samples=16, space=space, repeats=1)
     warm = play(replace(study, warm_start=str(other.folder)), curve)
     configs = [line["config"] for line in warm if line["kind"] == "start"]
-    best = finalists(Plan(other, lines).known)
+    best = finalists(Plan(other, lines).ledger)
     assert [configs[0]["lr"], configs[1]["lr"]] == [best[0].run.lr, best[1].run.lr]
     assert configs[1]["alpha"] == best[1].run.alpha
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}

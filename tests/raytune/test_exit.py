@@ -37,10 +37,10 @@ int __cxa_atexit(void (*function)(void *), void *object, void *library) {
 
 TWO_STUDIES = """
 from kdtune.config.study import Study
-from kdtune.raytune.session import ray_of
+from kdtune.raytune.session import ray_session
 
 for _ in range(2):
-    with ray_of(Study(gpus=0), None):
+    with ray_session(Study(gpus=0), None):
         pass
 """
 

@@ -13,7 +13,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune import machines as nodes
-from kdtune.raytune.machines import Node, Room, changed, fit, promised
+from kdtune.raytune.machines import Capacity, Node, changed, fit, promised
 
 FILE = {
     "head_node_type": "head",
@@ -52,9 +52,9 @@ def one_node() -> Iterator[None]:
     ray.shutdown()
 
 
-def room(study: Study) -> Room:
+def room(study: Study) -> Capacity:
     said: list[str] = []
-    made = Room(study, said.append)
+    made = Capacity(study, said.append)
     assert said == []
     return made
 
@@ -94,6 +94,6 @@ def test_machines_that_the_file_promises_are_waited_for_but_not_for_ever(
     monkeypatch.setattr(nodes, "BOOTSTRAP", tmp_path / "file.yaml")
     monkeypatch.setattr(nodes, "JOIN_SECONDS", 0.5)
     said: list[str] = []
-    made = Room(Study(name="a", run=tiny, address="auto"), said.append)
+    made = Capacity(Study(name="a", run=tiny, address="auto"), said.append)
     assert said == ["1 of 3 machines have joined, waiting for the others"]
     assert made.trials() == 2

@@ -18,12 +18,12 @@ from kdtune.config.study import Study
 from kdtune.models.weights import save_weights
 from kdtune.raytune import machine_monitor as watching
 from kdtune.raytune import preflight as module
-from kdtune.raytune.machine_monitor import Watch
+from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Node, alive
-from kdtune.raytune.preflight import Look, Probe, differences, look, preflight, too_few_gpus
+from kdtune.raytune.preflight import NodeStatus, Probe, differences, look, preflight, too_few_gpus
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
-SEEN = Look("1.0", "2.13.0", 0, {}, "images", "teacher", "student")
+SEEN = NodeStatus("1.0", "2.13.0", 0, {}, "images", "teacher", "student")
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def study(tiny: Run, tmp_path: Path) -> Study:
         (replace(SEEN, data="others"), ["has another data than 10.0.0.1 (h0) in fashion; copy it"]),
         (replace(SEEN, teacher="t", student="s"), ["another teacher", "another student"]),
         (replace(SEEN, faults=("cannot",), data=""), []),
-        (Look("1.0", unseen="has not answered"), []),
+        (NodeStatus("1.0", unseen="has not answered"), []),
     ],
 )
-def test_a_sentence_for_each_difference(study: Study, other: Look, words: list[str]) -> None:
+def test_a_sentence_for_each_difference(study: Study, other: NodeStatus, words: list[str]) -> None:
     said = differences(study, {HEAD: SEEN, OTHER: other})
     assert len(said) == len(words)
     for sentence, part in zip(said, words, strict=True):
@@ -132,7 +132,7 @@ class TestOnTwoNodes:
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
-        watch = Watch(study)
+        watch = MachineMonitor(study)
         assert list(watch.tick()) == []
         third = cluster.add_node(num_cpus=1)
         name = f"{alive()[0]}"  # all three have this machine's
@@ -154,7 +154,7 @@ class TestOnTwoNodes:
     ) -> None:
         monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
         there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-        watch = Watch(there)
+        watch = MachineMonitor(there)
         s3.process.send_signal(signal.SIGSTOP)
         # longer than a try of the store (ANSWER_SECONDS) and the patience at a study's start
         waker = subprocess.Popen(["sh", "-c", f"sleep 22; kill -CONT {s3.process.pid}"])
@@ -179,7 +179,7 @@ class TestOnTwoNodes:
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
-        watch = Watch(study)
+        watch = MachineMonitor(study)
         third = cluster.add_node(num_cpus=1)
         before = alive()
         (node,) = set(before) - set(watch.nodes)
@@ -199,14 +199,14 @@ class TestOnTwoNodes:
     ) -> None:
         monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
         data = tmp_path / "images"
-        watch = Watch(replace(study, run=replace(study.run, data=str(data))))
+        watch = MachineMonitor(replace(study, run=replace(study.run, data=str(data))))
         third = cluster.add_node(num_cpus=1)
         with pytest.raises(InputError, match=str(data)):
             until_said(watch, 1)
         cluster.remove_node(third)
 
 
-def until_said(watch: Watch, count: int) -> list[str]:
+def until_said(watch: MachineMonitor, count: int) -> list[str]:
     said: list[str] = []
     for _ in range(600):
         said += watch.tick()

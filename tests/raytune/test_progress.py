@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from play import play
 from rich.console import Console
-from test_plan import LISTS, curve, faulty, make
+from simulated_runs import LISTS, curve, faulty, make
 
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import finalists, is_decided
-from kdtune.raytune.progress import Show, board, in_words
+from kdtune.raytune.progress import ProgressDisplay, board, in_words
 from kdtune.streams.cache import Cache
 
 
@@ -22,7 +22,7 @@ def shown(plan: Plan) -> str:
 def test_the_table_has_the_best_and_plain_training() -> None:
     study = make("grid", LISTS, "all")
     plan = Plan(study, play(study, curve))
-    plain, distilled = finalists(plan.known)
+    plain, distilled = finalists(plan.ledger)
     text = shown(plan)
     for tried in (plain, distilled):
         mean = sum(tried.scores.values()) / 4
@@ -33,7 +33,7 @@ def test_the_table_has_the_best_and_plain_training() -> None:
 def test_failures_and_stops_are_counted() -> None:
     study = make("grid", LISTS, "race", stop_early=True)
     plan = Plan(study, play(study, faulty))
-    ends = [status for tried in plan.known.by_number for status in tried.status.values()]
+    ends = [status for tried in plan.ledger.by_number for status in tried.status.values()]
     for status, word in (("completed", "done"), ("failed", "failed"), ("pruned", "stopped")):
         if status in ends:
             assert f"{ends.count(status)} {word}" in in_words(plan)
@@ -43,7 +43,7 @@ def test_failures_and_stops_are_counted() -> None:
 def test_whether_it_is_decided() -> None:
     study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), until_decided=True, budget="99runs")
     plan = Plan(study, play(study, curve))
-    assert is_decided(plan.known) and ", decided (anytime p 0.0" in in_words(plan)
+    assert is_decided(plan.ledger) and ", decided (anytime p 0.0" in in_words(plan)
     small = replace(study, budget="14runs")
     plan = Plan(small, play(small, curve))
     assert ", not decided (anytime p" in in_words(plan)
@@ -56,7 +56,7 @@ def test_a_study_that_has_not_begun() -> None:
 
 def test_lines_where_there_is_no_terminal(capsys) -> None:  # type: ignore[no-untyped-def]
     study = make("grid", LISTS, "all")
-    with Show(Plan(study, play(study, curve)), Cache(gigabytes=0)) as show:
+    with ProgressDisplay(Plan(study, play(study, curve)), Cache(gigabytes=0)) as show:
         show.beat()
         show.line("a line")
         show.beat()  # too early for another

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_plan import LISTS, make
+from simulated_runs import LISTS, make
 
 from kdtune.planning.plan import Plan
 from kdtune.raytune.adapters import RepeatSearcher
-from kdtune.raytune.progress import Show
+from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import Recorder
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines
@@ -23,11 +23,13 @@ DIED = "Failure # 1\nThe actor died because of an out-of-memory error"
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(
-        "kdtune.raytune.recorder.Watch", lambda study: None
+        "kdtune.raytune.recorder.MachineMonitor", lambda study: None
     )  # of machines, which needs Ray
     study = replace(make("grid", LISTS, "all"), out=str(tmp_path), name="s")
     plan = Plan(study)
-    return Recorder(study, plan, Show(plan, Cache(str(tmp_path / "cache"), 1.0)), Mirror(study))
+    return Recorder(
+        study, plan, ProgressDisplay(plan, Cache(str(tmp_path / "cache"), 1.0)), Mirror(study)
+    )
 
 
 def begun(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:

@@ -31,21 +31,23 @@ from kdtune.config.reading import Reporting
 from kdtune.reporting import build as report
 from kdtune.reporting import page
 from kdtune.reporting.figures import FIGURES, pictures
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
 
 
-def page_of(results: Results, folder: Path, rule: Rule | None = None) -> str:
-    return report.write(results, rule or Rule(), folder).read_text("utf-8")
+def page_of(results: Results, folder: Path, criterion: Criterion | None = None) -> str:
+    return report.write(results, criterion or Criterion(), folder).read_text("utf-8")
 
 
-def html_of(results: Results, rule: Rule | None = None) -> str:
+def html_of(results: Results, criterion: Criterion | None = None) -> str:
     """The page without writing a file."""
-    rule = rule or Rule()
-    return report.html(results, rule, {p.name: page.figure(p) for p in pictures(results, rule)})
+    criterion = criterion or Criterion()
+    return report.html(
+        results, criterion, {p.name: page.figure(p) for p in pictures(results, criterion)}
+    )
 
 
 def default_like(folder: Path) -> Results:
@@ -148,16 +150,17 @@ def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> N
 
 
 @pytest.mark.parametrize(
-    "rule", [Rule("ce"), Rule("gap", "best"), Rule("acc", "last-5-avg", {"alpha": 0.5})]
+    "criterion",
+    [Criterion("ce"), Criterion("gap", "best"), Criterion("acc", "last-5-avg", {"alpha": 0.5})],
 )
-def test_other_rules(whole, rule: Rule) -> None:
-    words = Reader(report.html(whole, rule, {})).words
-    assert whole.verdict(rule) in words
-    assert f"scope {rule.scope}" in words
+def test_other_rules(whole, criterion: Criterion) -> None:
+    words = Reader(report.html(whole, criterion, {})).words
+    assert whole.verdict(criterion) in words
+    assert f"scope {criterion.scope}" in words
     assert ("The epoch is chosen by the accuracy that is reported" in words) == (
-        rule.scope == "best"
+        criterion.scope == "best"
     )
-    assert rule.is_plain or "against alpha = 0.5 (T = " in words
+    assert criterion.is_plain or "against alpha = 0.5 (T = " in words
 
 
 # -- what others wrote -----------------------------------------------------------------------------
@@ -206,7 +209,7 @@ def test_figures_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path) ->
 def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
     last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 4)
     made = make(tmp_path, last, {(0.5, r): fate for r in range(3)})
-    words = Reader(report.html(made, Rule(), {})).words
+    words = Reader(report.html(made, Criterion(), {})).words
     assert made.state in words and made.verdict() in words
     assert f"{made.trials.status.value_counts()['completed']} of 12 runs completed" in words or (
         "complete: 9 runs, 3 failed or pruned" in words
@@ -251,7 +254,7 @@ def test_a_metric_that_is_missing_everywhere(tmp_path) -> None:
 def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written to"):
-        report.write(whole, Rule(), tmp_path / "file")
+        report.write(whole, Criterion(), tmp_path / "file")
     flags = Reporting(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="there is no"):
         report_command.main(flags)
@@ -283,7 +286,7 @@ def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -
     runs = grid([0.1, 0.3, 0.5, 1.0], temperature=[1.0, 4.0])
     failed = {(at(0.1, temperature=4.0), 1): "failed"}
     made = make(tmp_path / "study", draw(dict.fromkeys(runs, 0.0), 3), failed)
-    report.write(made, Rule(), tmp_path / "one")
+    report.write(made, Criterion(), tmp_path / "one")
     write_predictions(made)  # a parquet file, which cannot be read there
     command = [sys.executable, "-c", BARE, ABSENT, str(made.folder)]
     env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(kdtune.__file__).parents[1])}

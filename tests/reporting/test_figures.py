@@ -14,12 +14,12 @@ import kdtune
 from kdtune.reporting import answer as sections
 from kdtune.reporting import figures as plots
 from kdtune.reporting.canvas import COLOURS, LINES, MARKERS
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results
 
 exact = pytest.approx
 CSV = Path(__file__).parents[1] / "data" / "seed_results.csv"
-RULE = Rule()
+RULE = Criterion()
 
 
 @pytest.fixture(scope="module")
@@ -214,19 +214,19 @@ def test_dots_are_the_repeats(wide) -> None:
     assert any("(n = 3)" in name for name in names)
 
 
-@pytest.mark.parametrize("rule", [RULE, Rule("ce"), Rule("gap", "best")])
-def test_the_forest_is_the_comparison(wide, rule: Rule) -> None:
-    picture = plots.forest(wide, rule)
+@pytest.mark.parametrize("criterion", [RULE, Criterion("ce"), Criterion("gap", "best")])
+def test_the_forest_is_the_comparison(wide, criterion: Criterion) -> None:
+    picture = plots.forest(wide, criterion)
     (axes,) = picture.figure.axes
-    table = wide.compare(rule)
-    scale = 1 if rule.metric == "ce" else 100
+    table = wide.compare(criterion)
+    scale = 1 if criterion.metric == "ce" else 100
     assert [t.get_text() for t in axes.get_yticklabels()] == [wide.name(c) for c in table.config_id]
     for y, row in table.iterrows():
         both, one, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
         assert tuple(both.get_xdata()) == exact((scale * row.low_all, scale * row.high_all))
         assert tuple(one.get_xdata()) == exact((scale * row.low, scale * row.high))
         assert mean.get_xdata()[0] == exact(scale * row["diff"])
-    assert ("one image" in picture.caption) == (rule.metric != "ce")
+    assert ("one image" in picture.caption) == (criterion.metric != "ce")
 
 
 def test_no_forest_of_one_repeat(tmp_path) -> None:
@@ -297,9 +297,9 @@ def test_text_is_not_read_as_mathematics(tmp_path) -> None:
 def test_what_others_have_set_does_not_show(tmp_path) -> None:
     """Optuna's figures leave matplotlib in the style ggplot; a user may have a matplotlibrc."""
     made = make(tmp_path, {0.5: [0.5, 0.52], 1.0: [0.4, 0.41]})
-    picture = next(plots.pictures(made, Rule()))
+    picture = next(plots.pictures(made, Criterion()))
     before = picture.svg(), picture.png()
     with mpl.rc_context():
         mpl.style.use("ggplot")
-        picture = next(plots.pictures(made, Rule()))
+        picture = next(plots.pictures(made, Criterion()))
         assert (picture.svg(), picture.png()) == before

@@ -17,7 +17,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
 from kdtune.results.comparison import (
-    Rule,
+    Criterion,
     best_of,
     block,
     by_repeat,
@@ -34,7 +34,7 @@ EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
 
 
 def compared(last) -> pd.DataFrame:
-    return compare(trials_of(last), Rule()).set_index("config/alpha")
+    return compare(trials_of(last), Criterion()).set_index("config/alpha")
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -79,11 +79,11 @@ def test_the_baseline_is_the_best_plain_training() -> None:
     slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
     last = {slow: [0.6, 0.61, 0.6], fast: [0.7, 0.72, 0.71]}
     last |= {at(0.5, lr=0.1): [0.71, 0.7, 0.72], at(0.5, lr=0.01): [0.65, 0.66, 0.64]}
-    table = compare(trials_of(last), Rule())
+    table = compare(trials_of(last), Criterion())
     # distilling at 0.1 beats plain training at 0.01 by 10 points, and at its best lr by none
     assert set(table.baseline) == {fast.config_id}
     assert table["diff"].tolist() == exact([0.0, -0.06], abs=1e-12)
-    by_lr = compare(trials_of(last), Rule(baseline={"alpha": 1, "lr": 0.01}))
+    by_lr = compare(trials_of(last), Criterion(baseline={"alpha": 1, "lr": 0.01}))
     assert set(by_lr.baseline) == {slow.config_id}
     assert len(by_lr) == 3 and fast.config_id in set(by_lr.config_id)
 
@@ -92,7 +92,7 @@ def test_a_lucky_repeat_is_no_baseline_and_no_winner() -> None:
     slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
     last = {slow: [0.6, 0.61, 0.6, 0.6], fast: [0.99, None, None, None]}
     last |= {at(0.5, lr=0.01): [0.65, 0.66, 0.64, 0.66]}
-    assert set(compare(trials_of(last), Rule()).baseline) == {slow.config_id}
+    assert set(compare(trials_of(last), Criterion()).baseline) == {slow.config_id}
     values = by_repeat(trials_of(last), "acc", "last")
     assert best_of(values, 1) == at(0.5, lr=0.01).config_id
     assert best_of(values, -1) == slow.config_id
@@ -111,7 +111,7 @@ def test_only_completed_runs_count(tmp_path) -> None:
 def test_wins_are_of_the_better(tmp_path, metric: str) -> None:
     # by construction a higher accuracy goes with a lower ce, gap, kl and logit difference
     made = make(tmp_path, {0.5: [0.8, 0.9, 0.7, 0.6], 1.0: [0.7, 0.8, 0.75, 0.6]})
-    (row,) = made.compare(Rule(metric)).to_dict("records")
+    (row,) = made.compare(Criterion(metric)).to_dict("records")
     assert (row["wins"], row["ties"], row["losses"]) == (2, 1, 1)
     assert row["p_better"] == exact(2.5 / 4)
     sign = 1 if metric in ("acc", "agreement") else -1
@@ -120,8 +120,8 @@ def test_wins_are_of_the_better(tmp_path, metric: str) -> None:
 
 def test_scopes(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.9, 0.6], 1.0: [0.6, 0.5]})  # curves rise evenly to the last
-    assert made.compare(Rule(scope="best"))["diff"].item() == exact(0.2)
-    assert made.compare(Rule(scope="last-5-avg"))["diff"].item() == exact(0.2 * 2 / 3)
+    assert made.compare(Criterion(scope="best"))["diff"].item() == exact(0.2)
+    assert made.compare(Criterion(scope="last-5-avg"))["diff"].item() == exact(0.2 * 2 / 3)
 
 
 # -- what may be missing ---------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_scopes(tmp_path) -> None:
 
 def test_no_comparison_without_two_sides() -> None:
     for last in ({0.5: [0.7, 0.8], 0.1: [0.7, 0.7]}, {1.0: [0.5, 0.6]}):
-        assert not len(compare(trials_of(last), Rule()))
+        assert not len(compare(trials_of(last), Criterion()))
 
 
 def test_sides_without_a_common_repeat_are_not_compared() -> None:
@@ -143,9 +143,9 @@ def test_a_side_without_numbers_is_no_side(tmp_path) -> None:
     edit_records(tmp_path, lambda line: line["config_id"] == plain and line.update(kl=None))
     made = kdtune.load(tmp_path)
     assert len(made.compare()) == 2
-    assert not len(made.compare(Rule("kl")))
+    assert not len(made.compare(Criterion("kl")))
     edit_records(tmp_path, lambda line: line.update(kl=None))
-    assert not len(kdtune.load(tmp_path).compare(Rule("kl")))
+    assert not len(kdtune.load(tmp_path).compare(Criterion("kl")))
 
 
 def test_a_comparison_without_a_p_value_does_not_count_in_holm() -> None:
@@ -194,18 +194,18 @@ def test_compare_laws(seed: int, repeats: int) -> None:
     rng = np.random.default_rng(seed)
     last = draw(EFFECTS, repeats, seed=seed)
     trials = trials_of(last)
-    table = compare(trials, Rule()).set_index("config_id")
+    table = compare(trials, Criterion()).set_index("config_id")
     # neither the order of the rows nor the repeats' names are seen
     names = dict(enumerate(rng.permutation(100)[:repeats]))
     other = trials.sample(frac=1, random_state=seed % 2**32).assign(
         repeat=lambda t: t["repeat"].map(names)
     )
-    again = compare(other, Rule()).set_index("config_id").loc[table.index]
+    again = compare(other, Criterion()).set_index("config_id").loc[table.index]
     pd.testing.assert_frame_equal(again[COLUMNS], table[COLUMNS], rtol=1e-9)
     # a unit scales differences, an origin or what a repeat adds to all is not seen
     shared = trials["repeat"].map(dict(enumerate(rng.normal(size=repeats))))
     moved = trials.assign(**{"val/acc@last": 2 * trials["val/acc@last"] + shared})
-    again = compare(moved, Rule()).set_index("config_id").loc[table.index]
+    again = compare(moved, Criterion()).set_index("config_id").loc[table.index]
     assert (again["diff"] / 2).tolist() == exact(table["diff"].tolist(), abs=1e-12)
     assert again.p_holm.tolist() == exact(table.p_holm.tolist(), rel=1e-6)
 
@@ -251,17 +251,17 @@ def test_baselines_that_are_none(text: str) -> None:
 @pytest.mark.parametrize("alphas", [Range(0, 0.9), [0.1, 0.9]])
 def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
     study = Study(run=RUN, search="random", space={"alpha": alphas})
-    check_baseline(Rule(baseline={"alpha": 1, "lr": RUN.lr}), study)
+    check_baseline(Criterion(baseline={"alpha": 1, "lr": RUN.lr}), study)
     for alpha in (0.95, 2, "x"):
         with pytest.raises(InputError, match="baseline must be of the study"):
-            check_baseline(Rule(baseline={"alpha": alpha, "lr": RUN.lr}), study)
+            check_baseline(Criterion(baseline={"alpha": alpha, "lr": RUN.lr}), study)
     with pytest.raises(InputError, match="but got alpha=1"):
         plainless = replace(study, plain_share=0.0)
-        check_baseline(Rule(baseline={"alpha": 1, "lr": RUN.lr}), plainless)
+        check_baseline(Criterion(baseline={"alpha": 1, "lr": RUN.lr}), plainless)
 
 
 @pytest.mark.parametrize("metric", ["loss", "distill", "accuracy", "val/loss", "teacher_acc"])
 def test_metrics_that_cannot_be_compared(metric: str) -> None:
     with pytest.raises(InputError, match="metric must be one of acc, ce"):
-        Rule(metric)
-    assert Rule("val/acc") == Rule("acc") == Rule()
+        Criterion(metric)
+    assert Criterion("val/acc") == Criterion("acc") == Criterion()

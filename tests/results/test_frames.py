@@ -38,8 +38,8 @@ def test_what_is_recorded_is_read(tmp_path):
         for name, value in run.config.items():
             column = val[f"config/{name}"]
             assert column.isna().all() if value is None else (column == value).all()
-        terms = [] if run.alpha == 1 else [2.25 - acc for acc in accs]
-        assert val.distill.dropna().tolist() == terms
+        context = [] if run.alpha == 1 else [2.25 - acc for acc in accs]
+        assert val.distill.dropna().tolist() == context
 
 
 def test_trials_have_the_columns_of_the_design(tmp_path):

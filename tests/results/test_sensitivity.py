@@ -10,7 +10,7 @@ from study_folders import IMAGES, at, draw, grid, make, write_predictions, write
 
 import kdtune
 from kdtune.config.files import PREDICTIONS
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.variance import repeated_measures, variance_shares
 
@@ -52,7 +52,7 @@ def test_equal_means_share_a_rank(tmp_path) -> None:
 
 def test_spread_is_that_of_the_whole_block(tmp_path) -> None:
     last = draw(EFFECTS, 5)
-    table = make(tmp_path, last).spread(Rule()).set_index("epochs")
+    table = make(tmp_path, last).spread(Criterion()).set_index("epochs")
     block = np.array(list(last.values()))
     whole, measures = variance_shares(block[..., None]), repeated_measures(block)
     row = table.loc["last"]
@@ -75,17 +75,17 @@ def test_spread_leaves_out_what_has_gaps(tmp_path) -> None:
     for alpha in (0.1, 0.5, 1.0):
         last[alpha][4] = None
     holed = make(tmp_path / "holed", last, repeats=5)
-    pd.testing.assert_frame_equal(holed.spread(Rule()), whole.spread(Rule()))
+    pd.testing.assert_frame_equal(holed.spread(Criterion()), whole.spread(Criterion()))
 
 
 @pytest.mark.parametrize("last", [{0.5: [0.7], 1.0: [0.6]}, {0.5: [0.7, 0.8]}])
 def test_too_little_for_a_spread(tmp_path, last) -> None:
-    assert not len(make(tmp_path, last).spread(Rule()))
+    assert not len(make(tmp_path, last).spread(Criterion()))
 
 
 def test_runs_of_different_lengths_have_no_common_curve(tmp_path) -> None:
     last = {at(0.5, epochs=3): [0.7, 0.8], at(0.5, epochs=4): [0.75, 0.8], at(1.0): [0.6, 0.65]}
-    assert make(tmp_path, last).spread(Rule()).epochs.tolist() == ["last"]
+    assert make(tmp_path, last).spread(Criterion()).epochs.tolist() == ["last"]
 
 
 # -- importance ------------------------------------------------------------------------------------
@@ -197,11 +197,11 @@ def test_damaged_predictions_of_the_study_are_made_up_for_by_the_runs_own(tmp_pa
     assert want["corrected/mean"].notna().any()
 
 
-@pytest.mark.parametrize("rule", [Rule("ce"), Rule(scope="best")])
-def test_only_the_last_accuracy_has_predictions(tmp_path, rule: Rule) -> None:
+@pytest.mark.parametrize("criterion", [Criterion("ce"), Criterion(scope="best")])
+def test_only_the_last_accuracy_has_predictions(tmp_path, criterion: Criterion) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     write_predictions(made)
-    assert made.selection(rule)["corrected/mean"].isna().all()
+    assert made.selection(criterion)["corrected/mean"].isna().all()
 
 
 def test_where_plain_training_is_the_best_there_is_no_difference(tmp_path) -> None:

@@ -13,7 +13,7 @@ import kdtune
 from kdtune.analysis import main
 from kdtune.config.errors import InputError
 from kdtune.config.reading import Reading
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 
 exact = pytest.approx
 T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom
@@ -63,7 +63,7 @@ def test_the_text_ends_with_the_verdict(tmp_path) -> None:
     assert text.endswith(made.verdict())
     assert "mean ± sd over n repeats, scope last" in text
     assert "Against plain training, val acc:" in text
-    best = made.text(rule=Rule(scope="best"))
+    best = made.text(criterion=Criterion(scope="best"))
     assert "optimistic" in best and "optimistic" not in text
 
 
@@ -134,8 +134,8 @@ def test_forms(tmp_path, capsys, form: str) -> None:
 def test_rules_from_the_command_line(tmp_path, capsys) -> None:
     made = make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 6))
     _, out, _ = asked(capsys, tmp_path, metric="ce", scope="best", baseline="alpha=0.5")
-    rule = Rule("ce", "best", {"alpha": 0.5})
-    assert out.rstrip().endswith(made.verdict(rule))
+    criterion = Criterion("ce", "best", {"alpha": 0.5})
+    assert out.rstrip().endswith(made.verdict(criterion))
     assert "Against alpha = 0.5, val ce:" in out
 
 

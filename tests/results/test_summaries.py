@@ -14,7 +14,7 @@ from study_folders import at, draw, edit_records, make, metrics, starting_reposi
 
 import kdtune
 from kdtune.config.errors import InputError
-from kdtune.results.comparison import Rule
+from kdtune.results.comparison import Criterion
 
 exact = pytest.approx
 T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom
@@ -149,7 +149,7 @@ def test_a_range_of_rates_is_cut_into_four(tmp_path) -> None:
 def test_configurations_are_sorted_by_their_mean(tmp_path) -> None:
     made = make(tmp_path, {0.1: [0.99, None, None], 0.5: [0.6, 0.6, 0.7], 1.0: [0.7, 0.6, 0.7]})
     assert made.configs["config/alpha"].tolist() == [1.0, 0.5, 0.1]  # one repeat is no winner
-    assert made.best() == at(1.0).config_id and made.best(Rule("ce")) == at(1.0).config_id
+    assert made.best() == at(1.0).config_id and made.best(Criterion("ce")) == at(1.0).config_id
 
 
 # -- the starting repository's study ---------------------------------------------------------------

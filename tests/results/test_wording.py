@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_folders import draw, grid, make, trials_of
 
-from kdtune.results.comparison import Rule, compare
-from kdtune.results.terms import Terms
+from kdtune.results.comparison import DEFAULT, Criterion, compare
+from kdtune.results.terms import ComparisonContext
 from kdtune.results.wording import best_sentence, comparison_rows, verdict
 from kdtune.statistics.power import detectable_difference, repeats_needed
 
@@ -19,9 +19,14 @@ NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"
 AMOUNT = re.compile(rf"({NUMBER}) ± ({NUMBER}) points")
 
 
-def said(last, rule: Rule = Rule(), by=("alpha",), planned: int | None = None) -> str:  # noqa: B008
+def said(last, criterion: Criterion = DEFAULT, by=("alpha",), planned: int | None = None) -> str:
     repeats = planned or max(map(len, last.values()))
-    return verdict(compare(trials_of(last), rule), rule, by, Terms("plain training", repeats))
+    return verdict(
+        compare(trials_of(last), criterion),
+        criterion,
+        by,
+        ComparisonContext("plain training", repeats),
+    )
 
 
 # -- studies whose truth is known ------------------------------------------------------------------
@@ -48,7 +53,7 @@ def test_without_an_effect_none_is_found() -> None:
     text = said(last)
     assert text.startswith("No difference found: alpha = ")
     # what the study could have seen is that of the configuration that is named
-    table = compare(trials_of(last), Rule())
+    table = compare(trials_of(last), Criterion())
     seen = detectable_difference(table.sd[0], 8, 0.05 / 2)
     assert f"with 8 repeats this study could have seen {100 * seen:.1f} points" in text
 
@@ -113,8 +118,8 @@ def test_two_repeats() -> None:
 @pytest.mark.parametrize("last", [{0.5: [0.9, 0.8], 0.1: [0.7, 0.7]}, {1.0: [0.7, 0.7]}])
 def test_one_side_is_no_verdict(last) -> None:
     assert said(last).startswith("No verdict: the study needs completed runs both with alpha = 1")
-    rule = Rule(baseline={"alpha": 0.7})
-    assert "No verdict: no completed runs both of" in said(last, rule)
+    criterion = Criterion(baseline={"alpha": 0.7})
+    assert "No verdict: no completed runs both of" in said(last, criterion)
 
 
 @pytest.mark.parametrize("fate", ["failed", "truncated", "running"])
@@ -135,7 +140,7 @@ def test_a_lucky_repeat_is_not_named() -> None:
 def test_as_many_comparisons_are_named_as_were_paid_for() -> None:
     last = draw({0.1: 0.0, 0.3: 0.0, 0.5: 0.02, 1.0: 0.0}, 8)
     last[0.1] = [*last[0.1][:4], None, None, None, None]  # compared, but too few to be named
-    table = compare(trials_of(last), Rule())
+    table = compare(trials_of(last), Criterion())
     row = table[table["config/alpha"] == 0.5].iloc[0]
     assert row.p_holm == exact(3 * row.p)
     assert "over 3 comparisons" in said(last)
@@ -149,7 +154,7 @@ def test_the_baseline_and_what_is_searched_besides_are_named(tmp_path) -> None:
     made = make(tmp_path, draw(runs, 6))
     text = made.verdict()
     assert "alpha = 0.5, lr = 0.1 beats plain training (lr = 0.1) by" in text
-    text = made.verdict(Rule(baseline={"alpha": 0.5}))
+    text = made.verdict(Criterion(baseline={"alpha": 0.5}))
     assert text.startswith("alpha = 1, lr = 0.1 hurts: even alpha = 1, lr = 0.1, the closest, is")
     assert "is behind alpha = 0.5 (lr = 0.1) by" in text and "Distillation" not in text
 
@@ -174,7 +179,7 @@ def test_other_metrics_are_named_with_their_unit_and_side(
     tmp_path, metric: str, words: str
 ) -> None:
     # higher accuracy comes with lower ce, gap and kl, higher agreement
-    text = make(tmp_path, draw({0.5: 0.05, 1.0: 0.0}, 8)).verdict(Rule(metric))
+    text = make(tmp_path, draw({0.5: 0.05, 1.0: 0.0}, 8)).verdict(Criterion(metric))
     assert text.startswith("Distillation helps: alpha = 0.5 beats plain training by ")
     value = float(re.search(rf"by ({NUMBER}) ±", text)[1])
     assert value > 0 and words in text
@@ -185,7 +190,7 @@ def test_other_metrics_are_named_with_their_unit_and_side(
 
 def check(text: str, last) -> str:
     """The verdict's kind; asserts that nothing is claimed that the numbers do not carry."""
-    table = compare(trials_of(last), Rule())
+    table = compare(trials_of(last), Criterion())
     kind = re.match(r"Distillation helps|Distillation hurts|No difference|No verdict", text)[0]
     if kind in ("Distillation helps", "Distillation hurts"):
         name = re.search(r"alpha = ([\d.]+)", text)[1].rstrip(".")
@@ -241,7 +246,7 @@ def test_a_gain_that_holm_finds_but_the_family_interval_does_not() -> None:
     # at 1 - .05 / 2 holds 0
     d = 0.0084 + np.array([0.01, -0.01, 0.005, -0.005, 0.002, -0.002])
     last = {0.1: 0.4 + np.arange(6) * 0.001, 0.5: 0.8 + d, 1.0: [0.8] * 6}
-    table = compare(trials_of(last), Rule()).set_index("config/alpha")
+    table = compare(trials_of(last), Criterion()).set_index("config/alpha")
     assert table.p_holm[0.5] < 0.05 and table.low_all[0.5] < 0
     text = said(last)
     assert text.startswith(
@@ -277,8 +282,8 @@ def test_power_is_what_is_promised() -> None:
 
 
 def test_comparison_rows_by_hand() -> None:
-    table = compare(trials_of({0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]}), Rule())
-    head, rows = comparison_rows(table, ["alpha"], Rule())
+    table = compare(trials_of({0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]}), Criterion())
+    head, rows = comparison_rows(table, ["alpha"], Criterion())
     assert head[:3] == ["alpha", "difference (points)", "n"]
     # differences 1, 2, 3 points: mean 2, sd 1, t = 3.46, p = .074
     half = 4.302653 / math.sqrt(3)
@@ -288,10 +293,10 @@ def test_comparison_rows_by_hand() -> None:
 
 def test_the_best_beyond_val(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]})
-    text = best_sentence(made.selection(), Rule(), "alpha = 0.5", made.terms())
+    text = best_sentence(made.selection(), Criterion(), "alpha = 0.5", made.context())
     # test's accuracy is val's - 0.1
     assert text.startswith("Best: alpha = 0.5; acc on val 83.0, which chose it; not corrected ")
     assert "; test 73.0. On test" in text
     assert "On test against plain training: +2.0 ± 2.5 points." in text
     empty = made.selection().iloc[:0]
-    assert best_sentence(empty, Rule(), "alpha = 0.5", made.terms()) == ""
+    assert best_sentence(empty, Criterion(), "alpha = 0.5", made.context()) == ""

@@ -18,8 +18,8 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage import lease as claims
-from kdtune.storage.lease import claimed
-from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.lease import hold_lease
+from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import DRIVER, Store, fetch, is_running
 from kdtune.storage.records import Records
 
@@ -39,15 +39,15 @@ import os, sys, time
 from kdtune.storage import lease as claim
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records
-claim.BEAT_SECONDS, claim.VOID_SECONDS = float(sys.argv[2]), 4.0
+claim.BEAT_SECONDS, claim.LEASE_TIMEOUT_SECONDS = float(sys.argv[2]), 4.0
 study = Study.from_json(sys.argv[1])
 mirror = Mirror(study)
 study.folder.mkdir(parents=True, exist_ok=True)
 try:
-    with claim.claimed(mirror):
-        uplink = Uplink(mirror, Records(study.folder))
+    with claim.hold_lease(mirror):
+        uplink = RecordsUploader(mirror, Records(study.folder))
         time.sleep(1)
         print("held", flush=True)
         for number, _ in enumerate(sys.stdin):
@@ -86,7 +86,7 @@ def send(process: Driver) -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.5)
-    monkeypatch.setattr(claims, "VOID_SECONDS", 4.0)
+    monkeypatch.setattr(claims, "LEASE_TIMEOUT_SECONDS", 4.0)
 
 
 def store_of(mirror: Mirror) -> Store:
@@ -101,11 +101,11 @@ def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
     here.push("study.json")
     with driver(study, tmp_path / "other machine", beat=0.5) as other:
         words = f"on {socket.gethostname()} by process {other.pid}"
-        with pytest.raises(InputError, match=words), claimed(here):
+        with pytest.raises(InputError, match=words), hold_lease(here):
             pass
         assert study.uri is not None and is_running(fetch(study.uri))
     began = time.monotonic()
-    with claimed(here):  # at once: its process is no more
+    with hold_lease(here):  # at once: its process is no more
         assert json.loads((study.folder / DRIVER).read_text())["pid"] == os.getpid()
         assert time.monotonic() - began < 4
     assert DRIVER not in contents(here, tmp_path / "there")
@@ -116,7 +116,7 @@ def test_a_claim_of_a_lost_machine_is_void_after_a_while(s3: S3, study: Study) -
     here = Mirror(study)
     (study.folder / DRIVER).write_text(json.dumps({"host": "gone", "pid": 1, "time": 0}))
     here.push(DRIVER)
-    with claimed(here):
+    with hold_lease(here):
         assert json.loads((study.folder / DRIVER).read_text())["host"] == socket.gethostname()
 
 
@@ -132,10 +132,10 @@ def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
         assert other.stdout.readline() == "sent\n"
         other.send_signal(signal.SIGSTOP)
         here.pull_below("epochs")
-        with claimed(here):  # void, since it stands still
+        with hold_lease(here):  # void, since it stands still
             records = Records(study.folder)
             records.start(study.run, 7)
-            Uplink(here, records).flush()
+            RecordsUploader(here, records).flush()
             before = contents(here, tmp_path / "before")
             assert {"epochs/00000.jsonl", "epochs/00001.jsonl"} <= set(before)
             send(other)  # of which it would make epochs/00001.jsonl
@@ -163,8 +163,8 @@ def test_a_beat_that_meets_anothers_claim_stops_the_driver_at_its_next_tick(
     foreign.write_text(
         json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": "x", "time": 0})
     )
-    with claimed(here):
-        uplink = Uplink(here, Records(study.folder))
+    with hold_lease(here):
+        uplink = RecordsUploader(here, Records(study.folder))
         uplink.tick()
         Store(store_of(here).uri).put(foreign, DRIVER)
         until = time.monotonic() + 20
@@ -185,7 +185,7 @@ def test_a_beat_that_meets_anothers_claim_stops_the_driver_at_its_next_tick(
 @pytest.mark.usefixtures("soon")
 def test_a_claim_that_is_gone_is_not_renewed(s3: S3, study: Study) -> None:
     here = Mirror(study)
-    with claimed(here):
+    with hold_lease(here):
         Store(store_of(here).uri).delete(DRIVER)
         until = time.monotonic() + 20
         while here.lost is None and time.monotonic() < until:

@@ -15,7 +15,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune.driver import Interrupted
 from kdtune.results.frames import read_frames
-from kdtune.storage.mirror import Mirror, Uplink
+from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import DRIVER, Store, fetch
 from kdtune.storage.records import Records
 from kdtune.streams.resources import Resources
@@ -145,7 +145,7 @@ EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
 
 def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
     mirror, records = Mirror(study), Records(study.folder)
-    uplink = Uplink(mirror, records)
+    uplink = RecordsUploader(mirror, records)
     (study.folder / "study.json").write_text(study.to_json())
     mirror.push("study.json")
     records.start(study.run, 0)
@@ -171,7 +171,7 @@ def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
 
 def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Study) -> None:
     mirror, records = Mirror(study), Records(study.folder)
-    uplink = Uplink(mirror, records)
+    uplink = RecordsUploader(mirror, records)
     assert mirror.store is not None
     checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)

@@ -1,0 +1,133 @@
+"""Metrics of a split: one table that the loop, the records, tables, figures and flags read.
+
+Nothing here imports torch: the functions use methods of the tensors they are given, so that a table
+of results and `--help` can read the table without it. Logits are [B, K], labels int64 [B].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    OfBatch = Callable[[Tensor, Tensor, Tensor], Tensor]
+    OfSplit = Callable[[Tensor, Tensor, Tensor], float]
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of one split in one epoch of a run."""
+
+    name: str
+    """Its column in records and dataframes."""
+    label: str
+    """In words, for axes and tables."""
+    unit: Literal["points", "nats", ""]
+    """How differences are shown: "points" are percentage points of a share, nats are printed."""
+    better: Literal["higher", "lower"] | None
+    """Which of two values is better; None: neither."""
+    comparable: bool
+    """Whether it means the same in every configuration; a loss that alpha weights does not."""
+    needs_teacher: bool = False
+    of_batch: OfBatch | None = None
+    """of_batch(student, teacher, labels): a value per example [B], or their mean as a scalar."""
+    of_split: OfSplit | None = None
+    """of_split(student [N, K], teacher [N, K], labels [N]): for what is no mean over examples."""
+    derived: Callable[[Mapping[str, Any]], Any] | None = None
+    """From other metrics of the same split, numbers or columns; not recorded."""
+
+
+def _accuracy(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return (student.argmax(1) == labels).double()
+
+
+def _teacher_accuracy(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return (teacher.argmax(1) == labels).double()
+
+
+def _agreement(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return (teacher.argmax(1) == student.argmax(1)).double()
+
+
+def _logit_difference(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return (teacher - student).abs().mean()
+
+
+def _kl(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum() / len(labels)
+
+
+def _negative_log_likelihood(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return -student.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def expected_calibration_error(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
+    """Return the mean over examples of |accuracy - confidence| of their bin, in [0, 1].
+
+    The confidence is the probability of the predicted class; the bins are `ECE_BINS` of equal
+    width, open on the left, closed on the right (Guo et al., 2017, equation 3).
+    """
+    confidence, predicted = student.double().softmax(1).max(1)
+    gap = (predicted == labels).double() - confidence
+    # ceil: a confidence on an edge belongs to the bin below, as in Guo's (low, high]
+    index = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+    sums = index.bincount(weights=gap, minlength=ECE_BINS)
+    return float(sums.abs().sum()) / len(labels)
+
+
+def macro_f1(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
+    """Return the unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in [0, 1].
+
+    Over the classes that occur among labels or predictions, as in scikit-learn's `f1_score`.
+    """
+    classes, predicted = student.shape[1], student.argmax(1)
+    hits = labels[predicted == labels].bincount(minlength=classes).double()
+    both = labels.bincount(minlength=classes) + predicted.bincount(minlength=classes)
+    occurs = both > 0
+    return float((2 * hits[occurs] / both[occurs]).mean())
+
+
+def _gap(metrics: Mapping[str, Any]) -> Any:
+    return metrics["teacher_acc"] - metrics["acc"]
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        # the loop computes these three, with the gradient
+        Metric("loss", "loss", "nats", "lower", comparable=False),
+        Metric("ce", "cross-entropy", "nats", "lower", comparable=True),
+        Metric("distill", "distillation term", "nats", "lower", comparable=False),
+        Metric("acc", "accuracy", "points", "higher", True, of_batch=_accuracy),
+        Metric("teacher_acc", "teacher accuracy", "points", None, True, True, _teacher_accuracy),
+        Metric("logit_diff", "logit difference", "", "lower", True, True, _logit_difference),
+        Metric("agreement", "agreement", "points", "higher", True, True, _agreement),
+        Metric("kl", "KL divergence", "nats", "lower", True, True, _kl),
+        Metric(
+            "nll",
+            "negative log-likelihood",
+            "nats",
+            "lower",
+            True,
+            of_batch=_negative_log_likelihood,
+        ),
+        Metric(
+            "ece", "calibration error", "points", "lower", True, of_split=expected_calibration_error
+        ),
+        Metric("macro_f1", "macro F1", "points", "higher", True, of_split=macro_f1),
+        Metric("gap", "gap to the teacher", "points", "lower", True, True, derived=_gap),
+    )
+}
+"""All metrics by name. A new one is one entry here, and its test."""
+
+RECORDED = tuple(name for name, metric in METRICS.items() if metric.derived is None)
+COMPARABLE = tuple(
+    name for name, metric in METRICS.items() if metric.comparable and metric.better is not None
+)
+"""Metrics by which configurations can be compared."""

@@ -1,0 +1,18 @@
+"""Photographs drawn from a seed, as files."""
+
+import torch
+from PIL import Image
+
+
+def photo(seed, height=60, width=80):
+    """A smooth random picture, uint8 [3, H, W]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 8, 8, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    return (fine[0].clamp(0, 1) * 255).to(torch.uint8)
+
+
+def save(image, file, grey=False):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    (picture.convert("L") if grey else picture).save(file)
