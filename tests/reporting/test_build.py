@@ -27,7 +27,7 @@ import kdtune.report as report_command
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
-from kdtune.config.reading import Reporting
+from kdtune.config.flags import ReportFlags
 from kdtune.reporting import build as report
 from kdtune.reporting import page
 from kdtune.reporting.figures import FIGURES, pictures
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written to"):
         report.write(whole, Criterion(), tmp_path / "file")
-    flags = Reporting(str(tmp_path / "nowhere"))
+    flags = ReportFlags(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="there is no"):
         report_command.main(flags)
 
