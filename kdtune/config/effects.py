@@ -36,10 +36,11 @@ def canonical(config: Mapping[str, Any], owner: type) -> Config:
         config: A value of each hyperparameter; None is kept.
         owner: The dataclass whose fields the hyperparameters are, `Run`.
     """
-    effective: dict[str, bool] = {}
-    for name, setting in effect_order(owner).items():
-        effective[name] = _has_effect(name, config, setting, effective)
-    return {name: _plain(value) if effective[name] else None for name, value in config.items()}
+    dead: set[str] = set()
+    for name, setting in _conditional(owner):
+        if not _has_effect(name, config, setting, dead):
+            dead.add(name)
+    return {name: None if name in dead else _plain(value) for name, value in config.items()}
 
 
 @cache
@@ -50,6 +51,12 @@ def effect_order(owner: type) -> dict[str, Hyperparameter]:
         name = next(n for n, setting in left.items() if not setting.depends_on & left.keys())
         order[name] = left.pop(name)
     return order
+
+
+@cache
+def _conditional(owner: type) -> tuple[tuple[str, Hyperparameter], ...]:
+    """Return the hyperparameters that do not always have an effect, in the order of effects."""
+    return tuple((n, setting) for n, setting in effect_order(owner).items() if setting.depends_on)
 
 
 @cache
@@ -112,12 +119,10 @@ def config_hash(config: Config, owner: type) -> str:
 
 
 def _has_effect(
-    name: str,
-    config: Mapping[str, Any],
-    setting: Hyperparameter,
-    effective: Mapping[str, bool],
+    name: str, config: Mapping[str, Any], setting: Hyperparameter, dead: set[str]
 ) -> bool:
-    if not all(map(effective.__getitem__, setting.depends_on)):
+    """Return True if a hyperparameter has an effect, given those decided before it that have none."""
+    if not setting.depends_on.isdisjoint(dead):
         return False
     if any(config[other] == value for other, value in setting.unless.items()):
         return False
