@@ -121,7 +121,7 @@ def config_hash(config: Config, owner: type) -> str:
 def _has_effect(
     name: str, config: Mapping[str, Any], setting: Hyperparameter, dead: set[str]
 ) -> bool:
-    """Return True if a hyperparameter has an effect, given those decided before it that have none."""
+    """Return True if a hyperparameter has an effect; `dead` are those found to have none."""
     if not setting.depends_on.isdisjoint(dead):
         return False
     if any(config[other] == value for other, value in setting.unless.items()):
