@@ -20,6 +20,15 @@ def schema_of(values: Mapping[str, Any]) -> int:
     return int(values.get("schema", 1))
 
 
+def check_schema(schema: int, what: str = "this study") -> None:
+    """Raise InputError if a schema is newer than this version of kdtune."""
+    if schema > SCHEMA:
+        raise InputError(
+            f"{what} was written by a newer version of kdtune (schema {schema}, but this version "
+            f"reads schema {SCHEMA} and older); update kdtune to read it"
+        )
+
+
 def migrate(
     values: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -33,11 +42,7 @@ def migrate(
         InputError: The schema is newer than this version of kdtune.
     """
     schema = schema_of(values)
-    if schema > SCHEMA:
-        raise InputError(
-            f"this study was written by a newer version of kdtune (schema {schema}, but this "
-            f"version reads schema {SCHEMA} and older); update kdtune to read it"
-        )
+    check_schema(schema)
     migrated = dict(values)
     if schema == 1:
         migrated = _from_1(migrated, provenance or {})
