@@ -117,9 +117,7 @@ class Study:
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
         self._check_budget()
         if self.warm_start is not None and self.search == "grid":
-            raise InputError(
-                "warm_start needs --search random or tpe; a grid runs all of its configurations"
-            )
+            raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         self._check_space()
 
     def _check_budget(self) -> None:

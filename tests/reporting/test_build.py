@@ -278,7 +278,7 @@ for module, out in (("analysis", []), ("report", ["--out", "other"])):
         assert not ended.code, ended.code
 assert "matplotlib.pyplot" not in sys.modules
 """
-ABSENT = "torch,torchvision,timm,ray,optuna,tyro,rich,pyarrow,filelock,tqdm,safetensors,click"
+ABSENT = "torch,torchvision,timm,ray,optuna,rich,pyarrow,filelock,tqdm,safetensors,click"
 
 
 def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -> None:
