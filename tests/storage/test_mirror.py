@@ -15,8 +15,10 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune.driver import Interrupted
 from kdtune.results.frames import read_frames
+from kdtune.storage.fetch import fetch
+from kdtune.storage.lease import LEASE
 from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.object_store import DRIVER, Store, fetch
+from kdtune.storage.object_store import Store
 from kdtune.storage.records import Records
 from kdtune.streams.resources import Resources
 from kdtune.training.run import distill
@@ -47,7 +49,7 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier life of this machine")
     there = Mirror(study)
     there.pull("study.json", "gone")
-    there.pull_below("epochs")
+    there.pull_folders("epochs")
     assert (study.folder / "study.json").read_text() == "study.json"
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
 
@@ -61,7 +63,7 @@ def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Stud
     (study.folder / "trials" / "x" / "predictions").unlink()
     here = Mirror(study)  # of the driver's next start
     here.pull("study.json")
-    here.pull_below("epochs")
+    here.pull_folders("epochs")
     here.pull_trials(["x"], "predictions")
     assert here.store is not None
     for name in names:
@@ -79,7 +81,7 @@ def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study
     assert here.store is not None
     s3.process.send_signal(signal.SIGSTOP)  # the store is silent
     try:
-        with here.pushing("state") as push:
+        with here.push_in_background("state") as push:
             for number in range(3):
                 state.write_text(str(number))
                 os.utime(state, (number, number))
@@ -106,7 +108,7 @@ def test_a_store_that_fails_beside_the_work_is_not_passed_over(
         raise OSError("gone")
 
     monkeypatch.setattr(here.store, "put", put)
-    with pytest.raises(OSError, match="gone"), here.pushing("state") as push:
+    with pytest.raises(OSError, match="gone"), here.push_in_background("state") as push:
         push()
 
 
@@ -125,8 +127,8 @@ def test_a_study_in_a_folder_needs_no_mirror(tiny: Run, tmp_path: Path) -> None:
     mirror = Mirror(study)
     assert mirror.store is None and study.uri is None
     mirror.pull("study.json", "gone")
-    mirror.pull_below("epochs")
-    mirror.tidy("trials")
+    mirror.pull_folders("epochs")
+    mirror.clear("trials")
     assert (study.folder / "study.json").read_text() == "here"
 
 
@@ -165,7 +167,7 @@ def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
         assert mirror.store.get(part, study.folder / "again")
         assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
-    trials = read_frames(fetch(study.uri)).trials
+    trials = read_frames(fetch(study.uri).folder).trials
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
 
 
@@ -178,7 +180,7 @@ def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Stud
     checkpoint.write_text("state")
     mirror.push("trials/x/checkpoint.pt")
     records.end(study.run, 0, "completed")
-    uplink.useless("trials/x/checkpoint.pt")
+    uplink.delete_later("trials/x/checkpoint.pt")
     assert mirror.store.names() == ["trials/x/checkpoint.pt"]
     uplink.flush()
     assert mirror.store.names() == ["epochs/00000.jsonl"]
@@ -195,7 +197,7 @@ def test_a_study_on_a_store_equals_its_runs_alone(
     assert store is not None
     students = [f"trials/{t}/student.safetensors" for t in there.trials.trial_id]
     assert {*students, "summary.md", "students/repeat-00.safetensors"} <= set(store.names())
-    assert not [n for n in store.names() if "checkpoint" in n or n == DRIVER]
+    assert not [n for n in store.names() if "checkpoint" in n or n == LEASE]
     assert len(pd.read_parquet(there.folder / "predictions.parquet")) == 4 * (500 + 1000)
 
     store.get("teacher/teacher.safetensors", tmp_path / "teacher.safetensors")
@@ -216,9 +218,9 @@ def test_an_outage_that_outlasts_patience_is_an_interruption(
     s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*names: object) -> None:
-        raise OSError("AWS Error NETWORK_CONNECTION")
+        raise OSError("PUT http://store: no answer")
 
     monkeypatch.setattr(Mirror, "push", fails)
-    with pytest.raises(Interrupted, match="AWS Error NETWORK_CONNECTION"):
+    with pytest.raises(Interrupted, match="PUT http://store: no answer"):
         kdtune.run(study, ray_init={"num_cpus": 2, "include_dashboard": False})
-    assert DRIVER not in Store(str(study.uri)).names()
+    assert LEASE not in Store(str(study.uri)).names()
