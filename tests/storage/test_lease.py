@@ -344,7 +344,7 @@ def test_a_store_without_conditional_writes_is_refused(
     assert store.names() == []
     in_folder = Study(name="tiny", out=tmp_path.as_uri(), run=in_memory.run)
     (tmp_path / "tiny").mkdir()
-    with pytest.raises(InputError, match="has no conditional writes.*--out FOLDER"):  # noqa: SIM117
+    with pytest.raises(InputError, match=r"has no conditional writes.*--out FOLDER"):  # noqa: SIM117
         with hold_lease(Mirror(in_folder)):
             pass
 

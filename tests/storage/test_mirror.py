@@ -11,6 +11,7 @@ import pytest
 from s3_service import S3
 
 import kdtune
+from kdtune.config.errors import LeaseLostError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune.driver import Interrupted
@@ -147,17 +148,17 @@ EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
 
 def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
     mirror, records = Mirror(study), Records(study.folder)
-    uplink = RecordsUploader(mirror, records)
+    uploader = RecordsUploader(mirror, records)
     (study.folder / "study.json").write_text(study.to_json())
     mirror.push("study.json")
     records.start(study.run, 0)
-    uplink.tick()
+    uploader.tick()
     assert mirror.store is not None and mirror.store.names("epochs") == []  # not yet
-    uplink.flush()
+    uploader.flush()
     for number in range(3):
         records.epoch(study.run, 0, number, 1.0, EPOCH)
-    uplink.flush()
-    uplink.flush()  # nothing new: no part
+    uploader.flush()
+    uploader.flush()  # nothing new: no part
     records.end(study.run, 0, "completed")
     records.close()
     mirror.push("epochs")
@@ -171,18 +172,67 @@ def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
 
 
+def test_a_part_of_the_records_is_never_overwritten(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a driver that was suspended in the middle of its upload, either."""
+    suspended = Mirror(study)
+    with Records(study.folder) as records:
+        records.start(study.run, 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    successor, own = Mirror(study), study.folder / "epochs" / "00000.jsonl"
+    with Records(study.folder) as records, RecordsUploader(successor, records):
+        records.start(study.run, 1)
+    with pytest.raises(LeaseLostError, match=r"epochs/00000\.jsonl was written by another driver"):
+        suspended.push("epochs")
+    with pytest.raises(LeaseLostError):
+        suspended.check()
+    assert successor.store is not None
+    assert successor.store.get("epochs/00000.jsonl", tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == own.read_bytes()
+    Mirror(study).push("epochs")  # with the same content: an earlier attempt has landed
+
+
+def test_small_files_of_the_driver_replace_only_what_it_has_read(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, file = Mirror(study), study.folder / "study.json"
+    late.leased = True
+    late.pull("study.json", "provenance.json")  # there is none
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for text in ("one", "three"):
+        file.write_text(text)
+        late.push("study.json")
+    (study.folder / "summary.md").write_text("never pulled")
+    late.push("summary.md")
+    late.pull("study.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    successor = Mirror(study)
+    (study.folder).mkdir(parents=True)
+    for name in ("study.json", "provenance.json"):
+        (study.folder / name).write_text("its successor's")
+    successor.push("study.json", "provenance.json")
+    for name in ("study.json", "provenance.json"):
+        (file.parent / name).write_text("late")
+        with pytest.raises(LeaseLostError, match=f"{name} was written by another driver"):
+            late.push(name)
+        late.lost = None
+        assert successor.store is not None and successor.store.get(name, tmp_path / "there")
+        assert (tmp_path / "there").read_text() == "its successor's"
+
+
 def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Study) -> None:
     mirror, records = Mirror(study), Records(study.folder)
-    uplink = RecordsUploader(mirror, records)
+    uploader = RecordsUploader(mirror, records)
     assert mirror.store is not None
     checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("state")
     mirror.push("trials/x/checkpoint.pt")
     records.end(study.run, 0, "completed")
-    uplink.delete_later("trials/x/checkpoint.pt")
+    uploader.delete_later("trials/x/checkpoint.pt")
     assert mirror.store.names() == ["trials/x/checkpoint.pt"]
-    uplink.flush()
+    uploader.flush()
     assert mirror.store.names() == ["epochs/00000.jsonl"]
 
 
