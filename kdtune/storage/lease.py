@@ -139,17 +139,16 @@ class Lease:
             self._store.delete(LEASE)
 
     def _overwrite(self, **state: bool) -> None:
-        """Write the lease over this driver's own."""
-        try:
-            self._write(**state)
-        except ConflictError:
-            found = self._store.read(LEASE)
+        """Write the lease over this driver's own; raise LeaseLostError if there is none."""
+        while True:
+            try:
+                return self._write(**state)
+            except ConflictError:
+                found = self._store.read(LEASE)
             if found is None or not _is_ours(read_holder(found)):
                 self.mirror.lost = _loss(self._store.uri, found)
-                self.mirror.check()
-            assert found is not None
+                raise LeaseLostError(self.mirror.lost)
             self._version = found.version  # an earlier write whose answer was lost
-            self._write(**state)
 
     def _write(self, **state: bool) -> None:
         now = time.time()
@@ -165,8 +164,8 @@ class Lease:
     def _wait_for_expiry(self) -> dict[str, str] | None:
         """Return the version of the lease that is there, once it has expired; None if none is.
 
-        Expired is what does not change for the timeout, by this machine's monotonic clock: the
-        clocks of two machines are never compared.
+        A lease has expired if it does not change for the timeout by this machine's monotonic
+        clock. The clocks of two machines are never compared.
         """
         found, began = self._read(), time.monotonic()
         while found is not None:

@@ -107,7 +107,7 @@ def test_options_of_a_uri_reach_the_store(
         ("az://container/x", "Account must be specified"),
     ],
 )
-def test_a_uri_that_cannot_be_used_is_said_at_once(bare: Path, uri: str, said: str) -> None:
+def test_an_unusable_uri_is_reported_at_once(bare: Path, uri: str, said: str) -> None:
     began = time.monotonic()
     with pytest.raises(InputError, match=said) as caught:
         Store(uri)
@@ -115,7 +115,7 @@ def test_a_uri_that_cannot_be_used_is_said_at_once(bare: Path, uri: str, said: s
     assert "key:secret" not in str(caught.value)
 
 
-def test_other_clouds_have_their_stores(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uris_of_google_and_azure(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     google = connect("gs://bucket/runs?skip_signature=true", 1.0)
     assert (type(google).__name__, google.prefix) == ("GCSStore", "runs")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
@@ -131,7 +131,7 @@ def test_other_clouds_have_their_stores(bare: Path, monkeypatch: pytest.MonkeyPa
 def test_the_region_of_a_bucket_is_amazons(
     bare: Path, amazon: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a user whose own machines are elsewhere: a request to another region is refused."""
+    """Not that of the environment, since requests to another region are refused."""
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     for _ in range(2):  # is asked for once
         store = connect("s3://bucket/runs", 1.0)
@@ -172,7 +172,7 @@ def test_credentials_of_a_profile_sign_the_requests(
     assert "Credential=OWN/" in amazon.requests[-1][2]
 
 
-def test_a_profile_without_boto3_is_said(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_without_boto3_is_reported(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def no_boto3(name: str, *arguments: Any, **options: Any) -> Any:
@@ -187,7 +187,7 @@ def test_a_profile_without_boto3_is_said(bare: Path, monkeypatch: pytest.MonkeyP
         connect("s3://bucket/x?region=us-west-2", 1.0)
 
 
-def test_a_service_tells_its_time_also_where_it_refuses(bare: Path) -> None:
+def test_the_time_of_a_service_is_read_from_a_refusal_too(bare: Path) -> None:
     """The year 2001, by RFC 9110's format of dates."""
     service = Service(403, {"Date": formatdate(1_000_000_000, usegmt=True)})
     host = service.url.removeprefix("http://")

@@ -1,4 +1,4 @@
-"""One driver at a time writes to a study on an object store, whatever stops, and for how long."""
+"""Lease of a study on an object store: one driver at a time, through suspensions and outages."""
 
 import json
 import os
@@ -206,7 +206,7 @@ def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
             RecordsUploader(here, records).flush()
             before = contents(here, tmp_path / "before")
             assert {"epochs/00000.jsonl", "epochs/00001.jsonl"} <= set(before)
-            send(other)  # of which it would make epochs/00001.jsonl
+            send(other)  # it would upload this as epochs/00001.jsonl
             other.send_signal(signal.SIGCONT)
             assert other.wait(60) == 0
             assert other.stdout is not None
@@ -229,7 +229,7 @@ def test_a_renewal_that_meets_anothers_lease_stops_the_driver_at_its_next_tick(
     s3: S3, study: Study, tmp_path: Path
 ) -> None:
     here = Mirror(study)
-    # of a container with the same host name and process number
+    # another container's, with the same host name and process number
     foreign = {"host": socket.gethostname(), "pid": os.getpid(), "token": "x", "time": 0}
     with hold_lease(here):
         uploader = RecordsUploader(here, Records(study.folder))
@@ -265,7 +265,7 @@ def test_a_lease_that_is_gone_is_not_renewed(s3: S3, study: Study) -> None:
 
 @pytest.mark.usefixtures("soon")
 def test_a_write_in_flight_does_not_land_on_the_successors_lease(in_memory: Study) -> None:
-    """Of a driver that was suspended between its decision to write and the request."""
+    """The driver was suspended after it decided to write and before it sent the request."""
     here = Mirror(in_memory)
     store = store_of(here)
     lease = Lease(here, store)
@@ -287,8 +287,8 @@ def test_a_release_leaves_anothers_lease(in_memory: Study) -> None:
     assert holder_of(here)["host"] == "other"
 
 
-class Forgetful:
-    """A store whose answer to each write is lost once: the request has landed."""
+class LossyStore:
+    """A store that loses the response to one write after carrying it out."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch):
         self.lost, write = 0, store.write_if
@@ -305,16 +305,16 @@ class Forgetful:
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
+def test_a_write_whose_response_was_lost_counts_as_written(
     in_memory: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Mirror(in_memory)
     store = store_of(here)
     lease = Lease(here, store)
     for act in (lease.acquire, lambda: store.retry(lease.renew), lease.release):
-        forgetful = Forgetful(store, monkeypatch)
+        lossy = LossyStore(store, monkeypatch)
         act()
-        assert forgetful.lost == 1 and here.lost is None
+        assert lossy.lost == 1 and here.lost is None
     assert store.names() == []
 
 
@@ -374,7 +374,7 @@ def test_only_a_process_that_has_provably_ended_has_abandoned_its_lease() -> Non
 
 
 def test_a_process_of_another_user_is_not_known_to_be_dead() -> None:
-    """Process 1 is root's; who asks is nobody."""
+    """Process 1 belongs to root; the process that asks belongs to nobody."""
     code = (
         "import os\n"
         "from kdtune.storage import lease\n"

@@ -31,7 +31,7 @@ def study(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return Study(name="tiny", out=f"s3://kdtune/{tmp_path.name}", run=tiny)
 
 
-def test_a_mirror_sends_what_changed_and_fetches_what_is(
+def test_push_uploads_changes_and_pull_replaces_local_files(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Mirror(study)
@@ -42,12 +42,12 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     assert here.store is not None
     assert here.store.names() == ["epochs/00000.jsonl", "epochs/00001.jsonl", "study.json"]
     here.store.delete("epochs/00000.jsonl")
-    here.push("epochs")  # nothing has changed, so nothing is sent
+    here.push("epochs")  # nothing has changed, so nothing is uploaded
     assert here.store.names("epochs") == ["epochs/00001.jsonl"]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     (study.folder / "epochs").mkdir(parents=True)
-    (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier life of this machine")
+    (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier study on this machine")
     there = Mirror(study)
     there.pull("study.json", "gone")
     there.pull_folders("epochs")
@@ -55,7 +55,7 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
 
 
-def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Study) -> None:
+def test_downloaded_files_are_not_uploaded_before_they_change(s3: S3, study: Study) -> None:
     names = ["study.json", "epochs/00000.jsonl", "epochs/00001.jsonl", "trials/x/predictions"]
     for name in names:
         (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Stud
     assert here.store.names() == ["epochs/00001.jsonl"]
 
 
-def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study) -> None:
+def test_a_push_in_the_background_does_not_block(s3: S3, study: Study) -> None:
     here, state = Mirror(study), study.folder / "state"
     study.folder.mkdir(parents=True)
     assert here.store is not None
@@ -97,7 +97,7 @@ def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study
     assert (study.folder / "there").read_text() == "2"
 
 
-def test_a_store_that_fails_beside_the_work_is_not_passed_over(
+def test_a_failed_push_in_the_background_is_raised(
     s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Mirror(study)
@@ -113,10 +113,10 @@ def test_a_store_that_fails_beside_the_work_is_not_passed_over(
         push()
 
 
-def test_a_file_the_store_lacks_goes_here_too(s3: S3, study: Study) -> None:
+def test_pull_deletes_a_file_that_the_store_lacks(s3: S3, study: Study) -> None:
     checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("of an attempt that others have overtaken and finished")
+    checkpoint.write_text("of an attempt that another machine has finished since")
     Mirror(study).pull("trials/x/checkpoint.pt")
     assert not checkpoint.exists()
 
@@ -133,7 +133,7 @@ def test_a_study_in_a_folder_needs_no_mirror(tiny: Run, tmp_path: Path) -> None:
     assert (study.folder / "study.json").read_text() == "here"
 
 
-def test_the_place_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uri_and_working_folder_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     study = Study(name="a", out="s3://bucket/runs/", run=tiny)
     assert study.uri == "s3://bucket/runs/a"
@@ -146,7 +146,7 @@ def test_the_place_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> Non
 EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
 
 
-def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
+def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -> None:
     mirror, records = Mirror(study), Records(study.folder)
     uploader = RecordsUploader(mirror, records)
     (study.folder / "study.json").write_text(study.to_json())
@@ -164,7 +164,7 @@ def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
     mirror.push("epochs")
     parts = [f"epochs/{number:05d}.jsonl" for number in range(3)]
     assert mirror.store.names("epochs") == parts
-    for part in parts:  # as they were when they went up
+    for part in parts:  # as they were uploaded
         assert mirror.store.get(part, study.folder / "again")
         assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
@@ -221,7 +221,9 @@ def test_small_files_of_the_driver_replace_only_what_it_has_read(
         assert (tmp_path / "there").read_text() == "its successor's"
 
 
-def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Study) -> None:
+def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
+    s3: S3, study: Study
+) -> None:
     mirror, records = Mirror(study), Records(study.folder)
     uploader = RecordsUploader(mirror, records)
     assert mirror.store is not None
@@ -236,7 +238,7 @@ def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Stud
     assert mirror.store.names() == ["epochs/00000.jsonl"]
 
 
-def test_a_study_on_a_store_equals_its_runs_alone(
+def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=2, cache=str(tmp_path / "cache"))
@@ -260,11 +262,11 @@ def test_a_study_on_a_store_equals_its_runs_alone(
             assert row[f"{split}/{metric}@last"] == pytest.approx(here, rel=1e-6)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a new head"))
-    again = kdtune.run(study, ray_init={"no such argument": 1})  # all is done: no Ray
+    again = kdtune.run(study, ray_init={"no such argument": 1})  # nothing is left to do: no Ray
     pd.testing.assert_frame_equal(again.trials, there.trials)
 
 
-def test_an_outage_that_outlasts_patience_is_an_interruption(
+def test_an_outage_longer_than_the_retry_timeout_interrupts_the_study(
     s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*names: object) -> None:

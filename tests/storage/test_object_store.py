@@ -25,13 +25,13 @@ def store(s3: S3, tmp_path: Path) -> Store:
     return Store(f"s3://kdtune/{tmp_path.name}")
 
 
-def test_what_is_put_is_got_and_listed(store: Store, tmp_path: Path) -> None:
+def test_put_get_and_names_agree(store: Store, tmp_path: Path) -> None:
     data = os.urandom(6_000_000)  # more than one part of an upload
     (tmp_path / "a").write_bytes(data)
     store.put(tmp_path / "a", "trials/x/a")
     assert store.get("trials/x/a", tmp_path / "new" / "b")
     assert (tmp_path / "new" / "b").read_bytes() == data
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]  # nothing left aside
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]  # no temporary file is left
     assert store.names() == ["trials/x/a"] == store.names("trials")
     assert store.names("epochs") == []
     (tmp_path / "a").write_bytes(b"short")
@@ -40,13 +40,13 @@ def test_what_is_put_is_got_and_listed(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes() == b"short"
 
 
-def test_what_is_not_there_is_no_fault(store: Store, tmp_path: Path) -> None:
+def test_a_missing_object_is_no_error(store: Store, tmp_path: Path) -> None:
     assert not store.get("gone", tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
     store.delete("gone")
 
 
-def test_an_outage_of_seconds_is_ridden_out(
+def test_requests_are_retried_through_an_outage(
     store: Store, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("before")
@@ -64,7 +64,7 @@ def test_an_outage_of_seconds_is_ridden_out(
     assert (tmp_path / "b").read_text() == "before"
 
 
-def test_what_may_be_written_no_more_is_not_written_when_an_outage_ends(
+def test_the_guard_is_asked_before_each_retry(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
@@ -91,19 +91,21 @@ def test_what_may_be_written_no_more_is_not_written_when_an_outage_ends(
         store.delete("a")
 
 
-def test_patience_ends(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_after_the_timeout(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
-    impatient = Store(f"s3://kdtune/{tmp_path.name}", retry_timeout=1.0)
+    briefly = Store(f"s3://kdtune/{tmp_path.name}", retry_timeout=1.0)
     s3.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(OSError, match=r"GET http://127\.0\.0\.1:\d+/kdtune/.*: no answer"):
-            impatient.get("a", tmp_path / "a")
+            briefly.get("a", tmp_path / "a")
     finally:
         s3.process.send_signal(signal.SIGCONT)
     assert list(tmp_path.glob("*.part")) == []
 
 
-def test_a_service_that_is_down_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_is_down_is_reported_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -113,17 +115,17 @@ def test_a_service_that_is_down_is_said_soon(monkeypatch: pytest.MonkeyPatch) ->
     assert time.monotonic() - began < 30
 
 
-def test_a_place_that_is_none_is_said(s3: S3, tmp_path: Path) -> None:
+def test_an_unknown_scheme_or_bucket_is_reported_at_once(s3: S3, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must be one of s3, .* but got nowhere://kdtune"):
         Store("nowhere://kdtune", retry_timeout=1.0)
     (tmp_path / "a").write_text("a")
     began = time.monotonic()
     with pytest.raises(OSError, match="NoSuchBucket"):
         Store("s3://no-such-bucket/runs").put(tmp_path / "a", "a")
-    assert time.monotonic() - began < 20  # no waiting where waiting mends nothing
+    assert time.monotonic() - began < 20  # not retried
 
 
-def test_fetch_says_where_there_is_no_study(s3: S3, tmp_path: Path) -> None:
+def test_fetch_reports_that_there_is_no_study(s3: S3, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must hold study\.json, but s3://kdtune/.*/gone"):
         fetch(f"s3://kdtune/{tmp_path.name}/gone")
 
@@ -147,7 +149,9 @@ def test_a_file_may_be_created_only_once(store: Store, tmp_path: Path) -> None:
     assert store.get("a", tmp_path / "b") == newer
 
 
-def test_objects_that_stand_for_folders_are_no_files(s3: S3, store: Store, tmp_path: Path) -> None:
+def test_objects_that_stand_for_folders_are_not_listed(
+    s3: S3, store: Store, tmp_path: Path
+) -> None:
     """As the console of S3 makes them."""
     import boto3
 
@@ -277,7 +281,7 @@ def test_large_files_are_streamed(s3: S3, tmp_path: Path) -> None:
     Store(uri).delete("big")
 
 
-def test_what_is_denied_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denied_request_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise storage.PermissionDeniedError("<Code>AccessDenied</Code>")
 
