@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields, declarations
-from kdtune.config.files import cache_folder
+from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.hyperparameters import (
     DECIDING,
     HYPERPARAMETERS,
@@ -201,7 +201,7 @@ class Study:
     @property
     def uri(self) -> str | None:
         """URI of the study on an object store, out/name; None if out is a folder."""
-        return f"{self.out.rstrip('/')}/{self.name}" if "://" in self.out else None
+        return join_uri(self.out, self.name) if "://" in self.out else None
 
     @property
     def folder(self) -> Path:

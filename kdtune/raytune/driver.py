@@ -69,7 +69,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         _hold(held, folder, mirror)  # before anything is read: another driver may be writing
         if study.uri is not None:
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
-            mirror.pull_below("epochs")
+            mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         study = merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
