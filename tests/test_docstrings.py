@@ -15,128 +15,20 @@ NOT_YET = {
     *("streams", "training"),
 }
 """Packages whose docstrings are still to be rewritten."""
-NO_VERBS = set(
-    [
-        "a",
-        "about",
-        "after",
-        "again",
-        "all",
-        "also",
-        "an",
-        "and",
-        "any",
-        "another",
-        "are",
-        "as",
-        "at",
-        "be",
-        "because",
-        "before",
-        "below",
-        "beside",
-        "between",
-        "both",
-        "but",
-        "by",
-        "can",
-        "each",
-        "either",
-        "eight",
-        "every",
-        "everything",
-        "few",
-        "for",
-        "four",
-        "from",
-        "half",
-        "here",
-        "how",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "just",
-        "last",
-        "least",
-        "less",
-        "like",
-        "many",
-        "more",
-        "most",
-        "much",
-        "must",
-        "neither",
-        "never",
-        "next",
-        "no",
-        "nobody",
-        "none",
-        "nor",
-        "not",
-        "nothing",
-        "now",
-        "of",
-        "on",
-        "once",
-        "one",
-        "only",
-        "or",
-        "other",
-        "others",
-        "out",
-        "over",
-        "same",
-        "several",
-        "should",
-        "since",
-        "so",
-        "some",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "three",
-        "to",
-        "two",
-        "under",
-        "until",
-        "up",
-        "upon",
-        "was",
-        "what",
-        "whatever",
-        "when",
-        "where",
-        "whether",
-        "which",
-        "whichever",
-        "while",
-        "who",
-        "whole",
-        "whose",
-        "why",
-        "will",
-        "with",
-        "within",
-        "without",
-        "would",
-    ]
-)
+_WORDS = """
+a about after again all also an and any another are as at be because before below beside between
+both but by can each either eight every everything few for four from half here how if in into is
+it its just last least less like many more most much must neither never next no nobody none nor
+not nothing now of on once one only or other others out over same several should since so some
+such than that the their them then there these they this those three to two under until up upon
+was what whatever when where whether which whichever while who whole whose why will with within
+without would
+"""
+NO_VERBS = set(_WORDS.split())
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
-    """Functions with a docstring; not properties, which are named and described by nouns."""
+    """Yield functions with a docstring, but not properties, which nouns describe."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or ast.get_docstring(node) is None:
             continue
@@ -146,8 +38,11 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
 
 
 def is_imperative(docstring: str) -> bool:
-    """Whether it may be: the first word is no pronoun, article, numeral or preposition, no gerund,
-    no third person ("Returns"), no name in backticks and no plural subject that ends in s."""
+    """Return False if the first word is surely no imperative.
+
+    That is a pronoun, an article, a numeral, a preposition, a name in backticks, a third person
+    ("Returns") or a plural noun.
+    """
     word = docstring.split()[0].rstrip(",:;.")
     third = word.endswith("s") and not word.endswith(("ss", "ias", "us"))
     return (
