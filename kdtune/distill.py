@@ -28,7 +28,7 @@ def main(study: Study) -> int:
     check_gpus(study, torch.cuda.device_count())
     resources = replace(Resources.of(study), watch=progress.watch)
     torch.set_num_threads(study.cpus_per_trial)
-    check(run)
+    check(run, fingerprints=False)
     if not is_ready(run, folder):
         progress.line(f"teacher {run.teacher}, into {folder}")
         for epoch in fine_tune(run, folder, resources):

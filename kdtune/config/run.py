@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Config, canonical
 
-Loss = Literal["mse", "kl"]
+Loss = str
+LOSSES = ("kl", "mse", "dkd", "ls")
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
 Augment = Literal["none", "crop", "resized-crop"]
@@ -57,13 +58,18 @@ class Run:
     batch_norm: BatchNorm = "train"
     """Mode of the student's batch norm layers while it learns: "train" (batch statistics, running
     statistics drift, even under a frozen backbone) or "eval" (frozen statistics)."""
-    loss: Loss = "kl"
-    """Distillation term: "kl" (softened probabilities, times T squared) or "mse" (logits)."""
+    loss: str = "kl"
+    """Distillation term: "kl" (softened probabilities, times T squared), "mse" (logits), "dkd"
+    (decoupled), "ls" (standardised logits) or module:function."""
     alpha: float = 0.5
     """Weight of the labels' cross-entropy, in [0, 1]; the teacher's term has 1 - alpha.
     1 is plain training, 0 is the teacher only."""
     temperature: float = 4.0
-    """Temperature T > 0 that softens the probabilities of "kl"."""
+    """Temperature T > 0 that softens the probabilities of "kl", "dkd" and "ls"."""
+    dkd_alpha: float = 1.0
+    """Weight of the target class in "dkd", >= 0."""
+    dkd_beta: float = 8.0
+    """Weight of the other classes in "dkd", >= 0."""
     optimizer: Optimizer = "sgd"
     """Optimiser."""
     lr: float = 1e-3
@@ -92,6 +98,8 @@ class Run:
 
     def __post_init__(self) -> None:
         check_types(self)
+        fits = self.loss in LOSSES or ":" in self.loss
+        check(self, "loss", fits, f"be one of {', '.join(LOSSES)}, or module:function")
         check(self, "alpha", 0 <= self.alpha <= 1, "lie in [0, 1]")
         check(self, "temperature", 0 < self.temperature <= 1000, "lie in (0, 1000]")
         for name in ("lr", "teacher_lr"):

@@ -31,7 +31,7 @@ from kdtune.storage.mirror import Mirror
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import read_lines
 from kdtune.streams.cache import Cache
-from kdtune.training.run import check
+from kdtune.training.run import check, check_objectives
 from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
 
 MAX_CONCURRENT_TRIALS = 10_000
@@ -103,6 +103,7 @@ def _outages_told(study: Study) -> Iterator[None]:
 def _check(study: Study, ray_init: dict[str, Any] | None) -> dict[str, str]:
     """Refuse what cannot run, or is not what the study began with; returns what it is made of."""
     check_machine(study, ray_init)
+    check_objectives(study)
     made_of: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
