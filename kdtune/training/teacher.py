@@ -24,6 +24,7 @@ from kdtune.streams.stream import Stream, view_size
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
+from kdtune.training.objectives import OBJECTIVES, hyperparameters_of
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
@@ -37,8 +38,11 @@ def teacher_run(run: Run) -> Run:
     Optimiser, schedule, batch size and the rest of the recipe are the run's; epochs and lr are the
     teacher's own.
     """
+    taken = {name for function in OBJECTIVES.values() for name in hyperparameters_of(function)}
+    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in taken}
     return replace(
         run,
+        **unused,
         student=run.teacher,
         student_weights=run.teacher_weights,
         trainable="all",
@@ -46,7 +50,6 @@ def teacher_run(run: Run) -> Run:
         train_images=None,
         loss="kl",
         alpha=1.0,
-        temperature=1.0,
         lr=run.teacher_lr,
         epochs=max(1, run.teacher_epochs),
         repeat=TEACHER_REPEAT,

@@ -51,15 +51,19 @@ def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifi
     return student, last
 
 
-def assert_same(student: Classifier, last: Epoch, reference: Classifier, means: Means) -> None:
+def assert_same(
+    student: Classifier, last: Epoch, reference: Classifier, metrics: dict[str, Means]
+) -> None:
     ours, theirs = student.net.state_dict(), reference.net.state_dict()
     for key in theirs:
         scale = theirs[key].abs().max().clamp(min=1e-3)
         assert (ours[key] - theirs[key]).abs().max() <= 1e-6 * scale, key
-    val = last.splits["val"]
-    for name, value in means.items():
-        exact = name in ("acc", "teacher_acc", "agreement")
-        assert val[name] == (value if exact else pytest.approx(value, rel=1e-5)), name
+    assert last.splits.keys() == metrics.keys()
+    for split, means in metrics.items():
+        for name, value in means.items():
+            exact = split == "val" and name in ("acc", "teacher_acc", "agreement")
+            want = value if exact else pytest.approx(value, rel=1e-5)
+            assert last.splits[split][name] == want, (split, name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
