@@ -150,6 +150,174 @@ MUTANTS = {
     "a clock in the figures": Mutant(
         "reporting/canvas.py", '"svg.hashsalt": "kdtune",', "", "reporting/figures"
     ),
+    "KL the other way round": Mutant(
+        "training/objectives.py",
+        'F.kl_div(log_p_student, log_p_teacher, reduction="batchmean"',
+        'F.kl_div(log_p_teacher, log_p_student, reduction="batchmean"',
+        "training/objectives training/loop",
+    ),
+    "KL averaged over classes": Mutant(
+        "training/objectives.py",
+        'reduction="batchmean"',
+        'reduction="mean"',
+        "training/objectives training/loop",
+    ),
+    "KL without T squared": Mutant(
+        "training/objectives.py",
+        "return divergence * temperature**2",
+        "return divergence",
+        "training/objectives training/loop",
+    ),
+    "dkd without T squared": Mutant(
+        "training/objectives.py",
+        "dkd_beta * nckd).mean() * temperature**2",
+        "dkd_beta * nckd).mean()",
+        "training/objectives training/loop",
+    ),
+    "the weights of dkd exchanged": Mutant(
+        "training/objectives.py",
+        "(dkd_alpha * tckd + dkd_beta * nckd)",
+        "(dkd_beta * tckd + dkd_alpha * nckd)",
+        "training/objectives training/loop",
+    ),
+    "dkd with the label among the others": Mutant(
+        "training/objectives.py",
+        "index + (index >= labels[:, None])",
+        "index + (index > labels[:, None])",
+        "training/objectives training/loop",
+    ),
+    "ls with the population's sd": Mutant(
+        "training/objectives.py",
+        "z.std(1, keepdim=True)",
+        "z.std(1, keepdim=True, correction=0)",
+        "training/objectives training/loop",
+    ),
+    "losses in half precision": Mutant(
+        "training/objectives.py", "else logits.float()", "else logits", "training/objectives"
+    ),
+    "alpha weights the teacher": Mutant(
+        "training/objectives.py",
+        "return alpha * ce + (1 - alpha) * distill",
+        "return (1 - alpha) * ce + alpha * distill",
+        "training/objectives training/metrics training/loop",
+    ),
+    "the last batch counts as a full one": Mutant(
+        "training/metrics.py",
+        "for value in means.values()]) * len(labels)",
+        "for value in means.values()]) * max(16, len(labels))",
+        "training/metrics training/loop",
+    ),
+    "bins of the calibration error closed on the left": Mutant(
+        "config/metrics.py",
+        ".ceil().long().clamp(1, ECE_BINS) - 1",
+        ".floor().long().clamp(0, ECE_BINS - 1)",
+        "training/metrics",
+    ),
+    "bins that cancel": Mutant(
+        "config/metrics.py",
+        "sums.abs().sum()",
+        "sums.sum().abs()",
+        "training/metrics training/loop",
+    ),
+    "ten bins": Mutant(
+        "config/metrics.py", "ECE_BINS = 15", "ECE_BINS = 10", "training/metrics training/loop"
+    ),
+    "F1 with absent classes": Mutant(
+        "config/metrics.py", "occurs = both > 0", "occurs = both >= 0", "training/metrics"
+    ),
+    "agreement with the labels": Mutant(
+        "config/metrics.py",
+        "(teacher.argmax(1) == student.argmax(1))",
+        "(labels == student.argmax(1))",
+        "training/metrics training/loop",
+    ),
+    "the probability of the wrong class": Mutant(
+        "training/predictions.py",
+        "p_label=p.gather(1, labels[:, None])",
+        "p_label=p.gather(1, predicted[:, None])",
+        "training/metrics training/loop",
+    ),
+    "evaluated in train mode": Mutant(
+        "training/loop.py", "student.set_mode(False)", "student.set_mode(True)", "training/loop"
+    ),
+    "batch norm always in train mode": Mutant(
+        "training/loop.py",
+        'set_mode(True, run.batch_norm == "train")',
+        "set_mode(True)",
+        "training/loop",
+    ),
+    "gradients add up": Mutant(
+        "training/loop.py", "training.optimizer.zero_grad()", "pass", "training/loop"
+    ),
+    "the schedule stands still": Mutant(
+        "training/loop.py",
+        'if run.schedule != "onecycle":',
+        'if run.schedule == "constant":',
+        "training/loop",
+    ),
+    "dropout that is not seeded": Mutant(
+        "training/loop.py",
+        "        seed_step(run, number, step)\n",
+        "",
+        "training/loop training/checkpoint",
+    ),
+    "test in place of val": Mutant(
+        "training/loop.py",
+        "meters[split] = _evaluate(training, split, number)",
+        'meters[split] = _evaluate(training, "test", number)',
+        "training/loop",
+    ),
+    "adamw without weight decay": Mutant(
+        "training/optim.py",
+        "AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)",
+        "AdamW(parameters, lr=run.lr)",
+        "training/loop",
+    ),
+    "cosine that ends early": Mutant(
+        "training/optim.py",
+        "CosineAnnealingLR(optimizer, run.epochs)",
+        "CosineAnnealingLR(optimizer, run.epochs - 1)",
+        "training/loop",
+    ),
+    "onecycle that moves the momentum": Mutant(
+        "training/optim.py", "cycle_momentum=False", "cycle_momentum=True", "training/loop"
+    ),
+    "a checkpoint without the optimiser": Mutant(
+        "training/checkpoint.py",
+        "optimizer.load_state_dict(parts[1])",
+        "pass",
+        "training/checkpoint",
+    ),
+    "a checkpoint without the schedule": Mutant(
+        "training/checkpoint.py",
+        "scheduler.load_state_dict(parts[2])",
+        "pass",
+        "training/checkpoint",
+    ),
+    "a checkpoint that does not fit leaves traces": Mutant(
+        "training/checkpoint.py",
+        "            student.net.load_state_dict(before)\n",
+        "",
+        "training/checkpoint",
+    ),
+    "a checkpoint of any format": Mutant(
+        "training/checkpoint.py",
+        'if state["format"] != FORMAT:',
+        "if False:",
+        "training/checkpoint",
+    ),
+    "a teacher known by its paths": Mutant(
+        "training/teacher.py",
+        '("data", "teacher_weights", "student_weights")',
+        "()",
+        "training/teacher",
+    ),
+    "a teacher whose weights may change": Mutant(
+        "training/teacher.py",
+        'hashlib.file_digest(stream, "sha256").hexdigest()',
+        '"same"',
+        "training/teacher",
+    ),
 }
 
 

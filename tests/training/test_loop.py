@@ -45,6 +45,7 @@ KINDS = {
     "only the labels": {"alpha": 1.0},
     "head": {"trainable": "head", "schedule": "cosine", "weight_decay": 0.1},
     "batch norm eval": {"batch_norm": "eval"},
+    "dropout": {"student": "factories:dropout_student", "image_size": 24},
     "another repeat": {"repeat": 2, "seed": 1},
 }
 

@@ -36,7 +36,7 @@ def logits(seed: int, scale: float = 2.0, n: int = N) -> Tensor:
 
 
 def labels(n: int = N) -> Tensor:
-    return torch.randint(K, (n,), generator=torch.Generator().manual_seed(9))
+    return torch.randint(K, (n,), generator=torch.Generator().manual_seed(11))
 
 
 def from_probabilities(rows: list[list[float]]) -> Tensor:
@@ -48,7 +48,7 @@ def meter(run: Run, student: Tensor, teacher: Tensor | None, y: Tensor, size: in
     found = Meter()
     targets = [None] * N if teacher is None else teacher.split(size)
     for s, t, part in zip(student.split(size), targets, y.split(size), strict=False):
-        batch = Batch(None, None, part, t)
+        batch = Batch(views=None, features=None, labels=part, teacher=t)
         found.add(s, batch, Losses.of(run, objective(run), s, batch))
     return found
 
@@ -196,7 +196,11 @@ def test_what_cannot_be_computed_is_none() -> None:
 
 def test_the_loss_has_a_gradient_and_the_meter_keeps_none() -> None:
     s, t, y = logits(1).requires_grad_(), logits(2), labels()
-    batch, run, found = Batch(None, None, y, t), Run(alpha=0.3), Meter()
+    batch, run, found = (
+        Batch(views=None, features=None, labels=y, teacher=t),
+        Run(alpha=0.3),
+        Meter(),
+    )
     losses = Losses.of(run, objective(run), s, batch)
     found.add(s, batch, losses)
     (got,) = torch.autograd.grad(losses.loss, s)
