@@ -1,6 +1,6 @@
-"""kdtune.cache against one law: with it, without it and whatever befalls it, the numbers are equal.
+"""The cache against one law: the numbers are equal with it, without it and after any fault.
 
-Builders that die (SIGKILL) or stand still (SIGSTOP) are real processes, started by spawn.
+Builders that die (SIGKILL) or hang (SIGSTOP) are real processes, started by spawn.
 """
 
 import multiprocessing
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 import kdtune.streams.cache
 from kdtune.streams.cache import Cache, read
+from kdtune.streams.keys import Key
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
 SPAWN = multiprocessing.get_context("spawn")
@@ -33,15 +34,15 @@ def equal(a, b):
 
 
 def get(cache, key=KEY, number=0, kind="logits"):
-    """The entry, and how often it was built for this call."""
+    """Return the entry, and how often it was built for this call."""
     built = []
 
-    def build(tick):
+    def build(progress):
         built.append(number)
-        tick(0, 1)
+        progress(0, 1)
         return make(number)
 
-    return cache.get(kind, key, "what", build), len(built)
+    return cache.get(Key(kind, key), "what", build), len(built)
 
 
 def entries(folder):
@@ -174,23 +175,23 @@ def test_eviction_takes_the_least_recently_used(tmp_path):
 
 
 def work(folder):
-    """A process that needs the entry; its build goes on, ticking, while the file hold exists."""
-    kdtune.streams.cache.BEAT_SECONDS = 0.1
+    """Get the entry; its build reports progress as long as the file hold exists."""
+    kdtune.streams.cache.HEARTBEAT_SECONDS = 0.1
 
-    def build(tick):
+    def build(progress):
         (folder / f"built-{os.getpid()}").touch()
         while (folder / "hold").exists():
-            tick(0, 1)
+            progress(0, 1)
             time.sleep(0.02)
         return make()
 
     (folder / f"ready-{os.getpid()}").touch()
-    assert equal(Cache(folder / "c").get("logits", KEY, "what", build), make())
+    assert equal(Cache(folder / "c").get(Key("logits", KEY), "what", build), make())
 
 
 @pytest.fixture
 def start(tmp_path):
-    """start(n): n processes of which one is building; ended with the test."""
+    """Return start(n), which starts n processes of which one is building."""
     processes = []
 
     def begin(count):
@@ -218,15 +219,15 @@ def test_two_processes_build_an_entry_once(tmp_path, start):
     assert get(Cache(tmp_path / "c"))[1] == 0 and clean(tmp_path)
 
 
-def test_a_builder_that_ticks_is_waited_for(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(kdtune.streams.cache, "STUCK_SECONDS", 1.5)
+def test_a_builder_with_a_heartbeat_is_waited_for(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.5)
     start(1)
     threading.Timer(3.0, (tmp_path / "hold").unlink).start()
     tensors, built = get(Cache(tmp_path / "c"))
     assert built == 0 and equal(tensors, make()) and clean(tmp_path)
 
 
-def test_a_killed_builder_is_replaced_by_who_waits(tmp_path, start):
+def test_a_waiter_replaces_a_killed_builder(tmp_path, start):
     (process,) = start(1)
     threading.Timer(1.0, process.kill).start()
     tensors, built = get(Cache(tmp_path / "c"))
@@ -236,8 +237,8 @@ def test_a_killed_builder_is_replaced_by_who_waits(tmp_path, start):
     assert get(Cache(tmp_path / "c"))[1] == 0 and clean(tmp_path)
 
 
-def test_who_waits_goes_on_without_a_builder_that_stands_still(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(kdtune.streams.cache, "STUCK_SECONDS", 1.0)
+def test_a_waiter_does_not_wait_for_a_builder_that_hangs(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.0)
     (process,) = start(1)
     os.kill(process.pid, signal.SIGSTOP)
     tensors, built = get(Cache(tmp_path / "c"))

@@ -1,7 +1,7 @@
-"""A run over the stream against the plain loop of reference.py, and the parts of the chunks' keys.
+"""Runs over the stream against the plain loop of reference.py, and what the cache stores for them.
 
-Weights must agree to a relative 1e-6 and metrics must be equal: the promise of the stream is that
-it changes nothing.
+Weights must agree to a relative 1e-6 and metrics must be equal, since a stream must change no
+number.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,9 @@ KINDS = {
     "head, batch norm eval": {"trainable": "head", "batch_norm": "eval"},
     "head, dropout": {"trainable": "head", "student": "factories:dropout_student"},
     "all, resized crop": {"augment": "resized-crop", "image_size": 20},
+    "all, no augmentation": {"augment": "none"},
+    "head, no augmentation": {"trainable": "head", "augment": "none"},
+    "head, no augmentation, eval": {"trainable": "head", "augment": "none", "batch_norm": "eval"},
     "all, all images": {"train_images": None, "epochs": 1, "batch_size": 300},
 }
 
@@ -92,7 +95,7 @@ def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
 ) -> None:
     run = replace(tiny, trainable=trainable)
     *_, (reference, means) = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.streams.chunks.PIECE_BYTES", 1)  # one inference batch
+    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
     centre = kdtune.data.views.centre
     monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
@@ -178,8 +181,10 @@ def test_the_key_holds_data_threads_weights_and_versions(
     assert fresh() == 1
     torch.set_num_threads(2)
     assert fresh() == 1
-    monkeypatch.setattr("torch.__version__", "9.9")
+    monkeypatch.setattr("kdtune.streams.keys.timm_version", lambda: "9.9")
     assert fresh() == 1
+    monkeypatch.setattr("torch.__version__", "9.9")
+    assert fresh() == 2  # torch resizes the views
     monkeypatch.setattr("torchvision.__version__", "9.9")
     assert fresh() == 2
 
