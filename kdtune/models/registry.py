@@ -6,10 +6,9 @@ takes the number of classes and returns a module. The module may carry an attrib
 """
 
 import importlib
-import inspect
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import nn
 from kdtune.config.errors import InputError
 from kdtune.config.user_code import user_code
 from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
 
 
@@ -103,10 +103,8 @@ def _construct_own(name: str, classes: int) -> Classifier:
         net: Any = factory(classes)
     if not isinstance(net, nn.Module):
         raise InputError(f"{name} must return a torch.nn.Module, but got {type(net).__name__}")
-    source = ""
-    with suppress(OSError, TypeError):  # compiled
-        source = inspect.getsource(module)
-    return Classifier(name, net, getattr(net, "preprocessing", None) or Preprocessing(), source)
+    preprocessing = getattr(net, "preprocessing", None) or Preprocessing()
+    return Classifier(name, net, preprocessing, source_digest(module, net))
 
 
 def _nearest(name: str) -> str:
