@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 import kdtune.streams.cache
@@ -248,6 +249,96 @@ def test_a_waiter_does_not_wait_for_a_builder_that_hangs(tmp_path, start, monkey
     process.join()
     assert process.exitcode == 0 and clean(tmp_path)
     assert get(Cache(tmp_path / "c"))[1] == 0
+
+
+def colliding_keys():
+    """Return two keys that fell into the same of 256 lock files before each key had its own."""
+    seen = {}
+    for number in range(100_000):
+        key = Key("logits", {"n": number})
+        shard = int(key.name[:8], 16) % 256
+        if shard in seen:
+            return seen[shard], key
+        seen[shard] = key
+    raise AssertionError
+
+
+def test_a_builder_of_another_key_is_not_waited_for(tmp_path):
+    """Locks are of one key: while one is built, the other is built once, under its own lock."""
+    first, second = colliding_keys()
+    cache, hold, inside = Cache(tmp_path), threading.Event(), threading.Event()
+
+    def build_first(progress):
+        inside.set()
+        assert hold.wait(60)
+        return make(1)
+
+    built = []
+
+    def build_second(progress):
+        built.append(1)
+        time.sleep(0.5)  # long enough for the other thread to come and wait
+        return make(2)
+
+    threads = [threading.Thread(target=cache.get, args=(first, "first", build_first))]
+    threads[0].start()
+    assert inside.wait(60)
+    threads += [
+        threading.Thread(target=Cache(tmp_path).get, args=(second, "second", build_second))
+        for _ in range(2)
+    ]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join(60)
+    assert cache.find(second) is not None and cache.find(first) is None  # still being built
+    assert built == [1]
+    hold.set()
+    threads[0].join(60)
+    assert equal(cache.find(first), make(1)) and equal(cache.find(second), make(2))
+
+
+def test_a_waiter_watches_the_builder_of_its_own_key(tmp_path, start, monkeypatch):
+    """A heartbeat of another key is no sign of life, and a hanging builder of one is no reason."""
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.5)
+    start(1)  # builds KEY with a heartbeat
+    own, other = Key("logits", KEY), Key("logits", {"another": 1})
+    cache = Cache(tmp_path / "c")
+    heartbeat = cache._heartbeat(other)
+    heartbeat.parent.mkdir(exist_ok=True)
+    heartbeat.write_text("{}")
+    os.utime(heartbeat, (1e9, 1e9))  # as of a builder that hangs
+    threading.Timer(3.0, (tmp_path / "hold").unlink).start()
+    assert equal(cache.get(own, "what", lambda progress: make(7)), make())
+
+
+def test_lock_files_are_deleted_when_they_are_old_and_free(tmp_path):
+    cache = Cache(tmp_path)
+    keys = [Key("logits", {"n": number}) for number in range(3)]
+    for number, key in enumerate(keys):
+        cache.get(key, "what", lambda progress, n=number: make(n))
+    free, held, new = (next(tmp_path.glob(f"locks/*{key.name}.lock")) for key in keys)
+    for file in (free, held):
+        os.utime(file, (1e9, 1e9))
+    with FileLock(held):
+        os.utime(held, (1e9, 1e9))
+        cache._delete_old_locks()
+        assert not free.exists() and held.exists() and new.exists()
+    assert get(cache, {"n": 0})[1] == 0
+
+
+def test_what_is_being_built_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "HEARTBEAT_SECONDS", 0.0)
+    cache, seen = Cache(tmp_path), []
+
+    def build(progress):
+        progress(3, 8)
+        seen.extend(Cache(tmp_path).building())
+        return make()
+
+    cache.get(Key("logits", KEY), "logits, repeat 3, epoch 7", build)
+    assert seen == [("logits, repeat 3, epoch 7", 3, 8)]
+    assert list(cache.building()) == []
 
 
 def test_eviction_leaves_the_users_own_files_alone(tmp_path):
