@@ -1,5 +1,7 @@
 """What a run runs on: its device, cache and loader workers, and checks of the machine."""
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -40,18 +42,29 @@ class Resources:
 
         Args:
             study: names the cache, the GPUs and the loader workers.
-            trials: trials that run at a time. A grid and a random search finish so many repeats
-                of all configurations before the next ones. None: not known.
+            trials: trials that run at a time, on all machines together. A grid and a random
+                search finish so many repeats of all configurations before they begin others.
+                None: as many as this machine can run.
         """
         gpu = study.gpus != 0 and torch.cuda.is_available()
-        in_blocks = study.search != "tpe" and study.policy == "all" and trials
+        in_blocks = study.search != "tpe" and study.policy == "all"
+        trials = trials or _trials_here(study, gpu)
         return Resources(
             device=torch.device("cuda" if gpu else "cpu"),
             cache=Cache(study.cache, study.cache_gb),
             loader_workers=study.loader_workers,
-            repeats=min(study.repeats, trials) if in_blocks and trials else study.repeats,
+            repeats=min(study.repeats, trials) if in_blocks else study.repeats,
             feature_sets=_feature_sets(study),
         )
+
+
+def _trials_here(study: Study, gpu: bool) -> int:
+    """Return how many trials this machine, or what this process sees of it, can run at a time."""
+    if gpu:
+        return max(1, int((study.gpus or torch.cuda.device_count()) / study.gpus_per_trial))
+    linux = sys.platform == "linux"
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    return max(1, cores // study.cpus_per_trial)
 
 
 def _feature_sets(study: Study) -> int:

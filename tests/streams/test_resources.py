@@ -1,10 +1,14 @@
 """Resources of a run: what the study gives, and what this machine must have."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+import kdtune.distill
+import kdtune.teacher
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
@@ -18,7 +22,7 @@ STUDY = Study(name="s", repeats=8, gpus=0)
 @pytest.mark.parametrize(
     ("change", "trials", "repeats"),
     [
-        ({}, None, 8),
+        ({"cpus_per_trial": 1000}, None, 1),  # by default what this machine can run
         ({}, 2, 2),  # a grid runs all configurations of two repeats, then of the next two
         ({}, 16, 8),
         ({"search": "random"}, 3, 3),
@@ -62,6 +66,17 @@ def test_bf16_is_refused_on_a_cpu_that_emulates_it(monkeypatch: pytest.MonkeyPat
     check_precision(replace(run, precision="fp32"), cpu)
     monkeypatch.setattr(resources, "has_bf16", lambda: True)
     check_precision(run, cpu)
+
+
+@pytest.mark.parametrize("command", [kdtune.distill, kdtune.teacher])
+def test_commands_refuse_bf16_before_any_work(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "has_bf16", lambda: False)
+    study = replace(STUDY, out=str(tmp_path), run=Run(precision="bf16"))
+    with pytest.raises(InputError, match="--precision must be fp32 on this CPU"):
+        command.main(study)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bf16_of_this_cpu_is_what_its_flags_say() -> None:
