@@ -147,6 +147,111 @@ MUTANTS = {
     "a script that data can end": Mutant(
         "reporting/page.py", '.replace("<", "\\\\u003c")', "", "reporting/page reporting/build"
     ),
+    "one crop for all images of an epoch": Mutant(
+        "data/views.py", "derive_seed(*self.key, i)", "derive_seed(*self.key)", "data/views"
+    ),
+    "the same views in every epoch": Mutant(
+        "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views streams/stream"
+    ),
+    "flipped upside down": Mutant(
+        "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
+    ),
+    "photographs evaluated without the zoom": Mutant(
+        "data/views.py", "PHOTO_ZOOM = 256 / 224", "PHOTO_ZOOM = 1.0", "data/views"
+    ),
+    "labels in another order than views": Mutant(
+        "streams/stream.py",
+        "labels[index if order is None else index[order]]",
+        "labels[index]",
+        "streams/stream",
+    ),
+    "logits of unaugmented images in another order": Mutant(
+        "streams/stream.py",
+        "return logits[order] if same and order is not None else logits",
+        "return logits",
+        "streams/stream",
+    ),
+    "features of unaugmented images in another order": Mutant(
+        "streams/stream.py", "values = values[order]", "values = values", "streams/stream"
+    ),
+    "a teacher in train mode": Mutant(
+        "streams/stream.py",
+        "self.teacher.set_mode(False)",
+        "self.teacher.set_mode(True)",
+        "streams/stream",
+    ),
+    "running statistics that are not restored": Mutant(
+        "streams/features.py",
+        "            self._restore(chunk)",
+        "            pass",
+        "streams/stream",
+    ),
+    "the same dropout in every step": Mutant(
+        "streams/features.py",
+        "seed_step(self.run, epoch, step)",
+        "seed_step(self.run, epoch, 0)",
+        "streams/stream",
+    ),
+    "features with dropout computed once": Mutant(
+        "streams/features.py", "return not drew and not kept and", "return", "streams/stream"
+    ),
+    "the chunk in memory whatever its key": Mutant(
+        "streams/chunks.py",
+        "held is not None and held[0] == key",
+        "held is not None",
+        "streams/stream",
+    ),
+    "the same order in every epoch": Mutant(
+        "streams/chunks.py",
+        'derive_seed("order", run.seed, run.repeat, epoch)',
+        'derive_seed("order", run.seed, run.repeat)',
+        "streams/chunks",
+    ),
+    "images lost between batches": Mutant(
+        "streams/batches.py",
+        "batch[whole:] if whole < len(batch) else None",
+        "None",
+        "streams/chunks streams/stream",
+    ),
+    "a key without the epoch": Mutant(
+        "streams/keys.py",
+        'parts |= {"repeat": run.repeat, "epoch": epoch}\n            elif',
+        'parts |= {"repeat": run.repeat}\n            elif',
+        "streams/keys streams/stream",
+    ),
+    "a key without the batch size": Mutant(
+        "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys streams/stream"
+    ),
+    "a key without the version of timm": Mutant(
+        "streams/keys.py", '"timm": timm_version(),', "", "streams/keys streams/stream"
+    ),
+    "a fingerprint of the factory's file alone": Mutant(
+        "models/user_source.py",
+        "waiting += _imported(name, found[name])",
+        "pass",
+        "models/user_source streams/stream",
+    ),
+    "a lock that several keys share": Mutant(
+        "streams/cache.py",
+        "{key.kind}-{key.name}.lock",
+        "{key.kind}-{int(key.name[:8], 16) % 256}.lock",
+        "streams/cache",
+    ),
+    "entries that are not checked": Mutant(
+        "streams/cache.py",
+        ' or metadata.get("crc") != str(checksum(tensors))',
+        "",
+        "streams/cache",
+    ),
+    "the newest entries evicted first": Mutant(
+        "streams/cache.py", "in sorted(entries)", "in sorted(entries)[::-1]", "streams/cache"
+    ),
+    "everything stored in a cache that is too small": Mutant(
+        "streams/working_set.py",
+        "return shared or run.repeat % self.repeats < self.kept_repeats",
+        "return True",
+        "streams/working_set",
+    ),
     "a clock in the figures": Mutant(
         "reporting/canvas.py", '"svg.hashsalt": "kdtune",', "", "reporting/figures"
     ),
@@ -334,7 +439,7 @@ def run(package: Path, tests: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    ignore = shutil.ignore_patterns("__pycache__", "fashion.npz")
+    ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kdtune", tmp_path / "kdtune", ignore=ignore)
     return tmp_path
 
