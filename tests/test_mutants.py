@@ -109,7 +109,7 @@ MUTANTS = {
         "statistics/early_stopping.py",
         "slope > 0 and slope * gap > margin",
         "gap > 0",
-        "statistics/early_stopping planning/plan",
+        "statistics/early_stopping",
     ),
     "no pruning": Mutant(
         "planning/plan.py",
@@ -139,7 +139,7 @@ MUTANTS = {
         "planning/plan.py",
         "if run is not None or phase in in_flight:",
         "if run is not None:",
-        "planning/standing planning/plan",
+        "planning/plan",
     ),
     "the baseline lags behind in a race": Mutant(
         "planning/plan.py",
@@ -151,7 +151,7 @@ MUTANTS = {
         "planning/ledger.py",
         'not str(error).startswith("Diverged")',
         "True",
-        "planning/ledger planning/plan",
+        "planning/ledger",
     ),
     "failed configurations keep their scores": Mutant(
         "planning/ledger.py",
@@ -161,8 +161,8 @@ MUTANTS = {
     ),
     "a failed final repeat excludes a finalist": Mutant(
         "planning/ledger.py",
-        """in ("failed", "pruned") and phase_of(repeat) != "final\"""",
-        """in ("failed", "pruned\")""",
+        'in ("failed", "pruned") and phase_of(repeat) != "final"',
+        'in ("failed", "pruned")',
         "planning/standing",
     ),
     "resumed epochs are paid twice": Mutant(
@@ -171,7 +171,7 @@ MUTANTS = {
         "if True:",
         "planning/ledger",
     ),
-    "finalists by the first repeats alone": Mutant(
+    "finalists by the search alone": Mutant(
         "planning/standing.py",
         "if rivals := confirmed or arm:",
         "if rivals := arm:",

@@ -28,6 +28,19 @@ def statuses(lines: list[Line]) -> Counter:
     return Counter(line["status"] for line in lines if line["kind"] == "end")
 
 
+def phases_overlap(lines: list[Line]) -> bool:
+    """Return True if a run of one phase starts while a run of another phase is in flight."""
+    in_flight: dict[str, str] = {}
+    for line in lines:
+        if line["kind"] == "start":
+            in_flight[line["trial_id"]] = line["phase"]
+        elif line["kind"] == "end":
+            del in_flight[line["trial_id"]]
+        if len(set(in_flight.values())) > 1:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("stop_early", [False, True])
 @pytest.mark.parametrize("policy", ["all", "race"])
 @pytest.mark.parametrize(("search", "space"), SEARCHES)
@@ -48,6 +61,7 @@ class TestContract:
             assert len(baselines) == 3 and finalists(done.ledger)[0] in baselines
             assert all(0 in state.status for state in done.ledger.configs.values())
             assert not statuses(lines)["pruned"] or stop_early
+            assert not phases_overlap(lines)
 
     def test_all_configurations_share_the_same_repeats(
         self, search, space, policy, stop_early

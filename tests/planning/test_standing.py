@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from play import play
+from play import Line, play, rest_of, start_of
 from simulated_runs import LISTS, RUN, curve, make
 
 from kdtune.config.run import Run
@@ -58,3 +58,24 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
         finals = [r for r in finalists(plan.ledger)[0].status if phase_of(r) == "final"]
         assert len(final_differences(plan.ledger)) == len(finals) - 1
     assert is_decided(plan.ledger)
+
+
+def scored(run: Run, score: float) -> list[Line]:
+    """Return the records of a run with this accuracy in every epoch."""
+    return [start_of(run), *rest_of(run, Plan(Study(run=RUN)), lambda _: [score] * run.epochs)]
+
+
+def test_confirmation_decides_between_the_best_of_the_search() -> None:
+    """By hand: a leads the search by 1 point, b the search and the confirmation together by 2.
+
+    Repeats 0 and 1000 give a 0.80 and 0.70, b 0.79 and 0.75; c was not confirmed.
+    """
+    study = Study(run=RUN, space={"lr": (0.1, 0.2, 0.3)}, plain_share=0, policy="race", repeats=1)
+    a, b, c = study.runs()
+    lines = []
+    for run, scores in ((a, (0.80, 0.70)), (b, (0.79, 0.75)), (c, (0.78,))):
+        for repeat, score in zip((0, 1000), scores, strict=False):
+            lines += scored(replace(run, repeat=repeat), score)
+    assert [state.run.lr for state in finalists(Plan(study, lines).ledger)] == [0.2]
+    unconfirmed = [line for line in lines if line["repeat"] == 0]
+    assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)] == [0.1]
