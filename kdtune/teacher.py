@@ -14,7 +14,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
-from kdtune.streams.resources import Resources, check_gpus
+from kdtune.streams.resources import Resources, check_gpus, check_precision
 from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_ready, probe_teacher
 
 
@@ -25,6 +25,7 @@ def main(study: Study) -> int:
     """
     folder = study.folder / "teacher"
     check_gpus(study, torch.cuda.device_count())
+    check_precision(study.run, Resources.of(study).device)
     if study.run.teacher_epochs == 0:
         raise InputError(
             "teacher_epochs must be 1 or more to fine-tune a teacher, but got teacher_epochs=0"

@@ -32,7 +32,7 @@ from kdtune.storage.mirror import Mirror
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import SavedStudy, read_lines
 from kdtune.streams.cache import Cache
-from kdtune.training.run import check
+from kdtune.training.run import check, check_objectives
 from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
 
 MAX_CONCURRENT_TRIALS = 10_000
@@ -109,6 +109,7 @@ def _check(
 ) -> dict[str, str]:
     """Return the study's fingerprints; raise InputError if it cannot run, or not as it began."""
     check_machine(study, ray_init)
+    check_objectives(study)
     fingerprints = _fingerprints(study, saved)
     is_ready(study.run, study.folder / "teacher")  # raises where what is there is damaged
     return fingerprints
@@ -156,7 +157,7 @@ def _how_it_ended(plan: Plan) -> str:
     seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
     if is_decided(plan.ledger):
         return f"decided at level {plan.study.level:g}: {seen}"
-    if plan.ledger.spent.reaches(plan.study.budget):
+    if plan.ledger.cost.reaches(plan.study.budget):
         return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
     return f"not decided: there are no two finalists to compare ({seen})"
 
@@ -187,7 +188,7 @@ def _fit_all(study: Study, plan: Plan, room: Capacity, recorder: Recorder) -> No
             stopped = True
         else:
             stopped = False
-        plan.restart()
+        plan.requeue_running()
         if not (stopped or plan.is_done):
             raise Interrupted("runs are left")
         barren = barren + 1 if recorder.ends == before else 0
