@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from kdtune.config.user_code import OTHERS
+from kdtune.config.user_code import NOT_THE_USERS
 
 _read: WeakKeyDictionary[ModuleType, tuple[object, bytes]] = WeakKeyDictionary()
 """Content of a module's file when this process first saw the module, and the module's spec."""
@@ -53,7 +53,7 @@ def source_digest(module: ModuleType, net: nn.Module) -> str:
 def is_users_own(file: str) -> bool:
     """Return True if a file belongs neither to Python nor to a package nor to kdtune."""
     packages = {"site-packages", "dist-packages"}
-    return not file.startswith(OTHERS) and not packages & set(Path(file).parts)
+    return not file.startswith(NOT_THE_USERS) and not packages & set(Path(file).parts)
 
 
 def _file(name: str) -> str | None:
