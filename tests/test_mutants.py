@@ -117,12 +117,6 @@ MUTANTS = {
         "if False:",
         "planning/plan",
     ),
-    "a plan that starts a run twice": Mutant(
-        "planning/plan.py",
-        "if repeat not in state.status and not dropped:",
-        "if not dropped:",
-        "planning/plan",
-    ),
     "interrupted runs are forgotten": Mutant(
         "planning/plan.py",
         "self._requeued |= self.ledger.running",
