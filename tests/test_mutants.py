@@ -151,7 +151,7 @@ MUTANTS = {
         "data/views.py", "derive_seed(*self.key, i)", "derive_seed(*self.key)", "data/views"
     ),
     "the same views in every epoch": Mutant(
-        "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views streams/stream"
+        "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views"
     ),
     "flipped upside down": Mutant(
         "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
