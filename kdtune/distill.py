@@ -14,7 +14,7 @@ import torch
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.streams.resources import Resources, check_gpus
+from kdtune.streams.resources import Resources, check_gpus, check_precision
 from kdtune.training.progress import Progress
 from kdtune.training.run import check, distill
 from kdtune.training.teacher import fine_tune, is_ready
@@ -27,6 +27,7 @@ def main(study: Study) -> int:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     check_gpus(study, torch.cuda.device_count())
     resources = replace(Resources.of(study), watch=progress.watch)
+    check_precision(run, resources.device)
     torch.set_num_threads(study.cpus_per_trial)
     check(run, fingerprints=False)
     if not is_ready(run, folder):

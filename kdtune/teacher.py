@@ -14,7 +14,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
-from kdtune.streams.resources import Resources, check_gpus
+from kdtune.streams.resources import Resources, check_gpus, check_precision
 from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_ready, probe_teacher
 
 
@@ -22,6 +22,7 @@ def main(study: Study) -> int:
     """Fine-tune the teacher of a study, printing its epochs."""
     folder = study.folder / "teacher"
     check_gpus(study, torch.cuda.device_count())
+    check_precision(study.run, Resources.of(study).device)
     if study.run.teacher_epochs == 0:
         raise InputError("teacher_epochs is 0: the teacher's weights are taken as they are")
     if is_ready(study.run, folder):

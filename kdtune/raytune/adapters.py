@@ -33,7 +33,7 @@ class RepeatSearcher(Searcher):
         """The configuration and repeat of the next trial; None to wait; or that there is none."""
         if len(self.plan.ledger.running) >= self.room():
             return None
-        run = self.plan.next()
+        run = self.plan.next_run()
         if run is not None:
             return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}
         return None if self.plan.ledger.running else Searcher.FINISHED
@@ -63,6 +63,6 @@ class EarlyStopper(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial that reports epochs goes on. Asked before they are written down."""
         run = run_of(self.study, trial.config)
-        if self.plan.should_stop(run, result.get("epochs", ())):
+        if self.plan.should_prune(run, result.get("epochs", ())):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)

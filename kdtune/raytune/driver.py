@@ -157,7 +157,7 @@ def _how_it_ended(plan: Plan) -> str:
     seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
     if is_decided(plan.ledger):
         return f"decided at level {plan.study.level:g}: {seen}"
-    if plan.ledger.spent.reaches(plan.study.budget):
+    if plan.ledger.cost.reaches(plan.study.budget):
         return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
     return f"not decided: there are no two finalists to compare ({seen})"
 
@@ -188,7 +188,7 @@ def _fit_all(study: Study, plan: Plan, room: Capacity, recorder: Recorder) -> No
             stopped = True
         else:
             stopped = False
-        plan.restart()
+        plan.requeue_running()
         if not (stopped or plan.is_done):
             raise Interrupted("runs are left")
         barren = barren + 1 if recorder.ends == before else 0

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kdtune.planning.ledger import ConfigState
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_differences, finalists, in_question, is_decided
+from kdtune.planning.standing import active_configs, final_differences, finalists, is_decided
 from kdtune.results.tables import cell
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.statistics.sequential import anytime_p
@@ -85,8 +85,8 @@ def board(plan: Plan) -> Table:
     """The best configurations that are in question, with their mean ± sd so far."""
     names = plan.study.searched or ["alpha"]
     table = Table(*names, "n", "val acc", caption=in_words(plan), caption_justify="left")
-    sides = in_question(plan.ledger)
-    for tried in [*sides[False][: ROWS - 1], *sides[True][:1]]:
+    arms = active_configs(plan.ledger)
+    for tried in [*arms.distilled[: ROWS - 1], *arms.baseline[:1]]:
         values = [cell(tried.run.config[name]) for name in names]
         interval = mean_interval(list(tried.scores.values()))
         spread = f" ± {interval.sd:.4f}" if interval.n > 1 else ""
@@ -97,7 +97,7 @@ def board(plan: Plan) -> Table:
 def in_words(plan: Plan) -> str:
     """Runs by what came of them, the lead over plain training, whether that is decided."""
     counts: dict[str, int] = {}
-    for tried in plan.ledger.by_number:
+    for tried in plan.ledger.by_row:
         for status in tried.status.values():
             counts[status] = counts.get(status, 0) + 1
     words = {"completed": "done", "running": "running", "failed": "failed", "pruned": "stopped"}

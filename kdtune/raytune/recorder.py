@@ -55,7 +55,7 @@ class Recorder(tune.Callback):
         run = run_of(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
-        self.plan.take(self.records.start(run, attempt, phase_of(run.repeat)))
+        self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -69,14 +69,14 @@ class Recorder(tune.Callback):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
             for line in self.records.epoch(run, attempt, number, seconds, splits):
-                self.plan.take(line)
+                self.plan.add_record(line)
             self.accuracy[run.trial_id] = splits["val"]["acc"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has run to its end, or to its error."""
         run = run_of(self.study, trial.config)
         error = self.errors.get(run.trial_id)
-        stopped = "pruned" if run.trial_id in self.plan.stopped else "completed"
+        stopped = "pruned" if run.trial_id in self.plan.pruned else "completed"
         self._end(run, stopped if error is None else "failed", error)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -88,7 +88,7 @@ class Recorder(tune.Callback):
         """A trial's worker has died too often, or did not start."""
         run = run_of(self.study, trial.config)
         if lost_machine(trial):  # before it started, or after as many deaths as it may have
-            self.plan.give_back(run)
+            self.plan.requeue(run)
         elif run.trial_id in self.attempts:
             self._end(run, "failed", f"its worker died {RETRIES + 1} times")
         else:
@@ -98,7 +98,7 @@ class Recorder(tune.Callback):
     def _end(self, run: Run, status: str, error: str | None) -> None:
         node = self.nodes.get(run.trial_id)
         attempt = self.attempts[run.trial_id]
-        self.plan.take(self.records.end(run, attempt, status, error, node))
+        self.plan.add_record(self.records.end(run, attempt, status, error, node))
         self.ends += 1
         if status != "failed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
