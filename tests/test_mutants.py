@@ -110,7 +110,7 @@ MUTANTS = {
     ),
     "the first plain training is the baseline": Mutant(
         "results/comparison.py",
-        "best_of(values[plain], criterion.sign)",
+        "best_config(values[plain], criterion.sign)",
         "plain[0]",
         "results/comparison",
     ),

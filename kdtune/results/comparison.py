@@ -19,15 +19,15 @@ from kdtune.statistics.intervals import Difference, mean_interval, paired_differ
 from kdtune.statistics.multiplicity import holm, max_t
 from kdtune.statistics.sequential import anytime_interval, anytime_p
 
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 """Chance of finding a difference anywhere in a study that has none."""
 HIGHER_IS_BETTER = ("acc", "agreement")
 COMPARED = ("acc", "ce", "gap", "agreement", "kl", "logit_diff")
 """Metrics that mean the same at every alpha; loss and distill do not."""
-FEW = 6
+MIN_REPEATS_FOR_MAX_T = 6
 """Repeats below which flipping signs cannot tell: its least p is 2 / 2^n."""
-KEYS = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
-PLAIN: Mapping[str, Value] = {"alpha": 1}
+CONFIG_COLUMNS = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
+PLAIN_TRAINING: Mapping[str, Value] = {"alpha": 1}
 
 
 def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class Criterion:
     metric: str = "acc"
     """One of COMPARED, on val."""
     scope: Scope = "last"
-    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN, hash=False)
+    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN_TRAINING, hash=False)
     """The best configuration with these values is the baseline."""
 
     def __post_init__(self) -> None:
@@ -77,9 +77,9 @@ class Criterion:
         return self.metric == "acc" and self.scope == "last"
 
     @property
-    def is_plain(self) -> bool:
+    def has_plain_baseline(self) -> bool:
         """Whether the baseline is plain training."""
-        return self.baseline == PLAIN
+        return self.baseline == PLAIN_TRAINING
 
     def is_baseline(self, configs: pd.DataFrame) -> pd.Series:
         """Which rows of a frame with config/* can be the baseline."""
@@ -93,7 +93,7 @@ DEFAULT = Criterion()
 """Val accuracy at the last epoch, against the best plain training."""
 
 
-def numbers(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.Series:
+def metric_values(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.Series:
     """One number a trial; gap is teacher_acc - acc."""
     if metric == "gap":
         return trials[f"{split}/teacher_acc@{scope}"] - trials[f"{split}/acc@{scope}"]
@@ -108,44 +108,44 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 def by_repeat(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.DataFrame:
     """The completed trials' numbers: a row a repeat, a column a config_id, NaN where missing."""
     done = completed(trials)
-    done = done.assign(value=numbers(done, metric, scope, split))
+    done = done.assign(value=metric_values(done, metric, scope, split))
     return done.pivot(index="repeat", columns="config_id", values="value")
 
 
-def configs_of(trials: pd.DataFrame) -> pd.DataFrame:
+def completed_configs(trials: pd.DataFrame) -> pd.DataFrame:
     """The configurations with a completed trial, by config_id: config/*."""
-    return completed(trials).drop_duplicates("config_id")[KEYS].set_index("config_id")
+    return completed(trials).drop_duplicates("config_id")[CONFIG_COLUMNS].set_index("config_id")
 
 
-def has_run_well(counts: pd.Series) -> pd.Series:
+def have_enough_repeats(counts: pd.Series) -> pd.Series:
     """Which have more than half of the most repeats: one lucky repeat is no winner."""
     return counts > counts.max() / 2
 
 
-def well_run(values: pd.DataFrame) -> pd.DataFrame:
+def with_enough_repeats(values: pd.DataFrame) -> pd.DataFrame:
     """The columns that have run well."""
     counts = values.count()
-    return values[counts.index[has_run_well(counts)]]
+    return values[counts.index[have_enough_repeats(counts)]]
 
 
-def block(values: pd.DataFrame) -> pd.DataFrame:
+def complete_block(values: pd.DataFrame) -> pd.DataFrame:
     """A part of `by_repeat` without gaps: columns with at least the median number of repeats."""
     counts = values.count()
     kept = values[counts.index[counts >= counts.median()]]
     return kept.dropna()
 
 
-def best_of(values: pd.DataFrame, sign: int) -> str:
+def best_config(values: pd.DataFrame, sign: int) -> str:
     """The config_id of the best mean among the well-run ones of at least one."""
-    return str((sign * well_run(values).mean()).idxmax())
+    return str((sign * with_enough_repeats(values).mean()).idxmax())
 
 
 def compare(
-    trials: pd.DataFrame, criterion: Criterion, anytime: float | None = None
+    trials: pd.DataFrame, criterion: Criterion, anytime_level: float | None = None
 ) -> pd.DataFrame:
     """Every other configuration against the baseline, paired by repeat; the best first.
 
-    With `anytime`, a level, repeats were added until the two told apart, so p, p_holm and the
+    With `anytime_level`, a level, repeats were added until the two told apart, so p, p_holm and the
     interval are such as hold at any time (`race.anytime_p`), and p_max_t, low and high are NaN.
 
     Returns one row per configuration: config_id, config/*, baseline (its config_id), diff (mean of
@@ -154,21 +154,21 @@ def compare(
     p, p_holm, p_max_t (NaN for n < 6), wins, ties, losses, p_better. Empty where a side is missing.
     """
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
-    configs = configs_of(trials)
+    configs = completed_configs(trials)
     can_be = criterion.is_baseline(configs)
     plain = [c for c in values if can_be[c]]
     others = [c for c in values if not can_be[c]]
     if not plain or not others:
         return pd.DataFrame()
-    baseline = best_of(values[plain], criterion.sign)
+    baseline = best_config(values[plain], criterion.sign)
     pairs = {c: values[[c, baseline]].dropna().to_numpy().T for c in others}
     m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
     rows = [_row(pair, criterion.sign, max(1, m)) for pair in pairs.values()]
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
     table["p_holm"] = _over_known(table.p)
     table["p_max_t"] = _max_t(values, list(pairs), baseline)
-    if anytime is not None:
-        table = _at_any_time(table, list(pairs.values()), anytime)
+    if anytime_level is not None:
+        table = _at_any_time(table, list(pairs.values()), anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
     order = (criterion.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
@@ -176,7 +176,7 @@ def compare(
 
 def _row(pair: np.ndarray, sign: int, m: int) -> dict[str, float]:
     d: Difference = paired_difference(*pair)
-    together = mean_interval(pair[0] - pair[1], 1 - LEVEL / m)
+    together = mean_interval(pair[0] - pair[1], 1 - SIGNIFICANCE_LEVEL / m)
     wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
     better = d.p_greater if sign > 0 else 1 - d.p_greater
     return {
@@ -208,13 +208,13 @@ def _max_t(values: pd.DataFrame, others: Sequence[str], baseline: str) -> list[f
     differences = values[list(others)].sub(values[baseline], axis=0)
     counts = differences.count()
     full = differences[counts.index[counts == counts.max()]].dropna()
-    if len(full) < FEW:
+    if len(full) < MIN_REPEATS_FOR_MAX_T:
         return [np.nan] * len(others)
     adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
     return [adjusted.get(c, np.nan) for c in others]
 
 
-def name_of(row: pd.Series, by: Sequence[str]) -> str:
+def config_label(row: pd.Series, by: Sequence[str]) -> str:
     """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
     parts = []
     for name in by:
@@ -227,7 +227,7 @@ def name_of(row: pd.Series, by: Sequence[str]) -> str:
 
 def check_baseline(criterion: Criterion, study: Study) -> None:
     """Raises InputError where the study can have no such baseline, but for plain training."""
-    for name, value in {} if criterion.is_plain else criterion.baseline.items():
+    for name, value in {} if criterion.has_plain_baseline else criterion.baseline.items():
         values = study.values(name)
         if isinstance(values, Range):
             known = not isinstance(value, str) and values.low <= value <= values.high

@@ -8,18 +8,19 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
+from kdtune.config.metrics import RECORDED
 from kdtune.config.study import Study
-from kdtune.results.comparison import completed, name_of
-from kdtune.results.frames import METRICS, Frames
+from kdtune.results.comparison import completed, config_label
+from kdtune.results.frames import Frames
 
-MOST = 10
+MAX_LISTED = 10
 """Runs that are named one by one; the rest are counted."""
 
 
-def faults(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
+def find_problems(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
     """All faults of a study, the gravest first."""
     return [
-        *(f"a torn line was skipped: {place}" for place in frames.torn),
+        *(f"a torn line was skipped: {place}" for place in frames.incomplete),
         *_ended_badly(frames.trials, by),
         *_not_started(study, frames.trials),
         *_without_numbers(frames.trials, by),
@@ -28,7 +29,7 @@ def faults(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
     ]
 
 
-def notes(frames: Frames, columns: Sequence[str]) -> list[str]:
+def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     """What is no fault, but misleads who does not know it."""
     words = []
     if "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
@@ -38,7 +39,7 @@ def notes(frames: Frames, columns: Sequence[str]) -> list[str]:
     return words
 
 
-def state(study: Study, frames: Frames) -> str:
+def describe_status(study: Study, frames: Frames) -> str:
     """How far a study is, e.g. "complete: 40 runs"."""
     counts = frames.trials.status.value_counts()
     done = int(counts.get("completed", 0))
@@ -50,8 +51,8 @@ def state(study: Study, frames: Frames) -> str:
         return f"complete: {done} runs{rest}"
     word = "running" if frames.running else "not running, and not complete"
     last = ""
-    if frames.time is not None:
-        last = f"; last record {datetime.fromtimestamp(frames.time, UTC):%F %T} UTC"
+    if frames.last_record_time is not None:
+        last = f"; last record {datetime.fromtimestamp(frames.last_record_time, UTC):%F %T} UTC"
     return f"{word}: {done} of {planned} runs completed{last}"
 
 
@@ -59,15 +60,15 @@ def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     words = []
     for status in ("failed", "truncated"):
         some = trials[trials.status == status]
-        for _, trial in some.head(MOST).iterrows():
+        for _, trial in some.head(MAX_LISTED).iterrows():
             reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
             have = f"{trial.n_epochs} of {trial.n_epochs_planned} epochs"
             words.append(
-                f"{status}, left out: {trial.trial_id}, {name_of(trial, by)}, repeat "
+                f"{status}, left out: {trial.trial_id}, {config_label(trial, by)}, repeat "
                 f"{trial['repeat']}, {have}{reason}"
             )
-        if len(some) > MOST:
-            words.append(f"{status}, left out: {len(some) - MOST} more runs")
+        if len(some) > MAX_LISTED:
+            words.append(f"{status}, left out: {len(some) - MAX_LISTED} more runs")
     if running := int((trials.status == "running").sum()):
         words.append(f"{running} runs are running, and left out")
     return words
@@ -89,11 +90,12 @@ def _missing(study: Study, trials: pd.DataFrame) -> int:
 def _without_numbers(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     done = completed(trials)
     words = []
-    for metric in METRICS:
-        if metric == "distill":  # plain training has none
+    for metric in RECORDED:
+        recorded = done[f"val/{metric}@last"].notna().any()
+        if metric == "distill" or not recorded:  # plain training has none
             continue
-        for _, trial in done[done[f"val/{metric}@last"].isna()].head(MOST).iterrows():
-            words.append(f"no val {metric}: {name_of(trial, by)}, repeat {trial['repeat']}")
+        for _, trial in done[done[f"val/{metric}@last"].isna()].head(MAX_LISTED).iterrows():
+            words.append(f"no val {metric}: {config_label(trial, by)}, repeat {trial['repeat']}")
     return words
 
 
@@ -111,8 +113,8 @@ def _other_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
             continue
         row = trials[trials.config_id == config].iloc[0]
         extra = ", ".join(str(r) for r in sorted(repeats - usual))
-        words.append(f"{name_of(row, by)} has repeats that others lack: {extra}")
-    return words[:MOST]
+        words.append(f"{config_label(row, by)} has repeats that others lack: {extra}")
+    return words[:MAX_LISTED]
 
 
 def _identical_curves(frames: Frames, by: Sequence[str]) -> list[str]:
@@ -129,6 +131,8 @@ def _identical_curves(frames: Frames, by: Sequence[str]) -> list[str]:
     words = []
     for same in ("config_id", "repeat"):
         for _, group in done[done.duplicated([same, "curve"], keep=False)].groupby([same, "curve"]):
-            runs = (f"{name_of(t, by)}, repeat {t['repeat']}" for _, t in group.head(2).iterrows())
+            runs = (
+                f"{config_label(t, by)}, repeat {t['repeat']}" for _, t in group.head(2).iterrows()
+            )
             words.append(f"the same curve to the last digit: {' and '.join(runs)}")
-    return words[:MOST]
+    return words[:MAX_LISTED]

@@ -14,11 +14,9 @@ import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.results.predictions import gather_predictions
+from kdtune.config.metrics import RECORDED
+from kdtune.results.predictions import read_predictions
 from kdtune.storage.records import Line, _lines, is_running
-
-METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
-
 
 SCOPES = ("last", "best", "last-5-avg")
 """Which epoch counts: Ray Tune's names; "best" is that of the best val accuracy, optimistic."""
@@ -38,11 +36,11 @@ class Frames:
     """One row per trial: trial_id, config_id, config/*, repeat, phase (search, confirm or final),
     status (completed, pruned, failed, truncated or running), error, n_epochs, n_epochs_planned,
     val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
-    torn: list[str]
+    incomplete: list[str]
     """Lines that could not be read, as file:line."""
     running: bool
     """Whether a process on this machine runs the study now."""
-    time: float | None
+    last_record_time: float | None
     """Of the last record, in seconds since 1970, UTC."""
 
 
@@ -77,8 +75,8 @@ def read_frames(folder: Path, running: bool | None = None) -> Frames:
     trials = pd.concat([named, fate], axis=1).rename(columns={"epochs": "n_epochs_planned"})
     trials = trials.merge(_reduce(frame), on="trial_id", how="left")
     trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
-    scopes = [f"val/{m}@{s}" for m in METRICS for s in SCOPES]
-    scopes += [f"test/{m}@last" for m in METRICS]
+    scopes = [f"val/{m}@{s}" for m in RECORDED for s in SCOPES]
+    scopes += [f"test/{m}@last" for m in RECORDED]
     own = ["phase", "status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
     trials = trials.reindex(columns=[*columns, *own])
     trials = trials.sort_values(["config_id", "repeat"], ignore_index=True)
@@ -87,7 +85,7 @@ def read_frames(folder: Path, running: bool | None = None) -> Frames:
 
 def write_frames(folder: Path, frames: Frames) -> None:
     """Write epochs.parquet, trials.parquet and, gathered from the trials, predictions.parquet."""
-    predictions = gather_predictions(folder, frames.trials)
+    predictions = read_predictions(folder, frames.trials)
     for name, frame in (
         ("epochs.parquet", frames.epochs),
         ("trials.parquet", frames.trials),
@@ -107,7 +105,7 @@ class _Epochs:
     def __init__(self) -> None:
         self.trial: list[str] = []
         self.split = array("b")
-        self.numbers = {name: array("d") for name in ("epoch", "n_examples", *METRICS, "seconds")}
+        self.numbers = {name: array("d") for name in ("epoch", "n_examples", *RECORDED, "seconds")}
 
     def add(self, line: Line) -> None:
         self.trial.append(line["trial_id"])
@@ -141,7 +139,7 @@ def _fate(end: Line | None, unended: str) -> Line:
 
 def _reduce(epochs: pd.DataFrame) -> pd.DataFrame:
     """From epochs to one number a trial, metric and scope: a row a trial."""
-    metrics = list(METRICS)
+    metrics = list(RECORDED)
     epochs = epochs.sort_values(["trial_id", "epoch"], kind="stable")
     val = epochs[epochs.split == "val"]
     groups = val.groupby("trial_id", sort=False)

@@ -8,7 +8,7 @@ import pandas as pd
 from kdtune.config.files import PREDICTIONS
 
 
-def gather_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:
+def read_predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame:
     """Which images the trials got right at their last epoch: trial_id, split, example, correct.
 
     From the trials' own files, and of those whose file is gone, since the user has tidied up, or is

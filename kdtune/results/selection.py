@@ -9,12 +9,12 @@ import pandas as pd
 from kdtune.config.files import PREDICTIONS
 from kdtune.results.comparison import (
     Criterion,
-    best_of,
+    best_config,
     by_repeat,
     completed,
-    well_run,
+    with_enough_repeats,
 )
-from kdtune.results.predictions import gather_predictions
+from kdtune.results.predictions import read_predictions
 from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.sequential import anytime_interval
@@ -25,46 +25,46 @@ def selection(
     trials: pd.DataFrame,
     criterion: Criterion,
     comparison: pd.DataFrame,
-    anytime: float | None = None,
+    anytime_level: float | None = None,
 ) -> pd.DataFrame:
     """How good is the configuration that the study would choose, beyond what chose it?
 
     Rows: "best" (config_id), "baseline", and "difference" between them, paired by repeat. Columns:
     val/mean, /low, /high of the criterion's metric, selected and so optimistic; corrected, /low, /high
     (best only, accuracy only: `stats.bootstrap_corrected` over the examples of val); test/mean,
-    /low, /high, which nothing was selected by. NaN where there is no such number. With `anytime`,
+    /low, /high, which nothing was selected by. NaN where there is no such number. With `anytime_level`,
     a level, the intervals are such as hold at any time, since the number of repeats was not fixed.
     """
     val = by_repeat(trials, criterion.metric, criterion.scope)
     if not val.notna().any(axis=None):
         return pd.DataFrame()
     test = by_repeat(trials, criterion.metric, "last", split="test")
-    chosen = {"best": best_of(val, criterion.sign)}
+    chosen = {"best": best_config(val, criterion.sign)}
     if len(comparison):
         chosen["baseline"] = str(comparison.baseline[0])
     rows: list[dict[str, str | float]] = [
         {"row": row, "config_id": c}
-        | _interval("val", val[c], anytime)
-        | _interval("test", test[c], anytime)
+        | _interval("val", val[c], anytime_level)
+        | _interval("test", test[c], anytime_level)
         for row, c in chosen.items()
     ]
     if len(set(chosen.values())) == 2:
         a, b = chosen.values()
         rows.append({"row": "difference", "config_id": ""})
-        rows[-1] |= _interval("val", val[a] - val[b], anytime)
-        rows[-1] |= _interval("test", test[a] - test[b], anytime)
-    of_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
-    if criterion.has_predictions and of_search:
-        rows[0] |= _corrected(folder, trials, list(well_run(val)))
+        rows[-1] |= _interval("val", val[a] - val[b], anytime_level)
+        rows[-1] |= _interval("test", test[a] - test[b], anytime_level)
+    is_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
+    if criterion.has_predictions and is_search:
+        rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val)))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 
 
-def _interval(name: str, sample: pd.Series, anytime: float | None) -> dict[str, str | float]:
+def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> dict[str, str | float]:
     i = mean_interval(sample.dropna())
     low, high = i.low, i.high
-    if anytime is not None:
-        low, high = anytime_interval(list(sample.dropna()), anytime)
+    if anytime_level is not None:
+        low, high = anytime_interval(list(sample.dropna()), anytime_level)
         low, high = (low, high) if math.isfinite(high - low) else (math.nan, math.nan)
     return {f"{name}/mean": i.mean, f"{name}/low": low, f"{name}/high": high}
 
@@ -92,7 +92,7 @@ def _predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame | None:
     """
     for read in (
         lambda: pd.read_parquet(folder / PREDICTIONS),
-        lambda: gather_predictions(folder, trials),
+        lambda: read_predictions(folder, trials),
     ):
         with suppress(ImportError, OSError, ValueError):
             frame = read()

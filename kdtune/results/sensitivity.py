@@ -12,10 +12,10 @@ import pandas as pd
 
 from kdtune.results.comparison import (
     Criterion,
-    block,
     by_repeat,
-    configs_of,
-    well_run,
+    complete_block,
+    completed_configs,
+    with_enough_repeats,
 )
 from kdtune.results.frames import SCOPES, Frames
 from kdtune.results.tables import levels
@@ -28,9 +28,9 @@ def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     One row per well-run configuration: config_id, config/*, then <scope>/mean and <scope>/rank for
     each scope (1 is best); sorted by the last epoch's.
     """
-    table = configs_of(trials)
+    table = completed_configs(trials)
     for scope in SCOPES:
-        means = well_run(by_repeat(trials, criterion.metric, scope)).mean()
+        means = with_enough_repeats(by_repeat(trials, criterion.metric, scope)).mean()
         table[f"{scope}/mean"] = means
         table[f"{scope}/rank"] = (criterion.sign * means).rank(ascending=False, method="min")
     table = table.dropna(subset=["last/mean"]).sort_values("last/rank", kind="stable")
@@ -45,7 +45,7 @@ def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
     all?) and icc (how alike they find the repeats).
     """
     trials = frames.trials[frames.trials.phase == "search"]
-    values = block(by_repeat(trials, criterion.metric, "last"))
+    values = complete_block(by_repeat(trials, criterion.metric, "last"))
     if values.shape[0] < 2 or values.shape[1] < 2:
         return pd.DataFrame()
     last = values.to_numpy().T  # [K, n]
@@ -78,8 +78,8 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
     hyperparameter, share, null (what 95 % of those without effect stay below), n (configurations).
     A hyperparameter with many values is cut into four ranges.
     """
-    means = block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
-    configs = configs_of(trials)
+    means = complete_block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
+    configs = completed_configs(trials)
     rows = []
     for name in by:
         values = configs.loc[means.index, f"config/{name}"].dropna()
@@ -97,7 +97,7 @@ def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
     Of hyperparameters with three or more values, since of two each is an edge; and not where there
     is nothing beyond, at alpha 0 and 1.
     """
-    configs = configs_of(trials)
+    configs = completed_configs(trials)
     words = []
     for name in by:
         values = configs[f"config/{name}"].dropna()

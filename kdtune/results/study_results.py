@@ -11,21 +11,22 @@ import pandas as pd
 from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
 from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.metrics import METRICS
 from kdtune.config.reading import SHOWN
 from kdtune.config.study import Scope, Study
 from kdtune.results import selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
     Criterion,
-    best_of,
+    best_config,
     by_repeat,
     check_names,
     compare,
     completed,
-    name_of,
+    config_label,
 )
-from kdtune.results.diagnostics import faults, state
-from kdtune.results.frames import METRICS, Frames, read_frames
+from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.frames import Frames, read_frames
 from kdtune.results.summaries import best_rows
 from kdtune.results.tables import format_table, markdown
 from kdtune.results.terms import ComparisonContext
@@ -71,41 +72,41 @@ class Results:
         return self.frames.trials
 
     @cached_property
-    def of_search(self) -> pd.DataFrame:
+    def search_trials(self) -> pd.DataFrame:
         """The trials of the phase "search": repeats that every configuration may have."""
         return self.trials[self.trials.phase == "search"]
 
     @cached_property
-    def of_final(self) -> pd.DataFrame:
+    def final_trials(self) -> pd.DataFrame:
         """The trials of the phase "final": the finalists on repeats that did not choose them."""
         return self.trials[self.trials.phase == "final"]
 
     @property
-    def of_which(self) -> str:
+    def repeats_phrase(self) -> str:
         """What a table of the search says of its repeats where there are others."""
-        return " of the search" * bool(len(self.of_final))
+        return " of the search" * bool(len(self.final_trials))
 
-    def is_fresh(self, criterion: Criterion) -> bool:
+    def uses_held_out_repeats(self, criterion: Criterion) -> bool:
         """Whether a criterion is judged by fresh repeats, which did not choose what they compare.
 
         Only against plain training, since the finalists are its best and that of distilling, and
         only where a final repeat of both has completed.
         """
-        sides = (completed(self.of_final)["config/alpha"] == 1).nunique()
-        return criterion.is_plain and sides == 2
+        sides = (completed(self.final_trials)["config/alpha"] == 1).nunique()
+        return criterion.has_plain_baseline and sides == 2
 
-    def trials_of(self, criterion: Criterion) -> pd.DataFrame:
+    def trials_for(self, criterion: Criterion) -> pd.DataFrame:
         """The trials that a criterion is judged by: fresh repeats where there are such, or the search's.
 
         The one home of that choice: comparison, best, selection and their words must be of the
         same trials.
         """
-        return self.of_final if self.is_fresh(criterion) else self.of_search
+        return self.final_trials if self.uses_held_out_repeats(criterion) else self.search_trials
 
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row per configuration, the best mean first; see `summaries.configs`."""
-        return summaries.configs(self.of_search, self.planned)
+        return summaries.configs(self.search_trials, self.planned_repeats)
 
     @property
     def by(self) -> list[str]:
@@ -118,12 +119,12 @@ class Results:
     @cached_property
     def warnings(self) -> list[str]:
         """What is missing or cannot be right, in words; empty for a whole study."""
-        return faults(self.study, self.frames, self.by)
+        return find_problems(self.study, self.frames, self.by)
 
     @property
-    def state(self) -> str:
+    def status(self) -> str:
         """How far the study is, e.g. "complete: 40 runs"."""
-        return state(self.study, self.frames)
+        return describe_status(self.study, self.frames)
 
     def summary(
         self,
@@ -147,11 +148,13 @@ class Results:
         """
         keys = list(by) or self.by
         check_names("by", keys, HYPERPARAMETERS)
-        check_names("a column of the table", metrics, [*METRICS, "gap"])
+        check_names("a column of the table", metrics, list(METRICS))
         if pooled:
-            return summaries.pooled(self.epochs, self.of_search, keys, metrics)
+            return summaries.pooled(self.epochs, self.search_trials, keys, metrics)
         cut = bool(by)  # each configuration has its own row, unless it is asked otherwise
-        return summaries.summary(self.of_search, keys, metrics, scope, self.planned, cut)
+        return summaries.summary(
+            self.search_trials, keys, metrics, scope, self.planned_repeats, cut
+        )
 
     def compare(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Every other configuration against plain training, paired by repeat.
@@ -166,38 +169,44 @@ class Results:
         """Once a criterion: a page asks for the same comparison a dozen times."""
 
         def compared(criterion: Criterion) -> pd.DataFrame:
-            return compare(self.trials_of(criterion), criterion, self._anytime(criterion))
+            return compare(self.trials_for(criterion), criterion, self._anytime(criterion))
 
         return cache(compared)
 
     def _anytime(self, criterion: Criterion) -> float | None:
         """Level of a comparison that decided how many repeats it has."""
-        return self.study.level if self.study.until_decided and self.is_fresh(criterion) else None
+        return (
+            self.study.level
+            if self.study.until_decided and self.uses_held_out_repeats(criterion)
+            else None
+        )
 
     def context(self, criterion: Criterion = DEFAULT) -> ComparisonContext:
         """What `compare` is of, and the words for it."""
-        fresh, anytime = self.is_fresh(criterion), self._anytime(criterion)
+        held_out, anytime = self.uses_held_out_repeats(criterion), self._anytime(criterion)
         # a race's final repeats are fixed, those of "auto" are not
-        planned = self.planned if not fresh else math.nan if anytime else self.study.repeats
-        return ComparisonContext(self.baseline(criterion), planned, fresh, anytime)
+        planned = (
+            self.planned_repeats if not held_out else math.nan if anytime else self.study.repeats
+        )
+        return ComparisonContext(self.baseline(criterion), planned, held_out, anytime)
 
     @property
-    def planned(self) -> float:
+    def planned_repeats(self) -> float:
         """Repeats that every configuration is to have; NaN where that hangs on what they say."""
         adapts = self.study.policy == "race" or self.study.stop_early
         return math.nan if adapts else self.study.repeats
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Mean and rank of each configuration by each scope; see `sensitivity.sensitivity`."""
-        return sensitivity.sensitivity(self.of_search, Criterion(metric))
+        return sensitivity.sensitivity(self.search_trials, Criterion(metric))
 
     def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
         """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
 
         A value's number is the mean over all configurations that have it, within a repeat.
         """
-        check_names("a column of the table", columns, [*METRICS, "gap"])
-        return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
+        check_names("a column of the table", columns, list(METRICS))
+        return summaries.marginal(self.search_trials, self.by, columns, scope, self.planned_repeats)
 
     def spread(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Shares of configuration, repeat, epoch, residual; see `sensitivity.spread`."""
@@ -205,38 +214,42 @@ class Results:
 
     def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """What each hyperparameter explains by itself; see `sensitivity.importances`."""
-        return sensitivity.importances(self.of_search, criterion, self.by)
+        return sensitivity.importances(self.search_trials, criterion, self.by)
 
     def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """The best configuration and the baseline on val, corrected, and on test."""
-        trials, table = self.trials_of(criterion), self.compare(criterion)
+        trials, table = self.trials_for(criterion), self.compare(criterion)
         return selection.selection(self.folder, trials, criterion, table, self._anytime(criterion))
 
     def verdict(self, criterion: Criterion = DEFAULT) -> str:
         """Does distilling beat plain training, in words that the numbers carry."""
         return verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
 
-    def name(self, config_id: str) -> str:
+    def label(self, config_id: str) -> str:
         """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
-        return name_of(self.trials[self.trials.config_id == config_id].iloc[0], self.by)
+        return config_label(self.trials[self.trials.config_id == config_id].iloc[0], self.by)
 
     def best(self, criterion: Criterion = DEFAULT) -> str | None:
         """The config_id of the best mean; None before a run has completed."""
-        values = by_repeat(self.trials_of(criterion), criterion.metric, criterion.scope)
-        return best_of(values, criterion.sign) if values.notna().any(axis=None) else None
+        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        return best_config(values, criterion.sign) if values.notna().any(axis=None) else None
 
     def baseline(self, criterion: Criterion = DEFAULT) -> str:
         """The baseline in words; what is searched besides alpha is named."""
         table = self.compare(criterion)
         row = pd.Series({f"config/{name}": value for name, value in criterion.baseline.items()})
-        given = "plain training" if criterion.is_plain else name_of(row, list(criterion.baseline))
+        given = (
+            "plain training"
+            if criterion.has_plain_baseline
+            else config_label(row, list(criterion.baseline))
+        )
         if not len(table):
             return given
         chosen = self.trials[self.trials.config_id == table.baseline[0]].iloc[0]
         others = [
             n for n in self.by if n not in criterion.baseline and not pd.isna(chosen[f"config/{n}"])
         ]
-        return f"{given} ({name_of(chosen, others)})" if others else given
+        return f"{given} ({config_label(chosen, others)})" if others else given
 
     def edges(self, criterion: Criterion = DEFAULT) -> str:
         """Whether the best lies at the edge of what was searched, in words; else nothing."""
@@ -257,19 +270,19 @@ class Results:
             format_table(
                 best_rows(self.summary(by, columns, criterion.scope), criterion, MOST_ROWS)
             ),
-            f"mean ± sd over n repeats{self.of_which}, scope {criterion.scope}{optimistic}",
+            f"mean ± sd over n repeats{self.repeats_phrase}, scope {criterion.scope}{optimistic}",
         ]
         table, context = self.compare(criterion), self.context(criterion)
         if len(table):
             head, rows = comparison_rows(table, self.by, criterion)
             parts += [
-                f"Against {context.other}, val {criterion.metric}{context.repeats}:",
+                f"Against {context.baseline}, val {criterion.metric}{context.repeats_phrase}:",
                 markdown(head, rows[:MOST_ROWS]),
                 context.method,
             ]
         if best := self.best(criterion):
             parts.append(
-                best_sentence(self.selection(criterion), criterion, self.name(best), context)
+                best_sentence(self.selection(criterion), criterion, self.label(best), context)
             )
             if edges := self.edges(criterion):
                 parts.append(edges)

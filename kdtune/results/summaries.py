@@ -9,7 +9,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.config.study import Scope
-from kdtune.results.comparison import KEYS, Criterion, completed, has_run_well, numbers
+from kdtune.results.comparison import (
+    CONFIG_COLUMNS,
+    Criterion,
+    completed,
+    have_enough_repeats,
+    metric_values,
+)
 from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
 
@@ -19,11 +25,11 @@ def configs(trials: pd.DataFrame, planned: float) -> pd.DataFrame:
 
     The best mean first, those with at most half of the most repeats last.
     """
-    groups = completed(trials).groupby(KEYS, dropna=False)
+    groups = completed(trials).groupby(CONFIG_COLUMNS, dropna=False)
     frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
-    frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
+    frame.columns = [*CONFIG_COLUMNS, "val/acc/mean", "val/acc/std", "n"]
     frame["n_planned"] = planned
-    frame = frame.assign(well=has_run_well(frame["n"]))
+    frame = frame.assign(well=have_enough_repeats(frame["n"]))
     frame = frame.sort_values(["well", "val/acc/mean"], ascending=False)
     return frame.drop(columns="well").reset_index(drop=True)
 
@@ -47,7 +53,7 @@ def summary(
         cut: whether a hyperparameter with more than eight values is cut into ranges.
     """
     done = completed(trials).rename(columns=lambda c: c.removeprefix("config/"))
-    done = done.assign(**{f"val/{m}@{scope}": numbers(done, m, scope) for m in metrics})
+    done = done.assign(**{f"val/{m}@{scope}": metric_values(done, m, scope) for m in metrics})
     if cut:
         done = done.assign(**{name: levels(done[name]) for name in by})
     rows = []

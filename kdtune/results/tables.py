@@ -21,7 +21,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         n = int(max(row[f"{name}/n"] for name in means))
-        cells.append(of_planned(n, row.get("n_planned", n)))
+        cells.append(count_of_planned(n, row.get("n_planned", n)))
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)
@@ -71,7 +71,7 @@ def plus_minus(mean: float, sd: float) -> str:
     return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
 
 
-def of_planned(n: int, planned: float) -> str:
+def count_of_planned(n: int, planned: float) -> str:
     """A count, with that planned where it falls short; NaN: nothing was planned."""
     return f"{n:.0f} of {planned:.0f}" if n < planned else f"{n:.0f}"
 

@@ -6,20 +6,20 @@ Text, page and figures take their words from here, so that none claims what anot
 import math
 from dataclasses import dataclass
 
-from kdtune.results.comparison import LEVEL
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True)
 class ComparisonContext:
     """What a comparison with the baseline is of."""
 
-    other: str
+    baseline: str
     """The baseline in words, e.g. "plain training (lr = 0.01)"."""
     planned: float
     """Repeats that each configuration was to have; NaN where that was not fixed."""
-    fresh: bool = False
+    held_out: bool = False
     """Whether they are repeats that have not chosen what is compared."""
-    anytime: float | None = None
+    anytime_level: float | None = None
     """Level of a study that added repeats until it was decided; None: their number was fixed."""
 
     @property
@@ -30,28 +30,28 @@ class ComparisonContext:
     @property
     def level(self) -> float:
         """Chance of finding a difference where there is none."""
-        return LEVEL if self.anytime is None else self.anytime
+        return SIGNIFICANCE_LEVEL if self.anytime_level is None else self.anytime_level
 
     @property
-    def repeats(self) -> str:
+    def repeats_phrase(self) -> str:
         """Which repeats, after a comma; nothing where they are those of every configuration."""
-        if not self.fresh:
+        if not self.held_out:
             return ""
-        if self.anytime is None:
+        if self.anytime_level is None:
             return ", finalists on fresh repeats that no decision has seen"
         return ", finalists on fresh repeats, added while they were undecided"
 
     @property
     def method(self) -> str:
         """What stands below the comparison's table."""
-        if self.anytime is not None:
+        if self.anytime_level is not None:
             return f"paired by repeat; {self._interval} and p, which hold whenever it had stopped"
         text = "paired by repeat; 95 % t interval; p: Holm's and max-T's for all rows together"
         return text if self.is_fixed else f"{text}; {self._unpaid}"
 
-    def explained(self, m: int) -> str:
+    def method_in_full(self, m: int) -> str:
         """The same at length, for m comparisons."""
-        if self.anytime is not None:
+        if self.anytime_level is not None:
             return (
                 f"mean difference, its {self._interval} and p value, which hold whenever the study "
                 f"had stopped (Gönen et al., 2005; Ville, 1939)"
@@ -63,37 +63,37 @@ class ComparisonContext:
         return text if self.is_fixed else f"{text}; {self._unpaid}"
 
     @property
-    def lines(self) -> str:
+    def interval_legend(self) -> str:
         """What the lines of the figure of differences are."""
-        if self.anytime is not None:
+        if self.anytime_level is not None:
             return f"the line is the {self._interval}, which holds whenever it had stopped"
         return "thick, the 95 % t interval; thin, that for all rows together"
 
     @property
-    def choice(self) -> str:
+    def baseline_note(self) -> str:
         """Who chose the two sides, and who pays for it."""
-        if self.fresh:
+        if self.held_out:
             return (
-                f"The baseline is {self.other}: like the winner chosen by other repeats, so that "
+                f"The baseline is {self.baseline}: like the winner chosen by other repeats, so that "
                 f"the p values owe nothing for it."
             )
         return (
-            f"The baseline is {self.other}: the best there, chosen by the same criterion as the winner. "
+            f"The baseline is {self.baseline}: the best there, chosen by the same criterion as the winner. "
             f"Its choice is not paid for in the p values."
         )
 
-    def found(self, metric: str) -> str:
+    def significance_rule(self, metric: str) -> str:
         """When a difference is called found."""
-        if self.anytime is not None:
+        if self.anytime_level is not None:
             return (
                 f"A difference in {metric} is called found where p is at most {self.level:g}. The "
                 f"number of repeats hung on what they said, so p and the interval are such as hold "
                 f"at any time: p is the inverse Bayes factor of all of them."
             )
         return (
-            f"A difference is called found where Holm's p is below {LEVEL:g} over all comparisons "
+            f"A difference is called found where Holm's p is below {SIGNIFICANCE_LEVEL:g} over all comparisons "
             f"with the baseline in {metric}; other metrics are there to explore. The interval in "
-            f"the verdict has the level 1 - {LEVEL:g}/m for m comparisons."
+            f"the verdict has the level 1 - {SIGNIFICANCE_LEVEL:g}/m for m comparisons."
         )
 
     @property

@@ -6,8 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.results.comparison import DEFAULT, LEVEL, Criterion, has_run_well, name_of
-from kdtune.results.tables import cell, of_planned, plus_minus
+from kdtune.results.comparison import (
+    DEFAULT,
+    SIGNIFICANCE_LEVEL,
+    Criterion,
+    config_label,
+    have_enough_repeats,
+)
+from kdtune.results.tables import cell, count_of_planned, plus_minus
 from kdtune.results.terms import ComparisonContext
 from kdtune.statistics.power import detectable_difference, repeats_needed
 
@@ -20,7 +26,7 @@ def verdict(
 ) -> str:
     """The answer of a study.
 
-    A difference is sure where Holm's p is below LEVEL and the interval for all comparisons together
+    A difference is sure where Holm's p is below SIGNIFICANCE_LEVEL and the interval for all comparisons together
     excludes 0: the one named is chosen among them, and after a first step that another has paid for
     Holm's p alone would let an interval through that holds 0. Of those surely better the best is
     named; where there is none, the best of all, with what the study could have seen and what would
@@ -33,17 +39,17 @@ def verdict(
         context: what it is of.
     """
     if not len(table):
-        return _no_sides(criterion, context.other)
+        return _no_sides(criterion, context.baseline)
     m = int(table.p_holm.notna().sum())
-    table = table[has_run_well(table.n)]  # one that has hardly run stands for nothing
+    table = table[have_enough_repeats(table.n)]  # one that has hardly run stands for nothing
     if m == 0 or table.n.max() < 2:
         return _too_little(len(table), context)
     sure = table[_is_low(table.p_holm, context) & ((table.low_all > 0) | (table.high_all < 0))]
     helpful = sure[criterion.sign * sure["diff"] > 0]
     best = (helpful if len(helpful) else table).iloc[0]
     proof = _proof(best, m, context)
-    who, other = name_of(best, by), context.other
-    subject = "Distillation" if criterion.is_plain else who
+    who, other = config_label(best, by), context.baseline
+    subject = "Distillation" if criterion.has_plain_baseline else who
     if len(helpful):
         gain = _difference(best, criterion, criterion.sign)
         return f"{subject} helps: {who} beats {other} by {gain} {proof}."
@@ -56,7 +62,7 @@ def verdict(
     text = f"{found}: {who} against {other}: {shown} {proof}; "
     text += (
         _power(best, m, criterion)
-        if context.anytime is None
+        if context.anytime_level is None
         else _undecided(table, criterion, context)
     )
     return text + f" {len(sure)} of {_comparisons(m)} found it behind." * bool(len(sure))
@@ -64,19 +70,19 @@ def verdict(
 
 def _is_low(p: Any, context: ComparisonContext) -> Any:
     """Whether p, or which of some, is low enough; a search that asks it stops at the level."""
-    return p < LEVEL if context.anytime is None else p <= context.anytime
+    return p < SIGNIFICANCE_LEVEL if context.anytime_level is None else p <= context.anytime_level
 
 
 def _too_little(configs: int, context: ComparisonContext) -> str:
     text = f"No verdict: {'1' if configs else 'no'} common repeat; a difference needs two"
-    hint = ", and four seldom carry one (--repeats 8)" * (context.anytime is None)
+    hint = ", and four seldom carry one (--repeats 8)" * (context.anytime_level is None)
     return f"{text}{hint}."
 
 
 def _proof(best: pd.Series, m: int, context: ComparisonContext) -> str:
-    n = f"n = {of_planned(best.n, context.planned)}"
-    n += " fresh repeats" * context.fresh
-    if context.anytime is not None:
+    n = f"n = {count_of_planned(best.n, context.planned)}"
+    n += " fresh repeats" * context.held_out
+    if context.anytime_level is not None:
         return f"({n}, p = {best.p_holm:.2g} whenever it had stopped)"
     p = f"Holm p = {best.p_holm:.2g} over {_comparisons(m)}" if m > 1 else f"p = {best.p_holm:.2g}"
     return f"({n}, {p})"
@@ -94,7 +100,7 @@ def _undecided(table: pd.DataFrame, criterion: Criterion, context: ComparisonCon
 
 def _power(best: pd.Series, m: int, criterion: Criterion) -> str:
     """What the study could have seen, and what would show the difference it has."""
-    n, gain, level = int(best.n), criterion.sign * best["diff"], LEVEL / m
+    n, gain, level = int(best.n), criterion.sign * best["diff"], SIGNIFICANCE_LEVEL / m
     if best.sd <= 1e-9 * abs(best["diff"]):  # all differences are equal, but for rounding
         if best["diff"] == 0:
             return f"all {n} repeats came out equal."
@@ -104,19 +110,19 @@ def _power(best: pd.Series, m: int, criterion: Criterion) -> str:
     seen = detectable_difference(best.sd, n, level)
     needed = repeats_needed(best["diff"], best.sd, level, most=MOST_REPEATS)
     could = (
-        f"could have seen {in_units(seen, criterion)}" if math.isfinite(seen) else "is too small"
+        f"could have seen {with_unit(seen, criterion)}" if math.isfinite(seen) else "is too small"
     )
     if gain <= 0:
         more = "it is not ahead, so more repeats promise little"
     elif needed:
-        more = f"{needed} repeats would show {in_units(gain, criterion)} (--repeats {needed})"
+        more = f"{needed} repeats would show {with_unit(gain, criterion)} (--repeats {needed})"
     else:
-        more = f"even {MOST_REPEATS} would not show {in_units(gain, criterion)}"
+        more = f"even {MOST_REPEATS} would not show {with_unit(gain, criterion)}"
     return f"with {n} repeats this study {could}; {more}."
 
 
 def _no_sides(criterion: Criterion, other: str) -> str:
-    if criterion.is_plain:
+    if criterion.has_plain_baseline:
         return (
             "No verdict: the study needs completed runs both with alpha = 1 (plain training) "
             "and with alpha < 1."
@@ -145,7 +151,7 @@ def _amount(value: float, half: float, criterion: Criterion, signed: bool = Fals
     return f"{'+' if signed and value > 0 else ''}{text}{unit}{_what(criterion)}"
 
 
-def in_units(value: float, criterion: Criterion) -> str:
+def with_unit(value: float, criterion: Criterion) -> str:
     """A difference, e.g. "1.3 points"."""
     return f"{100 * value:.1f} points" if criterion.in_points else f"{value:.2g}"
 
@@ -201,13 +207,13 @@ def best_sentence(
         for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
         if not math.isnan(best[f"{column}/mean"])
     ]
-    parts[0] += " of fresh repeats" if context.fresh else ", which chose it"
-    if criterion.has_predictions and not context.fresh and math.isnan(best["corrected/mean"]):
+    parts[0] += " of fresh repeats" if context.held_out else ", which chose it"
+    if criterion.has_predictions and not context.held_out and math.isnan(best["corrected/mean"]):
         parts.insert(1, "not corrected for that, since predictions of a run are missing")
     text = f"Best: {name}; {criterion.metric} on {'; '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"]
         half = (row["test/high"] - row["test/low"]) / 2
         gain = _amount(row["test/mean"], half, criterion, signed=True)
-        text += f" On test against {context.other}: {gain.replace(' in val', ' in test')}."
+        text += f" On test against {context.baseline}: {gain.replace(' in val', ' in test')}."
     return text

@@ -18,14 +18,14 @@ from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
 from kdtune.results.comparison import (
     Criterion,
-    best_of,
-    block,
+    best_config,
     by_repeat,
     check_baseline,
     compare,
-    name_of,
+    complete_block,
+    config_label,
     parse_baseline,
-    well_run,
+    with_enough_repeats,
 )
 from kdtune.statistics.multiplicity import max_t
 
@@ -94,9 +94,9 @@ def test_a_lucky_repeat_is_no_baseline_and_no_winner() -> None:
     last |= {at(0.5, lr=0.01): [0.65, 0.66, 0.64, 0.66]}
     assert set(compare(trials_of(last), Criterion()).baseline) == {slow.config_id}
     values = by_repeat(trials_of(last), "acc", "last")
-    assert best_of(values, 1) == at(0.5, lr=0.01).config_id
-    assert best_of(values, -1) == slow.config_id
-    assert fast.config_id not in well_run(values)
+    assert best_config(values, 1) == at(0.5, lr=0.01).config_id
+    assert best_config(values, -1) == slow.config_id
+    assert fast.config_id not in with_enough_repeats(values)
 
 
 def test_only_completed_runs_count(tmp_path) -> None:
@@ -178,7 +178,7 @@ def test_a_block_has_no_gaps() -> None:
         ),
         *("acc", "last"),
     )
-    kept = block(values)
+    kept = complete_block(values)
     assert not kept.isna().any(axis=None)
     assert set(kept) >= {at(0.1).config_id, at(1.0).config_id} and at(0.9).config_id not in kept
 
@@ -223,11 +223,11 @@ def test_repeats_swapped_within_one_configuration_change_the_paired_result() -> 
 
 def test_names() -> None:
     row = pd.Series({"config/alpha": 0.5, "config/temperature": 4, "config/lr": 0.00012345})
-    assert name_of(row, ["alpha", "temperature"]) == "alpha = 0.5, T = 4"
-    assert name_of(row, ["lr"]) == "lr = 0.0001234"
+    assert config_label(row, ["alpha", "temperature"]) == "alpha = 0.5, T = 4"
+    assert config_label(row, ["lr"]) == "lr = 0.0001234"
     row["config/temperature"] = None
-    assert name_of(row, ["alpha", "temperature"]) == "alpha = 0.5"
-    assert name_of(row, ["temperature"]) == "the configuration"
+    assert config_label(row, ["alpha", "temperature"]) == "alpha = 0.5"
+    assert config_label(row, ["temperature"]) == "the configuration"
 
 
 @pytest.mark.parametrize(

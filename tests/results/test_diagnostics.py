@@ -5,7 +5,7 @@ from study_folders import at, draw, edit_records, make, make_final, write_record
 
 import kdtune
 from kdtune.planning.plan import Plan
-from kdtune.results.diagnostics import MOST, notes
+from kdtune.results.diagnostics import MAX_LISTED, find_caveats
 from kdtune.storage.records import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
@@ -14,7 +14,7 @@ LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
 def test_a_whole_study_has_no_fault(tmp_path) -> None:
     made = make(tmp_path, LAST)
     assert made.warnings == []
-    assert made.state == "complete: 6 runs"
+    assert made.status == "complete: 6 runs"
 
 
 def test_failed_and_truncated_runs_are_named(tmp_path) -> None:
@@ -27,15 +27,17 @@ def test_failed_and_truncated_runs_are_named(tmp_path) -> None:
         f"space left)"
     )
     assert truncated == f"truncated, left out: {ids[1]}, alpha = 1, repeat 1, 1 of 3 epochs"
-    assert made.state.startswith(
+    assert made.status.startswith(
         "not running, and not complete: 4 of 6 runs completed; last record"
     )
 
 
 def test_many_are_counted(tmp_path) -> None:
-    last = {0.5: [0.5 + r / 100 for r in range(MOST + 5)], 1.0: [0.6]}
-    made = make(tmp_path, last, {(0.5, r): "failed" for r in range(MOST + 5)}, repeats=MOST + 5)
-    assert sum(w.startswith("failed, left out: ") for w in made.warnings) == MOST + 1
+    last = {0.5: [0.5 + r / 100 for r in range(MAX_LISTED + 5)], 1.0: [0.6]}
+    made = make(
+        tmp_path, last, {(0.5, r): "failed" for r in range(MAX_LISTED + 5)}, repeats=MAX_LISTED + 5
+    )
+    assert sum(w.startswith("failed, left out: ") for w in made.warnings) == MAX_LISTED + 1
     assert "failed, left out: 5 more runs" in made.warnings
 
 
@@ -49,7 +51,7 @@ def test_fresh_repeats_do_not_stand_for_runs_that_have_not_started(tmp_path) -> 
     last = {0.1: [0.5, None, None], 0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.61, None]}
     made = make_final(tmp_path, last, {0.5: [0.71, 0.72, 0.73], 1.0: [0.63, 0.62, 0.64]})
     assert made.warnings == ["3 runs have not started"]
-    assert made.state.startswith("not running, and not complete: 12 of 15 runs completed")
+    assert made.status.startswith("not running, and not complete: 12 of 15 runs completed")
 
 
 def test_a_completed_run_with_too_few_epochs_is_no_whole_run(tmp_path) -> None:
@@ -134,11 +136,11 @@ def test_equal_last_epochs_are_no_identical_curves(tmp_path) -> None:
 
 def test_the_loss_is_not_comparable_across_alpha(tmp_path) -> None:
     frames = make(tmp_path / "two", LAST).frames
-    assert notes(frames, ["acc", "loss"]) == [
+    assert find_caveats(frames, ["acc", "loss"]) == [
         "loss = alpha ce + (1 - alpha) distill: it is not comparable across alpha; ce is"
     ]
-    assert notes(frames, ["acc", "ce"]) == []
-    assert notes(make(tmp_path / "one", {0.5: [0.7, 0.8]}).frames, ["loss"]) == []
+    assert find_caveats(frames, ["acc", "ce"]) == []
+    assert find_caveats(make(tmp_path / "one", {0.5: [0.7, 0.8]}).frames, ["loss"]) == []
 
 
 @pytest.mark.parametrize("last", [{}, draw({0.5: 0.0, 1.0: 0.0}, 1)])

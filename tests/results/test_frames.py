@@ -15,7 +15,8 @@ from study_folders import at, edit_records, make, write_records
 import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.results.frames import METRICS, read_frames, write_frames
+from kdtune.config.metrics import RECORDED
+from kdtune.results.frames import read_frames, write_frames
 from kdtune.storage.records import read_study
 
 CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
@@ -27,8 +28,8 @@ def test_what_is_recorded_is_read(tmp_path):
     write_records(tmp_path, FOUR)
     frames = read_frames(tmp_path)
     epochs = frames.epochs
-    assert not frames.torn and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
-    assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *METRICS, "seconds"]
+    assert not frames.incomplete and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
+    assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *RECORDED, "seconds"]
     for run, accs in FOUR.items():
         val = epochs[(epochs.trial_id == run.trial_id) & (epochs.split == "val")]
         assert val.acc.tolist() == accs and val.epoch.tolist() == [0, 1, 2]
@@ -45,8 +46,8 @@ def test_what_is_recorded_is_read(tmp_path):
 def test_trials_have_the_columns_of_the_design(tmp_path):
     write_records(tmp_path, FOUR)
     trials = read_frames(tmp_path).trials
-    scopes = [f"val/{m}@{s}" for m in METRICS for s in ("last", "best", "last-5-avg")]
-    tests = [f"test/{m}@last" for m in METRICS]
+    scopes = [f"val/{m}@{s}" for m in RECORDED for s in ("last", "best", "last-5-avg")]
+    tests = [f"test/{m}@last" for m in RECORDED]
     own = [
         "phase",
         "status",
@@ -90,7 +91,7 @@ def test_torn_last_line_is_skipped_and_named(tmp_path):
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines) + "\n" + lines[-2][:40])
     torn = read_frames(tmp_path)
-    assert torn.torn == [f"00001.jsonl:{len(lines) + 1}"]
+    assert torn.incomplete == [f"00001.jsonl:{len(lines) + 1}"]
     pd.testing.assert_frame_equal(torn.epochs, whole.epochs)
     pd.testing.assert_frame_equal(torn.trials, whole.trials)
 
@@ -126,7 +127,7 @@ def test_a_folder_without_a_study_is_said(tmp_path, text):
     with pytest.raises(InputError, match=r"study\.json") as caught:
         read_study(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    with pytest.raises(InputError, match=r"there is no .*nowhere"):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         kdtune.load(tmp_path / "nowhere")
 
 
@@ -161,7 +162,7 @@ def test_a_crash_at_any_byte_costs_at_most_a_line(tmp_path_factory, cut, seed):
     file.write_bytes(whole[:-cut])
     frames = read_frames(folder)
     left = whole[:-cut].split(b"\n")
-    assert len(frames.torn) == (left[-1] != b"" and not left[-1].endswith(b"}"))
+    assert len(frames.incomplete) == (left[-1] != b"" and not left[-1].endswith(b"}"))
     kept = [line for line in left if line.endswith(b"}")]
     assert len(frames.epochs) == sum(b'"kind": "epoch"' in line for line in kept)
     assert (frames.trials.status == "completed").sum() == sum(

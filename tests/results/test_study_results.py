@@ -53,7 +53,7 @@ def test_the_order_of_the_records_is_not_seen(tmp_path_factory, seed: int) -> No
 def test_names_of_configurations(tmp_path) -> None:
     runs = grid([0.5, 1.0], temperature=[1.0, 4.0])
     made = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 2))
-    names = {made.name(run.config_id) for run in runs}
+    names = {made.label(run.config_id) for run in runs}
     assert names == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
 
 
@@ -77,13 +77,13 @@ def test_the_text_ends_with_the_verdict(tmp_path) -> None:
 )
 def test_states(tmp_path, fates, state: str) -> None:
     made = make(tmp_path, {0.5: [0.5, 0.6], 1.0: [0.4, 0.5]}, fates)
-    assert made.state.startswith(state)
+    assert made.status.startswith(state)
 
 
 def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
     made = make(tmp_path, {0.5: [None], 1.0: [None]})
     assert made.text().endswith(made.verdict()) and made.verdict().startswith("No verdict")
-    assert made.state == "not running, and not complete: 0 of 2 runs completed"
+    assert made.status == "not running, and not complete: 0 of 2 runs completed"
     for table in (made.summary(), made.configs, made.compare(), made.sensitivity(), made.spread()):
         assert not len(table)
     assert not len(made.importance()) and not len(made.selection()) and not len(made.marginal())
@@ -154,7 +154,7 @@ def test_a_baseline_that_the_study_cannot_have(tmp_path, baseline: str, words: s
 
 
 def test_a_file_is_no_study(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"must be a folder, but .*study\.json is none"):
+    with pytest.raises(InputError, match=r"must be a folder, but .*study\.json is not one"):
         kdtune.load(tmp_path / make(tmp_path, LAST).folder / "study.json")
 
 

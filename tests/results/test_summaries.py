@@ -216,4 +216,4 @@ def test_its_verdict_claims_no_difference(started) -> None:
         "No difference found: alpha = 0 against plain training: -0."
     )
     assert started.best() == started.configs.config_id[0]
-    assert started.name(started.best()) == "alpha = 1"
+    assert started.label(started.best()) == "alpha = 1"

@@ -27,7 +27,7 @@ def test_of_finalists_the_fresh_repeats_count_alone(tmp_path) -> None:
     """Search says the contrary: it chose them, so it is not asked."""
     fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}
     made = make_final(tmp_path, {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}, fresh)
-    assert len(made.trials_of(Criterion())) == 12 and len(made.of_search) == 6
+    assert len(made.trials_for(Criterion())) == 12 and len(made.search_trials) == 6
     assert made.verdict().startswith("Distillation helps: alpha = 0.5 beats plain training by 5.0")
     assert "(n = 6 fresh repeats, p = " in made.verdict()
     assert made.summary().set_index("alpha").loc[0.5, "val/acc/mean"] == exact(0.5)
@@ -44,7 +44,7 @@ def test_a_number_of_repeats_that_hangs_on_them_is_paid_for() -> None:
     assert fixed.p[0] < 0.05 < anytime.p[0]
     assert anytime.p[0] == exact(anytime_p(differences.tolist()))
     assert anytime.low_all[0] < 0 < fixed.low_all[0]
-    context = ComparisonContext("plain training", math.nan, fresh=True, anytime=0.05)
+    context = ComparisonContext("plain training", math.nan, held_out=True, anytime_level=0.05)
     _, ((_, shown, *_),) = comparison_rows(anytime, ["alpha"], Criterion())
     half = 50 * (anytime.high_all[0] - anytime.low_all[0])
     assert shown == f"+1.1 ± {half:.1f}"  # the table shows the interval that holds
@@ -52,7 +52,7 @@ def test_a_number_of_repeats_that_hangs_on_them_is_paid_for() -> None:
     assert text.startswith("No difference found") and "6 repeats have not decided it" in text
 
 
-ANYTIME = ComparisonContext("plain training", math.nan, fresh=True, anytime=0.05)
+ANYTIME = ComparisonContext("plain training", math.nan, held_out=True, anytime_level=0.05)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_all_words_are_of_the_trials_that_the_rule_is_judged_by(tmp_path, study,
     """A finalist as baseline, or one that has no final repeat, is compared on the search's."""
     made = make_final(tmp_path, RACED, FINAL, **study)
     criterion = Criterion(baseline=baseline)
-    fresh = criterion.is_plain
+    fresh = criterion.has_plain_baseline
     assert set(made.compare(criterion).n) == {4 if fresh else 2}
     assert made.best(criterion) == at(0.5).config_id
     words = Reader(report.html(made, criterion, {})).words
