@@ -10,8 +10,8 @@ from kdtune.reporting.figures import MOST, ZOOM, curve_epochs, shown_configs, st
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, completed
 from kdtune.results.diagnostics import find_caveats
 from kdtune.results.study_results import Results
-from kdtune.results.tables import cell, count_of_planned, plus_minus
-from kdtune.results.wording import comparison_rows, with_unit
+from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
+from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.statistics.power import detectable_difference
 
@@ -145,7 +145,7 @@ def comparisons(results: Results, criterion: Criterion) -> list[str]:
         f"{context.method_in_full(m)}; P(better) is the share of the repeats it wins, ties counted half; "
         f"correlation is that of the two over the repeats, what pairing gains."
     )
-    head, rows = comparison_rows(table, results.by, criterion)
+    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
     return [page.paragraph(text, "quiet"), page.table(head, rows, what="comparisons")]
 
 

@@ -13,8 +13,8 @@ from kdtune.reporting import background
 from kdtune.reporting import build as report
 from kdtune.reporting import figures as plots
 from kdtune.results.comparison import Criterion, compare
+from kdtune.results.context import ComparisonContext
 from kdtune.results.study_results import Results
-from kdtune.results.terms import ComparisonContext
 from kdtune.results.wording import comparison_rows, verdict
 from kdtune.statistics.sequential import anytime_interval, anytime_p
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from study_folders import draw, grid, make, trials_of
 
 from kdtune.results.comparison import DEFAULT, Criterion, compare
-from kdtune.results.terms import ComparisonContext
+from kdtune.results.context import ComparisonContext
 from kdtune.results.wording import best_sentence, comparison_rows, verdict
 from kdtune.statistics.power import detectable_difference, repeats_needed
 
