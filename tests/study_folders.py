@@ -17,6 +17,7 @@ from kdtune.config.files import PREDICTIONS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.results.labels import config_label
 from kdtune.results.study_results import Results
 from kdtune.storage.records import Records
 
@@ -145,6 +146,7 @@ def trials_of(last: Last) -> pd.DataFrame:
         for r, acc in enumerate(accs):
             if acc is not None:
                 own = {"trial_id": replace(run, repeat=r).trial_id, "config_id": run.config_id}
+                own["label"] = config_label(config, ["alpha", "lr"])
                 fate = {"repeat": r, "status": "completed", "val/acc@last": acc}
                 rows.append(own | config | fate)
     return pd.DataFrame(rows).sort_values(["config_id", "repeat"], ignore_index=True)

@@ -171,7 +171,8 @@ def compare(
         low_all, high_all (ends of the simultaneous 95 % t interval: Bonferroni over all rows), n
         (common repeats), correlation (over repeats), p (paired t test), wins, ties, losses,
         p_better (win rate), baseline (its config_id), p_holm, p_max_t (NaN for n < 6). A
-        statistic is NaN where n is too small for it. Empty if there is no baseline, or nothing to compare with it.
+        statistic is NaN where n is too small for it. Empty if there is no baseline, or nothing to
+        compare with it.
     """
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = completed_configs(trials)

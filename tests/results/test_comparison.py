@@ -23,10 +23,10 @@ from kdtune.results.comparison import (
     check_baseline,
     compare,
     complete_block,
-    config_label,
     parse_baseline,
     with_enough_repeats,
 )
+from kdtune.results.labels import config_label
 from kdtune.statistics.multiplicity import max_t
 
 exact = pytest.approx
@@ -244,7 +244,7 @@ def test_baselines(text: str, values: dict) -> None:
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])
 def test_baselines_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="baseline must be NAME=VALUE"):
+    with pytest.raises(InputError, match="--baseline must be NAME=VALUE"):
         parse_baseline(text)
 
 
@@ -253,7 +253,7 @@ def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
     study = Study(run=RUN, search="random", space={"alpha": alphas})
     check_baseline(Criterion(baseline={"alpha": 1, "lr": RUN.lr}), study)
     for alpha in (0.95, 2, "x"):
-        with pytest.raises(InputError, match="baseline must be of the study"):
+        with pytest.raises(InputError, match="baseline must be a configuration of the study"):
             check_baseline(Criterion(baseline={"alpha": alpha, "lr": RUN.lr}), study)
     with pytest.raises(InputError, match="but got alpha=1"):
         plainless = replace(study, plain_share=0.0)
@@ -262,6 +262,6 @@ def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
 
 @pytest.mark.parametrize("metric", ["loss", "distill", "accuracy", "val/loss", "teacher_acc"])
 def test_metrics_that_cannot_be_compared(metric: str) -> None:
-    with pytest.raises(InputError, match="metric must be one of acc, ce"):
+    with pytest.raises(InputError, match="metric must be one of ce, acc"):
         Criterion(metric)
     assert Criterion("val/acc") == Criterion("acc") == Criterion()

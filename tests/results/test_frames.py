@@ -19,7 +19,8 @@ from kdtune.config.metrics import RECORDED
 from kdtune.results.frames import read_frames, write_frames
 from kdtune.storage.records import read_study
 
-CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
+CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
+CONFIG += ["repeat"]
 FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
 FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
 
@@ -83,7 +84,7 @@ def test_no_record_is_an_empty_frame(tmp_path):
     assert len(frames.trials) == len(frames.epochs) == 0 and "val/acc@last" in frames.trials
 
 
-def test_torn_last_line_is_skipped_and_named(tmp_path):
+def test_an_incomplete_last_record_is_skipped_and_named(tmp_path):
     write_records(tmp_path, FOUR)
     write_records(tmp_path, FOUR)
     whole = read_frames(tmp_path)

@@ -128,7 +128,8 @@ def test_the_edge_of_what_was_searched(tmp_path) -> None:
     best = at(0.5, lr=0.1)
     made = make(tmp_path / "edge", draw({run: 0.1 * (run == best) for run in runs}, 3))
     assert made.edges() == (
-        "The best lies at the edge of what was searched, look beyond it: lr = 0.1 (highest)."
+        "The best configuration is at the edge of the search space: lr = 0.1 (highest). "
+        "Consider extending the range."
     )
     best = at(0.5, lr=0.03)
     made = make(tmp_path / "middle", draw({run: 0.1 * (run == best) for run in runs}, 3))
@@ -182,7 +183,9 @@ def test_predictions_of_a_part_of_the_configurations_correct_nothing(tmp_path) -
     assert made.selection()["corrected/mean"].isna().all()
     frame[frame.trial_id != at(0.5, 2).trial_id].to_parquet(file)
     assert made.selection()["corrected/mean"].isna().all()
-    assert "not corrected for that, since predictions of a run are missing; test" in made.text()
+    assert (
+        "not corrected for selection, since predictions of a run are missing, test" in made.text()
+    )
 
 
 def test_damaged_predictions_of_the_study_are_made_up_for_by_the_runs_own(tmp_path) -> None:

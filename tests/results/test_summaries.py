@@ -30,6 +30,7 @@ def test_summary_is_the_hand_worked(tmp_path) -> None:
     half = T2 * 0.1 / math.sqrt(3)
     expected = {"mean": 0.6, "std": 0.1, "n": 3, "low": 0.6 - half, "high": 0.6 + half}
     expected = {f"val/acc/{k}": v for k, v in expected.items()} | {"n_planned": 3}
+    expected |= {"label": "alpha = 0.5"}
     assert row.to_dict() == exact(expected)
     best = made.configs.iloc[0]
     assert (best["config/alpha"], best.n, best.n_planned) == (0.5, 3, 3)
@@ -82,7 +83,7 @@ def test_a_run_without_the_number_is_not_counted_in_its_mean(tmp_path) -> None:
     row = made.summary(metrics=("acc", "ce")).set_index("alpha").loc[0.5]
     assert (row["val/acc/mean"], row["val/acc/n"], row["val/ce/n"]) == (exact(0.55), 2, 3)
     assert made.compare().n.tolist() == [2]
-    assert any("no val acc" in w for w in made.warnings)
+    assert any("val acc missing" in w for w in made.warnings)
 
 
 def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path) -> None:
@@ -161,9 +162,9 @@ def started(tmp_path_factory) -> kdtune.Results:
 
 
 def test_its_short_run_is_named_and_left_out(started) -> None:
-    (warning,) = (w for w in started.warnings if not w.startswith("no val "))
+    (warning,) = (w for w in started.warnings if " missing: " not in w)
     assert re.fullmatch(
-        r"truncated, left out: \S+, alpha = 0\.5, repeat 0, 2 of 25 epochs", warning
+        r"truncated run excluded: \S+, alpha = 0\.5, repeat 0, 2 of 25 epochs", warning
     )
     table = started.summary(metrics=["acc"]).set_index("alpha")
     assert table["val/acc/n"].to_dict() == {0: 4, 0.5: 3, 1: 4}
@@ -213,7 +214,8 @@ def test_its_published_table_is_the_pooled_one(started) -> None:
 def test_its_verdict_claims_no_difference(started) -> None:
     # alpha = 1 is ahead by one image of 153, p = .13
     assert started.verdict().startswith(
-        "No difference found: alpha = 0 against plain training: -0."
+        "No significant difference in validation accuracy: alpha = 0 against training without "
+        "distillation: -0."
     )
     assert started.best() == started.configs.config_id[0]
     assert started.label(started.best()) == "alpha = 1"
