@@ -96,6 +96,24 @@ def test_a_missing_number_is_named(tmp_path) -> None:
     assert len(warnings) == 2  # plain training has no distillation term, and that is no fault
 
 
+def test_a_metric_that_no_trial_recorded_is_not_missing(tmp_path) -> None:
+    """Version 0.1 recorded no nll: NaN columns, and no warning until some trial has it."""
+    made = make(tmp_path, LAST)
+    assert made.trials["val/nll@last"].isna().all() and made.warnings == []
+    trial = at(1.0, 1).trial_id
+    edit_records(tmp_path, lambda line: line["trial_id"] != trial and line.update(nll=0.5))
+    made = kdtune.load(tmp_path)
+    assert made.warnings == ["val nll missing: alpha = 1, repeat 1"]
+    assert made.summary(metrics=["nll"])["val/nll/n"].tolist() == [3, 2]
+
+
+def test_a_missing_term_of_the_loss_is_named_where_the_loss_has_it(tmp_path) -> None:
+    make(tmp_path, LAST)  # alpha = 1 has no distillation term
+    trial = at(0.5, 1).trial_id
+    edit_records(tmp_path, lambda line: line["trial_id"] == trial and line.update(distill=None))
+    assert kdtune.load(tmp_path).warnings == ["val distill missing: alpha = 0.5, repeat 1"]
+
+
 def test_different_repeats_are_said(tmp_path) -> None:
     made = make(tmp_path, {0.1: [0.5, 0.6, None], 0.5: [0.71, 0.8, None], 1.0: [None, 0.6, 0.7]})
     assert "alpha = 1 has repeats that other configurations lack: 2" in made.warnings

@@ -79,6 +79,22 @@ def test_scopes_are_the_hand_worked(tmp_path):
     assert trial["n_epochs"] == 6 and trial["seconds"] == 3
 
 
+def test_labels_are_never_missing(tmp_path):
+    """pandas drops None keys in groupby: configurations at alpha = 1 have no temperature."""
+    last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.31]}
+    made = make(tmp_path, last)
+    want = {"loss = kl, alpha = 0.5", "loss = mse, alpha = 0.5", "alpha = 1"}
+    assert set(made.trials.label) == want
+    for frame in (made.trials, made.epochs, made.configs, made.compare(), made.sensitivity()):
+        assert frame.label.notna().all() and set(frame.label) <= set(made.trials.label)
+        assert (frame.label == frame.config_id.map(made.label)).all()
+    assert len(made.trials.groupby("label")["val/acc@last"].mean()) == 3
+    assert set(made.summary().label) == set(made.trials.label)
+    assert made.summary(by=["temperature"]).label.tolist() == ["T = 4", "the configuration"]
+    assert made.summary(by=["alpha"], pooled=True).label.tolist() == ["alpha = 0.5", "alpha = 1"]
+    assert set(made.marginal().label) >= {"alpha = 1", "loss = mse"}
+
+
 def test_no_record_is_an_empty_frame(tmp_path):
     frames = read_frames(tmp_path)
     assert len(frames.trials) == len(frames.epochs) == 0 and "val/acc@last" in frames.trials

@@ -107,6 +107,12 @@ def test_latex(last: pd.DataFrame) -> None:
     assert not re.search(r"±|(?<!\\)_", "".join(lines))
 
 
+def test_latex_escapes_what_latex_reads() -> None:
+    head = {"loss": ["my_loss:50%_&"], "val/acc/mean": [0.5], "val/acc/std": [0.1], "val/acc/n": 2}
+    text = format_table(pd.DataFrame(head), "latex")
+    assert r"my\_loss:50\%\_\& & 2 & 0.50 $\pm$ 0.10 \\" in text
+
+
 def test_cells_without_a_value(tmp_path) -> None:
     last = {at(0.5, temperature=4.0): [0.6, 0.7], at(0.5, loss="mse"): [0.5, 0.6]}
     body = format_table(make(tmp_path, last).summary(["temperature"], ["acc"]))

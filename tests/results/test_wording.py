@@ -327,6 +327,17 @@ def test_comparison_rows_by_hand() -> None:
     assert (named["wins/ties/losses"], named["win rate"]) == ("3/0/0", "1.00")
 
 
+@pytest.mark.parametrize("metric", ["acc", "ce", "agreement", "logit_diff"])
+def test_a_comparison_has_one_interval_wherever_it_is_shown(tmp_path, metric: str) -> None:
+    """At the level of its adjusted p: the simultaneous one."""
+    made = make(tmp_path, draw({0.1: 0.03, 0.3: 0.035, 0.5: 0.05, 1.0: 0.0}, 8))
+    criterion = Criterion(metric)
+    _, (best, *_) = comparison_rows(made.compare(criterion), made.by, criterion)
+    low, high = re.fullmatch(rf"\[({NUMBER}), ({NUMBER})\]", best[2]).groups()
+    assert f"(simultaneous 95% CI {low} to {high}, " in made.verdict(criterion)
+    assert f"by {best[1].lstrip('+-')} " in made.verdict(criterion)
+
+
 def test_the_best_beyond_val(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]})
     text = best_sentence(made.selection(), Criterion(), "alpha = 0.5", made.context())
