@@ -18,7 +18,7 @@ from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.study import Scope
 from kdtune.results.labels import distinguishing, label_by_config
 from kdtune.results.predictions import read_predictions
-from kdtune.storage.records import Line, _lines, is_running
+from kdtune.storage.records import Line, is_running, iter_lines
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
@@ -61,7 +61,7 @@ def read_frames(folder: Path, running: bool | None = None, searched: Sequence[st
     ends: dict[str, Line] = {}
     epochs = _Epochs()
     last = None
-    for line in _lines(folder, incomplete):
+    for line in iter_lines(folder, incomplete):
         last = line.get("time")
         if line["kind"] == "start":
             starts[line["trial_id"]] = line

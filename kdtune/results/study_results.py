@@ -44,10 +44,10 @@ def load(folder: str | Path) -> "Results":
         InputError: if there is no study.
     """
     if "://" in str(folder):
-        from kdtune.storage import object_store as storage
+        from kdtune.storage.fetch import fetch
 
-        path = storage.fetch(str(folder))
-        return _read(path, storage.is_running(path))
+        path, is_running = fetch(str(folder))
+        return _read(path, is_running)
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
