@@ -31,7 +31,7 @@ def test_finalists_are_compared_on_held_out_repeats_only(tmp_path) -> None:
 
 
 def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
-    """The t test's p of .03 would do, had the number been fixed: it has not been."""
+    """The t test has p = .03, which would be valid for a fixed number of repeats."""
     differences = np.array([0.012, 0.02, 0.002, 0.018, 0.0, 0.011])
     last = {0.5: list(0.7 + differences), 1.0: [0.7] * 6}
     fixed, anytime = (
@@ -61,7 +61,7 @@ ANYTIME = ComparisonContext("plain training", math.nan, held_out=True, anytime_l
 def test_a_larger_budget_is_named_only_where_it_would_add_repeats(
     criterion, p: float, adds
 ) -> None:
-    """The search stops at p <= level of the accuracy at the last epoch, whatever is asked here."""
+    """The search stops at p <= level for accuracy at the last epoch, whatever the criterion."""
     table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Criterion(), 0.05)
     table = table.assign(p=p, p_holm=p, low_all=-0.01, high_all=0.02)
     text = verdict(table, criterion, ["alpha"], ANYTIME)
@@ -110,7 +110,7 @@ def test_all_sentences_are_about_the_trials_of_the_criterion(tmp_path, study, ba
 
 
 def sentences_of(made: Results, criterion: Criterion) -> list[str]:
-    """All that is said about how a comparison came about."""
+    """Return all sentences about the method of a comparison."""
     context = made.context(criterion)
     m = len(made.compare(criterion))
     return [made.text(criterion=criterion), context.method_in_full(m), context.interval_legend]

@@ -1,4 +1,4 @@
-"""What is missing in a study, and what cannot be right, is said: on studies with one fault each."""
+"""Problems in the records are reported: studies with one problem each."""
 
 import pytest
 from study_folders import at, draw, edit_records, make, make_final, write_records
@@ -11,7 +11,7 @@ from kdtune.storage.records import read_lines
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
 
 
-def test_a_whole_study_has_no_fault(tmp_path) -> None:
+def test_a_complete_study_has_no_problems(tmp_path) -> None:
     made = make(tmp_path, LAST)
     assert made.warnings == []
     assert made.status == "complete: 6 runs"
@@ -30,7 +30,7 @@ def test_failed_and_truncated_runs_are_named(tmp_path) -> None:
     assert made.status.startswith("incomplete, not running: 4 of 6 runs completed; last record")
 
 
-def test_many_are_counted(tmp_path) -> None:
+def test_of_many_problems_the_rest_is_counted(tmp_path) -> None:
     last = {0.5: [0.5 + r / 100 for r in range(MAX_LISTED + 5)], 1.0: [0.6]}
     made = make(
         tmp_path, last, {(0.5, r): "failed" for r in range(MAX_LISTED + 5)}, repeats=MAX_LISTED + 5
@@ -44,7 +44,7 @@ def test_runs_that_have_not_started_are_counted(tmp_path) -> None:
     assert made.warnings == ["2 runs have not started"]
 
 
-def test_fresh_repeats_do_not_stand_for_runs_that_have_not_started(tmp_path) -> None:
+def test_final_repeats_do_not_count_as_search_runs(tmp_path) -> None:
     """A race whose folder is run again with --policy all."""
     last = {0.1: [0.5, None, None], 0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.61, None]}
     made = make_final(tmp_path, last, {0.5: [0.71, 0.72, 0.73], 1.0: [0.63, 0.62, 0.64]})
@@ -52,7 +52,7 @@ def test_fresh_repeats_do_not_stand_for_runs_that_have_not_started(tmp_path) -> 
     assert made.status.startswith("incomplete, not running: 12 of 15 runs completed")
 
 
-def test_a_completed_run_with_too_few_epochs_is_no_whole_run(tmp_path) -> None:
+def test_a_completed_run_with_too_few_epochs_is_truncated(tmp_path) -> None:
     # the starting repository's file of 2 epochs of 25: its end is recorded, its epochs are not
     made = make(tmp_path, LAST)
     short = at(0.5, 1)
@@ -84,7 +84,7 @@ def test_an_incomplete_record_is_named(tmp_path) -> None:
     assert rest[0].startswith("truncated run excluded")  # its end was in that line
 
 
-def test_a_missing_number_is_named(tmp_path) -> None:
+def test_a_missing_metric_is_reported(tmp_path) -> None:
     make(tmp_path, LAST)
     trial = at(0.5, 1).trial_id
     edit_records(
@@ -93,7 +93,7 @@ def test_a_missing_number_is_named(tmp_path) -> None:
     warnings = kdtune.load(tmp_path).warnings
     assert "val acc missing: alpha = 0.5, repeat 1" in warnings
     assert "val kl missing: alpha = 0.5, repeat 1" in warnings
-    assert len(warnings) == 2  # plain training has no distillation term, and that is no fault
+    assert len(warnings) == 2  # alpha = 1 has no distillation term, which is not a problem
 
 
 def test_a_metric_that_no_trial_recorded_is_not_missing(tmp_path) -> None:
@@ -114,24 +114,24 @@ def test_a_missing_term_of_the_loss_is_named_where_the_loss_has_it(tmp_path) -> 
     assert kdtune.load(tmp_path).warnings == ["val distill missing: alpha = 0.5, repeat 1"]
 
 
-def test_different_repeats_are_said(tmp_path) -> None:
+def test_unequal_repeats_are_reported(tmp_path) -> None:
     made = make(tmp_path, {0.1: [0.5, 0.6, None], 0.5: [0.71, 0.8, None], 1.0: [None, 0.6, 0.7]})
     assert "alpha = 1 has repeats that other configurations lack: 2" in made.warnings
     assert not any("alpha = 0.1 has" in w or "alpha = 0.5 has" in w for w in made.warnings)
 
 
-def test_a_configuration_that_lags_is_not_odd(tmp_path) -> None:
+def test_a_configuration_with_fewer_repeats_is_not_reported(tmp_path) -> None:
     made = make(tmp_path, {0.1: [0.5, None, None], 0.5: [0.71, 0.8, 0.9], 1.0: [0.6, 0.62, 0.7]})
     assert made.warnings == ["2 runs have not started"]
 
 
-def test_a_seed_that_was_not_applied_is_seen(tmp_path) -> None:
+def test_a_seed_that_was_not_applied_is_reported(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7, 0.8, 0.7], 1.0: [0.6, 0.65, 0.5]})
     (warning,) = made.warnings
     assert warning == ("identical learning curves: alpha = 0.5, repeat 0 and alpha = 0.5, repeat 2")
 
 
-def test_a_value_that_was_not_applied_is_seen(tmp_path) -> None:
+def test_a_value_that_was_not_applied_is_reported(tmp_path) -> None:
     made = make(tmp_path, {0.1: [0.7, 0.8], 0.5: [0.7, 0.81], 1.0: [0.6, 0.5]})
     (warning,) = made.warnings
     assert warning == (
@@ -158,6 +158,6 @@ def test_the_loss_is_not_comparable_across_alpha(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("last", [{}, draw({0.5: 0.0, 1.0: 0.0}, 1)])
-def test_no_study_is_too_small_to_be_looked_at(tmp_path, last) -> None:
+def test_the_smallest_studies_can_be_checked(tmp_path, last) -> None:
     made = make(tmp_path, last or {0.5: [None], 1.0: [None]})
     assert made.warnings == ([] if last else ["2 runs have not started"])

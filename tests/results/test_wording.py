@@ -1,4 +1,4 @@
-"""The conclusion on studies whose truth is known: what it says, and what it must never say."""
+"""Conclusions on studies whose truth is known, and claims that they must never make."""
 
 import math
 import re
@@ -32,7 +32,7 @@ def said(last, criterion: Criterion = DEFAULT, by=("alpha",), planned: int | Non
 
 
 def amount(text: str) -> tuple[float, float]:
-    """The size of the difference and half the width of its interval, as printed."""
+    """Return the printed difference and half the width of the printed interval."""
     value, low, high = map(float, AMOUNT.search(text).groups())
     return value, (high - low) / 2
 
@@ -88,7 +88,7 @@ def test_of_a_small_effect_the_repeats_for_80_percent_power_are_given() -> None:
     assert "difference is 0.0 percentage points, more than 200 repeats are needed" in tiny
 
 
-def test_one_that_is_not_ahead_is_not_worth_more_repeats() -> None:
+def test_more_repeats_are_not_suggested_for_a_worse_estimate() -> None:
     text = said({0.5: [0.79, 0.8, 0.78, 0.81], 1.0: [0.8, 0.79, 0.8, 0.802]})
     assert "alpha = 0.5 against training without distillation: -0.3" in text
     assert "The estimate is not an improvement" in text and "--repeats" not in text
@@ -142,7 +142,7 @@ def test_one_arm_gives_no_conclusion(last) -> None:
 
 
 @pytest.mark.parametrize("fate", ["failed", "truncated", "running"])
-def test_what_did_not_complete_is_counted_out(tmp_path, fate: str) -> None:
+def test_runs_that_did_not_complete_are_excluded(tmp_path, fate: str) -> None:
     # the unfinished one would turn the verdict
     last = draw({0.5: 0.05, 1.0: 0.0}, 8)
     last[0.5][3] = 0.1
@@ -165,7 +165,7 @@ def test_the_comparisons_named_are_those_adjusted_for() -> None:
     assert "over 3 comparisons" in said(last)
 
 
-def test_the_baseline_and_what_is_searched_besides_are_named(tmp_path) -> None:
+def test_the_baseline_and_all_searched_hyperparameters_are_named(tmp_path) -> None:
     runs = {
         run: 0.06 * (run.alpha < 1) + 0.1 * (run.lr == 0.1)
         for run in grid([0.5, 1.0], lr=[0.01, 0.1])
@@ -199,7 +199,7 @@ def test_mse_has_no_temperature_to_name(tmp_path) -> None:
         ("logit_diff", "logit difference by {} ("),
     ],
 )
-def test_other_metrics_are_named_with_their_unit_and_side(
+def test_other_metrics_have_their_label_unit_and_direction(
     tmp_path, metric: str, words: str
 ) -> None:
     # higher accuracy comes with lower ce, gap and kl, higher agreement
@@ -213,11 +213,11 @@ def test_other_metrics_are_named_with_their_unit_and_side(
     assert low < sign * float(value) < high and sign * low > 0
 
 
-# -- what it must never say ------------------------------------------------------------------------
+# -- claims that the numbers do not support --------------------------------------------------------
 
 
 def check(text: str, last) -> str:
-    """The verdict's kind; asserts that nothing is claimed that the numbers do not carry."""
+    """Return the kind of a conclusion after asserting that the numbers support it."""
     table = compare(trials_of(last), Criterion())
     kinds = {BETTER: "better", WORSE: "worse", "No significant": "none", "No conclusion": "no"}
     (kind,) = (kind for pattern, kind in kinds.items() if re.match(pattern, text))
@@ -273,7 +273,7 @@ def test_it_never_claims_what_the_interval_does_not_carry(
         check(said(holed), holed)
 
 
-def test_a_gain_that_holm_finds_but_the_family_interval_does_not() -> None:
+def test_holms_p_below_the_level_with_an_interval_that_includes_0() -> None:
     # far behind at 0.1 pays for Holm's first step; 0.5 has p = .035: Holm's, too, but the interval
     # at 1 - .05 / 2 holds 0
     d = 0.0084 + np.array([0.01, -0.01, 0.005, -0.005, 0.002, -0.002])
@@ -338,7 +338,7 @@ def test_a_comparison_has_one_interval_wherever_it_is_shown(tmp_path, metric: st
     assert f"by {best[1].lstrip('+-')} " in made.verdict(criterion)
 
 
-def test_the_best_beyond_val(tmp_path) -> None:
+def test_the_best_configuration_on_other_data(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]})
     text = best_sentence(made.selection(), Criterion(), "alpha = 0.5", made.context())
     # test's accuracy is val's - 0.1
