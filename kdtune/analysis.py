@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 import sys
 
-from kdtune.config.reading import Reading
+from kdtune.config.flags import AnalysisFlags
 from kdtune.results.comparison import (
     Criterion,
     check_baseline,
@@ -20,8 +20,8 @@ from kdtune.results.study_results import load
 from kdtune.results.tables import format_table
 
 
-def main(flags: Reading) -> int:
-    """Print results and warnings; return 3 if `--strict` is given and there are warnings, else 0."""
+def main(flags: AnalysisFlags) -> int:
+    """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)
     check_baseline(criterion, results.study)
@@ -32,9 +32,7 @@ def main(flags: Reading) -> int:
         table = results.summary(flags.by, columns, flags.scope, flags.pooled)
         print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
-        print(
-            "\npooled over epochs: the SD describes the learning curve, not the variation of repeats"
-        )
+        print("\npooled over epochs: the SD describes the learning curve, not repeats")
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 3 if flags.strict and results.warnings else 0

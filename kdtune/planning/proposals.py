@@ -18,7 +18,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Value, Values, canonical
+from kdtune.config.fields import Value
+from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Values, canonical
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 

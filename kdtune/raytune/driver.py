@@ -22,14 +22,15 @@ from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import RETRIES, Recorder
 from kdtune.raytune.session import check_machine, ray_session
-from kdtune.raytune.study_folder import check_same, claim, finish, only_driver, write_study
+from kdtune.raytune.study_folder import finish, only_driver, write_study
+from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.trial import run_of, run_trial, train_teacher
 from kdtune.results.study_results import Results, load
 from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.object_store import reach
-from kdtune.storage.records import read_lines
+from kdtune.storage.records import SavedStudy, read_lines
 from kdtune.streams.cache import Cache
 from kdtune.training.run import check
 from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
@@ -65,15 +66,18 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     with _outages_told(study), ExitStack() as held:
         if study.uri is not None:
             reach(study.uri)
-            _hold(held, folder, mirror)
+        _hold(held, folder, mirror)  # before anything is read: another driver may be writing
+        if study.uri is not None:
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
             mirror.pull_folders("epochs")
-        study, made_of = claim(study), {}
+        saved = read_if_saved(folder)
+        study = merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
+        made_of = dict(saved.fingerprints) if saved else {}
         if not is_done:
-            made_of = _check(study, ray_init)
-        if study.uri is None:  # no sooner: a study that cannot run leaves no folder
-            _hold(held, folder, mirror)
+            made_of |= _check(study, saved, ray_init)
+        elif is_moved(study, saved):
+            made_of |= _fingerprints(study, saved)
         write_study(study, made_of)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
@@ -100,16 +104,24 @@ def _outages_told(study: Study) -> Iterator[None]:
         raise Interrupted(str(error)) from error
 
 
-def _check(study: Study, ray_init: dict[str, Any] | None) -> dict[str, str]:
-    """Refuse what cannot run, or is not what the study began with; returns what it is made of."""
+def _check(
+    study: Study, saved: SavedStudy | None, ray_init: dict[str, Any] | None
+) -> dict[str, str]:
+    """Return the study's fingerprints; raise InputError if it cannot run, or not as it began."""
     check_machine(study, ray_init)
-    made_of: dict[str, str] = {}
+    fingerprints = _fingerprints(study, saved)
+    is_ready(study.run, study.folder / "teacher")  # raises where what is there is damaged
+    return fingerprints
+
+
+def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
+    """Return the fingerprints of data and models; raise InputError unless they are the saved ones."""
+    fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
-        made_of = check(replace(study.run, trainable=trainable))
-    check_same(study, made_of)
-    is_ready(study.run, study.folder / "teacher")  # raises where what is there is damaged
-    return made_of
+        fingerprints = check(replace(study.run, trainable=trainable))
+    check_same(study, saved, fingerprints)
+    return fingerprints
 
 
 def _run_all(study: Study, mirror: Mirror) -> None:

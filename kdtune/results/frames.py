@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
 from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.study import Scope
 from kdtune.results.labels import distinguishing, label_by_config
@@ -135,7 +135,8 @@ def _started(starts: dict[str, Line], searched: Sequence[str]) -> pd.DataFrame:
 
 
 def _config_columns(start: Line) -> Line:
-    return {f"config/{name}": start["config"].get(name) for name in HYPERPARAMETERS}
+    config = complete(start["config"])
+    return {f"config/{name}": config[name] for name in HYPERPARAMETERS}
 
 
 def _ending(end: Line | None, unended: str) -> Line:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
+from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import METRICS
-from kdtune.config.reading import SHOWN
 from kdtune.config.study import Scope, Study
 from kdtune.results import selection, sensitivity, summaries
 from kdtune.results.comparison import (
@@ -142,7 +142,7 @@ class Results:
     def summary(
         self,
         by: Sequence[str] = (),
-        metrics: Sequence[str] = SHOWN,
+        metrics: Sequence[str] = TABLE_METRICS,
         scope: Scope = "last",
         pooled: bool = False,
     ) -> pd.DataFrame:
@@ -167,7 +167,9 @@ class Results:
         trials, planned = self.search_trials, self.planned_repeats
         return summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
 
-    def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
+    def marginal(
+        self, columns: Sequence[str] = TABLE_METRICS, scope: Scope = "last"
+    ) -> pd.DataFrame:
         """Return the summary by each hyperparameter of `Results.by` alone.
 
         Columns: value, hyperparameter, then those of `summary`. A value's metric is the mean over
@@ -262,7 +264,7 @@ class Results:
     def text(
         self,
         by: Sequence[str] = (),
-        columns: Sequence[str] = SHOWN,
+        columns: Sequence[str] = TABLE_METRICS,
         criterion: Criterion = DEFAULT,
     ) -> str:
         """Return summary, comparison and conclusion as Markdown."""

@@ -75,7 +75,7 @@ def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:
         return "-", "-"
     if not math.isfinite(high - low):
         return f"{value:+z.4g}", "-"
-    digits = decimals((high - low) / 2)
+    digits = decimals((high - low) / 2, value)
     return f"{value:+z.{digits}f}", f"[{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
@@ -119,14 +119,19 @@ def plus_minus(mean: float, sd: float) -> str:
         return "-"
     if not math.isfinite(sd):
         return f"{mean:z.4g}"
-    digits = decimals(sd)
+    digits = decimals(sd, mean)
     return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
 
 
-def decimals(spread: float) -> int:
-    """Return how many decimals show two significant digits of a spread; 4 if it is 0."""
+def decimals(spread: float, value: float) -> int:
+    """Return how many decimals show two significant digits of the spread of a value.
+
+    Four if the spread is 0, or no more than the rounding error of equal numbers.
+    """
+    if spread <= 1e-12 * abs(value):
+        return 4
     exponent = int(f"{spread:.1e}".partition("e")[2])  # of the rounded number: 0.00996 is 0.010
-    return 4 if spread == 0 else max(0, 1 - exponent)
+    return max(0, 1 - exponent)
 
 
 def count_of_planned(n: int, planned: float) -> str:

@@ -157,7 +157,7 @@ def _ends(low: float, high: float, criterion: Criterion) -> str:
     low, high = criterion.scale * low, criterion.scale * high
     if not math.isfinite(high - low):
         return ""
-    digits = decimals((high - low) / 2)
+    digits = decimals((high - low) / 2, (high + low) / 2)
     return f"{low:+z.{digits}f} to {high:+z.{digits}f}"
 
 
@@ -165,7 +165,7 @@ def _amount(row: pd.Series, criterion: Criterion, signed: bool = False) -> str:
     """Return the mean difference with its unit, as many decimals as its interval has."""
     half = criterion.scale * (row.high_all - row.low_all) / 2
     value = criterion.scale * row["diff"]
-    digits = decimals(half) if math.isfinite(half) else 2
+    digits = decimals(half, value) if math.isfinite(half) else 2
     text = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
     return f"{text}{_unit(criterion)}"
 

@@ -70,7 +70,8 @@ def _made_by(folder: Path) -> tuple[dict[str, Any], str] | None:
     try:
         record = json.loads((folder / RECORD).read_text())
         check_whole(folder / WEIGHTS)
-        return record["run"], record["data"]
+        # fields that are younger than the record have their defaults
+        return asdict(Run(**record["run"])), record["data"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "

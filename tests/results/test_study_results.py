@@ -12,7 +12,7 @@ from study_folders import at, draw, grid, make, write_records
 import kdtune
 from kdtune.analysis import main
 from kdtune.config.errors import InputError
-from kdtune.config.reading import Reading
+from kdtune.config.flags import AnalysisFlags
 from kdtune.results.comparison import Criterion
 
 exact = pytest.approx
@@ -102,7 +102,7 @@ def test_a_study_at_its_first_epoch_can_be_read(tmp_path) -> None:
 
 
 def asked(capsys, folder, **flags) -> tuple[int, str, str]:
-    code = main(Reading(str(folder), **flags))
+    code = main(AnalysisFlags(str(folder), **flags))
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -154,7 +154,7 @@ def test_criteria_from_the_command_line(tmp_path, capsys) -> None:
 def test_a_baseline_that_is_not_in_the_study(tmp_path, baseline: str, words: str) -> None:
     make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
     with pytest.raises(InputError, match=words):
-        main(Reading(str(tmp_path), baseline=baseline))
+        main(AnalysisFlags(str(tmp_path), baseline=baseline))
 
 
 def test_a_file_is_not_a_study(tmp_path) -> None:
@@ -165,4 +165,4 @@ def test_a_file_is_not_a_study(tmp_path) -> None:
 def test_pooled_tables_have_a_caveat(tmp_path, capsys) -> None:
     make(tmp_path, LAST)
     _, out, _ = asked(capsys, tmp_path, pooled=True)
-    assert "the SD describes the learning curve, not the variation of repeats" in out
+    assert "the SD describes the learning curve, not repeats" in out

@@ -71,6 +71,7 @@ def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
         (-0.5, 0.01, "-0.500 ± 0.010"),
         (-0.3, 39, "0 ± 39"),
         (0.5, 0, "0.5000 ± 0.0000"),
+        (0.824, 1.2e-16, "0.8240 ± 0.0000"),
         (0.123456, math.nan, "0.1235"),
         (math.nan, math.nan, "-"),
     ],

@@ -122,6 +122,11 @@ def test_no_common_repeat_gives_no_conclusion() -> None:
     assert text.startswith("No conclusion: no common repeat, but a comparison needs two")
 
 
+def test_rounding_errors_of_equal_differences_are_not_shown() -> None:
+    text = said({0.5: [0.76, 0.78, 0.74, 0.8, 0.82, 0.7], 1.0: [0.74, 0.76, 0.72, 0.78, 0.8, 0.68]})
+    assert " by 2.0000 percentage points (95% CI +2.0000 to +2.0000, p = 0.031, n = 6)." in text
+
+
 def test_two_repeats() -> None:
     # 10 and 10.2 points: p = 2 atan(1/101)/pi = .0063, an interval of +-1.3; 10 and 12: p = .058
     text = said({0.5: [0.8, 0.802], 1.0: [0.7, 0.7]})
@@ -233,7 +238,7 @@ def check(text: str, last) -> str:
         low, high = (float(end) for end in AMOUNT.search(text).groups()[1:])
         # each end to two digits of the half width
         step = 10 ** math.floor(math.log10(50 * (row.high_all - row.low_all) or 1e-3)) / 10
-        assert half == exact(50 * (row.high_all - row.low_all), abs=0.51 * step)
+        assert half == exact(50 * (row.high_all - row.low_all), abs=0.51 * step + 1e-9)
         assert value == exact(
             sign * 100 * row["diff"], abs=0.51 * 10 ** math.floor(math.log10(half or 1e-3))
         )

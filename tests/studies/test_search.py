@@ -21,7 +21,8 @@ from kdtune.config.study import Study
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.raytune.session import check_machine
-from kdtune.raytune.study_folder import check_same, claim, write_study
+from kdtune.raytune.study_folder import write_study
+from kdtune.raytune.study_identity import check_same, merge_with_saved, read_if_saved
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
 from kdtune.training.run import check, distill
@@ -235,20 +236,25 @@ def test_a_trial_may_not_ask_for_more_gpus_than_are_taken(study: Study) -> None:
         check_machine(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
 
 
+def merged(study: Study) -> Study:
+    """The study as its folder makes it go on."""
+    return merge_with_saved(study, read_if_saved(study.folder))
+
+
 def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
     study.folder.mkdir(parents=True)
     (study.folder / "study.json").write_text(study.to_json())
-    assert claim(replace(study, repeats=1)).repeats == study.repeats
-    assert claim(replace(study, repeats=5)).repeats == 5
+    assert merged(replace(study, repeats=1)).repeats == study.repeats
+    assert merged(replace(study, repeats=5)).repeats == 5
 
 
 def test_a_study_that_adds_repeats_until_it_is_decided_stays_one(study: Study) -> None:
     auto = replace(study, until_decided=True, budget="90runs", level=0.01)
     study.folder.mkdir(parents=True)
     (study.folder / "study.json").write_text(auto.to_json())
-    assert claim(study) == auto
+    assert merged(study) == auto
     other = replace(auto, budget="5h")
-    assert claim(other) == other
+    assert merged(other) == other
 
 
 def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
@@ -260,7 +266,7 @@ def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     save_weights(build(run.student, "none", 10, seed=1).net, file)
     study.folder.mkdir(parents=True)
     write_study(study, check(study.run))
-    check_same(study, check(study.run))
+    check_same(study, read_if_saved(study.folder), check(study.run))
     save_weights(build(run.student, "none", 10, seed=2).net, file)
     with pytest.raises(InputError, match=r"the student .* has changed since"):
         kdtune.run(study, ray_init=CPUS)
@@ -272,8 +278,8 @@ def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
     (study.folder / "study.json").write_text(study.to_json())
     wider = replace(study, run=replace(study.run, batch_size=20))
     wider = replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)})
-    with pytest.raises(InputError, match="recipe of the teacher"):
-        claim(wider)
+    with pytest.raises(InputError, match="batch_size of the teacher's recipe: 16 → 20"):
+        merged(wider)
 
 
 def test_a_folder_has_one_teacher(study: Study, teacher_folder: Path, tmp_path: Path) -> None:
