@@ -6,7 +6,7 @@ python -m kdtune.teacher [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("teacher")  # answers bad flags before torch loads; does not return
+    start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
 import torch
 
@@ -19,12 +19,17 @@ from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_read
 
 
 def main(study: Study) -> int:
-    """Fine-tune the teacher of a study, printing its epochs."""
+    """Fine-tune the teacher of a study and print its epochs; do nothing if it is ready.
+
+    Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
+    """
     folder = study.folder / "teacher"
     check_gpus(study, torch.cuda.device_count())
     check_precision(study.run, Resources.of(study).device)
     if study.run.teacher_epochs == 0:
-        raise InputError("teacher_epochs is 0: the teacher's weights are taken as they are")
+        raise InputError(
+            "teacher_epochs must be 1 or more to fine-tune a teacher, but got teacher_epochs=0"
+        )
     if is_ready(study.run, folder):
         print(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
