@@ -1,4 +1,4 @@
-"""Print the results of a study: the table, the comparison with the baseline, the conclusion.
+"""Print the summary, the comparison with the baseline and the conclusion of a study.
 
 python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
 """
@@ -6,7 +6,7 @@ python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("analysis")  # refuses wrong flags before pandas is loaded; does not return
+    start("analysis")  # answers bad flags before pandas loads; does not return
 
 import sys
 
@@ -21,10 +21,7 @@ from kdtune.results.tables import format_table
 
 
 def main(flags: AnalysisFlags) -> int:
-    """Print the results that the command line asks for; return the exit code.
-
-    Raises InputError if there is no study, or a flag does not fit it.
-    """
+    """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)
     check_baseline(criterion, results.study)
@@ -35,7 +32,7 @@ def main(flags: AnalysisFlags) -> int:
         table = results.summary(flags.by, columns, flags.scope, flags.pooled)
         print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
-        print("\npooled over epochs: the sd describes the learning curve, not the repeats")
+        print("\npooled over epochs: the SD describes the learning curve, not repeats")
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 3 if flags.strict and results.warnings else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from kdtune.config.errors import InputError, first_line
 
 _LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-NOT_THE_USERS = (
+_NOT_THE_USERS = (
     "<",
     *(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *_LIBRARIES)),
 )
@@ -40,5 +40,11 @@ def user_code(failure: str) -> Iterator[None]:
 def _place(error: Exception) -> str:
     """Return file and line of the last call in the user's code; nothing if there is none."""
     calls = traceback.extract_tb(error.__traceback__)
-    own = [call for call in calls if not call.filename.startswith(NOT_THE_USERS)]
+    own = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
+def is_users_own(file: str) -> bool:
+    """Return True if a file belongs neither to Python nor to a package nor to kdtune."""
+    packages = {"site-packages", "dist-packages"}
+    return not file.startswith(_NOT_THE_USERS) and not packages & set(Path(file).parts)

@@ -1,4 +1,4 @@
-"""Which run is next, decided from the records alone.
+"""Order of a study's runs, decided from the records alone.
 
 - plan: the order of runs; whether to prune one
 - ledger: state of a study, updated line by line from its records

@@ -51,13 +51,14 @@ class ConfigState:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is trained without distillation (alpha = 1)."""
+        """Return True if it is trained without distillation (alpha = 1)."""
         return self.run.alpha == 1
 
     @property
     def excluded(self) -> bool:
-        """Whether a run failed or was pruned before the finals, so that its mean is not comparable.
+        """Return True if a run failed or was pruned before the finals.
 
+        The mean of the configuration is then not comparable.
         A failed final repeat does not exclude a finalist: it is left out of both arms.
         """
         return any(

@@ -1,4 +1,4 @@
-"""Which run is next, as a function of the records, so that a resumed study decides the same.
+"""Order of runs as a function of the records, so that a resumed study decides the same.
 
 A `Plan` takes the lines of the records in the order written, whether they are being written or are
 read again after a crash, and keeps no other state. Decisions that depend on scores are made by the
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether no run is in flight or left."""
+        """Return True if no run is in flight or left."""
         return not self.ledger.running and self._choose() is None
 
     @property

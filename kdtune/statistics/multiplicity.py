@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -47,12 +47,7 @@ def max_t(differences: ArrayLike, seed: int = 0) -> list[float]:
     n, m = d.shape
     if n < 2:
         return [math.nan] * m
-    if n <= 14:  # a pattern and its negative have the same |t|: the first sign stays +
-        patterns = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
-        signs = 1.0 - 2.0 * patterns
-    else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (20_000, n))
-        signs[0] = 1.0  # the observed one
+    signs = _sign_patterns(n, seed)
     means = signs @ d / n
     # signs do not change the squares; a comparison whose differences are all 0 has t = 0
     variances = np.maximum((d**2).mean(0) - means**2, 0) * n / (n - 1)
@@ -67,3 +62,13 @@ def max_t(differences: ArrayLike, seed: int = 0) -> list[float]:
         running = max(running, float(reached.mean()))
         adjusted[i] = running
     return adjusted
+
+
+def _sign_patterns(n: int, seed: int) -> NDArray[np.float64]:
+    """Return patterns of n signs, the observed one (all +) first: all for n <= 14, else 20,000."""
+    if n <= 14:  # a pattern and its negative have the same |t|: the first sign stays +
+        patterns = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
+        return 1.0 - 2.0 * patterns.astype(np.float64)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (20_000, n))
+    signs[0] = 1.0
+    return signs
