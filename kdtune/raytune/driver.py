@@ -116,7 +116,7 @@ def _check(
 
 
 def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data and models; raise InputError unless they are the saved ones."""
+    """Return the fingerprints of data and models; raise InputError unless the saved ones agree."""
     fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:

@@ -19,7 +19,7 @@ class Progress:
         self._what, self._since, self._said = "", 0.0, time.monotonic()
 
     def line(self, text: object) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._status.stop()
         self.console.print(str(text), markup=False)
 
