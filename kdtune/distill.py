@@ -14,27 +14,30 @@ import torch
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.streams.resources import Resources, check_gpus
+from kdtune.streams.resources import Resources, check_gpus, check_precision
 from kdtune.training.progress import Progress
 from kdtune.training.run import check, distill
 from kdtune.training.teacher import fine_tune, is_ready
 
 
 def main(study: Study) -> int:
-    """Run one distillation, its teacher first where that is missing, printing the epochs."""
+    """Run one distillation and print its epochs; train the teacher first if there is none."""
     run, folder, progress = study.run, study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     check_gpus(study, torch.cuda.device_count())
-    resources = replace(Resources.of(study), watch=progress.watch)
+    resources = replace(Resources.of(study), watch=progress.show_build)
+    check_precision(run, resources.device)
     torch.set_num_threads(study.cpus_per_trial)
     check(run)
     if not is_ready(run, folder):
-        progress.line(f"teacher {run.teacher}, into {folder}")
+        progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")
         for epoch in fine_tune(run, folder, resources):
-            progress.line(epoch)
+            progress.print_line(epoch)
     config = (f"{name} {value}" for name, value in run.config.items() if value is not None)
-    progress.line(f"student {run.student}: repeat {run.repeat}, {', '.join(config)}")
+    progress.print_line(
+        f"Training the student {run.student}: repeat {run.repeat}, {', '.join(config)}."
+    )
     for epoch in distill(run, folder, resources):
-        progress.line(epoch)
+        progress.print_line(epoch)
     return 0

@@ -13,11 +13,15 @@ from kdtune.raytune.driver import run
 
 
 def main(study: Study) -> int:
-    """Run the study, or what is left of it; print the table and the verdict."""
+    """Run the study or resume it; print the table and the verdict.
+
+    Returns:
+        The exit code: 0 if a run completed, 1 if none did.
+    """
     results = run(study)
     place = study.uri or results.folder
-    print(f"\n{place}: trials.parquet, epochs.parquet, summary.csv, students/, optuna.db")
-    print(f"python -m kdtune.report {place}: the same with figures, as one page")
+    print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv, students/, ...")
+    print(f"For figures and one page of all results: python -m kdtune.report {place}")
     for warning in results.warnings:
         print(f"warning: {warning}")
     print(f"\n{(results.folder / 'summary.md').read_text()}")

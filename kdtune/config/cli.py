@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from kdtune.config.defaults import fashion
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, UserError
 from kdtune.config.files import describe_missing
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.reading import docs, read
@@ -79,7 +79,7 @@ def answer(main: Callable[[], int], resumes: bool = False) -> NoReturn:
     """
     try:
         code = main()
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt as stop:

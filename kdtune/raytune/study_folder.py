@@ -4,17 +4,15 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from kdtune import __version__
 from kdtune.config.errors import InputError
-from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -109,27 +107,6 @@ def _command() -> list[str]:
     if program.parent.name == "kdtune":
         return ["python", "-m", f"kdtune.{program.stem}", *sys.argv[1:]]
     return ["python", program.name, *sys.argv[1:]]
-
-
-@contextmanager
-def only_driver(folder: Path) -> Iterator[None]:
-    """Hold the study's folder; raises InputError where another process does."""
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0.5)  # a reader looks for a moment whether it is held
-    except Timeout:
-        raise InputError(
-            f"{folder} is being run by another process; wait for it, or give --name OTHER"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); --out FOLDER names another"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def finish(folder: Path, mirror: Mirror) -> None:

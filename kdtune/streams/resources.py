@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from kdtune.config.errors import InputError
+from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.streams.cache import Cache
 
@@ -43,3 +44,13 @@ def check_gpus(study: Study, here: int) -> None:
     if (study.gpus or 0) > here:
         instead = f"--gpus {here}" if here else "--gpus 0, which runs on the CPUs"
         raise InputError(f"{study.gpus} GPUs are asked for, but this machine has {here}; {instead}")
+
+
+def check_precision(run: Run, device: torch.device) -> None:
+    """Raise InputError if the run asks for bf16 on a CPU that only emulates it."""
+    supported = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if run.precision == "bf16" and not supported:
+        raise InputError(
+            "--precision must be fp32 on this CPU, but got --precision bf16: the CPU has no bf16 "
+            "instructions. Use --precision fp32, or a GPU"
+        )
