@@ -1,7 +1,7 @@
 """Driver of a study: checks, Ray, the tuner, resuming."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -69,7 +69,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         locks.enter_context(lock_study(folder))
         locks.enter_context(hold_lease(mirror))
         mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
-        mirror.pull_below("epochs")
+        mirror.pull_folders("epochs")
         study, made_of = claim(study), {}
         is_done = Plan(study, read_lines(folder)[0]).is_done
         if not is_done:
@@ -126,11 +126,11 @@ def _run_all(study: Study, mirror: Mirror) -> None:
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
-        with ExitStack() as open_files:
-            records = open_files.enter_context(closing(Records(study.folder)))
-            uploader = RecordsUploader(mirror, records)
-            open_files.callback(uploader.flush)
-            monitor = open_files.enter_context(MachineMonitor(study, capacity.trial))
+        with (
+            Records(study.folder) as records,
+            RecordsUploader(mirror, records) as uploader,
+            MachineMonitor(study, capacity.trial) as monitor,
+        ):
             recorder = Recorder(study, plan, display, records, uploader, monitor)
             _fit_until_done(study, plan, capacity, recorder)
         if study.until_decided:

@@ -117,7 +117,7 @@ class Recorder(tune.Callback):
         self.ended_trials += 1
         if status != "failed":  # the student is kept, the state of the optimiser is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
-            self.uploader.useless(f"trials/{run.trial_id}/{CHECKPOINT}")
+            self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
         self.display.print_line(f"  {self._describe(run)}: {error or self._score(run, status)}")
         self.display.advance()
 

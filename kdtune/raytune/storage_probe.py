@@ -6,6 +6,7 @@ import uuid
 from contextlib import suppress
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import join_uri
 from kdtune.config.study import Study
 from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS, Store
 
@@ -24,7 +25,7 @@ class StorageProbe:
     def __init__(self, study: Study, retry_timeout: float = SHORT_RETRY_TIMEOUT_SECONDS):
         self.retry_timeout = retry_timeout
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
-        self.uri = None if study.uri is None else f"{study.uri}/{self.folder.name}"
+        self.uri = None if study.uri is None else join_uri(study.uri, self.folder.name)
         self.place = study.uri or str(study.folder)
         self.advice = "--out must be a folder that all machines share, or s3://BUCKET/PREFIX"
 
@@ -50,7 +51,7 @@ class StorageProbe:
     def sees(self, name: str) -> bool:
         """Return True if the file of this name is there."""
         if self.uri is not None:
-            return bool(self._store().get(name, self.folder / f"{name}.seen"))
+            return self._store().get(name, self.folder / f"{name}.seen") is not None
         until = time.monotonic() + PROPAGATION_SECONDS
         while not (self.folder / name).exists() and time.monotonic() < until:
             time.sleep(0.2)

@@ -47,12 +47,12 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(study.run, mirror)  # by the recipe of the base run, whatever is searched
-        with mirror.pushing(f"{place}/{CHECKPOINT}") as push:
+        with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             teacher, resources = study.folder / "teacher", Resources.of(study)
             for epoch in distill(run, teacher, resources, study.folder / place, push):
                 reporter.add(epoch)
         mirror.push(place)
-        mirror.tidy(place)
+        mirror.clear(place)
         error = None
     except Exception as caught:
         _save_traceback(mirror, place)
@@ -118,9 +118,9 @@ def train_teacher(study: Study) -> Iterator[Epoch]:
     """Fine-tune the teacher in a Ray task, which may have a GPU; yield its epochs."""
     torch.set_num_threads(study.cpus_per_trial)
     mirror = Mirror(study)
-    mirror.pull_below("teacher")
+    mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
     yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), push)
     mirror.push("teacher")
-    mirror.prune("teacher")
+    mirror.delete_removed("teacher")

@@ -15,7 +15,7 @@ import pandas as pd
 from kdtune.config.files import PREDICTIONS, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.results.predictions import gather_predictions
-from kdtune.storage.records import Line, _lines, is_running
+from kdtune.storage.records import Line, is_running, iter_lines
 
 METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
 
@@ -59,7 +59,7 @@ def read_frames(folder: Path, running: bool | None = None) -> Frames:
     ends: dict[str, Line] = {}
     epochs = _Epochs()
     last = None
-    for line in _lines(folder, torn):
+    for line in iter_lines(folder, torn):
         last = line.get("time")
         if line["kind"] == "start":
             starts[line["trial_id"]] = line

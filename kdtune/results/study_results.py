@@ -42,10 +42,10 @@ def load(folder: str | Path) -> "Results":
     Raises InputError where it is none.
     """
     if "://" in str(folder):
-        from kdtune.storage import object_store as storage
+        from kdtune.storage.fetch import fetch
 
-        path = storage.fetch(str(folder))
-        return Results(path, read_study(path), read_frames(path, storage.is_running(path)))
+        path, is_running = fetch(str(folder))
+        return Results(path, read_study(path), read_frames(path, is_running))
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")

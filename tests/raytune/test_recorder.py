@@ -1,7 +1,6 @@
 """Records of trials that Ray gives up; of the others, under a real Ray: test_search.py."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
     study = replace(make("grid", LISTS, "all"), out=str(tmp_path), name="s")
     plan = Plan(study)
     display = ProgressDisplay(plan, Cache(str(tmp_path / "cache"), 1.0))
-    with closing(Records(study.folder)) as records:
+    with Records(study.folder) as records:
         uploader = RecordsUploader(Mirror(study), records)
         monitor: Any = None  # of machines, which needs Ray
         yield Recorder(study, plan, display, records, uploader, monitor)
