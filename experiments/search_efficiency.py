@@ -51,7 +51,7 @@ from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.intervals import paired_difference
 from kdtune.statistics.multiplicity import holm
-from kdtune.statistics.racing import best_first
+from kdtune.statistics.racing import rank_by_common_mean
 
 FILE = Path(__file__).with_suffix(".csv")
 EPOCHS = 30
@@ -170,7 +170,7 @@ def helps(scores: Scores) -> bool | None:
     plain, distilled = np.flatnonzero(STUDY.plain & whole), np.flatnonzero(~STUDY.plain & whole)
     if scores.shape[1] < 2 or not len(plain) or not len(distilled):
         return None
-    baseline = scores[best_first(scores, list(plain))[0]]
+    baseline = scores[rank_by_common_mean(scores, list(plain))[0]]
     differences = [paired_difference(scores[row], baseline) for row in distilled]
     adjusted = holm([d.p for d in differences])
     found = [d for d, p in zip(differences, adjusted, strict=True) if p < LEVEL]
@@ -186,18 +186,18 @@ def planned(replay: Replay, **changes: object) -> Outcome:
     def curve(run: Run) -> list[float]:
         return [float(acc) for acc in replay.curve(STUDY.rows[run.config_id], run.repeat)]
 
-    while (run := plan.next()) is not None:
-        plan.take(start_of(run))
+    while (run := plan.next_run()) is not None:
+        plan.add_record(start_of(run))
         for line in rest_of(run, plan, curve):
-            plan.take(line)
+            plan.add_record(line)
     plain, distilled = finalists(plan.ledger)
-    row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.spent.epochs
+    row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs
     final = final_differences(plan.ledger)
     if study.until_decided:
         return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:
         scores = np.full((len(STUDY.cube), study.repeats), math.nan)
-        for tried in plan.ledger.tried.values():
+        for tried in plan.ledger.configs.values():
             for repeat, score in tried.scores.items():
                 scores[STUDY.rows[tried.run.config_id], repeat] = score
         return by_means(scores, epochs)
@@ -212,13 +212,13 @@ def repeater(replay: Replay, samples: int, repeats: int) -> Outcome:
     scores = np.full((len(STUDY.cube), repeats), math.nan)
     study = replace(STUDY.study, search="tpe", samples=samples, repeats=repeats)
     plan = Plan(replace(study, run=replace(study.run, seed=replay.seed)))
-    while (run := plan.next()) is not None:
+    while (run := plan.next_run()) is not None:
         row = STUDY.rows[run.config_id]
         score = float(replay.curve(row, 100 * (row + 1) + run.repeat)[-1])
         scores[row, run.repeat] = score
-        plan.take(start_of(run))
+        plan.add_record(start_of(run))
         for line in rest_of(run, plan, partial(only, score)):
-            plan.take(line)
+            plan.add_record(line)
     outcome = by_means(scores, samples * repeats * EPOCHS)
     return replace(outcome, helps=None)  # nothing is paired
 
@@ -234,8 +234,8 @@ def confirmed(replay: Replay, best: int, repeats: int) -> Outcome:
     Without any test on the way: what a race must beat.
     """
     first = replay.scores(1)
-    order = best_first(first, list(np.flatnonzero(~STUDY.plain)))
-    baseline = best_first(first, list(np.flatnonzero(STUDY.plain)))[0]
+    order = rank_by_common_mean(first, list(np.flatnonzero(~STUDY.plain)))
+    baseline = rank_by_common_mean(first, list(np.flatnonzero(STUDY.plain)))[0]
     rivals = order[:best]
     again = {c: [replay.curve(c, 1000 + r)[-1] for r in range(repeats)] for c in rivals}
     chosen = max(rivals, key=lambda c: float(np.mean([*again[c], first[c, 0]])))
@@ -398,7 +398,7 @@ def simulate(gpus: int, trials: int) -> None:
 
 def _simulate(study: Study, gpus: int) -> str:
     rng, before = random.Random(0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    plan, clock, busy, number = Plan(study, width=gpus), 0.0, 0.0, 0
+    plan, clock, busy, number = Plan(study, concurrency=gpus), 0.0, 0.0, 0
     spent, worst = 0.0, 0.0
     full_until, busy_then = 0.0, 0.0
     flights: list[tuple[float, int, Run]] = []
@@ -411,12 +411,12 @@ def _simulate(study: Study, gpus: int) -> str:
     while True:
         while len(flights) < gpus:
             started = time.perf_counter()
-            run = plan.next()
+            run = plan.next_run()
             took = time.perf_counter() - started
             spent, worst = spent + took, max(worst, took)
             if run is None:
                 break
-            plan.take(start_of(run))
+            plan.add_record(start_of(run))
             number += 1
             lines = list(rest_of(run, plan, curve))
             share = (len(lines) - 1) / EPOCHS  # a run that is stopped early is shorter
@@ -436,7 +436,7 @@ def _simulate(study: Study, gpus: int) -> str:
         ]
         started = time.perf_counter()
         for line in ended:
-            plan.take(line)
+            plan.add_record(line)
         spent += time.perf_counter() - started
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return (

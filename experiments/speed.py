@@ -42,7 +42,7 @@ from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
-from kdtune.training.run import _starts, _teacher_at_hand, distill, make_student
+from kdtune.training.run import clear_cached_models, distill, make_student
 from kdtune.training.teacher import load_teacher
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -122,8 +122,7 @@ def _cpu() -> float:
 
 def over_streams(study: Study) -> None:
     """Every run of the study, in the order of a search, with nothing at hand."""
-    _teacher_at_hand.cache_clear()
-    _starts.cache_clear()
+    clear_cached_models()
     with tempfile.TemporaryDirectory() as folder:
         resources = Resources(cache=Cache(folder, 50), repeats=study.repeats)
         for run in study.runs():

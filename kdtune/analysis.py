@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 import sys
 
-from kdtune.config.reading import Reading
+from kdtune.config.flags import AnalysisFlags
 from kdtune.results.comparison import (
     Criterion,
     check_baseline,
@@ -20,7 +20,7 @@ from kdtune.results.study_results import load
 from kdtune.results.tables import format_table
 
 
-def main(flags: Reading) -> int:
+def main(flags: AnalysisFlags) -> int:
     """Print what the command line asks for."""
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)

@@ -29,7 +29,7 @@ def main(study: Study) -> int:
     resources = replace(Resources.of(study), watch=progress.show_build)
     check_precision(run, resources.device)
     torch.set_num_threads(study.cpus_per_trial)
-    check(run)
+    check(run, fingerprints=False)
     if not is_ready(run, folder):
         progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")
         for epoch in fine_tune(run, folder, resources):

@@ -11,13 +11,13 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from kdtune.config.errors import InputError
-from kdtune.config.reading import Reporting
+from kdtune.config.flags import ReportFlags
 from kdtune.reporting.build import write
 from kdtune.results.comparison import Criterion, check_baseline, parse_baseline
 from kdtune.results.study_results import load
 
 
-def main(flags: Reporting) -> int:
+def main(flags: ReportFlags) -> int:
     """Write the report and say where it is."""
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     if flags.out is None and "://" in flags.run:

@@ -1,11 +1,11 @@
-"""Photographs drawn from a seed, as files."""
+"""Random photographs as image files, for tests of folders of images."""
 
 import torch
 from PIL import Image
 
 
 def photo(seed, height=60, width=80):
-    """A smooth random picture, uint8 [3, H, W]."""
+    """Return a smooth random picture, uint8 [3, H, W]."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 8, 8, generator=generator)
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
@@ -13,6 +13,7 @@ def photo(seed, height=60, width=80):
 
 
 def save(image, file, grey=False):
+    """Write a picture, uint8 [3, H, W], in the format that the file's suffix names."""
     file.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     (picture.convert("L") if grey else picture).save(file)

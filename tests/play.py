@@ -1,4 +1,4 @@
-"""A study played through without training: the plan's runs, with scores from a function."""
+"""Simulation of a study without training: runs from the plan, scores from a function."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -10,16 +10,17 @@ from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
 
 Curve = Callable[[Run], list[float] | None]
-"""The val accuracies of a run by epoch; None: it fails. One that ends in NaN diverges there."""
+"""Validation accuracies of a run by epoch; None: the run fails; NaN: it diverges there."""
 Line = dict[str, Any]
 
 
 def start_of(run: Run) -> Line:
+    """Return the record of a run's start."""
     return _line("start", run, config=run.config, epochs=run.epochs, phase=phase_of(run.repeat))
 
 
 def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
-    """The lines of a run after its start, stopped where the plan says so."""
+    """Yield the records of a run after its start; the run ends where the plan prunes it."""
     scores, end = curve(run), {"status": "completed", "error": None}
     if scores is None:
         end = {"status": "failed", "error": "RuntimeError: out of memory"}
@@ -28,7 +29,7 @@ def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
             end = {"status": "failed", "error": "Diverged: acc became nan"}
             break
         report = {"number": number, "seconds": 1.0, "splits": {"val": {"acc": acc}}}
-        if plan.should_stop(run, [report]):
+        if plan.should_prune(run, [report]):
             end = {"status": "pruned", "error": None}
         yield _line("epoch", run, epoch=number, split="val", acc=acc, seconds=1.0)
         if end["status"] == "pruned":
@@ -39,20 +40,20 @@ def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
 def play(
     study: Study, curve: Curve, width: int = 1, seed: int = 0, lines: list[Line] | None = None
 ) -> list[Line]:
-    """Play the study to its end; the records, in the order written.
+    """Play the study to its end and return its records in the order written.
 
     Args:
-        study: what to play.
+        study: the study.
         curve: scores of a run.
-        width: runs in flight; which of them ends next is drawn.
-        seed: of that.
-        lines: records to go on from.
+        width: number of runs in flight; which of them ends next is random.
+        seed: of the order in which runs end.
+        lines: records to resume from.
     """
     lines = list(lines or ())
     plan, rng = Plan(study, lines, width), random.Random(seed)
     in_flight: list[Run] = []
     while True:
-        while len(in_flight) < width and (run := plan.next()) is not None:
+        while len(in_flight) < width and (run := plan.next_run()) is not None:
             in_flight.append(run)
             _write(plan, lines, start_of(run))
         if not in_flight:
@@ -64,18 +65,18 @@ def play(
 
 
 def play_and_crash(study: Study, curve: Curve) -> list[Line]:
-    """Play it one run at a time, with a crash and a new plan after every line."""
+    """Play the study one run at a time, with a crash and a new plan after every start and end."""
     lines: list[Line] = []
-    while (run := (plan := Plan(study, lines)).next()) is not None:
+    while (run := (plan := Plan(study, lines)).next_run()) is not None:
         lines.append(start_of(run))
         plan = Plan(study, lines)
-        assert plan.next() == run  # what was cut off goes first
+        assert plan.next_run() == run  # an interrupted run goes first
         lines += rest_of(run, plan, curve)
     return lines
 
 
 def runs_of(lines: list[Line]) -> list[tuple[str, int]]:
-    """(config_id, repeat) of every start, in order."""
+    """Return (config_id, repeat) of every start, in order."""
     return [(line["config_id"], line["repeat"]) for line in lines if line["kind"] == "start"]
 
 
@@ -86,4 +87,4 @@ def _line(kind: str, run: Run, **values: Any) -> Line:
 
 def _write(plan: Plan, lines: list[Line], line: Line) -> None:
     lines.append(line)
-    plan.take(line)
+    plan.add_record(line)

@@ -1,29 +1,46 @@
-"""The plain loop: what a user would write without streams; the reference of tests and benchmark.
+"""A plain training loop: the reference of tests and benchmarks.
 
-It decodes and augments each image, runs the teacher on each batch and the whole student, every
-epoch of every run, and shares nothing. Views, order and seeds are the repeat's, so its results
-must equal those of a run over the stream.
+It is what a user of PyTorch would write without kdtune.streams and kdtune.training, neither of
+which it imports: it decodes and augments each image, runs the teacher and the whole student on each
+batch, in every epoch of every run, and shares nothing. Optimisers, schedules and losses are
+torch's. Augmented images, order and seeds are the repeat's, so its results must equal those of
+kdtune.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from kdtune.config.run import Run
+from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier, Layout
-from kdtune.streams.chunks import epoch_order, seed_step
-from kdtune.streams.stream import view_size
-from kdtune.training import objectives as losses
-from kdtune.training.optim import make_optimizer, make_scheduler
-from kdtune.training.run import make_student
-from kdtune.training.teacher import load_teacher
+from kdtune.models.registry import build
 
 Means = dict[str, float]
+
+
+class PlainEpoch(NamedTuple):
+    """The state after one epoch."""
+
+    student: Classifier
+    metrics: dict[str, Means]
+    """Of train and val and, in the last epoch, of test where there is one."""
+
+
+@dataclass
+class Outputs:
+    """Logits of both models [N, K] and labels [N]."""
+
+    student: Tensor
+    teacher: Tensor
+    labels: Tensor
 
 
 def plain_loop(
@@ -33,30 +50,36 @@ def plain_loop(
     workers: int = 0,
     teacher_backward: bool = False,
     layout: Layout = "channels_last",
-) -> Iterator[tuple[Classifier, Means]]:
-    """Distil, an epoch at a time; yields the student and its metrics on val.
+    data: Data | None = None,
+) -> Iterator[PlainEpoch]:
+    """Distil; yield the student and its metrics an epoch at a time.
 
     `teacher_backward` also back-propagates through the teacher, as the starting repository did.
     """
-    data, where = load_data(run.data), torch.device(device)
-    teacher = load_teacher(run, teacher_folder).place(where, run.precision, layout)
-    student = make_student(run).place(where, run.precision, layout)
+    data, where = data or load_data(run.data), torch.device(device)
+    teacher = build_teacher(run, teacher_folder, data).place(where, run.precision, layout)
+    seed = derive_seed("init", run.seed, run.repeat)
+    student = build(run.student, run.student_weights, len(data.classes), seed=seed)
+    student.place(where, run.precision, layout)
     teacher.set_mode(False)
     teacher.requires_grad_(teacher_backward)
     if run.trainable == "head":
-        student.freeze(head=False)
+        student.requires_grad_(False)
+        student.head.requires_grad_(True)
+    subset, size = data.subset(run), side(run, data, student, teacher)
     optimizer = make_optimizer(run, student)
-    subset, size = data.subset(run), view_size(run, data, student, teacher)
     scheduler = make_scheduler(run, optimizer, -(-len(subset) // run.batch_size))
     for epoch in range(run.epochs):
-        index = subset[epoch_order(run, len(subset), epoch)]
+        seed = derive_seed("order", run.seed, run.repeat, epoch)
+        order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(seed))
+        index, passes = subset[order], []
         views = Views(data.splits["train"], index, run, size, epoch)
         labels = data.splits["train"].labels[index].split(run.batch_size)
         batches = zip(views.batches(run.batch_size, workers), labels, strict=True)
         for step, (x, y) in enumerate(batches):
             x, y = x.to(where), y.to(where)
             student.set_mode(True, run.batch_norm == "train")
-            seed_step(run, epoch, step)
+            torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
             logits = student(x)
             with torch.set_grad_enabled(teacher_backward):
                 target = teacher(x)
@@ -66,45 +89,145 @@ def plain_loop(
             optimizer.step()
             if run.schedule == "onecycle":
                 scheduler.step()
+            passes.append((logits.detach().cpu(), target.detach().cpu(), y.cpu()))
         if run.schedule != "onecycle":
             scheduler.step()
-        yield student, evaluate(data, run, size, student, teacher, where, workers)
+        metrics = {"train": measure(run, passes)}
+        for name in ("val", "test") if epoch == run.epochs - 1 else ("val",):
+            if name in data.splits:
+                passes = evaluate(data, name, run, size, student, teacher, where, workers)
+                metrics[name] = measure(run, passes)
+        yield PlainEpoch(student, metrics)
+
+
+def build_teacher(run: Run, folder: Path, data: Data) -> Classifier:
+    if run.teacher_epochs:
+        weights = str(folder / "teacher.safetensors")
+        return build(run.teacher, weights, len(data.classes), seed=0, replace_head=False)
+    seed = derive_seed("init", run.seed, TEACHER_REPEAT)
+    classes = len(data.classes)
+    return build(run.teacher, run.teacher_weights, classes, seed=seed, replace_head=False)
+
+
+def side(run: Run, data: Data, *models: Classifier) -> int:
+    """Side of the augmented images in pixels."""
+    sizes = [m.preprocessing.size for m in models if m.preprocessing.size]
+    return run.image_size or max(sizes, default=0) or data.splits["train"].images.shape[-1]
+
+
+def make_optimizer(run: Run, student: Classifier) -> torch.optim.Optimizer:
+    learns = [p for p in student.parameters() if p.requires_grad]
+    if run.optimizer == "adamw":
+        return torch.optim.AdamW(learns, lr=run.lr, weight_decay=run.weight_decay)
+    assert run.optimizer == "sgd"
+    return torch.optim.SGD(learns, run.lr, momentum=run.momentum, weight_decay=run.weight_decay)
+
+
+def make_scheduler(
+    run: Run, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    schedules = torch.optim.lr_scheduler
+    if run.schedule == "step":
+        return schedules.StepLR(optimizer, step_size=run.lr_step_size, gamma=run.lr_gamma)
+    if run.schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, T_max=run.epochs)
+    if run.schedule == "onecycle":
+        return schedules.OneCycleLR(
+            optimizer, run.lr, epochs=run.epochs, steps_per_epoch=steps, cycle_momentum=False
+        )
+    assert run.schedule == "constant"
+    return schedules.LambdaLR(optimizer, lambda epoch: 1.0)
 
 
 def total_loss(run: Run, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The loss as one writes it down."""
-    ce = nn.functional.cross_entropy(logits, y)
+    ce = F.cross_entropy(logits, y)
     if run.alpha == 1 and not target.requires_grad:
         return ce
-    distill = losses.distillation(run, logits, target)
-    return run.alpha * ce + (1 - run.alpha) * distill
+    return run.alpha * ce + (1 - run.alpha) * distillation(run, logits, target, y)
+
+
+def distillation(run: Run, logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+    t = run.temperature
+    if run.loss == "mse":
+        return F.mse_loss(logits, target)
+    if run.loss == "ls":
+        logits, target = (
+            (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
+            for z in (logits, target)
+        )
+    if run.loss in ("kl", "ls"):
+        p, q = F.log_softmax(target / t, 1), F.log_softmax(logits / t, 1)
+        return F.kl_div(q, p, reduction="batchmean", log_target=True) * t**2
+    assert run.loss == "dkd"
+    hot = F.one_hot(y, logits.shape[1]).bool()
+    p, q = (target / t).softmax(1), (logits / t).softmax(1)
+    p_y, q_y = p[hot], q[hot]
+    tckd = p_y * (p_y / q_y).log() + (1 - p_y) * ((1 - p_y) / (1 - q_y)).log()
+    p_rest, q_rest = (r[~hot].view(len(y), -1) / (1 - r[hot])[:, None] for r in (p, q))
+    nckd = (p_rest * (p_rest / q_rest).log()).sum(1)
+    return t**2 * (run.dkd_alpha * tckd + run.dkd_beta * nckd).mean()
 
 
 @torch.no_grad()
 def evaluate(
     data: Data,
+    name: str,
     run: Run,
     size: int,
     student: Classifier,
     teacher: Classifier,
     device: torch.device,
     workers: int,
-) -> Means:
-    """Metrics of val, from all logits at once."""
-    split = data.splits["val"]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Logits of student and teacher and labels, a batch at a time."""
+    split = data.splits[name]
     student.set_mode(False)
-    zs, zt = [], []
-    for x in Views(split, torch.arange(len(split)), run, size).batches(32, workers):
-        zs.append(student(x.to(device)).cpu())
-        zt.append(teacher(x.to(device)).cpu())
-    s, t, y = torch.cat(zs), torch.cat(zt), split.labels
-    p = torch.log_softmax(t, 1)
-    return {
+    passes, labels = [], split.labels.split(32)
+    views = Views(split, torch.arange(len(split)), run, size).batches(32, workers)
+    for x, y in zip(views, labels, strict=True):
+        passes.append((student(x.to(device)).cpu(), teacher(x.to(device)).cpu(), y))
+    return passes
+
+
+def measure(run: Run, passes: list[tuple[Tensor, Tensor, Tensor]]) -> Means:
+    """All metrics of a split, from all logits at once."""
+    s, t, y = (torch.cat(column) for column in zip(*passes, strict=True))
+    p, q = torch.log_softmax(t, 1), torch.log_softmax(s, 1)
+    means = {
         "loss": float(total_loss(run, s, y, t)),
-        "ce": float(nn.functional.cross_entropy(s, y)),
+        "ce": float(F.cross_entropy(s, y)),
         "acc": float((s.argmax(1) == y).double().mean()),
         "teacher_acc": float((t.argmax(1) == y).double().mean()),
         "logit_diff": float((s - t).abs().mean()),
         "agreement": float((s.argmax(1) == t.argmax(1)).double().mean()),
-        "kl": float((p.exp() * (p - torch.log_softmax(s, 1))).sum(1).mean()),
+        "kl": float((p.exp() * (p - q)).sum(1).mean()),
+        "nll": float(F.nll_loss(q, y)),
+        "ece": calibration_error(s.softmax(1), y),
+        "macro_f1": macro_f1(s.argmax(1), y),
     }
+    return means if run.alpha == 1 else means | {"distill": float(distillation(run, s, t, y))}
+
+
+def calibration_error(p: Tensor, y: Tensor) -> float:
+    """Guo et al., 2017, equations 2 and 3, a bin at a time."""
+    confidence, predicted = p.max(1)
+    error = 0.0
+    for low in range(15):
+        chosen = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if chosen.any():
+            accuracy = (predicted == y)[chosen].double().mean()
+            gap = abs(float(accuracy - confidence[chosen].double().mean()))
+            error += gap * int(chosen.sum()) / len(y)
+    return error
+
+
+def macro_f1(predicted: Tensor, y: Tensor) -> float:
+    """Mean of the harmonic means of precision and recall, a class at a time."""
+    scores = []
+    for k in sorted({*y.tolist(), *predicted.tolist()}):
+        hits = int(((predicted == k) & (y == k)).sum())
+        precision = hits / max(1, int((predicted == k).sum()))
+        recall = hits / max(1, int((y == k).sum()))
+        scores.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    return sum(scores) / len(scores)

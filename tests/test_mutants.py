@@ -44,7 +44,7 @@ MUTANTS = {
     ),
     "1.96 for t": Mutant(
         "statistics/intervals.py",
-        "float(stats.t.ppf((1 + level) / 2, n - 1)) * sd",
+        "float(stdtrit(n - 1, (1 + level) / 2)) * sd",
         "1.96 * sd",
         "statistics/intervals results/summaries",
     ),
@@ -52,25 +52,160 @@ MUTANTS = {
         "statistics/multiplicity.py",
         "running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))",
         "running = min(1.0, (len(p_values) - rank) * p_values[i])",
-        "statistics/intervals",
+        "statistics/multiplicity",
     ),
     "Holm of the first step alone": Mutant(
         "statistics/multiplicity.py",
         "(len(p_values) - rank) * p_values[i]",
         "p_values[i]",
-        "statistics/intervals results/comparison",
+        "statistics/multiplicity results/comparison",
     ),
     "max-T in a single step": Mutant(
         "statistics/multiplicity.py",
         "highest[:, rank] >=",
         "highest[:, 0] >=",
-        "statistics/intervals",
+        "statistics/multiplicity",
     ),
     "unpaired when paired": Mutant(
         "statistics/intervals.py",
         "    d = x - y\n    interval = mean_interval(d, level)",
         "    d = x - y\n    interval = mean_interval(np.sort(x) - np.sort(y), level)",
         "statistics/intervals results/comparison",
+    ),
+    "equal differences have p = 0": Mutant(
+        "statistics/intervals.py",
+        "if interval.sd <= tiny:",
+        "if False:",
+        "statistics/intervals",
+    ),
+    "power of one tail": Mutant(
+        "statistics/power.py", "for sign in (1, -1)]", "for sign in (-1,)]", "statistics/power"
+    ),
+    "always-valid p of the smallest so far": Mutant(
+        "statistics/sequential.py",
+        "log_bf = -0.5 * math.log1p(n)",
+        "log_bf = 0.0",
+        "statistics/sequential",
+    ),
+    "noise with the repeats' effects": Mutant(
+        "statistics/racing.py",
+        "((contrasts - contrasts.mean()) ** 2)",
+        "(contrasts**2)",
+        "statistics/racing",
+    ),
+    "interim analyses at the full level": Mutant(
+        "statistics/racing.py",
+        "1 - level / (analyses or scores.shape[1])",
+        "1 - level",
+        "statistics/racing planning/plan",
+    ),
+    "means with the repeats' effects": Mutant(
+        "statistics/racing.py",
+        "means - mask @ effects / sizes",
+        "means",
+        "statistics/racing planning/warm_start",
+    ),
+    "pruning by the sign alone": Mutant(
+        "statistics/early_stopping.py",
+        "slope > 0 and slope * gap > margin",
+        "gap > 0",
+        "statistics/early_stopping",
+    ),
+    "no pruning": Mutant(
+        "planning/plan.py",
+        'if is_behind(epoch["splits"]["val"][SCORE], completed):',
+        "if False:",
+        "planning/plan",
+    ),
+    "interrupted runs are forgotten": Mutant(
+        "planning/plan.py",
+        "self._requeued |= self.ledger.running",
+        "pass",
+        "planning/plan",
+    ),
+    "failed runs are not repeated": Mutant(
+        "planning/plan.py",
+        "self._requeued |= self.ledger.retryable",
+        "pass",
+        "planning/plan",
+    ),
+    "a phase begins before the last one ends": Mutant(
+        "planning/plan.py",
+        "if run is not None or phase in in_flight:",
+        "if run is not None:",
+        "planning/plan",
+    ),
+    "the baseline lags behind in a race": Mutant(
+        "planning/plan.py",
+        "if len(baseline.scores) < len(best.scores) and",
+        "if False and",
+        "planning/plan",
+    ),
+    "diverged runs are repeated": Mutant(
+        "planning/ledger.py",
+        'not str(error).startswith("Diverged")',
+        "True",
+        "planning/ledger",
+    ),
+    "failed configurations keep their scores": Mutant(
+        "planning/ledger.py",
+        "scores = {} if state.excluded else state.scores",
+        "scores = state.scores",
+        "planning/ledger",
+    ),
+    "a failed final repeat excludes a finalist": Mutant(
+        "planning/ledger.py",
+        'in ("failed", "pruned") and phase_of(repeat) != "final"',
+        'in ("failed", "pruned")',
+        "planning/standing",
+    ),
+    "resumed epochs are paid twice": Mutant(
+        "planning/ledger.py",
+        'if line["epoch"] >= self._epochs.get(trial_id, 0):',
+        "if True:",
+        "planning/ledger",
+    ),
+    "finalists by the search alone": Mutant(
+        "planning/standing.py",
+        "if rivals := confirmed or arm:",
+        "if rivals := arm:",
+        "planning/standing",
+    ),
+    "an undecided study stops": Mutant(
+        "planning/standing.py",
+        "<= ledger.study.level",
+        "<= 1",
+        "planning/standing",
+    ),
+    "running trials are ignored": Mutant(
+        "planning/proposals.py",
+        "constant_liar=True",
+        "constant_liar=False",
+        "planning/proposals",
+    ),
+    "a suggestion that is known already": Mutant(
+        "planning/proposals.py",
+        "if run.config_id not in self._trials), None)",
+        "if True), None)",
+        "planning/proposals planning/plan",
+    ),
+    "inactive hyperparameters are reported": Mutant(
+        "planning/proposals.py",
+        "[name for name in several if run.config[name] is not None]",
+        "several",
+        "planning/proposals",
+    ),
+    "one seed for all suggestions": Mutant(
+        "planning/proposals.py",
+        'derive_seed("propose", self.study.run.seed, number, i)',
+        'derive_seed("propose", 0, number, i)',
+        "planning/proposals",
+    ),
+    "warm start by the common repeats": Mutant(
+        "planning/warm_start.py",
+        "return -last_phase, state.row not in active, -float(means[state.row])",
+        "return 0, False, -state.scores[0]",
+        "planning/warm_start",
     ),
     "paired by position": Mutant(
         "results/comparison.py",
@@ -136,7 +271,7 @@ MUTANTS = {
         "statistics/selection_bias.py",
         "kept = out.astype(float)",
         "kept = counts.astype(float)",
-        "statistics/intervals results/sensitivity",
+        "statistics/selection_bias results/sensitivity",
     ),
     "text that is not escaped": Mutant(
         "reporting/page.py",
@@ -147,8 +282,281 @@ MUTANTS = {
     "a script that data can end": Mutant(
         "reporting/page.py", '.replace("<", "\\\\u003c")', "", "reporting/page reporting/build"
     ),
+    "one crop for all images of an epoch": Mutant(
+        "data/views.py", "derive_seed(*self.key, i)", "derive_seed(*self.key)", "data/views"
+    ),
+    "the same views in every epoch": Mutant(
+        "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views streams/stream"
+    ),
+    "flipped upside down": Mutant(
+        "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
+    ),
+    "photographs evaluated without the zoom": Mutant(
+        "data/views.py", "PHOTO_ZOOM = 256 / 224", "PHOTO_ZOOM = 1.0", "data/views"
+    ),
+    "labels in another order than views": Mutant(
+        "streams/stream.py",
+        "labels[index if order is None else index[order]]",
+        "labels[index]",
+        "streams/stream",
+    ),
+    "logits of unaugmented images in another order": Mutant(
+        "streams/stream.py",
+        "return logits[order] if same and order is not None else logits",
+        "return logits",
+        "streams/stream",
+    ),
+    "features of unaugmented images in another order": Mutant(
+        "streams/stream.py", "values = values[order]", "values = values", "streams/stream"
+    ),
+    "a teacher in train mode": Mutant(
+        "streams/stream.py",
+        "self.teacher.set_mode(False)",
+        "self.teacher.set_mode(True)",
+        "streams/stream",
+    ),
+    "running statistics that are not restored": Mutant(
+        "streams/features.py",
+        "            self._restore(chunk)",
+        "            pass",
+        "streams/stream",
+    ),
+    "the same dropout in every step": Mutant(
+        "streams/features.py",
+        "seed_step(self.run, epoch, step)",
+        "seed_step(self.run, epoch, 0)",
+        "streams/stream",
+    ),
+    "features with dropout computed once": Mutant(
+        "streams/features.py", "return not drew and not kept and", "return", "streams/stream"
+    ),
+    "the chunk in memory whatever its key": Mutant(
+        "streams/chunks.py",
+        "held is not None and held[0] == key",
+        "held is not None",
+        "streams/stream",
+    ),
+    "the same order in every epoch": Mutant(
+        "streams/chunks.py",
+        'derive_seed("order", run.seed, run.repeat, epoch)',
+        'derive_seed("order", run.seed, run.repeat)',
+        "streams/chunks",
+    ),
+    "images lost between batches": Mutant(
+        "streams/batches.py",
+        "batch[whole:] if whole < len(batch) else None",
+        "None",
+        "streams/chunks streams/stream",
+    ),
+    "a key without the epoch": Mutant(
+        "streams/keys.py",
+        'parts |= {"repeat": run.repeat, "epoch": epoch}\n            elif',
+        'parts |= {"repeat": run.repeat}\n            elif',
+        "streams/keys streams/stream",
+    ),
+    "a key without the batch size": Mutant(
+        "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys streams/stream"
+    ),
+    "a key without the version of timm": Mutant(
+        "streams/keys.py", '"timm": timm_version(),', "", "streams/keys streams/stream"
+    ),
+    "a fingerprint of the factory's file alone": Mutant(
+        "models/user_source.py",
+        "waiting += _imported(name, found[name])",
+        "pass",
+        "models/user_source streams/stream",
+    ),
+    "a lock that several keys share": Mutant(
+        "streams/cache.py",
+        "{key.kind}-{key.name}.lock",
+        "{key.kind}-{int(key.name[:8], 16) % 256}.lock",
+        "streams/cache",
+    ),
+    "entries that are not checked": Mutant(
+        "streams/cache.py",
+        ' or metadata.get("crc") != str(checksum(tensors))',
+        "",
+        "streams/cache",
+    ),
+    "the newest entries evicted first": Mutant(
+        "streams/cache.py", "in sorted(entries)", "in sorted(entries)[::-1]", "streams/cache"
+    ),
+    "everything stored in a cache that is too small": Mutant(
+        "streams/working_set.py",
+        "return shared or run.repeat % self.repeats < self.kept_repeats",
+        "return True",
+        "streams/working_set",
+    ),
     "a clock in the figures": Mutant(
         "reporting/canvas.py", '"svg.hashsalt": "kdtune",', "", "reporting/figures"
+    ),
+    "KL the other way round": Mutant(
+        "training/objectives.py",
+        'F.kl_div(log_p_student, log_p_teacher, reduction="batchmean"',
+        'F.kl_div(log_p_teacher, log_p_student, reduction="batchmean"',
+        "training/objectives training/loop",
+    ),
+    "KL averaged over classes": Mutant(
+        "training/objectives.py",
+        'reduction="batchmean"',
+        'reduction="mean"',
+        "training/objectives training/loop",
+    ),
+    "KL without T squared": Mutant(
+        "training/objectives.py",
+        "return divergence * temperature**2",
+        "return divergence",
+        "training/objectives training/loop",
+    ),
+    "dkd without T squared": Mutant(
+        "training/objectives.py",
+        "dkd_beta * nckd).mean() * temperature**2",
+        "dkd_beta * nckd).mean()",
+        "training/objectives training/loop",
+    ),
+    "the weights of dkd exchanged": Mutant(
+        "training/objectives.py",
+        "(dkd_alpha * tckd + dkd_beta * nckd)",
+        "(dkd_beta * tckd + dkd_alpha * nckd)",
+        "training/objectives training/loop",
+    ),
+    "dkd with the label among the others": Mutant(
+        "training/objectives.py",
+        "index + (index >= labels[:, None])",
+        "index + (index > labels[:, None])",
+        "training/objectives training/loop",
+    ),
+    "ls with the population's sd": Mutant(
+        "training/objectives.py",
+        "z.std(1, keepdim=True)",
+        "z.std(1, keepdim=True, correction=0)",
+        "training/objectives training/loop",
+    ),
+    "losses in half precision": Mutant(
+        "training/objectives.py", "else logits.float()", "else logits", "training/objectives"
+    ),
+    "alpha weights the teacher": Mutant(
+        "training/objectives.py",
+        "return alpha * ce + (1 - alpha) * distill",
+        "return (1 - alpha) * ce + alpha * distill",
+        "training/objectives training/metrics training/loop",
+    ),
+    "the last batch counts as a full one": Mutant(
+        "training/metrics.py",
+        "for value in means.values()]) * len(labels)",
+        "for value in means.values()]) * max(16, len(labels))",
+        "training/metrics training/loop",
+    ),
+    "bins of the calibration error closed on the left": Mutant(
+        "config/metrics.py",
+        ".ceil().long().clamp(1, ECE_BINS) - 1",
+        ".floor().long().clamp(0, ECE_BINS - 1)",
+        "training/metrics",
+    ),
+    "bins that cancel": Mutant(
+        "config/metrics.py",
+        "sums.abs().sum()",
+        "sums.sum().abs()",
+        "training/metrics training/loop",
+    ),
+    "ten bins": Mutant(
+        "config/metrics.py", "ECE_BINS = 15", "ECE_BINS = 10", "training/metrics training/loop"
+    ),
+    "F1 with absent classes": Mutant(
+        "config/metrics.py", "occurs = both > 0", "occurs = both >= 0", "training/metrics"
+    ),
+    "agreement with the labels": Mutant(
+        "config/metrics.py",
+        "(teacher.argmax(1) == student.argmax(1))",
+        "(labels == student.argmax(1))",
+        "training/metrics training/loop",
+    ),
+    "the probability of the wrong class": Mutant(
+        "training/predictions.py",
+        "p_label=p.gather(1, labels[:, None])",
+        "p_label=p.gather(1, predicted[:, None])",
+        "training/metrics training/loop",
+    ),
+    "evaluated in train mode": Mutant(
+        "training/loop.py", "student.set_mode(False)", "student.set_mode(True)", "training/loop"
+    ),
+    "batch norm always in train mode": Mutant(
+        "training/loop.py",
+        'set_mode(True, run.batch_norm == "train")',
+        "set_mode(True)",
+        "training/loop",
+    ),
+    "gradients add up": Mutant(
+        "training/loop.py", "training.optimizer.zero_grad()", "pass", "training/loop"
+    ),
+    "the schedule stands still": Mutant(
+        "training/loop.py",
+        'if run.schedule != "onecycle":',
+        'if run.schedule == "constant":',
+        "training/loop",
+    ),
+    "dropout that is not seeded": Mutant(
+        "training/loop.py",
+        "        seed_step(run, number, step)\n",
+        "",
+        "training/loop training/checkpoint",
+    ),
+    "test in place of val": Mutant(
+        "training/loop.py",
+        "meters[split] = _evaluate(training, split, number)",
+        'meters[split] = _evaluate(training, "test", number)',
+        "training/loop",
+    ),
+    "adamw without weight decay": Mutant(
+        "training/optim.py",
+        "AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)",
+        "AdamW(parameters, lr=run.lr)",
+        "training/loop",
+    ),
+    "cosine that ends early": Mutant(
+        "training/optim.py",
+        "CosineAnnealingLR(optimizer, run.epochs)",
+        "CosineAnnealingLR(optimizer, run.epochs - 1)",
+        "training/loop",
+    ),
+    "onecycle that moves the momentum": Mutant(
+        "training/optim.py", "cycle_momentum=False", "cycle_momentum=True", "training/loop"
+    ),
+    "a checkpoint without the optimiser": Mutant(
+        "training/checkpoint.py",
+        "optimizer.load_state_dict(parts[1])",
+        "pass",
+        "training/checkpoint",
+    ),
+    "a checkpoint without the schedule": Mutant(
+        "training/checkpoint.py",
+        "scheduler.load_state_dict(parts[2])",
+        "pass",
+        "training/checkpoint",
+    ),
+    "a checkpoint that does not fit leaves traces": Mutant(
+        "training/checkpoint.py",
+        "            student.net.load_state_dict(before)\n",
+        "",
+        "training/checkpoint",
+    ),
+    "a checkpoint of any format": Mutant(
+        "training/checkpoint.py",
+        'if state["format"] != FORMAT:',
+        "if False:",
+        "training/checkpoint",
+    ),
+    "a teacher known by its paths": Mutant(
+        "training/teacher.py",
+        '("data", "teacher_weights", "student_weights")',
+        "()",
+        "training/teacher",
+    ),
+    "a teacher whose weights may change": Mutant(
+        "training/teacher.py",
+        'hashlib.file_digest(stream, "sha256").hexdigest()',
+        '"same"',
+        "training/teacher",
     ),
 }
 
@@ -166,7 +574,7 @@ def run(package: Path, tests: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    ignore = shutil.ignore_patterns("__pycache__", "fashion.npz")
+    ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kdtune", tmp_path / "kdtune", ignore=ignore)
     return tmp_path
 

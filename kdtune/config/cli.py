@@ -1,87 +1,77 @@
-"""The command line: one grammar for every command, `[EXPERIMENT.py] [--flags]`.
+"""Command lines: `python -m kdtune.<command> [EXPERIMENT.py] [--flags]`.
 
-Flags win over the experiment, the experiment over the defaults. Nothing here imports torch or Ray,
-so that `--help` and a misspelt flag are answered at once.
+Flags take precedence over the experiment, the experiment over the defaults. Nothing here imports
+torch or Ray, so that `--help` and misspelt flags are answered at once.
+
+Exit codes: 0 success; 1 no trial completed, or the study was lost to another driver; 2 wrong input,
+or a machine that cannot run the study; 3 `--strict` found something; 130 interrupted; 141 the
+reader of the output has gone.
 """
 
-import dataclasses
 import importlib
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from kdtune.config.defaults import fashion
-from kdtune.config.errors import InputError, UserError
+from kdtune.config.errors import InputError, LeaseLostError, UserError
+from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
-from kdtune.config.reading import docs, read
+from kdtune.config.flags import Flag, help_of, metavar_of, parse_flags, parse_reading
+from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.user_code import user_code
 
-Command = Literal["search", "teacher", "distill", "analysis", "report"]
+Command = StudyCommand | Literal["analysis", "report"]
 
-
-ABOUT = {
-    "search": "Study a distillation: every configuration, over the same repeats. A hyperparameter "
-    "given several values, or a range (--lr 1e-4..1e-1:log), is searched: --alpha 0.1 0.5 1.",
-    "teacher": "Fine-tune a study's teacher.",
-    "distill": "One distillation run; prints its epochs.",
+ABOUT: dict[StudyCommand, str] = {
+    "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
+    "same repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log), is "
+    "searched: --alpha 0.1 0.5 1.",
+    "teacher": "Fine-tune the teacher of a study.",
+    "distill": "Run one distillation and print its epochs.",
 }
 
-
-ONLY_SEARCH = {"search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"}
-
-
-ONLY_SEARCH |= {"repeats", "until_decided", "level", "budget", "warm_start"}
-
-
-ONLY_SEARCH |= {"gpus_per_trial", "address"}
-
-
-HIDDEN = {
-    "search": {"repeat", "until_decided"},
-    "teacher": {*ONLY_SEARCH, "repeat", "alpha", "loss", "temperature"}
-    | {"student", "student_weights", "trainable", "batch_norm", "train_images", "lr", "epochs"},
-    "distill": ONLY_SEARCH,
-}
-"""Fields that are no flags of a command."""
-
-
-UNNAMED = "that-of-the-data"
+NAME_OF_DATA = "name-of-the-data"
+"""Default of --name with other data than the default study's: the name of the data's folder."""
 
 
 def start(command: Command) -> NoReturn:
-    """Be `python -m kdtune.<command>`: parse the command line, then load the module, run its main.
+    """Run `python -m kdtune.<command>` and end the process with its exit code.
 
-    In this order, since the modules load torch and Ray; and under their own names, since what is
-    defined in `__main__` is not what others import.
+    The command line is parsed before the module is loaded, since the modules load torch and Ray.
+    They are loaded under their own names, since Ray cannot unpickle what `__main__` defines.
     """
 
     def main() -> int:
-        grammar = read if command in ("analysis", "report") else parse
-        asked = grammar(command, sys.argv[1:])
-        return int(importlib.import_module(f"kdtune.{command}").main(asked))
+        arguments = sys.argv[1:]
+        flags: Any
+        if command == "analysis" or command == "report":
+            flags = parse_reading(command, arguments)
+        else:
+            flags = parse(command, arguments)
+        return int(importlib.import_module(f"kdtune.{command}").main(flags))
 
-    answer(main, resumes=command in ("search", "teacher"))
+    run_and_exit(main, resumes=command in ("search", "teacher"))
 
 
-def answer(main: Callable[[], int], resumes: bool = False) -> NoReturn:
-    """Run a command; bad input gets one sentence and exit code 2, Ctrl-C exit code 130.
+def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
+    """Run a command and end the process; print errors for the user as one sentence each.
 
     Args:
-        main: the command, returns its exit code.
-        resumes: whether the same command goes on where it was cut.
+        main: The command; returns its exit code.
+        resumes: Whether the same command continues where it was interrupted.
     """
     try:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = 1 if isinstance(error, LeaseLostError) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
         rest = "; the same command goes on from here" if resumes else ""
@@ -93,45 +83,37 @@ def answer(main: Callable[[], int], resumes: bool = False) -> NoReturn:
     sys.exit(code)
 
 
-def parse(command: Command, arguments: list[str]) -> Study:
-    """The study that the command line asks for.
+def parse(command: StudyCommand, arguments: list[str]) -> Study:
+    """Return the study that a command line asks for.
 
-    Raises InputError for values that cannot be; ends the process as tyro does for unknown flags
-    (exit code 2, the nearest flag named) and for --help.
+    For --help and unknown flags it ends the process, see `parse_flags`.
+
+    Raises:
+        InputError: A value is not allowed, or the experiment cannot be run.
     """
-    import tyro
-
     base, arguments = _base(arguments)
-    kinds: list[tuple[str, Any, Any]] = []
-    texts = docs(Run) | docs(Study)
-    for f, default in _flags(command, base):
-        kind: Any = f.type
-        if command == "search" and f.name in HYPERPARAMETERS:
-            kind = _or_range(kind) if kind in (int, float) else kind
-            kind = tuple[kind, ...]
-        elif f.name == "repeats":
-            kind = int | Literal["auto"]
-        kinds.append((f.name, Annotated[kind, tyro.conf.arg(help=texts[f.name])], default))
-    flags: Any = tyro.cli(
-        dataclasses.make_dataclass("Flags", kinds),
-        args=arguments,
-        prog=f"python -m kdtune.{command}",
-        description=f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file "
-        f"with `study = kdtune.Study(...)`; flags win over it.",
+    about = (
+        f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file with "
+        f"`study = kdtune.Study(...)`; flags take precedence over it."
     )
-    return _lay_over(base, base.space if command == "search" else {}, vars(flags))
+    values = parse_flags(command, about, tuple(_flags(command, base)), arguments)
+    return _lay_over(base, base.space if command == "search" else {}, values)
 
 
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:
-    """What the flags are laid over: the experiment, or the default study, or plain defaults."""
+    """Return the study that flags are laid over, and the flags.
+
+    It is the experiment, the default study, or a study of plain defaults for other data.
+    """
     if arguments and not arguments[0].startswith("-"):
         return _experiment(Path(arguments[0])), arguments[1:]
     words = [part for word in arguments for part in word.split("=", 1)]
     own_data = "--data" in words and words[words.index("--data") :][1:2] != ["fashion"]
-    return Study(name=UNNAMED) if own_data else fashion(), arguments
+    return Study(name=NAME_OF_DATA) if own_data else fashion(), arguments
 
 
 def _experiment(file: Path) -> Study:
+    """Return the study of an experiment, a Python file."""
     if not file.is_file() or file.suffix != ".py":
         near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
@@ -145,8 +127,29 @@ def _experiment(file: Path) -> Study:
     return study
 
 
+def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
+    """Yield the flags of a command, the study's own first, with the base study's values."""
+    owners: list[tuple[type, Any]] = [(Study, base), (Run, base.run)]
+    for owner, values in owners:
+        texts = docstrings(owner)
+        for name, declared in declarations(owner).items():
+            if command not in declared.setting.commands:
+                continue
+            kind, default, metavar = declared.kind, getattr(values, name), metavar_of(declared)
+            if name == "repeats":
+                kind = int | Literal["auto"]
+                default = "auto" if base.until_decided else default
+            elif command == "search" and name in searchable(Run):
+                one: Any = _or_range(kind) if kind in (int, float) else kind
+                kind = tuple[one, ...]
+                listed = base.values(name)
+                default = (str(listed),) if isinstance(listed, Range) else listed
+                metavar = metavar and f"[{metavar} [...]]"
+            yield Flag(name, kind, help_of(declared, texts[name]), default, metavar)
+
+
 def _or_range(kind: type[int] | type[float]) -> Any:
-    """A number, or a range of numbers, as tyro reads one."""
+    """Return a type that tyro reads as a number or a range of numbers."""
     import tyro
 
     def read(words: list[str]) -> int | float | str:
@@ -163,37 +166,16 @@ def _or_range(kind: type[int] | type[float]) -> Any:
     return Annotated[kind | str, spec]
 
 
-def _flags(command: Command, base: Study) -> list[tuple[Any, Any]]:
-    """(field, default) of each flag, the study's own first."""
-    flags = []
-    for owner in (base, base.run):
-        for f in dataclasses.fields(owner):
-            if f.name in HIDDEN[command] or f.name in ("run", "space"):
-                continue
-            default = getattr(owner, f.name)
-            if command == "search" and f.name in HYPERPARAMETERS:
-                values = base.values(f.name)
-                default = (str(values),) if isinstance(values, Range) else values
-            elif f.name == "repeats" and base.until_decided:
-                default = "auto"
-            flags.append((f, default))
-    return flags
-
-
 def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> Study:
-    run_names = {f.name for f in dataclasses.fields(Run)}
-    numbers: Any = {f.name: f.type for f in dataclasses.fields(Run) if f.type in (int, float)}
+    """Return the base study with the values of the flags."""
     space, fixed, own = dict(space), {}, {}
     for name, value in flags.items():
-        if name not in run_names:
+        if name not in declarations(Run):
             own[name] = value
         elif not isinstance(value, tuple):
             fixed[name] = value
-        elif name in numbers and (ranges := [v for v in value if isinstance(v, str)]):
-            if len(value) > 1:
-                shown = " ".join(map(str, value))
-                raise InputError(f"{name} must be a list or one range, but got {shown}")
-            space[name] = Range.parse(ranges[0], numbers[name])
+        elif ranges := _ranges(name, value):
+            space[name] = ranges
         elif len(value) == 1:
             fixed[name] = value[0]
             space.pop(name, None)
@@ -204,8 +186,20 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
     elif "repeats" in own:
         own["until_decided"] = False
         if base.until_decided and own["budget"] == base.budget:
-            own["budget"] = None  # the experiment's own, for as many repeats as it takes
-    if own["name"] == UNNAMED:
-        own["name"] = ""  # that of the data's folder
+            own["budget"] = None  # it is the experiment's own, for --repeats auto
+    if own["name"] == NAME_OF_DATA:
+        own["name"] = ""
     run = replace(base.run, **fixed).absolute()
     return replace(base, run=run, space=space, **own)
+
+
+def _ranges(name: str, values: tuple[Any, ...]) -> Range | None:
+    """Return the range that a flag's values are; None if they are a list."""
+    kind = declarations(Run)[name].kind
+    texts = [value for value in values if isinstance(value, str)]
+    if kind not in (int, float) or not texts:
+        return None
+    if len(values) > 1:
+        shown = " ".join(map(str, values))
+        raise InputError(f"{name} must be a list or one range, but got {shown}")
+    return Range.parse(texts[0], kind)

@@ -1,37 +1,33 @@
-"""What can be searched: the hyperparameters, their lists and ranges, and which have an effect."""
+"""Hyperparameters that a study may search, and the lists and ranges that it searches.
+
+Which fields these are, their bounds and their effects stand in one place, the annotations of `Run`.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdtune.config import effects
 from kdtune.config.errors import InputError
+from kdtune.config.fields import Config, Value, searchable
+from kdtune.config.run import Run
 
-Value = float | int | str
+HYPERPARAMETERS = effects.hyperparameters_of(Run)
+"""Fields of a run that a configuration may set. The others define the study."""
 
-
-Config = dict[str, Value | None]
-
-
-HYPERPARAMETERS = (
-    *("loss", "alpha", "temperature", "optimizer", "lr", "momentum", "weight_decay"),
-    *("schedule", "lr_step_size", "lr_gamma", "epochs", "batch_size", "trainable", "batch_norm"),
-)
-"""The fields of a run that a configuration may set. The others make the study what it is."""
-
-
-DECIDING = ("alpha", "loss", "optimizer", "schedule")
-"""Those that decide whether others have an effect (see `canonical`)."""
+DECIDING = effects.deciding_of(Run)
+"""Hyperparameters that decide whether others have an effect (see `canonical`)."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from low to high, ends included; whole ones for a field that is whole."""
+    """All numbers from low to high, both included; whole numbers if the field is whole."""
 
     low: float
     high: float
     log: bool = False
-    """Equal shares for equal ratios instead of equal differences."""
+    """Sample uniformly on a logarithmic scale."""
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
@@ -46,7 +42,7 @@ class Range:
 
     @staticmethod
     def parse(text: str, kind: type[int] | type[float]) -> "Range":
-        """The range of `LOW..HIGH` or `LOW..HIGH:log`; raises InputError for other text."""
+        """Return the range of `LOW..HIGH` or `LOW..HIGH:log`; raise InputError for other text."""
         ends, _, scale = text.partition(":")
         low, dots, high = ends.partition("..")
         try:
@@ -63,11 +59,11 @@ class Range:
 
 
 Values = tuple[Value, ...] | Range
-"""What a hyperparameter may be: one of a list, or any in a range."""
+"""Possible values of a hyperparameter: a list or a range."""
 
 
 def covers(wide: Values, narrow: Values) -> bool:
-    """Whether all that `narrow` allows is allowed by `wide`."""
+    """Return True if `wide` allows every value that `narrow` allows."""
     if isinstance(wide, tuple):
         return isinstance(narrow, tuple) and set(narrow) <= set(wide)
     ends = (narrow.low, narrow.high) if isinstance(narrow, Range) else narrow
@@ -75,24 +71,22 @@ def covers(wide: Values, narrow: Values) -> bool:
 
 
 def canonical(config: Mapping[str, Any]) -> Config:
-    """The configuration with None for all that has no effect, so that twins are equal.
+    """Return the configuration with None for every hyperparameter that has no effect in it.
 
-    Temperature has none under "mse"; loss and temperature have none at alpha = 1; momentum has
-    none with adamw; lr_step_size and lr_gamma have none without the schedule "step".
+    For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
+    the optimizer "adamw", lr_step_size with any schedule but "step".
     """
-    dead: set[str] = set()
-    if config["alpha"] == 1:
-        dead |= {"loss", "temperature"}
-    if config["loss"] == "mse":
-        dead |= {"temperature"}
-    if config["optimizer"] != "sgd":
-        dead |= {"momentum"}
-    if config["schedule"] != "step":
-        dead |= {"lr_step_size", "lr_gamma"}
-    return {name: None if name in dead else _plain(value) for name, value in config.items()}
+    return effects.canonical(config, Run)
 
 
-def _plain(value: Value) -> Value:
-    # 1 and 1.0 are one value and must give one config_id
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return int(value) if is_whole else value
+def complete(config: Mapping[str, Any]) -> Config:
+    """Return a recorded configuration with the hyperparameters that kdtune has got since.
+
+    They have their neutral values where they have an effect, else None: the runs of a
+    configuration are equal whether they were recorded before or after a hyperparameter came.
+    """
+    missing = [name for name in HYPERPARAMETERS if name not in config]
+    if not missing:
+        return dict(config)
+    neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
+    return dict(config) | {n: canonical(neutral | dict(config))[n] for n in missing}

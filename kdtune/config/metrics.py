@@ -1,7 +1,9 @@
 """Metrics of a split: one table that the loop, the records, tables, figures and flags read.
 
-Nothing here imports torch: the functions use methods of the tensors they are given, so that a table
-of results and `--help` can read the table without it. Logits are [B, K], labels int64 [B].
+Nothing here imports torch: the functions use methods of the tensors that they are given, so that
+the results and `--help` can read the table without it. Logits are [B, K] for a batch and [N, K] for
+a whole split, labels int64 [B] or [N]. `teacher` is None where there is no teacher; only metrics
+with `needs_teacher` use it, and they are not computed then.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    OfBatch = Callable[[Tensor, Tensor, Tensor], Tensor]
-    OfSplit = Callable[[Tensor, Tensor, Tensor], float]
+    OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
+    OfSplit = Callable[[Tensor, Any, Tensor], float]
 
 ECE_BINS = 15
 
@@ -35,14 +37,16 @@ class Metric:
     """Whether it means the same in every configuration; a loss that alpha weights does not."""
     needs_teacher: bool = False
     of_batch: OfBatch | None = None
-    """of_batch(student, teacher, labels): a value per example [B], or their mean as a scalar."""
+    """of_batch(student, teacher, labels): a value per example [B], or their mean as a scalar. The
+    metric of the split is the mean over its examples."""
     of_split: OfSplit | None = None
-    """of_split(student [N, K], teacher [N, K], labels [N]): for what is no mean over examples."""
+    """of_split(student, teacher, labels): the metric, from all logits of the split at once. For
+    what is not a mean over examples, and for means that cost too much at each training step."""
     derived: Callable[[Mapping[str, Any]], Any] | None = None
     """From other metrics of the same split, numbers or columns; not recorded."""
 
 
-def _accuracy(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+def _accuracy(student: Tensor, teacher: Any, labels: Tensor) -> Tensor:
     return (student.argmax(1) == labels).double()
 
 
@@ -55,33 +59,43 @@ def _agreement(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def _logit_difference(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over examples and classes of |teacher - student|."""
     return (teacher - student).abs().mean()
 
 
 def _kl(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over examples of KL(softmax(teacher) || softmax(student)), at T = 1."""
     log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
     return (log_teacher.exp() * (log_teacher - log_student)).sum() / len(labels)
 
 
-def _negative_log_likelihood(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    return -student.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+def negative_log_likelihood(student: Tensor, teacher: Any, labels: Tensor) -> float:
+    """Return the mean over examples of -log p(label), in nats, >= 0.
+
+    It is the cross-entropy with the labels, computed in float64 and so without the rounding of the
+    batch means of `ce`.
+    """
+    log_p = student.double().log_softmax(1)
+    return -float(log_p.gather(1, labels[:, None]).mean())
 
 
-def expected_calibration_error(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
+def expected_calibration_error(student: Tensor, teacher: Any, labels: Tensor) -> float:
     """Return the mean over examples of |accuracy - confidence| of their bin, in [0, 1].
 
     The confidence is the probability of the predicted class; the bins are `ECE_BINS` of equal
     width, open on the left, closed on the right (Guo et al., 2017, equation 3).
     """
     confidence, predicted = student.double().softmax(1).max(1)
-    gap = (predicted == labels).double() - confidence
+    difference = (predicted == labels).double() - confidence
     # ceil: a confidence on an edge belongs to the bin below, as in Guo's (low, high]
     index = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    sums = index.bincount(weights=gap, minlength=ECE_BINS)
+    # a sum over a mask: weighted bincount adds in an order of its own on a GPU
+    in_bin = index[:, None] == index.new_tensor(range(ECE_BINS))
+    sums = (difference[:, None] * in_bin).sum(0)
     return float(sums.abs().sum()) / len(labels)
 
 
-def macro_f1(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
+def macro_f1(student: Tensor, teacher: Any, labels: Tensor) -> float:
     """Return the unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in [0, 1].
 
     Over the classes that occur among labels or predictions, as in scikit-learn's `f1_score`.
@@ -115,7 +129,7 @@ METRICS = {
             "nats",
             "lower",
             True,
-            of_batch=_negative_log_likelihood,
+            of_split=negative_log_likelihood,
         ),
         Metric(
             "ece", "calibration error", "points", "lower", True, of_split=expected_calibration_error

@@ -1,18 +1,22 @@
-"""One distillation run: its fields, their checks, its name. Neither torch nor Ray."""
+"""Configuration of one distillation run."""
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Config, canonical
+from kdtune.config import effects
+from kdtune.config.fields import (
+    OF_STUDENT,
+    Config,
+    Hyperparameter,
+    Setting,
+    check,
+    check_fields,
+)
 
-Loss = Literal["mse", "kl"]
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
 Augment = Literal["none", "crop", "resized-crop"]
@@ -21,111 +25,115 @@ Schedule = Literal["constant", "step", "cosine", "onecycle"]
 Precision = Literal["fp32", "bf16"]
 
 TEACHER_REPEAT = -1
-"""The repeat a teacher is trained in: no student ever sees the same views."""
+"""The repeat a teacher is trained in: no student is trained on the same augmented images."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One distillation run: one student learns from one teacher."""
+    """Configuration of one distillation run: one student learns from one teacher.
+
+    A field is declared once, here: its type, bounds, effect and help. A hyperparameter, which a
+    study may search, is annotated with `Hyperparameter`.
+    """
 
     data: str = "fashion"
     """Images: "fashion" (the embedded Fashion-MNIST subset), or a folder with train/, val/ and
-    perhaps test/, in each of them one subfolder of images a class."""
-    train_images: int | None = None
-    """Labelled images that the student learns from, drawn evenly over the classes. None: all of
-    train. The teacher is always fine-tuned on all of train."""
-    image_size: int | None = None
-    """Side of a view in pixels. None: the larger input size of the two models."""
+    optionally test/, each with one subfolder of images per class."""
+    train_images: Annotated[int | None, Setting(low=1, commands=OF_STUDENT)] = None
+    """Number of labelled images that the student learns from, drawn evenly over the classes. None:
+    all of train. The teacher is always fine-tuned on all of train."""
+    image_size: Annotated[int | None, Setting(low=1, high=4096)] = None
+    """Side of the augmented images in pixels. None: the larger input size of the two models."""
     augment: Augment | None = None
-    """Training views: "crop" (pad by an eighth, crop, flip), "resized-crop" (RandomResizedCrop,
-    flip) or "none". None: "crop" for fashion, "resized-crop" for a folder."""
+    """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
+    (RandomResizedCrop, flip) or "none". None: "crop" for fashion, "resized-crop" for a folder."""
     teacher: str = "resnet50"
-    """Teacher: a torchvision name, timm/NAME, or module:factory, a function of the class count."""
+    """Teacher: a torchvision name, timm/NAME, or module:factory, a function of the number of
+    classes that returns a module."""
     teacher_weights: str = "default"
-    """Teacher's weights: "default" (the library's, downloaded), "none" (random) or a file
+    """Weights of the teacher: "default" (the library's, downloaded), "none" (random) or a file
     (.safetensors, or a .pt state dict)."""
-    teacher_epochs: int = 25
-    """Epochs of fine-tuning the teacher before the study. 0: take its weights as they are."""
-    teacher_lr: float = 1e-3
-    """Learning rate of the teacher's fine-tuning. All else about it is as for the student."""
-    student: str = "resnet18"
+    teacher_epochs: Annotated[int, Setting(low=0)] = 25
+    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
+    teacher_lr: Annotated[float, Setting(above=0)] = 1e-3
+    """Learning rate of the teacher's fine-tuning. Its other settings are those of the student."""
+    student: Annotated[str, Setting(commands=OF_STUDENT)] = "resnet18"
     """Student: a torchvision name, timm/NAME, or module:factory."""
-    student_weights: str = "default"
-    """Student's initial weights: "default", "none" or a file."""
-    trainable: Trainable = "all"
-    """Layers of the student that learn: all, or only the head (its last layer)."""
-    batch_norm: BatchNorm = "train"
-    """Mode of the student's batch norm layers while it learns: "train" (batch statistics, running
-    statistics drift, even under a frozen backbone) or "eval" (frozen statistics)."""
-    loss: Loss = "kl"
-    """Distillation term: "kl" (softened probabilities, times T squared) or "mse" (logits)."""
-    alpha: float = 0.5
-    """Weight of the labels' cross-entropy, in [0, 1]; the teacher's term has 1 - alpha.
-    1 is plain training, 0 is the teacher only."""
-    temperature: float = 4.0
-    """Temperature T > 0 that softens the probabilities of "kl"."""
-    optimizer: Optimizer = "sgd"
-    """Optimiser."""
-    lr: float = 1e-3
-    """Learning rate, > 0. With "onecycle" its peak."""
-    momentum: float = 0.9
-    """Momentum of sgd, in [0, 1)."""
-    weight_decay: float = 0.0
-    """Weight decay, >= 0 (decoupled with adamw)."""
-    schedule: Schedule = "step"
-    """Learning rate over time: constant, step (StepLR), cosine (to 0, an epoch a step) or onecycle
-    (a step a batch)."""
-    lr_step_size: int = 7
-    """Epochs between two decays of "step"."""
-    lr_gamma: float = 0.1
-    """Factor of each decay of "step", in (0, 1]."""
-    epochs: int = 25
-    """Passes over the training images, >= 1."""
-    batch_size: int = 32
-    """Images a step, >= 1. The last batch of an epoch may be smaller."""
+    student_weights: Annotated[str, Setting(commands=OF_STUDENT)] = "default"
+    """Initial weights of the student: "default", "none" or a file."""
+    trainable: Annotated[Trainable, Hyperparameter(commands=OF_STUDENT)] = "all"
+    """Layers of the student that are trained: all, or only the head (its last layer)."""
+    batch_norm: Annotated[BatchNorm, Hyperparameter(commands=OF_STUDENT)] = "train"
+    """Mode of the student's batch norm layers during training: "train" (batch statistics; running
+    statistics change even under a frozen backbone) or "eval" (running statistics, frozen)."""
+    loss: Annotated[
+        str,
+        Hyperparameter(unless={"alpha": 1}, choices=effects.objective_choices, commands=OF_STUDENT),
+    ] = "kl"
+    """Distillation loss, a function of the logits of student and teacher: "kl" (KL divergence of
+    the softened probabilities, times T squared), "mse" (of the logits), another of the list, or
+    your own as module:function."""
+    alpha: Annotated[float, Hyperparameter(low=0, high=1, commands=OF_STUDENT)] = 0.5
+    """Weight of the cross-entropy with the labels; the distillation loss has weight 1 - alpha.
+    1 is training without distillation, 0 uses the teacher only."""
+    temperature: Annotated[
+        float, Hyperparameter(above=0, high=1000, of_objective=True, commands=OF_STUDENT)
+    ] = 4.0
+    """Temperature T that divides the logits of student and teacher before the softmax."""
+    dkd_alpha: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 1.0
+    """Weight of the target-class term of decoupled distillation (Zhao et al., 2022)."""
+    dkd_beta: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 8.0
+    """Weight of the non-target-class term of decoupled distillation (Zhao et al., 2022)."""
+    optimizer: Annotated[Optimizer, Hyperparameter()] = "sgd"
+    """Optimizer."""
+    lr: Annotated[float, Hyperparameter(above=0, commands=OF_STUDENT)] = 1e-3
+    """Learning rate of the student. With the schedule "onecycle" it is the peak."""
+    momentum: Annotated[float, Hyperparameter(low=0, below=1, when={"optimizer": "sgd"})] = 0.9
+    """Momentum."""
+    weight_decay: Annotated[float, Hyperparameter(low=0)] = 0.0
+    """Weight decay (decoupled with adamw)."""
+    schedule: Annotated[Schedule, Hyperparameter()] = "step"
+    """Learning rate schedule: constant, step (StepLR), cosine (to 0, updated every epoch) or
+    onecycle (updated every batch)."""
+    lr_step_size: Annotated[int, Hyperparameter(low=1, when={"schedule": "step"})] = 7
+    """Epochs between two decays of the learning rate."""
+    lr_gamma: Annotated[float, Hyperparameter(above=0, high=1, when={"schedule": "step"})] = 0.1
+    """Factor of each decay of the learning rate."""
+    epochs: Annotated[int, Hyperparameter(low=1, commands=OF_STUDENT)] = 25
+    """Passes over the training images."""
+    batch_size: Annotated[int, Hyperparameter(low=1)] = 32
+    """Images per step. The last batch of an epoch may be smaller."""
     precision: Precision = "fp32"
-    """"fp32", or "bf16": both models under autocast; losses stay in float32."""
+    """"fp32", or "bf16": both models under autocast; losses are computed in float32."""
     seed: int = 0
     """Seed of the study: with the repeat it fixes everything random."""
-    repeat: int = 0
-    """Number of the repeat, >= 0. The same repeats meet every configuration."""
+    repeat: Annotated[int, Setting(low=TEACHER_REPEAT, commands=("distill",))] = 0
+    """Number of the repeat, from 0. All configurations are trained in the same repeats."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check(self, "alpha", 0 <= self.alpha <= 1, "lie in [0, 1]")
-        check(self, "temperature", 0 < self.temperature <= 1000, "lie in (0, 1000]")
-        for name in ("lr", "teacher_lr"):
-            check(self, name, 0 < getattr(self, name) < math.inf, "be greater than 0")
-        check(self, "momentum", 0 <= self.momentum < 1, "lie in [0, 1)")
-        check(self, "weight_decay", 0 <= self.weight_decay < math.inf, "be 0 or more")
-        check(self, "lr_gamma", 0 < self.lr_gamma <= 1, "lie in (0, 1]")
-        for name in ("epochs", "batch_size", "lr_step_size"):
-            check(self, name, getattr(self, name) >= 1, "be 1 or more")
-        check(self, "teacher_epochs", self.teacher_epochs >= 0, "be 0 or more")
-        check(self, "repeat", self.repeat >= TEACHER_REPEAT, "be 0 or more")
-        for name in ("train_images", "image_size"):
-            value = getattr(self, name)
-            check(self, name, value is None or value >= 1, "be 1 or more")
-        check(self, "image_size", (self.image_size or 1) <= 4096, "be at most 4096")
+        check_fields(self)
+        allowed = f"{', '.join(effects.objective_names())} or module:function"
+        check(self, "loss", effects.is_objective(self.loss), f"be one of {allowed}")
 
     @property
     def config(self) -> Config:
-        """The hyperparameters, without those that have no effect (see `canonical`)."""
-        return canonical({name: getattr(self, name) for name in HYPERPARAMETERS})
+        """The hyperparameters, with None for those that have no effect."""
+        owner: type = type(self)
+        names = effects.hyperparameters_of(owner)
+        return effects.canonical({name: getattr(self, name) for name in names}, owner)
 
     @cached_property
     def config_id(self) -> str:
         """Eight hex digits that name the configuration, whatever the repeat."""
-        text = json.dumps(self.config, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return effects.config_hash(self.config, type(self))
 
     @property
     def trial_id(self) -> str:
-        """Name of the one run of this configuration in this repeat."""
+        """Name of the trial: this configuration in this repeat."""
         return f"{self.config_id}-r{self.repeat:02d}"
 
     def absolute(self) -> "Run":
-        """The same run with absolute paths of data and weights."""
+        """Return the same run with absolute paths of data and weights."""
 
         def path(value: str, *words: str) -> str:
             return value if value in words else str(Path(value).expanduser().absolute())
@@ -139,39 +147,11 @@ class Run:
 
     @property
     def augmentation(self) -> Augment:
-        """The training views' augmentation, resolved."""
+        """Augmentation of the training images, resolved."""
         return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every part: the same in any process, on any machine."""
+    """Return a seed in [0, 2**63) that depends on every part and on nothing else."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def check(config: Any, name: str, holds: object, must: str) -> None:
-    """Raise InputError unless the field's value is as it must be."""
-    if not holds:
-        raise InputError(f"{name} must {must}, but got {name}={getattr(config, name)!r}")
-
-
-def check_types(config: Any) -> None:
-    """Every field has its type; words are among the choices. For experiments, which are Python."""
-    for f in fields(config):
-        value = getattr(config, f.name)
-        kinds = get_args(f.type) if get_origin(f.type) in (Union, UnionType) else (f.type,)
-        if value is None and NoneType in kinds:
-            continue
-        choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
-        if choices:
-            check(config, f.name, value in choices, f"be one of {', '.join(choices)}")
-        elif float in kinds:
-            holds = isinstance(value, float | int) and not isinstance(value, bool)
-            check(config, f.name, holds and math.isfinite(value), "be a number")
-        elif int in kinds:
-            holds = isinstance(value, int) and not isinstance(value, bool)
-            check(config, f.name, holds, "be a whole number")
-        elif bool in kinds:
-            check(config, f.name, isinstance(value, bool), "be True or False")
-        elif str in kinds:
-            check(config, f.name, isinstance(value, str), "be text")

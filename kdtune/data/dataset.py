@@ -1,4 +1,4 @@
-"""A data set: its classes and its splits."""
+"""Data sets: their classes and splits."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from kdtune.config.run import Run, derive_seed
 
 @dataclass(frozen=True)
 class Split:
-    """Images with labels."""
+    """Images with labels: train, val or test."""
 
     labels: Tensor
     """Class of each image, int64 [N]."""
@@ -25,7 +25,7 @@ class Split:
         return len(self.labels)
 
     def image(self, index: int) -> Tensor:
-        """One image, uint8 [C, H, W], three channels where it comes from a file."""
+        """Return one image, uint8 [C, H, W]; it has three channels if it comes from a file."""
         if isinstance(self.images, Tensor):
             return self.images[index]
         return decode(self.images[index])
@@ -40,25 +40,31 @@ class Data:
     fingerprint: str
     """16 hex digits that change with the names and the contents of the images."""
     photos: bool
-    """Whether images are files of any size; if not, all have one."""
+    """Whether images are files of any size; if not, all have the same size."""
 
     def subset(self, run: Run) -> Tensor:
-        """Indices of the train images that the student learns from, int64 [N], ascending.
+        """Return the indices of the train images that the student learns from.
 
-        `run.train_images` of them, evenly over the classes, drawn from the study's seed and so
-        the same in every repeat. Raises InputError where there are not that many.
+        These are `run.train_images` images, evenly over the classes. They are drawn with the
+        study's seed, so they are the same in every repeat.
+
+        Returns:
+            int64 [N], ascending.
+
+        Raises:
+            InputError: there are fewer images, or fewer images than classes are asked for.
         """
         labels = self.splits["train"].labels
         if run.train_images is None:
             return torch.arange(len(labels))
         if not len(self.classes) <= run.train_images <= len(labels):
             raise InputError(
-                f"train_images must lie between {len(self.classes)} (one a class) and "
+                f"train_images must lie between {len(self.classes)} (one per class) and "
                 f"{len(labels)} (all of train), but got train_images={run.train_images}"
             )
         generator = torch.Generator().manual_seed(derive_seed(run.seed, "subset"))
         order = torch.randperm(len(labels), generator=generator)
-        # the n-th image of its class comes before any (n+1)-th: the first k are an even draw
+        # sorted by the rank within the class, so that the first k are an even draw
         rank = torch.empty(len(labels), dtype=torch.int64)
         for k in range(len(self.classes)):
             members = order[labels[order] == k]
@@ -68,11 +74,15 @@ class Data:
 
 
 def decode(file: str) -> Tensor:
-    """The image in 8 bits a channel, uint8 [3, H, W]."""
+    """Return an image file with 8 bits per channel, uint8 [3, H, W].
+
+    Raises:
+        OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded.
+    """
     with Image.open(file) as image:
         shown: Image.Image = image
-        if image.mode.startswith("I;16"):  # Pillow cuts at 255, which leaves white
+        if image.mode.startswith("I;16"):  # Pillow clips at 255, which leaves white
             shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
         elif image.mode in ("I", "F"):
-            raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 or 16 bits")
+            raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
         return F.pil_to_tensor(shown.convert("RGB"))  # type: ignore[no-any-return]

@@ -13,15 +13,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import atomic_write, cache_folder
 from kdtune.data.dataset import Data, Split, decode
 
 
 def verify(data: Data) -> None:
-    """Decode every image file once; raises InputError that names those that cannot be read.
+    """Decode every image file once.
 
-    Files that passed are not decoded again by a later call, in this process or another.
+    Files that could be read are not decoded again by a later call, in this or another process.
+
+    Raises:
+        InputError: some files cannot be read; the message names the first.
     """
     files = [f for s in data.splits.values() if not isinstance(s.images, Tensor) for f in s.images]
     passed = _note(f"{data.fingerprint}-read-by-pillow-{PIL.__version__}")
@@ -31,15 +34,24 @@ def verify(data: Data) -> None:
         broken = [error for error in pool.map(_fault, files) if error]
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise InputError(f"{broken[0]}{more}; replace the file or take it away")
-    _remember(passed, "")
+        raise InputError(f"{broken[0]}{more}; replace or remove the file")
+    _keep(passed, "")
 
 
-def _folder(root: Path) -> Data:
+def load_folder(root: Path) -> Data:
+    """Return the data set in a folder.
+
+    Args:
+        root: a folder with train/, val/ and perhaps test/, and in each of them a folder of images
+            for each class.
+
+    Raises:
+        InputError: a folder is missing, a class is empty, or the splits differ in classes.
+    """
     if not root.is_dir():
         raise InputError(
-            f'data must be "fashion" or a folder, but there is no folder {root} '
-            f"(--data FOLDER, with train/ and val/ in it)"
+            f'data must be "fashion" or a folder with train/ and val/, but there is no folder '
+            f"{root}; give one (--data FOLDER)"
         )
     splits, classes = {}, {}
     for name in ("train", "val", "test"):
@@ -51,7 +63,7 @@ def _folder(root: Path) -> Data:
             found = ImageFolder(root / name)
         except FileNotFoundError as error:  # no class at all, or one without images
             raise InputError(
-                f"{root / name} must hold a folder of images a class: {error}"
+                f"{root / name} must hold one folder of images for each class: {first_line(error)}"
             ) from None
         classes[name] = tuple(found.classes)
         files = tuple(path for path, _ in found.samples)
@@ -62,12 +74,15 @@ def _folder(root: Path) -> Data:
             raise InputError(f"{root}: train/ and {name}/ must hold the same classes; {odd} differ")
     if len(classes["train"]) < 2:
         only = classes["train"][0]
-        raise InputError(f"{root} must hold two classes or more, but has {only} alone")
+        raise InputError(f"{root} must hold at least two classes, but has {only} alone")
     return Data(classes["train"], splits, _fingerprint(root, splits.values()), photos=True)
 
 
 def _fingerprint(root: Path, splits: Iterable[Split]) -> str:
-    """Over all names and contents, read once: then remembered by name, size and time of change."""
+    """Return a hash of all names and contents.
+
+    Contents are read once; the hash is then kept under the names, sizes and times of change.
+    """
     files = [Path(file) for split in splits for file in split.images]
     stats = [file.stat() for file in files]
     seen = (
@@ -82,9 +97,9 @@ def _fingerprint(root: Path, splits: Iterable[Split]) -> str:
     for file, content in zip(files, contents, strict=True):
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + content)
     found = digest.hexdigest()[:16]
-    # as git does: what was written a moment ago may be written again without its time changing
+    # as git does: a file that has just been written may be written again at the same time stamp
     if max(s.st_mtime for s in stats) < time.time() - 2:
-        _remember(note, found)
+        _keep(note, found)
     return found
 
 
@@ -97,21 +112,22 @@ def _content(file: Path) -> bytes:
 
 
 def _note(name: str) -> Path:
-    """The file that remembers what is costly to find out about a folder of images."""
+    """Return the file that keeps a result about a folder of images that is costly to compute."""
     return cache_folder() / "data" / name
 
 
-def _remember(note: Path, text: str) -> None:
-    with suppress(OSError):  # a home that cannot be written: found out again next time
+def _keep(note: Path, text: str) -> None:
+    with suppress(OSError):  # if it cannot be written, it is computed again next time
         note.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(note) as aside:
-            aside.write_text(text)
+        with atomic_write(note) as part:
+            part.write_text(text)
 
 
 def _fault(file: str) -> str | None:
+    """Return a sentence if the image cannot be decoded, else None."""
     try:
         decode(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(f" '{file}'", "")
+        reason = first_line(error).replace(f" '{file}'", "")
         return f"the image {file} cannot be read ({reason})"
     return None

@@ -1,6 +1,11 @@
-"""Data sets by name or path."""
+"""Data sets by name or path.
+
+A named data set is one entry of `SOURCES`; any other name is the path of a folder of images.
+"""
 
 import hashlib
+import io
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -9,22 +14,13 @@ import numpy as np
 import torch
 
 from kdtune.data.dataset import Data, Split
-from kdtune.data.folder import _folder
+from kdtune.data.folder import load_folder
 
 
-@cache
-def load_data(name: str) -> Data:
-    """The data set "fashion" or the one in a folder with train/, val/ and perhaps test/.
-
-    Raises InputError where the folder is missing, a class is empty, or classes differ.
-    """
-    return _embedded() if name == "fashion" else _folder(Path(name).expanduser())
-
-
-def _embedded() -> Data:
+def load_fashion() -> Data:
+    """Return the embedded Fashion-MNIST subset: 2,000 train, 500 val and 1,000 test images."""
     content = (resources.files("kdtune") / "assets" / "fashion.npz").read_bytes()
-    with resources.as_file(resources.files("kdtune") / "assets" / "fashion.npz") as path:
-        arrays = dict(np.load(path))
+    arrays = dict(np.load(io.BytesIO(content)))
     splits = {
         name: Split(
             labels=torch.from_numpy(arrays[f"{name}_labels"]).long(),
@@ -34,3 +30,22 @@ def _embedded() -> Data:
     }
     classes = tuple(str(name) for name in arrays["classes"])
     return Data(classes, splits, hashlib.sha256(content).hexdigest()[:16], photos=False)
+
+
+SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
+"""Functions that load the data sets that have a name."""
+
+
+@cache
+def load_data(name: str) -> Data:
+    """Return the data set of this name, or the one in the folder of this path.
+
+    Args:
+        name: a name in SOURCES, or a folder with train/, val/ and perhaps test/.
+
+    Raises:
+        InputError: the folder is missing, a class is empty, or the splits differ in classes.
+    """
+    if name in SOURCES:
+        return SOURCES[name]()
+    return load_folder(Path(name).expanduser())

@@ -1,8 +1,8 @@
 """Seeded views of a split's images.
 
-A view is a uint8 image [C, H, W], augmented, not normalised: teacher and student look at the same
-one, each through its own preprocessing (models.py). A view is a function of its seed alone, so it
-is the same in any process, with any number of workers, in any batch.
+A view is an augmented image before normalisation, uint8 [C, H, W]. Teacher and student see the same
+view, each through its own preprocessing. Its random numbers depend on its seed alone, so it is the
+same in any process, with any number of workers, and in any batch.
 """
 
 import random
@@ -19,19 +19,19 @@ from kdtune.config.run import Augment, Run, derive_seed
 from kdtune.data.dataset import Data, Split
 
 PHOTO_ZOOM = 256 / 224
-"""Photographs are evaluated as ImageNet's are: resized to 256, the centre 224 of it seen."""
+"""Photographs are evaluated like ImageNet's: resized to 256, then cropped to the centre 224."""
 LOADER_BATCH = 64
 
 
 class Views(Dataset[Tensor]):
-    """Views of some images of a split, in the order given; indexed by lists of positions.
+    """Views of some images of a split, indexed by lists of positions.
 
     Args:
         split: where the images come from.
-        index: which images, int64 [N].
-        run: its augmentation, seed and repeat.
+        index: which images, in this order, int64 [N].
+        run: names the augmentation, the seed and the repeat.
         size: side of a view in pixels.
-        epoch: training views of this epoch; None for evaluation views.
+        epoch: of training; None for evaluation views, which have no augmentation.
     """
 
     def __init__(self, split: Split, index: Tensor, run: Run, size: int, epoch: int | None = None):
@@ -54,11 +54,16 @@ class Views(Dataset[Tensor]):
         return torch.stack(views)
 
     def batches(self, size: int = LOADER_BATCH, workers: int = 0) -> Iterator[Tensor]:
-        """All views in order, uint8 [<= size, C, H, W] at a time, made by `workers` processes."""
+        """Yield all views in order, uint8 [B, C, H, W] with B <= size.
+
+        Args:
+            size: views in a batch.
+            workers: processes that make them; 0 for this one.
+        """
         lists = BatchSampler(SequentialSampler(self), size, drop_last=False)
-        # an own generator: a loader's iterator would otherwise advance the global one
+        # with a generator of its own, a loader does not advance the global one
         own = torch.Generator()
-        # a batch is one item: at 28 x 28 the crops of a batch at once take a third of the time
+        # a batch is one item, since cropping a batch of 28 x 28 at once takes a third of the time
         yield from DataLoader(
             self, batch_size=None, sampler=lists, num_workers=workers, generator=own
         )
@@ -71,14 +76,14 @@ class Views(Dataset[Tensor]):
 
 
 def samples(data: Data, run: Run, size: int) -> Tensor:
-    """Evaluation views of two images of val, uint8 [2, C, H, W]: what models will look at."""
+    """Return the evaluation views of two images of val, uint8 [2, C, H, W], to try models on."""
     split = data.splits["val"]
     index = torch.arange(2) % len(split)
     return next(Views(split, index, run, size).batches())
 
 
 def centre(images: Tensor, augment: Augment, size: int) -> Tensor:
-    """Evaluation views, uint8 [..., C, size, size]: resized, centre cropped, nothing random."""
+    """Return evaluation views, resized and centre-cropped, uint8 [..., C, size, size]."""
     zoom = PHOTO_ZOOM if augment == "resized-crop" else 1.0
     short = round(size * zoom)
     if min(images.shape[-2:]) != short:
@@ -88,17 +93,22 @@ def centre(images: Tensor, augment: Augment, size: int) -> Tensor:
 
 
 def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Images [B, C, S, S], each padded by an eighth, cropped and perhaps flipped by its seed."""
+    """Return the images, each padded by an eighth, cropped and perhaps flipped.
+
+    Args:
+        images: uint8 [B, C, S, S].
+        seeds: one for each image.
+    """
     size = images.shape[-1]
     pad = max(1, size // 8)
     shifts = 2 * pad + 1
-    # a Generator of Python's is seeded in a tenth of the time that torch's global one takes
+    # seeding a generator of Python takes a tenth of the time of seeding torch's
     draw, draws = random.Random(), []
     for seed in seeds:
         draw.seed(seed)
         draws.append((draw.randrange(shifts), draw.randrange(shifts), draw.random() < 0.5))
     top, left, flip = (torch.tensor(column) for column in zip(*draws, strict=True))
-    # all crops that there are, as a view: [B, C, 2 pad + 1, 2 pad + 1, S, S]
+    # all possible crops without a copy: [B, C, 2 pad + 1, 2 pad + 1, S, S]
     crops = pad_image(images, [pad] * 4).unfold(2, size, 1).unfold(3, size, 1)
     views = crops[torch.arange(len(images)), :, top, left]
     views[flip] = views[flip].flip(-1)
@@ -106,7 +116,11 @@ def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:
 
 
 def resized_crop(image: Tensor, size: int, seed: int) -> Tensor:
-    """Torchvision's own transforms, which draw from torch's global generator and take no other."""
+    """Return a random resized crop, perhaps flipped, uint8 [C, size, size].
+
+    Torchvision's transforms draw from torch's global generator and take no other, so it is seeded
+    for the call.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         image = v2.RandomResizedCrop(size, antialias=True)(image)

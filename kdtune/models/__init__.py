@@ -1,9 +1,10 @@
-"""Teachers and students by name, with preprocessing and weights (torch).
+"""Teachers and students by name, with their preprocessing and weights (torch).
 
 - registry: models by name
 - classifier: a network with its preprocessing
 - weights: state dicts in and out, without pickle
-- fashion: the default study's networks
+- user_source: the source code that a user's factory depends on
+- fashion: the networks of the default study
 
 May import config.
 """

@@ -1,4 +1,4 @@
-"""A network with its preprocessing, from views to logits: what every teacher and student is."""
+"""Classifiers: a network with its preprocessing, from views to logits."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.run import Precision
 
 Layout = Literal["channels_last", "contiguous"]
-"""Channels last is 1.3 to 1.4 times as fast as contiguous for ResNets on a CPU (measured)."""
+"""Memory format. channels_last was 1.3 to 1.4 times as fast for ResNets on a CPU (measured)."""
 MEMORY_FORMATS = {
     "channels_last": torch.channels_last,
     "contiguous": torch.contiguous_format,
@@ -22,17 +22,23 @@ MEMORY_FORMATS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model does to a view before it looks: shrink, scale to [0, 1], normalise."""
+    """Steps from a view to a model's input: shrink, scale to [0, 1], normalise."""
 
     size: int | None = None
-    """Side of the model's input in pixels: larger views are shrunk to it. None: any."""
+    """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
     channels: int | None = None
-    """Channels of the model's input; a grey view is repeated. None: any."""
+    """Channels of the model's input; a grey view is repeated. None: any number."""
     mean: tuple[float, ...] = (0.0,)
+    """Mean of each channel, subtracted after scaling to [0, 1]."""
     std: tuple[float, ...] = (1.0,)
+    """Standard deviation of each channel, by which the difference is divided."""
 
     def __call__(self, views: Tensor) -> Tensor:
-        """Views uint8 [B, C, H, W] to the model's input, float32 [B, channels, size, size]."""
+        """Return the model's input, float32 [B, channels, size, size].
+
+        Args:
+            views: uint8 [B, C, H, W].
+        """
         x = views.float() / 255
         if self.channels == 3 and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
@@ -45,7 +51,17 @@ class Preprocessing:
 
 
 class Classifier(nn.Module):
-    """A network with its preprocessing: views uint8 [B, C, H, W] to logits float32 [B, K]."""
+    """A network with its preprocessing: from views, uint8 [B, C, H, W], to logits.
+
+    Args:
+        name: as the user gives it.
+        net: from images, float32 [B, C, H, W], to logits [B, K].
+        preprocessing: from views to the images.
+        source: digest of the source code of a user's factory, part of the fingerprint.
+
+    Raises:
+        InputError: the network has no Linear or Conv2d layer to be its head.
+    """
 
     def __init__(self, name: str, net: nn.Module, preprocessing: Preprocessing, source: str = ""):
         super().__init__()
@@ -56,15 +72,15 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The last layer, from features to logits."""
+        """The last Linear or Conv2d layer, from features to logits."""
         return self.net.get_submodule(self.head_name)
 
     def forward(self, views: Tensor) -> Tensor:
-        """Logits of the views, float32 [B, K]."""
+        """Return the logits of the views, float32 [B, K]."""
         return self._run(self.net, self.preprocessing(views))
 
     def features(self, views: Tensor) -> Tensor:
-        """What the head sees of the views, float32 [B, ...]."""
+        """Return the features of the views, the input of the head, float32 [B, D]."""
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
@@ -74,25 +90,33 @@ class Classifier(nn.Module):
         return seen[0].float()
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits of the features, float32 [B, K]; those of v are `classify(features(v))`."""
+        """Return the logits of features, float32 [B, K].
+
+        If the head is the last operation, `classify(features(views))` are the logits of the views.
+        """
         return self._run(self.head, features)
 
     def place(
         self, device: torch.device, precision: Precision, layout: Layout = "channels_last"
     ) -> "Classifier":
-        """Move to the device, in this precision and memory format. Returns itself."""
+        """Move the model to a device, precision and memory format, and return it."""
         self.precision = precision
         self.format = MEMORY_FORMATS[layout]
         return self.to(device, memory_format=self.format)  # type: ignore[call-overload, no-any-return]
 
     def freeze(self, head: bool = True) -> "Classifier":
-        """Stop learning, all or all but the head. Returns itself."""
+        """Freeze the whole model, or all of it but the head, and return it."""
         self.requires_grad_(False)
         self.head.requires_grad_(not head)
         return self
 
     def set_mode(self, training: bool, batch_norm_training: bool = True) -> None:
-        """Train or eval mode; in train mode the batch norm layers may stay in eval mode."""
+        """Set train or eval mode.
+
+        Args:
+            training: train mode.
+            batch_norm_training: whether train mode includes the batch norm layers.
+        """
         self.train(training)
         if training and not batch_norm_training:
             for module in self.modules():
@@ -100,10 +124,13 @@ class Classifier(nn.Module):
                     module.eval()
 
     def fingerprint(self, with_head: bool = True) -> str:
-        """16 hex digits that change with the architecture, the preprocessing or the weights.
+        """Return 16 hex digits that change with the architecture, preprocessing or weights.
 
-        The architecture counts by its name, its printed layers and, from a factory, its source:
-        one file of weights loads into two architectures without a murmur.
+        The architecture is the model's name, its printed layers and the source of a user's factory,
+        since one file of weights may fit two architectures.
+
+        Args:
+            with_head: whether the weights of the head count.
         """
         parts = (self.name, str(self.net), str(self.preprocessing), self.source)
         digest = hashlib.sha256("\0".join(parts).encode())
@@ -122,14 +149,17 @@ class Classifier(nn.Module):
 
 
 def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
-    """Let the model look at two views; raises InputError if it cannot, or not as it should.
+    """Run the model on two views.
 
     Args:
         model: on the CPU.
         views: uint8 [2, C, H, W] of the data.
         classes: K of the data.
-        whole: whether all its layers learn; if not, its head must be its last operation, since
-            features then stand for views.
+        whole: whether all its layers learn. If not, its head must be its last operation, since
+            features then replace views.
+
+    Raises:
+        InputError: the model fails, or its logits or head do not fit.
     """
     model.set_mode(False)
     shape = list(views.shape[1:])
@@ -140,21 +170,22 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
             model.set_mode(True)
             model(views)
     except Exception as error:  # a user's model may raise anything
-        reason = str(error).split("\n")[0][:120]
-        raise InputError(f"{model.name} cannot look at views of shape {shape} ({reason})") from None
+        reason = first_line(error, 120)
+        raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
     if logits.shape != (2, classes):
         raise InputError(
             f"{model.name} must return logits [B, {classes}], but got {list(logits.shape)}"
         )
     if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
         raise InputError(
-            f"{model.name} cannot be trained with trainable=head: its last layer "
-            f"{model.head_name} is not its last operation; trainable=all would do"
+            f"{model.name} cannot be trained with --trainable head, since its last layer "
+            f"{model.head_name} is not its last operation; use --trainable all"
         )
 
 
 def _head_name(net: nn.Module, name: str) -> str:
+    """Return the name of the last Linear or Conv2d layer."""
     layers: list[str] = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     if not layers:
-        raise InputError(f"{name} must have a last Linear or Conv2d layer, but has neither")
+        raise InputError(f"{name} must have a Linear or Conv2d layer as its head, but has neither")
     return layers[-1]

@@ -1,15 +1,14 @@
-"""Teachers and students by name, and their preprocessing.
+"""Teachers and students by name, with their preprocessing.
 
-A name is torchvision's (`resnet50`), timm's (`timm/NAME`) or `module:factory`, a function that
-takes the number of classes and returns a module. The module may carry an attribute
-`preprocessing`; without it images are only scaled to [0, 1].
+A name is one of torchvision (`resnet50`), of timm (`timm/NAME`) or `module:factory`, a function of
+the user's that takes the number of classes and returns a torch module. The module may have an
+attribute `preprocessing`; without it, views are only scaled to [0, 1].
 """
 
 import importlib
-import inspect
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,26 +17,28 @@ import torch
 import torchvision
 from torch import nn
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.user_code import user_code
 from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
 
 
 def build(
     name: str, weights: str, classes: int, *, seed: int, replace_head: bool = True
 ) -> Classifier:
-    """The model of this name with these weights, its random parts drawn from the seed.
+    """Return the model of this name with these weights; what is random follows from the seed.
 
     Args:
         name: torchvision name, timm/NAME or module:factory.
         weights: "default", "none" or a file, see `load_weights`.
         classes: K of the data.
         seed: of the initial weights.
-        replace_head: whether a head of another size may be replaced by a fresh one.
+        replace_head: whether a head for another number of classes may be replaced by a new one.
 
     Raises:
-        InputError: unknown name, unreadable or unfitting weights, a head of the wrong size.
+        InputError: the name is unknown, the weights cannot be read or do not fit, or the head has
+            the wrong size.
     """
     with _seeded(seed):
         model = _construct(name, classes)
@@ -50,8 +51,8 @@ def build(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed all that a factory may draw from, torch, numpy and Python; give back what was there."""
-    # the global generators, since those are what a user's factory draws from
+    """Seed torch, numpy and Python for a factory; restore their states at the end."""
+    # the global generators, since a user's factory draws from them
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -71,8 +72,8 @@ def _construct(name: str, classes: int) -> Classifier:
         return _construct_own(name, classes)
     if name not in torchvision.models.list_models(torchvision.models):
         raise InputError(
-            f"{name!r} is no classifier of torchvision{_nearest(name)}; timm/NAME and "
-            f"module:factory are the other ways to name a model"
+            f"{name!r} is not a classifier of torchvision{_nearest(name)}; models can also be "
+            f"named timm/NAME or module:factory"
         )
     net = torchvision.models.get_model(name, weights=None, num_classes=classes)
     seen = torchvision.models.get_model_weights(name).DEFAULT.transforms()
@@ -85,30 +86,30 @@ def _construct_timm(name: str, classes: int) -> Classifier:
     try:
         net = timm.create_model(name.removeprefix("timm/"), pretrained=False, num_classes=classes)
     except RuntimeError as error:
-        raise InputError(f"timm has no model {name.removeprefix('timm/')} ({error})") from None
+        reason = first_line(error)
+        raise InputError(f"timm has no model {name.removeprefix('timm/')} ({reason})") from None
     seen = net.pretrained_cfg
     channels, size, _ = seen["input_size"]
     return Classifier(name, net, Preprocessing(size, channels, seen["mean"], seen["std"]))
 
 
 def _construct_own(name: str, classes: int) -> Classifier:
-    """What the user's factory returns."""
+    """Return the model that a user's factory makes."""
     home, _, attribute = name.partition(":")
     if home == "torchvision.models":  # its functions take weights first
-        raise InputError(f"a model of torchvision has its name alone, {attribute}, but got {name}")
+        raise InputError(f"models of torchvision are given by name; use {attribute} for {name}")
     with user_code(f"the model {name} cannot be imported"):
         module = importlib.import_module(home)
         factory = getattr(module, attribute)
-    with user_code(f"{name}, called with the count of classes, {classes}, failed"):
+    with user_code(f"{name}, called with the number of classes, {classes}, failed"):
         net: Any = factory(classes)
     if not isinstance(net, nn.Module):
         raise InputError(f"{name} must return a torch.nn.Module, but got {type(net).__name__}")
-    source = ""
-    with suppress(OSError, TypeError):  # compiled
-        source = inspect.getsource(module)
-    return Classifier(name, net, getattr(net, "preprocessing", None) or Preprocessing(), source)
+    preprocessing = getattr(net, "preprocessing", None) or Preprocessing()
+    return Classifier(name, net, preprocessing, source_digest(module, net))
 
 
 def _nearest(name: str) -> str:
+    """Return "; did you mean ...?" if torchvision has a model of a similar name, else ""."""
     near = get_close_matches(name, torchvision.models.list_models(torchvision.models), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,11 +1,11 @@
-"""Which run is next, from the records alone.
+"""Order of a study's runs, decided from the records alone.
 
-- plan: the next run
-- ledger: the state of a study, line by line of its records
-- proposals: configurations suggested by a sampler (Optuna)
-- warm_start: configurations of another study
-- standing: which configurations are still in question, the finalists, the decision
-- optuna_export: the study for Optuna's tools
+- plan: the order of runs; whether to prune one
+- ledger: state of a study, updated line by line from its records
+- proposals: sampler of configurations (Optuna's random and TPE)
+- warm_start: the best configurations of another study
+- standing: active configurations of each arm, finalists, whether the study is decided
+- optuna_export: optuna.db, the study for Optuna's tools
 
 May import config, statistics and storage; never torch or Ray.
 """

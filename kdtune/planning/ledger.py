@@ -1,18 +1,18 @@
-"""What is known of a study: its configurations and what came of their runs, line by line.
+"""State of a study as its records tell it: configurations, their runs, scores and costs.
 
-The repeats of a phase have numbers of their own, so that a study extended by more search repeats
-keeps its fresh ones fresh:
+The repeats of each phase have their own numbers, so that more search repeats can be added to a
+study without using up its held-out repeats:
 
-    search   0, 1, 2, ...    every configuration; with "race" more for those still in question
-    confirm  1000, 1001, ... the best of each side (distilled, plain), to choose the two finalists
-    final    2000, 2001, ... the finalists, on repeats that no decision has seen
+    search   0, 1, 2, ...    every configuration; under "race" more for those still active
+    confirm  1000, 1001, ... the best few of each arm, to choose the two finalists
+    final    2000, 2001, ... the finalists, on held-out repeats that no decision has used
 """
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,43 +23,43 @@ from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.racing import Table
 
 Phase = Literal["search", "confirm", "final"]
-FIRST: dict[Phase, int] = {"search": 0, "confirm": 1000, "final": 2000}
+FIRST_REPEAT: dict[Phase, int] = {"search": 0, "confirm": 1000, "final": 2000}
 """Number of the first repeat of each phase."""
 SCORE = "acc"
-"""Metric of val, at the last epoch, that is decided by."""
+"""Metric of the validation split, at the last epoch, by which plan and sampler decide."""
 
 
 def phase_of(repeat: int) -> Phase:
-    """The phase that a repeat belongs to."""
-    if repeat >= FIRST["confirm"]:
-        return "final" if repeat >= FIRST["final"] else "confirm"
+    """Return the phase to which a repeat belongs."""
+    if repeat >= FIRST_REPEAT["confirm"]:
+        return "final" if repeat >= FIRST_REPEAT["final"] else "confirm"
     return "search"
 
 
 @dataclass
 class ConfigState:
-    """A configuration and what came of its runs."""
+    """A configuration and the state of its runs."""
 
     run: Run
-    number: int
-    """In the order of proposal; its row in the table of scores."""
+    row: int
+    """Its row in the table of scores: configurations are numbered in the order of suggestion."""
     status: dict[int, str] = field(default_factory=dict)
     """By repeat: running, completed, failed or pruned."""
     scores: dict[int, float] = field(default_factory=dict)
     """By repeat, of the completed runs."""
-    told: bool = False
-    """Whether the proposer knows what came of it."""
+    reported_to_sampler: bool = False
 
     @property
-    def plain(self) -> bool:
-        """Whether it is plain training."""
+    def is_baseline(self) -> bool:
+        """Return True if it is trained without distillation (alpha = 1)."""
         return self.run.alpha == 1
 
     @property
-    def out(self) -> bool:
-        """Whether a run failed or was pruned before the finals: it has no mean to compare.
+    def excluded(self) -> bool:
+        """Return True if a run failed or was pruned before the finals.
 
-        A finalist stays one: a final repeat that failed is left out on both sides.
+        The mean of the configuration is then not comparable.
+        A failed final repeat does not exclude a finalist: it is left out of both arms.
         """
         return any(
             status in ("failed", "pruned") and phase_of(repeat) != "final"
@@ -67,104 +67,119 @@ class ConfigState:
         )
 
 
+class Rung(NamedTuple):
+    """Group of runs of the first repeat whose scores after the same epoch are compared."""
+
+    is_baseline: bool
+    epochs: int
+    """Planned number of epochs."""
+    done: int
+    """Number of epochs done."""
+
+
 @dataclass
 class Cost:
-    """What a study has cost."""
+    """Cost of a study so far."""
 
     runs: int = 0
     epochs: int = 0
     seconds: float = 0.0
-    """Of all runs, summed."""
+    """Sum over all runs."""
 
     def reaches(self, budget: str | None) -> bool:
-        """Whether nothing is left of the budget."""
+        """Return True if the budget, such as 400runs, is spent; None is no limit."""
         if budget is None:
             return False
         match = re.fullmatch(BUDGET, budget)
         assert match is not None  # Study has checked it
-        have = {"runs": self.runs, "epochs": self.epochs, "h": self.seconds / 3600}
-        return have[match[2]] >= float(match[1])
+        spent = {"runs": self.runs, "epochs": self.epochs, "h": self.seconds / 3600}
+        return spent[match[2]] >= float(match[1])
 
 
 class Ledger:
-    """What the records say, in the order written, whether they are being written or read again."""
+    """State of a study, updated line by line while records are written or read again."""
 
     def __init__(self, study: Study):
         self.study = study
-        self.tried: dict[str, ConfigState] = {}
-        self.spent = Cost()
+        self.configs: dict[str, ConfigState] = {}
+        """By config_id, in the order of suggestion."""
+        self.by_row: list[ConfigState] = []
+        self.cost = Cost()
         self.running: dict[str, Run] = {}
-        self.failed: dict[str, Run] = {}
-        """What failed and may go better once mended; what diverged would diverge again."""
-        self.rungs: dict[tuple[bool, int, int], dict[str, float]] = {}
-        """By side (is it plain), planned epochs and epochs done: scores of the first repeat."""
-        self.by_number: list[ConfigState] = []
+        """By trial_id."""
+        self.retryable: dict[str, Run] = {}
+        """Failed runs that may succeed when repeated; diverged runs would diverge again."""
+        self.rungs: dict[Rung, dict[str, float]] = {}
+        """Scores of the first repeat by config_id."""
         self._table: Table = np.full((16, study.repeats), math.nan)
-        self._is_plain = np.zeros(16, dtype=bool)
+        self._is_baseline = np.zeros(16, dtype=bool)
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
 
-    def take(self, line: Mapping[str, Any]) -> None:
-        """Learn from a line of the records."""
-        config_id, repeat = line["config_id"], line["repeat"]
-        if line["kind"] == "start":
-            live = {name: value for name, value in line["config"].items() if value is not None}
-            known = self.tried.get(config_id)  # its values without effect are as proposed
-            base = known.run if known else replace(self.study.run, **live)
-            self.start(replace(base, repeat=repeat))
-        elif config_id not in self.tried:
-            return  # its start was the torn line of a crash
-        elif line["kind"] == "epoch" and line["split"] == "val":
-            self._epoch(line["trial_id"], self.tried[config_id].run, repeat, line)
-        elif line["kind"] == "end":
-            self._end(self.tried[config_id], repeat, line["status"], line["error"])
-
     @property
     def table(self) -> Table:
-        """Scores of the search, [configurations, repeats]; of those that are out, none."""
-        return self._table[: len(self.tried)]
+        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
+        return self._table[: len(self.configs)]
 
     @property
-    def is_plain(self) -> NDArray[np.bool_]:
-        """Which rows of the table are plain training."""
-        return self._is_plain[: len(self.tried)]
+    def is_baseline(self) -> NDArray[np.bool_]:
+        """Flags of the rows of the table that are baselines, (configurations,)."""
+        return self._is_baseline[: len(self.configs)]
 
-    def add(self, run: Run) -> ConfigState:
-        """A configuration that is to be tried."""
+    def add_record(self, line: Mapping[str, Any]) -> None:
+        """Update the state with one line of the records."""
+        config_id, repeat = line["config_id"], line["repeat"]
+        if line["kind"] == "start":
+            active = {name: value for name, value in line["config"].items() if value is not None}
+            # a known configuration keeps the inactive values with which it was suggested
+            state = self.configs.get(config_id)
+            base = state.run if state else replace(self.study.run, **active)
+            self.start_run(replace(base, repeat=repeat))
+        elif config_id not in self.configs:
+            return  # its start was an incomplete record
+        elif line["kind"] == "epoch" and line["split"] == "val":
+            self._add_epoch(line["trial_id"], self.configs[config_id].run, repeat, line)
+        elif line["kind"] == "end":
+            self._end_run(self.configs[config_id], repeat, line["status"], line["error"])
+
+    def add_config(self, run: Run) -> ConfigState:
+        """Add the configuration of a run as a new row of the table."""
         run = replace(run, repeat=0)
-        tried = self.tried[run.config_id] = ConfigState(run, len(self.tried))
-        if tried.number >= len(self._table):
+        state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
+        if state.row >= len(self._table):
             self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
-            self._is_plain = np.concatenate([self._is_plain, np.zeros_like(self._is_plain)])
-        self._is_plain[tried.number] = tried.plain
-        self.by_number.append(tried)
-        return tried
+            self._is_baseline = np.concatenate(
+                [self._is_baseline, np.zeros_like(self._is_baseline)]
+            )
+        self._is_baseline[state.row] = state.is_baseline
+        self.by_row.append(state)
+        return state
 
-    def start(self, run: Run) -> None:
-        """A run is in flight."""
-        tried = self.tried.get(run.config_id) or self.add(run)
-        self.spent.runs += run.repeat not in tried.status
-        tried.status[run.repeat] = "running"
+    def start_run(self, run: Run) -> None:
+        """Mark a run as in flight; adds its configuration if it is new."""
+        state = self.configs.get(run.config_id) or self.add_config(run)
+        self.cost.runs += run.repeat not in state.status
+        state.status[run.repeat] = "running"
         self.running[run.trial_id] = run
-        self.failed.pop(run.trial_id, None)
+        self.retryable.pop(run.trial_id, None)
 
-    def _epoch(self, trial: str, run: Run, repeat: int, line: Mapping[str, Any]) -> None:
-        self._last[trial] = line[SCORE]
-        if line["epoch"] >= self._epochs.get(trial, 0):  # a run that goes on repeats its past
-            self._epochs[trial] = line["epoch"] + 1
-            self.spent.epochs += 1
-            self.spent.seconds += line["seconds"]
+    def _add_epoch(self, trial_id: str, run: Run, repeat: int, line: Mapping[str, Any]) -> None:
+        self._last[trial_id] = line[SCORE]
+        if line["epoch"] >= self._epochs.get(trial_id, 0):  # a resumed run may repeat epochs
+            self._epochs[trial_id] = line["epoch"] + 1
+            self.cost.epochs += 1
+            self.cost.seconds += line["seconds"]
         if repeat == 0 and line["epoch"] + 1 in rungs(run.epochs):
-            rung = (run.alpha == 1, run.epochs, line["epoch"] + 1)
+            rung = Rung(run.alpha == 1, run.epochs, line["epoch"] + 1)
             self.rungs.setdefault(rung, {})[run.config_id] = line[SCORE]
 
-    def _end(self, tried: ConfigState, repeat: int, status: str, error: str | None) -> None:
-        run = replace(tried.run, repeat=repeat)
-        tried.status[repeat] = status
+    def _end_run(self, state: ConfigState, repeat: int, status: str, error: str | None) -> None:
+        run = replace(state.run, repeat=repeat)
+        state.status[repeat] = status
         self.running.pop(run.trial_id, None)
         if status == "completed":
-            tried.scores[repeat] = self._last[run.trial_id]
+            state.scores[repeat] = self._last[run.trial_id]
         elif status == "failed" and not str(error).startswith("Diverged"):
-            self.failed[run.trial_id] = run
-        known = {} if tried.out else tried.scores
-        self._table[tried.number] = [known.get(r, math.nan) for r in range(self.study.repeats)]
+            self.retryable[run.trial_id] = run
+        scores = {} if state.excluded else state.scores
+        self._table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]

@@ -1,4 +1,4 @@
-"""A study for Optuna's tools: runs/<name>/optuna.db, one Optuna trial a configuration.
+"""Export of a study for Optuna's tools: runs/<name>/optuna.db, one trial per configuration.
 
 optuna-dashboard sqlite:///runs/fashion/optuna.db
 optuna.load_study(study_name="fashion", storage="sqlite:///runs/fashion/optuna.db")
@@ -13,6 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from kdtune.config.files import atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
 from kdtune.config.study import Study
 from kdtune.planning.ledger import ConfigState, Ledger, phase_of
@@ -24,45 +25,52 @@ FILE = "optuna.db"
 
 
 def export(study: Study, lines: list[Line]) -> Path:
-    """Write optuna.db into the study's folder, anew.
+    """Write optuna.db into the study's folder, replacing an earlier one.
 
-    A trial's value is the mean val accuracy over its completed repeats of the search; its user
-    attributes are config_id, n, sd and repeat/<number> (all phases). A hyperparameter without
-    effect in a configuration is no parameter of its trial. Configurations with a pruned run are
-    PRUNED, others without a completed run FAIL.
+    The value of a trial is the mean validation accuracy over its completed repeats of the search.
+    Its user attributes are config_id, n, sd and repeat/<number> (all phases). Inactive
+    hyperparameters of a configuration are no parameters of its trial. Configurations with a pruned
+    run are PRUNED, others without a completed run FAIL.
+
+    Args:
+        study: the study.
+        lines: its records, in the order written.
+
+    Returns:
+        The file.
     """
-    known = Ledger(study)
+    ledger = Ledger(study)
     times: dict[str, list[float]] = {}
     for line in lines:
-        known.take(line)
+        ledger.add_record(line)
         times.setdefault(line["config_id"], []).append(line["time"])
     file = study.folder / FILE
-    aside = file.with_suffix(".part")
-    aside.unlink(missing_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{aside}")
-    target = optuna.create_study(study_name=study.name, storage=storage, direction="maximize")
-    for tried in known.by_number:
-        if tried.status:
-            target.add_trial(_trial(study, tried, times[tried.run.config_id]))
-    storage.engine.dispose()
-    return aside.replace(file)
+    with atomic_write(file) as part:
+        part.unlink(missing_ok=True)  # of a process of the same id that was killed
+        storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
+        target = optuna.create_study(study_name=study.name, storage=storage, direction="maximize")
+        for state in ledger.by_row:
+            if state.status:
+                target.add_trial(_trial(study, state, times[state.run.config_id]))
+        storage.engine.dispose()
+    return file
 
 
-def _trial(study: Study, tried: ConfigState, times: list[float]) -> FrozenTrial:
-    scores = [score for repeat, score in tried.scores.items() if phase_of(repeat) == "search"]
+def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial:
+    scores = [score for repeat, score in config.scores.items() if phase_of(repeat) == "search"]
     interval = mean_interval(scores)
     sd = interval.sd if interval.n > 1 else None
-    attributes: dict[str, Any] = {"config_id": tried.run.config_id, "n": interval.n, "sd": sd}
-    attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(tried.scores.items())}
-    pruned = "pruned" in tried.status.values()
+    attributes: dict[str, Any] = {"config_id": config.run.config_id, "n": interval.n, "sd": sd}
+    attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(config.scores.items())}
+    pruned = "pruned" in config.status.values()
     state = TrialState.PRUNED if pruned else TrialState.COMPLETE if scores else TrialState.FAIL
-    distributions = dict(_distributions(study, tried))
+    distributions = dict(_distributions(study, config))
     return FrozenTrial(
         number=-1,
         trial_id=-1,
         state=state,
         value=interval.mean if state == TrialState.COMPLETE else None,
-        params={name: getattr(tried.run, name) for name in distributions},
+        params={name: getattr(config.run, name) for name in distributions},
         distributions=distributions,
         user_attrs=attributes,
         system_attrs={},
@@ -72,8 +80,11 @@ def _trial(study: Study, tried: ConfigState, times: list[float]) -> FrozenTrial:
     )
 
 
-def _distributions(study: Study, tried: ConfigState) -> Iterator[tuple[str, BaseDistribution]]:
-    """What each hyperparameter with an effect was drawn from; alpha always, since plain has 1."""
+def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, BaseDistribution]]:
+    """Yield the distributions of the active hyperparameters.
+
+    That of alpha always contains 1, the value of the baselines.
+    """
     for name in HYPERPARAMETERS:
         values: Values = study.values(name)
         if name == "alpha" and isinstance(values, Range):
@@ -81,5 +92,5 @@ def _distributions(study: Study, tried: ConfigState) -> Iterator[tuple[str, Base
         elif name == "alpha":
             values = tuple(dict.fromkeys([*values, 1.0]))  # type: ignore[misc]
         several = isinstance(values, Range) or len(values) > 1
-        if several and tried.run.config[name] is not None:
+        if several and config.run.config[name] is not None:
             yield name, distribution(values)

@@ -1,8 +1,8 @@
-"""Which run next: a function of what the records say, so that a resumed search decides the same.
+"""Order of runs as a function of the records, so that a resumed study decides the same.
 
-A `Plan` takes the records' lines in the order written, whether they are being written or are read
-again after a crash, and keeps nothing else. What is decided from scores is decided by the pure
-functions of `race` and `stopping`.
+A `Plan` takes the lines of the records in the order written, whether they are being written or are
+read again after a crash, and keeps no other state. Decisions that depend on scores are made by the
+pure functions of `statistics.racing` and `statistics.early_stopping`.
 """
 
 import heapq
@@ -15,248 +15,266 @@ import numpy as np
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import FIRST, SCORE, ConfigState, Ledger, Phase, phase_of
+from kdtune.planning.ledger import (
+    FIRST_REPEAT,
+    SCORE,
+    ConfigState,
+    Ledger,
+    Phase,
+    Rung,
+    phase_of,
+)
 from kdtune.planning.proposals import ConfigSampler
-from kdtune.planning.standing import finalists, in_question, is_decided, to_confirm
+from kdtune.planning.standing import active_configs, configs_to_confirm, finalists, is_decided
 from kdtune.planning.warm_start import best_of_other
-from kdtune.statistics.early_stopping import behind, rungs
+from kdtune.statistics.early_stopping import is_behind, rungs
 
-MOST = 1000
-"""Repeats of a phase at most."""
+MAX_REPEATS_PER_PHASE = 1000
 
 
 class Plan:
-    """What to run next.
+    """The order of a study's runs.
 
     Args:
         study: the study.
         lines: its records so far, in the order written.
-        width: trials at a time; only the order of runs depends on it.
+        concurrency: number of runs at a time; only the order of the runs depends on it.
     """
 
-    def __init__(self, study: Study, lines: Iterable[Mapping[str, Any]] = (), width: int = 1):
-        self.study, self.width = study, width
+    def __init__(self, study: Study, lines: Iterable[Mapping[str, Any]] = (), concurrency: int = 1):
+        self.study, self.concurrency = study, concurrency
         self.ledger = Ledger(study)
-        self.stopped: set[str] = set()
-        """Trials in flight that were told to stop; their ends are written as pruned."""
-        self._again: dict[str, Run] = {}
-        self._heap: list[tuple[int, int, int, str]] = []
-        self._promoted: deque[tuple[int, float, ConfigState]] | None = None
-        self._proposer = (
+        self.pruned: set[str] = set()
+        """Ids of the trials that `should_prune` has stopped; their records end as pruned."""
+        self._requeued: dict[str, Run] = {}
+        self._queue: list[tuple[int, int, int, str]] = []
+        self._promotions: deque[tuple[int, float, ConfigState]] | None = None
+        self._sampler = (
             ConfigSampler(study, best_of_other(study)) if study.search != "grid" else None
         )
         self._exhausted = False
         for run in study.runs():
-            self._add(run)
+            self._enqueue(self.ledger.add_config(run))
         for line in lines:
-            self.take(line)
-        self.restart()
-        self._again |= self.ledger.failed
+            self.add_record(line)
+        self.requeue_running()
+        self._requeued |= self.ledger.retryable
 
-    def take(self, line: Mapping[str, Any]) -> None:
-        """Learn from a line of the records."""
-        before = len(self.ledger.tried)
-        self.ledger.take(line)
-        if len(self.ledger.tried) > before:
-            self._line_up(self.ledger.tried[line["config_id"]])
+    def add_record(self, line: Mapping[str, Any]) -> None:
+        """Update the plan with one line of the records."""
+        before = len(self.ledger.configs)
+        self.ledger.add_record(line)
+        if len(self.ledger.configs) > before:
+            self._enqueue(self.ledger.configs[line["config_id"]])
         if line["kind"] == "start":
-            self._again.pop(line["trial_id"], None)
-        elif line["kind"] == "end" and line["config_id"] in self.ledger.tried:
-            self._promoted = None
-            self._after(self.ledger.tried[line["config_id"]], line["repeat"])
+            self._requeued.pop(line["trial_id"], None)
+        elif line["kind"] == "end" and line["config_id"] in self.ledger.configs:
+            self._promotions = None
+            self._follow_up(self.ledger.configs[line["config_id"]], line["repeat"])
 
-    def restart(self) -> None:
-        """No run is in flight any more; those that were go first."""
-        self._again |= self.ledger.running
+    def requeue_running(self) -> None:
+        """Put all runs in flight first in the queue, because Ray has stopped."""
+        self._requeued |= self.ledger.running
         self.ledger.running = {}
 
-    def give_back(self, run: Run) -> None:
-        """A run that was in flight is not, and has not ended: it goes next."""
+    def requeue(self, run: Run) -> None:
+        """Put a run first in the queue that was in flight and was lost without an end."""
         self.ledger.running.pop(run.trial_id, None)
-        self._again[run.trial_id] = run
+        self._requeued[run.trial_id] = run
 
-    def next(self) -> Run | None:
-        """The next run. None: wait for those in flight, or, where there are none, the end."""
+    def next_run(self) -> Run | None:
+        """Return the next run and mark it as in flight.
+
+        Returns:
+            The run, or None: wait for the runs in flight, or, if there are none, the study is done.
+        """
         run = self._choose()
         if run is not None:
-            self.ledger.start(run)
-            self._again.pop(run.trial_id, None)
-            if self._promoted and self._promoted[0][2].run.config_id == run.config_id:
-                self._promoted.popleft()
+            self.ledger.start_run(run)
+            self._requeued.pop(run.trial_id, None)
+            if self._promotions and self._promotions[0][2].run.config_id == run.config_id:
+                self._promotions.popleft()
         return run
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to run."""
+        """Return True if no run is in flight or left."""
         return not self.ledger.running and self._choose() is None
 
     @property
     def runs_left(self) -> int | None:
-        """Runs still to do; None where that depends on what comes of them."""
+        """Number of runs to do; None where it depends on their scores."""
         if self.study.policy == "race" or self.study.stop_early or self.study.until_decided:
             return None
-        count = len(self.ledger.tried)
-        if self._proposer is not None and not self._exhausted:
+        count = len(self.ledger.configs)
+        if self._sampler is not None and not self._exhausted:
             count = max(count, self.study.samples)
-        tried = self.ledger.tried.values()
-        ended = sum(s != "running" for t in tried for s in t.status.values())
-        return count * self.study.repeats - ended + len(self.ledger.failed)
+        states = self.ledger.configs.values()
+        ended = sum(status != "running" for s in states for status in s.status.values())
+        return count * self.study.repeats - ended + len(self.ledger.retryable)
 
-    def _add(self, run: Run) -> None:
-        """A configuration joins the study."""
-        self._line_up(self.ledger.add(run))
+    # -- the queue ---------------------------------------------------------------------------------
 
-    def _line_up(self, tried: ConfigState) -> None:
-        if self._proposer is not None:
-            self._proposer.add(tried.run)
+    def _enqueue(self, state: ConfigState) -> None:
+        """Put the runs of a new configuration into the queue."""
+        if self._sampler is not None:
+            self._sampler.add(state.run)
         first_only = self.study.policy == "race" or self.study.stop_early
-        self._push(tried, range(1 if first_only else self.study.repeats))
+        self._push(state, range(1 if first_only else self.study.repeats))
 
-    def _push(self, tried: ConfigState, repeats: Iterable[int]) -> None:
-        """Put runs in line: blocks of repeats that can run at once, configurations inside.
+    def _push(self, state: ConfigState, repeats: Iterable[int]) -> None:
+        """Put runs into the queue: in blocks of repeats that can run together, by configuration.
 
-        So a half-done study has the same repeats of every configuration, and trials at the same
-        time build different streams. Under "tpe" a configuration's runs come together, since the
-        next proposal learns from their mean.
+        So an unfinished study has the same repeats of every configuration, and trials at the same
+        time build different streams. Under "tpe" the runs of a configuration come together, since
+        the next suggestion depends on their mean.
         """
         for repeat in repeats:
-            block = 0 if self.study.search == "tpe" else repeat // self.width
-            item = (block, tried.number, repeat, tried.run.config_id)
-            heapq.heappush(self._heap, item)
+            block = 0 if self.study.search == "tpe" else repeat // self.concurrency
+            item = (block, state.row, repeat, state.run.config_id)
+            heapq.heappush(self._queue, item)
 
-    def _after(self, tried: ConfigState, repeat: int) -> None:
-        """A run has ended: more of its configuration may follow, and the proposer learns."""
-        if repeat == 0 and self.study.policy == "all" and self.study.stop_early and not tried.out:
-            self._push(tried, range(1, self.study.repeats))
-        if self._proposer is None or tried.told:
+    def _follow_up(self, state: ConfigState, repeat: int) -> None:
+        """After the end of a run, enqueue further repeats and report its result to the sampler."""
+        completed_first = repeat == 0 and not state.excluded
+        if completed_first and self.study.policy == "all" and self.study.stop_early:
+            self._push(state, range(1, self.study.repeats))
+        if self._sampler is None or state.reported_to_sampler:
             return
         common = range(1 if self.study.policy == "race" else self.study.repeats)
-        if tried.out:
-            self._proposer.tell(tried.run, None, "pruned" in tried.status.values())
-        elif all(repeat in tried.scores for repeat in common):
-            self._proposer.tell(tried.run, float(np.mean([tried.scores[r] for r in common])))
+        if state.excluded:
+            self._sampler.report(state.run, None, pruned="pruned" in state.status.values())
+        elif all(repeat in state.scores for repeat in common):
+            self._sampler.report(state.run, float(np.mean([state.scores[r] for r in common])))
         else:
             return
-        tried.told = True
+        state.reported_to_sampler = True
 
-    # -- what follows ------------------------------------------------------------------------------
+    # -- the choice --------------------------------------------------------------------------------
 
     def _choose(self) -> Run | None:
-        """The next run, as a function of what is known."""
-        if self._again:
-            return next(iter(self._again.values()))
-        if self.study.until_decided and self.ledger.spent.reaches(self.study.budget):
+        """Return the next run; suggests configurations where needed, but starts nothing."""
+        if self._requeued:
+            return next(iter(self._requeued.values()))
+        if self.study.until_decided and self.ledger.cost.reaches(self.study.budget):
             return None
         in_flight = {phase_of(run.repeat) for run in self.ledger.running.values()}
-        stages = {"search": self._of_search, "confirm": self._of_confirmation}
-        for phase, of_phase in stages.items():
-            run = of_phase()
-            if run is not None or phase in in_flight:  # a phase begins when the one before is over
+        phases = {"search": self._next_of_search, "confirm": self._next_to_confirm}
+        for phase, next_of_phase in phases.items():
+            run = next_of_phase()
+            if run is not None or phase in in_flight:  # a phase ends before the next one begins
                 return run
-        return self._of_final()
+        return self._next_of_finals()
 
-    def _of_search(self) -> Run | None:
+    def _next_of_search(self) -> Run | None:
         if self.study.search == "random":
-            self._propose()  # all at once: they are in line by blocks, as a grid's
+            self._suggest()  # all at once, to queue them in blocks as those of a grid
         while True:
-            while self._heap:
-                *_, repeat, config_id = self._heap[0]
-                tried = self.ledger.tried[config_id]
-                stopped = tried.out and self.study.stop_early
-                if repeat not in tried.status and not stopped:
-                    return replace(tried.run, repeat=repeat)
-                heapq.heappop(self._heap)
-            if not self._propose():
+            while self._queue:
+                *_, repeat, config_id = self._queue[0]
+                state = self.ledger.configs[config_id]
+                dropped = state.excluded and self.study.stop_early
+                if repeat not in state.status and not dropped:
+                    return replace(state.run, repeat=repeat)
+                heapq.heappop(self._queue)
+            if not self._suggest():
                 break
         if self.study.policy == "race":
-            if self._promoted is None:
-                self._promoted = self._promotions()
-            if self._promoted:
-                repeat, _, tried = self._promoted[0]
-                return replace(tried.run, repeat=repeat)
+            if self._promotions is None:
+                self._promotions = self._promote()
+            if self._promotions:
+                repeat, _, state = self._promotions[0]
+                return replace(state.run, repeat=repeat)
         return None
 
-    def _propose(self) -> bool:
-        """Propose one more configuration, of "random" all, unless there are enough."""
+    def _suggest(self) -> bool:
+        """Suggest one more configuration, under "random" all; False if none is left to suggest."""
         if (
-            self._proposer is None
+            self._sampler is None
             or self._exhausted
-            or len(self.ledger.tried) >= self.study.samples
+            or len(self.ledger.configs) >= self.study.samples
         ):
             return False
-        while len(self.ledger.tried) < self.study.samples:
-            run = self._proposer.propose(len(self.ledger.tried))
+        while len(self.ledger.configs) < self.study.samples:
+            run = self._sampler.suggest(len(self.ledger.configs))
             if run is None:
                 self._exhausted = True
                 break
-            self._add(run)
+            self._enqueue(self.ledger.add_config(run))
             if self.study.search == "tpe":
                 break
         return True
 
-    def _promotions(self) -> deque[tuple[int, float, ConfigState]]:
-        """The next repeats of configurations in question that have no run in flight.
+    def _promote(self) -> deque[tuple[int, float, ConfigState]]:
+        """Return the next repeats of active configurations that have no run in flight.
 
-        Those with the fewest repeats first, of these the best; the best of plain training keeps up
-        with the best that is distilled. One repeat each, or as many as it takes to fill the
-        machine: a round of a race cannot be shorter than a run.
+        Those with the fewest repeats come first, of these the best. The best baseline gets as many
+        repeats as the best distilled configuration. Each configuration gets one repeat, or as many
+        as it takes to fill the machine: a round of a race cannot be shorter than a run.
         """
         chosen: list[ConfigState] = []
-        sides = in_question(self.ledger)
-        for tried in sides.values():
-            if len(tried) > max(1, self.study.confirm):
-                chosen += tried
-        if sides[True] and sides[False]:
-            best, plain = sides[False][0], sides[True][0]
-            if len(plain.scores) < len(best.scores) and plain not in chosen:
-                chosen.append(plain)
+        arms = active_configs(self.ledger)
+        for arm in arms:
+            if len(arm) > max(1, self.study.confirm):
+                chosen += arm
+        if arms.baseline and arms.distilled:
+            best, baseline = arms.distilled[0], arms.baseline[0]
+            if len(baseline.scores) < len(best.scores) and baseline not in chosen:
+                chosen.append(baseline)
         left = [
-            (t, [repeat for repeat in range(self.study.repeats) if repeat not in t.status])
-            for t in chosen
-            if "running" not in t.status.values()
+            (state, [repeat for repeat in range(self.study.repeats) if repeat not in state.status])
+            for state in chosen
+            if "running" not in state.status.values()
         ]
-        step = max(1, self.width // max(1, len(left)))
-        runs = [(r, -t.scores[0], t) for t, repeats in left for r in repeats[:step]]
+        step = max(1, self.concurrency // max(1, len(left)))
+        runs = [(r, -state.scores[0], state) for state, repeats in left for r in repeats[:step]]
         return deque(sorted(runs, key=lambda item: item[:2]))
 
-    def _of_confirmation(self) -> Run | None:
-        return self._missing(to_confirm(self.ledger), "confirm", -(-self.study.repeats // 2))
+    def _next_to_confirm(self) -> Run | None:
+        count = -(-self.study.repeats // 2)
+        return self._first_missing(configs_to_confirm(self.ledger), "confirm", count)
 
-    def _of_final(self) -> Run | None:
+    def _next_of_finals(self) -> Run | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
         both = finalists(self.ledger)
         if self.study.until_decided and len(both) == 2:
-            return None if is_decided(self.ledger) else self._missing(both, "final", MOST)
-        return self._missing(both, "final", self.study.repeats)
+            if is_decided(self.ledger):
+                return None
+            return self._first_missing(both, "final", MAX_REPEATS_PER_PHASE)
+        return self._first_missing(both, "final", self.study.repeats)
 
     @staticmethod
-    def _missing(chosen: list[ConfigState], phase: Phase, count: int) -> Run | None:
-        repeats = range(FIRST[phase], FIRST[phase] + count)
-        pairs = ((t, r) for r in repeats for t in chosen if r not in t.status)
-        return next((replace(t.run, repeat=r) for t, r in pairs), None)
+    def _first_missing(chosen: list[ConfigState], phase: Phase, count: int) -> Run | None:
+        """Return the first run not started of the configurations in `count` repeats of a phase."""
+        first = FIRST_REPEAT[phase]
+        pairs = ((s, r) for r in range(first, first + count) for s in chosen if r not in s.status)
+        return next((replace(state.run, repeat=repeat) for state, repeat in pairs), None)
 
-    # -- stopping early ----------------------------------------------------------------------------
+    # -- pruning -----------------------------------------------------------------------------------
 
-    def should_stop(self, run: Run, epochs: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether a run that now reports these epochs has fallen behind.
+    def should_prune(self, run: Run, epochs: Iterable[Mapping[str, Any]]) -> bool:
+        """Return True if a run that now reports these epochs is predicted not to become the best.
 
-        Compared with the others of its side at the same epoch of the same repeat, the first, which
-        is the only one that every configuration runs. The best of a side is never stopped: it has
-        ended.
+        The run is compared with the others of its arm at the same epoch of the first repeat, the
+        only one that every configuration runs. The best of an arm is never pruned: it has ended.
+
+        Args:
+            run: the run.
+            epochs: its new epochs, each with `number` and `splits`.
         """
         if not self.study.stop_early or run.repeat != 0:
             return False
-        tried = self.ledger.tried
+        configs = self.ledger.configs
         for epoch in epochs:
-            count = epoch["number"] + 1
-            here = self.ledger.rungs.get((run.alpha == 1, run.epochs, count), {})
-            if count not in rungs(run.epochs) or run.config_id in here:
-                continue  # no rung, or one that it passed before it was cut off
-            ended = [
-                (score, tried[c].scores[0]) for c, score in here.items() if 0 in tried[c].scores
+            done = epoch["number"] + 1
+            here = self.ledger.rungs.get(Rung(run.alpha == 1, run.epochs, done), {})
+            if done not in rungs(run.epochs) or run.config_id in here:
+                continue  # no rung, or one that it passed before it was interrupted
+            completed = [
+                (score, configs[c].scores[0]) for c, score in here.items() if 0 in configs[c].scores
             ]
-            if behind(epoch["splits"]["val"][SCORE], ended):
-                self.stopped.add(run.trial_id)
+            if is_behind(epoch["splits"]["val"][SCORE], completed):
+                self.pruned.add(run.trial_id)
                 return True
         return False

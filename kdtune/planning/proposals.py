@@ -1,9 +1,9 @@
-"""Which configuration next: Optuna, asked and told, in memory.
+"""Sampler of configurations: Optuna's random and TPE samplers, used by ask and tell, in memory.
 
-Plain training and distilling are searched apart, each by a study of its own: they have other
-hyperparameters (none for the teacher's term at alpha = 1), and each side is to find its own best.
-A proposal is a function of its number and of what has been told, so a search made anew from its
-records goes on as the one that was cut off.
+Each arm (baselines, distilled) has an Optuna study of its own: a baseline has fewer active
+hyperparameters, and each arm is to find its own best configuration. A suggestion is a function of
+its number and of the configurations added and reported so far, so that a sampler rebuilt from the
+records goes on as the one that was interrupted.
 """
 
 import itertools
@@ -18,138 +18,159 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Value, Values, canonical
+from kdtune.config.fields import Value
+from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Values, canonical
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-TRIES = 8
-"""Proposals that may repeat a known configuration before the first unknown one is taken."""
+MAX_DRAWS = 8
+"""Draws per suggestion that may repeat a known configuration; then the first unknown one of the
+space, if it is finite, is taken."""
 
 
 class ConfigSampler:
-    """Proposes configurations of a study whose search is "random" or "tpe".
+    """Sampler of the configurations of a study whose search is "random" or "tpe".
 
     Args:
         study: the study.
-        first: configurations to propose before any other, the best of another study first; of each
-            side, plain and distilled, at most a quarter of the samples.
+        first: configurations to suggest before any other, the best of another study first; of each
+            arm at most a quarter of the samples.
     """
 
     def __init__(self, study: Study, first: Iterable[Run] = ()):
         self.study = study
         most = max(1, study.samples // 4)
-        both = list(first)
-        self.first = {
-            p: [run for run in both if (run.alpha == 1) == p][:most] for p in (True, False)
+        given = list(first)
+        # all dictionaries of arms: True is the baselines' arm, False the distilled one
+        self._first = {
+            arm: [run for run in given if (run.alpha == 1) == arm][:most] for arm in (True, False)
         }
-        self.sides = {plain: optuna.create_study(direction="maximize") for plain in (True, False)}
-        self.known: dict[str, tuple[bool, int]] = {}
+        self.arms = {arm: optuna.create_study(direction="maximize") for arm in (True, False)}
+        self._trials: dict[str, tuple[bool, int]] = {}
+        """By config_id: its arm and the number of its Optuna trial."""
         alpha = study.values("alpha")
-        self.alphas: dict[bool, Values] = {True: (1.0,), False: alpha}
+        self._alphas: dict[bool, Values] = {True: (1.0,), False: alpha}
         if not isinstance(alpha, Range):
-            self.alphas[False] = tuple(value for value in alpha if value != 1)
+            self._alphas[False] = tuple(value for value in alpha if value != 1)
             if study.plain_share == 0 and 1 not in alpha:
-                self.alphas[True] = ()
+                self._alphas[True] = ()
 
-    def propose(self, number: int) -> Run | None:
-        """The configuration of this number, not proposed before; None where there is no other."""
-        plain = self._is_plain(number)
-        return self._draw(plain, number) or self._draw(not plain, number)
+    def suggest(self, number: int) -> Run | None:
+        """Return a configuration not suggested before; None where there is no other.
+
+        Args:
+            number: of the suggestion, from 0; decides its arm and its seed.
+        """
+        arm = self._is_for_baseline(number)
+        return self._draw(arm, number) or self._draw(not arm, number)
 
     def add(self, run: Run) -> None:
-        """A configuration that has been proposed, and is being tried."""
-        if run.config_id in self.known:
+        """Add a configuration as running, whether it was suggested or is read from records.
+
+        Its Optuna trial is RUNNING with its parameters, which TPE takes into account (see `_ask`).
+        """
+        if run.config_id in self._trials:
             return
-        if self.study.search == "random":  # which learns nothing
-            self.known[run.config_id] = (run.alpha == 1, 0)
+        arm = run.alpha == 1
+        if self.study.search == "random":  # learns nothing
+            self._trials[run.config_id] = (arm, 0)
             return
-        plain = run.alpha == 1
-        free = self._free(run)
-        params = {name: getattr(run, name) for name in free}
+        searched = self._searched(run)
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params=params,
-            distributions={name: distribution(self._values(name, plain)) for name in free},
+            params={name: getattr(run, name) for name in searched},
+            distributions={name: distribution(self._values(name, arm)) for name in searched},
         )
-        self.known[run.config_id] = (plain, len(self.sides[plain].get_trials(deepcopy=False)))
-        self.sides[plain].add_trial(trial)
+        self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
+        self.arms[arm].add_trial(trial)
 
-    def tell(self, run: Run, value: float | None, pruned: bool = False) -> None:
-        """What came of a configuration: its mean score, or that it was pruned, or that it failed.
+    def report(self, run: Run, value: float | None, pruned: bool = False) -> None:
+        """Report the result of a configuration that was added.
 
-        A value that is no finite number is a failure: Optuna would leave the trial running.
+        Args:
+            run: a run of the configuration.
+            value: its mean score. None or a number that is not finite is a failure: Optuna would
+                leave such a trial running.
+            pruned: whether it was pruned.
         """
-        plain, number = self.known[run.config_id]
+        arm, number = self._trials[run.config_id]
         if self.study.search == "random":
             return
         if pruned:
-            self.sides[plain].tell(number, state=TrialState.PRUNED)
+            self.arms[arm].tell(number, state=TrialState.PRUNED)
         elif value is None or not math.isfinite(value):
-            self.sides[plain].tell(number, state=TrialState.FAIL)
+            self.arms[arm].tell(number, state=TrialState.FAIL)
         else:
-            self.sides[plain].tell(number, value)
+            self.arms[arm].tell(number, value)
 
-    def _is_plain(self, number: int) -> bool:
-        """The first proposal, and as many of the rest as the share says, evenly spread."""
+    def _is_for_baseline(self, number: int) -> bool:
+        """Return True for the first suggestion and an evenly spread share of the others."""
         share = self.study.plain_share
         return math.ceil((number + 1) * share) > math.ceil(number * share)
 
-    def _draw(self, plain: bool, number: int) -> Run | None:
-        if not self.alphas[plain]:
+    def _draw(self, arm: bool, number: int) -> Run | None:
+        if not self._alphas[arm]:
             return None
-        seeds = (derive_seed("propose", self.study.run.seed, number, i) for i in range(TRIES))
-        asked = (self._ask(plain, seed) for seed in seeds)
-        drawn = itertools.chain(self.first[plain], asked, self._all(plain))
-        run = next((run for run in drawn if run.config_id not in self.known), None)
+        seeds = (derive_seed("propose", self.study.run.seed, number, i) for i in range(MAX_DRAWS))
+        asked = (self._ask(arm, seed) for seed in seeds)
+        drawn = itertools.chain(self._first[arm], asked, self._all(arm))
+        run = next((run for run in drawn if run.config_id not in self._trials), None)
         if run is not None:
             self.add(run)
         return run
 
-    def _all(self, plain: bool) -> Iterator[Run]:
-        """Every configuration of one side; none where there is no end of them."""
-        every = {name: _listed(self._values(name, plain)) for name in HYPERPARAMETERS}
+    def _all(self, arm: bool) -> Iterator[Run]:
+        """Yield every configuration of an arm; nothing where they are infinitely many."""
+        every = {name: _listed(self._values(name, arm)) for name in HYPERPARAMETERS}
         if all(values is not None for values in every.values()):
             for values in itertools.product(*every.values()):  # type: ignore[arg-type]
                 config: Any = dict(zip(every, values, strict=True))
                 yield replace(self.study.run, repeat=0, **config)
 
-    def _ask(self, plain: bool, seed: int) -> Run:
-        """A configuration of one side, known or not."""
-        side = self.sides[plain]
+    def _ask(self, arm: bool, seed: int) -> Run:
+        """Return a configuration of an arm, which may be known already."""
+        study = self.arms[arm]
         if self.study.search == "random":
-            side = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
-        else:  # group: hyperparameters that only some configurations have are modelled apart
+            study = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
+        else:
             with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                side.sampler = TPESampler(seed=seed % 2**32, multivariate=True, group=True)
-        trial = side.ask()
+                study.sampler = TPESampler(
+                    seed=seed % 2**32,
+                    multivariate=True,
+                    group=True,  # models conditional hyperparameters apart
+                    # counts running configurations among the bad ones, so that suggestions in
+                    # flight at the same time keep away from each other
+                    constant_liar=True,
+                )
+        trial = study.ask()
         config: dict[str, Any] = {n: getattr(self.study.run, n) for n in HYPERPARAMETERS}
         for name in (*DECIDING, *(n for n in HYPERPARAMETERS if n not in DECIDING)):
-            values = self._values(name, plain)
+            values = self._values(name, arm)
             if not isinstance(values, Range) and len(values) == 1:
                 config[name] = values[0]
             elif canonical(config)[name] is not None:
                 config[name] = _suggest(trial, name, values)
-        side.tell(trial, state=TrialState.FAIL)  # the sampler leaves failures out
+        study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
         return replace(self.study.run, repeat=0, **config)
 
-    def _values(self, name: str, plain: bool) -> Values:
-        return self.alphas[plain] if name == "alpha" else self.study.values(name)
+    def _values(self, name: str, arm: bool) -> Values:
+        return self._alphas[arm] if name == "alpha" else self.study.values(name)
 
-    def _free(self, run: Run) -> list[str]:
-        """The hyperparameters that are searched and have an effect in this configuration."""
-        plain = run.alpha == 1
+    def _searched(self, run: Run) -> list[str]:
+        """Return the hyperparameters that are searched and active in this configuration."""
+        arm = run.alpha == 1
         several = [
             name
             for name in HYPERPARAMETERS
-            if isinstance(values := self._values(name, plain), Range) or len(values) > 1
+            if isinstance(values := self._values(name, arm), Range) or len(values) > 1
         ]
         return [name for name in several if run.config[name] is not None]
 
 
 def _listed(values: Values) -> Sequence[Value] | None:
-    """All of a list or of a range of whole numbers; None where there is no end of them."""
+    """Return all values of a list or a range of integers; None for a range of floats."""
     if not isinstance(values, Range):
         return values
     if isinstance(values.low, int) and isinstance(values.high, int):
@@ -163,12 +184,12 @@ def _suggest(trial: optuna.Trial, name: str, values: Values) -> Any:
     if isinstance(values.low, int) and isinstance(values.high, int):
         return trial.suggest_int(name, values.low, values.high, log=values.log)
     value = trial.suggest_float(name, values.low, values.high, log=values.log)
-    # three digits are as many as a study can tell apart, and a user can type
+    # three significant digits: more cannot be told apart, and a user can type them
     return min(max(float(f"{value:.3g}"), values.low), values.high)
 
 
 def distribution(values: Values) -> optuna.distributions.BaseDistribution:
-    """A list or range as Optuna has it; a range of whole ends and of a whole field is of ints."""
+    """Return the Optuna distribution of a list or range; a range with integer ends is of ints."""
     if not isinstance(values, Range):
         return optuna.distributions.CategoricalDistribution(values)
     if isinstance(values.low, int) and isinstance(values.high, int):

@@ -1,74 +1,87 @@
-"""How a study stands: who may still be the best, who are the finalists, whether it is decided.
+"""Current standing of a study: active configurations, finalists, and whether it is decided.
 
-Functions of what is ledger, so that a resumed search stands where it stood.
+Functions of the ledger alone, so that a resumed study has the standing that it had.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from kdtune.planning.ledger import FIRST, ConfigState, Ledger, phase_of
-from kdtune.statistics import racing as race
+from kdtune.planning.ledger import FIRST_REPEAT, ConfigState, Ledger, phase_of
+from kdtune.statistics import racing
 from kdtune.statistics.sequential import anytime_p
 
 
-def in_question(ledger: Ledger) -> dict[bool, list[ConfigState]]:
-    """Of plain training (True) and distilling (False): those that may be the best, best first.
+class Arms(NamedTuple):
+    """Configurations of the two groups that a study compares, the best first."""
 
-    With the policy "all" nothing is raced: all that have a mean.
+    baseline: list[ConfigState]
+    distilled: list[ConfigState]
+
+
+def active_configs(ledger: Ledger) -> Arms:
+    """Return the configurations of each arm that may still be the best.
+
+    Under the policy "race" these are the ones that racing has not eliminated, under "all" all that
+    have a score.
     """
-    table, is_plain = ledger.table, ledger.is_plain
-    sd, df = race.noise(table)
-    sides = {}
-    for side in (True, False):
-        rows = np.flatnonzero(is_plain == side)
+    table, is_baseline = ledger.table, ledger.is_baseline
+    sd, df = racing.noise(table)
+    arms = []
+    for arm in (True, False):
+        rows = np.flatnonzero(is_baseline == arm)
         if ledger.study.policy == "race":
-            alive = race.in_question(table[rows], sd, df, ledger.study.race_level)
+            alive = racing.active(table[rows], sd, df, ledger.study.race_level)
         else:
-            alive = race.leading(table[rows]) > 0
-        best = race.best_first(table, rows[alive].tolist())
-        sides[side] = [ledger.by_number[row] for row in best]
-    return sides
+            alive = racing.leading_counts(table[rows]) > 0
+        ranked = racing.rank_by_common_mean(table, rows[alive].tolist())
+        arms.append([ledger.by_row[row] for row in ranked])
+    return Arms(*arms)
 
 
-def to_confirm(ledger: Ledger) -> list[ConfigState]:
-    """The best few of each side; none where nothing is left to choose between."""
+def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:
+    """Return the best few of each arm for the phase "confirm"; empty where there is no choice."""
     most = ledger.study.confirm
     if ledger.study.policy != "race" or most == 0:
         return []
-    sides = [side[:most] for side in in_question(ledger).values()]
-    return [t for side in sides for t in side] if any(len(s) > 1 for s in sides) else []
+    arms = [arm[:most] for arm in active_configs(ledger)]
+    return [state for arm in arms for state in arm] if any(len(arm) > 1 for arm in arms) else []
 
 
 def finalists(ledger: Ledger) -> list[ConfigState]:
-    """The best of plain training, then of distilling, by search and confirmation together."""
+    """Return the best baseline, then the best distilled configuration, by search and confirmation.
+
+    An arm without any score has no finalist.
+    """
     found = []
-    for side in in_question(ledger).values():
-        confirmed = [t for t in side if any(phase_of(r) == "confirm" for r in t.scores)]
-        if rivals := confirmed or side:
-            repeats = sorted({r for t in rivals for r in t.scores if phase_of(r) != "final"})
-            rows = [[t.scores.get(r, math.nan) for r in repeats] for t in rivals]
-            found.append(rivals[race.best_first(np.array(rows), range(len(rivals)))[0]])
+    for arm in active_configs(ledger):
+        confirmed = [state for state in arm if any(phase_of(r) == "confirm" for r in state.scores)]
+        if rivals := confirmed or arm:
+            repeats = sorted({r for s in rivals for r in s.scores if phase_of(r) != "final"})
+            rows = [[s.scores.get(r, math.nan) for r in repeats] for s in rivals]
+            ranked = racing.rank_by_common_mean(np.array(rows), range(len(rivals)))
+            found.append(rivals[ranked[0]])
     return found
 
 
 def final_differences(ledger: Ledger) -> list[float]:
-    """Distilled minus plain on the final repeats, in their order, up to the first gap.
+    """Return distilled minus baseline on the final repeats, in order, up to the first gap.
 
-    A repeat in which one of them has failed is no gap: it is left out.
+    A repeat in which one of the two has failed is left out and is no gap.
     """
     both = finalists(ledger)
     if len(both) < 2:
         return []
-    plain, distilled = both
-    differences, repeat = [], FIRST["final"]
-    while {plain.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
-        if repeat in plain.scores and repeat in distilled.scores:
-            differences.append(distilled.scores[repeat] - plain.scores[repeat])
+    baseline, distilled = both
+    differences, repeat = [], FIRST_REPEAT["final"]
+    while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
+        if repeat in baseline.scores and repeat in distilled.scores:
+            differences.append(distilled.scores[repeat] - baseline.scores[repeat])
         repeat += 1
     return differences
 
 
 def is_decided(ledger: Ledger) -> bool:
-    """Whether the final repeats tell the finalists apart, at any time and at the level."""
+    """Return True if the always-valid p value of the final repeats is at most the study's level."""
     return anytime_p(final_differences(ledger)) <= ledger.study.level

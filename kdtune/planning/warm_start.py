@@ -1,4 +1,4 @@
-"""What another study already knows of this one's space."""
+"""Warm start: the best configurations of another study, to be suggested first."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,28 +9,55 @@ import numpy as np
 from kdtune.config.hyperparameters import covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import Ledger
-from kdtune.statistics.racing import best_first, leading
+from kdtune.planning.ledger import FIRST_REPEAT, ConfigState, Ledger, phase_of
+from kdtune.planning.standing import active_configs
+from kdtune.statistics.racing import adjusted_means, leading_counts
 from kdtune.storage.records import read_lines, read_study
 
 
 def best_of_other(study: Study) -> list[Run]:
-    """The configurations of `study.warm_start` that this study's space holds, the best first.
+    """Return the configurations of `study.warm_start` that lie in this study's space, best first.
 
-    Only what this study searches is taken over. The scores are not: they may be of other images or
-    another student, and are earned anew. Raises InputError where the folder is no study.
+    Only hyperparameters that this study searches are taken over. Scores are not: they may belong to
+    other images or another student.
+
+    Raises:
+        InputError: If the folder holds no study.
     """
     if study.warm_start is None:
         return []
     folder = Path(study.warm_start)
-    known = Ledger(read_study(folder))
+    ledger = Ledger(read_study(folder))
     for line in read_lines(folder)[0]:
-        known.take(line)
+        ledger.add_record(line)
     found = []
-    for row in best_first(known.table, np.flatnonzero(leading(known.table) > 0).tolist()):
-        config = known.by_number[row].run.config
+    for state in ranked(ledger):
+        config = state.run.config
         taken: dict[str, Any] = {n: v for n in study.searched if (v := config[n]) is not None}
         names = [name for name in taken if name != "alpha" or taken[name] != 1]
         if all(covers(study.values(name), (taken[name],)) for name in names):
             found.append(replace(study.run, repeat=0, **taken))
     return found
+
+
+def ranked(ledger: Ledger) -> list[ConfigState]:
+    """Return all configurations that have a score, the best first.
+
+    Racing gives configurations different numbers of repeats. The repeats that all of them share are
+    often the first one alone, and by that one the winner of a race may come last. Therefore the
+    order is, first, by how far a configuration came: finalists, confirmed ones, active ones, those
+    that racing has eliminated; second, by the mean over its own repeats of the search with the
+    repeats' effects removed (`racing.adjusted_means`). Where every configuration has every repeat,
+    these are the plain means.
+    """
+    phases = list(FIRST_REPEAT)
+    active = {state.row for arm in active_configs(ledger) for state in arm}
+    # rounded, so that equal accuracies keep the order in which they were suggested
+    means = np.round(adjusted_means(ledger.table), 12)
+
+    def key(state: ConfigState) -> tuple[int, bool, float]:
+        last_phase = phases.index(phase_of(max(state.scores)))
+        return -last_phase, state.row not in active, -float(means[state.row])
+
+    rows = np.flatnonzero(leading_counts(ledger.table) > 0)
+    return sorted((ledger.by_row[row] for row in rows), key=key)

@@ -38,7 +38,7 @@ class RepeatSearcher(Searcher):
         """Return the configuration and repeat of the next trial; None to wait; or FINISHED."""
         if len(self.plan.ledger.running) >= self.concurrent_trials():
             return None
-        run = self.plan.next()
+        run = self.plan.next_run()
         if run is not None:
             return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}
         return None if self.plan.ledger.running else Searcher.FINISHED
@@ -68,6 +68,6 @@ class EarlyStopper(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return STOP or CONTINUE; Tune asks this before the recorder writes the epochs."""
         run = make_run(self.study, trial.config)
-        if self.plan.should_stop(run, result.get("epochs", ())):
+        if self.plan.should_prune(run, result.get("epochs", ())):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)

@@ -22,7 +22,8 @@ from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.session import check_address, ray_session
-from kdtune.raytune.study_folder import check_same, claim, finish, write_study
+from kdtune.raytune.study_folder import finish, write_study
+from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.study_lock import lock_study
 from kdtune.raytune.trial import make_run, run_trial, train_teacher
 from kdtune.results.study_results import Results, load
@@ -30,10 +31,11 @@ from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
-from kdtune.storage.records import Records, read_lines
+from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.streams.cache import Cache
-from kdtune.training.run import check
-from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
+from kdtune.streams.working_set import cache_warning
+from kdtune.training.run import check, check_objectives, make_student
+from kdtune.training.teacher import RECORD, WEIGHTS, initial_teacher, is_ready
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -70,11 +72,15 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         locks.enter_context(hold_lease(mirror))
         mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
         mirror.pull_folders("epochs")
-        study, made_of = claim(study), {}
+        saved = read_if_saved(folder)
+        study = merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
+        fingerprints = dict(saved.fingerprints) if saved else {}
         if not is_done:
-            made_of = _check(study, ray_init)
-        write_study(study, made_of)
+            fingerprints |= _check(study, saved, ray_init)
+        elif is_moved(study, saved):
+            fingerprints |= _check_models(study, saved)
+        write_study(study, fingerprints)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
             with ray_session(study, ray_init):
@@ -94,8 +100,10 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         raise Interrupted(str(error)) from error
 
 
-def _check(study: Study, ray_init: dict[str, Any] | None) -> dict[str, str]:
-    """Raise InputError if the study cannot run, or differs from the one that its folder holds.
+def _check(
+    study: Study, saved: SavedStudy | None, ray_init: dict[str, Any] | None
+) -> dict[str, str]:
+    """Raise InputError if the study cannot run, or differs from the saved one.
 
     Returns:
         The fingerprints of its data and models.
@@ -104,13 +112,20 @@ def _check(study: Study, ray_init: dict[str, Any] | None) -> dict[str, str]:
         check_local_resources(study, ray_init)
     else:
         check_address(study.address)
-    made_of: dict[str, str] = {}
+    check_objectives(study)
+    fingerprints = _check_models(study, saved)
+    is_ready(study.run, study.folder / "teacher")  # raises if the teacher there is damaged
+    return fingerprints
+
+
+def _check_models(study: Study, saved: SavedStudy | None) -> dict[str, str]:
+    """Return the fingerprints of data and models; raise InputError if the saved ones differ."""
+    fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
-        made_of = check(replace(study.run, trainable=trainable))
-    check_same(study, made_of)
-    is_ready(study.run, study.folder / "teacher")  # raises if the teacher there is damaged
-    return made_of
+        fingerprints = check(replace(study.run, trainable=trainable))
+    check_same(study, saved, fingerprints)
+    return fingerprints
 
 
 def _run_all(study: Study, mirror: Mirror) -> None:
@@ -120,7 +135,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
     with ProgressDisplay(plan, cache) as display:
-        for line in (*preflight(study, capacity.trial), *_warnings(study, cache)):
+        for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
             display.print_line(line)
         _train_teacher(study, capacity.trial, display)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
@@ -137,10 +152,14 @@ def _run_all(study: Study, mirror: Mirror) -> None:
             display.print_line(_describe_end(plan))
 
 
-def _warnings(study: Study, cache: Cache) -> Iterator[str]:
-    """Yield a line for what makes the study slower, or its results less useful."""
+def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
+    """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
     if fault := cache.fault():
         yield f"warning: {fault}"
+    elif too_small := cache_warning(
+        study, count, make_student(study.run), initial_teacher(study.run)
+    ):
+        yield f"warning: {too_small}"
     if not study.has_plain:
         yield (
             "warning: the study has no baseline without distillation (alpha = 1), so there will be "
@@ -154,7 +173,7 @@ def _describe_end(plan: Plan) -> str:
     evidence = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
     if is_decided(plan.ledger):
         return f"Decided at level {plan.study.level:g}: {evidence}."
-    if plan.ledger.spent.reaches(plan.study.budget):
+    if plan.ledger.cost.reaches(plan.study.budget):
         return f"Not decided: the budget of {plan.study.budget} is spent ({evidence})."
     return f"Not decided: there are no two finalists to compare ({evidence})."
 
@@ -190,7 +209,7 @@ def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Reco
             crashed = True
         else:
             crashed = False
-        plan.restart()
+        plan.requeue_running()
         if not (crashed or plan.is_done):
             raise Interrupted("some runs have not ended")
         progressed = recorder.ended_trials > before
@@ -201,8 +220,9 @@ def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Reco
 
 def _fit(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
     """Run Tune once."""
+    count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
     tuner = tune.Tuner(
-        tune.with_resources(partial(run_trial, study=study), capacity.trial._asdict()),
+        tune.with_resources(partial(run_trial, study=study, concurrent=count), resources),
         tune_config=tune.TuneConfig(
             search_alg=RepeatSearcher(plan, capacity.concurrent_trials),
             scheduler=EarlyStopper(plan, study),

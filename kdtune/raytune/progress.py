@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kdtune.planning.ledger import ConfigState
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_differences, finalists, in_question, is_decided
+from kdtune.planning.standing import active_configs, final_differences, finalists, is_decided
 from kdtune.results.tables import cell
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.statistics.sequential import anytime_p
@@ -81,8 +81,8 @@ def make_table(plan: Plan) -> Table:
     """Return the best active configurations with their mean ± sd so far."""
     names = plan.study.searched or ["alpha"]
     table = Table(*names, "n", "val acc", caption=describe_state(plan), caption_justify="left")
-    arms = in_question(plan.ledger)
-    for state in [*arms[False][: MAX_ROWS - 1], *arms[True][:1]]:
+    arms = active_configs(plan.ledger)
+    for state in [*arms.distilled[: MAX_ROWS - 1], *arms.baseline[:1]]:
         values = [cell(state.run.config[name]) for name in names]
         interval = mean_interval(list(state.scores.values()))
         spread = f" ± {interval.sd:.4f}" if interval.n > 1 else ""
@@ -93,7 +93,7 @@ def make_table(plan: Plan) -> Table:
 def describe_state(plan: Plan) -> str:
     """Return the number of runs by status, the lead over the baseline and whether it is decided."""
     counts: dict[str, int] = {}
-    for state in plan.ledger.by_number:
+    for state in plan.ledger.by_row:
         for status in state.status.values():
             counts[status] = counts.get(status, 0) + 1
     parts = [

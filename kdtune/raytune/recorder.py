@@ -70,7 +70,7 @@ class Recorder(tune.Callback):
         run = make_run(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
-        self.plan.take(self.records.start(run, attempt, phase_of(run.repeat)))
+        self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -84,14 +84,14 @@ class Recorder(tune.Callback):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
             for line in self.records.epoch(run, attempt, number, seconds, splits):
-                self.plan.take(line)
+                self.plan.add_record(line)
             self.accuracy[run.trial_id] = splits["val"]["acc"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end of a trial that completed, was pruned, or reported an error."""
         run = make_run(self.study, trial.config)
         error = self.errors.get(run.trial_id)
-        status = "pruned" if run.trial_id in self.plan.stopped else "completed"
+        status = "pruned" if run.trial_id in self.plan.pruned else "completed"
         self._end(run, status if error is None else "failed", error)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -103,7 +103,7 @@ class Recorder(tune.Callback):
         """Record that a trial's worker died too often or did not start."""
         run = make_run(self.study, trial.config)
         if is_machine_lost(trial):  # before the trial started, or after its last retry
-            self.plan.give_back(run)
+            self.plan.requeue(run)
         elif run.trial_id in self.attempts:
             self._end(run, "failed", f"its worker died {MAX_RETRIES + 1} times")
         else:
@@ -113,7 +113,7 @@ class Recorder(tune.Callback):
     def _end(self, run: Run, status: str, error: str | None) -> None:
         node = self.nodes.get(run.trial_id)
         attempt = self.attempts[run.trial_id]
-        self.plan.take(self.records.end(run, attempt, status, error, node))
+        self.plan.add_record(self.records.end(run, attempt, status, error, node))
         self.ended_trials += 1
         if status != "failed":  # the student is kept, the state of the optimiser is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)

@@ -1,108 +1,58 @@
-"""A study's folder: whose it is, what is done in it, what is written into it at the end."""
+"""A study's folder: what is written at the start, what is written at the end."""
 
 import json
 import platform
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from kdtune import __version__
-from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import export
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import Line, read_lines, read_study
+from kdtune.storage.records import Line, read_lines
 from kdtune.training.run import STUDENT
-from kdtune.training.teacher import teacher_run
 
 STUDENTS = "students"
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
     *("summary.csv", "summary.md", "optuna.db", STUDENTS),
 )
-"""What a study on a store has there at its end, beside its trials and teacher."""
+"""What a finished study has on an object store, besides its trials and its teacher."""
 
 
-def claim(study: Study) -> Study:
-    """The study as it goes on: with at least the repeats that its folder has.
-
-    One that was told to add repeats until it is decided stays one: their number hangs on what they
-    said, and a test that takes it for fixed would find too much. Raises InputError where the folder
-    holds another study.
-    """
-    if not (study.folder / STUDY).exists():
-        return study
-    old = read_study(study.folder)
-    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, "repeat")]
-    differ = [n for n in names if getattr(old.run, n) != getattr(study.run, n)]
-    differ += ["cpus_per_trial"] if old.cpus_per_trial != study.cpus_per_trial else []
-    differ += ["recipe of the teacher"] if teacher_run(old.run) != teacher_run(study.run) else []
-    if not differ and not study.covers(old):
-        differ = ["configurations"]
-    if differ:
-        raise InputError(
-            f"{study.folder} holds another study (other {', '.join(differ)}); give this one a "
-            f"name (--name OTHER) or another folder (--out FOLDER)"
-        )
-    if old.until_decided and not study.until_decided:
-        study = replace(study, until_decided=True, budget=old.budget, level=old.level)
-    return replace(study, repeats=max(old.repeats, study.repeats))
-
-
-def check_same(study: Study, made_of: Mapping[str, str]) -> None:
-    """Refuse to go on with images or models other than those the study began with.
+def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
+    """Write study.json and, once, provenance.json: classes, versions and the command.
 
     Args:
-        study: to go on with.
-        made_of: fingerprints, see `distill.check`.
+        study: The study as it is run.
+        fingerprints: Of data, teacher and student, see `training.run.check`.
     """
-    file = study.folder / PROVENANCE
-    began: dict[str, str] = {}
-    with suppress(OSError, ValueError):  # a study goes on without
-        began = json.loads(file.read_text(encoding="utf-8"))
-    what = {
-        "data": f"the images in {study.run.data} have",
-        "teacher": f"the teacher {study.run.teacher}, its weights or code, has",
-        "student": f"the student {study.run.student}, its weights or code, has",
-    }
-    for name, fingerprint in made_of.items():
-        if began.get(name, fingerprint) != fingerprint:
-            raise InputError(
-                f"{what[name]} changed since {study.folder} began; put that back, or begin another "
-                f'study (--name OTHER); if no number hangs on it, delete "{name}" from {file}'
-            )
-
-
-def write_study(study: Study, made_of: Mapping[str, str]) -> None:
-    """Write study.json and, once, what the results come from: data, models, versions, command."""
-    with atomic_write(study.folder / STUDY) as aside:
-        aside.write_text(study.to_json(), encoding="utf-8")
+    with atomic_write(study.folder / STUDY) as part:
+        part.write_text(study.to_json(fingerprints), encoding="utf-8")
     file = study.folder / PROVENANCE
     if file.exists():
         return
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
-        **made_of,
         "classes": load_data(study.run.data).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
     }
-    file.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _command() -> list[str]:
-    """The command line as a user would type it."""
+    """Return the command line as a user would type it."""
     program = Path(sys.argv[0])
     if program.parent.name == "kdtune":
         return ["python", "-m", f"kdtune.{program.stem}", *sys.argv[1:]]
@@ -110,7 +60,7 @@ def _command() -> list[str]:
 
 
 def finish(folder: Path, mirror: Mirror) -> None:
-    """Write all that follows from the records, here and on the study's store."""
+    """Write everything that follows from the records, here and on the study's object store."""
     results, (lines, _) = load(folder), read_lines(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
@@ -124,9 +74,9 @@ def finish(folder: Path, mirror: Mirror) -> None:
 
 
 def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:
-    """Copy the best configuration's students where a user looks for them.
+    """Copy the students of the best configuration to students/, with what predicting needs.
 
-    The user may have tidied up `trials/`: of what it lacks, earlier copies are kept.
+    A user may have deleted folders of `trials/`; earlier copies of their students are kept.
     """
     best = results.best()
     if best is None:

@@ -44,11 +44,11 @@ def _acquire(folder: Path) -> FileLock:
             lock.release()  # its holder of before has removed the file, which locks nothing now
     except Timeout:
         raise InputError(
-            f"{folder} is being run by another process; wait for it, or give --name OTHER"
+            f"{folder} is in use by another process; wait for it to end, or give --name OTHER"
         ) from None
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); --out FOLDER names another"
+            f"{folder} cannot be written ({error.strerror or error}); give another --out FOLDER"
         ) from None
 
 

@@ -30,7 +30,7 @@ def make_run(study: Study, config: dict[str, Any]) -> Run:
     return replace(study.run, **config)
 
 
-def run_trial(config: dict[str, Any], study: Study) -> None:
+def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
     """Run one trial, which is one distillation run, and report its epochs to Tune.
 
     A run that raises is reported as failed, with the reason, and its worker stays in use. Ray
@@ -39,6 +39,7 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     Args:
         config: A sample of the study's space, and the repeat.
         study: The study.
+        concurrent: Trials that run at a time, on all machines together; None if not known.
     """
     run = make_run(study, config)
     torch.set_num_threads(study.cpus_per_trial)
@@ -48,7 +49,7 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(study.run, mirror)  # by the recipe of the base run, whatever is searched
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            teacher, resources = study.folder / "teacher", Resources.of(study)
+            teacher, resources = study.folder / "teacher", Resources.of(study, concurrent)
             for epoch in distill(run, teacher, resources, study.folder / place, push):
                 reporter.add(epoch)
         mirror.push(place)

@@ -15,6 +15,7 @@ from kdtune.results.comparison import Criterion
 from kdtune.results.frames import SCOPES
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
+from kdtune.storage.records import read_saved
 
 
 def sensitivity(results: Results, criterion: Criterion) -> list[str]:
@@ -108,8 +109,9 @@ def provenance(results: Results) -> list[str]:
     record: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # missing or damaged: the results do not hang on it
         record = json.loads(file.read_text("utf-8"))
+    fingerprints = read_saved(results.folder).fingerprints
     facts = {
-        "data fingerprint": str(record.get("data", "")),
+        "data fingerprint": fingerprints.get("data", record.get("data", "")),
         "Python": str(record.get("python", "")),
         **{name: str(v) for name, v in record.get("versions", {}).items()},
     }

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Value
+from kdtune.config.fields import Value
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.study import Scope, Study
 from kdtune.results.tables import is_number
 from kdtune.statistics.intervals import Difference, mean_interval, paired_difference

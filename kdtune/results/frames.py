@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
 from kdtune.results.predictions import gather_predictions
 from kdtune.storage.records import Line, is_running, iter_lines
 
@@ -129,7 +129,8 @@ class _Epochs:
 
 
 def _config_columns(start: Line) -> Line:
-    return {f"config/{name}": start["config"].get(name) for name in HYPERPARAMETERS}
+    config = complete(start["config"])
+    return {f"config/{name}": config[name] for name in HYPERPARAMETERS}
 
 
 def _fate(end: Line | None, unended: str) -> Line:

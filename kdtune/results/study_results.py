@@ -10,8 +10,8 @@ import pandas as pd
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
+from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.config.reading import SHOWN
 from kdtune.config.study import Scope, Study
 from kdtune.results import selection, sensitivity, summaries
 from kdtune.results.comparison import (
@@ -128,7 +128,7 @@ class Results:
     def summary(
         self,
         by: Sequence[str] = (),
-        metrics: Sequence[str] = SHOWN,
+        metrics: Sequence[str] = TABLE_METRICS,
         scope: Scope = "last",
         pooled: bool = False,
     ) -> pd.DataFrame:
@@ -191,7 +191,9 @@ class Results:
         """Mean and rank of each configuration by each scope; see `sensitivity.sensitivity`."""
         return sensitivity.sensitivity(self.of_search, Criterion(metric))
 
-    def marginal(self, columns: Sequence[str] = SHOWN, scope: Scope = "last") -> pd.DataFrame:
+    def marginal(
+        self, columns: Sequence[str] = TABLE_METRICS, scope: Scope = "last"
+    ) -> pd.DataFrame:
         """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
 
         A value's number is the mean over all configurations that have it, within a repeat.
@@ -248,7 +250,7 @@ class Results:
     def text(
         self,
         by: Sequence[str] = (),
-        columns: Sequence[str] = SHOWN,
+        columns: Sequence[str] = TABLE_METRICS,
         criterion: Criterion = DEFAULT,
     ) -> str:
         """What a reader sees first: the table, the comparison with plain training, the verdict."""

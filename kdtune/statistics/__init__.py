@@ -1,13 +1,13 @@
-"""Pure functions: numbers in, numbers out (numpy, scipy).
+"""Statistics as pure functions: numbers in, numbers out.
 
-- intervals: means, paired differences and their t intervals
-- multiplicity: p values of several comparisons (Holm, max-T)
+- intervals: means, paired differences and their t intervals, Wilson's interval
+- multiplicity: p values adjusted for several comparisons (Holm, max-T)
 - power: minimum detectable differences, repeats needed
-- selection_bias: correction of the best of several accuracies
-- sequential: p values and intervals that are valid however often the data are looked at
-- racing: which configurations may still be the best
-- early_stopping: which trials to prune
-- variance: shares of variance
+- selection_bias: correction of the best of several accuracies (BBC-CV)
+- sequential: always-valid p values and confidence sequences
+- racing: configurations that may still be the best
+- early_stopping: trials to prune
+- variance: shares of variance, repeated measures, importance of hyperparameters
 
-Imports nothing of kdtune.
+Imports numpy and scipy.special, and nothing of kdtune.
 """

@@ -1,4 +1,4 @@
-"""Correction of the best of several accuracies for its selection."""
+"""Correction of the best of several accuracies for selection bias (BBC-CV)."""
 
 from dataclasses import dataclass
 
@@ -8,28 +8,30 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Corrected:
-    """Accuracy of the best of K configurations, corrected for its having been selected."""
+    """Accuracy of the best of K configurations, corrected for selection bias."""
 
     corrected: float
-    """What selecting by examples promises for others: the mean over bootstraps."""
+    """Mean over bootstraps of the selected configuration's accuracy on examples not drawn."""
     low: float
-    """Percentile interval of the bootstraps."""
+    """Lower end of the percentile interval of the bootstraps."""
     high: float
+    """Its upper end."""
 
 
 def bootstrap_corrected(
     correct: ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Corrected:
-    """Correct the accuracy of the best configuration for its having been selected.
+    """Return the accuracy of the best configuration, corrected for selection bias.
 
-    Examples are drawn with replacement; the configuration that is best on those drawn is judged by
-    those not drawn: the bootstrap bias correction of Tsamardinos et al. (2018), BBC-CV.
+    Examples are drawn with replacement. The configuration that is best on the examples drawn is
+    evaluated on those not drawn: the bootstrap bias correction BBC-CV of Tsamardinos et al.
+    (Machine Learning, 2018).
 
     Args:
-        correct: share of repeats that classify an example correctly, [K, N].
+        correct: share of repeats that classify an example correctly, [K, N], in [0, 1].
         draws: number of bootstraps.
-        seed: of the draws.
-        level: of the interval.
+        seed: of the bootstraps.
+        level: coverage of the interval, in (0, 1).
     """
     c = np.asarray(correct, dtype=float)
     n = c.shape[1]

@@ -1,4 +1,7 @@
-"""P values and intervals that stay valid however often the data are looked at."""
+"""Always-valid p values and confidence sequences of paired differences.
+
+They hold however often the data are examined and whenever the study stops.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,19 +10,25 @@ import numpy as np
 
 
 def anytime_p(differences: Sequence[float]) -> float:
-    """P value of paired differences that holds at any time, however often it is looked at.
+    """Return the always-valid p value of the mean of paired differences.
 
-    1 / BF, at most 1, where BF is the Bayes factor of a standardised mean ~ N(0, 1) with Jeffreys'
-    prior on the variance (Gonen et al., The American Statistician 2005): with t on n - 1 = v
-    degrees of freedom,
+    It is 1 / BF, at most 1, where BF is the Bayes factor of a standardised mean ~ N(0, 1) with
+    Jeffreys' prior on the variance (Gonen et al., The American Statistician 2005): with t on
+    n - 1 = v degrees of freedom,
 
         BF = (1 + n)^(-1/2) ((1 + t^2 / v) / (1 + t^2 / (v (1 + n))))^((v + 1) / 2).
 
-    For normal differences of mean 0 and any variance it is a martingale (Hendriksen, de Heide and
-    Grunwald, Bayesian Analysis 2021), so P(ever BF >= 1 / p) <= p (Ville, 1939). It is that of the
-    whole sample, not the least so far: runs that were under way when it was decided count, too,
-    and p and `anytime_interval` say the same. 1 for n < 2, and for equal differences, no rarity
-    among accuracies, which have no t.
+    For normal differences of mean 0 and any variance BF is a martingale (Hendriksen, de Heide and
+    Grunwald, Bayesian Analysis 2021), so P(ever BF >= 1 / p) <= p (Ville, 1939). The p value is
+    that of the whole sample and not the smallest so far: runs in flight at the time of the decision
+    count as well, and p agrees with `anytime_interval`.
+
+    Args:
+        differences: one per repeat, (n,).
+
+    Returns:
+        The p value; 1 for n < 2 and for equal differences, which have no t. (Equal differences of
+        accuracies are not rare.)
     """
     n, mean, sd = _sample(differences)
     if not sd:
@@ -31,10 +40,17 @@ def anytime_p(differences: Sequence[float]) -> float:
 
 
 def anytime_interval(differences: Sequence[float], level: float) -> tuple[float, float]:
-    """Interval of the mean of paired differences that holds at any time, with 1 - level.
+    """Return the confidence sequence of the mean of paired differences at this n.
 
-    All means that `anytime_p` does not reject at the level: the mean +- s sqrt(r (n - 1) / n), with
-    t^2 / v = r where BF = 1 / level. Infinite while n is too small, and for equal differences.
+    It contains all means that `anytime_p` does not reject at the level: mean +- s sqrt(r (n - 1) /
+    n), with r the t^2 / v at which BF = 1 / level.
+
+    Args:
+        differences: one per repeat, (n,).
+        level: error rate over all n together, in (0, 1); the coverage is 1 - level.
+
+    Returns:
+        Both ends; infinite while n is too small, and for equal differences.
     """
     n, mean, sd = _sample(differences)
     growth = (math.sqrt(1 + n) / level) ** (2 / max(n, 1))
@@ -46,7 +62,7 @@ def anytime_interval(differences: Sequence[float], level: float) -> tuple[float,
 
 
 def _sample(differences: Sequence[float]) -> tuple[int, float, float]:
-    """Size, mean and standard deviation; the last is 0 where all are equal, but for rounding."""
+    """Return n, mean and sd; the sd is 0 where all differences are equal but for rounding."""
     x = np.asarray(differences, dtype=float)
     if len(x) < 2:
         return len(x), math.nan, 0.0

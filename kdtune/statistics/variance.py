@@ -1,4 +1,4 @@
-"""Where the spread comes from: configuration, repeat, epoch, or none of them. Pure functions."""
+"""Sources of variance: configuration, repeat, epoch, and single hyperparameters."""
 
 import math
 from dataclasses import dataclass
@@ -6,34 +6,41 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import fdtrc
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Parts of the total sum of squares, each in [0, 1]; together 1."""
+    """Shares of the total sum of squares, each in [0, 1]; their sum is 1."""
 
     configuration: float
     repeat: float
     epoch: float
     residual: float
-    """What the three leave, their interactions with one another included."""
+    """All that is not a main effect, interactions included."""
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """A block of configurations x repeats as an analysis of variance with repeated measures."""
+class RepeatedMeasures:
+    """Analysis of variance with repeated measures of a block of configurations x repeats."""
 
     f: float
-    """F of the configurations: ((K - 1), (K - 1)(n - 1)) degrees of freedom."""
+    """F of the configurations with (K - 1, (K - 1)(n - 1)) degrees of freedom."""
     p: float
     icc: float
-    """How alike the configurations find the repeats: the intraclass correlation ICC(C,1) of
-    McGraw and Wong (1996). What pairing gains is the factor 1 - icc in variance."""
+    """Intraclass correlation ICC(C,1) of McGraw and Wong (1996): the correlation of two
+    configurations over repeats. Pairing multiplies the variance of a difference by 1 - icc."""
 
 
 def variance_shares(block: ArrayLike) -> Shares:
-    """Shares of configuration, repeat and epoch (main effects) in a block [K, n, E]."""
+    """Return the shares of configuration, repeat and epoch in the sum of squares.
+
+    Args:
+        block: scores [K, n, E] of K configurations, n repeats and E epochs, without gaps.
+
+    Returns:
+        The main effects' shares and the rest; NaN where all scores are equal.
+    """
     x = np.asarray(block, dtype=float)
     mean = x.mean()
     total = float(((x - mean) ** 2).sum())
@@ -50,15 +57,21 @@ def variance_shares(block: ArrayLike) -> Shares:
     return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - explained))
 
 
-def repeated_measures(block: ArrayLike) -> Agreement:
-    """F test and intraclass correlation of a block [K, n]; NaN for K < 2 or n < 2.
+def repeated_measures(block: ArrayLike) -> RepeatedMeasures:
+    """Return the F test and the intraclass correlation of K configurations in n repeats.
 
-    F is that of a design within subjects, the repeats being the subjects.
+    F is that of a within-subjects design in which the repeats are the subjects.
+
+    Args:
+        block: scores [K, n], without gaps.
+
+    Returns:
+        F, p and ICC; NaN for K < 2, n < 2 or a residual of 0.
     """
     x = np.asarray(block, dtype=float)
     k, n = x.shape
     if k < 2 or n < 2:
-        return Agreement(math.nan, math.nan, math.nan)
+        return RepeatedMeasures(math.nan, math.nan, math.nan)
     rows, columns, mean = x.mean(1), x.mean(0), x.mean()
     ms_rows = n * float(((rows - mean) ** 2).sum()) / (k - 1)
     ms_columns = k * float(((columns - mean) ** 2).sum()) / (n - 1)
@@ -66,35 +79,38 @@ def repeated_measures(block: ArrayLike) -> Agreement:
     df = (k - 1) * (n - 1)
     ms_rest = float((rest**2).sum()) / df
     if ms_rest <= 1e-24 * mean**2:
-        return Agreement(math.nan, math.nan, math.nan)
+        return RepeatedMeasures(math.nan, math.nan, math.nan)
     f = ms_rows / ms_rest
     icc = (ms_columns - ms_rest) / (ms_columns + (k - 1) * ms_rest)
-    return Agreement(f, float(stats.f.sf(f, k - 1, df)), icc)
+    return RepeatedMeasures(f, float(fdtrc(k - 1, df, f)), icc)
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much of the spread between configurations one hyperparameter explains by itself."""
+    """Share of the variance between configurations that one hyperparameter explains alone."""
 
     share: float
-    """Of the sum of squares between the configurations' means, in [0, 1] (eta squared)."""
+    """Eta squared: share of the sum of squares between the configurations' means, in [0, 1]."""
     null: float
-    """The share that 95 % of hyperparameters without any effect would stay below."""
+    """95 % quantile of the share of a hyperparameter that has no effect."""
     n: int
-    """Configurations in which it has an effect."""
+    """Number of configurations in which the hyperparameter is active."""
 
 
 def importance(means: ArrayLike, labels: ArrayLike, draws: int = 2000, seed: int = 0) -> Importance:
-    """Share of one hyperparameter in the spread of the configurations' means.
+    """Return the share of one hyperparameter in the variance of the configurations' means.
 
-    The null permutes the means: with few configurations a hyperparameter without effect explains
-    much, and the more values it has, the more.
+    The null distribution permutes the means. It is needed because with few configurations a
+    hyperparameter without effect explains much, and the more values it has, the more.
 
     Args:
         means: of the configurations, (K,).
-        labels: the hyperparameter's value in each, (K,), as whole numbers from 0.
-        draws: permutations.
+        labels: index of the hyperparameter's value in each configuration, (K,), from 0.
+        draws: number of permutations.
         seed: of the permutations.
+
+    Returns:
+        Share, null quantile and K; NaN where all means are equal.
     """
     y, index = np.asarray(means, dtype=float), np.asarray(labels)
     total = float(((y - y.mean()) ** 2).sum())

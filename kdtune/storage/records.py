@@ -3,11 +3,14 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import LOCK, STUDY
+from kdtune.config.files import LOCK, PROVENANCE, STUDY
+from kdtune.config.migrations import check_schema, migrate, schema_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 
@@ -84,15 +87,48 @@ class Records:
         return line
 
 
-def read_study(folder: Path) -> Study:
-    """The study of a folder; raises InputError where there is none."""
+@dataclass(frozen=True)
+class SavedStudy:
+    """A study as its folder has it, migrated to the present schema."""
+
+    study: Study
+    fingerprints: dict[str, str]
+    """Content hashes of the data, the teacher and the student, as far as they are known."""
+
+
+def read_saved(folder: Path) -> SavedStudy:
+    """Return the study of a folder and the fingerprints of what it is made of.
+
+    Raises:
+        InputError: There is no study, it cannot be read, or it is of a newer version of kdtune.
+    """
     file = folder / STUDY
     if not file.is_file():
         raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
     try:
-        return Study.from_json(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
+        schema = schema_of(values)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
+    check_schema(schema, str(folder))
+    try:
+        values = migrate(values, _read_provenance(folder))
+        return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
+
+
+def read_study(folder: Path) -> Study:
+    """Return the study of a folder; raise InputError as `read_saved` does."""
+    return read_saved(folder).study
+
+
+def _read_provenance(folder: Path) -> dict[str, Any]:
+    """Return the content of provenance.json; nothing if it is missing or damaged."""
+    with suppress(OSError, ValueError):
+        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def read_lines(folder: Path) -> tuple[list[Line], list[str]]:

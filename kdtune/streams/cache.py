@@ -1,20 +1,21 @@
-"""A content-addressed cache of tensors on disk, shared by all processes of a machine.
+"""Content-addressed cache of tensors on disk, shared by all processes of a machine.
 
-An entry is a safetensors file named by the hash of its key, written aside and renamed, with the
-key and a checksum in it. The first who needs it builds it under a file lock while others wait; who
-waits for a builder that died or stands still builds it itself. Whatever fails to be read is built
-again, whatever fails to be written is only not kept: the numbers are the same with no cache at all.
+An entry is a safetensors file named by the hash of its key. It is written to a temporary file and
+renamed, with its key and a checksum inside. The first process that needs an entry builds it and
+holds the lock of its key; others wait. A process that waits for a builder that has died or hangs
+builds the entry itself. An entry that cannot be read is built again, and one that cannot be written
+is not kept, so the numbers are the same as without a cache.
 """
 
-import hashlib
 import json
 import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,92 +23,83 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdtune.config.errors import first_line
 from kdtune.config.files import cache_folder
+from kdtune.streams.keys import KINDS, Key
 
 Tensors = dict[str, Tensor]
 
+Progress = Callable[[int, int], None]
+"""progress(done, total): a builder calls this now and then, which also proves that it is alive."""
 
-Key = Mapping[str, str | int | float | bool | None]
+HANG_SECONDS = 60.0
+"""A builder without a heartbeat for so long is taken to hang."""
 
+HEARTBEAT_SECONDS = 0.5
 
-Tick = Callable[[int, int], None]
-"""tick(done, total): the builder is alive, and so far."""
-
-
-STUCK_SECONDS = 60.0
-"""A builder that has not ticked for so long is taken for dead."""
-
-
-LOCKS = 256
-"""Lock files a kind of entry: a fixed number, since one that is deleted locks nothing."""
+LOCK_SECONDS = 24 * 3600.0
+"""Lock files that nobody has taken for so long are deleted."""
 
 
-BEAT_SECONDS = 0.5
+class Building(NamedTuple):
+    """An entry that is being built."""
 
-
-FORMAT = 2
-"""What an entry holds; where that changes, entries made before are not found."""
-
-
-KINDS = ("views", "logits", "features")
-"""A builder may ask for entries of an earlier kind."""
+    what: str
+    """For people, for example "logits, repeat 3, epoch 7"."""
+    done: int
+    """Images so far."""
+    total: int
+    """Images of the whole entry."""
 
 
 class Cache:
     """The cache in a folder.
 
     Args:
-        folder: where; None for `cache_folder()`.
-        gigabytes: how much it may hold; the least recently used entries go first. 0: no cache.
+        folder: where the entries are; None for kdtune's folder in the user's cache folder.
+        gigabytes: maximum size; the least recently used entries are deleted first. 0: no cache.
     """
 
     def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
         self.folder = Path(folder).expanduser() if folder else cache_folder()
         self.limit = int(gigabytes * 1e9)
-        self._unscanned = self.limit  # the first write looks at what is there
-        self._complained = False
+        self._uncounted = self.limit  # bytes written since the last look: the first write looks
+        self._warned = False
 
-    def get(self, kind: str, key: Key, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
-        """The entry of this key, built by `build(tick)` where it is not there.
+    def get(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
+        """Return the entry of this key, built by `build(progress)` if it is not there.
 
         Args:
-            kind: "views", "logits", "features": a build may get entries of an earlier kind only,
-                so that two builders never wait for each other.
-            key: all that the tensors depend on.
-            what: for whoever watches, e.g. "teacher logits, repeat 3, epoch 7".
-            build: makes the tensors; calls tick(done, total) now and then.
+            key: everything that the tensors depend on. A build may get entries of an earlier kind
+                only, so that two builders never wait for each other.
+            what: the entry in words, for the display of progress.
+            build: returns the tensors, and calls progress(done, total) now and then.
 
         Returns:
-            The tensors; memory-mapped and copy-on-write where they come from the disk.
+            The tensors. If they come from the disk they are memory-mapped and copy-on-write.
         """
         if not self.limit:
             return build(lambda done, total: None)
-        path, text = self._place(kind, key)
-        found = read(path, text)
+        found = self.find(key)
         if found is not None:
             return found
         try:
-            lock = self._turn(kind, path.stem)
-        except OSError as error:  # a folder that cannot be made or locked
-            self._complain(error)
+            lock = self._lock(key)
+        except OSError as error:  # the folder cannot be created, or has no locks
+            self._warn(error)
             return build(lambda done, total: None)
         try:
-            return read(path, text) or self._build(path, text, what, build)
+            return self.find(key) or self._build(key, what, build)
         finally:
             if lock is not None:
                 lock.release()
 
-    def find(self, kind: str, key: Key) -> Tensors | None:
-        """The entry of this key where it is there: nothing is waited for, nothing built."""
-        return read(*self._place(kind, key)) if self.limit else None
-
-    def _place(self, kind: str, key: Key) -> tuple[Path, str]:
-        text = json.dumps({"format": FORMAT, "kind": kind, **key}, sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        return self.folder / kind / name[:2] / f"{name}.safetensors", text
+    def find(self, key: Key) -> Tensors | None:
+        """Return the entry of this key, or None if it is not there; never wait, never build."""
+        return read(self._path(key), key.text) if self.limit else None
 
     def fault(self) -> str | None:
-        """Why nothing can be kept, in a sentence; None where all is well or no cache is wanted."""
+        """Return why nothing can be written, in a sentence; None if all is well or limit is 0."""
         if not self.limit:
             return None
         probe = self.folder / f"{os.getpid()}.probe"
@@ -119,78 +111,86 @@ class Cache:
             return self._sentence(error)
         return None
 
-    def building(self) -> Iterator[tuple[str, int, int]]:
-        """What is being built now: (what, done, total) of each builder that is alive."""
-        for beat in (self.folder / "building").glob("*.json"):
+    def building(self) -> Iterator[Building]:
+        """Yield what processes that are alive are building now."""
+        for heartbeat in (self.folder / "building").glob("*.json"):
             with suppress(OSError, ValueError):
-                if time.time() - beat.stat().st_mtime < STUCK_SECONDS:
-                    values = json.loads(beat.read_text())
-                    yield values["what"], values["done"], values["total"]
+                if time.time() - heartbeat.stat().st_mtime < HANG_SECONDS:
+                    yield Building(**json.loads(heartbeat.read_text()))
 
-    def _turn(self, kind: str, name: str) -> FileLock | None:
-        """Wait for and take the entry's lock; None where its holder stands still here."""
-        file = self.folder / "locks" / f"{kind}-{int(name[:8], 16) % LOCKS:03d}.lock"
-        waited_since = time.time()
+    def _path(self, key: Key) -> Path:
+        return self.folder / key.kind / key.name[:2] / f"{key.name}.safetensors"
+
+    def _lock(self, key: Key) -> FileLock | None:
+        """Wait for the lock of this key and take it; return None if its holder hangs."""
+        file = self.folder / "locks" / f"{key.kind}-{key.name}.lock"
+        heartbeat, waiting_since = self._heartbeat(key), time.time()
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file)
         while True:
             try:
                 lock.acquire(timeout=1.0, poll_interval=0.02)
-                return lock
             except Timeout:
-                last = waited_since
+                last = waiting_since
                 with suppress(FileNotFoundError):
-                    last = max(last, self._beat(name).stat().st_mtime)
-                if time.time() - last > STUCK_SECONDS:
+                    last = max(last, heartbeat.stat().st_mtime)
+                if time.time() - last > HANG_SECONDS:
                     return None
+            else:
+                with suppress(OSError):
+                    os.utime(file)  # used now, so deleted late
+                return lock
 
-    def _beat(self, name: str) -> Path:
-        return self.folder / "building" / f"{name}.json"
+    def _heartbeat(self, key: Key) -> Path:
+        return self.folder / "building" / f"{key.name}.json"
 
-    def _build(self, path: Path, text: str, what: str, build: Callable[[Tick], Tensors]) -> Tensors:
-        beat = self._beat(path.stem)
-        last = time.time()  # what takes less than a beat is worth no file
+    def _build(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
+        heartbeat = self._heartbeat(key)
+        last = time.time()  # a build that is shorter than a heartbeat needs no file
 
-        def tick(done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             nonlocal last
-            if time.time() - last >= BEAT_SECONDS:
+            if time.time() - last >= HEARTBEAT_SECONDS:
                 last = time.time()
                 with suppress(OSError):
-                    beat.parent.mkdir(exist_ok=True)
-                    beat.write_text(json.dumps({"what": what, "done": done, "total": total}))
+                    heartbeat.parent.mkdir(exist_ok=True)
+                    heartbeat.write_text(json.dumps(Building(what, done, total)._asdict()))
 
         try:
-            tensors = {name: value.contiguous() for name, value in build(tick).items()}
+            tensors = {name: value.contiguous() for name, value in build(progress).items()}
         finally:
             with suppress(OSError):
-                beat.unlink()
+                heartbeat.unlink()
         try:
-            self._write(path, text, tensors)
-        except (OSError, SafetensorError) as error:  # full or read-only
-            self._complain(error)
+            self._write(key, tensors)
+        except (OSError, SafetensorError) as error:  # the disk is full or read-only
+            self._warn(error)
         return tensors
 
-    def _write(self, path: Path, text: str, tensors: Tensors) -> None:
+    def _write(self, key: Key, tensors: Tensors) -> None:
         size = sum(t.nbytes for t in tensors.values())
         if size > self.limit:
             return
+        path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         try:
-            save_file(tensors, aside, {"key": text, "crc": str(checksum(tensors))})
-            if aside.stat().st_size > self.limit:
+            save_file(tensors, part, {"key": key.text, "crc": str(checksum(tensors))})
+            if part.stat().st_size > self.limit:
                 return
-            os.replace(aside, path)
+            os.replace(part, path)
         finally:
-            aside.unlink(missing_ok=True)
-        self._unscanned += size
-        if self._unscanned > self.limit / 50:
-            self._unscanned = 0
+            part.unlink(missing_ok=True)
+        self._uncounted += size
+        if self._uncounted > self.limit / 50:
+            self._uncounted = 0
             self._evict()
+            self._delete_old_locks()
 
     def _evict(self) -> None:
+        """Delete the least recently used entries until the others fit the limit."""
         entries = []
-        # only what has our names: the folder may be the user's own
+        # only files with names of entries: the user may keep other files in this folder
         files = (f for kind in KINDS for f in (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*"))
         for path in files:
             with suppress(FileNotFoundError):
@@ -203,20 +203,38 @@ class Cache:
             path.unlink(missing_ok=True)
             excess -= size
 
-    def _complain(self, error: Exception) -> None:
-        if not self._complained:
-            self._complained = True
+    def _delete_old_locks(self) -> None:
+        """Delete lock files that nobody has taken for a day and nobody holds.
+
+        A process that opens such a file while it is deleted locks nothing, so that two may build
+        one entry. That costs time and changes no number.
+        """
+        for file in (self.folder / "locks").glob("*.lock"):
+            with suppress(OSError, Timeout):
+                if time.time() - file.stat().st_mtime > LOCK_SECONDS:
+                    with FileLock(file, timeout=0):
+                        file.unlink(missing_ok=True)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
             print(self._sentence(error), file=sys.stderr)
 
     def _sentence(self, error: Exception) -> str:
         return (
-            f"streams are not kept, every run makes its own: the cache folder {self.folder} "
-            f"cannot be written ({error}); --cache FOLDER names another, --cache-gb 0 none"
+            f"the cache folder {self.folder} cannot be written ({first_line(error)}), so every "
+            f"run computes its own views, logits and features; --cache FOLDER names another "
+            f"folder, --cache-gb 0 uses no cache"
         )
 
 
 def read(path: Path, text: str) -> Tensors | None:
-    """The tensors of the file if it is whole and has this key, else None."""
+    """Return the tensors of an entry; None if the file is missing, damaged or of another key.
+
+    Args:
+        path: the file.
+        text: the key as it must stand in the file.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -231,7 +249,7 @@ def read(path: Path, text: str) -> Tensors | None:
 
 
 def checksum(tensors: Tensors) -> int:
-    """CRC-32 over names, types, shapes and bytes."""
+    """Return the CRC-32 of names, types, shapes and bytes."""
     crc = 0
     for name, value in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)

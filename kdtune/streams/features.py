@@ -1,102 +1,150 @@
-"""Features of a frozen backbone: what the student's head sees, computed once a repeat and epoch.
+"""Features of a frozen backbone, the input of the student's head.
 
-With batch norm in train mode they depend on the batch, and those of val on how far the running
-statistics have drifted; both depend on the stream only, so one pass still serves every
-configuration.
+With batch norm in train mode they depend on the batch, and those of val and test on the running
+statistics, which drift from batch to batch. Both depend on the stream only, so one pass through the
+backbone serves every configuration of a repeat. If views are the same in every epoch and the
+backbone treats each image by itself, one pass serves all epochs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from kdtune.models.classifier import Classifier
-from kdtune.streams.cache import Tensors, Tick
-from kdtune.streams.chunks import Chunks, collect, seed_step
+from kdtune.streams.batches import Batch, collect, rebatched
+from kdtune.streams.cache import Progress, Tensors
+from kdtune.streams.chunks import Chunks, seed_step
+from kdtune.streams.working_set import WorkingSet
+
+SAME = {"fp32": 1e-3, "bf16": 3e-2}
+"""Features that differ by less than this share of the largest do not depend on the batch."""
 
 
 class Features:
     """Features of the run's student, chunk by chunk.
 
     Args:
-        chunks: the run's.
-        student: on its device, as it starts; a training chunk leaves its statistics in it.
-        views: views(split, epoch, size), uint8 [size, C, H, W] at a time.
-        student_print: fingerprint of its backbone where it is known.
+        chunks: the run's chunks.
+        student: on its device, as the repeat starts it. A chunk of train leaves the running
+            statistics in it that its builder had after that epoch.
+        working_set: decides what is stored.
+        fingerprint: that of the student's backbone if it is known.
     """
 
     def __init__(
         self,
         chunks: Chunks,
         student: Classifier,
-        views: Callable[[str, int, int], Iterator[Tensor]],
-        student_print: str | None = None,
+        working_set: WorkingSet,
+        fingerprint: str | None = None,
     ):
-        self.chunks, self.run, self.views = chunks, chunks.run, views
+        self.chunks, self.run, self.working_set = chunks, chunks.run, working_set
         self.student = student.freeze(head=False)
-        # of the initial weights: a run that goes on loads its statistics afterwards
-        self.print = student_print or student.fingerprint(with_head=False)
+        # of the initial weights: a run that is resumed loads its statistics afterwards
+        self.fingerprint = fingerprint or student.fingerprint(with_head=False)
+        self._drift = self.run.batch_norm == "train"
 
-    def get(self, split: str, epoch: int) -> Tensor:
-        """Features, float32 [N, ...].
+    def get(self, split: str, epoch: int, batches: Iterable[Batch], per_image: bool) -> Tensor:
+        """Return the features of a split, float32 [N, D], in the order of the batches.
 
-        A run walks through its epochs in order, so the student always stands where the builder of
-        this chunk stood.
+        Runs ask for their epochs in order, so the running statistics are always those that the
+        builder of the chunk had.
+
+        Args:
+            split: train, val or test.
+            epoch: of training; for val and test the one before the evaluation.
+            batches: the split's views. Nothing is taken from them if the chunk is there.
+            per_image: whether the features of train are the same in every epoch.
         """
-        run, drifts = self.run, self.run.batch_norm == "train"
-        key = self.chunks.view_key(split, epoch) | self.chunks.compute_key
-        key |= {"student": self.print, "batch_norm": run.batch_norm}
-        if split == "train" or drifts:
-            key |= {"batch_size": run.batch_size}
-            key |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
-            key |= {"train_images": run.train_images}
-        build = self._train if split == "train" else self._eval
+        key = self.chunks.keys.features(split, epoch, self.fingerprint, per_image)
 
-        def build_chunk(tick: Tick) -> Tensors:
-            return build(split, epoch, tick)
+        def build(progress: Progress) -> Tensors:
+            if split == "train" and not per_image:
+                self.student.set_mode(True, self._drift)
+                features = collect(self._steps(epoch, batches), progress, self.chunks.count(split))
+                return {"features": features, **(self._state() if self._drift else {})}
+            self.student.set_mode(split == "train", False)
+            views = rebatched(batches, self.chunks.keys.inference_batch)
+            passes = (self._forward(batch.views) for batch in views)
+            return {"features": collect(passes, progress, self.chunks.count(split))}
 
-        chunk = self.chunks.get("features", split, epoch, key, build_chunk)
-        if split == "train" and drifts:
+        keep = self.working_set.keeps(key, self.run)
+        chunk = self.chunks.get(key, split, epoch, build, keep)
+        if split == "train" and self._drift:
             self._restore(chunk)
         return chunk["features"]
 
-    def _train(self, split: str, epoch: int, tick: Tick) -> Tensors:
-        self.student.set_mode(True, self.run.batch_norm == "train")
-        features = collect(self._steps(split, epoch), tick, self.chunks.count(split))
-        return {"features": features, **self._state()}
-
-    def _steps(self, split: str, epoch: int) -> Iterator[Tensor]:
-        for step, views in enumerate(self.views(split, epoch, self.run.batch_size)):
+    def _steps(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Tensor]:
+        for step, batch in enumerate(rebatched(batches, self.run.batch_size)):
             seed_step(self.run, epoch, step)
-            yield self._look(views)
-
-    def _eval(self, split: str, epoch: int, tick: Tick) -> Tensors:
-        self.student.set_mode(False)
-        views = self.views(split, epoch, self.chunks.inference_batch)
-        return {"features": collect(map(self._look, views), tick, self.chunks.count(split))}
+            yield self._forward(batch.views)
 
     @torch.no_grad()
-    def _look(self, views: Tensor) -> Tensor:
+    def _forward(self, views: Tensor | None) -> Tensor:
+        assert views is not None
         return self.student.features(views.to(self.chunks.resources.device)).cpu()
 
+    # -- one image at a time? ------------------------------------------------------------------
+
+    def treat_each_image_alone(self, sample: Iterable[Tensor]) -> bool:
+        """Return True if a training pass depends on the image alone: no batch, no randomness.
+
+        Args:
+            sample: some views, uint8 [B, C, H, W] at a time. None is taken if the answer is known.
+        """
+        if self._drift:
+            return False
+        key = self.chunks.keys.per_image(self.fingerprint)
+
+        def build(progress: Progress) -> Tensors:
+            return {"answer": torch.tensor(self._try(next(iter(sample))))}
+
+        return bool(self.chunks.resources.cache.get(key, "features", build)["answer"])
+
+    def _try(self, views: Tensor) -> bool:
+        """Return True if a training pass draws nothing, keeps nothing and mixes no images."""
+        if len(views) < 2:
+            return False
+        buffers = [values for each in self._buffers.values() for values in each]
+        before, states = [values.clone() for values in buffers], _generators()
+        self.student.set_mode(True, False)
+        whole = self._forward(views)
+        half = len(views) // 2
+        parts = torch.cat([self._forward(views[:half]), self._forward(views[half:])])
+        drew = any(not torch.equal(a, b) for a, b in zip(states, _generators(), strict=True))
+        kept = any(not torch.equal(a, b) for a, b in zip(before, buffers, strict=True))
+        for values, old in zip(buffers, before, strict=True):
+            values.copy_(old)
+        margin = SAME[self.run.precision] * whole.abs().max()
+        return not drew and not kept and bool((whole - parts).abs().max() <= margin)
+
+    # -- running statistics --------------------------------------------------------------------
+
     def _state(self) -> Tensors:
-        """The statistics, one tensor a type: a ResNet18's sixty took 40 % of a run to read."""
-        flat = {t: torch.cat([v.reshape(-1) for v in each]) for t, each in self._statistics.items()}
+        """Return the buffers, one tensor a type: reading a ResNet18's sixty took 40 % of a run."""
+        flat = {t: torch.cat([v.reshape(-1) for v in each]) for t, each in self._buffers.items()}
         return {f"state.{t}": values.cpu() for t, values in flat.items()}
 
     def _restore(self, chunk: Tensors) -> None:
-        for t, each in self._statistics.items():
+        for t, each in self._buffers.items():
             values = chunk[f"state.{t}"].to(self.chunks.resources.device)
             parts = values.split([value.numel() for value in each])
             for value, part in zip(each, parts, strict=True):
                 value.copy_(part.view_as(value))
 
     @cached_property
-    def _statistics(self) -> dict[torch.dtype, list[Tensor]]:
-        """Batch norm's running statistics, and whatever else the network keeps in buffers."""
+    def _buffers(self) -> dict[torch.dtype, list[Tensor]]:
+        """Running statistics of batch norm, and whatever else the network keeps in buffers."""
         kept, by_type = self.student.net.state_dict(), dict[torch.dtype, list[Tensor]]()
         for name, _ in self.student.net.named_buffers():
             if name in kept:
                 by_type.setdefault(kept[name].dtype, []).append(kept[name])
         return by_type
+
+
+def _generators() -> list[Tensor]:
+    """Return the states of torch's global generators."""
+    states = [torch.default_generator.get_state()]
+    return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])

@@ -1,70 +1,47 @@
-"""What a repeat fixes, built once, shared by every configuration.
+"""The stream of one repeat: its batches, computed once and shared by every configuration.
 
-For a repeat, the order of the images, their augmented views, the labels, the teacher's logits on
-exactly those views and, where the student's backbone is frozen, its features are functions of the
-data, the models, the repeat and the epoch, and of nothing that is searched. A `Stream` hands them
-out batch by batch; what is costly comes a chunk (one epoch of one split) at a time from the cache.
-Logits are kept raw: temperature comes later.
+The order of the images, their augmented views, the labels, the teacher's logits on exactly those
+views and, if the student's backbone is frozen, its features depend on the data, the models, the
+repeat and the epoch, and on nothing that is searched. A `Stream` yields them batch by batch; what
+is costly to compute comes a chunk at a time from the cache. Logits are stored as they are:
+the temperature is applied later.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
-from kdtune.streams.cache import Tensors, Tick
-from kdtune.streams.chunks import Chunks, Parts, collect, rebatched
+from kdtune.streams.batches import Batch as Batch
+from kdtune.streams.batches import collect, rebatched
+from kdtune.streams.cache import Progress, Tensors
+from kdtune.streams.chunks import Chunks
 from kdtune.streams.features import Features
+from kdtune.streams.keys import Key
 from kdtune.streams.resources import Resources
+from kdtune.streams.shards import ShardedViews
+from kdtune.streams.shards import view_size as view_size
+from kdtune.streams.working_set import working_set
 
 EVALUATION_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Consecutive images of a split, on the device of the run."""
-
-    views: Tensor | None
-    """uint8 [B, C, H, W]; None where the features stand for them."""
-    features: Tensor | None
-    """What the student's head sees, float32 [B, ...], where the backbone is frozen."""
-    labels: Tensor
-    """int64 [B]."""
-    teacher: Tensor | None
-    """The teacher's logits, float32 [B, K]; None without a teacher."""
-
-
-def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
-    """Side of a view: the run's, or the larger input of the models, or the images' own.
-
-    Raises InputError where none of them says: photographs have no size of their own.
-    """
-    sizes = [m.preprocessing.size for m in models if m is not None and m.preprocessing.size]
-    if run.image_size or sizes:
-        return run.image_size or max(sizes)
-    images = data.splits["train"].images
-    if not isinstance(images, Tensor):
-        raise InputError(f"image_size must be given: neither model has one ({run.data})")
-    return images.shape[-1]
-
-
 class Stream:
-    """Batches of a repeat, for a student that learns from a teacher.
+    """Batches of one repeat, for a student that learns from a teacher.
 
     Args:
         run: fixes the stream by its data, models, seed and repeat.
         data: the run's data set, loaded.
-        student: on its device; a frozen backbone's running statistics follow the stream.
-        teacher: on the same device; None where there is none.
+        student: on its device. The running statistics of a frozen backbone follow the stream.
+        teacher: on the same device; None without a teacher.
         resources: device, cache and loader workers.
-        teacher_print: the teacher's fingerprint where it is known.
-        student_print: that of the student's backbone where it is known.
+        teacher_fingerprint: that of the teacher if it is known.
+        student_fingerprint: that of the student's backbone if it is known.
     """
 
     def __init__(
@@ -74,97 +51,138 @@ class Stream:
         student: Classifier,
         teacher: Classifier | None,
         resources: Resources,
-        teacher_print: str | None = None,
-        student_print: str | None = None,
+        teacher_fingerprint: str | None = None,
+        student_fingerprint: str | None = None,
     ):
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
         self.chunks = Chunks(run, data, view_size(run, data, student, teacher), resources)
-        self._known_print = teacher_print
+        self.working_set = working_set(run, data, student, teacher, resources)
+        stored = filter(self.working_set.keeps_views, data.splits)
+        self.views = ShardedViews(self.chunks, frozenset(stored))
+        self._known_fingerprint = teacher_fingerprint
         self.features = None
         if run.trainable == "head":
-            self.features = Features(self.chunks, student, self._view_batches, student_print)
+            self.features = Features(self.chunks, student, self.working_set, student_fingerprint)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """The training batches of an epoch, in the repeat's order."""
+        """Yield the training batches of an epoch, in the order of the repeat."""
         return self._batches("train", epoch, self.run.batch_size)
 
     def evaluate(self, split: str, epoch: int) -> Iterator[Batch]:
-        """The batches of val or test in their own order, for the student after this epoch."""
+        """Yield the batches of val or test in their own order, for the student after this epoch."""
         return self._batches(split, epoch, EVALUATION_BATCH)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch of training."""
+        """Number of training batches in an epoch."""
         return -(-self.chunks.count("train") // self.run.batch_size)
 
     def _batches(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
-        labels = self.data.splits[split].labels[self.chunks.index(split, epoch)].split(size)
         if self.features is None:
-            for row, y in zip(rebatched(self._seen(split, epoch), size), labels, strict=True):
-                yield self._batch(row, None, y)
-            return
-        columns = [self.features.get(split, epoch)]
-        if self.teacher is not None:  # after the features: the teacher may have seen their views
-            columns.append(self._logits(split, epoch))
-        for row, y in zip(rebatched([tuple(columns)], size), labels, strict=True):
-            # cloned: a file's alignment, unlike the allocator's, moves a product's last bits
-            yield self._batch((None, *row[1:]), row[0].clone(), y)
+            seen = self._seen(split, epoch)
+        else:
+            seen = iter([self._with_features(self.features, split, epoch)])
+        for batch in rebatched(seen, size):
+            if batch.features is not None:
+                # a copy: a file's alignment, unlike the allocator's, moves a product's last bits
+                batch = replace(batch, features=batch.features.clone())
+            yield batch.to(self.resources.device)
 
-    def _batch(self, row: tuple[Tensor | None, ...], features: Tensor | None, y: Tensor) -> Batch:
-        views, teacher = row if len(row) == 2 else (row[0], None)
-        columns = (views, features, y, teacher)
-        return Batch(*(c if c is None else self._move(c) for c in columns))  # type: ignore[arg-type]
+    def _with_features(self, features: Features, split: str, epoch: int) -> Batch:
+        """Return a whole split with the student's features in place of views."""
+        per_image = split == "train" and self._per_image
+        seen = self._seen(split, epoch, own_order=per_image)
+        order = self.chunks.order(split, epoch)
+        values = features.get(split, epoch, seen, per_image)
+        if per_image and order is not None:
+            values = values[order]
+        # after the features, whose building may have computed the logits on the way
+        teacher = None if self.teacher is None else self._logits(split, epoch, order)
+        return Batch(self._labels(split, order), features=values, teacher=teacher)
+
+    @cached_property
+    def _per_image(self) -> bool:
+        """Whether the features of train are the same in every epoch but for the order."""
+        return (
+            self.features is not None
+            and self.chunks.keys.same_views("train")
+            and self.features.treat_each_image_alone(self.views.sample("train"))
+        )
+
+    def _labels(self, split: str, order: Tensor | None) -> Tensor:
+        index = self.chunks.index(split)
+        return self.data.splits[split].labels[index if order is None else index[order]]
 
     # -- what the models see -------------------------------------------------------------------
 
-    def _seen(self, split: str, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """Views and, with a teacher, its logits on them, some at a time; no view is made twice."""
-        keep = self._keeps_views(split)
-        views = self.chunks.views(split, epoch, keep)
+    def _seen(self, split: str, epoch: int, own_order: bool = False) -> Iterator[Batch]:
+        """Yield views, labels and the teacher's logits, some images at a time.
+
+        Args:
+            split: train, val or test.
+            epoch: of train.
+            own_order: whether the images come in the split's order instead of the epoch's.
+        """
+        batches = self._views(split, epoch, own_order)
         if self.teacher is None:
-            yield from zip(views)
+            yield from batches
             return
-        key = self._logits_key(split, epoch)
-        if self.chunks.views_pass(split, keep) and not self.chunks.has("logits", split, key):
-            made = []
-            for part in views:
-                made.append(self._ask(part))
-                yield part, made[-1]
-            logits = torch.cat(made)
-            self.chunks.get("logits", split, epoch, key, lambda tick: {"logits": logits})
+        key = self.chunks.keys.logits(split, epoch, self._teacher_fingerprint)
+        order = None if own_order else self.chunks.order(split, epoch)
+        as_stored = order is None or not self.chunks.keys.same_views(split)
+        if as_stored and self.views.are_remade(split) and not self.chunks.has(key, split):
+            yield from self._with_new_logits(key, split, epoch, batches)
             return
-        logits, done = self._logits(split, epoch), 0
+        logits, done = self._logits(split, epoch, order), 0
+        for batch in batches:
+            yield replace(batch, teacher=logits[done : done + len(batch)])
+            done += len(batch)
+
+    def _views(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
+        """Yield views and labels, some images at a time."""
+        views = self.views.in_own_order(split) if own_order else self.views.of_epoch(split, epoch)
+        labels = self._labels(split, None if own_order else self.chunks.order(split, epoch))
+        done = 0
         for part in views:
-            yield part, logits[done : done + len(part)]
+            yield Batch(labels[done : done + len(part)], part)
             done += len(part)
-
-    def _view_batches(self, split: str, epoch: int, size: int) -> Iterator[Tensor]:
-        return (row[0] for row in rebatched(self._seen(split, epoch), size))
-
-    def _keeps_views(self, split: str) -> bool:
-        """Whether views are worth the disk: not where only one builder looks at them."""
-        once = self.run.batch_norm == "eval" or split == "train"
-        return self.teacher is not None and not (self.features is not None and once)
 
     # -- teacher -------------------------------------------------------------------------------
 
-    def _logits(self, split: str, epoch: int) -> Tensor:
-        def build(tick: Tick) -> Tensors:
-            views = zip(self.chunks.views(split, epoch, self._keeps_views(split)))
-            batches = rebatched(views, self.chunks.inference_batch)
-            logits = (self._ask(row[0]) for row in batches)
-            return {"logits": collect(logits, tick, self.chunks.count(split))}
+    def _logits(self, split: str, epoch: int, order: Tensor | None) -> Tensor:
+        """Return the teacher's logits, float32 [N, K], in the order of the epoch.
 
-        key = self._logits_key(split, epoch)
-        return self.chunks.get("logits", split, epoch, key, build)["logits"]
+        Views that are the same in every epoch have one chunk of logits, in the split's own order.
+        """
+        key = self.chunks.keys.logits(split, epoch, self._teacher_fingerprint)
+        same = self.chunks.keys.same_views(split)
 
-    def _logits_key(self, split: str, epoch: int) -> Parts:
-        parts = self.chunks.view_key(split, epoch) | self.chunks.compute_key
-        return parts | {"teacher": self._teacher_print}
+        def build(progress: Progress) -> Tensors:
+            views = self._views(split, epoch, own_order=same)
+            batches = rebatched(views, self.chunks.keys.inference_batch)
+            logits = (self._ask(batch) for batch in batches)
+            return {"logits": collect(logits, progress, self.chunks.count(split))}
+
+        keep = self.working_set.keeps(key, self.run)
+        logits = self.chunks.get(key, split, epoch, build, keep)["logits"]
+        return logits[order] if same and order is not None else logits
+
+    def _with_new_logits(
+        self, key: Key, split: str, epoch: int, batches: Iterator[Batch]
+    ) -> Iterator[Batch]:
+        """Compute the logits while views pass that nothing holds, so that they are made once."""
+        made = []
+        for batch in batches:
+            made.append(self._ask(batch))
+            yield replace(batch, teacher=made[-1])
+        logits = {"logits": torch.cat(made)}
+        keep = self.working_set.keeps(key, self.run)
+        self.chunks.get(key, split, epoch, lambda progress: logits, keep)
 
     @torch.no_grad()
-    def _ask(self, views: Tensor) -> Tensor:
-        return self._frozen_teacher(self._move(views)).cpu()  # type: ignore[no-any-return]
+    def _ask(self, batch: Batch) -> Tensor:
+        views = batch.to(self.resources.device).views
+        return self._frozen_teacher(views).cpu()  # type: ignore[no-any-return]
 
     @cached_property
     def _frozen_teacher(self) -> Classifier:
@@ -173,9 +191,6 @@ class Stream:
         return self.teacher.freeze()
 
     @cached_property
-    def _teacher_print(self) -> str:
+    def _teacher_fingerprint(self) -> str:
         assert self.teacher is not None
-        return self._known_print or self.teacher.fingerprint()
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.resources.device, non_blocking=True)
+        return self._known_fingerprint or self.teacher.fingerprint()

@@ -1,4 +1,4 @@
-"""The state of a run in a file."""
+"""Checkpoint of a run: its state in one file, from which an interrupted run resumes."""
 
 import math
 import time
@@ -13,56 +13,93 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdtune.config.files import atomic_write
 from kdtune.models.classifier import Classifier
 from kdtune.training.metrics import Epoch
+from kdtune.training.predictions import Predictions
+
+FORMAT = 2
+"""Of the file; a file of another format is ignored, so its run begins again."""
+
+
+def _nothing() -> None:
+    """Do nothing after saving."""
 
 
 class Checkpoint:
-    """The state of a run in a file: kept after each epoch, of very short ones after several.
+    """The state of a run in a file, saved after an epoch; after several if they are very short.
 
-    What a crash costs is one epoch, or 100 times what keeping a state takes, but no more than one
-    epoch and two seconds.
+    A crash loses one epoch, or 100 times as long as saving takes, but not more than one epoch and
+    two seconds.
 
     Args:
-        file: of the state.
-        sent: is called when a new state is there, to bring it to safety.
+        file: The file of the state.
+        on_save: Called after each save, for instance to upload the file.
     """
 
-    SHARE = 0.01
-    """Of the time that may go into keeping states, unless they would grow older than `SECONDS`."""
-    SECONDS = 2.0
+    MAX_TIME_SHARE = 0.01
+    """Share of the time that saving may take, as long as the last state is young enough."""
+    MAX_AGE_SECONDS = 2.0
+    """Training time after which the state is saved at the next epoch, however long that takes."""
 
-    def __init__(self, file: Path, sent: Callable[[], None] = lambda: None):
-        self.file, self._sent = file, sent
-        self._cost, self._unkept = math.inf, math.inf  # seconds
+    def __init__(self, file: Path, on_save: Callable[[], None] = _nothing):
+        self.file, self._on_save = file, on_save
+        self._save_seconds, self._unsaved_seconds = math.inf, math.inf
 
-    def keep(
+    def save(
         self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler, past: list[Epoch]
     ) -> None:
-        """Keep the state after the last epoch of the past, unless that comes too often."""
-        self._unkept += past[-1].seconds
-        if self._unkept < min(self._cost / self.SHARE, self.SECONDS):
+        """Save the state after the last of the past epochs, unless the last save is too recent."""
+        self._unsaved_seconds += past[-1].seconds
+        due_after = min(self._save_seconds / self.MAX_TIME_SHARE, self.MAX_AGE_SECONDS)
+        if self._unsaved_seconds < due_after:
             return
         began = time.perf_counter()
         state = {
+            "format": FORMAT,
             "student": student.net.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
-            "epochs": [vars(epoch) for epoch in past],
+            "epochs": [_values(epoch) for epoch in past],
         }
-        with atomic_write(self.file) as aside:
-            torch.save(state, aside)
-        self._sent()
+        with atomic_write(self.file) as part:
+            torch.save(state, part)
+        self._on_save()
         took = time.perf_counter() - began
-        self._cost, self._unkept = min(took, 2 * self._cost), 0.0  # once slow is not always slow
+        # at most doubled: one slow save does not make all later ones rare
+        self._save_seconds = min(took, 2 * self._save_seconds)
+        self._unsaved_seconds = 0.0
 
     def load(
         self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler
     ) -> list[Epoch]:
-        """Put a run back to its state, if there is one; returns its past."""
+        """Restore the saved state and return its past epochs.
+
+        Without a state, or with one that is damaged, of another format or of another model, nothing
+        is changed and the list is empty.
+        """
+        if not self.file.exists():
+            return []
+        before = {name: value.clone() for name, value in student.net.state_dict().items()}
         try:
             state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
-        except Exception:  # none, or damaged, which torch answers with many types: begin again
+            if state["format"] != FORMAT:
+                return []
+            past = [_epoch(values) for values in state["epochs"]]
+            parts = state["student"], state["optimizer"], state["scheduler"]
+            student.net.load_state_dict(parts[0])
+            optimizer.load_state_dict(parts[1])
+            scheduler.load_state_dict(parts[2])
+        except Exception:  # torch answers damage with many types
+            student.net.load_state_dict(before)
             return []
-        student.net.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        return [Epoch(**values) for values in state["epochs"]]
+        return past
+
+
+def _values(epoch: Epoch) -> dict[str, Any]:
+    """Return the epoch as numbers, tensors and dicts of them, which torch loads without pickle."""
+    predictions = {split: vars(own) for split, own in epoch.predictions.items()}
+    return {**vars(epoch), "predictions": predictions}
+
+
+def _epoch(values: dict[str, Any]) -> Epoch:
+    """Return the epoch of `_values`."""
+    predictions = {split: Predictions(**own) for split, own in values["predictions"].items()}
+    return Epoch(**{**values, "predictions": predictions})

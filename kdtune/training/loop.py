@@ -1,12 +1,13 @@
-"""The one training loop: a generator of epochs. It yields, callers log.
+"""The training loop: a generator of epochs. The loop yields, its caller logs.
 
-The same loop distils a student, trains it plainly (alpha = 1) and fine-tunes a teacher (no teacher
-of its own).
+The same loop distils a student, trains a student without distillation (alpha = 1) and fine-tunes a
+teacher (a stream without a teacher).
 """
 
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,93 +19,106 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.chunks import seed_step
 from kdtune.streams.stream import Batch, Stream
 from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.metrics import Epoch, Meter, Metrics
+from kdtune.training.metrics import Epoch, Losses, Meter, Metrics
+from kdtune.training.objectives import BoundObjective, objective
 from kdtune.training.optim import make_optimizer, make_scheduler
 
 
 class Diverged(RuntimeError):
-    """A metric is no longer a number."""
+    """A metric became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the epochs of one run share."""
+
+    run: Run
+    student: Classifier
+    stream: Stream
+    objective: BoundObjective
+    optimizer: Optimizer
+    scheduler: LRScheduler
 
 
 def train(
     run: Run, student: Classifier, stream: Stream, checkpoint: Checkpoint | None = None
 ) -> Iterator[Epoch]:
-    """Train the student on the stream, an epoch at a time.
+    """Train the student on the stream; yield an epoch at a time.
 
     Args:
-        run: optimiser, schedule, loss, epochs.
-        student: on its device; trained in place.
-        stream: its batches.
-        checkpoint: the state, kept on the way. Where it exists the run goes on from it, after
-            yielding its past epochs once more, so that no epoch is lost that the caller has not
-            written down.
+        run: Objective, optimiser, schedule and number of epochs.
+        student: The student on its device; trained in place.
+        stream: The batches.
+        checkpoint: Where the state is saved after epochs. If there is a state, the run resumes from
+            it and first yields its past epochs again, since the caller may not have recorded them.
 
     Raises:
-        Diverged: a loss or another metric became NaN or infinite.
+        Diverged: A loss or another metric became NaN or infinite.
     """
     optimizer = make_optimizer(run, student)
     scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
+    training = _Training(run, student, stream, objective(run), optimizer, scheduler)
     past: list[Epoch] = []
     if checkpoint is not None:
         past = checkpoint.load(student, optimizer, scheduler)
         yield from past
     for number in range(len(past), run.epochs):
-        started = time.perf_counter()
-        splits = {"train": _train_epoch(run, student, stream, optimizer, scheduler, number)}
-        last, correct = number == run.epochs - 1, dict[str, Tensor]()
-        for split in ("val", "test") if last else ("val",):
-            if split in stream.data.splits:
-                splits[split], hits = evaluate(run, student, stream, split, number)
-                correct |= {split: hits} if last else {}
-        _check_finite(splits, number)
-        past.append(Epoch(number, time.perf_counter() - started, splits, correct))
-        if checkpoint is not None:
-            checkpoint.keep(student, optimizer, scheduler, past)
-        yield past[-1]  # after its state is kept, where it is: what is told is seldom lost
+        past.append(_epoch(training, number))
+        if (
+            checkpoint is not None
+        ):  # before the caller hears of the epoch, so that it is seldom lost
+            checkpoint.save(student, optimizer, scheduler, past)
+        yield past[-1]
 
 
-def _train_epoch(
-    run: Run,
-    student: Classifier,
-    stream: Stream,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    number: int,
-) -> Metrics:
-    meter = Meter(run)
-    for step, batch in enumerate(stream.train(number)):
-        if step == 0 and batch.features is None:  # a head of its own has no mode
+def _epoch(training: _Training, number: int) -> Epoch:
+    """Train for one epoch and evaluate; the last epoch also on test, with predictions."""
+    started = time.perf_counter()
+    is_last = number == training.run.epochs - 1
+    meters = {"train": _train_epoch(training, number)}
+    for split in ("val", "test") if is_last else ("val",):
+        if split in training.stream.data.splits:
+            meters[split] = _evaluate(training, split, number)
+    splits = {split: meter.metrics() for split, meter in meters.items()}
+    _check_finite(splits, number)
+    kept = [split for split in meters if is_last and split != "train"]
+    predictions = {split: meters[split].predictions() for split in kept}
+    return Epoch(number, time.perf_counter() - started, splits, predictions)
+
+
+def _train_epoch(training: _Training, number: int) -> Meter:
+    run, student, meter = training.run, training.student, Meter()
+    for step, batch in enumerate(training.stream.train(number)):
+        if step == 0 and batch.features is None:  # a head on cached features has no mode
             student.set_mode(True, run.batch_norm == "train")
         seed_step(run, number, step)
         logits = predict(student, batch)
-        loss = meter.add(logits, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        losses = Losses.of(run, training.objective, logits, batch)
+        meter.add(logits, batch, losses)
+        training.optimizer.zero_grad()
+        losses.loss.backward()
+        training.optimizer.step()
         if run.schedule == "onecycle":
-            scheduler.step()
+            training.scheduler.step()
     if run.schedule != "onecycle":
-        scheduler.step()
-    return meter.means()
+        training.scheduler.step()
+    return meter
 
 
 @torch.no_grad()
-def evaluate(
-    run: Run, student: Classifier, stream: Stream, split: str, number: int
-) -> tuple[Metrics, Tensor]:
-    """Metrics of a split, for the student as it is after epoch `number`, and its hits, bool [N]."""
-    meter, hits = Meter(run), []
-    for step, batch in enumerate(stream.evaluate(split, number)):
+def _evaluate(training: _Training, split: str, number: int) -> Meter:
+    """Evaluate the student, as it is after epoch `number`, on val or test."""
+    student, meter = training.student, Meter()
+    for step, batch in enumerate(training.stream.evaluate(split, number)):
         if step == 0 and batch.features is None:
             student.set_mode(False)
         logits = predict(student, batch)
-        meter.add(logits, batch)
-        hits.append(logits.argmax(1) == batch.labels)
-    return meter.means(), torch.cat(hits).cpu()
+        meter.add(logits, batch, Losses.of(training.run, training.objective, logits, batch))
+    return meter
 
 
 def predict(student: Classifier, batch: Batch) -> Tensor:
-    """Logits [B, K] of the batch, from its features where the backbone is frozen."""
+    """Return the logits [B, K] of a batch, from its features if the backbone is frozen."""
     if batch.features is not None:
         return student.classify(batch.features)
     assert batch.views is not None
@@ -116,5 +130,5 @@ def _check_finite(splits: dict[str, Metrics], number: int) -> None:
         for name, value in metrics.items():
             if value is not None and not math.isfinite(value):
                 raise Diverged(
-                    f"{split}'s {name} became {value} in epoch {number}; a lower lr may help"
+                    f"{name} on {split} became {value} in epoch {number}; a lower lr may help"
                 )

@@ -1,79 +1,107 @@
-"""Metrics of an epoch."""
+"""Metrics of an epoch, computed as the table `kdtune.config.metrics.METRICS` says."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.run import Run
 from kdtune.streams.stream import Batch
-from kdtune.training import objectives as losses
+from kdtune.training.objectives import BoundObjective, cross_entropy, total
+from kdtune.training.predictions import Predictions
 
 Metrics = dict[str, float | int | None]
+"""Metrics of a split by name, and n_examples. None where one cannot be computed: without a
+teacher, or without a distillation term (alpha = 1)."""
+
+SHOWN = ("loss", "acc", "agreement")
+"""Metrics of the line that is printed for an epoch."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave."""
+    """Results of one epoch."""
 
     number: int
     """0, 1, 2, ..."""
     seconds: float
     """Wall time of training and evaluation."""
     splits: dict[str, Metrics]
-    """Metrics of train, val and, in the last epoch, test: n_examples, loss, ce, distill, acc,
-    teacher_acc, logit_diff, agreement, kl (at T = 1); None where there is no teacher or no term.
-    Those of train are of the passes that the student learned from."""
-    correct: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """In the last epoch: which examples of val and test the student gets right, bool [N]."""
+    """Metrics of train, val and, in the last epoch, test. Those of train are of the forward passes
+    that the student learned from."""
+    predictions: dict[str, Predictions] = field(default_factory=dict, repr=False)
+    """In the last epoch: the student's predictions on val and test."""
 
     def __str__(self) -> str:
         parts = [f"epoch {self.number:3d}  {self.seconds:6.2f} s"]
         for split, metrics in self.splits.items():
-            names = ("loss", "acc", "agreement")
-            values = [f"{n} {metrics[n]:.4f}" for n in names if metrics[n] is not None]
+            values = [f"{name} {metrics[name]:.4f}" for name in SHOWN if metrics[name] is not None]
             parts.append(f"{split} {' '.join(values)}")
         return "  ".join(parts)
 
 
+@dataclass(frozen=True)
+class Losses:
+    """The loss of one batch and its two terms: scalars in nats, with their graph."""
+
+    loss: Tensor
+    ce: Tensor
+    distill: Tensor | None
+    """None without a teacher and at alpha = 1."""
+
+    @staticmethod
+    def of(run: Run, objective: BoundObjective, logits: Tensor, batch: Batch) -> "Losses":
+        """Return the losses of the student's logits [B, K] on a batch."""
+        ce = cross_entropy(logits, batch.labels)
+        if batch.teacher is None or run.alpha == 1:
+            return Losses(ce, ce, None)
+        distill = objective(logits, batch.teacher, batch.labels)
+        return Losses(total(run.alpha, ce, distill), ce, distill)
+
+
 class Meter:
-    """Means over the examples of a split."""
+    """Metrics of a split, from its batches."""
 
-    def __init__(self, run: Run):
-        self.run = run
+    def __init__(self) -> None:
         self.count = 0
-        self.sums: dict[str, Tensor] = {}
+        """Examples so far."""
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._batches: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
-    def add(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Add a batch; returns its loss, a scalar to go backward from."""
-        ce = losses.cross_entropy(logits, batch.labels)
-        loss, distill = ce, None
-        if batch.teacher is not None and self.run.alpha < 1:
-            distill = losses.distillation(self.run, logits, batch.teacher)
-            loss = losses.total(self.run.alpha, ce, distill)
-        with torch.no_grad():
-            top = logits.argmax(1)
-            means = {"loss": loss, "ce": ce, "acc": (top == batch.labels).double().mean()}
-            if distill is not None:
-                means["distill"] = distill
-            if batch.teacher is not None:
-                choice = batch.teacher.argmax(1)
-                means["teacher_acc"] = (choice == batch.labels).double().mean()
-                means["agreement"] = (choice == top).double().mean()
-                means["logit_diff"] = (batch.teacher - logits).abs().mean()
-                means["kl"] = losses.kl(logits, batch.teacher, 1.0)
-            size = len(batch.labels)
-            for name, value in means.items():
-                total = self.sums.get(name, 0.0)
-                self.sums[name] = total + value.detach().double() * size
-            self.count += size
-        return loss
+    @torch.no_grad()
+    def add(self, logits: Tensor, batch: Batch, losses: Losses) -> None:
+        """Add a batch with the student's logits [B, K]; a GPU is not waited for."""
+        student, teacher, labels = logits.detach(), batch.teacher, batch.labels
+        means = {name: value for name, value in vars(losses).items() if value is not None}
+        for name, metric in METRICS.items():
+            if metric.of_batch is not None and not (metric.needs_teacher and teacher is None):
+                value = metric.of_batch(student, teacher, labels)
+                means[name] = value.mean() if value.ndim else value
+        sums = torch.stack([value.detach().double() for value in means.values()]) * len(labels)
+        self._names = list(means)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._batches.append((student, teacher, labels))
+        self.count += len(labels)
 
-    def means(self) -> Metrics:
-        """The means so far; None for what was never added."""
-        names = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
-        means: Metrics = {"n_examples": self.count}
-        for name in names:
-            total = self.sums.get(name)
-            means[name] = None if total is None else float(total) / self.count
-        return means
+    def metrics(self) -> Metrics:
+        """Return all recorded metrics of the batches so far."""
+        assert self._sums is not None
+        sums = dict(zip(self._names, self._sums.tolist(), strict=True))
+        values = {name: value / self.count for name, value in sums.items()}
+        student, teacher, labels = self._outputs()
+        for name, metric in METRICS.items():
+            if metric.of_split is not None and not (metric.needs_teacher and teacher is None):
+                values[name] = metric.of_split(student, teacher, labels)
+        return {"n_examples": self.count} | {name: values.get(name) for name in RECORDED}
+
+    def predictions(self) -> Predictions:
+        """Return the predictions on the batches so far."""
+        return Predictions.of(*self._outputs())
+
+    def _outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the logits of student and teacher [N, K] and the labels [N]."""
+        student, teacher, labels = zip(*self._batches, strict=True)
+        known = None if teacher[0] is None else torch.cat(teacher)
+        return torch.cat(student), known, torch.cat(labels)

@@ -8,7 +8,7 @@ from kdtune.models.classifier import Classifier
 
 
 def make_optimizer(run: Run, student: Classifier) -> Optimizer:
-    """The run's optimiser over what of the student learns."""
+    """Return the run's optimiser of the student's parameters that require a gradient."""
     parameters = [p for p in student.parameters() if p.requires_grad]
     if run.optimizer == "adamw":
         return AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)
@@ -16,7 +16,10 @@ def make_optimizer(run: Run, student: Classifier) -> Optimizer:
 
 
 def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """The run's learning rate over time; "onecycle" steps every batch, the others every epoch."""
+    """Return the run's learning-rate schedule.
+
+    "onecycle" is stepped after each batch, the others after each epoch.
+    """
     match run.schedule:
         case "constant":
             return ConstantLR(optimizer, factor=1.0)
@@ -26,5 +29,5 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
             return CosineAnnealingLR(optimizer, run.epochs)
         case "onecycle":
             steps = run.epochs * steps_per_epoch
-            # the momentum asked for is the momentum used
+            # the momentum is a hyperparameter of its own and stays as given
             return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)

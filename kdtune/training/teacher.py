@@ -1,9 +1,10 @@
-"""Fine-tuning of a teacher: the same loop as a student's, without a teacher."""
+"""Fine-tuning of a teacher: the training loop of a student, without a teacher."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
+from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
@@ -22,20 +24,25 @@ from kdtune.streams.stream import Stream, view_size
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
+from kdtune.training.objectives import OBJECTIVES, hyperparameters_of
 
 WEIGHTS = "teacher.safetensors"
-
-
 RECORD = "teacher.json"
+COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
+"""Fields of a run that are paths: a teacher stays the same where its files have moved."""
 
 
 def teacher_run(run: Run) -> Run:
-    """The run that makes the teacher of this run: plain training of all its layers on all of train.
+    """Return the run that fine-tunes the teacher: all layers, on all of train, no distillation.
 
-    Its recipe (optimiser, schedule, batch size, ...) is the run's, but for epochs and lr.
+    Optimiser, schedule, batch size and the rest of the recipe are the run's; epochs and lr are the
+    teacher's own.
     """
+    taken = {name for function in OBJECTIVES.values() for name in hyperparameters_of(function)}
+    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in taken}
     return replace(
         run,
+        **unused,
         student=run.teacher,
         student_weights=run.teacher_weights,
         trainable="all",
@@ -43,34 +50,62 @@ def teacher_run(run: Run) -> Run:
         train_images=None,
         loss="kl",
         alpha=1.0,
-        temperature=1.0,
         lr=run.teacher_lr,
         epochs=max(1, run.teacher_epochs),
         repeat=TEACHER_REPEAT,
     )
 
 
-def is_ready(run: Run, folder: Path) -> bool:
-    """Whether `folder` holds the teacher of this run, or the run takes one as it is.
+def teacher_recipe(run: Run) -> dict[str, Any]:
+    """Return all that a run's teacher depends on, by name, but for the contents of files.
 
-    Raises InputError where what it holds is damaged.
+    Hyperparameters without effect on it are None, so they distinguish no teachers.
     """
-    return run.teacher_epochs == 0 or _made_by(folder) == _asked(run)
+    own = teacher_run(run)
+    names = [field.name for field in fields(Run) if field.name not in HYPERPARAMETERS]
+    kept = {name: getattr(own, name) for name in names if name not in COMPARED_BY_CONTENT}
+    return kept | own.config
 
 
-def _asked(run: Run) -> tuple[dict[str, Any], str]:
-    """The recipe and the data that a run's teacher is to be made by."""
-    return asdict(teacher_run(run)), load_data(run.data).fingerprint
+@dataclass(frozen=True)
+class _Origin:
+    """Everything that a fine-tuned teacher depends on."""
+
+    recipe: dict[str, Any]
+    data: str
+    """Fingerprint of the data."""
+    weights: str
+    """Content hash of the file of its initial weights, or "default" or "none"."""
 
 
-def _made_by(folder: Path) -> tuple[dict[str, Any], str] | None:
-    """Those of the teacher in a folder; None where there is none."""
+def is_ready(run: Run, folder: Path) -> bool:
+    """Return True if `folder` holds this run's teacher, or the run uses given weights unchanged.
+
+    Raises InputError if the teacher in the folder is damaged.
+    """
+    return run.teacher_epochs == 0 or _origin_of_saved(run, folder) == _origin(run)
+
+
+def _origin(run: Run) -> _Origin:
+    """Return what the run's teacher must be made of."""
+    weights = _weights_hash(run.teacher_weights)
+    return _Origin(teacher_recipe(run), load_data(run.data).fingerprint, weights)
+
+
+def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
+    """Return what the teacher in a folder was made of; None if there is no teacher.
+
+    Raises InputError if it is damaged.
+    """
     if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
         return None
     try:
         record = json.loads((folder / RECORD).read_text())
         check_whole(folder / WEIGHTS)
-        return record["run"], record["data"]
+        # fields that are younger than the record had their defaults
+        made_by = Run(**record["run"])
+        weights = _recorded_weights(record.get("weights"), made_by.teacher_weights, run)
+        return _Origin(teacher_recipe(made_by), record["data"], weights)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
@@ -78,42 +113,71 @@ def _made_by(folder: Path) -> tuple[dict[str, Any], str] | None:
         ) from None
 
 
-def fine_tune(
-    run: Run, folder: Path, resources: Resources, sent: Callable[[], None] = lambda: None
-) -> Iterator[Epoch]:
-    """Fine-tune the run's teacher, an epoch at a time; writes its weights and record at the end.
+def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:
+    """Return the content hash of the initial weights that a saved teacher was made from.
 
-    A run that was interrupted goes on from its last state, kept in the folder; `sent` is called
-    when there is a new one. Raises InputError where the folder holds another teacher, since
-    results may hang on it.
+    Where there is nothing to compare, a file of the same name counts as the same: kdtune 0.1
+    recorded no hash, and a finished teacher does not need the file any more.
     """
-    own, data = teacher_run(run), load_data(run.data)
-    if _made_by(folder) not in (None, _asked(run)):
+    same_name = Path(weights).name == Path(run.teacher_weights).name
+    if same_name and (recorded is None or not Path(run.teacher_weights).expanduser().is_file()):
+        return _weights_hash(run.teacher_weights)
+    return recorded or _weights_hash(weights)
+
+
+def _weights_hash(weights: str) -> str:
+    """Return the content hash of a file of weights; "default", "none" or a missing file by name."""
+    file = Path(weights).expanduser()
+    if weights in ("default", "none") or not file.is_file():
+        return file.name
+    stat = file.stat()
+    return _file_hash(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _file_hash(file: Path, size: int, modified_ns: int) -> str:
+    """Return the SHA-256 of a file; size and time make an edited file another entry."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fine_tune(
+    run: Run, folder: Path, resources: Resources, on_save: Callable[[], None] = lambda: None
+) -> Iterator[Epoch]:
+    """Fine-tune the run's teacher; yield an epoch at a time, and write its files at the end.
+
+    An interrupted fine-tuning resumes from the checkpoint in the folder; `on_save` is called after
+    each save of it. Raises InputError if the folder holds another teacher, since results may depend
+    on that one.
+    """
+    own, data, origin = teacher_run(run), load_data(run.data), _origin(run)
+    if _origin_of_saved(run, folder) not in (None, origin):
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
     model = initial_teacher(run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
-    identity = hashlib.sha256(f"{own} {data.fingerprint}".encode()).hexdigest()[:8]
-    checkpoint = Checkpoint(folder / f"{identity}.checkpoint.pt", sent)
+    digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
+    checkpoint = Checkpoint(folder / f"{digest[:8]}.checkpoint.pt", on_save)
     last = None
     for last in train(own, model, Stream(own, data, model, None, resources), checkpoint):
         yield last
     assert last is not None
     save_weights(model.net, folder / WEIGHTS)
     record: dict[str, Any] = {"run": asdict(own), "classes": data.classes, "data": data.fingerprint}
-    record |= {"preprocessing": asdict(model.preprocessing), "epochs": own.epochs}
+    record |= {"weights": origin.weights, "preprocessing": asdict(model.preprocessing)}
+    record |= {"epochs": own.epochs}
     record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
-    with atomic_write(folder / RECORD) as aside:
-        aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
     checkpoint.file.unlink(missing_ok=True)
 
 
 def load_teacher(run: Run, folder: Path) -> Classifier:
-    """The teacher of this run: the fine-tuned one in `folder`, or that of the given weights.
+    """Build the run's teacher: the fine-tuned one in `folder`, or that of the given weights.
 
-    Raises InputError where weights taken as they are do not fit the data.
+    Raises InputError if given weights, which are used unchanged, do not fit the data.
     """
     if run.teacher_epochs == 0:
         return initial_teacher(run)
@@ -127,7 +191,7 @@ def load_teacher(run: Run, folder: Path) -> Classifier:
 
 
 def initial_teacher(run: Run) -> Classifier:
-    """The teacher as it is given, before any fine-tuning; with none to come its head must fit."""
+    """Build the teacher before any fine-tuning; without fine-tuning its head must fit the data."""
     classes = len(load_data(run.data).classes)
     seed = derive_seed("init", run.seed, TEACHER_REPEAT)
     fresh = run.teacher_epochs > 0
@@ -135,9 +199,9 @@ def initial_teacher(run: Run) -> Classifier:
 
 
 def probe_teacher(run: Run, teacher: Classifier, student: Classifier | None = None) -> Tensor:
-    """Raise InputError, before any work, if the teacher cannot look at the views of the study.
+    """Raise InputError, before any work, if the teacher cannot process the study's images.
 
-    Returns what it was shown, at the size that suits the student, too: uint8 [2, C, H, W].
+    Returns the images it was given, at the size for both models: uint8 [2, C, H, W].
     """
     data = load_data(run.data)
     views = samples(data, run, view_size(run, data, teacher, student))

@@ -1,9 +1,10 @@
-"""The command line: what `parse` makes of flags, experiments and defaults; what a user sees.
+"""Command lines: what `parse` returns for flags, experiments and defaults; what a user sees.
 
-References: the flags that the study's users were promised, DESIGN.md (flags win over the
-experiment, the experiment over the defaults) and the fields' docstrings.
+References: the flags that users were promised, the order of precedence (flags over the experiment,
+the experiment over the defaults) and the fields' docstrings.
 """
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -104,7 +105,7 @@ def test_ranges() -> None:
         ("--lr 0.1..1", "lr must be a list for a grid, but got 0.1..1; --search random or tpe"),
         ("--alpha 0..2 --search tpe", r"alpha must lie in \[0, 1\], but got alpha=2"),
         ("--repeats auto", "repeats auto must have a limit"),
-        ("--budget 3h", "budget is of --repeats auto alone, but got budget=3h"),
+        ("--budget 3h", "budget is for --repeats auto only, but got budget=3h"),
     ],
 )
 def test_bad_ranges(flags: str, words: str) -> None:
@@ -176,7 +177,7 @@ def test_misspelt_experiment(tmp_path: Path, experiment: str) -> None:
         InputError, match=f"bess.py does not exist; did you mean {re.escape(experiment)}"
     ):
         parse("search", [str(tmp_path / "bess.py")])
-    with pytest.raises(InputError, match=r"/nowhere/x\.py$"):
+    with pytest.raises(InputError, match=r"/nowhere/x\.py does not exist$"):
         parse("search", ["/nowhere/x.py"])
     with pytest.raises(InputError, match="must be a Python file"):
         parse("search", [str(tmp_path)])
@@ -256,6 +257,44 @@ def test_values_that_are_refused() -> None:
         parse("search", ["--alpha"])
 
 
+OF_SEARCH = {
+    *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
+    *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
+}
+OF_STUDENT = {
+    *("alpha", "loss", "temperature", "dkd_alpha", "dkd_beta", "student", "student_weights"),
+    *("trainable", "batch_norm", "train_images", "lr", "epochs"),
+}
+
+
+@pytest.mark.parametrize(
+    ("which", "missing"),
+    [
+        ("search", {"repeat"}),
+        ("distill", OF_SEARCH),
+        ("teacher", OF_SEARCH | OF_STUDENT | {"repeat"}),
+    ],
+)
+def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse(which, ["--help"])
+    shown = set(re.findall(r"^\S? *--([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+    fields = {f.name for owner in (Run, Study) for f in dataclasses.fields(owner)}
+    want = fields - {"run", "space", "until_decided"} - missing
+    assert shown == {name.replace("_", "-") for name in want}
+
+
+def test_help_says_bounds_and_effects(search_help: str) -> None:
+    assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd." in search_help
+    assert "Must be 0 or more. Only used with loss " in search_help
+    assert re.search(r"--loss \[\{kl,mse[a-z,]*,module:function\}", search_help)
+
+
+def test_a_loss_of_the_users_own() -> None:
+    study = parse("search", ["--loss", "mine:objective", "--dkd-beta", "1", "2"])
+    assert (study.run.loss, study.space["dkd_beta"]) == ("mine:objective", (1, 2))
+
+
 # -- what a user sees ------------------------------------------------------------------------------
 
 
@@ -265,8 +304,8 @@ def test_promised_flags_are_in_the_help(flag: str, search_help: str) -> None:
 
 
 def test_help_explains_the_fields(search_help: str) -> None:
-    assert "Weight of the labels' cross-entropy, in [0, 1]; the teacher's term has" in search_help
-    assert "GPUs of one trial; 0.5 puts two trials on one GPU." in search_help
+    assert "Weight of the cross-entropy with the labels; the distillation loss has" in search_help
+    assert "GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two" in search_help
     assert "(default: 0.1 0.5 1.0)" in search_help
     assert "[EXPERIMENT.py]" in search_help
     assert "--repeat " not in search_help
@@ -286,7 +325,11 @@ def test_bad_value_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [("search", "--help"), ("search", "--temprature", "3"), ("distill", "--help")]
+    "line",
+    [
+        *(("search", "--help"), ("search", "--temprature", "3"), ("distill", "--help")),
+        *(("analysis", "--help"), ("report", "--formt", "x")),
+    ],
 )
 def test_answers_before_torch_and_ray_load(line: tuple[str, ...]) -> None:
     _, _, err = command(*line, python=("-X", "importtime"))

@@ -1,7 +1,7 @@
-"""Runs and studies against DESIGN.md, sections 2 and 8: checks, twins, ids, JSON.
+"""Runs and studies: checks, equivalent configurations, ids, JSON.
 
-References: the ranges in the fields' docstrings, the rules of `canonical` one by one, a seed
-worked out with sha256sum, and laws.
+References: the bounds one by one, the rules of `canonical` one by one, a seed computed with
+sha256sum, and laws.
 """
 
 import math
@@ -32,6 +32,9 @@ BAD_RUNS = [
     *((name, -2) for name in ("teacher_epochs", "repeat", "epochs", "train_images")),
     *((name, "best") for name in ("trainable", "batch_norm", "loss", "optimizer", "schedule")),
     ("precision", "fp16"),
+    *((name, value) for name in ("dkd_alpha", "dkd_beta") for value in (-0.1, math.inf)),
+    *(("loss", value) for value in ("", "mine:", ":objective", "mine:a:b")),
+    ("image_size", 4097),
     ("loss", "KL"),
 ]
 BAD_STUDIES = [
@@ -43,6 +46,7 @@ BAD_STUDIES = [
     ("cache_gb", math.inf),
     *(("samples", 0), ("confirm", -1), ("plain_share", 1), ("plain_share", -0.1)),
     *((name, value) for name in ("race_level", "level") for value in (0, 1)),
+    ("repeats", 1000),
     *(("search", "bayes"), ("policy", "best"), ("stop_early", 1)),
     *(("budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "0runs")),
     *(("out", "s3:/bucket/runs"), ("cache", "s3://bucket/cache")),
@@ -52,7 +56,11 @@ OTHER = {
     **{"loss": "mse", "alpha": 0.25, "temperature": 2, "optimizer": "adamw", "lr": 0.5},
     **{"momentum": 0, "weight_decay": 0.1, "schedule": "cosine", "lr_step_size": 3},
     **{"lr_gamma": 0.5, "epochs": 3, "batch_size": 8, "trainable": "head", "batch_norm": "eval"},
+    **{"dkd_alpha": 2, "dkd_beta": 2},
 }
+
+DKD = {"dkd_alpha", "dkd_beta"}
+"""Weights that only the loss "dkd", or one of the user's own, takes."""
 
 positive = st.floats(1e-9, 1e3)
 counts = st.integers(1, 1000)
@@ -68,7 +76,9 @@ valid_runs = st.builds(
     teacher_lr=positive,
     trainable=st.sampled_from(["all", "head"]),
     batch_norm=st.sampled_from(["train", "eval"]),
-    loss=st.sampled_from(["mse", "kl"]),
+    loss=st.sampled_from(["mse", "kl", "mine:objective"]),
+    dkd_alpha=st.floats(0, 10) | counts,
+    dkd_beta=st.floats(0, 10) | counts,
     alpha=st.sampled_from([0, 1]) | st.floats(0, 1),
     temperature=positive | counts,
     optimizer=st.sampled_from(["sgd", "adamw"]),
@@ -106,8 +116,11 @@ def test_ends_of_the_ranges_are_good() -> None:
 
 
 def test_choices_are_listed() -> None:
-    with pytest.raises(InputError, match="loss must be one of mse, kl, but got loss='kd'"):
-        Run(loss="kd")  # type: ignore[arg-type]
+    words = r"loss must be one of kl, mse.* or module:function, but got loss='kd'"
+    with pytest.raises(InputError, match=words):
+        Run(loss="kd")
+    with pytest.raises(InputError, match="optimizer must be one of sgd, adamw, but got"):
+        Run(optimizer="adam")  # type: ignore[arg-type]
 
 
 def test_misspelt_fields_are_errors() -> None:
@@ -133,15 +146,17 @@ def test_bad_spaces() -> None:
 @pytest.mark.parametrize(
     ("changes", "dead"),
     [
-        ({}, set()),
-        ({"alpha": 0}, set()),
-        ({"loss": "mse"}, {"temperature"}),
-        ({"alpha": 1}, {"loss", "temperature"}),
-        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"}),
-        ({"optimizer": "adamw"}, {"momentum"}),
-        ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"}),
-        ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"}),
-        ({"schedule": "onecycle"}, {"lr_step_size", "lr_gamma"}),
+        ({}, DKD),
+        ({"alpha": 0}, DKD),
+        ({"loss": "mse"}, {"temperature"} | DKD),
+        ({"alpha": 1}, {"loss", "temperature"} | DKD),
+        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | DKD),
+        ({"loss": "mine:objective"}, set()),
+        ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | DKD),
+        ({"optimizer": "adamw"}, {"momentum"} | DKD),
+        ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | DKD),
+        ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"} | DKD),
+        ({"schedule": "onecycle"}, {"lr_step_size", "lr_gamma"} | DKD),
     ],
 )
 def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[str]) -> None:
@@ -149,13 +164,14 @@ def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[s
     assert canonical(config) == {n: None if n in dead else v for n, v in config.items()}
     run = replace(Run(), **changes)
     assert run.config == canonical(config)
-    for name in dead - changes.keys():  # twins differ only in what has no effect
+    for name in dead - changes.keys():  # equivalent: they differ only in what has no effect
         assert replace(run, **{name: OTHER[name]}).config_id == run.config_id
 
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
 def test_config_id_names_every_hyperparameter(name: str) -> None:
-    assert replace(Run(), **{name: OTHER[name]}).config_id != Run().config_id
+    run = Run(loss="mine:objective")  # may take all that any objective takes
+    assert replace(run, **{name: OTHER[name]}).config_id != run.config_id
 
 
 def test_config_id_names_nothing_else() -> None:
@@ -173,7 +189,7 @@ def test_whole_floats_are_integers() -> None:
     assert Run(temperature=4.5).config["temperature"] == 4.5
 
 
-def test_runs_leave_twins_out() -> None:
+def test_runs_have_no_duplicates() -> None:
     study = Study(space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)})
     pairs = [(run.config["alpha"], run.config["temperature"]) for run in study.runs()]
     # T has no effect at alpha = 1

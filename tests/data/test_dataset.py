@@ -1,4 +1,4 @@
-"""kdtune.data: the splits it finds, its faults in words, laws of subset and fingerprint."""
+"""Data sets: splits and labels, errors about folders, laws of subsets and fingerprints."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def own_notes(tmp_path, monkeypatch):
 
 
 def make_folder(root):
-    """train/ and val/ of ants (1 JPEG, 1 grey PNG, a stray .gif) and bees (2 JPEGs)."""
+    """Make train/ and val/ of ants (1 JPEG, 1 grey PNG, a stray .gif) and bees (2 JPEGs)."""
     for split in ("train", "val"):
         save(photo(1), root / split / "ants" / "a.jpg")
         save(photo(2), root / split / "ants" / "b.png", grey=True)
@@ -53,7 +53,7 @@ def test_embedded_splits_share_no_image():
     assert min(image.float().std() for image in load_data("fashion").splits["val"].images) > 1
 
 
-def test_folder_gives_its_images_and_labels(tmp_path):
+def test_a_folder_becomes_images_and_labels(tmp_path):
     data = load_data(str(make_folder(tmp_path / "photos")))
     assert data.classes == ("ants", "bees") and list(data.splits) == ["train", "val"]
     train = data.splits["train"]
@@ -89,7 +89,7 @@ def rename_class(root):
         (rename_class, "['bees', 'wasps'] differ"),
     ],
 )
-def test_folder_faults_are_one_sentence(tmp_path, fault, words):
+def test_faults_of_a_folder_are_refused_in_one_sentence(tmp_path, fault, words):
     root = make_folder(tmp_path / "photos")
     fault(root)
     with pytest.raises(InputError) as caught:
@@ -98,7 +98,7 @@ def test_folder_faults_are_one_sentence(tmp_path, fault, words):
     assert "\n" not in str(caught.value)
 
 
-def test_16_bits_are_shown_as_8(tmp_path):
+def test_images_of_16_bits_are_scaled_to_8(tmp_path):
     root = make_folder(tmp_path / "photos")
     values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)
     Image.fromarray(values).save(root / "train" / "ants" / "b.png")
@@ -108,19 +108,19 @@ def test_16_bits_are_shown_as_8(tmp_path):
     assert torch.equal(seen[0], seen[2])
 
 
-def test_what_has_no_8_bit_form_is_refused(tmp_path):
+def test_images_of_floats_are_refused(tmp_path):
     root = make_folder(tmp_path / "photos")
     odd = root / "train" / "ants" / "d.tif"
     Image.fromarray(np.zeros((60, 80), np.float32)).save(odd)
-    with pytest.raises(InputError, match=r"d\.tif cannot be read .its pixels are of the kind F"):
+    with pytest.raises(InputError, match=r"d\.tif cannot be read .its pixels have the mode F"):
         verify(load_data(str(root)))
 
 
-def test_one_class_is_none(tmp_path):
+def test_a_folder_with_one_class_is_refused(tmp_path):
     root = make_folder(tmp_path / "photos")
     for split in ("train", "val"):
         shutil.rmtree(root / split / "bees")
-    with pytest.raises(InputError, match="two classes or more, but has ants alone"):
+    with pytest.raises(InputError, match="at least two classes, but has ants alone"):
         load_data(str(root))
 
 
@@ -137,7 +137,7 @@ def test_verify_names_the_images_that_cannot_be_read(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_fingerprint_is_of_the_content_not_of_the_place(tmp_path):
+def test_fingerprint_depends_on_the_content_not_on_the_path(tmp_path):
     first = make_folder(tmp_path / "first")
     prints = {load_data(str(first)).fingerprint}
     same = tmp_path / "elsewhere" / "same"
@@ -176,7 +176,7 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
     assert load_data(str(root)).fingerprint != first
 
 
-def test_what_was_written_a_moment_ago_is_not_remembered(tmp_path):
+def test_the_fingerprint_of_files_just_written_is_not_kept(tmp_path):
     root = make_folder(tmp_path / "photos")
     first, file = load_data(str(root)).fingerprint, root / "val" / "ants" / "a.jpg"
     written = file.stat()
@@ -211,7 +211,7 @@ def test_subset_is_even_and_fixed_by_the_seed_alone():
     assert torch.equal(data.subset(RUN), torch.arange(2000))
 
 
-def test_subset_takes_all_of_a_small_class_before_it_is_uneven():
+def test_subset_takes_all_images_of_a_small_class_before_it_is_uneven():
     labels = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0])
     data = Data(("a", "b"), {"train": Split(labels, torch.zeros(8, 1, 4, 4))}, "", photos=False)
     subset = data.subset(replace(RUN, train_images=6))

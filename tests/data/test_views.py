@@ -1,7 +1,7 @@
-"""kdtune.views against torchvision's own transforms, and laws of what a view depends on.
+"""Views against torchvision's own transforms, and laws of what a view depends on.
 
-The laws (DESIGN, section 4): a view is a function of (seed, repeat, epoch, index) and of nothing
-else: neither the process, the loader's workers, the batch size nor the global generator.
+The laws: a view is a function of (seed, repeat, epoch, index), and not of the process, the number
+of workers, the batch size or the global generator.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""kdtune.models against torchvision's own transforms and constructors, and laws.
+"""Models against torchvision's and timm's own constructors and transforms, and laws.
 
-The laws: the weights are a function of (name, seed); logits of the features are those of the view;
-only what is said to learn learns; a fingerprint changes with all that the logits depend on.
+The laws: weights are a function of (name, seed); the logits of the features are those of the views;
+frozen layers do not learn; a fingerprint changes with everything that the logits depend on.
 """
 
 import random
@@ -43,7 +43,7 @@ def headless(classes):
 
 
 def drawing_from_all(classes):
-    """Draws its weights from Python's and numpy's global generators, too."""
+    """Draw weights from the global generators of Python and numpy as well."""
     net = fashion_student(classes)
     net[0].weight.data[0] = random.random()
     net[0].weight.data[1] = np.random.random()  # noqa: NPY002
@@ -87,18 +87,21 @@ def test_unknown_timm_model_is_named():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnet181", "'resnet181' is no classifier.*did you mean resnet18?"),
+        ("resnet181", "'resnet181' is not a classifier.*did you mean resnet18?"),
         ("mobilnet_v3_small", "did you mean mobilenet_v3_small?"),
         ("kdtune.models:fashion_studnet", "fashion_studnet cannot be imported"),
         ("no_such_module:net", "no_such_module:net cannot be imported"),
-        ("torchvision.models:resnet18", "a model of torchvision has its name alone, resnet18"),
-        ("os:getcwd", "os:getcwd, called with the count of classes, 7, failed: TypeError"),
-        ("os:sep", "os:sep, called with the count of classes, 7, failed: TypeError"),
+        (
+            "torchvision.models:resnet18",
+            "models of torchvision are given by name; use resnet18 for torchvision.models:resnet18",
+        ),
+        ("os:getcwd", "os:getcwd, called with the number of classes, 7, failed: TypeError"),
+        ("os:sep", "os:sep, called with the number of classes, 7, failed: TypeError"),
         (f"{__name__}:no_module", "no_module must return a torch.nn.Module, but got list"),
-        (f"{__name__}:headless", "headless must have a last Linear or Conv2d"),
+        (f"{__name__}:headless", "headless must have a Linear or Conv2d layer as its head"),
     ],
 )
-def test_unfit_names_are_one_sentence(name, words):
+def test_unknown_names_and_unfit_factories_are_refused_in_one_sentence(name, words):
     with pytest.raises(InputError, match=words) as caught:
         build(name, "none", 7, seed=1)
     assert "\n" not in str(caught.value)
@@ -109,14 +112,14 @@ def test_unfit_names_are_one_sentence(name, words):
     [
         ("net = 1 / 0\n", r"imported: ZeroDivisionError: division by zero \(.*mine.py, line 1\)$"),
         ("def net(k):\n    return k +\n", r"imported: SyntaxError: .* \(.*mine.py, line 2\)$"),
-        # raised by torch, but the user's own line is what to look at
+        # torch raises it, but the fault is in the user's line
         (
             "from torch import nn\n\ndef net(k):\n    return nn.Linear('4', k)\n",
             r"mine:net, called with .*, 7, failed: TypeError: .* \(.*mine.py, line 4\)$",
         ),
     ],
 )
-def test_a_fault_of_a_factory_has_its_place(tmp_path, monkeypatch, text, words):
+def test_an_error_in_a_factory_names_the_users_line(tmp_path, monkeypatch, text, words):
     (tmp_path / "mine.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -180,7 +183,7 @@ def test_logits_of_the_features_are_those_of_the_views(name, shape):
     assert not model.head._forward_pre_hooks
 
 
-def test_probe_lets_fit_models_pass():
+def test_probe_accepts_models_that_fit():
     for name, shape in ((STUDENT, (2, 1, 28, 28)), ("squeezenet1_0", (2, 3, 64, 64))):
         model = build(name, "none", 10, seed=1)
         probe(model, views(*shape), 10, whole=name != STUDENT)
@@ -191,7 +194,7 @@ def test_probe_lets_fit_models_pass():
     [
         ("squeezenet1_0", (2, 3, 64, 64), "classifier.1 is not its last operation"),
         (f"{__name__}:one_class_more", (2, 1, 28, 28), r"logits \[B, 10\], but got \[2, 11\]"),
-        (STUDENT, (2, 3, 28, 28), r"cannot look at views of shape \[3, 28, 28\]"),
+        (STUDENT, (2, 3, 28, 28), r"fails on views of shape \[3, 28, 28\]"),
     ],
 )
 def test_probe_refuses_in_one_sentence(name, shape, words):
@@ -202,7 +205,7 @@ def test_probe_refuses_in_one_sentence(name, shape, words):
 
 
 @pytest.mark.parametrize("batch_norm_training", [True, False])
-def test_set_mode_says_whether_running_statistics_drift(batch_norm_training):
+def test_set_mode_decides_whether_running_statistics_drift(batch_norm_training):
     model = build(STUDENT, "none", 10, seed=1)
     before = model.net[1].running_mean.clone()
     model.set_mode(True, batch_norm_training)
@@ -213,7 +216,7 @@ def test_set_mode_says_whether_running_statistics_drift(batch_norm_training):
     assert not any(module.training for module in model.modules())
 
 
-def test_freeze_leaves_the_head_or_nothing():
+def test_freeze_leaves_the_head_or_nothing_to_learn():
     model = build("mobilenet_v3_small", "none", 10, seed=1)
     model.freeze(head=False)
     learns = [name for name, p in model.net.named_parameters() if p.requires_grad]
@@ -241,7 +244,7 @@ def test_preprocessing_repeats_grey_and_shrinks_only():
     assert torch.equal(Preprocessing()(grey), grey / 255)
 
 
-def test_fingerprint_changes_with_all_that_logits_depend_on():
+def test_fingerprint_changes_with_everything_that_logits_depend_on():
     def fresh():
         return build(STUDENT, "none", 10, seed=1)
 
@@ -265,7 +268,7 @@ def test_fingerprint_without_the_head_ignores_it():
     assert first.fingerprint(with_head=False) == other.fingerprint(with_head=False)
 
 
-def test_bf16_gives_the_same_logits_but_for_its_rounding():
+def test_bf16_logits_equal_fp32_logits_up_to_rounding():
     model = build(STUDENT, "none", 10, seed=1)
     model.set_mode(False)
     x = views(16, 1, 28, 28)

@@ -1,7 +1,6 @@
-"""kdtune.weights against torch.load and the law that what is written is what is read.
+"""Weights: what is written is what is read, and nothing is unpickled.
 
-And the house's law that nothing a user was given by others is unpickled: the payload used here is
-shown to be live with `weights_only=False`.
+The payload of the pickles used here is shown to run with `weights_only=False`.
 """
 
 import pickle
@@ -20,7 +19,7 @@ STUDENT = "kdtune.models:fashion_student"
 
 
 class Payload:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target):
         self.target = target
@@ -30,7 +29,7 @@ class Payload:
 
 
 def refused(file, words=None):
-    """The one sentence that says why this file cannot be the student's weights."""
+    """Return the sentence in which this file is refused as the student's weights."""
     with pytest.raises(InputError, match=words) as caught:
         build(STUDENT, str(file), 10, seed=1)
     text = str(caught.value)
@@ -72,7 +71,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path, form):
     else:
         state = fashion_student(10).state_dict() | {"extra": Payload(target)}
         torch.save(state if form == "inside" else Payload(target), file)
-    refused(file, "holds other objects than tensors")
+    refused(file, "holds objects other than tensors")
     assert not target.exists()
     if form == "pickle":
         pickle.loads(file.read_bytes()).close()
@@ -97,15 +96,15 @@ def test_truncated_files_are_refused(tmp_path, suffix, keep):
 def test_files_that_hold_something_else_are_refused(tmp_path):
     file = tmp_path / "weights.pt"
     torch.save(fashion_student(10), file)
-    refused(file, "other objects than tensors")
+    refused(file, "objects other than tensors")
     torch.save({"state_dict": fashion_student(10).state_dict(), "epoch": 3}, file)
     refused(file, "must hold a state dict, names to tensors, but holds state_dict, epoch; save it")
     torch.save(torch.zeros(3), file)
     refused(file, "must hold a state dict, names to tensors, but holds a Tensor")
     file.write_text("<html>404</html>")
     refused(file, "or is damaged")
-    refused(tmp_path / "missing.pt", "there is no")
-    refused(tmp_path, "is none")
+    refused(tmp_path / "missing.pt", "missing.pt does not exist")
+    refused(tmp_path, "is not one")
 
 
 def test_weights_of_another_architecture_are_refused_by_key(tmp_path):
@@ -114,9 +113,9 @@ def test_weights_of_another_architecture_are_refused_by_key(tmp_path):
     assert "lack 0.weight, 1.weight" in refused(file)
     state = fashion_student(10).state_dict()
     torch.save(state | {"more.weight": torch.zeros(1)}, file)
-    assert "have besides more.weight (1)" in refused(file)
+    assert "also have more.weight (1)" in refused(file)
     torch.save(state | {"0.weight": torch.zeros(6, 1, 3, 3)}, file)
-    assert "have in other shape 0.weight (1)" in refused(file)
+    assert "have in another shape 0.weight (1)" in refused(file)
     del state["1.running_mean"]
     torch.save(state, file)
     assert "lack 1.running_mean (1)" in refused(file)

@@ -1,4 +1,4 @@
-"""optuna.db read with Optuna itself, on a study played through without training."""
+"""optuna.db of simulated studies, read by Optuna itself."""
 
 import time
 import warnings
@@ -20,36 +20,36 @@ matplotlib.use("Agg")
 
 
 @pytest.mark.parametrize(("search", "space"), [("grid", LISTS), ("tpe", RANGES)])
-def test_optuna_reads_it(search: str, space: dict, tmp_path: Path) -> None:
+def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> None:
     study = make(search, space, "all")
     study = replace(study, out=str(tmp_path))
     study.folder.mkdir(parents=True)
     lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
     file = export(study, lines)
     loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
-    known = Ledger(study)
+    ledger = Ledger(study)
     for line in lines:
-        known.take(line)
-    assert len(loaded.trials) == len(known.tried)
+        ledger.add_record(line)
+    assert len(loaded.trials) == len(ledger.configs)
     for trial in loaded.trials:
-        tried = known.tried[trial.user_attrs["config_id"]]
-        scores = list(tried.scores.values())
+        state = ledger.configs[trial.user_attrs["config_id"]]
+        scores = list(state.scores.values())
         assert trial.value == pytest.approx(np.mean(scores))
         assert trial.user_attrs["sd"] == pytest.approx(np.std(scores, ddof=1))
         assert trial.user_attrs["n"] == 4
         assert [trial.user_attrs[f"repeat/{r}"] for r in range(4)] == scores
-        assert trial.params["lr"] == tried.run.lr and trial.params["alpha"] == tried.run.alpha
-        assert ("temperature" in trial.params) == (search == "tpe" and not tried.plain)
+        assert trial.params["lr"] == state.run.lr and trial.params["alpha"] == state.run.alpha
+        assert ("temperature" in trial.params) == (search == "tpe" and not state.is_baseline)
         assert trial.duration is not None and trial.duration.total_seconds() > 0
     assert set(optuna.importance.get_param_importances(loaded)) >= {"lr", "alpha"}
     with warnings.catch_warnings(action="ignore"):  # experimental
         optuna.visualization.matplotlib.plot_slice(loaded, params=["lr"])
-    again = f"sqlite:///{export(study, lines)}"  # written anew, not added to
+    again = f"sqlite:///{export(study, lines)}"  # replaces the file, adds nothing to it
     same = optuna.load_study(study_name=study.name, storage=again)
     assert len(same.trials) == len(loaded.trials)
 
 
-def test_what_failed_and_what_was_pruned(tmp_path: Path) -> None:
+def test_failed_and_pruned_configurations(tmp_path: Path) -> None:
     study = make("grid", LISTS, "race", stop_early=True)
     study = replace(study, out=str(tmp_path))
     study.folder.mkdir(parents=True)

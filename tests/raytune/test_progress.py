@@ -33,7 +33,7 @@ def test_the_table_has_the_best_and_plain_training() -> None:
 def test_failures_and_stops_are_counted() -> None:
     study = make("grid", LISTS, "race", stop_early=True)
     plan = Plan(study, play(study, faulty))
-    ends = [status for tried in plan.ledger.by_number for status in tried.status.values()]
+    ends = [status for tried in plan.ledger.by_row for status in tried.status.values()]
     for status in ("completed", "failed", "pruned"):
         if status in ends:
             assert f"{ends.count(status)} {status}" in describe_state(plan)

@@ -27,7 +27,7 @@ import kdtune.report as report_command
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
-from kdtune.config.reading import Reporting
+from kdtune.config.flags import ReportFlags
 from kdtune.reporting import build as report
 from kdtune.reporting import page
 from kdtune.reporting.figures import FIGURES, pictures
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written to"):
         report.write(whole, Criterion(), tmp_path / "file")
-    flags = Reporting(str(tmp_path / "nowhere"))
+    flags = ReportFlags(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="there is no"):
         report_command.main(flags)
 
@@ -278,7 +278,7 @@ for module, out in (("analysis", []), ("report", ["--out", "other"])):
         assert not ended.code, ended.code
 assert "matplotlib.pyplot" not in sys.modules
 """
-ABSENT = "torch,torchvision,timm,ray,optuna,tyro,rich,pyarrow,filelock,tqdm,safetensors,click"
+ABSENT = "torch,torchvision,timm,ray,optuna,rich,pyarrow,filelock,tqdm,safetensors,click"
 
 
 def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -> None:

@@ -69,7 +69,7 @@ def test_a_completed_run_with_too_few_epochs_is_no_whole_run(tmp_path) -> None:
     assert table.loc[0.5, "val/acc/mean"] == pytest.approx((0.7 + 0.75) / 2)
     # and the search takes it up again
     plan = Plan(made.study, read_lines(tmp_path)[0])
-    assert plan.next() == short and plan.next() is None
+    assert plan.next_run() == short and plan.next_run() is None
 
 
 def test_a_torn_line_is_named(tmp_path) -> None:

@@ -12,7 +12,7 @@ from study_folders import at, draw, grid, make, write_records
 import kdtune
 from kdtune.analysis import main
 from kdtune.config.errors import InputError
-from kdtune.config.reading import Reading
+from kdtune.config.flags import AnalysisFlags
 from kdtune.results.comparison import Criterion
 
 exact = pytest.approx
@@ -101,7 +101,7 @@ def test_a_study_at_its_first_epoch_can_be_read(tmp_path) -> None:
 
 
 def asked(capsys, folder, **flags) -> tuple[int, str, str]:
-    code = main(Reading(str(folder), **flags))
+    code = main(AnalysisFlags(str(folder), **flags))
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -150,7 +150,7 @@ def test_rules_from_the_command_line(tmp_path, capsys) -> None:
 def test_a_baseline_that_the_study_cannot_have(tmp_path, baseline: str, words: str) -> None:
     make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
     with pytest.raises(InputError, match=words):
-        main(Reading(str(tmp_path), baseline=baseline))
+        main(AnalysisFlags(str(tmp_path), baseline=baseline))
 
 
 def test_a_file_is_no_study(tmp_path) -> None:

@@ -1,11 +1,11 @@
-"""Rungs by hand; the prediction against statsmodels; laws of what may be stopped."""
+"""Rungs by hand, the prediction against statsmodels, laws of pruning."""
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from kdtune.statistics.early_stopping import LEAST, behind, rungs
+from kdtune.statistics.early_stopping import MIN_COMPLETED, is_behind, rungs
 
 
 @pytest.mark.parametrize(
@@ -27,21 +27,21 @@ def test_the_prediction_is_that_of_ordinary_least_squares() -> None:
     sd = np.sqrt(2 * fit.mse_resid + gap**2 * fit.bse[1] ** 2)
     want = fit.params[1] * gap > stats.t.ppf(0.95, 10) * sd
     others = list(zip(x, y, strict=True))
-    assert [behind(score, others) for score in grid] == list(want)
+    assert [is_behind(score, others) for score in grid] == list(want)
     assert 0 < np.sum(want) < 400
 
 
-def test_an_epoch_that_says_little_stops_nothing() -> None:
+def test_an_epoch_that_predicts_little_prunes_nothing() -> None:
     rng = np.random.default_rng(1)
     early, late = rng.normal(0.1, 0.01, size=40), rng.normal(0.7, 0.02, size=40)
     others = list(zip(early, late, strict=True))
-    assert not any(behind(score, others) for score in early)
-    falling = [(x, -x) for x in np.linspace(0, 1, 20)]  # those behind end ahead
-    assert not any(behind(score, falling) for score, _ in falling)
+    assert not any(is_behind(score, others) for score in early)
+    falling = [(x, -x) for x in np.linspace(0, 1, 20)]  # the worse now, the better at the end
+    assert not any(is_behind(score, falling) for score, _ in falling)
 
 
-def test_the_best_is_not_stopped_nor_anything_among_few() -> None:
+def test_neither_the_best_nor_a_trial_among_few_is_pruned() -> None:
     others = [(0.1 * k, 0.1 * k + 0.001 * (-1) ** k) for k in range(10)]
-    assert behind(0.3, others) and not behind(0.9, others) and not behind(2.0, others)
-    assert not behind(0.0, others[: LEAST - 1])
-    assert not behind(0.0, [(0.5, 0.6 + 0.01 * k) for k in range(9)])  # no slope is known
+    assert is_behind(0.3, others) and not is_behind(0.9, others) and not is_behind(2.0, others)
+    assert not is_behind(0.0, others[: MIN_COMPLETED - 1])
+    assert not is_behind(0.0, [(0.5, 0.6 + 0.01 * k) for k in range(9)])  # the slope is unknown

@@ -1,20 +1,24 @@
-"""Decisions from tables: least squares, an integral and simulations as references."""
+"""Racing from tables of scores: least squares, hand-worked numbers and simulations."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
 
-from kdtune.statistics.racing import best_first, in_question, leading, noise
-from kdtune.statistics.sequential import anytime_interval, anytime_p
+from kdtune.statistics.racing import (
+    active,
+    adjusted_means,
+    leading_counts,
+    noise,
+    rank_by_common_mean,
+)
 
 NAN = math.nan
 
 
-def test_leading() -> None:
+def test_repeats_before_the_first_gap() -> None:
     table = np.array([[1, 2, 3], [1, NAN, 3], [NAN, 2, 3], [1, 2, NAN]])
-    assert leading(table).tolist() == [3, 1, 0, 2]
+    assert leading_counts(table).tolist() == [3, 1, 0, 2]
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1)])
@@ -34,78 +38,64 @@ def test_noise_is_the_residual_of_the_two_way_layout(counts: tuple[int, ...]) ->
     assert noise(cut) == (pytest.approx(math.sqrt(((y - fit) ** 2).sum() / df)), df)
 
 
-def test_noise_that_cannot_be_known() -> None:
+def test_noise_that_cannot_be_estimated() -> None:
     for table in (np.ones((5, 1)), np.array([[1, 2], [1, NAN]]), np.full((3, 2), NAN)):
         sd, df = noise(table)
         assert math.isnan(sd) and df == 0
 
 
-def test_who_is_in_question() -> None:
+def test_active_configurations() -> None:
     """By hand: t(0.9875; 100) = 2.2757, so with sd 1 the gap may be 3.218 at n = 1, 2.276 at 2."""
     table = np.array([[10, 10], [6.9, NAN], [6.7, NAN], [7.8, 7.8], [7.6, 7.8], [NAN, NAN]])
     want = [True, True, False, True, False, False]
-    assert in_question(table, 1.0, 100, 0.025).tolist() == want
-    assert in_question(table, NAN, 0, 0.025).tolist() == [True] * 5 + [False]
+    assert active(table, 1.0, 100, 0.025).tolist() == want
+    assert active(table, NAN, 0, 0.025).tolist() == [True] * 5 + [False]
 
 
-def test_a_race_drops_one_as_good_no_oftener_than_stated() -> None:
-    """4,000 races of a pair of equals among others from which the noise is known."""
+def test_the_error_rate_of_a_pair_over_all_interim_analyses_is_at_most_the_level() -> None:
+    """4,000 races of two equal configurations among others that estimate the noise."""
     rng, level, dropped = np.random.default_rng(1), 0.2, 0
     for _ in range(4000):
         table = rng.normal(size=(12, 4)) + rng.normal(size=4)
         sd, df = noise(table)
         pair = [table[:2, :n] for n in range(1, 5)]
-        dropped += any(not in_question(seen, sd, df, level, looks=4)[0] for seen in pair)
+        dropped += any(not active(seen, sd, df, level, analyses=4)[0] for seen in pair)
     assert dropped / 4000 < level + 3 * math.sqrt(level * (1 - level) / 4000)
-    assert dropped / 4000 > level / 4  # nor idle
+    assert dropped / 4000 > level / 4  # and it does eliminate
 
 
-def test_best_first_compares_common_repeats() -> None:
+def test_the_order_compares_common_repeats() -> None:
     table = np.array([[1, 9, 9], [2, 1, NAN], [3, 0, NAN]])
-    assert best_first(table, [0, 1, 2]) == [0, 1, 2]  # means of the first two: 5, 1.5, 1.5
-    assert best_first(table[:, :1], [0, 1, 2]) == [2, 1, 0]
-    assert best_first(table, []) == []
+    assert rank_by_common_mean(table, [0, 1, 2]) == [0, 1, 2]  # means of the first two: 5, 1.5, 1.5
+    assert rank_by_common_mean(table[:, :1], [0, 1, 2]) == [2, 1, 0]
+    assert rank_by_common_mean(table, []) == []
 
 
-def test_the_bayes_factor_is_that_of_its_integral() -> None:
-    """BF = integral of the noncentral t over the prior of the effect, by the central t."""
-    x = np.array([1.0, 2.5, 0.7, 1.9, 3.1])
-    n = len(x)
-    t = x.mean() / (x.std(ddof=1) / math.sqrt(n))
+@pytest.mark.parametrize("counts", [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1), (5, 0, 2)])
+def test_adjusted_means_are_those_of_least_squares(counts: tuple[int, ...]) -> None:
+    """Against ordinary least squares on dummies, up to the constant that both leave open."""
+    rng = np.random.default_rng(1)
+    k = len(counts)
+    table = rng.normal(size=(k, 5)) + rng.normal(size=(k, 1)) + rng.normal(0, 3, size=5)
+    cells = [(c, r) for c, count in enumerate(counts) for r in range(count)]
+    cut, design = np.full((k, 5), NAN), np.zeros((len(cells), k + 5))
+    for row, (c, r) in enumerate(cells):
+        cut[c, r] = table[c, r]
+        design[row, [c, k + r]] = 1
+    effects = np.linalg.lstsq(design, np.array([table[cell] for cell in cells]))[0]
+    repeats = effects[k : k + max(counts)]
+    want = effects[:k] + repeats.mean()
+    got = adjusted_means(cut)
+    scored = np.array(counts) > 0
+    assert got[scored] == pytest.approx(want[scored]) and np.isnan(got[~scored]).all()
+    if min(counts) == max(counts):
+        assert got == pytest.approx(np.nanmean(cut, axis=1))
 
-    def weighted(effect: float) -> float:
-        return float(stats.nct.pdf(t, n - 1, effect * math.sqrt(n)) * stats.norm.pdf(effect))
 
-    bf = integrate.quad(weighted, -8, 8)[0] / stats.t.pdf(t, n - 1)
-    assert anytime_p(x) == pytest.approx(1 / bf, rel=1e-6)
-    assert anytime_p(x) < anytime_p(x[:-1])
-
-
-def test_a_null_effect_is_found_no_oftener_than_stated_however_often_it_is_looked_at() -> None:
+def test_adjusted_means_do_not_depend_on_the_repeats_effects() -> None:
     rng = np.random.default_rng(2)
-    for scale, draw in ((3.0, rng.normal), (0.01, rng.normal), (1.0, rng.laplace)):
-        samples = (draw(0, scale, size=40) for _ in range(600))
-        found = sum(any(anytime_p(x[:n]) <= 0.05 for n in range(2, 41)) for x in samples)
-        assert found / 600 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)
-
-
-@pytest.mark.parametrize("level", [0.01, 0.05, 0.3])
-def test_p_and_interval_say_the_same(level: float) -> None:
-    rng = np.random.default_rng(4)
-    for n in (2, 3, 5, 12, 40):
-        for effect in (0.0, 0.5, 1.0, 3.0):
-            x = rng.normal(effect, 1, size=n)
-            low, high = anytime_interval(x, level)
-            assert (anytime_p(x) <= level) == (low > 0 or high < 0)
-            if math.isfinite(low):  # its ends are the means that are just rejected
-                assert anytime_p(x - low) == pytest.approx(level)
-                assert anytime_p(x - high) == pytest.approx(level)
-    assert anytime_interval([0.02] * 9, level) == (-math.inf, math.inf)
-
-
-def test_an_effect_is_found() -> None:
-    rng = np.random.default_rng(3)
-    found = [anytime_p(rng.normal(1, 1, size=40)) <= 0.05 for _ in range(200)]
-    assert np.mean(found) > 0.95
-    assert anytime_p([]) == anytime_p([1.0]) == 1
-    assert anytime_p([0.02] * 9) == 1  # equal differences have no t
+    table = np.where(np.arange(6) < rng.integers(1, 7, size=(9, 1)), rng.normal(size=(9, 6)), NAN)
+    shifted = adjusted_means(table + rng.normal(0, 10, size=6))
+    differences = shifted - adjusted_means(table)
+    assert differences == pytest.approx(differences[0])
+    assert np.isnan(adjusted_means(np.full((2, 3), NAN))).all()

@@ -1,4 +1,4 @@
-"""Where the spread comes from: hand-worked blocks, statsmodels, pingouin, a published table."""
+"""Sources of variance: hand-worked blocks, statsmodels, pingouin, a published table."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_shares_by_hand() -> None:
     got = variance_shares(block)
     assert (got.configuration, got.repeat, got.epoch) == exact((4 / 21, 1 / 21, 16 / 21))
     assert got.residual == exact(0, abs=1e-12)
-    # an interaction is residual: x = c r + e
+    # an interaction counts as residual: x = c r + e
     got = variance_shares(signs[:, None, None] * signs[:, None] + signs)
     assert (got.configuration, got.repeat, got.epoch) == exact((0, 0, 0.5), abs=1e-12)
     assert got.residual == exact(0.5)
@@ -58,7 +58,7 @@ def test_shares_of_numbers_that_are_all_equal() -> None:
 def test_shares_laws(seed: int, shape: tuple, additive: bool) -> None:
     rng = np.random.default_rng(seed)
     block = rng.normal(size=shape)
-    if additive:  # no interaction: nothing is left over but rounding
+    if additive:  # no interaction: the residual is 0 but for rounding
         effects = [
             rng.normal(size=[s if i == a else 1 for i, s in enumerate(shape)]) for a in range(3)
         ]
@@ -69,7 +69,7 @@ def test_shares_laws(seed: int, shape: tuple, additive: bool) -> None:
         assert np.isnan(shares).all()
         return
     assert shares.sum() == exact(1) and (shares >= 0).all() and (shares <= 1).all()
-    # neither unit nor origin, nor the names of the levels, are seen
+    # unit, origin and order of the levels change nothing
     again = variance_shares(3 - 7 * block[rng.permutation(shape[0])][:, rng.permutation(shape[1])])
     assert (again.configuration, again.epoch) == exact((shares[0], shares[2]), abs=1e-9)
 
@@ -122,7 +122,7 @@ def test_repeated_measures_laws(seed: int, k: int, n: int) -> None:
     moved = 5 - 0.01 * block[rng.permutation(k)][:, rng.permutation(n)]
     again = repeated_measures(moved)
     assert (again.f, again.icc) == exact((got.f, got.icc), rel=1e-6, abs=1e-9)
-    # what a repeat adds to all configurations alike changes the correlation, not the F
+    # an effect of the repeat that all configurations share changes the ICC, not F
     shifted = repeated_measures(block + rng.normal(0, 3, n))
     assert shifted.f == exact(got.f, rel=1e-6)
     assert -1 / (k - 1) - 1e-9 <= got.icc <= 1
@@ -136,7 +136,7 @@ def test_importance_by_hand() -> None:
     got = importance([0, 2, 3, 5], [0, 0, 1, 1])
     total = 2.5**2 + 0.5**2 + 0.5**2 + 2.5**2
     assert (got.share, got.n) == (exact(4 * 1.5**2 / total), 4)
-    # of the 6 ways to halve four numbers two are as good or better: the null is at the best
+    # 2 of the 6 ways to halve four numbers have this share, the largest: so has the null quantile
     assert got.null == exact(got.share)
 
 
@@ -175,7 +175,7 @@ def test_importance_laws(seed: int, k: int) -> None:
     assert again.share == exact(got.share, abs=1e-9)
 
 
-def test_importance_where_there_is_nothing_to_explain() -> None:
+def test_importance_of_equal_means_is_undefined() -> None:
     # means of the same numbers in another order differ in the last bit
     for means in ([0.5] * 4, [(0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3] * 2):
         got = importance(means, [0, 0, 1, 1])

@@ -1,6 +1,6 @@
-"""kdtune.cache against one law: with it, without it and whatever befalls it, the numbers are equal.
+"""The cache against one law: the numbers are equal with it, without it and after any fault.
 
-Builders that die (SIGKILL) or stand still (SIGSTOP) are real processes, started by spawn.
+Builders that die (SIGKILL) or hang (SIGSTOP) are real processes, started by spawn.
 """
 
 import multiprocessing
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 import kdtune.streams.cache
 from kdtune.streams.cache import Cache, read
+from kdtune.streams.keys import Key
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
 SPAWN = multiprocessing.get_context("spawn")
@@ -33,15 +35,15 @@ def equal(a, b):
 
 
 def get(cache, key=KEY, number=0, kind="logits"):
-    """The entry, and how often it was built for this call."""
+    """Return the entry, and how often it was built for this call."""
     built = []
 
-    def build(tick):
+    def build(progress):
         built.append(number)
-        tick(0, 1)
+        progress(0, 1)
         return make(number)
 
-    return cache.get(kind, key, "what", build), len(built)
+    return cache.get(Key(kind, key), "what", build), len(built)
 
 
 def entries(folder):
@@ -174,23 +176,23 @@ def test_eviction_takes_the_least_recently_used(tmp_path):
 
 
 def work(folder):
-    """A process that needs the entry; its build goes on, ticking, while the file hold exists."""
-    kdtune.streams.cache.BEAT_SECONDS = 0.1
+    """Get the entry; its build reports progress as long as the file hold exists."""
+    kdtune.streams.cache.HEARTBEAT_SECONDS = 0.1
 
-    def build(tick):
+    def build(progress):
         (folder / f"built-{os.getpid()}").touch()
         while (folder / "hold").exists():
-            tick(0, 1)
+            progress(0, 1)
             time.sleep(0.02)
         return make()
 
     (folder / f"ready-{os.getpid()}").touch()
-    assert equal(Cache(folder / "c").get("logits", KEY, "what", build), make())
+    assert equal(Cache(folder / "c").get(Key("logits", KEY), "what", build), make())
 
 
 @pytest.fixture
 def start(tmp_path):
-    """start(n): n processes of which one is building; ended with the test."""
+    """Return start(n), which starts n processes of which one is building."""
     processes = []
 
     def begin(count):
@@ -218,15 +220,15 @@ def test_two_processes_build_an_entry_once(tmp_path, start):
     assert get(Cache(tmp_path / "c"))[1] == 0 and clean(tmp_path)
 
 
-def test_a_builder_that_ticks_is_waited_for(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(kdtune.streams.cache, "STUCK_SECONDS", 1.5)
+def test_a_builder_with_a_heartbeat_is_waited_for(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.5)
     start(1)
     threading.Timer(3.0, (tmp_path / "hold").unlink).start()
     tensors, built = get(Cache(tmp_path / "c"))
     assert built == 0 and equal(tensors, make()) and clean(tmp_path)
 
 
-def test_a_killed_builder_is_replaced_by_who_waits(tmp_path, start):
+def test_a_waiter_replaces_a_killed_builder(tmp_path, start):
     (process,) = start(1)
     threading.Timer(1.0, process.kill).start()
     tensors, built = get(Cache(tmp_path / "c"))
@@ -236,8 +238,8 @@ def test_a_killed_builder_is_replaced_by_who_waits(tmp_path, start):
     assert get(Cache(tmp_path / "c"))[1] == 0 and clean(tmp_path)
 
 
-def test_who_waits_goes_on_without_a_builder_that_stands_still(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(kdtune.streams.cache, "STUCK_SECONDS", 1.0)
+def test_a_waiter_does_not_wait_for_a_builder_that_hangs(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.0)
     (process,) = start(1)
     os.kill(process.pid, signal.SIGSTOP)
     tensors, built = get(Cache(tmp_path / "c"))
@@ -247,6 +249,96 @@ def test_who_waits_goes_on_without_a_builder_that_stands_still(tmp_path, start, 
     process.join()
     assert process.exitcode == 0 and clean(tmp_path)
     assert get(Cache(tmp_path / "c"))[1] == 0
+
+
+def colliding_keys():
+    """Return two keys that fell into the same of 256 lock files before each key had its own."""
+    seen = {}
+    for number in range(100_000):
+        key = Key("logits", {"n": number})
+        shard = int(key.name[:8], 16) % 256
+        if shard in seen:
+            return seen[shard], key
+        seen[shard] = key
+    raise AssertionError
+
+
+def test_a_builder_of_another_key_is_not_waited_for(tmp_path):
+    """Locks are of one key: while one is built, the other is built once, under its own lock."""
+    first, second = colliding_keys()
+    cache, hold, inside = Cache(tmp_path), threading.Event(), threading.Event()
+
+    def build_first(progress):
+        inside.set()
+        assert hold.wait(60)
+        return make(1)
+
+    built = []
+
+    def build_second(progress):
+        built.append(1)
+        time.sleep(0.5)  # long enough for the other thread to come and wait
+        return make(2)
+
+    threads = [threading.Thread(target=cache.get, args=(first, "first", build_first))]
+    threads[0].start()
+    assert inside.wait(60)
+    threads += [
+        threading.Thread(target=Cache(tmp_path).get, args=(second, "second", build_second))
+        for _ in range(2)
+    ]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join(60)
+    assert cache.find(second) is not None and cache.find(first) is None  # still being built
+    assert built == [1]
+    hold.set()
+    threads[0].join(60)
+    assert equal(cache.find(first), make(1)) and equal(cache.find(second), make(2))
+
+
+def test_a_waiter_watches_the_builder_of_its_own_key(tmp_path, start, monkeypatch):
+    """A heartbeat of another key is no sign of life, and a hanging builder of one is no reason."""
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.5)
+    start(1)  # builds KEY with a heartbeat
+    own, other = Key("logits", KEY), Key("logits", {"another": 1})
+    cache = Cache(tmp_path / "c")
+    heartbeat = cache._heartbeat(other)
+    heartbeat.parent.mkdir(exist_ok=True)
+    heartbeat.write_text("{}")
+    os.utime(heartbeat, (1e9, 1e9))  # as of a builder that hangs
+    threading.Timer(3.0, (tmp_path / "hold").unlink).start()
+    assert equal(cache.get(own, "what", lambda progress: make(7)), make())
+
+
+def test_lock_files_are_deleted_when_they_are_old_and_free(tmp_path):
+    cache = Cache(tmp_path)
+    keys = [Key("logits", {"n": number}) for number in range(3)]
+    for number, key in enumerate(keys):
+        cache.get(key, "what", lambda progress, n=number: make(n))
+    free, held, new = (next(tmp_path.glob(f"locks/*{key.name}.lock")) for key in keys)
+    for file in (free, held):
+        os.utime(file, (1e9, 1e9))
+    with FileLock(held):
+        os.utime(held, (1e9, 1e9))
+        cache._delete_old_locks()
+        assert not free.exists() and held.exists() and new.exists()
+    assert get(cache, {"n": 0})[1] == 0
+
+
+def test_what_is_being_built_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(kdtune.streams.cache, "HEARTBEAT_SECONDS", 0.0)
+    cache, seen = Cache(tmp_path), []
+
+    def build(progress):
+        progress(3, 8)
+        seen.extend(Cache(tmp_path).building())
+        return make()
+
+    cache.get(Key("logits", KEY), "logits, repeat 3, epoch 7", build)
+    assert seen == [("logits, repeat 3, epoch 7", 3, 8)]
+    assert list(cache.building()) == []
 
 
 def test_eviction_leaves_the_users_own_files_alone(tmp_path):

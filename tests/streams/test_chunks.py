@@ -1,23 +1,26 @@
-"""kdtune.chunks: laws of cutting rows anew; the order that a repeat fixes."""
+"""Laws of rebatching, and the order that a repeat fixes."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtune.config.run import Run
-from kdtune.streams.chunks import collect, epoch_order, rebatched
+from kdtune.streams.batches import Batch, collect, rebatched
+from kdtune.streams.chunks import epoch_order
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 
 
 @given(SIZES, st.integers(1, 9))
-def test_rebatched_rows_are_the_same_rows(sizes: list[int], size: int) -> None:
+def test_rebatched_images_are_the_same_images(sizes: list[int], size: int) -> None:
     total = sum(sizes)
     a, b = torch.arange(total), torch.arange(2 * total).view(total, 2)
-    batches = list(rebatched(zip(a.split(sizes), b.split(sizes), strict=True), size))
-    assert [len(x) for x, _ in batches] == [len(x) for x in a.split(size)]
-    assert torch.equal(torch.cat([x for x, _ in batches]), a)
-    assert torch.equal(torch.cat([y for _, y in batches]), b)
+    parts = zip(a.split(sizes), b.split(sizes), strict=True)
+    batches = list(rebatched((Batch(x, teacher=y) for x, y in parts), size))
+    assert [len(batch) for batch in batches] == [len(x) for x in a.split(size)]
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), a)
+    assert torch.equal(torch.cat([batch.teacher for batch in batches]), b)
+    assert all(batch.views is None and batch.features is None for batch in batches)
 
 
 @given(SIZES)
@@ -29,7 +32,7 @@ def test_collected_batches_are_their_concatenation(sizes: list[int]) -> None:
     assert said[-1] == (len(whole), len(whole)) and len(said) == len(sizes)
 
 
-def test_the_order_is_the_repeats_and_the_epochs() -> None:
+def test_the_order_depends_on_repeat_seed_and_epoch_alone() -> None:
     order = epoch_order(Run(repeat=1), 50, 2)
     assert sorted(order.tolist()) == list(range(50))
     assert torch.equal(epoch_order(Run(repeat=1, lr=0.5, batch_size=7), 50, 2), order)

@@ -1,9 +1,10 @@
-"""A run over the stream against the plain loop of reference.py, and the parts of the chunks' keys.
+"""Runs over the stream against the plain loop of reference.py, and what the cache stores for them.
 
-Weights must agree to a relative 1e-6 and metrics must be equal: the promise of the stream is that
-it changes nothing.
+Weights must agree to a relative 1e-6 and metrics must be equal, since a stream must change no
+number.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference import Means, plain_loop
-from torch import Tensor
+from torch import Tensor, nn
 
 import kdtune.data.views
 from kdtune.config.run import Run
@@ -24,9 +25,48 @@ from kdtune.streams.stream import Stream
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.run import make_student
-from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher import fine_tune, load_teacher
 
 CPU = torch.device("cpu")
+
+
+# with fixtures of its own this file also runs without conftest.py, as test_mutants.py does it
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Results are equal at equal numbers of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Run:
+    """A run of a second: 75 images, so that the last batch of 16 is not full, in 3 epochs."""
+    return Run(
+        train_images=75,
+        teacher="factories:tiny_teacher",
+        teacher_weights="none",
+        teacher_epochs=1,
+        teacher_lr=1e-2,
+        student="factories:tiny_student",
+        student_weights="none",
+        optimizer="adamw",
+        lr=1e-2,
+        schedule="onecycle",
+        epochs=3,
+        batch_size=16,
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The teacher of the tiny run, fine-tuned once."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("teacher")
+    list(fine_tune(tiny, folder, Resources()))
+    return folder
+
+
 KINDS = {
     "all, kl": {},
     "all, mse": {"loss": "mse", "schedule": "step", "optimizer": "sgd", "lr_step_size": 2},
@@ -38,6 +78,9 @@ KINDS = {
     "head, batch norm eval": {"trainable": "head", "batch_norm": "eval"},
     "head, dropout": {"trainable": "head", "student": "factories:dropout_student"},
     "all, resized crop": {"augment": "resized-crop", "image_size": 20},
+    "all, no augmentation": {"augment": "none"},
+    "head, no augmentation": {"trainable": "head", "augment": "none"},
+    "head, no augmentation, eval": {"trainable": "head", "augment": "none", "batch_norm": "eval"},
     "all, all images": {"train_images": None, "epochs": 1, "batch_size": 300},
 }
 
@@ -51,15 +94,19 @@ def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifi
     return student, last
 
 
-def assert_same(student: Classifier, last: Epoch, reference: Classifier, means: Means) -> None:
+def assert_same(
+    student: Classifier, last: Epoch, reference: Classifier, metrics: dict[str, Means]
+) -> None:
     ours, theirs = student.net.state_dict(), reference.net.state_dict()
     for key in theirs:
         scale = theirs[key].abs().max().clamp(min=1e-3)
         assert (ours[key] - theirs[key]).abs().max() <= 1e-6 * scale, key
-    val = last.splits["val"]
-    for name, value in means.items():
-        exact = name in ("acc", "teacher_acc", "agreement")
-        assert val[name] == (value if exact else pytest.approx(value, rel=1e-5)), name
+    assert last.splits.keys() == metrics.keys()
+    for split, means in metrics.items():
+        for name, value in means.items():
+            exact = split == "val" and name in ("acc", "teacher_acc", "agreement")
+            want = value if exact else pytest.approx(value, rel=1e-5)
+            assert last.splits[split][name] == want, (split, name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +139,7 @@ def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
 ) -> None:
     run = replace(tiny, trainable=trainable)
     *_, (reference, means) = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.streams.chunks.PIECE_BYTES", 1)  # one inference batch
+    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
     centre = kdtune.data.views.centre
     monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
@@ -178,8 +225,10 @@ def test_the_key_holds_data_threads_weights_and_versions(
     assert fresh() == 1
     torch.set_num_threads(2)
     assert fresh() == 1
-    monkeypatch.setattr("torch.__version__", "9.9")
+    monkeypatch.setattr("kdtune.streams.keys.timm_version", lambda: "9.9")
     assert fresh() == 1
+    monkeypatch.setattr("torch.__version__", "9.9")
+    assert fresh() == 2  # torch resizes the views
     monkeypatch.setattr("torchvision.__version__", "9.9")
     assert fresh() == 2
 
@@ -224,3 +273,127 @@ def test_val_features_of_another_subset_are_not_shared(
     _, cached = over_stream(other, teacher_folder, resources)
     _, alone = over_stream(other, teacher_folder, Resources())
     assert cached.splits == alone.splits
+
+
+MODEL = """
+from torch import nn
+from my_activation import act
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body, self.head = nn.Linear(784, 8), nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(act(self.body(x.flatten(1))))
+"""
+
+
+def test_an_edited_module_that_a_factory_imports_makes_new_logits(
+    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_model.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
+    run = replace(tiny, teacher="my_model:Net", teacher_epochs=0)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+
+    def logits(activation: str) -> Tensor:
+        (tmp_path / "my_activation.py").write_text(f"def act(x):\n    return x.{activation}()\n")
+        for name in ("my_model", "my_activation"):  # as in another process
+            sys.modules.pop(name, None)
+        teacher = load_teacher(run, tmp_path)
+        stream = Stream(run, load_data("fashion"), make_student(run), teacher, resources)
+        whole = torch.cat([batch.teacher for batch in stream.train(0)])
+        with torch.no_grad():
+            expected = torch.cat([teacher(batch.views) for batch in stream.train(0)])
+        assert torch.allclose(whole, expected, atol=1e-5)
+        return whole
+
+    first = logits("relu")
+    assert torch.equal(logits("relu"), first)
+    assert not torch.allclose(logits("tanh"), first, atol=1e-3)
+
+
+def entries(folder: Path) -> dict[str, int]:
+    """Count the entries of train, val and test by kind."""
+    kinds = [kind for kind, _ in chunks(folder)]
+    return {kind: kinds.count(kind) for kind in ("views", "logits", "features")}
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+@pytest.mark.parametrize("batch_norm", ["train", "eval"])
+def test_without_augmentation_nothing_is_built_twice(
+    trainable: str, batch_norm: str, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, augment="none", trainable=trainable, batch_norm=batch_norm, epochs=2)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1), repeats=2)
+    for repeat in (0, 1):
+        again = replace(run, repeat=repeat)
+        *_, (reference, means) = plain_loop(again, teacher_folder)
+        assert_same(*over_stream(again, teacher_folder, resources), reference, means)
+    found = entries(tmp_path)
+    assert found["logits"] == 3  # of train, val and test, for both epochs of both repeats
+    if trainable == "all":
+        assert found["views"] == 3 and not found["features"]
+    elif batch_norm == "eval":  # of each repeat's random backbone: one a split, and the answer
+        assert found["features"] == 2 * (3 + 1)
+    else:  # batches differ from epoch to epoch, and running statistics drift
+        assert found["features"] == 2 * (2 + 2 + 1)
+
+
+@pytest.mark.parametrize("gigabytes", [0, 1])
+def test_views_too_many_to_hold_are_permuted_across_shards(
+    gigabytes: int,
+    tiny: Run,
+    teacher_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = replace(tiny, augment="none")
+    *_, (reference, means) = plain_loop(run, teacher_folder)
+    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
+    resources = Resources(cache=Cache(tmp_path / "cache", gigabytes))
+    assert_same(*over_stream(run, teacher_folder, resources), reference, means)
+    assert entries(tmp_path)["views"] == (3 + 16 + 32 if gigabytes else 0)
+
+
+@pytest.mark.parametrize(
+    ("student", "alone"),
+    [
+        ("factories:tiny_student", True),
+        ("factories:dropout_student", False),  # draws random numbers
+        (f"{__name__}:mixing", False),  # looks at the whole batch
+        (f"{__name__}:counting", False),  # changes a buffer
+    ],
+)
+def test_which_backbones_treat_each_image_alone(student: str, alone: bool, tiny: Run) -> None:
+    run = replace(tiny, student=student, augment="none", trainable="head", batch_norm="eval")
+    model = make_student(run).place(CPU, run.precision)
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    stream = Stream(run, load_data(run.data), model, None, Resources())
+    assert stream._per_image == alone
+    assert all(torch.equal(v, before[name]) for name, v in model.net.state_dict().items())
+
+
+class Mixing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += len(x)
+        return x
+
+
+def mixing(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Mixing(), nn.Linear(784, classes))
+
+
+def counting(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Counting(), nn.Linear(784, classes))

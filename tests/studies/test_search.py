@@ -25,7 +25,8 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.study_folder import check_same, claim, write_study
+from kdtune.raytune.study_folder import write_study
+from kdtune.raytune.study_identity import check_same, merge_with_saved, read_if_saved
 from kdtune.search import main
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
@@ -213,12 +214,12 @@ def test_a_driver_holds_the_lock_before_it_reads_the_study(
     """Else two drivers that start at once could each write over the other's study.json."""
     study.folder.mkdir(parents=True)
 
-    def read(study: Study) -> Study:
+    def read(folder: Path) -> None:
         with pytest.raises(Timeout):
-            FileLock(study.folder / ".lock").acquire(timeout=0)
+            FileLock(folder / ".lock").acquire(timeout=0)
         raise InputError("read")
 
-    monkeypatch.setattr("kdtune.raytune.driver.claim", read)
+    monkeypatch.setattr("kdtune.raytune.driver.read_if_saved", read)
     with pytest.raises(InputError, match="read"):
         kdtune.run(study)
     assert study.folder.exists()  # it was there before
@@ -228,14 +229,19 @@ def test_a_study_that_another_process_runs_is_refused(study: Study) -> None:
     study.folder.mkdir(parents=True)
     with (
         FileLock(study.folder / ".lock"),
-        pytest.raises(InputError, match="is being run by another process"),
+        pytest.raises(InputError, match="is in use by another process"),
     ):
         kdtune.run(study)
 
 
-@pytest.mark.parametrize("kind", [InputError, LeaseLostError, NodeMismatchError])
-def test_an_error_that_the_user_can_act_on_is_a_sentence_and_exit_code_2(
-    kind: type[UserError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("kind", "code"), [(InputError, 2), (NodeMismatchError, 2), (LeaseLostError, 1)]
+)
+def test_an_error_that_the_user_can_act_on_is_a_sentence(
+    kind: type[UserError],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(study: Study) -> None:
         raise kind("this cannot be")
@@ -243,7 +249,7 @@ def test_an_error_that_the_user_can_act_on_is_a_sentence_and_exit_code_2(
     monkeypatch.setattr("kdtune.search.run", refuse)
     with pytest.raises(SystemExit) as ended:
         answer(lambda: main(Study()), resumes=True)
-    assert ended.value.code == 2 and capsys.readouterr().err == "error: this cannot be\n"
+    assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
 
 
 def _wait_for(holds, seconds: float = 90.0) -> None:
@@ -296,20 +302,25 @@ def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: st
     assert not study.folder.exists()
 
 
+def merged(study: Study) -> Study:
+    """The study as its folder makes it go on."""
+    return merge_with_saved(study, read_if_saved(study.folder))
+
+
 def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
     study.folder.mkdir(parents=True)
     (study.folder / "study.json").write_text(study.to_json())
-    assert claim(replace(study, repeats=1)).repeats == study.repeats
-    assert claim(replace(study, repeats=5)).repeats == 5
+    assert merged(replace(study, repeats=1)).repeats == study.repeats
+    assert merged(replace(study, repeats=5)).repeats == 5
 
 
 def test_a_study_that_adds_repeats_until_it_is_decided_stays_one(study: Study) -> None:
     auto = replace(study, until_decided=True, budget="90runs", level=0.01)
     study.folder.mkdir(parents=True)
     (study.folder / "study.json").write_text(auto.to_json())
-    assert claim(study) == auto
+    assert merged(study) == auto
     other = replace(auto, budget="5h")
-    assert claim(other) == other
+    assert merged(other) == other
 
 
 def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
@@ -321,7 +332,7 @@ def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     save_weights(build(run.student, "none", 10, seed=1).net, file)
     study.folder.mkdir(parents=True)
     write_study(study, check(study.run))
-    check_same(study, check(study.run))
+    check_same(study, read_if_saved(study.folder), check(study.run))
     save_weights(build(run.student, "none", 10, seed=2).net, file)
     with pytest.raises(InputError, match=r"the student .* has changed since"):
         kdtune.run(study)
@@ -333,8 +344,8 @@ def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
     (study.folder / "study.json").write_text(study.to_json())
     wider = replace(study, run=replace(study.run, batch_size=20))
     wider = replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)})
-    with pytest.raises(InputError, match="recipe of the teacher"):
-        claim(wider)
+    with pytest.raises(InputError, match="batch_size of the teacher's recipe: 16 → 20"):
+        merged(wider)
 
 
 def test_a_folder_has_one_teacher(study: Study, teacher_folder: Path, tmp_path: Path) -> None:

@@ -1,63 +1,125 @@
-"""The loop's state: what a cut run goes on from. That the loop is right: test_stream.py."""
+"""The training loop against a plain one: torch's optimisers, schedules and losses (reference.py).
 
-import time
+On a data set of its own, so that this file needs neither conftest.py nor the embedded images.
+"""
+
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import torch
+from blobs import NOWHERE, RUN, blobs, new_stream, new_student
+from reference import PlainEpoch, plain_loop
 
 from kdtune.config.run import Run
-from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
-from kdtune.training.checkpoint import Checkpoint
+from kdtune.models.classifier import Classifier
+from kdtune.training.loop import Diverged, train
 from kdtune.training.metrics import Epoch
 from kdtune.training.optim import make_optimizer, make_scheduler
-from kdtune.training.run import CHECKPOINT, distill, make_student
 
 
-@pytest.mark.parametrize("trainable", ["all", "head"])
-def test_a_run_goes_on_exactly_where_it_was_cut(
-    trainable: str, tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    run = replace(tiny, trainable=trainable, student="factories:dropout_student")
-    resources = Resources(cache=Cache(tmp_path / "cache", 1))
-    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
-    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
-    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
-    cut.close()
-    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
-    assert [e.splits for e in rest] == [e.splits for e in whole]
-    files = [tmp_path / name / "student.safetensors" for name in ("whole", "cut")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("left", [0, 100])
-def test_a_damaged_state_begins_again(
-    left: int, tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    whole = list(distill(tiny, teacher_folder, Resources(), tmp_path))
-    file = tmp_path / CHECKPOINT
-    file.write_bytes(file.read_bytes()[:left])
-    again = list(distill(tiny, teacher_folder, Resources(), tmp_path))
-    assert [epoch.splits for epoch in again] == [epoch.splits for epoch in whole]
-    assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
+def train_both(run: Run) -> tuple[Classifier, list[Epoch], list[PlainEpoch]]:
+    """The student after training with kdtune, its epochs, and those of the plain loop."""
+    student = new_student(run)
+    epochs = list(train(run, student, new_stream(run, student)))
+    return student, epochs, list(plain_loop(run, NOWHERE, data=blobs()))
 
 
-def test_what_is_costly_to_keep_is_kept_less_often(tiny: Run, tmp_path: Path) -> None:
-    sent: list[int] = []
-    past: list[Epoch] = []
+KINDS = {
+    "constant": {},
+    "step": {"schedule": "step", "lr_step_size": 2, "lr_gamma": 0.3},
+    "cosine": {"schedule": "cosine"},
+    "onecycle": {"schedule": "onecycle"},
+    "no momentum": {"momentum": 0.0},
+    "weight decay": {"weight_decay": 0.1},
+    "adamw": {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.3, "schedule": "cosine"},
+    "adamw onecycle": {"optimizer": "adamw", "lr": 0.01, "schedule": "onecycle"},
+    "mse": {"loss": "mse", "alpha": 0.2},
+    "dkd": {"loss": "dkd", "dkd_alpha": 0.5, "dkd_beta": 2.0, "temperature": 2.0},
+    "ls": {"loss": "ls", "alpha": 0.1},
+    "only the teacher": {"alpha": 0.0, "temperature": 1.0},
+    "only the labels": {"alpha": 1.0},
+    "head": {"trainable": "head", "schedule": "cosine", "weight_decay": 0.1},
+    "batch norm eval": {"batch_norm": "eval"},
+    "dropout": {"student": "factories:dropout_student", "image_size": 24},
+    "another repeat": {"repeat": 2, "seed": 1},
+}
 
-    def send() -> None:  # takes 10 ms, a hundredth of a second
-        time.sleep(0.01)
-        sent.append(len(past))
 
-    student = make_student(tiny)
-    optimizer = make_optimizer(tiny, student)
-    scheduler = make_scheduler(tiny, optimizer, 5)
-    checkpoint = Checkpoint(tmp_path / CHECKPOINT, send)
-    # the first; a second has not passed; at the latest after two; so in sum, too
-    for seconds in (0.01, 0.4, 0.4, 2.0, 0.8, 1.2, 0.1):
-        past.append(Epoch(len(past), seconds, {}))
-        checkpoint.keep(student, optimizer, scheduler, past)
-    assert sent == [1, 4, 6]
-    assert checkpoint.load(student, optimizer, scheduler) == past[:6]
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_loop_of_torch(kind: str) -> None:
+    student, epochs, plain = train_both(replace(RUN, **KINDS[kind]))
+    want = plain[-1].student.net.state_dict()
+    for name, value in student.net.state_dict().items():
+        torch.testing.assert_close(value, want[name], rtol=1e-4, atol=1e-6)
+    assert [list(e.splits) for e in epochs] == [["train", "val"]] * 3 + [["train", "val", "test"]]
+    for epoch, reference in zip(epochs, plain, strict=True):
+        for split, means in reference.metrics.items():
+            got = {name: epoch.splits[split][name] for name in means}
+            assert got == pytest.approx(means, rel=1e-4, abs=1e-6), (epoch.number, split)
+            assert epoch.splits[split]["n_examples"] == len(blobs().splits[split])
+
+
+def test_the_kinds_differ() -> None:
+    """Each kind changes the weights: what is compared above is not without effect."""
+    seen = {
+        kind: tuple(train_both(replace(RUN, **change))[0].head.bias.tolist())
+        for kind, change in KINDS.items()
+    }
+    assert len(set(seen.values())) == len(KINDS)
+
+
+def test_predictions_are_of_the_last_epoch() -> None:
+    _, epochs, _ = train_both(RUN)
+    assert not any(epoch.predictions for epoch in epochs[:-1])
+    last = epochs[-1]
+    assert list(last.predictions) == ["val", "test"]
+    for split, own in last.predictions.items():
+        assert float(own.correct.double().mean()) == pytest.approx(last.splits[split]["acc"])
+        assert torch.equal(own.label, blobs().splits[split].labels)
+        nll = -own.p_label.double().log().mean()
+        assert float(nll) == pytest.approx(last.splits[split]["nll"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "want"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("step", [1.0, 1.0, 0.5, 0.5]),
+        ("cosine", [1.0, 0.8535533905932737, 0.5, 0.14644660940672627]),  # (1 + cos(pi e / 4)) / 2
+    ],
+)
+def test_learning_rates_by_hand(schedule: str, want: list[float]) -> None:
+    run = replace(RUN, schedule=schedule, lr=1.0, lr_step_size=2, lr_gamma=0.5)
+    optimizer = make_optimizer(run, new_student(run))
+    scheduler = make_scheduler(run, optimizer, 3)
+    rates = []
+    for _ in range(run.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(want)
+
+
+def test_onecycle_reaches_its_peak_and_keeps_the_momentum() -> None:
+    run = replace(RUN, schedule="onecycle", lr=1.0, momentum=0.7)
+    optimizer = make_optimizer(run, new_student(run))
+    scheduler = make_scheduler(run, optimizer, 3)
+    rates = []
+    for _ in range(run.epochs * 3):
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert optimizer.param_groups[0]["momentum"] == 0.7
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(1 / 25) and max(rates) > 0.95
+    assert rates[-1] < 1e-3
+
+
+def test_a_run_that_diverges_says_which_metric() -> None:
+    run = replace(RUN, lr=1e30, loss="mse")
+    with pytest.raises(Diverged, match=r"loss on .* became .* in epoch 0; a lower lr may help"):
+        train_both(run)

@@ -1,11 +1,15 @@
-"""The losses against their closed forms.
+"""Objectives against their closed forms, and the user's own objectives.
 
-References: the numbered oracles of research/kd.md, section 4 (Hinton et al., 2015; Kim et al.,
-2021; DKD, Zhao et al., 2022), torch's own cross-entropy, and laws. Float64, tolerance 1e-12,
-unless a test says otherwise.
+References: plain definitions and their gradients by autograd, identities of the papers (Hinton et
+al., 2015; Kim et al., 2021; Zhao et al., 2022; Sun et al., 2024), torch's own cross-entropy, and
+laws. Float64, tolerance 1e-12, unless a test says otherwise.
 """
 
 import math
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.training.objectives import cross_entropy, distillation, kl, mse, total
+from kdtune.training.objectives import (
+    OBJECTIVES,
+    check_objective,
+    check_searched,
+    cross_entropy,
+    hyperparameters_of,
+    objective,
+    resolve,
+    total,
+)
 
 B, K = 6, 5
 LABELS = torch.arange(B) % K
@@ -47,13 +61,54 @@ def close(got: Tensor, want: Tensor | float, **tolerance: float) -> None:
     torch.testing.assert_close(got, want, **(tolerance or EXACT))
 
 
+def any_labels(logits: Tensor) -> Tensor:
+    return torch.arange(len(logits)) % logits.shape[1]
+
+
+def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return OBJECTIVES["kl"](student, teacher, any_labels(student), temperature=temperature)
+
+
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    return OBJECTIVES["mse"](student, teacher, any_labels(student))
+
+
+def ls(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return OBJECTIVES["ls"](student, teacher, any_labels(student), temperature=temperature)
+
+
+def dkd(student: Tensor, teacher: Tensor, temperature: float, alpha: float, beta: float) -> Tensor:
+    weights = {"dkd_alpha": alpha, "dkd_beta": beta}
+    labels = any_labels(student)
+    return OBJECTIVES["dkd"](student, teacher, labels, temperature=temperature, **weights)
+
+
+def plain_dkd(
+    student: Tensor, teacher: Tensor, temperature: float, alpha: float, beta: float
+) -> Tensor:
+    """Equation 7 of Zhao et al., 2022, from probabilities, an example at a time."""
+    found = []
+    for s, t, y in zip(student, teacher, any_labels(student).tolist(), strict=True):
+        q, p = (s / temperature).softmax(0), (t / temperature).softmax(0)
+        binary = p[y] * (p[y] / q[y]).log() + (1 - p[y]) * ((1 - p[y]) / (1 - q[y])).log()
+        others = [k for k in range(len(s)) if k != y]
+        among = sum(
+            p[k] / (1 - p[y]) * (p[k] * (1 - q[y]) / q[k] / (1 - p[y])).log() for k in others
+        )
+        found.append(temperature**2 * (alpha * binary + beta * among))
+    return torch.stack(found).mean()
+
+
 def gradient(loss: Tensor, student: Tensor) -> Tensor:
     return torch.autograd.grad(loss, student)[0]
 
 
 def each_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.stack(
-        [kl(student, teacher, 20), mse(student, teacher), cross_entropy(student, LABELS)]
+        [
+            *(kl(student, teacher, 20), mse(student, teacher), cross_entropy(student, LABELS)),
+            *(dkd(student, teacher, 20, 1.0, 8.0), ls(student, teacher, 20)),
+        ]
     )
 
 
@@ -162,7 +217,7 @@ def test_log_targets_and_single_examples() -> None:  # oracle 13
     student, teacher = pair()
     log_q, p = (student / 4).log_softmax(1), (teacher / 4).softmax(1)
     close(kl(student, teacher, 4), 16 * F.kl_div(log_q, p, reduction="batchmean"))
-    for loss in (lambda s, t: kl(s, t, 4), mse):
+    for loss in (lambda s, t: kl(s, t, 4), mse, lambda s, t: ls(s, t, 4)):
         singles = [loss(student[i : i + 1], teacher[i : i + 1]) for i in range(B)]
         close(loss(student, teacher), torch.stack(singles).mean())
 
@@ -184,18 +239,260 @@ def test_autocast_changes_nothing() -> None:  # oracle 13
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 20])
-def test_extreme_logits_stay_finite(temperature: float) -> None:
-    student = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], requires_grad=True)
-    teacher = torch.tensor([[-1e4, 1e4, 0.0], [1e4, 0.0, -1e4]])
-    for loss in (kl(student, teacher, temperature), mse(student, teacher)):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_logits_stay_finite(temperature: float, dtype: torch.dtype) -> None:
+    rows = [[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [0.0, 0.0, 0.0]]
+    student = torch.tensor(rows, dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, 0.0], [1e4, 0.0, -1e4], [0.0, 1e4, 0.0]], dtype=dtype)
+    losses = [kl(student, teacher, temperature), mse(student, teacher)]
+    losses += [dkd(student, teacher, temperature, 1.0, 8.0), ls(student, teacher, temperature)]
+    for loss in losses:
         assert loss.isfinite()
         assert gradient(loss, student).isfinite().all()
 
 
-def test_the_run_says_which_term() -> None:
+def test_the_run_says_which_objective_with_which_hyperparameters() -> None:
     student, teacher = pair()
-    assert distillation(Run(loss="mse"), student, teacher) == mse(student, teacher)
-    assert distillation(Run(temperature=3), student, teacher) == kl(student, teacher, 3)
+    for run, want in (
+        (Run(loss="mse"), mse(student, teacher)),
+        (Run(temperature=3), kl(student, teacher, 3)),
+        (Run(loss="ls", temperature=2), ls(student, teacher, 2)),
+        (Run(loss="dkd", temperature=2), dkd(student, teacher, 2, 1.0, 8.0)),
+        (Run(loss="dkd", dkd_alpha=0.5, dkd_beta=2), dkd(student, teacher, 4, 0.5, 2.0)),
+    ):
+        assert objective(run)(student, teacher, LABELS) == want
+
+
+def test_hyperparameters_are_fields_of_a_run() -> None:
+    known = {field.name for field in fields(Run)}
+    assert {name: hyperparameters_of(function) for name, function in OBJECTIVES.items()} == {
+        "kl": ("temperature",),
+        "mse": (),
+        "dkd": ("temperature", "dkd_alpha", "dkd_beta"),
+        "ls": ("temperature",),
+    }
+    assert all(set(hyperparameters_of(function)) <= known for function in OBJECTIVES.values())
+
+
+def test_reading_the_table_loads_no_torch() -> None:
+    code = "import sys, kdtune.training.objectives; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- decoupled distillation ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 4, 20])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 8.0), (0.0, 1.0), (2.0, 0.0)])
+def test_dkd_is_its_definition_and_so_is_its_gradient(
+    temperature: float, alpha: float, beta: float
+) -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    got, want = (f(student, teacher, temperature, alpha, beta) for f in (dkd, plain_dkd))
+    close(got, want, rtol=1e-10, atol=1e-12)
+    close(gradient(got, student), gradient(want, student), rtol=1e-9, atol=1e-12)
+
+
+def test_dkd_by_hand() -> None:
+    # label 0 (the first row); teacher (1/2, 1/4, 1/4), student (1/4, 1/2, 1/4)
+    teacher, student = row(math.log(2), 0, 0), row(0, math.log(2), 0)
+    binary = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    among = 0.5 * math.log(3 / 4) + 0.5 * math.log(3 / 2)  # (1/2, 1/2) from (2/3, 1/3)
+    close(dkd(student, teacher, 1, 1.0, 0.0), binary)
+    close(dkd(student, teacher, 1, 0.0, 1.0), among)
+    close(dkd(2 * student, 2 * teacher, 2, 1.0, 8.0), 4 * (binary + 8 * among))
+
+
+@laws
+@given(batches(), temperatures)
+def test_dkd_with_the_mass_of_the_others_is_kl(pair: list[Tensor], temperature: float) -> None:
+    """Equation 6 of Zhao et al.: KL = TCKD + (1 - p_y) NCKD, example by example."""
+    student, teacher = pair
+    labels = any_labels(student)
+    p_label = (teacher / temperature).softmax(1).gather(1, labels[:, None])[:, 0]
+    for i in range(len(student)):
+        one, other = (z[i : i + 1].roll(-int(labels[i]), 1) for z in pair)  # the label is class 0
+        got = dkd(one, other, temperature, 1.0, float(1 - p_label[i]))
+        close(got, kl(one, other, temperature), rtol=1e-9, atol=1e-10)
+    per_example = dkd(student, teacher, temperature, 1.0, 1 - p_label)  # [B] instead of a number
+    close(per_example, kl(student, teacher, temperature), rtol=1e-9, atol=1e-10)
+
+
+@laws
+@given(batches(count=3), temperatures, st.floats(0, 10), st.floats(0, 10))
+def test_laws_of_dkd(three: list[Tensor], temperature: float, alpha: float, beta: float) -> None:
+    student, teacher, shift = three[0], three[1], three[2][:, :1]
+    got = dkd(student, teacher, temperature, alpha, beta)
+    assert got >= -1e-10
+    close(dkd(student, student, temperature, alpha, beta), 0.0, rtol=0, atol=1e-10)
+    moved = dkd(student + shift, teacher - shift, temperature, alpha, beta)
+    close(moved, got, rtol=1e-9, atol=1e-9)
+    parts = (dkd(student, teacher, temperature, *w) for w in ((1.0, 0.0), (0.0, 1.0)))
+    target, others = parts
+    close(got, alpha * target + beta * others, rtol=1e-9, atol=1e-9)
+    if student.shape[1] == 2:  # a single other class leaves nothing to tell apart
+        close(others, 0.0)
+
+
+def test_dkd_takes_labels_that_differ_from_the_largest_logit() -> None:
+    student, teacher = pair()
+    one, other = (
+        OBJECTIVES["dkd"](student, teacher, y, temperature=4.0, dkd_alpha=1.0, dkd_beta=8.0)
+        for y in (LABELS, (LABELS + 1) % K)
+    )
+    assert one != other
+
+
+# -- logit standardisation -------------------------------------------------------------------------
+
+
+def plain_ls(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Algorithm 1 of Sun et al., 2024, from probabilities, an example at a time."""
+    found = []
+    for s, t in zip(student, teacher, strict=True):
+        q, p = (
+            ((z - z.mean()) / ((((z - z.mean()) ** 2).sum() / (len(z) - 1)).sqrt() + 1e-7)).div(
+                temperature
+            )
+            for z in (s, t)
+        )
+        p, q = p.exp() / p.exp().sum(), q.exp() / q.exp().sum()
+        found.append(temperature**2 * (p * (p / q).log()).sum())
+    return torch.stack(found).mean()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 4, 20])
+def test_ls_is_its_definition_and_so_is_its_gradient(temperature: float) -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    got, want = (f(student, teacher, temperature) for f in (ls, plain_ls))
+    close(got, want, rtol=1e-10, atol=1e-12)
+    close(gradient(got, student), gradient(want, student), rtol=1e-9, atol=1e-12)
+
+
+@laws
+@given(batches(), temperatures, st.floats(0.5, 20), st.floats(-20, 20))
+def test_ls_depends_on_neither_scale_nor_mean(
+    pair: list[Tensor], temperature: float, a: float, b: float
+) -> None:
+    student, teacher = pair
+    if min(z.std(1).min() for z in pair) < 0.1:
+        return  # 1e-7 beside a smaller sd would show
+    want = ls(student, teacher, temperature)
+    for moved in ((a * student + b, teacher), (student, a * teacher + b)):
+        close(ls(*moved, temperature), want, rtol=1e-4, atol=1e-4)
+
+
+def test_limit_of_ls_at_high_temperature() -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    pearson = torch.stack(
+        [torch.corrcoef(torch.stack([s, t]))[0, 1] for s, t in zip(*pair(), strict=True)]
+    )
+    limit = (1 - pearson).mean() * (K - 1) / K
+    close(ls(student, teacher, 1e4), limit, rtol=1e-3, atol=0)
+    assert abs(gradient(ls(student, teacher, 1e4), student).sum(1)).max() < 1e-6
+
+
+# -- the user's own --------------------------------------------------------------------------------
+
+OWN = """
+import torch
+
+def cosine(student, teacher, labels):
+    return 1 - torch.nn.functional.cosine_similarity(student, teacher).mean()
+
+def tempered(student, teacher, labels, *, temperature, dkd_beta):
+    return ((student - teacher) / temperature).square().mean() * dkd_beta
+
+def misspelt(student, teacher, labels, *, temprature=1.0):
+    return student.sum()
+
+def two(student, teacher):
+    return student.sum()
+
+def rows(student, teacher, labels):
+    return student.sum(1)
+
+def number(student, teacher, labels):
+    return 1.0
+
+def nan(student, teacher, labels):
+    return (student - student).sum() / 0
+
+def dead(student, teacher, labels):
+    return student.detach().sum()
+
+def foreign(student, teacher, labels):
+    return teacher.clone().requires_grad_().sum()
+
+def steep(student, teacher, labels):
+    return (student - student).abs().sqrt().sum()
+
+def raises(student, teacher, labels):
+    raise KeyError("weights")
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_objectives.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_objectives", raising=False)
+    return "own_objectives"
+
+
+def test_an_objective_of_the_user(own: str) -> None:
+    student, teacher = pair()
+    cosine = Run(loss=f"{own}:cosine")
+    check_objective(cosine, K)
+    want = 1 - (student * teacher).sum(1) / student.norm(dim=1) / teacher.norm(dim=1)
+    close(objective(cosine)(student, teacher, LABELS), want.mean())
+    tempered = Run(loss=f"{own}:tempered", temperature=2, dkd_beta=3)
+    check_objective(tempered, K)
+    close(objective(tempered)(student, teacher, LABELS), 3 * mse(student, teacher) / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("misspelt", "keyword-only parameters of .*misspelt must be fields of .*temprature"),
+        ("two", r"must be a function \(student, teacher, labels, \*, hyperparameters\)"),
+        ("rows", r"must return a scalar tensor, but got \[4\]"),
+        ("number", "must return a scalar tensor, but got float"),
+        ("nan", "must be finite, but got nan"),
+        ("dead", "must have a finite gradient"),
+        ("foreign", "must have a finite gradient"),
+        ("steep", "must have a finite gradient"),
+        ("raises", r"failed on random logits of shape \[4, 5\]: KeyError: 'weights' .*line \d+"),
+        ("constant", "must be a function, but it is of type int"),
+        ("absent", "cannot be imported: AttributeError"),
+    ],
+)
+def test_an_objective_that_cannot_work_is_refused(name: str, message: str, own: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_objective(Run(loss=f"{own}:{name}"), K)
+
+
+def test_an_objective_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="no_such_module:f cannot be imported"):
+        objective(Run(loss="no_such_module:f"))
+    with pytest.raises(InputError, match="loss must be one of kl, mse, dkd, ls or module:function"):
+        resolve("KL")
+
+
+def test_searching_what_an_objective_of_the_user_does_not_take(own: str) -> None:
+    check_searched(["kl", f"{own}:tempered"], ["temperature", "dkd_beta", "lr"])
+    check_searched(["kl", f"{own}:cosine"], ["lr", "alpha"])
+    check_searched(["mse", "kl"], ["temperature", "lr"])
+    with pytest.raises(InputError, match=r"temperature is searched, but the objective .*:cosine"):
+        check_searched(["kl", f"{own}:cosine"], ["lr", "temperature"])
+
+
+# -- laws ------------------------------------------------------------------------------------------
 
 
 @laws

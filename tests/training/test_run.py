@@ -1,4 +1,4 @@
-"""kdtune.distill: what a process keeps from run to run leaks nothing; what it leaves and says."""
+"""One run: models that a process keeps, resuming, the files it writes, the checks before it."""
 
 import shutil
 from dataclasses import replace
@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from reference import plain_loop
+from blobs import RUN, blobs
+from PIL import Image
+from reference import build_teacher, plain_loop
 from torch.optim import SGD
 
 from kdtune.config.errors import InputError
@@ -20,9 +22,21 @@ from kdtune.distill import main
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
+from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
+from kdtune.training.predictions import Predictions, save_predictions
 from kdtune.training.progress import Progress
-from kdtune.training.run import STUDENT, _teacher_at_hand, distill, make_student, student_at_start
+from kdtune.training.run import (
+    CHECKPOINT,
+    STUDENT,
+    _cached_teacher,
+    check,
+    check_objectives,
+    distill,
+    initial_student,
+    make_student,
+)
+from kdtune.training.teacher import initial_teacher
 
 LIBRARY = "mobilenet_v3_small"
 CPU = torch.device("cpu")
@@ -39,16 +53,16 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("student", [LIBRARY, "factories:tiny_student"])
 @pytest.mark.parametrize("trainable", ["all", "head"])
-def test_what_befalls_a_student_does_not_reach_the_next(
+def test_training_a_student_does_not_change_the_next(
     trainable: str, student: str, tiny: Run
 ) -> None:
     run = replace(tiny, student=student, trainable=trainable)
     built = state(make_student(run))
     for _ in range(3):
-        with student_at_start(run, CPU) as start, pytest.raises(RuntimeError):
-            model = start.student
+        with initial_student(run, CPU) as initial, pytest.raises(RuntimeError):
+            model = initial.student
             assert equal(state(model), built) and model.precision == run.precision
-            assert start.print == model.fingerprint(with_head=False)
+            assert initial.fingerprint == model.fingerprint(with_head=False)
             assert all(p.grad is None for p in model.parameters())
             model.freeze(head=False) if trainable == "head" else None
             model(torch.zeros(4, 1, 40, 40, dtype=torch.uint8)).sum().backward()
@@ -56,32 +70,32 @@ def test_what_befalls_a_student_does_not_reach_the_next(
             assert not equal(state(model), built)
             raise RuntimeError
     for other in (replace(run, repeat=1), replace(run, seed=1)):
-        with student_at_start(other, CPU) as start:
-            assert not equal(state(start.student), built)
+        with initial_student(other, CPU) as initial:
+            assert not equal(state(initial.student), built)
 
 
-def test_the_recipe_makes_no_other_teacher_but_other_weights_do(
+def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
     tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    """A process keeps its teacher, however the optimiser's fields are searched."""
+    """A process keeps its teacher while the fields of the student's optimiser change."""
     folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
     list(distill(replace(tiny, epochs=1), folder, Resources()))
-    before = _teacher_at_hand.cache_info()
+    before = _cached_teacher.cache_info()
     searched = replace(tiny, epochs=1, optimizer="sgd", weight_decay=0.1, batch_size=32)
     list(distill(searched, folder, Resources()))
-    after = _teacher_at_hand.cache_info()
+    after = _cached_teacher.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
 
     other = build(tiny.teacher, "none", 10, seed=5)
     save_weights(other.net, folder / "teacher.safetensors")
     (epoch,) = distill(replace(tiny, epochs=1), folder, Resources())
-    *_, (_, want) = plain_loop(replace(tiny, epochs=1), folder)
-    assert epoch.splits["val"]["teacher_acc"] == want["teacher_acc"]
+    *_, want = plain_loop(replace(tiny, epochs=1), folder)
+    assert epoch.splits["val"]["teacher_acc"] == want.metrics["val"]["teacher_acc"]
 
 
 def test_of_two_runs_at_once_each_has_its_own_student(tiny: Run) -> None:
     run = replace(tiny, student=LIBRARY)
-    with student_at_start(run, CPU) as one, student_at_start(run, CPU) as other:
+    with initial_student(run, CPU) as one, initial_student(run, CPU) as other:
         assert one.student is not other.student
         assert equal(state(one.student), state(other.student))
 
@@ -91,8 +105,8 @@ def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path
     run = replace(tiny, student=LIBRARY, student_weights=str(file))
     for seed in (1, 2):
         save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
-        with student_at_start(run, CPU) as start:
-            assert equal(state(start.student), state(make_student(run)))
+        with initial_student(run, CPU) as initial:
+            assert equal(state(initial.student), state(make_student(run)))
 
 
 @pytest.mark.parametrize("trainable", ["all", "head"])
@@ -104,22 +118,134 @@ def test_a_run_of_a_library_model_is_the_same_after_others(trainable: str, tiny:
     assert [epoch.splits for epoch in again] == [epoch.splits for epoch in first]
 
 
-def test_predictions_are_those_of_the_student_that_is_left(
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_a_run_resumes_exactly_where_it_was_cut(
+    trainable: str, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, trainable=trainable, student="factories:dropout_student")
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
+    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
+    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
+    cut.close()
+    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
+    assert [e.splits for e in rest] == [e.splits for e in whole]
+    for name in (STUDENT, PREDICTIONS):
+        files = [tmp_path / folder / name for folder in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_checkpoint_is_ignored(
+    left: int, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    whole = list(distill(tiny, teacher_folder, Resources(), tmp_path))
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:left])
+    again = list(distill(tiny, teacher_folder, Resources(), tmp_path))
+    assert [epoch.splits for epoch in again] == [epoch.splits for epoch in whole]
+    assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
+
+
+def test_predictions_are_those_of_the_saved_student(
     tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
     list(distill(tiny, teacher_folder, Resources(), tmp_path))
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
+    assert list(frame) == [
+        *("trial_id", "split", "example", "file", "label", "predicted", "p_predicted", "p_label"),
+        *("teacher", "correct"),
+    ]
+    assert (frame.trial_id == tiny.trial_id).all() and frame.file.isna().all()
     data = load_data(tiny.data)
     student = build(tiny.student, str(tmp_path / STUDENT), len(data.classes), seed=0)
-    student.place(CPU, "fp32").set_mode(False)
+    teacher = build_teacher(tiny, teacher_folder, data)
+    for model in (student, teacher):
+        model.place(CPU, "fp32").set_mode(False)
     for name in ("val", "test"):
         split = data.splits[name]
         views = next(Views(split, torch.arange(len(split)), tiny, 28).batches(len(split)))
         with torch.no_grad():
-            right = student(views).argmax(1) == split.labels
-        assert frame.query("split == @name").correct.tolist() == right.tolist()
-    *_, (_, means) = plain_loop(tiny, teacher_folder)
-    assert frame.query("split == 'val'").correct.mean() == means["acc"]
+            p, target = student(views).softmax(1), teacher(views).argmax(1)
+        own = frame.query("split == @name")
+        assert own.example.tolist() == list(range(len(split)))
+        assert own.label.tolist() == split.labels.tolist()
+        assert own.predicted.tolist() == p.argmax(1).tolist()
+        assert own.teacher.tolist() == target.tolist()
+        assert own.correct.tolist() == (p.argmax(1) == split.labels).tolist()
+        assert own.p_predicted.tolist() == pytest.approx(p.max(1).values.tolist(), rel=1e-4)
+        of_label = p[torch.arange(len(split)), split.labels]
+        assert own.p_label.tolist() == pytest.approx(of_label.tolist(), rel=1e-3, abs=1e-7)
+    *_, last = plain_loop(tiny, teacher_folder)
+    assert frame.query("split == 'val'").correct.mean() == last.metrics["val"]["acc"]
+
+
+def test_predictions_name_the_files_of_a_folder(tiny: Run, tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("val", 3)):
+        for name in ("ants", "bees"):
+            for i in range(count):
+                file = tmp_path / "insects" / split / name / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (12, 12), 40 * i).save(file)
+    run = replace(tiny, data=str(tmp_path / "insects"), image_size=12, teacher_epochs=0)
+    run = replace(run, train_images=None, epochs=1, teacher=LIBRARY, student=LIBRARY)
+    list(distill(run, NOWHERE, Resources(), tmp_path))
+    frame = pd.read_parquet(tmp_path / PREDICTIONS)
+    assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ants", "bees") for i in range(3)]
+    assert frame.label.tolist() == [0] * 3 + [1] * 3
+
+
+def test_a_file_of_predictions_without_a_teacher(tmp_path: Path) -> None:
+    data = blobs()
+    own = Predictions.of(torch.eye(3)[data.splits["val"].labels], None, data.splits["val"].labels)
+    save_predictions(RUN, data, {"val": own}, tmp_path / PREDICTIONS)
+    frame = pd.read_parquet(tmp_path / PREDICTIONS)
+    assert frame.teacher.isna().all() and frame.correct.all() and len(frame) == 30
+
+
+OWN = """
+from torch.nn.functional import kl_div, log_softmax
+
+def soft(student, teacher, labels, *, temperature):
+    q, p = (log_softmax(z / temperature, 1) for z in (student, teacher))
+    return kl_div(q, p, reduction="batchmean", log_target=True) * temperature**2
+
+def number(student, teacher, labels):
+    return 1.0
+"""
+
+
+def test_a_run_with_an_objective_of_the_user(
+    tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "objectives_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = replace(tiny, loss="objectives_of_mine:soft", temperature=2.0)
+    check(run)
+    own, built_in = (
+        [epoch.splits for epoch in distill(each, teacher_folder, Resources())]
+        for each in (run, replace(run, loss="kl"))
+    )
+    assert own == built_in
+
+    with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
+        check(replace(run, loss="objectives_of_mine:number"))
+    study = Study(run=run, space={"loss": ("kl", "objectives_of_mine:number")})
+    with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
+        check_objectives(study)
+    check_objectives(Study(run=run, space={"temperature": (1.0, 4.0)}))
+
+
+def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
+    made_of = check(tiny)
+    assert made_of == {
+        "data": load_data(tiny.data).fingerprint,
+        "teacher": initial_teacher(tiny).fingerprint(),
+        "student": make_student(tiny).fingerprint(),
+    }
+    assert check(tiny, fingerprints=False) == {}
+    with pytest.raises(InputError, match="must have a last Linear or Conv2d layer"):
+        check(replace(tiny, student="torch.nn:Identity"), fingerprints=False)
 
 
 def test_more_gpus_than_there_are_is_refused(tiny: Run, tmp_path: Path) -> None:

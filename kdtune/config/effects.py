@@ -1,0 +1,144 @@
+"""Effects of hyperparameters: which of them matter in a configuration, and the configuration's id.
+
+Everything follows from the annotations of a run's fields (`fields.Hyperparameter`) and, for the
+parameters of objectives, from the signatures in `kdtune.training.objectives.OBJECTIVES`.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from kdtune.config.fields import Config, Hyperparameter, Value, searchable
+
+SCHEMA_1 = (
+    *("loss", "alpha", "temperature", "optimizer", "lr", "momentum", "weight_decay"),
+    *("schedule", "lr_step_size", "lr_gamma", "epochs", "batch_size", "trainable", "batch_norm"),
+)
+"""Hyperparameters of kdtune 0.1, in the order of its columns. Never add to it: ids of saved studies
+are hashes of all of these, also of those without effect (as None)."""
+
+OBJECTIVES = "kdtune.training.objectives"
+"""The module that holds the table of objectives. It is named, not imported: config imports no other
+package, and the table is needed only when a run is checked."""
+
+
+def canonical(config: Mapping[str, Any], owner: type) -> Config:
+    """Return the configuration with None for every hyperparameter that has no effect in it.
+
+    So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one value.
+
+    Args:
+        config: A value of each hyperparameter; None is kept.
+        owner: The dataclass whose fields the hyperparameters are, `Run`.
+    """
+    dead: set[str] = set()
+    for name, setting in _conditional(owner):
+        if not _has_effect(name, config, setting, dead):
+            dead.add(name)
+    return {name: None if name in dead else _plain(value) for name, value in config.items()}
+
+
+@cache
+def effect_order(owner: type) -> dict[str, Hyperparameter]:
+    """Return the hyperparameters, each after those that decide whether it has an effect."""
+    left, order = dict(searchable(owner)), dict[str, Hyperparameter]()
+    while left:
+        name = next(n for n, setting in left.items() if not setting.depends_on & left.keys())
+        order[name] = left.pop(name)
+    return order
+
+
+@cache
+def _conditional(owner: type) -> tuple[tuple[str, Hyperparameter], ...]:
+    """Return the hyperparameters that do not always have an effect, in the order of effects."""
+    return tuple((n, setting) for n, setting in effect_order(owner).items() if setting.depends_on)
+
+
+@cache
+def hyperparameters_of(owner: type) -> tuple[str, ...]:
+    """Return the names of the hyperparameters: those of version 0.1 first, then later ones."""
+    later = (name for name in searchable(owner) if name not in SCHEMA_1)
+    return (*SCHEMA_1, *later)
+
+
+@cache
+def deciding_of(owner: type) -> tuple[str, ...]:
+    """Return those that decide whether others have an effect, in the order of `effect_order`."""
+    named = frozenset[str]().union(*(s.depends_on for s in searchable(owner).values()))
+    return tuple(name for name in effect_order(owner) if name in named)
+
+
+def objective_names() -> tuple[str, ...]:
+    """Return the names of the objectives that `loss` may have."""
+    return tuple(importlib.import_module(OBJECTIVES).OBJECTIVES)
+
+
+def objective_choices() -> tuple[str, ...]:
+    """Return what `loss` may be, for --help and errors."""
+    return (*objective_names(), "module:function")
+
+
+def is_objective(loss: str) -> bool:
+    """Return True for a name of the table, and for text of the form module:function."""
+    return loss in objective_names() or re.fullmatch(r"[^\s:]+:[^\s:]+", loss) is not None
+
+
+@cache
+def objective_parameters(loss: str) -> frozenset[str] | None:
+    """Return the hyperparameters that an objective takes: its keyword-only parameters.
+
+    None for a user's own, module:function: its module is not imported here, since a study is also
+    read on machines that do not have it.
+    """
+    table = importlib.import_module(OBJECTIVES).OBJECTIVES
+    if loss not in table:
+        return None
+    parameters = inspect.signature(table[loss]).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def config_hash(config: Config, owner: type) -> str:
+    """Return eight hex digits that name a canonical configuration.
+
+    The hash is of the hyperparameters of version 0.1, and of each later one only where it has an
+    effect and differs from its neutral value: a new hyperparameter changes no id of an old study.
+    """
+    declared = searchable(owner)
+    counted = {
+        name: value
+        for name, value in config.items()
+        if name in SCHEMA_1 or (value is not None and value != declared[name].neutral)
+    }
+    text = json.dumps(counted, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _has_effect(
+    name: str, config: Mapping[str, Any], setting: Hyperparameter, dead: set[str]
+) -> bool:
+    """Return True if a hyperparameter has an effect; `dead` are those found to have none."""
+    if not setting.depends_on.isdisjoint(dead):
+        return False
+    if any(config[other] == value for other, value in setting.unless.items()):
+        return False
+    if any(config[other] not in _listed(value) for other, value in setting.when.items()):
+        return False
+    if not setting.of_objective:
+        return True
+    taken = objective_parameters(config["loss"])
+    return taken is None or name in taken
+
+
+def _listed(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _plain(value: Value | None) -> Value | None:
+    # 1 and 1.0 are one value and must give one config_id
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value  # type: ignore[arg-type]

@@ -1,0 +1,203 @@
+"""Declarations of the fields of `Run` and `Study`, and the checks that follow from them.
+
+A field is annotated with a `Setting`, or with a `Hyperparameter` if a study may search it:
+
+    momentum: Annotated[float, Hyperparameter(low=0, below=1, when={"optimizer": "sgd"})] = 0.9
+
+A field without an annotation is a `Setting` without bounds. The string under a field is its help.
+"""
+
+import ast
+import inspect
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from kdtune.config.errors import InputError
+
+Value = float | int | str
+Config = dict[str, Value | None]
+StudyCommand = Literal["search", "teacher", "distill"]
+
+ALL_COMMANDS: tuple[StudyCommand, ...] = ("search", "teacher", "distill")
+OF_STUDENT: tuple[StudyCommand, ...] = ("search", "distill")
+ONLY_SEARCH: tuple[StudyCommand, ...] = ("search",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Annotation of a field: its bounds and the commands that have a flag for it."""
+
+    low: float | None = None
+    """Least value, itself allowed."""
+    high: float | None = None
+    """Greatest value, itself allowed."""
+    above: float | None = None
+    """The value must be greater."""
+    below: float | None = None
+    """The value must be less."""
+    commands: tuple[StudyCommand, ...] = ALL_COMMANDS
+    """Commands that have a flag for the field."""
+    choices: Callable[[], tuple[str, ...]] | None = None
+    """Returns the words that --help lists, where the type does not."""
+
+    @property
+    def requirement(self) -> str:
+        """The bounds in words, such as "lie in [0, 1)"; empty if there are none."""
+        low = self.above if self.low is None else self.low
+        high = self.below if self.high is None else self.high
+        if low is None and high is None:
+            return ""
+        if high is None:
+            return f"be {low} or more" if self.above is None else f"be greater than {low}"
+        if low is None:
+            return f"be at most {high}" if self.below is None else f"be less than {high}"
+        left, right = "[("[self.above is not None], "])"[self.below is not None]
+        return f"lie in {left}{low}, {high}{right}"
+
+    def allows(self, value: float) -> bool:
+        """Return True if the number is within the bounds."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameter(Setting):
+    """Annotation of a field that a study may search, with the condition under which it matters.
+
+    A hyperparameter has an effect if `when` and `unless` hold and every hyperparameter that they
+    name has an effect itself.
+    """
+
+    when: Mapping[str, Value | tuple[Value, ...]] = field(default_factory=dict, hash=False)
+    """Values of other hyperparameters, one of each, with which this one has an effect."""
+    unless: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    """Values of other hyperparameters with which this one has no effect."""
+    of_objective: bool = False
+    """Whether it is a parameter of objectives: it has an effect if the loss takes it."""
+    neutral: Value | None = None
+    """A value that leaves a run as it was before the hyperparameter was introduced. It is left out
+    of `Run.config_id`, so that older studies keep their ids. None: there is no such value."""
+
+    @cached_property
+    def depends_on(self) -> frozenset[str]:
+        """The hyperparameters that decide whether this one has an effect."""
+        return frozenset({*self.when, *self.unless, *(["loss"] if self.of_objective else [])})
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a field's type and annotation say."""
+
+    name: str
+    kind: Any
+    """Its type without the annotation."""
+    setting: Setting
+    type_requirement: str
+    """The type in words, such as "be a number"; empty if it is not checked."""
+
+    @property
+    def flag(self) -> str:
+        """The flag of the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def check(self, value: object) -> None:
+        """Raise InputError unless the value has the field's type and lies within its bounds."""
+        if value is None and NoneType in _options(self.kind):
+            return
+        if self.type_requirement and not _has_type(value, self.kind):
+            raise requirement_error(self.name, self.type_requirement, value)
+        if isinstance(value, int | float) and not self.setting.allows(value):
+            raise requirement_error(self.name, self.setting.requirement, value)
+
+
+@cache
+def declarations(owner: type) -> dict[str, Declaration]:
+    """Return the declarations of a dataclass's fields by name, in their order."""
+    found = {}
+    for f in fields(owner):
+        kind: Any = f.type
+        setting = Setting()
+        if get_origin(kind) is Annotated:
+            setting = next(s for s in kind.__metadata__ if isinstance(s, Setting))
+            kind = kind.__origin__
+        found[f.name] = Declaration(f.name, kind, setting, _describe_type(kind))
+    return found
+
+
+@cache
+def searchable(owner: type) -> dict[str, Hyperparameter]:
+    """Return the annotations of the fields that a study may search, in the order of the fields."""
+    found = {name: declared.setting for name, declared in declarations(owner).items()}
+    return {name: s for name, s in found.items() if isinstance(s, Hyperparameter)}
+
+
+def check_fields(config: Any) -> None:
+    """Raise InputError unless every field has its type and lies within its bounds."""
+    owner: type = type(config)
+    for name, declared in declarations(owner).items():
+        declared.check(getattr(config, name))
+
+
+def check(config: Any, name: str, holds: object, requirement: str) -> None:
+    """Raise InputError, "NAME must REQUIREMENT, but got NAME=VALUE", unless `holds`."""
+    if not holds:
+        raise requirement_error(name, requirement, getattr(config, name))
+
+
+def requirement_error(name: str, requirement: str, value: object) -> InputError:
+    """Return the error for a field's value that does not meet a requirement."""
+    return InputError(f"{name} must {requirement}, but got {name}={value!r}")
+
+
+def docstrings(owner: type) -> dict[str, str]:
+    """Return the string under each field of a dataclass, on one line."""
+    texts = {}
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    assert isinstance(tree, ast.ClassDef)
+    for statement, below in itertools.pairwise(tree.body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
+            assert isinstance(statement.target, ast.Name)
+            texts[statement.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return texts
+
+
+@cache
+def _options(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type alone."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+@cache
+def _literals(kind: Any) -> tuple[Any, ...]:
+    """Return the words of a type's Literal; none if it has no such member."""
+    return next((get_args(k) for k in _options(kind) if get_origin(k) is Literal), ())
+
+
+def _describe_type(kind: Any) -> str:
+    options = _options(kind)
+    if words := _literals(kind):
+        return f"be one of {', '.join(words)}"
+    texts = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text"}
+    return next((f"be {text}" for member, text in texts.items() if member in options), "")
+
+
+def _has_type(value: object, kind: Any) -> bool:
+    """Return True if a value other than None has the type; a whole number is a float, too."""
+    options = _options(kind)
+    if words := _literals(kind):
+        return value in words
+    if isinstance(value, bool):
+        return bool in options
+    if float in options:
+        return isinstance(value, float | int) and math.isfinite(value)
+    return isinstance(value, tuple(o for o in options if o in (int, str)))

@@ -1,0 +1,162 @@
+"""Flags of the command lines: those of analysis and report, and how a field becomes a flag.
+
+tyro parses every command line. It is imported only for that, so that reading a study is fast.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_origin
+
+from kdtune.config import effects
+from kdtune.config.errors import InputError
+from kdtune.config.fields import Declaration, Hyperparameter, Setting, declarations, docstrings
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.metrics import COMPARABLE, METRICS
+from kdtune.config.study import Format, Scope
+
+TABLE_METRICS = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
+"""Metrics of the table of results."""
+
+_names = Setting(choices=lambda: HYPERPARAMETERS)
+_metrics = Setting(choices=lambda: tuple(METRICS))
+_comparable = Setting(choices=lambda: COMPARABLE)
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """Write report.html and figures/ into a study's folder: one page that works offline."""
+
+    run: str
+    """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
+    out: str | None = None
+    """Folder for report.html and figures/. None: the study's own."""
+    metric: Annotated[str, _comparable] = "acc"
+    """Metric, on val, in which configurations are compared with the baseline."""
+    scope: Scope = "last"
+    """Epoch that represents a trial: the last, the one with the best val accuracy (optimistic), or
+    the mean of the last five."""
+    baseline: str = "alpha=1"
+    """Baseline of the comparison: the best configuration with these values,
+    NAME=VALUE[,NAME=VALUE...]."""
+
+
+@dataclass(frozen=True)
+class AnalysisFlags:
+    """Print the results of a study: the table, the comparison with the baseline, the conclusion."""
+
+    run: str
+    """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
+    by: Annotated[tuple[str, ...], _names] = ()
+    """Hyperparameters that distinguish the rows. By default those that were searched."""
+    columns: Annotated[tuple[str, ...], _metrics] = TABLE_METRICS
+    """Metrics of the table, on val."""
+    metric: Annotated[str, _comparable] = "acc"
+    """Metric, on val, in which configurations are compared with the baseline."""
+    scope: Scope = "last"
+    """Epoch that represents a trial: the last, the one with the best val accuracy (optimistic), or
+    the mean of the last five."""
+    baseline: str = "alpha=1"
+    """Baseline of the comparison: the best configuration with these values,
+    NAME=VALUE[,NAME=VALUE...]."""
+    format: Format = "md"
+    """Format of the table; md is for reading, csv and json have all columns."""
+    pooled: bool = False
+    """Mean and sd over all epochs of all repeats, as in the starting repository's table. That sd
+    describes the learning curve, not the variation between repeats."""
+    strict: bool = False
+    """Exit with code 3 if a trial is missing, failed or truncated, or the records look wrong."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of a command line."""
+
+    name: str
+    """With underscores, the name of the field."""
+    kind: Any
+    """Its type, as tyro reads it."""
+    help: str
+    default: Any = dataclasses.MISSING
+    """Without a default it is a positional argument."""
+    metavar: str | None = None
+    """What --help shows in place of the value; None: what tyro derives from the type."""
+
+
+def flags_of(owner: type) -> Iterator[Flag]:
+    """Yield the flags of a dataclass: its fields, with their types, defaults, help and choices."""
+    texts = docstrings(owner)
+    defaults = {f.name: f.default for f in dataclasses.fields(owner)}
+    for name, declared in declarations(owner).items():
+        metavar = metavar_of(declared) or (name.upper() if name == "run" else None)
+        yield Flag(name, declared.kind, help_of(declared, texts[name]), defaults[name], metavar)
+
+
+def metavar_of(declared: Declaration) -> str | None:
+    """Return the words that a field may have, as --help lists them; None if its type has them."""
+    if declared.setting.choices is None:
+        return None
+    words = f"{{{','.join(declared.setting.choices())}}}"
+    return f"{words} [...]" if get_origin(declared.kind) is tuple else words
+
+
+def help_of(declared: Declaration, text: str) -> str:
+    """Return the help of a field: its docstring, its bounds and when it has an effect."""
+    setting = declared.setting
+    sentences = [text, f"Must {setting.requirement}." if setting.requirement else ""]
+    if isinstance(setting, Hyperparameter):
+        sentences += _describe_effect(declared.name, setting)
+    return " ".join(filter(None, sentences))
+
+
+def _describe_effect(name: str, setting: Hyperparameter) -> Iterator[str]:
+    for other, values in setting.when.items():
+        words = " or ".join(map(str, values if isinstance(values, tuple) else (values,)))
+        yield f"Only used with {other} {words}."
+    for other, value in setting.unless.items():
+        yield f"Not used with {other} {value}."
+    if setting.of_objective:
+        losses = effects.objective_names()
+        taking = [loss for loss in losses if name in (effects.objective_parameters(loss) or ())]
+        yield f"Only used with loss {' or '.join([*taking, 'module:function'])}."
+
+
+def parse_flags(
+    command: str, description: str, flags: Sequence[Flag], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Return the value of each flag of a command line.
+
+    For --help, unknown flags and values of another type it ends the process as tyro does: exit code
+    0 or 2, with the nearest flag named.
+
+    Raises:
+        InputError: A flag for several values is given none.
+    """
+    import tyro
+
+    fields: list[Any] = []
+    for flag in flags:
+        marks: list[Any] = [tyro.conf.arg(help=flag.help, metavar=flag.metavar)]
+        if flag.default is dataclasses.MISSING:
+            fields.append((flag.name, Annotated[flag.kind, tyro.conf.Positional, *marks]))
+        else:
+            fields.append((flag.name, Annotated[flag.kind, *marks], flag.default))
+    parsed: Any = tyro.cli(
+        dataclasses.make_dataclass("Flags", fields),
+        args=arguments,
+        prog=f"python -m kdtune.{command}",
+        description=description,
+        config=(tyro.conf.FlagCreatePairsOff,) if command in ("analysis", "report") else (),
+    )
+    return dict(vars(parsed))
+
+
+def parse_reading(command: str, arguments: Sequence[str]) -> AnalysisFlags | ReportFlags:
+    """Return what the command line of "analysis" or "report" asks for; see `parse_flags`."""
+    kind: Any = AnalysisFlags if command == "analysis" else ReportFlags
+    values = parse_flags(command, kind.__doc__, tuple(flags_of(kind)), arguments)
+    for name, value in values.items():
+        given = any(word.split("=")[0] == f"--{name}" for word in arguments)
+        if value == () and given:
+            raise InputError(f"{name} must have at least one value (--{name} NAME [NAME ...])")
+    return kind(**values)  # type: ignore[no-any-return]

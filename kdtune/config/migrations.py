@@ -1,0 +1,58 @@
+"""Schema of study.json, and migrations from older ones.
+
+    1   version 0.1: the fields of the study alone; the fingerprints stand in provenance.json
+    2   `schema`, `fingerprints` of data, teacher and student, and the fields of the study
+
+The schema is raised when the meaning of a study's files changes. A new field with a default does
+not raise it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdtune.config.errors import InputError
+
+SCHEMA = 2
+
+
+def schema_of(values: Mapping[str, Any]) -> int:
+    """Return the schema of a study's JSON."""
+    return int(values.get("schema", 1))
+
+
+def check_schema(schema: int, what: str = "this study") -> None:
+    """Raise InputError if a schema is newer than this version of kdtune."""
+    if schema > SCHEMA:
+        raise InputError(
+            f"{what} was written by a newer version of kdtune (schema {schema}, but this version "
+            f"reads schema {SCHEMA} and older); update kdtune to read it"
+        )
+
+
+def migrate(
+    values: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the JSON of a study in the present schema.
+
+    Args:
+        values: The content of study.json.
+        provenance: The content of provenance.json, where schema 1 has the fingerprints.
+
+    Raises:
+        InputError: The schema is newer than this version of kdtune.
+    """
+    schema = schema_of(values)
+    check_schema(schema)
+    migrated = dict(values)
+    if schema == 1:
+        migrated = _from_1(migrated, provenance or {})
+    return migrated
+
+
+def _from_1(values: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    # Version 0.1 hashed the source of a factory's module into the fingerprint of a model, its own
+    # kdtune/models.py included, which is no more. Models of libraries have no such source.
+    run = values["run"]
+    kept = ["data", *(m for m in ("teacher", "student") if ":" not in str(run[m]))]
+    fingerprints = {name: provenance[name] for name in kept if name in provenance}
+    return {"schema": SCHEMA, "fingerprints": fingerprints, **values}

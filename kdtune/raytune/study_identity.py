@@ -1,0 +1,188 @@
+"""Identity of a study: whether it continues the one that its folder holds.
+
+Settings are compared by value; data, weights and models by fingerprint, never by path. So a study
+that was copied, renamed or moved to another machine, with its data elsewhere, can be continued.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+
+from kdtune.config.errors import InputError
+from kdtune.config.files import STUDY
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.storage.records import SavedStudy, read_saved
+from kdtune.training.teacher import teacher_run
+
+BY_CONTENT = ("data", "teacher_weights", "student_weights")
+"""Fields of a run that are paths, compared by the fingerprint of what they name."""
+
+
+def read_if_saved(folder: Path) -> SavedStudy | None:
+    """Return what an earlier call saved in a study's folder; None if there is no study yet.
+
+    Call it with the study's lock held (`lock_study`, and on a store `hold_lease`): before that,
+    another driver may be changing the file.
+    """
+    return read_saved(folder) if (folder / STUDY).exists() else None
+
+
+def merge_with_saved(
+    study: Study, saved: SavedStudy | None, say: Callable[[str], None] = print
+) -> Study:
+    """Return the study that continues the saved one: with at least its repeats.
+
+    A study with --repeats auto keeps that: the number of its repeats depends on their results, and
+    a test that takes the number for fixed would find too many differences.
+
+    Args:
+        study: The study that is asked for.
+        saved: What its folder holds, see `read_if_saved`.
+        say: Is given a line for each saved value that takes precedence.
+
+    Raises:
+        InputError: The saved study is another one. Data and weights are not compared here, but by
+            content in `check_same`.
+    """
+    if saved is None:
+        return study
+    old = saved.study
+    changes = (_changed_fields, _changed_space, _changed_recipe)
+    if found := [text for changed in changes for text in changed(old, study)]:
+        raise _other_study(study, found)
+    if old.until_decided and not study.until_decided:
+        say(
+            f"{study.folder} was begun with --repeats auto; continuing with --budget {old.budget} "
+            f"and --level {old.level:g}"
+        )
+        study = replace(study, until_decided=True, budget=old.budget, level=old.level)
+    if old.repeats > study.repeats:
+        say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
+        study = replace(study, repeats=old.repeats)
+    return study
+
+
+def is_moved(study: Study, saved: SavedStudy | None) -> bool:
+    """Return True if data or weights have other paths than in the saved study.
+
+    Then `check_same` must compare their contents, even if no trial is left to run.
+    """
+    if saved is None:
+        return False
+    return any(getattr(saved.study.run, n) != getattr(study.run, n) for n in BY_CONTENT)
+
+
+def check_same(
+    study: Study,
+    saved: SavedStudy | None,
+    fingerprints: Mapping[str, str],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Raise InputError if data, teacher or student are not those that the saved study began with.
+
+    Args:
+        study: The study that is asked for.
+        saved: What its folder holds.
+        fingerprints: Of the study that is asked for, see `training.run.check`.
+        say: Is given a line if the saved study has nothing to compare with.
+    """
+    if saved is None:
+        return
+    run = study.run
+    what = {
+        "data": f"the data in {run.data}",
+        "teacher": f"the teacher {run.teacher} (its weights or its code)",
+        "student": f"the student {run.student} (its weights or its code)",
+    }
+    for name, fingerprint in fingerprints.items():
+        before = saved.fingerprints.get(name, fingerprint)
+        if before != fingerprint:
+            raise InputError(
+                f"{what[name]} has changed since {study.folder} began (fingerprint {before} → "
+                f"{fingerprint}); restore it, or begin another study (--name OTHER); if the change "
+                f'cannot affect any number, delete "{name}" from the fingerprints in '
+                f"{study.folder / STUDY}"
+            )
+    unknown = [name for name in fingerprints if name not in saved.fingerprints]
+    if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
+        raise _other_study(study, found)
+    if unknown:
+        say(
+            f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
+            f"(kdtune 0.1 saved none for its own models); make sure that they are unchanged"
+        )
+
+
+def _other_study(study: Study, found: list[str]) -> InputError:
+    return InputError(
+        f"{study.folder} holds another study ({'; '.join(found)}); restore these settings to "
+        f"continue it, or give this one another name (--name OTHER) or folder (--out FOLDER)"
+    )
+
+
+def _changed_fields(old: Study, new: Study) -> Iterator[str]:
+    """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
+    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, *BY_CONTENT)]
+    for name in names:
+        resolved = "augmentation" if name == "augment" else name  # None is a default
+        before, now = getattr(old.run, resolved), getattr(new.run, resolved)
+        if name != "repeat" and before != now:
+            yield f"{name}: {before} → {now}"
+    if old.cpus_per_trial != new.cpus_per_trial:  # the last digits depend on it
+        yield f"cpus_per_trial: {old.cpus_per_trial} → {new.cpus_per_trial}"
+
+
+def _changed_space(old: Study, new: Study) -> Iterator[str]:
+    """Yield what the new study's configurations lack of the old ones: "alpha lacks 0.1"."""
+    if new.covers(old):
+        return
+    names = [name for name in HYPERPARAMETERS if old.has_effect(name)]
+    pairs = [(name, _all_values(old, name), _all_values(new, name)) for name in names]
+    differing = [pair for pair in pairs if not covers(pair[2], pair[1])]
+    if not differing:
+        yield "other configurations"
+    for name, before, now in differing:
+        if isinstance(before, Range) or isinstance(now, Range) or len(before) == len(now) == 1:
+            yield f"{name}: {_shown(before)} → {_shown(now)}"
+        else:
+            yield f"{name} lacks {_shown(tuple(v for v in before if v not in now))}"
+
+
+def _changed_recipe(old: Study, new: Study) -> Iterator[str]:
+    """Yield what differs in the fine-tuning of the teacher: a study has one teacher.
+
+    It takes its batch size, optimizer and so on from the study's base run, also where these are
+    searched. What the space lacks is named by `_changed_space`.
+    """
+    if new.run.teacher_epochs == 0:
+        return
+    before, now = teacher_run(old.run).config, teacher_run(new.run).config
+    for name in HYPERPARAMETERS:
+        if name in ("lr", "epochs") or not covers(new.values(name), old.values(name)):
+            continue  # teacher_lr and teacher_epochs are fields of their own
+        if before[name] != now[name]:
+            yield f"{name} of the teacher's recipe: {before[name]} → {now[name]}"
+
+
+def _all_values(study: Study, name: str) -> Values:
+    """Return the values of a hyperparameter, those of the baseline included."""
+    values = study.values(name)
+    if name == "alpha" and not isinstance(values, Range) and study.plain_share > 0:
+        return tuple(dict.fromkeys((*values, 1)))
+    return values
+
+
+def _shown(values: Values) -> str:
+    if isinstance(values, Range):
+        return str(values)
+    return ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+
+
+def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:
+    """Yield what differs in the weights of models without a fingerprint; files are not compared."""
+    for name in (f"{model}_weights" for model in names if model != "data"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now and {before, now} & {"default", "none"}:
+            yield f"{name}: {before} → {now}"

@@ -1,0 +1,82 @@
+"""Batches: consecutive images of a split, with all that a run needs of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive images of a split. All tensors have the same length B."""
+
+    labels: Tensor
+    """Classes, int64 [B]."""
+    views: Tensor | None = None
+    """Augmented images, uint8 [B, C, H, W]; None if the features replace them."""
+    features: Tensor | None = None
+    """Input of the student's head, float32 [B, D]; None if the whole student learns."""
+    teacher: Tensor | None = None
+    """Logits of the teacher, float32 [B, K]; None without a teacher."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Return some of the images."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on this device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def followed_by(self, other: "Batch") -> "Batch":
+        """Return the images of this batch and then those of the other, which has the same parts."""
+        mine, others = self._parts(), other._parts()
+        return Batch(**{name: torch.cat([x, others[name]]) for name, x in mine.items()})
+
+    def _parts(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{name: change(value) for name, value in self._parts().items()})
+
+
+def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Yield the same images, `size` at a time; the last batch may be smaller."""
+    rest: Batch | None = None
+    for batch in batches:
+        if rest is not None:
+            missing = size - len(rest)
+            rest, batch = rest.followed_by(batch[:missing]), batch[missing:]
+            if len(rest) < size:
+                continue
+            yield rest
+        whole = len(batch) // size * size
+        for start in range(0, whole, size):
+            yield batch[start : start + size]
+        rest = batch[whole:] if whole < len(batch) else None
+    if rest is not None:
+        yield rest
+
+
+def collect(batches: Iterable[Tensor], progress: Callable[[int, int], None], total: int) -> Tensor:
+    """Return the batches [B, ...] as one tensor [total, ...].
+
+    The tensor is filled as the batches come, so that no more than one of them is held twice.
+
+    Args:
+        batches: at least one.
+        progress: called with (done, total) after each batch.
+        total: length of all batches together.
+    """
+    whole, done = torch.empty(0), 0
+    for batch in batches:
+        if not done:
+            whole = batch.new_empty((total, *batch.shape[1:]))
+        whole[done : done + len(batch)] = batch
+        done += len(batch)
+        progress(done, total)
+    return whole

@@ -1,0 +1,153 @@
+"""Keys of the cache: all that the numbers of a cache entry depend on, and nothing else.
+
+A key that lacks a part gives old numbers silently; a key with a part too many computes equal
+numbers again. So all keys are made here, and a test changes each part in turn. Hyperparameters that
+do not change a stream (alpha, temperature, lr, epochs, the optimiser, ...) never enter.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import metadata
+from typing import Literal
+
+import PIL
+import torch
+import torchvision
+
+from kdtune.config.run import Run
+
+Kind = Literal["views", "logits", "features"]
+KINDS: tuple[Kind, ...] = ("views", "logits", "features")
+"""Kinds of cache entries. Building an entry may need entries of an earlier kind."""
+
+Parts = dict[str, str | int | float | bool | None]
+
+FORMAT = 3
+"""Version of the layout of an entry. Entries of another version are not found."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Key of one cache entry."""
+
+    kind: Kind
+    parts: Mapping[str, str | int | float | bool | None]
+
+    @cached_property
+    def text(self) -> str:
+        """The key as JSON, in which the order of the parts does not matter."""
+        return json.dumps({"format": FORMAT, "kind": self.kind, **self.parts}, sort_keys=True)
+
+    @cached_property
+    def name(self) -> str:
+        """Hash of the key, 32 hex digits: the name of the entry's file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+
+    @property
+    def of_one_repeat(self) -> bool:
+        """Whether other repeats have other numbers."""
+        return "repeat" in self.parts
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of the chunks of one run.
+
+    Args:
+        run: names the augmentation, the seeds, the precision and the mode of batch norm.
+        data: fingerprint of the data set.
+        size: side of a view in pixels.
+        device: where the models run.
+        inference_batch: views in a forward pass of a frozen model.
+    """
+
+    run: Run
+    data: str
+    size: int
+    device: torch.device
+    inference_batch: int
+
+    def same_views(self, split: str) -> bool:
+        """Return True if the views of the split are the same in every epoch and repeat."""
+        return split != "train" or self.run.augmentation == "none"
+
+    def views(self, split: str, epoch: int, first: int, count: int) -> Key:
+        """Return the key of `count` views of the epoch, from position `first` on."""
+        return Key("views", self._views(split, epoch) | {"first": first, "count": count})
+
+    def logits(self, split: str, epoch: int, teacher: str) -> Key:
+        """Return the key of the logits of the teacher with this fingerprint."""
+        parts = self._views(split, epoch) | self._computation
+        return Key("logits", parts | {"teacher": teacher})
+
+    def features(self, split: str, epoch: int, student: str, per_image: bool = False) -> Key:
+        """Return the key of the features of the student's frozen backbone.
+
+        Args:
+            split: train, val or test.
+            epoch: training epoch; for val and test the one before the evaluation.
+            student: fingerprint of the backbone.
+            per_image: whether the features of train are computed once, image by image, and not
+                batch by batch in every epoch.
+        """
+        run = self.run
+        parts = self._views(split, epoch) | self._computation
+        parts |= {"student": student, "batch_norm": run.batch_norm}
+        by_batch = split == "train" and not per_image
+        # in train mode the running statistics, which val and test are evaluated with, follow
+        # the batches of all epochs so far
+        if by_batch or run.batch_norm == "train":
+            parts |= {"batch_size": run.batch_size, "train_images": run.train_images}
+            parts |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
+        return Key("features", parts)
+
+    def per_image(self, student: str) -> Key:
+        """Return the key of the answer whether a backbone treats each image by itself."""
+        parts = self._views("train", 0) | self._computation
+        return Key("features", parts | {"student": student, "question": "per image"})
+
+    def _views(self, split: str, epoch: int) -> Parts:
+        run = self.run
+        parts: Parts = {
+            "data": self.data,
+            "split": split,
+            "augment": run.augmentation,
+            "size": self.size,
+            # what decodes and resizes; torch's resizing has other code for other CPUs
+            "pillow": PIL.__version__,
+            "torchvision": torchvision.__version__,
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        }
+        if split == "train":
+            parts |= {"train_images": run.train_images, "study_seed": run.seed}
+            if not self.same_views(split):
+                parts |= {"repeat": run.repeat, "epoch": epoch}
+            elif run.train_images is None:  # the seed draws the subset and nothing else
+                del parts["study_seed"]
+        return parts
+
+    @cached_property
+    def _computation(self) -> Parts:
+        """Whatever can change the last bits of a forward pass, besides the model and its input."""
+        cuda = self.device.type == "cuda"
+        return {
+            "precision": self.run.precision,
+            "layout": "channels_last",
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "threads": None if cuda else torch.get_num_threads(),
+            "timm": timm_version(),
+            "inference_batch": self.inference_batch,
+        }
+
+
+@cache
+def timm_version() -> str | None:
+    """Return the version of timm, which has code of models; None if it is not installed."""
+    try:
+        return metadata.version("timm")
+    except metadata.PackageNotFoundError:
+        return None

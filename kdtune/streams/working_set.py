@@ -1,0 +1,182 @@
+"""Working set of a study: the bytes that its streams need in the cache, and what is stored there.
+
+All configurations read the streams of the same repeats in turn. If these are larger than the cache,
+the least recently used entry is always the next one to be read, and nothing is ever found. So only
+the streams of as many repeats as fit are stored; the others would be read once and evicted.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from kdtune.config.hyperparameters import Range
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.dataset import Data
+from kdtune.data.sources import load_data
+from kdtune.models.classifier import Classifier
+from kdtune.streams.keys import Key
+from kdtune.streams.resources import Resources
+from kdtune.streams.shards import view_bytes, view_size
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class WorkingSet:
+    """Bytes of the streams that runs read in turn, beside the size of the cache."""
+
+    views: Mapping[str, int]
+    """Bytes by split of the views that are worth storing, of all these streams."""
+    per_repeat: int
+    """Bytes of the logits and features that one repeat has for itself."""
+    shared: int
+    """Bytes of the logits and features that all repeats share."""
+    repeats: int
+    """Streams that are read in turn."""
+    limit: int
+    """Bytes that the cache may hold."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes of all of it."""
+        return sum(self.views.values()) + self.shared + self.per_repeat * self.repeats
+
+    def keeps_views(self, split: str) -> bool:
+        """Return True if the views of the split are worth storing and fit half of the cache."""
+        return split in self.views and self.views[split] <= self.limit / 2
+
+    @property
+    def kept_repeats(self) -> int:
+        """Repeats whose logits and features fit the cache beside all else that is kept."""
+        if not self.per_repeat:
+            return self.repeats
+        views = sum(size for split, size in self.views.items() if self.keeps_views(split))
+        fit = (self.limit - views - self.shared) // self.per_repeat
+        return min(max(fit, 0), self.repeats)
+
+    def keeps(self, key: Key, run: Run) -> bool:
+        """Return True if the logits or features of this key are stored by this run."""
+        # random weights are another backbone in each repeat
+        own = key.kind == "features" and run.student_weights == "none"
+        shared = not (own or key.of_one_repeat)
+        return shared or run.repeat % self.repeats < self.kept_repeats
+
+
+def working_set(
+    run: Run,
+    data: Data,
+    student: Classifier,
+    teacher: Classifier | None,
+    resources: Resources,
+) -> WorkingSet:
+    """Return the working set of a study, estimated from one of its runs.
+
+    Args:
+        run: with the largest number of epochs.
+        data: its data set.
+        student: its student.
+        teacher: its teacher; None when a teacher is fine-tuned.
+        resources: the cache, and how many repeats and sets of features share it.
+    """
+    counts = {split: len(values) for split, values in data.splits.items()}
+    counts["train"] = run.train_images or counts["train"]
+    logits = FLOAT_BYTES * len(data.classes) if teacher is not None else 0
+    same = run.augmentation == "none"
+    per_repeat = 0 if same else run.epochs * counts["train"] * logits
+    shared = sum(counts.values()) * logits - (0 if same else counts["train"] * logits)
+    if run.trainable == "head":
+        own, once = _feature_bytes(run, counts, student)
+        per_repeat += own * resources.feature_sets
+        shared += once * resources.feature_sets
+    view = view_bytes(data, view_size(run, data, student, teacher))
+    epochs = {"train": 1 if same else run.epochs * resources.repeats}
+    views = {
+        split: view * count * epochs.get(split, 1)
+        for split, count in counts.items()
+        if _read_again(run, split, teacher)
+    }
+    return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
+
+
+def _read_again(run: Run, split: str, teacher: Classifier | None) -> bool:
+    """Return True if more than one run, or more than one builder, reads the views of the split."""
+    if teacher is None:  # fine-tuning reads each view of train once; val would be worth little
+        return False
+    if run.trainable == "all":
+        return True
+    # features replace views, but those of val are computed after each epoch of drifting statistics
+    return run.batch_norm == "train" and split != "train"
+
+
+def _feature_bytes(run: Run, counts: Mapping[str, int], student: Classifier) -> tuple[int, int]:
+    """Return the bytes of one set of features: those of one repeat, and those that all share.
+
+    Without augmentation the backbone is taken to treat each image by itself.
+    """
+    weight = student.head.weight
+    assert isinstance(weight, Tensor)
+    size = {split: count * FLOAT_BYTES * weight.shape[1] for split, count in counts.items()}
+    evaluation = size["val"] + size.get("test", 0)
+    if run.batch_norm == "train":
+        statistics = sum(buffer.nbytes for buffer in student.net.buffers())
+        epoch = size["train"] + statistics + size["val"]
+        return run.epochs * epoch + size.get("test", 0), 0
+    if run.augmentation == "none":
+        every = size["train"] + evaluation
+        return (every, 0) if run.student_weights == "none" else (0, every)
+    own = run.epochs * size["train"]
+    return (own + evaluation, 0) if run.student_weights == "none" else (own, evaluation)
+
+
+def cache_warning(
+    study: Study, trials: int, student: Classifier, teacher: Classifier
+) -> str | None:
+    """Return a sentence if the cache is too small for the study's streams, else None.
+
+    Args:
+        study: before it starts.
+        trials: trials that run at a time.
+        student: one of its students.
+        teacher: its teacher, fine-tuned or not.
+    """
+    resources = Resources.of(study, trials)
+    if not resources.cache.limit:
+        return None
+    largest: dict[str, Any] = {"epochs": _largest(study, "epochs")}
+    largest |= {name: word for name, word in SEARCHED if word in _values(study, name)}
+    run = replace(study.run, **largest)
+    need = working_set(run, load_data(run.data), student, teacher, resources)
+    missing = [split for split in need.views if not need.keeps_views(split)]
+    enough = max(need.needed, 2 * max(need.views.values(), default=0))
+    advice = f"--cache-gb {math.ceil(enough / 1e8) / 10:g} keeps everything"
+    if need.kept_repeats < need.repeats:
+        what = "logits and features" if run.trainable == "head" else "logits"
+        return (
+            f"the streams of {need.repeats} repeats need {need.needed / 1e9:.2g} GB, but --cache-gb"
+            f" is {study.cache_gb:g}: {what} of {need.kept_repeats} repeats are stored, and every "
+            f"run computes those of the other repeats again; {advice}"
+        )
+    if missing:
+        size = sum(need.views[split] for split in missing)
+        return (
+            f"the views of {need.repeats} repeats need {size / 1e9:.2g} GB, more than half of "
+            f"--cache-gb {study.cache_gb:g}, so every run makes its views again; {advice}"
+        )
+    return None
+
+
+SEARCHED = (("trainable", "head"), ("batch_norm", "train"))
+"""The values of hyperparameters that need the most space, where a study searches them."""
+
+
+def _values(study: Study, name: str) -> tuple[Any, ...]:
+    values = study.values(name)
+    return (values.low, values.high) if isinstance(values, Range) else values
+
+
+def _largest(study: Study, name: str) -> int:
+    return int(max(_values(study, name)))

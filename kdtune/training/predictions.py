@@ -1,0 +1,84 @@
+"""A student's predictions on the examples of a split, and their file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from kdtune.config.files import atomic_write
+from kdtune.config.run import Run
+from kdtune.data.dataset import Data, Split
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a student on the N examples of a split, in the split's own order."""
+
+    label: Tensor
+    """Class of each example, int64 [N]."""
+    predicted: Tensor
+    """Class of the largest logit, int64 [N]."""
+    p_predicted: Tensor
+    """The student's probability of the predicted class, float32 [N]."""
+    p_label: Tensor
+    """The student's probability of the label, float32 [N]."""
+    teacher: Tensor | None
+    """The teacher's class, int64 [N]; None without a teacher."""
+
+    @staticmethod
+    def of(student: Tensor, teacher: Tensor | None, labels: Tensor) -> "Predictions":
+        """Return the predictions of logits [N, K], on the CPU."""
+        predicted = student.argmax(1)
+        p = student.double().softmax(1)
+        return Predictions(
+            label=labels.cpu(),
+            predicted=predicted.cpu(),
+            p_predicted=p.gather(1, predicted[:, None])[:, 0].float().cpu(),
+            p_label=p.gather(1, labels[:, None])[:, 0].float().cpu(),
+            teacher=None if teacher is None else teacher.argmax(1).cpu(),
+        )
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each prediction is right, bool [N]."""
+        return self.predicted == self.label
+
+
+def save_predictions(
+    run: Run, data: Data, predictions: Mapping[str, Predictions], file: Path
+) -> None:
+    """Write the predictions on val and test as a parquet file, one row per example.
+
+    Columns: trial_id, split, example (its index), file (relative to the data's folder; null where
+    examples are not files), label, predicted, p_predicted, p_label, teacher (null without a
+    teacher), correct. Classes are indices.
+    """
+    frames = [_frame(run, data.splits[split], split, own) for split, own in predictions.items()]
+    with atomic_write(file) as part:
+        pd.concat(frames).to_parquet(part, index=False)
+
+
+def _frame(run: Run, split: Split, name: str, own: Predictions) -> pd.DataFrame:
+    """Return the rows of one split."""
+    count = len(own.label)
+    files: list[str | None] = [None] * count
+    if isinstance(split.images, tuple):
+        root = Path(run.data).expanduser()
+        files = [Path(path).relative_to(root).as_posix() for path in split.images]
+    teacher = [None] * count if own.teacher is None else own.teacher.numpy()
+    return pd.DataFrame(
+        {
+            "trial_id": run.trial_id,
+            "split": name,
+            "example": range(count),
+            "file": pd.Series(files, dtype="string"),
+            "label": own.label.numpy(),
+            "predicted": own.predicted.numpy(),
+            "p_predicted": own.p_predicted.numpy(),
+            "p_label": own.p_label.numpy(),
+            "teacher": pd.Series(teacher, dtype="Int64"),
+            "correct": own.correct.numpy(),
+        }
+    )

@@ -1,0 +1,55 @@
+"""A tiny data set and a run on it, without conftest.py, the embedded images or a teacher folder."""
+
+from pathlib import Path
+
+import torch
+from reference import build_teacher
+
+from kdtune.config.run import Run, derive_seed
+from kdtune.data.dataset import Data, Split
+from kdtune.models.classifier import Classifier
+from kdtune.models.registry import build
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+
+CPU = torch.device("cpu")
+NOWHERE = Path("no-teacher-folder")
+RUN = Run(
+    teacher="factories:tiny_teacher",
+    teacher_weights="none",
+    teacher_epochs=0,
+    student="factories:tiny_student",
+    student_weights="none",
+    augment="crop",
+    lr=0.05,
+    schedule="constant",
+    epochs=4,
+    batch_size=16,
+)
+
+
+def blobs() -> Data:
+    """Three classes of 8 x 8 images that differ in where they are bright; 41 train, 30 val, 24."""
+    generator = torch.Generator().manual_seed(3)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % 3
+        images = torch.randint(0, 120, (count, 1, 8, 8), generator=generator)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[0, 2 * label : 2 * label + 4] += 100
+        return Split(labels, images.to(torch.uint8))
+
+    sizes = {"train": 41, "val": 30, "test": 24}
+    splits = {name: split(count) for name, count in sizes.items()}
+    return Data(("a", "b", "c"), splits, "blobs", photos=False)
+
+
+def new_student(run: Run) -> Classifier:
+    student = build(run.student, "none", 3, seed=derive_seed("init", run.seed, run.repeat))
+    return student.place(CPU, run.precision)
+
+
+def new_stream(run: Run, student: Classifier) -> Stream:
+    data = blobs()
+    teacher = build_teacher(run, NOWHERE, data).place(CPU, run.precision)
+    return Stream(run, data, student, teacher, Resources())

@@ -1,0 +1,73 @@
+"""Flags of the commands that read a study, and the help that follows from annotations."""
+
+import dataclasses
+import re
+
+import pytest
+
+from kdtune.config.errors import InputError
+from kdtune.config.fields import docstrings
+from kdtune.config.flags import AnalysisFlags, ReportFlags, parse_reading
+from kdtune.config.metrics import COMPARABLE, METRICS
+
+
+def test_defaults() -> None:
+    assert parse_reading("analysis", ["runs/x"]) == AnalysisFlags("runs/x")
+    assert parse_reading("report", ["runs/x"]) == ReportFlags("runs/x")
+
+
+def test_values() -> None:
+    words = "runs/x --by alpha lr --columns acc ce --metric ce --scope best --baseline alpha=0.5"
+    arguments = [*words.split(), "--format", "csv", "--pooled", "--strict"]
+    assert parse_reading("analysis", arguments) == AnalysisFlags(
+        *("runs/x", ("alpha", "lr"), ("acc", "ce"), "ce", "best", "alpha=0.5", "csv", True, True)
+    )
+    assert parse_reading("report", ["--out", "page", "runs/x"]) == ReportFlags("runs/x", "page")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("analysis", ["runs/x", "--formt", "csv"], r"Unrecognized .*--formt.*meant.*--format \{"),
+        ("report", ["runs/x", "--out", "x", "--zzz"], "Unrecognized .*--zzz"),
+        ("analysis", [], "Missing .*RUN"),
+        ("analysis", ["runs/x", "--scope", "first"], "first.*--scope.*last-5-avg"),
+        ("report", ["runs/x", "--format", "csv"], "Unrecognized .*--format"),
+    ],
+)
+def test_flags_that_are_refused(command: str, words: list, message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_reading(command, words)
+    assert ended.value.code == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize("words", [["--by"], ["--columns", "--pooled"]])
+def test_a_flag_for_several_values_needs_one(words: list[str]) -> None:
+    with pytest.raises(InputError, match="must have at least one value") as caught:
+        parse_reading("analysis", ["runs/x", *words])
+    assert "\n" not in str(caught.value) and words[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [("analysis", AnalysisFlags), ("report", ReportFlags)]
+)
+def test_help_is_the_docstrings(command: str, kind: type, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_reading(command, ["--help"])
+    assert ended.value.code == 0
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    texts = docstrings(kind)
+    assert set(texts) == {f.name for f in dataclasses.fields(kind)}
+    for text in texts.values():
+        assert " ".join(text.split()) in shown
+    words = shown.replace(" ", "")
+    assert f"--metric{{{','.join(COMPARABLE)}}}" in words  # the table of metrics
+    assert command == "report" or f"--columns{{{','.join(METRICS)}}}" in words
+
+
+def test_a_flag_is_not_guessed_from_its_beginning(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_reading("analysis", ["runs/x", "--scop", "best"])
+    assert ended.value.code == 2
+    assert "--scope" in capsys.readouterr().err.split("Perhaps you meant")[1]

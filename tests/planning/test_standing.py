@@ -1,0 +1,81 @@
+"""Finalists and decisions of simulated studies with repeats "auto" and of races."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from play import Line, play, rest_of, start_of
+from simulated_runs import LISTS, RUN, curve, make
+
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.planning.ledger import phase_of
+from kdtune.planning.plan import Plan
+from kdtune.planning.standing import final_differences, finalists, is_decided
+from kdtune.statistics.sequential import anytime_p
+
+
+def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
+    space = {"alpha": (0.1, 1.0)}
+    study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
+    plan = Plan(study, play(study, curve))
+    assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
+    differences = final_differences(plan.ledger)
+    assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
+
+    small = replace(study, budget="10runs")
+    assert Plan(small, play(small, curve)).ledger.cost.runs <= 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_runs_in_flight_at_the_decision_count_as_well(seed: int) -> None:
+    """The study goes on where they undo the decision, and ends with one in any case."""
+    space = {"alpha": (0.1, 1.0)}
+    study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="2000runs")
+    plan = Plan(study, play(study, noisy, width=8, seed=seed))
+    assert is_decided(plan.ledger) and plan.ledger.cost.runs < 2000
+
+
+def noisy(run: Run) -> list[float]:
+    return [0.7 + 0.01 * random.Random(run.trial_id).gauss(0.5 * (run.alpha < 1), 1)] * 8
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
+    def failing(run: Run) -> list[float] | None:
+        return None if run.repeat == 2003 and (run.alpha == 1) == baseline else curve(run)
+
+    race, auto = (
+        make("grid", LISTS, "race"),
+        Study(run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="200runs"),
+    )
+    for study in (race, auto):
+        plan = Plan(study, play(study, failing))
+        whole = Plan(study, play(study, curve))
+        assert finalists(plan.ledger)[0].run == finalists(whole.ledger)[0].run
+        states = plan.ledger.configs.values()
+        assert sum(any(phase_of(r) == "final" for r in state.status) for state in states) == 2
+        finals = [r for r in finalists(plan.ledger)[0].status if phase_of(r) == "final"]
+        assert len(final_differences(plan.ledger)) == len(finals) - 1
+    assert is_decided(plan.ledger)
+
+
+def scored(run: Run, score: float) -> list[Line]:
+    """Return the records of a run with this accuracy in every epoch."""
+    return [start_of(run), *rest_of(run, Plan(Study(run=RUN)), lambda _: [score] * run.epochs)]
+
+
+def test_confirmation_decides_between_the_best_of_the_search() -> None:
+    """By hand: a leads the search by 1 point, b the search and the confirmation together by 2.
+
+    Repeats 0 and 1000 give a 0.80 and 0.70, b 0.79 and 0.75; c was not confirmed.
+    """
+    study = Study(run=RUN, space={"lr": (0.1, 0.2, 0.3)}, plain_share=0, policy="race", repeats=1)
+    a, b, c = study.runs()
+    lines = []
+    for run, scores in ((a, (0.80, 0.70)), (b, (0.79, 0.75)), (c, (0.78,))):
+        for repeat, score in zip((0, 1000), scores, strict=False):
+            lines += scored(replace(run, repeat=repeat), score)
+    assert [state.run.lr for state in finalists(Plan(study, lines).ledger)] == [0.2]
+    unconfirmed = [line for line in lines if line["repeat"] == 0]
+    assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)] == [0.1]

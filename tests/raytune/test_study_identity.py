@@ -1,0 +1,199 @@
+"""Which study continues a saved one: refusals that name the fields, identity by content.
+
+The refusals are hand-worked; fingerprints are made up, but for a data set that is moved.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from photos import photo, save
+from study_folders import RUN, make, write_records
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import Range
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.raytune.study_folder import write_study
+from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
+from kdtune.raytune.study_lock import lock_study
+from kdtune.storage.records import SavedStudy
+from kdtune.training.run import check
+
+OLD = Study(name="old", run=RUN, space={"alpha": (0.1, 0.5, 1)}, repeats=4)
+PRINTS = {"data": "d", "teacher": "t", "student": "s"}
+
+
+def merge(asked: Study, old: Study = OLD) -> tuple[Study, list[str]]:
+    """The study that continues the old one, and what is said about it."""
+    lines: list[str] = []
+    return merge_with_saved(asked, SavedStudy(old, PRINTS), lines.append), lines
+
+
+def of_run(**values: Any) -> Study:
+    return replace(OLD, run=replace(RUN, **values))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (of_run(epochs=10), "epochs: 3 → 10"),
+        (replace(OLD, space={"alpha": (0.5, 1)}), "alpha lacks 0.1"),
+        (replace(OLD, space={"alpha": (0.3, 1)}), "alpha lacks 0.1, 0.5"),
+        (replace(OLD, space={"alpha": (0.1, 0.5)}, plain_share=0), "alpha lacks 1"),
+        (of_run(student="resnet34"), "student: resnet18 → resnet34"),
+        (of_run(seed=1), "seed: 0 → 1"),
+        (of_run(augment="none"), "augment: crop → none"),
+        (of_run(train_images=60), "train_images: None → 60"),
+        (of_run(teacher_lr=0.1), "teacher_lr: 0.001 → 0.1"),
+        (replace(OLD, cpus_per_trial=2), "cpus_per_trial: 1 → 2"),
+        (replace(OLD, space={"alpha": Range(0.2, 1)}, search="tpe"), "alpha: 0.1, 0.5, 1 → 0.2..1"),
+        (
+            replace(of_run(batch_size=20), space={**OLD.space, "batch_size": (20, 32)}),
+            "batch_size of the teacher's recipe: 32 → 20",
+        ),
+        (of_run(epochs=10, lr=0.1), "lr: 0.05 → 0.1; epochs: 3 → 10"),
+    ],
+)
+def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        merge(asked)
+    text = str(caught.value)
+    assert text == (
+        f"runs/old holds another study ({words}); restore these settings to continue it, or give "
+        f"this one another name (--name OTHER) or folder (--out FOLDER)"
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        OLD,
+        replace(OLD, space={"alpha": (0.1, 0.3, 0.5, 1)}, repeats=6),
+        of_run(augment="crop"),  # the default for fashion
+        of_run(data="/elsewhere", augment="crop", student_weights="/elsewhere/s.safetensors"),
+        of_run(lr_step_size=7, dkd_beta=3),  # without effect
+        replace(OLD, cache="/elsewhere", gpus=0, name="renamed"),
+    ],
+)
+def test_what_continues_a_study(asked: Study) -> None:
+    assert merge(asked) == (asked, [])
+
+
+def test_a_value_without_effect_is_not_named() -> None:
+    old = Study(run=replace(RUN, loss="mse"), space={"alpha": (0.1, 1)})
+    other = replace(old, run=replace(old.run, temperature=2, epochs=5))
+    with pytest.raises(InputError, match=r"\(epochs: 3 → 5\)"):
+        merge(other, old)
+
+
+def test_a_saved_value_that_wins_is_said() -> None:
+    study, lines = merge(replace(OLD, repeats=2))
+    assert study == OLD
+    assert lines == ["runs/old already has 4 repeats; ignoring --repeats 2"]
+    auto = replace(OLD, until_decided=True, budget="90runs", level=0.01)
+    study, lines = merge(OLD, auto)
+    assert study == auto
+    assert lines == [
+        "runs/old was begun with --repeats auto; continuing with --budget 90runs and --level 0.01"
+    ]
+
+
+def test_contents_are_compared(tmp_path: Path) -> None:
+    study, lines = replace(OLD, out=str(tmp_path)), list[str]()
+    check_same(study, None, PRINTS, lines.append)
+    check_same(study, SavedStudy(OLD, PRINTS), PRINTS, lines.append)
+    assert lines == []
+    for name in PRINTS:
+        with pytest.raises(
+            InputError, match=rf"the {name} .*changed since .*{name[0]} → x.*--name"
+        ):
+            check_same(study, SavedStudy(OLD, PRINTS), PRINTS | {name: "x"}, lines.append)
+
+
+def test_what_version_0_1_cannot_tell_is_said() -> None:
+    lines: list[str] = []
+    saved = SavedStudy(OLD, {"data": "d"})
+    moved = of_run(student_weights="/elsewhere/s.pt", teacher_weights="/elsewhere/t.pt")
+    old_files = of_run(student_weights="/here/s.pt", teacher_weights="/here/t.pt")
+    check_same(moved, SavedStudy(old_files, {"data": "d"}), PRINTS, lines.append)
+    assert len(lines) == 1 and "to compare the teacher and the student with" in lines[0]
+    with pytest.raises(InputError, match="student_weights: default → none"):
+        check_same(of_run(student_weights="none"), saved, PRINTS, lines.append)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A data set of two classes as files."""
+    folder = tmp_path / "photos"
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(2 * count):
+            file = folder / split / "ab"[number % 2] / f"{number}.png"
+            save(photo(number + 100 * count, 32, 32), file, grey=True)
+    return folder
+
+
+def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
+    tmp_path: Path, photos: Path
+) -> None:
+    """A finished one, renamed, whose data has moved; its data must be the same, byte for byte."""
+    run = Run(
+        **{"data": str(photos), "image_size": 32, "teacher_epochs": 0, "epochs": 2, "lr": 0.05},
+        **{"teacher": "squeezenet1_1", "student": "squeezenet1_1"},
+        **{"teacher_weights": "none", "student_weights": "none"},
+    )
+    study = Study(name="before", out=str(tmp_path / "runs"), run=run, repeats=1)
+    with lock_study(study.folder):
+        write_study(study, check(run))
+        curves = {r: [0.5, 0.6] for r in study.runs()}
+        write_records(study.folder, curves)
+    before = kdtune.load(study.folder).trials
+
+    shutil.move(study.folder, tmp_path / "copies" / "after")
+    elsewhere = Path(shutil.move(photos, tmp_path / "elsewhere"))
+    moved = replace(study, name="after", out=str(tmp_path / "copies"))
+    moved = replace(moved, run=replace(run, data=str(elsewhere)))
+    saved = read_if_saved(moved.folder)
+    assert saved is not None and is_moved(moved, saved)
+    after = kdtune.run(moved, ray_init={"no such argument": 1})  # Ray is not even started
+    assert after.trials.equals(before)
+    again = read_if_saved(moved.folder)
+    assert again is not None and again.study.run.data == str(elsewhere)
+    assert again.fingerprints == saved.fingerprints and not is_moved(moved, again)
+
+    other = Path(shutil.copytree(elsewhere, tmp_path / "other"))
+    save(photo(7, 32, 32), other / "val" / "a" / "0.png", grey=True)
+    load_data.cache_clear()
+    with pytest.raises(InputError, match=rf"the data in {other} has changed since"):
+        kdtune.run(replace(moved, run=replace(run, data=str(other))))
+
+
+def test_fingerprints_are_in_study_json(tmp_path: Path) -> None:
+    study = replace(OLD, out=str(tmp_path))
+    with lock_study(study.folder):
+        write_study(study, PRINTS)
+    values = json.loads((study.folder / "study.json").read_text())
+    assert (values["schema"], values["fingerprints"]) == (2, PRINTS)
+    provenance = json.loads((study.folder / "provenance.json").read_text())
+    assert set(provenance) == {"classes", "python", "versions", "command"}
+    saved = read_if_saved(study.folder)
+    assert saved is not None and (saved.study, saved.fingerprints) == (study, PRINTS)
+
+
+def test_a_folder_in_which_no_study_begins_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x"
+    with pytest.raises(InputError, match="wrong"), lock_study(folder):
+        assert read_if_saved(folder) is None
+        with pytest.raises(InputError, match="in use by another process"), lock_study(folder):
+            pass
+        raise InputError("wrong")
+    assert not (tmp_path / "runs").exists()
+    make(folder, {0.5: [0.7]})
+    with pytest.raises(InputError, match="wrong"), lock_study(folder):
+        raise InputError("wrong")
+    assert (folder / "study.json").exists()

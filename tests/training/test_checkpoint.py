@@ -1,0 +1,152 @@
+"""Checkpoints: what an interrupted run resumes from, and which files are ignored."""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from blobs import RUN, new_stream, new_student
+from torch import Tensor
+
+from kdtune.config.run import Run
+from kdtune.training.checkpoint import Checkpoint
+from kdtune.training.loop import train
+from kdtune.training.metrics import Epoch, Metrics
+from kdtune.training.optim import make_optimizer, make_scheduler
+
+DROPOUT = replace(RUN, student="factories:dropout_student", image_size=24, schedule="onecycle")
+KINDS = {
+    "sgd": replace(DROPOUT, schedule="step", lr_step_size=2),
+    "adamw": replace(DROPOUT, optimizer="adamw", lr=0.01),
+    "head": replace(DROPOUT, trainable="head", schedule="cosine"),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Eager(Checkpoint):
+    """Saves after every epoch, however short."""
+
+    MAX_AGE_SECONDS = 0.0
+
+
+def follow(run: Run, file: Path, epochs: int) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """The first epochs of a run that saves its state, and the student's weights then."""
+    student = new_student(run)
+    loop = train(run, student, new_stream(run, student), Eager(file))
+    return [next(loop) for _ in range(epochs)], student.net.state_dict()
+
+
+def numbers(epochs: list[Epoch]) -> list[dict[str, Metrics]]:
+    return [epoch.splits for epoch in epochs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_a_run_resumes_exactly_where_it_was_cut(after: int, kind: str, tmp_path: Path) -> None:
+    run = KINDS[kind]
+    whole, weights = follow(run, tmp_path / "whole", 4)
+    cut, _ = follow(run, tmp_path / "cut", after)
+    rest, resumed = follow(run, tmp_path / "cut", 4)
+    assert numbers(rest) == numbers(whole)
+    assert [epoch.seconds for epoch in rest[:after]] == [epoch.seconds for epoch in cut]
+    for name, value in weights.items():
+        assert torch.equal(resumed[name], value), name
+    for split, own in whole[-1].predictions.items():
+        for name, value in vars(own).items():
+            assert torch.equal(getattr(rest[-1].predictions[split], name), value), (split, name)
+
+
+def rewrite(file: Path, change: Any) -> None:
+    state = torch.load(file, weights_only=True)
+    change(state)
+    torch.save(state, file)
+
+
+def as_version_0_1(state: dict[str, Any]) -> None:
+    """What kdtune 0.1 wrote: no format, and bool tensors named `correct`."""
+    del state["format"]
+    for epoch in state["epochs"]:
+        del epoch["predictions"]
+        epoch["correct"] = {"val": torch.ones(30, dtype=torch.bool)}
+
+
+def lose_a_layer(state: dict[str, Any]) -> None:
+    state["student"].popitem()
+
+
+def other_shapes(state: dict[str, Any]) -> None:
+    name = list(state["student"])[-1]
+    state["student"][name] = torch.zeros(7)
+
+
+UNFIT = {
+    "an older version's": as_version_0_1,
+    "a newer version's": lambda state: state.update(format=99),
+    "no weights": lambda state: state.pop("student"),
+    "no scheduler": lambda state: state.pop("scheduler"),
+    "another architecture": lose_a_layer,
+    "other shapes": other_shapes,
+    "another optimiser's": lambda state: state["optimizer"]["param_groups"].clear(),
+    "epochs without a field": lambda state: state["epochs"][0].pop("seconds"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_state_that_does_not_fit_is_ignored(kind: str, tmp_path: Path) -> None:
+    whole, weights = follow(RUN, tmp_path / "state", 4)
+    rewrite(tmp_path / "state", UNFIT[kind])
+    student = new_student(RUN)
+    before = {name: value.clone() for name, value in student.net.state_dict().items()}
+    optimizer = make_optimizer(RUN, student)
+    scheduler = make_scheduler(RUN, optimizer, 3)
+    assert Checkpoint(tmp_path / "state").load(student, optimizer, scheduler) == []
+    for name, value in student.net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    again, repeated = follow(RUN, tmp_path / "state", 4)
+    assert numbers(again) == numbers(whole)
+    assert all(torch.equal(repeated[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("left", [0, 100, 2000])
+def test_a_damaged_file_is_ignored(left: int, tmp_path: Path) -> None:
+    whole, _ = follow(RUN, tmp_path / "state", 4)
+    (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:left])
+    again, _ = follow(RUN, tmp_path / "state", 4)
+    assert numbers(again) == numbers(whole)
+    assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
+
+
+def test_a_costly_checkpoint_is_saved_less_often(tmp_path: Path) -> None:
+    saved: list[int] = []
+    past: list[Epoch] = []
+
+    def upload() -> None:  # takes 10 ms, a hundredth of a second
+        time.sleep(0.01)
+        saved.append(len(past))
+
+    student = new_student(RUN)
+    optimizer = make_optimizer(RUN, student)
+    scheduler = make_scheduler(RUN, optimizer, 5)
+    checkpoint = Checkpoint(tmp_path / "state", upload)
+    # the first; a second has not passed; at the latest after two; so in sum, too
+    for seconds in (0.01, 0.4, 0.4, 2.0, 0.8, 1.2, 0.1):
+        past.append(Epoch(len(past), seconds, {}))
+        checkpoint.save(student, optimizer, scheduler, past)
+    assert saved == [1, 4, 6]
+    assert list(map(asdict, checkpoint.load(student, optimizer, scheduler))) == list(
+        map(asdict, past[:6])
+    )
+
+
+def test_the_state_is_saved_before_the_caller_hears_of_the_epoch(tmp_path: Path) -> None:
+    student = new_student(RUN)
+    for epoch in train(RUN, student, new_stream(RUN, student), Eager(tmp_path / "state")):
+        state = torch.load(tmp_path / "state", weights_only=True)
+        assert len(state["epochs"]) == epoch.number + 1
+        assert state["scheduler"]["last_epoch"] == epoch.number + 1

@@ -1,0 +1,230 @@
+"""Metrics of a split against scikit-learn, torch and hand-worked numbers; the meter against both.
+
+The names stand here once more on purpose: they are columns of every saved study.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kdtune.config.metrics import (
+    COMPARABLE,
+    METRICS,
+    RECORDED,
+    expected_calibration_error,
+    macro_f1,
+    negative_log_likelihood,
+)
+from kdtune.config.run import Run
+from kdtune.streams.stream import Batch
+from kdtune.training.metrics import Epoch, Losses, Meter
+from kdtune.training.objectives import objective
+from kdtune.training.predictions import Predictions
+
+N, K = 150, 5
+laws = settings(deadline=None, max_examples=50)
+
+
+def logits(seed: int, scale: float = 2.0, n: int = N) -> Tensor:
+    return scale * torch.randn(n, K, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(n: int = N) -> Tensor:
+    return torch.randint(K, (n,), generator=torch.Generator().manual_seed(11))
+
+
+def from_probabilities(rows: list[list[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).log()
+
+
+def meter(run: Run, student: Tensor, teacher: Tensor | None, y: Tensor, size: int) -> Meter:
+    """A meter that was given batches of this size."""
+    found = Meter()
+    targets = [None] * N if teacher is None else teacher.split(size)
+    for s, t, part in zip(student.split(size), targets, y.split(size), strict=False):
+        batch = Batch(views=None, features=None, labels=part, teacher=t)
+        found.add(s, batch, Losses.of(run, objective(run), s, batch))
+    return found
+
+
+# -- from the whole split --------------------------------------------------------------------------
+
+
+def test_nll_is_scikit_learns_log_loss() -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+    s, y = logits(1), labels()
+    p = s.double().softmax(1).numpy()
+    want = reference.log_loss(y.numpy(), p, labels=range(K))
+    assert negative_log_likelihood(s, None, y) == pytest.approx(want, rel=1e-12)
+    assert negative_log_likelihood(s, None, y) == pytest.approx(float(F.cross_entropy(s, y)))
+
+
+def test_nll_by_hand() -> None:
+    s = from_probabilities([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
+    want = -(math.log(0.5) + math.log(0.2)) / 2
+    assert negative_log_likelihood(s, None, torch.tensor([0, 1])) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("present", [range(K), (0, 2), (3,)])
+def test_macro_f1_is_scikit_learns(present: tuple[int, ...]) -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+    y = torch.tensor(list(present))[labels() % len(present)]
+    for s in (logits(1), logits(1).index_fill(1, torch.tensor([1, 4]), -99.0)):
+        want = reference.f1_score(y.numpy(), s.argmax(1).numpy(), average="macro")
+        assert macro_f1(s, None, y) == pytest.approx(want, rel=1e-12)
+
+
+def test_macro_f1_by_hand() -> None:
+    s = torch.eye(4)[[0, 0, 1, 1, 2]]
+    # class 0: 1 hit, 2 predicted, 1 label; class 1: 2, 2, 3; class 2: 1, 1, 1; class 3 is absent
+    y = torch.tensor([0, 1, 1, 1, 2])
+    assert macro_f1(s, None, y) == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
+    y[4] = 0  # class 0: 1, 2, 2; class 2: 0, 1, 0, so it counts as 0
+    assert macro_f1(s, None, y) == pytest.approx((1 / 2 + 4 / 5 + 0) / 3)
+
+
+def binned(s: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Guo et al., 2017, equations 2 and 3, with numpy's bins."""
+    p = s.double().softmax(1).numpy()
+    confidence, right = p.max(1), p.argmax(1) == y.numpy()
+    index = np.digitize(confidence, np.linspace(0, 1, bins + 1), right=True)
+    error = 0.0
+    for b in np.unique(index):
+        chosen = index == b
+        gap = abs(right[chosen].mean() - confidence[chosen].mean())
+        error += chosen.mean() * gap
+    return error
+
+
+@laws
+@given(st.integers(0, 1000), st.floats(0.01, 20), st.integers(1, 40))
+def test_ece_is_that_of_numpys_bins(seed: int, scale: float, n: int) -> None:
+    s, y = logits(seed, scale, n), labels(n)
+    got = expected_calibration_error(s, None, y)
+    assert got == pytest.approx(binned(s, y), abs=1e-12)
+    assert 0 <= got <= 1
+
+
+def test_ece_by_hand() -> None:
+    # 0.62 and 0.66 share the bin (9/15, 10/15]; 0.9 is alone in (13/15, 14/15]
+    s = from_probabilities([[0.62, 0.38], [0.66, 0.34], [0.9, 0.1]])
+    y = torch.tensor([0, 1, 0])
+    want = (abs((1 - 0.62) + (0 - 0.66)) + abs(1 - 0.9)) / 3
+    assert expected_calibration_error(s, None, y) == pytest.approx(want, rel=1e-12)
+
+
+def test_ece_of_sure_predictions_is_the_error_rate() -> None:
+    y = labels()
+    s = 1e4 * F.one_hot(torch.where(torch.arange(N) < 30, (y + 1) % K, y), K).float()
+    assert expected_calibration_error(s, None, y) == 30 / N
+    assert expected_calibration_error(s, None, s.argmax(1)) == 0
+
+
+def test_an_edge_belongs_to_the_bin_below() -> None:
+    # 0.6 = 9/15 is the upper edge of (8/15, 9/15], which 0.55 shares and 0.62 does not
+    edge = torch.tensor([[0.6, 0.4]], dtype=torch.float64).log()
+    assert float(edge.softmax(1).max()) == 0.6
+    y = torch.tensor([0, 1])
+    for other, want in ((0.55, abs((1 - 0.6) - 0.55) / 2), (0.62, ((1 - 0.6) + 0.62) / 2)):
+        both = torch.cat([edge, from_probabilities([[other, 1 - other]])])
+        assert expected_calibration_error(both, None, y) == pytest.approx(want, rel=1e-9)
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def test_the_names_of_the_table() -> None:
+    assert (
+        *("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl"),
+        *("nll", "ece", "macro_f1"),
+    ) == RECORDED
+    assert set(METRICS) == {*RECORDED, "gap"}
+    assert not {"loss", "distill", "teacher_acc"} & set(COMPARABLE)
+    by_loop = {name for name in RECORDED if not (METRICS[name].of_batch or METRICS[name].of_split)}
+    assert by_loop == set(Losses.__dataclass_fields__)
+
+
+def test_the_gap_is_what_the_student_lacks() -> None:
+    derived = METRICS["gap"].derived
+    assert derived is not None and derived({"acc": 0.7, "teacher_acc": 0.9}) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse", "dkd"])
+@pytest.mark.parametrize("size", [N, 64, 1])
+def test_a_meter_of_batches_is_the_formula_over_all_examples(size: int, loss: str) -> None:
+    """Reference: numpy, from the definitions."""
+    run = Run(loss=loss, alpha=0.3, temperature=2)
+    s, t, y = logits(1), logits(2), labels()
+    got = meter(run, s, t, y, size).metrics()
+    log_q, log_p = (z.double().log_softmax(1).numpy() for z in (s, t))
+    rows, right = np.arange(N), s.argmax(1).numpy() == y.numpy()
+    ce = -log_q[rows, y.numpy()].mean()
+    distill = float(objective(run)(s.double(), t.double(), y))
+    want = {
+        "n_examples": N,
+        "loss": 0.3 * ce + 0.7 * distill,
+        "ce": ce,
+        "distill": distill,
+        "acc": right.mean(),
+        "teacher_acc": (t.argmax(1).numpy() == y.numpy()).mean(),
+        "logit_diff": np.abs(s.double().numpy() - t.double().numpy()).mean(),
+        "agreement": (s.argmax(1).numpy() == t.argmax(1).numpy()).mean(),
+        "kl": (np.exp(log_p) * (log_p - log_q)).sum(1).mean(),
+        "nll": ce,
+        "ece": binned(s, y),
+        "macro_f1": macro_f1(s, None, y),
+    }
+    assert list(got) == list(want)
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+def test_what_cannot_be_computed_is_none() -> None:
+    s, t, y = logits(1), logits(2), labels()
+    alone = meter(Run(), s, None, y, 64).metrics()
+    missing = {name for name, value in alone.items() if value is None}
+    assert missing == {"distill", "teacher_acc", "logit_diff", "agreement", "kl"}
+    assert alone["loss"] == alone["ce"]
+    baseline = meter(Run(alpha=1.0), s, t, y, 64).metrics()
+    assert {name for name, value in baseline.items() if value is None} == {"distill"}
+
+
+def test_the_loss_has_a_gradient_and_the_meter_keeps_none() -> None:
+    s, t, y = logits(1).requires_grad_(), logits(2), labels()
+    batch, run, found = (
+        Batch(views=None, features=None, labels=y, teacher=t),
+        Run(alpha=0.3),
+        Meter(),
+    )
+    losses = Losses.of(run, objective(run), s, batch)
+    found.add(s, batch, losses)
+    (got,) = torch.autograd.grad(losses.loss, s)
+    ce, kl = F.cross_entropy(s, y), objective(run)(s, t, y)
+    (want,) = torch.autograd.grad(0.3 * ce + 0.7 * kl, s)
+    torch.testing.assert_close(got, want)
+    assert not found._outputs()[0].requires_grad
+
+
+# -- predictions -----------------------------------------------------------------------------------
+
+
+def test_predictions_by_hand() -> None:
+    s = from_probabilities([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    found = Predictions.of(s, torch.eye(3)[[2, 1]], torch.tensor([0, 1]))
+    assert found.predicted.tolist() == [0, 2] and found.label.tolist() == [0, 1]
+    assert found.p_predicted.tolist() == pytest.approx([0.7, 0.6])
+    assert found.p_label.tolist() == pytest.approx([0.7, 0.3])
+    assert found.teacher is not None and found.teacher.tolist() == [2, 1]
+    assert found.correct.tolist() == [True, False]
+    assert Predictions.of(s, None, torch.tensor([0, 1])).teacher is None
+
+
+def test_an_epoch_in_a_line() -> None:
+    metrics = {"loss": 1.25, "acc": 0.5, "agreement": None, "ce": 2.0}
+    line = "epoch   3    0.50 s  train loss 1.2500 acc 0.5000"
+    assert str(Epoch(3, 0.5, {"train": metrics})) == line
