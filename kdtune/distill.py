@@ -1,4 +1,4 @@
-"""Distil one student from one teacher.
+"""Train one student with one teacher and print the epochs.
 
 python -m kdtune.distill [EXPERIMENT.py] [--flags]
 """
@@ -6,7 +6,7 @@ python -m kdtune.distill [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("distill")  # answers bad flags before torch loads; does not return
+    start("distill")  # refuses wrong flags before torch is loaded; does not return
 
 from dataclasses import replace
 
@@ -21,7 +21,10 @@ from kdtune.training.teacher import fine_tune, is_ready
 
 
 def main(study: Study) -> int:
-    """Run one distillation and print its epochs; train the teacher first if there is none."""
+    """Run one distillation and print its epochs; fine-tune the teacher first if there is none.
+
+    Raises InputError if the run is not possible.
+    """
     run, folder, progress = study.run, study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")

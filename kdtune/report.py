@@ -1,4 +1,4 @@
-"""Write the report of a study: one HTML page, and its figures as files.
+"""Write the report of a study: one HTML page, and the figures as files.
 
 python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
 """
@@ -6,7 +6,7 @@ python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("report")  # answers bad flags before pandas and matplotlib load; does not return
+    start("report")  # refuses wrong flags before pandas is loaded; does not return
 
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from kdtune.results.study_results import load
 
 
 def main(flags: ReportFlags) -> int:
-    """Write the report and say where it is."""
+    """Write the report and print its path; return the exit code.
+
+    Raises InputError if there is no study, or the report cannot be written.
+    """
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     if flags.out is None and "://" in flags.run:
-        raise InputError(f"out must be given for {flags.run}; --out FOLDER")
+        raise InputError(f"--out FOLDER must be given for a study on a store, {flags.run}")
     if "://" in (flags.out or ""):
-        raise InputError(f"out must be a folder of this machine, but got out={flags.out}")
+        raise InputError(f"out must be a folder on this machine, but got out={flags.out}")
     results = load(flags.run)
     check_baseline(criterion, results.study)
     print(write(results, criterion, Path(flags.out or flags.run)))

@@ -1,4 +1,4 @@
-"""Run a study: every configuration in every repeat; print the table and the verdict.
+"""Run a study: every configuration in every repeat; print the results.
 
 python -m kdtune.search [EXPERIMENT.py] [--flags]
 """
@@ -6,7 +6,7 @@ python -m kdtune.search [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("search")  # answers bad flags before torch and Ray load; does not return
+    start("search")  # refuses wrong flags before torch and Ray are loaded; does not return
 
 from kdtune.config.study import Study
 from kdtune.raytune.driver import run
@@ -17,6 +17,9 @@ def main(study: Study) -> int:
 
     Returns:
         The exit code: 0 if a run completed, 1 if none did.
+
+    Raises:
+        UserError: As `driver.run` does.
     """
     results = run(study)
     place = study.uri or results.folder

@@ -6,7 +6,7 @@ python -m kdtune.teacher [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("teacher")  # answers bad flags before torch loads; does not return
+    start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
 from dataclasses import replace
 
@@ -22,9 +22,14 @@ from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_read
 
 
 def main(study: Study) -> int:
-    """Fine-tune the teacher of a study and print its epochs."""
+    """Fine-tune the teacher of a study and print its epochs; do nothing if it is ready.
+
+    Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
+    """
     run, folder, progress = study.run, study.folder / "teacher", Progress()
     check_gpus(study, torch.cuda.device_count())
+    resources = replace(Resources.of(study), watch=progress.show_build)
+    check_precision(run, resources.device)
     if run.teacher_epochs == 0:
         raise InputError(
             "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
@@ -33,8 +38,6 @@ def main(study: Study) -> int:
     if is_ready(run, folder):
         progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
-    resources = replace(Resources.of(study), watch=progress.show_build)
-    check_precision(run, resources.device)
     torch.set_num_threads(study.cpus_per_trial)
     verify(load_data(run.data))
     probe_teacher(run, initial_teacher(run))

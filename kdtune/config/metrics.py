@@ -89,9 +89,8 @@ def expected_calibration_error(student: Tensor, teacher: Any, labels: Tensor) ->
     difference = (predicted == labels).double() - confidence
     # ceil: a confidence on an edge belongs to the bin below, as in Guo's (low, high]
     index = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    # a sum over a mask: weighted bincount adds in an order of its own on a GPU
-    in_bin = index[:, None] == index.new_tensor(range(ECE_BINS))
-    sums = (difference[:, None] * in_bin).sum(0)
+    # on the CPU: a GPU adds the weights in an order that varies from run to run
+    sums = index.cpu().bincount(weights=difference.cpu(), minlength=ECE_BINS)
     return float(sums.abs().sum()) / len(labels)
 
 

@@ -7,11 +7,11 @@ import pandas as pd
 
 from kdtune.reporting import page
 from kdtune.reporting.figures import MOST, ZOOM, curve_epochs, shown_configs, stride
-from kdtune.results.comparison import LEVEL, Criterion, completed
-from kdtune.results.diagnostics import notes
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, completed
+from kdtune.results.diagnostics import find_caveats
 from kdtune.results.study_results import Results
-from kdtune.results.tables import cell, of_planned, plus_minus
-from kdtune.results.wording import comparison_rows, in_units
+from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
+from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.statistics.power import detectable_difference
 
@@ -24,7 +24,7 @@ def facts(results: Results, criterion: Criterion) -> str:
     run = results.study.run
     trials = results.trials
     values = {
-        "state": results.state,
+        "state": results.status,
         "teacher": run.teacher,
         "student": f"{run.student} ({run.trainable} layers learn)",
         "data": _last_part(run.data) + (f", {run.train_images} images" if run.train_images else ""),
@@ -49,8 +49,8 @@ def _counts(results: Results) -> str:
     for phase, word in (("search", ""), ("confirm", "to confirm "), ("final", "final ")):
         counts = results.trials[results.trials.phase == phase].config_id.value_counts()
         ends = [f"{n}" for n in sorted({counts.min(), counts.max()})] if len(counts) else []
-        if phase == "search" and not math.isnan(results.planned):
-            ends = [f"{results.planned}"]
+        if phase == "search" and not math.isnan(results.planned_repeats):
+            ends = [f"{results.planned_repeats}"]
         if ends:
             parts.append(f"{word}{len(counts)} × {' to '.join(ends)}")
     return "; ".join(parts)
@@ -62,17 +62,17 @@ def _seen(results: Results, criterion: Criterion) -> str:
     if not len(table) or not context.is_fixed or not math.isfinite(sd := table.sd.median()):
         return ""
     m, n = max(1, int(table.p_holm.notna().sum())), int(table.n.max())
-    seen = detectable_difference(sd, n, LEVEL / m)
+    seen = detectable_difference(sd, n, SIGNIFICANCE_LEVEL / m)
     if not math.isfinite(seen):
         return ""
-    return f"{in_units(seen, criterion)}, with 80 % chance, of n = {n} and {m} comparison{'s' * (m > 1)}"
+    return f"{with_unit(seen, criterion)}, with 80 % chance, of n = {n} and {m} comparison{'s' * (m > 1)}"
 
 
 def warnings(results: Results) -> list[str]:
     """What is missing or wrong, then what may mislead."""
     faults = page.bullets(results.warnings)
     alarm = f'<div class="alarm">{faults}</div>' if faults else ""
-    return [alarm, page.bullets(notes(results.frames, COLUMNS))]
+    return [alarm, page.bullets(find_caveats(results.frames, COLUMNS))]
 
 
 def summary(results: Results, criterion: Criterion) -> list[str]:
@@ -84,7 +84,7 @@ def summary(results: Results, criterion: Criterion) -> list[str]:
     table = table.loc[order.sort_values(kind="stable").index]
     optimistic = " The epoch is chosen by the accuracy that is reported: optimistic."
     what = (
-        f"val, scope {criterion.scope}: mean ± sd over n repeats{results.of_which}; below it the 95 % t "
+        f"val, scope {criterion.scope}: mean ± sd over n repeats{results.repeats_phrase}; below it the 95 % t "
         f"interval."
     )
     parts = [
@@ -107,7 +107,7 @@ def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list
     rows = []
     for _, row in table.iterrows():
         cells: list[object] = [cell(row[key]) for key in keys]
-        cells.append(of_planned(row["val/acc/n"], row.n_planned))
+        cells.append(count_of_planned(row["val/acc/n"], row.n_planned))
         for metric in metrics:
             mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
             text = plus_minus(mean, sd)
@@ -140,12 +140,12 @@ def comparisons(results: Results, criterion: Criterion) -> list[str]:
         return [page.paragraph(results.verdict(criterion))]
     m = int(table.p_holm.notna().sum())
     text = (
-        f"val {criterion.metric} against {context.other}"
-        f"{context.repeats or ', the best configuration there by the same criterion'}. Paired by repeat: "
-        f"{context.explained(m)}; P(better) is the share of the repeats it wins, ties counted half; "
+        f"val {criterion.metric} against {context.baseline}"
+        f"{context.repeats_phrase or ', the best configuration there by the same criterion'}. Paired by repeat: "
+        f"{context.method_in_full(m)}; P(better) is the share of the repeats it wins, ties counted half; "
         f"correlation is that of the two over the repeats, what pairing gains."
     )
-    head, rows = comparison_rows(table, results.by, criterion)
+    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
     return [page.paragraph(text, "quiet"), page.table(head, rows, what="comparisons")]
 
 
@@ -154,14 +154,14 @@ def best(results: Results, criterion: Criterion) -> list[str]:
     table = results.selection(criterion)
     if not len(table):
         return []
-    fresh = results.is_fresh(criterion)
+    fresh = results.uses_held_out_repeats(criterion)
     kinds = {"val": "val, fresh repeats", "test": "test"}
     if not fresh:
         names = ("val (selected by it)", "val, corrected for selection", "test")
         kinds = dict(zip(("val", "corrected", "test"), names, strict=True))
     rows = []
     for _, row in table.iterrows():
-        who = f"{row.row}: {results.name(row.config_id)}" if row.config_id else row.row
+        who = f"{row.row}: {results.label(row.config_id)}" if row.config_id else row.row
         signed = row.row == "difference"
         rows.append([who, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
     text = _chosen_by(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
@@ -178,7 +178,7 @@ def best(results: Results, criterion: Criterion) -> list[str]:
 
 def _chosen_by(results: Results, criterion: Criterion, uncorrected: bool) -> str:
     """What has chosen the best, and what that does to its numbers."""
-    if results.is_fresh(criterion):
+    if results.uses_held_out_repeats(criterion):
         return (
             "Other repeats have chosen these two: the luck of a repeat does not flatter them here. "
             "They were on the same images of val, whose favour stays in. Test has chosen nothing."

@@ -25,9 +25,9 @@ def sensitivity(results: Results, criterion: Criterion) -> list[str]:
         return []
     winners = {s: table.loc[table[f"{s}/rank"] == 1, "config_id"].iloc[0] for s in SCOPES}
     if len(set(winners.values())) == 1:
-        text = f"By each criterion the best is the same: {results.name(winners['last'])}."
+        text = f"By each criterion the best is the same: {results.label(winners['last'])}."
     else:
-        each = "; ".join(f"by {s}: {results.name(c)}" for s, c in winners.items())
+        each = "; ".join(f"by {s}: {results.label(c)}" for s, c in winners.items())
         text = f"The best hangs on which epoch counts: {each}."
     rows = [
         [cell(row[f"config/{n}"]) for n in results.by]
@@ -91,10 +91,10 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
         "this teacher and these images.",
         f"A run counts by one number (scope {criterion.scope}); the spread is over runs, never over "
         f"epochs. sd has ddof = 1; intervals are Student's t with n - 1 degrees of freedom, 95 %"
-        f"{', but for those of the finalists' * (context.anytime is not None)}; they assume that "
+        f"{', but for those of the finalists' * (context.anytime_level is not None)}; they assume that "
         f"repeats' numbers are about normal, and may leave the possible range.",
-        context.choice,
-        context.found(criterion.metric),
+        context.baseline_note,
+        context.significance_rule(criterion.metric),
         "Failed, cut-off and unfinished runs are named above; neither they nor pruned ones enter a "
         "mean.",
         f"logit_diff, agreement and kl (temperature 1) compare student and teacher on the whole "

@@ -10,11 +10,11 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
+from kdtune.config.metrics import RECORDED
 from kdtune.reporting import answer as sections
 from kdtune.reporting import background, page
 from kdtune.reporting import figures as plots
 from kdtune.results.comparison import Criterion
-from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results
 
 MOST_NUMBERS = 40_000
@@ -92,14 +92,14 @@ def data(results: Results) -> dict[str, Any]:
     counted back from the last; 0, that none is.
     """
     trials = results.trials
-    scopes = [f"val/{m}@last" for m in METRICS] + [f"test/{m}@last" for m in METRICS]
+    scopes = [f"val/{m}@last" for m in RECORDED] + [f"test/{m}@last" for m in RECORDED]
     varied = [f"config/{name}" for name in results.by]
     kept = trials[["trial_id", "config_id", *varied, "repeat", "status", "n_epochs", *scopes]]
     val = results.epochs[results.epochs.split == "val"]
     last = val.groupby("trial_id").epoch.transform("max")
-    every = max(1, -(-len(val) * len(METRICS) // MOST_NUMBERS))
+    every = max(1, -(-len(val) * len(RECORDED) // MOST_NUMBERS))
     val = val[(last - val.epoch) % every == 0]
-    if len(val) * len(METRICS) > 2 * MOST_NUMBERS:  # the last alone are too many; trials has them
+    if len(val) * len(RECORDED) > 2 * MOST_NUMBERS:  # the last alone are too many; trials has them
         every, val = 0, val[:0]
     index = pd.Index(trials.trial_id).get_indexer(pd.Index(val.trial_id))
     epochs = {"every": every, "split": "val", "trial": index.tolist(), "epoch": val.epoch.tolist()}
@@ -107,7 +107,7 @@ def data(results: Results) -> dict[str, Any]:
         "kdtune": __version__,
         "study": results.study.name,
         "trials": {name: _plain(kept[name]) for name in kept},
-        "epochs": epochs | {name: _plain(val[name]) for name in METRICS},
+        "epochs": epochs | {name: _plain(val[name]) for name in RECORDED},
     }
 
 

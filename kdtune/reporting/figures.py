@@ -21,7 +21,13 @@ from kdtune.reporting.canvas import (
     name_rows,
     new_axes,
 )
-from kdtune.results.comparison import Criterion, by_repeat, completed, numbers, well_run
+from kdtune.results.comparison import (
+    Criterion,
+    by_repeat,
+    completed,
+    metric_values,
+    with_enough_repeats,
+)
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, levels
 from kdtune.statistics.intervals import mean_interval
@@ -72,7 +78,9 @@ def pictures(results: Results, criterion: Criterion) -> Iterator[Picture]:
 
 def shown_configs(results: Results, criterion: Criterion, most: int = MOST) -> list[str]:
     """The config_ids of the best, in the order of their means, and of the baseline."""
-    values = well_run(by_repeat(results.of_search, criterion.metric, criterion.scope))
+    values = with_enough_repeats(
+        by_repeat(results.search_trials, criterion.metric, criterion.scope)
+    )
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)
     baseline = [str(table.baseline[0])] if len(table) else []
@@ -120,7 +128,7 @@ def curves(
         low, high = line["mean"] - line["std"], line["mean"] + line["std"]
         axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.15, lw=0)
         n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
-        label = f"{results.name(config)} (n = {n})"
+        label = f"{results.label(config)} (n = {n})"
         axes.plot(x, line["mean"], color=COLOURS[i], ls=LINES[i], lw=1.6, label=label)
     if metric == "acc" and len(val):
         axes.axhline(val.teacher_acc.mean(), color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
@@ -141,7 +149,7 @@ def curve_epochs(
     Of the last ones alone, if `last` says how many.
     """
     val = results.epochs[results.epochs.split == "val"]
-    val = val[val.trial_id.isin(completed(results.of_search).trial_id)]
+    val = val[val.trial_id.isin(completed(results.search_trials).trial_id)]
     end = 0 if val.empty else int(val.epoch.max()) + 1
     start = 0 if last is None else max(0, end - last)
     return val[(val.epoch >= start) & val.config_id.isin(shown)], end
@@ -155,7 +163,7 @@ def stride(val: pd.DataFrame) -> int:
 def dots(results: Results, criterion: Criterion) -> Picture:
     """Every repeat of every configuration, its mean and interval."""
     shown = shown_configs(results, criterion, MOST_ROWS)
-    values = by_repeat(results.of_search, criterion.metric, criterion.scope)
+    values = by_repeat(results.search_trials, criterion.metric, criterion.scope)
     figure, axes = new_axes(rows=len(shown))
     scale = criterion.scale
     for y, config in enumerate(shown):
@@ -164,7 +172,7 @@ def dots(results: Results, criterion: Criterion) -> Picture:
         axes.plot(sample, np.full(len(sample), y), "o", color=COLOURS[0], alpha=0.45, ms=4, mew=0)
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
-    name_rows(axes, [f"{results.name(c)} (n = {values[c].count()})" for c in shown])
+    name_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_label(criterion))
     return Picture(
         "repeats",
@@ -185,12 +193,12 @@ def forest(results: Results, criterion: Criterion) -> Picture | None:
         axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    caption = f"Difference to {context.other}{context.repeats}, paired by repeat: {context.lines}."
+    caption = f"Difference to {context.baseline}{context.repeats_phrase}, paired by repeat: {context.interval_legend}."
     if criterion.in_points:
         step = scale / _examples(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += " The grey band is one image."
-    name_rows(axes, [results.name(c) for c in table.config_id])
+    name_rows(axes, [results.label(c) for c in table.config_id])
     unit = " (points)" if criterion.in_points else ""
     axes.set_xlabel(f"difference in val {NAMES.get(criterion.metric, criterion.metric)}{unit}")
     return Picture("differences", caption, figure)
@@ -200,9 +208,11 @@ def heat_map(results: Results, criterion: Criterion) -> Picture | None:
     """Mean over alpha and temperature; None where not both are searched."""
     if not {"alpha", "temperature"} <= set(results.by):
         return None
-    done = completed(results.of_search)
+    done = completed(results.search_trials)
     done = done[done["config/temperature"].notna()]
-    done = done.assign(value=criterion.scale * numbers(done, criterion.metric, criterion.scope))
+    done = done.assign(
+        value=criterion.scale * metric_values(done, criterion.metric, criterion.scope)
+    )
     done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
     table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
@@ -248,13 +258,22 @@ def importance_bars(results: Results, criterion: Criterion) -> Picture | None:
 
 def fidelity(results: Results, criterion: Criterion, shown: Sequence[str]) -> Picture | None:
     """Agreement with the teacher against accuracy, a mark a run."""
-    done = completed(results.of_search)
+    done = completed(results.search_trials)
     figure, axes = new_axes()
     for i, config in enumerate(shown):
         runs = done[done.config_id == config]
-        x, y = (100 * numbers(runs, metric, criterion.scope) for metric in ("agreement", "acc"))
+        x, y = (
+            100 * metric_values(runs, metric, criterion.scope) for metric in ("agreement", "acc")
+        )
         axes.plot(
-            x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=results.name(config)
+            x,
+            y,
+            MARKERS[i],
+            color=COLOURS[i],
+            ms=4.5,
+            alpha=0.8,
+            mew=0,
+            label=results.label(config),
         )
     axes.set(xlabel="agreement with the teacher (%)", ylabel="val accuracy (%)")
     legend_below(figure, axes)

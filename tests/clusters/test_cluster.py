@@ -84,10 +84,10 @@ def test_a_job_is_submitted_and_results_are_brought_home(local: Cluster) -> None
         "until ray job list --address $at >/dev/null 2>&1; do sleep 1; done; "
         f"ray job submit --address $at -- {job}; code=$?; kill %1; exit $code"
     )
-    assert "succeeded" in said and "mean ± sd over n repeats" in said
+    assert "succeeded" in said and "mean ± SD over n repeats" in said
     local.user("mkdir -p ~/runs; ray rsync-down cluster.yaml /mnt/shared/runs/three/ ~/runs/three/")
     here = local.user("PYTHONPATH=$PWD python -m kdtune.analysis ~/runs/three")
-    assert "mean ± sd over n repeats" in here
+    assert "mean ± SD over n repeats" in here
 
 
 def test_a_folder_that_the_others_do_not_see_is_refused(local: Cluster) -> None:

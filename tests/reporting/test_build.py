@@ -28,11 +28,11 @@ from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
 from kdtune.config.flags import ReportFlags
+from kdtune.config.metrics import RECORDED
 from kdtune.reporting import build as report
 from kdtune.reporting import page
 from kdtune.reporting.figures import FIGURES, pictures
 from kdtune.results.comparison import Criterion
-from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
@@ -133,7 +133,7 @@ def test_the_data_are_the_frames(whole, text) -> None:
     val = whole.epochs[(whole.epochs.split == epochs["split"])]
     assert epochs["every"] == 1 and len(frame) == len(val) == 40 * 60
     both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
-    for metric in METRICS:
+    for metric in RECORDED:
         pd.testing.assert_series_equal(
             both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
         )
@@ -160,7 +160,7 @@ def test_other_rules(whole, criterion: Criterion) -> None:
     assert ("The epoch is chosen by the accuracy that is reported" in words) == (
         criterion.scope == "best"
     )
-    assert criterion.is_plain or "against alpha = 0.5 (T = " in words
+    assert criterion.has_plain_baseline or "against alpha = 0.5 (T = " in words
 
 
 # -- what others wrote -----------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
     last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 4)
     made = make(tmp_path, last, {(0.5, r): fate for r in range(3)})
     words = Reader(report.html(made, Criterion(), {})).words
-    assert made.state in words and made.verdict() in words
+    assert made.status in words and made.verdict() in words
     assert f"{made.trials.status.value_counts()['completed']} of 12 runs completed" in words or (
         "complete: 9 runs, 3 failed or pruned" in words
     )

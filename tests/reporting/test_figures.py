@@ -203,7 +203,7 @@ def test_dots_are_the_repeats(wide) -> None:
     for y, name in enumerate(names):
         here = [line for line in axes.lines if np.all(np.asarray(line.get_ydata()) == y)]
         dots, interval, mean = here
-        config = wide.configs[wide.configs.config_id.map(wide.name) == name.partition(" (n")[0]]
+        config = wide.configs[wide.configs.config_id.map(wide.label) == name.partition(" (n")[0]]
         trials = wide.trials[wide.trials.config_id == config.config_id.iloc[0]]
         accs = trials[trials.status == "completed"]["val/acc@last"]
         assert sorted(dots.get_xdata()) == exact(sorted(100 * accs))
@@ -220,7 +220,9 @@ def test_the_forest_is_the_comparison(wide, criterion: Criterion) -> None:
     (axes,) = picture.figure.axes
     table = wide.compare(criterion)
     scale = 1 if criterion.metric == "ce" else 100
-    assert [t.get_text() for t in axes.get_yticklabels()] == [wide.name(c) for c in table.config_id]
+    assert [t.get_text() for t in axes.get_yticklabels()] == [
+        wide.label(c) for c in table.config_id
+    ]
     for y, row in table.iterrows():
         both, one, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
         assert tuple(both.get_xdata()) == exact((scale * row.low_all, scale * row.high_all))

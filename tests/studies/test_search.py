@@ -109,7 +109,7 @@ def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) ->
     assert list(results.trials.status) == ["failed", "failed"]
     assert results.trials.error.iloc[0] == "RuntimeError: this student cannot be trained"
     assert "this student cannot be trained" in results.warnings[0]
-    assert "No verdict" in results.verdict()
+    assert "No conclusion" in results.verdict()
 
 
 @pytest.mark.usefixtures("shared_ray")
