@@ -64,8 +64,8 @@ class CaptionedFigure:
     @cached_property
     def _svg(self) -> str:
         buffer = io.StringIO()
-        self._prepare()
         with figure_style():
+            self._prepare()
             FigureCanvasSVG(self.figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
         # round only the paths: numbers elsewhere may be text
         return re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
@@ -73,8 +73,8 @@ class CaptionedFigure:
     def png(self) -> bytes:
         """Return the figure as PNG with `PNG_DPI` dots per inch."""
         buffer = io.BytesIO()
-        self._prepare()
         with figure_style():
+            self._prepare()
             canvas = FigureCanvasAgg(self.figure)
             canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -88,8 +88,7 @@ class CaptionedFigure:
         self.figure.set_dpi(PNG_DPI)  # print_svg leaves 72
         engine = self.figure.get_layout_engine()
         if engine is not None:
-            with figure_style():
-                engine.execute(self.figure)
+            engine.execute(self.figure)
             self.figure.set_layout_engine("none")
 
 

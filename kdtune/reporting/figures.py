@@ -56,19 +56,22 @@ def all_figures(results: Results, criterion: Criterion) -> Iterator[CaptionedFig
     if not len(completed(results.trials)):
         return
     with figure_style():
-        shown = shown_configs(results, criterion)
-        whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
-        for figure in (
-            *(learning_curve(results, m, data) for m in WITH_LAST_EPOCHS for data in (whole, end)),
-            *(learning_curve(results, m, whole) for m in WHOLE_ONLY),
-            repeats_plot(results, criterion),
-            forest_plot(results, criterion),
-            heat_map(results, criterion),
-            importance_bars(results, criterion),
-            agreement_plot(results, criterion, shown),
-        ):
-            if figure is not None:
-                yield figure
+        yield from filter(None, _draw(results, criterion))
+
+
+def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
+    shown = shown_configs(results, criterion)
+    whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
+    for metric in WITH_LAST_EPOCHS:
+        yield learning_curve(results, metric, whole)
+        yield learning_curve(results, metric, end)
+    for metric in WHOLE_ONLY:
+        yield learning_curve(results, metric, whole)
+    yield repeats_plot(results, criterion)
+    yield forest_plot(results, criterion)
+    yield heat_map(results, criterion)
+    yield importance_bars(results, criterion)
+    yield agreement_plot(results, criterion, shown)
 
 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
