@@ -1,4 +1,4 @@
-"""A cluster's machines on one: namespaces, each with its address, processes, disk and sshd.
+"""Simulated hosts on one machine: namespaces, each with its address, processes, disk and sshd.
 
 `ctl` (10.77.0.2) is the user's computer, h0, h1, ... (10.77.0.10, ...) are the nodes, on a bridge
 that leads nowhere else. Needs root and openssh-server, rsync, iproute2, util-linux. All see this
@@ -34,7 +34,7 @@ test -e "/mnt/root$1"
 
 
 def why_not() -> str | None:
-    """Why there can be no machines here; None where there can."""
+    """Return why hosts cannot be simulated here; None if they can."""
     if os.geteuid() != 0:
         return "needs root, to make machines out of namespaces"
     tools = ("ip", "unshare", "nsenter", "rsync", "ssh", "ssh-keygen", "/usr/sbin/sshd")

@@ -1,4 +1,4 @@
-"""A cluster on machines of namespaces, as a user has one: what he types, what a study leaves."""
+"""A cluster of simulated hosts as a user has one: the commands typed, and what a study leaves."""
 
 import shutil
 import subprocess
@@ -23,12 +23,12 @@ SEARCH = (
     "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 30 --teacher-epochs 2 "
     "--repeats 2 --alpha 0.1 1 --temperature 4"
 )
-"""Four runs, of half a minute each where three share two cores; epochs so long that the state
-is kept after each."""
+"""Four trials, of half a minute each where three share two cores; the epochs are long enough that a
+checkpoint is written after each."""
 
 
 class Cluster:
-    """Machines, a checkout on the user's computer, and a cluster file in it."""
+    """Hosts, a checkout on the user's computer, and a cluster file in it."""
 
     def __init__(self, hosts: Hosts, environment: str = ""):
         self.hosts, self.checkout = hosts, hosts.shared / "checkout"
@@ -40,16 +40,16 @@ class Cluster:
         hosts.run("ctl", "umask 077; ray get-auth-token --generate")
 
     def up(self, config: dict[str, Any]) -> None:
-        """`ray up`, as the README has it."""
+        """Run `ray up` as in the README."""
         (self.checkout / "cluster.yaml").write_text(yaml.safe_dump(config))
         self.user(UP)
 
     def user(self, command: str, seconds: float = 300, ok: tuple[int, ...] = (0,)) -> str:
-        """What the user types, in the checkout."""
+        """Run a command that the user types in the checkout."""
         return self.hosts.run("ctl", self._typed(command), seconds, ok)
 
     def begin(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
-        """What the user types, while other things happen."""
+        """Start a command that the user types in the checkout."""
         return self.hosts.start("ctl", self._typed(command), log)
 
     def _typed(self, command: str) -> str:
@@ -64,17 +64,17 @@ def search(name: str, out: str = "/mnt/shared/runs") -> str:
 
 
 def numbers(folder: Path | str) -> pd.DataFrame:
-    """What a study found: a row a completed run, every metric."""
+    """Return every metric of a study, one row per trial; all must be completed."""
     trials = kdtune.load(folder).trials
-    assert list(trials.status) == ["completed"] * 4
+    assert set(trials.status) == {"completed"}
     return trials[["trial_id", "n_epochs", *(c for c in trials if "@" in c)]]
 
 
-def redone(folder: Path) -> dict[str, list[float]]:
-    """Seconds of each epoch that was lost, and computed again, by run.
+def recomputed_epochs(folder: Path) -> dict[str, list[float]]:
+    """Return the seconds of each epoch that was computed twice, by trial.
 
-    A run that goes on tells its past once more, with the times of then; an epoch with two times was
-    computed twice.
+    A trial that resumes reports its past epochs again, with their original times: an epoch with
+    two different times was computed twice.
     """
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
     for line in read_lines(folder)[0]:
@@ -87,7 +87,13 @@ def redone(folder: Path) -> dict[str, list[float]]:
 
 
 def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
-    """All runs complete, once, with the same numbers; of each at most so many epochs twice."""
+    """Check that each trial ended once, with the numbers of one machine.
+
+    Args:
+        folder: of the study on the cluster.
+        alone: the numbers of the same study on one machine.
+        most: how many epochs of a trial may be computed twice.
+    """
     pd.testing.assert_frame_equal(numbers(folder), alone, check_exact=True)
     lines = read_lines(folder)[0]
     ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
@@ -95,13 +101,13 @@ def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
     epochs = [line["seconds"] for line in lines if line["kind"] == "epoch"]
     note(f"{folder.name}: starts of 4 runs", sum(line["kind"] == "start" for line in lines))
     note(f"{folder.name}: seconds of an epoch, median and most", (median(epochs), max(epochs)))
-    lost = redone(folder)
+    lost = recomputed_epochs(folder)
     note(f"{folder.name}: seconds of the epochs lost, by run", dict(lost))
     assert max(map(len, lost.values()), default=0) <= most
 
 
 def note(what: str, value: Any) -> None:
-    """A measurement, for experiments/README.md: shown with -s."""
+    """Print a measurement for experiments/README.md; pytest shows it with -s."""
     shown = f"{value:.3g}" if isinstance(value, float) else value
     print(f"MEASURED {what}: {shown}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Amazon's S3 as moto plays it, in a process of its own, so that it can be frozen."""
+"""A server of moto that simulates S3, in a process of its own, so that a test can suspend it."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ ENVIRONMENT = {
 
 
 class S3:
-    """The service, with a bucket kdtune; its log goes to the folder."""
+    """A running server with the bucket kdtune; its log is written to the folder."""
 
     def __init__(self, folder: Path):
         with socket.socket() as free:

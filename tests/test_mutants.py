@@ -119,20 +119,20 @@ MUTANTS = {
     ),
     "higher is always better": Mutant(
         "results/comparison.py",
-        "return 1 if self.metric in HIGHER_IS_BETTER else -1",
+        'return 1 if METRICS[self.metric].better == "higher" else -1',
         "return 1",
         "results/comparison results/wording",
     ),
     "Holm's p alone makes a verdict": Mutant(
         "results/wording.py",
-        " & ((table.low_all > 0) | (table.high_all < 0))",
-        "",
+        "_is_below_level(table.p_holm, context) & excludes_0",
+        "_is_below_level(table.p_holm, context)",
         "results/wording",
     ),
     "the interval of one comparison in the verdict": Mutant(
         "results/wording.py",
-        "return float(row.high_all - row.low_all) / 2",
-        "return float(row.high - row.low) / 2",
+        "interval = _ends(row.low_all, row.high_all, criterion)",
+        "interval = _ends(row.low, row.high, criterion)",
         "results/wording",
     ),
     "chosen and judged on the same images": Mutant(

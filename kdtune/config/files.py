@@ -25,6 +25,12 @@ def atomic_write(file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def join_uri(uri: str, name: str) -> str:
+    """Return the URI of a name below another URI; options (?region=...) stay at the end."""
+    place, mark, options = uri.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
 def describe_missing(path: Path) -> str:
     """Return why a path is not usable: it does not exist, or is of another kind."""
     return f"{path} is not one" if path.exists() else f"{path} does not exist"

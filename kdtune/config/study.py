@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtune.config.errors import InputError as InputError
-from kdtune.config.files import cache_folder
+from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.hyperparameters import DECIDING, Range, Values, covers
 from kdtune.config.hyperparameters import HYPERPARAMETERS as HYPERPARAMETERS
 from kdtune.config.hyperparameters import Config as Config
@@ -199,7 +199,7 @@ class Study:
     @property
     def uri(self) -> str | None:
         """Where the study lives on an object store, out/name; None where out is a folder."""
-        return f"{self.out.rstrip('/')}/{self.name}" if "://" in self.out else None
+        return join_uri(self.out, self.name) if "://" in self.out else None
 
     @property
     def folder(self) -> Path:

@@ -67,7 +67,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             reach(study.uri)
             _hold(held, folder, mirror)
             mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
-            mirror.pull_below("epochs")
+            mirror.pull_folders("epochs")
         study, made_of = claim(study), {}
         is_done = Plan(study, read_lines(folder)[0]).is_done
         if not is_done:

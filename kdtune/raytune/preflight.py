@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
+from kdtune.config.files import join_uri
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.raytune.machines import Node, alive
@@ -183,7 +184,7 @@ class Probe:
     def __init__(self, study: Study, patience: float = SHORT_RETRY_TIMEOUT_SECONDS):
         self.patience = patience
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
-        self.uri = None if study.uri is None else f"{study.uri}/{self.folder.name}"
+        self.uri = None if study.uri is None else join_uri(study.uri, self.folder.name)
         self.place = study.uri or str(study.folder)
         self.advice = "--out must be a folder that all machines share, or s3://BUCKET/PREFIX"
 
@@ -204,7 +205,7 @@ class Probe:
     def sees(self, name: str) -> bool:
         """Whether the file of this name is there."""
         if self.uri is not None:
-            return self._store().get(name, self.folder / f"{name}.seen")
+            return self._store().get(name, self.folder / f"{name}.seen") is not None
         until = time.monotonic() + SHARE_SECONDS
         while not (self.folder / name).exists() and time.monotonic() < until:
             time.sleep(0.2)

@@ -102,7 +102,7 @@ class Recorder(tune.Callback):
         self.ends += 1
         if status != "failed":  # the student is kept, the optimiser's state is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
-            self.uplink.useless(f"trials/{run.trial_id}/{CHECKPOINT}")
+            self.uplink.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
         names = [*(self.study.searched or ["alpha"]), "repeat"]
         shown = {**run.config, "repeat": run.repeat}
         text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)

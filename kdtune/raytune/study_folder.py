@@ -143,7 +143,7 @@ def finish(folder: Path, mirror: Mirror) -> None:
     (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
     _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
-    mirror.prune(STUDENTS)
+    mirror.delete_removed(STUDENTS)
 
 
 def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:

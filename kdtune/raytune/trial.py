@@ -46,14 +46,14 @@ def run_trial(config: dict[str, Any], study: Study) -> None:
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _fetch_teacher(study.run, mirror)  # whose recipe makes it, whatever is searched
-        with mirror.pushing(f"{place}/{CHECKPOINT}") as send:
+        with mirror.push_in_background(f"{place}/{CHECKPOINT}") as send:
             for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
                 unsaid.append(epoch)
                 if _at_rung(study, run, epoch) or time.monotonic() - said >= REPORT_SECONDS:
                     tune.report(as_report(unsaid))
                     unsaid, said = [], time.monotonic()
         mirror.push(place)
-        mirror.tidy(place)
+        mirror.clear(place)
     except Exception as caught:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc())
@@ -92,8 +92,8 @@ def train_teacher(study: Study) -> Iterator[Epoch]:
     """The teacher's epochs: a Ray task whose results come one by one, where a GPU is."""
     torch.set_num_threads(study.cpus_per_trial)
     mirror = Mirror(study)
-    mirror.pull_below("teacher")
+    mirror.pull_folders("teacher")
     send = partial(mirror.push, "teacher")  # not beside the training, which deletes its last state
     yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
     mirror.push("teacher")
-    mirror.prune("teacher")
+    mirror.delete_removed("teacher")

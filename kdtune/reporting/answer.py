@@ -11,9 +11,10 @@ from kdtune.reporting.figures import MAX_CONFIGS
 from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, completed
+from kdtune.results.context import count_comparisons
 from kdtune.results.study_results import Results
-from kdtune.results.tables import cell, count_of_planned, plus_minus
-from kdtune.results.wording import comparison_rows, with_unit
+from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
+from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.statistics.power import detectable_difference
 
@@ -76,8 +77,7 @@ def _detectable(results: Results, criterion: Criterion) -> str:
     difference = detectable_difference(sd, n, SIGNIFICANCE_LEVEL / m)
     if not math.isfinite(difference):
         return ""
-    comparisons = f"{m} comparison{'s' * (m > 1)}"
-    return f"{with_unit(difference, criterion)} (80% power, n = {n}, {comparisons})"
+    return f"{with_unit(difference, criterion)} (80% power, n = {n}, {count_comparisons(m)})"
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,13 @@ def comparisons(results: Results, criterion: Criterion) -> NotedTable:
     m = int(table.p_holm.notna().sum())
     selected = ", the best such configuration by the same criterion"
     note = (
-        f"Difference in {METRICS[criterion.metric].label} on val from {context.baseline}"
+        f"Difference in {criterion.label} from {context.baseline}"
         f"{context.repeats_phrase or selected}. Paired by repeat: {context.method_in_full(m)}. The "
         f"win rate is the share of repeats in which the configuration is better than the baseline, "
         f"ties counted half. The correlation is that between the two over repeats: the higher it "
         f"is, the more pairing reduces the variance."
     )
-    head, rows = comparison_rows(table, results.by, criterion)
+    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
     return NotedTable(note, Table(head, rows))
 
 

@@ -115,14 +115,13 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     figure, axes = new_axes(rows=len(table))
     scale, context = criterion.scale, results.context(criterion)
     for y, (_, row) in enumerate(table.iterrows()):
-        axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
-        axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
+        interval = [scale * row.low_all, scale * row.high_all]
+        axes.plot(interval, [y, y], color=COLOURS[0], lw=2)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    label = METRICS[criterion.metric].label
     unit = " in percentage points (pp)" if criterion.in_points else ""
     caption = (
-        f"Difference in {label} on val{unit} from {context.baseline}{context.repeats_phrase}, "
+        f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
         f"paired by repeat: {context.interval_legend}."
     )
     if criterion.in_points:
@@ -130,6 +129,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += " The grey band is one image."
     label_rows(axes, [results.label(c) for c in table.config_id])
+    label = METRICS[criterion.metric].label
     axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")
     return CaptionedFigure("differences", caption, figure)
 
@@ -212,7 +212,7 @@ def agreement_plot(
 
 def _axis_label(criterion: Criterion) -> str:
     unit = " (%)" if criterion.in_points else ""
-    return f"validation {METRICS[criterion.metric].label}{unit}"
+    return f"{criterion.label}{unit}"
 
 
 def _val_size(results: Results) -> int:

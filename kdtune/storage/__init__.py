@@ -1,9 +1,11 @@
 """Where a study lives: folders and object stores, the records, and who may write them.
 
 - records: writer and reader of a study's records
-- object_store: a place on an object store
-- mirror: copies between a working folder and an object store
-- lease: one driver at a time on an object store
+- connection: URI, options and credentials to an object store (obstore)
+- object_store: whole objects in and out, conditional writes, retries
+- mirror: copies between a working folder and an object store; upload of the records
+- lease: one driver at a time writes to a study on an object store
+- fetch: copy of a study on an object store, for reading it
 
-May import config.
+May import config; never torch or Ray.
 """

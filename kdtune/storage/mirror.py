@@ -1,8 +1,8 @@
-"""A study on an object store: a working folder on each machine, and what of it all must see.
+"""Copies between a study's working folder on this machine and its place on an object store.
 
-Nothing can be appended to an object, so the records go up as parts that are never changed again;
-checkpoints, students and predictions go up whole. What is on the store is the truth: a machine
-fetches what it needs before it works, whatever it has from earlier.
+An object cannot be appended to, so the records are uploaded as parts that never change afterwards;
+checkpoints, students and predictions are uploaded whole. The store holds the truth: a machine
+fetches what it needs before it works, whatever its folder holds from earlier.
 """
 
 import shutil
@@ -12,43 +12,53 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import LeaseLostError
 from kdtune.config.study import Study
-from kdtune.storage.object_store import Store
+from kdtune.storage.object_store import BULK_BYTES, ConflictError, Store, Version
 from kdtune.storage.records import Records
 
 PART_SECONDS = 5.0
 """Time between two parts of the records, or a 200th of the time since the start if that is more:
 a week makes some 1,500 parts."""
+EPOCHS = "epochs"
+"""Folder of the parts of the records."""
 
 
 class Mirror:
-    """Between a study's working folder on this machine and its place on a store, if it has one.
+    """Copies between a study's working folder and its place on an object store, if it has one.
 
-    A study in a folder that all machines share needs none of this: every method returns at once.
+    For a study in a folder that all machines share, every method returns at once.
     """
 
     def __init__(self, study: Study):
         self.folder, self._uri = study.folder, study.uri
         self._sent: dict[str, int] = {}
+        self._versions: dict[str, Version] = {}
+        self.leased = False
+        """Whether this process holds the study's lease: small files are then overwritten only if
+        nobody else has changed them, so that no late write of an earlier driver goes unnoticed."""
         self.lost: str | None = None
-        """Who has taken the study's place from the driver whose mirror this is, in a sentence."""
+        """Who has taken over the study's lease from this driver, in a sentence."""
 
     @cached_property
     def store(self) -> Store | None:
-        """The place on a store; reached for when it is first needed."""
+        """The place on an object store; connected to at the first use."""
         return None if self._uri is None else Store(self._uri)
 
     def check(self) -> None:
-        """Raise InputError where another driver has taken the study's place from this one."""
+        """Raise LeaseLostError if another driver has taken over the study."""
         if self.lost is not None:
-            raise InputError(self.lost)
+            raise LeaseLostError(self.lost)
 
     def push(self, *names: str) -> None:
         """Upload files of the working folder, or all files below a folder of it, if they changed.
 
-        Files that are not there, empty, or still being written (*.part) are left out.
+        Files that are missing, empty, or still being written (*.part) are left out.
+
+        Raises:
+            LeaseLostError: Another driver has written a file that this one wants to write.
         """
         if self.store is None:
             return
@@ -58,25 +68,40 @@ class Mirror:
                 sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
             )
             for file in files:
-                self._push_file(file)
+                self._push_file(self.store, file)
 
-    def _push_file(self, file: Path) -> None:
-        assert self.store is not None
+    def _push_file(self, store: Store, file: Path) -> None:
         name = file.relative_to(self.folder).as_posix()
         if file.suffix == ".part" or not file.is_file():
             return
-        written = file.stat().st_mtime_ns
-        if file.stat().st_size and self._sent.get(name) != written:
-            self.store.put(file, name)
-            self._sent[name] = written
+        written, size = file.stat().st_mtime_ns, file.stat().st_size
+        if not size or self._sent.get(name) == written:
+            return
+        try:
+            self._versions[name] = store.put(file, name, self._expected(name, size))
+        except ConflictError:
+            self.lost = self.lost or (
+                f"{store.uri}/{name} was written by another driver meanwhile; the same command "
+                f"resumes the study"
+            )
+            raise LeaseLostError(self.lost) from None
+        self._sent[name] = written
+
+    def _expected(self, name: str, size: int) -> Version | None:
+        """Return the version that a file may overwrite: {} for none, None for any."""
+        if name.startswith(f"{EPOCHS}/"):
+            return {}  # a part of the records never changes
+        if not self.leased or size > BULK_BYTES:
+            return None
+        return self._versions.get(name)
 
     @contextmanager
-    def pushing(self, *names: str) -> Iterator[Callable[[], None]]:
-        """Yields push(), which returns at once: what it uploads goes beside the caller's own work.
+    def push_in_background(self, *names: str) -> Iterator[Callable[[], None]]:
+        """Yield push(), which returns at once and uploads the files in another thread.
 
-        Called before the last upload has ended it does nothing: the next one will send what is
-        newer. At the end of the context nothing is under way any more. Raises, from push() or at
-        the end, the OSError of a store that has failed.
+        A call during an upload does nothing: the next one will upload what is newer. At the end of
+        the context no upload is running. A failed upload raises its OSError from the next push() or
+        at the end.
         """
         if self.store is None:
             yield lambda: None
@@ -96,17 +121,19 @@ class Mirror:
             uploads.pop().result()
 
     def pull(self, *names: str) -> None:
-        """Make files of the working folder those of the store; what it lacks goes here, too."""
+        """Replace files of the working folder by those of the store; delete what it lacks."""
         if self.store is None:
             return
         for name in names:
             file = self.folder / name
-            if not self.store.get(name, file):
+            version = self.store.get(name, file)
+            if version is None:
                 file.unlink(missing_ok=True)
+            self._versions[name] = version or {}
         self._remember(names)
 
-    def pull_below(self, *folders: str) -> None:
-        """Make folders of the working folder those of the store."""
+    def pull_folders(self, *folders: str) -> None:
+        """Replace folders of the working folder by those of the store."""
         if self.store is None:
             return
         for folder in folders:
@@ -116,7 +143,7 @@ class Mirror:
             self._remember(names)
 
     def pull_trials(self, trials: list[str], name: str) -> None:
-        """Fetch the file of this name of each of the trials, where it is not here."""
+        """Download the file of this name of each trial, unless the working folder has it."""
         if self.store is None:
             return
         names = [f"trials/{trial}/{name}" for trial in trials]
@@ -125,58 +152,76 @@ class Mirror:
         self._remember(missing)
 
     def _remember(self, names: Iterable[str]) -> None:
-        """What has been fetched is not sent back before it changes."""
+        """Note that downloaded files need no upload before they change."""
         for name in names:
             if (file := self.folder / name).is_file():
                 self._sent[name] = file.stat().st_mtime_ns
 
-    def drop(self, *names: str) -> None:
-        """Delete files on the store; those of the working folder are the caller's."""
-        for name in names if self.store is not None else ():
-            self.store.delete(name)  # type: ignore[union-attr]
+    def delete(self, *names: str) -> None:
+        """Delete files on the store, not those of the working folder."""
+        if self.store is None:
+            return
+        for name in names:
+            self.store.delete(name)
             self._sent.pop(name, None)
+            self._versions.pop(name, None)
 
-    def prune(self, folder: str) -> None:
-        """Delete on the store what a folder of the working folder no longer has."""
+    def delete_removed(self, folder: str) -> None:
+        """Delete on the store the files that a folder of the working folder no longer has."""
         if self.store is not None:
-            gone = [n for n in self.store.names(folder) if not (self.folder / n).exists()]
-            self.drop(*gone)
+            removed = [n for n in self.store.names(folder) if not (self.folder / n).exists()]
+            self.delete(*removed)
 
-    def tidy(self, folder: str) -> None:
-        """Delete a folder of the working folder, all of which is on the store."""
+    def clear(self, folder: str) -> None:
+        """Delete a folder of the working folder if the study has a store, which holds it all."""
         if self.store is not None:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
 
 class RecordsUploader:
-    """Sends the records of a study that runs, part by part, and deletes what they make useless.
+    """Uploader of the records of a running study, part by part; a context manager.
 
-    A checkpoint goes only after the records of its run's end are safe: without either the run
-    would begin anew.
+    Leaving the context uploads what is left. Files that the records make superfluous are deleted
+    after the records are uploaded: a trial with neither a checkpoint nor a recorded end would start
+    from its beginning.
     """
 
     def __init__(self, mirror: Mirror, records: Records):
         self.mirror, self.records = mirror, records
         self._began = self._last = time.monotonic()
-        self._useless: list[str] = []
+        self._superfluous: list[str] = []
 
-    def useless(self, name: str) -> None:
-        """A file that nobody needs once the records so far are on the store."""
-        self._useless.append(name)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def delete_later(self, name: str) -> None:
+        """Delete a file on the store once the records written so far are uploaded."""
+        self._superfluous.append(name)
 
     def tick(self) -> None:
-        """Send what there is, if it is time; raises InputError where the place is another's."""
+        """Upload new records if the last upload is long ago.
+
+        Raises:
+            LeaseLostError: Another driver has taken over the study.
+        """
         self.mirror.check()
         now = time.monotonic()
         if now - self._last >= max(PART_SECONDS, (now - self._began) / 200):
             self.flush()
 
     def flush(self) -> None:
-        """Send what there is; raises InputError where the place is another's."""
+        """Upload new records.
+
+        Raises:
+            LeaseLostError: Another driver has taken over the study.
+        """
         self.mirror.check()
         if self.mirror.store is not None:
             self.records.roll()
-            self.mirror.push("epochs")
-            self.mirror.drop(*self._useless)
-        self._useless = []
+            self.mirror.push(EPOCHS)
+            self.mirror.delete(*self._superfluous)
+        self._superfluous = []
         self._last = time.monotonic()

@@ -1,191 +1,283 @@
-"""A place on an object store: whole objects in and out, outages ridden out. No torch, no Ray."""
+"""Object store: whole objects in and out, conditional writes, retries with backoff."""
 
-import atexit
-import json
 import logging
-import os
-import shutil
-import tempfile
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from copy import copy
-from os import environ
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from pyarrow import ArrowInvalid, fs
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 
-from kdtune.config.errors import InputError
-from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import atomic_write
+from kdtune.storage.connection import connect, server_time
 
 RETRY_TIMEOUT_SECONDS = 120.0
-"""An outage of the store is ridden out for so long."""
+"""Failed requests are retried for this time."""
 SHORT_RETRY_TIMEOUT_SECONDS = 10.0
-"""The same where nothing is at stake yet: who begins, or only reads, wants to hear soon."""
+"""The same for a driver that begins and for a reader: nothing is lost yet."""
 FIRST_WAIT = 0.5
+"""Time before the first retry, in seconds; it doubles with each."""
 ANSWER_SECONDS = 10.0
-"""A store that is silent for so long is taken to be gone."""
-FATAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
-"""What no waiting mends: AWS's own words, as Arrow passes them on."""
-STREAMS = 16
-"""Files that are fetched at once: a store answers slowly, but many."""
-DRIVER = "driver.json"
-"""Who runs the study now."""
-LEASE_TIMEOUT_SECONDS = 30.0
-"""A claim that is not renewed for so long is void."""
-READ = (STUDY, PROVENANCE, PREDICTIONS, DRIVER, "teacher/teacher.json")
-"""What `load` reads of a study beside its records."""
+"""A store that does not answer for this time is taken to be down."""
+BULK_BYTES = 1_000_000
+"""Uploads of more bytes than this have more time: a request must send its part meanwhile."""
+BULK_ANSWER_SECONDS = 90.0
+"""Enough for the parts of an upload that are sent at once (20 MiB) at 250 kB/s."""
+PART_BYTES, PARTS_AT_ONCE = 5 * 2**20, 4
+"""Larger files are sent in parts of this size; memory holds at most so many of them."""
+DOWNLOADS_AT_ONCE = 16
+"""Files that are fetched at once: latency, not bandwidth, limits small objects."""
+PERMANENT = ("NoSuchBucket", "ContainerNotFound", "AccessDenied", "InvalidAccessKeyId")
+PERMANENT_KINDS = (PermissionDeniedError, UnauthenticatedError, NotImplementedError)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Version = dict[str, str]
+"""What identifies the content of an object to a conditional write: ETag or generation."""
+
+
+class PermanentError(OSError):
+    """An error of a store that no retry mends: access denied, no such bucket."""
+
+
+class ConflictError(OSError):
+    """A conditional write was refused: the object exists, or was changed since it was read."""
+
+
+class Object(NamedTuple):
+    """A small object as it was read."""
+
+    content: bytes
+    version: Version
+    modified: float
+    """By the clock of the store, in seconds since 1970, UTC."""
 
 
 class Store:
-    """A place on an object store, by its URI: s3://BUCKET/PREFIX, or any that Arrow knows.
+    """A place on an object store, by its URI, for example s3://BUCKET/PREFIX (see `connect`).
 
-    `AWS_ENDPOINT_URL` names another service than Amazon's. Names are paths below the place. Copies
-    are Arrow's own, since a Python stream that is left by an error completes the object.
+    Names are paths below the place. `put`, `get`, `names` and `delete` retry failed requests with
+    backoff, `read` and `write_if` do not. Errors are OSErrors.
 
     Args:
-        uri: the place.
-        patience: seconds for which an outage is ridden out.
+        uri: URI of the place.
+        retry_timeout: time in seconds during which failed requests are retried.
 
     Raises:
-        InputError: there is no such kind of place, or it cannot be reached.
+        InputError: The URI cannot be used.
     """
 
-    def __init__(self, uri: str, patience: float = RETRY_TIMEOUT_SECONDS):
-        self.uri, self.patience = uri.rstrip("/"), patience
+    def __init__(self, uri: str, retry_timeout: float = RETRY_TIMEOUT_SECONDS):
+        self.uri, self.retry_timeout = uri.rstrip("/"), retry_timeout
         self.guard: Callable[[], None] = lambda: None
-        """Called before each try to write; what it raises, but for OSError, ends the writing."""
+        """Called before each attempt to write or delete. Its errors, except for OSError, are raised
+        instead of writing."""
         try:
-            self._fs, self._root = self.retry(lambda: _connect(self.uri))
-        except (ArrowInvalid, OSError) as error:
-            raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
+            self._store = self.retry(lambda: connect(self.uri, ANSWER_SECONDS))
+        except (BaseError, OSError) as error:
+            raise InputError(f"{uri} cannot be reached ({first_line(error)})") from None
 
-    def put(self, file: Path, name: str) -> None:
-        """Upload a file; readers see the old object or the whole new one."""
+    def put(self, file: Path, name: str, version: Version | None = None) -> Version:
+        """Upload a file; readers see the old object or the whole new one.
 
-        def attempt() -> None:
+        Args:
+            file: File to upload; one that is larger than a part is streamed.
+            name: Name of the object.
+            version: Overwrite only this version of the object; an empty one stands for no object.
+                A file of any size is then one request, and is read into memory.
+
+        Returns:
+            The version of the object.
+
+        Raises:
+            ConflictError: The object has another version, and other content than the file.
+        """
+        size = file.stat().st_size
+        arguments = {} if version is None else {"mode": version or "create"}
+
+        def attempt() -> Version:
             self.guard()
-            fs.copy_files(str(file), self._path(name), fs.LocalFileSystem(), self._fs)
+            # a store that hangs may carry out a write late: nothing is sent before it has answered
+            with suppress(FileNotFoundError), _os_errors():
+                self._store.head(name)
+            store = self._bulk if size > BULK_BYTES else self._store
+            with _os_errors(bucket=True):
+                sizes = {"chunk_size": PART_BYTES, "max_concurrency": PARTS_AT_ONCE}
+                return _version(store.put(name, file, **sizes, **arguments))
 
-        self.retry(attempt)
-
-    def get(self, name: str, file: Path) -> bool:
-        """Fetch an object, aside and renamed; False where there is none."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f"{file.name}.{os.getpid()}.part")
         try:
-            ends = (self._fs, fs.LocalFileSystem())
-            self.retry(lambda: fs.copy_files(self._path(name), str(aside), *ends))
+            return self.retry(attempt)
+        except ConflictError:
+            found = self.retry(lambda: self.read(name))
+            if found is None or found.content != file.read_bytes():
+                raise
+            return found.version  # an attempt whose answer was lost has written it
+
+    def read(self, name: str) -> Object | None:
+        """Return a small object, None if there is none; one attempt."""
+        try:
+            with _os_errors():
+                result = self._store.get(name)
+                content = bytes(result.bytes())
         except FileNotFoundError:
-            return False
-        else:
-            os.replace(aside, file)
-        finally:
-            aside.unlink(missing_ok=True)
-        return True
+            return None
+        meta = result.meta
+        return Object(content, _version(meta), meta["last_modified"].timestamp())
 
-    def get_all(self, names: list[str], folder: Path) -> None:
-        """Fetch objects into a folder, many at once; those that are not there are left out."""
-        with ThreadPoolExecutor(STREAMS) as pool:
-            list(pool.map(lambda name: self.get(name, folder / name), names))
+    def write_if(self, version: Version | None, content: bytes, name: str) -> Version:
+        """Write a small object if it still has a version, or is still missing (None); one attempt.
 
-    def names(self, below: str = "") -> list[str]:
-        """Names of all objects below a prefix, sorted; none where there is nothing."""
-        place = self._path(below) if below else self._root
-        selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
-        found = self.retry(lambda: self._fs.get_file_info(selector))
-        return sorted(i.path[len(self._root) :].lstrip("/") for i in found if i.is_file)
+        Returns:
+            The new version.
+
+        Raises:
+            ConflictError: The object exists or has another version.
+        """
+        with _os_errors(bucket=True):
+            return _version(self._store.put(name, content, mode=version or "create"))
+
+    def get(self, name: str, file: Path) -> Version | None:
+        """Download an object by an atomic write; return its version, None if there is none."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return self.retry(lambda: self._download(name, file))
+        except FileNotFoundError:
+            return None
+
+    def _download(self, name: str, file: Path) -> Version:
+        with atomic_write(file) as part, _os_errors():
+            result = self._store.get(name)
+            with part.open("wb") as out:
+                for chunk in result.stream(min_chunk_size=2**20):
+                    out.write(chunk)
+            if part.stat().st_size != result.meta["size"]:
+                raise OSError(f"{self.uri}/{name}: the download was cut off")
+            return _version(result.meta)
+
+    def get_all(self, names: list[str], folder: Path) -> dict[str, Version | None]:
+        """Download objects into a folder, many at once; return what `get` does for each."""
+        with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+            return dict(
+                zip(names, pool.map(lambda name: self.get(name, folder / name), names), strict=True)
+            )
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of all objects below a prefix, sorted."""
+
+        def attempt() -> list[str]:
+            with _os_errors():
+                found = [meta["path"] for page in self._store.list(prefix) for meta in page]
+            return sorted(set(found) - {"", prefix})  # such objects stand for folders
+
+        return self.retry(attempt)
 
     def delete(self, name: str) -> None:
-        """Delete an object; no matter if there is none."""
+        """Delete an object if it exists."""
 
         def attempt() -> None:
             self.guard()
-            self._fs.delete_file(self._path(name))
+            with _os_errors():
+                self._store.delete(name)
 
         with suppress(FileNotFoundError):
             self.retry(attempt)
 
-    def without_retries(self) -> "Store":
-        """The same place, unguarded, where each thing is tried once."""
-        other = copy(self)
-        other.patience, other.guard = 0.0, lambda: None
-        return other
+    def clock(self) -> float:
+        """Return the time by the clock of the store, in seconds since 1970, UTC.
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        The clock of this machine stands in for one that cannot be asked.
+        """
+        now = server_time(self._store, ANSWER_SECONDS)
+        return time.time() if now is None else now
+
+    @cached_property
+    def _bulk(self) -> Any:
+        return connect(self.uri, BULK_ANSWER_SECONDS)
 
     def retry(self, attempt: Callable[[], T]) -> T:
-        """Try until it works, ever less often; the last error where patience ends."""
-        wait, until = FIRST_WAIT, time.monotonic() + self.patience
+        """Return what an attempt returns, retrying OSErrors with backoff until the timeout.
+
+        Raises:
+            OSError: The last error; missing objects, conflicts and permanent errors at once.
+        """
+        wait, deadline = FIRST_WAIT, None
         while True:
             try:
                 return attempt()
-            except FileNotFoundError:
+            except (FileNotFoundError, ConflictError, PermanentError):
                 raise
             except OSError as error:
-                hopeless = any(word in str(error) for word in FATAL)
-                if hopeless or time.monotonic() + wait > until:
+                now = time.monotonic()
+                deadline = now + self.retry_timeout if deadline is None else deadline
+                if now + wait > deadline:
                     raise
-                log.warning("%s: %s; trying again", self.uri, _reason(error))
+                log.warning("%s: %s; retrying", self.uri, first_line(error))
             time.sleep(wait)
-            wait = min(2 * wait, self.patience / 8)
+            wait = min(2 * wait, self.retry_timeout / 8)
 
 
 def reach(uri: str) -> None:
-    """Raise InputError, soon, where the place cannot be reached."""
+    """Raise InputError, after a short time, if a place cannot be read."""
     try:
         Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).names("epochs")
     except OSError as error:
-        raise InputError(f"{uri} cannot be reached ({_reason(error)})") from None
+        raise InputError(f"{uri} cannot be reached ({first_line(error)})") from None
 
 
-def is_running(folder: Path) -> bool:
-    """Whether the study fetched into this folder had a driver that renewed its claim of late."""
-    try:
-        claim = json.loads((folder / DRIVER).read_text())
-    except (OSError, ValueError):
-        return False
-    return time.time() - float(claim["time"]) < LEASE_TIMEOUT_SECONDS
+@contextmanager
+def _os_errors(bucket: bool = False) -> Iterator[None]:
+    """Raise obstore's errors as OSErrors of one line.
 
-
-def fetch(uri: str) -> Path:
-    """What `load` reads of a study on a store, in a temporary folder that ends with the process.
-
-    Raises InputError where the place cannot be reached.
+    Args:
+        bucket: Whether a "not found" can only mean the bucket.
     """
-    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
     try:
-        store.get_all([*READ, *store.names("epochs")], folder)
-    except OSError as error:
-        raise InputError(f"{uri} cannot be read ({_reason(error)})") from None
-    if not (folder / STUDY).exists():
-        raise InputError(f"a study's place must hold {STUDY}, but {uri} does not")
-    return folder
+        yield
+    except (BaseError, FileNotFoundError, NotImplementedError) as error:
+        text = str(error)
+        kind: type[OSError] = OSError
+        if isinstance(error, AlreadyExistsError | PreconditionError):
+            kind = ConflictError
+        elif isinstance(error, PERMANENT_KINDS) or any(code in text for code in PERMANENT):
+            kind = PermanentError
+        elif isinstance(error, FileNotFoundError):
+            kind = PermanentError if bucket else FileNotFoundError
+        raise kind(_reason(text)) from None
 
 
-def _connect(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of the place, and its path there."""
-    system, root = fs.FileSystem.from_uri(uri)  # knows the bucket's region
-    if isinstance(system, fs.S3FileSystem):
-        # of its own it tries a silent service for 100 s, deaf to Ctrl-C; waiting is done here
-        system = fs.S3FileSystem(
-            region=system.region,
-            # from_uri heeds these two, S3FileSystem does not
-            endpoint_override=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"),
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
-            connect_timeout=ANSWER_SECONDS,
-            request_timeout=ANSWER_SECONDS,
-        )
-    return system, root
+def _reason(text: str) -> str:
+    """Return request and cause from the long message of an error of obstore."""
+    request = re.search(r"Error performing (\w+ [^\s?]+)", text)
+    code = re.search(r"<Code>(.*?)</Code>", text)
+    message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
+    status = re.search(r"status code: ([^:\n]+)", text)
+    if code:
+        cause = f"{code[1]}: {message[1]}" if message else code[1]
+    elif status:
+        cause = status[1]
+    elif "kind: Timeout" in text:
+        cause = "no answer"
+    elif "kind: Connect" in text:
+        cause = "no connection"
+    else:
+        cause = text.split("\n")[0]
+    if request is None:
+        return cause
+    if "169.254.169.254" in request[1]:  # where instances of a cloud get their credentials
+        return f"no credentials found: none in the environment, and {request[1]}: {cause}"
+    return f"{request[1]}: {cause}"
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+def _version(meta: Any) -> Version:
+    return {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}

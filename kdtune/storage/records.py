@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import LOCK, STUDY
@@ -15,15 +15,25 @@ Line = dict[str, Any]
 
 
 class Records:
-    """Writer of the records of a study, a new part at each start and whenever it is told."""
+    """Writer of a study's records; a context manager that closes the current part.
+
+    The records are parts, epochs/NNNNN.jsonl; a new one begins at each start of the driver and with
+    each `roll`.
+    """
 
     def __init__(self, folder: Path):
         self._parts = folder / "epochs"
         self._parts.mkdir(parents=True, exist_ok=True)
         self._file = self._new_part()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self, run: Run, attempt: int, phase: str = "search") -> Line:
-        """A trial starts, in a phase of the search (see `ledger`)."""
+        """Record that a trial starts, in a phase of the search (see `planning.ledger`)."""
         return self._write("start", run, attempt, config=run.config, epochs=run.epochs, phase=phase)
 
     def epoch(
@@ -34,7 +44,7 @@ class Records:
         seconds: float,
         splits: Mapping[str, Mapping[str, float | int | None]],
     ) -> list[Line]:
-        """An epoch of a trial has ended: a line a split."""
+        """Record an epoch of a trial, one line per split."""
         own = {"epoch": epoch, "seconds": seconds}
         return [
             self._write("epoch", run, attempt, split=split, **metrics, **own)
@@ -49,17 +59,17 @@ class Records:
         error: str | None = None,
         node: str | None = None,
     ) -> Line:
-        """A trial has ended, completed, pruned or failed, on the machine `node`."""
+        """Record that a trial ended: completed, pruned or failed, on the machine `node`."""
         return self._write("end", run, attempt, status=status, error=error, node=node)
 
     def roll(self) -> None:
-        """Begin a new part, so that those before never change again."""
+        """Begin a new part, so that those before never change again; an empty one is kept."""
         if self._file.tell():
             self._file.close()
             self._file = self._new_part()
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the current part."""
         self._file.close()
 
     def _new_part(self) -> TextIO:
@@ -86,13 +96,13 @@ def read_study(folder: Path) -> Study:
 
 
 def read_lines(folder: Path) -> tuple[list[Line], list[str]]:
-    """All lines of a study in the order written, and where a torn one was skipped."""
-    torn: list[str] = []
-    return list(_lines(folder, torn)), torn
+    """Return all lines of a study in the order written, and the places of incomplete records."""
+    incomplete: list[str] = []
+    return list(iter_lines(folder, incomplete)), incomplete
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process of this machine holds the study's folder; False where it cannot be told."""
+    """Return whether a process of this machine holds the study's folder; False if unknown."""
     try:
         import fcntl
 
@@ -105,15 +115,19 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def _lines(folder: Path, torn: list[str]) -> Iterator[Line]:
-    """The lines of a study in the order written; names in `torn` those that cannot be read.
+def iter_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
+    """Yield the lines of a study in the order written; skip incomplete records.
 
-    The end of a run that says completed while its last epochs are lost is left out: the run was cut
-    off, for the tables as for the search that goes on.
+    A trial that is recorded as completed without its last epochs was cut off. Its end is left out,
+    for the tables as for the search that resumes.
+
+    Args:
+        folder: Folder of the study.
+        incomplete: Gets the place of each skipped line, as file:line.
     """
     planned: dict[str, int] = {}
     seen: dict[str, int] = {}
-    for line in _whole_lines(folder, torn):
+    for line in _complete_lines(folder, incomplete):
         trial, kind = line["trial_id"], line["kind"]
         if kind == "start":
             planned[trial] = line["epochs"]
@@ -124,7 +138,7 @@ def _lines(folder: Path, torn: list[str]) -> Iterator[Line]:
         yield line
 
 
-def _whole_lines(folder: Path, torn: list[str]) -> Iterator[Line]:
+def _complete_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
     for file in sorted((folder / "epochs").glob("*.jsonl")):
         with file.open(encoding="utf-8", errors="replace") as texts:
             for number, text in enumerate(texts, 1):
@@ -132,6 +146,6 @@ def _whole_lines(folder: Path, torn: list[str]) -> Iterator[Line]:
                     line = json.loads(text)
                     line["kind"], line["trial_id"]
                 except (ValueError, KeyError, TypeError):
-                    torn.append(f"{file.name}:{number}")
+                    incomplete.append(f"{file.name}:{number}")
                 else:
                     yield line

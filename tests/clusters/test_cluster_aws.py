@@ -1,6 +1,6 @@
-"""cluster.yaml through `ray up`, against moto's AWS with machines for its instances.
+"""cluster.yaml through `ray up`, on moto's AWS with a simulated host for each instance.
 
-Root, minutes: python -m pytest -m cluster
+Needs root: python -m pytest -m cluster
 """
 
 import json
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from fake_ec2 import ENVIRONMENT, FakeEC2
 from hosts import Hosts, why_not
-from lab import ROOT, SEARCH, Cluster, check_faults, note, numbers, search, wait_until
+from lab import ROOT, Cluster, check_faults, note, search, wait_until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -100,7 +101,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 
 def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
-    account: Account, tmp_path: Path
+    account: Account, alone: pd.DataFrame, tmp_path: Path
 ) -> None:
     cluster, began = account.cluster, time.time()
     before = cluster.hosts.traffic("ctl")
@@ -120,8 +121,7 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     moved = [now - then for now, then in zip(cluster.hosts.traffic("ctl"), before, strict=True)]
     note("AWS: MB that S3 and EC2 took and gave", [round(count / 1e6, 1) for count in moved])
     folder = account.fetch("spot")
-    cluster.user(f"PYTHONPATH=$PWD {SEARCH} --out /mnt/shared/runs --name alone")
-    check_faults(folder, numbers(cluster.hosts.shared / "runs" / "alone"), most=1)
+    check_faults(folder, alone, most=1)
     first = min(
         json.loads(line)["time"]
         for part in (folder / "epochs").glob("*.jsonl")

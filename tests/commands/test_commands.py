@@ -71,4 +71,4 @@ def test_analysis_of_what_is_no_study(words: list[str], tmp_path: Path) -> None:
 def test_analysis_of_a_study_that_has_not_started(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(Study().to_json())
     done = call("kdtune.analysis", ".", cwd=tmp_path)
-    assert done.returncode == 0 and "No verdict" in done.stdout, done.stderr
+    assert done.returncode == 0 and "No conclusion" in done.stdout, done.stderr

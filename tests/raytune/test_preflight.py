@@ -106,7 +106,7 @@ class TestOnTwoNodes:
         assert len(table.splitlines()) == 2 + 2
         assert Probe(there)._store().names() == []
         nowhere = replace(study, out="s3://no-such-bucket/runs")
-        with pytest.raises((InputError, OSError), match="NO_SUCH_BUCKET"):
+        with pytest.raises((InputError, OSError), match="NoSuchBucket"):
             preflight(nowhere)
 
     def test_a_folder_that_others_do_not_see_is_refused(self, study: Study) -> None:

@@ -11,12 +11,15 @@ import pytest
 from s3_service import S3
 
 import kdtune
+from kdtune.config.errors import LeaseLostError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune.driver import Interrupted
 from kdtune.results.frames import read_frames
+from kdtune.storage.fetch import fetch
+from kdtune.storage.lease import LEASE
 from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.object_store import DRIVER, Store, fetch
+from kdtune.storage.object_store import Store
 from kdtune.storage.records import Records
 from kdtune.streams.resources import Resources
 from kdtune.training.run import distill
@@ -28,7 +31,7 @@ def study(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return Study(name="tiny", out=f"s3://kdtune/{tmp_path.name}", run=tiny)
 
 
-def test_a_mirror_sends_what_changed_and_fetches_what_is(
+def test_push_uploads_changes_and_pull_replaces_local_files(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Mirror(study)
@@ -39,20 +42,20 @@ def test_a_mirror_sends_what_changed_and_fetches_what_is(
     assert here.store is not None
     assert here.store.names() == ["epochs/00000.jsonl", "epochs/00001.jsonl", "study.json"]
     here.store.delete("epochs/00000.jsonl")
-    here.push("epochs")  # nothing has changed, so nothing is sent
+    here.push("epochs")  # nothing has changed, so nothing is uploaded
     assert here.store.names("epochs") == ["epochs/00001.jsonl"]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     (study.folder / "epochs").mkdir(parents=True)
-    (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier life of this machine")
+    (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier study on this machine")
     there = Mirror(study)
     there.pull("study.json", "gone")
-    there.pull_below("epochs")
+    there.pull_folders("epochs")
     assert (study.folder / "study.json").read_text() == "study.json"
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
 
 
-def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Study) -> None:
+def test_downloaded_files_are_not_uploaded_before_they_change(s3: S3, study: Study) -> None:
     names = ["study.json", "epochs/00000.jsonl", "epochs/00001.jsonl", "trials/x/predictions"]
     for name in names:
         (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,7 @@ def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Stud
     (study.folder / "trials" / "x" / "predictions").unlink()
     here = Mirror(study)  # of the driver's next start
     here.pull("study.json")
-    here.pull_below("epochs")
+    here.pull_folders("epochs")
     here.pull_trials(["x"], "predictions")
     assert here.store is not None
     for name in names:
@@ -73,13 +76,13 @@ def test_what_was_fetched_is_not_sent_back_before_it_changes(s3: S3, study: Stud
     assert here.store.names() == ["epochs/00001.jsonl"]
 
 
-def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study) -> None:
+def test_a_push_in_the_background_does_not_block(s3: S3, study: Study) -> None:
     here, state = Mirror(study), study.folder / "state"
     study.folder.mkdir(parents=True)
     assert here.store is not None
     s3.process.send_signal(signal.SIGSTOP)  # the store is silent
     try:
-        with here.pushing("state") as push:
+        with here.push_in_background("state") as push:
             for number in range(3):
                 state.write_text(str(number))
                 os.utime(state, (number, number))
@@ -94,7 +97,7 @@ def test_what_is_pushed_beside_the_work_does_not_hold_it_up(s3: S3, study: Study
     assert (study.folder / "there").read_text() == "2"
 
 
-def test_a_store_that_fails_beside_the_work_is_not_passed_over(
+def test_a_failed_push_in_the_background_is_raised(
     s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Mirror(study)
@@ -106,14 +109,14 @@ def test_a_store_that_fails_beside_the_work_is_not_passed_over(
         raise OSError("gone")
 
     monkeypatch.setattr(here.store, "put", put)
-    with pytest.raises(OSError, match="gone"), here.pushing("state") as push:
+    with pytest.raises(OSError, match="gone"), here.push_in_background("state") as push:
         push()
 
 
-def test_a_file_the_store_lacks_goes_here_too(s3: S3, study: Study) -> None:
+def test_pull_deletes_a_file_that_the_store_lacks(s3: S3, study: Study) -> None:
     checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("of an attempt that others have overtaken and finished")
+    checkpoint.write_text("of an attempt that another machine has finished since")
     Mirror(study).pull("trials/x/checkpoint.pt")
     assert not checkpoint.exists()
 
@@ -125,12 +128,12 @@ def test_a_study_in_a_folder_needs_no_mirror(tiny: Run, tmp_path: Path) -> None:
     mirror = Mirror(study)
     assert mirror.store is None and study.uri is None
     mirror.pull("study.json", "gone")
-    mirror.pull_below("epochs")
-    mirror.tidy("trials")
+    mirror.pull_folders("epochs")
+    mirror.clear("trials")
     assert (study.folder / "study.json").read_text() == "here"
 
 
-def test_the_place_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uri_and_working_folder_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     study = Study(name="a", out="s3://bucket/runs/", run=tiny)
     assert study.uri == "s3://bucket/runs/a"
@@ -143,48 +146,99 @@ def test_the_place_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> Non
 EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
 
 
-def test_records_go_up_in_parts_that_never_change(s3: S3, study: Study) -> None:
+def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -> None:
     mirror, records = Mirror(study), Records(study.folder)
-    uplink = RecordsUploader(mirror, records)
+    uploader = RecordsUploader(mirror, records)
     (study.folder / "study.json").write_text(study.to_json())
     mirror.push("study.json")
     records.start(study.run, 0)
-    uplink.tick()
+    uploader.tick()
     assert mirror.store is not None and mirror.store.names("epochs") == []  # not yet
-    uplink.flush()
+    uploader.flush()
     for number in range(3):
         records.epoch(study.run, 0, number, 1.0, EPOCH)
-    uplink.flush()
-    uplink.flush()  # nothing new: no part
+    uploader.flush()
+    uploader.flush()  # nothing new: no part
     records.end(study.run, 0, "completed")
     records.close()
     mirror.push("epochs")
     parts = [f"epochs/{number:05d}.jsonl" for number in range(3)]
     assert mirror.store.names("epochs") == parts
-    for part in parts:  # as they were when they went up
+    for part in parts:  # as they were uploaded
         assert mirror.store.get(part, study.folder / "again")
         assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
-    trials = read_frames(fetch(study.uri)).trials
+    trials = read_frames(fetch(study.uri).folder).trials
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
 
 
-def test_a_checkpoint_goes_after_the_records_of_its_runs_end(s3: S3, study: Study) -> None:
+def test_a_part_of_the_records_is_never_overwritten(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a driver that was suspended in the middle of its upload, either."""
+    suspended = Mirror(study)
+    with Records(study.folder) as records:
+        records.start(study.run, 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    successor, own = Mirror(study), study.folder / "epochs" / "00000.jsonl"
+    with Records(study.folder) as records, RecordsUploader(successor, records):
+        records.start(study.run, 1)
+    with pytest.raises(LeaseLostError, match=r"epochs/00000\.jsonl was written by another driver"):
+        suspended.push("epochs")
+    with pytest.raises(LeaseLostError):
+        suspended.check()
+    assert successor.store is not None
+    assert successor.store.get("epochs/00000.jsonl", tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == own.read_bytes()
+    Mirror(study).push("epochs")  # with the same content: an earlier attempt has landed
+
+
+def test_small_files_of_the_driver_replace_only_what_it_has_read(
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, file = Mirror(study), study.folder / "study.json"
+    late.leased = True
+    late.pull("study.json", "provenance.json")  # there is none
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for text in ("one", "three"):
+        file.write_text(text)
+        late.push("study.json")
+    (study.folder / "summary.md").write_text("never pulled")
+    late.push("summary.md")
+    late.pull("study.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    successor = Mirror(study)
+    (study.folder).mkdir(parents=True)
+    for name in ("study.json", "provenance.json"):
+        (study.folder / name).write_text("its successor's")
+    successor.push("study.json", "provenance.json")
+    for name in ("study.json", "provenance.json"):
+        (file.parent / name).write_text("late")
+        with pytest.raises(LeaseLostError, match=f"{name} was written by another driver"):
+            late.push(name)
+        late.lost = None
+        assert successor.store is not None and successor.store.get(name, tmp_path / "there")
+        assert (tmp_path / "there").read_text() == "its successor's"
+
+
+def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
+    s3: S3, study: Study
+) -> None:
     mirror, records = Mirror(study), Records(study.folder)
-    uplink = RecordsUploader(mirror, records)
+    uploader = RecordsUploader(mirror, records)
     assert mirror.store is not None
     checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("state")
     mirror.push("trials/x/checkpoint.pt")
     records.end(study.run, 0, "completed")
-    uplink.useless("trials/x/checkpoint.pt")
+    uploader.delete_later("trials/x/checkpoint.pt")
     assert mirror.store.names() == ["trials/x/checkpoint.pt"]
-    uplink.flush()
+    uploader.flush()
     assert mirror.store.names() == ["epochs/00000.jsonl"]
 
 
-def test_a_study_on_a_store_equals_its_runs_alone(
+def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=2, cache=str(tmp_path / "cache"))
@@ -195,7 +249,7 @@ def test_a_study_on_a_store_equals_its_runs_alone(
     assert store is not None
     students = [f"trials/{t}/student.safetensors" for t in there.trials.trial_id]
     assert {*students, "summary.md", "students/repeat-00.safetensors"} <= set(store.names())
-    assert not [n for n in store.names() if "checkpoint" in n or n == DRIVER]
+    assert not [n for n in store.names() if "checkpoint" in n or n == LEASE]
     assert len(pd.read_parquet(there.folder / "predictions.parquet")) == 4 * (500 + 1000)
 
     store.get("teacher/teacher.safetensors", tmp_path / "teacher.safetensors")
@@ -208,17 +262,17 @@ def test_a_study_on_a_store_equals_its_runs_alone(
             assert row[f"{split}/{metric}@last"] == pytest.approx(here, rel=1e-6)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a new head"))
-    again = kdtune.run(study, ray_init={"no such argument": 1})  # all is done: no Ray
+    again = kdtune.run(study, ray_init={"no such argument": 1})  # nothing is left to do: no Ray
     pd.testing.assert_frame_equal(again.trials, there.trials)
 
 
-def test_an_outage_that_outlasts_patience_is_an_interruption(
+def test_an_outage_longer_than_the_retry_timeout_interrupts_the_study(
     s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*names: object) -> None:
-        raise OSError("AWS Error NETWORK_CONNECTION")
+        raise OSError("PUT http://store: no answer")
 
     monkeypatch.setattr(Mirror, "push", fails)
-    with pytest.raises(Interrupted, match="AWS Error NETWORK_CONNECTION"):
+    with pytest.raises(Interrupted, match="PUT http://store: no answer"):
         kdtune.run(study, ray_init={"num_cpus": 2, "include_dashboard": False})
-    assert DRIVER not in Store(str(study.uri)).names()
+    assert LEASE not in Store(str(study.uri)).names()

@@ -104,7 +104,7 @@ def test_a_failing_trial_is_named_and_the_others_go_on(study: Study) -> None:
     assert list(results.trials.status) == ["failed", "failed"]
     assert results.trials.error.iloc[0] == "RuntimeError: this student cannot be trained"
     assert "this student cannot be trained" in results.warnings[0]
-    assert "No verdict" in results.verdict()
+    assert "No conclusion" in results.verdict()
 
 
 def test_a_race_over_ranges(study: Study) -> None:

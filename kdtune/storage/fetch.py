@@ -1,0 +1,54 @@
+"""Copy of a study on an object store, for reading it."""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY
+from kdtune.storage import lease
+from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS, Store
+
+READ = (STUDY, PROVENANCE, PREDICTIONS, "teacher/teacher.json")
+"""What `load` reads of a study beside its records."""
+
+
+class FetchedStudy(NamedTuple):
+    """A copy of what `load` reads of a study."""
+
+    folder: Path
+    """Temporary; deleted when the process ends."""
+    is_running: bool
+    """Whether a driver held the study's lease."""
+
+
+def fetch(uri: str) -> FetchedStudy:
+    """Download what `load` reads of a study on an object store.
+
+    Raises:
+        InputError: The place cannot be read, or holds no study.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
+    try:
+        is_running = _is_running(store)
+        store.get_all([*READ, *store.names("epochs")], folder)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+    if not (folder / STUDY).exists():
+        raise InputError(f"the place of a study must hold {STUDY}, but {uri} does not")
+    return FetchedStudy(folder, is_running)
+
+
+def _is_running(store: Store) -> bool:
+    """Return whether a driver has renewed the study's lease lately.
+
+    Both times are the store's own: this machine's clock may be wrong by more than the timeout.
+    """
+    found = store.retry(lambda: store.read(lease.LEASE))
+    if found is None or lease.read_holder(found).get("released"):
+        return False
+    return store.clock() - found.modified < lease.LEASE_TIMEOUT_SECONDS
