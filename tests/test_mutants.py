@@ -177,6 +177,18 @@ MUTANTS = {
         "self.figure.get_dpi()",
         "reporting/figures",
     ),
+    "the interval of one comparison in the figure": Mutant(
+        "reporting/figures.py",
+        "[scale * row.low_all, scale * row.high_all]",
+        "[scale * row.low, scale * row.high]",
+        "reporting/figures reporting/build",
+    ),
+    "the interval of one comparison for the best configuration": Mutant(
+        "reporting/answer.py",
+        'ends[["low_all", "high_all"]]',
+        'ends[["low", "high"]]',
+        "reporting/build",
+    ),
     "a clock in the figures": Mutant(
         "reporting/canvas.py", '"svg.hashsalt": "kdtune",', "", "reporting/figures"
     ),

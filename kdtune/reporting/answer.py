@@ -100,7 +100,7 @@ def summary(results: Results, criterion: Criterion) -> Summary:
     table = table.loc[order.sort_values(kind="stable").index]
     note = (
         f"Metrics on val, epoch selection {criterion.scope}: mean ± SD over n repeats"
-        f"{results.repeats_phrase}, with the 95% t interval below."
+        f"{results.repeats_phrase}, with the 95% CI (t interval) below."
     )
     if criterion.scope == "best":
         note += (
@@ -173,8 +173,8 @@ def comparisons(results: Results, criterion: Criterion) -> NotedTable:
         f"Difference in {criterion.label} from {context.baseline}"
         f"{context.repeats_phrase or selected}. Paired by repeat: {context.method_in_full(m)}. The "
         f"win rate is the share of repeats in which the configuration is better than the baseline, "
-        f"ties counted half. The correlation is that between the two over repeats: the higher it "
-        f"is, the more pairing reduces the variance."
+        f"ties counted half. The correlation between the two over repeats shows the gain from "
+        f"pairing: the higher it is, the smaller is the variance of the difference."
     )
     head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
     return NotedTable(note, Table(head, rows))
@@ -196,6 +196,7 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
             "corrected": "val, corrected for selection bias",
             "test": "test",
         }
+    table = _with_simultaneous_interval(table, results.compare(criterion))
     rows: list[list[str | Cell]] = []
     for _, row in table.iterrows():
         name = f"{row.row}: {results.label(row.config_id)}" if row.config_id else row.row
@@ -206,10 +207,22 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
     if n and criterion.metric == "acc" and math.isfinite(mean):
         low, high = (100 * end for end in wilson_interval(round(mean * n), n))
         note += (
-            f" For the sampling of {n:,} test images alone, Wilson's 95% interval of one trial is "
+            f" The sampling of {n:,} test images alone gives one trial a 95% CI (Wilson) of "
             f"{low:.1f} to {high:.1f}."
         )
     return NotedTable(note, Table(["", *kinds.values()], rows))
+
+
+def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `selection.selection` with the comparison's interval on val."""
+    best = selection.config_id[selection.row == "best"]
+    ends = comparison[comparison.config_id.isin(best)] if len(comparison) else comparison
+    if not len(ends):
+        return selection
+    selection = selection.copy()
+    columns = ["val/low", "val/high"]
+    selection.loc[selection.row == "difference", columns] = ends[["low_all", "high_all"]].to_numpy()
+    return selection
 
 
 def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool) -> str:
@@ -225,7 +238,8 @@ def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool
         f"it is, because it was selected on val. The corrected estimate selects on images drawn "
         f"with replacement and evaluates on the images not drawn (BBC-CV, Tsamardinos et al., "
         f"2018); its interval reflects the sampling of val images, the other intervals reflect "
-        f"repeats. The test split was not used for selection."
+        f"repeats. The interval of the difference on val is that of the comparison. The test split "
+        f"was not used for selection."
     )
     if criterion.has_predictions and is_uncorrected:
         note += " There is no corrected estimate, because predictions of some trials are missing."
@@ -240,7 +254,7 @@ def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> 
     form = f"{sign}.2f" if criterion.in_points else f"{sign}.4g"
     mean, low, high = (criterion.scale * value for value in (mean, low, high))
     text = format(mean, form)
-    if math.isnan(low):
+    if not math.isfinite(high - low):
         return text
     return interval_cell(text, format(low, form), format(high, form))
 

@@ -28,7 +28,8 @@ def epoch_selection(results: Results, criterion: Criterion) -> NotedTable | None
         return None
     best = {s: table.loc[table[f"{s}/rank"] == 1, "config_id"].iloc[0] for s in SCOPES}
     if len(set(best.values())) == 1:
-        note = f"The best configuration is the same by each: {results.label(best['last'])}."
+        same = "The best configuration is the same for every epoch selection"
+        note = f"{same}: {results.label(best['last'])}."
     else:
         each = "; ".join(f"{scope}: {results.label(c)}" for scope, c in best.items())
         note = f"The best configuration depends on the epoch selection. {each}."
@@ -62,19 +63,19 @@ def variance(results: Results, criterion: Criterion) -> NotedTable | None:
     ]
     last = table.iloc[0]
     note = (
-        f"Shares of the sum of squares of {METRICS[criterion.metric].label} on val over "
+        f"Shares of the sum of squares of {criterion.label} over "
         f"{last.n_configs} configurations × {last.n_repeats} repeats."
     )
     if not math.isnan(last.f):
         note += (
-            f" At the last epoch the differences between configurations have F = {last.f:.3g}, "
-            f"p = {last.p:.2g}, and repeats correlate across configurations with ICC(C,1) = "
+            f" At the last epoch, configurations differ with F = {last.f:.3g} (p = {last.p:.2g}), "
+            f"and repeats correlate across configurations with ICC(C,1) = "
             f"{round(last.icc, 2) + 0:.2f}."
         )
     if len(table) > 1 and not math.isnan(table.iloc[1].epoch):
         note += (
-            f" Over all epochs, {100 * table.iloc[1].epoch:.0f}% is the learning curve: an SD "
-            f"pooled over epochs measures training progress, not the variation between repeats."
+            f" Over all epochs, {100 * table.iloc[1].epoch:.0f}% is due to the epoch: an SD pooled "
+            f"over epochs measures training progress, not the variation between repeats."
         )
     return NotedTable(note, Table(["over", *sources], rows))
 
@@ -86,8 +87,8 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
     with_teacher = [METRICS[name].label for name in ("logit_diff", "agreement", "kl")]
     sentences = [
         f"Repeats vary the student's initial weights, the data order{augmented} and dropout, all "
-        f"determined by (seed {run.seed}, repeat). All configurations use the same repeats, so "
-        f"comparisons are paired.",
+        f"determined by the seed {run.seed} and the number of the repeat. All configurations use "
+        f"the same repeats, so comparisons are paired.",
         "The teacher and the split into train, val and test are the same in all repeats. "
         "Conclusions are conditional on this teacher and this data set.",
         f"Each trial contributes one number (epoch selection {criterion.scope}); variation is "
@@ -97,7 +98,7 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
         f"that values are approximately normal over repeats, and can exceed the range of the "
         f"metric.",
         context.baseline_note,
-        context.significance_rule(criterion.metric),
+        context.significance_rule(METRICS[criterion.metric].label),
         "Failed, truncated and unfinished trials are listed under Warnings. They and pruned trials "
         "are excluded from all means.",
         f"{', '.join(with_teacher[:-1])} and {with_teacher[-1]} (temperature 1) compare student "

@@ -30,7 +30,7 @@ from kdtune.config.files import PROVENANCE
 from kdtune.config.metrics import RECORDED
 from kdtune.config.reading import Reporting
 from kdtune.reporting import build
-from kdtune.reporting.figures import FIGURE_NAMES, all_figures
+from kdtune.reporting.figures import FIGURE_NAMES, all_figures, forest_plot
 from kdtune.reporting.page import inline
 from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results
@@ -163,6 +163,20 @@ def test_other_rules(whole, criterion: Criterion) -> None:
         criterion.scope == "best"
     )
     assert criterion.has_plain_baseline or "from alpha = 0.5 (T = " in words
+
+
+def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(whole, text) -> None:
+    """The simultaneous one, not that of a single comparison."""
+    best = whole.compare().iloc[0]
+    ends = [100 * best.low_all, 100 * best.high_all]
+    assert [100 * best.low, 100 * best.high] != pytest.approx(ends, abs=0.1)
+    words = Reader(text).words
+    comparisons = words.partition("Comparisons")[2].partition("Sensitivity")[0]
+    assert "[{:+.1f}, {:+.1f}]".format(*ends) in comparisons
+    selected = words.partition("Best configuration val")[2].partition("Methods")[0]
+    assert "{:+.2f} to {:+.2f}".format(*ends) in selected
+    (interval, *_) = forest_plot(whole, Criterion()).figure.axes[0].lines
+    assert list(interval.get_xdata()) == pytest.approx(ends)
 
 
 # -- what others wrote -----------------------------------------------------------------------------
