@@ -13,14 +13,18 @@ from kdtune.raytune.driver import run
 
 
 def main(study: Study) -> int:
-    """Run the study, or the rest of it, and print the results; return the exit code.
+    """Run the study or resume it; print the table and the verdict.
 
-    Raises InputError as `driver.run` does.
+    Returns:
+        The exit code: 0 if a run completed, 1 if none did.
+
+    Raises:
+        UserError: As `driver.run` does.
     """
     results = run(study)
     place = study.uri or results.folder
-    print(f"\n{place}: trials.parquet, epochs.parquet, summary.csv, students/, optuna.db")
-    print(f"python -m kdtune.report {place}: writes the report, one page with figures")
+    print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv, students/, ...")
+    print(f"For figures and one page of all results: python -m kdtune.report {place}")
     for warning in results.warnings:
         print(f"warning: {warning}")
     print(f"\n{(results.folder / 'summary.md').read_text()}")

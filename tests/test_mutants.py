@@ -34,7 +34,10 @@ MUTANTS = {
         "statistics/intervals results/summaries",
     ),
     "ddof 0 in the band": Mutant(
-        "reporting/figures.py", 'std="std"', "std=lambda x: x.std(ddof=0)", "reporting/figures"
+        "reporting/learning_curves.py",
+        'std="std"',
+        "std=lambda x: x.std(ddof=0)",
+        "reporting/figures",
     ),
     "standard error for sd": Mutant(
         "statistics/intervals.py",
@@ -232,13 +235,13 @@ MUTANTS = {
         "results/diagnostics results/summaries",
     ),
     "legend from the first run": Mutant(
-        "reporting/figures.py",
+        "reporting/learning_curves.py",
         'axes.plot(x, line["mean"], color',
-        "axes.plot(x, run[metric].iloc[: len(x)], color",
+        "axes.plot(x, trials[0][metric].iloc[: len(x)], color",
         "reporting/figures",
     ),
     "n of the study, not of the curve": Mutant(
-        "reporting/figures.py",
+        "reporting/learning_curves.py",
         "sorted({line.n.min(), line.n.max()})",
         "[results.study.repeats]",
         "reporting/figures",
@@ -275,12 +278,51 @@ MUTANTS = {
     ),
     "text that is not escaped": Mutant(
         "reporting/page.py",
-        "return text if isinstance(text, Markup) else escape(str(text))",
-        "return str(text)",
+        "autoescape=True",
+        "autoescape=False",
         "reporting/page reporting/build",
     ),
+    "a caption that is not escaped": Mutant(
+        "reporting/page.py",
+        "format(Markup(opening), figure.caption)",
+        "format(Markup(opening), Markup(figure.caption))",
+        "reporting/page",
+    ),
+    "a misspelt name in a template is empty text": Mutant(
+        "reporting/page.py",
+        "undefined=StrictUndefined",
+        "optimized=True",
+        "reporting/page",
+    ),
     "a script that data can end": Mutant(
-        "reporting/page.py", '.replace("<", "\\\\u003c")', "", "reporting/page reporting/build"
+        "reporting/templates/report.html",
+        "{{ data | tojson }}",
+        '{{ data | tojson | list | join | replace("\\\\u003c", "<") | safe }}',
+        "reporting/page reporting/build",
+    ),
+    "data with NaN, which is not JSON": Mutant(
+        "reporting/page.py", '"allow_nan": False, ', "", "reporting/page"
+    ),
+    "figures with the same ids": Mutant(
+        "reporting/page.py", r"\g<1>{name}-", r"\g<1>", "reporting/page reporting/build"
+    ),
+    "an SVG that depends on whether the PNG was drawn before": Mutant(
+        "reporting/canvas.py",
+        "self.figure.set_dpi(PNG_DPI)",
+        "self.figure.get_dpi()",
+        "reporting/figures",
+    ),
+    "the interval of one comparison in the figure": Mutant(
+        "reporting/figures.py",
+        "[scale * row.low_all, scale * row.high_all]",
+        "[scale * row.low, scale * row.high]",
+        "reporting/figures reporting/build",
+    ),
+    "the interval of one comparison for the best configuration": Mutant(
+        "reporting/answer.py",
+        'ends[["low_all", "high_all"]]',
+        'ends[["low", "high"]]',
+        "reporting/build",
     ),
     "one crop for all images of an epoch": Mutant(
         "data/views.py", "derive_seed(*self.key, i)", "derive_seed(*self.key)", "data/views"

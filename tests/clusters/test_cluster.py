@@ -139,7 +139,7 @@ def test_a_machine_is_powered_off_and_on_and_another_is_cut_off(
     local.hosts.plug("h1")
     assert driver.wait(300) == 0, log.read_text(errors="replace")[-4000:]
     said = log.read_text(errors="replace")
-    assert said.count("10.77.0.12 (h2) is gone; its runs go on from their last checkpoint") == 1
+    assert said.count("10.77.0.12 (h2) was lost; its runs resume from their last checkpoint") == 1
     check_faults(folder, alone, most=2)
 
 
