@@ -118,13 +118,8 @@ def _check(
     return fingerprints
 
 
-<<<<<<< HEAD
-def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data and models; raise InputError unless the saved ones agree."""
-=======
 def _check_models(study: Study, saved: SavedStudy | None) -> dict[str, str]:
     """Return the fingerprints of data and models; raise InputError if the saved ones differ."""
->>>>>>> main
     fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
