@@ -109,18 +109,18 @@ def _check(
 ) -> dict[str, str]:
     """Return the study's fingerprints; raise InputError if it cannot run, or not as it began."""
     check_machine(study, ray_init)
-    check_objectives(study)
     fingerprints = _fingerprints(study, saved)
     is_ready(study.run, study.folder / "teacher")  # raises where what is there is damaged
     return fingerprints
 
 
 def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data and models; raise InputError unless they are the saved ones."""
+    """Return the fingerprints of data, models and objectives; raise InputError if one changed."""
+    own_objectives = check_objectives(study)
     fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
-        fingerprints = check(replace(study.run, trainable=trainable))
+        fingerprints = check(replace(study.run, trainable=trainable)) | own_objectives
     check_same(study, saved, fingerprints)
     return fingerprints
 
