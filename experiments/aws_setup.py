@@ -1,12 +1,14 @@
-"""Make what cluster.yaml needs on AWS: a bucket, two roles, a security group.
+"""Create what cluster.yaml needs on AWS: a bucket, two roles, a security group.
 
 python experiments/aws_setup.py BUCKET ADDRESS      # e.g. my-kdtune 203.0.113.7
 
-kdtune-head starts and stops machines of clusters named kdtune*; it and kdtune-worker read and write
-the bucket, and nothing else. The group lets ssh in from ADDRESS, and its members to each other.
-(What Ray makes of its own gives the head all of EC2 and S3, and opens ssh to the world, also beside
-rules that a cluster.yaml gives.) Given again with another address it lets that one in instead; the
-policies are renewed, what else is there is left.
+The role kdtune-head may start and stop machines of clusters named kdtune*. It and kdtune-worker may
+read and write the bucket, and nothing else. The security group allows ssh from ADDRESS, and all
+traffic between its members. (The role and group that Ray creates by default give the head full
+access to EC2 and S3, and let everyone reach port 22, even beside rules of cluster.yaml.)
+
+Run again with another address, the command replaces the address and updates the policies; it
+leaves everything else as it is.
 """
 
 import argparse
@@ -31,13 +33,13 @@ ASSUME = {
 
 
 def allow(actions: list[str], *resources: str, **condition: Any) -> dict[str, Any]:
-    """A statement of a policy."""
+    """Return a statement of a policy."""
     statement = {"Effect": "Allow", "Action": actions, "Resource": list(resources)}
     return statement | ({"Condition": condition} if condition else {})
 
 
 def policies(bucket: str, account: str) -> dict[str, list[dict[str, Any]]]:
-    """What each role may do."""
+    """Return the policy statements of each role."""
     there = f"arn:aws:s3:::{bucket}"
     results = [
         allow(["s3:ListBucket", "s3:GetBucketLocation"], there),
@@ -55,7 +57,7 @@ def policies(bucket: str, account: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def network(text: str) -> str:
-    """An address, or a network that is not the world, as AWS writes it: 203.0.113.7/32."""
+    """Return an IPv4 address or a network of at most 2^24 addresses as AWS writes it (CIDR)."""
     try:
         given = IPv4Network(text)
     except ValueError:
@@ -68,7 +70,7 @@ def network(text: str) -> str:
 
 
 def main(bucket: str, address: str) -> int:
-    """Make all of it, and say what goes into cluster.yaml."""
+    """Create everything and print what goes into cluster.yaml; return the exit code."""
     _make_bucket(bucket)
     account = boto3.client("sts").get_caller_identity()["Account"]
     for name, statements in policies(bucket, account).items():
@@ -80,12 +82,12 @@ def main(bucket: str, address: str) -> int:
 
 
 def _make_bucket(bucket: str) -> None:
-    """A bucket in the region of the credentials, closed to the public."""
+    """Create a bucket without public access, in the region of the credentials."""
     s3 = boto3.client("s3")
     region = s3.meta.region_name
-    # us-east-1 is the one region that must not be named
+    # us-east-1 is the only region that must not be named
     place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    _unless_there(
+    _ignore_existing(
         lambda: s3.create_bucket(Bucket=bucket, **({} if region == "us-east-1" else place))
     )
     closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
@@ -95,16 +97,18 @@ def _make_bucket(bucket: str) -> None:
 
 
 def _make_role(name: str, policy: str) -> None:
-    """A role with this policy, and an instance profile of the same name that has it."""
+    """Create a role with this policy, and an instance profile of the same name."""
     iam, assume = boto3.client("iam"), json.dumps(ASSUME)
-    _unless_there(lambda: iam.create_role(RoleName=name, AssumeRolePolicyDocument=assume))
+    _ignore_existing(lambda: iam.create_role(RoleName=name, AssumeRolePolicyDocument=assume))
     iam.put_role_policy(RoleName=name, PolicyName="kdtune", PolicyDocument=policy)
-    _unless_there(lambda: iam.create_instance_profile(InstanceProfileName=name))
-    _unless_there(lambda: iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name))
+    _ignore_existing(lambda: iam.create_instance_profile(InstanceProfileName=name))
+    _ignore_existing(
+        lambda: iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    )
 
 
 def _make_group(address: str) -> str:
-    """The security group kdtune in the default VPC; returns its id."""
+    """Create or update the security group kdtune in the default VPC; return its id."""
     ec2 = boto3.client("ec2")
     (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     own = [
@@ -130,11 +134,12 @@ def _make_group(address: str) -> str:
     return group
 
 
-def _unless_there(make: Any) -> None:
+def _ignore_existing(make: Any) -> None:
+    """Call a function, but ignore its error if what it creates exists."""
     there = ("EntityAlreadyExists", "BucketAlreadyOwnedByYou", "LimitExceeded")
     try:
         make()
-    except Exception as error:  # boto3's classes of errors are made at run time
+    except Exception as error:  # boto3 creates its exception classes at run time
         code = getattr(error, "response", {}).get("Error", {}).get("Code")
         if code not in there:
             raise
@@ -142,10 +147,12 @@ def _unless_there(make: Any) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("bucket", help="for results; made if it is not there")
-    parser.add_argument("address", type=network, help="yours, from which ssh is let in")
+    parser.add_argument("bucket", help="bucket for results; created if it does not exist")
+    parser.add_argument(
+        "address", type=network, help="your IPv4 address, from which ssh is allowed"
+    )
     flags = parser.parse_args()
     try:
         sys.exit(main(flags.bucket, flags.address))
     except (BotoCoreError, ClientError) as error:
-        sys.exit(f"AWS refuses: {error}")
+        sys.exit(f"AWS refused the request: {error}")

@@ -1,12 +1,20 @@
-"""Hyperparameter studies of knowledge distillation on Ray Tune.
+"""Hyperparameter studies of knowledge distillation for image classifiers on Ray Tune.
 
-Public names are loaded when they are first used: reading a study needs neither torch nor Ray.
+    import kdtune
+
+    study = kdtune.Study(run=kdtune.Run(data="photos"), space={"alpha": (0.1, 0.5, 1.0)})
+    results = kdtune.run(study)
+    kdtune.load("runs/photos").trials
+
+Public names are loaded when they are first used: reading a study needs neither torch nor Ray, and
+`python -m kdtune.search --help` is answered before they are loaded.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdtune.config.errors import InputError
+    from kdtune.config.errors import InputError, UserError
     from kdtune.config.hyperparameters import Range
     from kdtune.config.run import Run
     from kdtune.config.study import Study
@@ -14,23 +22,29 @@ if TYPE_CHECKING:
     from kdtune.results.study_results import Results, load
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Range", "Results", "Run", "Study", "load", "run"]
+__all__ = ["InputError", "Range", "Results", "Run", "Study", "UserError", "load", "run"]
 
-_HOMES = {
+_MODULES = {
     "InputError": "config.errors",
     "Range": "config.hyperparameters",
     "Results": "results.study_results",
     "Run": "config.run",
     "Study": "config.study",
+    "UserError": "config.errors",
     "load": "results.study_results",
     "run": "raytune.driver",
 }
+"""Where each public name is defined."""
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: reading a study needs neither torch nor Ray, and `--help` answers before either loads.
-    if name not in _HOMES:
+    """Return a public name, from the module that defines it."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'kdtune' has no attribute {name!r}")
-    from importlib import import_module
+    value = globals()[name] = getattr(import_module(f"kdtune.{_MODULES[name]}"), name)
+    return value
 
-    return getattr(import_module(f"kdtune.{_HOMES[name]}"), name)
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not, and what else the module holds."""
+    return sorted({*globals(), *__all__})

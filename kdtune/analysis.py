@@ -1,4 +1,4 @@
-"""Print the table, the comparison with plain training and the verdict of a study.
+"""Print the summary, the comparison with the baseline and the conclusion of a study.
 
 python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
 """
@@ -21,7 +21,7 @@ from kdtune.results.tables import format_table
 
 
 def main(flags: AnalysisFlags) -> int:
-    """Print what the command line asks for."""
+    """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
     results = load(flags.run)
     check_baseline(criterion, results.study)
@@ -32,7 +32,7 @@ def main(flags: AnalysisFlags) -> int:
         table = results.summary(flags.by, columns, flags.scope, flags.pooled)
         print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
-        print("\npooled over epochs: the sd is that of a learning curve, not of repeats")
+        print("\npooled over epochs: the SD describes the learning curve, not repeats")
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 3 if flags.strict and results.warnings else 0

@@ -1,4 +1,4 @@
-"""Distil one student from one teacher.
+"""Train one student with one teacher and print the epochs.
 
 python -m kdtune.distill [EXPERIMENT.py] [--flags]
 """
@@ -6,7 +6,7 @@ python -m kdtune.distill [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("distill")  # answers bad flags before torch loads; does not return
+    start("distill")  # refuses wrong flags before torch is loaded; does not return
 
 from dataclasses import replace
 
@@ -21,21 +21,26 @@ from kdtune.training.teacher import fine_tune, is_ready
 
 
 def main(study: Study) -> int:
-    """Run one distillation, its teacher first where that is missing, printing the epochs."""
+    """Run one distillation and print its epochs; fine-tune the teacher first if there is none.
+
+    Raises InputError if the run is not possible.
+    """
     run, folder, progress = study.run, study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     check_gpus(study, torch.cuda.device_count())
-    resources = replace(Resources.of(study), watch=progress.watch)
+    resources = replace(Resources.of(study), watch=progress.show_build)
     check_precision(run, resources.device)
     torch.set_num_threads(study.cpus_per_trial)
     check(run, fingerprints=False)
     if not is_ready(run, folder):
-        progress.line(f"teacher {run.teacher}, into {folder}")
+        progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")
         for epoch in fine_tune(run, folder, resources):
-            progress.line(epoch)
+            progress.print_line(epoch)
     config = (f"{name} {value}" for name, value in run.config.items() if value is not None)
-    progress.line(f"student {run.student}: repeat {run.repeat}, {', '.join(config)}")
+    progress.print_line(
+        f"Training the student {run.student}: repeat {run.repeat}, {', '.join(config)}."
+    )
     for epoch in distill(run, folder, resources):
-        progress.line(epoch)
+        progress.print_line(epoch)
     return 0

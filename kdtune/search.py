@@ -1,4 +1,4 @@
-"""Run a study: every configuration in every repeat; print the table and the verdict.
+"""Run a study: every configuration in every repeat; print the results.
 
 python -m kdtune.search [EXPERIMENT.py] [--flags]
 """
@@ -6,18 +6,25 @@ python -m kdtune.search [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("search")  # answers bad flags before torch and Ray load; does not return
+    start("search")  # refuses wrong flags before torch and Ray are loaded; does not return
 
 from kdtune.config.study import Study
 from kdtune.raytune.driver import run
 
 
 def main(study: Study) -> int:
-    """Run the study, or what is left of it; print the table and the verdict."""
+    """Run the study or resume it; print the table and the verdict.
+
+    Returns:
+        The exit code: 0 if a run completed, 1 if none did.
+
+    Raises:
+        UserError: As `driver.run` does.
+    """
     results = run(study)
     place = study.uri or results.folder
-    print(f"\n{place}: trials.parquet, epochs.parquet, summary.csv, students/, optuna.db")
-    print(f"python -m kdtune.report {place}: the same with figures, as one page")
+    print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv, students/, ...")
+    print(f"For figures and one page of all results: python -m kdtune.report {place}")
     for warning in results.warnings:
         print(f"warning: {warning}")
     print(f"\n{(results.folder / 'summary.md').read_text()}")

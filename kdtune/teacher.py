@@ -6,7 +6,9 @@ python -m kdtune.teacher [EXPERIMENT.py] [--flags]
 if __name__ == "__main__":
     from kdtune.config.cli import start
 
-    start("teacher")  # answers bad flags before torch loads; does not return
+    start("teacher")  # refuses wrong flags before torch is loaded; does not return
+
+from dataclasses import replace
 
 import torch
 
@@ -15,23 +17,32 @@ from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.streams.resources import Resources, check_gpus, check_precision
+from kdtune.training.progress import Progress
 from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_ready, probe_teacher
 
 
 def main(study: Study) -> int:
-    """Fine-tune the teacher of a study, printing its epochs."""
-    folder = study.folder / "teacher"
+    """Fine-tune the teacher of a study and print its epochs; do nothing if it is ready.
+
+    Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
+    """
+    run, folder, progress = study.run, study.folder / "teacher", Progress()
     check_gpus(study, torch.cuda.device_count())
-    check_precision(study.run, Resources.of(study).device)
-    if study.run.teacher_epochs == 0:
-        raise InputError("teacher_epochs is 0: the teacher's weights are taken as they are")
-    if is_ready(study.run, folder):
-        print(f"the teacher is ready: {folder / WEIGHTS}")
+    resources = replace(Resources.of(study), watch=progress.show_build)
+    check_precision(run, resources.device)
+    if run.teacher_epochs == 0:
+        raise InputError(
+            "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
+            "--teacher-epochs 0, which takes the teacher's weights as they are"
+        )
+    if is_ready(run, folder):
+        progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
     torch.set_num_threads(study.cpus_per_trial)
-    verify(load_data(study.run.data))
-    probe_teacher(study.run, initial_teacher(study.run))
-    for epoch in fine_tune(study.run, folder, Resources.of(study)):
-        print(epoch)
-    print(f"written: {folder / WEIGHTS}")
+    verify(load_data(run.data))
+    probe_teacher(run, initial_teacher(run))
+    progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")
+    for epoch in fine_tune(run, folder, resources):
+        progress.print_line(epoch)
+    progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
     return 0

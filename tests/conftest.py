@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,35 @@ def teacher_folder(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     assert len(list(fine_tune(tiny, folder, Resources()))) == 1
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_stack() -> Iterator[ExitStack]:
+    """Holds the Ray that tests share."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def shared_ray(ray_stack: ExitStack) -> None:
+    """A Ray with 2 CPUs that runs already, for studies whose start of Ray is not the point.
+
+    Its workers have the environment of its start.
+    """
+    import ray
+
+    from kdtune.config.study import Study
+    from kdtune.raytune.session import ray_session
+
+    if not ray.is_initialized():
+        init = {"num_cpus": 2, "include_dashboard": False}
+        ray_stack.enter_context(ray_session(Study(gpus=0), init))
+
+
+@pytest.fixture(scope="module")
+def no_shared_ray(ray_stack: ExitStack) -> None:
+    """No Ray runs when the module begins."""
+    ray_stack.close()
 
 
 @pytest.fixture(scope="session")

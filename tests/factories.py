@@ -64,8 +64,12 @@ def unreadable_student(classes: int) -> nn.Module:
 
 
 def gpu_witness(classes: int) -> nn.Module:
-    """Notes the GPU that Ray gave the trial that builds it."""
+    """Notes the GPU that Ray gave the trial that builds it, and waits for the notes of 4 trials."""
     if "KDTUNE_WITNESS" in os.environ and os.environ.get("CUDA_VISIBLE_DEVICES"):
-        with (Path(os.environ["KDTUNE_WITNESS"]) / "witness").open("a") as file:
+        notes = Path(os.environ["KDTUNE_WITNESS"]) / "witness"
+        with notes.open("a") as file:
             file.write(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], time.time()]) + "\n")
+        until = time.monotonic() + 60
+        while len(notes.read_text().splitlines()) < 4 and time.monotonic() < until:
+            time.sleep(0.05)
     return tiny_student(classes)

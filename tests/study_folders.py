@@ -1,7 +1,7 @@
-"""Folders of studies whose truth is known: real records of constructed numbers, without a run.
+"""Folders of studies with known results: real records of constructed numbers, without training.
 
-A study is given as the last val accuracies of each configuration by repeat, `{0.5: [0.8, 0.81]}`;
-a float is a configuration of that alpha, any other is a `Run`. None is a run that has not started.
+A study is given as the val accuracies at the last epoch of each configuration by repeat, such as
+`{0.5: [0.8, 0.81]}`. A key is an alpha or a `Run`. None is a run that has not started.
 """
 
 import json
@@ -17,6 +17,7 @@ from kdtune.config.files import PREDICTIONS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.results.labels import config_label
 from kdtune.results.study_results import Results
 from kdtune.storage.records import Records
 
@@ -27,12 +28,12 @@ Fates = Mapping[tuple[float | Run, int], str]
 
 
 def at(alpha: float, repeat: int = 0, **values: object) -> Run:
-    """A run of these hyperparameters, else those of RUN."""
+    """Return a run with these hyperparameters; the others are those of RUN."""
     return replace(RUN, alpha=alpha, repeat=repeat, **values)  # type: ignore[arg-type]
 
 
 def metrics(run: Run, acc: float, split: str = "val") -> dict[str, float | int | None]:
-    """All metrics of a split of an epoch; all but teacher_acc change with the accuracy."""
+    """Return the metrics of version 0.1; all but teacher_acc change with the accuracy."""
     ce, distill = 1.5 - acc, None if run.alpha == 1 else 2.25 - acc
     return {
         **{"n_examples": IMAGES[split], "loss": 2 - acc, "ce": ce, "distill": distill},
@@ -49,9 +50,10 @@ def write_records(
     error: str = "ValueError: boom",
     phase: str = "search",
 ) -> None:
-    """A part of the records: val accuracies by epoch of each run, completed if no fate is given.
+    """Write a part of the records from the val accuracies by epoch of each run.
 
-    A "running" or "truncated" one is without an end. Test's accuracy is val's - 0.1.
+    A run is completed unless `fates` says otherwise; a "running" or "truncated" one has no end.
+    The test accuracy is the val accuracy - 0.1.
     """
     records = Records(folder)
     for run, accs in curves.items():
@@ -77,7 +79,7 @@ def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def starting_repository(folder: Path) -> Results:
-    """The starting repository's study, its result files (tests/data/seed_results.csv) as records.
+    """Write and read the study of tests/data/seed_results.csv, published by another repository.
 
     One of the four files of alpha = 0.5 holds 2 epochs of 25.
     """
@@ -100,14 +102,14 @@ def starting_repository(folder: Path) -> Results:
 
 
 def curve(last: float, epochs: int) -> list[float]:
-    """Accuracies that rise evenly to the last."""
+    """Return accuracies that rise linearly to the last."""
     return [last * (epoch + 1) / epochs for epoch in range(epochs)]
 
 
 def make(
     folder: Path, last: Last, fates: Fates | None = None, error: str = "ValueError: boom", **study
 ) -> Results:
-    """A study's folder, read; `study` are fields of Study in place of those that `last` implies."""
+    """Write and read a study; `study` replaces fields of Study that `last` implies."""
     runs = {key: key if isinstance(key, Run) else at(key) for key in last}
     names = [n for n in HYPERPARAMETERS if len({getattr(r, n) for r in runs.values()}) > 1]
     space = {n: list(dict.fromkeys(getattr(r, n) for r in runs.values())) for n in names}
@@ -129,7 +131,7 @@ def make(
 def make_final(
     folder: Path, last: Last, final: Mapping[float, Sequence[float]], **study
 ) -> Results:
-    """`make`, then fresh repeats of the finalists, alphas of `last`, as a race or "auto" adds."""
+    """Write and read a study with final repeats of two alphas, as a race or "auto" adds them."""
     make(folder, last, **study)
     runs = {at(alpha, 2000 + r): acc for alpha, accs in final.items() for r, acc in enumerate(accs)}
     write_records(folder, {run: curve(acc, run.epochs) for run, acc in runs.items()}, phase="final")
@@ -137,7 +139,7 @@ def make_final(
 
 
 def trials_of(last: Last) -> pd.DataFrame:
-    """The completed trials of `make` without a folder, accuracies at the last epoch alone."""
+    """Return the completed trials of `make` without a folder; accuracies at the last epoch only."""
     rows = []
     for key, accs in last.items():
         run = key if isinstance(key, Run) else at(key)
@@ -145,6 +147,7 @@ def trials_of(last: Last) -> pd.DataFrame:
         for r, acc in enumerate(accs):
             if acc is not None:
                 own = {"trial_id": replace(run, repeat=r).trial_id, "config_id": run.config_id}
+                own["label"] = config_label(config, ["alpha", "lr"])
                 fate = {"repeat": r, "status": "completed", "val/acc@last": acc}
                 rows.append(own | config | fate)
     return pd.DataFrame(rows).sort_values(["config_id", "repeat"], ignore_index=True)
@@ -157,7 +160,7 @@ def draw(
     sd: float = 0.01,
     shared: float = 0.02,
 ) -> dict[float | Run, list[float]]:
-    """Accuracies 0.7 + effect + what a repeat shares + noise, as normal numbers.
+    """Draw normal accuracies 0.7 + effect + shared effect of the repeat + noise.
 
     Paired differences have the standard deviation sqrt(2) sd; numbers correlate over repeats with
     shared^2 / (shared^2 + sd^2).
@@ -169,16 +172,16 @@ def draw(
 
 
 def grid(alphas: Sequence[float], **values: Sequence[object]) -> list[Run]:
-    """The configurations of a grid, twins left out, as `Study.runs` gives them."""
+    """Return the configurations of a grid, without duplicates."""
     return Study(run=RUN, space={"alpha": alphas, **values}).runs()  # type: ignore[arg-type]
 
 
 def write_predictions(results: Results, wrong_together: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """predictions.parquet of the completed runs: on val as many correct as the accuracy says.
+    """Write predictions.parquet of the completed runs, as accurate on val as the records say.
 
     Args:
         results: of the study.
-        wrong_together: how much images differ in difficulty, in sd; 0: all are equally hard.
+        wrong_together: SD of the difficulty of images; 0: all are equally difficult.
         seed: of the choice of the images.
     """
     rng = np.random.default_rng(seed)

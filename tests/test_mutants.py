@@ -34,7 +34,10 @@ MUTANTS = {
         "statistics/intervals results/summaries",
     ),
     "ddof 0 in the band": Mutant(
-        "reporting/figures.py", 'std="std"', "std=lambda x: x.std(ddof=0)", "reporting/figures"
+        "reporting/learning_curves.py",
+        'std="std"',
+        "std=lambda x: x.std(ddof=0)",
+        "reporting/figures",
     ),
     "standard error for sd": Mutant(
         "statistics/intervals.py",
@@ -232,39 +235,39 @@ MUTANTS = {
         "results/diagnostics results/summaries",
     ),
     "legend from the first run": Mutant(
-        "reporting/figures.py",
+        "reporting/learning_curves.py",
         'axes.plot(x, line["mean"], color',
-        "axes.plot(x, run[metric].iloc[: len(x)], color",
+        "axes.plot(x, trials[0][metric].iloc[: len(x)], color",
         "reporting/figures",
     ),
     "n of the study, not of the curve": Mutant(
-        "reporting/figures.py",
+        "reporting/learning_curves.py",
         "sorted({line.n.min(), line.n.max()})",
         "[results.study.repeats]",
         "reporting/figures",
     ),
     "the first plain training is the baseline": Mutant(
         "results/comparison.py",
-        "best_of(values[plain], criterion.sign)",
+        "best_config(values[plain], criterion.sign)",
         "plain[0]",
         "results/comparison",
     ),
     "higher is always better": Mutant(
         "results/comparison.py",
-        "return 1 if self.metric in HIGHER_IS_BETTER else -1",
+        'return 1 if METRICS[self.metric].better == "higher" else -1',
         "return 1",
         "results/comparison results/wording",
     ),
     "Holm's p alone makes a verdict": Mutant(
         "results/wording.py",
-        " & ((table.low_all > 0) | (table.high_all < 0))",
-        "",
+        "_is_below_level(table.p_holm, context) & excludes_0",
+        "_is_below_level(table.p_holm, context)",
         "results/wording",
     ),
     "the interval of one comparison in the verdict": Mutant(
         "results/wording.py",
-        "return float(row.high_all - row.low_all) / 2",
-        "return float(row.high - row.low) / 2",
+        "interval = _ends(row.low_all, row.high_all, criterion)",
+        "interval = _ends(row.low, row.high, criterion)",
         "results/wording",
     ),
     "chosen and judged on the same images": Mutant(
@@ -275,18 +278,57 @@ MUTANTS = {
     ),
     "text that is not escaped": Mutant(
         "reporting/page.py",
-        "return text if isinstance(text, Markup) else escape(str(text))",
-        "return str(text)",
+        "autoescape=True",
+        "autoescape=False",
         "reporting/page reporting/build",
     ),
+    "a caption that is not escaped": Mutant(
+        "reporting/page.py",
+        "format(Markup(opening), figure.caption)",
+        "format(Markup(opening), Markup(figure.caption))",
+        "reporting/page",
+    ),
+    "a misspelt name in a template is empty text": Mutant(
+        "reporting/page.py",
+        "undefined=StrictUndefined",
+        "optimized=True",
+        "reporting/page",
+    ),
     "a script that data can end": Mutant(
-        "reporting/page.py", '.replace("<", "\\\\u003c")', "", "reporting/page reporting/build"
+        "reporting/templates/report.html",
+        "{{ data | tojson }}",
+        '{{ data | tojson | list | join | replace("\\\\u003c", "<") | safe }}',
+        "reporting/page reporting/build",
+    ),
+    "data with NaN, which is not JSON": Mutant(
+        "reporting/page.py", '"allow_nan": False, ', "", "reporting/page"
+    ),
+    "figures with the same ids": Mutant(
+        "reporting/page.py", r"\g<1>{name}-", r"\g<1>", "reporting/page reporting/build"
+    ),
+    "an SVG that depends on whether the PNG was drawn before": Mutant(
+        "reporting/canvas.py",
+        "self.figure.set_dpi(PNG_DPI)",
+        "self.figure.get_dpi()",
+        "reporting/figures",
+    ),
+    "the interval of one comparison in the figure": Mutant(
+        "reporting/figures.py",
+        "[scale * row.low_all, scale * row.high_all]",
+        "[scale * row.low, scale * row.high]",
+        "reporting/figures reporting/build",
+    ),
+    "the interval of one comparison for the best configuration": Mutant(
+        "reporting/answer.py",
+        'ends[["low_all", "high_all"]]',
+        'ends[["low", "high"]]',
+        "reporting/build",
     ),
     "one crop for all images of an epoch": Mutant(
         "data/views.py", "derive_seed(*self.key, i)", "derive_seed(*self.key)", "data/views"
     ),
     "the same views in every epoch": Mutant(
-        "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views streams/stream"
+        "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views"
     ),
     "flipped upside down": Mutant(
         "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
@@ -346,25 +388,25 @@ MUTANTS = {
         "streams/batches.py",
         "batch[whole:] if whole < len(batch) else None",
         "None",
-        "streams/chunks streams/stream",
+        "streams/chunks",
     ),
     "a key without the epoch": Mutant(
         "streams/keys.py",
         'parts |= {"repeat": run.repeat, "epoch": epoch}\n            elif',
         'parts |= {"repeat": run.repeat}\n            elif',
-        "streams/keys streams/stream",
+        "streams/keys",
     ),
     "a key without the batch size": Mutant(
-        "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys streams/stream"
+        "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys"
     ),
     "a key without the version of timm": Mutant(
-        "streams/keys.py", '"timm": timm_version(),', "", "streams/keys streams/stream"
+        "streams/keys.py", '"timm": timm_version(),', "", "streams/keys"
     ),
     "a fingerprint of the factory's file alone": Mutant(
         "models/user_source.py",
         "waiting += _imported(name, found[name])",
         "pass",
-        "models/user_source streams/stream",
+        "models/user_source",
     ),
     "a lock that several keys share": Mutant(
         "streams/cache.py",

@@ -1,13 +1,24 @@
-"""What a study is: frozen dataclasses, their checks, their JSON and their command-line flags.
+"""Configuration of a study: what it is, its checks, its JSON, the command lines.
 
-- errors: exceptions whose message is for the user
-- hyperparameters: search spaces, and which hyperparameters have an effect
-- run: the configuration of one distillation run
-- study: the configuration of a study
+Declarations
+- fields: annotations of config fields (bounds, commands, effects) and the checks they imply
+- run: `Run`, the configuration of one distillation run; a hyperparameter is declared here, once
+- study: `Study`, the configuration of a study
+- effects: which hyperparameters have an effect in a configuration, and its id
+- hyperparameters: the hyperparameters by name, lists and ranges of values
+- metrics: the table of metrics
+- migrations: schemas of study.json
+
+Command lines
+- cli: parsing, exit codes, experiments
+- flags: how a field becomes a flag; the flags of analysis and report
 - defaults: the default study
-- cli: command lines
 - user_code: errors in the user's own modules
+
+Shared by all packages
+- errors: exceptions whose message is for the user
 - files: names of a study's files, atomic writes, the cache folder
 
-Imports nothing of kdtune. Standard library and tyro only.
+Imports no other package; the table of objectives in `kdtune.training` is looked up by name. Needs
+the standard library, tyro and platformdirs only, the latter two imported when they are needed.
 """

@@ -5,10 +5,10 @@ from kdtune.config.study import Study
 
 
 def fashion() -> Study:
-    """The default study, on the embedded data: does distilling help on 300 labelled images?
+    """Return the default study: does distillation help with 300 labelled images of Fashion-MNIST?
 
-    Eight repeats, since four cannot carry a verdict after Holm's correction. A run takes about two
-    seconds on one core.
+    It has eight repeats, since four rarely reach significance after Holm's correction. A trial
+    takes about two seconds on one core.
     """
     run = Run(
         train_images=300,

@@ -10,7 +10,10 @@ class InputError(UserError, ValueError):
 
 
 class LeaseLostError(UserError):
-    """Another driver has taken over the study on its object store; this one must not write."""
+    """Another driver has taken over the study on its object store; this one must not write.
+
+    The user has given nothing wrong: commands end with exit code 1, not 2.
+    """
 
 
 class NodeMismatchError(UserError):

@@ -1,4 +1,4 @@
-"""The user's own code, experiments and factories of models: where it is at fault."""
+"""Errors in the user's own code: experiments, factories of models, objectives."""
 
 import os
 import sysconfig
@@ -7,30 +7,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 
-LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-OTHERS = ("<", *(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *LIBRARIES)))
-"""How the names of files begin that are not the user's: kdtune's, Python's, its packages'."""
+_LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_NOT_THE_USERS = (
+    "<",
+    *(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *_LIBRARIES)),
+)
+"""Beginnings of the names of files that are not the user's: of kdtune, Python and its packages."""
 
 
 @contextmanager
-def user_code(what: str) -> Iterator[None]:
-    """Whatever is raised inside becomes an InputError, `what` went wrong and on which line."""
+def user_code(failure: str) -> Iterator[None]:
+    """Turn every exception raised inside into an InputError.
+
+    Args:
+        failure: What failed, such as "mine.py cannot be run". The message adds the exception and
+            the file and line of the user's code.
+    """
     try:
         yield
     except InputError:
         raise
     except SyntaxError as error:
         place = f" ({error.filename}, line {error.lineno})"
-        raise InputError(f"{what}: SyntaxError: {error.msg}{place}") from error
+        raise InputError(f"{failure}: SyntaxError: {error.msg}{place}") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise InputError(f"{what}: {reason}{_place(error)}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{failure}: {reason}{_place(error)}") from error
 
 
 def _place(error: Exception) -> str:
-    """File and line of the last call that is the user's; nothing where none is."""
+    """Return file and line of the last call in the user's code; nothing if there is none."""
     calls = traceback.extract_tb(error.__traceback__)
-    own = [call for call in calls if not call.filename.startswith(OTHERS)]
+    own = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
+def is_users_own(file: str) -> bool:
+    """Return True if a file belongs neither to Python nor to a package nor to kdtune."""
+    packages = {"site-packages", "dist-packages"}
+    return not file.startswith(_NOT_THE_USERS) and not packages & set(Path(file).parts)

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from kdtune.config.user_code import OTHERS
+from kdtune.config.user_code import is_users_own
 
 _read: WeakKeyDictionary[ModuleType, tuple[object, bytes]] = WeakKeyDictionary()
 """Content of a module's file when this process first saw the module, and the module's spec."""
@@ -48,12 +48,6 @@ def source_digest(module: ModuleType, net: nn.Module) -> str:
     for name, content in sorted(found.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
-
-
-def is_users_own(file: str) -> bool:
-    """Return True if a file belongs neither to Python nor to a package nor to kdtune."""
-    packages = {"site-packages", "dist-packages"}
-    return not file.startswith(OTHERS) and not packages & set(Path(file).parts)
 
 
 def _file(name: str) -> str | None:

@@ -1,15 +1,20 @@
-"""Ray Tune: what Ray runs, its machines, the study's driver.
+"""Ray Tune: the functions that Ray runs, its machines, and the driver of a study.
 
-- driver: runs a study
-- session: starts and stops Ray
-- machines: the machines of a cluster
+- driver: runs a study: checks, Ray, the tuner, resuming
+- study_folder: what is written into a study's folder at its start and its end
+- study_identity: whether a study continues the one that its folder holds
+- study_lock: the lock that lets one process run a study
+- session: the start and the end of Ray as a study asks for it
+- local_ray: a local Ray that other users of the machine cannot reach
+- machines: the machines of a cluster, and how many trials fit on them
 - preflight: checks of every machine before a trial runs there
-- machine_monitor: machines that join and leave while a study runs
-- trial: what Ray runs
+- node_status: what one machine reports about itself
+- storage_probe: whether all machines see the study's folder or object store
+- machine_monitor: machines that join or are lost while a study runs
+- trial: the functions that Ray runs on its workers
 - adapters: Ray Tune's searcher and scheduler on top of the plan
 - recorder: from Ray Tune's callbacks to the records
-- progress: what the terminal shows
-- study_folder: what is written into a study's folder
+- progress: progress on the terminal
 
 May import every package but reporting.
 """

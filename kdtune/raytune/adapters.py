@@ -1,6 +1,6 @@
-"""Between Ray Tune and the plan: a Searcher that hands out its runs, a scheduler that stops some.
+"""Ray Tune's searcher and scheduler on top of the plan.
 
-Neither keeps a state of its own, on disk or in memory: the plan follows from the records.
+Neither has a state of its own, on disk or in memory: the plan follows from the records.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,31 @@ from ray.tune.search import Searcher
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
-from kdtune.raytune.trial import run_of
+from kdtune.raytune.trial import make_run
 
 
 class RepeatSearcher(Searcher):
-    """Hands out the plan's runs, each once, as many at a time as there is room for."""
+    """Searcher that suggests each run of the plan once.
 
-    def __init__(self, plan: Plan, room: Callable[[], int]):
+    Args:
+        plan: Says which run is next.
+        concurrent_trials: Returns how many trials may run now.
+    """
+
+    def __init__(self, plan: Plan, concurrent_trials: Callable[[], int]):
         super().__init__()
-        self.plan, self.room = plan, room
+        self.plan, self.concurrent_trials = plan, concurrent_trials
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for a restore that is never made
+        return {}  # Tune pickles its searcher for a restore that never happens
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
-        """Metric, mode and space are the study's, not the tuner's."""
+        """Ignore metric, mode and space, which are the study's."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The configuration and repeat of the next trial; None to wait; or that there is none."""
-        if len(self.plan.ledger.running) >= self.room():
+        """Return the configuration and repeat of the next trial; None to wait; or FINISHED."""
+        if len(self.plan.ledger.running) >= self.concurrent_trials():
             return None
         run = self.plan.next_run()
         if run is not None:
@@ -41,17 +46,17 @@ class RepeatSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing to learn: the recorder tells the plan what it writes down."""
+        """Do nothing: the recorder passes to the plan what it writes."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the records say what is left."""
+        """Do nothing: the records say which runs are left."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Do nothing."""
 
 
 class EarlyStopper(FIFOScheduler):
-    """Stops the runs that the plan says have fallen behind."""
+    """Scheduler that prunes the trials that the plan tells it to."""
 
     def __init__(self, plan: Plan, study: Study):
         super().__init__()
@@ -61,8 +66,8 @@ class EarlyStopper(FIFOScheduler):
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether a trial that reports epochs goes on. Asked before they are written down."""
-        run = run_of(self.study, trial.config)
+        """Return STOP or CONTINUE; Tune asks this before the recorder writes the epochs."""
+        run = make_run(self.study, trial.config)
         if self.plan.should_prune(run, result.get("epochs", ())):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)

@@ -1,84 +1,86 @@
 """Driver of a study: checks, Ray, the tuner, resuming."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
-from kdtune.raytune.machines import Capacity
+from kdtune.raytune.machine_monitor import MachineMonitor
+from kdtune.raytune.machines import Capacity, TrialResources, check_local_resources
 from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
-from kdtune.raytune.recorder import RETRIES, Recorder
-from kdtune.raytune.session import check_machine, ray_session
-from kdtune.raytune.study_folder import finish, only_driver, write_study
+from kdtune.raytune.recorder import MAX_RETRIES, Recorder
+from kdtune.raytune.session import check_address, ray_session
+from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.trial import run_of, run_trial, train_teacher
+from kdtune.raytune.study_lock import lock_study
+from kdtune.raytune.trial import make_run, run_trial, train_teacher
 from kdtune.results.study_results import Results, load
 from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
-from kdtune.storage.mirror import Mirror
+from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
-from kdtune.storage.records import SavedStudy, read_lines
+from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.streams.cache import Cache
-from kdtune.training.run import check, check_objectives
-from kdtune.training.teacher import RECORD, WEIGHTS, is_ready
+from kdtune.streams.working_set import cache_warning
+from kdtune.training.run import check, check_objectives, make_student
+from kdtune.training.teacher import RECORD, WEIGHTS, initial_teacher, is_ready
 
 MAX_CONCURRENT_TRIALS = 10_000
-"""Without a limit Tune would start trials one after another; what there is room for is less."""
-
-
-FITS = 3
+"""Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
+MAX_RESTARTS_WITHOUT_PROGRESS = 3
 """Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The study has stopped before its end; the same command goes on."""
+    """A study stopped before its end; the same command resumes it."""
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
-    """Run every configuration of the study in every repeat; goes on where an earlier call stopped.
+    """Run every configuration of the study in every repeat, or resume where an earlier call ended.
 
     Args:
-        study: what to run.
-        ray_init: arguments of ray.init in place of those the study asks for.
+        study: The study.
+        ray_init: Arguments of `ray.init` in place of those that the study asks for.
 
     Returns:
         The results, as `kdtune.load` reads them.
 
     Raises:
-        InputError: the study cannot run as asked; said before any work.
-        Interrupted: Ctrl-C, or a store that does not answer any more; the same call goes on.
+        InputError: The study cannot run as asked; raised before any work.
+        NodeMismatchError: A machine of the cluster cannot run the study's trials.
+        LeaseLostError: Another driver has taken over the study on its object store.
+        Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
     """
     study = replace(study, run=study.run.absolute())
     folder, mirror = study.folder, Mirror(study)
-    with _outages_told(study), ExitStack() as held:
+    with _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
             reach(study.uri)
-        _hold(held, folder, mirror)  # before anything is read: another driver may be writing
-        if study.uri is not None:
-            mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
-            mirror.pull_folders("epochs")
+        locks.enter_context(lock_study(folder))
+        locks.enter_context(hold_lease(mirror))
+        mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+        mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         study = merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
-        made_of = dict(saved.fingerprints) if saved else {}
+        fingerprints = dict(saved.fingerprints) if saved else {}
         if not is_done:
-            made_of |= _check(study, saved, ray_init)
+            fingerprints |= _check(study, saved, ray_init)
         elif is_moved(study, saved):
-            made_of |= _fingerprints(study, saved)
-        write_study(study, made_of)
+            fingerprints |= _check_models(study, saved)
+        write_study(study, fingerprints)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
             with ray_session(study, ray_init):
@@ -87,15 +89,9 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     return load(folder)
 
 
-def _hold(held: ExitStack, folder: Path, mirror: Mirror) -> None:
-    """Have the study for this process alone until the stack is left."""
-    held.enter_context(only_driver(folder))
-    held.enter_context(hold_lease(mirror))
-
-
 @contextmanager
-def _outages_told(study: Study) -> Iterator[None]:
-    """An outage that outlasts all patience ends a study on a store as Ctrl-C does."""
+def _outages_as_interrupts(study: Study) -> Iterator[None]:
+    """Raise Interrupted for an outage of the study's store that outlasts all retries."""
     try:
         yield
     except OSError as error:
@@ -107,15 +103,25 @@ def _outages_told(study: Study) -> Iterator[None]:
 def _check(
     study: Study, saved: SavedStudy | None, ray_init: dict[str, Any] | None
 ) -> dict[str, str]:
-    """Return the study's fingerprints; raise InputError if it cannot run, or not as it began."""
-    check_machine(study, ray_init)
-    fingerprints = _fingerprints(study, saved)
-    is_ready(study.run, study.folder / "teacher")  # raises where what is there is damaged
+    """Raise InputError if the study cannot run, or differs from the saved one.
+
+    Returns:
+        The fingerprints of its data and models.
+    """
+    if study.address is None:
+        check_local_resources(study, ray_init)
+    else:
+        check_address(study.address)
+    fingerprints = _check_models(study, saved)
+    is_ready(study.run, study.folder / "teacher")  # raises if the teacher there is damaged
     return fingerprints
 
 
-def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data, models and objectives; raise InputError if one changed."""
+def _check_models(study: Study, saved: SavedStudy | None) -> dict[str, str]:
+    """Return the fingerprints of data, models and the user's own objectives.
+
+    Raises InputError if one of them cannot work or differs from the saved one.
+    """
     own_objectives = check_objectives(study)
     fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
@@ -126,97 +132,118 @@ def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
 
 
 def _run_all(study: Study, mirror: Mirror) -> None:
-    """The teacher, then every run that is left."""
+    """Train the teacher, then run every run that is left."""
     cache = Cache(study.cache, study.cache_gb)
-    room = Capacity(study, print)
-    count = room.trials()
+    capacity = Capacity(study, print)
+    count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
-    with ProgressDisplay(plan, cache) as show:
-        for line in preflight(study):
-            show.line(line)
-        if fault := cache.fault():
-            show.line(f"warning: {fault}")
-        if not study.has_plain:
-            show.line("no plain training (alpha = 1) in the study: no verdict will be possible")
-        _make_teacher(study, room.needs, show)
-        left = "runs" if plan.runs_left is None else f"{plan.runs_left} runs"
-        show.line(f"{left}, {count} at a time, into {study.uri or study.folder}")
-        recorder = Recorder(study, plan, show, mirror)
-        with closing(recorder.records):
-            try:
-                _fit_all(study, plan, room, recorder)
-            finally:
-                recorder.uplink.flush()
+    with ProgressDisplay(plan, cache) as display:
+        for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
+            display.print_line(line)
+        _train_teacher(study, capacity.trial, display)
+        left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
+        place = study.uri or study.folder
+        display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
+        with (
+            Records(study.folder) as records,
+            RecordsUploader(mirror, records) as uploader,
+            MachineMonitor(study, capacity.trial) as monitor,
+        ):
+            recorder = Recorder(study, plan, display, records, uploader, monitor)
+            _fit_until_done(study, plan, capacity, recorder)
         if study.until_decided:
-            show.line(_how_it_ended(plan))
+            display.print_line(_describe_end(plan))
 
 
-def _how_it_ended(plan: Plan) -> str:
-    """Whether --repeats auto ended with a decision or with its budget."""
+def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
+    """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
+    if fault := cache.fault():
+        yield f"warning: {fault}"
+    elif too_small := cache_warning(
+        study, count, make_student(study.run), initial_teacher(study.run)
+    ):
+        yield f"warning: {too_small}"
+    if not study.has_plain:
+        yield (
+            "warning: the study has no baseline without distillation (alpha = 1), so there will be "
+            "no verdict"
+        )
+
+
+def _describe_end(plan: Plan) -> str:
+    """Return why --repeats auto ended: with a decision, or with its budget."""
     final = final_differences(plan.ledger)
-    seen = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
+    evidence = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
     if is_decided(plan.ledger):
-        return f"decided at level {plan.study.level:g}: {seen}"
+        return f"Decided at level {plan.study.level:g}: {evidence}."
     if plan.ledger.cost.reaches(plan.study.budget):
-        return f"not decided: the budget of {plan.study.budget} is spent ({seen})"
-    return f"not decided: there are no two finalists to compare ({seen})"
+        return f"Not decided: the budget of {plan.study.budget} is spent ({evidence})."
+    return f"Not decided: there are no two finalists to compare ({evidence})."
 
 
-def _make_teacher(study: Study, needs: dict[str, float], show: ProgressDisplay) -> None:
-    """Fine-tune the teacher in a Ray task that has ended, and given back its GPU, on return."""
+def _train_teacher(study: Study, trial: TrialResources, display: ProgressDisplay) -> None:
+    """Train the teacher, unless it is ready, in a Ray task that has released its GPU on return."""
     if is_ready(study.run, study.folder / "teacher"):
         return
-    show.line(f"teacher {study.run.teacher}: {study.run.teacher_epochs} epochs")
-    task = ray.remote(num_cpus=needs["cpu"], num_gpus=needs["gpu"], num_returns="streaming")
-    epochs: Any = task(train_teacher).remote(study)
+    epochs = study.run.teacher_epochs
+    display.print_line(f"Training the teacher {study.run.teacher}: {epochs} epochs.")
+    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
+    references: Any = task(train_teacher).remote(study)
     try:
-        for reference in epochs:
-            show.line(f"  {ray.get(reference)}")
+        for reference in references:
+            display.print_line(f"  {ray.get(reference)}")
     except ray.exceptions.RayTaskError as error:
-        raise InputError(f"the teacher could not be fine-tuned: {error.cause}") from error
+        raise InputError(f"the teacher could not be trained: {error.cause}") from error
 
 
-def _fit_all(study: Study, plan: Plan, room: Capacity, recorder: Recorder) -> None:
-    """Run Tune until the plan is done."""
-    barren = 0
+def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
+    """Run Tune until the plan is done.
+
+    Raises:
+        Interrupted: Ctrl-C, or Ray stops again and again without any progress.
+    """
+    restarts_without_progress = 0
     while not plan.is_done:
-        before = recorder.ends
+        before = recorder.ended_trials
         try:
-            _fit(study, plan, room, recorder)
-        except RuntimeError as error:  # Ray's memory monitor has killed a trial, and with it fit()
-            recorder.show.line(f"Ray has stopped ({str(error).splitlines()[0]}); starting it again")
-            stopped = True
+            _fit(study, plan, capacity, recorder)
+        except RuntimeError as error:  # Ray's memory monitor has killed a trial, and fit() with it
+            recorder.display.print_line(f"Ray has stopped ({first_line(error)}) and is restarted.")
+            crashed = True
         else:
-            stopped = False
+            crashed = False
         plan.requeue_running()
-        if not (stopped or plan.is_done):
-            raise Interrupted("runs are left")
-        barren = barren + 1 if recorder.ends == before else 0
-        if barren == FITS:
-            raise Interrupted("Ray stops without any progress; runs are left")
+        if not (crashed or plan.is_done):
+            raise Interrupted("some runs have not ended")
+        progressed = recorder.ended_trials > before
+        restarts_without_progress = 0 if progressed else restarts_without_progress + 1
+        if restarts_without_progress == MAX_RESTARTS_WITHOUT_PROGRESS:
+            raise Interrupted("Ray stops without any progress, and some runs have not ended")
 
 
-def _fit(study: Study, plan: Plan, room: Capacity, recorder: Recorder) -> None:
+def _fit(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
+    """Run Tune once."""
+    count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
     tuner = tune.Tuner(
-        tune.with_resources(partial(run_trial, study=study), room.needs),
+        tune.with_resources(partial(run_trial, study=study, concurrent=count), resources),
         tune_config=tune.TuneConfig(
-            search_alg=RepeatSearcher(plan, room.trials),
+            search_alg=RepeatSearcher(plan, capacity.concurrent_trials),
             scheduler=EarlyStopper(plan, study),
             num_samples=-1,
             max_concurrent_trials=MAX_CONCURRENT_TRIALS,
             reuse_actors=True,
-            trial_dirname_creator=partial(_dirname, study=study),
+            trial_dirname_creator=partial(_folder_name, study=study),
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.folder),
             callbacks=[recorder, TBXLoggerCallback()],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             verbose=0,
         ),
     )
     tuner.fit()
 
 
-def _dirname(trial: Any, study: Study) -> str:
-    return f"{run_of(study, trial.config).trial_id}-{trial.trial_id}"
+def _folder_name(trial: Any, study: Study) -> str:
+    return f"{make_run(study, trial.config).trial_id}-{trial.trial_id}"

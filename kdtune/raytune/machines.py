@@ -1,31 +1,36 @@
-"""The machines of a Ray cluster: what they have, what more may come, which came and went."""
+"""The machines of a Ray cluster: what they have, what may be added, how many trials fit."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
+import torch
 import yaml
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
+from kdtune.streams.resources import check_gpus, check_precision
 
-BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""`ray up` leaves the cluster's file there, on the head, for the autoscaler. That of Ray 2.60
-tells nobody what it may bring: `get_max_resources_from_cluster_config` is None."""
-LOOK_SECONDS = 2.0
-JOIN_SECONDS = 180.0
-"""Machines that the cluster's file promises (min_workers) are waited for so long: `ray up` returns
-when the head is there."""
+CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
+"""`ray up` leaves the cluster's file there, on the head node, for the autoscaler. Ray 2.60 has no
+other way to learn what the autoscaler may add: `get_max_resources_from_cluster_config` is None."""
+POLL_SECONDS = 2.0
+"""Time between two requests for the list of machines."""
+JOIN_TIMEOUT_SECONDS = 180.0
+"""Time to wait for the machines of the cluster's file (min_workers); `ray up` returns as soon as
+the head node is up."""
 Amounts = Mapping[str, float]
-"""Of CPU, GPU and what else Ray counts."""
+"""Amounts of CPU, GPU and the other resources that Ray counts."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine that has joined."""
+    """A machine that has joined the cluster."""
 
     id: str
     name: str
@@ -39,110 +44,158 @@ class Node:
         return self.name
 
 
-def alive() -> list[Node]:
-    """The machines of now, the driver's own first."""
+class NodeChanges(NamedTuple):
+    """The difference between two lists of machines."""
+
+    joined: list[Node]
+    lost: list[Node]
+
+
+class TrialResources(NamedTuple):
+    """What one trial takes."""
+
+    cpu: int
+    gpu: float
+
+
+def alive_nodes() -> list[Node]:
+    """Return the machines of the cluster, that of the driver first."""
     own = ray.get_runtime_context().get_node_id()
     nodes = [_node(n) for n in ray.nodes() if n["Alive"]]
     return sorted(nodes, key=lambda node: (node.id != own, node.name))
 
 
-def changed(before: list[Node], after: list[Node]) -> tuple[list[Node], list[Node]]:
-    """The machines that came and those that went; one that was restarted did both."""
+def find_changes(before: list[Node], after: list[Node]) -> NodeChanges:
+    """Return the machines that joined and those that were lost; a restarted one is in both."""
     old, new = {node.id for node in before}, {node.id for node in after}
-    return [n for n in after if n.id not in old], [n for n in before if n.id not in new]
+    return NodeChanges(
+        [n for n in after if n.id not in old], [n for n in before if n.id not in new]
+    )
 
 
-def promised(file: Mapping[str, Any] | None) -> list[Amounts]:
-    """What the workers have that a cluster's file may bring, the best first.
+def potential_workers(cluster_file: Mapping[str, Any] | None) -> list[Amounts]:
+    """Return the resources of the workers that the autoscaler may start, the largest first.
 
-    Of the kind "local" the file does not know: they have nothing here until they have joined.
+    The file of a cluster of type "local" does not state resources; its workers have none here
+    until they have joined.
     """
-    if file is None:
+    if cluster_file is None:
         return []
-    kinds = sorted(
-        file["available_node_types"].values(),
+    types = sorted(
+        cluster_file["available_node_types"].values(),
         key=lambda kind: (kind["resources"].get("GPU", 0), kind["resources"].get("CPU", 0)),
         reverse=True,
     )
-    workers = [kind["resources"] for kind in kinds for _ in range(kind.get("max_workers", 0))]
-    return workers[: file["max_workers"]]
+    workers = [kind["resources"] for kind in types for _ in range(kind.get("max_workers", 0))]
+    return workers[: cluster_file["max_workers"]]
 
 
-def fit(machine: Amounts, cpus: float, gpus: float) -> int:
-    """Trials that fit on a machine; a share of a GPU is never split over two."""
-    counts = [machine.get("CPU", 0) // cpus]
-    if gpus:
-        have = int(machine.get("GPU", 0))
-        counts.append(have * int(1 / gpus) if gpus < 1 else have // gpus)
+def count_trials(machine: Amounts, trial: TrialResources) -> int:
+    """Return how many trials fit on a machine; a share of a GPU is never split over two GPUs."""
+    counts = [machine.get("CPU", 0) // trial.cpu]
+    if trial.gpu:
+        gpus = int(machine.get("GPU", 0))
+        counts.append(gpus * int(1 / trial.gpu) if trial.gpu < 1 else gpus // trial.gpu)
     return int(min(counts))
 
 
 class Capacity:
-    """How many trials of a study fit on the cluster: now, and with what the autoscaler may bring.
+    """The number of trials of a study that fit on the cluster, with what the autoscaler may add.
 
-    Waits first for the machines that the cluster's file promises.
+    The constructor waits for the machines that the cluster's file demands (min_workers).
 
     Args:
-        study: says what a trial needs, and the most GPUs it takes.
-        say: is told what is waited for.
+        study: Says what a trial needs, and the most GPUs that it may use together.
+        tell: Called with a line if machines are waited for.
 
     Raises:
-        InputError: more GPUs are asked for than there are or may come, or one trial fits nowhere.
+        InputError: The study asks for more GPUs than there are or may be, or a trial fits on no
+            machine.
     """
 
-    def __init__(self, study: Study, say: Callable[[str], None]):
-        path = BOOTSTRAP.expanduser()
+    def __init__(self, study: Study, tell: Callable[[str], None]):
+        path = CLUSTER_FILE.expanduser()
         on_head = study.address is not None and path.exists()
         self._file = yaml.safe_load(path.read_text()) if on_head else None
         self.study = study
-        self._trials, self._counted = 0, -LOOK_SECONDS
-        self._await(say)
-        now = [node.resources for node in alive()]
-        gpus = max(_gpus(now), _gpus([now[0], *promised(self._file)]))
+        self._concurrent, self._counted = 0, -POLL_SECONDS
+        self._wait_for_minimum(tell)
+        now = [node.resources for node in alive_nodes()]
+        workers = potential_workers(self._file)
+        gpus = max(_count_gpus(now), _count_gpus([now[0], *workers]))
         if (study.gpus or 0) > gpus:
             raise InputError(
-                f"{study.gpus} GPUs are asked for, but the cluster has {_gpus(now)} and may have "
-                f"at most {gpus}; --gpus {gpus}"
+                f"{study.gpus} GPUs are asked for, but the cluster has {_count_gpus(now)} and may "
+                f"have at most {gpus}; --gpus {gpus}"
             )
-        self.needs = {
-            "cpu": study.cpus_per_trial,
-            "gpu": study.gpus_per_trial if gpus and study.gpus != 0 else 0,
-        }
-        if not any(self._fit(machine) for machine in [*now, *promised(self._file)]):
+        takes_gpu = gpus and study.gpus != 0
+        self.trial = TrialResources(study.cpus_per_trial, study.gpus_per_trial if takes_gpu else 0)
+        if not any(count_trials(machine, self.trial) for machine in [*now, *workers]):
             raise InputError(
-                f"a trial takes {self.needs['cpu']} CPU cores and {self.needs['gpu']:g} GPUs, but "
-                f"no machine of the cluster has these; --cpus-per-trial, --gpus-per-trial"
+                f"a trial takes {self.trial.cpu} CPU cores and {self.trial.gpu:g} GPUs, but no "
+                f"machine of the cluster has these; --cpus-per-trial, --gpus-per-trial"
             )
 
-    def trials(self) -> int:
-        """Trials at a time, as things are; at least one, which waits for a machine."""
-        if time.monotonic() - self._counted >= LOOK_SECONDS:
-            self._trials, self._counted = self._count(), time.monotonic()
-        return self._trials
+    def concurrent_trials(self) -> int:
+        """Return how many trials may run now; at least one, which waits for a machine."""
+        if time.monotonic() - self._counted >= POLL_SECONDS:
+            self._concurrent, self._counted = self._count(), time.monotonic()
+        return self._concurrent
 
     def _count(self) -> int:
-        nodes = [node.resources for node in alive()]
-        now = sum(map(self._fit, nodes))
-        may = self._fit(nodes[0]) + sum(map(self._fit, promised(self._file)))
-        most = max(1, now, may)
-        if self.study.gpus and self.needs["gpu"]:
-            most = min(most, fit({"GPU": self.study.gpus, "CPU": most}, 1, self.needs["gpu"]))
-        return most
+        nodes = [node.resources for node in alive_nodes()]
+        now = sum(map(self._fitting, nodes))
+        later = self._fitting(nodes[0]) + sum(map(self._fitting, potential_workers(self._file)))
+        count = max(1, now, later)
+        if self.study.gpus and self.trial.gpu:
+            limit = {"GPU": self.study.gpus, "CPU": count}
+            count = min(count, count_trials(limit, TrialResources(1, self.trial.gpu)))
+        return count
 
-    def _fit(self, machine: Amounts) -> int:
-        return fit(machine, self.needs["cpu"], self.needs["gpu"])
+    def _fitting(self, machine: Amounts) -> int:
+        return count_trials(machine, self.trial)
 
-    def _await(self, say: Callable[[str], None]) -> None:
-        kinds = self._file["available_node_types"].values() if self._file else ()
-        count = 1 + sum(kind.get("min_workers", 0) for kind in kinds)
-        until = time.monotonic() + JOIN_SECONDS
-        if (have := len(alive())) < count:
-            say(f"{have} of {count} machines have joined, waiting for the others")
-        while len(alive()) < count and time.monotonic() < until:
+    def _wait_for_minimum(self, tell: Callable[[str], None]) -> None:
+        types = self._file["available_node_types"].values() if self._file else ()
+        count = 1 + sum(kind.get("min_workers", 0) for kind in types)
+        until = time.monotonic() + JOIN_TIMEOUT_SECONDS
+        if (have := len(alive_nodes())) < count:
+            tell(f"{have} of {count} machines have joined, waiting for the others")
+        while len(alive_nodes()) < count and time.monotonic() < until:
             time.sleep(1.0)
 
 
-def _gpus(machines: list[Amounts]) -> int:
+def check_local_resources(study: Study, ray_init: Mapping[str, Any] | None) -> None:
+    """Raise InputError if a study on this machine alone asks for more than the machine has.
+
+    Args:
+        study: Names the GPUs, and what one trial takes.
+        ray_init: Arguments of `ray.init` that say what Ray may use, if they are given.
+    """
+    gpus, cpus = torch.cuda.device_count(), local_cpus()
+    if ray_init is not None:
+        gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
+    check_gpus(study, gpus)
+    if study.cpus_per_trial > cpus:
+        raise InputError(
+            f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
+            f"cpus_per_trial={study.cpus_per_trial}"
+        )
+    taken = gpus if study.gpus is None else study.gpus
+    if taken and study.gpus_per_trial > taken:
+        raise InputError(
+            f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
+            f"gpus_per_trial={study.gpus_per_trial:g}"
+        )
+    check_precision(study.run, torch.device("cuda" if taken else "cpu"))
+
+
+def local_cpus() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _count_gpus(machines: list[Amounts]) -> int:
     return int(sum(machine.get("GPU", 0) for machine in machines))
 
 

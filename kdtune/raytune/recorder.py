@@ -1,4 +1,4 @@
-"""Writes each trial's start, epochs and end as Ray Tune learns of them, and tells the plan."""
+"""A Tune callback that writes each trial's start, epochs and end, and passes them to the plan."""
 
 import math
 from pathlib import Path
@@ -12,47 +12,62 @@ from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
-from kdtune.raytune.trial import run_of
-from kdtune.storage.mirror import Mirror, RecordsUploader
+from kdtune.raytune.trial import make_run
+from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
 from kdtune.training.run import CHECKPOINT
 
-RETRIES = 2
+MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
-LOST = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
-"""Ray's words for a machine that is gone, or that does not answer; no class of error tells it."""
+NODE_LOST_PHRASES = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
+"""Ray's words for a machine that was lost or does not answer; no exception class tells it."""
 
 
 class Recorder(tune.Callback):
-    """Writes each trial's start, epochs and end as Tune learns of them, and shows the progress.
+    """Tune callback that writes each trial's start, epochs and end, and shows the progress.
 
-    The plan takes the very lines that are written, so it can be made anew from them.
+    The plan gets the same records that are written, so it can be rebuilt from them. The recorder
+    closes none of its arguments.
+
+    Args:
+        study: The study.
+        plan: Gets the records.
+        display: Shows the progress.
+        records: Writes the records.
+        uploader: Uploads them to the study's object store.
+        monitor: Names the machines that join or are lost.
     """
 
-    def __init__(self, study: Study, plan: Plan, show: ProgressDisplay, mirror: Mirror):
-        self.study, self.plan, self.show = study, plan, show
-        self.records = Records(study.folder)
-        self.uplink = RecordsUploader(mirror, self.records)
-        self.watch = MachineMonitor(study)
+    def __init__(
+        self,
+        study: Study,
+        plan: Plan,
+        display: ProgressDisplay,
+        records: Records,
+        uploader: RecordsUploader,
+        monitor: MachineMonitor,
+    ):
+        self.study, self.plan, self.display = study, plan, display
+        self.records, self.uploader, self.monitor = records, uploader, monitor
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
-        self.ends = 0
+        self.ended_trials = 0
         self.accuracy: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore that is never made
+        return {}  # Tune pickles its callbacks for a restore that never happens
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune's loop turns."""
-        self.show.beat()
-        self.uplink.tick()
-        for line in self.watch.tick():
-            self.show.line(line)
+        """Update display, uploads and the list of machines; Tune calls this all the time."""
+        self.display.refresh()
+        self.uploader.tick()
+        for line in self.monitor.poll():
+            self.display.print_line(line)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial starts, or starts again."""
-        run = run_of(self.study, trial.config)
+        """Record that a trial starts, or starts again."""
+        run = make_run(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
         self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
@@ -60,8 +75,8 @@ class Recorder(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial reports epochs, or why it failed."""
-        run = run_of(self.study, trial.config)
+        """Record the epochs that a trial reports, or keep why it failed."""
+        run = make_run(self.study, trial.config)
         self.nodes[run.trial_id] = result["hostname"]
         if result.get("error"):
             self.errors[run.trial_id] = result["error"]
@@ -73,24 +88,24 @@ class Recorder(tune.Callback):
             self.accuracy[run.trial_id] = splits["val"]["acc"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has run to its end, or to its error."""
-        run = run_of(self.study, trial.config)
+        """Record the end of a trial that completed, was pruned, or reported an error."""
+        run = make_run(self.study, trial.config)
         error = self.errors.get(run.trial_id)
-        stopped = "pruned" if run.trial_id in self.plan.pruned else "completed"
-        self._end(run, stopped if error is None else "failed", error)
+        status = "pruned" if run.trial_id in self.plan.pruned else "completed"
+        self._end(run, status if error is None else "failed", error)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's worker has died; with its machine, that is no failure of the trial."""
-        if lost_machine(trial):
+        """Do not count the death of a worker as the trial's failure if its machine was lost."""
+        if is_machine_lost(trial):
             trial.run_metadata.num_failures -= 1
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's worker has died too often, or did not start."""
-        run = run_of(self.study, trial.config)
-        if lost_machine(trial):  # before it started, or after as many deaths as it may have
+        """Record that a trial's worker died too often or did not start."""
+        run = make_run(self.study, trial.config)
+        if is_machine_lost(trial):  # before the trial started, or after its last retry
             self.plan.requeue(run)
         elif run.trial_id in self.attempts:
-            self._end(run, "failed", f"its worker died {RETRIES + 1} times")
+            self._end(run, "failed", f"its worker died {MAX_RETRIES + 1} times")
         else:
             self.on_trial_start(iteration, trials, trial)
             self._end(run, "failed", "its worker did not start")
@@ -99,23 +114,27 @@ class Recorder(tune.Callback):
         node = self.nodes.get(run.trial_id)
         attempt = self.attempts[run.trial_id]
         self.plan.add_record(self.records.end(run, attempt, status, error, node))
-        self.ends += 1
-        if status != "failed":  # the student is kept, the optimiser's state is not
+        self.ended_trials += 1
+        if status != "failed":  # the student is kept, the state of the optimiser is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
-            self.uplink.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
+            self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
+        self.display.print_line(f"  {self._describe(run)}: {error or self._score(run, status)}")
+        self.display.advance()
+
+    def _describe(self, run: Run) -> str:
+        values = {**run.config, "repeat": run.repeat}
         names = [*(self.study.searched or ["alpha"]), "repeat"]
-        shown = {**run.config, "repeat": run.repeat}
-        text = ", ".join(f"{n} {shown[n]}" for n in names if shown[n] is not None)
-        accuracy = self.accuracy.get(run.trial_id, math.nan)
-        stopped = " (stopped early)" if status == "pruned" else ""
-        self.show.line(f"  {text}: " + (error or f"val acc {accuracy:.4f}{stopped}"))
-        self.show.advance()
+        return ", ".join(f"{name} {values[name]}" for name in names if values[name] is not None)
+
+    def _score(self, run: Run, status: str) -> str:
+        pruned = " (pruned)" if status == "pruned" else ""
+        return f"val acc {self.accuracy.get(run.trial_id, math.nan):.4f}{pruned}"
 
 
-def lost_machine(trial: Any) -> bool:
-    """Whether Ray says that the trial's worker died because its machine did, or is cut off."""
+def is_machine_lost(trial: Any) -> bool:
+    """Return True if the trial's worker died because its machine was lost or is cut off."""
     error = Path(trial.error_file or "")
     if not error.is_file():
         return False
     last = error.read_text(errors="replace").rsplit("Failure #", 1)[-1]
-    return any(words in last for words in LOST)
+    return any(phrase in last for phrase in NODE_LOST_PHRASES)

@@ -1,46 +1,103 @@
-"""Ray as a study asks for it: what is refused before it starts, its start, its end."""
+"""The start and the end of Ray as a study asks for it."""
 
 import logging
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
 import torch
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.study import Study
-from kdtune.streams.resources import check_gpus
+from kdtune.raytune.local_ray import environment, private_ray
+from kdtune.raytune.machines import local_cpus
+
+DEFAULTS = {
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
+    # Tune's CSV and JSON loggers write each report twice more; the records have it already
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune's snapshots are never restored from: they lag, cannot be extended, and unpickle
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # the exporter's threads outlive ray.shutdown; a second study's could crash the process's exit
+    "RAY_enable_metrics_collection": "0",
+}
+"""Environment variables of a study; values that the user has set are kept."""
 
 
-def check_machine(study: Study, ray_init: dict[str, Any] | None) -> None:
-    """Refuse, before Ray starts, to take more than this machine has."""
+@contextmanager
+def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
+    """Run Ray as the study asks for it, until the context is left.
+
+    A Ray that already runs in this process is used and left as it is.
+
+    Args:
+        study: Names the cluster to connect to, or the GPUs that a local Ray may use.
+        ray_init: Arguments of `ray.init` in place of those the study asks for. Without an address
+            a local Ray is started.
+
+    Raises:
+        InputError: No Ray cluster answers at the study's address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    logger = logging.getLogger("ray")
+    with ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        unset = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
+        stack.enter_context(environment(**unset))
+        stack.enter_context(_started(study, ray_init))
+        stack.enter_context(_sigterm_as_ctrl_c())
+        yield
+
+
+@contextmanager
+def _started(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
+    """Start a local Ray, or connect to a cluster; stop or disconnect at the end."""
+    arguments = _arguments(study) if ray_init is None else {"address": "local"} | ray_init
+    arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
+    if arguments["address"] == "local":
+        with private_ray(arguments):
+            yield
+        return
+    try:
+        _connect(arguments)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _arguments(study: Study) -> dict[str, Any]:
     if study.address is not None:
-        return _check_address(study.address)
-    gpus, cpus = torch.cuda.device_count(), _cores()
-    if ray_init is not None:
-        gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
-    check_gpus(study, gpus)
-    if study.cpus_per_trial > cpus:
-        raise InputError(
-            f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
-            f"cpus_per_trial={study.cpus_per_trial}"
-        )
-    taken = gpus if study.gpus is None else study.gpus
-    if taken and study.gpus_per_trial > taken:
-        raise InputError(
-            f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
-            f"gpus_per_trial={study.gpus_per_trial:g}"
-        )
+        return {"address": study.address}
+    gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": local_cpus(),
+        "num_gpus": gpus,
+    }
 
 
-def _check_address(address: str) -> None:
-    """Refuse HOST:PORT where nothing listens: Ray waits there for minutes."""
+def _connect(arguments: Mapping[str, Any]) -> None:
+    try:
+        ray.init(**arguments)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {arguments['address']} ({first_line(error)})"
+        ) from error
+
+
+def check_address(address: str) -> None:
+    """Raise InputError if nothing listens at HOST:PORT, where Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
     if host and "://" not in address:
         try:
@@ -49,53 +106,14 @@ def _check_address(address: str) -> None:
             raise InputError(f"no Ray cluster answers at {address} ({error})") from None
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 @contextmanager
-def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
-    """Ray as the study asks for it, shut down at the end; a Ray that already runs is left as is."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
-    # its CSV and JSON loggers write each report twice over, and the records have it already
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # Ray's snapshots are never restored from: they lag, cannot be extended, and unpickle
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    # the exporter's threads outlive ray.shutdown: a second study's could crash the process' exit
-    os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if ray_init is not None:
-        # without an address it would join any Ray that runs on this machine
-        ray.init(**{"address": "local"} | common | ray_init)
-    elif study.address is not None:
-        try:
-            ray.init(address=study.address, **common)
-        except ConnectionError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"no Ray cluster answers at {study.address} ({reason})") from error
-    else:
-        gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
-        here: dict[str, Any] = {"num_cpus": _cores(), "num_gpus": gpus}
-        ray.init(address="local", include_dashboard=False, **here, **common)
-    try:
-        with _ended_as_by_ctrl_c():
-            yield
-    finally:
-        ray.shutdown()
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, sent by `kill` or a batch system, end a study as Ctrl-C does.
 
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM, from `kill` or a batch system, ends a study as Ctrl-C does; Ray's way is a crash."""
+    Ray's own handler would end the process at once.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say so
+        yield  # only the main thread may set a handler
         return
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:

@@ -1,20 +1,16 @@
-"""A study's folder: its lock, what is written at the start, what is written at the end."""
+"""A study's folder: what is written at the start, what is written at the end."""
 
 import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from kdtune import __version__
-from kdtune.config.errors import InputError
-from kdtune.config.files import LOCK, PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import export
@@ -61,37 +57,6 @@ def _command() -> list[str]:
     if program.parent.name == "kdtune":
         return ["python", "-m", f"kdtune.{program.stem}", *sys.argv[1:]]
     return ["python", program.name, *sys.argv[1:]]
-
-
-@contextmanager
-def only_driver(folder: Path) -> Iterator[None]:
-    """Hold the lock of a study's folder, which is made; a folder still without a study is removed.
-
-    Raises:
-        InputError: Another process holds the lock, or the folder cannot be written.
-    """
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0.5)  # readers hold it for a moment to see whether a driver runs
-    except Timeout:
-        raise InputError(
-            f"{folder} is in use by another process; wait for it to end, or give --name OTHER"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); give another --out FOLDER"
-        ) from None
-    try:
-        yield
-    finally:
-        if new and not (folder / STUDY).exists():
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # a folder with other files in it stays
-                for place in new:
-                    place.rmdir()
-        lock.release()
 
 
 def finish(folder: Path, mirror: Mirror) -> None:

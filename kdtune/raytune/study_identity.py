@@ -23,7 +23,7 @@ BY_CONTENT = ("data", "teacher_weights", "student_weights")
 def read_if_saved(folder: Path) -> SavedStudy | None:
     """Return what an earlier call saved in a study's folder; None if there is no study yet.
 
-    Call it with the study's lock held (`only_driver`, and on a store `hold_lease`): before that,
+    Call it with the study's lock held (`lock_study`, and on a store `hold_lease`): before that,
     another driver may be changing the file.
     """
     return read_saved(folder) if (folder / STUDY).exists() else None

@@ -1,4 +1,4 @@
-"""What Ray runs: configuration + repeat -> distill -> tune.report."""
+"""The functions that Ray runs on its workers: a trial, and the training of the teacher."""
 
 import time
 import traceback
@@ -22,78 +22,106 @@ from kdtune.training.run import CHECKPOINT, distill
 from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 
 REPORT_SECONDS = 0.5
-"""Epochs are reported together if they are shorter: a report costs 5 ms of CPU over all."""
+"""Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
 
 
-def run_of(study: Study, config: dict[str, Any]) -> Run:
-    """The run that a sample of the study's space makes: the base run with the sample laid over."""
+def make_run(study: Study, config: dict[str, Any]) -> Run:
+    """Return the study's run with the values of a sample of its space."""
     return replace(study.run, **config)
 
 
-def run_trial(config: dict[str, Any], study: Study) -> None:
-    """One trial: one distillation run, reporting its epochs.
+def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
+    """Run one trial, which is one distillation run, and report its epochs to Tune.
 
-    A run that raises is reported as failed, with its reason, and its worker serves on; only a
-    worker that dies is Ray's to start again, from the run's own checkpoint.
+    A run that raises is reported as failed, with the reason, and its worker stays in use. Ray
+    restarts a trial only if its worker died; it then resumes from the run's own checkpoint.
+
+    Args:
+        config: A sample of the study's space, and the repeat.
+        study: The study.
+        concurrent: Trials that run at a time, on all machines together; None if not known.
     """
-    run = run_of(study, config)
+    run = make_run(study, config)
     torch.set_num_threads(study.cpus_per_trial)
     place = f"trials/{run.trial_id}"
-    folder, mirror = study.folder / place, Mirror(study)
-    unsaid: list[Epoch] = []
-    said = time.monotonic()
-    error = None
+    mirror, reporter = Mirror(study), _Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
-        _fetch_teacher(study.run, mirror)  # whose recipe makes it, whatever is searched
-        with mirror.push_in_background(f"{place}/{CHECKPOINT}") as send:
-            for epoch in distill(run, study.folder / "teacher", Resources.of(study), folder, send):
-                unsaid.append(epoch)
-                if _at_rung(study, run, epoch) or time.monotonic() - said >= REPORT_SECONDS:
-                    tune.report(as_report(unsaid))
-                    unsaid, said = [], time.monotonic()
+        _pull_teacher(study.run, mirror)  # by the recipe of the base run, whatever is searched
+        with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
+            teacher, resources = study.folder / "teacher", Resources.of(study, concurrent)
+            for epoch in distill(run, teacher, resources, study.folder / place, push):
+                reporter.add(epoch)
         mirror.push(place)
         mirror.clear(place)
+        error = None
     except Exception as caught:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc())
-        with suppress(OSError):  # perhaps the store is what failed
-            mirror.push(f"{place}/error.txt")
+        _save_traceback(mirror, place)
         error = f"{type(caught).__name__}: {caught}"
-    tune.report(as_report(unsaid, error))
+    reporter.report(error)
 
 
-def _fetch_teacher(run: Run, mirror: Mirror) -> None:
-    """Have the teacher on this machine; raises InputError where also the store's is damaged."""
-    with suppress(InputError):  # what was cut off here may be whole there
+class _Reporter:
+    """Reports the epochs of a trial to Tune, several at a time if they are short."""
+
+    def __init__(self, study: Study, run: Run):
+        self._rungs = rungs(run.epochs) if study.stop_early and run.repeat == 0 else []
+        self._unreported: list[Epoch] = []
+        self._last = time.monotonic()
+
+    def add(self, epoch: Epoch) -> None:
+        """Report the epoch now if the trial may be pruned after it, else with later ones."""
+        self._unreported.append(epoch)
+        at_rung = epoch.number + 1 in self._rungs
+        if at_rung or time.monotonic() - self._last >= REPORT_SECONDS:
+            self.report()
+
+    def report(self, error: str | None = None) -> None:
+        """Report the epochs that have not been reported, and why the trial failed, if it did."""
+        tune.report(as_report(self._unreported, error))
+        self._unreported, self._last = [], time.monotonic()
+
+
+def _save_traceback(mirror: Mirror, place: str) -> None:
+    """Write the traceback of the current exception into the trial's folder."""
+    folder = mirror.folder / place
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text(traceback.format_exc())
+    with suppress(OSError):  # perhaps the store is what failed
+        mirror.push(f"{place}/error.txt")
+
+
+def _pull_teacher(run: Run, mirror: Mirror) -> None:
+    """Download the teacher if it is not on this machine, or is damaged here.
+
+    Raises:
+        InputError: The teacher on the store is damaged, too.
+    """
+    with suppress(InputError):
         if is_ready(run, mirror.folder / "teacher"):
             return
     mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
     is_ready(run, mirror.folder / "teacher")
 
 
-def _at_rung(study: Study, run: Run, epoch: Epoch) -> bool:
-    """Whether the run may be stopped after this epoch."""
-    return study.stop_early and run.repeat == 0 and epoch.number + 1 in rungs(run.epochs)
-
-
 def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
-    """What Tune is told: all of the epochs, and the last one's numbers for TensorBoard."""
+    """Return the report to Tune: all of the epochs, and the last one's metrics for TensorBoard."""
     last = epochs[-1].splits if epochs else {}
     curves = {
         split: {name: value for name, value in metrics.items() if value is not None}
         for split, metrics in last.items()
     }
-    said = [{"number": e.number, "seconds": e.seconds, "splits": e.splits} for e in epochs]
-    return {"epochs": said, "error": error, **curves}
+    values = [{"number": e.number, "seconds": e.seconds, "splits": e.splits} for e in epochs]
+    return {"epochs": values, "error": error, **curves}
 
 
 def train_teacher(study: Study) -> Iterator[Epoch]:
-    """The teacher's epochs: a Ray task whose results come one by one, where a GPU is."""
+    """Fine-tune the teacher in a Ray task, which may have a GPU; yield its epochs."""
     torch.set_num_threads(study.cpus_per_trial)
     mirror = Mirror(study)
     mirror.pull_folders("teacher")
-    send = partial(mirror.push, "teacher")  # not beside the training, which deletes its last state
-    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), send)
+    # not in the background: the training deletes its last checkpoint
+    push = partial(mirror.push, "teacher")
+    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), push)
     mirror.push("teacher")
     mirror.delete_removed("teacher")

@@ -1,11 +1,13 @@
-"""Figures and the HTML page of a study (matplotlib).
+"""Figures and the HTML page of a study (matplotlib, Jinja2).
 
 - build: report.html and figures/
-- answer: the sections that answer the study's question
-- background: the sections behind the answer
-- figures: the figures
-- canvas: colours, axes and file formats of figures
-- page: pieces of an HTML page
+- answer: sections that answer the study's question
+- background: sections behind the answer
+- figures: figures of comparisons, repeats and hyperparameters
+- learning_curves: figures of metrics by epoch
+- canvas: style, axes and export of figures
+- page: Jinja2 environment, tables and inlined figures of the page
+- templates/: report.html, its macros and its style sheet
 
 May import config, statistics, storage and results; never torch or Ray.
 """

@@ -1,200 +1,252 @@
-"""The report's sections that give its answer: from a study's results to pieces of a page."""
+"""Sections of the report that answer the study's question: results in, texts and tables out."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pandas as pd
 
-from kdtune.reporting import page
-from kdtune.reporting.figures import MOST, ZOOM, curve_epochs, shown_configs, stride
-from kdtune.results.comparison import LEVEL, Criterion, completed
-from kdtune.results.diagnostics import notes
+from kdtune.config.metrics import METRICS
+from kdtune.reporting.figures import MAX_CONFIGS
+from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
+from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, completed
+from kdtune.results.context import count_comparisons
 from kdtune.results.study_results import Results
-from kdtune.results.tables import cell, of_planned, plus_minus
-from kdtune.results.wording import comparison_rows, in_units
+from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
+from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.statistics.power import detectable_difference
 
-COLUMNS = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "teacher_acc")
-"""Metrics of the summary."""
+SUMMARY_METRICS = (
+    *("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "ece", "macro_f1"),
+    "teacher_acc",
+)
+"""Metrics of the summary; those without a value are left out."""
+MAX_LISTED_VALUES = 8
+"""Values of a hyperparameter that are listed; of more, the first and the last."""
 
 
-def facts(results: Results, criterion: Criterion) -> str:
-    """The study card."""
-    run = results.study.run
-    trials = results.trials
-    values = {
-        "state": results.state,
+def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
+    """Return what was studied, by name."""
+    run, trials, images = results.study.run, results.trials, split_sizes(results)
+    limit = f", {run.train_images} training images" if run.train_images else ""
+    searched = (f"{name} {', '.join(_values(trials[f'config/{name}']))}" for name in results.by)
+    facts = {
+        "status": results.status,
         "teacher": run.teacher,
-        "student": f"{run.student} ({run.trainable} layers learn)",
-        "data": _last_part(run.data) + (f", {run.train_images} images" if run.train_images else ""),
-        "searched": "; ".join(
-            f"{n} {', '.join(_values(trials[f'config/{n}']))}" for n in results.by
-        ),
+        "student": f"{run.student} (trainable layers: {run.trainable})",
+        "data": _last_part(run.data) + limit,
+        "search space": "; ".join(searched),
         "configurations × repeats": _counts(results),
         "epochs": ", ".join(_values(trials["config/epochs"])),
-        "images": ", ".join(f"{split} {n:,}" for split, n in _examples(results).items()),
+        "images": ", ".join(f"{split} {n:,}" for split, n in images.items()),
     }
-    if n := _examples(results).get("val"):
-        values["smallest step of accuracy"] = f"{100 / n:.2g} points (one of {n:,} images of val)"
-    values["smallest difference to be seen"] = _seen(results, criterion)
+    if n := images.get("val"):
+        resolution = f"{100 / n:.2g} percentage points (one of {n:,} val images)"
+        facts["resolution of accuracy"] = resolution
+    facts["minimum detectable difference"] = _detectable(results, criterion)
     seconds = completed(trials).seconds.sum()
-    values["time of the runs"] = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
-    return page.card({k: v for k, v in values.items() if v})
+    total = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
+    return {name: value for name, value in (facts | {"total trial time": total}).items() if value}
 
 
 def _counts(results: Results) -> str:
-    """How many configurations have how many repeats, in each phase of the search."""
+    """Return the numbers of configurations and repeats in each phase of the search."""
     parts = []
-    for phase, word in (("search", ""), ("confirm", "to confirm "), ("final", "final ")):
+    phases = {"search": "", "confirm": "confirmation: ", "final": "held-out: "}
+    for phase, prefix in phases.items():
         counts = results.trials[results.trials.phase == phase].config_id.value_counts()
         ends = [f"{n}" for n in sorted({counts.min(), counts.max()})] if len(counts) else []
-        if phase == "search" and not math.isnan(results.planned):
-            ends = [f"{results.planned}"]
+        if phase == "search" and not math.isnan(results.planned_repeats):
+            ends = [f"{results.planned_repeats}"]
         if ends:
-            parts.append(f"{word}{len(counts)} × {' to '.join(ends)}")
+            parts.append(f"{prefix}{len(counts)} × {' to '.join(ends)}")
     return "; ".join(parts)
 
 
-def _seen(results: Results, criterion: Criterion) -> str:
-    """What the median comparison could have seen; nothing where n was not fixed beforehand."""
+def _detectable(results: Results, criterion: Criterion) -> str:
+    """Return the minimum detectable difference of the median comparison.
+
+    Returns "" if the number of repeats was not fixed in advance.
+    """
     table, context = results.compare(criterion), results.context(criterion)
     if not len(table) or not context.is_fixed or not math.isfinite(sd := table.sd.median()):
         return ""
     m, n = max(1, int(table.p_holm.notna().sum())), int(table.n.max())
-    seen = detectable_difference(sd, n, LEVEL / m)
-    if not math.isfinite(seen):
+    difference = detectable_difference(sd, n, SIGNIFICANCE_LEVEL / m)
+    if not math.isfinite(difference):
         return ""
-    return f"{in_units(seen, criterion)}, with 80 % chance, of n = {n} and {m} comparison{'s' * (m > 1)}"
+    return f"{with_unit(difference, criterion)} (80% power, n = {n}, {count_comparisons(m)})"
 
 
-def warnings(results: Results) -> list[str]:
-    """What is missing or wrong, then what may mislead."""
-    faults = page.bullets(results.warnings)
-    alarm = f'<div class="alarm">{faults}</div>' if faults else ""
-    return [alarm, page.bullets(notes(results.frames, COLUMNS))]
+@dataclass(frozen=True)
+class Summary:
+    """Means over repeats."""
+
+    note: str
+    by_config: Table | None = None
+    hyperparameter_note: str = ""
+    by_hyperparameter: Table | None = None
 
 
-def summary(results: Results, criterion: Criterion) -> list[str]:
-    """Mean ± sd per configuration, and by each hyperparameter alone."""
-    table = results.summary((), COLUMNS, criterion.scope)
+def summary(results: Results, criterion: Criterion) -> Summary:
+    """Return mean ± SD of each configuration, best first, and of each hyperparameter value."""
+    metrics = shown_metrics(results)
+    table = results.summary((), metrics, criterion.scope)
     if not len(table):
-        return [page.paragraph("No run has completed yet.")]
+        return Summary("No trial has completed yet.")
     order = -criterion.sign * table[f"val/{criterion.metric}/mean"]
     table = table.loc[order.sort_values(kind="stable").index]
-    optimistic = " The epoch is chosen by the accuracy that is reported: optimistic."
-    what = (
-        f"val, scope {criterion.scope}: mean ± sd over n repeats{results.of_which}; below it the 95 % t "
-        f"interval."
+    note = (
+        f"Metrics on val, epoch selection {criterion.scope}: mean ± SD over n repeats"
+        f"{results.repeats_phrase}, with the 95% CI (t interval) below."
     )
-    parts = [
-        page.paragraph(what + optimistic * (criterion.scope == "best"), "quiet"),
-        page.table(*_summary_rows(table, results.by), what="configurations"),
-    ]
-    if len(results.by) > 1:
-        marginal = results.marginal(COLUMNS, criterion.scope)
-        text = "A value's number is the mean over all configurations that have it, within a repeat."
-        parts += [
-            "<h3>By each hyperparameter</h3>",
-            page.paragraph(text, "quiet"),
-            page.table(*_summary_rows(marginal, ["hyperparameter", "value"])),
-        ]
-    return parts
+    if criterion.scope == "best":
+        note += (
+            " The epoch is selected by the accuracy that is reported, so the values are optimistic."
+        )
+    by_config = _summary_table(table, results.by)
+    if len(results.by) < 2:
+        return Summary(note, by_config)
+    marginal = results.marginal(metrics, criterion.scope)
+    each = "Each value is averaged over all configurations that have it, within each repeat."
+    return Summary(note, by_config, each, _summary_table(marginal, ["hyperparameter", "value"]))
 
 
-def _summary_rows(table: pd.DataFrame, keys: list[str]) -> tuple[list[str], list[list[object]]]:
-    metrics = [m for m in COLUMNS if f"val/{m}/mean" in table]
+def shown_metrics(results: Results) -> list[str]:
+    """Return the summary's metrics that the study has recorded or that are derived."""
+    columns = set(results.epochs)
+    return [m for m in SUMMARY_METRICS if m in columns or METRICS[m].derived is not None]
+
+
+def _summary_table(table: pd.DataFrame, keys: list[str]) -> Table:
+    means = {m: f"val/{m}/mean" for m in SUMMARY_METRICS if f"val/{m}/mean" in table}
+    metrics = [m for m, column in means.items() if m == "acc" or table[column].notna().any()]
     rows = []
     for _, row in table.iterrows():
-        cells: list[object] = [cell(row[key]) for key in keys]
-        cells.append(of_planned(row["val/acc/n"], row.n_planned))
-        for metric in metrics:
-            mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
-            text = plus_minus(mean, sd)
-            digits = len(text.partition(" ")[0].partition(".")[2])  # those of the mean
-            ends = f"{low:.{digits}f}", f"{high:.{digits}f}"
-            vary = math.isfinite(low) and sd > 0
-            cells.append(page.interval_cell(text, *ends) if vary else text)
+        cells: list[str | Cell] = [cell(row[key]) for key in keys]
+        cells.append(count_of_planned(row["val/acc/n"], row.n_planned))
+        cells += [_mean_cell(row, metric) for metric in metrics]
         rows.append(cells)
-    return [*keys, "n", *metrics], rows
+    return Table([*keys, "n", *(METRICS[m].label for m in metrics)], rows)
 
 
-def curves(results: Results, criterion: Criterion) -> str:
-    """What the figures of the epochs show, where they do not show all."""
-    words = []
+def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
+    mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
+    text = plus_minus(mean, sd)
+    if not (math.isfinite(low) and sd > 0):
+        return text
+    digits = len(text.partition(" ")[0].partition(".")[2])  # as many as the mean has
+    return interval_cell(text, f"{low:.{digits}f}", f"{high:.{digits}f}")
+
+
+def curves_note(results: Results, whole: CurveData, end: CurveData) -> str:
+    """Return which configurations and epochs the learning curves leave out.
+
+    Args:
+        results: the study.
+        whole: data of the curves of all epochs.
+        end: data of the curves of the last epochs.
+    """
+    sentences = []
     configs = results.trials.config_id.nunique()
-    shown = shown_configs(results, criterion)
-    if configs > MOST:
-        words.append(f"The best {MOST - 1} of {configs} configurations and the baseline are drawn.")
-    whole, end = (stride(curve_epochs(results, shown, last)[0]) for last in (None, ZOOM))
-    if whole > 1:
-        of_end = "all" if end == 1 else f"one in {end}"
-        words.append(f"One epoch in {whole} is drawn, of the last {ZOOM} {of_end}.")
-    return page.paragraph(" ".join(words), "quiet")
+    if configs > MAX_CONFIGS:
+        best = MAX_CONFIGS - 1
+        sentences.append(f"The best {best} of {configs} configurations and the baseline are shown.")
+    if whole.stride > 1:
+        of_end = "all" if end.stride == 1 else f"one in {end.stride}"
+        sentences.append(
+            f"One epoch in {whole.stride} is drawn; of the last {LAST_EPOCHS} epochs, {of_end}."
+        )
+    return " ".join(sentences)
 
 
-def comparisons(results: Results, criterion: Criterion) -> list[str]:
-    """Against the baseline."""
+def comparisons(results: Results, criterion: Criterion) -> NotedTable:
+    """Return the comparison of each configuration with the baseline."""
     table, context = results.compare(criterion), results.context(criterion)
     if not len(table):
-        return [page.paragraph(results.verdict(criterion))]
+        return NotedTable(results.verdict(criterion))
     m = int(table.p_holm.notna().sum())
-    text = (
-        f"val {criterion.metric} against {context.other}"
-        f"{context.repeats or ', the best configuration there by the same criterion'}. Paired by repeat: "
-        f"{context.explained(m)}; P(better) is the share of the repeats it wins, ties counted half; "
-        f"correlation is that of the two over the repeats, what pairing gains."
+    selected = ", the best such configuration by the same criterion"
+    note = (
+        f"Difference in {criterion.label} from {context.baseline}"
+        f"{context.repeats_phrase or selected}. Paired by repeat: {context.method_in_full(m)}. The "
+        f"win rate is the share of repeats in which the configuration is better than the baseline, "
+        f"ties counted half. The correlation between the two over repeats shows the gain from "
+        f"pairing: the higher it is, the smaller is the variance of the difference."
     )
-    head, rows = comparison_rows(table, results.by, criterion)
-    return [page.paragraph(text, "quiet"), page.table(head, rows, what="comparisons")]
+    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
+    return NotedTable(note, Table(head, rows))
 
 
-def best(results: Results, criterion: Criterion) -> list[str]:
-    """The configuration that the study would choose, and what it is worth elsewhere."""
+def best(results: Results, criterion: Criterion) -> NotedTable | None:
+    """Return the estimates of the selected configuration on val and test.
+
+    Returns None if no trial has completed.
+    """
     table = results.selection(criterion)
     if not len(table):
-        return []
-    fresh = results.is_fresh(criterion)
-    kinds = {"val": "val, fresh repeats", "test": "test"}
-    if not fresh:
-        names = ("val (selected by it)", "val, corrected for selection", "test")
-        kinds = dict(zip(("val", "corrected", "test"), names, strict=True))
-    rows = []
+        return None
+    if results.uses_held_out_repeats(criterion):
+        kinds = {"val": "val, held-out repeats", "test": "test"}
+    else:
+        kinds = {
+            "val": "val (used for selection)",
+            "corrected": "val, corrected for selection bias",
+            "test": "test",
+        }
+    table = _with_simultaneous_interval(table, results.compare(criterion))
+    rows: list[list[str | Cell]] = []
     for _, row in table.iterrows():
-        who = f"{row.row}: {results.name(row.config_id)}" if row.config_id else row.row
+        name = f"{row.row}: {results.label(row.config_id)}" if row.config_id else row.row
         signed = row.row == "difference"
-        rows.append([who, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
-    text = _chosen_by(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
-    n = _examples(results).get("test")
-    if n and criterion.metric == "acc" and math.isfinite(mean := table.iloc[0]["test/mean"]):
-        low, high = wilson_interval(round(mean * n), n)
-        text += (
-            f" Other {n:,} images would give another number: Wilson's 95 % interval of one run is "
-            f"{100 * low:.1f} to {100 * high:.1f}."
+        rows.append([name, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
+    note = _selection_note(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
+    n, mean = split_sizes(results).get("test"), table.iloc[0]["test/mean"]
+    if n and criterion.metric == "acc" and math.isfinite(mean):
+        low, high = (100 * end for end in wilson_interval(round(mean * n), n))
+        note += (
+            f" The sampling of {n:,} test images alone gives one trial a 95% CI (Wilson) of "
+            f"{low:.1f} to {high:.1f}."
         )
-    edges = page.paragraph(results.edges(criterion))
-    return [page.table(["", *kinds.values()], rows), edges, page.paragraph(text, "quiet")]
+    return NotedTable(note, Table(["", *kinds.values()], rows))
 
 
-def _chosen_by(results: Results, criterion: Criterion, uncorrected: bool) -> str:
-    """What has chosen the best, and what that does to its numbers."""
-    if results.is_fresh(criterion):
+def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `selection.selection` with the comparison's interval on val."""
+    best = selection.config_id[selection.row == "best"]
+    ends = comparison[comparison.config_id.isin(best)] if len(comparison) else comparison
+    if not len(ends):
+        return selection
+    selection = selection.copy()
+    columns = ["val/low", "val/high"]
+    selection.loc[selection.row == "difference", columns] = ends[["low_all", "high_all"]].to_numpy()
+    return selection
+
+
+def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool) -> str:
+    """Return how the best configuration was selected, and how that biases its estimates."""
+    if results.uses_held_out_repeats(criterion):
         return (
-            "Other repeats have chosen these two: the luck of a repeat does not flatter them here. "
-            "They were on the same images of val, whose favour stays in. Test has chosen nothing."
+            "Both finalists were selected on other repeats, so the choice of seeds does not bias "
+            "these estimates. The val images are the same, so selection bias from the images "
+            "remains. The test split was not used for selection."
         )
-    text = (
+    note = (
         f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
-        f"it is, since val chose it. Corrected: they are chosen on images drawn with replacement "
-        f"and judged on those not drawn (BBC-CV, Tsamardinos et al., 2018; its interval counts the "
-        f"images of val, the others the repeats). Test has chosen nothing."
+        f"it is, because it was selected on val. The corrected estimate selects on images drawn "
+        f"with replacement and evaluates on the images not drawn (BBC-CV, Tsamardinos et al., "
+        f"2018); its interval reflects the sampling of val images, the other intervals reflect "
+        f"repeats. The interval of the difference on val is that of the comparison. The test split "
+        f"was not used for selection."
     )
-    if criterion.has_predictions and uncorrected:
-        text += " It is not corrected here, since predictions of a run are missing."
-    return text
+    if criterion.has_predictions and is_uncorrected:
+        note += " There is no corrected estimate, because predictions of some trials are missing."
+    return note
 
 
-def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> object:
+def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> str | Cell:
     mean, low, high = (row[f"{kind}/{s}"] for s in ("mean", "low", "high"))
     if math.isnan(mean):
         return "-"
@@ -202,25 +254,24 @@ def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> 
     form = f"{sign}.2f" if criterion.in_points else f"{sign}.4g"
     mean, low, high = (criterion.scale * value for value in (mean, low, high))
     text = format(mean, form)
-    if math.isnan(low):
+    if not math.isfinite(high - low):
         return text
-    return page.interval_cell(text, format(low, form), format(high, form))
+    return interval_cell(text, format(low, form), format(high, form))
 
 
 def _values(column: pd.Series) -> Iterator[str]:
-    """A hyperparameter's values as text, at most a handful."""
+    """Yield the values of a hyperparameter as text, at most `MAX_LISTED_VALUES`."""
     values = sorted(column.dropna().unique(), key=lambda v: (isinstance(v, str), v))
-    if len(values) > 8:
-        return iter([f"{cell(values[0])} … {cell(values[-1])} ({len(values)} values)"])
-    return (cell(value) for value in values)
+    if len(values) > MAX_LISTED_VALUES:
+        yield f"{cell(values[0])} … {cell(values[-1])} ({len(values)} values)"
+        return
+    yield from map(cell, values)
 
 
-def _examples(results: Results) -> dict[str, int]:
-    """Images a split."""
-    return {
-        str(k): int(n)
-        for k, n in results.epochs.groupby("split", sort=False).n_examples.max().items()
-    }
+def split_sizes(results: Results) -> dict[str, int]:
+    """Return the number of images of each split that was evaluated."""
+    sizes = results.epochs.groupby("split", sort=False).n_examples.max()
+    return {str(split): int(n) for split, n in sizes.items()}
 
 
 def _last_part(path: str) -> str:

@@ -1,16 +1,17 @@
-"""The report's sections behind the answer: what it hangs on, how and from what it was made."""
+"""Sections of the report behind the answer: sensitivity, methods and provenance."""
 
 import dataclasses
 import json
 import math
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from kdtune.config.files import PROVENANCE
-from kdtune.reporting import page
-from kdtune.reporting.page import Markup
+from kdtune.config.metrics import METRICS
+from kdtune.reporting.page import Cell, NotedTable, Table
 from kdtune.results.comparison import Criterion
 from kdtune.results.frames import SCOPES
 from kdtune.results.study_results import Results
@@ -18,109 +19,122 @@ from kdtune.results.tables import cell
 from kdtune.storage.records import read_saved
 
 
-def sensitivity(results: Results, criterion: Criterion) -> list[str]:
-    """Does the ranking hang on the epoch; where does the spread come from."""
+def epoch_selection(results: Results, criterion: Criterion) -> NotedTable | None:
+    """Return the mean and rank of each configuration by each way to select the epoch.
+
+    Returns None if no trial has completed.
+    """
     table = results.sensitivity(criterion.metric)
     if not len(table):
-        return []
-    winners = {s: table.loc[table[f"{s}/rank"] == 1, "config_id"].iloc[0] for s in SCOPES}
-    if len(set(winners.values())) == 1:
-        text = f"By each criterion the best is the same: {results.name(winners['last'])}."
+        return None
+    best = {s: table.loc[table[f"{s}/rank"] == 1, "config_id"].iloc[0] for s in SCOPES}
+    if len(set(best.values())) == 1:
+        same = "The best configuration is the same for every epoch selection"
+        note = f"{same}: {results.label(best['last'])}."
     else:
-        each = "; ".join(f"by {s}: {results.name(c)}" for s, c in winners.items())
-        text = f"The best hangs on which epoch counts: {each}."
+        each = "; ".join(f"{scope}: {results.label(c)}" for scope, c in best.items())
+        note = f"The best configuration depends on the epoch selection. {each}."
     rows = [
         [cell(row[f"config/{n}"]) for n in results.by]
-        + [_rank(row[f"{s}/mean"], row[f"{s}/rank"], criterion) for s in SCOPES]
+        + [_rank_cell(row[f"{s}/mean"], row[f"{s}/rank"], criterion) for s in SCOPES]
         for _, row in table.iterrows()
     ]
     head = [*results.by, *(f"{s}{' (optimistic)' * (s == 'best')}" for s in SCOPES)]
-    parts = ["<h3>Which epoch counts</h3>", page.paragraph(text)]
-    parts.append(page.table(head, rows, what="configurations"))
-    return parts + _spread(results, criterion)
+    return NotedTable(note, Table(head, rows))
 
 
-def _rank(mean: float, rank: float, criterion: Criterion) -> Markup:
+def _rank_cell(mean: float, rank: float, criterion: Criterion) -> Cell:
     shown = f"{100 * mean:.2f}" if criterion.in_points else f"{mean:.4g}"
-    return Markup(f"{shown} <small>#{rank:.0f}</small>")
+    return Cell(shown, f"#{rank:.0f}")
 
 
-def _spread(results: Results, criterion: Criterion) -> list[str]:
+def variance(results: Results, criterion: Criterion) -> NotedTable | None:
+    """Return the shares of the sum of squares of configurations, repeats and epochs.
+
+    Returns None if there are too few trials.
+    """
     table = results.spread(criterion)
     if not len(table):
-        return []
-    kinds = ("configuration", "repeat", "epoch", "residual")
+        return None
+    sources = ("configuration", "repeat", "epoch", "residual")
     rows = [
         [f"{row.epochs} epoch{'s' * (row.epochs == 'all')}"]
-        + ["-" if pd.isna(row[k]) else f"{100 * row[k]:.1f} %" for k in kinds]
+        + ["-" if pd.isna(row[k]) else f"{100 * row[k]:.1f}%" for k in sources]
         for _, row in table.iterrows()
     ]
     last = table.iloc[0]
-    text = (
-        f"Shares of the sum of squares of val {criterion.metric} over {last.n_configs} configurations × "
-        f"{last.n_repeats} repeats."
+    note = (
+        f"Shares of the sum of squares of {criterion.label} over "
+        f"{last.n_configs} configurations × {last.n_repeats} repeats."
     )
     if not math.isnan(last.f):
-        text += (
-            f" At the last epoch the configurations differ with F = {last.f:.3g}, p = {last.p:.2g};"
-            f" repeats correlate across configurations with ICC(C,1) = "
+        note += (
+            f" At the last epoch, configurations differ with F = {last.f:.3g} (p = {last.p:.2g}), "
+            f"and repeats correlate across configurations with ICC(C,1) = "
             f"{round(last.icc, 2) + 0:.2f}."
         )
     if len(table) > 1 and not math.isnan(table.iloc[1].epoch):
-        text += (
-            f" Over all epochs {100 * table.iloc[1].epoch:.0f} % is the learning curve itself: an "
-            f"sd pooled over epochs measures that, not how repeats differ."
+        note += (
+            f" Over all epochs, {100 * table.iloc[1].epoch:.0f}% is due to the epoch: an SD pooled "
+            f"over epochs measures training progress, not the variation between repeats."
         )
-    head = ["over the", *kinds]
-    return [
-        "<h3>Where the spread comes from</h3>",
-        page.table(head, rows),
-        page.paragraph(text, "quiet"),
-    ]
+    return NotedTable(note, Table(["over", *sources], rows))
 
 
 def methods(results: Results, criterion: Criterion) -> list[str]:
-    """What was varied, what was held, and how every number was made."""
+    """Return what was varied, what was fixed, and how the numbers were computed."""
     run, context = results.study.run, results.context(criterion)
-    words = [
-        f"Repeats vary the student's initial weights, the order of the images"
-        f"{'' if run.augmentation == 'none' else ', their augmentation'} and dropout, all fixed by "
-        f"(seed {run.seed}, repeat): every configuration meets the same repeats, so they are "
-        f"compared in pairs.",
-        "They do not vary the teacher, nor the split into train, val and test: the answer is about "
-        "this teacher and these images.",
-        f"A run counts by one number (scope {criterion.scope}); the spread is over runs, never over "
-        f"epochs. sd has ddof = 1; intervals are Student's t with n - 1 degrees of freedom, 95 %"
-        f"{', but for those of the finalists' * (context.anytime is not None)}; they assume that "
-        f"repeats' numbers are about normal, and may leave the possible range.",
-        context.choice,
-        context.found(criterion.metric),
-        "Failed, cut-off and unfinished runs are named above; neither they nor pruned ones enter a "
-        "mean.",
-        f"logit_diff, agreement and kl (temperature 1) compare student and teacher on the whole "
-        f"split. Precision {run.precision}.",
+    augmented = "" if run.augmentation == "none" else ", the augmentation"
+    with_teacher = [METRICS[name].label for name in ("logit_diff", "agreement", "kl")]
+    sentences = [
+        f"Repeats vary the student's initial weights, the data order{augmented} and dropout, all "
+        f"determined by the seed {run.seed} and the number of the repeat. All configurations use "
+        f"the same repeats, so comparisons are paired.",
+        "The teacher and the split into train, val and test are the same in all repeats. "
+        "Conclusions are conditional on this teacher and this data set.",
+        f"Each trial contributes one number (epoch selection {criterion.scope}); variation is "
+        f"measured over trials, never over epochs. SD has ddof = 1. Intervals are 95% Student t "
+        f"intervals with n - 1 degrees of freedom"
+        f"{', except those of the finalists' * (context.anytime_level is not None)}; they assume "
+        f"that values are approximately normal over repeats, and can exceed the range of the "
+        f"metric.",
+        context.baseline_note,
+        context.significance_rule(METRICS[criterion.metric].label),
+        "Failed, truncated and unfinished trials are listed under Warnings. They and pruned trials "
+        "are excluded from all means.",
+        f"{', '.join(with_teacher[:-1])} and {with_teacher[-1]} (temperature 1) compare student "
+        f"and teacher on the whole split. Precision: {run.precision}.",
     ]
-    return [page.bullets(words)]
+    return [sentence[:1].upper() + sentence[1:] for sentence in sentences]
 
 
-def provenance(results: Results) -> list[str]:
-    """What the numbers come from: versions, data, command, every setting."""
+@dataclass(frozen=True)
+class Provenance:
+    """Versions, command and settings behind the numbers."""
+
+    versions: dict[str, str]
+    command: str
+    settings: Table
+
+
+def provenance(results: Results) -> Provenance:
+    """Return the study's versions, data fingerprint, command and settings."""
     file = results.folder / PROVENANCE
     record: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # missing or damaged: the results do not hang on it
+    with suppress(OSError, ValueError):  # missing or damaged: no number depends on it
         record = json.loads(file.read_text("utf-8"))
     fingerprints = read_saved(results.folder).fingerprints
-    facts = {
-        "data fingerprint": fingerprints.get("data", record.get("data", "")),
+    versions = {
+        "data fingerprint": str(fingerprints.get("data", record.get("data", ""))),
         "Python": str(record.get("python", "")),
-        **{name: str(v) for name, v in record.get("versions", {}).items()},
+        **{name: str(version) for name, version in record.get("versions", {}).items()},
     }
     command = " ".join(str(word) for word in record.get("command", ()))
     settings = dataclasses.asdict(results.study)
     flat = settings.pop("run") | settings
     rows = [[name, "" if value is None else str(value)] for name, value in flat.items()]
-    return [
-        page.card({name: value for name, value in facts.items() if value}),
-        f"<pre>{page.markup(command)}</pre>" if command else "",
-        page.fold("Every setting", page.table(["setting", "value"], rows, fold_at=len(rows))),
-    ]
+    return Provenance(
+        {name: value for name, value in versions.items() if value},
+        command,
+        Table(["setting", "value"], rows),
+    )

@@ -1,118 +1,132 @@
 """The report of a study: report.html and figures/."""
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
-from kdtune.reporting import answer as sections
-from kdtune.reporting import background, page
-from kdtune.reporting import figures as plots
-from kdtune.results.comparison import Criterion
-from kdtune.results.frames import METRICS
+from kdtune.config.metrics import RECORDED
+from kdtune.reporting import answer, background
+from kdtune.reporting.figures import FIGURE_NAMES, all_figures, shown_configs
+from kdtune.reporting.learning_curves import LAST_EPOCHS, curve_data
+from kdtune.reporting.page import InlineFigure, inline, render
+from kdtune.results.comparison import Criterion, completed
+from kdtune.results.diagnostics import find_caveats
 from kdtune.results.study_results import Results
 
-MOST_NUMBERS = 40_000
-"""Numbers of epochs that the page carries; of more, epochs are left out at even distances."""
-
-
-FIGURES = {  # of each section; all others are curves
-    "Summary": ("repeats", "heat-map"),
-    "Comparisons": ("differences", "fidelity"),
-    "Sensitivity": ("importance",),
+MAX_NUMBERS = 40_000
+"""Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""
+FIGURES_OF_SECTIONS = {
+    "summary_figures": ("repeats", "heat-map"),
+    "comparison_figures": ("differences", "fidelity"),
+    "sensitivity_figures": ("importance",),
 }
+"""Names in the template, and the figures there; all others are learning curves."""
 
 
 def write(results: Results, criterion: Criterion, folder: Path) -> Path:
-    """Write report.html and figures/*.svg, *.png into a folder; returns the page's path.
+    """Write report.html and figures/*.svg, *.png into a folder; return the path of the page.
 
-    The same records make the same bytes. Raises InputError where the folder cannot be written.
+    The same records give the same bytes.
+
+    Raises:
+        InputError: If the folder cannot be written.
     """
-    figures = folder / "figures"
+    files = folder / "figures"
     try:
-        figures.mkdir(parents=True, exist_ok=True)
-        for old in figures.iterdir():
-            if old.stem in plots.FIGURES and old.suffix in (".svg", ".png"):  # not the user's own
+        files.mkdir(parents=True, exist_ok=True)
+        for old in files.iterdir():  # figures of an earlier report, but no other files
+            if old.stem in FIGURE_NAMES and old.suffix in (".svg", ".png"):
                 old.unlink()
-        drawn = {}
-        for picture in plots.pictures(results, criterion):
-            (figures / f"{picture.name}.svg").write_text(picture.svg(), encoding="utf-8")
-            (figures / f"{picture.name}.png").write_bytes(picture.png())
-            drawn[picture.name] = page.figure(picture)
-        file = folder / "report.html"
-        file.write_text(html(results, criterion, drawn), encoding="utf-8")
+        figures = {}
+        for figure in all_figures(results, criterion):
+            (files / f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
+            (files / f"{figure.name}.png").write_bytes(figure.png())
+            figures[figure.name] = inline(figure)
+        page = folder / "report.html"
+        page.write_text(html(results, criterion, figures), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder} ({error})") from None
-    return file
+    return page
 
 
-def html(results: Results, criterion: Criterion, drawn: Mapping[str, str]) -> str:
-    """The page.
+def html(results: Results, criterion: Criterion, figures: Mapping[str, InlineFigure]) -> str:
+    """Return the page.
 
     Args:
-        results: of the study.
-        criterion: how it is judged.
-        drawn: the figures by name, as HTML.
+        results: the study.
+        criterion: the evaluation criterion.
+        figures: figures by name.
     """
-    apart = {name for names in FIGURES.values() for name in names}
-    curves = [name for name in drawn if name not in apart]
-    parts = {
-        "The study": [sections.facts(results, criterion)],
-        "Warnings": sections.warnings(results),
-        "Summary": sections.summary(results, criterion),
-        "Curves": [sections.curves(results, criterion)] if curves else [],
-        "Comparisons": sections.comparisons(results, criterion),
-        "Sensitivity": background.sensitivity(results, criterion),
-        "Best configuration": sections.best(results, criterion),
-        "Methods": background.methods(results, criterion),
-        "Provenance": background.provenance(results),
+    elsewhere = {name for names in FIGURES_OF_SECTIONS.values() for name in names}
+    placed = {
+        section: [figures[name] for name in names if name in figures]
+        for section, names in FIGURES_OF_SECTIONS.items()
     }
-    for title, inner in parts.items():
-        names = curves if title == "Curves" else FIGURES.get(title, ())
-        inner.append(page.figures([drawn[name] for name in names if name in drawn]))
-    template = resources.files("kdtune").joinpath("assets/report.html").read_text("utf-8")
-    return Template(template).substitute(
+    return render(
         version=__version__,
-        title=page.markup(f"{results.study.name}: a study of knowledge distillation"),
-        verdict=page.markup(results.verdict(criterion)),
-        sections="\n".join(page.section(title, *inner) for title, inner in parts.items()),
-        data=page.data(data(results)),
+        title=f"{results.study.name}: a study of knowledge distillation",
+        verdict=results.verdict(criterion),
+        study=answer.study_facts(results, criterion),
+        problems=results.warnings,
+        caveats=find_caveats(results.frames, answer.SUMMARY_METRICS),
+        summary=answer.summary(results, criterion),
+        curves=[figure for name, figure in figures.items() if name not in elsewhere],
+        curves_note=_curves_note(results, criterion),
+        comparisons=answer.comparisons(results, criterion),
+        epoch_selection=background.epoch_selection(results, criterion),
+        variance=background.variance(results, criterion),
+        best=answer.best(results, criterion),
+        edges=results.edges(criterion),
+        methods=background.methods(results, criterion),
+        provenance=background.provenance(results),
+        data=data(results),
+        **placed,
     )
 
 
-def data(results: Results) -> dict[str, Any]:
-    """The tidy data as columns: the study, its trials, and as many epochs as fit the page.
+def _curves_note(results: Results, criterion: Criterion) -> str:
+    if not len(completed(results.trials)):
+        return ""
+    shown = shown_configs(results, criterion)
+    whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
+    return answer.curves_note(results, whole, end)
 
-    `epochs.trial` is the row of the trial; `epochs.every` says that each so many epochs is kept,
-    counted back from the last; 0, that none is.
+
+def data(results: Results) -> dict[str, Any]:
+    """Return the tidy data of the page as columns: study, trials, and as many epochs as fit.
+
+    Metrics that no trial has recorded are left out.
+
+    `epochs.trial` is the row of the trial. `epochs.every` = k means that every k-th epoch is kept,
+    counted back from the last one; 0 means that none is.
     """
     trials = results.trials
-    scopes = [f"val/{m}@last" for m in METRICS] + [f"test/{m}@last" for m in METRICS]
+    metrics = [m for m in RECORDED if m in results.epochs and results.epochs[m].notna().any()]
+    scopes = [f"{split}/{m}@last" for split in ("val", "test") for m in metrics]
     varied = [f"config/{name}" for name in results.by]
     kept = trials[["trial_id", "config_id", *varied, "repeat", "status", "n_epochs", *scopes]]
     val = results.epochs[results.epochs.split == "val"]
     last = val.groupby("trial_id").epoch.transform("max")
-    every = max(1, -(-len(val) * len(METRICS) // MOST_NUMBERS))
+    every = max(1, -(-len(val) * len(metrics) // MAX_NUMBERS))
     val = val[(last - val.epoch) % every == 0]
-    if len(val) * len(METRICS) > 2 * MOST_NUMBERS:  # the last alone are too many; trials has them
-        every, val = 0, val[:0]
+    if len(val) * len(metrics) > 2 * MAX_NUMBERS:
+        every, val = 0, val[:0]  # the last epochs alone are too many; the trials have them
     index = pd.Index(trials.trial_id).get_indexer(pd.Index(val.trial_id))
     epochs = {"every": every, "split": "val", "trial": index.tolist(), "epoch": val.epoch.tolist()}
     return {
         "kdtune": __version__,
         "study": results.study.name,
-        "trials": {name: _plain(kept[name]) for name in kept},
-        "epochs": epochs | {name: _plain(val[name]) for name in METRICS},
+        "trials": {name: _json_column(kept[name]) for name in kept},
+        "epochs": epochs | {name: _json_column(val[name]) for name in metrics},
     }
 
 
-def _plain(column: pd.Series) -> list[Any]:
-    """A column for JSON: five significant digits, None where there is no number."""
+def _json_column(column: pd.Series) -> list[Any]:
+    """Return a column for JSON: floats with five significant digits, None for missing values."""
     if pd.api.types.is_float_dtype(column):
         return [None if value != value else float(f"{value:.5g}") for value in column]
     return [None if pd.isna(value) else value for value in column.tolist()]

@@ -1,26 +1,31 @@
-"""What figures are drawn on: colours, axes, legends, and their way to SVG and PNG."""
+"""Style, axes and export of figures (matplotlib)."""
 
 import io
 import re
+import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
 INK = "#1a1b1c"
-"""Colour of text and axes; in a page it follows the page's own."""
+"""Colour of text and axes; on the page it becomes the page's text colour."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kdtune",
-    "text.parse_math": False,  # two dollars in a name of others are no formula
+    "text.parse_math": False,  # a name from a record may contain two dollar signs
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,63 +36,90 @@ STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
 }
+PNG_DPI = 200
 
 
-def drawing() -> AbstractContextManager[None]:
-    """While figures are drawn: our style over matplotlib's own, whatever the user has set."""
+def figure_style() -> AbstractContextManager[None]:
+    """Return a context with `STYLE` over matplotlib's defaults, without the user's settings."""
     manager: AbstractContextManager[None] = style.context(STYLE, after_reset=True)
     return manager
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure with what to say of it."""
+class CaptionedFigure:
+    """A matplotlib figure with its caption."""
 
     name: str
+    """Name of its files, without extension."""
     caption: str
     figure: Figure
 
     def svg(self) -> str:
-        """As SVG text, the same bytes each time; coordinates to a tenth of a point."""
+        """Return the figure as SVG text, the same bytes each time.
+
+        Coordinates are rounded to 0.1 point.
+        """
         return self._svg
 
     @cached_property
     def _svg(self) -> str:
         buffer = io.StringIO()
-        with drawing():
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        # of paths alone: the same digits are text elsewhere
+        with figure_style():
+            self._prepare()
+            FigureCanvasSVG(self.figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        # round only the paths: numbers elsewhere may be text
         return re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
 
     def png(self) -> bytes:
-        """As PNG, 200 dots an inch."""
+        """Return the figure as PNG with `PNG_DPI` dots per inch."""
         buffer = io.BytesIO()
-        with drawing():
-            self.figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+        with figure_style():
+            self._prepare()
+            canvas = FigureCanvasAgg(self.figure)
+            canvas.draw()
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        # half the time of zlib's default strategy, and smaller files for RGB than for RGBA
+        image.save(buffer, format="png", dpi=(PNG_DPI, PNG_DPI), compress_type=zlib.Z_RLE)
         return buffer.getvalue()
 
+    def _prepare(self) -> None:
+        # the layout is solved once, not for each format: it takes as long as drawing. For the same
+        # reason the canvases print directly: `savefig` draws a figure with a layout engine twice
+        self.figure.set_dpi(PNG_DPI)  # print_svg leaves 72
+        engine = self.figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(self.figure)
+            self.figure.set_layout_engine("none")
 
-def _rounded(numbers: str) -> str:
-    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.1f}", numbers)
+
+def _rounded(path: str) -> str:
+    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.1f}", path)
 
 
 def new_axes(rows: int | None = None) -> tuple[Figure, Axes]:
-    """A figure of 4.3 inches, or of 5 and as high as its rows need."""
+    """Return a figure with one set of axes.
+
+    Args:
+        rows: number of labelled rows, which sets the height; None for a plot of fixed size.
+    """
     size = (4.3, 3.2) if rows is None else (5.0, 0.9 + 0.27 * rows)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots()
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """The legend below, in one column where names are long; the figure grows by its rows."""
+def add_legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend below the axes and make the figure higher by the rows of the legend.
+
+    The legend has two columns, or one if a name is long.
+    """
     names = axes.get_legend_handles_labels()[1]
     columns = 2 if max(map(len, names), default=0) < 30 else 1
     figure.set_figheight(2.6 + 0.17 * -(-len(names) // columns))
     figure.legend(loc="outside lower center", ncols=columns)
 
 
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """A named row at each whole number, the first on top."""
+def label_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Label the rows y = 0, 1, 2, ... with names, the first at the top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")

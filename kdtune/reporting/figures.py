@@ -1,78 +1,84 @@
-"""Figures of a study: dataframes in, matplotlib figures out. No global state, no clock.
+"""Figures of a study: dataframes in, matplotlib figures out, without global state.
 
-Every figure shows at most a handful of configurations, the best and the baseline, by colour (Okabe
-and Ito's, safe for the colour-blind), by line style and by marker, so that it can be read in grey.
-What a band is and how many repeats it is of stands in the figure; both come from one frame.
+A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. Each has a colour
+(Okabe and Ito's palette, safe for colour-blind readers), a line style and a marker, so that they
+can also be told apart in greyscale.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 
+from kdtune.config.metrics import METRICS
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
-    LINES,
     MARKERS,
-    Picture,
-    drawing,
-    legend_below,
-    name_rows,
+    CaptionedFigure,
+    add_legend_below,
+    figure_style,
+    label_rows,
     new_axes,
 )
-from kdtune.results.comparison import Criterion, by_repeat, completed, numbers, well_run
+from kdtune.reporting.learning_curves import (
+    LAST_EPOCHS,
+    WHOLE_ONLY,
+    WITH_LAST_EPOCHS,
+    curve_data,
+    learning_curve,
+)
+from kdtune.results.comparison import (
+    Criterion,
+    by_repeat,
+    completed,
+    metric_values,
+    with_enough_repeats,
+)
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, levels
 from kdtune.statistics.intervals import mean_interval
 
-MOST = len(COLOURS)
-"""Configurations in one figure."""
-MOST_ROWS = 20
-"""Configurations in one list."""
-MOST_POINTS = 3000
-"""Points of all lines of one figure; of more, epochs are left out at even distances."""
-ZOOM = 15
-"""Epochs of the figures of the end."""
-NAMES = {
-    "acc": "accuracy",
-    "ce": "cross-entropy",
-    "distill": "distillation term",
-    "logit_diff": "logit difference",
-    "agreement": "agreement with the teacher",
-    "gap": "teacher's accuracy − student's",
-}
-ZOOMED, UNZOOMED = ("acc", "loss", "logit_diff"), ("ce", "distill")
-"""Metrics whose curves are drawn, with their end apart or without."""
-FIGURES = {
-    *(*ZOOMED, *(f"{metric}-last-{ZOOM}" for metric in ZOOMED), *UNZOOMED),
+MAX_CONFIGS = len(COLOURS)
+"""Configurations in a figure with lines or markers."""
+MAX_ROWS = 20
+"""Configurations in a figure with one row per configuration."""
+FIGURE_NAMES = {
+    *WITH_LAST_EPOCHS,
+    *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
+    *WHOLE_ONLY,
     *("repeats", "differences", "heat-map", "importance", "fidelity"),
 }
-"""Names of all pictures that there may be."""
+"""Names of all figures that a report can have."""
 
 
-def pictures(results: Results, criterion: Criterion) -> Iterator[Picture]:
-    """All figures that a study has the numbers for, one at a time."""
-    with drawing():
-        if not len(completed(results.trials)):
-            return
-        shown = shown_configs(results, criterion)
-        for picture in (
-            *(curves(results, m, shown, last) for m in ZOOMED for last in (None, ZOOM)),
-            *(curves(results, m, shown) for m in UNZOOMED),
-            dots(results, criterion),
-            forest(results, criterion),
-            heat_map(results, criterion),
-            importance_bars(results, criterion),
-            fidelity(results, criterion, shown),
-        ):
-            if picture is not None:
-                yield picture
+def all_figures(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure]:
+    """Yield every figure for which the study has data, one at a time."""
+    if not len(completed(results.trials)):
+        return
+    with figure_style():
+        yield from filter(None, _draw(results, criterion))
 
 
-def shown_configs(results: Results, criterion: Criterion, most: int = MOST) -> list[str]:
-    """The config_ids of the best, in the order of their means, and of the baseline."""
-    values = well_run(by_repeat(results.of_search, criterion.metric, criterion.scope))
+def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
+    shown = shown_configs(results, criterion)
+    whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
+    for metric in WITH_LAST_EPOCHS:
+        yield learning_curve(results, metric, whole)
+        yield learning_curve(results, metric, end)
+    for metric in WHOLE_ONLY:
+        yield learning_curve(results, metric, whole)
+    yield repeats_plot(results, criterion)
+    yield forest_plot(results, criterion)
+    yield heat_map(results, criterion)
+    yield importance_bars(results, criterion)
+    yield agreement_plot(results, criterion, shown)
+
+
+def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
+    """Return the config_ids of the best configurations, best mean first, and of the baseline."""
+    values = with_enough_repeats(
+        by_repeat(results.search_trials, criterion.metric, criterion.scope)
+    )
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)
     baseline = [str(table.baseline[0])] if len(table) else []
@@ -80,82 +86,10 @@ def shown_configs(results: Results, criterion: Criterion, most: int = MOST) -> l
     return [c for c in order if c in best or c in baseline] or order[:most]
 
 
-def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
-    """Mean, std (ddof = 1) and n over the repeats of each group and epoch.
-
-    Args:
-        epochs: one row per (by, repeat, epoch).
-        by: column of the groups.
-        metric: column that is averaged; rows without it do not count.
-
-    Returns:
-        Columns by, epoch, mean, std, n.
-    """
-    known = epochs[epochs[metric].notna()]
-    groups = known.groupby([by, "epoch"], dropna=False, sort=False)[metric]
-    frame = groups.agg(mean="mean", std="std", n="count").reset_index()
-    return frame.sort_values([by, "epoch"], ignore_index=True)
-
-
-def curves(
-    results: Results, metric: str, shown: Sequence[str], last: int | None = None
-) -> Picture | None:
-    """A metric of val over the epochs; of the last ones alone, if `last` says how many.
-
-    None where no configuration has it: plain training has no distillation term.
-    """
-    val, end = curve_epochs(results, shown, last)
-    val = val[((end - 1 - val.epoch) % stride(val) == 0)]
-    frame = curve_frame(val, "config_id", metric)
-    if not len(frame):
-        return None
-    figure, axes = new_axes()
-    for i, config in enumerate(shown):
-        line = frame[frame.config_id == config]
-        if not len(line):
-            continue
-        for _, run in val[val.config_id == config].groupby("repeat"):
-            axes.plot(run.epoch + 1, run[metric], color=COLOURS[i], lw=0.4, alpha=0.35)
-        x = line.epoch + 1
-        low, high = line["mean"] - line["std"], line["mean"] + line["std"]
-        axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.15, lw=0)
-        n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
-        label = f"{results.name(config)} (n = {n})"
-        axes.plot(x, line["mean"], color=COLOURS[i], ls=LINES[i], lw=1.6, label=label)
-    if metric == "acc" and len(val):
-        axes.axhline(val.teacher_acc.mean(), color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
-    axes.set(xlabel="epoch", ylabel=f"val {NAMES.get(metric, metric)}")
-    legend_below(figure, axes)
-    where = f", the last {min(end, last)} epochs" if last else ""
-    caption = f"{NAMES.get(metric, metric).capitalize()} on val{where}: mean ± sd over repeats."
-    if metric == "loss":
-        caption += " The loss is not comparable across alpha: it weighs two context by it."
-    return Picture(f"{metric}-last-{last}" if last else metric, caption, figure)
-
-
-def curve_epochs(
-    results: Results, shown: Sequence[str], last: int | None = None
-) -> tuple[pd.DataFrame, int]:
-    """What curves are of: val's epochs of the completed runs of the search, and how many there are.
-
-    Of the last ones alone, if `last` says how many.
-    """
-    val = results.epochs[results.epochs.split == "val"]
-    val = val[val.trial_id.isin(completed(results.of_search).trial_id)]
-    end = 0 if val.empty else int(val.epoch.max()) + 1
-    start = 0 if last is None else max(0, end - last)
-    return val[(val.epoch >= start) & val.config_id.isin(shown)], end
-
-
-def stride(val: pd.DataFrame) -> int:
-    """Each so many epochs is drawn, counted back from the last."""
-    return max(1, -(-len(val) // MOST_POINTS))
-
-
-def dots(results: Results, criterion: Criterion) -> Picture:
-    """Every repeat of every configuration, its mean and interval."""
-    shown = shown_configs(results, criterion, MOST_ROWS)
-    values = by_repeat(results.of_search, criterion.metric, criterion.scope)
+def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
+    """Return the figure of every repeat of every configuration with mean and 95% t interval."""
+    shown = shown_configs(results, criterion, MAX_ROWS)
+    values = by_repeat(results.search_trials, criterion.metric, criterion.scope)
     figure, axes = new_axes(rows=len(shown))
     scale = criterion.scale
     for y, config in enumerate(shown):
@@ -164,45 +98,54 @@ def dots(results: Results, criterion: Criterion) -> Picture:
         axes.plot(sample, np.full(len(sample), y), "o", color=COLOURS[0], alpha=0.45, ms=4, mew=0)
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
-    name_rows(axes, [f"{results.name(c)} (n = {values[c].count()})" for c in shown])
-    axes.set_xlabel(_label(criterion))
-    return Picture(
-        "repeats",
-        "Each dot is a repeat; the diamond is the mean, the line its 95 % t interval.",
-        figure,
-    )
+    label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
+    axes.set_xlabel(_axis_label(criterion))
+    caption = "Dots are repeats, the diamond is their mean and the line its 95% t interval."
+    return CaptionedFigure("repeats", caption, figure)
 
 
-def forest(results: Results, criterion: Criterion) -> Picture | None:
-    """Differences to the baseline, best first; None where there is no comparison."""
-    table = results.compare(criterion).head(MOST_ROWS)
+def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | None:
+    """Return the figure of the differences from the baseline, best first.
+
+    Returns None if there is no comparison.
+    """
+    table = results.compare(criterion).head(MAX_ROWS)
     if not len(table) or table.n.max() < 2:
         return None
     figure, axes = new_axes(rows=len(table))
     scale, context = criterion.scale, results.context(criterion)
     for y, (_, row) in enumerate(table.iterrows()):
-        axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=COLOURS[0], lw=1)
-        axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=3.5)
+        interval = [scale * row.low_all, scale * row.high_all]
+        axes.plot(interval, [y, y], color=COLOURS[0], lw=2)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    caption = f"Difference to {context.other}{context.repeats}, paired by repeat: {context.lines}."
+    unit = " in percentage points (pp)" if criterion.in_points else ""
+    caption = (
+        f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
+        f"paired by repeat: {context.interval_legend}."
+    )
     if criterion.in_points:
-        step = scale / _examples(results)
+        step = scale / _val_size(results)
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += " The grey band is one image."
-    name_rows(axes, [results.name(c) for c in table.config_id])
-    unit = " (points)" if criterion.in_points else ""
-    axes.set_xlabel(f"difference in val {NAMES.get(criterion.metric, criterion.metric)}{unit}")
-    return Picture("differences", caption, figure)
+    label_rows(axes, [results.label(c) for c in table.config_id])
+    label = METRICS[criterion.metric].label
+    axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")
+    return CaptionedFigure("differences", caption, figure)
 
 
-def heat_map(results: Results, criterion: Criterion) -> Picture | None:
-    """Mean over alpha and temperature; None where not both are searched."""
+def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
+    """Return the figure of the mean by alpha and temperature.
+
+    Returns None unless both are searched.
+    """
     if not {"alpha", "temperature"} <= set(results.by):
         return None
-    done = completed(results.of_search)
+    done = completed(results.search_trials)
     done = done[done["config/temperature"].notna()]
-    done = done.assign(value=criterion.scale * numbers(done, criterion.metric, criterion.scope))
+    done = done.assign(
+        value=criterion.scale * metric_values(done, criterion.metric, criterion.scope)
+    )
     done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
     table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
@@ -211,25 +154,24 @@ def heat_map(results: Results, criterion: Criterion) -> Picture | None:
     axes.grid(False)
     image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    form = ".2f" if criterion.in_points else ".4g"
     for (y, x), value in np.ndenumerate(table.to_numpy()):
+        text = "" if np.isnan(value) else format(value, form)
         colour = "#fefefe" if value < middle else "#000000"
-        axes.text(
-            x,
-            y,
-            "" if np.isnan(value) else (f"{value:.2f}" if criterion.in_points else f"{value:.4g}"),
-            ha="center",
-            va="center",
-            color=colour,
-        )
+        axes.text(x, y, text, ha="center", va="center", color=colour)
     axes.set_xticks(range(table.shape[1]), [cell(v) for v in table.columns])
     axes.set_yticks(range(table.shape[0]), [cell(v) for v in table.index])
     axes.set(xlabel="temperature", ylabel="alpha")
-    figure.colorbar(image, ax=axes, label=_label(criterion))
-    return Picture("heat-map", "Mean over repeats and over all else that is searched.", figure)
+    figure.colorbar(image, ax=axes, label=_axis_label(criterion))
+    caption = "Mean over repeats and over all other searched hyperparameters."
+    return CaptionedFigure("heat-map", caption, figure)
 
 
-def importance_bars(results: Results, criterion: Criterion) -> Picture | None:
-    """What each hyperparameter explains; None where too few configurations tell."""
+def importance_bars(results: Results, criterion: Criterion) -> CaptionedFigure | None:
+    """Return the figure of the variance that each hyperparameter explains.
+
+    Returns None if there are too few configurations.
+    """
     table = results.importance(criterion)
     if not len(table):
         return None
@@ -237,39 +179,43 @@ def importance_bars(results: Results, criterion: Criterion) -> Picture | None:
     rows = range(len(table))
     axes.barh(rows, table.share, height=0.5, color=COLOURS[0])
     axes.plot(table.null, rows, "|", color=INK, ms=18, mew=2)
-    name_rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
-    axes.set(xlabel="share of the spread", xlim=(0, 1.02))
+    label_rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
+    axes.set(xlabel="share of variance explained", xlim=(0, 1.02))
     caption = (
-        "What each explains by itself of the spread between configurations (eta squared). Of those "
-        "without any effect 95 % would stay left of the mark."
+        "Share of the variance between configurations that each hyperparameter explains alone (eta "
+        "squared). The mark is the 95th percentile for a hyperparameter without effect."
     )
-    return Picture("importance", caption, figure)
+    return CaptionedFigure("importance", caption, figure)
 
 
-def fidelity(results: Results, criterion: Criterion, shown: Sequence[str]) -> Picture | None:
-    """Agreement with the teacher against accuracy, a mark a run."""
-    done = completed(results.of_search)
+def agreement_plot(
+    results: Results, criterion: Criterion, shown: Sequence[str]
+) -> CaptionedFigure | None:
+    """Return the figure of accuracy against agreement with the teacher, one marker per trial."""
+    done = completed(results.search_trials)
     figure, axes = new_axes()
     for i, config in enumerate(shown):
-        runs = done[done.config_id == config]
-        x, y = (100 * numbers(runs, metric, criterion.scope) for metric in ("agreement", "acc"))
-        axes.plot(
-            x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=results.name(config)
+        trials = done[done.config_id == config]
+        x, y = (
+            100 * metric_values(trials, metric, criterion.scope) for metric in ("agreement", "acc")
         )
-    axes.set(xlabel="agreement with the teacher (%)", ylabel="val accuracy (%)")
-    legend_below(figure, axes)
+        label = results.label(config)
+        axes.plot(x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=label)
+    axes.set(xlabel="agreement with the teacher (%)", ylabel="validation accuracy (%)")
+    add_legend_below(figure, axes)
     caption = (
-        "A mark is a run. A student that follows its teacher more closely need not be the better "
-        "one (Stanton et al., 2021)."
+        "One marker per trial. A student with higher agreement with its teacher is not always the "
+        "more accurate one (Stanton et al., 2021)."
     )
-    return Picture("fidelity", caption, figure)
+    return CaptionedFigure("fidelity", caption, figure)
 
 
-def _label(criterion: Criterion) -> str:
+def _axis_label(criterion: Criterion) -> str:
     unit = " (%)" if criterion.in_points else ""
-    return f"val {NAMES.get(criterion.metric, criterion.metric)}{unit}"
+    return f"{criterion.label}{unit}"
 
 
-def _examples(results: Results) -> int:
+def _val_size(results: Results) -> int:
+    """Return the number of val images."""
     val = results.epochs[results.epochs.split == "val"]
     return int(val.n_examples.max())

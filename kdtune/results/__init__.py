@@ -1,15 +1,20 @@
-"""Records to dataframes, tables, comparisons and the verdict (pandas).
+"""Records to dataframes, tables, comparisons and the conclusion (pandas).
 
-- study_results: `load` and the class `Results`
-- frames: records to dataframes
+- study_results: `load` and the class `Results`, which the commands and users call
+- frames: dataframes of epochs and trials
+- labels: readable labels of configurations
 - predictions: predictions of the trials
-- comparison: configurations against the baseline, paired by repeat
+- comparison: the criterion, and configurations compared with the baseline, paired by repeat
 - summaries: means over repeats
-- selection: the selected configuration beyond the data that selected it
+- selection: the selected configuration on data that did not select it
 - sensitivity: epoch selection, shares of variance, importances
-- diagnostics: missing and suspicious trials
-- wording: the verdict in words
-- tables: tables as text
+- diagnostics: missing and suspicious runs, progress
+- context: sentences about the baseline, repeats and method of a comparison
+- wording: the conclusion in words
+- tables: tables and single values as text
+
+Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of
+new ones appear by themselves, and are NaN or None for studies that lack them.
 
 May import config, statistics and storage; never torch or Ray.
 """

@@ -1,7 +1,6 @@
-"""Configurations against one another and against plain training: from trials to tables.
+"""Comparison of configurations with the baseline, paired by repeat.
 
-`trials` is everywhere the dataframe of `results.Frames`. Only completed trials count, and a number
-is compared with numbers of the same repeats.
+`trials` is the dataframe `Frames.trials` or rows of it. Only completed trials count.
 """
 
 import math
@@ -14,25 +13,23 @@ import pandas as pd
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
+from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
 from kdtune.config.study import Scope, Study
-from kdtune.results.tables import is_number
 from kdtune.statistics.intervals import Difference, mean_interval, paired_difference
 from kdtune.statistics.multiplicity import holm, max_t
 from kdtune.statistics.sequential import anytime_interval, anytime_p
 
-LEVEL = 0.05
-"""Chance of finding a difference anywhere in a study that has none."""
-HIGHER_IS_BETTER = ("acc", "agreement")
-COMPARED = ("acc", "ce", "gap", "agreement", "kl", "logit_diff")
-"""Metrics that mean the same at every alpha; loss and distill do not."""
-FEW = 6
-"""Repeats below which flipping signs cannot tell: its least p is 2 / 2^n."""
-KEYS = ["config_id", *(f"config/{name}" for name in HYPERPARAMETERS)]
-PLAIN: Mapping[str, Value] = {"alpha": 1}
+SIGNIFICANCE_LEVEL = 0.05
+"""Family-wise error rate: probability of a significant difference in a study that has none."""
+MIN_REPEATS_FOR_MAX_T = 6
+"""With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
+CONFIG_COLUMNS = ["config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
+PLAIN_TRAINING: Mapping[str, Value] = {"alpha": 1}
+"""Training without distillation."""
 
 
 def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Raises InputError for a name that is not among the known."""
+    """Raise InputError if a name is not among the known ones."""
     for name in names:
         if name not in known:
             raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
@@ -40,50 +37,61 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Criterion:
-    """How a study is judged."""
+    """Evaluation criterion of a study: metric, epoch selection and baseline.
+
+    Raises InputError for a metric that is not comparable across configurations, and for names that
+    are not hyperparameters.
+    """
 
     metric: str = "acc"
-    """One of COMPARED, on val."""
+    """Metric on val, one of `config.metrics.COMPARABLE`."""
     scope: Scope = "last"
-    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN, hash=False)
+    """Epoch selection."""
+    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN_TRAINING, hash=False)
     """The best configuration with these values is the baseline."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", self.metric.removeprefix("val/"))
-        if self.metric not in COMPARED:
-            why = " (they change their meaning with alpha)" * (self.metric in ("loss", "distill"))
+        if self.metric not in COMPARABLE:
+            known = METRICS.get(self.metric)
+            why = " (its meaning depends on alpha)" if known and not known.comparable else ""
             raise InputError(
-                f"metric must be one of {', '.join(COMPARED)}, on val, but got {self.metric}{why}"
+                f"metric must be one of {', '.join(COMPARABLE)}, on val, but got {self.metric}{why}"
             )
         check_names("baseline", list(self.baseline), HYPERPARAMETERS)
 
     @property
     def sign(self) -> int:
-        """1 where higher is better, else -1."""
-        return 1 if self.metric in HIGHER_IS_BETTER else -1
+        """1 if higher values are better, else -1."""
+        return 1 if METRICS[self.metric].better == "higher" else -1
+
+    @property
+    def label(self) -> str:
+        """The metric in words, e.g. "validation accuracy"."""
+        return f"validation {METRICS[self.metric].label}"
 
     @property
     def in_points(self) -> bool:
-        """Whether the metric is a share, shown in points (percent)."""
-        return self.metric in ("acc", "agreement", "gap")
+        """Whether the metric is a share, shown in percent; differences are percentage points."""
+        return METRICS[self.metric].unit == "points"
 
     @property
     def scale(self) -> int:
-        """What the metric is shown in: 100 for points, else 1."""
+        """Factor for display: 100 for shares, else 1."""
         return 100 if self.in_points else 1
 
     @property
     def has_predictions(self) -> bool:
-        """Whether runs keep which images gave the number: accuracy at the last epoch."""
+        """Whether predictions per example give the metric: accuracy at the last epoch."""
         return self.metric == "acc" and self.scope == "last"
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the baseline is plain training."""
-        return self.baseline == PLAIN
+    def has_plain_baseline(self) -> bool:
+        """Whether the baseline is training without distillation."""
+        return self.baseline == PLAIN_TRAINING
 
     def is_baseline(self, configs: pd.DataFrame) -> pd.Series:
-        """Which rows of a frame with config/* can be the baseline."""
+        """Return for each row of a frame with config/* whether it can be the baseline."""
         matches = pd.Series(True, index=configs.index)
         for name, value in self.baseline.items():
             matches &= configs[f"config/{name}"] == value
@@ -91,93 +99,107 @@ class Criterion:
 
 
 DEFAULT = Criterion()
-"""Val accuracy at the last epoch, against the best plain training."""
+"""Validation accuracy at the last epoch, against training without distillation."""
 
 
-def numbers(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.Series:
-    """One number a trial; gap is teacher_acc - acc."""
-    if metric == "gap":
-        return trials[f"{split}/teacher_acc@{scope}"] - trials[f"{split}/acc@{scope}"]
-    return trials[f"{split}/{metric}@{scope}"]
+def metric_values(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.Series:
+    """Return a metric of each trial, recorded or derived."""
+    derived = METRICS[metric].derived
+    if derived is None:
+        return trials[f"{split}/{metric}@{scope}"]
+    columns = {f"{split}/{name}@{scope}": name for name in RECORDED}
+    return derived(trials.rename(columns=columns))
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ran to their end."""
+    """Return the completed trials."""
     return trials[trials.status == "completed"]
 
 
 def by_repeat(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.DataFrame:
-    """The completed trials' numbers: a row a repeat, a column a config_id, NaN where missing."""
+    """Return a metric of the completed trials: a row per repeat, a column per config_id.
+
+    NaN where a configuration lacks the repeat or the metric.
+    """
     done = completed(trials)
-    done = done.assign(value=numbers(done, metric, scope, split))
+    done = done[["repeat", "config_id"]].assign(value=metric_values(done, metric, scope, split))
     return done.pivot(index="repeat", columns="config_id", values="value")
 
 
-def configs_of(trials: pd.DataFrame) -> pd.DataFrame:
-    """The configurations with a completed trial, by config_id: config/*."""
-    return completed(trials).drop_duplicates("config_id")[KEYS].set_index("config_id")
+def completed_configs(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return config/* of the configurations with a completed trial, indexed by config_id."""
+    return completed(trials).drop_duplicates("config_id")[CONFIG_COLUMNS].set_index("config_id")
 
 
-def has_run_well(counts: pd.Series) -> pd.Series:
-    """Which have more than half of the most repeats: one lucky repeat is no winner."""
+def have_enough_repeats(counts: pd.Series) -> pd.Series:
+    """Return which counts exceed half of the largest: one lucky repeat must not win."""
     return counts > counts.max() / 2
 
 
-def well_run(values: pd.DataFrame) -> pd.DataFrame:
-    """The columns that have run well."""
+def with_enough_repeats(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of `by_repeat` with more than half of the most repeats."""
     counts = values.count()
-    return values[counts.index[has_run_well(counts)]]
+    return values[counts.index[have_enough_repeats(counts)]]
 
 
-def block(values: pd.DataFrame) -> pd.DataFrame:
-    """A part of `by_repeat` without gaps: columns with at least the median number of repeats."""
+def complete_block(values: pd.DataFrame) -> pd.DataFrame:
+    """Return a part of `by_repeat` without NaN: columns with at least the median of repeats."""
     counts = values.count()
     kept = values[counts.index[counts >= counts.median()]]
     return kept.dropna()
 
 
-def best_of(values: pd.DataFrame, sign: int) -> str:
-    """The config_id of the best mean among the well-run ones of at least one."""
-    return str((sign * well_run(values).mean()).idxmax())
+def best_config(values: pd.DataFrame, sign: int) -> str:
+    """Return the config_id with the best mean among those with enough repeats."""
+    return str((sign * with_enough_repeats(values).mean()).idxmax())
 
 
 def compare(
-    trials: pd.DataFrame, criterion: Criterion, anytime: float | None = None
+    trials: pd.DataFrame, criterion: Criterion, anytime_level: float | None = None
 ) -> pd.DataFrame:
-    """Every other configuration against the baseline, paired by repeat; the best first.
+    """Compare every other configuration with the baseline, paired by repeat.
 
-    With `anytime`, a level, repeats were added until the two told apart, so p, p_holm and the
-    interval are such as hold at any time (`race.anytime_p`), and p_max_t, low and high are NaN.
+    Args:
+        trials: see the module.
+        criterion: metric, epoch selection and baseline.
+        anytime_level: level of a study that added repeats until the comparison was decided. Then
+            p, p_holm, low_all and high_all are always-valid (`statistics.sequential`), and p_max_t,
+            low and high are NaN. None: the number of repeats was fixed.
 
-    Returns one row per configuration: config_id, config/*, baseline (its config_id), diff (mean of
-    its numbers minus the baseline's), sd, low, high (95 % t interval), low_all, high_all (at the
-    level that holds for all comparisons together, Bonferroni's), n (common repeats), correlation,
-    p, p_holm, p_max_t (NaN for n < 6), wins, ties, losses, p_better. Empty where a side is missing.
+    Returns:
+        One row per configuration, best first: config_id, label, config/*, diff (mean difference
+        from the baseline), sd (of the differences), low, high (ends of the 95 % t interval),
+        low_all, high_all (ends of the simultaneous 95 % t interval: Bonferroni over all rows), n
+        (common repeats), correlation (over repeats), p (paired t test), wins, ties, losses,
+        p_better (win rate), baseline (its config_id), p_holm, p_max_t (NaN for n < 6). A
+        statistic is NaN where n is too small for it. Empty if there is no baseline, or nothing to
+        compare with it.
     """
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
-    configs = configs_of(trials)
+    configs = completed_configs(trials)
     can_be = criterion.is_baseline(configs)
     plain = [c for c in values if can_be[c]]
     others = [c for c in values if not can_be[c]]
     if not plain or not others:
         return pd.DataFrame()
-    baseline = best_of(values[plain], criterion.sign)
+    baseline = best_config(values[plain], criterion.sign)
     pairs = {c: values[[c, baseline]].dropna().to_numpy().T for c in others}
     m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
     rows = [_row(pair, criterion.sign, max(1, m)) for pair in pairs.values()]
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
     table["p_holm"] = _over_known(table.p)
     table["p_max_t"] = _max_t(values, list(pairs), baseline)
-    if anytime is not None:
-        table = _at_any_time(table, list(pairs.values()), anytime)
+    if anytime_level is not None:
+        table = _at_any_time(table, list(pairs.values()), anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
     order = (criterion.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
 
 def _row(pair: np.ndarray, sign: int, m: int) -> dict[str, float]:
+    """Return the statistics of one of m comparisons, pair [2, n]: configuration and baseline."""
     d: Difference = paired_difference(*pair)
-    together = mean_interval(pair[0] - pair[1], 1 - LEVEL / m)
+    together = mean_interval(pair[0] - pair[1], 1 - SIGNIFICANCE_LEVEL / m)
     wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
     better = d.p_greater if sign > 0 else 1 - d.p_greater
     return {
@@ -190,7 +212,7 @@ def _row(pair: np.ndarray, sign: int, m: int) -> dict[str, float]:
 
 
 def _at_any_time(table: pd.DataFrame, pairs: list[np.ndarray], level: float) -> pd.DataFrame:
-    """The same comparisons where how many repeats there are hung on what they said."""
+    """Return the table with always-valid p values and intervals."""
     differences = [(pair[0] - pair[1]).tolist() for pair in pairs]
     ends = [anytime_interval(d, level / len(pairs)) for d in differences]
     p = pd.Series([anytime_p(d) for d in differences], index=table.index)
@@ -199,59 +221,52 @@ def _at_any_time(table: pd.DataFrame, pairs: list[np.ndarray], level: float) -> 
 
 
 def _over_known(p_values: pd.Series) -> pd.Series:
-    """Holm over the comparisons that have a p value."""
+    """Return p values adjusted by Holm's method; NaN stays NaN and does not count."""
     known = p_values.dropna()
     return pd.Series(holm(list(known)), index=known.index, dtype=float).reindex(p_values.index)
 
 
 def _max_t(values: pd.DataFrame, others: Sequence[str], baseline: str) -> list[float]:
-    """Max-T over the comparisons that have all of the most common repeats."""
+    """Return max-T p values; NaN for comparisons that lack one of the usual repeats."""
     differences = values[list(others)].sub(values[baseline], axis=0)
     counts = differences.count()
     full = differences[counts.index[counts == counts.max()]].dropna()
-    if len(full) < FEW:
+    if len(full) < MIN_REPEATS_FOR_MAX_T:
         return [np.nan] * len(others)
     adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
     return [adjusted.get(c, np.nan) for c in others]
 
 
-def name_of(row: pd.Series, by: Sequence[str]) -> str:
-    """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
-    parts = []
-    for name in by:
-        value = row[f"config/{name}"]
-        if not pd.isna(value):
-            shown = f"{value:.4g}" if is_number(value) else value
-            parts.append(f"{'T' if name == 'temperature' else name} = {shown}")
-    return ", ".join(parts) or "the configuration"
-
-
 def check_baseline(criterion: Criterion, study: Study) -> None:
-    """Raises InputError where the study can have no such baseline, but for plain training."""
-    for name, value in {} if criterion.is_plain else criterion.baseline.items():
+    """Raise InputError if no configuration of the study can be the baseline.
+
+    The default, training without distillation, is not checked: a study may do without it.
+    """
+    for name, value in {} if criterion.has_plain_baseline else criterion.baseline.items():
         values = study.values(name)
         if isinstance(values, Range):
             known = not isinstance(value, str) and values.low <= value <= values.high
         else:
             known = value in values
-        # plain training is in the study also where its list or range of alphas does not hold 1
+        # samplers add alpha = 1 even if the list or range of alphas does not hold it
         known = known or (name == "alpha" and value == 1 and study.has_plain)
         if not known:
             shown = values if isinstance(values, Range) else ", ".join(map(str, values))
             raise InputError(
-                f"baseline must be of the study ({name}: {shown}), but got {name}={value}"
+                f"--baseline must be a configuration of the study ({name}: {shown}), but got "
+                f"{name}={value}"
             )
 
 
 def parse_baseline(text: str) -> dict[str, Value]:
-    """{"alpha": 1.0} of "alpha=1"; raises InputError."""
+    """Return {"alpha": 1.0} for "alpha=1"; raise InputError for other text."""
     values: dict[str, Value] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or name not in HYPERPARAMETERS or not value:
             raise InputError(
-                f"baseline must be NAME=VALUE[,NAME=VALUE...], a hyperparameter's, such as "
-                f"alpha=1, but got {text}"
+                f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, but "
+                f"got {text}. For training without distillation use alpha=1."
             )
         try:
             values[name] = float(value)

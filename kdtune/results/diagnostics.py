@@ -1,134 +1,150 @@
-"""What a reader must know before the table: what is missing in a study, and what cannot be right.
-
-How far it is, too. Each function returns sentences; none of them raises.
-"""
+"""Problems in a study's records, and its progress, as sentences. Nothing here raises."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pandas as pd
 
+from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.study import Study
-from kdtune.results.comparison import completed, name_of
-from kdtune.results.frames import METRICS, Frames
+from kdtune.results.comparison import completed
+from kdtune.results.frames import Frames
+from kdtune.results.labels import config_label
 
-MOST = 10
-"""Runs that are named one by one; the rest are counted."""
+MAX_LISTED = 10
+"""Trials that are listed one by one; further ones are only counted."""
 
 
-def faults(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
-    """All faults of a study, the gravest first."""
+def find_problems(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
+    """Return what is missing or wrong in a study's records, most serious first."""
     return [
-        *(f"a torn line was skipped: {place}" for place in frames.torn),
-        *_ended_badly(frames.trials, by),
+        *(f"incomplete record skipped: {place}" for place in frames.incomplete),
+        *_not_completed(frames.trials, by),
         *_not_started(study, frames.trials),
-        *_without_numbers(frames.trials, by),
-        *_other_repeats(frames.trials, by),
+        *_missing_metrics(frames.trials, by),
+        *_unequal_repeats(frames.trials, by),
         *_identical_curves(frames, by),
     ]
 
 
-def notes(frames: Frames, columns: Sequence[str]) -> list[str]:
-    """What is no fault, but misleads who does not know it."""
-    words = []
+def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
+    """Return how the columns of a table could be misread."""
+    caveats = []
     if "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
-        words.append(
-            "loss = alpha ce + (1 - alpha) distill: it is not comparable across alpha; ce is"
+        caveats.append(
+            "loss = alpha * ce + (1 - alpha) * distill is not comparable across alpha; ce is"
         )
-    return words
+    return caveats
 
 
-def state(study: Study, frames: Frames) -> str:
-    """How far a study is, e.g. "complete: 40 runs"."""
+def describe_status(study: Study, frames: Frames) -> str:
+    """Return the progress of a study, e.g. "complete: 40 runs"."""
     counts = frames.trials.status.value_counts()
     done = int(counts.get("completed", 0))
     ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
-    # of a search that adapts: those it has started
-    planned = len(frames.trials) + _missing(study, frames.trials)
+    # of an adaptive search only the trials that have started are known
+    planned = len(frames.trials) + _count_missing(study, frames.trials)
     if ended == planned and not frames.running:
         rest = f", {planned - done} failed or pruned" if done < planned else ""
         return f"complete: {done} runs{rest}"
-    word = "running" if frames.running else "not running, and not complete"
+    word = "running" if frames.running else "incomplete, not running"
     last = ""
-    if frames.time is not None:
-        last = f"; last record {datetime.fromtimestamp(frames.time, UTC):%F %T} UTC"
+    if frames.last_record_time is not None:
+        last = f"; last record {datetime.fromtimestamp(frames.last_record_time, UTC):%F %T} UTC"
     return f"{word}: {done} of {planned} runs completed{last}"
 
 
-def _ended_badly(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    words = []
+def _not_completed(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    problems = []
     for status in ("failed", "truncated"):
         some = trials[trials.status == status]
-        for _, trial in some.head(MOST).iterrows():
+        for _, trial in some.head(MAX_LISTED).iterrows():
             reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
-            have = f"{trial.n_epochs} of {trial.n_epochs_planned} epochs"
-            words.append(
-                f"{status}, left out: {trial.trial_id}, {name_of(trial, by)}, repeat "
-                f"{trial['repeat']}, {have}{reason}"
+            problems.append(
+                f"{status} run excluded: {trial.trial_id}, {config_label(trial, by)}, repeat "
+                f"{trial['repeat']}, {trial.n_epochs} of {trial.n_epochs_planned} epochs{reason}"
             )
-        if len(some) > MOST:
-            words.append(f"{status}, left out: {len(some) - MOST} more runs")
+        if len(some) > MAX_LISTED:
+            problems.append(f"{len(some) - MAX_LISTED} more {status} runs excluded")
     if running := int((trials.status == "running").sum()):
-        words.append(f"{running} runs are running, and left out")
-    return words
+        problems.append(f"{running} unfinished runs excluded")
+    return problems
 
 
 def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
-    missing = _missing(study, trials)
+    missing = _count_missing(study, trials)
     return [f"{missing} runs have not started"] if missing else []
 
 
-def _missing(study: Study, trials: pd.DataFrame) -> int:
-    """Runs that have not started, as far as they are known before they do."""
+def _count_missing(study: Study, trials: pd.DataFrame) -> int:
+    """Return the number of trials that have not started; 0 if the study decides as it goes."""
     if not study.is_fixed:
         return 0
-    started = int((trials.phase == "search").sum())  # an earlier race may have fresh repeats, too
+    started = int((trials.phase == "search").sum())  # an earlier race may have final repeats, too
     return max(0, len(study.runs()) * study.repeats - started)
 
 
-def _without_numbers(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+def _missing_metrics(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """List completed trials without a metric that comparable trials recorded.
+
+    A metric that no trial recorded is not missing: studies of earlier versions lack newer ones. A
+    metric that is not comparable, such as the distillation term, depends on the loss, and need not
+    exist for every loss.
+    """
     done = completed(trials)
-    words = []
-    for metric in METRICS:
-        if metric == "distill":  # plain training has none
+    problems = []
+    for metric in RECORDED:
+        recorded = done[f"val/{metric}@last"].notna()
+        if recorded.all() or not recorded.any():
             continue
-        for _, trial in done[done[f"val/{metric}@last"].isna()].head(MOST).iterrows():
-            words.append(f"no val {metric}: {name_of(trial, by)}, repeat {trial['repeat']}")
-    return words
+        expected = pd.Series(True, index=done.index)
+        if not METRICS[metric].comparable:
+            loss = done["config/loss"]
+            expected = recorded.groupby(loss, dropna=False).transform("any")
+        for _, trial in done[expected & ~recorded].head(MAX_LISTED).iterrows():
+            problems.append(
+                f"val {metric} missing: {config_label(trial, by)}, repeat {trial['repeat']}"
+            )
+    return problems
 
 
-def _other_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Configurations with as many repeats as others, but not the same."""
-    trials = trials[trials.phase == "search"]  # later phases are of some configurations by design
-    sets = completed(trials).groupby("config_id")["repeat"].agg(lambda r: frozenset(r))
-    if not len(sets):
+def _unequal_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """List configurations that have repeats which those with the most repeats lack."""
+    trials = trials[trials.phase == "search"]  # later phases run some configurations by design
+    repeats_of = completed(trials).groupby("config_id")["repeat"].agg(lambda r: frozenset(r))
+    if not len(repeats_of):
         return []
-    size = sets.map(len)
-    usual = sets[size == size.max()].mode().iloc[0]
-    words = []
-    for config, repeats in sets.items():
+    size = repeats_of.map(len)
+    usual = repeats_of[size == size.max()].mode().iloc[0]
+    problems = []
+    for config, repeats in repeats_of.items():
         if repeats <= usual:
             continue
         row = trials[trials.config_id == config].iloc[0]
         extra = ", ".join(str(r) for r in sorted(repeats - usual))
-        words.append(f"{name_of(row, by)} has repeats that others lack: {extra}")
-    return words[:MOST]
+        problems.append(
+            f"{config_label(row, by)} has repeats that other configurations lack: {extra}"
+        )
+    return problems[:MAX_LISTED]
 
 
 def _identical_curves(frames: Frames, by: Sequence[str]) -> list[str]:
-    """Runs of one configuration or of one repeat with the same numbers in every epoch.
+    """List trials of one configuration or one repeat with the same values in every epoch.
 
-    A seed, or a hyperparameter's value, was not applied, and one run counts as two.
+    In such trials a seed or a hyperparameter was not applied, so that one trial counts as two.
     """
     done = completed(frames.trials)
     val = frames.epochs[frames.epochs.split == "val"]
     val = val[val.trial_id.isin(done.trial_id)].sort_values("epoch", kind="stable")
-    numbers = val[["epoch", "acc", "ce", "logit_diff", "agreement"]]
-    hashes = pd.util.hash_pandas_object(numbers, index=False)
+    # metrics whose definition depends on alpha differ between identical students
+    metrics = [name for name in RECORDED if METRICS[name].comparable]
+    hashes = pd.util.hash_pandas_object(val[["epoch", *metrics]], index=False)
     done = done.assign(curve=done.trial_id.map(hashes.groupby(val.trial_id).agg(tuple)))
-    words = []
+    problems = []
     for same in ("config_id", "repeat"):
         for _, group in done[done.duplicated([same, "curve"], keep=False)].groupby([same, "curve"]):
-            runs = (f"{name_of(t, by)}, repeat {t['repeat']}" for _, t in group.head(2).iterrows())
-            words.append(f"the same curve to the last digit: {' and '.join(runs)}")
-    return words[:MOST]
+            pair = (
+                f"{config_label(t, by)}, repeat {t['repeat']}" for _, t in group.head(2).iterrows()
+            )
+            problems.append(f"identical learning curves: {' and '.join(pair)}")
+    return problems[:MAX_LISTED]

@@ -1,30 +1,30 @@
-"""The study's records: written epoch by epoch, read back as tidy dataframes.
+"""Dataframes of a study's records: one row per epoch and one row per trial.
 
-`epochs/NNNNN.jsonl` is the truth, a part for each start of the driver. A line is the start of a
-trial, one epoch of one split, or the end of a trial; the last line counts where a trial was tried
-again. All else in the folder follows from it. Nothing here unpickles.
+If a trial was started more than once, its last attempt counts (see `storage.records`).
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
-from kdtune.results.predictions import gather_predictions
+from kdtune.config.metrics import METRICS, RECORDED
+from kdtune.config.study import Scope
+from kdtune.results.labels import distinguishing, label_by_config
+from kdtune.results.predictions import read_predictions
 from kdtune.storage.records import Line, is_running, iter_lines
 
-METRICS = ("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl")
-
-
-SCOPES = ("last", "best", "last-5-avg")
-"""Which epoch counts: Ray Tune's names; "best" is that of the best val accuracy, optimistic."""
-
-
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+"""Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
+accuracy, which is optimistic."""
 SPLITS = ("train", "val", "test")
+ENDING = ["status", "error", "node"]
 
 
 @dataclass(frozen=True)
@@ -32,82 +32,78 @@ class Frames:
     """A study's records as dataframes."""
 
     epochs: pd.DataFrame
-    """One row per trial, epoch, split: trial_id, config_id, config/*, repeat, epoch, split,
-    n_examples, the metrics, seconds."""
+    """One row per trial, epoch and split: trial_id, config_id, label, config/*, repeat, epoch,
+    split, n_examples, the recorded metrics, seconds. A metric that was not recorded is NaN."""
     trials: pd.DataFrame
-    """One row per trial: trial_id, config_id, config/*, repeat, phase (search, confirm or final),
-    status (completed, pruned, failed, truncated or running), error, n_epochs, n_epochs_planned,
-    val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node."""
-    torn: list[str]
-    """Lines that could not be read, as file:line."""
+    """One row per trial: trial_id, config_id, label, config/*, repeat, phase (search, confirm or
+    final), status (completed, pruned, failed, truncated or running), error, n_epochs,
+    n_epochs_planned, val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node.
+    An inactive hyperparameter is None or NaN; the label, e.g. "alpha = 0.5, T = 4", never is."""
+    incomplete: list[str]
+    """Records that could not be read, as file:line."""
     running: bool
-    """Whether a process on this machine runs the study now."""
-    time: float | None
-    """Of the last record, in seconds since 1970, UTC."""
+    """Whether a process runs the study now."""
+    last_record_time: float | None
+    """Seconds since 1970, UTC."""
 
 
-def read_frames(folder: Path, running: bool | None = None) -> Frames:
-    """The records of a study's folder as dataframes.
+def read_frames(folder: Path, running: bool | None = None, searched: Sequence[str] = ()) -> Frames:
+    """Read the records of a study's folder.
 
     Args:
         folder: of the study.
-        running: whether a process runs it, where that is known otherwise than by its lock.
+        running: whether a process runs the study. None: look at the lock in the folder.
+        searched: hyperparameters of the labels, in their order (see `labels.distinguishing`).
     """
-    torn: list[str] = []
+    incomplete: list[str] = []
     running = is_running(folder) if running is None else running
     starts: dict[str, Line] = {}
     ends: dict[str, Line] = {}
     epochs = _Epochs()
     last = None
-    for line in iter_lines(folder, torn):
+    for line in iter_lines(folder, incomplete):
         last = line.get("time")
         if line["kind"] == "start":
             starts[line["trial_id"]] = line
-            ends.pop(line["trial_id"], None)  # it runs again
+            ends.pop(line["trial_id"], None)  # another attempt has begun
         elif line["kind"] == "end":
             ends[line["trial_id"]] = line
         elif line["trial_id"] in starts:
             epochs.add(line)
-    columns = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
-    rows = [_config_columns(start) | {"phase": "search"} | start for start in starts.values()]
-    named = pd.DataFrame(rows, columns=[*columns, "phase", "epochs"])
-    frame = epochs.frame(named[columns])
+    named = _started(starts, searched)
+    frame = epochs.frame(named.drop(columns=["phase", "epochs"]))
     unended = "running" if running else "truncated"
-    fate = pd.DataFrame([_fate(ends.get(trial), unended) for trial in starts], columns=FATE)
-    trials = pd.concat([named, fate], axis=1).rename(columns={"epochs": "n_epochs_planned"})
-    trials = trials.merge(_reduce(frame), on="trial_id", how="left")
-    trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
-    scopes = [f"val/{m}@{s}" for m in METRICS for s in SCOPES]
-    scopes += [f"test/{m}@last" for m in METRICS]
-    own = ["phase", "status", "error", "n_epochs", "n_epochs_planned", *scopes, "seconds", "node"]
-    trials = trials.reindex(columns=[*columns, *own])
-    trials = trials.sort_values(["config_id", "repeat"], ignore_index=True)
-    return Frames(frame, trials, torn, running, last)
+    endings = [_ending(ends.get(trial), unended) for trial in starts]
+    trials = pd.concat([named, pd.DataFrame(endings, columns=ENDING)], axis=1)
+    return Frames(frame, _trials(trials, frame), incomplete, running, last)
+
+
+def add_derived(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame of epochs with a column for each derived metric."""
+    derived = {name: metric.derived for name, metric in METRICS.items() if metric.derived}
+    return epochs.assign(**derived)
 
 
 def write_frames(folder: Path, frames: Frames) -> None:
-    """Write epochs.parquet, trials.parquet and, gathered from the trials, predictions.parquet."""
-    predictions = gather_predictions(folder, frames.trials)
+    """Write epochs.parquet, trials.parquet and the trials' predictions.parquet into one folder."""
+    predictions = read_predictions(folder, list(frames.trials.trial_id))
     for name, frame in (
         ("epochs.parquet", frames.epochs),
         ("trials.parquet", frames.trials),
         (PREDICTIONS, predictions),
     ):
         if len(frame.columns):
-            with atomic_write(folder / name) as aside:
-                frame.to_parquet(aside, index=False)
-
-
-FATE = ["status", "error", "node"]
+            with atomic_write(folder / name) as part:
+                frame.to_parquet(part, index=False)
 
 
 class _Epochs:
-    """The epoch lines as columns: a large study has a million, too many to keep as dictionaries."""
+    """Epoch records as columns: a million dictionaries would not fit into memory."""
 
     def __init__(self) -> None:
         self.trial: list[str] = []
         self.split = array("b")
-        self.numbers = {name: array("d") for name in ("epoch", "n_examples", *METRICS, "seconds")}
+        self.numbers = {name: array("d") for name in ("epoch", "n_examples", *RECORDED, "seconds")}
 
     def add(self, line: Line) -> None:
         self.trial.append(line["trial_id"])
@@ -117,7 +113,7 @@ class _Epochs:
             column.append(np.nan if value is None else value)
 
     def frame(self, trials: pd.DataFrame) -> pd.DataFrame:
-        """One row per trial, epoch, split, the last line of each; the trials' columns before."""
+        """Return one row per trial, epoch and split, from its last record, with trial columns."""
         which = pd.Index(trials.trial_id).get_indexer(pd.Index(self.trial, dtype=object))
         numbers = pd.DataFrame({name: np.frombuffer(c) for name, c in self.numbers.items()})
         numbers.insert(1, "split", np.array(SPLITS, dtype=object)[np.frombuffer(self.split, "b")])
@@ -128,21 +124,44 @@ class _Epochs:
         return pd.concat([own, numbers[last].reset_index(drop=True)], axis=1)
 
 
+def _started(starts: dict[str, Line], searched: Sequence[str]) -> pd.DataFrame:
+    """Return trial_id, config_id, label, config/*, repeat, phase and epochs of each start."""
+    config = [f"config/{name}" for name in HYPERPARAMETERS]
+    columns = ["trial_id", "config_id", "label", *config, "repeat", "phase", "epochs"]
+    rows = [_config_columns(start) | {"phase": "search"} | start for start in starts.values()]
+    trials = pd.DataFrame(rows, columns=columns)
+    labels = label_by_config(trials, distinguishing(trials, searched))
+    return trials.assign(label=trials.config_id.map(labels))
+
+
 def _config_columns(start: Line) -> Line:
     config = complete(start["config"])
     return {f"config/{name}": config[name] for name in HYPERPARAMETERS}
 
 
-def _fate(end: Line | None, unended: str) -> Line:
-    """Status, error and node of a trial; one without an end runs, or was cut off."""
+def _ending(end: Line | None, unended: str) -> Line:
+    """Return status, error and node of a trial; one without an end has the status `unended`."""
     if end is None:
         return {"status": unended, "error": None, "node": None}
-    return {name: end[name] for name in FATE}
+    return {name: end[name] for name in ENDING}
 
 
-def _reduce(epochs: pd.DataFrame) -> pd.DataFrame:
-    """From epochs to one number a trial, metric and scope: a row a trial."""
-    metrics = list(METRICS)
+def _trials(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials with a number for each metric and epoch selection, sorted."""
+    trials = trials.rename(columns={"epochs": "n_epochs_planned"})
+    trials = trials.merge(_select_epochs(epochs), on="trial_id", how="left")
+    trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
+    metrics = [f"val/{m}@{s}" for m in RECORDED for s in SCOPES]
+    metrics += [f"test/{m}@last" for m in RECORDED]
+    first = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
+    first += ["repeat", "phase", "status", "error", "n_epochs", "n_epochs_planned"]
+    trials = trials.reindex(columns=[*first, *metrics, "seconds", "node"])
+    return trials.sort_values(["config_id", "repeat"], ignore_index=True)
+
+
+def _select_epochs(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per trial with a number for each metric and epoch selection."""
+    metrics = list(RECORDED)
     epochs = epochs.sort_values(["trial_id", "epoch"], kind="stable")
     val = epochs[epochs.split == "val"]
     groups = val.groupby("trial_id", sort=False)

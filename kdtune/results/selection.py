@@ -1,20 +1,18 @@
-"""How good the selected configuration is beyond the data that selected it."""
+"""Performance of the selected configuration on data that did not select it."""
 
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
-from kdtune.config.files import PREDICTIONS
 from kdtune.results.comparison import (
     Criterion,
-    best_of,
+    best_config,
     by_repeat,
     completed,
-    well_run,
+    with_enough_repeats,
 )
-from kdtune.results.predictions import gather_predictions
+from kdtune.results.predictions import read_predictions
 from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.sequential import anytime_interval
@@ -25,56 +23,67 @@ def selection(
     trials: pd.DataFrame,
     criterion: Criterion,
     comparison: pd.DataFrame,
-    anytime: float | None = None,
+    anytime_level: float | None = None,
 ) -> pd.DataFrame:
-    """How good is the configuration that the study would choose, beyond what chose it?
+    """Return the criterion's metric of the best configuration and of the baseline, on val and test.
 
-    Rows: "best" (config_id), "baseline", and "difference" between them, paired by repeat. Columns:
-    val/mean, /low, /high of the criterion's metric, selected and so optimistic; corrected, /low, /high
-    (best only, accuracy only: `stats.bootstrap_corrected` over the examples of val); test/mean,
-    /low, /high, which nothing was selected by. NaN where there is no such number. With `anytime`,
-    a level, the intervals are such as hold at any time, since the number of repeats was not fixed.
+    Args:
+        folder: of the study, with the predictions.
+        trials: by which the criterion is judged.
+        criterion: selects the best configuration.
+        comparison: table of `comparison.compare` for these trials.
+        anytime_level: level of a study that added repeats until the comparison was decided; its
+            intervals are always-valid. None: 95 % t intervals.
+
+    Returns:
+        Rows: "best", "baseline" and "difference" (paired by repeat). Columns: row, config_id and
+        the ends and means val/mean, /low, /high (the selection makes the best one's optimistic),
+        corrected/mean, /low, /high (best row, accuracy at the last epoch: BBC-CV, see
+        `statistics.selection_bias`) and test/mean, /low, /high (test selects nothing). NaN where
+        there is no such number.
     """
     val = by_repeat(trials, criterion.metric, criterion.scope)
     if not val.notna().any(axis=None):
         return pd.DataFrame()
     test = by_repeat(trials, criterion.metric, "last", split="test")
-    chosen = {"best": best_of(val, criterion.sign)}
+    chosen = {"best": best_config(val, criterion.sign)}
     if len(comparison):
         chosen["baseline"] = str(comparison.baseline[0])
     rows: list[dict[str, str | float]] = [
         {"row": row, "config_id": c}
-        | _interval("val", val[c], anytime)
-        | _interval("test", test[c], anytime)
+        | _interval("val", val[c], anytime_level)
+        | _interval("test", test[c], anytime_level)
         for row, c in chosen.items()
     ]
     if len(set(chosen.values())) == 2:
         a, b = chosen.values()
         rows.append({"row": "difference", "config_id": ""})
-        rows[-1] |= _interval("val", val[a] - val[b], anytime)
-        rows[-1] |= _interval("test", test[a] - test[b], anytime)
-    of_search = (trials.phase == "search").all()  # finalists were chosen by other repeats
-    if criterion.has_predictions and of_search:
-        rows[0] |= _corrected(folder, trials, list(well_run(val)))
+        rows[-1] |= _interval("val", val[a] - val[b], anytime_level)
+        rows[-1] |= _interval("test", test[a] - test[b], anytime_level)
+    # other repeats have selected the finalists of the final phase: nothing to correct there
+    if criterion.has_predictions and (trials.phase == "search").all():
+        rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val)))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 
 
-def _interval(name: str, sample: pd.Series, anytime: float | None) -> dict[str, str | float]:
+def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> dict[str, str | float]:
+    """Return the mean of a sample and the ends of its interval; NaN for infinite ends."""
     i = mean_interval(sample.dropna())
     low, high = i.low, i.high
-    if anytime is not None:
-        low, high = anytime_interval(list(sample.dropna()), anytime)
+    if anytime_level is not None:
+        low, high = anytime_interval(list(sample.dropna()), anytime_level)
         low, high = (low, high) if math.isfinite(high - low) else (math.nan, math.nan)
     return {f"{name}/mean": i.mean, f"{name}/low": low, f"{name}/high": high}
 
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> dict[str, str | float]:
-    """The best accuracy corrected for selection; nothing where a run's predictions are missing."""
+    """Return the bias-corrected accuracy of the best; {} if predictions of a trial are missing."""
     done = completed(trials)
     done = done[done.config_id.isin(configs)]
-    frame = _predictions(folder, done)
-    if frame is None:
+    columns = ["split", "example", "correct"]
+    frame = read_predictions(folder, list(done.trial_id), columns)
+    if not len(frame) or not set(done.trial_id) <= set(frame.trial_id.unique()):
         return {}
     val = frame[frame.split == "val"].merge(done[["trial_id", "config_id"]], on="trial_id")
     correct = val.astype({"correct": float}).pivot_table(
@@ -82,20 +91,3 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> dict[s
     )
     c = bootstrap_corrected(correct.loc[configs].to_numpy())
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
-
-
-def _predictions(folder: Path, trials: pd.DataFrame) -> pd.DataFrame | None:
-    """The predictions of all of the trials: those of the study, else the runs' own files.
-
-    None where one's are missing: the study's are written at its end, the user may have tidied up,
-    a file may be damaged, and a laptop may have no pyarrow.
-    """
-    for read in (
-        lambda: pd.read_parquet(folder / PREDICTIONS),
-        lambda: gather_predictions(folder, trials),
-    ):
-        with suppress(ImportError, OSError, ValueError):
-            frame = read()
-            if len(frame) and set(trials.trial_id) <= set(frame.trial_id):
-                return frame
-    return None

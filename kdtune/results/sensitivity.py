@@ -1,6 +1,6 @@
-"""What a study says beyond its verdict: the epoch's choice, the spread, importance, selection.
+"""Sensitivity of a study's ranking: epoch selection, shares of variance, importances, range ends.
 
-`trials` is the dataframe of `results.Frames`; `criterion` says which number of a trial counts.
+`trials` is the dataframe `Frames.trials` or rows of it.
 """
 
 import math
@@ -12,25 +12,25 @@ import pandas as pd
 
 from kdtune.results.comparison import (
     Criterion,
-    block,
     by_repeat,
-    configs_of,
-    well_run,
+    complete_block,
+    completed_configs,
+    with_enough_repeats,
 )
-from kdtune.results.frames import SCOPES, Frames
+from kdtune.results.frames import SCOPES, Frames, add_derived
 from kdtune.results.tables import levels
 from kdtune.statistics.variance import importance, repeated_measures, variance_shares
 
 
 def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
-    """Does the choice of the epoch change the ranking?
+    """Return mean and rank of the configurations for each epoch selection.
 
-    One row per well-run configuration: config_id, config/*, then <scope>/mean and <scope>/rank for
-    each scope (1 is best); sorted by the last epoch's.
+    One row per configuration with enough repeats: config_id, label, config/*, then <scope>/mean and
+    <scope>/rank (1 is best; ties share the better rank), sorted by last/rank.
     """
-    table = configs_of(trials)
+    table = completed_configs(trials)
     for scope in SCOPES:
-        means = well_run(by_repeat(trials, criterion.metric, scope)).mean()
+        means = with_enough_repeats(by_repeat(trials, criterion.metric, scope)).mean()
         table[f"{scope}/mean"] = means
         table[f"{scope}/rank"] = (criterion.sign * means).rank(ascending=False, method="min")
     table = table.dropna(subset=["last/mean"]).sort_values("last/rank", kind="stable")
@@ -38,14 +38,16 @@ def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
 
 
 def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
-    """Where the spread of the completed runs comes from, over their largest block without gaps.
+    """Return shares of variance over configurations, repeats and epochs.
 
-    Two rows, epochs "last" and "all": configuration, repeat, epoch, residual (shares of the sum of
-    squares), n_configs, n_repeats, and for the last epoch f, p (do the configurations differ at
-    all?) and icc (how alike they find the repeats).
+    They are computed over completed trials of the search that form a block without gaps (see
+    `comparison.complete_block`). Two rows, epochs "last" and "all", the second only if all trials
+    have the same length: configuration, repeat, epoch, residual (shares of the sum of squares),
+    n_configs, n_repeats, and for the last epoch f, p (F test of equal configurations) and icc
+    (intraclass correlation of the repeats). Empty with fewer than 2 configurations or repeats.
     """
     trials = frames.trials[frames.trials.phase == "search"]
-    values = block(by_repeat(trials, criterion.metric, "last"))
+    values = complete_block(by_repeat(trials, criterion.metric, "last"))
     if values.shape[0] < 2 or values.shape[1] < 2:
         return pd.DataFrame()
     last = values.to_numpy().T  # [K, n]
@@ -59,9 +61,8 @@ def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
 
 
 def _curves(frames: Frames, criterion: Criterion, values: pd.DataFrame) -> np.ndarray | None:
-    """The block's numbers in every epoch [K, n, E]; None where runs have different lengths."""
-    val = frames.epochs[frames.epochs.split == "val"]
-    val = val.assign(gap=val.teacher_acc - val.acc)
+    """Return the block's values in every epoch [K, n, E]; None if trials differ in length."""
+    val = add_derived(frames.epochs[frames.epochs.split == "val"])
     table = val.pivot_table(index=["config_id", "repeat"], columns="epoch", values=criterion.metric)
     index = pd.MultiIndex.from_product([values.columns, values.index])
     table = table.reindex(index)
@@ -72,32 +73,33 @@ def _curves(frames: Frames, criterion: Criterion, values: pd.DataFrame) -> np.nd
 
 
 def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -> pd.DataFrame:
-    """How much of the spread between configurations each hyperparameter explains by itself.
+    """Return the share of the variance between configurations that each hyperparameter explains.
 
-    Over the means of the configurations in which it has an effect. One row per hyperparameter:
-    hyperparameter, share, null (what 95 % of those without effect stay below), n (configurations).
-    A hyperparameter with many values is cut into four ranges.
+    It is computed from the means of the configurations in which the hyperparameter is active. One
+    row per hyperparameter: hyperparameter, share (eta squared), null (95 % quantile of the share of
+    a hyperparameter without effect), n (configurations). Values of a hyperparameter with more than
+    eight are cut into four ranges.
     """
-    means = block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
-    configs = configs_of(trials)
+    means = complete_block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
+    configs = completed_configs(trials)
     rows = []
     for name in by:
         values = configs.loc[means.index, f"config/{name}"].dropna()
         labels = pd.factorize(levels(values), use_na_sentinel=False)[0]
         if len(set(labels)) < 2 or len(values) <= len(set(labels)):
-            continue  # a value a configuration explains all
+            continue  # one value per configuration would explain everything
         rows.append({"hyperparameter": name} | asdict(importance(means[values.index], labels)))
     table = pd.DataFrame(rows, columns=["hyperparameter", "share", "null", "n"])
     return table.sort_values("share", ascending=False, ignore_index=True)
 
 
 def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
-    """Where a configuration lies at the edge of what was searched, e.g. "lr = 0.1 (highest)".
+    """Return where a configuration is at the edge of the search, e.g. ["lr = 0.1 (highest)"].
 
-    Of hyperparameters with three or more values, since of two each is an edge; and not where there
-    is nothing beyond, at alpha 0 and 1.
+    Hyperparameters with fewer than three values do not count, since each of two is an edge, nor do
+    alpha = 0 and alpha = 1, beyond which there is nothing.
     """
-    configs = configs_of(trials)
+    configs = completed_configs(trials)
     words = []
     for name in by:
         values = configs[f"config/{name}"].dropna()

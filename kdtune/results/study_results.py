@@ -1,4 +1,4 @@
-"""The results of a study: tables, comparisons, the verdict."""
+"""Results of a study: dataframes, tables, comparisons and the conclusion."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,49 +12,60 @@ from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.metrics import METRICS
 from kdtune.config.study import Scope, Study
 from kdtune.results import selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
     Criterion,
-    best_of,
+    best_config,
     by_repeat,
     check_names,
     compare,
     completed,
-    name_of,
 )
-from kdtune.results.diagnostics import faults, state
-from kdtune.results.frames import METRICS, Frames, read_frames
+from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.frames import Frames, read_frames
+from kdtune.results.labels import config_label, distinguishing
 from kdtune.results.summaries import best_rows
-from kdtune.results.tables import format_table, markdown
-from kdtune.results.terms import ComparisonContext
-from kdtune.results.wording import best_sentence, comparison_rows, verdict
+from kdtune.results.tables import comparison_rows, format_table, markdown
+from kdtune.results.wording import best_sentence, verdict
 from kdtune.storage.records import read_study
 
-MOST_ROWS = 30
-"""Configurations that are printed; of more, the best."""
+MAX_PRINTED_ROWS = 30
+"""Configurations in a printed table; if there are more, the best ones."""
 
 
 def load(folder: str | Path) -> "Results":
-    """Read a study's folder or its place on a store (s3://...), finished or not.
+    """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
 
-    Raises InputError where it is none.
+    Raises:
+        InputError: if there is no study.
     """
     if "://" in str(folder):
         from kdtune.storage.fetch import fetch
 
         path, is_running = fetch(str(folder))
-        return Results(path, read_study(path), read_frames(path, is_running))
+        return _read(path, is_running)
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
-    return Results(path, read_study(path), read_frames(path))
+    return _read(path)
+
+
+def _read(folder: Path, running: bool | None = None) -> "Results":
+    study = read_study(folder)
+    return Results(folder, study, read_frames(folder, running, study.searched))
 
 
 @dataclass(frozen=True)
 class Results:
-    """A study and what was recorded of it; works with neither torch nor Ray installed."""
+    """A study and its records. Needs neither torch nor Ray.
+
+    `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
+    InputError for unknown ones. An empty dataframe means that too few runs have completed.
+    """
 
     folder: Path
     study: Study
@@ -62,68 +73,71 @@ class Results:
 
     @property
     def epochs(self) -> pd.DataFrame:
-        """One row per trial, epoch, split (see `results.Frames`)."""
+        """One row per trial, epoch and split; see `frames.Frames`."""
         return self.frames.epochs
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row per trial (see `results.Frames`)."""
+        """One row per trial; see `frames.Frames`."""
         return self.frames.trials
 
     @cached_property
-    def of_search(self) -> pd.DataFrame:
-        """The trials of the phase "search": repeats that every configuration may have."""
+    def search_trials(self) -> pd.DataFrame:
+        """The trials of the phase "search"."""
         return self.trials[self.trials.phase == "search"]
 
     @cached_property
-    def of_final(self) -> pd.DataFrame:
-        """The trials of the phase "final": the finalists on repeats that did not choose them."""
+    def final_trials(self) -> pd.DataFrame:
+        """The trials of the phase "final": the finalists on held-out repeats."""
         return self.trials[self.trials.phase == "final"]
 
     @property
-    def of_which(self) -> str:
-        """What a table of the search says of its repeats where there are others."""
-        return " of the search" * bool(len(self.of_final))
+    def repeats_phrase(self) -> str:
+        """For captions: " of the search" if the study also has final repeats, else nothing."""
+        return " of the search" * bool(len(self.final_trials))
 
-    def is_fresh(self, criterion: Criterion) -> bool:
-        """Whether a criterion is judged by fresh repeats, which did not choose what they compare.
+    def uses_held_out_repeats(self, criterion: Criterion) -> bool:
+        """Return whether a criterion is judged by held-out repeats.
 
-        Only against plain training, since the finalists are its best and that of distilling, and
-        only where a final repeat of both has completed.
+        That needs a completed final repeat of both finalists, and training without distillation as
+        the baseline, since the finalists are the best with and without distillation.
         """
-        sides = (completed(self.of_final)["config/alpha"] == 1).nunique()
-        return criterion.is_plain and sides == 2
+        sides = (completed(self.final_trials)["config/alpha"] == 1).nunique()
+        return criterion.has_plain_baseline and sides == 2
 
-    def trials_of(self, criterion: Criterion) -> pd.DataFrame:
-        """The trials that a criterion is judged by: fresh repeats where there are such, or the search's.
+    def trials_for(self, criterion: Criterion) -> pd.DataFrame:
+        """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
 
-        The one home of that choice: comparison, best, selection and their words must be of the
-        same trials.
+        Comparison, best configuration, selection and their words all use these trials.
         """
-        return self.of_final if self.is_fresh(criterion) else self.of_search
+        held_out = self.uses_held_out_repeats(criterion)
+        return self.final_trials if held_out else self.search_trials
 
     @cached_property
     def configs(self) -> pd.DataFrame:
-        """One row per configuration, the best mean first; see `summaries.configs`."""
-        return summaries.configs(self.of_search, self.planned)
+        """One row per configuration, best mean first; see `summaries.configs`."""
+        return summaries.configs(self.search_trials, self.planned_repeats)
 
-    @property
+    @cached_property
     def by(self) -> list[str]:
-        """What tells the configurations apart, e.g. ["alpha", "temperature"]."""
-        varied = [
-            n for n in HYPERPARAMETERS if self.trials[f"config/{n}"].nunique(dropna=False) > 1
-        ]
-        return [n for n in self.study.searched if n in varied] or varied or ["alpha"]
+        """The hyperparameters that tell the configurations apart, e.g. ["alpha", "temperature"]."""
+        return distinguishing(self.trials, self.study.searched)
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What is missing or cannot be right, in words; empty for a whole study."""
-        return faults(self.study, self.frames, self.by)
+        """What is missing or wrong in the records; empty for a complete study."""
+        return find_problems(self.study, self.frames, self.by)
 
     @property
-    def state(self) -> str:
-        """How far the study is, e.g. "complete: 40 runs"."""
-        return state(self.study, self.frames)
+    def status(self) -> str:
+        """The progress of the study, e.g. "complete: 40 runs"."""
+        return describe_status(self.study, self.frames)
+
+    @property
+    def planned_repeats(self) -> float:
+        """Repeats that every configuration is to have; NaN if the study decides as it goes."""
+        adapts = self.study.policy == "race" or self.study.stop_early
+        return math.nan if adapts else self.study.repeats
 
     def summary(
         self,
@@ -132,120 +146,120 @@ class Results:
         scope: Scope = "last",
         pooled: bool = False,
     ) -> pd.DataFrame:
-        """Mean, sd and n over repeats of the completed trials, on val.
+        """Return mean, SD and n over repeats of the completed search trials, on val.
 
         Args:
-            by: hyperparameters that tell the rows apart; those searched if none is given. One with
-                more than eight values is cut into ranges.
-            metrics: columns of `trials`, or gap (teacher_acc - acc).
-            scope: which epoch counts.
-            pooled: over all epochs of all repeats: the starting repository's table.
+            by: hyperparameters that tell the rows apart; values of one with more than eight are
+                cut into ranges. Default: `Results.by`, a row per configuration.
+            metrics: names of metrics.
+            scope: epoch selection.
+            pooled: whether mean and SD are over all epochs of all repeats, as in some papers.
 
         Returns:
-            One row per group: by..., n_planned (repeats), then val/<metric>/mean, /std, /n and,
-            unless pooled, /low and /high of the 95 % t interval.
+            One row per group: by..., n_planned (repeats; not if pooled), val/<metric>/mean, /std
+            and /n, unless pooled /low and /high of the 95 % t interval, and label.
         """
         keys = list(by) or self.by
         check_names("by", keys, HYPERPARAMETERS)
-        check_names("a column of the table", metrics, [*METRICS, "gap"])
+        check_names("a column of the table", metrics, list(METRICS))
         if pooled:
-            return summaries.pooled(self.epochs, self.of_search, keys, metrics)
-        cut = bool(by)  # each configuration has its own row, unless it is asked otherwise
-        return summaries.summary(self.of_search, keys, metrics, scope, self.planned, cut)
+            return summaries.pooled(self.epochs, self.search_trials, keys, metrics)
+        trials, planned = self.search_trials, self.planned_repeats
+        return summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
+
+    def marginal(
+        self, columns: Sequence[str] = TABLE_METRICS, scope: Scope = "last"
+    ) -> pd.DataFrame:
+        """Return the summary by each hyperparameter of `Results.by` alone.
+
+        Columns: value, hyperparameter, then those of `summary`. A value's metric is the mean over
+        all configurations with that value, within each repeat.
+        """
+        check_names("a column of the table", columns, list(METRICS))
+        trials, planned = self.search_trials, self.planned_repeats
+        return summaries.marginal(trials, self.by, columns, scope, planned)
 
     def compare(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """Every other configuration against plain training, paired by repeat.
+        """Compare every other configuration with the baseline, paired by repeat.
 
-        Plain training is the alpha = 1 configuration with the best mean, by the same criterion and
-        repeats. For the columns see `comparison.compare`.
+        The baseline is the best configuration by the same criterion and trials that has the values
+        `criterion.baseline`, by default alpha = 1. For the columns see `comparison.compare`.
         """
         return self._compared(criterion).copy()
 
     @cached_property
     def _compared(self) -> Callable[[Criterion], pd.DataFrame]:
-        """Once a criterion: a page asks for the same comparison a dozen times."""
+        """`compare` with a cache: a report needs the same comparison a dozen times."""
 
         def compared(criterion: Criterion) -> pd.DataFrame:
-            return compare(self.trials_of(criterion), criterion, self._anytime(criterion))
+            return compare(self.trials_for(criterion), criterion, self._anytime_level(criterion))
 
         return cache(compared)
 
-    def _anytime(self, criterion: Criterion) -> float | None:
-        """Level of a comparison that decided how many repeats it has."""
-        return self.study.level if self.study.until_decided and self.is_fresh(criterion) else None
+    def _anytime_level(self, criterion: Criterion) -> float | None:
+        """Return the level of a comparison that decided its number of repeats; else None."""
+        sequential = self.study.until_decided and self.uses_held_out_repeats(criterion)
+        return self.study.level if sequential else None
 
     def context(self, criterion: Criterion = DEFAULT) -> ComparisonContext:
-        """What `compare` is of, and the words for it."""
-        fresh, anytime = self.is_fresh(criterion), self._anytime(criterion)
-        # a race's final repeats are fixed, those of "auto" are not
-        planned = self.planned if not fresh else math.nan if anytime else self.study.repeats
-        return ComparisonContext(self.baseline(criterion), planned, fresh, anytime)
+        """Return baseline and repeats of a comparison, with the sentences about them."""
+        held_out, level = self.uses_held_out_repeats(criterion), self._anytime_level(criterion)
+        planned = self.planned_repeats
+        if held_out:  # the number is fixed in a race, but not with --repeats auto
+            planned = self.study.repeats if level is None else math.nan
+        return ComparisonContext(self.baseline(criterion), planned, held_out, level)
 
-    @property
-    def planned(self) -> float:
-        """Repeats that every configuration is to have; NaN where that hangs on what they say."""
-        adapts = self.study.policy == "race" or self.study.stop_early
-        return math.nan if adapts else self.study.repeats
+    def verdict(self, criterion: Criterion = DEFAULT) -> str:
+        """Return the conclusion in words; see `wording.verdict`."""
+        return verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
+
+    def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
+        """Return best configuration and baseline on val and test; see `selection.selection`."""
+        trials, table = self.trials_for(criterion), self.compare(criterion)
+        level = self._anytime_level(criterion)
+        return selection.selection(self.folder, trials, criterion, table, level)
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
-        """Mean and rank of each configuration by each scope; see `sensitivity.sensitivity`."""
-        return sensitivity.sensitivity(self.of_search, Criterion(metric))
-
-    def marginal(
-        self, columns: Sequence[str] = TABLE_METRICS, scope: Scope = "last"
-    ) -> pd.DataFrame:
-        """The summary by each searched hyperparameter alone: hyperparameter, value, then as there.
-
-        A value's number is the mean over all configurations that have it, within a repeat.
-        """
-        check_names("a column of the table", columns, [*METRICS, "gap"])
-        return summaries.marginal(self.of_search, self.by, columns, scope, self.planned)
+        """Return means and ranks by epoch selection; see `sensitivity.sensitivity`."""
+        return sensitivity.sensitivity(self.search_trials, Criterion(metric))
 
     def spread(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """Shares of configuration, repeat, epoch, residual; see `sensitivity.spread`."""
+        """Return shares of variance; see `sensitivity.spread`."""
         return sensitivity.spread(self.frames, criterion)
 
     def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """What each hyperparameter explains by itself; see `sensitivity.importances`."""
-        return sensitivity.importances(self.of_search, criterion, self.by)
+        """Return the variance that each hyperparameter explains; see `sensitivity.importances`."""
+        return sensitivity.importances(self.search_trials, criterion, self.by)
 
-    def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """The best configuration and the baseline on val, corrected, and on test."""
-        trials, table = self.trials_of(criterion), self.compare(criterion)
-        return selection.selection(self.folder, trials, criterion, table, self._anytime(criterion))
-
-    def verdict(self, criterion: Criterion = DEFAULT) -> str:
-        """Does distilling beat plain training, in words that the numbers carry."""
-        return verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
-
-    def name(self, config_id: str) -> str:
-        """A configuration in words, e.g. "alpha = 0.5, T = 4"."""
-        return name_of(self.trials[self.trials.config_id == config_id].iloc[0], self.by)
+    def label(self, config_id: str) -> str:
+        """Return a configuration in words, e.g. "alpha = 0.5, T = 4"."""
+        return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
 
     def best(self, criterion: Criterion = DEFAULT) -> str | None:
-        """The config_id of the best mean; None before a run has completed."""
-        values = by_repeat(self.trials_of(criterion), criterion.metric, criterion.scope)
-        return best_of(values, criterion.sign) if values.notna().any(axis=None) else None
+        """Return the config_id with the best mean; None before a run has completed."""
+        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        return best_config(values, criterion.sign) if values.notna().any(axis=None) else None
 
     def baseline(self, criterion: Criterion = DEFAULT) -> str:
-        """The baseline in words; what is searched besides alpha is named."""
+        """Return the baseline in words, with the other hyperparameters that are searched."""
         table = self.compare(criterion)
-        row = pd.Series({f"config/{name}": value for name, value in criterion.baseline.items()})
-        given = "plain training" if criterion.is_plain else name_of(row, list(criterion.baseline))
+        values = {f"config/{name}": value for name, value in criterion.baseline.items()}
+        given = config_label(values, list(criterion.baseline))
+        given = NO_DISTILLATION if criterion.has_plain_baseline else given
         if not len(table):
             return given
         chosen = self.trials[self.trials.config_id == table.baseline[0]].iloc[0]
         others = [
             n for n in self.by if n not in criterion.baseline and not pd.isna(chosen[f"config/{n}"])
         ]
-        return f"{given} ({name_of(chosen, others)})" if others else given
+        return f"{given} ({config_label(chosen, others)})" if others else given
 
     def edges(self, criterion: Criterion = DEFAULT) -> str:
-        """Whether the best lies at the edge of what was searched, in words; else nothing."""
+        """Return whether the best configuration is at the edge of the search space; else ""."""
         best = self.best(criterion)
         words = sensitivity.edges(self.trials, best, self.by) if best else []
-        text = "The best lies at the edge of what was searched, look beyond it: "
-        return f"{text}{', '.join(words)}." if words else ""
+        text = "The best configuration is at the edge of the search space"
+        return f"{text}: {', '.join(words)}. Consider extending the range." if words else ""
 
     def text(
         self,
@@ -253,26 +267,30 @@ class Results:
         columns: Sequence[str] = TABLE_METRICS,
         criterion: Criterion = DEFAULT,
     ) -> str:
-        """What a reader sees first: the table, the comparison with plain training, the verdict."""
-        optimistic = ", optimistic: chosen by what it reports" if criterion.scope == "best" else ""
+        """Return summary, comparison and conclusion as Markdown."""
+        table = best_rows(self.summary(by, columns, criterion.scope), criterion, MAX_PRINTED_ROWS)
+        optimistic = " (optimistic: selected by the reported accuracy)" * (
+            criterion.scope == "best"
+        )
         parts = [
-            format_table(
-                best_rows(self.summary(by, columns, criterion.scope), criterion, MOST_ROWS)
-            ),
-            f"mean ± sd over n repeats{self.of_which}, scope {criterion.scope}{optimistic}",
+            format_table(table),
+            f"mean ± SD over n repeats{self.repeats_phrase}, val, scope {criterion.scope}"
+            f"{optimistic}",
+            *self._comparison_text(criterion),
         ]
-        table, context = self.compare(criterion), self.context(criterion)
-        if len(table):
-            head, rows = comparison_rows(table, self.by, criterion)
-            parts += [
-                f"Against {context.other}, val {criterion.metric}{context.repeats}:",
-                markdown(head, rows[:MOST_ROWS]),
-                context.method,
-            ]
         if best := self.best(criterion):
-            parts.append(
-                best_sentence(self.selection(criterion), criterion, self.name(best), context)
-            )
-            if edges := self.edges(criterion):
-                parts.append(edges)
-        return "\n\n".join([*parts, self.verdict(criterion)])
+            table, context = self.selection(criterion), self.context(criterion)
+            parts.append(best_sentence(table, criterion, self.label(best), context))
+            parts.append(self.edges(criterion))
+        return "\n\n".join(part for part in [*parts, self.verdict(criterion)] if part)
+
+    def _comparison_text(self, criterion: Criterion) -> list[str]:
+        """Return heading, table and method of the comparison; [] if there is none."""
+        table, context = self.compare(criterion), self.context(criterion)
+        if not len(table):
+            return []
+        head, rows = comparison_rows(table, self.by, criterion, context.anytime_level)
+        heading = (
+            f"Difference in {criterion.label} from {context.baseline}{context.repeats_phrase}:"
+        )
+        return [heading, markdown(head, rows[:MAX_PRINTED_ROWS]), context.method]

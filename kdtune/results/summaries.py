@@ -1,7 +1,7 @@
-"""Means over repeats: frames to tables.
+"""Means over repeats of the completed trials.
 
-`trials` is everywhere those of one phase, of the dataframe of `results.Frames`; only completed
-ones count. Two stages: an epoch's number stands for a trial, then repeats are the sample.
+`trials` are rows of the dataframe `Frames.trials`, all of one phase. The epoch selection gives one
+number per trial; mean, SD and interval are over repeats.
 """
 
 from collections.abc import Sequence
@@ -9,23 +9,32 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.config.study import Scope
-from kdtune.results.comparison import KEYS, Criterion, completed, has_run_well, numbers
+from kdtune.results.comparison import (
+    CONFIG_COLUMNS,
+    Criterion,
+    completed,
+    have_enough_repeats,
+    metric_values,
+)
+from kdtune.results.frames import add_derived
+from kdtune.results.labels import config_label
 from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
 
 
 def configs(trials: pd.DataFrame, planned: float) -> pd.DataFrame:
-    """One row per configuration: config_id, config/*, val/acc/mean, val/acc/std, n, n_planned.
+    """Return the mean accuracy of each configuration at the last epoch, best first.
 
-    The best mean first, those with at most half of the most repeats last.
+    One row per configuration: config_id, label, config/*, val/acc/mean, val/acc/std, n, n_planned.
+    Those with at most half of the most repeats come last.
     """
-    groups = completed(trials).groupby(KEYS, dropna=False)
+    groups = completed(trials).groupby(CONFIG_COLUMNS, dropna=False)
     frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
-    frame.columns = [*KEYS, "val/acc/mean", "val/acc/std", "n"]
+    frame.columns = [*CONFIG_COLUMNS, "val/acc/mean", "val/acc/std", "n"]
     frame["n_planned"] = planned
-    frame = frame.assign(well=has_run_well(frame["n"]))
-    frame = frame.sort_values(["well", "val/acc/mean"], ascending=False)
-    return frame.drop(columns="well").reset_index(drop=True)
+    frame = frame.assign(enough=have_enough_repeats(frame["n"]))
+    frame = frame.sort_values(["enough", "val/acc/mean"], ascending=False)
+    return frame.drop(columns="enough").reset_index(drop=True)
 
 
 def summary(
@@ -36,31 +45,35 @@ def summary(
     planned: float,
     cut: bool = False,
 ) -> pd.DataFrame:
-    """Mean, sd, n and 95 % t interval over repeats, on val.
+    """Return mean, SD (ddof = 1), n and 95 % t interval over repeats, on val.
+
+    Configurations that share a row are first averaged within each repeat.
 
     Args:
-        trials: the trials.
+        trials: see the module.
         by: hyperparameters that tell the rows apart.
-        metrics: columns of the trials, or gap (teacher_acc - acc).
-        scope: which epoch counts.
-        planned: repeats of each configuration; NaN where that is not fixed.
-        cut: whether a hyperparameter with more than eight values is cut into ranges.
+        metrics: names of metrics, recorded or derived.
+        scope: epoch selection.
+        planned: planned repeats of each configuration; NaN if their number is not fixed.
+        cut: whether values of a hyperparameter with more than eight are cut into four ranges.
+
+    Returns:
+        One row per group: by..., n_planned, val/<metric>/mean, /std, /n, /low, /high, label.
     """
     done = completed(trials).rename(columns=lambda c: c.removeprefix("config/"))
-    done = done.assign(**{f"val/{m}@{scope}": numbers(done, m, scope) for m in metrics})
+    done = done.assign(**{f"val/{m}@{scope}": metric_values(done, m, scope) for m in metrics})
     if cut:
         done = done.assign(**{name: levels(done[name]) for name in by})
     rows = []
     for key, group in done.groupby(list(by), dropna=False, observed=True):
         row = dict(zip(by, key, strict=True)) | {"n_planned": planned}
-        # configurations that share a row are averaged within a repeat: repeats are the sample
         repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
         for metric in metrics:
             interval = mean_interval(repeats[f"val/{metric}@{scope}"].dropna())
             row |= {f"val/{metric}/mean": interval.mean, f"val/{metric}/std": interval.sd}
             row |= {f"val/{metric}/n": interval.n}
             row |= {f"val/{metric}/low": interval.low, f"val/{metric}/high": interval.high}
-        rows.append(row)
+        rows.append(row | {"label": config_label(row, by, prefix="")})
     return pd.DataFrame(rows)
 
 
@@ -71,7 +84,7 @@ def marginal(
     scope: Scope,
     planned: float,
 ) -> pd.DataFrame:
-    """The summary by each hyperparameter alone: hyperparameter, value, then as there."""
+    """Return `summary` by each hyperparameter alone, with columns hyperparameter and value."""
     parts = []
     for name in names:
         table = summary(trials, [name], metrics, scope, planned, cut=True)
@@ -84,21 +97,22 @@ def marginal(
 def pooled(
     epochs: pd.DataFrame, trials: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
 ) -> pd.DataFrame:
-    """Mean, sd and n over all epochs of all repeats, as the starting repository had it.
+    """Return mean, SD and n over all epochs of all repeats.
 
-    Its sd is that of a learning curve, not of repeats.
+    Some papers report these. The SD describes the learning curve, not the variation of repeats.
     """
     val = epochs[(epochs.split == "val") & epochs.trial_id.isin(completed(trials).trial_id)]
-    val = val.assign(gap=val.teacher_acc - val.acc)
+    val = add_derived(val)
     groups = val.groupby([f"config/{name}" for name in by], dropna=False)
     table = groups[list(metrics)].agg(["mean", "std", "count"])
     table.columns = [f"val/{m}/{'n' if s == 'count' else s}" for m, s in table.columns]
     table.index = table.index.set_names(list(by))
-    return table.reset_index()
+    table = table.reset_index()
+    return table.assign(label=[config_label(row, by, prefix="") for _, row in table.iterrows()])
 
 
 def best_rows(table: pd.DataFrame, criterion: Criterion, most: int) -> pd.DataFrame:
-    """Of a summary that has more rows, so many with the best means, the best first."""
+    """Return the `most` rows of a summary with the best means; all, unsorted, if it is shorter."""
     column = f"val/{criterion.metric}/mean"
     if len(table) <= most or column not in table:
         return table

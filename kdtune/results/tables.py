@@ -1,4 +1,4 @@
-"""Tables of means as text, and the values in them."""
+"""Tables as text: Markdown, LaTeX, CSV and JSON, and the text of single values."""
 
 import json
 import math
@@ -7,28 +7,80 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.config.study import Format
+from kdtune.results.comparison import Criterion
 
 
 def format_table(table: pd.DataFrame, format: Format = "md") -> str:
-    """The summary as text: md for reading (mean ± sd, n), else all columns."""
+    """Return the summary as text.
+
+    "md" and "latex" show mean ± SD of each metric and the number of repeats; "csv" and "json" have
+    all columns in full precision.
+    """
     if format == "csv":
         return str(table.to_csv(index=False))
     if format == "json":
         records = table.astype(object).where(table.notna(), None).to_dict("records")
         return json.dumps(records, indent=2)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
-    keys = [c for c in table if "/" not in c and c != "n_planned"]
+    keys = [c for c in table if "/" not in c and c not in ("n_planned", "label")]
     rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         n = int(max(row[f"{name}/n"] for name in means))
-        cells.append(of_planned(n, row.get("n_planned", n)))
+        cells.append(count_of_planned(n, row.get("n_planned", n)))
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)
 
 
+def comparison_rows(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    criterion: Criterion,
+    anytime_level: float | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of `comparison.compare` as text.
+
+    The interval is the one that conclusion and figures show as well: simultaneous, or always-valid
+    at the level `anytime_level` (see `comparison.compare`).
+    """
+    unit = "points" if criterion.in_points else criterion.metric
+    interval, p = "95% CI (simultaneous)", "p (Holm)"
+    if anytime_level is not None:
+        interval, p = f"{100 * (1 - anytime_level):g}% CI (always-valid)", "p (always-valid)"
+    head = [*by, f"difference ({unit})", interval, "n", p, "p (max-T)"]
+    head += ["wins/ties/losses", "win rate", "correlation"]
+    rows = []
+    for _, row in table.iterrows():
+        cells = [cell(row[f"config/{name}"]) for name in by]
+        cells += [*difference_and_interval(row, criterion.scale), str(int(row.n))]
+        cells += [_p_value(row.p_holm), _p_value(row.p_max_t)]
+        cells += [f"{row.wins}/{row.ties}/{row.losses}"]
+        cells += [_two_decimals(row.p_better), _two_decimals(row.correlation)]
+        rows.append(cells)
+    return head, rows
+
+
+def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:
+    """Return the signed difference of a comparison and its interval, e.g. "+3.1", "[+1.1, +5.1]".
+
+    All have as many decimals as the half width of the interval needs for two significant digits.
+    "-" stands for a number that does not exist or is infinite.
+
+    Args:
+        row: of the table of `comparison.compare`.
+        scale: 100 for percentage points, else 1.
+    """
+    value, low, high = scale * row["diff"], scale * row.low_all, scale * row.high_all
+    if math.isnan(value):
+        return "-", "-"
+    if not math.isfinite(high - low):
+        return f"{value:+z.4g}", "-"
+    digits = decimals((high - low) / 2, value)
+    return f"{value:+z.{digits}f}", f"[{low:+z.{digits}f}, {high:+z.{digits}f}]"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown that is aligned as plain text, too."""
+    """Return a Markdown table whose columns are also aligned as plain text."""
     widths = [max(2, *(len(r[i]) for r in [head, *rows])) for i in range(len(head))]
     lines = [[c.rjust(w) for c, w in zip(r, widths, strict=True)] for r in [head, *rows]]
     lines.insert(1, ["-" * (w - 1) + ":" for w in widths])
@@ -36,13 +88,14 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _latex(head: list[str], rows: list[list[str]]) -> str:
-    lines = [" & ".join(cells) for cells in [head, *rows]]
-    body = " \\\\\n".join(lines).replace("±", r"$\pm$").replace("_", r"\_")
-    return f"\\begin{{tabular}}{{{'r' * len(head)}}}\n{body} \\\\\n\\end{{tabular}}"
+    style = pd.DataFrame(rows, columns=head).style.hide(axis="index")
+    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    text = str(style.to_latex(column_format="r" * len(head)))
+    return text.rstrip("\n").replace("±", r"$\pm$")
 
 
 def levels(values: pd.Series) -> pd.Series:
-    """A hyperparameter's values as groups: themselves, or four ranges if there are more than 8."""
+    """Return a hyperparameter's values as groups: four ranges if there are more than 8 numbers."""
     numeric = pd.to_numeric(values, errors="coerce")
     if values.nunique() <= 8 or numeric.isna().sum() > values.isna().sum():
         return values
@@ -53,7 +106,7 @@ def levels(values: pd.Series) -> pd.Series:
 
 
 def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
-    """Ranges as text, with as many digits as it takes to tell all their ends apart, at least 3."""
+    """Return ranges as text with enough digits to tell all their ends apart, at least 3."""
     values = {end for pair in ends for end in pair}
     enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in values}) == len(values))
     digits = next(enough, 17)  # 17 tell any two apart
@@ -61,28 +114,41 @@ def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
 
 
 def plus_minus(mean: float, sd: float) -> str:
-    """Mean ± sd with two significant digits of the sd; "-" where there is no mean."""
+    """Return mean ± SD with two significant digits of the SD; "-" if there is no mean."""
     if math.isnan(mean):
         return "-"
     if not math.isfinite(sd):
         return f"{mean:z.4g}"
-    exponent = int(f"{sd:.1e}".partition("e")[2])  # of the rounded sd: 0.00996 is 0.010
-    digits = 4 if sd == 0 else max(0, 1 - exponent)
+    digits = decimals(sd, mean)
     return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
 
 
-def of_planned(n: int, planned: float) -> str:
-    """A count, with that planned where it falls short; NaN: nothing was planned."""
+def decimals(spread: float, value: float) -> int:
+    """Return how many decimals show two significant digits of the spread of a value.
+
+    Four if the spread is 0, or no more than the rounding error of equal numbers.
+    """
+    if spread <= 1e-12 * abs(value):
+        return 4
+    exponent = int(f"{spread:.1e}".partition("e")[2])  # of the rounded number: 0.00996 is 0.010
+    return max(0, 1 - exponent)
+
+
+def count_of_planned(n: int, planned: float) -> str:
+    """Return a count as text, "3 of 4" if it falls short of the planned one (NaN: no plan)."""
     return f"{n:.0f} of {planned:.0f}" if n < planned else f"{n:.0f}"
 
 
 def cell(value: object) -> str:
-    """A hyperparameter's value as text; "-" where it has no effect."""
+    """Return a hyperparameter's value as text; "-" if it is inactive."""
     if value is None or value != value:
         return "-"
-    return f"{value:g}" if is_number(value) else str(value)
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def is_number(value: object) -> bool:
-    """Whether it is printed with :g."""
-    return isinstance(value, int | float)
+def _p_value(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2g}"
+
+
+def _two_decimals(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"

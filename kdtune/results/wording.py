@@ -1,4 +1,4 @@
-"""Does distilling beat plain training: in words, and no stronger than the numbers carry."""
+"""Conclusions of a study in words, no stronger than its numbers allow."""
 
 import math
 from collections.abc import Sequence
@@ -6,208 +6,252 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.results.comparison import DEFAULT, LEVEL, Criterion, has_run_well, name_of
-from kdtune.results.tables import cell, of_planned, plus_minus
-from kdtune.results.terms import ComparisonContext
+from kdtune.config.metrics import METRICS
+from kdtune.results.comparison import (
+    DEFAULT,
+    SIGNIFICANCE_LEVEL,
+    Criterion,
+    have_enough_repeats,
+)
+from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_comparisons
+from kdtune.results.labels import config_label
+from kdtune.results.tables import count_of_planned, decimals
 from kdtune.statistics.power import detectable_difference, repeats_needed
 
-MOST_REPEATS = 200
-"""Repeats beyond which the verdict does not send anyone."""
+MAX_SUGGESTED_REPEATS = 200
+"""The verdict does not suggest more repeats than these."""
 
 
 def verdict(
     table: pd.DataFrame, criterion: Criterion, by: Sequence[str], context: ComparisonContext
 ) -> str:
-    """The answer of a study.
+    """Return the conclusion of a study.
 
-    A difference is sure where Holm's p is below LEVEL and the interval for all comparisons together
-    excludes 0: the one named is chosen among them, and after a first step that another has paid for
-    Holm's p alone would let an interval through that holds 0. Of those surely better the best is
-    named; where there is none, the best of all, with what the study could have seen and what would
-    show more.
+    A difference is significant if its Holm-adjusted p value is below the level and its simultaneous
+    interval excludes 0. Holm's p value alone does not suffice: after a first rejection it can be
+    below the level while the interval of the named configuration, one of several, holds 0. The
+    conclusion names the best configuration that is significantly better; if there is none, the best
+    of all, with the minimum detectable difference and the repeats that 80 % power needs.
 
     Args:
         table: of `comparison.compare`.
-        criterion: by which it was made.
+        criterion: by which the table was made.
         by: hyperparameters that tell the configurations apart.
-        context: what it is of.
+        context: baseline and repeats of the comparison.
     """
     if not len(table):
-        return _no_sides(criterion, context.other)
+        return _no_comparison(criterion, context.baseline)
     m = int(table.p_holm.notna().sum())
-    table = table[has_run_well(table.n)]  # one that has hardly run stands for nothing
+    table = table[have_enough_repeats(table.n)]
     if m == 0 or table.n.max() < 2:
-        return _too_little(len(table), context)
-    sure = table[_is_low(table.p_holm, context) & ((table.low_all > 0) | (table.high_all < 0))]
-    helpful = sure[criterion.sign * sure["diff"] > 0]
-    best = (helpful if len(helpful) else table).iloc[0]
-    proof = _proof(best, m, context)
-    who, other = name_of(best, by), context.other
-    subject = "Distillation" if criterion.is_plain else who
-    if len(helpful):
-        gain = _difference(best, criterion, criterion.sign)
-        return f"{subject} helps: {who} beats {other} by {gain} {proof}."
-    if len(sure) == len(table):
-        loss = _difference(best, criterion, -criterion.sign)
-        closest = f"even {who}, the closest," if len(table) > 1 else who
-        return f"{subject} hurts: {closest} is behind {other} by {loss} {proof}."
-    shown = _difference(best, criterion, signed=True)
-    found = "No difference is sure" if _is_low(best.p_holm, context) else "No difference found"
-    text = f"{found}: {who} against {other}: {shown} {proof}; "
-    text += (
-        _power(best, m, criterion)
-        if context.anytime is None
-        else _undecided(table, criterion, context)
+        return _too_few_repeats(len(table), context)
+    excludes_0 = (table.low_all > 0) | (table.high_all < 0)
+    significant = table[_is_below_level(table.p_holm, context) & excludes_0]
+    better = significant[criterion.sign * significant["diff"] > 0]
+    if len(better):
+        return _improved(better.iloc[0], criterion, by, context, m)
+    if len(significant) == len(table):
+        return _worsened(table, criterion, by, context, m)
+    text = _not_significant(table.iloc[0], criterion, by, context, m)
+    if context.anytime_level is None:
+        text += _power(table.iloc[0], m, criterion)
+    else:
+        text += _undecided(table, criterion, context)
+    if len(significant):
+        text += f" {len(significant)} of {m} configurations were significantly worse."
+    return text
+
+
+def _improved(
+    row: pd.Series, criterion: Criterion, by: Sequence[str], context: ComparisonContext, m: int
+) -> str:
+    by_how_much = _effect(row, criterion, context, m)
+    return f"{_subject(row, criterion, by)} improved {criterion.label} by {by_how_much}."
+
+
+def _worsened(
+    table: pd.DataFrame,
+    criterion: Criterion,
+    by: Sequence[str],
+    context: ComparisonContext,
+    m: int,
+) -> str:
+    row = table.iloc[0]
+    by_how_much = _effect(row, criterion, context, m)
+    if len(table) == 1:
+        return f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}."
+    every = "Distillation in every" if criterion.has_plain_baseline else "Every other"
+    best = f"the best one ({config_label(row, by)})"
+    return f"{every} configuration worsened {criterion.label}, {best} by {by_how_much}."
+
+
+def _subject(row: pd.Series, criterion: Criterion, by: Sequence[str]) -> str:
+    who = config_label(row, by)
+    return f"Distillation ({who})" if criterion.has_plain_baseline else who
+
+
+def _effect(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
+    """Return the size of a significant difference, the baseline and the evidence."""
+    evidence = _evidence(row, criterion, context, m)
+    return f"{_amount(row, criterion)}{_compared_with(context)} ({evidence})"
+
+
+def _not_significant(
+    row: pd.Series, criterion: Criterion, by: Sequence[str], context: ComparisonContext, m: int
+) -> str:
+    """Return the estimate that is not significant; a sentence without its end."""
+    text = (
+        f"No significant difference in {criterion.label}: {config_label(row, by)} against "
+        f"{context.baseline}: {_amount(row, criterion, signed=True)} "
+        f"({_evidence(row, criterion, context, m)})"
     )
-    return text + f" {len(sure)} of {_comparisons(m)} found it behind." * bool(len(sure))
+    if _is_below_level(row.p_holm, context):
+        text += ", since the interval includes 0"
+    return text
 
 
-def _is_low(p: Any, context: ComparisonContext) -> Any:
-    """Whether p, or which of some, is low enough; a search that asks it stops at the level."""
-    return p < LEVEL if context.anytime is None else p <= context.anytime
+def _is_below_level(p: Any, context: ComparisonContext) -> Any:
+    """Return whether p, a number or a column, is significant.
+
+    A study that adds repeats stops when p equals its level.
+    """
+    return p < SIGNIFICANCE_LEVEL if context.anytime_level is None else p <= context.anytime_level
 
 
-def _too_little(configs: int, context: ComparisonContext) -> str:
-    text = f"No verdict: {'1' if configs else 'no'} common repeat; a difference needs two"
-    hint = ", and four seldom carry one (--repeats 8)" * (context.anytime is None)
+def _compared_with(context: ComparisonContext) -> str:
+    """Return the baseline unless "distillation" implies it."""
+    return "" if context.baseline == NO_DISTILLATION else f" compared with {context.baseline}"
+
+
+def _too_few_repeats(configs: int, context: ComparisonContext) -> str:
+    text = f"No conclusion: {'1' if configs else 'no'} common repeat, but a comparison needs two"
+    hint = "; four are rarely enough, use --repeats 8" * (context.anytime_level is None)
     return f"{text}{hint}."
 
 
-def _proof(best: pd.Series, m: int, context: ComparisonContext) -> str:
-    n = f"n = {of_planned(best.n, context.planned)}"
-    n += " fresh repeats" * context.fresh
-    if context.anytime is not None:
-        return f"({n}, p = {best.p_holm:.2g} whenever it had stopped)"
-    p = f"Holm p = {best.p_holm:.2g} over {_comparisons(m)}" if m > 1 else f"p = {best.p_holm:.2g}"
-    return f"({n}, {p})"
+def _no_comparison(criterion: Criterion, baseline: str) -> str:
+    if criterion.has_plain_baseline:
+        return (
+            "No conclusion: the study needs completed runs both with alpha = 1 (no distillation) "
+            "and with alpha < 1."
+        )
+    return f"No conclusion: completed runs of {baseline} and of other configurations are needed."
+
+
+def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
+    """Return interval, p value and n of a comparison."""
+    n = f"n = {count_of_planned(row.n, context.planned)}"
+    n += " held-out repeats" * context.held_out
+    interval = _ends(row.low_all, row.high_all, criterion)
+    if context.anytime_level is not None:
+        bounds = f"{context.interval} {interval}, " if interval else ""
+        return f"{bounds}always-valid p = {row.p_holm:.2g}, {n}"
+    if m == 1:
+        return f"95% CI {interval}, p = {row.p_holm:.2g}, {n}"
+    p = f"Holm-adjusted p = {row.p_holm:.2g} over {count_comparisons(m)}"
+    return f"{context.interval} {interval}, {p}, {n}"
+
+
+def _ends(low: float, high: float, criterion: Criterion) -> str:
+    """Return the ends of an interval, "+1.1 to +5.1"; "" if it is infinite or does not exist."""
+    low, high = criterion.scale * low, criterion.scale * high
+    if not math.isfinite(high - low):
+        return ""
+    digits = decimals((high - low) / 2, (high + low) / 2)
+    return f"{low:+z.{digits}f} to {high:+z.{digits}f}"
+
+
+def _amount(row: pd.Series, criterion: Criterion, signed: bool = False) -> str:
+    """Return the mean difference with its unit, as many decimals as its interval has."""
+    half = criterion.scale * (row.high_all - row.low_all) / 2
+    value = criterion.scale * row["diff"]
+    digits = decimals(half, value) if math.isfinite(half) else 2
+    text = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
+    return f"{text}{_unit(criterion)}"
+
+
+def _unit(criterion: Criterion) -> str:
+    unit = METRICS[criterion.metric].unit
+    return " percentage points" if unit == "points" else f" {unit}" if unit else ""
+
+
+def with_unit(value: float, criterion: Criterion) -> str:
+    """Return a difference as text, e.g. "1.3 percentage points"."""
+    number = f"{100 * value:.1f}" if criterion.in_points else f"{value:.2g}"
+    return f"{number}{_unit(criterion)}"
 
 
 def _undecided(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
-    """The search adds repeats while p of the accuracy is above the level, and a budget is left."""
-    text = f"{table.n.iloc[0]:.0f} repeats have not decided it"
+    """Return whether a study that adds repeats until p <= level would add more."""
+    text = f"; undecided after {table.n.iloc[0]:.0f} repeats"
     if criterion != DEFAULT:
-        return f"{text} (more are added for acc at the last epoch alone)."
-    return (
-        f"{text} (a larger --budget adds more)." if (table.p > context.level).all() else f"{text}."
-    )
+        return f"{text} (repeats are added for accuracy at the last epoch only)."
+    more = " (a larger --budget adds repeats)" * bool((table.p > context.level).all())
+    return f"{text}{more}."
 
 
-def _power(best: pd.Series, m: int, criterion: Criterion) -> str:
-    """What the study could have seen, and what would show the difference it has."""
-    n, gain, level = int(best.n), criterion.sign * best["diff"], LEVEL / m
-    if best.sd <= 1e-9 * abs(best["diff"]):  # all differences are equal, but for rounding
-        if best["diff"] == 0:
-            return f"all {n} repeats came out equal."
+def _power(row: pd.Series, m: int, criterion: Criterion) -> str:
+    """Return the minimum detectable difference and the repeats that 80 % power needs."""
+    n, gain, level = int(row.n), criterion.sign * row["diff"], SIGNIFICANCE_LEVEL / m
+    if row.sd <= 1e-9 * abs(row["diff"]):  # all differences are equal, but for rounding
+        if row["diff"] == 0:
+            return f"; all {n} differences are 0."
         least = math.floor(2 - math.log2(level))  # with 2 / 2^n < level
-        more = f"{least} repeats would show them (--repeats {least})"
-        return f"all {n} differences are equal, so their signs alone count: {more}."
-    seen = detectable_difference(best.sd, n, level)
-    needed = repeats_needed(best["diff"], best.sd, level, most=MOST_REPEATS)
-    could = (
-        f"could have seen {in_units(seen, criterion)}" if math.isfinite(seen) else "is too small"
-    )
-    if gain <= 0:
-        more = "it is not ahead, so more repeats promise little"
-    elif needed:
-        more = f"{needed} repeats would show {in_units(gain, criterion)} (--repeats {needed})"
-    else:
-        more = f"even {MOST_REPEATS} would not show {in_units(gain, criterion)}"
-    return f"with {n} repeats this study {could}; {more}."
-
-
-def _no_sides(criterion: Criterion, other: str) -> str:
-    if criterion.is_plain:
         return (
-            "No verdict: the study needs completed runs both with alpha = 1 (plain training) "
-            "and with alpha < 1."
+            f"; all {n} differences are equal, so p is that of a sign-flip test: {least} repeats "
+            f"would be significant with the same difference in each (--repeats {least})."
         )
-    return f"No verdict: no completed runs both of {other} and of others."
-
-
-def _comparisons(m: int) -> str:
-    return f"{m} comparison{'s' * (m > 1)}"
-
-
-def _difference(row: pd.Series, criterion: Criterion, sign: int = 1, signed: bool = False) -> str:
-    """A row's difference, or its negative, with the interval for all comparisons together."""
-    return _amount(sign * row["diff"], _half(row), criterion, signed)
-
-
-def _half(row: pd.Series) -> float:
-    """Half of a row's interval for all comparisons together."""
-    return float(row.high_all - row.low_all) / 2
-
-
-def _amount(value: float, half: float, criterion: Criterion, signed: bool = False) -> str:
-    """A mean and half of its interval, in words."""
-    text = plus_minus(criterion.scale * value, criterion.scale * half)
-    unit = " points" if criterion.in_points else ""
-    return f"{'+' if signed and value > 0 else ''}{text}{unit}{_what(criterion)}"
-
-
-def in_units(value: float, criterion: Criterion) -> str:
-    """A difference, e.g. "1.3 points"."""
-    return f"{100 * value:.1f} points" if criterion.in_points else f"{value:.2g}"
-
-
-def _what(criterion: Criterion) -> str:
-    return "" if criterion.metric == "acc" else f" in val {criterion.metric}"
-
-
-def comparison_rows(
-    table: pd.DataFrame, by: Sequence[str], criterion: Criterion
-) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of `comparison.compare` as text."""
-    unit = "points" if criterion.in_points else f"val {criterion.metric}"
-    head = [*by, f"difference ({unit})", "n", "p Holm", "p max-T", "win/tie/loss"]
-    head += ["P(better)", "correlation"]
-    rows = []
-    for _, row in table.iterrows():
-        cells = [cell(row[f"config/{name}"]) for name in by]
-        cells += [_cell(row, criterion), str(int(row.n))]
-        cells += [_p(row.p_holm), _p(row.p_max_t), f"{row.wins}/{row.ties}/{row.losses}"]
-        cells += [_two(row.p_better), _two(row.correlation)]
-        rows.append(cells)
-    return head, rows
-
-
-def _cell(row: pd.Series, criterion: Criterion) -> str:
-    half = (row.high - row.low) / 2
-    if math.isnan(half):  # of a study that stopped when it knew, or of one repeat
-        half = _half(row)
-    sign = "+" if row["diff"] > 0 else ""
-    return sign + plus_minus(criterion.scale * row["diff"], criterion.scale * half)
-
-
-def _p(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2g}"
-
-
-def _two(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    detectable = detectable_difference(row.sd, n, level)
+    needed = repeats_needed(row["diff"], row.sd, level, most=MAX_SUGGESTED_REPEATS)
+    if math.isfinite(detectable):
+        text = f"; minimum detectable difference at 80% power: {with_unit(detectable, criterion)}."
+    else:
+        text = f"; {n} repeats are too few for 80% power at any difference."
+    if gain <= 0:
+        return (
+            f"{text} The estimate is not an improvement, so more repeats are unlikely to show one."
+        )
+    if needed:
+        return (
+            f"{text} If the true difference is {with_unit(gain, criterion)}, about {needed} "
+            f"repeats give 80% power (--repeats {needed})."
+        )
+    return (
+        f"{text} If the true difference is {with_unit(gain, criterion)}, more than "
+        f"{MAX_SUGGESTED_REPEATS} repeats are needed for 80% power."
+    )
 
 
 def best_sentence(
     selection: pd.DataFrame, criterion: Criterion, name: str, context: ComparisonContext
 ) -> str:
-    """The best configuration beyond val, from the table of `insight.selection`."""
+    """Return the performance of the best configuration, from the table of `selection.selection`."""
     if not len(selection):
         return ""
     form = ".1f" if criterion.in_points else ".4g"
     rows = selection.set_index("row")
     best = rows.loc["best"]
+    names = {"val": "validation", "corrected": "corrected for selection", "test": "test"}
     parts = [
         f"{what} {criterion.scale * best[f'{column}/mean']:{form}}"
-        for column, what in (("val", "val"), ("corrected", "corrected for that"), ("test", "test"))
+        for column, what in names.items()
         if not math.isnan(best[f"{column}/mean"])
     ]
-    parts[0] += " of fresh repeats" if context.fresh else ", which chose it"
-    if criterion.has_predictions and not context.fresh and math.isnan(best["corrected/mean"]):
-        parts.insert(1, "not corrected for that, since predictions of a run are missing")
-    text = f"Best: {name}; {criterion.metric} on {'; '.join(parts)}."
+    parts[0] += (
+        " (held-out repeats)" if context.held_out else " (optimistic: used for the selection)"
+    )
+    if criterion.has_predictions and not context.held_out and math.isnan(best["corrected/mean"]):
+        parts.insert(1, "not corrected for selection, since predictions of a run are missing")
+    percent = " (%)" if criterion.in_points else ""
+    metric = METRICS[criterion.metric].label
+    text = f"Best configuration: {name}. Mean {metric}{percent}: {', '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
-        row = rows.loc["difference"]
-        half = (row["test/high"] - row["test/low"]) / 2
-        gain = _amount(row["test/mean"], half, criterion, signed=True)
-        text += f" On test against {context.other}: {gain.replace(' in val', ' in test')}."
+        row = rows.loc["difference"].rename(index={f"test/{s}": s for s in ("low", "high")})
+        row = pd.Series({"diff": row["test/mean"], "low_all": row.low, "high_all": row.high})
+        kind = "95% CI" if context.anytime_level is None else context.interval
+        text += (
+            f" Test {metric}, not used for the selection, differs from {context.baseline} by "
+            f"{_amount(row, criterion, signed=True)} ({kind} "
+            f"{_ends(row.low_all, row.high_all, criterion)})."
+        )
     return text

@@ -17,15 +17,13 @@ from torch import Tensor
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
-from kdtune.streams.batches import Batch as Batch
-from kdtune.streams.batches import collect, rebatched
+from kdtune.streams.batches import Batch, collect, rebatched
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
 from kdtune.streams.features import Features
 from kdtune.streams.keys import Key
 from kdtune.streams.resources import Resources
-from kdtune.streams.shards import ShardedViews
-from kdtune.streams.shards import view_size as view_size
+from kdtune.streams.shards import ShardedViews, view_size
 from kdtune.streams.working_set import working_set
 
 EVALUATION_BATCH = 64

@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdtune.config.run import Run
 from kdtune.models.classifier import Classifier
+from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import seed_step
-from kdtune.streams.stream import Batch, Stream
+from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.metrics import Epoch, Losses, Meter, Metrics
 from kdtune.training.objectives import BoundObjective, objective

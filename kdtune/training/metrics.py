@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.run import Run
-from kdtune.streams.stream import Batch
+from kdtune.streams.batches import Batch
 from kdtune.training.objectives import BoundObjective, cross_entropy, total
 from kdtune.training.predictions import Predictions
 

@@ -1,39 +1,56 @@
-"""Progress of a run on a terminal."""
+"""Progress on a terminal: lines that stay, and what is being built for the cache."""
 
 import time
 
 from rich.console import Console
 
-MOMENT_SECONDS = 0.5
-
-
+MIN_BUILD_SECONDS = 0.5
+"""What is built in a shorter time is not shown."""
 LINE_SECONDS = 15.0
+"""Time between two lines of progress if the output is not a terminal."""
 
 
 class Progress:
-    """Lines that stay; below them what is being built (a line every 15 s where no terminal is)."""
+    """Lines that stay, and below them what is being built for the cache.
+
+    If the output is not a terminal, a line every 15 s says what is being built.
+    """
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._status = self.console.status("")
-        self._what, self._since, self._said = "", 0.0, time.monotonic()
+        self._what, self._since = "", 0.0
+        self._last_line = time.monotonic()
 
-    def line(self, text: object) -> None:
-        """A line that stays."""
+    def print_line(self, text: object) -> None:
+        """Print a line that stays."""
         self._status.stop()
         self.console.print(str(text), markup=False)
 
-    def watch(self, what: str, done: int, total: int) -> None:
-        """Say what is being built, and how far it is, where it takes more than a moment."""
+    def show_build(self, what: str, done: int, total: int) -> None:
+        """Show what is being built, and how much of it is done; a `ProgressCallback`."""
         now = time.monotonic()
         if what != self._what:
             self._what, self._since = what, now
-        text = f"building {what} ({done} of {total})"
+        text = describe_build(what, done, total)
         if done == total:
             self._status.stop()
-        elif self.console.is_terminal and now - self._since > MOMENT_SECONDS:
+        elif not self.console.is_terminal:
+            if self.is_line_due():
+                self.print_line(f"  {text}")
+        elif now - self._since > MIN_BUILD_SECONDS:
             self._status.update(text)
             self._status.start()
-        elif not self.console.is_terminal and now - self._said > LINE_SECONDS:
-            self._said = now
-            self.line(f"  {text}")
+
+    def is_line_due(self) -> bool:
+        """Return True at most once every LINE_SECONDS."""
+        now = time.monotonic()
+        if now - self._last_line < LINE_SECONDS:
+            return False
+        self._last_line = now
+        return True
+
+
+def describe_build(what: str, done: int, total: int) -> str:
+    """Return what is being built, for instance "building logits (3 of 10)"."""
+    return f"building {what} ({done} of {total})"

@@ -20,7 +20,8 @@ from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build
 from kdtune.models.weights import check_whole, save_weights
 from kdtune.streams.resources import Resources
-from kdtune.streams.stream import Stream, view_size
+from kdtune.streams.shards import view_size
+from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
@@ -64,6 +65,7 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
     own = teacher_run(run)
     names = [field.name for field in fields(Run) if field.name not in HYPERPARAMETERS]
     kept = {name: getattr(own, name) for name in names if name not in COMPARED_BY_CONTENT}
+    kept["augment"] = own.augmentation  # None stands for a default
     return kept | own.config
 
 

@@ -84,10 +84,10 @@ def test_a_job_is_submitted_and_results_are_brought_home(local: Cluster) -> None
         "until ray job list --address $at >/dev/null 2>&1; do sleep 1; done; "
         f"ray job submit --address $at -- {job}; code=$?; kill %1; exit $code"
     )
-    assert "succeeded" in said and "mean ± sd over n repeats" in said
+    assert "succeeded" in said and "mean ± SD over n repeats" in said
     local.user("mkdir -p ~/runs; ray rsync-down cluster.yaml /mnt/shared/runs/three/ ~/runs/three/")
     here = local.user("PYTHONPATH=$PWD python -m kdtune.analysis ~/runs/three")
-    assert "mean ± sd over n repeats" in here
+    assert "mean ± SD over n repeats" in here
 
 
 def test_a_folder_that_the_others_do_not_see_is_refused(local: Cluster) -> None:
@@ -139,7 +139,7 @@ def test_a_machine_is_powered_off_and_on_and_another_is_cut_off(
     local.hosts.plug("h1")
     assert driver.wait(300) == 0, log.read_text(errors="replace")[-4000:]
     said = log.read_text(errors="replace")
-    assert said.count("10.77.0.12 (h2) is gone; its runs go on from their last checkpoint") == 1
+    assert said.count("10.77.0.12 (h2) was lost; its runs resume from their last checkpoint") == 1
     check_faults(folder, alone, most=2)
 
 

@@ -116,8 +116,8 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
     assert driver.wait(400) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
     said = (tmp_path / "log").read_text(errors="replace")
-    assert said.count("is gone; its runs go on from their last checkpoint, elsewhere") == 1
-    assert "has come" in said
+    assert said.count("was lost; its runs resume from their last checkpoint on other machines") == 1
+    assert "has joined" in said
     moved = [now - then for now, then in zip(cluster.hosts.traffic("ctl"), before, strict=True)]
     note("AWS: MB that S3 and EC2 took and gave", [round(count / 1e6, 1) for count in moved])
     folder = account.fetch("spot")

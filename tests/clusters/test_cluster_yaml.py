@@ -271,7 +271,7 @@ def test_setup_from_another_address_lets_only_that_one_in(account: dict[str, Any
     [
         ("home", "or a network of yours as 203.0.113.0/24, but got home"),
         ("0.0.0.0/0", "or a network of yours as 203.0.113.0/24, but got 0.0.0.0/0"),
-        (HOME, "AWS refuses: Unable to locate credentials"),
+        (HOME, "AWS refused the request: Unable to locate credentials"),
     ],
 )
 def test_setup_says_what_is_wrong_in_a_sentence(

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.cli import parse
+from kdtune.config.cli import parse, run_and_exit
 from kdtune.config.defaults import fashion
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -336,3 +336,31 @@ def test_answers_before_torch_and_ray_load(line: tuple[str, ...]) -> None:
     loaded = set(re.findall(r"^import time:.*\| +(\S+)$", err, re.MULTILINE))
     assert {"kdtune.config.study", "tyro"} <= loaded
     assert not {"torch", "ray", "pandas"} & loaded
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("alpha is wrong"), 2, "error: alpha is wrong\n"),
+        (NodeMismatchError("node7 has no torch"), 2, "error: node7 has no torch\n"),
+        (LeaseLostError("taken over"), 1, "error: taken over\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+        (KeyboardInterrupt("no disk"), 130, "interrupted (no disk); the same command goes on "),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:
+    def main() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_and_exit(main, resumes=True)
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_and_exit(lambda: 1 // 0)
+    with pytest.raises(SystemExit) as ended:
+        run_and_exit(lambda: 3)
+    assert ended.value.code == 3

@@ -1,19 +1,25 @@
-"""What fits on a cluster: hand-counted; machines that come and go."""
+"""What fits on a cluster, counted by hand; machines that join and are lost."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import yaml
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune import machines as nodes
-from kdtune.raytune.machines import Capacity, Node, changed, fit, promised
+from kdtune.raytune import machines
+from kdtune.raytune.machines import (
+    Capacity,
+    Node,
+    TrialResources,
+    check_local_resources,
+    count_trials,
+    find_changes,
+    potential_workers,
+)
 
 FILE = {
     "head_node_type": "head",
@@ -31,28 +37,28 @@ FILE = {
     [(1, 1, 4), (1, 2, 2), (1, 0.5, 8), (1, 0.4, 8), (1, 3, 1), (1, 5, 0), (3, 1, 2), (8, 0, 1)],
 )
 def test_trials_that_fit_on_8_cores_and_4_gpus(cpus: int, gpus: float, trials: int) -> None:
-    assert fit({"CPU": 8, "GPU": 4}, cpus, gpus) == trials
+    assert count_trials({"CPU": 8, "GPU": 4}, TrialResources(cpus, gpus)) == trials
 
 
-def test_the_best_machines_come_first_up_to_both_limits() -> None:
+def test_the_largest_machines_come_first_up_to_both_limits() -> None:
     large, small = {"CPU": 48, "GPU": 8}, {"CPU": 4, "GPU": 1}
-    assert promised(FILE) == [large, small, small]
-    assert promised(None) == []
+    assert potential_workers(FILE) == [large, small, small]
+    assert potential_workers(None) == []
 
 
-def test_a_machine_that_was_restarted_came_and_went() -> None:
+def test_a_restarted_machine_was_lost_and_joined() -> None:
     first, second, again = (Node(i, "10.0.0.1 (h1)", {}) for i in ("a", "b", "c"))
-    assert changed([first, second], [second, again]) == ([again], [first])
+    assert find_changes([first, second], [second, again]) == ([again], [first])
 
 
-@pytest.fixture(scope="module")
-def one_node() -> Iterator[None]:
-    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+@pytest.fixture
+def one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of one machine; `alive_nodes` of a real one: test_preflight.py."""
+    node = Node("a", "10.0.0.1 (h0)", {"CPU": 2, "GPU": 2})
+    monkeypatch.setattr(machines, "alive_nodes", lambda: [node])
 
 
-def room(study: Study) -> Capacity:
+def capacity(study: Study) -> Capacity:
     said: list[str] = []
     made = Capacity(study, said.append)
     assert said == []
@@ -60,40 +66,65 @@ def room(study: Study) -> Capacity:
 
 
 @pytest.mark.usefixtures("one_node")
-def test_room_is_that_of_now_and_of_what_may_come(
+def test_capacity_is_that_of_now_and_of_what_may_be_added(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "BOOTSTRAP", tmp_path / "file.yaml")
+    monkeypatch.setattr(machines, "CLUSTER_FILE", tmp_path / "file.yaml")
     study = Study(name="a", run=tiny)
-    assert room(study).trials() == 2
-    assert room(study).needs == {"cpu": 1, "gpu": 1.0}
-    assert room(replace(study, gpus=1)).trials() == 1
-    assert room(replace(study, gpus=0)).needs == {"cpu": 1, "gpu": 0}
+    assert capacity(study).concurrent_trials() == 2
+    assert capacity(study).trial == TrialResources(cpu=1, gpu=1.0)
+    assert capacity(replace(study, gpus=1)).concurrent_trials() == 1
+    assert capacity(replace(study, gpus=0)).trial == TrialResources(cpu=1, gpu=0)
     with pytest.raises(InputError, match="has 2 and may have at most 2; --gpus 2"):
-        room(replace(study, gpus=3))
+        capacity(replace(study, gpus=3))
     with pytest.raises(InputError, match="3 CPU cores and 1 GPUs, but no machine"):
-        room(replace(study, cpus_per_trial=3))
+        capacity(replace(study, cpus_per_trial=3))
 
     (tmp_path / "file.yaml").write_text(yaml.safe_dump(FILE))
-    assert room(study).trials() == 2  # not asked for a cluster: the file is another's
+    assert (
+        capacity(study).concurrent_trials() == 2
+    )  # not asked for a cluster: the file is another's
     study = replace(study, address="auto")
-    assert room(study).trials() == 2 + 8 + 1 + 1
-    assert room(replace(study, gpus=6)).trials() == 6
-    assert room(replace(study, cpus_per_trial=3)).trials() == 8 + 1 + 1
+    assert capacity(study).concurrent_trials() == 2 + 8 + 1 + 1
+    assert capacity(replace(study, gpus=6)).concurrent_trials() == 6
+    assert capacity(replace(study, cpus_per_trial=3)).concurrent_trials() == 8 + 1 + 1
     with pytest.raises(InputError, match="has 2 and may have at most 12; --gpus 12"):
-        room(replace(study, gpus=13))
+        capacity(replace(study, gpus=13))
 
 
 @pytest.mark.usefixtures("one_node")
-def test_machines_that_the_file_promises_are_waited_for_but_not_for_ever(
+def test_machines_that_the_file_demands_are_waited_for_but_not_for_ever(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: dict[str, Any] = {"all": {"resources": {}, "min_workers": 2, "max_workers": 2}}
     file = {"head_node_type": "all", "max_workers": 2, "available_node_types": kinds}
     (tmp_path / "file.yaml").write_text(yaml.safe_dump(file))
-    monkeypatch.setattr(nodes, "BOOTSTRAP", tmp_path / "file.yaml")
-    monkeypatch.setattr(nodes, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(machines, "CLUSTER_FILE", tmp_path / "file.yaml")
+    monkeypatch.setattr(machines, "JOIN_TIMEOUT_SECONDS", 0.5)
     said: list[str] = []
     made = Capacity(Study(name="a", run=tiny, address="auto"), said.append)
     assert said == ["1 of 3 machines have joined, waiting for the others"]
-    assert made.trials() == 2
+    assert made.concurrent_trials() == 2
+
+
+def test_a_trial_may_not_ask_for_more_than_the_machine_has(tiny: Run) -> None:
+    study = Study(name="a", run=tiny)
+    with pytest.raises(InputError, match="4 GPUs are asked for, but this machine has 3; --gpus 3"):
+        check_local_resources(replace(study, gpus=4), {"num_gpus": 3})
+    with pytest.raises(InputError, match="at most the 1 GPUs taken, but got gpus_per_trial=2"):
+        check_local_resources(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
+    with pytest.raises(InputError, match="at most the machine's 2 cores, but got cpus_per_trial=3"):
+        check_local_resources(replace(study, cpus_per_trial=3), {"num_cpus": 2})
+
+
+@pytest.mark.parametrize(("supported", "gpus"), [(False, 0), (True, 0), (False, 1)])
+def test_bf16_is_refused_where_it_would_be_emulated(
+    tiny: Run, monkeypatch: pytest.MonkeyPatch, supported: bool, gpus: int
+) -> None:
+    study = Study(name="a", run=replace(tiny, precision="bf16"))
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: supported)
+    if supported or gpus:
+        check_local_resources(study, {"num_gpus": gpus})
+    else:
+        with pytest.raises(InputError, match="--precision must be fp32 on this CPU"):
+            check_local_resources(study, {"num_gpus": gpus})

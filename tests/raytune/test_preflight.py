@@ -1,4 +1,4 @@
-"""Every machine is looked at before a trial: one that will not do is refused, in one sentence."""
+"""Every machine is inspected before a trial; one that cannot run the study is refused."""
 
 import signal
 import subprocess
@@ -12,18 +12,27 @@ import ray
 from ray.cluster_utils import Cluster
 from s3_service import S3
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, NodeMismatchError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.models.weights import save_weights
-from kdtune.raytune import machine_monitor as watching
+from kdtune.raytune import machine_monitor, node_status
 from kdtune.raytune import preflight as module
 from kdtune.raytune.machine_monitor import MachineMonitor
-from kdtune.raytune.machines import Node, alive
-from kdtune.raytune.preflight import NodeStatus, Probe, differences, look, preflight, too_few_gpus
+from kdtune.raytune.machines import Node, TrialResources, alive_nodes
+from kdtune.raytune.node_status import (
+    NodeStatus,
+    find_differences,
+    find_faults,
+    find_missing_gpus,
+    inspect_node,
+)
+from kdtune.raytune.preflight import preflight
+from kdtune.raytune.storage_probe import StorageProbe
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
-SEEN = NodeStatus("1.0", "2.13.0", 0, {}, "images", "teacher", "student")
+TRIAL = TrialResources(cpu=1, gpu=0)
+OWN = NodeStatus("1.0", "2.13.0", 0, {}, "images", "teacher", "student")
 
 
 @pytest.fixture
@@ -36,30 +45,55 @@ def study(tiny: Run, tmp_path: Path) -> Study:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (SEEN, []),
-        (replace(SEEN, gpus=2, free={"/x": 5}), []),
-        (replace(SEEN, kdtune="0.9"), ["has kdtune 0.9, but 10.0.0.1 (h0) has 1.0; install the"]),
-        (replace(SEEN, torch="2.9.0"), ["has torch 2.9.0, but 10.0.0.1 (h0) has 2.13.0; install"]),
-        (replace(SEEN, data="others"), ["has another data than 10.0.0.1 (h0) in fashion; copy it"]),
-        (replace(SEEN, teacher="t", student="s"), ["another teacher", "another student"]),
-        (replace(SEEN, faults=("cannot",), data=""), []),
-        (NodeStatus("1.0", unseen="has not answered"), []),
+        (OWN, []),
+        (replace(OWN, gpus=2, free={"/x": 5}), []),
+        (replace(OWN, kdtune="0.9"), ["has kdtune 0.9, but 10.0.0.1 (h0) has 1.0; install the"]),
+        (replace(OWN, torch="2.9.0"), ["has torch 2.9.0, but 10.0.0.1 (h0) has 2.13.0; install"]),
+        (replace(OWN, data="others"), ["has another data than 10.0.0.1 (h0) in fashion; copy it"]),
+        (replace(OWN, teacher="t", student="s"), ["another teacher", "another student"]),
+        (replace(OWN, faults=("cannot",), data=""), []),
+        (NodeStatus("1.0", no_answer="has not answered"), []),
     ],
 )
 def test_a_sentence_for_each_difference(study: Study, other: NodeStatus, words: list[str]) -> None:
-    said = differences(study, {HEAD: SEEN, OTHER: other})
+    said = find_differences(study, {HEAD: OWN, OTHER: other})
     assert len(said) == len(words)
     for sentence, part in zip(said, words, strict=True):
         assert sentence.startswith("10.0.0.2 (h1) ") and part in sentence
 
 
 def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
-    assert too_few_gpus(OTHER, replace(SEEN, gpus=2)) is None
-    assert "Ray counts 2 GPUs, but torch sees 1" in str(too_few_gpus(OTHER, replace(SEEN, gpus=1)))
+    assert find_missing_gpus(OTHER, replace(OWN, gpus=2)) is None
+    assert "Ray counts 2 GPUs, but torch sees 1" in str(
+        find_missing_gpus(OTHER, replace(OWN, gpus=1))
+    )
+
+
+@pytest.mark.parametrize(("cpus", "count"), [(4.0, 1), (0.0, 0)])
+def test_bf16_is_a_fault_of_the_cpus_that_run_trials(cpus: float, count: int) -> None:
+    """Not of a head node whose resources are { CPU: 0 }."""
+    node = Node("a", "10.0.0.1 (h0)", {"CPU": cpus})
+    status = replace(OWN, faults=("cannot",), precision_fault="has no bf16")
+    found = find_faults(node, status, TRIAL)
+    assert found == ["10.0.0.1 (h0): cannot", "10.0.0.1 (h0): has no bf16"][: 1 + count]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "allowed", "fault"), [(1, None, ""), (1, 0, "fp32"), (0, 0, "fp32")]
+)
+def test_each_machine_tells_whether_its_trials_would_emulate_bf16(
+    study: Study, monkeypatch: pytest.MonkeyPatch, gpus: int, allowed: int | None, fault: str
+) -> None:
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(node_status, "_visible_gpus", lambda: gpus)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: Node("a", "a", {}))
+    own = replace(study, run=replace(study.run, precision="bf16"), gpus=allowed)
+    status = inspect_node(own, StorageProbe(own))
+    assert fault in status.precision_fault and bool(fault) == bool(status.precision_fault)
 
 
 @pytest.fixture(scope="module")
-def cluster(s3: S3) -> Iterator[Cluster]:
+def cluster(s3: S3, no_shared_ray: None) -> Iterator[Cluster]:
     """Two raylets, which share this machine's disk and know the store's address."""
     # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
     one = {"num_cpus": 1}
@@ -74,7 +108,7 @@ def cluster(s3: S3) -> Iterator[Cluster]:
 @pytest.mark.usefixtures("cluster")
 class TestOnTwoNodes:
     def test_a_table_with_a_row_each_and_nothing_left_behind(self, study: Study) -> None:
-        (table,) = preflight(study)
+        (table,) = preflight(study, TRIAL)
         assert len(table.splitlines()) == 2 + 2
         assert list(study.folder.iterdir()) == []
 
@@ -86,65 +120,67 @@ class TestOnTwoNodes:
         file = tmp_path / "student.safetensors"
         save_weights(make_student(study.run).net, file)
         with_weights = replace(study, run=replace(study.run, student_weights=str(file)))
-        preflight(with_weights)
+        preflight(with_weights, TRIAL)
         file.unlink()
-        with pytest.raises(InputError) as caught:
-            preflight(with_weights)
+        with pytest.raises(NodeMismatchError) as caught:
+            preflight(with_weights, TRIAL)
         lines = str(caught.value).splitlines()
         assert len(lines) == 2
-        for line, node in zip(lines, alive(), strict=True):
-            assert line.startswith(f"{node}: ") and f"there is no {file}" in line
+        for line, node in zip(lines, alive_nodes(), strict=True):
+            assert line.startswith(f"{node}: ") and f"{file} does not exist" in line
 
-    def test_a_full_disk_is_said(self, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "CHECKPOINT_SHARE", 10**15)
-        with pytest.raises(InputError, match=rf"{study.folder} has room for \d+ bytes, but one"):
-            preflight(study)
+    def test_a_full_disk_is_refused(self, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(node_status, "RUN_BYTES_PER_STUDENT_BYTE", 10**15)
+        with pytest.raises(
+            NodeMismatchError, match=rf"{study.folder} has room for \d+ bytes, but one"
+        ):
+            preflight(study, TRIAL)
 
     def test_a_store_is_written_and_read_by_all(self, study: Study, s3: S3, tmp_path: Path) -> None:
         there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-        (table,) = preflight(there)
+        (table,) = preflight(there, TRIAL)
         assert len(table.splitlines()) == 2 + 2
-        assert Probe(there)._store().names() == []
+        assert StorageProbe(there)._store().names() == []
         nowhere = replace(study, out="s3://no-such-bucket/runs")
         with pytest.raises((InputError, OSError), match="NoSuchBucket"):
-            preflight(nowhere)
+            preflight(nowhere, TRIAL)
 
     def test_a_folder_that_others_do_not_see_is_refused(self, study: Study) -> None:
-        probe = Probe(study)  # whose driver has written nothing: as on a disk of its own
-        seen = look(study, probe)
-        assert len(seen.faults) == 1
-        assert f"does not see what the driver wrote into {study.folder}; --out" in seen.faults[0]
+        probe = StorageProbe(study)  # whose driver has written nothing: as on a disk of its own
+        status = inspect_node(study, probe)
+        assert len(status.faults) == 1
+        assert f"does not see what the driver wrote into {study.folder}; --out" in status.faults[0]
 
-    def test_whatever_fails_while_a_machine_looks_is_a_fault_it_tells(
+    def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
         self, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         student = replace(study.run, student="factories:unreadable_student")
         nowhere = replace(study, run=student, cache=str(tmp_path / ("x" * 300)))
-        probe = Probe(nowhere)
+        probe = StorageProbe(nowhere)
         probe.write("driver")
-        seen = look(nowhere, probe)
+        status = inspect_node(nowhere, probe)
         probe.remove()
-        assert "File name too long" in seen.faults[0]
-        assert seen.faults[1] == "these weights cannot be read"
-        assert seen.data and seen.teacher  # the rest is looked at all the same
+        assert "File name too long" in status.faults[0]
+        assert status.faults[1] == "these weights cannot be read"
+        assert status.data and status.teacher  # the rest is inspected all the same
 
-    def test_machines_that_come_are_looked_at_and_those_that_go_are_named(
+    def test_machines_that_join_are_inspected_and_those_lost_are_named(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
-        watch = MachineMonitor(study)
-        assert list(watch.tick()) == []
+        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
+        monitor = MachineMonitor(study, TRIAL)
+        assert list(monitor.poll()) == []
         third = cluster.add_node(num_cpus=1)
-        name = f"{alive()[0]}"  # all three have this machine's
-        assert until_said(watch, 1) == [f"{name} has come"]
+        name = f"{alive_nodes()[0]}"  # all three have this machine's
+        assert until_said(monitor, 1) == [f"{name} has joined"]
         cluster.remove_node(third)
-        assert until_said(watch, 1) == [
-            f"{name} is gone; its runs go on from their last checkpoint, elsewhere"
+        assert until_said(monitor, 1) == [
+            f"{name} was lost; its runs resume from their last checkpoint on other machines"
         ]
         assert not [p for p in study.folder.iterdir() if p.name.startswith(".preflight")]
 
     @pytest.mark.cluster  # half a minute
-    def test_an_outage_while_a_machine_is_looked_at_is_ridden_out(
+    def test_an_inspection_retries_through_an_outage_of_the_store(
         self,
         study: Study,
         cluster: Cluster,
@@ -152,11 +188,11 @@ class TestOnTwoNodes:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
         there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-        watch = MachineMonitor(there)
+        monitor = MachineMonitor(there, TRIAL)
         s3.process.send_signal(signal.SIGSTOP)
-        # longer than a try of the store (ANSWER_SECONDS) and the patience at a study's start
+        # longer than a request to the store (ANSWER_SECONDS) and the retries at a study's start
         waker = subprocess.Popen(["sh", "-c", f"sleep 22; kill -CONT {s3.process.pid}"])
         try:
             third = cluster.add_node(num_cpus=1)
@@ -165,51 +201,53 @@ class TestOnTwoNodes:
             while not said:
                 assert time.monotonic() - began < 90
                 turn = time.monotonic()
-                said += watch.tick()
+                said += monitor.poll()
                 longest = max(longest, time.monotonic() - turn)
                 time.sleep(0.1)
         finally:
             waker.wait()
-        assert said == [f"{alive()[0]} has come"]
+        assert said == [f"{alive_nodes()[0]} has joined"]
         assert longest < 5  # Tune's loop goes on meanwhile
-        assert Probe(there)._store().names() == []
+        assert StorageProbe(there)._store().names() == []
         cluster.remove_node(third)
 
-    def test_a_machine_that_goes_while_it_is_looked_at_ends_nothing(
+    def test_a_machine_lost_during_its_inspection_does_not_end_the_study(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
-        watch = MachineMonitor(study)
+        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
+        monitor = MachineMonitor(study, TRIAL)
         third = cluster.add_node(num_cpus=1)
-        before = alive()
-        (node,) = set(before) - set(watch.nodes)
+        before = alive_nodes()
+        (node,) = set(before) - set(monitor.nodes)
         cluster.remove_node(third)
-        monkeypatch.setattr(watching, "alive", lambda: before)  # the look learns of it sooner
-        monkeypatch.setattr(module, "alive", lambda: before)
-        (words,) = until_said(watch, 1)
-        assert words.startswith(f"warning: {node} could not be looked at (")
-        with pytest.raises(InputError, match="could not be looked at"):  # at a start it does
-            preflight(study)
-        monkeypatch.setattr(watching, "alive", alive)
-        assert until_said(watch, 1)[0].startswith(f"{node} is gone; its runs go on")
+        monkeypatch.setattr(
+            machine_monitor, "alive_nodes", lambda: before
+        )  # the inspection learns of it sooner
+        monkeypatch.setattr(module, "alive_nodes", lambda: before)
+        (words,) = until_said(monitor, 1)
+        assert words.startswith(f"warning: {node} could not be inspected (")
+        with pytest.raises(NodeMismatchError, match="could not be inspected"):  # at a start it does
+            preflight(study, TRIAL)
+        monkeypatch.setattr(machine_monitor, "alive_nodes", alive_nodes)
+        assert until_said(monitor, 1)[0].startswith(f"{node} was lost; its runs resume")
         assert list(study.folder.iterdir()) == []
 
-    def test_a_machine_that_comes_and_will_not_do_ends_the_study(
+    def test_a_machine_that_joins_and_cannot_run_the_study_ends_it(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
         data = tmp_path / "images"
-        watch = MachineMonitor(replace(study, run=replace(study.run, data=str(data))))
+        monitor = MachineMonitor(replace(study, run=replace(study.run, data=str(data))), TRIAL)
         third = cluster.add_node(num_cpus=1)
-        with pytest.raises(InputError, match=str(data)):
-            until_said(watch, 1)
+        with pytest.raises(NodeMismatchError, match=str(data)):
+            until_said(monitor, 1)
         cluster.remove_node(third)
 
 
-def until_said(watch: MachineMonitor, count: int) -> list[str]:
+def until_said(monitor: MachineMonitor, count: int) -> list[str]:
     said: list[str] = []
     for _ in range(600):
-        said += watch.tick()
+        said += monitor.poll()
         if len(said) >= count:
             return said
         time.sleep(0.1)

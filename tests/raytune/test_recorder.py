@@ -1,5 +1,6 @@
-"""What is written of trials that Ray gives up; the rest under a real Ray in test_search.py."""
+"""Records of trials that Ray gives up; of the others, under a real Ray: test_search.py."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune.adapters import RepeatSearcher
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import Recorder
-from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import read_lines
+from kdtune.storage.mirror import Mirror, RecordsUploader
+from kdtune.storage.records import Records, read_lines
 from kdtune.streams.cache import Cache
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
@@ -21,19 +22,18 @@ DIED = "Failure # 1\nThe actor died because of an out-of-memory error"
 
 
 @pytest.fixture
-def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setattr(
-        "kdtune.raytune.recorder.MachineMonitor", lambda study: None
-    )  # of machines, which needs Ray
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
     study = replace(make("grid", LISTS, "all"), out=str(tmp_path), name="s")
     plan = Plan(study)
-    return Recorder(
-        study, plan, ProgressDisplay(plan, Cache(str(tmp_path / "cache"), 1.0)), Mirror(study)
-    )
+    display = ProgressDisplay(plan, Cache(str(tmp_path / "cache"), 1.0))
+    with Records(study.folder) as records:
+        uploader = RecordsUploader(Mirror(study), records)
+        monitor: Any = None  # of machines, which needs Ray
+        yield Recorder(study, plan, display, records, uploader, monitor)
 
 
-def begun(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:
-    """A trial that Tune has made, and started or not, and whose error is in the file."""
+def begin(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:
+    """A trial that Tune has made, perhaps started, and whose error is in the file."""
     trial = SimpleNamespace(config=searcher.suggest("a"), error_file=str(error))
     if started:
         recorder.on_trial_start(0, [], trial)
@@ -41,13 +41,13 @@ def begun(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bo
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_a_run_that_a_lost_machine_had_is_handed_out_again(
+def test_a_run_of_a_lost_machine_is_suggested_again(
     recorder: Recorder, tmp_path: Path, started: bool
 ) -> None:
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
     (tmp_path / "error.txt").write_text(LOST)
-    trial = begun(recorder, searcher, tmp_path / "error.txt", started)
-    assert searcher.suggest("b") is None  # there is room for one
+    trial = begin(recorder, searcher, tmp_path / "error.txt", started)
+    assert searcher.suggest("b") is None  # one at a time
     recorder.on_trial_error(0, [], trial)
     assert searcher.suggest("c") == trial.config
     recorder.on_trial_start(0, [], trial)
@@ -61,7 +61,7 @@ def test_a_run_whose_worker_died_has_failed(
 ) -> None:
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
     (tmp_path / "error.txt").write_text(DIED)
-    trial = begun(recorder, searcher, tmp_path / "error.txt", started)
+    trial = begin(recorder, searcher, tmp_path / "error.txt", started)
     recorder.on_trial_error(0, [], trial)
     start, end = read_lines(recorder.study.folder)[0]
     assert (start["kind"], end["status"]) == ("start", "failed") and error in end["error"]

@@ -19,8 +19,9 @@ from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
-from kdtune.raytune.study_folder import only_driver, write_study
+from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
+from kdtune.raytune.study_lock import lock_study
 from kdtune.storage.records import SavedStudy
 from kdtune.training.run import check
 
@@ -147,7 +148,7 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
         **{"teacher_weights": "none", "student_weights": "none"},
     )
     study = Study(name="before", out=str(tmp_path / "runs"), run=run, repeats=1)
-    with only_driver(study.folder):
+    with lock_study(study.folder):
         write_study(study, check(run))
         curves = {r: [0.5, 0.6] for r in study.runs()}
         write_records(study.folder, curves)
@@ -174,7 +175,7 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
 
 def test_fingerprints_are_in_study_json(tmp_path: Path) -> None:
     study = replace(OLD, out=str(tmp_path))
-    with only_driver(study.folder):
+    with lock_study(study.folder):
         write_study(study, PRINTS)
     values = json.loads((study.folder / "study.json").read_text())
     assert (values["schema"], values["fingerprints"]) == (2, PRINTS)
@@ -186,13 +187,13 @@ def test_fingerprints_are_in_study_json(tmp_path: Path) -> None:
 
 def test_a_folder_in_which_no_study_begins_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "x"
-    with pytest.raises(InputError, match="wrong"), only_driver(folder):
+    with pytest.raises(InputError, match="wrong"), lock_study(folder):
         assert read_if_saved(folder) is None
-        with pytest.raises(InputError, match="in use by another process"), only_driver(folder):
+        with pytest.raises(InputError, match="in use by another process"), lock_study(folder):
             pass
         raise InputError("wrong")
     assert not (tmp_path / "runs").exists()
     make(folder, {0.5: [0.7]})
-    with pytest.raises(InputError, match="wrong"), only_driver(folder):
+    with pytest.raises(InputError, match="wrong"), lock_study(folder):
         raise InputError("wrong")
     assert (folder / "study.json").exists()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from study_folders import draw, grid, make, write_predictions
 
-from kdtune.reporting import build as report
+from kdtune.reporting.build import write
 from kdtune.results.comparison import Criterion
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -108,7 +108,7 @@ def test_the_report_in_a_browser(tmp_path: Path, kind: str) -> None:
         runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0], lr=[0.0123, 0.123])
         made = make(tmp_path / "study", draw({r: 0.02 * (r.alpha == 0.3) for r in runs}, 4))
         write_predictions(made)
-    report.write(made, Criterion(), made.folder)
+    write(made, Criterion(), made.folder)
     found, served, asked, console = look(made.folder, tmp_path)
     assert sorted(set(served)) == ["/report.html", "/wrapper.html"]
     assert asked and all(re.match(r"http://127\.0\.0\.1:\d+/report\.html$", a) for a in asked)

@@ -28,26 +28,25 @@ from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
 from kdtune.config.flags import ReportFlags
-from kdtune.reporting import build as report
-from kdtune.reporting import page
-from kdtune.reporting.figures import FIGURES, pictures
+from kdtune.config.metrics import RECORDED
+from kdtune.reporting import build
+from kdtune.reporting.figures import FIGURE_NAMES, all_figures, forest_plot
+from kdtune.reporting.page import inline
 from kdtune.results.comparison import Criterion
-from kdtune.results.frames import METRICS
 from kdtune.results.study_results import Results
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
 
 
 def page_of(results: Results, folder: Path, criterion: Criterion | None = None) -> str:
-    return report.write(results, criterion or Criterion(), folder).read_text("utf-8")
+    return build.write(results, criterion or Criterion(), folder).read_text("utf-8")
 
 
 def html_of(results: Results, criterion: Criterion | None = None) -> str:
     """The page without writing a file."""
     criterion = criterion or Criterion()
-    return report.html(
-        results, criterion, {p.name: page.figure(p) for p in pictures(results, criterion)}
-    )
+    figures = {f.name: inline(f) for f in all_figures(results, criterion)}
+    return build.html(results, criterion, figures)
 
 
 def default_like(folder: Path) -> Results:
@@ -76,8 +75,8 @@ def text(whole) -> str:
 def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
     read = Reader(text)
     words = read.words
-    assert words.index(whole.verdict()) < words.index("The study")
-    titles = ["The study", "Warnings", "Summary", "Curves", "Comparisons", "Sensitivity"]
+    assert words.index(whole.verdict()) < words.index("Study")
+    titles = ["Study", "Warnings", "Summary", "Learning curves", "Comparisons", "Sensitivity"]
     titles += ["Best configuration", "Methods", "Provenance"]
     assert [t for t in read.within("h2") if t.strip()] == titles
     assert "complete: 40 runs" in words
@@ -133,19 +132,22 @@ def test_the_data_are_the_frames(whole, text) -> None:
     val = whole.epochs[(whole.epochs.split == epochs["split"])]
     assert epochs["every"] == 1 and len(frame) == len(val) == 40 * 60
     both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
-    for metric in METRICS:
+    recorded = [metric for metric in RECORDED if whole.epochs[metric].notna().any()]
+    assert {"loss", "ce", "acc", "teacher_acc"} <= set(recorded)
+    assert set(epochs) & set(RECORDED) == set(recorded)
+    for metric in recorded:
         pd.testing.assert_series_equal(
             both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
         )
 
 
 def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> None:
-    monkeypatch.setattr(report, "MOST_NUMBERS", 4_000)
-    epochs = report.data(whole)["epochs"]
+    monkeypatch.setattr(build, "MAX_NUMBERS", 4_000)
+    epochs = build.data(whole)["epochs"]
     assert epochs["every"] == 5  # of 40 x 60 x 8 numbers
     assert sorted(set(epochs["epoch"])) == list(range(4, 60, 5))
-    monkeypatch.setattr(report, "MOST_NUMBERS", 100)
-    epochs = report.data(whole)["epochs"]
+    monkeypatch.setattr(build, "MAX_NUMBERS", 100)
+    epochs = build.data(whole)["epochs"]
     assert epochs["every"] == 0 and epochs["epoch"] == []
 
 
@@ -154,13 +156,27 @@ def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> N
     [Criterion("ce"), Criterion("gap", "best"), Criterion("acc", "last-5-avg", {"alpha": 0.5})],
 )
 def test_other_rules(whole, criterion: Criterion) -> None:
-    words = Reader(report.html(whole, criterion, {})).words
+    words = Reader(build.html(whole, criterion, {})).words
     assert whole.verdict(criterion) in words
-    assert f"scope {criterion.scope}" in words
-    assert ("The epoch is chosen by the accuracy that is reported" in words) == (
+    assert f"epoch selection {criterion.scope}" in words
+    assert ("The epoch is selected by the accuracy that is reported" in words) == (
         criterion.scope == "best"
     )
-    assert criterion.is_plain or "against alpha = 0.5 (T = " in words
+    assert criterion.has_plain_baseline or "from alpha = 0.5 (T = " in words
+
+
+def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(whole, text) -> None:
+    """The simultaneous one, not that of a single comparison."""
+    best = whole.compare().iloc[0]
+    ends = [100 * best.low_all, 100 * best.high_all]
+    assert [100 * best.low, 100 * best.high] != pytest.approx(ends, abs=0.1)
+    words = Reader(text).words
+    comparisons = words.partition("Comparisons")[2].partition("Sensitivity")[0]
+    assert "[{:+.1f}, {:+.1f}]".format(*ends) in comparisons
+    selected = words.partition("Best configuration val")[2].partition("Methods")[0]
+    assert "{:+.2f} to {:+.2f}".format(*ends) in selected
+    (interval, *_) = forest_plot(whole, Criterion()).figure.axes[0].lines
+    assert list(interval.get_xdata()) == pytest.approx(ends)
 
 
 # -- what others wrote -----------------------------------------------------------------------------
@@ -209,8 +225,8 @@ def test_figures_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path) ->
 def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
     last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 4)
     made = make(tmp_path, last, {(0.5, r): fate for r in range(3)})
-    words = Reader(report.html(made, Criterion(), {})).words
-    assert made.state in words and made.verdict() in words
+    words = Reader(build.html(made, Criterion(), {})).words
+    assert made.status in words and made.verdict() in words
     assert f"{made.trials.status.value_counts()['completed']} of 12 runs completed" in words or (
         "complete: 9 runs, 3 failed or pruned" in words
     )
@@ -221,7 +237,7 @@ def test_a_study_without_a_completed_run_has_no_figures(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "truncated", (1.0, 0): "failed"})
     text = page_of(made, tmp_path)
     assert "<figure" not in text and list((tmp_path / "figures").iterdir()) == []
-    assert "No run has completed yet." in Reader(text).words
+    assert "No trial has completed yet." in Reader(text).words
     assert "0 of 2 runs completed" in Reader(text).words
 
 
@@ -254,9 +270,9 @@ def test_a_metric_that_is_missing_everywhere(tmp_path) -> None:
 def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written to"):
-        report.write(whole, Criterion(), tmp_path / "file")
+        build.write(whole, Criterion(), tmp_path / "file")
     flags = ReportFlags(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="there is no"):
+    with pytest.raises(InputError, match="does not exist"):
         report_command.main(flags)
 
 
@@ -286,7 +302,7 @@ def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -
     runs = grid([0.1, 0.3, 0.5, 1.0], temperature=[1.0, 4.0])
     failed = {(at(0.1, temperature=4.0), 1): "failed"}
     made = make(tmp_path / "study", draw(dict.fromkeys(runs, 0.0), 3), failed)
-    report.write(made, Criterion(), tmp_path / "one")
+    build.write(made, Criterion(), tmp_path / "one")
     write_predictions(made)  # a parquet file, which cannot be read there
     command = [sys.executable, "-c", BARE, ABSENT, str(made.folder)]
     env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(kdtune.__file__).parents[1])}
@@ -296,7 +312,7 @@ def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -
     assert done.returncode == 0, done.stderr
     assert made.verdict() in done.stdout and done.stdout.endswith("other/report.html\n")
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
-    assert len(files) == 1 + 2 * len(FIGURES)
+    assert len(files) == 1 + 2 * len(FIGURE_NAMES)
     for file in files:
         one, other = (tmp_path / folder / file for folder in ("one", "other"))
         assert one.read_bytes() == other.read_bytes(), file

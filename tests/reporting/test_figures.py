@@ -1,5 +1,6 @@
 """Figures: what is drawn is what the frames say, against numpy and the starting repository's."""
 
+import io
 import re
 from pathlib import Path
 
@@ -7,19 +8,32 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from PIL import Image
 from study_folders import at, draw, edit_records, grid, make, starting_repository
 
 import kdtune
-from kdtune.reporting import answer as sections
-from kdtune.reporting import figures as plots
-from kdtune.reporting.canvas import COLOURS, LINES, MARKERS
+from kdtune.reporting import learning_curves
+from kdtune.reporting.answer import curves_note
+from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS
+from kdtune.reporting.figures import (
+    FIGURE_NAMES,
+    MAX_CONFIGS,
+    agreement_plot,
+    all_figures,
+    forest_plot,
+    heat_map,
+    repeats_plot,
+    shown_configs,
+)
+from kdtune.reporting.learning_curves import curve_data, curve_frame, learning_curve
 from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results
 
 exact = pytest.approx
 CSV = Path(__file__).parents[1] / "data" / "seed_results.csv"
-RULE = Criterion()
+CRITERION = Criterion()
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +49,12 @@ def wide(tmp_path_factory) -> Results:
     return make(tmp_path_factory.mktemp("wide"), last, {(at(0.3, temperature=4.0), 1): "failed"})
 
 
+def curve(results: Results, metric: str, shown: list[str], last: int | None = None):
+    return learning_curve(results, metric, curve_data(results, shown, last))
+
+
 def means(picture) -> dict:
-    """The lines with a name, without the teacher's."""
+    """Return the labelled lines except the teacher's."""
     (axes,) = picture.figure.axes
     named = {line.get_label(): line for line in axes.lines}
     return {k: v for k, v in named.items() if not k.startswith("_") and k != "teacher"}
@@ -47,7 +65,7 @@ def means(picture) -> dict:
 
 def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     file = pd.read_csv(CSV).rename(columns={"rep": "repeat"})
-    frame = plots.curve_frame(file, "alpha", "epoch_acc_l")
+    frame = curve_frame(file, "alpha", "epoch_acc_l")
     half = frame[frame.alpha == 0.5]
     assert half.n.tolist() == [4, 4] + [3] * 23  # one of its files holds 2 epochs
     assert (frame[frame.alpha != 0.5].n == 4).all()
@@ -62,15 +80,15 @@ def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
 
 def test_the_order_of_the_rows_is_not_seen() -> None:
     file = pd.read_csv(CSV)
-    frame = plots.curve_frame(file, "alpha", "diff_t_s")
-    again = plots.curve_frame(file.sample(frac=1, random_state=0), "alpha", "diff_t_s")
+    frame = curve_frame(file, "alpha", "diff_t_s")
+    again = curve_frame(file.sample(frac=1, random_state=0), "alpha", "diff_t_s")
     pd.testing.assert_frame_equal(again, frame, rtol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["acc", "loss", "logit_diff"])
 def test_a_curve_is_the_mean_of_its_repeats_and_so_is_its_name(started, metric: str) -> None:
-    shown = plots.shown_configs(started, RULE)
-    picture = plots.curves(started, metric, shown)
+    shown = shown_configs(started, CRITERION)
+    picture = curve(started, metric, shown)
     epochs = started.epochs.merge(started.trials[["trial_id", "status"]])
     epochs = epochs[epochs.status == "completed"]
     (axes,) = picture.figure.axes
@@ -84,16 +102,22 @@ def test_a_curve_is_the_mean_of_its_repeats_and_so_is_its_name(started, metric: 
         assert list(line.get_xdata()) == list(range(1, 26))
         assert list(line.get_ydata()) == exact(list(table.mean(axis=1)))
         # a thin line a repeat of the same colour, each its own run
-        thin = [
-            other
-            for other in axes.lines
-            if other.get_color() == line.get_color() and other is not line
-        ]
-        drawn = sorted(tuple(other.get_ydata()) for other in thin)
+        colour = to_hex(line.get_color())
+        (thin,) = (
+            c
+            for c in axes.collections
+            if isinstance(c, LineCollection) and to_hex(c.get_color()[0]) == colour
+        )
+        assert all(
+            list(x) == list(range(1, 26)) for x in (run[:, 0] for run in thin.get_segments())
+        )
+        drawn = sorted(tuple(run[:, 1]) for run in thin.get_segments())
         assert drawn == sorted(tuple(column) for _, column in table.items())
         # the band is that mean +- sd over repeats
         band = next(
-            c for c in axes.collections if to_hex(c.get_facecolor()[0]) == to_hex(line.get_color())
+            c
+            for c in axes.collections
+            if not isinstance(c, LineCollection) and to_hex(c.get_facecolor()[0]) == colour
         )
         ends = band.get_paths()[0].vertices[:, 1]
         top = table.mean(axis=1) + table.std(axis=1, ddof=1)
@@ -107,49 +131,50 @@ def test_a_curve_is_the_mean_of_its_repeats_and_so_is_its_name(started, metric: 
 
 @pytest.mark.parametrize(("last", "first_epoch"), [(None, 1), (15, 11)])
 def test_the_last_epochs_alone(started, last, first_epoch: int) -> None:
-    picture = plots.curves(started, "acc", plots.shown_configs(started, RULE), last)
+    picture = curve(started, "acc", shown_configs(started, CRITERION), last)
     for line in means(picture).values():
         assert list(line.get_xdata()) == list(range(first_epoch, 26))
-    assert ("the last 15 epochs" in picture.caption) == (last is not None)
-    assert "mean ± sd over repeats" in picture.caption
+    assert (", last 15 epochs" in picture.caption) == (last is not None)
+    assert "mean ± SD over repeats" in picture.caption
 
 
 def test_a_changing_number_of_repeats_is_named(tmp_path) -> None:
     last = {at(0.5, epochs=2): [0.7, 0.8], at(1.0, epochs=3): [0.6, 0.65]}
     made = make(tmp_path, last)
-    names = means(plots.curves(made, "acc", plots.shown_configs(made, RULE)))
+    names = means(curve(made, "acc", shown_configs(made, CRITERION)))
     assert set(names) == {"alpha = 0.5, epochs = 2 (n = 2)", "alpha = 1, epochs = 3 (n = 2)"}
 
 
 def test_plain_training_has_no_distillation_term(wide) -> None:
-    shown = plots.shown_configs(wide, RULE)
+    shown = shown_configs(wide, CRITERION)
     assert at(1.0).config_id in shown
-    names = means(plots.curves(wide, "distill", shown))
+    names = means(curve(wide, "distill", shown))
     assert len(names) == 6 and not any("alpha = 1 " in name for name in names)
-    assert plots.curves(wide, "distill", [at(1.0).config_id]) is None
+    assert curve(wide, "distill", [at(1.0).config_id]) is None
 
 
 def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
     last = draw({at(0.5, epochs=900): 0.0, at(1.0, epochs=900): 0.0}, 3)
     made = make(tmp_path, last)
-    for line in means(plots.curves(made, "acc", plots.shown_configs(made, RULE))).values():
+    for line in means(curve(made, "acc", shown_configs(made, CRITERION))).values():
         assert line.get_xdata()[-1] == 900
-        assert 300 <= len(line.get_xdata()) <= plots.MOST_POINTS / 6
+        assert 300 <= len(line.get_xdata()) <= learning_curves.MAX_POINTS / 6
 
 
 @pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
 def test_the_page_says_which_epochs_are_drawn(tmp_path, monkeypatch, repeats, of_end) -> None:
     """Unfinished and final runs are not drawn, so they do not count."""
-    monkeypatch.setattr(plots, "MOST_POINTS", 300)
+    monkeypatch.setattr(learning_curves, "MAX_POINTS", 300)
     long = [at(alpha, epochs=90) for alpha in (0.5, 1.0)]
     made = make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
     edit_records(tmp_path, lambda line: line.update(cut_off(line, repeats)))
     made = kdtune.load(tmp_path)
-    picture = plots.curves(made, "acc", plots.shown_configs(made, RULE))
+    picture = curve(made, "acc", shown_configs(made, CRITERION))
     steps = {step for line in means(picture).values() for step in np.diff(line.get_xdata())}
     (every,) = steps
-    words = sections.curves(made, RULE)
-    assert f"One epoch in {every:.0f} is drawn, of the last 15 {of_end}." in words
+    shown = shown_configs(made, CRITERION)
+    note = curves_note(made, curve_data(made, shown), curve_data(made, shown, 15))
+    assert f"One epoch in {every:.0f} is drawn; of the last 15 epochs, {of_end}." in note
 
 
 def cut_off(line: dict, repeats: int) -> dict:
@@ -163,25 +188,25 @@ def cut_off(line: dict, repeats: int) -> dict:
 
 
 def test_all_figures_of_a_study(wide, tmp_path) -> None:
-    names = [picture.name for picture in plots.pictures(wide, RULE)]
+    names = [picture.name for picture in all_figures(wide, CRITERION)]
     curves = [f"{m}{z}" for m in ("acc", "loss", "logit_diff") for z in ("", "-last-15")]
-    assert names[:6] == curves and set(names) == plots.FIGURES
+    assert names[:6] == curves and set(names) == FIGURE_NAMES
     assert set(names[6:]) == {
         *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity")
     }
     one = make(tmp_path, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]})
-    assert not {"heat-map", "importance"} & {p.name for p in plots.pictures(one, RULE)}
+    assert not {"heat-map", "importance"} & {p.name for p in all_figures(one, CRITERION)}
 
 
 def test_nothing_is_drawn_where_nothing_has_completed(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7], 1.0: [None]}, {(0.5, 0): "truncated"})
-    assert list(plots.pictures(made, RULE)) == []
+    assert list(all_figures(made, CRITERION)) == []
 
 
 def test_the_best_and_the_baseline_are_shown(wide) -> None:
-    shown = plots.shown_configs(wide, RULE)
+    shown = shown_configs(wide, CRITERION)
     order = wide.configs.config_id.tolist()
-    assert len(shown) == plots.MOST == 7 and at(1.0).config_id in shown
+    assert len(shown) == MAX_CONFIGS == 7 and at(1.0).config_id in shown
     assert shown[0] == order[0]
     best = [c for c in order if c != at(1.0).config_id][:6]
     assert sorted(shown) == sorted([*best, at(1.0).config_id])
@@ -189,21 +214,21 @@ def test_the_best_and_the_baseline_are_shown(wide) -> None:
 
 
 def test_curves_can_be_told_apart_in_grey(wide) -> None:
-    assert len(set(COLOURS)) == len(set(map(str, LINES))) == len(set(MARKERS)) >= plots.MOST
-    lines = means(plots.curves(wide, "acc", plots.shown_configs(wide, RULE)))
+    assert len(set(COLOURS)) == len(set(map(str, LINE_STYLES))) == len(set(MARKERS)) >= MAX_CONFIGS
+    lines = means(curve(wide, "acc", shown_configs(wide, CRITERION)))
     assert len({(to_hex(v.get_color()), str(v._dash_pattern)) for v in lines.values()}) == 7
     assert len({str(v._dash_pattern) for v in lines.values()}) == 7
 
 
 def test_dots_are_the_repeats(wide) -> None:
-    picture = plots.dots(wide, RULE)
+    picture = repeats_plot(wide, CRITERION)
     (axes,) = picture.figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     summary = wide.summary(metrics=["acc"])
     for y, name in enumerate(names):
         here = [line for line in axes.lines if np.all(np.asarray(line.get_ydata()) == y)]
         dots, interval, mean = here
-        config = wide.configs[wide.configs.config_id.map(wide.name) == name.partition(" (n")[0]]
+        config = wide.configs[wide.configs.config_id.map(wide.label) == name.partition(" (n")[0]]
         trials = wide.trials[wide.trials.config_id == config.config_id.iloc[0]]
         accs = trials[trials.status == "completed"]["val/acc@last"]
         assert sorted(dots.get_xdata()) == exact(sorted(100 * accs))
@@ -214,27 +239,28 @@ def test_dots_are_the_repeats(wide) -> None:
     assert any("(n = 3)" in name for name in names)
 
 
-@pytest.mark.parametrize("criterion", [RULE, Criterion("ce"), Criterion("gap", "best")])
+@pytest.mark.parametrize("criterion", [CRITERION, Criterion("ce"), Criterion("gap", "best")])
 def test_the_forest_is_the_comparison(wide, criterion: Criterion) -> None:
-    picture = plots.forest(wide, criterion)
+    picture = forest_plot(wide, criterion)
     (axes,) = picture.figure.axes
     table = wide.compare(criterion)
     scale = 1 if criterion.metric == "ce" else 100
-    assert [t.get_text() for t in axes.get_yticklabels()] == [wide.name(c) for c in table.config_id]
+    assert [t.get_text() for t in axes.get_yticklabels()] == [
+        wide.label(c) for c in table.config_id
+    ]
     for y, row in table.iterrows():
-        both, one, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
-        assert tuple(both.get_xdata()) == exact((scale * row.low_all, scale * row.high_all))
-        assert tuple(one.get_xdata()) == exact((scale * row.low, scale * row.high))
+        interval, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
+        assert tuple(interval.get_xdata()) == exact((scale * row.low_all, scale * row.high_all))
         assert mean.get_xdata()[0] == exact(scale * row["diff"])
     assert ("one image" in picture.caption) == (criterion.metric != "ce")
 
 
 def test_no_forest_of_one_repeat(tmp_path) -> None:
-    assert plots.forest(make(tmp_path, {0.5: [0.7], 1.0: [0.6]}), RULE) is None
+    assert forest_plot(make(tmp_path, {0.5: [0.7], 1.0: [0.6]}), CRITERION) is None
 
 
 def test_the_heat_map_is_the_means(wide) -> None:
-    axes = plots.heat_map(wide, RULE).figure.axes[0]
+    axes = heat_map(wide, CRITERION).figure.axes[0]
     done = wide.trials[wide.trials.status == "completed"]
     table = done.pivot_table(
         index="config/alpha", columns="config/temperature", values="val/acc@last"
@@ -250,12 +276,12 @@ def test_a_heat_map_with_a_hole_has_no_number_there(tmp_path) -> None:
     last = draw(dict.fromkeys(runs, 0.0), 2)
     hole = at(0.1, temperature=4.0)
     made = make(tmp_path, last, {(hole, r): "failed" for r in range(2)})
-    texts = [t.get_text() for t in plots.heat_map(made, RULE).figure.axes[0].texts]
+    texts = [t.get_text() for t in heat_map(made, CRITERION).figure.axes[0].texts]
     assert len(texts) == 4 and texts.count("") == 1 and not any("nan" in t for t in texts)
 
 
 def test_fidelity_has_a_mark_a_run(wide) -> None:
-    (axes,) = plots.fidelity(wide, RULE, plots.shown_configs(wide, RULE)).figure.axes
+    (axes,) = agreement_plot(wide, CRITERION, shown_configs(wide, CRITERION)).figure.axes
     marks = {line.get_label(): line for line in axes.lines}
     line = marks["alpha = 1"]
     runs = wide.trials[wide.trials["config/alpha"] == 1]
@@ -267,14 +293,16 @@ def test_fidelity_has_a_mark_a_run(wide) -> None:
 
 
 def test_a_picture_is_the_same_bytes_twice(wide) -> None:
-    one, other = (plots.dots(wide, RULE) for _ in range(2))
-    assert one.svg() == other.svg() == one.svg() and one.png() == other.png()
-    assert one.png().startswith(b"\x89PNG")
+    for plot in (repeats_plot, heat_map):  # without and with an image
+        one, other = (plot(wide, CRITERION) for _ in range(2))
+        png = other.png()  # in the other order
+        assert one.svg() == other.svg() == one.svg() and one.png() == png
+        assert Image.open(io.BytesIO(png)).size == tuple(200 * one.figure.get_size_inches())
     assert not re.search(r"<dc:date>|Matplotlib v", one.svg())
 
 
 def test_numbers_of_the_text_are_not_rounded(wide) -> None:
-    svg = plots.heat_map(wide, RULE).svg()  # only its coordinates are
+    svg = heat_map(wide, CRITERION).svg()  # only its coordinates are
     done = wide.trials[wide.trials.status == "completed"]
     mean = done[done.config_id == at(0.3, temperature=4.0).config_id]["val/acc@last"].mean()
     assert f">{100 * mean:.2f}<" in svg
@@ -290,16 +318,16 @@ def test_text_is_not_read_as_mathematics(tmp_path) -> None:
 
     edit_records(tmp_path, change)
     made = kdtune.load(tmp_path)
-    svg = next(p for p in plots.pictures(made, RULE) if p.name == "repeats").svg()
+    svg = next(p for p in all_figures(made, CRITERION) if p.name == "repeats").svg()
     assert r"$\frac{1$ &lt;b&gt;&amp;" in svg
 
 
 def test_what_others_have_set_does_not_show(tmp_path) -> None:
     """Optuna's figures leave matplotlib in the style ggplot; a user may have a matplotlibrc."""
     made = make(tmp_path, {0.5: [0.5, 0.52], 1.0: [0.4, 0.41]})
-    picture = next(plots.pictures(made, Criterion()))
+    picture = next(all_figures(made, Criterion()))
     before = picture.svg(), picture.png()
     with mpl.rc_context():
         mpl.style.use("ggplot")
-        picture = next(plots.pictures(made, Criterion()))
+        picture = next(all_figures(made, Criterion()))
         assert (picture.svg(), picture.png()) == before

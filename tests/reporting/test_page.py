@@ -1,4 +1,4 @@
-"""Pieces of a page: whoever wrote a text, it stays text."""
+"""Elements of the page: text stays text, data stay data, figures stay figures."""
 
 import json
 import re
@@ -7,12 +7,26 @@ import pytest
 from html_reader import Reader
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
 from kdtune.reporting import page
-from kdtune.reporting.canvas import INK, Picture
+from kdtune.reporting.canvas import INK, CaptionedFigure
+from kdtune.reporting.page import Cell, Table, environment, inline, interval_cell
 
-HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict {x} <b>"
+HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict {x} {{ x }} {% x %} <b>"
+CELLS = {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+def made_by(source: str, **values: object) -> str:
+    """Render a template that has all macros."""
+    macros = "bullets, cell, facts, figures, fold, note, section, table"
+    return (
+        environment()
+        .from_string(f'{{% from "macros.html" import {macros} %}}{source}')
+        .render(values)
+        .strip()
+    )
 
 
 def tags(text: str) -> set[str]:
@@ -20,42 +34,65 @@ def tags(text: str) -> set[str]:
 
 
 @given(st.text())
-def test_text_comes_out_as_it_went_in(text: str) -> None:
-    read = Reader(f"<p>{page.markup(text)}</p>")
+def test_text_is_rendered_unchanged(text: str) -> None:
+    read = Reader(made_by("<p>{{ text }}</p>", text=text))
     assert [tag for tag, _ in read.tags] == ["p"]
     assert read.text == text
 
 
 @pytest.mark.parametrize(
-    ("made", "allowed"),
+    ("source", "allowed"),
     [
-        (page.paragraph(HOSTILE, "quiet"), {"p"}),
-        (page.bullets([HOSTILE]), {"ul", "li"}),
-        (page.card({HOSTILE: HOSTILE}), {"dl", "div", "dt", "dd"}),
-        (page.table([HOSTILE], [[HOSTILE]]), {"div", "table", "thead", "tbody", "tr", "th", "td"}),
-        (page.fold(HOSTILE, ""), {"details", "summary"}),
-        (page.section(HOSTILE, "x"), {"section", "h2"}),
-        (page.interval_cell(HOSTILE, HOSTILE, HOSTILE), {"br", "small"}),
+        ("{{ note(x) }}", {"p"}),
+        ("{{ bullets([x]) }}", {"ul", "li"}),
+        ("{{ facts({x: x}) }}", {"dl", "div", "dt", "dd"}),
+        ("{{ table({'head': [x], 'rows': [[x]]}) }}", {"div", *CELLS}),
+        ("{{ table({'head': [x], 'rows': [[x]]}, x, 0) }}", {"div", "details", "summary", *CELLS}),
+        ("{% call fold(x) %}{{ x }}{% endcall %}", {"details", "summary"}),
+        ("{% call section(x) %}{{ x }}{% endcall %}", {"section", "h2"}),
+        ("{{ cell(interval) }}", {"br", "small"}),
+        ("{{ cell(rank) }}", {"small"}),
+        ("{{ figures([{'svg': x, 'caption': x}]) }}", {"div", "figure", "figcaption"}),
     ],
 )
-def test_nothing_written_by_others_is_markup(made: str, allowed: set) -> None:
+def test_text_from_records_is_never_markup(source: str, allowed: set) -> None:
+    cells = {"interval": interval_cell(HOSTILE, HOSTILE, HOSTILE), "rank": Cell(HOSTILE, HOSTILE)}
+    made = made_by(source, x=HOSTILE, **cells)
     assert tags(made) == allowed
     assert HOSTILE in Reader(made).text
 
 
-def test_nothing_comes_of_nothing() -> None:
-    assert page.paragraph("") == page.bullets([]) == page.table(["a"], []) == page.figures([]) == ""
-    assert page.section("Title", "", "") == ""
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ note('') }}",
+        "{{ bullets([]) }}",
+        "{{ table({'head': ['a'], 'rows': []}) }}",
+        "{{ table(none) }}",
+        "{{ figures([]) }}",
+        "{{ facts({}) }}",
+        "{% call section('Title') %}{{ note('') }} {{ table(none) }}{% endcall %}",
+    ],
+)
+def test_elements_without_content_are_left_out(source: str) -> None:
+    assert made_by(source) == ""
 
 
-def test_long_tables_are_folded_and_lose_no_row() -> None:
-    rows = [[str(i)] for i in range(page.FOLD + 5)]
-    made = page.table(["number"], rows, what="configurations")
-    assert f"<summary>5 more configurations, of {len(rows)}</summary>" in made
+def test_a_name_that_is_not_given_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="verdict"):
+        page.render(version="0", title="A study")
+
+
+def test_long_tables_are_folded_and_keep_every_row() -> None:
+    fold_at = 20
+    rows = [[str(i)] for i in range(fold_at + 5)]
+    made = made_by("{{ table(data, 'configurations') }}", data=Table(["number"], rows))
+    assert f"<summary>5 more configurations of {len(rows)}</summary>" in made
     assert re.findall(r"<td>(\d+)</td>", made) == [row[0] for row in rows]
     shown = made.partition("<details>")[0]
-    assert shown.count("<td>") == page.FOLD
-    assert "<details>" not in page.table(["number"], rows[: page.FOLD])
+    assert shown.count("<td>") == fold_at
+    short = Table(["number"], rows[:fold_at])
+    assert "<details>" not in made_by("{{ table(data) }}", data=short)
 
 
 values = st.recursive(
@@ -65,31 +102,50 @@ values = st.recursive(
 )
 
 
+def data_element() -> str:
+    """Return the element with the data, as it stands in the template of the page."""
+    source, _, _ = environment().loader.get_source(environment(), "report.html")
+    (element,) = re.findall(r"<script.*?</script>", source, re.DOTALL)
+    return element
+
+
+def embedded(value: object) -> str:
+    made = made_by(data_element(), data=value)
+    assert made.startswith("<script ") and made.endswith("</script>")
+    return made.partition(">")[2].removesuffix("</script>")
+
+
 @given(values)
-def test_data_is_json_that_cannot_end_its_element(value) -> None:
-    text = page.data(value)
+def test_data_are_json_that_cannot_end_their_element(value) -> None:
+    text = embedded(value)
     assert json.loads(text) == value and "<" not in text
 
 
-def test_data_must_be_numbers() -> None:
-    assert "</script" not in page.data(HOSTILE) and json.loads(page.data(HOSTILE)) == HOSTILE
+def test_data_must_be_finite_numbers() -> None:
+    assert "</script" not in embedded(HOSTILE) and json.loads(embedded(HOSTILE)) == HOSTILE
     with pytest.raises(ValueError, match="JSON"):
-        page.data([float("nan")])
+        embedded([float("nan")])
 
 
 def test_a_figure_is_part_of_the_page() -> None:
     figure = Figure(figsize=(2, 2))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "o-", color=INK)
-    axes.set_title('<b> & "x" id="y"', color=INK)
-    made = page.figure(Picture("dots", HOSTILE, figure))
+    title = '<b> & "x" id="y" href="#z" url(#w) #1a1b1c'
+    axes.set_title(title, color=INK)
+    item = inline(CaptionedFigure("dots", HOSTILE, figure))
+    made = made_by("{{ figures([item]) }}", item=item)
     read = Reader(made)
     assert not {"script", "b", "metadata", "image"} & {tag for tag, _ in read.tags}
     (label,) = (a["aria-label"] for t, a in read.tags if t == "svg")
     assert label == HOSTILE and HOSTILE in [text for _, text in read.pieces]
+    assert title in [text for _, text in read.pieces]
     ids = [a["id"] for _, a in read.tags if "id" in a]
     assert ids and all(i.startswith("dots-") for i in ids) and len(ids) == len(set(ids))
-    for reference in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', made):
+    marks = "".join(re.findall(r"<[^>]+>", made))
+    for reference in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', marks):
         assert next(filter(None, reference)) in ids
-    assert INK not in made and "currentColor" in made
+    assert INK not in marks and "currentColor" in marks
     assert "<?xml" not in made and "<!DOCTYPE" not in made
+    (svg,) = (a for t, a in read.tags if t == "svg")
+    assert "viewbox" in svg and not {"width", "height"} & set(svg)

@@ -1,4 +1,4 @@
-"""Configurations against plain training: scipy, hand-worked numbers, from records to the table."""
+"""Comparisons with the baseline, against scipy, statsmodels and hand-worked numbers."""
 
 import math
 from dataclasses import replace
@@ -18,15 +18,15 @@ from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
 from kdtune.results.comparison import (
     Criterion,
-    best_of,
-    block,
+    best_config,
     by_repeat,
     check_baseline,
     compare,
-    name_of,
+    complete_block,
     parse_baseline,
-    well_run,
+    with_enough_repeats,
 )
+from kdtune.results.labels import config_label
 from kdtune.statistics.multiplicity import max_t
 
 exact = pytest.approx
@@ -41,7 +41,7 @@ def compared(last) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 6, 9])
-def test_compare_is_scipys_paired_t_test(tmp_path, repeats: int) -> None:
+def test_compare_matches_scipys_paired_t_test(tmp_path, repeats: int) -> None:
     last = draw(EFFECTS, repeats, seed=repeats)
     table = make(tmp_path, last).compare().set_index("config/alpha")
     assert len(table) == 3 and 1.0 not in table.index
@@ -68,19 +68,19 @@ def test_compare_is_scipys_paired_t_test(tmp_path, repeats: int) -> None:
 
 
 def test_pairing_is_by_repeat_not_by_position() -> None:
-    # repeat 0 of plain training is missing: repeats 1, 2, 3 are compared
+    # repeat 0 of the baseline is missing: repeats 1, 2, 3 are compared
     table = compared({0.5: [0.9, 0.61, 0.72, 0.83], 1.0: [None, 0.6, 0.7, 0.8]})
     row = table.loc[0.5]
     assert row.n == 3
     assert (row["diff"], row.sd) == exact((0.02, 0.01))
 
 
-def test_the_baseline_is_the_best_plain_training() -> None:
+def test_the_baseline_is_the_best_without_distillation() -> None:
     slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
     last = {slow: [0.6, 0.61, 0.6], fast: [0.7, 0.72, 0.71]}
     last |= {at(0.5, lr=0.1): [0.71, 0.7, 0.72], at(0.5, lr=0.01): [0.65, 0.66, 0.64]}
     table = compare(trials_of(last), Criterion())
-    # distilling at 0.1 beats plain training at 0.01 by 10 points, and at its best lr by none
+    # at lr 0.1 distillation is 10 points above the baseline of lr 0.01, but equals that of lr 0.1
     assert set(table.baseline) == {fast.config_id}
     assert table["diff"].tolist() == exact([0.0, -0.06], abs=1e-12)
     by_lr = compare(trials_of(last), Criterion(baseline={"alpha": 1, "lr": 0.01}))
@@ -88,15 +88,15 @@ def test_the_baseline_is_the_best_plain_training() -> None:
     assert len(by_lr) == 3 and fast.config_id in set(by_lr.config_id)
 
 
-def test_a_lucky_repeat_is_no_baseline_and_no_winner() -> None:
+def test_one_lucky_repeat_gives_neither_baseline_nor_best() -> None:
     slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
     last = {slow: [0.6, 0.61, 0.6, 0.6], fast: [0.99, None, None, None]}
     last |= {at(0.5, lr=0.01): [0.65, 0.66, 0.64, 0.66]}
     assert set(compare(trials_of(last), Criterion()).baseline) == {slow.config_id}
     values = by_repeat(trials_of(last), "acc", "last")
-    assert best_of(values, 1) == at(0.5, lr=0.01).config_id
-    assert best_of(values, -1) == slow.config_id
-    assert fast.config_id not in well_run(values)
+    assert best_config(values, 1) == at(0.5, lr=0.01).config_id
+    assert best_config(values, -1) == slow.config_id
+    assert fast.config_id not in with_enough_repeats(values)
 
 
 def test_only_completed_runs_count(tmp_path) -> None:
@@ -108,7 +108,7 @@ def test_only_completed_runs_count(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["acc", "ce", "gap", "agreement", "kl", "logit_diff"])
-def test_wins_are_of_the_better(tmp_path, metric: str) -> None:
+def test_a_win_is_the_better_value_of_the_metric(tmp_path, metric: str) -> None:
     # by construction a higher accuracy goes with a lower ce, gap, kl and logit difference
     made = make(tmp_path, {0.5: [0.8, 0.9, 0.7, 0.6], 1.0: [0.7, 0.8, 0.75, 0.6]})
     (row,) = made.compare(Criterion(metric)).to_dict("records")
@@ -127,17 +127,17 @@ def test_scopes(tmp_path) -> None:
 # -- what may be missing ---------------------------------------------------------------------------
 
 
-def test_no_comparison_without_two_sides() -> None:
+def test_a_comparison_needs_both_arms() -> None:
     for last in ({0.5: [0.7, 0.8], 0.1: [0.7, 0.7]}, {1.0: [0.5, 0.6]}):
         assert not len(compare(trials_of(last), Criterion()))
 
 
-def test_sides_without_a_common_repeat_are_not_compared() -> None:
+def test_without_a_common_repeat_there_are_no_statistics() -> None:
     table = compared({0.5: [None, 0.7], 1.0: [0.6, None]})
     assert table.n.item() == 0 and table[["diff", "p", "p_holm"]].isna().all(axis=None)
 
 
-def test_a_side_without_numbers_is_no_side(tmp_path) -> None:
+def test_configurations_without_the_metric_are_not_compared(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7, 0.8], 0.1: [0.6, 0.6], 1.0: [0.5, 0.6]})
     plain = at(1.0).config_id
     edit_records(tmp_path, lambda line: line["config_id"] == plain and line.update(kl=None))
@@ -148,7 +148,7 @@ def test_a_side_without_numbers_is_no_side(tmp_path) -> None:
     assert not len(kdtune.load(tmp_path).compare(Criterion("kl")))
 
 
-def test_a_comparison_without_a_p_value_does_not_count_in_holm() -> None:
+def test_holm_counts_only_comparisons_with_a_p_value() -> None:
     last = draw(EFFECTS, 4)
     last[0.9] = [last[0.9][0], None, None, None]  # one common repeat
     table = compared(last)
@@ -157,7 +157,7 @@ def test_a_comparison_without_a_p_value_does_not_count_in_holm() -> None:
     assert two.p_holm.tolist() == exact(list(multipletests(two.p, method="holm")[1]))
 
 
-def test_max_t_is_over_those_that_have_all_repeats() -> None:
+def test_max_t_uses_configurations_with_all_repeats() -> None:
     last = draw(EFFECTS, 7)
     last[0.9] = [None, *last[0.9][1:]]
     table = compared(last)
@@ -166,7 +166,7 @@ def test_max_t_is_over_those_that_have_all_repeats() -> None:
     assert table.p_max_t[[0.5, 0.1]].tolist() == exact(max_t(d))
 
 
-def test_a_block_has_no_gaps() -> None:
+def test_a_complete_block_has_no_gaps() -> None:
     values = by_repeat(
         trials_of(
             {
@@ -178,7 +178,7 @@ def test_a_block_has_no_gaps() -> None:
         ),
         *("acc", "last"),
     )
-    kept = block(values)
+    kept = complete_block(values)
     assert not kept.isna().any(axis=None)
     assert set(kept) >= {at(0.1).config_id, at(1.0).config_id} and at(0.9).config_id not in kept
 
@@ -210,7 +210,7 @@ def test_compare_laws(seed: int, repeats: int) -> None:
     assert again.p_holm.tolist() == exact(table.p_holm.tolist(), rel=1e-6)
 
 
-def test_repeats_swapped_within_one_configuration_change_the_paired_result() -> None:
+def test_swapping_repeats_of_one_configuration_changes_the_paired_result() -> None:
     last = draw(EFFECTS, 6, shared=0.1)
     swapped = last | {0.5: last[0.5][::-1]}
     one, other = compared(last).loc[0.5], compared(swapped).loc[0.5]
@@ -221,13 +221,13 @@ def test_repeats_swapped_within_one_configuration_change_the_paired_result() -> 
 # -- names and flags -------------------------------------------------------------------------------
 
 
-def test_names() -> None:
+def test_labels() -> None:
     row = pd.Series({"config/alpha": 0.5, "config/temperature": 4, "config/lr": 0.00012345})
-    assert name_of(row, ["alpha", "temperature"]) == "alpha = 0.5, T = 4"
-    assert name_of(row, ["lr"]) == "lr = 0.0001234"
+    assert config_label(row, ["alpha", "temperature"]) == "alpha = 0.5, T = 4"
+    assert config_label(row, ["lr"]) == "lr = 0.0001234"
     row["config/temperature"] = None
-    assert name_of(row, ["alpha", "temperature"]) == "alpha = 0.5"
-    assert name_of(row, ["temperature"]) == "the configuration"
+    assert config_label(row, ["alpha", "temperature"]) == "alpha = 0.5"
+    assert config_label(row, ["temperature"]) == "the configuration"
 
 
 @pytest.mark.parametrize(
@@ -238,22 +238,22 @@ def test_names() -> None:
         ("lr=1e-3", {"lr": 0.001}),
     ],
 )
-def test_baselines(text: str, values: dict) -> None:
+def test_valid_baselines(text: str, values: dict) -> None:
     assert parse_baseline(text) == values
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])
-def test_baselines_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="baseline must be NAME=VALUE"):
+def test_invalid_baselines(text: str) -> None:
+    with pytest.raises(InputError, match="--baseline must be NAME=VALUE"):
         parse_baseline(text)
 
 
 @pytest.mark.parametrize("alphas", [Range(0, 0.9), [0.1, 0.9]])
-def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
+def test_alpha_1_can_be_the_baseline_whatever_alphas_are_searched(alphas) -> None:
     study = Study(run=RUN, search="random", space={"alpha": alphas})
     check_baseline(Criterion(baseline={"alpha": 1, "lr": RUN.lr}), study)
     for alpha in (0.95, 2, "x"):
-        with pytest.raises(InputError, match="baseline must be of the study"):
+        with pytest.raises(InputError, match="baseline must be a configuration of the study"):
             check_baseline(Criterion(baseline={"alpha": alpha, "lr": RUN.lr}), study)
     with pytest.raises(InputError, match="but got alpha=1"):
         plainless = replace(study, plain_share=0.0)
@@ -262,6 +262,6 @@ def test_plain_training_is_of_the_study_whatever_its_alphas(alphas) -> None:
 
 @pytest.mark.parametrize("metric", ["loss", "distill", "accuracy", "val/loss", "teacher_acc"])
 def test_metrics_that_cannot_be_compared(metric: str) -> None:
-    with pytest.raises(InputError, match="metric must be one of acc, ce"):
+    with pytest.raises(InputError, match="metric must be one of ce, acc"):
         Criterion(metric)
     assert Criterion("val/acc") == Criterion("acc") == Criterion()

@@ -1,4 +1,4 @@
-"""kdtune.results: what is recorded is read, against hand-worked numbers and DESIGN, section 6."""
+"""Dataframes of the records, against hand-worked numbers and Ray Tune."""
 
 import random
 import subprocess
@@ -15,20 +15,22 @@ from study_folders import at, edit_records, make, write_records
 import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.results.frames import METRICS, read_frames, write_frames
+from kdtune.config.metrics import RECORDED
+from kdtune.results.frames import read_frames, write_frames
 from kdtune.storage.records import read_study
 
-CONFIG = ["trial_id", "config_id", *(f"config/{name}" for name in HYPERPARAMETERS), "repeat"]
+CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
+CONFIG += ["repeat"]
 FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
 FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
 
 
-def test_what_is_recorded_is_read(tmp_path):
+def test_frames_hold_what_was_recorded(tmp_path):
     write_records(tmp_path, FOUR)
     frames = read_frames(tmp_path)
     epochs = frames.epochs
-    assert not frames.torn and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
-    assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *METRICS, "seconds"]
+    assert not frames.incomplete and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
+    assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *RECORDED, "seconds"]
     for run, accs in FOUR.items():
         val = epochs[(epochs.trial_id == run.trial_id) & (epochs.split == "val")]
         assert val.acc.tolist() == accs and val.epoch.tolist() == [0, 1, 2]
@@ -42,11 +44,11 @@ def test_what_is_recorded_is_read(tmp_path):
         assert val.distill.dropna().tolist() == context
 
 
-def test_trials_have_the_columns_of_the_design(tmp_path):
+def test_trials_have_the_documented_columns(tmp_path):
     write_records(tmp_path, FOUR)
     trials = read_frames(tmp_path).trials
-    scopes = [f"val/{m}@{s}" for m in METRICS for s in ("last", "best", "last-5-avg")]
-    tests = [f"test/{m}@last" for m in METRICS]
+    scopes = [f"val/{m}@{s}" for m in RECORDED for s in ("last", "best", "last-5-avg")]
+    tests = [f"test/{m}@last" for m in RECORDED]
     own = [
         "phase",
         "status",
@@ -67,7 +69,7 @@ def test_trials_have_the_columns_of_the_design(tmp_path):
     assert trial["test/acc@last"] == pytest.approx(0.5)
 
 
-def test_scopes_are_the_hand_worked(tmp_path):
+def test_epoch_selections_match_hand_worked_values(tmp_path):
     write_records(tmp_path, {at(0.5, 0): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
     (trial,) = read_frames(tmp_path).trials.to_dict("records")
     assert trial["val/acc@last"] == 0.5 and trial["val/loss@last"] == 1.5
@@ -77,12 +79,28 @@ def test_scopes_are_the_hand_worked(tmp_path):
     assert trial["n_epochs"] == 6 and trial["seconds"] == 3
 
 
-def test_no_record_is_an_empty_frame(tmp_path):
+def test_labels_are_never_missing(tmp_path):
+    """pandas drops None keys in groupby: configurations at alpha = 1 have no temperature."""
+    last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.31]}
+    made = make(tmp_path, last)
+    want = {"loss = kl, alpha = 0.5", "loss = mse, alpha = 0.5", "alpha = 1"}
+    assert set(made.trials.label) == want
+    for frame in (made.trials, made.epochs, made.configs, made.compare(), made.sensitivity()):
+        assert frame.label.notna().all() and set(frame.label) <= set(made.trials.label)
+        assert (frame.label == frame.config_id.map(made.label)).all()
+    assert len(made.trials.groupby("label")["val/acc@last"].mean()) == 3
+    assert set(made.summary().label) == set(made.trials.label)
+    assert made.summary(by=["temperature"]).label.tolist() == ["T = 4", "the configuration"]
+    assert made.summary(by=["alpha"], pooled=True).label.tolist() == ["alpha = 0.5", "alpha = 1"]
+    assert set(made.marginal().label) >= {"alpha = 1", "loss = mse"}
+
+
+def test_without_records_the_frames_are_empty(tmp_path):
     frames = read_frames(tmp_path)
     assert len(frames.trials) == len(frames.epochs) == 0 and "val/acc@last" in frames.trials
 
 
-def test_torn_last_line_is_skipped_and_named(tmp_path):
+def test_an_incomplete_last_record_is_skipped_and_named(tmp_path):
     write_records(tmp_path, FOUR)
     write_records(tmp_path, FOUR)
     whole = read_frames(tmp_path)
@@ -90,7 +108,7 @@ def test_torn_last_line_is_skipped_and_named(tmp_path):
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines) + "\n" + lines[-2][:40])
     torn = read_frames(tmp_path)
-    assert torn.torn == [f"00001.jsonl:{len(lines) + 1}"]
+    assert torn.incomplete == [f"00001.jsonl:{len(lines) + 1}"]
     pd.testing.assert_frame_equal(torn.epochs, whole.epochs)
     pd.testing.assert_frame_equal(torn.trials, whole.trials)
 
@@ -120,18 +138,18 @@ def test_parquet_files_hold_the_frames(tmp_path):
 @pytest.mark.parametrize(
     "text", [None, "", "[]", '{"run": {}, "colour": 1}', '{"run": {"lr": -1}}']
 )
-def test_a_folder_without_a_study_is_said(tmp_path, text):
+def test_a_folder_without_a_study_is_an_error(tmp_path, text):
     if text is not None:
         (tmp_path / "study.json").write_text(text)
     with pytest.raises(InputError, match=r"study\.json") as caught:
         read_study(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    with pytest.raises(InputError, match=r"there is no .*nowhere"):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         kdtune.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("n_epochs", [1, 4, 5, 7])
-def test_scopes_are_rays(tmp_path, n_epochs):
+def test_epoch_selections_match_ray_tune(tmp_path, n_epochs):
     accs = np.random.default_rng(n_epochs).uniform(size=n_epochs).tolist()
     trial = Trial("any", stub=True)
     for epoch, acc in enumerate(accs):
@@ -161,7 +179,7 @@ def test_a_crash_at_any_byte_costs_at_most_a_line(tmp_path_factory, cut, seed):
     file.write_bytes(whole[:-cut])
     frames = read_frames(folder)
     left = whole[:-cut].split(b"\n")
-    assert len(frames.torn) == (left[-1] != b"" and not left[-1].endswith(b"}"))
+    assert len(frames.incomplete) == (left[-1] != b"" and not left[-1].endswith(b"}"))
     kept = [line for line in left if line.endswith(b"}")]
     assert len(frames.epochs) == sum(b'"kind": "epoch"' in line for line in kept)
     assert (frames.trials.status == "completed").sum() == sum(
@@ -169,7 +187,7 @@ def test_a_crash_at_any_byte_costs_at_most_a_line(tmp_path_factory, cut, seed):
     )
 
 
-def test_trials_that_run_side_by_side_are_told_apart(tmp_path):
+def test_interleaved_records_are_assigned_to_their_trials(tmp_path):
     write_records(tmp_path, FOUR)
     whole = read_frames(tmp_path)
     file = tmp_path / "epochs" / "00000.jsonl"
@@ -197,7 +215,7 @@ sys.stdin.read()
 """
 
 
-def test_an_unended_run_runs_while_the_folder_is_held(tmp_path):
+def test_a_run_without_an_end_is_running_while_the_folder_is_locked(tmp_path):
     last = {0.5: [0.7, 0.8], 1.0: [0.5, 0.6]}
     made = make(tmp_path, last, {(0.5, 1): "running"})
     assert made.trials.status.value_counts().to_dict() == {"completed": 3, "truncated": 1}
@@ -212,7 +230,7 @@ def test_an_unended_run_runs_while_the_folder_is_held(tmp_path):
     assert not crashed.frames.running and "truncated" in set(crashed.trials.status)
 
 
-def test_a_number_that_is_none_is_missing_not_zero(tmp_path):
+def test_a_metric_recorded_as_none_is_missing_not_zero(tmp_path):
     write_records(tmp_path, {at(0.5): [0.3, 0.6, 0.5]})
     edit_records(tmp_path, lambda line: line.get("epoch") == 2 and line.update(kl=None))
     frames = read_frames(tmp_path)

@@ -1,4 +1,4 @@
-"""Beyond the verdict: the epoch's choice, the spread, importance, selection; on known studies."""
+"""Epoch selection, shares of variance, importance and selection on studies of known truth."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_equal_means_share_a_rank(tmp_path) -> None:
 # -- where the spread comes from -------------------------------------------------------------------
 
 
-def test_spread_is_that_of_the_whole_block(tmp_path) -> None:
+def test_shares_of_variance_match_those_of_the_block(tmp_path) -> None:
     last = draw(EFFECTS, 5)
     table = make(tmp_path, last).spread(Criterion()).set_index("epochs")
     block = np.array(list(last.values()))
@@ -68,7 +68,7 @@ def test_spread_is_that_of_the_whole_block(tmp_path) -> None:
     assert row.epoch > 0.9  # pooling over epochs measures the learning curve
 
 
-def test_spread_leaves_out_what_has_gaps(tmp_path) -> None:
+def test_shares_of_variance_use_a_block_without_gaps(tmp_path) -> None:
     last = draw(EFFECTS, 5)
     whole = make(tmp_path / "whole", {a: accs[:4] for a, accs in last.items() if a != 0.9})
     last[0.9] = [*last[0.9][:2], None, None, None]
@@ -79,7 +79,7 @@ def test_spread_leaves_out_what_has_gaps(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("last", [{0.5: [0.7], 1.0: [0.6]}, {0.5: [0.7, 0.8]}])
-def test_too_little_for_a_spread(tmp_path, last) -> None:
+def test_shares_of_variance_need_two_configurations_and_repeats(tmp_path, last) -> None:
     assert not len(make(tmp_path, last).spread(Criterion()))
 
 
@@ -106,7 +106,7 @@ def test_importance_finds_what_matters(tmp_path) -> None:
     assert table.n.tolist() == [12, 12]
 
 
-def test_importance_is_over_configurations_where_it_has_an_effect(tmp_path) -> None:
+def test_importance_uses_configurations_where_the_hyperparameter_is_active(tmp_path) -> None:
     runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0, 16.0])
     table = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 3)).importance()
     assert table.set_index("hyperparameter").n.to_dict() == {"alpha": 7, "temperature": 6}
@@ -119,16 +119,17 @@ def test_many_values_are_cut_into_ranges(tmp_path) -> None:
     assert table.hyperparameter.tolist() == ["lr"] and table.share.item() > 0.9
 
 
-def test_no_importance_of_one_value_a_configuration(tmp_path) -> None:
+def test_one_value_per_configuration_has_no_importance(tmp_path) -> None:
     assert not len(make(tmp_path, draw(EFFECTS, 3)).importance())
 
 
-def test_the_edge_of_what_was_searched(tmp_path) -> None:
+def test_the_edge_of_the_search_space(tmp_path) -> None:
     runs = grid([0.5, 1.0], lr=[0.01, 0.03, 0.1])
     best = at(0.5, lr=0.1)
     made = make(tmp_path / "edge", draw({run: 0.1 * (run == best) for run in runs}, 3))
     assert made.edges() == (
-        "The best lies at the edge of what was searched, look beyond it: lr = 0.1 (highest)."
+        "The best configuration is at the edge of the search space: lr = 0.1 (highest). "
+        "Consider extending the range."
     )
     best = at(0.5, lr=0.03)
     made = make(tmp_path / "middle", draw({run: 0.1 * (run == best) for run in runs}, 3))
@@ -163,18 +164,18 @@ def test_selection_is_corrected_over_examples(tmp_path) -> None:
     assert (row["corrected/mean"], row["corrected/low"]) == exact((want.corrected, want.low))
     assert row["corrected/low"] < row["corrected/mean"] < row["corrected/high"]
     assert row["val/mean"] == exact(correct.mean(axis=1).max(), abs=1 / IMAGES["val"])
-    # six of equal worth: val flatters its choice
+    # six equally good configurations: the best one is optimistic on val
     assert row["corrected/mean"] < row["val/mean"]
 
 
-def test_the_sure_best_loses_nothing(tmp_path) -> None:
+def test_a_clear_best_is_hardly_corrected(tmp_path) -> None:
     made = make(tmp_path, draw({0.5: 0.2, 0.9: 0.0, 1.0: 0.0}, 3))
     write_predictions(made)
     row = made.selection().set_index("row").loc["best"]
     assert row["corrected/mean"] == exact(row["val/mean"], abs=0.005)
 
 
-def test_predictions_of_a_part_of_the_configurations_correct_nothing(tmp_path) -> None:
+def test_missing_predictions_prevent_the_correction(tmp_path) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     frame = write_predictions(made)
     file = tmp_path / PREDICTIONS
@@ -182,10 +183,12 @@ def test_predictions_of_a_part_of_the_configurations_correct_nothing(tmp_path) -
     assert made.selection()["corrected/mean"].isna().all()
     frame[frame.trial_id != at(0.5, 2).trial_id].to_parquet(file)
     assert made.selection()["corrected/mean"].isna().all()
-    assert "not corrected for that, since predictions of a run are missing; test" in made.text()
+    assert (
+        "not corrected for selection, since predictions of a run are missing, test" in made.text()
+    )
 
 
-def test_damaged_predictions_of_the_study_are_made_up_for_by_the_runs_own(tmp_path) -> None:
+def test_predictions_of_the_runs_replace_a_damaged_file_of_the_study(tmp_path) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     frame = write_predictions(made)
     want = made.selection()
@@ -204,7 +207,7 @@ def test_only_the_last_accuracy_has_predictions(tmp_path, criterion: Criterion) 
     assert made.selection(criterion)["corrected/mean"].isna().all()
 
 
-def test_where_plain_training_is_the_best_there_is_no_difference(tmp_path) -> None:
+def test_there_is_no_difference_if_the_baseline_is_the_best(tmp_path) -> None:
     table = make(tmp_path, {0.5: [0.7, 0.71, 0.7], 1.0: [0.8, 0.8, 0.83]}).selection()
     assert table.row.tolist() == ["best", "baseline"]
     assert table.config_id.nunique() == 1

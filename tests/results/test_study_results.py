@@ -1,4 +1,4 @@
-"""A study read whole: hand-worked tables, the starting repository's study, the command."""
+"""The class Results and the analysis command."""
 
 import json
 
@@ -23,7 +23,7 @@ LAST = {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.45, 0.41]}
 # -- the study as a whole --------------------------------------------------------------------------
 
 
-def test_what_tells_the_configurations_apart(tmp_path) -> None:
+def test_hyperparameters_that_tell_the_configurations_apart(tmp_path) -> None:
     assert make(tmp_path / "one", {0.5: [0.7]}).by == ["alpha"]
     runs = grid([0.5, 1.0], lr=[0.1, 0.2])
     assert make(tmp_path / "two", draw(dict.fromkeys(runs, 0.0), 2)).by == ["alpha", "lr"]
@@ -33,7 +33,7 @@ def test_what_tells_the_configurations_apart(tmp_path) -> None:
 
 @settings(deadline=None, max_examples=5)
 @given(st.integers(0, 2**32 - 1))
-def test_the_order_of_the_records_is_not_seen(tmp_path_factory, seed: int) -> None:
+def test_the_order_of_the_records_does_not_matter(tmp_path_factory, seed: int) -> None:
     last = draw({0.1: 0.0, 0.5: 0.02, 1.0: 0.0}, 3, seed)
     folder = tmp_path_factory.mktemp("study")
     made = make(folder, last)
@@ -50,10 +50,10 @@ def test_the_order_of_the_records_is_not_seen(tmp_path_factory, seed: int) -> No
     pd.testing.assert_frame_equal(again.compare(), made.compare(), rtol=1e-12)
 
 
-def test_names_of_configurations(tmp_path) -> None:
+def test_labels_of_configurations(tmp_path) -> None:
     runs = grid([0.5, 1.0], temperature=[1.0, 4.0])
     made = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 2))
-    names = {made.name(run.config_id) for run in runs}
+    names = {made.label(run.config_id) for run in runs}
     assert names == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
 
 
@@ -61,10 +61,11 @@ def test_the_text_ends_with_the_verdict(tmp_path) -> None:
     made = make(tmp_path, draw({0.5: 0.05, 1.0: 0.0}, 8))
     text = made.text()
     assert text.endswith(made.verdict())
-    assert "mean ± sd over n repeats, scope last" in text
-    assert "Against plain training, val acc:" in text
+    assert "mean ± SD over n repeats, val, scope last" in text
+    assert "Difference in validation accuracy from training without distillation:" in text
     best = made.text(criterion=Criterion(scope="best"))
-    assert "optimistic" in best and "optimistic" not in text
+    assert "scope best (optimistic: " in best and "scope last (optimistic" not in text
+    assert "(optimistic: selected by the reported accuracy)" not in text
 
 
 @pytest.mark.parametrize(
@@ -72,18 +73,18 @@ def test_the_text_ends_with_the_verdict(tmp_path) -> None:
     [
         ({}, "complete: 4 runs"),
         ({(0.5, 0): "failed", (1.0, 0): "pruned"}, "complete: 2 runs, 2 failed or pruned"),
-        ({(0.5, 0): "truncated"}, "not running, and not complete: 3 of 4 runs completed; last"),
+        ({(0.5, 0): "truncated"}, "incomplete, not running: 3 of 4 runs completed; last"),
     ],
 )
-def test_states(tmp_path, fates, state: str) -> None:
+def test_status(tmp_path, fates, state: str) -> None:
     made = make(tmp_path, {0.5: [0.5, 0.6], 1.0: [0.4, 0.5]}, fates)
-    assert made.state.startswith(state)
+    assert made.status.startswith(state)
 
 
 def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
     made = make(tmp_path, {0.5: [None], 1.0: [None]})
-    assert made.text().endswith(made.verdict()) and made.verdict().startswith("No verdict")
-    assert made.state == "not running, and not complete: 0 of 2 runs completed"
+    assert made.text().endswith(made.verdict()) and made.verdict().startswith("No conclusion")
+    assert made.status == "incomplete, not running: 0 of 2 runs completed"
     for table in (made.summary(), made.configs, made.compare(), made.sensitivity(), made.spread()):
         assert not len(table)
     assert not len(made.importance()) and not len(made.selection()) and not len(made.marginal())
@@ -114,51 +115,54 @@ def test_the_command_prints_the_text(tmp_path, capsys) -> None:
 def test_strict_is_an_exit_code(tmp_path, capsys) -> None:
     make(tmp_path, LAST, {(0.5, 1): "failed"})
     code, _, err = asked(capsys, tmp_path)
-    assert code == 0 and err.startswith("warning: failed, left out")
+    assert code == 0 and err.startswith("warning: failed run excluded")
     assert asked(capsys, tmp_path, strict=True)[0] == 3
     make(tmp_path / "whole", LAST)
     assert asked(capsys, tmp_path / "whole", strict=True)[0] == 0
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "latex"])
-def test_forms(tmp_path, capsys, form: str) -> None:
+def test_formats(tmp_path, capsys, form: str) -> None:
     made = make(tmp_path, LAST)
     code, out, _ = asked(capsys, tmp_path, format=form, columns=("acc", "val/ce"))
-    assert code == 0 and "verdict" not in out.lower() and "No difference" not in out
+    assert code == 0 and "conclusion" not in out.lower() and "difference" not in out
     if form == "json":
         records = json.loads(out)
         want = made.summary(metrics=("acc", "ce"))
         assert [r["val/acc/mean"] for r in records] == exact(want["val/acc/mean"].tolist())
 
 
-def test_rules_from_the_command_line(tmp_path, capsys) -> None:
+def test_criteria_from_the_command_line(tmp_path, capsys) -> None:
     made = make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 6))
     _, out, _ = asked(capsys, tmp_path, metric="ce", scope="best", baseline="alpha=0.5")
     criterion = Criterion("ce", "best", {"alpha": 0.5})
     assert out.rstrip().endswith(made.verdict(criterion))
-    assert "Against alpha = 0.5, val ce:" in out
+    assert "Difference in validation cross-entropy from alpha = 0.5:" in out
 
 
 @pytest.mark.parametrize(
     ("baseline", "words"),
     [
-        ("alpha=x", r"must be of the study \(alpha: 0.1, 0.5, 1.0\), but got alpha=x"),
+        (
+            "alpha=x",
+            r"must be a configuration of the study \(alpha: 0.1, 0.5, 1.0\), but got alpha=x",
+        ),
         ("alpha=0.3", "but got alpha=0.3"),
         ("alpha=0.5,temperature=9", r"\(temperature: 4.0\), but got temperature=9"),
     ],
 )
-def test_a_baseline_that_the_study_cannot_have(tmp_path, baseline: str, words: str) -> None:
+def test_a_baseline_that_is_not_in_the_study(tmp_path, baseline: str, words: str) -> None:
     make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
     with pytest.raises(InputError, match=words):
         main(AnalysisFlags(str(tmp_path), baseline=baseline))
 
 
-def test_a_file_is_no_study(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"must be a folder, but .*study\.json is none"):
+def test_a_file_is_not_a_study(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"must be a folder, but .*study\.json is not one"):
         kdtune.load(tmp_path / make(tmp_path, LAST).folder / "study.json")
 
 
-def test_pooled_says_what_it_is(tmp_path, capsys) -> None:
+def test_pooled_tables_have_a_caveat(tmp_path, capsys) -> None:
     make(tmp_path, LAST)
     _, out, _ = asked(capsys, tmp_path, pooled=True)
-    assert "the sd is that of a learning curve, not of repeats" in out
+    assert "the SD describes the learning curve, not repeats" in out

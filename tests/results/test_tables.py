@@ -1,4 +1,4 @@
-"""Tables as text, read again: by readers of Markdown (markdown-it), CSV, JSON."""
+"""Tables as text, read back by parsers of Markdown (markdown-it), CSV and JSON."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ METRICS = ("loss", "acc", "teacher_acc", "logit_diff")
 
 @pytest.fixture(scope="module")
 def last(tmp_path_factory) -> pd.DataFrame:
-    """The starting repository's, one of its runs cut off: 3 of 4 repeats."""
+    """The starting repository's summary; one of its runs is truncated: 3 of 4 repeats."""
     return starting_repository(tmp_path_factory.mktemp("started")).summary(metrics=METRICS)
 
 
@@ -71,11 +71,12 @@ def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
         (-0.5, 0.01, "-0.500 ± 0.010"),
         (-0.3, 39, "0 ± 39"),
         (0.5, 0, "0.5000 ± 0.0000"),
+        (0.824, 1.2e-16, "0.8240 ± 0.0000"),
         (0.123456, math.nan, "0.1235"),
         (math.nan, math.nan, "-"),
     ],
 )
-def test_two_digits_of_the_sd(mean: float, sd: float, text: str) -> None:
+def test_the_sd_has_two_significant_digits(mean: float, sd: float, text: str) -> None:
     assert plus_minus(mean, sd) == text
 
 
@@ -105,6 +106,12 @@ def test_latex(last: pd.DataFrame) -> None:
     assert [name.replace(r"\_", "_") for name in rows[0]] == ["alpha", "n", *METRICS]
     assert rows[2][:4] == ["0.5", "3 of 4", r"0.747 $\pm$ 0.017", r"0.9521 $\pm$ 0.0075"]
     assert not re.search(r"±|(?<!\\)_", "".join(lines))
+
+
+def test_latex_special_characters_are_escaped() -> None:
+    head = {"loss": ["my_loss:50%_&"], "val/acc/mean": [0.5], "val/acc/std": [0.1], "val/acc/n": 2}
+    text = format_table(pd.DataFrame(head), "latex")
+    assert r"my\_loss:50\%\_\& & 2 & 0.50 $\pm$ 0.10 \\" in text
 
 
 def test_cells_without_a_value(tmp_path) -> None:

@@ -223,8 +223,14 @@ def test_two_processes_build_an_entry_once(tmp_path, start):
 def test_a_builder_with_a_heartbeat_is_waited_for(tmp_path, start, monkeypatch):
     monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.5)
     start(1)
+    cache = Cache(tmp_path / "c")
+    hanging = cache._heartbeat(Key("logits", {"another": 1}))  # is none of this waiter's business
+    hanging.parent.mkdir(exist_ok=True)
+    hanging.write_text("{}")
+    os.utime(hanging, (1e9, 1e9))
     threading.Timer(3.0, (tmp_path / "hold").unlink).start()
-    tensors, built = get(Cache(tmp_path / "c"))
+    tensors, built = get(cache)
+    hanging.unlink()
     assert built == 0 and equal(tensors, make()) and clean(tmp_path)
 
 
@@ -296,20 +302,6 @@ def test_a_builder_of_another_key_is_not_waited_for(tmp_path):
     hold.set()
     threads[0].join(60)
     assert equal(cache.find(first), make(1)) and equal(cache.find(second), make(2))
-
-
-def test_a_waiter_watches_the_builder_of_its_own_key(tmp_path, start, monkeypatch):
-    """A heartbeat of another key is no sign of life, and a hanging builder of one is no reason."""
-    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 1.5)
-    start(1)  # builds KEY with a heartbeat
-    own, other = Key("logits", KEY), Key("logits", {"another": 1})
-    cache = Cache(tmp_path / "c")
-    heartbeat = cache._heartbeat(other)
-    heartbeat.parent.mkdir(exist_ok=True)
-    heartbeat.write_text("{}")
-    os.utime(heartbeat, (1e9, 1e9))  # as of a builder that hangs
-    threading.Timer(3.0, (tmp_path / "hold").unlink).start()
-    assert equal(cache.get(own, "what", lambda progress: make(7)), make())
 
 
 def test_lock_files_are_deleted_when_they_are_old_and_free(tmp_path):

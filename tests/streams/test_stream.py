@@ -109,6 +109,47 @@ def assert_same(
             assert last.splits[split][name] == want, (split, name)
 
 
+@pytest.mark.parametrize(
+    ("student", "alone"),
+    [
+        ("factories:tiny_student", True),
+        ("factories:dropout_student", False),  # draws random numbers
+        (f"{__name__}:mixing", False),  # looks at the whole batch
+        (f"{__name__}:counting", False),  # changes a buffer
+    ],
+)
+def test_which_backbones_treat_each_image_alone(student: str, alone: bool, tiny: Run) -> None:
+    run = replace(tiny, student=student, augment="none", trainable="head", batch_norm="eval")
+    model = make_student(run).place(CPU, run.precision)
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    stream = Stream(run, load_data(run.data), model, None, Resources())
+    assert stream._per_image == alone
+    assert all(torch.equal(v, before[name]) for name, v in model.net.state_dict().items())
+
+
+class Mixing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += len(x)
+        return x
+
+
+def mixing(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Mixing(), nn.Linear(784, classes))
+
+
+def counting(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Counting(), nn.Linear(784, classes))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_plain_loop(kind: str, tiny: Run, teacher_folder: Path, tmp_path: Path) -> None:
     run = replace(tiny, **KINDS[kind])
@@ -356,44 +397,3 @@ def test_views_too_many_to_hold_are_permuted_across_shards(
     resources = Resources(cache=Cache(tmp_path / "cache", gigabytes))
     assert_same(*over_stream(run, teacher_folder, resources), reference, means)
     assert entries(tmp_path)["views"] == (3 + 16 + 32 if gigabytes else 0)
-
-
-@pytest.mark.parametrize(
-    ("student", "alone"),
-    [
-        ("factories:tiny_student", True),
-        ("factories:dropout_student", False),  # draws random numbers
-        (f"{__name__}:mixing", False),  # looks at the whole batch
-        (f"{__name__}:counting", False),  # changes a buffer
-    ],
-)
-def test_which_backbones_treat_each_image_alone(student: str, alone: bool, tiny: Run) -> None:
-    run = replace(tiny, student=student, augment="none", trainable="head", batch_norm="eval")
-    model = make_student(run).place(CPU, run.precision)
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    stream = Stream(run, load_data(run.data), model, None, Resources())
-    assert stream._per_image == alone
-    assert all(torch.equal(v, before[name]) for name, v in model.net.state_dict().items())
-
-
-class Mixing(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x - x.mean(0)
-
-
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += len(x)
-        return x
-
-
-def mixing(classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), Mixing(), nn.Linear(784, classes))
-
-
-def counting(classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), Counting(), nn.Linear(784, classes))

@@ -104,7 +104,7 @@ def test_a_cyclic_working_set_larger_than_the_cache_still_gives_hits(
     student, teacher = (build(name, "none", 10, seed=1) for name in (STUDENT, TEACHER))
     large = Resources(cache=Cache(tmp_path, 1), repeats=3)
     need = working_set(run, load_data("fashion"), student, teacher, large)
-    room = need.views["val"] + need.views["test"] + need.shared + 2 * need.per_repeat + 100_000
+    room = need.views["val"] + need.views["test"] + need.shared + int(2.5 * need.per_repeat)
     small = replace(large, cache=Cache(tmp_path, room / 1e9))
     for _ in range(2):
         built = [read_all(replace(run, repeat=r), small) for r in range(3)]

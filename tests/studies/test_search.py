@@ -1,40 +1,45 @@
-"""Tiny studies under a real Ray: what is run, once; resume; refusals; placement on logical GPUs."""
+"""Tiny studies under a real Ray: what is run, once; resume; refusals."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import ray
+from filelock import FileLock, Timeout
 
 import kdtune
-from kdtune.config.errors import InputError
+from kdtune.config.cli import answer
+from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError, UserError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.session import check_machine
 from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, merge_with_saved, read_if_saved
+from kdtune.search import main
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
 from kdtune.training.run import check, distill
-from kdtune.training.teacher import fine_tune
-
-CPUS = {"num_cpus": 2, "include_dashboard": False}
+from kdtune.training.teacher import WEIGHTS, fine_tune
 
 
 @pytest.fixture(autouse=True)
-def no_ray_left() -> None:
+def ray_is_left_as_it_was() -> Iterator[None]:
+    """Tests of studies that run share one Ray (`shared_ray`); the others start none."""
+    before = ray.is_initialized()
     yield
-    assert not ray.is_initialized()
+    assert ray.is_initialized() or not before
 
 
 @pytest.fixture
@@ -50,8 +55,16 @@ def study(tiny: Run, tmp_path: Path) -> Study:
     )
 
 
+@pytest.fixture
+def taught(study: Study, teacher_folder: Path) -> Study:
+    """The study with a teacher that is ready."""
+    weights = str(teacher_folder / WEIGHTS)
+    return replace(study, run=replace(study.run, teacher_weights=weights, teacher_epochs=0))
+
+
+@pytest.mark.usefixtures("shared_ray")
 def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
-    results = kdtune.run(study, ray_init=CPUS)
+    results = kdtune.run(study)
     trials = results.trials
     assert sorted(trials.status.unique()) == ["completed"]
     assert len(trials) == 6
@@ -77,43 +90,36 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
         assert row[f"test/{name}@last"] == pytest.approx(last.splits["test"][name], rel=1e-6)
 
     lines = len(read_lines(folder)[0])
-    again = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
+        again = kdtune.run(study)
     assert len(again.trials) == 6 and len(read_lines(folder)[0]) == lines
 
     more = replace(study, repeats=3, space={"alpha": (0.0, 0.5, 1.0), "loss": ("mse", "kl")})
-    extended = kdtune.run(more, ray_init=CPUS)
+    extended = kdtune.run(more)
     assert len(extended.trials) == 5 * 3
     new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
     assert new.isdisjoint(trials.trial_id)
 
 
-def test_four_trials_run_at_once_one_a_gpu(study: Study, tmp_path: Path) -> None:
-    study = replace(study, gpus=4, repeats=2, space={"alpha": (0.0, 1.0)})
-    long = replace(study.run, student="factories:gpu_witness", epochs=150)
-    study = replace(study, run=long)  # longer than four workers take to start
-    init = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
-    init["runtime_env"] = {"env_vars": {"KDTUNE_WITNESS": str(tmp_path)}}
-    kdtune.run(study, ray_init=init)
-    seen = [json.loads(line) for line in (tmp_path / "witness").read_text().splitlines()]
-    first_four = sorted(seen, key=lambda note: note[1])[:4]
-    assert sorted(gpu for gpu, _ in first_four) == ["0", "1", "2", "3"]
-
-
-def test_a_failing_trial_is_named_and_the_others_go_on(study: Study) -> None:
-    study = replace(study, run=replace(study.run, student="factories:failing_student"))
-    results = kdtune.run(replace(study, space={"alpha": (1.0,)}), ray_init=CPUS)
+@pytest.mark.usefixtures("shared_ray")
+def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) -> None:
+    study = replace(taught, run=replace(taught.run, student="factories:failing_student"))
+    results = kdtune.run(replace(study, space={"alpha": (1.0,)}, cpus_per_trial=2))
     assert list(results.trials.status) == ["failed", "failed"]
     assert results.trials.error.iloc[0] == "RuntimeError: this student cannot be trained"
     assert "this student cannot be trained" in results.warnings[0]
-    assert "No verdict" in results.verdict()
+    assert "No conclusion" in results.verdict()
 
 
-def test_a_race_over_ranges(study: Study) -> None:
+@pytest.mark.usefixtures("shared_ray")
+def test_a_race_over_ranges(taught: Study) -> None:
     """TPE, a race, early stopping, confirmation and final repeats under a real Ray."""
+    study = taught
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
     study = replace(study, search="tpe", samples=12, policy="race", stop_early=True, space=space)
     study = replace(study, run=replace(study.run, epochs=16))
-    results = kdtune.run(study, ray_init=CPUS)
+    results = kdtune.run(study)
     trials = results.trials
     assert set(trials.status) <= {"completed", "pruned"}
     assert (trials[trials.status == "pruned"].n_epochs < 16).all()
@@ -126,16 +132,19 @@ def test_a_race_over_ranges(study: Study) -> None:
     named = json.loads((results.folder / "students" / "students.json").read_text())
     best = trials[trials.config_id == results.best()].iloc[0]  # of the finalists, not of the search
     assert named["lr"] == best["config/lr"]
-    again = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
+        again = kdtune.run(study)
     assert len(again.trials) == len(trials)
 
 
-def test_a_run_that_falls_behind_is_stopped(study: Study) -> None:
-    """With lr 1e-6 nothing is learned; its worker serves on."""
+@pytest.mark.usefixtures("shared_ray")
+def test_a_run_that_falls_behind_is_pruned(taught: Study) -> None:
+    """With lr 1e-6 nothing is learned; its worker runs the next trial."""
     rates = (0.03, 0.02, 0.01, 3e-3, 1e-3, 3e-4, 1e-6, 0.025)
-    study = replace(study, space={"lr": rates, "alpha": (1.0,)}, repeats=1, stop_early=True)
+    study = replace(taught, space={"lr": rates, "alpha": (1.0,)}, repeats=1, stop_early=True)
     study = replace(study, run=replace(study.run, epochs=16, schedule="constant"))
-    trials = kdtune.run(study, ray_init={"num_cpus": 1, "include_dashboard": False}).trials
+    trials = kdtune.run(replace(study, cpus_per_trial=2)).trials  # one at a time
     slow = trials[trials["config/lr"] == 1e-6].iloc[0]
     assert slow.status == "pruned" and slow.n_epochs < 16
     assert (trials.status == "completed").sum() >= 6
@@ -143,40 +152,104 @@ def test_a_run_that_falls_behind_is_stopped(study: Study) -> None:
     assert after.status == "completed"
 
 
-def test_a_killed_driver_goes_on(study: Study, tmp_path: Path) -> None:
-    slow = replace(study, run=replace(study.run, epochs=40), space={"alpha": (0.0, 1.0)})
+@pytest.mark.usefixtures("shared_ray")
+def test_a_killed_or_terminated_driver_goes_on(
+    taught: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed once a run has ended, terminated in a later one, and then run to its end."""
+    study = replace(taught, run=replace(taught.run, epochs=40), space={"alpha": (0.0, 1.0)})
+    study = replace(study, gpus=0)
     script = tmp_path / "experiment.py"
-    script.write_text(f"from kdtune import Run, Study\nstudy = {slow!r}\n")
-    command = [sys.executable, "-m", "kdtune.search", str(script), "--gpus", "0"]
+    script.write_text(f"from kdtune import Run, Study\nstudy = {study!r}\n")
+    command = [sys.executable, "-m", "kdtune.search", str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
         _wait_for(lambda: any(x["kind"] == "end" for x in read_lines(study.folder)[0]))
         first.send_signal(signal.SIGKILL)
     cut, _ = read_lines(study.folder)
     ended = {line["trial_id"] for line in cut if line["kind"] == "end"}
     assert 1 <= len(ended) < 4
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "val/acc" not in done.stdout and "± " in done.stdout
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as second:
+        _wait_for(
+            lambda: any(x["kind"] == "epoch" for x in read_lines(study.folder)[0][len(cut) :])
+        )
+        second.send_signal(signal.SIGTERM)
+        _, errors = second.communicate(timeout=60)
+    assert second.returncode == 130
+    assert "the same command goes on" in errors and "Traceback" not in errors
+
+    assert main(study) == 0
+    said = capsys.readouterr().out
+    assert "val/acc" not in said and "± " in said
     rest = read_lines(study.folder)[0][len(cut) :]
     assert {x["trial_id"] for x in rest if x["kind"] == "start"}.isdisjoint(ended)
     assert len(kdtune.load(study.folder).trials.query("status == 'completed'")) == 4
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("shared_ray")
 def test_ctrl_c_exits_130_and_says_how_to_go_on(
-    sent: signal.Signals, study: Study, tmp_path: Path
+    taught: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slow = replace(study, run=replace(study.run, epochs=400), space={"alpha": (0.0, 1.0)})
-    script = tmp_path / "experiment.py"
-    script.write_text(f"from kdtune import Run, Study\nstudy = {slow!r}\n")
-    command = [sys.executable, "-m", "kdtune.search", str(script), "--gpus", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as driver:
+    study = replace(taught, run=replace(taught.run, epochs=400), space={"alpha": (0.0, 1.0)})
+
+    def interrupt() -> None:
         _wait_for(lambda: any(x["kind"] == "epoch" for x in read_lines(study.folder)[0]))
-        driver.send_signal(sent)
-        _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == 130
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as other:
+        sent = other.submit(interrupt)
+        with pytest.raises(SystemExit) as ended:
+            answer(lambda: main(study), resumes=True)
+        sent.result()
+    assert ended.value.code == 130
+    errors = capsys.readouterr().err
     assert "the same command goes on" in errors and "Traceback" not in errors
+
+
+def test_a_driver_holds_the_lock_before_it_reads_the_study(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two drivers that start at once could each write over the other's study.json."""
+    study.folder.mkdir(parents=True)
+
+    def read(folder: Path) -> None:
+        with pytest.raises(Timeout):
+            FileLock(folder / ".lock").acquire(timeout=0)
+        raise InputError("read")
+
+    monkeypatch.setattr("kdtune.raytune.driver.read_if_saved", read)
+    with pytest.raises(InputError, match="read"):
+        kdtune.run(study)
+    assert study.folder.exists()  # it was there before
+
+
+def test_a_study_that_another_process_runs_is_refused(study: Study) -> None:
+    study.folder.mkdir(parents=True)
+    with (
+        FileLock(study.folder / ".lock"),
+        pytest.raises(InputError, match="is in use by another process"),
+    ):
+        kdtune.run(study)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(InputError, 2), (NodeMismatchError, 2), (LeaseLostError, 1)]
+)
+def test_an_error_that_the_user_can_act_on_is_a_sentence(
+    kind: type[UserError],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(study: Study) -> None:
+        raise kind("this cannot be")
+
+    monkeypatch.setattr("kdtune.search.run", refuse)
+    with pytest.raises(SystemExit) as ended:
+        answer(lambda: main(Study()), resumes=True)
+    assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
 
 
 def _wait_for(holds, seconds: float = 90.0) -> None:
@@ -199,17 +272,15 @@ def test_another_study_under_the_name_is_refused(study: Study) -> None:
 
 
 def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
-    with pytest.raises(InputError, match="4 GPUs are asked for, but this machine has 3; --gpus 3"):
-        check_machine(replace(study, gpus=4), {"num_gpus": 3})
     with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
-    assert not study.folder.exists()
+    assert not study.folder.exists() and not study.folder.parent.exists()
 
 
 def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/tiny cannot be written .*--out FOLDER"):
-        kdtune.run(replace(study, name="tiny", out=str(tmp_path / "file")), ray_init=CPUS)
+        kdtune.run(replace(study, name="tiny", out=str(tmp_path / "file")))
     with pytest.raises(InputError, match=r"no Ray cluster answers at 127.0.0.1:9 .*refused"):
         kdtune.run(replace(study, address="127.0.0.1:9"))
     assert not study.folder.exists()
@@ -227,13 +298,8 @@ def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_
 )
 def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        kdtune.run(replace(study, run=replace(study.run, **change)), ray_init=CPUS)
+        kdtune.run(replace(study, run=replace(study.run, **change)))
     assert not study.folder.exists()
-
-
-def test_a_trial_may_not_ask_for_more_gpus_than_are_taken(study: Study) -> None:
-    with pytest.raises(InputError, match="at most the 1 GPUs taken, but got gpus_per_trial=2"):
-        check_machine(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
 
 
 def merged(study: Study) -> Study:
@@ -269,7 +335,7 @@ def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     check_same(study, read_if_saved(study.folder), check(study.run))
     save_weights(build(run.student, "none", 10, seed=2).net, file)
     with pytest.raises(InputError, match=r"the student .* has changed since"):
-        kdtune.run(study, ray_init=CPUS)
+        kdtune.run(study)
     assert not (study.folder / "trials").exists()
 
 
@@ -296,5 +362,5 @@ def test_a_damaged_teacher_is_said_before_any_run(
     file = shutil.copytree(teacher_folder, study.folder / "teacher") / name
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"teacher is damaged \(.*\); remove that folder"):
-        kdtune.run(study, ray_init=CPUS)
+        kdtune.run(study)
     assert not (study.folder / "trials").exists()

@@ -39,18 +39,20 @@ def test_it_opens_with_the_same_numbers(study: Study) -> None:
     assert read_saved(study.folder).fingerprints == {"data": "f45b9b1eab74d838"}
 
 
-def test_the_same_command_runs_nothing(study: Study) -> None:
+def test_the_same_command_runs_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
     lines = read_lines(study.folder)[0]
-    results = kdtune.run(study, ray_init={"no such argument": 1})  # Ray is not even started
+    results = kdtune.run(study)
     assert read_lines(study.folder)[0] == lines
     assert list(results.trials.status) == ["completed"] * 6
     assert '"schema": 2' in (study.folder / "study.json").read_text()
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_it_is_extended(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]
     more = replace(study, repeats=3, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
-    results = kdtune.run(more, ray_init={"num_cpus": 2, "include_dashboard": False})
+    results = kdtune.run(more)
     assert list(results.trials.status) == ["completed"] * 5 * 3
     lines = read_lines(study.folder)[0]
     assert lines[: len(before)] == before

@@ -22,7 +22,7 @@ from kdtune.config.metrics import (
     negative_log_likelihood,
 )
 from kdtune.config.run import Run
-from kdtune.streams.stream import Batch
+from kdtune.streams.batches import Batch
 from kdtune.training.metrics import Epoch, Losses, Meter
 from kdtune.training.objectives import objective
 from kdtune.training.predictions import Predictions

@@ -1,0 +1,141 @@
+"""A local Ray that other users of the machine cannot reach.
+
+Whoever connects to Ray can run code as its owner. By default `ray.init` listens on all addresses,
+keeps its files where all users may read them, and writes the token that protects its ports into
+the home folder with the permissions of the umask (0644). Here the token is random and exists only
+in the environment of this process and its children, which other users cannot read; the ports
+listen on loopback; and the files are in a folder of mode 0700.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from kdtune.config.errors import InputError
+
+SOCKET_PATH_BYTES = 103
+"""Longest path of a Unix socket (macOS; Linux allows 107)."""
+RAY_SOCKET = "kdtune-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Path of Ray's longest socket below the system's temporary folder."""
+REMOVAL_TRIES = 20
+
+
+@contextmanager
+def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Start a local Ray for this process and its children alone, and stop it at the end.
+
+    Environment variables are restored at the end.
+
+    Args:
+        arguments: Of `ray.init`. `_temp_dir` and `_node_ip_address` are kept if they are given, and
+            so are the user's RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and a RAY_AUTH_MODE other than
+            "token".
+
+    Raises:
+        InputError: No temporary folder has a path short enough for Ray's sockets.
+    """
+    with ExitStack() as stack:
+        own: dict[str, Any] = {}
+        if arguments.get("_temp_dir") is None:
+            own["_temp_dir"] = str(stack.enter_context(_private_folder()))
+        stack.enter_context(_private_token())
+        stack.callback(ray.shutdown)
+        with ExitStack() as starting:
+            if arguments.get("_node_ip_address") is None:
+                starting.enter_context(_loopback())
+            ray.init(**{**arguments, **own, "address": "local"})
+        yield
+
+
+@contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Set environment variables, or unset those that are None; restore all of them at the end."""
+    before = {name: os.environ.get(name) for name in values}
+    _update(values)
+    try:
+        yield
+    finally:
+        _update(before)
+
+
+def _update(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """Give Ray a random token in the environment, unless the user has made a choice."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    given = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if name in os.environ]
+    own = {} if mode.lower() != "token" or given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ExitStack() as stack:
+        stack.callback(_reload_settings)  # after the environment is restored
+        stack.enter_context(environment(RAY_AUTH_MODE=mode, **own))
+        _reload_settings()
+        yield
+
+
+def _reload_settings() -> None:
+    """Have Ray's library read its settings and the token again; this process caches both."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have a Ray that starts take 127.0.0.1 for the machine's address, and listen there alone.
+
+    Ray does so on macOS and Windows. On Linux `ray.init` replaces `_node_ip_address="127.0.0.1"` by
+    an address that other machines can reach, and Ray's ports then listen on all addresses.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Yield a folder for Ray inside a temporary one of mode 0700, which is removed at the end.
+
+    Ray gives the folder itself mode 0777, also if it exists. So the folder above it is private.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="kdtune-", dir=_temporary_place()))
+    try:
+        yield parent / "ray"
+    finally:
+        for _ in range(REMOVAL_TRIES):  # Ray's last processes may still write
+            shutil.rmtree(parent, ignore_errors=True)
+            if not parent.exists():
+                break
+            time.sleep(0.1)
+
+
+def _temporary_place() -> str:
+    """Return the first temporary folder whose path is short enough for Ray's sockets."""
+    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
+    for place in filter(None, places):
+        length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
+        if length <= SOCKET_PATH_BYTES and os.access(place, os.W_OK | os.X_OK):
+            return place
+    limit = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
+    raise InputError(
+        f"TMPDIR must be a writable folder whose path has at most {limit} bytes, but got "
+        f"TMPDIR={tempfile.gettempdir()}. Ray's sockets have longer paths than the system allows"
+    )

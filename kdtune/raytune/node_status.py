@@ -1,0 +1,148 @@
+"""What one machine reports about itself, and what of it keeps a study from running there."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from kdtune import __version__
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.models.classifier import Classifier
+from kdtune.raytune.machines import Node, TrialResources, count_trials
+from kdtune.raytune.storage_probe import StorageProbe
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import check_precision
+from kdtune.training.run import make_student
+from kdtune.training.teacher import initial_teacher
+
+RUN_BYTES_PER_STUDENT_BYTE = 4
+"""Size of a trial's files in sizes of its student: the weights, and the checkpoint with the weights
+again and up to two moments of the optimiser."""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What one machine reports about itself."""
+
+    kdtune: str = __version__
+    torch: str = ""
+    """Version, without the suffix that names the device it was built for."""
+    gpus: int = 0
+    """GPUs that torch sees."""
+    free: dict[str, int] = field(default_factory=dict)
+    """Free bytes on the disk of each folder that the study uses."""
+    data: str = ""
+    teacher: str = ""
+    student: str = ""
+    """Fingerprints of the data set and of the weights before any training."""
+    faults: tuple[str, ...] = ()
+    """Sentences, without the machine's name."""
+    precision_fault: str = ""
+    """Why trials must not run on this machine's CPU; no fault if none ever will."""
+    no_answer: str = ""
+    """Why the machine did not answer: it or its worker was lost, which is no fault."""
+
+
+def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
+    """Return the status of the machine on which this function runs; never raise."""
+    faults: list[str] = []
+
+    def attempt(ask: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return ask()
+        except Exception as error:
+            faults.append(first_line(error))
+            return otherwise
+
+    attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
+    student = attempt(lambda: make_student(study.run), None)
+    folders = (study.folder, Cache(study.cache).folder)
+    gpus = attempt(_visible_gpus, 0)
+    status = NodeStatus(
+        torch=torch.__version__.split("+")[0],
+        gpus=gpus,
+        free=attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {}),
+        data=attempt(lambda: load_data(study.run.data).fingerprint, ""),
+        teacher=attempt(lambda: initial_teacher(study.run).fingerprint(), ""),
+        student=attempt(student.fingerprint, "") if student else "",
+        precision_fault=_precision_fault(study, gpus),
+    )
+    if student and status.student and status.free:
+        faults += _disk_faults(study, student, status.free[str(study.folder)])
+    return replace(status, faults=tuple(faults))
+
+
+def find_faults(node: Node, status: NodeStatus, trial: TrialResources) -> list[str]:
+    """Return a sentence for each fault of a machine."""
+    found = [f"{node}: {sentence}" for sentence in status.faults]
+    if status.precision_fault and count_trials(node.resources, trial):
+        found.append(f"{node}: {status.precision_fault}")
+    return found
+
+
+def find_differences(study: Study, statuses: dict[Node, NodeStatus]) -> list[str]:
+    """Return a sentence for each difference between a machine and the first, the driver's own."""
+    (first, own), *others = statuses.items()
+    found = []
+    for node, status in others:
+        for name in ("kdtune", "torch"):
+            have, need = getattr(status, name), getattr(own, name)
+            if have and have != need:
+                found.append(f"{node} has {name} {have}, but {first} has {need}; install the same")
+        for name, path in (
+            ("data", study.run.data),
+            ("teacher", study.run.teacher_weights),
+            ("student", study.run.student_weights),
+        ):
+            have, need = getattr(status, name), getattr(own, name)
+            if have and need and have != need:  # what cannot be read has no fingerprint
+                found.append(f"{node} has another {name} than {first} in {path}; copy it there")
+    return found
+
+
+def find_missing_gpus(node: Node, status: NodeStatus) -> str | None:
+    """Return a sentence if Ray counts GPUs on a machine that torch does not see, else None."""
+    counted = int(node.resources.get("GPU", 0))
+    if status.gpus >= counted:
+        return None
+    return f"{node}: Ray counts {counted} GPUs, but torch sees {status.gpus}; runs use its CPUs"
+
+
+def _precision_fault(study: Study, gpus: int) -> str:
+    on_gpu = gpus and study.gpus != 0
+    try:
+        check_precision(study.run, torch.device("cuda" if on_gpu else "cpu"))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _disk_faults(study: Study, student: Classifier, free: int) -> list[str]:
+    size = sum(value.nbytes for value in student.net.state_dict().values())
+    need = RUN_BYTES_PER_STUDENT_BYTE * size
+    if free >= need:
+        return []
+    return [f"{study.folder} has room for {free} bytes, but one run needs {need}"]
+
+
+def _visible_gpus() -> int:
+    """Return the number of GPUs on the machine, including those that Ray hides from this task."""
+    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        return torch.cuda.device_count()
+    finally:
+        if hidden is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,114 @@
+"""Wording of what a comparison is based on, shared by the text, the report and the figures."""
+
+import math
+from dataclasses import dataclass
+
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL
+
+NO_DISTILLATION = "training without distillation"
+"""The default baseline in words."""
+NOT_ADJUSTED = "p values are not adjusted for the adaptive number of repeats."
+
+
+@dataclass(frozen=True)
+class ComparisonContext:
+    """Baseline and repeats of a comparison, and the sentences that follow from them."""
+
+    baseline: str
+    """In words, e.g. "training without distillation (lr = 0.01)"."""
+    planned: float
+    """Planned repeats of each configuration; NaN if their number was not fixed in advance."""
+    held_out: bool = False
+    """Whether the comparison uses held-out repeats, which did not select the finalists."""
+    anytime_level: float | None = None
+    """Level of a study that added repeats until it was decided. None: their number was fixed."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the number of repeats was fixed in advance."""
+        return not math.isnan(self.planned)
+
+    @property
+    def level(self) -> float:
+        """Family-wise error rate of the comparison."""
+        return SIGNIFICANCE_LEVEL if self.anytime_level is None else self.anytime_level
+
+    @property
+    def interval(self) -> str:
+        """Kind of the interval, e.g. "simultaneous 95% CI"."""
+        kind = "simultaneous" if self.anytime_level is None else "always-valid"
+        return f"{kind} {100 * (1 - self.level):g}% CI"
+
+    @property
+    def repeats_phrase(self) -> str:
+        """Which repeats are used, after a comma; "" if they are those of the search."""
+        if not self.held_out:
+            return ""
+        added = ", added until the comparison is decided" * (self.anytime_level is not None)
+        return f", finalists on held-out repeats{added}"
+
+    @property
+    def method(self) -> str:
+        """Note below the comparison's table."""
+        if self.anytime_level is not None:
+            text = "Paired by repeat. Interval and p value are always-valid: they hold whenever "
+            text += "the study stops."
+        else:
+            text = (
+                "Paired by repeat. CI: t intervals, Bonferroni-adjusted for all rows. p (Holm): "
+                "paired t tests; p (max-T): sign-flip tests; both adjusted for all rows."
+            )
+            text += f" {NOT_ADJUSTED}" * (not self.is_fixed)
+        return f"{text} Conclusions are about new repeats with this teacher and these images."
+
+    def method_in_full(self, m: int) -> str:
+        """Return the method of m comparisons, for a report."""
+        if self.anytime_level is not None:
+            return (
+                f"mean difference, {self.interval} and always-valid p value, which hold whenever "
+                f"the study stops (Gönen et al., 2005; Ville, 1939)"
+            )
+        text = (
+            f"mean difference and {self.interval} (t interval, Bonferroni-adjusted); p values "
+            f"adjusted for {count_comparisons(m)}: paired t tests by Holm's method, and sign-flip "
+            f"tests by max-T (from 6 repeats on)"
+        )
+        return text if self.is_fixed else f"{text}. {NOT_ADJUSTED[:-1]}"
+
+    @property
+    def interval_legend(self) -> str:
+        """What the lines in the figure of differences show."""
+        holds = ", which holds whenever the study stops" * (self.anytime_level is not None)
+        return f"lines show the {self.interval}{holds}"
+
+    @property
+    def baseline_note(self) -> str:
+        """How the baseline was selected, and whether the p values account for that."""
+        if self.held_out:
+            return (
+                f"The baseline is {self.baseline}. Like the best configuration it was selected on "
+                f"other repeats, so the p values need no adjustment for the selection."
+            )
+        return (
+            f"The baseline is {self.baseline}, the best one by the criterion that also selects the "
+            f"best configuration. The p values are not adjusted for the selection of the baseline."
+        )
+
+    def significance_rule(self, metric: str) -> str:
+        """Return the sentences that define a significant difference in a metric."""
+        if self.anytime_level is not None:
+            return (
+                f"A difference in {metric} is significant if p is at most {self.level:g}. The "
+                f"number of repeats depended on the results, so p and interval are always-valid: p "
+                f"is the inverse Bayes factor of all repeats."
+            )
+        return (
+            f"A difference is significant if the Holm-adjusted p value is below {self.level:g} "
+            f"over all comparisons with the baseline in {metric}, and the {self.interval} (level "
+            f"1 - {self.level:g}/m for m comparisons) excludes 0. Other metrics are exploratory."
+        )
+
+
+def count_comparisons(m: int) -> str:
+    """Return e.g. "1 comparison" or "4 comparisons"."""
+    return f"{m} comparison{'s' * (m != 1)}"

@@ -1,0 +1,71 @@
+"""The names that users import, and how modules of kdtune import from each other."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import kdtune
+
+PACKAGE = Path(kdtune.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", kdtune.__all__)
+def test_a_public_name_is_that_of_its_module(name: str) -> None:
+    module = import_module(f"kdtune.{kdtune._MODULES[name]}")
+    assert getattr(kdtune, name) is getattr(module, name)
+    assert name in dir(kdtune)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (lazy,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: str(node.module).removeprefix("kdtune.")
+        for node in lazy.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == kdtune._MODULES
+    assert sorted(seen) == kdtune.__all__
+
+
+def test_other_names_are_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'kdtune' has no attribute 'Stduy'"):
+        kdtune.Stduy  # noqa: B018
+
+
+def test_the_names_of_a_configuration_load_neither_torch_nor_pandas() -> None:
+    code = (
+        "import kdtune, sys; assert 'run' in dir(kdtune); kdtune.Study(run=kdtune.Run());"
+        "assert not {'torch', 'ray', 'pandas', 'tyro', 'optuna'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """The names that a module itself defines at its top."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_name_the_module_that_defines(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("kdtune"):
+            continue
+        place = PACKAGE.parent / str(node.module).replace(".", "/")
+        home = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        defined = _defined(ast.parse(home.read_text()))
+        for alias in node.names:
+            is_module = (place / alias.name).is_dir() or (place / f"{alias.name}.py").is_file()
+            assert alias.name in defined or is_module, f"{node.module}.{alias.name}"

@@ -1,0 +1,224 @@
+"""A local Ray that other users of the machine cannot reach, and what it leaves behind.
+
+Each refusal has its control: the same request with the token is answered.
+"""
+
+import http.client
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import ray
+from ray._private import ray_constants
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.raytune import local_ray
+from kdtune.raytune.local_ray import environment
+from kdtune.raytune.session import DEFAULTS, check_address, ray_session
+
+AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+try:
+    print("keys", GcsClient(address=sys.argv[1]).internal_kv_keys(b"", b"session", timeout=10))
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@dataclass
+class Session:
+    home: Path
+    """The home folder of the process that runs Ray."""
+    witness: Path
+    """Where the trials of `factories:gpu_witness` leave their notes."""
+
+    @property
+    def token(self) -> str:
+        return os.environ["RAY_AUTH_TOKEN"]
+
+    @property
+    def folder(self) -> Path:
+        """The private folder above Ray's own."""
+        return Path(ray._private.worker._global_node.get_temp_dir_path()).parent
+
+
+@pytest.fixture(scope="module")
+def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A Ray with 4 logical GPUs, as a study starts it; afterwards nothing of it is left."""
+    home, witness = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("witness")
+    init = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
+    init["runtime_env"] = {"env_vars": {"KDTUNE_WITNESS": str(witness)}}
+    without = dict.fromkeys([*AUTH, *DEFAULTS])
+    with environment(HOME=str(home), **without):
+        with ray_session(Study(gpus=0), init):
+            made = Session(home, witness)
+            folder = made.folder
+            yield made
+        assert without.keys().isdisjoint(os.environ)
+    assert not ray.is_initialized()
+    assert not folder.exists()
+    assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+def test_a_process_without_the_token_cannot_connect(session: Session) -> None:
+    command = [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address]
+    own = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    mode = {"RAY_AUTH_MODE": "token"}
+    for given, said in (
+        ({}, "AuthenticationError"),
+        (mode | {"RAY_AUTH_TOKEN": "0" * 64}, "AuthenticationError"),
+        (mode | {"RAY_AUTH_TOKEN": session.token}, "keys ["),
+    ):
+        done = subprocess.run(command, env=own | given, capture_output=True, text=True)
+        assert done.stdout.startswith(said), done.stderr
+
+
+def test_code_is_run_for_those_who_know_the_token_alone(session: Session) -> None:
+    """`PushTask` is the request that makes a worker run a function."""
+    grpc = pytest.importorskip("grpc", reason="pip install -e '.[dev]' brings grpcio")
+    assert ray.get(ray.remote(lambda: 1 + 1).remote()) == 2  # so there is a worker
+    codes: dict[str, list[str]] = {"none": [], "wrong": [], "right": []}
+    for _, _, port in listeners():
+        for kind, token in (("none", None), ("wrong", "0" * 64), ("right", session.token)):
+            own = [] if token is None else [("authorization", f"Bearer {token}")]
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                push = channel.unary_unary("/ray.rpc.CoreWorkerService/PushTask")
+                with pytest.raises(grpc.RpcError) as refused:  # an empty request is no task
+                    push(b"", timeout=5, metadata=own)
+                codes[kind].append(refused.value.code().name)
+    workers = [i for i, code in enumerate(codes["none"]) if code == "UNAUTHENTICATED"]
+    assert len(workers) >= 2  # the driver and its worker
+    assert {codes["wrong"][i] for i in workers} == {"UNAUTHENTICATED"}
+    assert {codes["right"][i] for i in workers} == {"ABORTED"}  # read, and found to be no task
+    elsewhere = set(codes["none"]) - {"UNAUTHENTICATED"}
+    assert elsewhere <= {"UNIMPLEMENTED", "UNAVAILABLE"}  # no such method, or no gRPC
+
+
+def test_jobs_are_refused_without_the_token(session: Session) -> None:
+    """The dashboard's agent runs the command line that it is sent."""
+    statuses: dict[str, set[int]] = {}
+    for process, _, port in listeners():
+        url = f"http://127.0.0.1:{port}/api/job_agent/jobs/"
+        request = urllib.request.Request(url, b'{"entrypoint": "id"}', method="POST")
+        request.add_header("Content-Type", "application/json")
+        try:
+            status = urllib.request.urlopen(request, timeout=5).status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        except (OSError, http.client.HTTPException):
+            continue  # not HTTP
+        statuses.setdefault(process, set()).add(status)
+    refused = {401, 500}  # an agent that is just starting answered 500 once
+    assert statuses.pop("ray::DashboardAgent", refused) <= refused  # it starts a little later
+    assert statuses.pop("ray::RuntimeEnvAgent") <= refused
+    assert set().union(*statuses.values()) <= {405}, statuses  # counters for Prometheus
+
+
+def test_ray_listens_on_loopback_alone(session: Session) -> None:
+    addresses = {address.removeprefix("::ffff:") for _, address, _ in listeners()}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_the_token_and_the_files_are_the_owners(session: Session) -> None:
+    assert not (session.home / ".ray").exists()
+    assert len(session.token) == 64
+    mode = session.folder.stat().st_mode
+    assert stat.S_IMODE(mode) == 0o700 and session.folder.stat().st_uid == os.getuid()
+    commands = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+    assert session.token not in commands
+    found = subprocess.run(["grep", "-rlF", session.token, session.folder], capture_output=True)
+    assert found.stdout == b""
+
+
+def test_four_trials_run_at_once_one_a_gpu(session: Session, tiny: Run, tmp_path: Path) -> None:
+    study = Study(
+        name="tiny",
+        out=str(tmp_path / "runs"),
+        cache=str(tmp_path / "cache"),
+        run=replace(tiny, student="factories:gpu_witness", teacher_epochs=0, epochs=1),
+        gpus=4,
+        repeats=2,
+        space={"alpha": (0.0, 1.0)},
+    )
+    kdtune.run(study, ray_init={"num_cpus": 4, "num_gpus": 4})
+    seen = [json.loads(line) for line in (session.witness / "witness").read_text().splitlines()]
+    first_four = sorted(seen, key=lambda note: note[1])[:4]
+    assert sorted(gpu for gpu, _ in first_four) == ["0", "1", "2", "3"]
+    assert ray.is_initialized()  # a Ray that ran before is left as it is
+
+
+def listeners() -> list[tuple[str, str, int]]:
+    """Process, address and port of whatever this process and its descendants, Ray's, listen on."""
+    import psutil  # Ray brings its own
+
+    own = psutil.Process()
+    processes = [own, *own.children(recursive=True)]
+    connections = [(p.name(), c) for p in processes for c in p.net_connections("inet")]
+    return [(name, c.laddr.ip, c.laddr.port) for name, c in connections if c.status == "LISTEN"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_AUTH_TOKEN": "mine"},
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/somewhere"},
+    ],
+)
+def test_what_the_user_has_set_is_kept(given: dict[str, str]) -> None:
+    with environment(**dict.fromkeys(AUTH) | given):
+        with local_ray._private_token():
+            mode = given.get("RAY_AUTH_MODE", "token")
+            assert {n: os.environ[n] for n in AUTH if n in os.environ} == {
+                **given,
+                "RAY_AUTH_MODE": mode,
+            }
+        assert {name: os.environ[name] for name in AUTH if name in os.environ} == given
+
+
+def test_each_session_has_a_token_of_its_own() -> None:
+    tokens = set()
+    for mode in (None, "token"):
+        with environment(**dict.fromkeys(AUTH) | {"RAY_AUTH_MODE": mode}):
+            with local_ray._private_token():
+                tokens.add(os.environ["RAY_AUTH_TOKEN"])
+                assert os.environ["RAY_AUTH_MODE"] == "token"
+            assert os.environ.get("RAY_AUTH_MODE") == mode and "RAY_AUTH_TOKEN" not in os.environ
+    assert len(tokens) == 2
+
+
+def test_sockets_whose_path_would_be_too_long_are_in_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with local_ray._private_folder() as folder:
+        assert folder.parent.parent == Path("/tmp")
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+        folder.mkdir()
+    assert not folder.parent.exists()
+    monkeypatch.setattr(local_ray, "SOCKET_PATH_BYTES", 80)  # also for /tmp
+    with pytest.raises(InputError, match=f"TMPDIR must be .* but got TMPDIR={long}"):
+        local_ray._temporary_place()
+
+
+def test_an_address_where_nothing_listens_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no Ray cluster answers at 127.0.0.1:9 .*refused"):
+        check_address("127.0.0.1:9")
