@@ -112,18 +112,21 @@ def _check(
         check_local_resources(study, ray_init)
     else:
         check_address(study.address)
-    check_objectives(study)
     fingerprints = _check_models(study, saved)
     is_ready(study.run, study.folder / "teacher")  # raises if the teacher there is damaged
     return fingerprints
 
 
 def _check_models(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data and models; raise InputError if the saved ones differ."""
+    """Return the fingerprints of data, models and the user's own objectives.
+
+    Raises InputError if one of them cannot work or differs from the saved one.
+    """
+    own_objectives = check_objectives(study)
     fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
-        fingerprints = check(replace(study.run, trainable=trainable))
+        fingerprints = check(replace(study.run, trainable=trainable)) | own_objectives
     check_same(study, saved, fingerprints)
     return fingerprints
 
