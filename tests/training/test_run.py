@@ -283,8 +283,8 @@ def test_it_says_what_is_being_built(
     assert said.count("epoch   ") == tiny.teacher_epochs + tiny.epochs
 
 
-def test_what_takes_a_moment_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_build_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
-    progress.watch("logits, val", 1, 500)
-    progress.watch("logits, val", 500, 500)
+    progress.show_build("logits, val", 1, 500)
+    progress.show_build("logits, val", 500, 500)
     assert not capsys.readouterr().out
