@@ -96,13 +96,14 @@ def check_same(
     for name, fingerprint in fingerprints.items():
         before = saved.fingerprints.get(name, fingerprint)
         if before != fingerprint:
+            subject = what.get(name) or f"the {name} (its code)"  # an objective of the user's own
             raise InputError(
-                f"{what[name]} has changed since {study.folder} began (fingerprint {before} → "
+                f"{subject} has changed since {study.folder} began (fingerprint {before} → "
                 f"{fingerprint}); restore it, or begin another study (--name OTHER); if the change "
                 f'cannot affect any number, delete "{name}" from the fingerprints in '
                 f"{study.folder / STUDY}"
             )
-    unknown = [name for name in fingerprints if name not in saved.fingerprints]
+    unknown = [name for name in what if name in fingerprints.keys() - saved.fingerprints.keys()]
     if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
         raise _other_study(study, found)
     if unknown:
