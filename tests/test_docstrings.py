@@ -12,7 +12,6 @@ PACKAGE = Path(kdtune.__file__).parent
 PARTS = sorted({file.relative_to(PACKAGE).parts[0] for file in PACKAGE.rglob("*.py")})
 NOT_YET = {
     "raytune",
-    "results",
 }
 """Packages whose docstrings are still to be rewritten."""
 _WORDS = """

@@ -135,7 +135,7 @@ class Plan:
             heapq.heappush(self._queue, item)
 
     def _follow_up(self, state: ConfigState, repeat: int) -> None:
-        """After the end of a run, enqueue further repeats and report its result to the sampler."""
+        """Enqueue further repeats after the end of a run; report its result to the sampler."""
         completed_first = repeat == 0 and not state.excluded
         if completed_first and self.study.policy == "all" and self.study.stop_early:
             self._push(state, range(1, self.study.repeats))

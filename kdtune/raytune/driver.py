@@ -79,7 +79,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         if not is_done:
             fingerprints |= _check(study, saved, ray_init)
         elif is_moved(study, saved):
-            fingerprints |= _check_models(study, saved)
+            fingerprints |= _fingerprints(study, saved)
         write_study(study, fingerprints)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
@@ -112,18 +112,21 @@ def _check(
         check_local_resources(study, ray_init)
     else:
         check_address(study.address)
-    check_objectives(study)
-    fingerprints = _check_models(study, saved)
+    fingerprints = _fingerprints(study, saved)
     is_ready(study.run, study.folder / "teacher")  # raises if the teacher there is damaged
     return fingerprints
 
 
-def _check_models(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data and models; raise InputError if the saved ones differ."""
+def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
+    """Return the fingerprints of data, models and the user's own objectives.
+
+    Raises InputError if one of them cannot work or differs from the saved one.
+    """
+    own_objectives = check_objectives(study)
     fingerprints: dict[str, str] = {}
     choices: Any = study.values("trainable")
     for trainable in choices:
-        fingerprints = check(replace(study.run, trainable=trainable))
+        fingerprints = check(replace(study.run, trainable=trainable)) | own_objectives
     check_same(study, saved, fingerprints)
     return fingerprints
 

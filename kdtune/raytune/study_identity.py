@@ -14,10 +14,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.records import SavedStudy, read_saved
-from kdtune.training.teacher import teacher_run
-
-BY_CONTENT = ("data", "teacher_weights", "student_weights")
-"""Fields of a run that are paths, compared by the fingerprint of what they name."""
+from kdtune.training.teacher import COMPARED_BY_CONTENT, teacher_run
 
 
 def read_if_saved(folder: Path) -> SavedStudy | None:
@@ -71,7 +68,7 @@ def is_moved(study: Study, saved: SavedStudy | None) -> bool:
     """
     if saved is None:
         return False
-    return any(getattr(saved.study.run, n) != getattr(study.run, n) for n in BY_CONTENT)
+    return any(getattr(saved.study.run, n) != getattr(study.run, n) for n in COMPARED_BY_CONTENT)
 
 
 def check_same(
@@ -99,13 +96,14 @@ def check_same(
     for name, fingerprint in fingerprints.items():
         before = saved.fingerprints.get(name, fingerprint)
         if before != fingerprint:
+            subject = what.get(name) or f"the {name} (its code)"  # an objective of the user's own
             raise InputError(
-                f"{what[name]} has changed since {study.folder} began (fingerprint {before} → "
+                f"{subject} has changed since {study.folder} began (fingerprint {before} → "
                 f"{fingerprint}); restore it, or begin another study (--name OTHER); if the change "
                 f'cannot affect any number, delete "{name}" from the fingerprints in '
                 f"{study.folder / STUDY}"
             )
-    unknown = [name for name in fingerprints if name not in saved.fingerprints]
+    unknown = [name for name in what if name in fingerprints.keys() - saved.fingerprints.keys()]
     if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
         raise _other_study(study, found)
     if unknown:
@@ -124,7 +122,7 @@ def _other_study(study: Study, found: list[str]) -> InputError:
 
 def _changed_fields(old: Study, new: Study) -> Iterator[str]:
     """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
-    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, *BY_CONTENT)]
+    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, *COMPARED_BY_CONTENT)]
     for name in names:
         resolved = "augmentation" if name == "augment" else name  # None is a default
         before, now = getattr(old.run, resolved), getattr(new.run, resolved)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build
+from kdtune.models.user_source import source_digest
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
-from kdtune.training.objectives import check_objective, check_searched
+from kdtune.training.objectives import OBJECTIVES, check_objective, check_searched
 from kdtune.training.predictions import save_predictions
 from kdtune.training.teacher import WEIGHTS, initial_teacher, load_teacher, probe_teacher
 
@@ -186,16 +188,22 @@ def check(run: Run, fingerprints: bool = True) -> dict[str, str]:
     return made_of
 
 
-def check_objectives(study: Study) -> None:
+def check_objectives(study: Study) -> dict[str, str]:
     """Raise InputError, before any work, if an objective of the study cannot work.
 
-    So does one of the user's own that does not take a hyperparameter that is searched.
+    That includes one of the user's own that does not take a hyperparameter that is searched.
+    Returns the fingerprints of the user's own objectives, as "objective module:function": they
+    change with the source of the function's module and of the user's modules that it imports.
     """
     classes = len(load_data(study.run.data).classes)
     losses = [str(loss) for loss in study.values("loss")]  # type: ignore[union-attr]
     for loss in losses:
         check_objective(replace(study.run, loss=loss), classes)
     check_searched(losses, study.searched)
+    own = [loss for loss in losses if loss not in OBJECTIVES]
+    modules = {loss: import_module(loss.partition(":")[0]) for loss in own}
+    no_net = torch.nn.Module()
+    return {f"objective {loss}": source_digest(modules[loss], no_net)[:16] for loss in own}
 
 
 def make_student(run: Run) -> Classifier:

@@ -25,9 +25,9 @@ def test_all_sentences_are_about_the_trials_of_the_criterion(tmp_path, study, ba
     assert made.best(criterion) == at(0.5).config_id
     words = words_of(made, criterion)
     assert ("finalists on held-out repeats" in words) == held_out
-    assert ("since val chose it" in words) != held_out
-    assert ("Other repeats have chosen these two" in words) == held_out
-    assert ("val (selected by it)" in words) != held_out
+    assert ("because it was selected on val" in words) != held_out
+    assert ("Both finalists were selected on other repeats" in words) == held_out
+    assert ("val (used for selection)" in words) != held_out
 
 
 def test_each_kind_of_interval_is_named_where_it_is_used(tmp_path) -> None:
@@ -49,19 +49,19 @@ def test_an_adaptive_number_of_repeats_is_said_not_to_be_adjusted_for(tmp_path) 
     last = {0.1: [0.6, None, None], 0.5: [0.7, 0.71, 0.72], 1.0: [0.65, 0.66, None]}
     words = words_of(make(tmp_path, last, policy="race"))
     assert "p values are not adjusted for the adaptive number of repeats" in words
-    assert "3 × 1 to 3" in words and "80 % chance" not in words
+    assert "3 × 1 to 3" in words and "80% power, n = " not in words
 
 
 @pytest.mark.parametrize(
     ("study", "counts", "power"),
     [
-        ({}, "3 × 2; final 2 × 4", True),
-        ({"policy": "race"}, "3 × 2; final 2 × 4", True),
-        ({"until_decided": True, "budget": "9runs"}, "3 × 2; final 2 × 4", False),
+        ({}, "3 × 2; held-out: 2 × 4", True),
+        ({"policy": "race"}, "3 × 2; held-out: 2 × 4", True),
+        ({"until_decided": True, "budget": "9runs"}, "3 × 2; held-out: 2 × 4", False),
     ],
 )
 def test_the_page_counts_repeats_and_claims_power_where_n_was_fixed(
     tmp_path, study, counts: str, power: bool
 ) -> None:
     words = words_of(make_final(tmp_path, RACED, FINAL, **study))
-    assert counts in words and ("with 80 % chance, of n = 4 and 1 comparison" in words) == power
+    assert counts in words and ("(80% power, n = 4, 1 comparison)" in words) == power

@@ -170,7 +170,7 @@ def test_loader_workers_change_nothing(trainable: str, tiny: Run, teacher_folder
 
 @pytest.mark.parametrize("gigabytes", [0, 1])
 @pytest.mark.parametrize("trainable", ["all", "head"])
-def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
+def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
     trainable: str,
     gigabytes: int,
     tiny: Run,
@@ -187,10 +187,10 @@ def test_views_too_many_to_hold_pass_by_or_are_kept_in_pieces(
     student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, last, reference, means)
     val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
-    times = 1 if gigabytes else run.epochs  # without a cache val is made anew in every epoch
+    times = 1 if gigabytes else run.epochs  # without a cache val is made again in every epoch
     assert sum(map(len, made)) == run.epochs * 75 + times * val + test
-    pieces = {"all": 3 * 3 + 16 + 32, "head": 16 + 32}[trainable] if gigabytes else 0
-    assert len(list(tmp_path.glob("views/*/*"))) == pieces
+    shards = {"all": 3 * 3 + 16 + 32, "head": 16 + 32}[trainable] if gigabytes else 0
+    assert len(list(tmp_path.glob("views/*/*"))) == shards
 
 
 def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:

@@ -18,7 +18,7 @@ import ray
 from filelock import FileLock, Timeout
 
 import kdtune
-from kdtune.config.cli import answer
+from kdtune.config.cli import run_and_exit
 from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError, UserError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
@@ -102,10 +102,16 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert new.isdisjoint(trials.trial_id)
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trial at a time. Two threads per trial would do that, too, but spin on tiny tensors."""
+    monkeypatch.setattr("kdtune.raytune.machines.Capacity.concurrent_trials", lambda self: 1)
+
+
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) -> None:
     study = replace(taught, run=replace(taught.run, student="factories:failing_student"))
-    results = kdtune.run(replace(study, space={"alpha": (1.0,)}, cpus_per_trial=2))
+    results = kdtune.run(replace(study, space={"alpha": (1.0,)}))
     assert list(results.trials.status) == ["failed", "failed"]
     assert results.trials.error.iloc[0] == "RuntimeError: this student cannot be trained"
     assert "this student cannot be trained" in results.warnings[0]
@@ -138,13 +144,13 @@ def test_a_race_over_ranges(taught: Study) -> None:
     assert len(again.trials) == len(trials)
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_run_that_falls_behind_is_pruned(taught: Study) -> None:
     """With lr 1e-6 nothing is learned; its worker runs the next trial."""
     rates = (0.03, 0.02, 0.01, 3e-3, 1e-3, 3e-4, 1e-6, 0.025)
     study = replace(taught, space={"lr": rates, "alpha": (1.0,)}, repeats=1, stop_early=True)
     study = replace(study, run=replace(study.run, epochs=16, schedule="constant"))
-    trials = kdtune.run(replace(study, cpus_per_trial=2)).trials  # one at a time
+    trials = kdtune.run(study).trials
     slow = trials[trials["config/lr"] == 1e-6].iloc[0]
     assert slow.status == "pruned" and slow.n_epochs < 16
     assert (trials.status == "completed").sum() >= 6
@@ -201,7 +207,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
     with ThreadPoolExecutor(1) as other:
         sent = other.submit(interrupt)
         with pytest.raises(SystemExit) as ended:
-            answer(lambda: main(study), resumes=True)
+            run_and_exit(lambda: main(study), resumes=True)
         sent.result()
     assert ended.value.code == 130
     errors = capsys.readouterr().err
@@ -248,7 +254,7 @@ def test_an_error_that_the_user_can_act_on_is_a_sentence(
 
     monkeypatch.setattr("kdtune.search.run", refuse)
     with pytest.raises(SystemExit) as ended:
-        answer(lambda: main(Study()), resumes=True)
+        run_and_exit(lambda: main(Study()), resumes=True)
     assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
 
 

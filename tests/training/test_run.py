@@ -1,6 +1,7 @@
 """One run: models that a process keeps, resuming, the files it writes, the checks before it."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from kdtune.distill import main
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
+from kdtune.raytune.study_identity import check_same
+from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.training.predictions import Predictions, save_predictions
@@ -220,6 +223,7 @@ def test_a_run_with_an_objective_of_the_user(
 ) -> None:
     (tmp_path / "objectives_of_mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide an edit within a second
     run = replace(tiny, loss="objectives_of_mine:soft", temperature=2.0)
     check(run)
     own, built_in = (
@@ -233,7 +237,19 @@ def test_a_run_with_an_objective_of_the_user(
     study = Study(run=run, space={"loss": ("kl", "objectives_of_mine:number")})
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
         check_objectives(study)
-    check_objectives(Study(run=run, space={"temperature": (1.0, 4.0)}))
+
+    study = Study(run=run, space={"temperature": (1.0, 4.0)})
+    (before,) = check_objectives(study).items()
+    assert before[0] == "objective objectives_of_mine:soft"
+    assert check_objectives(Study(run=replace(run, loss="kl"))) == {}
+    (tmp_path / "objectives_of_mine.py").write_text(OWN.replace("temperature**2", "4"))
+    monkeypatch.delitem(sys.modules, "objectives_of_mine")  # as in another process
+    (after,) = check_objectives(study).items()
+    assert before[0] == after[0] and before[1] != after[1]
+    saved = SavedStudy(study, dict([before]))
+    with pytest.raises(InputError, match=r"the objective objectives_of_mine:soft .*has changed"):
+        check_same(study, saved, dict([after]))
+    check_same(study, saved, dict([before]))
 
 
 def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
@@ -244,7 +260,7 @@ def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
         "student": make_student(tiny).fingerprint(),
     }
     assert check(tiny, fingerprints=False) == {}
-    with pytest.raises(InputError, match="must have a last Linear or Conv2d layer"):
+    with pytest.raises(InputError, match="must have a Linear or Conv2d"):
         check(replace(tiny, student="torch.nn:Identity"), fingerprints=False)
 
 
@@ -267,8 +283,8 @@ def test_it_says_what_is_being_built(
     assert said.count("epoch   ") == tiny.teacher_epochs + tiny.epochs
 
 
-def test_what_takes_a_moment_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_build_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
-    progress.watch("logits, val", 1, 500)
-    progress.watch("logits, val", 500, 500)
+    progress.show_build("logits, val", 1, 500)
+    progress.show_build("logits, val", 500, 500)
     assert not capsys.readouterr().out
