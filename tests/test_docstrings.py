@@ -10,13 +10,6 @@ import kdtune
 
 PACKAGE = Path(kdtune.__file__).parent
 PARTS = sorted({file.relative_to(PACKAGE).parts[0] for file in PACKAGE.rglob("*.py")})
-<<<<<<< HEAD
-NOT_YET = {
-    "raytune",
-}
-"""Packages whose docstrings are still to be rewritten."""
-=======
->>>>>>> main
 _WORDS = """
 a about after again all also an and any another are as at be because before below beside between
 both but by can each either eight every everything few for four from half here how if in into is
