@@ -219,6 +219,32 @@ def test_sockets_whose_path_would_be_too_long_are_in_tmp(
         local_ray._temporary_place()
 
 
+def test_the_folder_of_a_killed_process_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_ray, "_temporary_place", lambda: str(tmp_path))
+    script = (
+        "import os\nfrom pathlib import Path\nfrom kdtune.raytune import local_ray\n"
+        f"local_ray._temporary_place = lambda: {str(tmp_path)!r}\n"
+        "with local_ray._private_folder() as folder:\n"
+        "    folder.mkdir()\n"
+        "    print(folder.parent, flush=True)\n"
+        "    input()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        assert theirs.parent == tmp_path
+        with local_ray._private_folder():
+            assert (theirs / "ray").exists()  # its process lives
+        other.kill()
+    assert theirs.exists()
+    with local_ray._private_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder.parent]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_address_where_nothing_listens_is_refused() -> None:
     with pytest.raises(InputError, match=r"no Ray cluster answers at 127.0.0.1:9 .*refused"):
         check_address("127.0.0.1:9")
