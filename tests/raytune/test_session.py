@@ -126,7 +126,8 @@ def test_jobs_are_refused_without_the_token(session: Session) -> None:
     refused = {401, 500}  # an agent that is just starting answered 500 once
     assert statuses.pop("ray::DashboardAgent", refused) <= refused  # it starts a little later
     assert statuses.pop("ray::RuntimeEnvAgent") <= refused
-    assert set().union(*statuses.values()) <= {405}, statuses  # counters for Prometheus
+    # counters for Prometheus, and an agent that does not have its name yet
+    assert set().union(*statuses.values()) <= {405} | refused, statuses
 
 
 def test_ray_listens_on_loopback_alone(session: Session) -> None:
