@@ -124,9 +124,11 @@ def test_jobs_are_refused_without_the_token(session: Session) -> None:
         except (OSError, http.client.HTTPException):
             continue  # not HTTP
         statuses.setdefault(process, set()).add(status)
-    assert statuses.pop("ray::DashboardAgent", {401}) == {401}  # it starts a little later
-    assert statuses.pop("ray::RuntimeEnvAgent") == {401}
-    assert set().union(*statuses.values()) <= {405}, statuses  # counters for Prometheus
+    assert {401} in statuses.values()
+    for agent in ("ray::DashboardAgent", "ray::RuntimeEnvAgent"):
+        assert statuses.pop(agent, {401}) == {401}
+    # counters for Prometheus, and an agent that does not have its name yet
+    assert set().union(*statuses.values()) <= {401, 405}, statuses
 
 
 def test_ray_listens_on_loopback_alone(session: Session) -> None:

@@ -1,65 +1,27 @@
-"""Tiny studies under a real Ray: what is run, once; resume; refusals."""
+"""Tiny studies under a real Ray: what is run, once; resume."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
-from filelock import FileLock, Timeout
 
 import kdtune
 from kdtune.config.cli import run_and_exit
-from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError, UserError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.models.registry import build
-from kdtune.models.weights import save_weights
-from kdtune.raytune.study_folder import write_study
-from kdtune.raytune.study_identity import check_same, merge_with_saved, read_if_saved
 from kdtune.search import main
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
-from kdtune.training.run import check, distill
-from kdtune.training.teacher import WEIGHTS, fine_tune
-
-
-@pytest.fixture(autouse=True)
-def ray_is_left_as_it_was() -> Iterator[None]:
-    """Tests of studies that run share one Ray (`shared_ray`); the others start none."""
-    before = ray.is_initialized()
-    yield
-    assert ray.is_initialized() or not before
-
-
-@pytest.fixture
-def study(tiny: Run, tmp_path: Path) -> Study:
-    """Three configurations (alpha 0 under mse and kl, plain training) x two repeats."""
-    return Study(
-        name="tiny",
-        out=str(tmp_path / "runs"),
-        cache=str(tmp_path / "cache"),
-        run=tiny,
-        space={"alpha": (0.0, 1.0), "loss": ("mse", "kl")},
-        repeats=2,
-    )
-
-
-@pytest.fixture
-def taught(study: Study, teacher_folder: Path) -> Study:
-    """The study with a teacher that is ready."""
-    weights = str(teacher_folder / WEIGHTS)
-    return replace(study, run=replace(study.run, teacher_weights=weights, teacher_epochs=0))
+from kdtune.training.run import distill
 
 
 @pytest.mark.usefixtures("shared_ray")
@@ -208,159 +170,8 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
     assert "the same command goes on" in errors and "Traceback" not in errors
 
 
-def test_a_driver_holds_the_lock_before_it_reads_the_study(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else two drivers that start at once could each write over the other's study.json."""
-    study.folder.mkdir(parents=True)
-
-    def read(folder: Path) -> None:
-        with pytest.raises(Timeout):
-            FileLock(folder / ".lock").acquire(timeout=0)
-        raise InputError("read")
-
-    monkeypatch.setattr("kdtune.raytune.driver.read_if_saved", read)
-    with pytest.raises(InputError, match="read"):
-        kdtune.run(study)
-    assert study.folder.exists()  # it was there before
-
-
-def test_a_study_that_another_process_runs_is_refused(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    with (
-        FileLock(study.folder / ".lock"),
-        pytest.raises(InputError, match="is in use by another process"),
-    ):
-        kdtune.run(study)
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"), [(InputError, 2), (NodeMismatchError, 2), (LeaseLostError, 1)]
-)
-def test_an_error_that_the_user_can_act_on_is_a_sentence(
-    kind: type[UserError],
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def refuse(study: Study) -> None:
-        raise kind("this cannot be")
-
-    monkeypatch.setattr("kdtune.search.run", refuse)
-    with pytest.raises(SystemExit) as ended:
-        run_and_exit(lambda: main(Study()), resumes=True)
-    assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
-
-
 def _wait_for(holds, seconds: float = 90.0) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.1)
-
-
-def test_another_study_under_the_name_is_refused(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    for other in (
-        replace(study, run=replace(study.run, student="factories:tiny_teacher")),
-        replace(study, space={"alpha": (0.3, 1.0)}),
-        replace(study, cpus_per_trial=2),
-    ):
-        with pytest.raises(InputError, match=r"--name OTHER.*--out FOLDER"):
-            kdtune.run(other)
-
-
-def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
-    with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
-        kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
-    assert not study.folder.exists() and not study.folder.parent.exists()
-
-
-def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/tiny cannot be written .*--out FOLDER"):
-        kdtune.run(replace(study, name="tiny", out=str(tmp_path / "file")))
-    with pytest.raises(InputError, match=r"no Ray cluster answers at 127.0.0.1:9 .*refused"):
-        kdtune.run(replace(study, address="127.0.0.1:9"))
-    assert not study.folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"data": "no-such-folder"}, "no-such-folder"),
-        ({"train_images": 5000}, "train_images=5000"),
-        ({"teacher": "resnet51"}, "did you mean resnet50"),
-        ({"student_weights": "gone.safetensors"}, "gone.safetensors"),
-        ({"student": "squeezenet1_0", "trainable": "head"}, "is not its last operation"),
-    ],
-)
-def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        kdtune.run(replace(study, run=replace(study.run, **change)))
-    assert not study.folder.exists()
-
-
-def merged(study: Study) -> Study:
-    """The study as its folder makes it go on."""
-    return merge_with_saved(study, read_if_saved(study.folder))
-
-
-def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    assert merged(replace(study, repeats=1)).repeats == study.repeats
-    assert merged(replace(study, repeats=5)).repeats == 5
-
-
-def test_a_study_that_adds_repeats_until_it_is_decided_stays_one(study: Study) -> None:
-    auto = replace(study, until_decided=True, budget="90runs", level=0.01)
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(auto.to_json())
-    assert merged(study) == auto
-    other = replace(auto, budget="5h")
-    assert merged(other) == other
-
-
-def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
-    study: Study, tmp_path: Path
-) -> None:
-    file = tmp_path / "student.safetensors"
-    run = replace(study.run, student_weights=str(file))
-    study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
-    save_weights(build(run.student, "none", 10, seed=1).net, file)
-    study.folder.mkdir(parents=True)
-    write_study(study, check(study.run))
-    check_same(study, read_if_saved(study.folder), check(study.run))
-    save_weights(build(run.student, "none", 10, seed=2).net, file)
-    with pytest.raises(InputError, match=r"the student .* has changed since"):
-        kdtune.run(study)
-    assert not (study.folder / "trials").exists()
-
-
-def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    wider = replace(study, run=replace(study.run, batch_size=20))
-    wider = replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)})
-    with pytest.raises(InputError, match="batch_size of the teacher's recipe: 16 → 20"):
-        merged(wider)
-
-
-def test_a_folder_has_one_teacher(study: Study, teacher_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
-    (folder / "teacher.json").write_text('{"run": {}, "data": "other"}')
-    with pytest.raises(InputError, match="holds another teacher"):
-        next(fine_tune(study.run, folder, Resources()))
-
-
-@pytest.mark.parametrize("name", ["teacher.json", "teacher.safetensors"])
-def test_a_damaged_teacher_is_said_before_any_run(
-    study: Study, teacher_folder: Path, name: str
-) -> None:
-    file = shutil.copytree(teacher_folder, study.folder / "teacher") / name
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(InputError, match=r"teacher is damaged \(.*\); remove that folder"):
-        kdtune.run(study)
-    assert not (study.folder / "trials").exists()
