@@ -80,6 +80,12 @@ def shared_ray(ray_stack: ExitStack) -> None:
         ray_stack.enter_context(ray_session(Study(gpus=0), init))
 
 
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trial at a time, in one worker: to start another takes longer than tiny trials."""
+    monkeypatch.setattr("kdtune.raytune.machines.Capacity.concurrent_trials", lambda self: 1)
+
+
 @pytest.fixture(scope="module")
 def no_shared_ray(ray_stack: ExitStack) -> None:
     """No Ray runs when the module begins."""

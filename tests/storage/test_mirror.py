@@ -238,6 +238,7 @@ def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
     assert mirror.store.names() == ["epochs/00000.jsonl"]
 
 
+@pytest.mark.usefixtures("no_shared_ray")  # its workers have this environment
 def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +267,7 @@ def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     pd.testing.assert_frame_equal(again.trials, there.trials)
 
 
+@pytest.mark.usefixtures("no_shared_ray")  # its workers have this environment
 def test_an_outage_longer_than_the_retry_timeout_interrupts_the_study(
     s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,12 +102,6 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert new.isdisjoint(trials.trial_id)
 
 
-@pytest.fixture
-def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One trial at a time. Two threads per trial would do that, too, but spin on tiny tensors."""
-    monkeypatch.setattr("kdtune.raytune.machines.Capacity.concurrent_trials", lambda self: 1)
-
-
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) -> None:
     study = replace(taught, run=replace(taught.run, student="factories:failing_student"))
@@ -158,7 +152,7 @@ def test_a_run_that_falls_behind_is_pruned(taught: Study) -> None:
     assert after.status == "completed"
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_killed_or_terminated_driver_goes_on(
     taught: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +188,7 @@ def test_a_killed_or_terminated_driver_goes_on(
     assert len(kdtune.load(study.folder).trials.query("status == 'completed'")) == 4
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_ctrl_c_exits_130_and_says_how_to_go_on(
     taught: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,7 +48,7 @@ def test_the_same_command_runs_nothing(study: Study, monkeypatch: pytest.MonkeyP
     assert '"schema": 2' in (study.folder / "study.json").read_text()
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_it_is_extended(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]
     more = replace(study, repeats=3, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
