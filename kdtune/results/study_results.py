@@ -48,7 +48,7 @@ def load(folder: str | Path) -> "Results":
 
         path, is_running = fetch(str(folder))
         return _read(path, is_running)
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
     return _read(path)
