@@ -86,7 +86,7 @@ def _save_traceback(mirror: Mirror, place: str) -> None:
     """Write the traceback of the current exception into the trial's folder."""
     folder = mirror.folder / place
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc())
+    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     with suppress(OSError):  # perhaps the store is what failed
         mirror.push(f"{place}/error.txt")
 
