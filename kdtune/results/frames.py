@@ -52,7 +52,7 @@ def read_frames(folder: Path, running: bool | None = None, searched: Sequence[st
 
     Args:
         folder: of the study.
-        running: whether a process runs the study. None: look at the lock in the folder.
+        running: whether a process runs the study. None: read it from the lock in the folder.
         searched: hyperparameters of the labels, in their order (see `labels.distinguishing`).
     """
     incomplete: list[str] = []
@@ -140,7 +140,7 @@ def _config_columns(start: Line) -> Line:
 
 
 def _ending(end: Line | None, unended: str) -> Line:
-    """Return status, error and node of a trial; one without an end has the status `unended`."""
+    """Return status, error and node of a trial; the status is `unended` if it has no end."""
     if end is None:
         return {"status": unended, "error": None, "node": None}
     return {name: end[name] for name in ENDING}
