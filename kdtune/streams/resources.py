@@ -62,9 +62,12 @@ def _trials_here(study: Study, gpu: bool) -> int:
     """Return how many trials this machine, or what this process sees of it, can run at a time."""
     if gpu:
         return max(1, int((study.gpus or torch.cuda.device_count()) / study.gpus_per_trial))
-    linux = sys.platform == "linux"
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-    return max(1, cores // study.cpus_per_trial)
+    return max(1, local_cpus() // study.cpus_per_trial)
+
+
+def local_cpus() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _feature_sets(study: Study) -> int:
