@@ -88,7 +88,7 @@ class Cost:
     """Sum over all runs."""
 
     def reaches(self, budget: str | None) -> bool:
-        """Return True if the budget, such as 400runs, is spent; None is no limit."""
+        """Return True if the budget, for example 400runs, is spent; None is no limit."""
         if budget is None:
             return False
         match = re.fullmatch(BUDGET, budget)

@@ -158,7 +158,7 @@ class Plan:
     # -- the choice --------------------------------------------------------------------------------
 
     def _choose(self) -> Run | None:
-        """Return the next run; suggests configurations where needed, but starts nothing."""
+        """Return the next run without starting it; suggest configurations if needed."""
         if self._requeued:
             return next(iter(self._requeued.values()))
         if self.study.until_decided and self.ledger.cost.reaches(self.study.budget):

@@ -47,7 +47,7 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
     mirror, reporter = Mirror(study), _Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
-        _pull_teacher(study.run, mirror)  # by the recipe of the base run, whatever is searched
+        _pull_teacher(study.run, mirror)  # the teacher of the base run, which all trials share
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             teacher, resources = study.folder / "teacher", Resources.of(study, concurrent)
             for epoch in distill(run, teacher, resources, study.folder / place, push):
