@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -75,6 +75,18 @@ def _feature_sets(study: Study) -> int:
     modes, sizes = study.values("batch_norm"), study.values("batch_size")
     count = study.samples if isinstance(sizes, Range) else len(set(sizes))
     return count * len(set(modes)) if isinstance(modes, tuple) else count
+
+
+def local_resources(study: Study, watch: ProgressCallback) -> Resources:
+    """Return the resources of a command on this machine, and set its number of threads.
+
+    Raises InputError if the machine has too few GPUs, or a CPU without the run's precision.
+    """
+    check_gpus(study, torch.cuda.device_count())
+    resources = replace(Resources.of(study), watch=watch)
+    check_precision(study.run, resources.device)
+    torch.set_num_threads(study.cpus_per_trial)
+    return resources
 
 
 def check_gpus(study: Study, available: int) -> None:
