@@ -1,13 +1,15 @@
-"""What does Ray Tune add to a study of short runs? The default study against its runs alone.
+"""Overhead of Ray Tune in a study of short runs: the default study compared with its runs alone.
 
-    python experiments/overhead.py
+    python experiments/overhead.py        # about three minutes on two cores
 
-Wall time from the first to the last epoch, cold, teacher apart, divided by the sum of the runs'
-pure training time over warm streams by the number of cores. Pure time is measured as in the study,
-on all cores at once, and also one run at a time: cores that all work take longer each, and that is
-no overhead of Ray's. `experiments/speed.py` calls this as one of its rows.
+The overhead is the wall time from the first to the last epoch of the study, with an empty cache and
+without the teacher, divided by the training time of its runs over filled caches per core. The
+training time is measured with all cores busy, as in the study, and also one run at a time, since
+busy cores are slower, which is no overhead of Ray. `experiments/speed.py` calls this as one of its
+rows.
 """
 
+import argparse
 import os
 import statistics
 import sys
@@ -37,22 +39,22 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds of one comparison."""
+    """Times of one comparison in seconds."""
 
     wall: float
     """From the study's first to its last epoch."""
     pure: float
-    """Its runs over warm streams, all cores at once: their sum by the number of cores."""
+    """Its runs over filled caches with all cores busy: their sum divided by the cores."""
     alone: float
     """The same measured one run at a time."""
     plain: float
-    """Plain loops in place of its runs, all cores at once: their sum by the number of cores."""
+    """Plain loops instead of its runs with all cores busy: their sum divided by the cores."""
     epochs: float
-    """Its epochs, the building of streams included: their sum by the number of cores."""
+    """Its epochs, including the time to fill the cache: their sum divided by the cores."""
 
 
 def compare() -> Overhead:
-    """Run the default study once, then its parts."""
+    """Measure the default study and its parts."""
     study, count = fashion(), len(fashion().runs()) * fashion().repeats
     with tempfile.TemporaryDirectory() as name:
         study = replace(study, out=name, cache=f"{name}/cache", gpus=0)
@@ -67,15 +69,15 @@ def compare() -> Overhead:
         alone = [_over_warm_streams(run, study) for run in study.runs()]
         wall, epochs = _span(study)
 
-        def by_core(some: list[float]) -> float:  # of all runs, from those of some
+        def per_core(some: list[float]) -> float:  # for all runs, from the mean of some
             return statistics.mean(some) * count / CORES
 
-        parts = {"pure": by_core(pure), "alone": by_core(alone), "plain": by_core(plain)}
+        parts = {"pure": per_core(pure), "alone": per_core(alone), "plain": per_core(plain)}
         return Overhead(wall, **parts, epochs=epochs / CORES)
 
 
 def _span(study: Study) -> tuple[float, float]:
-    """Seconds from the first to the last epoch, and those that all epochs took together."""
+    """Return the seconds from the first to the last epoch, and the sum over all epochs."""
     lines: list[dict[str, Any]] = read_lines(study.folder)[0]
     epochs = [line for line in lines if line["kind"] == "epoch" and line["split"] == "val"]
     first = min(line["time"] - line["seconds"] for line in epochs)
@@ -101,19 +103,20 @@ def _plain(run: Run, study: Study) -> float:
 
 
 def sentence(each: list[dict[str, float]]) -> str:
-    """What the comparisons say, medians of the ratios."""
+    """Return the comparisons in words, as medians of ratios."""
     wall = statistics.median(x["wall"] for x in each)
     pure, alone, plain, epochs = (
         statistics.median(x["wall"] / x[name] for x in each)
         for name in ("pure", "alone", "plain", "epochs")
     )
     return (
-        f"The default study, cold, under Ray on {CORES} cores: {wall:.1f} s from first to last "
-        f"epoch, {pure:.2f} times its pure training time ({alone:.2f} times if that is measured "
-        f"one run at a time), {100 / epochs:.0f} % of it in epochs; plain loops on all cores take "
-        f"{1 / plain:.2f} times as long. Medians of {len(each)}."
+        f"Default study with an empty cache on {CORES} cores with Ray: {wall:.1f} s from the first "
+        f"to the last epoch, {pure:.2f} times its training time ({alone:.2f} times if that is "
+        f"measured one run at a time), {100 / epochs:.0f}% of it in epochs. Plain loops on all "
+        f"cores take {1 / plain:.2f} times as long. Medians of {len(each)}."
     )
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     print(sentence([asdict(compare())]))

@@ -1,23 +1,24 @@
-"""How good is a search for what it costs? Strategies replayed against a table of real runs.
+"""Quality of search strategies against their cost, replayed from a table of recorded trials.
 
     python experiments/search_efficiency.py                 # about ten minutes; writes the figure
-    python experiments/search_efficiency.py --simulate      # the plan alone, on 1,000 logical GPUs
+    python experiments/search_efficiency.py --simulate      # scheduling only, 1,000 simulated GPUs
 
-The table (search_efficiency.csv): the default study widened to 60 configurations, each run in 20
-repeats of 30 epochs, made by
+The table search_efficiency.csv holds the default study with a larger search space, 60
+configurations with 20 repeats of 30 epochs. It was made by
 
     python -m kdtune.search --alpha 0.1 0.5 0.9 1 --temperature 1 4 8 \
         --lr 0.001 0.003 0.01 0.02 0.05 0.1 --repeats 20 --epochs 30 --gpus 0 --name table
 
-A replay draws its repeats from the table's with replacement (without, fresh repeats would be those
-that the search did not draw, and lower), the same for all configurations; the truth is the
-table's mean. Each strategy names the distilled configuration it takes for the best and reports an
-accuracy for it:
+A replay draws repeats from the table with replacement, the same for all configurations. (Without
+replacement, held-out repeats would be those that the search did not draw, and lower on average.)
+The true accuracy of a configuration is its mean in the table. Each strategy selects a configuration
+with distillation and reports an accuracy for it:
 
-    regret          best true accuracy minus that of the configuration named, in points
-    optimism        accuracy reported minus true, in points
-    false verdicts  share of "distillation helps" on null tables, whose configurations are permuted
-                    afresh in each repeat, so that all are equally good
+    regret           best true accuracy minus true accuracy of the selection, in percentage points
+    optimism         reported minus true accuracy of the selection, in percentage points
+    false positives  share of null tables on which the strategy concludes that distillation improves
+                     accuracy; a null table permutes the configurations in each repeat, so that all
+                     are equally good
 """
 
 import argparse
@@ -56,7 +57,7 @@ from kdtune.statistics.racing import rank_by_common_mean
 FILE = Path(__file__).with_suffix(".csv")
 EPOCHS = 30
 VAL = 500
-"""Images of val: the table holds how many of them were right."""
+"""Images of val; the table holds the number of correct predictions."""
 LEVEL = 0.05
 
 Scores = NDArray[np.float64]
@@ -64,13 +65,13 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one replay of a strategy gave."""
+    """Result of one replay of a strategy."""
 
     chosen: int
     reported: float
     epochs: int
-    helps: bool | None
-    """Whether it would say that distillation helps; None: it has no test."""
+    improves: bool | None
+    """Whether it concludes that distillation improves accuracy; None if it has no test."""
 
 
 class Replay:
@@ -82,7 +83,7 @@ class Replay:
         self.drawn: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def curve(self, config: int, repeat: int) -> Scores:
-        """Val accuracy by epoch; a repeat is drawn when it is first asked for."""
+        """Return val accuracy by epoch; the first request for a repeat draws it."""
         if repeat not in self.drawn:
             configs = np.arange(len(STUDY.cube))
             order = self.rng.permutation(configs) if self.null else configs
@@ -92,17 +93,17 @@ class Replay:
         return curve
 
     def scores(self, repeats: int) -> Scores:
-        """Final accuracies, [configurations, repeats]."""
+        """Return the final accuracies, [configurations, repeats]."""
         every = range(len(STUDY.cube))
         return np.array([[self.curve(c, r)[-1] for r in range(repeats)] for c in every])
 
 
 class Recorded:
-    """The table and the grid it is of."""
+    """The table and its grid of configurations."""
 
     @cached_property
     def study(self) -> Study:
-        """The grid, as `Study` lists it."""
+        """The study whose `runs()` are the rows."""
         frame = pd.read_csv(FILE)
         space = {
             name: tuple(float(v) for v in sorted(frame[name].dropna().unique()))
@@ -127,8 +128,8 @@ class Recorded:
         return {run.config_id: row for row, run in enumerate(self.study.runs())}
 
     @cached_property
-    def plain(self) -> NDArray[np.bool_]:
-        """Which rows are plain training."""
+    def is_baseline(self) -> NDArray[np.bool_]:
+        """Mask of the rows without distillation."""
         return np.array([run.alpha == 1 for run in self.study.runs()])
 
     @cached_property
@@ -145,40 +146,44 @@ STUDY = Recorded()
 
 
 def full(replay: Replay, repeats: int) -> Outcome:
-    """Every configuration in so many repeats; the best mean is named and reported."""
+    """Run all configurations with the same number of repeats and report the best mean."""
     scores = replay.scores(repeats)
     return by_means(scores, scores.size * EPOCHS)
 
 
 def by_means(scores: Scores, epochs: int) -> Outcome:
-    """The best of the distilled by its mean over its repeats, NaN where it has none."""
-    means = np.where(STUDY.plain, -1, np.nan_to_num(mean_of(scores), nan=-1))
+    """Select the best mean among the configurations with distillation; NaN is a missing repeat."""
+    means = np.where(STUDY.is_baseline, -1, np.nan_to_num(mean_of(scores), nan=-1))
     chosen = int(means.argmax())
-    return Outcome(chosen, float(means[chosen]), epochs, helps(scores))
+    return Outcome(chosen, float(means[chosen]), epochs, improves(scores))
 
 
 def mean_of(scores: Scores) -> Scores:
-    """Row means over what is there; NaN for none."""
+    """Return the means of the rows without their NaN; NaN for a row of NaN."""
     with warnings.catch_warnings(action="ignore"):
         means: Scores = np.nanmean(scores, axis=1)
         return means
 
 
-def helps(scores: Scores) -> bool | None:
-    """The verdict of a table: Holm over all distilled against the best plain, as in `analysis`."""
-    whole = ~np.isnan(scores).any(axis=1)
-    plain, distilled = np.flatnonzero(STUDY.plain & whole), np.flatnonzero(~STUDY.plain & whole)
-    if scores.shape[1] < 2 or not len(plain) or not len(distilled):
+def improves(scores: Scores) -> bool | None:
+    """Return True if a configuration is significantly better than the best baseline.
+
+    The test is that of kdtune's analysis: paired t tests with Holm's correction.
+    """
+    complete = ~np.isnan(scores).any(axis=1)
+    baselines = np.flatnonzero(STUDY.is_baseline & complete)
+    distilled = np.flatnonzero(~STUDY.is_baseline & complete)
+    if scores.shape[1] < 2 or not len(baselines) or not len(distilled):
         return None
-    baseline = scores[rank_by_common_mean(scores, list(plain))[0]]
+    baseline = scores[rank_by_common_mean(scores, list(baselines))[0]]
     differences = [paired_difference(scores[row], baseline) for row in distilled]
     adjusted = holm([d.p for d in differences])
-    found = [d for d, p in zip(differences, adjusted, strict=True) if p < LEVEL]
-    return any(d.interval.mean > 0 for d in found)
+    significant = [d for d, p in zip(differences, adjusted, strict=True) if p < LEVEL]
+    return any(d.interval.mean > 0 for d in significant)
 
 
 def planned(replay: Replay, **changes: object) -> Outcome:
-    """The plan of kdtune itself, the very code that searches."""
+    """Run kdtune's own plan, the code that schedules a search."""
     study = replace(STUDY.study, **changes)  # type: ignore[arg-type]
     study = replace(study, run=replace(study.run, seed=replay.seed))
     plan = Plan(study)
@@ -190,25 +195,26 @@ def planned(replay: Replay, **changes: object) -> Outcome:
         plan.add_record(start_of(run))
         for line in rest_of(run, plan, curve):
             plan.add_record(line)
-    plain, distilled = finalists(plan.ledger)
+    baseline, distilled = finalists(plan.ledger)
     row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs
     final = final_differences(plan.ledger)
     if study.until_decided:
         return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:
         scores = np.full((len(STUDY.cube), study.repeats), math.nan)
-        for tried in plan.ledger.configs.values():
-            for repeat, score in tried.scores.items():
-                scores[STUDY.rows[tried.run.config_id], repeat] = score
+        for config in plan.ledger.configs.values():
+            for repeat, score in config.scores.items():
+                scores[STUDY.rows[config.run.config_id], repeat] = score
         return by_means(scores, epochs)
     reported = [score for repeat, score in distilled.scores.items() if repeat >= 2000]
-    test = paired_difference(reported, [plain.scores[r] for r in plain.scores if r >= 2000])
-    says = test.p < LEVEL and test.interval.mean > 0
-    return Outcome(row, float(np.mean(reported)), epochs, says)
+    others = [score for repeat, score in baseline.scores.items() if repeat >= 2000]
+    test = paired_difference(reported, others)
+    is_better = test.p < LEVEL and test.interval.mean > 0
+    return Outcome(row, float(np.mean(reported)), epochs, is_better)
 
 
 def repeater(replay: Replay, samples: int, repeats: int) -> Outcome:
-    """Ray's Repeater around Optuna: every configuration on repeats of its own, told the mean."""
+    """Run Ray's Repeater around Optuna: separate seeds for each configuration, which sees means."""
     scores = np.full((len(STUDY.cube), repeats), math.nan)
     study = replace(STUDY.study, search="tpe", samples=samples, repeats=repeats)
     plan = Plan(replace(study, run=replace(study.run, seed=replay.seed)))
@@ -220,36 +226,36 @@ def repeater(replay: Replay, samples: int, repeats: int) -> Outcome:
         for line in rest_of(run, plan, partial(only, score)):
             plan.add_record(line)
     outcome = by_means(scores, samples * repeats * EPOCHS)
-    return replace(outcome, helps=None)  # nothing is paired
+    return replace(outcome, improves=None)  # nothing is paired
 
 
 def only(score: float, _: Run) -> list[float]:
-    """A curve of one point."""
+    """Return a learning curve of one epoch."""
     return [score]
 
 
 def confirmed(replay: Replay, best: int, repeats: int) -> Outcome:
-    """One seed for all; the best few and plain again on fresh repeats; final numbers on others.
+    """Run all configurations once, confirm the best and evaluate finalists on held-out repeats.
 
-    Without any test on the way: what a race must beat.
+    This has no tests before the final one, so it is the reference for racing.
     """
     first = replay.scores(1)
-    order = rank_by_common_mean(first, list(np.flatnonzero(~STUDY.plain)))
-    baseline = rank_by_common_mean(first, list(np.flatnonzero(STUDY.plain)))[0]
+    order = rank_by_common_mean(first, list(np.flatnonzero(~STUDY.is_baseline)))
+    baseline = rank_by_common_mean(first, list(np.flatnonzero(STUDY.is_baseline)))[0]
     rivals = order[:best]
     again = {c: [replay.curve(c, 1000 + r)[-1] for r in range(repeats)] for c in rivals}
     chosen = max(rivals, key=lambda c: float(np.mean([*again[c], first[c, 0]])))
-    final, plain = (
+    final, others = (
         [replay.curve(c, 2000 + r)[-1] for r in range(repeats)] for c in (chosen, baseline)
     )
-    test = paired_difference(final, plain)
+    test = paired_difference(final, others)
     runs = len(first) + best * repeats + 2 * repeats
-    says = test.p < LEVEL and test.interval.mean > 0
-    return Outcome(chosen, float(np.mean(final)), runs * EPOCHS, says)
+    is_better = test.p < LEVEL and test.interval.mean > 0
+    return Outcome(chosen, float(np.mean(final)), runs * EPOCHS, is_better)
 
 
 def asha(replay: Replay, repeats: int, eta: int = 3) -> Outcome:
-    """ASHA in which the repeats of all configurations compete as trials of their own."""
+    """Run ASHA with the repeats of all configurations as competing trials."""
     trials = [(c, r) for c in range(len(STUDY.cube)) for r in range(repeats)]
     replay.rng.shuffle(trials)
     marks = [math.ceil(EPOCHS / eta**2), math.ceil(EPOCHS / eta)]
@@ -263,14 +269,14 @@ def asha(replay: Replay, repeats: int, eta: int = 3) -> Outcome:
                 last = mark
                 break
         epochs += last
-        if last == EPOCHS and not STUDY.plain[config]:
+        if last == EPOCHS and not STUDY.is_baseline[config]:
             ends[config, repeat] = float(curve[-1])
     best = max(ends, key=lambda trial: ends[trial])
     return Outcome(best[0], ends[best], epochs, None)
 
 
 def wilcoxon(replay: Replay, repeats: int) -> Outcome:
-    """Optuna's WilcoxonPruner over the grid, a repeat a step, p < 0.1."""
+    """Run Optuna's WilcoxonPruner over the grid with one repeat per step and p < 0.1."""
     with warnings.catch_warnings(action="ignore"):  # experimental
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
     study = optuna.create_study(direction="maximize", pruner=pruner)
@@ -284,7 +290,7 @@ def wilcoxon(replay: Replay, repeats: int) -> Outcome:
                 break
         study.tell(trial, mean_of(scores[[config]])[0])
     outcome = by_means(scores, int((~np.isnan(scores)).sum()) * EPOCHS)
-    return replace(outcome, helps=None)  # what was pruned has no test
+    return replace(outcome, improves=None)  # pruned configurations have no test
 
 
 RACE = {"policy": "race", "repeats": 5}
@@ -311,12 +317,12 @@ STRATEGIES: dict[str, Callable[[Replay], Outcome]] = {
     ),
     "race x 5, stop early, auto": lambda replay: planned(replay, **RACE, **AUTO, stop_early=True),
 }
-"""What is compared; names as in experiments/README.md."""
+"""The strategies by their names in experiments/README.md."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A strategy's means over replays, with their standard errors."""
+    """Means of a strategy over replays, with their standard errors."""
 
     strategy: str
     epochs: float
@@ -324,32 +330,32 @@ class Row:
     regret_se: float
     optimism: float
     optimism_se: float
-    says_helps: float
-    """Share of the replays in which it finds that distillation helps, which is so."""
-    false_helps: float
-    """The same on null tables."""
+    power: float
+    """Share of replays in which it concludes that distillation improves accuracy, which is true."""
+    false_positives: float
+    """The same share on null tables, where it is false."""
 
 
 def measure(name: str, count: int, nulls: int) -> Row:
-    """Replay a strategy on the table and on null tables."""
+    """Return the means of a strategy over replays of the table and of null tables."""
     strategy = STRATEGIES[name]
     got = [strategy(Replay(seed)) for seed in range(count)]
-    null = [strategy(Replay(seed, null=True)).helps for seed in range(nulls)]
+    null = [strategy(Replay(seed, null=True)).improves for seed in range(nulls)]
     truth = STUDY.truth
-    regret = [100 * float(truth[~STUDY.plain].max() - truth[o.chosen]) for o in got]
+    regret = [100 * float(truth[~STUDY.is_baseline].max() - truth[o.chosen]) for o in got]
     optimism = [100 * float(o.reported - truth[o.chosen]) for o in got]
     means = [float(np.mean(values)) for values in (regret, optimism)]
     errors = [float(np.std(values, ddof=1)) / math.sqrt(count) for values in (regret, optimism)]
-    said = [
-        float(np.mean([h for h in words if h is not None])) if None not in words else math.nan
-        for words in ([o.helps for o in got], null)
+    shares = [
+        math.nan if None in answers else float(np.mean([a for a in answers if a is not None]))
+        for answers in ([o.improves for o in got], null)
     ]
     epochs = float(np.mean([o.epochs for o in got]))
-    return Row(name, epochs, means[0], errors[0], means[1], errors[1], said[0], said[1])
+    return Row(name, epochs, means[0], errors[0], means[1], errors[1], *shares)
 
 
 def markdown(row: Row) -> str:
-    """A row as it stands in experiments/README.md."""
+    """Return a row of the table in experiments/README.md."""
 
     def share(value: float) -> str:
         return "-" if math.isnan(value) else f"{100 * value:.1f} %"
@@ -357,13 +363,13 @@ def markdown(row: Row) -> str:
     optimism = f"{row.optimism:+.2f} ± {row.optimism_se:.2f}"
     return (
         f"| {row.strategy} | {row.epochs:,.0f} | {row.regret:.2f} ± {row.regret_se:.2f} | "
-        f"{'-' if math.isnan(row.optimism) else optimism} | {share(row.says_helps)} | "
-        f"{share(row.false_helps)} |"
+        f"{'-' if math.isnan(row.optimism) else optimism} | {share(row.power)} | "
+        f"{share(row.false_positives)} |"
     )
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """Regret and optimism against what they cost."""
+    """Plot regret and optimism against cost."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharex=True, layout="constrained")
     for axis, name in zip(axes, ("regret", "optimism"), strict=True):
         for number, row in enumerate(rows, 1):
@@ -373,19 +379,23 @@ def draw(rows: list[Row], file: Path) -> None:
                 row.epochs, y, error, fmt="o", color=color, label=f"{number} {row.strategy}"
             )
             axis.annotate(str(number), (row.epochs, y), (4, 4), textcoords="offset points")
-        axis.set(xlabel="epochs spent", ylabel=f"{name}, points of val accuracy", xscale="log")
+        axis.set(
+            xlabel="epochs spent",
+            ylabel=f"{name} (percentage points of val accuracy)",
+            xscale="log",
+        )
         axis.axhline(0, color="black", linewidth=0.5)
     axes[1].legend(fontsize=7)
     figure.savefig(file, dpi=110)
 
 
-# -- at size ---------------------------------------------------------------------------------------
+# -- large searches --------------------------------------------------------------------------------
 
 
 def simulate(gpus: int, trials: int) -> None:
-    """The plan alone under a virtual clock: cost of a decision, memory, use of the GPUs.
+    """Print time and memory of scheduling decisions and GPU use of a simulated search.
 
-    Trials take 100 units +- 20 % (log-normal) and are looked at by the early stopper.
+    A trial takes 100 units of simulated time (log-normal, sigma 0.2) and can be pruned.
     """
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-4, 1, log=True), "temperature": Range(1, 20)}
     run = Run(epochs=EPOCHS, optimizer="adamw")
@@ -419,7 +429,7 @@ def _simulate(study: Study, gpus: int) -> str:
             plan.add_record(start_of(run))
             number += 1
             lines = list(rest_of(run, plan, curve))
-            share = (len(lines) - 1) / EPOCHS  # a run that is stopped early is shorter
+            share = (len(lines) - 1) / EPOCHS  # a pruned run is shorter
             length = 100 * share * rng.lognormvariate(0, 0.2)
             heapq.heappush(flights, (clock + length, number, run))
             pending[run.trial_id] = lines
@@ -440,25 +450,27 @@ def _simulate(study: Study, gpus: int) -> str:
         spent += time.perf_counter() - started
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return (
-        f"{number:,} trials, {1000 * spent / number:.2f} ms a trial to decide (longest "
-        f"{worst:.2f} s), {memory:.0f} MiB more, GPUs busy {100 * busy / clock / gpus:.0f} % over "
-        f"all, {100 * busy_then / full_until / gpus:.0f} % until runs were short"
+        f"{number:,} trials, {1000 * spent / number:.2f} ms per scheduling decision (longest "
+        f"{worst:.2f} s), {memory:.0f} MiB of memory, GPUs busy {100 * busy / clock / gpus:.0f}% "
+        f"of the time, {100 * busy_then / full_until / gpus:.0f}% while trials were left to start"
     )
 
 
 def main() -> None:
-    """Replay every strategy, or simulate the plan at size."""
+    """Replay the strategies, or simulate a large search."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--replays", type=int, default=400)
-    parser.add_argument("--nulls", type=int, default=400)
-    parser.add_argument("--only", nargs="*", default=list(STRATEGIES))
-    parser.add_argument("--simulate", action="store_true")
-    parser.add_argument("--figure", type=Path, default=FILE.with_suffix(".png"))
+    parser.add_argument("--replays", type=int, default=400, help="replays of the table")
+    parser.add_argument("--nulls", type=int, default=400, help="replays of null tables")
+    parser.add_argument(
+        "--only", nargs="*", default=list(STRATEGIES), help="names of the strategies to replay"
+    )
+    parser.add_argument("--simulate", action="store_true", help="simulate a large search instead")
+    parser.add_argument("--figure", type=Path, default=FILE.with_suffix(".png"), help="output file")
     flags = parser.parse_args()
     if flags.simulate:
         simulate(gpus=1000, trials=10_000)
         return
-    print("| strategy | epochs | regret | optimism | says it helps | falsely, on null tables |")
+    print("| strategy | epochs | regret | optimism | power | false positives on null tables |")
     print("|---|---|---|---|---|---|")
     rows = []
     for name in flags.only:

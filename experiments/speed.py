@@ -1,20 +1,21 @@
-"""How much faster is a study over streams than a plain loop? Side by side, on one machine.
+"""Speed of a study with shared streams compared with separate training loops.
 
     python experiments/speed.py --data hymenoptera_data
 
-Prints the table of experiments/README.md, about 24 minutes on two cores; each measurement is
-written to --out as it is made, and the same command goes on where it was cut.
+Prints the table of experiments/README.md, in about 24 minutes on two cores. Each measurement is
+written to --out at once; run the same command again to resume after an interruption. Rows with bf16
+are left out on CPUs without bf16 instructions.
 
-The plain loop (tests/reference.py, "B1") trains one run after another, decodes, augments and runs
-the teacher in each of them, with one loader worker: what people write. Both sides have the same
-threads. They are measured in turn, in pairs; the plain total is that of one run by the number of
-runs, which are all alike, while the study is measured whole, cold, building included. ResNet50 ->
-ResNet18 from random weights: the weights do not matter to time. A part of the images keeps a row to
-minutes; the total follows in proportion to images and epochs.
+A plain loop (tests/reference.py, "B1") trains one run after another. Each run decodes, augments and
+runs the teacher itself, with one data loader worker, as is common. Both sides use the same number
+of threads and are measured alternately, in pairs. The total of plain loops is the time of one run
+times the number of runs, which are all alike. The study is measured as a whole, with an empty cache
+and including the time to fill it. ResNet50 -> ResNet18 have random weights, which do not affect the
+time. A part of the images keeps a row to minutes; totals are proportional to images and epochs.
 
-The limit is what remains when all is computed that a study cannot share, and nothing else, from
+The limit is the speedup if only the work were done that a study cannot share. It follows from
 component times measured in each pair: R streams of (views + teacher + frozen backbone), and the
-students' own steps.
+students' training steps.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
+from kdtune.streams.resources import Resources, has_bf16
 from kdtune.training.run import clear_cached_models, distill, make_student
 from kdtune.training.teacher import load_teacher
 
@@ -50,7 +51,7 @@ from reference import plain_loop
 
 NOWHERE = Path("no-teacher-folder")
 COMPONENT_TIMES = 5
-"""Times that each component is measured for a row, over all its pairs."""
+"""Measurements of each component for a row, over all its pairs."""
 Record = dict[str, Any]
 
 
@@ -63,21 +64,21 @@ class Row:
     repeats: int
     precision: Precision
     must: float | None
-    """Ratio to plain that was asked for."""
+    """Required speedup; None: no requirement."""
     images: int
-    """Of train; those of val in proportion. With the epochs, enough that starting its runs takes
-    less than a twentieth of the row."""
+    """Training images; val images are in proportion. Images and epochs are chosen such that the
+    start of the runs takes less than 5% of the time of the row."""
     epochs: int
     pairs: int
 
     @property
     def name(self) -> str:
-        """Its first cell."""
+        """The first cell of the row."""
         what = {"head": "frozen head", "all": "full fine-tuning"}[self.trainable]
         return f"{what} {self.configs} × {self.repeats}, {self.precision}"
 
     def study(self, data: Path) -> Study:
-        """Three alphas by as many learning rates as it takes."""
+        """Return a study with three values of alpha and as many learning rates as needed."""
         run = Run(
             data=str(data),
             teacher="resnet50",
@@ -109,7 +110,7 @@ DEFAULT_PAIRS = 3
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
-    """Wall and CPU seconds of the work, those of its loader workers included."""
+    """Return wall and CPU seconds of a call, including its data loader workers."""
     wall, cpu = time.perf_counter(), _cpu()
     work()
     return {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu}
@@ -121,7 +122,7 @@ def _cpu() -> float:
 
 
 def over_streams(study: Study) -> None:
-    """Every run of the study, in the order of a search, with nothing at hand."""
+    """Run all trials of the study in the order of a search, with empty caches."""
     clear_cached_models()
     with tempfile.TemporaryDirectory() as folder:
         resources = Resources(cache=Cache(folder, 50), repeats=study.repeats)
@@ -131,13 +132,13 @@ def over_streams(study: Study) -> None:
 
 
 def plain_run(run: Run, teacher_backward: bool = False) -> None:
-    """One run of the plain loop, with plain PyTorch's precision and memory format."""
+    """Run one plain loop with PyTorch's default precision and memory format."""
     fp32 = replace(run, precision="fp32")
     list(plain_loop(fp32, NOWHERE, "cpu", 1, teacher_backward, layout="contiguous"))
 
 
 def components(run: Run, times: int) -> dict[str, list[float]]:
-    """Seconds an image of each part, `times` measurements."""
+    """Return `times` measurements of each component, in seconds per image."""
     data = load_data(run.data)
     index = torch.arange(len(data.splits["train"]))
     views = Views(data.splits["train"], index, run, 224, 0)
@@ -171,11 +172,17 @@ def components(run: Run, times: int) -> dict[str, list[float]]:
 
 
 def limit(row: Row, train: int, val: int, parts: dict[str, float]) -> float:
-    """Seconds that the row's study must take, from the seconds an image of its parts.
+    """Return the least time of the row's study in seconds.
 
-    Shared by the configurations of a repeat: views, the teacher's pass over train (val's once) and
-    a frozen backbone's passes. A run's own: the steps and evaluations of a whole student; a head's
-    are left out, they cost a thousandth.
+    The configurations of a repeat share views, the teacher's passes over train (over val there is
+    one for all) and the passes of a frozen backbone. Each run has its own training and evaluation
+    passes if the whole student is trained; those of a head alone take a thousandth and are ignored.
+
+    Args:
+        row: the study.
+        train: number of training images.
+        val: number of val images.
+        parts: seconds per image of each component.
     """
     streams, runs = row.repeats * row.epochs, row.configs * row.repeats * row.epochs
     passes = streams if row.trainable == "head" else runs
@@ -184,7 +191,7 @@ def limit(row: Row, train: int, val: int, parts: dict[str, float]) -> float:
 
 
 def measure(row: Row, data: Path) -> Record:
-    """One pair: a plain run, the study, and the components."""
+    """Measure one pair: a plain loop and the study, and the components."""
     study = row.study(data)
     parts = components(study.run, -(-COMPONENT_TIMES // row.pairs))
     plain = timed(lambda: plain_run(study.run))
@@ -194,7 +201,7 @@ def measure(row: Row, data: Path) -> Record:
 
 
 def line(row: Row, pairs: list[Record]) -> str:
-    """A line of the table, from medians over pairs."""
+    """Return a line of the table, from medians over pairs."""
     runs = row.configs * row.repeats
     values = {name: [x for p in pairs for x in p["parts"][name]] for name in pairs[0]["parts"]}
     parts = {name: statistics.median(each) for name, each in values.items()}
@@ -219,9 +226,9 @@ def line(row: Row, pairs: list[Record]) -> str:
 
 
 def table(records: list[Record]) -> str:
-    """All that was measured, in Markdown."""
+    """Return all measurements as Markdown."""
     lines = [
-        "| study | plain, s | kdtune, s | ratio (all pairs) | CPU ratio | must | limit | share "
+        "| study | plain, s | kdtune, s | speedup (range) | CPU speedup | required | limit | share "
         "| pairs |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -233,14 +240,16 @@ def table(records: list[Record]) -> str:
     lines += ["", f"Measured on: {'; '.join(sorted(machine))}."]
     if B0 in by_row:
         wall = by_row[B0][0]["plain"]["wall"]
-        lines.append(f"A run of the first row back through the teacher, too (B0): {wall:.1f} s.")
+        lines.append(
+            f"A run of the first row with backpropagation through the teacher (B0): {wall:.1f} s."
+        )
     if DEFAULT in by_row:
         lines.append(sentence(by_row[DEFAULT]))
     return "\n".join(lines)
 
 
 def machine() -> str:
-    """What the numbers are of."""
+    """Return a description of this machine."""
     cpu = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", cpu)
     name = model[1] if model else platform.machine()
@@ -249,7 +258,7 @@ def machine() -> str:
 
 
 def part_of(data: Path, folder: Path, images: int) -> Path:
-    """A folder with links to `images` of train and, in proportion, of val, evenly over classes."""
+    """Link `images` training images and a proportional part of val into a folder, by class."""
     share = images / len(load_data(str(data)).splits["train"])
     for label in (label for name in ("train", "val") for label in (data / name).iterdir()):
         files = sorted(label.glob("*.jpg"))
@@ -261,27 +270,37 @@ def part_of(data: Path, folder: Path, images: int) -> Path:
 
 
 def work(data: Path, folder: Path) -> list[tuple[str, int, Callable[[], Record]]]:
-    """(row, measurements, how one is made) of the whole table."""
+    """Return row name, number of measurements and function of every row of the table."""
     parts = {n: part_of(data, folder / str(n), n) for n in sorted({row.images for row in ROWS})}
 
     def pair(row: Row) -> Callable[[], Record]:
         return lambda: measure(row, parts[row.images])
 
-    def seed_style() -> Record:
+    def through_teacher() -> Record:
         run = ROWS[0].study(parts[ROWS[0].images]).run
         return {"plain": timed(lambda: plain_run(run, teacher_backward=True))}
 
-    rows = [(row.name, row.pairs, pair(row)) for row in ROWS]
-    return [(DEFAULT, DEFAULT_PAIRS, lambda: asdict(compare())), (B0, 1, seed_style), *rows]
+    # bf16 without instructions for it is emulated, which takes about 14 times as long as fp32
+    measured = [row for row in ROWS if row.precision == "fp32" or has_bf16()]
+    rows = [(row.name, row.pairs, pair(row)) for row in measured]
+    return [(DEFAULT, DEFAULT_PAIRS, lambda: asdict(compare())), (B0, 1, through_teacher), *rows]
 
 
 def main() -> None:
-    """Measure what --out still lacks, then print the table."""
+    """Make the measurements that --out lacks, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="the hymenoptera photographs")
-    parser.add_argument("--out", type=Path, default=Path("speed.jsonl"), help="the measurements")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", help="rows whose name has this in it: frozen, bf16, default, B0")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of the hymenoptera data set"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("speed.jsonl"), help="file of measurements"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of torch"
+    )
+    parser.add_argument(
+        "--only", help="only rows whose name contains this: frozen, bf16, default or B0"
+    )
     flags = parser.parse_args()
     flags.out.touch()
     records = [json.loads(text) for text in flags.out.read_text().splitlines()]

@@ -1,11 +1,11 @@
-"""A reader of HTML pages for tests."""
+"""Parser of HTML pages for tests."""
 
 import json
 from html.parser import HTMLParser
 
 
 class Reader(HTMLParser):
-    """The elements of a page in their order, and its text by the element that it is in."""
+    """Elements of a page in order, and its texts with the element around each."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -27,21 +27,21 @@ class Reader(HTMLParser):
         self.pieces.append((self._open[-1] if self._open else "", data))
 
     def within(self, tag: str) -> list[str]:
-        """The texts of one kind of element."""
+        """Return the texts directly inside elements of a tag."""
         return [text for where, text in self.pieces if where == tag]
 
     @property
     def text(self) -> str:
-        """All of it, to the letter."""
+        """The whole text, unchanged."""
         return "".join(text for _, text in self.pieces)
 
     @property
     def words(self) -> str:
-        """What a reader sees, blanks made even."""
+        """The visible text, with single spaces."""
         seen = (text for where, text in self.pieces if where not in ("script", "style"))
         return " ".join(" ".join(seen).split())
 
     @property
     def data(self) -> dict:
-        """The embedded data."""
+        """The data embedded as JSON."""
         return json.loads("".join(self.within("script")))

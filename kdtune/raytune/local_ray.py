@@ -13,11 +13,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -27,6 +28,8 @@ SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket (macOS; Linux allows 107)."""
 RAY_SOCKET = "kdtune-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Path of Ray's longest socket below the system's temporary folder."""
+PREFIX = "kdtune-"
+LOCK = "lock"
 REMOVAL_TRIES = 20
 
 
@@ -114,17 +117,31 @@ def _loopback() -> Iterator[None]:
 def _private_folder() -> Iterator[Path]:
     """Yield a folder for Ray inside a temporary one of mode 0700, which is removed at the end.
 
-    Ray gives the folder itself mode 0777, also if it exists. So the folder above it is private.
+    Ray gives the folder itself mode 0777, also if it exists. So the folder above it is private. A
+    process that is killed cannot remove it; the next one does.
     """
-    parent = Path(tempfile.mkdtemp(prefix="kdtune-", dir=_temporary_place()))
-    try:
-        yield parent / "ray"
-    finally:
-        for _ in range(REMOVAL_TRIES):  # Ray's last processes may still write
-            shutil.rmtree(parent, ignore_errors=True)
-            if not parent.exists():
-                break
-            time.sleep(0.1)
+    place = Path(_temporary_place())
+    _remove_abandoned(place)
+    new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=place))
+    with FileLock(new / LOCK):
+        parent = new.rename(place / new.name.removeprefix("."))  # now that it is locked
+        try:
+            yield parent / "ray"
+        finally:
+            for _ in range(REMOVAL_TRIES):  # Ray's last processes may still write
+                shutil.rmtree(parent, ignore_errors=True)
+                if not parent.exists():
+                    break
+                time.sleep(0.1)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove this user's folders whose lock no process holds any more."""
+    for parent in place.glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):
+            if parent.lstat().st_uid == os.getuid() and (parent / LOCK).exists():
+                with FileLock(parent / LOCK, timeout=0):
+                    shutil.rmtree(parent)
 
 
 def _temporary_place() -> str:

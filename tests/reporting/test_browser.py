@@ -1,7 +1,7 @@
-"""The report in a real browser: nothing overflows, no text overlaps, no request leaves.
+"""The report in a real browser: no overflow, no overlapping text, no network request.
 
-Skipped where there is no chromium. The wrapper is a page of the same origin that measures the
-report in two frames, as wide as a phone and as a laptop.
+Skipped without Chromium. The wrapper is a page of the same origin that measures the report in two
+frames, with the widths of a phone and of a laptop.
 """
 
 import json
@@ -22,7 +22,7 @@ from kdtune.reporting.build import write
 from kdtune.results.comparison import Criterion
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 WIDTHS = (390, 1280)
 WRAPPER = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body><script>
@@ -66,8 +66,8 @@ for (const width of widths) {
 </script></body>"""
 
 
-def look(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[str], set[str], str]:
-    """The measures by width, the paths served, the addresses asked for, what the console said."""
+def open_in_browser(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[str], set[str], str]:
+    """Return measurements by width, served paths, requested addresses and the console output."""
     (folder / "wrapper.html").write_text(WRAPPER % json.dumps(WIDTHS))
     asked: list[str] = []
 
@@ -93,7 +93,7 @@ def look(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[str], set[st
         server.server_close()
     output = re.search(r"<output>(.*)</output>", done.stdout, re.DOTALL)
     assert output, done.stdout[-2000:] + done.stderr[-2000:]
-    # the browser asks its maker for updates; what counts is what the pages ask for
+    # the browser asks for updates; only requests of the pages count
     requests = [e.get("params", {}) for e in json.loads(log.read_text())["events"]]
     own = [r["url"] for r in requests if "url" in r and url.startswith(str(r.get("initiator")))]
     return json.loads(unescape(output[1])), asked, set(own), done.stderr
@@ -109,7 +109,7 @@ def test_the_report_in_a_browser(tmp_path: Path, kind: str) -> None:
         made = make(tmp_path / "study", draw({r: 0.02 * (r.alpha == 0.3) for r in runs}, 4))
         write_predictions(made)
     write(made, Criterion(), made.folder)
-    found, served, asked, console = look(made.folder, tmp_path)
+    found, served, asked, console = open_in_browser(made.folder, tmp_path)
     assert sorted(set(served)) == ["/report.html", "/wrapper.html"]
     assert asked and all(re.match(r"http://127\.0\.0\.1:\d+/report\.html$", a) for a in asked)
     assert "CONSOLE" not in console, console

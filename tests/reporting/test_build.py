@@ -1,4 +1,4 @@
-"""The page as a whole: the same bytes twice, safe, small, true to the frames; without torch."""
+"""The whole page: reproducible, safe, small, equal to the dataframes, made without torch."""
 
 import json
 import os
@@ -43,14 +43,14 @@ def page_of(results: Results, folder: Path, criterion: Criterion | None = None) 
 
 
 def html_of(results: Results, criterion: Criterion | None = None) -> str:
-    """The page without writing a file."""
+    """Return the page without writing files."""
     criterion = criterion or Criterion()
     figures = {f.name: inline(f) for f in all_figures(results, criterion)}
     return build.html(results, criterion, figures)
 
 
 def default_like(folder: Path) -> Results:
-    """The default study's size: 5 configurations by 8 repeats by 60 epochs."""
+    """Make a study of the default size: 5 configurations x 8 repeats x 60 epochs."""
     study = fashion()
     runs = study.runs()
     last = draw({run: 0.03 * (run.alpha == 0.1) for run in runs}, study.repeats)
@@ -69,10 +69,10 @@ def text(whole) -> str:
     return page_of(whole, whole.folder)
 
 
-# -- what is in it ---------------------------------------------------------------------------------
+# -- content ---------------------------------------------------------------------------------------
 
 
-def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
+def test_the_conclusion_comes_first_then_the_sections_in_order(whole, text) -> None:
     read = Reader(text)
     words = read.words
     assert words.index(whole.verdict()) < words.index("Study")
@@ -83,7 +83,7 @@ def test_it_says_the_verdict_first_then_the_rest_in_order(whole, text) -> None:
     assert len([t for t, _ in read.tags if t == "figure"]) == text.count("<figcaption>") >= 13
 
 
-def test_it_is_small_and_whole_without_network_and_script(text) -> None:
+def test_it_is_small_and_complete_without_network_and_scripts(text) -> None:
     assert len(text.encode()) < 1_000_000
     read = Reader(text)
     scripts = [attrs for tag, attrs in read.tags if tag == "script"]
@@ -100,21 +100,21 @@ def test_it_is_small_and_whole_without_network_and_script(text) -> None:
     assert "@import" not in css and not re.search(r"url\((?!#)", css)
 
 
-def test_ids_are_unique_and_references_meet(text) -> None:
+def test_ids_are_unique_and_references_exist(text) -> None:
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
     assert references and {next(filter(None, r)) for r in references} <= set(ids)
 
 
-def test_figures_are_files_too(whole, text) -> None:
+def test_figures_are_also_files(whole, text) -> None:
     names = {file.stem for file in (whole.folder / "figures").glob("*.svg")}
     assert names == {file.stem for file in (whole.folder / "figures").glob("*.png")}
     assert {"acc", "acc-last-15", "loss", "logit_diff", "differences", "heat-map"} <= names
     assert "importance" in names or len(whole.importance()) == 0
 
 
-def test_the_data_are_the_frames(whole, text) -> None:
+def test_the_data_equal_the_dataframes(whole, text) -> None:
     data = Reader(text).data
     trials = pd.DataFrame(data["trials"])
     assert data["study"] == whole.study.name and len(trials) == 40
@@ -155,7 +155,7 @@ def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> N
     "criterion",
     [Criterion("ce"), Criterion("gap", "best"), Criterion("acc", "last-5-avg", {"alpha": 0.5})],
 )
-def test_other_rules(whole, criterion: Criterion) -> None:
+def test_other_criteria(whole, criterion: Criterion) -> None:
     words = Reader(build.html(whole, criterion, {})).words
     assert whole.verdict(criterion) in words
     assert f"epoch selection {criterion.scope}" in words
@@ -179,11 +179,11 @@ def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(wh
     assert list(interval.get_xdata()) == pytest.approx(ends)
 
 
-# -- what others wrote -----------------------------------------------------------------------------
+# -- texts from records ----------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout")  # a name too long for any figure
-def test_what_others_wrote_stays_text(tmp_path) -> None:
+def test_texts_from_records_are_escaped(tmp_path) -> None:
     run = {"data": f"/tmp/{HOSTILE}", "teacher": f"module:{HOSTILE}", "student": HOSTILE}
     study = {"run": replace(RUN, **run), "cache": HOSTILE}
     last = draw({at(0.1, optimizer="adamw"): 0, 0.5: 0, 1.0: 0}, 4)
@@ -206,7 +206,7 @@ def test_what_others_wrote_stays_text(tmp_path) -> None:
     assert text.count("</script>") == 1 and text.count("<script") == 1
 
 
-def test_figures_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path) -> None:
+def test_figures_of_an_earlier_report_are_deleted_but_not_other_files(tmp_path) -> None:
     made = make(tmp_path / "study", {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "failed"})
     figures = tmp_path / "out" / "figures"
     figures.mkdir(parents=True)
@@ -218,11 +218,11 @@ def test_figures_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path) ->
     assert len(left) - 2 == 2 * text.count("<figure>")
 
 
-# -- studies that are not whole --------------------------------------------------------------------
+# -- incomplete studies ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fate", ["running", "failed", "pruned"])
-def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
+def test_incomplete_studies(tmp_path, fate: str) -> None:
     last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 4)
     made = make(tmp_path, last, {(0.5, r): fate for r in range(3)})
     words = Reader(build.html(made, Criterion(), {})).words
@@ -233,7 +233,7 @@ def test_studies_that_are_not_whole(tmp_path, fate: str) -> None:
     assert "1 of 4" in words  # the summary says how many it averages
 
 
-def test_a_study_without_a_completed_run_has_no_figures(tmp_path) -> None:
+def test_a_study_without_a_completed_trial_has_no_figures(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7], 1.0: [0.6]}, {(0.5, 0): "truncated", (1.0, 0): "failed"})
     text = page_of(made, tmp_path)
     assert "<figure" not in text and list((tmp_path / "figures").iterdir()) == []
@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
         report_command.main(flags)
 
 
-# -- the same bytes, on a laptop without torch ----------------------------------------------------
+# -- reproducibility, without torch ----------------------------------------------------------------
 
 BARE = """
 import runpy, sys
@@ -298,7 +298,7 @@ ABSENT = "torch,torchvision,timm,ray,optuna,rich,pyarrow,filelock,tqdm,safetenso
 
 
 def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -> None:
-    """In another process, folder and hash seed."""
+    """With another process, folder and hash seed."""
     runs = grid([0.1, 0.3, 0.5, 1.0], temperature=[1.0, 4.0])
     failed = {(at(0.1, temperature=4.0), 1): "failed"}
     made = make(tmp_path / "study", draw(dict.fromkeys(runs, 0.0), 3), failed)

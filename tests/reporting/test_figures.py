@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the frames say, against numpy and the starting repository's."""
+"""Figures show the numbers of the dataframes; references: numpy and a published figure."""
 
 import io
 import re
@@ -43,7 +43,7 @@ def started(tmp_path_factory) -> Results:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> Results:
-    """Alpha and temperature searched, twelve configurations; one run failed."""
+    """A study of alpha and temperature with 13 configurations and one failed trial."""
     runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0])
     last = draw({run: 0.02 * (run.alpha == 0.3) for run in runs}, 4)
     return make(tmp_path_factory.mktemp("wide"), last, {(at(0.3, temperature=4.0), 1): "failed"})
@@ -78,7 +78,7 @@ def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     assert band == exact((0.761, 0.873, 0.984), abs=5e-4)
 
 
-def test_the_order_of_the_rows_is_not_seen() -> None:
+def test_the_order_of_the_rows_has_no_effect() -> None:
     file = pd.read_csv(CSV)
     frame = curve_frame(file, "alpha", "diff_t_s")
     again = curve_frame(file.sample(frac=1, random_state=0), "alpha", "diff_t_s")
@@ -86,7 +86,7 @@ def test_the_order_of_the_rows_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("metric", ["acc", "loss", "logit_diff"])
-def test_a_curve_is_the_mean_of_its_repeats_and_so_is_its_name(started, metric: str) -> None:
+def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started, metric: str) -> None:
     shown = shown_configs(started, CRITERION)
     picture = curve(started, metric, shown)
     epochs = started.epochs.merge(started.trials[["trial_id", "status"]])
@@ -138,14 +138,14 @@ def test_the_last_epochs_alone(started, last, first_epoch: int) -> None:
     assert "mean ± SD over repeats" in picture.caption
 
 
-def test_a_changing_number_of_repeats_is_named(tmp_path) -> None:
+def test_each_label_has_its_number_of_repeats(tmp_path) -> None:
     last = {at(0.5, epochs=2): [0.7, 0.8], at(1.0, epochs=3): [0.6, 0.65]}
     made = make(tmp_path, last)
     names = means(curve(made, "acc", shown_configs(made, CRITERION)))
     assert set(names) == {"alpha = 0.5, epochs = 2 (n = 2)", "alpha = 1, epochs = 3 (n = 2)"}
 
 
-def test_plain_training_has_no_distillation_term(wide) -> None:
+def test_the_baseline_has_no_distillation_term(wide) -> None:
     shown = shown_configs(wide, CRITERION)
     assert at(1.0).config_id in shown
     names = means(curve(wide, "distill", shown))
@@ -153,7 +153,7 @@ def test_plain_training_has_no_distillation_term(wide) -> None:
     assert curve(wide, "distill", [at(1.0).config_id]) is None
 
 
-def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
+def test_long_curves_skip_epochs_but_not_the_last(tmp_path) -> None:
     last = draw({at(0.5, epochs=900): 0.0, at(1.0, epochs=900): 0.0}, 3)
     made = make(tmp_path, last)
     for line in means(curve(made, "acc", shown_configs(made, CRITERION))).values():
@@ -163,7 +163,7 @@ def test_long_curves_are_thinned_and_end_at_the_last_epoch(tmp_path) -> None:
 
 @pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
 def test_the_page_says_which_epochs_are_drawn(tmp_path, monkeypatch, repeats, of_end) -> None:
-    """Unfinished and final runs are not drawn, so they do not count."""
+    """Unfinished and final trials are not drawn, so they do not count."""
     monkeypatch.setattr(learning_curves, "MAX_POINTS", 300)
     long = [at(alpha, epochs=90) for alpha in (0.5, 1.0)]
     made = make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
@@ -178,7 +178,7 @@ def test_the_page_says_which_epochs_are_drawn(tmp_path, monkeypatch, repeats, of
 
 
 def cut_off(line: dict, repeats: int) -> dict:
-    """Of two more repeats the one failed, the other is a final one."""
+    """Let one of two additional repeats fail, and make the other a final one."""
     if line["kind"] == "end" and line["repeat"] == repeats:
         return {"status": "failed"}
     return {"phase": "final"} if line["kind"] == "start" and line["repeat"] > repeats else {}
@@ -198,7 +198,7 @@ def test_all_figures_of_a_study(wide, tmp_path) -> None:
     assert not {"heat-map", "importance"} & {p.name for p in all_figures(one, CRITERION)}
 
 
-def test_nothing_is_drawn_where_nothing_has_completed(tmp_path) -> None:
+def test_there_are_no_figures_without_a_completed_trial(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7], 1.0: [None]}, {(0.5, 0): "truncated"})
     assert list(all_figures(made, CRITERION)) == []
 
@@ -213,14 +213,14 @@ def test_the_best_and_the_baseline_are_shown(wide) -> None:
     assert [c for c in order if c in shown] == shown
 
 
-def test_curves_can_be_told_apart_in_grey(wide) -> None:
+def test_curves_differ_in_greyscale(wide) -> None:
     assert len(set(COLOURS)) == len(set(map(str, LINE_STYLES))) == len(set(MARKERS)) >= MAX_CONFIGS
     lines = means(curve(wide, "acc", shown_configs(wide, CRITERION)))
     assert len({(to_hex(v.get_color()), str(v._dash_pattern)) for v in lines.values()}) == 7
     assert len({str(v._dash_pattern) for v in lines.values()}) == 7
 
 
-def test_dots_are_the_repeats(wide) -> None:
+def test_the_dots_are_the_repeats(wide) -> None:
     picture = repeats_plot(wide, CRITERION)
     (axes,) = picture.figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
@@ -240,7 +240,7 @@ def test_dots_are_the_repeats(wide) -> None:
 
 
 @pytest.mark.parametrize("criterion", [CRITERION, Criterion("ce"), Criterion("gap", "best")])
-def test_the_forest_is_the_comparison(wide, criterion: Criterion) -> None:
+def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> None:
     picture = forest_plot(wide, criterion)
     (axes,) = picture.figure.axes
     table = wide.compare(criterion)
@@ -255,11 +255,11 @@ def test_the_forest_is_the_comparison(wide, criterion: Criterion) -> None:
     assert ("one image" in picture.caption) == (criterion.metric != "ce")
 
 
-def test_no_forest_of_one_repeat(tmp_path) -> None:
+def test_one_repeat_has_no_forest_plot(tmp_path) -> None:
     assert forest_plot(make(tmp_path, {0.5: [0.7], 1.0: [0.6]}), CRITERION) is None
 
 
-def test_the_heat_map_is_the_means(wide) -> None:
+def test_the_heat_map_shows_the_means(wide) -> None:
     axes = heat_map(wide, CRITERION).figure.axes[0]
     done = wide.trials[wide.trials.status == "completed"]
     table = done.pivot_table(
@@ -271,7 +271,7 @@ def test_the_heat_map_is_the_means(wide) -> None:
     assert axes.texts[0].get_text() == f"{100 * table.iloc[0, 0]:.2f}"
 
 
-def test_a_heat_map_with_a_hole_has_no_number_there(tmp_path) -> None:
+def test_a_missing_value_of_the_heat_map_has_no_number(tmp_path) -> None:
     runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0])
     last = draw(dict.fromkeys(runs, 0.0), 2)
     hole = at(0.1, temperature=4.0)
@@ -280,7 +280,7 @@ def test_a_heat_map_with_a_hole_has_no_number_there(tmp_path) -> None:
     assert len(texts) == 4 and texts.count("") == 1 and not any("nan" in t for t in texts)
 
 
-def test_fidelity_has_a_mark_a_run(wide) -> None:
+def test_the_agreement_plot_has_a_marker_per_trial(wide) -> None:
     (axes,) = agreement_plot(wide, CRITERION, shown_configs(wide, CRITERION)).figure.axes
     marks = {line.get_label(): line for line in axes.lines}
     line = marks["alpha = 1"]
@@ -289,10 +289,10 @@ def test_fidelity_has_a_mark_a_run(wide) -> None:
     assert list(line.get_ydata()) == exact(list(100 * runs["val/acc@last"]))
 
 
-# -- as files --------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_the_same_bytes_twice(wide) -> None:
+def test_a_figure_has_the_same_bytes_twice(wide) -> None:
     for plot in (repeats_plot, heat_map):  # without and with an image
         one, other = (plot(wide, CRITERION) for _ in range(2))
         png = other.png()  # in the other order
@@ -301,14 +301,14 @@ def test_a_picture_is_the_same_bytes_twice(wide) -> None:
     assert not re.search(r"<dc:date>|Matplotlib v", one.svg())
 
 
-def test_numbers_of_the_text_are_not_rounded(wide) -> None:
+def test_numbers_in_text_are_not_rounded(wide) -> None:
     svg = heat_map(wide, CRITERION).svg()  # only its coordinates are
     done = wide.trials[wide.trials.status == "completed"]
     mean = done[done.config_id == at(0.3, temperature=4.0).config_id]["val/acc@last"].mean()
     assert f">{100 * mean:.2f}<" in svg
 
 
-def test_text_is_not_read_as_mathematics(tmp_path) -> None:
+def test_text_is_not_parsed_as_mathematics(tmp_path) -> None:
     make(tmp_path, draw({at(0.5): 0.0, at(0.5, optimizer="adamw"): 0.0, 1.0: 0.0}, 2))
     words = r"$\frac{1$ <b>&"
 
@@ -322,8 +322,8 @@ def test_text_is_not_read_as_mathematics(tmp_path) -> None:
     assert r"$\frac{1$ &lt;b&gt;&amp;" in svg
 
 
-def test_what_others_have_set_does_not_show(tmp_path) -> None:
-    """Optuna's figures leave matplotlib in the style ggplot; a user may have a matplotlibrc."""
+def test_the_users_matplotlib_settings_have_no_effect(tmp_path) -> None:
+    """Optuna's figures set the style ggplot, and users have a matplotlibrc."""
     made = make(tmp_path, {0.5: [0.5, 0.52], 1.0: [0.4, 0.41]})
     picture = next(all_figures(made, Criterion()))
     before = picture.svg(), picture.png()

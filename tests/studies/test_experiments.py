@@ -1,4 +1,4 @@
-"""Every shipped experiment loads, and states the published study's numbers."""
+"""Experiments load with the published settings; the benchmark computes its table correctly."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ STUDIES = ["hymenoptera.py", "hymenoptera_lite.py"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_it_is_the_starting_repositorys_study(name: str) -> None:
+def test_settings_are_those_of_the_published_study(name: str) -> None:
     study = parse("search", [str(FOLDER / name), "--data", "photos"])
     run = study.run
     assert [r.alpha for r in study.runs()] == [0, 0.5, 1] and study.repeats == 4
@@ -28,7 +28,7 @@ def test_it_is_the_starting_repositorys_study(name: str) -> None:
     assert study.name == name.removesuffix(".py").replace("_", "-")
 
 
-def test_without_the_internet_the_original_says_what_would_do(tmp_path: Path) -> None:
+def test_without_internet_the_error_names_a_remedy(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     make_photos(photos)
     command = [sys.executable, "-m", "kdtune.search", str(FOLDER / "hymenoptera.py")]
@@ -47,17 +47,17 @@ def test_without_the_internet_the_original_says_what_would_do(tmp_path: Path) ->
     assert not (tmp_path / "runs" / "hymenoptera").exists()
 
 
-def test_the_benchmarks_limit_by_hand() -> None:
+def test_the_limit_of_the_benchmark_by_hand() -> None:
     parts = {"view": 1.0, "teacher": 2.0, "eval pass": 3.0, "train pass": 4.0}
     frozen = speed.Row("head", 3, 4, "fp32", None, images=10, epochs=2, pairs=1)
-    # 8 streams of 10 (1 + 2 + 4) + 5 x 3, and the teacher over val once
+    # 8 streams of 10 (1 + 2 + 4) + 5 x 3, and one pass of the teacher over val
     assert speed.limit(frozen, 10, 5, parts) == 8 * (70 + 15) + 10
     whole = replace(frozen, trainable="all")
-    # the teacher's part 8 times, the students' own 3 x 8 times
+    # the teacher's part 8 times, the students' part 3 x 8 times
     assert speed.limit(whole, 10, 5, parts) == 8 * 30 + 10 + 24 * (40 + 15)
 
 
-def test_the_benchmarks_table_has_medians_and_all_pairs() -> None:
+def test_the_table_of_the_benchmark_has_medians_and_ranges() -> None:
     row = speed.Row("head", 3, 4, "fp32", 4.3, images=32, epochs=2, pairs=3)
     parts = {name: [0.1] for name in ("view", "teacher", "eval pass", "train pass")}
     pairs = [
@@ -76,7 +76,7 @@ def test_the_benchmarks_table_has_medians_and_all_pairs() -> None:
 
 
 def make_photos(folder: Path) -> None:
-    """Two classes of a few noise images each."""
+    """Write two classes with a few noise images each."""
     import numpy as np
     from PIL import Image
 
