@@ -8,13 +8,9 @@ if __name__ == "__main__":
 
     start("distill")  # refuses wrong flags before torch is loaded; does not return
 
-from dataclasses import replace
-
-import torch
-
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.streams.resources import Resources, check_gpus, check_precision
+from kdtune.streams.resources import local_resources
 from kdtune.training.progress import Progress
 from kdtune.training.run import check, distill
 from kdtune.training.teacher import fine_tune, is_ready
@@ -28,10 +24,7 @@ def main(study: Study) -> int:
     run, folder, progress = study.run, study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
-    check_gpus(study, torch.cuda.device_count())
-    resources = replace(Resources.of(study), watch=progress.show_build)
-    check_precision(run, resources.device)
-    torch.set_num_threads(study.cpus_per_trial)
+    resources = local_resources(study, progress.show_build)
     check(run, fingerprints=False)
     if not is_ready(run, folder):
         progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")

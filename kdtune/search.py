@@ -27,5 +27,5 @@ def main(study: Study) -> int:
     print(f"For figures and one page of all results: python -m kdtune.report {place}")
     for warning in results.warnings:
         print(f"warning: {warning}")
-    print(f"\n{(results.folder / 'summary.md').read_text()}")
+    print(f"\n{(results.folder / 'summary.md').read_text('utf-8')}")
     return 0 if "completed" in set(results.trials.status) else 1

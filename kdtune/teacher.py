@@ -8,15 +8,11 @@ if __name__ == "__main__":
 
     start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
-from dataclasses import replace
-
-import torch
-
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
-from kdtune.streams.resources import Resources, check_gpus, check_precision
+from kdtune.streams.resources import local_resources
 from kdtune.training.progress import Progress
 from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_ready, probe_teacher
 
@@ -27,9 +23,7 @@ def main(study: Study) -> int:
     Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
     """
     run, folder, progress = study.run, study.folder / "teacher", Progress()
-    check_gpus(study, torch.cuda.device_count())
-    resources = replace(Resources.of(study), watch=progress.show_build)
-    check_precision(run, resources.device)
+    resources = local_resources(study, progress.show_build)
     if run.teacher_epochs == 0:
         raise InputError(
             "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
@@ -38,7 +32,6 @@ def main(study: Study) -> int:
     if is_ready(run, folder):
         progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
         return 0
-    torch.set_num_threads(study.cpus_per_trial)
     verify(load_data(run.data))
     probe_teacher(run, initial_teacher(run))
     progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")

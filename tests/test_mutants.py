@@ -1,8 +1,8 @@
 """Faults sown on purpose, each of which the named fast tests must find.
 
 The package is copied, one passage of it replaced, and the tests are run on the copy in a process of
-their own: a test that no fault can fail says nothing. The faults are those that tools for such
-studies were found with (research/stats.md, 5.6).
+their own: a test that no fault can fail says nothing. The faults are common in
+tools for such studies.
 """
 
 import os

@@ -74,7 +74,7 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = 1 if isinstance(error, LeaseLostError) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
-        rest = "; the same command goes on from here" if resumes else ""
+        rest = "; run the same command again to resume" if resumes else ""
         print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -68,7 +68,7 @@ def hyperparameters_of(owner: type) -> tuple[str, ...]:
 
 @cache
 def deciding_of(owner: type) -> tuple[str, ...]:
-    """Return those that decide whether others have an effect, in the order of `effect_order`."""
+    """Return the hyperparameters that others depend on, in the order of `effect_order`."""
     named = frozenset[str]().union(*(s.depends_on for s in searchable(owner).values()))
     return tuple(name for name in effect_order(owner) if name in named)
 
@@ -95,11 +95,14 @@ def objective_parameters(loss: str) -> frozenset[str] | None:
     None for a user's own, module:function: its module is not imported here, since a study is also
     read on machines that do not have it.
     """
-    table = importlib.import_module(OBJECTIVES).OBJECTIVES
-    if loss not in table:
-        return None
-    parameters = inspect.signature(table[loss]).parameters.values()
-    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    function = importlib.import_module(OBJECTIVES).OBJECTIVES.get(loss)
+    return None if function is None else frozenset(keyword_parameters(function))
+
+
+def keyword_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of an objective's keyword-only parameters: the fields of `Run` it takes."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def config_hash(config: Config, owner: type) -> str:

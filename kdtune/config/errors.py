@@ -6,13 +6,13 @@ class UserError(Exception):
 
 
 class InputError(UserError, ValueError):
-    """What the user gave cannot work. The message names the value and what would do."""
+    """Invalid input of the user. The message names the value and the valid alternatives."""
 
 
 class LeaseLostError(UserError):
     """Another driver has taken over the study on its object store; this one must not write.
 
-    The user has given nothing wrong: commands end with exit code 1, not 2.
+    The input is valid, so commands end with exit code 1, not 2.
     """
 
 

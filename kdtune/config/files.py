@@ -15,7 +15,7 @@ LOCK = ".lock"
 def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a temporary path; at the end rename it to the file.
 
-    Readers see the old file or the whole new one. If the writing fails, nothing is left of it.
+    Readers see the old file or the whole new one. If writing fails, the temporary file is deleted.
     """
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:

@@ -80,13 +80,18 @@ def canonical(config: Mapping[str, Any]) -> Config:
 
 
 def complete(config: Mapping[str, Any]) -> Config:
-    """Return a recorded configuration with the hyperparameters that kdtune has got since.
+    """Return a recorded configuration with the hyperparameters that later versions have added.
 
-    They have their neutral values where they have an effect, else None: the runs of a
-    configuration are equal whether they were recorded before or after a hyperparameter came.
+    They have their neutral values where they have an effect, else None. So a configuration is the
+    same whether it was recorded before or after a hyperparameter was added.
     """
     missing = [name for name in HYPERPARAMETERS if name not in config]
     if not missing:
         return dict(config)
     neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
     return dict(config) | {n: canonical(neutral | dict(config))[n] for n in missing}
+
+
+def active_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recorded configuration that have an effect, see `complete`."""
+    return {name: value for name, value in complete(config).items() if value is not None}

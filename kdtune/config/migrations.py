@@ -50,8 +50,9 @@ def migrate(
 
 
 def _from_1(values: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    # Version 0.1 hashed the source of a factory's module into the fingerprint of a model, its own
-    # kdtune/models.py included, which is no more. Models of libraries have no such source.
+    # Version 0.1 hashed the source of a factory's module into the fingerprint of a model. For the
+    # models of kdtune that was kdtune/models.py, which no longer exists. So only the fingerprints
+    # of models from libraries, which have no such source, are kept.
     run = values["run"]
     kept = ["data", *(m for m in ("teacher", "student") if ":" not in str(run[m]))]
     fingerprints = {name: provenance[name] for name in kept if name in provenance}

@@ -124,7 +124,7 @@ class Run:
 
     @cached_property
     def config_id(self) -> str:
-        """Eight hex digits that name the configuration, whatever the repeat."""
+        """Eight hex digits that name the configuration, the same in every repeat."""
         return effects.config_hash(self.config, type(self))
 
     @property

@@ -112,7 +112,8 @@ class Study:
         check(
             self, "out", fits, "be a folder, or a URI of an object store such as s3://BUCKET/runs"
         )
-        check(self, "cache", "://" not in (self.cache or ""), "be a folder")
+        for name in ("cache", "warm_start"):
+            check(self, name, "://" not in (getattr(self, name) or ""), "be a folder")
         whole = self.gpus_per_trial < 1 or float(self.gpus_per_trial).is_integer()
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
         self._check_budget()

@@ -38,7 +38,7 @@ def user_code(failure: str) -> Iterator[None]:
 
 
 def _place(error: Exception) -> str:
-    """Return file and line of the last call in the user's code; nothing if there is none."""
+    """Return file and line of the last call in the user's code; "" if there is none."""
     calls = traceback.extract_tb(error.__traceback__)
     own = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

@@ -97,7 +97,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
         )
     used = {k: v for k, v in state.items() if not (resized and k in head)}
     missing = [k for k in own if k not in used and not (resized and k in head)]
-    # a counter that nothing reads, and that weights older than 2018 lack
+    # an unused counter, which weights from before 2018 lack
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     foreign = [k for k in used if k not in own]
     differ = [k for k in used if k in own and used[k].shape != own[k].shape]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdtune.config.hyperparameters import active_values
 from kdtune.config.run import Run
 from kdtune.config.study import BUDGET, Study
 from kdtune.statistics.early_stopping import rungs
@@ -87,7 +88,7 @@ class Cost:
     """Sum over all runs."""
 
     def reaches(self, budget: str | None) -> bool:
-        """Return True if the budget, such as 400runs, is spent; None is no limit."""
+        """Return True if the budget, for example 400runs, is spent; None is no limit."""
         if budget is None:
             return False
         match = re.fullmatch(BUDGET, budget)
@@ -130,10 +131,9 @@ class Ledger:
         """Update the state with one line of the records."""
         config_id, repeat = line["config_id"], line["repeat"]
         if line["kind"] == "start":
-            active = {name: value for name, value in line["config"].items() if value is not None}
             # a known configuration keeps the inactive values with which it was suggested
             state = self.configs.get(config_id)
-            base = state.run if state else replace(self.study.run, **active)
+            base = state.run if state else replace(self.study.run, **active_values(line["config"]))
             self.start_run(replace(base, repeat=repeat))
         elif config_id not in self.configs:
             return  # its start was an incomplete record

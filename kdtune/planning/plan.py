@@ -110,7 +110,12 @@ class Plan:
         if self._sampler is not None and not self._exhausted:
             count = max(count, self.study.samples)
         states = self.ledger.configs.values()
-        ended = sum(status != "running" for s in states for status in s.status.values())
+        # an earlier call with the policy "race" may have run repeats of later phases, too
+        ended = sum(
+            status != "running" and phase_of(repeat) == "search"
+            for state in states
+            for repeat, status in state.status.items()
+        )
         return count * self.study.repeats - ended + len(self.ledger.retryable)
 
     # -- the queue ---------------------------------------------------------------------------------
@@ -153,7 +158,7 @@ class Plan:
     # -- the choice --------------------------------------------------------------------------------
 
     def _choose(self) -> Run | None:
-        """Return the next run; suggests configurations where needed, but starts nothing."""
+        """Return the next run without starting it; suggest configurations if needed."""
         if self._requeued:
             return next(iter(self._requeued.values()))
         if self.study.until_decided and self.ledger.cost.reaches(self.study.budget):

@@ -3,7 +3,7 @@
 Each arm (baselines, distilled) has an Optuna study of its own: a baseline has fewer active
 hyperparameters, and each arm is to find its own best configuration. A suggestion is a function of
 its number and of the configurations added and reported so far, so that a sampler rebuilt from the
-records goes on as the one that was interrupted.
+records makes the same suggestions as the one that was interrupted.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class ConfigSampler:
         if run.config_id in self._trials:
             return
         arm = run.alpha == 1
-        if self.study.search == "random":  # learns nothing
+        if self.study.search == "random":  # it does not use results
             self._trials[run.config_id] = (arm, 0)
             return
         searched = self._searched(run)
@@ -122,7 +122,7 @@ class ConfigSampler:
         return run
 
     def _all(self, arm: bool) -> Iterator[Run]:
-        """Yield every configuration of an arm; nothing where they are infinitely many."""
+        """Yield every configuration of an arm if their number is finite, else none."""
         every = {name: _listed(self._values(name, arm)) for name in HYPERPARAMETERS}
         if all(values is not None for values in every.values()):
             for values in itertools.product(*every.values()):  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def _suggest(trial: optuna.Trial, name: str, values: Values) -> Any:
     if isinstance(values.low, int) and isinstance(values.high, int):
         return trial.suggest_int(name, values.low, values.high, log=values.log)
     value = trial.suggest_float(name, values.low, values.high, log=values.log)
-    # three significant digits: more cannot be told apart, and a user can type them
+    # three significant digits are precise enough, and short enough for a user to type
     return min(max(float(f"{value:.3g}"), values.low), values.high)
 
 

@@ -26,7 +26,7 @@ def best_of_other(study: Study) -> list[Run]:
     """
     if study.warm_start is None:
         return []
-    folder = Path(study.warm_start)
+    folder = Path(study.warm_start).expanduser()
     ledger = Ledger(read_study(folder))
     for line in read_lines(folder)[0]:
         ledger.add_record(line)

@@ -1,7 +1,5 @@
 """The machines of a Ray cluster: what they have, what may be added, how many trials fit."""
 
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import yaml
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.streams.resources import check_gpus, check_precision
+from kdtune.streams.resources import check_gpus, check_precision, local_cpus
 
 CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves the cluster's file there, on the head node, for the autoscaler. Ray 2.60 has no
@@ -188,11 +186,6 @@ def check_local_resources(study: Study, ray_init: Mapping[str, Any] | None) -> N
             f"gpus_per_trial={study.gpus_per_trial:g}"
         )
     check_precision(study.run, torch.device("cuda" if taken else "cpu"))
-
-
-def local_cpus() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _count_gpus(machines: list[Amounts]) -> int:

@@ -129,7 +129,7 @@ def _disk_faults(study: Study, student: Classifier, free: int) -> list[str]:
     need = RUN_BYTES_PER_STUDENT_BYTE * size
     if free >= need:
         return []
-    return [f"{study.folder} has room for {free} bytes, but one run needs {need}"]
+    return [f"{study.folder} has {free} free bytes, but one run needs {need}"]
 
 
 def _visible_gpus() -> int:

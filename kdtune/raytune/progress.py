@@ -62,7 +62,7 @@ class ProgressDisplay(Progress):
         self._bar.advance(self._task)
 
     def refresh(self) -> None:
-        """Show what is being built and the state of the study, if the last refresh is long ago."""
+        """Show what is being built and the state of the study, if an update is due."""
         if not self.console.is_terminal:
             if self.is_line_due():
                 for text in filter(None, (self._building(), describe_state(self.plan))):

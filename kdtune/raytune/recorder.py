@@ -20,7 +20,8 @@ from kdtune.training.run import CHECKPOINT
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
 NODE_LOST_PHRASES = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
-"""Ray's words for a machine that was lost or does not answer; no exception class tells it."""
+"""Phrases in Ray's messages about a machine that was lost or does not answer. There is no exception
+class for it."""
 
 
 class Recorder(tune.Callback):

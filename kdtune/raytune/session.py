@@ -15,7 +15,7 @@ import torch
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.study import Study
 from kdtune.raytune.local_ray import environment, private_ray
-from kdtune.raytune.machines import local_cpus
+from kdtune.streams.resources import local_cpus
 
 DEFAULTS = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",

@@ -4,6 +4,8 @@ import shutil
 import time
 import uuid
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import join_uri
@@ -42,16 +44,23 @@ class StorageProbe:
 
     def write(self, name: str) -> None:
         """Write a file of this name for the other machines."""
-        file = self.folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(name)
-        if self.uri is not None:
+        if self.uri is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(name)
+            return
+        working_folder = self.folder.parent
+        working_folder.mkdir(parents=True, exist_ok=True)
+        # temporary: `remove` cannot delete what another machine has in its working folder
+        with TemporaryDirectory(prefix=".preflight-", dir=working_folder) as local:
+            file = Path(local) / name
+            file.write_text(name)
             self._store().put(file, name)
 
     def sees(self, name: str) -> bool:
         """Return True if the file of this name is there."""
         if self.uri is not None:
-            return self._store().get(name, self.folder / f"{name}.seen") is not None
+            store = self._store()
+            return store.retry(lambda: store.read(name)) is not None
         until = time.monotonic() + PROPAGATION_SECONDS
         while not (self.folder / name).exists() and time.monotonic() < until:
             time.sleep(0.2)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from kdtune import __version__
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
+from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
@@ -21,9 +23,10 @@ from kdtune.storage.records import Line, read_lines
 from kdtune.training.run import STUDENT
 
 STUDENTS = "students"
+SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
-    *("summary.csv", "summary.md", "optuna.db", STUDENTS),
+    *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS),
 )
 """What a finished study has on an object store, besides its trials and its teacher."""
 
@@ -64,10 +67,11 @@ def finish(folder: Path, mirror: Mirror) -> None:
     results, (lines, _) = load(folder), read_lines(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
-    results.summary().to_csv(folder / "summary.csv", index=False)
+    with atomic_write(folder / SUMMARY_CSV) as part:
+        results.summary().to_csv(part, index=False)
     export(results.study, lines)
-    text = results.text()
-    (folder / "summary.md").write_text(f"{text}\n", encoding="utf-8")
+    with atomic_write(folder / SUMMARY_MD) as part:
+        part.write_text(f"{results.text()}\n", encoding="utf-8")
     _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
     mirror.delete_removed(STUDENTS)
@@ -83,21 +87,21 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
         return
     starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
-    run = replace(results.study.run, **{k: v for k, v in config.items() if v is not None})
+    run = replace(results.study.run, **active_values(config))
     named = json.dumps(asdict(run), indent=2)
-    target, aside = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
+    target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
     before = target / f"{STUDENTS}.json"
     kept = before.is_file() and before.read_text(encoding="utf-8") == named
     trials = results.trials[results.trials.config_id == best]
     mirror.pull_trials(list(trials.trial_id), STUDENT)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    (aside / f"{STUDENTS}.json").write_text(named)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    (part / f"{STUDENTS}.json").write_text(named, encoding="utf-8")
     for _, trial in trials[trials.status == "completed"].iterrows():
         name = f"repeat-{trial['repeat']:02d}.safetensors"
         own = results.folder / "trials" / trial.trial_id / STUDENT
         sources = (own, target / name) if kept else (own,)
         if source := next(filter(Path.exists, sources), None):
-            shutil.copy(source, aside / name)
+            shutil.copy(source, part / name)
     shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+    part.rename(target)

@@ -17,8 +17,8 @@ TIMEOUT_SECONDS = 0.5
 def lock_study(folder: Path) -> Iterator[None]:
     """Hold the lock of a study's folder, which is created if it does not exist.
 
-    Folders that were created for the lock are removed at the end if nothing else is in them: a
-    study that is refused leaves nothing behind.
+    Folders that were created for the lock are removed at the end if nothing else is in them, so
+    that a study with invalid input leaves no folders.
 
     Raises:
         InputError: Another process holds the lock, or the folder cannot be written.
@@ -41,7 +41,7 @@ def _acquire(folder: Path) -> FileLock:
             lock.acquire(timeout=TIMEOUT_SECONDS)
             if (folder / LOCK).exists():
                 return lock
-            lock.release()  # its holder of before has removed the file, which locks nothing now
+            lock.release()  # the previous holder has deleted the file, so this lock has no effect
     except Timeout:
         raise InputError(
             f"{folder} is in use by another process; wait for it to end, or give --name OTHER"

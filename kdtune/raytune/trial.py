@@ -47,7 +47,7 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
     mirror, reporter = Mirror(study), _Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
-        _pull_teacher(study.run, mirror)  # by the recipe of the base run, whatever is searched
+        _pull_teacher(study.run, mirror)  # the teacher of the base run, which all trials share
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             teacher, resources = study.folder / "teacher", Resources.of(study, concurrent)
             for epoch in distill(run, teacher, resources, study.folder / place, push):
@@ -86,7 +86,7 @@ def _save_traceback(mirror: Mirror, place: str) -> None:
     """Write the traceback of the current exception into the trial's folder."""
     folder = mirror.folder / place
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc())
+    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     with suppress(OSError):  # perhaps the store is what failed
         mirror.push(f"{place}/error.txt")
 

@@ -2,7 +2,7 @@
 
 - build: report.html and figures/
 - answer: sections that answer the study's question
-- background: sections behind the answer
+- background: sections on sensitivity, methods and provenance
 - figures: figures of comparisons, repeats and hyperparameters
 - learning_curves: figures of metrics by epoch
 - canvas: style, axes and export of figures

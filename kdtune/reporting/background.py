@@ -1,4 +1,4 @@
-"""Sections of the report behind the answer: sensitivity, methods and provenance."""
+"""Sections of the report with background: sensitivity, methods and provenance."""
 
 import dataclasses
 import json
@@ -110,7 +110,7 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Versions, command and settings behind the numbers."""
+    """Versions, command and settings that produced the numbers."""
 
     versions: dict[str, str]
     command: str

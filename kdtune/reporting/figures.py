@@ -2,7 +2,7 @@
 
 A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. Each has a colour
 (Okabe and Ito's palette, safe for colour-blind readers), a line style and a marker, so that they
-can also be told apart in greyscale.
+can also be distinguished in greyscale.
 """
 
 from collections.abc import Iterator, Sequence

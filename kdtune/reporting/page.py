@@ -78,7 +78,7 @@ def inline(figure: CaptionedFigure) -> InlineFigure:
     svg = figure.svg()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # in tags alone: what stands between them is text
+    # only in tags, since text stands between them
     svg = re.sub(r"<[^>]+>", lambda tag: _own(tag[0], figure.name), svg)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)

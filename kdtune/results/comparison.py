@@ -15,6 +15,7 @@ from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
 from kdtune.config.study import Scope, Study
+from kdtune.results.labels import CONFIG_COLUMNS
 from kdtune.statistics.intervals import Difference, mean_interval, paired_difference
 from kdtune.statistics.multiplicity import holm, max_t
 from kdtune.statistics.sequential import anytime_interval, anytime_p
@@ -23,7 +24,6 @@ SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
 MIN_REPEATS_FOR_MAX_T = 6
 """With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
-CONFIG_COLUMNS = ["config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
 PLAIN_TRAINING: Mapping[str, Value] = {"alpha": 1}
 """Training without distillation."""
 

@@ -77,7 +77,7 @@ def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
 
 
 def _count_missing(study: Study, trials: pd.DataFrame) -> int:
-    """Return the number of trials that have not started; 0 if the study decides as it goes."""
+    """Return the number of trials that have not started; 0 if their number depends on results."""
     if not study.is_fixed:
         return 0
     started = int((trials.phase == "search").sum())  # an earlier race may have final repeats, too

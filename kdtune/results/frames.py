@@ -16,7 +16,7 @@ from kdtune.config.files import PREDICTIONS, atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
 from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.study import Scope
-from kdtune.results.labels import distinguishing, label_by_config
+from kdtune.results.labels import CONFIG_COLUMNS, distinguishing, label_by_config
 from kdtune.results.predictions import read_predictions
 from kdtune.storage.records import Line, is_running, iter_lines
 
@@ -52,7 +52,7 @@ def read_frames(folder: Path, running: bool | None = None, searched: Sequence[st
 
     Args:
         folder: of the study.
-        running: whether a process runs the study. None: look at the lock in the folder.
+        running: whether a process runs the study. None: read it from the lock in the folder.
         searched: hyperparameters of the labels, in their order (see `labels.distinguishing`).
     """
     incomplete: list[str] = []
@@ -126,8 +126,7 @@ class _Epochs:
 
 def _started(starts: dict[str, Line], searched: Sequence[str]) -> pd.DataFrame:
     """Return trial_id, config_id, label, config/*, repeat, phase and epochs of each start."""
-    config = [f"config/{name}" for name in HYPERPARAMETERS]
-    columns = ["trial_id", "config_id", "label", *config, "repeat", "phase", "epochs"]
+    columns = ["trial_id", *CONFIG_COLUMNS, "repeat", "phase", "epochs"]
     rows = [_config_columns(start) | {"phase": "search"} | start for start in starts.values()]
     trials = pd.DataFrame(rows, columns=columns)
     labels = label_by_config(trials, distinguishing(trials, searched))
@@ -140,7 +139,7 @@ def _config_columns(start: Line) -> Line:
 
 
 def _ending(end: Line | None, unended: str) -> Line:
-    """Return status, error and node of a trial; one without an end has the status `unended`."""
+    """Return status, error and node of a trial; the status is `unended` if it has no end."""
     if end is None:
         return {"status": unended, "error": None, "node": None}
     return {name: end[name] for name in ENDING}
@@ -153,8 +152,8 @@ def _trials(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
     metrics = [f"val/{m}@{s}" for m in RECORDED for s in SCOPES]
     metrics += [f"test/{m}@last" for m in RECORDED]
-    first = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
-    first += ["repeat", "phase", "status", "error", "n_epochs", "n_epochs_planned"]
+    first = ["trial_id", *CONFIG_COLUMNS, "repeat", "phase", "status", "error", "n_epochs"]
+    first += ["n_epochs_planned"]
     trials = trials.reindex(columns=[*first, *metrics, "seconds", "node"])
     return trials.sort_values(["config_id", "repeat"], ignore_index=True)
 

@@ -7,6 +7,9 @@ import pandas as pd
 
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 
+CONFIG_COLUMNS = ["config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
+"""Columns of dataframes that describe a configuration."""
+
 
 def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
     """Return the hyperparameters that tell the configurations apart.

@@ -17,6 +17,8 @@ from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
 from kdtune.statistics.sequential import anytime_interval
 
+Row = dict[str, str | float]
+
 
 def selection(
     folder: Path,
@@ -37,7 +39,7 @@ def selection(
 
     Returns:
         Rows: "best", "baseline" and "difference" (paired by repeat). Columns: row, config_id and
-        the ends and means val/mean, /low, /high (the selection makes the best one's optimistic),
+        means with the ends of their intervals: val/mean, /low, /high (optimistic for the best),
         corrected/mean, /low, /high (best row, accuracy at the last epoch: BBC-CV, see
         `statistics.selection_bias`) and test/mean, /low, /high (test selects nothing). NaN where
         there is no such number.
@@ -46,20 +48,9 @@ def selection(
     if not val.notna().any(axis=None):
         return pd.DataFrame()
     test = by_repeat(trials, criterion.metric, "last", split="test")
-    chosen = {"best": best_config(val, criterion.sign)}
-    if len(comparison):
-        chosen["baseline"] = str(comparison.baseline[0])
-    rows: list[dict[str, str | float]] = [
-        {"row": row, "config_id": c}
-        | _interval("val", val[c], anytime_level)
-        | _interval("test", test[c], anytime_level)
-        for row, c in chosen.items()
-    ]
-    if len(set(chosen.values())) == 2:
-        a, b = chosen.values()
-        rows.append({"row": "difference", "config_id": ""})
-        rows[-1] |= _interval("val", val[a] - val[b], anytime_level)
-        rows[-1] |= _interval("test", test[a] - test[b], anytime_level)
+    baseline = str(comparison.baseline[0]) if len(comparison) else None
+    best = best_config(val, criterion.sign)
+    rows = _estimates(val, test, best, baseline, anytime_level)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
         rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val)))
@@ -67,7 +58,28 @@ def selection(
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 
 
-def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> dict[str, str | float]:
+def _estimates(
+    val: pd.DataFrame,
+    test: pd.DataFrame,
+    best: str,
+    baseline: str | None,
+    anytime_level: float | None,
+) -> list[Row]:
+    """Return the rows of `selection`, from the metric by repeat on val and test."""
+    chosen = {"best": best} if baseline is None else {"best": best, "baseline": baseline}
+    samples = [(row, config, val[config], test[config]) for row, config in chosen.items()]
+    if baseline not in (None, best):
+        pairs = [values[best] - values[baseline] for values in (val, test)]
+        samples.append(("difference", "", *pairs))
+    return [
+        {"row": row, "config_id": config}
+        | _interval("val", on_val, anytime_level)
+        | _interval("test", on_test, anytime_level)
+        for row, config, on_val, on_test in samples
+    ]
+
+
+def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> Row:
     """Return the mean of a sample and the ends of its interval; NaN for infinite ends."""
     i = mean_interval(sample.dropna())
     low, high = i.low, i.high
@@ -77,7 +89,7 @@ def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> dict
     return {f"{name}/mean": i.mean, f"{name}/low": low, f"{name}/high": high}
 
 
-def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> dict[str, str | float]:
+def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
     """Return the bias-corrected accuracy of the best; {} if predictions of a trial are missing."""
     done = completed(trials)
     done = done[done.config_id.isin(configs)]

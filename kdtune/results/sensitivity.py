@@ -96,8 +96,8 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
 def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
     """Return where a configuration is at the edge of the search, e.g. ["lr = 0.1 (highest)"].
 
-    Hyperparameters with fewer than three values do not count, since each of two is an edge, nor do
-    alpha = 0 and alpha = 1, beyond which there is nothing.
+    Hyperparameters with fewer than three values do not count, since each of two values is an edge.
+    Neither do alpha = 0 and alpha = 1, the limits of alpha.
     """
     configs = completed_configs(trials)
     words = []

@@ -48,7 +48,7 @@ def load(folder: str | Path) -> "Results":
 
         path, is_running = fetch(str(folder))
         return _read(path, is_running)
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
     return _read(path)
@@ -102,8 +102,8 @@ class Results:
         That needs a completed final repeat of both finalists, and training without distillation as
         the baseline, since the finalists are the best with and without distillation.
         """
-        sides = (completed(self.final_trials)["config/alpha"] == 1).nunique()
-        return criterion.has_plain_baseline and sides == 2
+        arms = (completed(self.final_trials)["config/alpha"] == 1).nunique()
+        return criterion.has_plain_baseline and arms == 2
 
     def trials_for(self, criterion: Criterion) -> pd.DataFrame:
         """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
@@ -135,7 +135,7 @@ class Results:
 
     @property
     def planned_repeats(self) -> float:
-        """Repeats that every configuration is to have; NaN if the study decides as it goes."""
+        """Repeats that every configuration is to have; NaN if their number depends on results."""
         adapts = self.study.policy == "race" or self.study.stop_early
         return math.nan if adapts else self.study.repeats
 

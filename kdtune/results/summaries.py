@@ -10,14 +10,13 @@ import pandas as pd
 
 from kdtune.config.study import Scope
 from kdtune.results.comparison import (
-    CONFIG_COLUMNS,
     Criterion,
     completed,
     have_enough_repeats,
     metric_values,
 )
 from kdtune.results.frames import add_derived
-from kdtune.results.labels import config_label
+from kdtune.results.labels import CONFIG_COLUMNS, config_label
 from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
 

@@ -9,5 +9,5 @@
 - early_stopping: trials to prune
 - variance: shares of variance, repeated measures, importance of hyperparameters
 
-Imports numpy and scipy.special, and nothing of kdtune.
+Imports numpy and scipy.special only, no other package of kdtune.
 """

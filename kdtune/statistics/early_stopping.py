@@ -33,8 +33,9 @@ def is_behind(
     b (x* - x) > t s sqrt(2 + (x* - x)^2 / Sxx). The leader's own final score is not used in place
     of its prediction, because the best of many is lucky and an average trial does not reach it.
 
-    So an epoch that predicts little, as under a learning rate that still rises, prunes nothing,
-    whereas a fixed share (the median, as in ASHA) prunes the best (experiments/README.md).
+    So at an epoch that predicts little, for example while the learning rate still rises, no trial
+    is pruned, whereas a fixed share (the median, as in ASHA) prunes the best
+    (experiments/README.md).
 
     Args:
         score: of the trial at this epoch, x.

@@ -50,11 +50,11 @@ def active(
 ) -> NDArray[np.bool_]:
     """Return which configurations racing has not eliminated.
 
-    A configuration is eliminated when another one beats it over their common repeats by a one-sided
-    t test of the paired differences, with the variance of the pooled noise, 2 sd^2 / n. Each n is
-    an interim analysis. The level is divided by their number (Bonferroni), so that over all
-    analyses the probability that a configuration is dropped in favour of an equally good one is at
-    most the level. This holds per pair and not family-wise: the best of many configurations is
+    A configuration is eliminated when another one is better over their common repeats by a
+    one-sided t test of the paired differences, with the variance of the pooled noise, 2 sd^2 / n.
+    Each n is an interim analysis. The level is divided by their number (Bonferroni), so that over
+    all analyses the probability that a configuration is dropped in favour of an equally good one is
+    at most the level. This holds per pair and not family-wise: the best of many configurations is
     dropped with a larger probability.
 
     Args:
@@ -92,7 +92,7 @@ def adjusted_means(scores: Table) -> NDArray[np.float64]:
     """Return the configurations' means with the effects of the repeats removed.
 
     These are the least-squares means of the two-way layout: a configuration that has only easy
-    repeats gains nothing by it, and each configuration uses all of its repeats. With no gaps they
+    repeats gets no better mean, and each configuration uses all of its repeats. With no gaps they
     are the plain means. Solved for the repeats' effects alone: (diag(K_r) - M' diag(1 / n_c) M) e =
     sum over c of (x_cr - mean_c), where M [configurations, repeats] marks the scores, and K_r and
     n_c are its sums; the effects sum to 0.

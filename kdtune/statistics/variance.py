@@ -52,7 +52,7 @@ def variance_shares(block: ArrayLike) -> Shares:
         levels = x.mean(others)
         parts.append(float(((levels - mean) ** 2).mean() * x.size / total))
     explained = sum(parts)
-    if explained > 1:  # by rounding, where nothing is left over
+    if explained > 1:  # by rounding, where the residual is 0
         parts = [part / explained for part in parts]
     return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - explained))
 

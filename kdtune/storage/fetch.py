@@ -11,8 +11,8 @@ from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY
 from kdtune.storage import lease
 from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS, Store
 
-READ = (STUDY, PROVENANCE, PREDICTIONS, "teacher/teacher.json")
-"""What `load` reads of a study beside its records."""
+READ = (STUDY, PROVENANCE, PREDICTIONS)
+"""Files that `load` and the report read, besides the records."""
 
 
 class FetchedStudy(NamedTuple):

@@ -29,7 +29,7 @@ LEASE_TIMEOUT_SECONDS = 30.0
 RENEW_SECONDS = LEASE_TIMEOUT_SECONDS / 3
 """Time between two renewals."""
 POLL_SECONDS = 1.0
-"""Time between two looks at another driver's lease."""
+"""Time between two reads of another driver's lease."""
 RELEASE_SECONDS = 3.0
 """Its holder needs at most this time to delete a lease that it has marked as released."""
 TOKEN = uuid.uuid4().hex
@@ -63,7 +63,8 @@ def hold_lease(mirror: Mirror) -> Iterator[None]:
     finally:
         ended.set()
         heartbeat.join()
-        with suppress(LeaseLostError):  # another driver's lease stays
+        # another driver's lease stays; one that cannot be deleted now expires
+        with suppress(LeaseLostError, OSError):
             lease.release()
 
 

@@ -1,8 +1,8 @@
 """Copies between a study's working folder on this machine and its place on an object store.
 
 An object cannot be appended to, so the records are uploaded as parts that never change afterwards;
-checkpoints, students and predictions are uploaded whole. The store holds the truth: a machine
-fetches what it needs before it works, whatever its folder holds from earlier.
+checkpoints, students and predictions are uploaded whole. The store has
+precedence: a machine downloads what it needs, in place of earlier files in its folder.
 """
 
 import shutil
@@ -181,9 +181,9 @@ class Mirror:
 class RecordsUploader:
     """Uploader of the records of a running study, part by part; a context manager.
 
-    Leaving the context uploads what is left. Files that the records make superfluous are deleted
-    after the records are uploaded: a trial with neither a checkpoint nor a recorded end would start
-    from its beginning.
+    Leaving the context uploads what is left. Files that are no longer needed once the records are
+    uploaded are deleted after that: a trial with neither a checkpoint nor a recorded end would
+    start from its beginning.
     """
 
     def __init__(self, mirror: Mirror, records: Records):

@@ -25,7 +25,7 @@ from kdtune.storage.connection import connect, server_time
 RETRY_TIMEOUT_SECONDS = 120.0
 """Failed requests are retried for this time."""
 SHORT_RETRY_TIMEOUT_SECONDS = 10.0
-"""The same for a driver that begins and for a reader: nothing is lost yet."""
+"""The same for a driver that starts and for a reader, which have no results to lose."""
 FIRST_WAIT = 0.5
 """Time before the first retry, in seconds; it doubles with each."""
 ANSWER_SECONDS = 10.0
@@ -48,7 +48,7 @@ Version = dict[str, str]
 
 
 class PermanentError(OSError):
-    """An error of a store that no retry mends: access denied, no such bucket."""
+    """An error of a store that persists if retried: access denied, no such bucket."""
 
 
 class ConflictError(OSError):
@@ -108,7 +108,7 @@ class Store:
 
         def attempt() -> Version:
             self.guard()
-            # a store that hangs may carry out a write late: nothing is sent before it has answered
+            # a store that hangs may carry out a write late, so first wait for it to answer a read
             with suppress(FileNotFoundError), _os_errors():
                 self._store.head(name)
             store = self._bulk if size > BULK_BYTES else self._store

@@ -124,7 +124,7 @@ def read_study(folder: Path) -> Study:
 
 
 def _read_provenance(folder: Path) -> dict[str, Any]:
-    """Return the content of provenance.json; nothing if it is missing or damaged."""
+    """Return the content of provenance.json; {} if it is missing or damaged."""
     with suppress(OSError, ValueError):
         record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         return record if isinstance(record, dict) else {}

@@ -24,13 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdtune.config.errors import first_line
-from kdtune.config.files import cache_folder
+from kdtune.config.files import atomic_write, cache_folder
 from kdtune.streams.keys import KINDS, Key
 
 Tensors = dict[str, Tensor]
 
 Progress = Callable[[int, int], None]
-"""progress(done, total): a builder calls this now and then, which also proves that it is alive."""
+"""progress(done, total): called by a builder regularly, which also shows that it is alive."""
 
 HANG_SECONDS = 60.0
 """A builder without a heartbeat for so long is taken to hang."""
@@ -39,6 +39,10 @@ HEARTBEAT_SECONDS = 0.5
 
 LOCK_SECONDS = 24 * 3600.0
 """Lock files that nobody has taken for so long are deleted."""
+
+
+class _LargerThanCache(Exception):
+    """The file of an entry is larger than the whole cache."""
 
 
 class Building(NamedTuple):
@@ -63,7 +67,8 @@ class Cache:
     def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
         self.folder = Path(folder).expanduser() if folder else cache_folder()
         self.limit = int(gigabytes * 1e9)
-        self._uncounted = self.limit  # bytes written since the last look: the first write looks
+        # bytes written since the size of the folder was last computed; the first write computes it
+        self._uncounted = self.limit
         self._warned = False
 
     def get(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
@@ -73,7 +78,7 @@ class Cache:
             key: everything that the tensors depend on. A build may get entries of an earlier kind
                 only, so that two builders never wait for each other.
             what: the entry in words, for the display of progress.
-            build: returns the tensors, and calls progress(done, total) now and then.
+            build: returns the tensors, and calls progress(done, total) regularly.
 
         Returns:
             The tensors. If they come from the disk they are memory-mapped and copy-on-write.
@@ -173,14 +178,10 @@ class Cache:
             return
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
+        with suppress(_LargerThanCache), atomic_write(path) as part:
             save_file(tensors, part, {"key": key.text, "crc": str(checksum(tensors))})
             if part.stat().st_size > self.limit:
-                return
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+                raise _LargerThanCache
         self._uncounted += size
         if self._uncounted > self.limit / 50:
             self._uncounted = 0

@@ -44,7 +44,7 @@ class Features:
         self.student = student.freeze(head=False)
         # of the initial weights: a run that is resumed loads its statistics afterwards
         self.fingerprint = fingerprint or student.fingerprint(with_head=False)
-        self._drift = self.run.batch_norm == "train"
+        self._updates_statistics = self.run.batch_norm == "train"
 
     def get(self, split: str, epoch: int, batches: Iterable[Batch], per_image: bool) -> Tensor:
         """Return the features of a split, float32 [N, D], in the order of the batches.
@@ -62,9 +62,9 @@ class Features:
 
         def build(progress: Progress) -> Tensors:
             if split == "train" and not per_image:
-                self.student.set_mode(True, self._drift)
+                self.student.set_mode(True, self._updates_statistics)
                 features = collect(self._steps(epoch, batches), progress, self.chunks.count(split))
-                return {"features": features, **(self._state() if self._drift else {})}
+                return {"features": features, **(self._state() if self._updates_statistics else {})}
             self.student.set_mode(split == "train", False)
             views = rebatched(batches, self.chunks.keys.inference_batch)
             passes = (self._forward(batch.views) for batch in views)
@@ -72,7 +72,7 @@ class Features:
 
         keep = self.working_set.keeps(key, self.run)
         chunk = self.chunks.get(key, split, epoch, build, keep)
-        if split == "train" and self._drift:
+        if split == "train" and self._updates_statistics:
             self._restore(chunk)
         return chunk["features"]
 
@@ -86,25 +86,25 @@ class Features:
         assert views is not None
         return self.student.features(views.to(self.chunks.resources.device)).cpu()
 
-    # -- one image at a time? ------------------------------------------------------------------
+    # -- independence of images ----------------------------------------------------------------
 
-    def treat_each_image_alone(self, sample: Iterable[Tensor]) -> bool:
+    def are_per_image(self, sample: Iterable[Tensor]) -> bool:
         """Return True if a training pass depends on the image alone: no batch, no randomness.
 
         Args:
             sample: some views, uint8 [B, C, H, W] at a time. None is taken if the answer is known.
         """
-        if self._drift:
+        if self._updates_statistics:
             return False
         key = self.chunks.keys.per_image(self.fingerprint)
 
         def build(progress: Progress) -> Tensors:
-            return {"answer": torch.tensor(self._try(next(iter(sample))))}
+            return {"answer": torch.tensor(self._is_per_image(next(iter(sample))))}
 
         return bool(self.chunks.resources.cache.get(key, "features", build)["answer"])
 
-    def _try(self, views: Tensor) -> bool:
-        """Return True if a training pass draws nothing, keeps nothing and mixes no images."""
+    def _is_per_image(self, views: Tensor) -> bool:
+        """Return True if a training pass is not random, changes no buffer and mixes no images."""
         if len(views) < 2:
             return False
         buffers = [values for each in self._buffers.values() for values in each]
@@ -136,7 +136,7 @@ class Features:
 
     @cached_property
     def _buffers(self) -> dict[torch.dtype, list[Tensor]]:
-        """Running statistics of batch norm, and whatever else the network keeps in buffers."""
+        """Running statistics of batch norm, and all other persistent buffers of the network."""
         kept, by_type = self.student.net.state_dict(), dict[torch.dtype, list[Tensor]]()
         for name, _ in self.student.net.named_buffers():
             if name in kept:

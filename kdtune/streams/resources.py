@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -62,9 +62,12 @@ def _trials_here(study: Study, gpu: bool) -> int:
     """Return how many trials this machine, or what this process sees of it, can run at a time."""
     if gpu:
         return max(1, int((study.gpus or torch.cuda.device_count()) / study.gpus_per_trial))
-    linux = sys.platform == "linux"
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-    return max(1, cores // study.cpus_per_trial)
+    return max(1, local_cpus() // study.cpus_per_trial)
+
+
+def local_cpus() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _feature_sets(study: Study) -> int:
@@ -72,6 +75,18 @@ def _feature_sets(study: Study) -> int:
     modes, sizes = study.values("batch_norm"), study.values("batch_size")
     count = study.samples if isinstance(sizes, Range) else len(set(sizes))
     return count * len(set(modes)) if isinstance(modes, tuple) else count
+
+
+def local_resources(study: Study, watch: ProgressCallback) -> Resources:
+    """Return the resources of a command on this machine, and set its number of threads.
+
+    Raises InputError if the machine has too few GPUs, or a CPU without the run's precision.
+    """
+    check_gpus(study, torch.cuda.device_count())
+    resources = replace(Resources.of(study), watch=watch)
+    check_precision(study.run, resources.device)
+    torch.set_num_threads(study.cpus_per_trial)
+    return resources
 
 
 def check_gpus(study: Study, available: int) -> None:

@@ -1,7 +1,7 @@
 """Views of a split, in shards of bounded size.
 
 A shard holds consecutive views of one split. Views that fit one shard are held in memory; more are
-stored in the cache shard by shard, or else made a batch at a time whenever they are needed.
+stored in the cache shard by shard, or else computed a batch at a time at each use.
 """
 
 from collections.abc import Iterator
@@ -60,8 +60,8 @@ class ShardedViews:
         self.chunks, self.stored = chunks, stored
         self._mapped: dict[str, list[Tensor]] = {}
 
-    def are_remade(self, split: str) -> bool:
-        """Return True if views are neither held nor stored, but made each time anew."""
+    def are_recomputed(self, split: str) -> bool:
+        """Return True if views are neither held nor stored, but computed at each use."""
         return self.chunks.count(split) > self._shard_length and split not in self.stored
 
     def of_epoch(self, split: str, epoch: int) -> Iterator[Tensor]:
@@ -70,8 +70,8 @@ class ShardedViews:
         if order is None or not self.chunks.keys.same_views(split):
             index = self.chunks.index(split)
             yield from self._in_turn(split, epoch, index if order is None else index[order])
-        elif self.are_remade(split):
-            yield from self._made(split, epoch, self.chunks.index(split)[order])
+        elif self.are_recomputed(split):
+            yield from self._computed(split, epoch, self.chunks.index(split)[order])
         else:
             yield from self._permuted(split, order)
 
@@ -82,12 +82,12 @@ class ShardedViews:
     def sample(self, split: str) -> Iterator[Tensor]:
         """Yield a few views that are the same in every epoch, without making the others."""
         index = self.chunks.index(split)[: self._batch]
-        yield from self._made(split, 0, index)
+        yield from self._computed(split, 0, index)
 
     def _in_turn(self, split: str, epoch: int, index: Tensor) -> Iterator[Tensor]:
         """Yield the views of these images in this order."""
-        if self.are_remade(split):
-            yield from self._made(split, epoch, index)
+        if self.are_recomputed(split):
+            yield from self._computed(split, epoch, index)
             return
         for start in range(0, len(index), self._shard_length):
             yield self._shard(split, epoch, index, start)
@@ -111,7 +111,7 @@ class ShardedViews:
         if len(order) <= self._shard_length:
             shards = [self._shard(split, 0, self.chunks.index(split), 0)]
         if not shards:
-            yield from self._made(split, 0, self.chunks.index(split)[order])
+            yield from self._computed(split, 0, self.chunks.index(split)[order])
             return
         for rows in order.split(self._batch):
             views = shards[0].new_empty((len(rows), *shards[0].shape[1:]))
@@ -132,7 +132,7 @@ class ShardedViews:
             shards.append(found["views"])
         return shards
 
-    def _made(self, split: str, epoch: int, index: Tensor) -> Iterator[Tensor]:
+    def _computed(self, split: str, epoch: int, index: Tensor) -> Iterator[Tensor]:
         """Yield new views of these images, an inference batch at a time."""
         workers = self.chunks.resources.loader_workers
         yield from self._views(split, epoch, index).batches(self._batch, workers)

@@ -77,10 +77,10 @@ class Stream:
 
     def _batches(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
         if self.features is None:
-            seen = self._seen(split, epoch)
+            batches = self._views_and_logits(split, epoch)
         else:
-            seen = iter([self._with_features(self.features, split, epoch)])
-        for batch in rebatched(seen, size):
+            batches = iter([self._with_features(self.features, split, epoch)])
+        for batch in rebatched(batches, size):
             if batch.features is not None:
                 # a copy: a file's alignment, unlike the allocator's, moves a product's last bits
                 batch = replace(batch, features=batch.features.clone())
@@ -89,9 +89,9 @@ class Stream:
     def _with_features(self, features: Features, split: str, epoch: int) -> Batch:
         """Return a whole split with the student's features in place of views."""
         per_image = split == "train" and self._per_image
-        seen = self._seen(split, epoch, own_order=per_image)
+        batches = self._views_and_logits(split, epoch, own_order=per_image)
         order = self.chunks.order(split, epoch)
-        values = features.get(split, epoch, seen, per_image)
+        values = features.get(split, epoch, batches, per_image)
         if per_image and order is not None:
             values = values[order]
         # after the features, whose building may have computed the logits on the way
@@ -104,16 +104,16 @@ class Stream:
         return (
             self.features is not None
             and self.chunks.keys.same_views("train")
-            and self.features.treat_each_image_alone(self.views.sample("train"))
+            and self.features.are_per_image(self.views.sample("train"))
         )
 
     def _labels(self, split: str, order: Tensor | None) -> Tensor:
         index = self.chunks.index(split)
         return self.data.splits[split].labels[index if order is None else index[order]]
 
-    # -- what the models see -------------------------------------------------------------------
+    # -- views ---------------------------------------------------------------------------------
 
-    def _seen(self, split: str, epoch: int, own_order: bool = False) -> Iterator[Batch]:
+    def _views_and_logits(self, split: str, epoch: int, own_order: bool = False) -> Iterator[Batch]:
         """Yield views, labels and the teacher's logits, some images at a time.
 
         Args:
@@ -128,7 +128,7 @@ class Stream:
         key = self.chunks.keys.logits(split, epoch, self._teacher_fingerprint)
         order = None if own_order else self.chunks.order(split, epoch)
         as_stored = order is None or not self.chunks.keys.same_views(split)
-        if as_stored and self.views.are_remade(split) and not self.chunks.has(key, split):
+        if as_stored and self.views.are_recomputed(split) and not self.chunks.has(key, split):
             yield from self._with_new_logits(key, split, epoch, batches)
             return
         logits, done = self._logits(split, epoch, order), 0
@@ -158,7 +158,7 @@ class Stream:
         def build(progress: Progress) -> Tensors:
             views = self._views(split, epoch, own_order=same)
             batches = rebatched(views, self.chunks.keys.inference_batch)
-            logits = (self._ask(batch) for batch in batches)
+            logits = (self._teacher_logits(batch) for batch in batches)
             return {"logits": collect(logits, progress, self.chunks.count(split))}
 
         keep = self.working_set.keeps(key, self.run)
@@ -168,17 +168,17 @@ class Stream:
     def _with_new_logits(
         self, key: Key, split: str, epoch: int, batches: Iterator[Batch]
     ) -> Iterator[Batch]:
-        """Compute the logits while views pass that nothing holds, so that they are made once."""
+        """Yield the batches with new logits, so that views that are not kept are computed once."""
         made = []
         for batch in batches:
-            made.append(self._ask(batch))
+            made.append(self._teacher_logits(batch))
             yield replace(batch, teacher=made[-1])
         logits = {"logits": torch.cat(made)}
         keep = self.working_set.keeps(key, self.run)
         self.chunks.get(key, split, epoch, lambda progress: logits, keep)
 
     @torch.no_grad()
-    def _ask(self, batch: Batch) -> Tensor:
+    def _teacher_logits(self, batch: Batch) -> Tensor:
         views = batch.to(self.resources.device).views
         return self._frozen_teacher(views).cpu()  # type: ignore[no-any-return]
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
-from kdtune.config.study import Study
+from kdtune.config.study import Study, ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
@@ -23,6 +22,8 @@ from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_bytes, view_size
 
 FLOAT_BYTES = 4
+LARGEST = {"trainable": "head", "batch_norm": "train"}
+"""Values of hyperparameters with the largest working set, if a study searches them."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,9 @@ def cache_warning(
     resources = Resources.of(study, trials)
     if not resources.cache.limit:
         return None
-    largest: dict[str, Any] = {"epochs": _largest(study, "epochs")}
-    largest |= {name: word for name, word in SEARCHED if word in _values(study, name)}
+    epochs: Any = ends_of(study.values("epochs"))
+    largest: dict[str, Any] = {"epochs": max(epochs)}
+    largest |= {n: value for n, value in LARGEST.items() if value in ends_of(study.values(n))}
     run = replace(study.run, **largest)
     need = working_set(run, load_data(run.data), student, teacher, resources)
     missing = [split for split in need.views if not need.keeps_views(split)]
@@ -167,16 +169,3 @@ def cache_warning(
             f"--cache-gb {study.cache_gb:g}, so every run makes its views again; {advice}"
         )
     return None
-
-
-SEARCHED = (("trainable", "head"), ("batch_norm", "train"))
-"""The values of hyperparameters that need the most space, where a study searches them."""
-
-
-def _values(study: Study, name: str) -> tuple[Any, ...]:
-    values = study.values(name)
-    return (values.low, values.high) if isinstance(values, Range) else values
-
-
-def _largest(study: Study, name: str) -> int:
-    return int(max(_values(study, name)))

@@ -65,9 +65,8 @@ def train(
         yield from past
     for number in range(len(past), run.epochs):
         past.append(_epoch(training, number))
-        if (
-            checkpoint is not None
-        ):  # before the caller hears of the epoch, so that it is seldom lost
+        if checkpoint is not None:
+            # before the epoch is yielded, so that an interruption of the caller seldom loses it
             checkpoint.save(student, optimizer, scheduler, past)
         yield past[-1]
 

@@ -21,6 +21,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kdtune.config.effects import keyword_parameters
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
@@ -97,12 +98,6 @@ OBJECTIVES: dict[str, Objective] = {function.__name__: function for function in 
 """All objectives by name. A new one is one function here, and its test."""
 
 
-def hyperparameters_of(function: Objective) -> tuple[str, ...]:
-    """Return the names of the keyword-only parameters: the fields of `Run` that it takes."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-
-
 def resolve(loss: str) -> Objective:
     """Return the objective of this name, a key of `OBJECTIVES` or module:function.
 
@@ -132,13 +127,13 @@ def objective(run: Run) -> BoundObjective:
     Raises InputError as `resolve` does.
     """
     function = resolve(run.loss)
-    return partial(function, **{name: getattr(run, name) for name in hyperparameters_of(function)})
+    return partial(function, **{name: getattr(run, name) for name in keyword_parameters(function)})
 
 
 def check_objective(run: Run, classes: int) -> None:
     """Raise InputError unless the run's objective works on logits of random numbers.
 
-    It must return a finite scalar with a finite gradient. Only a user's own objective is tried.
+    It must return a finite scalar with a finite gradient. Only a user's own objective is checked.
     """
     import torch
 
@@ -174,11 +169,11 @@ def check_searched(losses: Sequence[str], searched: Collection[str]) -> None:
         searched: The hyperparameters that have more than one value in the study. Only those that an
             objective of the table takes are checked; the others are not an objective's.
     """
-    known = {name for function in OBJECTIVES.values() for name in hyperparameters_of(function)}
+    known = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
     for loss in losses:
         if loss in OBJECTIVES:  # the annotations of `Run` say where these have an effect
             continue
-        unused = [n for n in searched if n in known and n not in hyperparameters_of(resolve(loss))]
+        unused = [n for n in searched if n in known and n not in keyword_parameters(resolve(loss))]
         if unused:
             raise InputError(
                 f"{unused[0]} is searched, but the objective {loss} does not take it; give "
@@ -210,13 +205,13 @@ def total(alpha: float, ce: Tensor, distill: Tensor) -> Tensor:
 def _check_signature(loss: str, function: Objective) -> None:
     """Raise InputError unless a user's objective can be called as those of the table are."""
     known = {field.name for field in fields(Run)}
-    if unknown := [name for name in hyperparameters_of(function) if name not in known]:
+    if unknown := [name for name in keyword_parameters(function) if name not in known]:
         raise InputError(
             f"the keyword-only parameters of {loss} must be fields of kdtune.Run, but got "
             f"{unknown[0]}; give other values a place in the function itself"
         )
     try:
-        keywords = dict.fromkeys(hyperparameters_of(function))
+        keywords = dict.fromkeys(keyword_parameters(function))
         inspect.signature(function).bind(None, None, None, **keywords)
     except TypeError as error:
         raise InputError(

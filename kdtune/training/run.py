@@ -73,7 +73,7 @@ class _TeacherKey:
     """Everything that a finished teacher depends on."""
 
     run: Run
-    """With defaults for all fields that do not matter, such as the recipe of the student."""
+    """With defaults for all fields that the teacher does not depend on."""
     folder: Path
     modified_ns: int
     """When the file of its weights was written; 0 if there is none."""

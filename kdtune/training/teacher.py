@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kdtune.config.effects import keyword_parameters
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
 from kdtune.config.hyperparameters import HYPERPARAMETERS
@@ -25,7 +26,7 @@ from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
-from kdtune.training.objectives import OBJECTIVES, hyperparameters_of
+from kdtune.training.objectives import OBJECTIVES
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
@@ -39,7 +40,7 @@ def teacher_run(run: Run) -> Run:
     Optimiser, schedule, batch size and the rest of the recipe are the run's; epochs and lr are the
     teacher's own.
     """
-    taken = {name for function in OBJECTIVES.values() for name in hyperparameters_of(function)}
+    taken = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
     unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in taken}
     return replace(
         run,
@@ -104,7 +105,7 @@ def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
     try:
         record = json.loads((folder / RECORD).read_text())
         check_whole(folder / WEIGHTS)
-        # fields that are younger than the record had their defaults
+        # fields that were added after the record was written had their defaults
         made_by = Run(**record["run"])
         weights = _recorded_weights(record.get("weights"), made_by.teacher_weights, run)
         return _Origin(teacher_recipe(made_by), record["data"], weights)

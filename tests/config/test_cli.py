@@ -344,8 +344,8 @@ def test_answers_before_torch_and_ray_load(line: tuple[str, ...]) -> None:
         (InputError("alpha is wrong"), 2, "error: alpha is wrong\n"),
         (NodeMismatchError("node7 has no torch"), 2, "error: node7 has no torch\n"),
         (LeaseLostError("taken over"), 1, "error: taken over\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
-        (KeyboardInterrupt("no disk"), 130, "interrupted (no disk); the same command goes on "),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume\n"),
+        (KeyboardInterrupt("no disk"), 130, "interrupted (no disk); run the same command "),
     ],
 )
 def test_exit_codes(error: BaseException, code: int, said: str, capsys) -> None:

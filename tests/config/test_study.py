@@ -50,6 +50,7 @@ BAD_STUDIES = [
     *(("search", "bayes"), ("policy", "best"), ("stop_early", 1)),
     *(("budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "0runs")),
     *(("out", "s3:/bucket/runs"), ("cache", "s3://bucket/cache")),
+    ("warm_start", "s3://bucket/runs/other"),
     *(("run", {"alpha": 1}), ("space", ["alpha"])),
 ]
 OTHER = {

@@ -17,7 +17,7 @@ from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import phase_of
+from kdtune.planning.ledger import FIRST_REPEAT, phase_of
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import finalists
 
@@ -159,6 +159,10 @@ def test_runs_left_counts_what_is_neither_done_nor_known_to_fail_again() -> None
         plan.add_record(line)
     assert plan.runs_left == 59
     assert Plan(make("grid", LISTS, "race")).runs_left is None
+    third = replace(first, repeat=FIRST_REPEAT["final"])  # of an earlier call, with policy "race"
+    for line in (start_of(third), *rest_of(third, plan, curve)):
+        plan.add_record(line)
+    assert plan.runs_left == 59
 
 
 # -- a race of version 0.1 -------------------------------------------------------------------------

@@ -25,7 +25,9 @@ def save(study: Study, lines: list[Line]) -> None:
     (study.folder / "epochs" / "00000.jsonl").write_text(text)
 
 
-def test_a_warm_start_suggests_the_best_of_the_other_study_first(tmp_path: Path) -> None:
+def test_a_warm_start_suggests_the_best_of_the_other_study_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
     lines = play(other, curve)
     save(other, lines)
@@ -39,6 +41,9 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(tmp_path: Path)
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
     taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
     assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at_home = replace(study, warm_start="~/other")
+    assert best_of_other(at_home) == best_of_other(replace(study, warm_start=str(other.folder)))
     with pytest.raises(InputError, match="a grid runs all"):
         replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
     with pytest.raises(InputError, match="must hold study"):

@@ -132,7 +132,7 @@ class TestOnTwoNodes:
     def test_a_full_disk_is_refused(self, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(node_status, "RUN_BYTES_PER_STUDENT_BYTE", 10**15)
         with pytest.raises(
-            NodeMismatchError, match=rf"{study.folder} has room for \d+ bytes, but one"
+            NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run needs"
         ):
             preflight(study, TRIAL)
 
@@ -141,6 +141,7 @@ class TestOnTwoNodes:
         (table,) = preflight(there, TRIAL)
         assert len(table.splitlines()) == 2 + 2
         assert StorageProbe(there)._store().names() == []
+        assert list(there.folder.iterdir()) == []  # of all machines, which share it here
         nowhere = replace(study, out="s3://no-such-bucket/runs")
         with pytest.raises((InputError, OSError), match="NoSuchBucket"):
             preflight(nowhere, TRIAL)

@@ -140,7 +140,7 @@ def test_a_killed_or_terminated_driver_goes_on(
         second.send_signal(signal.SIGTERM)
         _, errors = second.communicate(timeout=60)
     assert second.returncode == 130
-    assert "the same command goes on" in errors and "Traceback" not in errors
+    assert "run the same command again to resume" in errors and "Traceback" not in errors
 
     assert main(study) == 0
     said = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
         sent.result()
     assert ended.value.code == 130
     errors = capsys.readouterr().err
-    assert "the same command goes on" in errors and "Traceback" not in errors
+    assert "run the same command again to resume" in errors and "Traceback" not in errors
 
 
 def _wait_for(holds, seconds: float = 90.0) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kdtune.config.effects import keyword_parameters
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.training.objectives import (
@@ -25,7 +26,6 @@ from kdtune.training.objectives import (
     check_objective,
     check_searched,
     cross_entropy,
-    hyperparameters_of,
     objective,
     resolve,
     total,
@@ -265,13 +265,13 @@ def test_the_run_says_which_objective_with_which_hyperparameters() -> None:
 
 def test_hyperparameters_are_fields_of_a_run() -> None:
     known = {field.name for field in fields(Run)}
-    assert {name: hyperparameters_of(function) for name, function in OBJECTIVES.items()} == {
+    assert {name: keyword_parameters(function) for name, function in OBJECTIVES.items()} == {
         "kl": ("temperature",),
         "mse": (),
         "dkd": ("temperature", "dkd_alpha", "dkd_beta"),
         "ls": ("temperature",),
     }
-    assert all(set(hyperparameters_of(function)) <= known for function in OBJECTIVES.values())
+    assert all(set(keyword_parameters(function)) <= known for function in OBJECTIVES.values())
 
 
 def test_reading_the_table_loads_no_torch() -> None:
