@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdtune.raytune.driver import run
     from kdtune.results.study_results import Results, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["InputError", "Range", "Results", "Run", "Study", "UserError", "load", "run"]
 
 _MODULES = {

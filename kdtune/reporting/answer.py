@@ -18,10 +18,9 @@ from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.statistics.power import detectable_difference
 
-SUMMARY_METRICS = (
-    *("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff", "ece", "macro_f1"),
-    "teacher_acc",
-)
+_FIRST = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff")
+_OMITTED = ("distill", "nll")  # undefined for the baseline; equal to ce
+SUMMARY_METRICS = (*_FIRST, *(name for name in METRICS if name not in (*_FIRST, *_OMITTED)))
 """Metrics of the summary; those without a value are left out."""
 MAX_LISTED_VALUES = 8
 """Values of a hyperparameter that are listed; of more, the first and the last."""

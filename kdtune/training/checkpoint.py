@@ -72,8 +72,8 @@ class Checkpoint:
     ) -> list[Epoch]:
         """Restore the saved state and return its past epochs.
 
-        Without a state, or with one that is damaged, of another format or of another model, nothing
-        is changed and the list is empty.
+        Without a state, or with one that is damaged, of another format or of another model, the
+        student is left as it is and the list is empty.
         """
         if not self.file.exists():
             return []
