@@ -139,7 +139,9 @@ def _remove_abandoned(place: Path) -> None:
     """Remove this user's folders whose lock no process holds any more."""
     for parent in place.glob(f"{PREFIX}*"):
         with suppress(OSError, Timeout):
-            if parent.lstat().st_uid == os.getuid() and (parent / LOCK).exists():
+            # Ray's last processes may write after its lock has been removed
+            of_ray = (parent / LOCK).exists() or (parent / "ray").is_dir()
+            if of_ray and parent.lstat().st_uid == os.getuid():
                 with FileLock(parent / LOCK, timeout=0):
                     shutil.rmtree(parent)
 

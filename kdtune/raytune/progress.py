@@ -118,6 +118,7 @@ def _describe_lead(plan: Plan, baseline: ConfigState, distilled: ConfigState) ->
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
     ours, theirs = ([state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
-    half = f" ± {100 * interval.half_width:.1f}" if interval.n > 1 else ""
-    lead = f"{100 * interval.mean:+.1f}{half} points over {interval.n} repeats"
+    ends = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    shown = f" (95% CI {ends})" if interval.n > 1 else ""
+    lead = f"{100 * interval.mean:+.1f} points{shown} over {interval.n} repeats"
     return f"best distilled minus best baseline {lead}"

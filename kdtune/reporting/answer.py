@@ -76,7 +76,8 @@ def _detectable(results: Results, criterion: Criterion) -> str:
     difference = detectable_difference(sd, n, SIGNIFICANCE_LEVEL / m)
     if not math.isfinite(difference):
         return ""
-    return f"{with_unit(difference, criterion)} (80% power, n = {n}, {count_comparisons(m)})"
+    design = f"80% power, n = {n}, {count_comparisons(m)}, median SD of the differences"
+    return f"{with_unit(difference, criterion)} ({design})"
 
 
 @dataclass(frozen=True)

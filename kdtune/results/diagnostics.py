@@ -101,10 +101,14 @@ def _missing_metrics(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
         if not METRICS[metric].comparable:
             loss = done["config/loss"]
             expected = recorded.groupby(loss, dropna=False).transform("any")
-        for _, trial in done[expected & ~recorded].head(MAX_LISTED).iterrows():
+        lacking = done[expected & ~recorded]
+        names = [f"{config_label(t, by)}, repeat {t['repeat']}" for _, t in lacking[:2].iterrows()]
+        if len(lacking) > 2:  # usually those of a version that did not record it
             problems.append(
-                f"val {metric} missing: {config_label(trial, by)}, repeat {trial['repeat']}"
+                f"val {metric} missing in {len(lacking)} of {len(done)} trials, such as {names[0]}"
             )
+        else:
+            problems += [f"val {metric} missing: {name}" for name in names]
     return problems
 
 

@@ -64,4 +64,4 @@ def test_the_page_counts_repeats_and_claims_power_where_n_was_fixed(
     tmp_path, study, counts: str, power: bool
 ) -> None:
     words = words_of(make_final(tmp_path, RACED, FINAL, **study))
-    assert counts in words and ("(80% power, n = 4, 1 comparison)" in words) == power
+    assert counts in words and ("(80% power, n = 4, 1 comparison, median SD" in words) == power
