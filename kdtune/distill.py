@@ -13,7 +13,7 @@ from kdtune.config.study import Study
 from kdtune.streams.resources import local_resources
 from kdtune.training.progress import Progress
 from kdtune.training.run import check, distill
-from kdtune.training.teacher import fine_tune, is_ready
+from kdtune.training.teacher import describe_training, fine_tune, is_ready
 
 
 def main(study: Study) -> int:
@@ -27,7 +27,7 @@ def main(study: Study) -> int:
     resources = local_resources(study, progress.show_build)
     check(run, fingerprints=False)
     if not is_ready(run, folder):
-        progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")
+        progress.print_line(describe_training(run))
         for epoch in fine_tune(run, folder, resources):
             progress.print_line(epoch)
     config = (f"{name} {value}" for name, value in run.config.items() if value is not None)

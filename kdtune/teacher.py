@@ -14,7 +14,14 @@ from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.streams.resources import local_resources
 from kdtune.training.progress import Progress
-from kdtune.training.teacher import WEIGHTS, fine_tune, initial_teacher, is_ready, probe_teacher
+from kdtune.training.teacher import (
+    WEIGHTS,
+    describe_training,
+    fine_tune,
+    initial_teacher,
+    is_ready,
+    probe_teacher,
+)
 
 
 def main(study: Study) -> int:
@@ -34,7 +41,7 @@ def main(study: Study) -> int:
         return 0
     verify(load_data(run.data))
     probe_teacher(run, initial_teacher(run))
-    progress.print_line(f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs.")
+    progress.print_line(describe_training(run))
     for epoch in fine_tune(run, folder, resources):
         progress.print_line(epoch)
     progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")

@@ -11,50 +11,33 @@ import pytest
 import torch
 
 from kdtune.config.run import Run
-from kdtune.streams.resources import Resources
-from kdtune.training.teacher import fine_tune
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, str(Path(HERE).parent / "experiments"))
 sys.path.insert(0, HERE)  # reference.py, factories.py; also for Ray's workers and subprocesses:
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
-os.environ.setdefault(
-    "RAY_enable_metrics_collection", "0"
-)  # why: kdtune.raytune.session.ray_session
+# why: kdtune.raytune.session.DEFAULTS
+os.environ.setdefault("RAY_enable_metrics_collection", "0")
+
+from tiny_run import TINY, train_tiny_teacher  # noqa: E402 - found through the path above
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Exactness is hold_lease at equal thread counts, and two spin over tiny tensors."""
+    """Results are equal at equal numbers of threads, and two spin over tiny tensors."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Run:
     """A run of a second: 75 images (so the last batch of 16 is not full), 3 epochs."""
-    return Run(
-        train_images=75,
-        teacher="factories:tiny_teacher",
-        teacher_weights="none",
-        teacher_epochs=1,
-        teacher_lr=1e-2,
-        student="factories:tiny_student",
-        student_weights="none",
-        optimizer="adamw",
-        lr=1e-2,
-        schedule="onecycle",
-        epochs=3,
-        batch_size=16,
-    )
+    return TINY
 
 
 @pytest.fixture(scope="session")
-def teacher_folder(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run's teacher, fine-tuned once."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("teacher")
-    assert len(list(fine_tune(tiny, folder, Resources()))) == 1
-    return folder
+    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(scope="session")

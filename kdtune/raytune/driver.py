@@ -35,7 +35,7 @@ from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.run import check, check_objectives, make_student
-from kdtune.training.teacher import RECORD, WEIGHTS, initial_teacher, is_ready
+from kdtune.training.teacher import RECORD, WEIGHTS, describe_training, initial_teacher, is_ready
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -185,8 +185,7 @@ def _train_teacher(study: Study, trial: TrialResources, display: ProgressDisplay
     """Train the teacher, unless it is ready, in a Ray task that has released its GPU on return."""
     if is_ready(study.run, study.folder / "teacher"):
         return
-    epochs = study.run.teacher_epochs
-    display.print_line(f"Training the teacher {study.run.teacher}: {epochs} epochs.")
+    display.print_line(describe_training(study.run))
     task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
     references: Any = task(train_teacher).remote(study)
     try:

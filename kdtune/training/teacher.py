@@ -144,6 +144,11 @@ def _file_hash(file: Path, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def describe_training(run: Run) -> str:
+    """Return the line that says that the run's teacher is being fine-tuned."""
+    return f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs."
+
+
 def fine_tune(
     run: Run, folder: Path, resources: Resources, on_save: Callable[[], None] = lambda: None
 ) -> Iterator[Epoch]:

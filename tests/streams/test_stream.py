@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference import Means, plain_loop
+from tiny_run import TINY, train_tiny_teacher
 from torch import Tensor, nn
 
 import kdtune.data.views
@@ -25,7 +26,7 @@ from kdtune.streams.stream import Stream
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.run import make_student
-from kdtune.training.teacher import fine_tune, load_teacher
+from kdtune.training.teacher import load_teacher
 
 CPU = torch.device("cpu")
 
@@ -42,29 +43,13 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def tiny() -> Run:
     """A run of a second: 75 images, so that the last batch of 16 is not full, in 3 epochs."""
-    return Run(
-        train_images=75,
-        teacher="factories:tiny_teacher",
-        teacher_weights="none",
-        teacher_epochs=1,
-        teacher_lr=1e-2,
-        student="factories:tiny_student",
-        student_weights="none",
-        optimizer="adamw",
-        lr=1e-2,
-        schedule="onecycle",
-        epochs=3,
-        batch_size=16,
-    )
+    return TINY
 
 
 @pytest.fixture(scope="module")
-def teacher_folder(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The teacher of the tiny run, fine-tuned once."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("teacher")
-    list(fine_tune(tiny, folder, Resources()))
-    return folder
+    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 KINDS = {
