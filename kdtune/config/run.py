@@ -48,17 +48,18 @@ class Run:
     """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
     (RandomResizedCrop, flip) or "none". None: "crop" for fashion, "resized-crop" for a folder."""
     teacher: str = "resnet50"
-    """Teacher: a torchvision name, timm/NAME, or module:factory, a function of the number of
-    classes that returns a module."""
+    """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
+    module:factory, a function of the number of classes that returns a module."""
     teacher_weights: str = "default"
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random) or a file
-    (.safetensors, or a .pt state dict)."""
+    (.safetensors, or a checkpoint of torch.save)."""
     teacher_epochs: Annotated[int, Setting(low=0)] = 25
     """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
     teacher_lr: Annotated[float, Setting(above=0)] = 1e-3
     """Learning rate of the teacher's fine-tuning. Its other settings are those of the student."""
     student: Annotated[str, Setting(commands=OF_STUDENT)] = "resnet18"
-    """Student: a torchvision name, timm/NAME, or module:factory."""
+    """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
+    module:factory."""
     student_weights: Annotated[str, Setting(commands=OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file."""
     trainable: Annotated[Trainable, Hyperparameter(commands=OF_STUDENT)] = "all"

@@ -68,17 +68,10 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, shape.stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(shape.stem)
-        self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(
-                *(
-                    _Block(channels if first else width, width, stride if first else 1, shape)
-                    for first in (True, *(False,) * (shape.blocks - 1))
-                )
-            )
-            for channels, width, stride in zip(
-                (shape.stem, *shape.widths), shape.widths, (1, 2, 2), strict=False
-            )
-        )
+        one, two, three = shape.widths
+        self.layer1 = _stage(shape, shape.stem, one, stride=1)
+        self.layer2 = _stage(shape, one, two, stride=2)
+        self.layer3 = _stage(shape, two, three, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(shape.widths[-1], classes)
         for module in self.modules():
@@ -95,7 +88,7 @@ class CifarResNet(nn.Module):
 class _Block(nn.Module):
     """Two convolutions of 3x3 and a shortcut."""
 
-    def __init__(self, channels: int, width: int, stride: int, shape: Shape):
+    def __init__(self, channels: int, width: int, stride: int, option: Option):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -103,7 +96,7 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample: nn.Module = nn.Identity()
         if stride > 1 or channels != width:
-            self.downsample = _shortcut(channels, width, stride, shape.option)
+            self.downsample = _shortcut(channels, width, stride, option)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -127,6 +120,13 @@ class _PaddedShortcut(nn.Module):
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+def _stage(shape: Shape, channels: int, width: int, stride: int) -> nn.Module:
+    """Return the blocks of one resolution; only the first changes it, or the channels."""
+    first = _Block(channels, width, stride, shape.option)
+    others = (_Block(width, width, 1, shape.option) for _ in range(shape.blocks - 1))
+    return nn.Sequential(first, *others)
 
 
 def _shortcut(channels: int, width: int, stride: int, option: Option) -> nn.Module:

@@ -110,8 +110,8 @@ def _construct(name: str, classes: int) -> Classifier:
     if ":" in name:
         return _construct_own(name, classes)
     raise InputError(
-        f"{name!r} is not a classifier of torchvision or kdtune{_nearest(name)}; models can also "
-        f"be named timm/NAME or module:factory"
+        f"{name!r} is not a classifier of torchvision or kdtune, and models can also be named "
+        f"timm/NAME or module:factory{_nearest(name)}"
     )
 
 
