@@ -12,7 +12,6 @@ from torch import nn
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import atomic_write, describe_missing
 from kdtune.models.checkpoints import COUNTERS, StateDict, align, read_checkpoint
-from kdtune.models.checkpoints import check_whole as check_whole
 
 
 def load_weights(name: str, weights: str) -> StateDict:
