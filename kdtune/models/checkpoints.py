@@ -139,8 +139,8 @@ def _unwrap(content: object, file: Path) -> StateDict:
     first, *others = found
     if others:
         warnings.warn(
-            f"{file} holds weights as {', '.join(found)}; loading {first}. For others, save those "
-            f"alone.",
+            f"{file} holds weights as {', '.join(found)}; loading {first}. To use another, save it "
+            "alone.",
             stacklevel=2,
         )
     return found[first]
