@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.inputs import are_images
 from kdtune.config.run import Precision
 
 Layout = Literal["channels_last", "contiguous"]
@@ -51,11 +52,13 @@ class Preprocessing:
 
 
 class Classifier(nn.Module):
-    """A network with its preprocessing: from views, uint8 [B, C, H, W], to logits.
+    """A network with its preprocessing: from views to logits.
+
+    Views are images, uint8 [B, C, H, W], or other tensors, which the network takes as they are.
 
     Args:
         name: as the user gives it.
-        net: from images, float32 [B, C, H, W], to logits [B, K].
+        net: from images, float32 [B, C, H, W], or other tensors to logits [B, K].
         preprocessing: from views to the images.
         source: digest of the source code of a user's factory, part of the fingerprint.
 
@@ -77,7 +80,8 @@ class Classifier(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         """Return the logits of the views, float32 [B, K]."""
-        return self._run(self.net, self.preprocessing(views))
+        x = self.preprocessing(views) if are_images(views) else views
+        return self._run(self.net, x)
 
     def features(self, views: Tensor) -> Tensor:
         """Return the features of the views, the input of the head, float32 [B, D]."""
@@ -153,7 +157,7 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
 
     Args:
         model: on the CPU.
-        views: uint8 [2, C, H, W] of the data.
+        views: two of the data, [2, ...].
         classes: K of the data.
         whole: whether all its layers learn. If not, its head must be its last operation, since
             features then replace views.
@@ -162,7 +166,7 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
         InputError: the model fails, or its logits or head do not fit.
     """
     model.set_mode(False)
-    shape = list(views.shape[1:])
+    shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
     try:
         with torch.no_grad():
             logits, features = model(views), model.features(views)

@@ -5,8 +5,9 @@ from typing import Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
-from kdtune.config.run import Run
+from kdtune.config.run import Augment, Run
 from kdtune.config.study import Study
+from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import Role, build_model
@@ -23,6 +24,17 @@ FROM_SCRATCH: dict[str, Any] = FINE_TUNING | {
     **{"epochs": 30, "batch_size": 64},
 }
 """Recipe of a teacher with random weights."""
+DEFAULT_AUGMENT: dict[Kind, Augment] = {
+    "files": "resized-crop",
+    "images": "crop",
+    "tensors": "none",
+}
+"""Augmentation by the kind of data."""
+OF_IMAGES = (
+    *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
+    *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
+)
+"""Settings without a meaning for data that are no images."""
 HEAD_LR = 1e-2
 """Learning rate of a pretrained teacher of which only the head is trained."""
 
@@ -52,12 +64,29 @@ def _teacher_recipe(run: Run) -> dict[str, Any]:
 def _transforms(run: Run) -> dict[str, Any]:
     """Return the defaults of augmentation, evaluation transform and interpolation."""
     data = load_data(run)
-    augment = run.augment or ("resized-crop" if data.photos else "crop")
+    if data.kind == "tensors":
+        _refuse_image_settings(run, data)
+    augment = run.augment or DEFAULT_AUGMENT[data.kind]
     return {
         **{"augment": augment, "teacher_augment": augment},
         **{"eval_crop": 0.875 if data.photos else 1.0, "eval_interpolation": "bilinear"},
         **{"teacher_interpolation": "bilinear", "student_interpolation": "bilinear"},
     }
+
+
+def _refuse_image_settings(run: Run, data: Data) -> None:
+    """Raise InputError if a setting of images is given for other data."""
+    shape = list(data.splits["train"].example(0).shape)
+    for name in OF_IMAGES:
+        value = getattr(run, name)
+        if value in (None, "none", 1.0, "bilinear"):  # the last two may be defaults that it kept
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise InputError(
+            f"{flag} is for images, but the examples of {run.data} are tensors of shape {shape}, "
+            f"and got {flag} {shown}; leave it out. Models take such tensors as they are."
+        )
 
 
 def resolve_study(study: Study, begun: bool = False) -> Study:

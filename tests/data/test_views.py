@@ -59,7 +59,7 @@ def test_views_differ_with_repeat_epoch_seed_and_index():
     assert not torch.equal(training_views(replace(RUN, repeat=2)), views)
     assert not torch.equal(training_views(replace(RUN, seed=4)), views)
     assert torch.equal(training_views(replace(RUN, alpha=0.1, lr=0.5, epochs=7)), views)
-    image = load_data(Run()).splits["train"].images[:1]
+    image = load_data(Run()).splits["train"].inputs[:1]
     twins = Split(torch.zeros(64, dtype=torch.int64), image.expand(64, -1, -1, -1))
     seen = torch.cat(list(Views(twins, torch.arange(64), RUN, 28, 0).batches()))
     assert len(seen.flatten(1).unique(dim=0)) > 32  # of 98 possible; 48 expected
@@ -76,7 +76,7 @@ def test_views_leave_the_global_generator_alone():
 
 
 def test_crop_is_a_shift_of_at_most_an_eighth_perhaps_flipped():
-    images = load_data(Run()).splits["train"].images[INDEX]
+    images = load_data(Run()).splits["train"].inputs[INDEX]
     flips = 0
     for image, view in zip(images, training_views(), strict=True):
         padded = torch.nn.functional.pad(image, (3, 3, 3, 3))
@@ -89,7 +89,7 @@ def test_crop_is_a_shift_of_at_most_an_eighth_perhaps_flipped():
 
 
 def test_a_crop_is_the_one_that_its_seed_draws():
-    images = load_data(Run()).splits["train"].images
+    images = load_data(Run()).splits["train"].inputs
     for i, view in zip(INDEX.tolist(), training_views(epoch=2), strict=True):
         draw = random.Random(derive_seed("view", RUN.seed, RUN.repeat, 2, i))
         top, left, flip = draw.randint(0, 6), draw.randint(0, 6), draw.random() < 0.5
@@ -101,7 +101,7 @@ def test_a_crop_is_the_one_that_its_seed_draws():
 def test_views_of_another_size_are_resized_one_as_many():
     split = load_data(Run()).splits["val"]
     views = next(Views(split, torch.arange(9), RUN, 40).batches())
-    for image, view in zip(split.images[:9], views, strict=True):
+    for image, view in zip(split.inputs[:9], views, strict=True):
         assert torch.equal(view, v2.functional.resize(image, [40], antialias=True))
 
 
@@ -120,6 +120,6 @@ def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape):
 
 def test_evaluation_views_of_fashion_are_the_images():
     data = load_data(Run())
-    assert torch.equal(samples(data, RUN, 28), data.splits["val"].images[:2])
+    assert torch.equal(samples(data, RUN, 28), data.splits["val"].inputs[:2])
     views = training_views(replace(RUN, augment="none"))
-    assert torch.equal(views, data.splits["train"].images[INDEX])
+    assert torch.equal(views, data.splits["train"].inputs[INDEX])
