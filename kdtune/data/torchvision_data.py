@@ -7,6 +7,7 @@ How a dataset names its splits follows from the parameters of its class: `train`
 import inspect
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ OTHERS: Mapping[str, Mapping[str, Sequence[Arguments]]] = {
     },
 }
 """Arguments for each split of datasets that follow none of the conventions."""
-NOT_LABELLED = {
-    *("FakeData", "ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"),
-    "wrap_dataset_for_transforms_v2",
-}
+NO_DATA_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}
 """Names in torchvision.datasets that are no data sets of their own."""
 
 
@@ -80,9 +78,18 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
     return make_data(full, raw, class_names(found["train"]), str(place))
 
 
+@cache
 def dataset_names() -> list[str]:
-    """Return the names of torchvision's datasets."""
-    return sorted(set(torchvision.datasets.__all__) - NOT_LABELLED)
+    """Return the names of torchvision's datasets of labelled images that need a folder alone."""
+    names = sorted(set(torchvision.datasets.__all__) - NO_DATA_SETS)
+    return [name for name in names if _is_labelled(getattr(torchvision.datasets, name))]
+
+
+def _is_labelled(make: Any) -> bool:
+    parameters = inspect.signature(make).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    labelled = any(p.name == "target_transform" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return labelled and needed in (["root"], ["root", "split"])
 
 
 def _dataset_class(name: str) -> Any:
@@ -129,13 +136,13 @@ def _made(full: str, make: Any, root: Path, arguments: Arguments, download: bool
                 f"{full} cannot be downloaded to {root} ({reason}). Download it elsewhere, and "
                 f"name the folder of its files (--data-root FOLDER)."
             ) from None
+        remedy = ", or download them (--download)" if _can_download(make) else ""
         raise InputError(
             f"{full} cannot be read from {root} ({reason}). Name the folder of its files "
-            f"(--data-root FOLDER), or download them (--download)."
+            f"(--data-root FOLDER){remedy}."
         ) from None
 
 
 def _can_download(make: Any) -> bool:
-    """Return True if a class takes `download`, or hands arguments on to a class that may."""
-    parameters = inspect.signature(make).parameters.values()
-    return any(p.name == "download" or p.kind is p.VAR_KEYWORD for p in parameters)
+    """Return True if a class, or one that it derives from, takes `download`."""
+    return any("download" in inspect.signature(c.__init__).parameters for c in make.__mro__)
