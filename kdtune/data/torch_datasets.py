@@ -1,5 +1,6 @@
 """Examples and labels of torch's map-style datasets."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def _is_file(pair: Any) -> bool:
 
 def _one_by_one(dataset: Dataset[Any], what: str) -> RawSplit:
     """Read all items of a dataset."""
-    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    has_items = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not has_items or isinstance(dataset, Tensor | np.ndarray | Mapping | str):
         raise InputError(
             f"{what} must be a pair (inputs, labels) or a torch Dataset with a length, but got "
             f"{type(dataset).__name__}"

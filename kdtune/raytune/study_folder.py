@@ -13,6 +13,7 @@ from kdtune import __version__
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
+from kdtune.data.balance import data_record
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
@@ -46,6 +47,7 @@ def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
         "classes": load_data(study.run).classes,
+        "data_set": data_record(load_data(study.run)),
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),

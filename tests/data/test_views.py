@@ -30,7 +30,7 @@ def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
     return torch.cat(list(views.batches(batch, workers)))
 
 
-@pytest.mark.parametrize("augment", ["crop", "resized-crop"])
+@pytest.mark.parametrize("augment", ["crop", "resized-crop", "trivial"])
 def test_views_do_not_depend_on_workers_batches_or_order(augment):
     run = replace(RUN, augment=augment)
     views = training_views(run)
@@ -41,7 +41,7 @@ def test_views_do_not_depend_on_workers_batches_or_order(augment):
 
 
 def digest():
-    runs = RUN, replace(RUN, augment="resized-crop")
+    runs = RUN, replace(RUN, augment="resized-crop"), replace(RUN, augment="trivial")
     content = b"".join(training_views(run, epoch=4).numpy().tobytes() for run in runs)
     return hashlib.sha256(content).hexdigest()
 
@@ -96,6 +96,24 @@ def test_a_crop_is_the_one_that_its_seed_draws():
         padded = torch.nn.functional.pad(images[i], (3, 3, 3, 3))
         crop = padded[:, top : top + 28, left : left + 28]
         assert torch.equal(view, crop.flip(-1) if flip else crop)
+
+
+def test_trivial_augment_is_torchvisions_after_the_crop_that_the_data_need(tmp_path):
+    change, seen = v2.TrivialAugmentWide(), 0
+    cropped = training_views(epoch=2)
+    views = training_views(replace(RUN, augment="trivial"), epoch=2)
+    for i, crop, view in zip(INDEX.tolist(), cropped, views, strict=True):
+        seed = derive_seed("view", RUN.seed, RUN.repeat, 2, i)
+        torch.manual_seed(derive_seed(seed, "change"))
+        assert torch.equal(view, change(crop))
+        seen += int(not torch.equal(view, crop))
+    assert seen > 32  # a 14th of the changes is none, some others do little
+    save(photo(7, 30, 40), tmp_path / "a.png")
+    files = Split(torch.tensor([0]), (str(tmp_path / "a.png"),))
+    runs = {name: replace(RUN, augment=name) for name in ("trivial", "resized-crop")}
+    made = {n: next(Views(files, torch.tensor([0]), r, 20, 0).batches()) for n, r in runs.items()}
+    torch.manual_seed(derive_seed(derive_seed("view", RUN.seed, RUN.repeat, 0, 0), "change"))
+    assert torch.equal(made["trivial"][0], change(made["resized-crop"][0]))
 
 
 def test_views_of_another_size_are_resized_one_as_many():
