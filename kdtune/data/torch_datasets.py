@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from kdtune.config.errors import InputError
 from kdtune.config.user_code import user_code
@@ -101,7 +101,7 @@ def _is_file(pair: Any) -> bool:
     return isinstance(pair[0], str | PathLike) and isinstance(pair[1], int)
 
 
-def _one_by_one(dataset: Dataset[Any], what: str) -> RawSplit:
+def _one_by_one(dataset: Any, what: str) -> RawSplit:
     """Read all items of a dataset."""
     has_items = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not has_items or isinstance(dataset, Tensor | np.ndarray | Mapping | str):

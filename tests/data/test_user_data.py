@@ -134,7 +134,7 @@ FAULTS = {
     "two of val": (lambda: pair(X) | {"dev": (X, LABELS)}, "but has val and dev"),
     "no labels": (lambda: {"train": X}, r"own_data:make \(train\) must be a pair .* got Tensor"),
     "lengths": (lambda: pair(X, LABELS[:9]), "10 examples and 9 labels"),
-    "empty": (lambda: pair(X[:0], LABELS[:0]), rr"must have examples, \[N, \.\.\.\], but has none"),
+    "empty": (lambda: pair(X[:0], LABELS[:0]), r"must have examples, \[N, \.\.\.\], but has none"),
     "negative": (lambda: pair(X, LABELS - 1), "between 0 and .* but got -1"),
     "from 1": (lambda: pair(X, LABELS + 1), "none of 0; number the classes from 0"),
     "one class": (lambda: pair(X, LABELS * 0), "at least two classes, but has 0 alone"),
