@@ -20,6 +20,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
+from kdtune.reporting.background import provenance
 from kdtune.training.recipe import resolve
 
 TEXT = Run(
@@ -122,8 +123,13 @@ def test_a_study_equals_the_plain_loop(
             assert own.label.tolist() == y.tolist() and own.file.isna().all()
             assert own.predicted.tolist() == student(x).argmax(1).tolist()
             assert own.teacher.tolist() == teacher(x).argmax(1).tolist()
-    kinds = {path.name.partition("-")[0] for path in (tmp_path / "cache").rglob("*.safetensors")}
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) > 0, kinds
+    # features of the frozen backbone are cached, the data themselves are not
+    cached = (tmp_path / "cache").rglob("*.safetensors")
+    assert {path.parents[1].name for path in cached} == {"features", "logits"}
+    facts = provenance(results).versions
+    assert facts["examples in train"].startswith(str(len(arrays["train"][0])))
+    cut = "val is 20% of each class, drawn with seed 0"
+    assert facts.get("cut from train") == (cut if run is TABLES else None)
 
 
 @pytest.mark.parametrize(
