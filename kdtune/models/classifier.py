@@ -106,6 +106,8 @@ class Classifier(nn.Module):
         """Move the model to a device, precision and memory format, and return it."""
         self.precision = precision
         self.format = MEMORY_FORMATS[layout]
+        if any(value.ndim == 5 for value in self.state_dict().values()):  # of 3-d convolutions
+            self.format = torch.contiguous_format  # channels_last is for four dimensions only
         return self.to(device, memory_format=self.format)  # type: ignore[call-overload, no-any-return]
 
     def freeze(self, head: bool = True) -> "Classifier":
