@@ -20,7 +20,7 @@ from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.checkpoints import check_whole
 from kdtune.models.classifier import Classifier, probe
-from kdtune.models.registry import build_model
+from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size
@@ -40,7 +40,6 @@ RECIPE = (
     *("lr_step_size", "lr_gamma", "epochs", "batch_size", "augment", "train_images"),
 )
 """Fields of a run for which the teacher has its own, teacher_*."""
-PREPROCESSING = ("mean", "std", "size", "interpolation")
 
 
 def teacher_run(run: Run) -> Run:
