@@ -1,6 +1,7 @@
 """Classifiers: a network with its preprocessing, from views to logits."""
 
 import hashlib
+import warnings
 from typing import Literal
 
 import torch
@@ -122,8 +123,18 @@ class Classifier(nn.Module):
             return module(x).float()  # type: ignore[no-any-return]
 
 
+def describe_assumption(model: Classifier) -> str:
+    """Return the sentences that warn of a model without a preprocessing of its own."""
+    return (
+        f"the model {model.name} has no preprocessing, so its images are only scaled to [0, 1] "
+        f"(mean 0, std 1). If it was trained with normalised images, its predictions are wrong: "
+        f"give the numbers (--teacher-mean and --teacher-std, or --student-mean and --student-std; "
+        f"0 and 1 if none are needed) or its module the attribute `preprocessing`"
+    )
+
+
 def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
-    """Run the model on two views.
+    """Run the model on two views, and warn if it has no preprocessing of its own.
 
     Args:
         model: on the CPU.
@@ -135,6 +146,8 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
     Raises:
         InputError: the model fails, or its logits or head do not fit.
     """
+    if not model.is_normalized:
+        warnings.warn(describe_assumption(model), stacklevel=1)
     model.preprocessing.check_channels(views, model.name)
     model.set_mode(False)
     shape = list(views.shape[1:])

@@ -109,7 +109,9 @@ def _shrunk(x: Tensor, size: int, interpolation: Interpolation) -> Tensor:
     if interpolation == "nearest":
         return F.interpolate(x, [size, size], mode="nearest-exact")
     x = F.interpolate(x, [size, size], mode=interpolation, antialias=True, align_corners=False)
-    return x.clamp(0, 1) if interpolation == "bicubic" else x  # as for bytes, which cannot overshoot
+    return (
+        x.clamp(0, 1) if interpolation == "bicubic" else x
+    )  # as for bytes, which cannot overshoot
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> str:
@@ -149,9 +151,9 @@ def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     share = config.get("crop_pct") or 1.0
     resized = max(size, math.floor(size / share))  # as timm rounds; a few are padded, not cropped
     word = config.get("interpolation")
-    interpolation = word if word in get_args(Interpolation) else "bicubic"
+    own: Interpolation = word if word in get_args(Interpolation) else "bicubic"
     mean, std = config["mean"], config["std"]
-    return Preprocessing(size, channels, mean, std, interpolation, size / resized)
+    return Preprocessing(size, channels, mean, std, own, size / resized)
 
 
 def of_module(net: nn.Module, name: str) -> Preprocessing | None:
@@ -224,7 +226,9 @@ def _check(p: Preprocessing) -> None:
         fits = len(values) in (1, channels)
         _require(fits, name, f"be one number, or one for each of {channels} channels", values)
     words = get_args(Interpolation)
-    _require(p.interpolation in words, "interpolation", f"be one of {', '.join(words)}", p.interpolation)
+    _require(
+        p.interpolation in words, "interpolation", f"be one of {', '.join(words)}", p.interpolation
+    )
     share = p.crop is None or (_is_number(p.crop) and 0 < p.crop <= 1)
     _require(share, "crop", "lie in (0, 1], or be None", p.crop)
 

@@ -27,6 +27,8 @@ FROM_SCRATCH: dict[str, Any] = FINE_TUNING | {
     **{"epochs": 30, "batch_size": 64},
 }
 """Recipe of a teacher with random weights."""
+OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
+"""Settings for which None is the value of each model, since a study may have several."""
 HEAD_LR = 1e-2
 """Learning rate of a pretrained teacher of which only the head is trained."""
 
@@ -37,8 +39,9 @@ def resolve(run: Run) -> Run:
     Raises:
         InputError: The data or a model do not exist.
     """
-    open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
-    if all(getattr(run, name) is not None for name in open_fields):
+    names = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    names = [n for n in names if n not in OF_EACH_MODEL]
+    if all(getattr(run, name) is not None for name in names):
         return run
     values = _teacher_recipe(run) | _transforms(run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})

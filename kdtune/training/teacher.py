@@ -71,8 +71,10 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
     own = teacher_run(run)
     names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
     names += [f"student_{name}" for name in PREPROCESSING]
-    if own.teacher_keep == "best":  # val decides which epoch is kept
-        names += ["eval_crop", "eval_interpolation"]
+    if own.augmentation != "resized-crop":
+        names.append("eval_interpolation")
+    if own.teacher_keep == "best" or own.augmentation == "none":
+        names += ["eval_crop", "eval_interpolation"]  # val decides, or train is resized like it
     return {name: getattr(own, name) for name in names} | {"augment": own.augmentation} | own.config
 
 
