@@ -150,10 +150,10 @@ def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     channels, size, _ = config["input_size"]
     share = config.get("crop_pct") or 1.0
     resized = max(size, math.floor(size / share))  # as timm rounds; a few are padded, not cropped
-    word = config.get("interpolation")
-    own: Interpolation = word if word in get_args(Interpolation) else "bicubic"
+    word: Any = config.get("interpolation")
+    interpolation = word if word in get_args(Interpolation) else "bicubic"
     mean, std = config["mean"], config["std"]
-    return Preprocessing(size, channels, mean, std, own, size / resized)
+    return Preprocessing(size, channels, mean, std, interpolation, size / resized)
 
 
 def of_module(net: nn.Module, name: str) -> Preprocessing | None:

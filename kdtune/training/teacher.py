@@ -147,7 +147,7 @@ def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
         record = json.loads((folder / RECORD).read_text())
         check_whole(folder / WEIGHTS)
         # fields that were added after the record was written had their defaults
-        made_by = Run(**migrate_run(record["run"]))
+        made_by = _without_default(Run(**migrate_run(record["run"])), run)
         weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
         return _Origin(teacher_recipe(made_by), record["data"], weights)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -155,6 +155,19 @@ def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
             f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
             f"command fine-tunes it again"
         ) from None
+
+
+def _without_default(made_by: Run, run: Run) -> Run:
+    """Return the run that made a teacher, without an interpolation that is the model's own.
+
+    Records of older versions name it; now it stands in none unless it is given.
+    """
+    if run.teacher_interpolation is not None or made_by.teacher_interpolation is None:
+        return made_by
+    classes = len(load_data(run).classes)
+    model = build_model(run, "teacher", classes, seed=0, weights="none")
+    same = model.preprocessing.interpolation == made_by.teacher_interpolation
+    return replace(made_by, teacher_interpolation=None) if same else made_by
 
 
 def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:
