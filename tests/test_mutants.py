@@ -331,10 +331,25 @@ MUTANTS = {
         "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views"
     ),
     "flipped upside down": Mutant(
-        "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
+        "data/augmentations.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
     ),
     "photographs evaluated without the zoom": Mutant(
-        "data/views.py", "PHOTO_ZOOM = 256 / 224", "PHOTO_ZOOM = 1.0", "data/views"
+        "data/views.py", "PHOTO_CROP = 224 / 256", "PHOTO_CROP = 1.0", "data/views"
+    ),
+    "tables scaled like images": Mutant(
+        "models/classifier.py",
+        "self.preprocessing(views) if are_images(views) else views",
+        "self.preprocessing(views)",
+        "models/inputs",
+    ),
+    "a val that is also in train": Mutant(
+        "data/val_cut.py",
+        "for part in (~chosen, chosen)",
+        "for part in (~chosen | chosen, chosen)",
+        "data/val_cut",
+    ),
+    "a fingerprint without the cut": Mutant(
+        "data/val_cut.py", "fingerprint=fingerprint, cut", "cut", "data/val_cut"
     ),
     "labels in another order than views": Mutant(
         "streams/stream.py",

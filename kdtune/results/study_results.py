@@ -25,7 +25,11 @@ from kdtune.results.comparison import (
     completed,
 )
 from kdtune.results.context import ComparisonContext
-from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.diagnostics import (
+    describe_status,
+    find_problems,
+    find_warnings_of_models,
+)
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
 from kdtune.storage.records import read_study
@@ -120,8 +124,9 @@ class Results:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What is missing or wrong in the records; empty for a complete study."""
-        return find_problems(self.study, self.frames, self.by)
+        """What is missing or wrong; empty for a complete study without doubts about its models."""
+        of_models = find_warnings_of_models(self.folder)
+        return [*of_models, *find_problems(self.study, self.frames, self.by)]
 
     @property
     def status(self) -> str:
