@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
+from kdtune.config.cost import read_costs
 from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import TABLE_METRICS
@@ -25,6 +26,8 @@ from kdtune.results.comparison import (
     completed,
 )
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.cost_limits import best_within
+from kdtune.results.costs import cost_frame, cost_text, frontier, with_student_costs
 from kdtune.results.diagnostics import describe_status, find_problems
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import config_label, distinguishing
@@ -56,7 +59,10 @@ def load(folder: str | Path) -> "Results":
 
 def _read(folder: Path, running: bool | None = None) -> "Results":
     study = read_study(folder)
-    return Results(folder, study, read_frames(folder, running, study.searched))
+    frames = read_frames(folder, running, study.searched)
+    costs = cost_frame(read_costs(folder))
+    trials = with_student_costs(frames.trials, costs, study.run.student)
+    return Results(folder, study, replace(frames, trials=trials), costs)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,10 @@ class Results:
     folder: Path
     study: Study
     frames: Frames = field(repr=False)
+    costs: pd.DataFrame = field(repr=False)
+    """One row per student and teacher: role, model, params, bytes, flops (of one example),
+    latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
+    hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
 
     @property
     def epochs(self) -> pd.DataFrame:
@@ -116,7 +126,8 @@ class Results:
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row per configuration, best mean first; see `summaries.configs`."""
-        return summaries.configs(self.search_trials, self.planned_repeats)
+        table = summaries.configs(self.search_trials, self.planned_repeats)
+        return with_student_costs(table, self.costs, self.study.run.student)
 
     @cached_property
     def by(self) -> list[str]:
@@ -210,8 +221,25 @@ class Results:
         return ComparisonContext(self.baseline(criterion), planned, held_out, level)
 
     def verdict(self, criterion: Criterion = DEFAULT) -> str:
-        """Return the conclusion in words; see `wording.verdict`."""
-        return verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
+        """Return the conclusion in words; see `wording.verdict`.
+
+        With limits on the cost of a student, of the criterion or of the study, it begins with the
+        best student within them.
+        """
+        text = verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
+        return f"{self.best_within_limits(criterion)} {text}".lstrip()
+
+    def best_within_limits(self, criterion: Criterion = DEFAULT) -> str:
+        """Return the best student within the limits in words; "" without limits."""
+        if not (limits := criterion.limits.or_else(self.study.limits)):
+            return ""
+        phases = (self.trials_for(criterion), self.search_trials)
+        return best_within(phases, self.costs, criterion, limits, self.by, self.study.run.student)
+
+    def frontier(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
+        """Return each student's best distilled and plain configuration; see `costs.frontier`."""
+        student = self.study.run.student
+        return frontier(self.search_trials, self.costs, criterion, self.by, student)
 
     def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return best configuration and baseline on val and test; see `selection.selection`."""
@@ -277,6 +305,7 @@ class Results:
             f"mean ± SD over n repeats{self.repeats_phrase}, val, scope {criterion.scope}"
             f"{optimistic}",
             *self._comparison_text(criterion),
+            *cost_text(self.costs),
         ]
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion)
