@@ -4,6 +4,7 @@
 - classifier: a network with its preprocessing
 - weights: state dicts in and out, without pickle
 - user_source: the source code that a user's factory depends on
+- cost: parameters, size, FLOPs and latency of a model
 - fashion: the networks of the default study
 
 May import config.

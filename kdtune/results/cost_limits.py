@@ -59,7 +59,8 @@ def best_within(
 
 def _requirements(limits: Limits, cost: pd.Series) -> Iterator[str]:
     if limits.max_ms is not None:
-        yield f"a latency of at most {limits.max_ms:g} ms at batch size 1 ({describe_machine(cost)})"
+        where = describe_machine(cost)
+        yield f"a latency of at most {limits.max_ms:g} ms at batch size 1 ({where})"
     if limits.max_params is not None:
         yield f"at most {limits.max_params:,} parameters"
 
