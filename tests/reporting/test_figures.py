@@ -196,7 +196,8 @@ def test_all_figures_of_a_study(wide, tmp_path) -> None:
     curves = [f"{m}{z}" for m in ("acc", "loss", "logit_diff") for z in ("", "-last-15")]
     assert names[:6] == curves and set(names) == FIGURE_NAMES
     assert set(names[6:]) == {
-        *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity")
+        *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity"),
+        *("frontier-latency_ms", "frontier-params"),
     }
     one = make(tmp_path, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]})
     assert not {"heat-map", "importance"} & {p.name for p in all_figures(one, CRITERION)}
