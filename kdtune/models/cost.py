@@ -2,7 +2,7 @@
 
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,37 +17,46 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from kdtune.config.cost import Cost, Role
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import combine
 
+Forward = Callable[[Tensor], Tensor]
+"""From views [B, ...] to logits [B, K]."""
 MIN_SECONDS, MAX_SECONDS = 0.2, 10.0
 """Time of the measurement of one latency: at least, and at most unless one batch takes longer."""
 MIN_BLOCKS = 3
 """Blocks of calls without which there is no interquartile range."""
 
 
-def measure(model: Classifier, role: Role, views: Tensor, threads: int = 1) -> Cost:
-    """Return the cost of a model.
+def measure(members: Sequence[Classifier], role: Role, views: Tensor, threads: int = 1) -> Cost:
+    """Return the cost of a student or a teacher.
 
-    FLOPs and latency are those of the network with its preprocessing, from views to logits, in eval
-    mode, on the model's device and in its precision.
+    FLOPs and latency are those of the networks with their preprocessing, from views to logits, in
+    eval mode, on their device and in their precision.
 
     Args:
-        model: Where and as it runs; it is left in eval mode.
+        members: One classifier, or the members of an ensemble, as they run; they are left in eval
+            mode.
         role: Of the model in the study.
         views: Examples of the data [B, ...], uint8 images [B, C, H, W] for instance.
         threads: Threads of the CPU.
     """
-    parameters = list(model.parameters())
+    parameters = [p for member in members for p in member.parameters()]
     device = parameters[0].device
     views = views.to(device)
-    model.set_mode(False)
-    one = latency(model, batch_of(views, 1), threads)
-    many = latency(model, batch_of(views, 32), threads)
+    for member in members:
+        member.set_mode(False)
+
+    def forward(batch: Tensor) -> Tensor:
+        return combine([member(batch) for member in members])
+
+    one = latency(forward, batch_of(views, 1), threads)
+    many = latency(forward, batch_of(views, 32), threads)
     return Cost(
         role=role,
-        model=model.name,
+        model="+".join(member.name for member in members),
         params=sum(p.numel() for p in parameters),
-        bytes=size_on_disk(model),
-        flops=count_flops(model, batch_of(views, 1)),
+        bytes=sum(size_on_disk(member) for member in members),
+        flops=count_flops(forward, batch_of(views, 1)),
         latency_ms=one.median_ms,
         latency_ms_iqr=one.iqr_ms,
         latency32_ms=many.median_ms,
@@ -55,7 +64,7 @@ def measure(model: Classifier, role: Role, views: Tensor, threads: int = 1) -> C
         threads=threads,
         device=device.type,
         hardware=hardware_name(device),
-        precision=model.precision,
+        precision=members[0].precision,
         torch=torch.__version__,
     )
 
@@ -72,7 +81,7 @@ def size_on_disk(model: Classifier) -> int:
     return len(save({name: value.detach().cpu().contiguous().clone() for name, value in state}))
 
 
-def count_flops(model: Classifier, views: Tensor) -> int | None:
+def count_flops(forward: Forward, views: Tensor) -> int | None:
     """Return the FLOPs of a forward pass; a multiply-add counts as two.
 
     Returns None if the counter knows none of the operations, or the model has operations that are
@@ -85,7 +94,7 @@ def count_flops(model: Classifier, views: Tensor) -> int | None:
             _ForeignOperations() as foreign,
             FlopCounterMode(display=False) as counter,
         ):
-            model(views)
+            forward(views)
     except Exception:  # the counter may fail on any operation; the study does not need it
         return None
     return None if foreign.names else counter.get_total_flops() or None
@@ -131,9 +140,9 @@ class Latency(NamedTuple):
     """Interquartile range. None: too few measurements."""
 
 
-def latency(model: Callable[[Tensor], Tensor], views: Tensor, threads: int) -> Latency:
+def latency(forward: Forward, views: Tensor, threads: int) -> Latency:
     """Return the time of a forward pass, by torch.utils.benchmark (it synchronises CUDA)."""
-    timer = Timer("run(views)", globals={"run": model, "views": views}, num_threads=threads)
+    timer = Timer("run(views)", globals={"run": forward, "views": views}, num_threads=threads)
     with torch.inference_mode():
         # any spread is accepted, since it is reported
         seen = timer.adaptive_autorange(

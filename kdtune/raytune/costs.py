@@ -14,7 +14,6 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
-from kdtune.models.classifier import Classifier
 from kdtune.models.cost import measure
 from kdtune.raytune.machines import TrialResources
 from kdtune.storage.mirror import Mirror
@@ -92,12 +91,12 @@ def measure_all(study: Study, missing: Missing) -> tuple[list[Cost], list[str]]:
 
 def _measure(study: Study, role: Role, name: str, device: torch.device) -> Cost:
     run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
-    teacher, student = initial_teacher(run), make_student(run)
-    data = load_data(run.data)
-    views = samples(data, run, view_size(run, data, teacher, student))
-    model: Classifier = student if role == "student" else teacher
-    cost = measure(model.place(device, run.precision), role, views, study.cpus_per_trial)
-    return replace(cost, model=name)
+    data, student = load_data(run), make_student(run)
+    teacher = [initial_teacher(member) for member in run.teachers]
+    views = samples(data, run, view_size(run, data, student, *teacher))
+    members = [student] if role == "student" else teacher
+    placed = [model.place(device, run.precision) for model in members]
+    return replace(measure(placed, role, views, study.cpus_per_trial), model=name)
 
 
 def _models(study: Study) -> Iterator[tuple[Role, str]]:

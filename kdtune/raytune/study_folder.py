@@ -45,7 +45,7 @@ def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
         return
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
-        "classes": load_data(study.run.data).classes,
+        "classes": load_data(study.run).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),

@@ -102,19 +102,18 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
 def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.DataFrame:
     """Return teacher, mean (of its val accuracy in percent) and cost of each teacher.
 
-    Only the accuracy of a teacher is recorded, so it is empty for other metrics.
+    Of a teacher that was fine-tuned for several numbers of epochs, the most accurate one. Only the
+    accuracy of a teacher is recorded, so the frame is empty for other metrics.
     """
     own = results.costs[results.costs.role == "teacher"].set_index("model")[cost]
-    done = completed(results.search_trials)
-    column = "val/teacher_acc@last"
-    if criterion.metric != "acc" or not len(own):
-        return pd.DataFrame(columns=["teacher", "mean", cost])
-    names = pd.Series(results.study.run.teacher, index=done.index)
-    if "config/teacher" in done:
-        names = done["config/teacher"]
-    means = 100 * done.groupby(names)[column].mean().dropna()
-    means = means[means.index.isin(own.index)]
-    return pd.DataFrame({"teacher": means.index, "mean": means.array, cost: own[means.index].array})
+    run, done = results.study.run, completed(results.search_trials)
+    # training without distillation is measured against the teacher that the study began with
+    teacher = done["config/teacher"].fillna(run.teacher)
+    epochs = done["config/teacher_epochs"].fillna(run.teacher_epochs or 0)
+    means = 100 * done["val/teacher_acc@last"].groupby([teacher, epochs]).mean().dropna()
+    best = means.groupby(level=0).max()
+    best = best[best.index.isin(own.index)] if criterion.metric == "acc" else best[:0]
+    return pd.DataFrame({"teacher": best.index, "mean": best.array, cost: own[best.index].array})
 
 
 def _draw_frontier(

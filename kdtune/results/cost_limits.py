@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdtune.config.cost import Limits
 from kdtune.results.comparison import Criterion, best_config, by_repeat, completed
-from kdtune.results.costs import describe_machine, students_of
+from kdtune.results.costs import describe_machine
 from kdtune.results.labels import config_label
 from kdtune.results.tables import decimals
 from kdtune.statistics.intervals import mean_interval
@@ -23,7 +23,6 @@ def best_within(
     criterion: Criterion,
     limits: Limits,
     by: Sequence[str],
-    student: str,
 ) -> str:
     """Return the best configuration of the students within the limits, and who is excluded.
 
@@ -34,12 +33,11 @@ def best_within(
         criterion: selects the best configuration.
         limits: on the cost of a student.
         by: hyperparameters of the configuration's name.
-        student: see `costs.students_of`.
     """
     own = costs[costs.role == "student"].set_index("model")
     if not len(own):
         return NOT_MEASURED
-    names = students_of(pd.concat(phases), student).unique()
+    names = pd.concat(phases)["config/student"].unique()
     excess = {name: list(_excess(row, limits)) for name, row in own.iterrows()}
     excluded = [f"{name} ({', '.join(found)})" for name, found in excess.items() if found]
     excluded += [f"{name} (not measured)" for name in names if name not in own.index]
@@ -47,13 +45,13 @@ def best_within(
     allowed = [name for name, found in excess.items() if not found]
     if not allowed:
         return f"No student has {asked}: {', '.join(excluded)}."
-    inside = (completed(t)[students_of(completed(t), student).isin(allowed)] for t in phases)
+    inside = (completed(t)[completed(t)["config/student"].isin(allowed)] for t in phases)
     trials = next((found for found in inside if len(found)), None)
     if trials is None:
         text = f"No run of a student with {asked} has completed yet."
     else:
         best = best_config(by_repeat(trials, criterion.metric, criterion.scope), criterion.sign)
-        text = f"Best student with {asked}: {_describe(trials, best, own, criterion, by, student)}."
+        text = f"Best student with {asked}: {_describe(trials, best, own, criterion, by)}."
     return f"{text} Excluded by cost: {', '.join(excluded)}." if excluded else text
 
 
@@ -87,12 +85,11 @@ def _describe(
     costs: pd.DataFrame,
     criterion: Criterion,
     by: Sequence[str],
-    student: str,
 ) -> str:
     """Return the student, its cost, its configuration and its means with their intervals."""
     own = completed(trials)
     own = own[own.config_id == best]
-    name = students_of(own, student).iloc[0]
+    name = own["config/student"].iloc[0]
     cost = costs.loc[name]
     label = config_label(own.iloc[0], [n for n in by if n != "student"])
     held_out = (own.phase == "final").all()

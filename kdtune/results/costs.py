@@ -30,19 +30,7 @@ def cost_frame(costs: Sequence[Cost]) -> pd.DataFrame:
     return frame.astype({k: v for k, v in unknown.items() if frame[k].isna().any()})
 
 
-def students_of(frame: pd.DataFrame, student: str) -> pd.Series:
-    """Return the student of each row of a frame with config/*.
-
-    Args:
-        frame: of trials or configurations.
-        student: of the study's base run, where the frame names none.
-    """
-    if "config/student" not in frame:
-        return pd.Series(student, index=frame.index, dtype=object)
-    return frame["config/student"].fillna(student)
-
-
-def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame, student: str) -> pd.DataFrame:
+def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     """Return a frame with config/* and the cost of its students, student/<column> of `OF_STUDENT`.
 
     Without costs the frame is returned as it is.
@@ -50,12 +38,11 @@ def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame, student: str) -
     Args:
         frame: of trials or configurations.
         costs: of `cost_frame`.
-        student: see `students_of`.
     """
     own = costs[costs.role == "student"].set_index("model")
     if not len(own):
         return frame
-    students = students_of(frame, student)
+    students = frame["config/student"]
     return frame.assign(**{f"student/{name}": students.map(own[name]) for name in OF_STUDENT})
 
 
@@ -64,7 +51,6 @@ def frontier(
     costs: pd.DataFrame,
     criterion: Criterion,
     by: Sequence[str],
-    student: str,
 ) -> pd.DataFrame:
     """Return the best distilled and the best plain configuration of each student, with its cost.
 
@@ -73,7 +59,6 @@ def frontier(
         costs: of `cost_frame`.
         criterion: selects the best configurations.
         by: hyperparameters of the label.
-        student: see `students_of`.
 
     Returns:
         One row per student and arm, cheapest student first: student, arm ("distilled" or "plain"),
@@ -84,7 +69,7 @@ def frontier(
     """
     own = costs[costs.role == "student"].set_index("model")
     done = completed(trials)
-    done = done.assign(student=students_of(done, student), plain=done["config/alpha"] == 1)
+    done = done.assign(student=done["config/student"], plain=done["config/alpha"] == 1)
     values = by_repeat(done, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = done.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
     rows = []

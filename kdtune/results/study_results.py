@@ -59,10 +59,11 @@ def load(folder: str | Path) -> "Results":
 
 def _read(folder: Path, running: bool | None = None) -> "Results":
     study = read_study(folder)
-    frames = read_frames(folder, running, study.searched)
+    frames = read_frames(folder, running, study.searched, dict(study.run.study_values))
     costs = cost_frame(read_costs(folder))
-    trials = with_student_costs(frames.trials, costs, study.run.student)
-    return Results(folder, study, replace(frames, trials=trials), costs)
+    return Results(
+        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Results:
     def configs(self) -> pd.DataFrame:
         """One row per configuration, best mean first; see `summaries.configs`."""
         table = summaries.configs(self.search_trials, self.planned_repeats)
-        return with_student_costs(table, self.costs, self.study.run.student)
+        return with_student_costs(table, self.costs)
 
     @cached_property
     def by(self) -> list[str]:
@@ -234,12 +235,11 @@ class Results:
         if not (limits := criterion.limits.or_else(self.study.limits)):
             return ""
         phases = (self.trials_for(criterion), self.search_trials)
-        return best_within(phases, self.costs, criterion, limits, self.by, self.study.run.student)
+        return best_within(phases, self.costs, criterion, limits, self.by)
 
     def frontier(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return each student's best distilled and plain configuration; see `costs.frontier`."""
-        student = self.study.run.student
-        return frontier(self.search_trials, self.costs, criterion, self.by, student)
+        return frontier(self.search_trials, self.costs, criterion, self.by)
 
     def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return best configuration and baseline on val and test; see `selection.selection`."""

@@ -32,7 +32,7 @@ class Sequences(nn.Module):
 
 def test_a_linear_layer() -> None:
     model = classifier(nn.Flatten(), nn.Linear(10, 5))
-    cost = measure(model, "student", VIEWS, threads=1)
+    cost = measure([model], "student", VIEWS, threads=1)
     assert (cost.role, cost.model, cost.params) == ("student", "made", 10 * 5 + 5)
     assert cost.flops == 2 * 10 * 5
     assert 0 < cost.latency_ms < 1000 and 0 < cost.latency32_ms < 1000
@@ -41,11 +41,18 @@ def test_a_linear_layer() -> None:
     assert cost.hardware and cost.torch == torch.__version__
 
 
+def test_an_ensemble_is_the_sum_of_its_members() -> None:
+    members = [classifier(nn.Flatten(), nn.Linear(10, 5)) for _ in range(3)]
+    cost = measure(members, "teacher", VIEWS)
+    assert (cost.model, cost.params, cost.flops) == ("made+made+made", 3 * 55, 3 * 100)
+    assert cost.bytes == 3 * size_on_disk(members[0])
+
+
 def test_threads_and_running_statistics_are_left_as_they_were() -> None:
     model = classifier(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(10, 5))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     threads, rng = torch.get_num_threads(), torch.get_rng_state()
-    measure(model, "teacher", VIEWS, threads=2)
+    measure([model], "teacher", VIEWS, threads=2)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -35,11 +35,14 @@ def test_each_model_is_measured_once(study: Study, monkeypatch: pytest.MonkeyPat
 
     marked = [replace(student, latency_ms=123.0), teacher]
     write_costs(study.folder, marked)
-    other = replace(study, run=replace(TINY, teacher=TINY.student))  # one more model
+    ensemble = f"{TINY.teacher}+{TINY.student}"
+    space = {"teacher": (TINY.teacher, ensemble), "student": (TINY.student,)}
+    other = replace(study, space=space)  # one more teacher
     measure_before_ray(other, Mirror(other), said.append)
     first, second, third = read_costs(study.folder)
     assert [first, second] == marked
-    assert (third.role, third.model, third.params) == ("teacher", TINY.student, student.params)
+    assert (third.role, third.model) == ("teacher", ensemble)
+    assert third.params == teacher.params + student.params
     monkeypatch.setattr(costs, "measure_all", None)
     measure_before_ray(other, Mirror(other), said.append)
     assert len(said) == 2
@@ -50,10 +53,10 @@ def test_a_model_that_cannot_be_measured_is_a_warning(
 ) -> None:
     real = costs.measure
 
-    def fail_for_teacher(model, role, *arguments):
+    def fail_for_teacher(members, role, *arguments):
         if role == "teacher":
             raise RuntimeError("out of memory\nand more")
-        return real(model, role, *arguments)
+        return real(members, role, *arguments)
 
     monkeypatch.setattr(costs, "measure", fail_for_teacher)
     said: list[str] = []

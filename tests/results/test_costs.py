@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -32,23 +33,23 @@ T1 = 12.706204736174698  # 97.5 % point of Student's t with 1 degree of freedom
 
 
 def two_students() -> pd.DataFrame:
-    """Return trials of two students, told apart by lr in the records of these tests."""
+    """Return trials of two students."""
+    begun = (("student", LARGE),)
+    small, large = (partial(at, student=student, study_values=begun) for student in (SMALL, LARGE))
     last = {
-        at(0.5, lr=0.1): [0.70, 0.72],
-        at(0.1, lr=0.1): [0.69, 0.69],
-        at(1.0, lr=0.1): [0.60, 0.60],
-        at(0.5, lr=0.2): [0.79, 0.81],
-        at(1.0, lr=0.2): [0.80, 0.84],
+        small(0.5): [0.70, 0.72],
+        small(0.1): [0.69, 0.69],
+        small(1.0): [0.60, 0.60],
+        large(0.5): [0.79, 0.81],
+        large(1.0): [0.80, 0.84],
     }
     trials = trials_of(last).assign(phase="search")
-    trials["test/acc@last"] = trials["val/acc@last"] - 0.1
-    students = trials["config/lr"].map({0.1: SMALL, 0.2: LARGE})
-    return trials.assign(**{"config/student": students})
+    return trials.assign(**{"test/acc@last": trials["val/acc@last"] - 0.1})
 
 
 def within(criterion: Criterion, trials: pd.DataFrame | None = None) -> str:
     phases = [two_students() if trials is None else trials]
-    return best_within(phases, COSTS, criterion, criterion.limits, ["alpha", "student"], SMALL)
+    return best_within(phases, COSTS, criterion, criterion.limits, ["alpha", "student"])
 
 
 # -- dataframes ------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def test_the_frontier_against_brute_force(points: list[tuple[int, int]]) -> None
 
 
 def test_the_best_of_each_student_with_and_without_distillation() -> None:
-    table = frontier(two_students(), COSTS, Criterion(), ["alpha"], SMALL)
+    table = frontier(two_students(), COSTS, Criterion(), ["alpha"])
     assert list(table.student) == [SMALL, SMALL, LARGE, LARGE]  # cheapest first
     assert list(table.arm) == ["distilled", "plain"] * 2
     assert list(table.label) == ["alpha = 0.5", "alpha = 1"] * 2
@@ -186,11 +187,10 @@ def test_no_run_of_a_student_within_has_completed() -> None:
 def test_finalists_count_if_one_is_within_else_the_search() -> None:
     trials = two_students()
     of_large = trials[trials["config/student"] == LARGE].assign(phase="final")
-    names = (["alpha"], SMALL)
     cheap, dear = Limits(2.0), Limits(max_params=10**6)
-    text = best_within([of_large, trials], COSTS, Criterion(), cheap, *names)
+    text = best_within([of_large, trials], COSTS, Criterion(), cheap, ["alpha"])
     assert "pkg:small (0.5 ms" in text and "optimistic" in text
-    text = best_within([of_large, trials], COSTS, Criterion(), dear, *names)
+    text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"])
     assert "pkg:large (3 ms" in text and "held-out repeats" in text
 
 
