@@ -51,7 +51,8 @@ def best_within(
         text = f"No run of a student with {asked} has completed yet."
     else:
         best = best_config(by_repeat(trials, criterion.metric, criterion.scope), criterion.sign)
-        text = f"Best student with {asked}: {_describe(trials, best, own, criterion, by)}."
+        described = _describe(trials, best, own, criterion, limits, by)
+        text = f"Best student with {asked}: {described}."
     return f"{text} Excluded by cost: {', '.join(excluded)}." if excluded else text
 
 
@@ -66,13 +67,16 @@ def _requirements(limits: Limits, cost: pd.Series) -> Iterator[str]:
 def _excess(cost: pd.Series, limits: Limits) -> Iterator[str]:
     """Yield each cost of a student that exceeds its limit, in words."""
     if limits.max_ms is not None and cost.latency_ms > limits.max_ms:
-        yield _ms(cost)
+        yield _ms(cost, limits)
     if limits.max_params is not None and cost.params > limits.max_params:
         yield _params(cost)
 
 
-def _ms(cost: pd.Series) -> str:
-    return f"{cost.latency_ms:.3g} ms"
+def _ms(cost: pd.Series, limits: Limits) -> str:
+    """Return the latency, with its spread if the limit lies within it."""
+    near = limits.max_ms is not None and abs(cost.latency_ms - limits.max_ms) < cost.latency_ms_iqr
+    spread = f" with an interquartile range of {cost.latency_ms_iqr:.2g}, which spans the limit"
+    return f"{cost.latency_ms:.3g} ms{spread * bool(near)}"
 
 
 def _params(cost: pd.Series) -> str:
@@ -84,6 +88,7 @@ def _describe(
     best: str,
     costs: pd.DataFrame,
     criterion: Criterion,
+    limits: Limits,
     by: Sequence[str],
 ) -> str:
     """Return the student, its cost, its configuration and its means with their intervals."""
@@ -101,7 +106,7 @@ def _describe(
     if len(test):
         on_test = criterion.label.replace("validation", "test")
         parts.append(f"{on_test} {_estimate(test, criterion)}")
-    return f"{name} ({_ms(cost)}, {_params(cost)}) with {label}; {', '.join(parts)}"
+    return f"{name} ({_ms(cost, limits)}, {_params(cost)}) with {label}; {', '.join(parts)}"
 
 
 def _estimate(sample: pd.Series, criterion: Criterion, note: str = "") -> str:

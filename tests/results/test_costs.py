@@ -161,6 +161,14 @@ def test_a_limit_includes_its_end_and_excludes_no_one_beyond_need() -> None:
     assert "with alpha = 1; validation accuracy 82%" in text and "Excluded" not in text
 
 
+def test_a_spread_that_spans_the_limit_is_said() -> None:
+    """The interquartile range of 3 ms is 0.15 ms."""
+    spread = "3 ms with an interquartile range of 0.15, which spans the limit"
+    assert f"Excluded by cost: pkg:large ({spread})." in within(Criterion(limits=Limits(2.9)))
+    assert f"pkg:large ({spread}, 90,000 parameters)" in within(Criterion(limits=Limits(3.1)))
+    assert "spans" not in within(Criterion(limits=Limits(3.2)))
+
+
 def test_no_student_is_within() -> None:
     assert within(Criterion(limits=Limits(0.1, 10))) == (
         "No student has a latency of at most 0.1 ms at batch size 1 (1 thread of Some CPU) and at "
