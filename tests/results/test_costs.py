@@ -81,7 +81,7 @@ def test_a_study_without_costs_has_neither_columns_nor_a_table(tmp_path) -> None
     assert not any(name.startswith("student/") for name in made.trials)
     assert "Cost of the models" not in made.text()
     verdict = made.verdict(Criterion(limits=Limits(2.0)))
-    assert verdict == f"{NOT_MEASURED} {made.verdict()}"
+    assert verdict == f"{NOT_MEASURED}\n{made.verdict()}"
 
 
 def test_the_table_of_costs(measured) -> None:
