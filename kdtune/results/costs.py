@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.cost import Cost
+from kdtune.config.files import COSTS
 from kdtune.results.comparison import Criterion, best_config, by_repeat, completed
 from kdtune.results.labels import config_label
 from kdtune.results.tables import cell, decimals, markdown
@@ -15,6 +16,8 @@ from kdtune.statistics.intervals import mean_interval
 
 OF_STUDENT = ("params", "bytes", "flops", "latency_ms", "latency32_ms")
 """Columns of `cost_frame` that dataframes of trials have as student/<column>."""
+MAX_RELATIVE_IQR = 0.25
+"""Interquartile range as a share of the median, above which a latency is said to be unreliable."""
 COST_AXES: Mapping[str, str] = {
     "latency_ms": "latency at batch size 1 (ms)",
     "params": "parameters",
@@ -118,8 +121,16 @@ def cost_note(costs: pd.DataFrame) -> str:
     )
     places = _places(costs)
     if places.nunique() == 1:
-        return f"{note}; {places.iloc[0]}."
-    return f"{note}. Latencies measured on different hardware are not comparable."
+        note = f"{note}; {places.iloc[0]}."
+    else:
+        note = f"{note}. Latencies measured on different hardware are not comparable."
+    if (costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any():
+        note += (
+            f" Latencies with an IQR above {MAX_RELATIVE_IQR:.0%} of the median are not reliable, "
+            f"since the machine was busy. To measure again, delete {COSTS} and extend the study on "
+            f"an idle machine."
+        )
+    return note
 
 
 def cost_rows(costs: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

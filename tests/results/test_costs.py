@@ -104,6 +104,12 @@ def test_models_measured_on_different_machines_are_told_apart() -> None:
     assert "not comparable" in cost_note(frame)
 
 
+def test_latencies_of_a_busy_machine_are_called_unreliable() -> None:
+    assert "not reliable" not in cost_note(COSTS)
+    busy = cost_frame([cost("a"), replace(cost("b"), latency_ms_iqr=0.1)])
+    assert "IQR above 25% of the median are not reliable" in cost_note(busy)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(16_664, "16.7 kB"), (999_600, "1 MB"), (999.4, "999.4 B"), (8.174e9, "8.17 GB"), (5, "5 B")],
