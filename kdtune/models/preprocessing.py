@@ -150,10 +150,14 @@ def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     channels, size, _ = config["input_size"]
     share = config.get("crop_pct") or 1.0
     resized = max(size, math.floor(size / share))  # as timm rounds; a few are padded, not cropped
-    word: Any = config.get("interpolation")
-    interpolation = word if word in get_args(Interpolation) else "bicubic"
+    interpolation = _interpolation(config.get("interpolation"))
     mean, std = config["mean"], config["std"]
     return Preprocessing(size, channels, mean, std, interpolation, size / resized)
+
+
+def _interpolation(word: object) -> Interpolation:
+    """Return the interpolation of this name; bicubic for another one, such as lanczos."""
+    return next((known for known in get_args(Interpolation) if known == word), "bicubic")
 
 
 def of_module(net: nn.Module, name: str) -> Preprocessing | None:

@@ -29,7 +29,7 @@ def find_problems(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
     ]
 
 
-def find_warnings_of_models(folder: Path) -> list[str]:
+def model_warnings(folder: Path) -> list[str]:
     """Return the warnings of a study's models that its driver recorded in provenance.json."""
     warnings = read_provenance(folder).get("warnings", [])
     return [str(warning) for warning in warnings]

@@ -28,11 +28,7 @@ from kdtune.results.comparison import (
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
-from kdtune.results.diagnostics import (
-    describe_status,
-    find_problems,
-    find_warnings_of_models,
-)
+from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
 from kdtune.storage.records import read_study
@@ -136,8 +132,7 @@ class Results:
     @cached_property
     def warnings(self) -> list[str]:
         """What is missing or wrong; empty for a complete study without doubts about its models."""
-        of_models = find_warnings_of_models(self.folder)
-        return [*of_models, *find_problems(self.study, self.frames, self.by)]
+        return [*model_warnings(self.folder), *find_problems(self.study, self.frames, self.by)]
 
     @property
     def status(self) -> str:
