@@ -32,6 +32,7 @@ Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
 Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
+Keep = Literal["best", "all", "none"]
 BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -83,6 +84,12 @@ class Study:
     trials)."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
+    keep: Annotated[Keep, Setting(commands=ONLY_SEARCH)] = "best"
+    """Students whose weights stay on disk once the study is complete: "best" (those of the best
+    configuration, in students/), "all" (those of all runs in trials/, too) or "none". Predictions
+    always stay."""
+    rerun_dropped: Annotated[bool, Setting(commands=ONLY_SEARCH)] = False
+    """Run the dropped runs again, see `python -m kdtune.analysis STUDY --drop TRIAL`."""
     gpus: Annotated[int | None, Setting(low=0)] = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
     gpus_per_trial: Annotated[float, Setting(above=0, commands=ONLY_SEARCH)] = 1.0

@@ -12,13 +12,14 @@ import torch
 from ray import tune
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import CHECKPOINT
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.metrics import Epoch
-from kdtune.training.run import CHECKPOINT, distill
+from kdtune.training.run import distill
 from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready
 
 REPORT_SECONDS = 0.5

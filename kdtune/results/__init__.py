@@ -9,6 +9,7 @@
 - selection: the selected configuration on data that did not select it
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
+- files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words
 - tables: tables and single values as text

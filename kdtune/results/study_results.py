@@ -26,6 +26,7 @@ from kdtune.results.comparison import (
 )
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
 from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import config_label, distinguishing
 from kdtune.results.summaries import best_rows
@@ -126,7 +127,9 @@ class Results:
     @cached_property
     def warnings(self) -> list[str]:
         """What is missing or wrong in the records; empty for a complete study."""
-        return find_problems(self.study, self.frames, self.by)
+        problems = find_problems(self.study, self.frames, self.by)
+        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        return [*problems, *missing]
 
     @property
     def status(self) -> str:

@@ -7,10 +7,9 @@ import pandas as pd
 from study_folders import at, draw, make, write_predictions, write_records
 
 import kdtune
-from kdtune.config.files import PREDICTIONS
+from kdtune.config.files import PREDICTIONS, STUDENT
 from kdtune.raytune.study_folder import finish
 from kdtune.storage.mirror import Mirror
-from kdtune.training.run import STUDENT
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:

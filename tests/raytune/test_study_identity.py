@@ -21,8 +21,8 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.study_lock import lock_study
 from kdtune.storage.records import SavedStudy
+from kdtune.storage.study_lock import lock_study
 from kdtune.training.run import check
 
 OLD = Study(name="old", run=RUN, space={"alpha": (0.1, 0.5, 1)}, repeats=4)
