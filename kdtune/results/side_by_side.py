@@ -29,6 +29,8 @@ from kdtune.statistics.intervals import mean_interval, paired_difference, unpair
 
 SPLITS = ("val", "test")
 Row = dict[str, Any]
+MAX_FILE_NAME = 100
+"""Characters of the studies' names in the name of a file."""
 
 
 def load_several(places: Sequence[str], criterion: Criterion = DEFAULT) -> "SideBySide":
@@ -181,6 +183,12 @@ class SideBySide:
     def is_adaptive(self) -> bool:
         """Whether the number of repeats of a study depended on its results."""
         return any(math.isnan(r.planned_repeats) or r.study.until_decided for r in self.results)
+
+    @property
+    def default_file(self) -> str:
+        """Name of the page that compares the studies, e.g. comparison-a-b.html."""
+        names = "-".join(Path(name).name for name in self.studies)
+        return f"comparison-{names[:MAX_FILE_NAME]}.html"
 
     @property
     def results(self) -> list[Results]:

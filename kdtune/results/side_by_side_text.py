@@ -124,9 +124,10 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
             f"No conclusion on {subject} against {other}: a comparison needs two repeats of each."
         )
     amount, ends = difference_and_interval(row, side.criterion.scale)
+    interval = "simultaneous 95% CI" if count(side) > 1 else "95% CI"
     n = f"n = {row.n:.0f}" if row.paired else f"n = {row.n:.0f} and {row.n_reference:.0f}, unpaired"
     adjusted = "Holm-adjusted p" if count(side) > 1 else "p"
-    evidence = f"{_interval(side)} {ends}, {adjusted} = {row.p_holm:.2g}, {n}"
+    evidence = f"{interval} {ends}, {adjusted} = {row.p_holm:.2g}, {n}"
     unit = _unit(side.criterion)
     excludes_0 = row.low_all > 0 or row.high_all < 0
     if not (row.p_holm < SIGNIFICANCE_LEVEL and excludes_0):

@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,8 @@ from kdtune.results.wording import short_verdict
 from kdtune.statistics.intervals import mean_interval
 
 COLUMNS = ["name", "state", "data", "best", "mean", "std", "n", "verdict", "last_record"]
+MAX_STATE = 80
+"""Characters of a state in the printed list."""
 
 
 def is_folder_of_studies(place: str) -> bool:
@@ -88,5 +91,6 @@ def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md
         value = plus_minus(scale * row["mean"], scale * row["std"])
         texts = ["-" if pd.isna(row[c]) else str(row[c]) for c in ("data", "best", "verdict")]
         last = "-" if pd.isna(row.last_record) else str(row.last_record)[:16]
-        rows.append([row["name"], row.state, *texts[:2], value, n, texts[2], last])
+        state = shorten(row.state, MAX_STATE, placeholder=" ...")
+        rows.append([row["name"], state, *texts[:2], value, n, texts[2], last])
     return markdown(head, rows)

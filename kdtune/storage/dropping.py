@@ -110,7 +110,7 @@ def _check(kind: Mark, trials: Sequence[str], standing: _Standing, place: str) -
     """Raise InputError unless all trials are in a state to be dropped or restored."""
     for trial in trials:
         if trial not in standing.started:
-            near = get_close_matches(trial, standing.started, n=1, cutoff=0.3)
+            near = get_close_matches(trial, standing.started, n=1, cutoff=0.0)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(
                 f"--{kind} must be the trial_id of runs of {place}, but got {trial}{hint}"

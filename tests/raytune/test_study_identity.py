@@ -104,6 +104,16 @@ def test_a_saved_value_that_wins_is_said() -> None:
     ]
 
 
+def test_students_that_a_study_has_kept_are_not_deleted() -> None:
+    study, lines = merge(OLD, replace(OLD, keep="all"))
+    assert study.keep == "all"
+    assert lines == [
+        "runs/old was begun with --keep all; ignoring --keep best, so that no students are deleted"
+    ]
+    assert merge(replace(OLD, keep="all")) == (replace(OLD, keep="all"), [])
+    assert merge(OLD, replace(OLD, keep="none")) == (OLD, [])
+
+
 def test_contents_are_compared(tmp_path: Path) -> None:
     study, lines = replace(OLD, out=str(tmp_path)), list[str]()
     check_same(study, None, PRINTS, lines.append)
