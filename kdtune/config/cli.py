@@ -189,7 +189,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             own["budget"] = None  # it is the experiment's own, for --repeats auto
     if own["name"] == NAME_OF_DATA:
         own["name"] = ""
-    run = replace(base.run, **fixed).absolute()
+    run = replace(base.run, **fixed, study_values=()).absolute()
     return replace(base, run=run, space=space, **own)
 
 

@@ -20,6 +20,7 @@ from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.hyperparameters import (
     DECIDING,
     HYPERPARAMETERS,
+    OF_STUDY,
     Range,
     Values,
     canonical,
@@ -32,7 +33,7 @@ Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
 Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
-Keep = Literal["best", "all", "none"]
+KeptStudents = Literal["best", "all", "none"]
 BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -71,7 +72,7 @@ class Study:
     repeats."""
     stop_early: Annotated[bool, Setting(commands=ONLY_SEARCH)] = False
     """Prune trials of the first repeat that are behind the others at the same epoch."""
-    repeats: Annotated[int, Setting(low=1, high=999, commands=ONLY_SEARCH)] = 4
+    repeats: Annotated[int, Setting(low=1, high=999, commands=ONLY_SEARCH)] = 8
     """Number of repeats (random seeds) of every configuration; with "race" the maximum. Use 8 or
     more: 4 rarely reach significance. "auto": add final repeats until the difference is decided or
     --budget is spent."""
@@ -84,7 +85,7 @@ class Study:
     trials)."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
-    keep: Annotated[Keep, Setting(commands=ONLY_SEARCH)] = "best"
+    keep: Annotated[KeptStudents, Setting(commands=ONLY_SEARCH)] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
     configuration, in students/), "all" (those of all runs in trials/, too) or "none". Predictions
     always stay."""
@@ -113,6 +114,7 @@ class Study:
         object.__setattr__(self, "name", self.name or Path(self.run.data).name)
         check_fields(self)
         object.__setattr__(self, "space", {k: _values(k, v) for k, v in self.space.items()})
+        object.__setattr__(self, "run", self._begun_with())
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
         fits = re.match(r"\w+:/(?!/)", self.out) is None
@@ -128,6 +130,22 @@ class Study:
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         self._check_space()
 
+    def _begun_with(self) -> Run:
+        """Return the base run with the models that the study began with, `Run.study_values`.
+
+        These are the recorded ones as far as the study still has them, else those of the run, else
+        the first of the space.
+        """
+        begun = dict(self.run.study_values)
+        for name in OF_STUDY:
+            candidates = (begun.get(name), getattr(self.run, name))
+            allowed = self.space.get(name, candidates[1:])
+            if isinstance(allowed, Range):
+                begun[name] = next((c for c in candidates if c is not None), allowed.low)
+            else:
+                begun[name] = next((c for c in candidates if c in allowed), allowed[0])
+        return replace(self.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
+
     def _check_budget(self) -> None:
         """Raise InputError unless the budget can be read and goes with --repeats auto."""
         match = re.fullmatch(BUDGET, self.budget or "1h")
@@ -141,6 +159,8 @@ class Study:
     def _check_space(self) -> None:
         """Raise InputError unless each value is allowed, and has an effect somewhere."""
         for name, values in self.space.items():
+            if isinstance(values, Range) and name in OF_STUDY:
+                raise InputError(f"{name} must be a list, but got {values}; each is made once")
             if isinstance(values, Range) and self.search == "grid":
                 raise InputError(
                     f"{name} must be a list for a grid, but got {values}; --search random or tpe"
@@ -183,7 +203,7 @@ class Study:
             lists["alpha"] = (*self.values("alpha"), 1.0)  # type: ignore[misc]
         runs: dict[str, Run] = {}
         for values in itertools.product(*lists.values()):
-            run = replace(self.run, repeat=0, **dict(zip(lists, values, strict=True)))
+            run = self.run.sample(repeat=0, **dict(zip(lists, values, strict=True)))
             runs.setdefault(run.config_id, run)
         return list(runs.values())
 

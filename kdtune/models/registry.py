@@ -9,8 +9,9 @@ import importlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,10 +19,13 @@ import torchvision
 from torch import nn
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
 from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
+
+Role = Literal["teacher", "student"]
 
 
 def build(
@@ -46,6 +50,33 @@ def build(
             what = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
             fill(model.net, state, model.head_name, what, replace_head)
+    return model
+
+
+def build_model(
+    run: Run,
+    role: Role,
+    classes: int,
+    *,
+    seed: int,
+    replace_head: bool = True,
+    weights: str | None = None,
+) -> Classifier:
+    """Return the teacher (no ensemble) or the student of a run; see `build`.
+
+    Args:
+        run: names the model, its weights and what differs from the model's own preprocessing.
+        role: "teacher" or "student".
+        classes: K of the data.
+        seed: of the initial weights.
+        replace_head: see `build`.
+        weights: instead of those that the run names.
+    """
+    weights = run.weights_of(role) if weights is None else weights
+    model = build(getattr(run, role), weights, classes, seed=seed, replace_head=replace_head)
+    given = {name: getattr(run, f"{role}_{name}") for name in ("mean", "std", "size")}
+    given = {name: value for name, value in given.items() if value is not None}
+    model.preprocessing = replace(model.preprocessing, **given)
     return model
 
 

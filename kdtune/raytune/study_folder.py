@@ -26,6 +26,7 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
+from kdtune.results.files_kept import exported_config
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
@@ -54,7 +55,7 @@ def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
         return
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
-        "classes": load_data(study.run.data).classes,
+        "classes": load_data(study.run).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
@@ -110,8 +111,7 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     run = replace(results.study.run, **active_values(config))
     named = json.dumps(asdict(run), indent=2)
     target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
-    before = target / STUDENTS_CONFIG
-    kept = before.is_file() and before.read_text(encoding="utf-8") == named
+    kept = exported_config(results.folder, results.study) == best
     trials = results.trials[results.trials.config_id == best]
     mirror.pull_trials(list(trials.trial_id), STUDENT)
     shutil.rmtree(part, ignore_errors=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -71,7 +72,7 @@ def _missing_students(
 
     That happens if the best one changes after the weights of others were deleted.
     """
-    if study.keep == "none" or best != _exported_config(folder / STUDENTS / STUDENTS_CONFIG):
+    if study.keep == "none" or best != exported_config(folder, study):
         return []
     own = done[done.config_id == best]
     lacking = [
@@ -90,10 +91,16 @@ def _missing_students(
     ]
 
 
-def _exported_config(file: Path) -> str:
-    """Return the config_id of the students in students/; "" if there are none."""
-    with suppress(OSError, ValueError, TypeError):  # missing, or of a later version
-        return Run(**json.loads(file.read_text(encoding="utf-8"))).config_id
+def exported_config(folder: Path, study: Study) -> str:
+    """Return the config_id of the students in students/; "" if there are none.
+
+    It is that of the fields that this version knows, since an earlier one may have written them.
+    """
+    file = folder / STUDENTS / STUDENTS_CONFIG
+    with suppress(OSError, ValueError, TypeError):  # missing or damaged
+        values = json.loads(file.read_text(encoding="utf-8"))
+        known = {f.name: values[f.name] for f in fields(Run) if f.name in values}
+        return Run(**{"study_values": study.run.study_values} | known).config_id
     return ""
 
 

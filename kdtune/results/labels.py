@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.hyperparameters import HYPERPARAMETERS, OF_STUDY
 
 CONFIG_COLUMNS = ["config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
 """Columns of dataframes that describe a configuration."""
@@ -17,7 +17,12 @@ def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
     They are those of `searched` that differ between trials, in that order; otherwise all that
     differ; ["alpha"] if none does.
     """
-    varied = [n for n in HYPERPARAMETERS if trials[f"config/{n}"].nunique(dropna=False) > 1]
+    # a teacher is inactive without distillation, which does not make it a second one
+    varied = [
+        name
+        for name in HYPERPARAMETERS
+        if trials[f"config/{name}"].nunique(dropna=name in OF_STUDY) > 1
+    ]
     return [n for n in searched if n in varied] or varied or ["alpha"]
 
 

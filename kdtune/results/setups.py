@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.errors import InputError
+from kdtune.config.fields import declarations
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -17,9 +18,10 @@ SHARED_BY_PAIRS = ("seed", "train_images", "augmentation")
 """What a repeat of two studies must share: it fixes order and augmentation of the same images."""
 NOT_COMPARED = {
     *("name", "out", "run", "space", "keep", "rerun_dropped", "address", "cache", "cache_gb"),
-    *("gpus", "gpus_per_trial", "loader_workers"),
+    *("gpus", "gpus_per_trial", "loader_workers", "data", "repeat", "study_values"),
 }
-"""Fields of `Study` without an influence on results, or whose parts are compared one by one."""
+"""Fields of `Study` and `Run` without an influence on results, or that are compared otherwise: data
+by their content, the run and the space value by value."""
 
 
 def fingerprints_of(results: Results) -> dict[str, str]:
@@ -91,12 +93,12 @@ def differing_settings(studies: Mapping[str, Results]) -> pd.DataFrame:
 
 def _settings(results: Results) -> Iterator[tuple[str, str]]:
     study = results.study
-    for f in fields(Run):
-        if f.name in HYPERPARAMETERS:
-            yield f.name, _shown(_all_values(study, f.name) if study.has_effect(f.name) else "-")
-        elif f.name not in ("data", "repeat", "augment"):  # data are compared by their content
-            yield f.name, _shown(getattr(study.run, f.name))
-    yield "augment", _shown(study.run.augmentation)
+    for name, declared in declarations(Run).items():
+        if name in HYPERPARAMETERS:
+            yield name, _shown(_all_values(study, name) if study.has_effect(name) else "-")
+        elif name not in NOT_COMPARED and declared.setting.defines:
+            resolved = "augmentation" if name == "augment" else name  # None is a default
+            yield name, _shown(getattr(study.run, resolved))
     for f in fields(Study):
         if f.name not in NOT_COMPARED:
             yield f.name, _shown(getattr(study, f.name))

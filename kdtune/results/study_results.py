@@ -57,7 +57,8 @@ def load(folder: str | Path) -> "Results":
 
 def _read(folder: Path, running: bool | None = None) -> "Results":
     study = read_study(folder)
-    return Results(folder, study, read_frames(folder, running, study.searched))
+    frames = read_frames(folder, running, study.searched, dict(study.run.study_values))
+    return Results(folder, study, frames)
 
 
 @dataclass(frozen=True)

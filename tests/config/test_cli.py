@@ -264,7 +264,9 @@ OF_SEARCH = {
 }
 OF_STUDENT = {
     *("alpha", "loss", "temperature", "dkd_alpha", "dkd_beta", "student", "student_weights"),
-    *("trainable", "batch_norm", "train_images", "lr", "epochs"),
+    *("trainable", "batch_norm", "train_images", "lr", "epochs", "optimizer", "momentum"),
+    *("weight_decay", "schedule", "lr_step_size", "lr_gamma", "batch_size"),
+    *("student_mean", "student_std", "student_size", "student_interpolation"),
 }
 
 
@@ -281,7 +283,7 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
         parse(which, ["--help"])
     shown = set(re.findall(r"^\S? *--([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
     fields = {f.name for owner in (Run, Study) for f in dataclasses.fields(owner)}
-    want = fields - {"run", "space", "until_decided"} - missing
+    want = fields - {"run", "space", "until_decided", "study_values"} - missing
     assert shown == {name.replace("_", "-") for name in want}
 
 

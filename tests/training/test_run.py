@@ -160,7 +160,7 @@ def test_predictions_are_those_of_the_saved_student(
         *("teacher", "correct"),
     ]
     assert (frame.trial_id == tiny.trial_id).all() and frame.file.isna().all()
-    data = load_data(tiny.data)
+    data = load_data(tiny)
     student = build(tiny.student, str(tmp_path / STUDENT), len(data.classes), seed=0)
     teacher = build_teacher(tiny, teacher_folder, data)
     for model in (student, teacher):
@@ -255,7 +255,7 @@ def test_a_run_with_an_objective_of_the_user(
 def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
     made_of = check(tiny)
     assert made_of == {
-        "data": load_data(tiny.data).fingerprint,
+        "data": load_data(tiny).fingerprint,
         "teacher": initial_teacher(tiny).fingerprint(),
         "student": make_student(tiny).fingerprint(),
     }
