@@ -71,12 +71,13 @@ class Run:
     """Interpolation with which val and test images are resized. None: that of the teacher's
     published evaluation transform, else bilinear."""
     teacher: Annotated[str, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
-    """Teacher: a torchvision name, timm/NAME, a model of kdtune, or module:factory, a function of
-    the number of classes that returns a module. NAME+NAME is an ensemble: the mean probability."""
+    """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
+    module:factory, a function of the number of classes that returns a module. NAME+NAME is an
+    ensemble: the mean probability."""
     teacher_weights: Weights = "default"
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
-    (.safetensors, or a .pt state dict) or the folder of another study. With several teachers,
-    TEACHER=WEIGHTS for each that has not the default."""
+    (.safetensors, or a checkpoint of torch.save) or the folder of another study. With several
+    teachers, TEACHER=WEIGHTS for each that has not the default."""
     teacher_mean: Annotated[tuple[float, ...] | None, Setting()] = None
     """Mean of each channel, in [0, 1], that the teacher's input is normalised with. None: that of
     the model."""
@@ -123,7 +124,8 @@ class Run:
     teacher_min_acc: Annotated[float | None, Setting(low=0, high=1, defines=False)] = None
     """Least accuracy of the teacher on val, in [0, 1]. With a worse one nothing runs."""
     student: Annotated[str, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
-    """Student: a torchvision name, timm/NAME, a model of kdtune, or module:factory."""
+    """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
+    module:factory."""
     student_weights: Annotated[Weights, Setting(commands=OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""

@@ -18,9 +18,10 @@ from kdtune.config.migrations import migrate_run
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
+from kdtune.models.checkpoints import check_whole
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.registry import build_model
-from kdtune.models.weights import check_whole, save_weights
+from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size
 from kdtune.streams.stream import Stream

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.cli import parse, run_and_exit
+import kdtune
+from kdtune.config.cli import _format_warning, parse, run_and_exit
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError
 from kdtune.config.hyperparameters import Range
@@ -367,3 +368,9 @@ def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(SystemExit) as ended:
         run_and_exit(lambda: 3)
     assert ended.value.code == 3
+
+
+def test_a_warning_of_kdtune_is_one_line_and_others_name_their_place() -> None:
+    own = kdtune.__file__
+    assert _format_warning("text", UserWarning, own, 3, None) == "warning: text\n"
+    assert _format_warning("text", UserWarning, "lib.py", 3, "").startswith("lib.py:3: UserWarn")

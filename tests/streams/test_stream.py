@@ -20,6 +20,7 @@ from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
@@ -74,7 +75,7 @@ def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifi
     """The student and its last epoch, trained over the stream."""
     student = make_student(run).place(CPU, run.precision)
     model = load_teacher(run, teacher).place(CPU, run.precision)
-    stream = Stream(run, load_data(run), student, model, resources)
+    stream = Stream(run, load_data(run), student, Teacher.of([model]), resources)
     *_, last = train(run, student, stream)
     return student, last
 
@@ -235,7 +236,7 @@ def test_the_key_holds_data_threads_weights_and_versions(
     tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache = load_data(Run()), Cache(tmp_path / "cache", 1)
-    teacher = load_teacher(tiny, teacher_folder)
+    teacher = Teacher.of([load_teacher(tiny, teacher_folder)])
 
     def fresh(data: Data = data) -> int:
         before = len(chunks(tmp_path))
@@ -283,7 +284,7 @@ def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
 
 
 def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_folder: Path) -> None:
-    teacher = load_teacher(tiny, teacher_folder)
+    teacher = Teacher.of([load_teacher(tiny, teacher_folder)])
     stream = Stream(tiny, load_data(Run()), make_student(tiny), teacher, Resources())
     for batch in stream.train(1):
         with torch.no_grad():
@@ -328,7 +329,7 @@ def test_an_edited_module_that_a_factory_imports_makes_new_logits(
         (tmp_path / "my_activation.py").write_text(f"def act(x):\n    return x.{activation}()\n")
         for name in ("my_model", "my_activation"):  # as in another process
             sys.modules.pop(name, None)
-        teacher = load_teacher(run, tmp_path)
+        teacher = Teacher.of([load_teacher(run, tmp_path)])
         stream = Stream(run, load_data(Run()), make_student(run), teacher, resources)
         whole = torch.cat([batch.teacher for batch in stream.train(0)])
         with torch.no_grad():
