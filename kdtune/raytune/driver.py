@@ -196,8 +196,7 @@ def _train_teachers(study: Study, trial: TrialResources, display: ProgressDispla
     for run, folder in missing_teachers(study.run, teachers(study), root):
         display.print_line(describe_training(run))
         task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
-        own = replace(study, run=run)
-        references: Any = task(train_teacher).remote(own, folder)
+        references: Any = task(train_teacher).remote(study, run, folder)
         try:
             for reference in references:
                 display.print_line(f"  {ray.get(reference)}")

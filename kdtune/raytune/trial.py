@@ -127,11 +127,12 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
     return {"epochs": values, "error": error, **curves}
 
 
-def train_teacher(study: Study, folder: Path) -> Iterator[Epoch]:
+def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[Epoch]:
     """Fine-tune a teacher in a Ray task, which may have a GPU; yield its epochs.
 
     Args:
-        study: The study, with a base run that has the teacher.
+        study: The study.
+        run: Its run with the teacher.
         folder: Of the teacher.
     """
     torch.set_num_threads(study.cpus_per_trial)
@@ -139,6 +140,6 @@ def train_teacher(study: Study, folder: Path) -> Iterator[Epoch]:
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    yield from fine_tune(study.run, folder, Resources.of(study), push)
+    yield from fine_tune(run, folder, Resources.of(study), push)
     mirror.push("teacher")
     mirror.delete_removed("teacher")

@@ -67,8 +67,10 @@ def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
     values = by_repeat(results.trials_for(criterion), criterion.metric, criterion.scope)
     interval = mean_interval(values[best].dropna())
     row |= {"best": results.label(best), "mean": interval.mean, "std": interval.sd}
-    context = results.context(criterion)
-    row["verdict"] = short_verdict(results.compare(criterion), criterion, context)
+    table = results.compare(criterion)
+    if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
+        table = table[table["config/student"] == results.student(best)]
+    row["verdict"] = short_verdict(table, criterion, results.context(criterion))
     return row | {"n": interval.n}
 
 

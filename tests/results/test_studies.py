@@ -2,11 +2,12 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from study_folders import draw, edit_records, make
+from study_folders import RUN, draw, edit_records, make
 
 from kdtune.analysis import main
 from kdtune.config.flags import AnalysisFlags
@@ -65,3 +66,18 @@ def test_what_is_a_folder_of_studies(runs: Path) -> None:
     assert is_folder_of_studies(str(runs))
     for place in (runs / "first", runs / "notes", runs / "none", "s3://bucket/runs"):
         assert not is_folder_of_studies(str(place))
+
+
+def test_the_conclusion_is_on_the_student_of_the_best_configuration(tmp_path: Path) -> None:
+    both = (("resnet18", 0.6, 0.2), ("resnet34", 0.8, 0.01))
+    made = make(
+        tmp_path / "two",
+        {
+            replace(RUN, student=student, alpha=alpha): [base + gain + r / 1000 for r in range(4)]
+            for student, base, gained in both
+            for alpha, gain in ((0.5, gained), (1.0, 0.0))
+        },
+    )
+    assert len(made.compared_students()) == 2
+    (row,) = list_studies(tmp_path).to_dict("records")
+    assert "resnet34" in row["best"] and row["verdict"].startswith("not significant: +1.0")
