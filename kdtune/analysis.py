@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Iterable
 
+from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import TABLE_METRICS, AnalysisFlags
 from kdtune.results.comparison import (
@@ -30,7 +31,8 @@ from kdtune.results.tables import format_table
 
 def main(flags: AnalysisFlags) -> int:
     """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    limits = Limits(flags.max_ms, flags.max_params)
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
     if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
         warnings = _print_study(flags.runs[0], flags, criterion)
     else:
@@ -85,6 +87,8 @@ def _check_for_several(flags: AnalysisFlags) -> None:
         "--drop": flags.drop,
         "--restore": flags.restore,
         "--reason": flags.reason,
+        "--max-ms": flags.max_ms is not None,
+        "--max-params": flags.max_params is not None,
         "--format latex": flags.format == "latex",
     }
     if wrong := [name for name, value in given.items() if value]:

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import ReportFlags
 from kdtune.reporting.build import write
@@ -28,10 +29,16 @@ from kdtune.results.study_results import load
 
 def main(flags: ReportFlags) -> int:
     """Write the report, print the path of its page and return the exit code."""
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    limits = Limits(flags.max_ms, flags.max_params)
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
     if "://" in (flags.out or ""):
         raise InputError(f"--out must be on this machine, but got {flags.out}; give a path.")
     if len(flags.runs) > 1:
+        if (flags.max_ms, flags.max_params) != (None, None):
+            raise InputError(
+                "--max-ms and --max-params must be used with one study, but got several; leave "
+                "them out"
+            )
         file = None if flags.out is None else output_file(flags.out)
         side = load_several(flags.runs, criterion)
         for results in side.results:

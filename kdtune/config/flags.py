@@ -10,7 +10,14 @@ from typing import Annotated, Any, get_origin
 
 from kdtune.config import effects
 from kdtune.config.errors import InputError
-from kdtune.config.fields import Declaration, Hyperparameter, Setting, declarations, docstrings
+from kdtune.config.fields import (
+    Declaration,
+    Hyperparameter,
+    Setting,
+    check_fields,
+    declarations,
+    docstrings,
+)
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
@@ -43,6 +50,14 @@ class ReportFlags:
     baseline: str = "alpha=1"
     """Baseline of the comparison: the best configuration with these values,
     NAME=VALUE[,NAME=VALUE...]."""
+    max_ms: Annotated[float | None, Setting(above=0)] = None
+    """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
+    best student within it. None: the study's own."""
+    max_params: Annotated[int | None, Setting(low=1)] = None
+    """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,14 @@ class AnalysisFlags:
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
+    max_ms: Annotated[float | None, Setting(above=0)] = None
+    """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
+    best student within it. None: the study's own."""
+    max_params: Annotated[int | None, Setting(low=1)] = None
+    """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 - checkpoints: files, entries and prefixes of checkpoints that others have saved
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
+- cost: parameters, size, FLOPs and latency of a model
 - fashion: the networks of the default study
 - cifar: the ResNets for CIFAR of He et al. (2015)
 

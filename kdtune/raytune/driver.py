@@ -11,11 +11,12 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import PROVENANCE, STUDY
+from kdtune.config.files import COSTS, PROVENANCE, STUDY
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
+from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, TrialResources, check_local_resources
 from kdtune.raytune.preflight import preflight
@@ -71,7 +72,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
         locks.enter_context(hold_lease(mirror))
-        mirror.pull(STUDY, PROVENANCE)
+        mirror.pull(STUDY, PROVENANCE, COSTS)
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         study = merge_with_saved(study, saved)
@@ -87,6 +88,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         write_study(study, fingerprints)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
+            measure_before_ray(study.absolute(), mirror)
             with ray_session(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)
@@ -141,6 +143,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     with ProgressDisplay(plan, cache) as display:
         for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
             display.print_line(line)
+        measure_with_ray(study, mirror, capacity.trial, display.print_line)
         _train_teachers(study, capacity.trial, display)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder

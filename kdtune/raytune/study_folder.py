@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kdtune import __version__
 from kdtune.config.files import (
+    COSTS,
     PREDICTIONS,
     PROVENANCE,
     STUDENT,
@@ -34,7 +35,7 @@ from kdtune.storage.records import Line, read_lines
 
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
-    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
+    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
     *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS),
 )
 """What a finished study has on an object store, besides its trials and its teacher."""

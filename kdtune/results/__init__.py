@@ -10,6 +10,8 @@
 - studies: list of the studies in a folder
 - side_by_side, side_by_side_text: several studies of the same data compared, in numbers and words
 - setups: whether studies have the same data, and what differs in their settings
+- costs: cost of the models, and the frontier of accuracy and cost
+- cost_limits: the best student within limits on its cost, in words
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
 - files_kept: what is gone of the files that runs have left

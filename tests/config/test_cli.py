@@ -262,6 +262,7 @@ OF_SEARCH = {
     *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
     *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
     *("keep", "rerun_dropped"),
+    *("max_ms", "max_params"),
 }
 OF_STUDENT = {
     *("alpha", "loss", "temperature", "dkd_alpha", "dkd_beta", "student", "student_weights"),
