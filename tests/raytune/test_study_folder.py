@@ -1,5 +1,6 @@
 """What is written at the end of a study, from records without training; the rest in test_search."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pandas as pd
 from study_folders import at, draw, make, write_predictions, write_records
 
 import kdtune
-from kdtune.config.files import PREDICTIONS
-from kdtune.raytune.study_folder import finish
+from kdtune.config.files import PREDICTIONS, PROVENANCE
+from kdtune.raytune.study_folder import finish, write_study
 from kdtune.storage.mirror import Mirror
 from kdtune.training.run import STUDENT
+from kdtune.training.transforms import Transforms
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:
@@ -64,3 +66,23 @@ def test_students_of_another_best_are_not_kept(tmp_path: Path) -> None:
     write_records(folder, {at(1.0, r): [0.9, 0.95, 0.99] for r in range(2)})  # now plain is best
     finish(folder, Mirror(made.study))
     assert students(folder) == {}
+
+
+def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
+    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+    views = {"image_size": 28, "eval_crop": 0.875, "eval_interpolation": "bicubic"}
+    own = {"size": 24, "channels": None, "mean": [0.3], "std": [0.4], "interpolation": "bilinear"}
+    student, other = f"student {made.study.run.student}", "teacher net"
+    first = Transforms(views, {student: own | {"crop": 0.9}}, ["net is doubtful"])
+    later = Transforms(views, {other: own | {"crop": None}}, ["net is doubtful", "so is this"])
+    for transforms in (first, later, None):
+        write_study(made.study, {}, transforms)
+    record = json.loads((folder / PROVENANCE).read_text())
+    assert set(record["models"]) == {student, other} and record["views"] == views
+    assert {"versions", "classes", "command"} <= set(record)
+    assert kdtune.load(folder).warnings[:2] == ["net is doubtful", "so is this"]
+    finish(folder, Mirror(made.study))
+    named = json.loads((folder / "students" / "students.json").read_text())
+    assert named["preprocessing"] == views | own  # the student's own crop was not used
