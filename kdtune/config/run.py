@@ -215,8 +215,12 @@ class Run:
         check_fields(self)
         allowed = f"{', '.join(effects.objective_names())} or module:function"
         check(self, "loss", effects.is_objective(self.loss), f"be one of {allowed}")
-        for name in ("teacher_weights", "student_weights"):
-            check_weights(name, getattr(self, name))
+        for role in ("teacher", "student"):
+            name, models = f"{role}_weights", getattr(self, role).split("+")
+            weights = getattr(self, name)
+            if isinstance(weights, str) and weights.partition("=")[0] in models:
+                object.__setattr__(self, name, (weights,))  # of one model only
+            check_weights(name, weights)
 
     @property
     def config(self) -> Config:

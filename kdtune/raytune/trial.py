@@ -12,6 +12,7 @@ import torch
 from ray import tune
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import CHECKPOINT
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.statistics.early_stopping import rungs
@@ -19,7 +20,7 @@ from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import teachers
-from kdtune.training.run import CHECKPOINT, distill
+from kdtune.training.run import distill
 from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready, teacher_place
 
 REPORT_SECONDS = 0.5

@@ -29,6 +29,7 @@ from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
+from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
 from kdtune.storage.records import read_study
@@ -132,7 +133,9 @@ class Results:
     @cached_property
     def warnings(self) -> list[str]:
         """What is missing or wrong; empty for a complete study without doubts about its models."""
-        return [*model_warnings(self.folder), *find_problems(self.study, self.frames, self.by)]
+        problems = find_problems(self.study, self.frames, self.by)
+        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        return [*model_warnings(self.folder), *problems, *missing]
 
     @property
     def status(self) -> str:

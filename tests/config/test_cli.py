@@ -277,6 +277,7 @@ def test_flags_of_several_numbers_are_one_value(which) -> None:
 OF_SEARCH = {
     *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
     *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
+    *("keep", "rerun_dropped"),
     *("max_ms", "max_params"),
 }
 OF_STUDENT = {

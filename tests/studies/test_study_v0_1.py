@@ -45,7 +45,8 @@ def test_the_same_command_runs_nothing(study: Study, monkeypatch: pytest.MonkeyP
     results = kdtune.run(study)
     assert read_lines(study.folder)[0] == lines
     assert list(results.trials.status) == ["completed"] * 6
-    assert '"schema": 2' in (study.folder / "study.json").read_text()
+    assert len(list(study.folder.glob("trials/*/student.safetensors"))) == 6  # as 0.1 kept them
+    assert '"schema": 3' in (study.folder / "study.json").read_text()
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
