@@ -190,7 +190,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
     for name, value in flags.items():
         if name not in declarations(Run):
             own[name] = value
-        elif not isinstance(value, tuple):
+        elif not isinstance(value, tuple) or name not in searchable(Run):
             fixed[name] = value
         elif ranges := _ranges(name, value):
             space[name] = ranges

@@ -65,11 +65,12 @@ class Run:
     TrivialAugment) or "none". None: "crop" for images of one size, "resized-crop" for files."""
     eval_crop: Annotated[float | None, Setting(above=0, high=1, resolved=True)] = None
     """Side of the central crop of val and test images, as a share of the resized image's shorter
-    side. None: that of the teacher's published evaluation transform, else 0.875 for files and 1 for
-    images of one size."""
+    side; 1 crops only to a square. None: that of the teacher's published evaluation transform, else
+    0.875; but 1 for images of one size that are no larger than the teacher's input."""
     eval_interpolation: Annotated[Interpolation | None, Setting(resolved=True)] = None
-    """Interpolation with which val and test images are resized. None: that of the teacher's
-    published evaluation transform, else bilinear."""
+    """Interpolation with which val and test images are resized, and those of train unless
+    RandomResizedCrop does it. None: that of the teacher's published evaluation transform, else
+    bilinear."""
     teacher: Annotated[str, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
     """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory, a function of the number of classes that returns a module. NAME+NAME is an
@@ -78,12 +79,12 @@ class Run:
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
     (.safetensors, or a checkpoint of torch.save) or the folder of another study. With several
     teachers, TEACHER=WEIGHTS for each that has not the default."""
-    teacher_mean: Annotated[tuple[float, ...] | None, Setting()] = None
-    """Mean of each channel, in [0, 1], that the teacher's input is normalised with. None: that of
-    the model."""
-    teacher_std: Annotated[tuple[float, ...] | None, Setting(above=0)] = None
-    """Standard deviation of each channel that the teacher's input is normalised with. None: that of
-    the model."""
+    teacher_mean: Annotated[tuple[float, ...] | None, Setting(low=0, high=1)] = None
+    """Mean of each channel, or one for all, that the teacher's input is normalised with after
+    scaling to [0, 1]. None: that of the model."""
+    teacher_std: Annotated[tuple[float, ...] | None, Setting(above=0, high=1)] = None
+    """Standard deviation of each channel, or one for all, that the teacher's input is normalised
+    with. None: that of the model."""
     teacher_size: Annotated[int | None, Setting(low=1, high=4096)] = None
     """Side of the teacher's input in pixels. None: that of the model."""
     teacher_interpolation: Annotated[Interpolation | None, Setting(resolved=True)] = None
@@ -129,12 +130,16 @@ class Run:
     student_weights: Annotated[Weights, Setting(commands=OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""
-    student_mean: Annotated[tuple[float, ...] | None, Setting(commands=OF_STUDENT)] = None
-    """Mean of each channel, in [0, 1], that the student's input is normalised with. None: that of
-    the model."""
-    student_std: Annotated[tuple[float, ...] | None, Setting(above=0, commands=OF_STUDENT)] = None
-    """Standard deviation of each channel that the student's input is normalised with. None: that of
-    the model."""
+    student_mean: Annotated[
+        tuple[float, ...] | None, Setting(low=0, high=1, commands=OF_STUDENT)
+    ] = None
+    """Mean of each channel, or one for all, that the student's input is normalised with after
+    scaling to [0, 1]. None: that of the model."""
+    student_std: Annotated[
+        tuple[float, ...] | None, Setting(above=0, high=1, commands=OF_STUDENT)
+    ] = None
+    """Standard deviation of each channel, or one for all, that the student's input is normalised
+    with. None: that of the model."""
     student_size: Annotated[int | None, Setting(low=1, high=4096, commands=OF_STUDENT)] = None
     """Side of the student's input in pixels. None: that of the model."""
     student_interpolation: Annotated[

@@ -7,6 +7,7 @@ same in any process, with any number of workers, and in any batch.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,12 +16,51 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.run import Augment, Run, derive_seed
+from kdtune.config.run import Interpolation, Run, derive_seed
 from kdtune.data.dataset import Data, Split
 
-PHOTO_ZOOM = 256 / 224
-"""Photographs are evaluated like ImageNet's: resized to 256, then cropped to the centre 224."""
+PHOTO_CROP = 224 / 256
+"""Crop of image files where no model publishes another: resized to 256, then the central 224."""
+MODES = {
+    "nearest": F.InterpolationMode.NEAREST_EXACT,  # that of Pillow
+    "bilinear": F.InterpolationMode.BILINEAR,
+    "bicubic": F.InterpolationMode.BICUBIC,
+}
 LOADER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """Steps from an image to a square: resize its shorter side, then crop the centre."""
+
+    crop: float
+    """Side of the crop as a share of the resized shorter side, in (0, 1]."""
+    interpolation: Interpolation
+
+    def __call__(self, images: Tensor, size: int) -> Tensor:
+        """Return the central squares of images, uint8 [..., C, size, size].
+
+        Args:
+            images: uint8 [..., C, H, W].
+            size: in pixels.
+        """
+        short = round(size / self.crop)
+        if min(images.shape[-2:]) != short:
+            mode = MODES[self.interpolation]
+            images = F.resize(images, [short], interpolation=mode, antialias=True)
+        cropped: Tensor = F.center_crop(images, [size, size])
+        return cropped
+
+
+def evaluation(run: Run, files: bool) -> Resizing:
+    """Return how a run resizes images for evaluation.
+
+    Args:
+        run: its eval_crop and eval_interpolation, if they are not None.
+        files: whether the images are files of any size.
+    """
+    crop = run.eval_crop or (PHOTO_CROP if files else 1.0)
+    return Resizing(crop, run.eval_interpolation or "bilinear")
 
 
 class Views(Dataset[Tensor]):
@@ -37,6 +77,7 @@ class Views(Dataset[Tensor]):
     def __init__(self, split: Split, index: Tensor, run: Run, size: int, epoch: int | None = None):
         self.split, self.index = split, index
         self.augment, self.size = run.augmentation, size
+        self.evaluation = evaluation(run, files=not isinstance(split.images, Tensor))
         self.key = None if epoch is None else ("view", run.seed, run.repeat, epoch)
 
     def __len__(self) -> int:
@@ -45,10 +86,10 @@ class Views(Dataset[Tensor]):
     def __getitem__(self, positions: Sequence[int]) -> Tensor:
         index = self.index[positions]
         if self.key is None or self.augment == "none":
-            return self._centred(index)
+            return self._resized(index, self.evaluation)
         seeds = [derive_seed(*self.key, i) for i in index.tolist()]
         if self.augment == "crop":
-            return shifted(self._centred(index), seeds)
+            return shifted(self._resized(index, replace(self.evaluation, crop=1.0)), seeds)
         images = map(self.split.image, index.tolist())
         views = [resized_crop(x, self.size, s) for x, s in zip(images, seeds, strict=True)]
         return torch.stack(views)
@@ -68,11 +109,10 @@ class Views(Dataset[Tensor]):
             self, batch_size=None, sampler=lists, num_workers=workers, generator=own
         )
 
-    def _centred(self, index: Tensor) -> Tensor:
+    def _resized(self, index: Tensor, resize: Resizing) -> Tensor:
         if isinstance(self.split.images, Tensor):
-            return centre(self.split.images[index], self.augment, self.size)
-        images = map(self.split.image, index.tolist())
-        return torch.stack([centre(x, self.augment, self.size) for x in images])
+            return resize(self.split.images[index], self.size)
+        return torch.stack([resize(self.split.image(i), self.size) for i in index.tolist()])
 
 
 def samples(data: Data, run: Run, size: int) -> Tensor:
@@ -80,16 +120,6 @@ def samples(data: Data, run: Run, size: int) -> Tensor:
     split = data.splits["val"]
     index = torch.arange(2) % len(split)
     return next(Views(split, index, run, size).batches())
-
-
-def centre(images: Tensor, augment: Augment, size: int) -> Tensor:
-    """Return evaluation views, resized and centre-cropped, uint8 [..., C, size, size]."""
-    zoom = PHOTO_ZOOM if augment == "resized-crop" else 1.0
-    short = round(size * zoom)
-    if min(images.shape[-2:]) != short:
-        images = F.resize(images, [short], antialias=True)
-    cropped: Tensor = F.center_crop(images, [size, size])
-    return cropped
 
 
 def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:

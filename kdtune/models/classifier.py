@@ -1,16 +1,16 @@
 """Classifiers: a network with its preprocessing, from views to logits."""
 
 import hashlib
-from dataclasses import dataclass
+import warnings
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.run import Precision
+from kdtune.models.preprocessing import Preprocessing as Preprocessing
 
 Layout = Literal["channels_last", "contiguous"]
 """Memory format. channels_last was 1.3 to 1.4 times as fast for ResNets on a CPU (measured)."""
@@ -20,52 +20,27 @@ MEMORY_FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Steps from a view to a model's input: shrink, scale to [0, 1], normalise."""
-
-    size: int | None = None
-    """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
-    channels: int | None = None
-    """Channels of the model's input; a grey view is repeated. None: any number."""
-    mean: tuple[float, ...] = (0.0,)
-    """Mean of each channel, subtracted after scaling to [0, 1]."""
-    std: tuple[float, ...] = (1.0,)
-    """Standard deviation of each channel, by which the difference is divided."""
-
-    def __call__(self, views: Tensor) -> Tensor:
-        """Return the model's input, float32 [B, channels, size, size].
-
-        Args:
-            views: uint8 [B, C, H, W].
-        """
-        x = views.float() / 255
-        if self.channels == 3 and x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1)
-        if self.size and x.shape[-1] > self.size:
-            shape = [self.size, self.size]
-            x = F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False)
-        mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(1, -1, 1, 1)
-        return (x - mean) / std
-
-
 class Classifier(nn.Module):
     """A network with its preprocessing: from views, uint8 [B, C, H, W], to logits.
 
     Args:
         name: as the user gives it.
         net: from images, float32 [B, C, H, W], to logits [B, K].
-        preprocessing: from views to the images.
+        preprocessing: from views to the images; None if it is not known, so that images are only
+            scaled to [0, 1].
         source: digest of the source code of a user's factory, part of the fingerprint.
 
     Raises:
         InputError: the network has no Linear or Conv2d layer to be its head.
     """
 
-    def __init__(self, name: str, net: nn.Module, preprocessing: Preprocessing, source: str = ""):
+    def __init__(
+        self, name: str, net: nn.Module, preprocessing: Preprocessing | None, source: str = ""
+    ):
         super().__init__()
-        self.name, self.net, self.preprocessing, self.source = name, net, preprocessing, source
+        self.name, self.net, self.source = name, net, source
+        self.preprocessing = preprocessing or Preprocessing()
+        self.is_normalized = preprocessing is not None
         self.head_name = _head_name(net, name)
         self.precision: Precision = "fp32"
         self.format = torch.contiguous_format
@@ -132,7 +107,7 @@ class Classifier(nn.Module):
         Args:
             with_head: whether the weights of the head count.
         """
-        parts = (self.name, str(self.net), str(self.preprocessing), self.source)
+        parts = (self.name, str(self.net), self.preprocessing.identity, self.source)
         digest = hashlib.sha256("\0".join(parts).encode())
         for key, value in self.net.state_dict().items():
             if not with_head and key.startswith(f"{self.head_name}."):
@@ -148,8 +123,18 @@ class Classifier(nn.Module):
             return module(x).float()  # type: ignore[no-any-return]
 
 
+def describe_assumption(model: Classifier) -> str:
+    """Return the sentences that warn of a model without a preprocessing of its own."""
+    return (
+        f"the model {model.name} has no preprocessing, so its images are only scaled to [0, 1] "
+        f"(mean 0, std 1). If it was trained with normalised images, its predictions are wrong: "
+        f"give the numbers (--teacher-mean and --teacher-std, or --student-mean and --student-std; "
+        f"0 and 1 if none are needed) or its module the attribute `preprocessing`"
+    )
+
+
 def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
-    """Run the model on two views.
+    """Run the model on two views, and warn if it has no preprocessing of its own.
 
     Args:
         model: on the CPU.
@@ -161,6 +146,9 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
     Raises:
         InputError: the model fails, or its logits or head do not fit.
     """
+    if not model.is_normalized:
+        warnings.warn(describe_assumption(model), stacklevel=1)
+    model.preprocessing.check_channels(views, model.name)
     model.set_mode(False)
     shape = list(views.shape[1:])
     try:

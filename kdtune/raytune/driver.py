@@ -38,6 +38,7 @@ from kdtune.streams.working_set import cache_warning
 from kdtune.training.recipe import resolve_study, teachers
 from kdtune.training.run import check_objectives, check_study, make_student
 from kdtune.training.teacher import describe_training, initial_teacher, missing_teachers
+from kdtune.training.transforms import transforms_of
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -85,7 +86,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             fingerprints |= _check(study, saved, ray_init)
         elif is_moved(study, saved):
             fingerprints |= _fingerprints(study, saved)
-        write_study(study, fingerprints)
+        write_study(study, fingerprints, None if is_done else transforms_of(study))
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
             measure_before_ray(study.absolute(), mirror)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from kdtune import __version__
 from kdtune.config.files import (
@@ -31,7 +32,8 @@ from kdtune.results.files_kept import exported_config
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import Line, read_lines
+from kdtune.storage.records import Line, read_lines, read_provenance
+from kdtune.training.transforms import Transforms
 
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
@@ -41,28 +43,37 @@ FINISHED = (
 """What a finished study has on an object store, besides its trials and its teacher."""
 
 
-def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
-    """Write study.json and, once, provenance.json: classes, versions and the command.
+def write_study(
+    study: Study, fingerprints: Mapping[str, str], transforms: Transforms | None = None
+) -> None:
+    """Write study.json and provenance.json: once classes, versions and the command.
 
     Args:
         study: The study as it is run.
         fingerprints: Of data, teacher and student, see `training.run.check`.
+        transforms: Of its images and models, if it runs any trials; they are added to the record.
     """
     study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
-    file = study.folder / PROVENANCE
-    if file.exists():
-        return
+    record = read_provenance(study.folder) or _provenance(study)
+    if transforms is not None:
+        models = record.get("models", {}) | transforms.models
+        warnings = dict.fromkeys([*record.get("warnings", []), *transforms.warnings])
+        record |= {"views": transforms.views, "models": models, "warnings": list(warnings)}
+    with atomic_write(study.folder / PROVENANCE) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def _provenance(study: Study) -> dict[str, Any]:
+    """Return classes, versions and the command of a study that begins."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
-    record = {
+    return {
         "classes": load_data(study.run).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
     }
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _command() -> list[str]:
@@ -110,7 +121,7 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
     run = replace(results.study.run, **active_values(config))
-    named = json.dumps(asdict(run), indent=2)
+    named = json.dumps(asdict(run) | _preprocessing(results.folder, run.student), indent=2)
     target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
     kept = exported_config(results.folder, results.study) == best
     trials = results.trials[results.trials.config_id == best]
@@ -126,3 +137,11 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
             shutil.copy(source, part / name)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
+
+
+def _preprocessing(folder: Path, student: str) -> dict[str, Any]:
+    """Return all that turns an image into the student's input; {} if an older version ran it."""
+    record = read_provenance(folder)
+    own = record.get("models", {}).get(f"student {student}", {})
+    steps = record.get("views", {}) | {k: v for k, v in own.items() if k != "crop"}
+    return {"preprocessing": steps} if own else {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from kdtune.config.study import Study
 from kdtune.results.comparison import completed
 from kdtune.results.frames import Frames
 from kdtune.results.labels import config_label
+from kdtune.storage.records import read_provenance
 
 MAX_LISTED = 10
 """Trials that are listed one by one; further ones are only counted."""
@@ -25,6 +27,12 @@ def find_problems(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
         *_unequal_repeats(frames.trials, by),
         *_identical_curves(frames, by),
     ]
+
+
+def model_warnings(folder: Path) -> list[str]:
+    """Return the warnings of a study's models that its driver recorded in provenance.json."""
+    warnings = read_provenance(folder).get("warnings", [])
+    return [str(warning) for warning in warnings]
 
 
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from kdtune.results.comparison import (
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
-from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
@@ -132,10 +132,10 @@ class Results:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What is missing or wrong in the records; empty for a complete study."""
+        """What is missing or wrong; empty for a complete study without doubts about its models."""
         problems = find_problems(self.study, self.frames, self.by)
         missing = find_missing_files(self.folder, self.study, self.frames, self.best())
-        return [*problems, *missing]
+        return [*model_warnings(self.folder), *problems, *missing]
 
     @property
     def status(self) -> str:

@@ -128,7 +128,7 @@ def read_saved(folder: Path) -> SavedStudy:
         raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
     check_schema(schema, str(folder))
     try:
-        values = migrate(values, _read_provenance(folder))
+        values = migrate(values, read_provenance(folder))
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
@@ -139,7 +139,7 @@ def read_study(folder: Path) -> Study:
     return read_saved(folder).study
 
 
-def _read_provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path) -> dict[str, Any]:
     """Return the content of provenance.json; {} if it is missing or damaged."""
     with suppress(OSError, ValueError):
         record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))

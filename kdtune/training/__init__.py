@@ -2,6 +2,7 @@
 
 - run: one distillation run, and the checks before it
 - teacher: fine-tuning of a teacher
+- transforms: record of the transforms of images and models
 - loop: the training loop, a generator of epochs
 - objectives: the table of distillation losses, and the user's own
 - metrics: metrics of an epoch, from the table in config/metrics

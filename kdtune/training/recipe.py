@@ -1,13 +1,17 @@
 """Settings of a run that follow from its data and models where they are not given."""
 
+import math
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
+from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import Role, build_model
 from kdtune.streams.shards import view_size
@@ -23,6 +27,8 @@ FROM_SCRATCH: dict[str, Any] = FINE_TUNING | {
     **{"epochs": 30, "batch_size": 64},
 }
 """Recipe of a teacher with random weights."""
+OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
+"""Settings for which None is the value of each model, since a study may have several."""
 HEAD_LR = 1e-2
 """Learning rate of a pretrained teacher of which only the head is trained."""
 
@@ -33,8 +39,9 @@ def resolve(run: Run) -> Run:
     Raises:
         InputError: The data or a model do not exist.
     """
-    open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
-    if all(getattr(run, name) is not None for name in open_fields):
+    names = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    names = [n for n in names if n not in OF_EACH_MODEL]
+    if all(getattr(run, name) is not None for name in names):
         return run
     values = _teacher_recipe(run) | _transforms(run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
@@ -50,14 +57,28 @@ def _teacher_recipe(run: Run) -> dict[str, Any]:
 
 
 def _transforms(run: Run) -> dict[str, Any]:
-    """Return the defaults of augmentation, evaluation transform and interpolation."""
-    data = load_data(run)
-    augment = run.augment or ("resized-crop" if data.photos else "crop")
-    return {
-        **{"augment": augment, "teacher_augment": augment},
-        **{"eval_crop": 0.875 if data.photos else 1.0, "eval_interpolation": "bilinear"},
-        **{"teacher_interpolation": "bilinear", "student_interpolation": "bilinear"},
-    }
+    """Return the defaults of the augmentations and of the evaluation transform."""
+    values: dict[str, Any] = {}
+    if run.augment is None:
+        values["augment"] = "resized-crop" if load_data(run).photos else "crop"
+    values["teacher_augment"] = run.augment or values.get("augment")
+    if run.eval_crop is None or run.eval_interpolation is None:
+        values |= _evaluation(run)
+    return values
+
+
+def _evaluation(run: Run) -> dict[str, Any]:
+    """Return the evaluation transform that the run's teacher publishes, or the first of several.
+
+    Its crop is for photographs: images that are no larger than the teacher's input are not cropped.
+    """
+    data, first = load_data(run), run.teachers[0]
+    model = build_model(first, "teacher", len(data.classes), seed=0, weights="none")
+    published = model.preprocessing
+    images = data.splits["val"].images
+    small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
+    crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
+    return {"eval_crop": 1.0 if small else crop, "eval_interpolation": published.interpolation}
 
 
 def resolve_study(study: Study, begun: bool = False) -> Study:

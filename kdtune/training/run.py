@@ -17,7 +17,7 @@ from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.ensemble import Teacher
-from kdtune.models.registry import build_model
+from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
@@ -29,7 +29,6 @@ from kdtune.training.objectives import OBJECTIVES, check_objective, check_search
 from kdtune.training.predictions import save_predictions
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
-    PREPROCESSING,
     WEIGHTS,
     initial_teacher,
     load_teacher,

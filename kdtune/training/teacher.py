@@ -20,7 +20,7 @@ from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.checkpoints import check_whole
 from kdtune.models.classifier import Classifier, probe
-from kdtune.models.registry import build_model
+from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size
@@ -40,7 +40,6 @@ RECIPE = (
     *("lr_step_size", "lr_gamma", "epochs", "batch_size", "augment", "train_images"),
 )
 """Fields of a run for which the teacher has its own, teacher_*."""
-PREPROCESSING = ("mean", "std", "size", "interpolation")
 
 
 def teacher_run(run: Run) -> Run:
@@ -72,8 +71,10 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
     own = teacher_run(run)
     names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
     names += [f"student_{name}" for name in PREPROCESSING]
-    if own.teacher_keep == "best":  # val decides which epoch is kept
-        names += ["eval_crop", "eval_interpolation"]
+    if own.augmentation != "resized-crop":
+        names.append("eval_interpolation")
+    if own.teacher_keep == "best" or own.augmentation == "none":
+        names += ["eval_crop", "eval_interpolation"]  # val decides, or train is resized like it
     return {name: getattr(own, name) for name in names} | {"augment": own.augmentation} | own.config
 
 
@@ -146,7 +147,7 @@ def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
         record = json.loads((folder / RECORD).read_text())
         check_whole(folder / WEIGHTS)
         # fields that were added after the record was written had their defaults
-        made_by = Run(**migrate_run(record["run"]))
+        made_by = _without_default(Run(**migrate_run(record["run"])), run)
         weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
         return _Origin(teacher_recipe(made_by), record["data"], weights)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -154,6 +155,19 @@ def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
             f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
             f"command fine-tunes it again"
         ) from None
+
+
+def _without_default(made_by: Run, run: Run) -> Run:
+    """Return the run that made a teacher, without an interpolation that is the model's own.
+
+    Records of older versions name it; now it stands in none unless it is given.
+    """
+    if run.teacher_interpolation is not None or made_by.teacher_interpolation is None:
+        return made_by
+    classes = len(load_data(run).classes)
+    model = build_model(run, "teacher", classes, seed=0, weights="none")
+    same = model.preprocessing.interpolation == made_by.teacher_interpolation
+    return replace(made_by, teacher_interpolation=None) if same else made_by
 
 
 def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:

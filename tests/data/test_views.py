@@ -106,16 +106,68 @@ def test_views_of_another_size_are_resized_one_as_many():
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (256, 256), (500, 231), (90, 120)])
-def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape):
+@pytest.mark.parametrize(
+    ("crop", "resized", "interpolation"),
+    [
+        (None, 256, "bilinear"),  # as all photographs were evaluated until version 0.2
+        (224 / 232, 232, "bilinear"),
+        (224 / 235, 235, "bicubic"),
+        (1.0, 224, "bicubic"),
+        (0.875, 256, "nearest-exact"),
+    ],
+)
+def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape, crop, resized, interpolation):
     file = tmp_path / "photo.png"
     save(photo(7, *shape), file)
     split = Split(torch.tensor([0]), (str(file),))
-    run = replace(RUN, augment="resized-crop")
+    named = None if crop is None else interpolation.partition("-")[0]
+    run = replace(RUN, eval_crop=crop, eval_interpolation=named)
     (view,) = next(Views(split, torch.tensor([0]), run, 224).batches())
-    reference = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+    mode = v2.InterpolationMode(interpolation)
+    reference = v2.Compose([v2.Resize(resized, interpolation=mode), v2.CenterCrop(224)])
     assert torch.equal(view, reference(photo(7, *shape)))
     pillow = v2.functional.pil_to_tensor(reference(Image.open(file)))
-    assert (view.int() - pillow.int()).abs().max() <= 1
+    difference = (view.int() - pillow.int()).abs().float()
+    if interpolation != "nearest-exact":  # where two pixels are as near, Pillow takes the other
+        # Pillow's weights have fewer bits
+        assert difference.max() <= 2 and difference.mean() < 0.02
+
+
+def test_a_central_crop_by_hand():
+    """Columns 0, 10, ..., 70: the crop keeps the middle half."""
+    image = torch.arange(8, dtype=torch.uint8).repeat(8, 1)[None] * 10
+    split = Split(torch.tensor([0]), image[None])
+    run = replace(RUN, augment="none", eval_crop=0.5, eval_interpolation="nearest")
+    (view,) = next(Views(split, torch.tensor([0]), run, 4).batches())
+    assert view[0].tolist() == [[20, 30, 40, 50]] * 4
+    (whole,) = next(Views(split, torch.tensor([0]), replace(run, eval_crop=1.0), 4).batches())
+    assert whole[0].tolist() == [[10, 30, 50, 70]] * 4  # Pillow takes the pixel right of the centre
+
+
+def test_the_crop_of_version_0_1_is_rounded_as_then():
+    """It multiplied by 256 / 224; migrated studies have the crop 0.875."""
+    assert all(round(size / 0.875) == round(size * (256 / 224)) for size in range(1, 4097))
+
+
+@pytest.mark.parametrize("kind", ["fashion", "files"])
+def test_augmentation_does_not_change_evaluation_views(kind, tmp_path):
+    split = load_data(Run()).splits["val"]
+    if kind == "files":
+        save(photo(7, 50, 70), tmp_path / "photo.png")
+        split = Split(torch.tensor([0]), (str(tmp_path / "photo.png"),) * 3)
+    for changed in ({}, {"eval_crop": 0.8, "eval_interpolation": "bicubic"}):
+        runs = [replace(RUN, **changed, augment=a) for a in ("none", "crop", "resized-crop")]
+        first, *others = [next(Views(split, torch.arange(3), r, 40).batches()) for r in runs]
+        assert all(torch.equal(views, first) for views in others)
+
+
+def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
+    for augment in ("none", "crop", "resized-crop"):
+        views = training_views(replace(RUN, augment=augment), size=20)
+        for changed in ({"eval_crop": 0.5}, {"eval_interpolation": "bicubic"}):
+            same = augment == "resized-crop" or (augment == "crop" and "eval_crop" in changed)
+            other = training_views(replace(RUN, augment=augment, **changed), size=20)
+            assert torch.equal(other, views) == same, (augment, changed)
 
 
 def test_evaluation_views_of_fashion_are_the_images():
