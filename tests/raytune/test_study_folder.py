@@ -1,5 +1,6 @@
 """What is written at the end of a study, from records without training; the rest in test_search."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from s3_service import S3
 from study_folders import at, draw, make, write_predictions, write_records
 
 import kdtune
-from kdtune.config.files import PREDICTIONS, STUDENT
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT
 from kdtune.config.study import Study
-from kdtune.raytune.study_folder import finish
+from kdtune.raytune.study_folder import finish, write_study
 from kdtune.storage.mirror import Mirror
+from kdtune.training.transforms import Transforms
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:
@@ -135,3 +137,23 @@ def test_a_store_keeps_the_same_students_and_another_machine_loses_none(
     finish(study.folder, new_head)
     assert mirror.store.names("students") == there
     assert students(study.folder)["repeat-01.safetensors"] == f"weights of {at(0.5, 1).trial_id}"
+
+
+def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
+    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+    views = {"image_size": 28, "eval_crop": 0.875, "eval_interpolation": "bicubic"}
+    own = {"size": 24, "channels": None, "mean": [0.3], "std": [0.4], "interpolation": "bilinear"}
+    student, other = f"student {made.study.run.student}", "teacher net"
+    first = Transforms(views, {student: own | {"crop": 0.9}}, ["net is doubtful"])
+    later = Transforms(views, {other: own | {"crop": None}}, ["net is doubtful", "so is this"])
+    for transforms in (first, later, None):
+        write_study(made.study, {}, transforms)
+    record = json.loads((folder / PROVENANCE).read_text())
+    assert set(record["models"]) == {student, other} and record["views"] == views
+    assert {"versions", "classes", "command"} <= set(record)
+    assert kdtune.load(folder).warnings[:2] == ["net is doubtful", "so is this"]
+    finish(folder, Mirror(made.study))
+    named = json.loads((folder / "students" / "students.json").read_text())
+    assert named["preprocessing"] == views | own  # the student's own crop was not used
