@@ -103,6 +103,7 @@ def test_a_study_equals_the_plain_loop(
         run=run,
         space={"alpha": alphas, "trainable": ("all", "head")},
         plain_share=0.0,
+        keep="all",
         repeats=1,
     )
     results = kdtune.run(study)
