@@ -4,6 +4,7 @@
 - classifier: a network with its preprocessing
 - weights: state dicts in and out, without pickle
 - checkpoints: files, entries and prefixes of checkpoints that others have saved
+- finished: files of weights of teachers that kdtune has fine-tuned
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
 - fashion: the networks of the default study

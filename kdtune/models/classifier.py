@@ -67,6 +67,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.name, self.net, self.preprocessing, self.source = name, net, preprocessing, source
         self.head_name = _head_name(net, name)
+        self.has_new_head = False
+        """Whether its head is random, since that of its weights was for other classes."""
         self.precision: Precision = "fp32"
         self.format = torch.contiguous_format
 

@@ -28,6 +28,7 @@ from kdtune.models.checkpoints import SUFFIXES, StateDict
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.factory import call_factory
+from kdtune.models.finished import read_finished
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
 
@@ -74,7 +75,7 @@ def build(
             state = load_weights(name, weights)
             if name in OWN_MODELS:
                 state = OWN_MODELS[name].translate(what, state)
-            fill(model.net, state, model.head_name, what, replace_head)
+            model.has_new_head = fill(model.net, state, model.head_name, what, replace_head)
     return model
 
 
@@ -90,15 +91,27 @@ def build_model(
     """Return the teacher (no ensemble) or the student of a run; see `build`.
 
     Args:
-        run: names the model, its weights and what differs from the model's own preprocessing.
+        run: names the model, its weights and what differs from the model's own preprocessing, or
+            from that which the weights were fine-tuned with.
         role: "teacher" or "student".
         classes: K of the data.
         seed: of the initial weights.
         replace_head: see `build`.
         weights: instead of those that the run names.
     """
-    weights = run.weights_of(role) if weights is None else weights
-    model = build(getattr(run, role), weights, classes, seed=seed, replace_head=replace_head)
+    name, weights = getattr(run, role), run.weights_of(role) if weights is None else weights
+    finished = read_finished(Path(weights).expanduser())
+    try:
+        model = build(name, weights, classes, seed=seed, replace_head=replace_head)
+    except InputError:
+        if finished is None or finished.model == name:
+            raise
+        raise InputError(
+            f"{weights} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
+            f"{finished.model}"
+        ) from None
+    if finished is not None:
+        model.preprocessing = finished.preprocessing
     given = {name: getattr(run, f"{role}_{name}") for name in ("mean", "std", "size")}
     given = {name: value for name, value in given.items() if value is not None}
     model.preprocessing = replace(model.preprocessing, **given)

@@ -6,18 +6,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import PROVENANCE, STUDY
+from kdtune.config.errors import first_line
+from kdtune.config.files import PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.machine_monitor import MachineMonitor
-from kdtune.raytune.machines import Capacity, TrialResources, check_local_resources
+from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
@@ -25,7 +24,8 @@ from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.study_lock import lock_study
-from kdtune.raytune.trial import make_run, run_trial, teacher_files, train_teacher
+from kdtune.raytune.teachers import check_teachers, train_teachers
+from kdtune.raytune.trial import make_run, run_trial, teacher_files
 from kdtune.results.study_results import Results, load
 from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
@@ -36,7 +36,7 @@ from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.recipe import resolve_study, teachers
 from kdtune.training.run import check_objectives, check_study, make_student
-from kdtune.training.teacher import describe_training, initial_teacher, missing_teachers
+from kdtune.training.teacher import initial_teacher, missing_teachers
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -71,7 +71,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
         locks.enter_context(hold_lease(mirror))
-        mirror.pull(STUDY, PROVENANCE)
+        mirror.pull(STUDY, PROVENANCE, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         study = merge_with_saved(study, saved)
@@ -141,7 +141,8 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     with ProgressDisplay(plan, cache) as display:
         for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
             display.print_line(line)
-        _train_teachers(study, capacity.trial, display)
+        train_teachers(study, capacity.trial, display)
+        check_teachers(study, mirror, capacity.trial, display)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -188,21 +189,6 @@ def _describe_end(plan: Plan) -> str:
             f"Not decided: the budget of {plan.study.budget} is spent ({evidence or 'no finals'})."
         )
     return "Not decided: there are no two finalists to compare."
-
-
-def _train_teachers(study: Study, trial: TrialResources, display: ProgressDisplay) -> None:
-    """Train the teachers that are not ready, each in a Ray task, which then releases its GPU."""
-    root = study.folder / "teacher"
-    for run, folder in missing_teachers(study.run, teachers(study), root):
-        display.print_line(describe_training(run))
-        task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
-        own = replace(study, run=run)
-        references: Any = task(train_teacher).remote(own, folder)
-        try:
-            for reference in references:
-                display.print_line(f"  {ray.get(reference)}")
-        except ray.exceptions.RayTaskError as error:
-            raise InputError(f"the teacher could not be trained: {error.cause}") from error
 
 
 def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -14,13 +14,16 @@ from ray import tune
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
+from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import teachers
 from kdtune.training.run import CHECKPOINT, distill
-from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready, teacher_place
+from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 REPORT_SECONDS = 0.5
 """Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
@@ -126,18 +129,36 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
     return {"epochs": values, "error": error, **curves}
 
 
-def train_teacher(study: Study, folder: Path) -> Iterator[Epoch]:
-    """Fine-tune a teacher in a Ray task, which may have a GPU; yield its epochs.
+def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
+    """Fine-tune a teacher in a Ray task, which may have a GPU; yield lines for the terminal.
 
     Args:
-        study: The study, with a base run that has the teacher.
+        study: The study.
+        run: Its base run with the teacher.
         folder: Of the teacher.
     """
     torch.set_num_threads(study.cpus_per_trial)
-    mirror = Mirror(study)
+    mirror, lines = Mirror(study), list[str]()
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    yield from fine_tune(study.run, folder, Resources.of(study), push)
+    for epoch in fine_tune(run, folder, Resources.of(study), push, lines.append):
+        yield from lines
+        lines.clear()
+        yield str(epoch)
     mirror.push("teacher")
     mirror.delete_removed("teacher")
+    yield from lines
+
+
+def measure_teachers(study: Study, teachers: Sequence[Run]) -> list[TeacherAccuracy]:
+    """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
+
+    Args:
+        study: The study.
+        teachers: Its base run with each of them.
+    """
+    torch.set_num_threads(study.cpus_per_trial)
+    for run in teachers:
+        _pull_teacher(run, Mirror(study))
+    return measure(study.run, teachers, study.folder / "teacher", Resources.of(study))

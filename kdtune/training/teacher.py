@@ -16,23 +16,25 @@ from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
 from kdtune.config.migrations import migrate_run
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
+from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.checkpoints import check_whole
 from kdtune.models.classifier import Classifier, probe
+from kdtune.models.ensemble import Teacher
+from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
 from kdtune.models.registry import build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size
 from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
+from kdtune.training.evaluation import evaluate
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.objectives import OBJECTIVES
 from kdtune.training.recipe import resolve
 
-WEIGHTS = "teacher.safetensors"
-RECORD = "teacher.json"
 COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
 """Fields of a run that are paths: a teacher stays the same where its files have moved."""
 RECIPE = (
@@ -185,20 +187,50 @@ def _file_hash(file: Path, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what was recorded of the teacher that was fine-tuned in a folder; {} if nothing."""
+    file = folder / RECORD
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def describe_training(run: Run) -> str:
-    """Return the line that says that the run's teacher is being fine-tuned."""
-    own = resolve(run)
-    return f"Training the teacher {own.teacher}: {own.teacher_epochs} epochs."
+    """Return the line that says how the run's teacher is being fine-tuned."""
+    own, data = teacher_run(run), load_data(run)
+    model = build_model(own, "student", len(data.classes), seed=0, weights="none")
+    counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
+    layers = f"all layers, {counts[0]:,} parameters"
+    if own.trainable == "head":
+        layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
+    decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
+    return (
+        f"Training the teacher {own.student}: {own.epochs} epochs; {layers}; batch norm "
+        f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({own.schedule}){decay}; batch size "
+        f"{own.batch_size}; {len(data.subset(own)):,} images, augmentation {own.augmentation}; the "
+        f"{own.teacher_keep} epoch is kept."
+    )
 
 
 def fine_tune(
-    run: Run, folder: Path, resources: Resources, on_save: Callable[[], None] = lambda: None
+    run: Run,
+    folder: Path,
+    resources: Resources,
+    on_save: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Epoch]:
     """Fine-tune the run's teacher; yield an epoch at a time, and write its files at the end.
 
-    An interrupted fine-tuning resumes from the checkpoint in the folder; `on_save` is called after
-    each save of it. Raises InputError if the folder holds another teacher, since results may depend
-    on that one.
+    An interrupted fine-tuning resumes from the checkpoint in the folder.
+
+    Args:
+        run: The run; its teacher is no ensemble.
+        folder: Of the teacher.
+        resources: Device, cache and loader workers.
+        on_save: Called after each save of the checkpoint.
+        say: Is given a line with the accuracy before the training, and one with that after it.
+
+    Raises:
+        InputError: The folder holds another teacher, which results may depend on.
+        Diverged: A loss or another metric became NaN or infinite.
     """
     own, data, origin = teacher_run(run), load_data(run), _origin(run)
     if _origin_of_saved(run, folder) not in (None, origin):
@@ -206,22 +238,61 @@ def fine_tune(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
+    before, words = _accuracy_before(run, resources)
+    say(f"Accuracy on val before: {words}.")
     model = initial_teacher(run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
-    checkpoint = Checkpoint(folder / f"{digest[:8]}.checkpoint.pt", on_save)
-    last = None
-    for last in train(own, model, Stream(own, data, model, None, resources), checkpoint):
-        yield last
-    assert last is not None
-    save_weights(model.net, folder / WEIGHTS)
-    record: dict[str, Any] = {"run": asdict(own), "classes": data.classes, "data": data.fingerprint}
-    record |= {"weights": origin.weights, "preprocessing": asdict(model.preprocessing)}
-    record |= {"epochs": own.epochs}
-    record |= {split: metrics for split, metrics in last.splits.items() if split != "train"}
+    file = folder / f"{digest[:8]}.checkpoint.pt"
+    checkpoint = Checkpoint(file, on_save, keeps_best=own.teacher_keep == "best")
+    epochs = []
+    for epoch in train(own, model, Stream(own, data, model, None, resources), checkpoint):
+        epochs.append(epoch)
+        yield epoch
+    kept = epochs[-1]
+    if checkpoint.best is not None:
+        model.net.load_state_dict(checkpoint.best.weights)
+        kept = epochs[checkpoint.best.number]
+    finished = FinishedTeacher(own.student, data.classes, model.preprocessing)
+    save_weights(model.net, folder / WEIGHTS, finished.metadata)
+    _write_record(folder, own, origin, finished, kept, before)
+    file.unlink(missing_ok=True)
+    say(
+        f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
+    )
+
+
+def _accuracy_before(run: Run, resources: Resources) -> tuple[Accuracy | None, str]:
+    """Return the accuracy of the run's teacher on val before it is fine-tuned, also in words.
+
+    It is None if the weights of its head are random, since it is then that of chance.
+    """
+    if run.weights_of("teacher") == "none" and ":" not in run.teacher:
+        return None, "not measured, since the weights are random"
+    model = initial_teacher(run).place(resources.device, run.precision)
+    if model.has_new_head:
+        return None, "not measured, since the head is new"
+    own = teacher_run(run)
+    before = evaluate(own, Teacher.of([model]), resources, ["val"])["val"]
+    return before, str(before)
+
+
+def _write_record(
+    folder: Path,
+    own: Run,
+    origin: _Origin,
+    finished: FinishedTeacher,
+    kept: Epoch,
+    before: Accuracy | None,
+) -> None:
+    """Write teacher.json: what the teacher was made of, and the metrics of the epoch kept."""
+    record: dict[str, Any] = {"run": asdict(own), "classes": finished.classes}
+    record |= {"data": origin.data, "weights": origin.weights, "epochs": own.epochs}
+    record |= {"preprocessing": asdict(finished.preprocessing), "kept_epoch": kept.number}
+    record |= {"acc_before": None if before is None else before.share}
+    record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
     with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    checkpoint.file.unlink(missing_ok=True)
 
 
 def load_teacher(run: Run, folder: Path) -> Classifier:

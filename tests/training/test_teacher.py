@@ -15,12 +15,11 @@ from PIL import Image
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.training.teacher import (
-    RECORD,
-    WEIGHTS,
     fine_tune,
     is_ready,
     load_teacher,
