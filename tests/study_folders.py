@@ -115,7 +115,10 @@ def make(
     space = {n: list(dict.fromkeys(getattr(r, n) for r in runs.values())) for n in names}
     implied = {"name": "made", "run": RUN, "space": space, "repeats": max(map(len, last.values()))}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(Study(**implied | study).to_json())
+    whole = Study(**implied | study)
+    (folder / "study.json").write_text(whole.to_json())
+    own = whole.run.study_values
+    runs = {key: replace(run, study_values=own) for key, run in runs.items()}
     curves = {
         replace(runs[key], repeat=r): curve(acc, runs[key].epochs)
         for key, accs in last.items()

@@ -202,10 +202,16 @@ class Study:
 
     @property
     def searched(self) -> list[str]:
-        """The hyperparameters that have more than one value in this study."""
-        names = [name for name, values in self.space.items() if len(set(ends_of(values))) > 1]
+        """The hyperparameters that have more than one value in this study, the models first."""
+        several = [name for name, values in self.space.items() if len(set(ends_of(values))) > 1]
+        models = ("student", "teacher", "teacher_epochs")
+        names = [name for name in models if name in several]
+        names += [name for name in several if name not in models]
         both = self.has_plain and set(ends_of(self.values("alpha"))) != {1}
-        return names if "alpha" in names or not both else ["alpha", *names]
+        if "alpha" in names or not both:
+            return names
+        first = sum(name in models for name in names)
+        return [*names[:first], "alpha", *names[first:]]
 
     @property
     def is_fixed(self) -> bool:

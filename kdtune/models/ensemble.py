@@ -25,9 +25,11 @@ class Teacher:
 
 
 def combine(logits: Sequence[Tensor]) -> Tensor:
-    """Return the logits of an ensemble, the log of the mean of its members' probabilities.
+    """Return the logits of an ensemble: the log of the mean of its members' probabilities.
 
-    Those of a single member are returned as they are.
+    Their mean over the classes is 0, as that of a network's logits nearly is: a constant changes no
+    probability, but the loss "mse" and the metric "logit_diff". The logits of a single member are
+    returned as they are.
 
     Args:
         logits: float32 [B, K] of each member.
@@ -35,4 +37,5 @@ def combine(logits: Sequence[Tensor]) -> Tensor:
     if len(logits) == 1:
         return logits[0]
     log_p = torch.stack([values.double().log_softmax(1) for values in logits])
-    return (log_p.logsumexp(0) - math.log(len(logits))).float()
+    mean = log_p.logsumexp(0) - math.log(len(logits))
+    return (mean - mean.mean(1, keepdim=True)).float()

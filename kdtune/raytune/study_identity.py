@@ -136,6 +136,9 @@ def _other_study(study: Study, found: list[str]) -> InputError:
 
 def _changed_fields(old: Study, new: Study) -> Iterator[str]:
     """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
+    for name, begun in old.run.study_values:
+        if begun is not None and not covers(values := _all_values(new, name), (begun,)):
+            yield f"{name}: {begun} → {_shown(values)}"
     left_out = (*HYPERPARAMETERS, *COMPARED_BY_CONTENT, "repeat", "study_values")
     for name, declared in declarations(Run).items():
         if name in left_out or not declared.setting.defines:

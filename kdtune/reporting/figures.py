@@ -75,13 +75,13 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
 
 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
-    """Return the config_ids of the best configurations, best mean first, and of the baseline."""
+    """Return the config_ids of the best configurations, best mean first, and of the baselines."""
     values = with_enough_repeats(
         by_repeat(results.search_trials, criterion.metric, criterion.scope)
     )
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)
-    baseline = [str(table.baseline[0])] if len(table) else []
+    baseline = list(table.baseline.unique()) if len(table) else []
     best = [c for c in order if c not in baseline][: most - len(baseline)]
     return [c for c in order if c in best or c in baseline] or order[:most]
 

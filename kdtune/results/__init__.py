@@ -10,7 +10,8 @@
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
 - context: sentences about the baseline, repeats and method of a comparison
-- wording: the conclusion in words
+- wording: the conclusion in words, about one student
+- conclusion: the conclusion and the summary of a study as text
 - tables: tables and single values as text
 
 Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of

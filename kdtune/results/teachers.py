@@ -17,7 +17,7 @@ from kdtune.statistics.chance import binomial_p, chance_level
 
 def describe_accuracy(record: TeacherAccuracy) -> str:
     """Return the accuracy of a teacher as a sentence."""
-    parts = [f"{value} on {split} ({value.n:,})" for split, value in record.splits.items()]
+    parts = [f"{value} on {split} (n = {value.n:,})" for split, value in record.splits.items()]
     return f"Accuracy of the teacher {record.name}: {', '.join(parts)}."
 
 
@@ -95,6 +95,12 @@ def _check_least(records: Sequence[TeacherAccuracy], least: float | None) -> Non
                 f"it otherwise under another --name (--teacher-epochs, --teacher-lr), or lower "
                 f"--teacher-min-acc."
             )
+
+
+def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
+    """Return what is wrong with the teachers of the study in a folder; `trials` of its search."""
+    records = read_teacher_accuracy(folder)
+    return [*find_teacher_faults(records), *find_weak_teachers(records, trials)]
 
 
 def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame) -> list[str]:

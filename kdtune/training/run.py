@@ -186,7 +186,9 @@ def clear_cached_models() -> None:
 
 def check(run: Run) -> None:
     """Raise InputError, before any work, if the run's data, models or objective cannot work."""
-    check_study(Study(name="one", run=resolve(run)), fingerprints=False)
+    run = resolve(run)
+    check_objective(run, len(load_data(run).classes))
+    check_study(Study(name="one", run=run), fingerprints=False)
 
 
 def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:

@@ -15,7 +15,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split
 from kdtune.data.folder import verify
-from kdtune.data.sources import load_data
+from kdtune.data.sources import _load, load_data
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 
@@ -166,13 +166,13 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
     first = load_data(Run(data=str(root))).fingerprint
     with monkeypatch.context() as patch:
         patch.setattr("kdtune.data.folder._content", refuse)
-        load_data.cache_clear()  # as in another process
+        _load.cache_clear()  # as in another process
         assert load_data(Run(data=str(root))).fingerprint == first
     file = root / "train" / "bees" / "a.jpg"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    load_data.cache_clear()
+    _load.cache_clear()
     assert load_data(Run(data=str(root))).fingerprint != first
 
 
@@ -182,7 +182,7 @@ def test_the_fingerprint_of_files_just_written_is_not_kept(tmp_path):
     written = file.stat()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # as on a coarse clock
-    load_data.cache_clear()
+    _load.cache_clear()
     assert load_data(Run(data=str(root))).fingerprint != first
 
 
@@ -193,7 +193,7 @@ def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
         patch.setattr("kdtune.data.folder.decode", refuse)
         verify(load_data(Run(data=str(root))))
     (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
-    load_data.cache_clear()
+    _load.cache_clear()
     with pytest.raises(InputError, match="cannot be read"):
         verify(load_data(Run(data=str(root))))
 

@@ -15,12 +15,14 @@ import pytest
 
 import kdtune
 from kdtune.config.cli import run_and_exit
+from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.search import main
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
+from kdtune.training.recipe import resolve
 from kdtune.training.run import distill
 
 
@@ -42,7 +44,7 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert len(pd.read_parquet(folder / "predictions.parquet")) == 6 * (500 + 1000)
     assert len(list((folder / "students").glob("*.safetensors"))) == 2
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
-    assert kdtune.load(folder).study.run == study.run
+    assert kdtune.load(folder).study.run == resolve(study.run)
 
     run = replace(tiny, alpha=0.0, repeat=1)  # a trial equals the same run alone
     *_, last = distill(run, folder / "teacher", Resources())
@@ -62,6 +64,30 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert len(extended.trials) == 5 * 3
     new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
     assert new.isdisjoint(trials.trial_id)
+
+
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+def test_students_and_teachers_are_searched(taught: Study, tiny: Run) -> None:
+    """Two students, two teachers and their ensemble, each student with one plain training."""
+    first, second = "factories:tiny_teacher", "factories:tiny_student"
+    space = {"student": (tiny.student, "factories:dropout_student")}
+    space |= {"teacher": (first, second, f"{first}+{second}"), "alpha": (0.5, 1.0)}
+    weights = (f"{first}={taught.run.teacher_weights}", f"{second}=none")
+    run = replace(taught.run, teacher_weights=weights, epochs=1)
+    study = replace(taught, run=run, space=space, repeats=1)
+    results = kdtune.run(study)
+    assert list(results.trials.status) == ["completed"] * 8
+    teacher_acc = results.trials.groupby("config/teacher")["val/teacher_acc@last"].nunique()
+    assert list(teacher_acc) == [1, 1, 1]  # the same logits for both students
+    # views and logits of both members, of train, val and test; the ensemble has none of its own
+    kinds = [file.parts[-3] for file in Path(str(study.cache)).glob("*/*/*.safetensors")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"views": 3, "logits": 6}
+    before = read_lines(study.folder)[0]
+    one = replace(study, space={"alpha": (0.5, 1.0)})
+    with pytest.raises(InputError, match=r"student lacks factories:dropout_student"):
+        kdtune.run(one)
+    assert kdtune.run(study).trials.equals(results.trials)
+    assert read_lines(study.folder)[0] == before
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
