@@ -115,7 +115,10 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         f"`study = kdtune.Study(...)`; flags take precedence over it."
     )
     values = parse_flags(command, about, tuple(_flags(command, base)), arguments)
-    return _lay_over(base, base.space if command == "search" else {}, values)
+    given = {word.partition("=")[0].removeprefix("--no-").lstrip("-") for word in arguments}
+    flags = tuple(name for name in values if name.replace("_", "-") in given)
+    study = _lay_over(base, base.space if command == "search" else {}, values)
+    return replace(study, flags=flags)
 
 
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:

@@ -35,6 +35,7 @@ from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.recipe import resolve_study, teachers
+from kdtune.training.recipe_table import format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
 from kdtune.training.teacher import initial_teacher, missing_teachers
 
@@ -74,7 +75,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.pull(STUDY, PROVENANCE, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
-        study = merge_with_saved(study, saved)
+        asked, study = study, merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
         if not is_done:
             study = resolve_study(study, begun=saved is not None)
@@ -84,9 +85,11 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             fingerprints |= _check(study, saved, ray_init)
         elif is_moved(study, saved):
             fingerprints |= _fingerprints(study, saved)
-        write_study(study, fingerprints)
+        rows = [] if is_done else recipe_rows(asked, study, saved.study if saved else None)
+        write_study(study, fingerprints, rows)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
+            print(*(f"Recipe of {study.uri or folder}:", *format_recipe(rows)), sep="\n")
             with ray_session(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)

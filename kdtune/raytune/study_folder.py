@@ -4,7 +4,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines
+from kdtune.training.recipe_table import RecipeRow
 from kdtune.training.run import STUDENT
 
 STUDENTS = "students"
@@ -31,12 +32,15 @@ FINISHED = (
 """What a finished study has on an object store, besides its trials and its teacher."""
 
 
-def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
-    """Write study.json and, once, provenance.json: classes, versions and the command.
+def write_study(
+    study: Study, fingerprints: Mapping[str, str], recipe: Sequence[RecipeRow] = ()
+) -> None:
+    """Write study.json and, once, provenance.json: classes, versions, command and recipe.
 
     Args:
         study: The study as it is run.
         fingerprints: Of data, teacher and student, see `training.run.check`.
+        recipe: Its settings, and where they came from.
     """
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
@@ -49,6 +53,7 @@ def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
+        "recipe": [row._asdict() for row in recipe],
     }
     with atomic_write(file) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")

@@ -143,12 +143,13 @@ def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
     for epoch in fine_tune(run, folder, Resources.of(study), push, lines.append):
-        yield from lines
+        for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
+            yield line
         lines.clear()
-        yield str(epoch)
     mirror.push("teacher")
     mirror.delete_removed("teacher")
-    yield from lines
+    for line in lines:
+        yield line
 
 
 def measure_teachers(study: Study, teachers: Sequence[Run]) -> list[TeacherAccuracy]:
