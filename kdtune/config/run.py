@@ -100,7 +100,7 @@ class Run:
     teacher_trainable: Annotated[Trainable | None, Setting(resolved=True)] = None
     """Layers of the teacher that are fine-tuned: all, or only the head (its last layer)."""
     teacher_batch_norm: Annotated[BatchNorm | None, Setting(resolved=True)] = None
-    """Mode of the teacher's batch norm layers while it is fine-tuned, as --batch-norm."""
+    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval"."""
     teacher_optimizer: Annotated[Optimizer | None, Setting(resolved=True)] = None
     """Optimizer of the teacher."""
     teacher_lr: Annotated[float | None, Setting(above=0, resolved=True)] = None

@@ -61,7 +61,7 @@ class TeacherAccuracy:
 
 def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:
     """Return the record in a study's folder; [] if there is none, or it is damaged."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         return [_read(one) for one in json.loads((folder / TEACHER_ACCURACY).read_text("utf-8"))]
     return []
 

@@ -33,12 +33,12 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
         p = binomial_p(value.correct, value.n, chance)
         if p > SIGNIFICANCE_LEVEL:
             by_chance.append(
-                f"{value} on {split} ({value.correct} of {value.n}; without looking at the input "
-                f"{100 * chance:.1f}%, binomial p = {p:.2g})"
+                f"{split} ({value.correct} of {value.n} are correct, {value}; always naming one "
+                f"class gives {100 * chance:.1f}%; binomial p = {p:.2g})"
             )
     if by_chance:
         yield (
-            f"the teacher {record.name} is no better than chance: {', '.join(by_chance)}; students "
+            f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. Students "
             f"can learn nothing from it. Check its preprocessing (--teacher-mean, --teacher-std, "
             f"--teacher-size), its weights and its learning rate (--teacher-lr)."
         )
