@@ -62,11 +62,12 @@ def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
     if "teacher_trainable" in values:
         return dict(values)
     own = ("optimizer", "momentum", "weight_decay", "schedule", "lr_step_size", "lr_gamma")
-    augment = values["augment"] or ("crop" if values["data"] == "fashion" else "resized-crop")
+    photos = values.get("data", "fashion") != "fashion"
+    augment = values.get("augment") or ("resized-crop" if photos else "crop")
     shrinks = {name: "bilinear" for name in INTERPOLATIONS}
     return {
         **values,
-        **{f"teacher_{name}": values[name] for name in (*own, "batch_size")},
+        **{f"teacher_{name}": values[name] for name in (*own, "batch_size") if name in values},
         **{"teacher_trainable": "all", "teacher_batch_norm": "train", "teacher_augment": augment},
         **{"augment": augment, "eval_crop": 0.875 if augment == "resized-crop" else 1.0, **shrinks},
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields, declarations
 from kdtune.config.files import cache_folder, join_uri
@@ -84,6 +85,11 @@ class Study:
     trials)."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
+    max_ms: Annotated[float | None, Setting(above=0, commands=ONLY_SEARCH)] = None
+    """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
+    best student within it. All students are trained. None: no limit."""
+    max_params: Annotated[int | None, Setting(low=1, commands=ONLY_SEARCH)] = None
+    """Limit on the student's number of parameters, as --max-ms. None: no limit."""
     gpus: Annotated[int | None, Setting(low=0)] = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
     gpus_per_trial: Annotated[float, Setting(above=0, commands=ONLY_SEARCH)] = 1.0
@@ -228,6 +234,11 @@ class Study:
         if self.search == other.search == "grid":
             return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
         return all(covers(self.values(n), other.values(n)) for n in HYPERPARAMETERS)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits on the cost of a student."""
+        return Limits(self.max_ms, self.max_params)
 
     @property
     def uri(self) -> str | None:

@@ -7,6 +7,7 @@
 - finished: files of weights of teachers that kdtune has fine-tuned
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
+- cost: parameters, size, FLOPs and latency of a model
 - fashion: the networks of the default study
 - cifar: the ResNets for CIFAR of He et al. (2015)
 

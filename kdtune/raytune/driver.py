@@ -10,11 +10,12 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import first_line
-from kdtune.config.files import PROVENANCE, STUDY, TEACHER_ACCURACY
+from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
+from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.preflight import preflight
@@ -72,7 +73,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
         locks.enter_context(hold_lease(mirror))
-        mirror.pull(STUDY, PROVENANCE, TEACHER_ACCURACY)
+        mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         asked, study = study, merge_with_saved(study, saved)
@@ -90,6 +91,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
             print(*(f"Recipe of {study.uri or folder}:", *format_recipe(rows)), sep="\n")
+            measure_before_ray(study.absolute(), mirror)
             with ray_session(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)
@@ -144,6 +146,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     with ProgressDisplay(plan, cache) as display:
         for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
             display.print_line(line)
+        measure_with_ray(study, mirror, capacity.trial, display.print_line)
         train_teachers(study, capacity.trial, display)
         check_teachers(study, mirror, capacity.trial, display)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kdtune import __version__
-from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY, atomic_write
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
@@ -26,7 +26,7 @@ from kdtune.training.run import STUDENT
 STUDENTS = "students"
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
-    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
+    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
     *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS),
 )
 """What a finished study has on an object store, besides its trials and its teacher."""

@@ -20,6 +20,7 @@ from kdtune.reporting.canvas import (
     label_rows,
     new_axes,
 )
+from kdtune.reporting.frontier import FRONTIERS, frontier_plot
 from kdtune.reporting.learning_curves import (
     LAST_EPOCHS,
     WHOLE_ONLY,
@@ -46,7 +47,7 @@ FIGURE_NAMES = {
     *WITH_LAST_EPOCHS,
     *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
     *WHOLE_ONLY,
-    *("repeats", "differences", "heat-map", "importance", "fidelity"),
+    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS),
 }
 """Names of all figures that a report can have."""
 
@@ -72,6 +73,8 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
     yield heat_map(results, criterion)
     yield importance_bars(results, criterion)
     yield agreement_plot(results, criterion, shown)
+    for name in FRONTIERS:
+        yield frontier_plot(results, criterion, name)
 
 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:

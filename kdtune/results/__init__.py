@@ -7,8 +7,11 @@
 - comparison: the criterion, and configurations compared with the baseline, paired by repeat
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
+- costs: cost of the models, and the frontier of accuracy and cost
+- cost_limits: the best student within limits on its cost, in words
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
+- teachers: accuracy of the teachers, and what is wrong with it
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student
 - conclusion: the conclusion and the summary of a study as text

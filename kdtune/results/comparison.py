@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from kdtune.config.cost import NO_LIMITS, Limits
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
@@ -37,7 +38,7 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Criterion:
-    """Evaluation criterion of a study: metric, epoch selection and baseline.
+    """Evaluation criterion of a study: metric, epoch selection, baseline and limits on cost.
 
     Raises InputError for a metric that is not comparable across configurations, and for names that
     are not hyperparameters.
@@ -49,6 +50,8 @@ class Criterion:
     """Epoch selection."""
     baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN_TRAINING, hash=False)
     """The best configuration with these values is the baseline."""
+    limits: Limits = NO_LIMITS
+    """Limits on the cost of a student; the conclusion names the best one within them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", self.metric.removeprefix("val/"))

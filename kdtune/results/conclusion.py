@@ -11,6 +11,7 @@ import pandas as pd
 from kdtune.results import sensitivity
 from kdtune.results.comparison import Criterion
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.costs import cost_text
 from kdtune.results.labels import config_label
 from kdtune.results.summaries import best_rows
 from kdtune.results.tables import comparison_rows, format_table, markdown
@@ -95,6 +96,7 @@ def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion:
         f"mean ± SD over n repeats{results.repeats_phrase}, val, scope {criterion.scope}"
         f"{optimistic}",
         *_comparison_text(results, criterion),
+        *cost_text(results.costs),
     ]
     if best := results.best(criterion):
         own = results.context(criterion, results.student(best))

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
+from kdtune.config.cost import read_costs
 from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import TABLE_METRICS
@@ -26,6 +27,8 @@ from kdtune.results.comparison import (
     completed,
 )
 from kdtune.results.context import ComparisonContext
+from kdtune.results.cost_limits import best_within
+from kdtune.results.costs import cost_frame, frontier, with_student_costs
 from kdtune.results.diagnostics import describe_status, find_problems
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
@@ -53,7 +56,10 @@ def load(folder: str | Path) -> "Results":
 def _read(folder: Path, running: bool | None = None) -> "Results":
     study = read_study(folder)
     frames = read_frames(folder, running, study.searched, dict(study.run.study_values))
-    return Results(folder, study, frames)
+    costs = cost_frame(read_costs(folder))
+    return Results(
+        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,10 @@ class Results:
     folder: Path
     study: Study
     frames: Frames = field(repr=False)
+    costs: pd.DataFrame = field(repr=False)
+    """One row per student and teacher: role, model, params, bytes, flops (of one example),
+    latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
+    hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
 
     @property
     def epochs(self) -> pd.DataFrame:
@@ -113,7 +123,8 @@ class Results:
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row per configuration, best mean first; see `summaries.configs`."""
-        return summaries.configs(self.search_trials, self.planned_repeats)
+        table = summaries.configs(self.search_trials, self.planned_repeats)
+        return with_student_costs(table, self.costs)
 
     @cached_property
     def by(self) -> list[str]:
@@ -210,10 +221,27 @@ class Results:
         return conclusion.context(self, criterion, student)
 
     def verdict(self, criterion: Criterion = DEFAULT) -> str:
-        """Return the conclusion in words, a line for each student; see `wording.verdict`."""
+        """Return the conclusion in words, a line for each student; see `wording.verdict`.
+
+        With limits on the cost of a student, of the criterion or of the study, the first line names
+        the best student within them. Teachers that are less accurate than a student trained
+        without them come last.
+        """
+        text = conclusion.verdict_by_student(self, criterion)
         weak = find_weak_teachers(read_teacher_accuracy(self.folder), self.search_trials)
-        words = [sentence[:1].upper() + sentence[1:] for sentence in weak]
-        return "\n".join([conclusion.verdict_by_student(self, criterion), *words])
+        words = (sentence[:1].upper() + sentence[1:] for sentence in weak)
+        return "\n".join([self.best_within_limits(criterion), text, *words]).lstrip()
+
+    def best_within_limits(self, criterion: Criterion = DEFAULT) -> str:
+        """Return the best student within the limits in words; "" without limits."""
+        if not (limits := criterion.limits.or_else(self.study.limits)):
+            return ""
+        phases = (self.trials_for(criterion), self.search_trials)
+        return best_within(phases, self.costs, criterion, limits, self.by)
+
+    def frontier(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
+        """Return each student's best distilled and plain configuration; see `costs.frontier`."""
+        return frontier(self.search_trials, self.costs, criterion, self.by)
 
     def compared_students(self, criterion: Criterion = DEFAULT) -> list[str]:
         """Return the students that have a comparison of their own, the best first."""

@@ -38,9 +38,9 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
             )
     if by_chance:
         yield (
-            f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. Students "
-            f"can learn nothing from it. Check its preprocessing (--teacher-mean, --teacher-std, "
-            f"--teacher-size), its weights and its learning rate (--teacher-lr)."
+            f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. "
+            f"Students can learn nothing from it. Check its preprocessing (--teacher-mean, "
+            f"--teacher-std, --teacher-size), its weights and its learning rate (--teacher-lr)."
         )
     before, after = record.acc_before, record.acc_after
     if before is not None and after is not None and after < before:

@@ -30,12 +30,12 @@ from kdtune.training.objectives import OBJECTIVES, check_objective, check_search
 from kdtune.training.predictions import save_predictions
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
-    PREPROCESSING,
     initial_teacher,
     load_teacher,
     probe_teacher,
     teacher_place,
 )
+from kdtune.training.teacher_origin import PREPROCESSING
 
 CHECKPOINT = "checkpoint.pt"
 STUDENT = "student.safetensors"

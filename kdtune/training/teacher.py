@@ -4,22 +4,18 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from kdtune.config.effects import keyword_parameters
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
-from kdtune.config.migrations import migrate_run
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
-from kdtune.models.checkpoints import check_whole
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.ensemble import Teacher
 from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
@@ -32,51 +28,8 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.evaluation import evaluate
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
-from kdtune.training.objectives import OBJECTIVES
 from kdtune.training.recipe import resolve
-
-COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
-"""Fields of a run that are paths: a teacher stays the same where its files have moved."""
-RECIPE = (
-    *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
-    *("lr_step_size", "lr_gamma", "epochs", "batch_size", "augment", "train_images"),
-)
-"""Fields of a run for which the teacher has its own, teacher_*."""
-PREPROCESSING = ("mean", "std", "size", "interpolation")
-
-
-def teacher_run(run: Run) -> Run:
-    """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student."""
-    run = resolve(run)
-    taken = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
-    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in taken}
-    own: dict[str, Any] = {name: getattr(run, f"teacher_{name}") for name in RECIPE}
-    own |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
-    return replace(
-        run,
-        **unused,
-        **own | {"epochs": max(1, own["epochs"])},
-        student=run.teacher,
-        student_weights=run.weights_of("teacher"),
-        teacher_weights=run.weights_of("teacher"),
-        loss="kl",
-        alpha=1.0,
-        repeat=TEACHER_REPEAT,
-        study_values=(),
-    )
-
-
-def teacher_recipe(run: Run) -> dict[str, Any]:
-    """Return all that a run's teacher depends on, by name, but for the contents of files.
-
-    Hyperparameters without effect on it are None, so they distinguish no teachers.
-    """
-    own = teacher_run(run)
-    names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
-    names += [f"student_{name}" for name in PREPROCESSING]
-    if own.teacher_keep == "best":  # val decides which epoch is kept
-        names += ["eval_crop", "eval_interpolation"]
-    return {name: getattr(own, name) for name in names} | {"augment": own.augmentation} | own.config
+from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, teacher_run
 
 
 def teacher_place(run: Run, member: Run) -> str:
@@ -94,17 +47,6 @@ def teacher_place(run: Run, member: Run) -> str:
     text = f"{member.teacher}-{member.teacher_epochs}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)}-{digest}"
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Everything that a fine-tuned teacher depends on."""
-
-    recipe: dict[str, Any]
-    data: str
-    """Fingerprint of the data."""
-    weights: str
-    """Content hash of the file of its initial weights, or "default" or "none"."""
 
 
 def is_ready(run: Run, root: Path) -> bool:
@@ -127,64 +69,8 @@ def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple
     return [
         (own, folder)
         for own, folder in places
-        if own.teacher_epochs != 0 and _origin_of_saved(own, folder) != _origin(own)
+        if own.teacher_epochs != 0 and origin_of_saved(own, folder) != origin_of(own)
     ]
-
-
-def _origin(run: Run) -> _Origin:
-    """Return what the run's teacher must be made of."""
-    weights = _weights_hash(run.weights_of("teacher"))
-    return _Origin(teacher_recipe(run), load_data(run).fingerprint, weights)
-
-
-def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
-    """Return what the teacher in a folder was made of; None if there is no teacher.
-
-    Raises InputError if it is damaged.
-    """
-    if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
-        return None
-    try:
-        record = json.loads((folder / RECORD).read_text())
-        check_whole(folder / WEIGHTS)
-        # fields that were added after the record was written had their defaults
-        made_by = Run(**migrate_run(record["run"]))
-        weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
-        return _Origin(teacher_recipe(made_by), record["data"], weights)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
-            f"command fine-tunes it again"
-        ) from None
-
-
-def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:
-    """Return the content hash of the initial weights that a saved teacher was made from.
-
-    Where there is nothing to compare, a file of the same name counts as the same: kdtune 0.1
-    recorded no hash, and a finished teacher does not need the file any more.
-    """
-    own = run.weights_of("teacher")
-    same_name = Path(weights).name == Path(own).name
-    if same_name and (recorded is None or not Path(own).expanduser().is_file()):
-        return _weights_hash(own)
-    return recorded or _weights_hash(weights)
-
-
-def _weights_hash(weights: str) -> str:
-    """Return the content hash of a file of weights; "default", "none" or a missing file by name."""
-    file = Path(weights).expanduser()
-    if weights in ("default", "none") or not file.is_file():
-        return file.name
-    stat = file.stat()
-    return _file_hash(file, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _file_hash(file: Path, size: int, modified_ns: int) -> str:
-    """Return the SHA-256 of a file; size and time make an edited file another entry."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -232,8 +118,8 @@ def fine_tune(
         InputError: The folder holds another teacher, which results may depend on.
         Diverged: A loss or another metric became NaN or infinite.
     """
-    own, data, origin = teacher_run(run), load_data(run), _origin(run)
-    if _origin_of_saved(run, folder) not in (None, origin):
+    own, data, origin = teacher_run(run), load_data(run), origin_of(run)
+    if origin_of_saved(run, folder) not in (None, origin):
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
@@ -280,7 +166,7 @@ def _accuracy_before(run: Run, resources: Resources) -> tuple[Accuracy | None, s
 def _write_record(
     folder: Path,
     own: Run,
-    origin: _Origin,
+    origin: Origin,
     finished: FinishedTeacher,
     kept: Epoch,
     before: Accuracy | None,

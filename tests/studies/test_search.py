@@ -45,6 +45,9 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert len(list((folder / "students").glob("*.safetensors"))) == 2
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
     assert kdtune.load(folder).study.run == resolve(study.run)
+    costs = (folder / "costs.json").read_bytes()
+    student = results.costs.set_index("role").loc["student"]
+    assert (trials["student/params"] == student.params).all() and student.params > 0
 
     run = replace(tiny, alpha=0.0, repeat=1)  # a trial equals the same run alone
     *_, last = distill(run, folder / "teacher", Resources())
@@ -62,6 +65,7 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     more = replace(study, repeats=3, space={"alpha": (0.0, 0.5, 1.0), "loss": ("mse", "kl")})
     extended = kdtune.run(more)
     assert len(extended.trials) == 5 * 3
+    assert (folder / "costs.json").read_bytes() == costs  # nothing is measured again
     new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
     assert new.isdisjoint(trials.trial_id)
 
@@ -101,14 +105,19 @@ def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) ->
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_a_race_over_ranges(taught: Study) -> None:
-    """TPE, a race, early stopping, confirmation and final repeats under a real Ray."""
+def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TPE, a race, early stopping, confirmation and final repeats under a real Ray.
+
+    The models are measured in a Ray task, as with GPUs or on a cluster.
+    """
+    monkeypatch.setattr("kdtune.raytune.costs._runs_on_these_cpus", lambda study: False)
     study = taught
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
     study = replace(study, search="tpe", samples=12, policy="race", stop_early=True, space=space)
     study = replace(study, run=replace(study.run, epochs=16))
     results = kdtune.run(study)
     trials = results.trials
+    assert list(results.costs.role) == ["student", "teacher"]
     assert set(trials.status) <= {"completed", "pruned"}
     assert (trials[trials.status == "pruned"].n_epochs < 16).all()
     assert (trials[trials.status == "completed"].n_epochs == 16).all()

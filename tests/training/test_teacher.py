@@ -30,9 +30,8 @@ from kdtune.training.teacher import (
     fine_tune,
     is_ready,
     load_teacher,
-    teacher_recipe,
-    teacher_run,
 )
+from kdtune.training.teacher_origin import teacher_recipe, teacher_run
 
 DATA = Path(__file__).parents[1] / "data"
 
