@@ -56,7 +56,9 @@ class TeacherAccuracy:
     @property
     def name(self) -> str:
         """The teacher in words."""
-        return f"{self.teacher} ({self.epochs} epochs)" if self.epochs else self.teacher
+        if not self.epochs:
+            return self.teacher
+        return f"{self.teacher} ({self.epochs} epoch{'s' * (self.epochs > 1)})"
 
 
 def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:

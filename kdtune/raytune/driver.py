@@ -147,8 +147,8 @@ def _run_all(study: Study, mirror: Mirror) -> None:
         for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
             display.print_line(line)
         measure_with_ray(study, mirror, capacity.trial, display.print_line)
-        train_teachers(study, capacity.trial, display)
-        check_teachers(study, mirror, capacity.trial, display)
+        train_teachers(study, capacity.trial, display.print_line)
+        check_teachers(study, mirror, capacity.trial, display.print_line)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")

@@ -1,5 +1,6 @@
 """The teachers of a study before its trials: their training, and the gate on their accuracy."""
 
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -11,7 +12,6 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.raytune.machines import TrialResources
-from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.trial import measure_teachers, teacher_files, train_teacher
 from kdtune.results import teachers as results
 from kdtune.storage.mirror import Mirror
@@ -21,25 +21,25 @@ from kdtune.training.recipe import teachers, whole_teachers
 from kdtune.training.teacher import describe_training, missing_teachers
 
 
-def train_teachers(study: Study, trial: TrialResources, display: ProgressDisplay) -> None:
+def train_teachers(study: Study, trial: TrialResources, say: Callable[[str], None]) -> None:
     """Train the teachers that are not ready, each in a Ray task, which then releases its GPU.
 
     Raises InputError if one cannot be trained.
     """
     root = study.folder / "teacher"
     for run, folder in missing_teachers(study.run, teachers(study), root):
-        display.print_line(describe_training(run))
+        say(describe_training(run))
         task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
         references: Any = task(train_teacher).remote(study, run, folder)
         try:
             for reference in references:
-                display.print_line(f"  {ray.get(reference)}")
+                say(f"  {ray.get(reference)}")
         except ray.exceptions.RayTaskError as error:
             raise InputError(f"the teacher could not be trained: {error.cause}") from error
 
 
 def check_teachers(
-    study: Study, mirror: Mirror, trial: TrialResources, display: ProgressDisplay
+    study: Study, mirror: Mirror, trial: TrialResources, say: Callable[[str], None]
 ) -> None:
     """Measure the accuracy of the teachers once, and print it with what is wrong.
 
@@ -54,9 +54,7 @@ def check_teachers(
 
     names = [(run.teacher, run.teacher_epochs or 0) for run in every]
     try:
-        results.check_teachers(
-            study.folder, names, measure, study.run.teacher_min_acc, display.print_line
-        )
+        results.check_teachers(study.folder, names, measure, study.run.teacher_min_acc, say)
     finally:
         mirror.push(TEACHER_ACCURACY)
 
