@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdtune.config.defaults import fashion
+from kdtune.config.defaults import WeightsKind, fashion
 from kdtune.config.fields import declarations
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
@@ -28,6 +28,15 @@ ONLY_WITH = {
     "budget": ("until_decided", (True,)),
 }
 """Settings of a study that have an effect only with these values of another."""
+
+
+KINDS: dict[WeightsKind, str] = {
+    "pretrained": "pretrained weights",
+    "random": "random weights",
+    "finished": "a finished teacher",
+}
+MAX_WIDTH = 44
+"""Characters of a path that are printed; of a longer one the last."""
 
 
 class RecipeRow(NamedTuple):
@@ -59,9 +68,15 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None) -> list[RecipeR
 
 def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
     """Return the table as lines of text."""
-    table = [RecipeRow("setting", "value", "source"), *rows]
+    head = RecipeRow("setting", "value", "source")
+    table = [head, *(row._replace(value=_shortened(row.value)) for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(2)]
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table]
+
+
+def _shortened(value: str) -> str:
+    is_path = "/" in value and ", " not in value
+    return value if len(value) <= MAX_WIDTH or not is_path else f"...{value[3 - MAX_WIDTH :]}"
 
 
 def _has_effect(name: str, study: Study) -> bool:
@@ -111,7 +126,7 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
         if name.removeprefix("teacher_") in OF_TEACHER:
-            return f"default for {kind_of_weights(teachers(study))} weights"
+            return f"default for {KINDS[kind_of_weights(teachers(study))]}"
         return by_data
     here, elsewhere = _value(name, fashion()), _value(name, Study())
     is_fashion = study.run.data == "fashion"

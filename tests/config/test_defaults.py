@@ -14,7 +14,7 @@ from kdtune.config.study import Study
     ("kind", "given", "want"),
     [
         ("pretrained", {}, {"optimizer": "sgd", "lr": 1e-3, "epochs": 10, "batch_norm": "train"}),
-        ("pretrained", {"trainable": "head"}, {"lr": 1e-2, "batch_norm": "eval"}),
+        ("pretrained", {"trainable": "head"}, {"lr": 1e-1, "batch_norm": "eval"}),
         ("pretrained", {"optimizer": "adamw"}, {"lr": 1e-4, "weight_decay": 1e-2}),
         ("pretrained", {"trainable": "head", "batch_norm": "train"}, {"batch_norm": "train"}),
         ("random", {}, {"optimizer": "adamw", "lr": 1e-3, "schedule": "onecycle", "epochs": 30}),
