@@ -87,9 +87,10 @@ def describe_training(run: Run) -> str:
     layers = f"all layers, {counts[0]:,} parameters"
     if own.trainable == "head":
         layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
+    epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
     return (
-        f"Training the teacher {own.student}: {own.epochs} epoch{'s' * (own.epochs > 1)}; {layers}; batch norm "
+        f"Training the teacher {own.student}: {epochs}; {layers}; batch norm "
         f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({own.schedule}){decay}; batch size "
         f"{own.batch_size}; {len(data.subset(own)):,} images, augmentation {own.augmentation}; the "
         f"{own.teacher_keep} epoch is kept."
