@@ -158,9 +158,27 @@ MUTANTS = {
     ),
     "a failed final repeat excludes a finalist": Mutant(
         "planning/ledger.py",
-        'in ("failed", "pruned") and phase_of(repeat) != "final"',
-        'in ("failed", "pruned")',
+        'in ("failed", "pruned", "dropped") and phase_of(repeat) != "final"',
+        'in ("failed", "pruned", "dropped")',
         "planning/standing",
+    ),
+    "a restored run lacks its score": Mutant(
+        "planning/ledger.py",
+        "if dropped.score is not None:",
+        "if dropped.score is None:",
+        "planning/ledger",
+    ),
+    "unpaired repeats have pooled degrees of freedom": Mutant(
+        "statistics/intervals.py",
+        "df = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))",
+        "df = n_a + n_b - 2",
+        "statistics/intervals results/side_by_side",
+    ),
+    "repeats of other seeds are paired": Mutant(
+        "results/setups.py",
+        '("seed", "train_images", "augmentation")',
+        '("train_images", "augmentation")',
+        "results/side_by_side",
     ),
     "resumed epochs are paid twice": Mutant(
         "planning/ledger.py",

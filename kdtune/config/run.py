@@ -38,9 +38,8 @@ TEACHER_REPEAT = -1
 class Run:
     """Configuration of one distillation run: one student learns from one teacher.
 
-    The defaults are those of the command line for any data but fashion: pretrained models of
-    torchvision, and settings for photographs. Without --data the command line has the study of
-    `kdtune.config.defaults.fashion()`.
+    The defaults are those of the command line with --data, meant for photographs and pretrained
+    models. Without --data the command line has the study of `kdtune.config.defaults.fashion()`.
 
     A field is declared once, here: its type, bounds, effect and help. A hyperparameter, which a
     study may search, is annotated with `Hyperparameter`.
@@ -213,8 +212,12 @@ class Run:
         check_fields(self)
         allowed = f"{', '.join(effects.objective_names())} or module:function"
         check(self, "loss", effects.is_objective(self.loss), f"be one of {allowed}")
-        for name in ("teacher_weights", "student_weights"):
-            check_weights(name, getattr(self, name))
+        for role in ("teacher", "student"):
+            name, models = f"{role}_weights", getattr(self, role).split("+")
+            weights = getattr(self, name)
+            if isinstance(weights, str) and weights.partition("=")[0] in models:
+                object.__setattr__(self, name, (weights,))  # of one model only
+            check_weights(name, weights)
 
     @property
     def config(self) -> Config:

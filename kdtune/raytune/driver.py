@@ -24,7 +24,6 @@ from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.study_lock import lock_study
 from kdtune.raytune.teachers import check_teachers, train_teachers
 from kdtune.raytune.trial import make_run, run_trial, teacher_files
 from kdtune.results.study_results import Results, load
@@ -33,6 +32,7 @@ from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import Records, SavedStudy, read_lines
+from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.recipe import resolve_study, teachers

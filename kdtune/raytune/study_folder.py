@@ -10,20 +10,30 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kdtune import __version__
-from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.files import (
+    COSTS,
+    PREDICTIONS,
+    PROVENANCE,
+    STUDENT,
+    STUDENTS,
+    STUDENTS_CONFIG,
+    STUDY,
+    TRIALS,
+    atomic_write,
+    student_file,
+)
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
+from kdtune.results.files_kept import exported_config
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines
 from kdtune.training.recipe_table import RecipeRow
-from kdtune.training.run import STUDENT
 
-STUDENTS = "students"
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
@@ -42,6 +52,7 @@ def write_study(
         fingerprints: Of data, teacher and student, see `training.run.check`.
         recipe: Its settings, and where they came from.
     """
+    study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
     file = study.folder / PROVENANCE
@@ -68,7 +79,11 @@ def _command() -> list[str]:
 
 
 def finish(folder: Path, mirror: Mirror) -> None:
-    """Write everything that follows from the records, here and on the study's object store."""
+    """Write everything that follows from the records, here and on the study's object store.
+
+    Students that `--keep` does not ask for are deleted. Call it when the study is complete: until
+    then the best configuration may change.
+    """
     results, (lines, _) = load(folder), read_lines(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
@@ -77,15 +92,22 @@ def finish(folder: Path, mirror: Mirror) -> None:
     export(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")
-    _export_students(results, lines, mirror)
+    if results.study.keep != "none":
+        mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
+        _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
     mirror.delete_removed(STUDENTS)
+    if results.study.keep != "all":
+        for file in (folder / TRIALS).glob(f"*/{STUDENT}"):
+            file.unlink()
+        mirror.delete_below(TRIALS, STUDENT)
 
 
 def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:
     """Copy the students of the best configuration to students/, with what predicting needs.
 
-    A user may have deleted folders of `trials/`; earlier copies of their students are kept.
+    Runs whose folders in `trials/` no longer have the student keep its earlier copy, as long as the
+    same configuration is the best.
     """
     best = results.best()
     if best is None:
@@ -95,16 +117,15 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     run = replace(results.study.run, **active_values(config))
     named = json.dumps(asdict(run), indent=2)
     target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
-    before = target / f"{STUDENTS}.json"
-    kept = before.is_file() and before.read_text(encoding="utf-8") == named
+    kept = exported_config(results.folder, results.study) == best
     trials = results.trials[results.trials.config_id == best]
     mirror.pull_trials(list(trials.trial_id), STUDENT)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    (part / f"{STUDENTS}.json").write_text(named, encoding="utf-8")
+    (part / STUDENTS_CONFIG).write_text(named, encoding="utf-8")
     for _, trial in trials[trials.status == "completed"].iterrows():
-        name = f"repeat-{trial['repeat']:02d}.safetensors"
-        own = results.folder / "trials" / trial.trial_id / STUDENT
+        name = student_file(trial["repeat"])
+        own = results.folder / TRIALS / trial.trial_id / STUDENT
         sources = (own, target / name) if kept else (own,)
         if source := next(filter(Path.exists, sources), None):
             shutil.copy(source, part / name)

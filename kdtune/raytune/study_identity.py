@@ -17,6 +17,9 @@ from kdtune.config.study import Study
 from kdtune.storage.records import SavedStudy, read_saved
 from kdtune.training.teacher_origin import COMPARED_BY_CONTENT
 
+KEEPING = ("none", "best", "all")
+"""Values of `Study.keep`, from the fewest students kept to the most."""
+
 
 def read_if_saved(folder: Path) -> SavedStudy | None:
     """Return what an earlier call saved in a study's folder; None if there is no study yet.
@@ -57,6 +60,12 @@ def merge_with_saved(
             f"and --level {old.level:g}"
         )
         study = replace(study, until_decided=True, budget=old.budget, level=old.level)
+    if KEEPING.index(old.keep) > KEEPING.index(study.keep):
+        say(
+            f"{study.folder} was begun with --keep {old.keep}; ignoring --keep {study.keep}, so "
+            f"that no students are deleted"
+        )
+        study = replace(study, keep=old.keep)
     if old.repeats > study.repeats:
         say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
         study = replace(study, repeats=old.repeats)

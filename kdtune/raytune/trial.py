@@ -12,6 +12,7 @@ import torch
 from ray import tune
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import CHECKPOINT
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
@@ -22,7 +23,7 @@ from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import teachers
-from kdtune.training.run import CHECKPOINT, distill
+from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 REPORT_SECONDS = 0.5

@@ -15,7 +15,6 @@ from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import METRICS
 from kdtune.config.study import Scope, Study
-from kdtune.config.teacher_accuracy import read_teacher_accuracy
 from kdtune.results import conclusion, selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
@@ -30,9 +29,10 @@ from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
 from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
-from kdtune.results.teachers import find_weak_teachers, teacher_warnings
+from kdtune.results.teachers import teacher_warnings, weak_teachers_text
 from kdtune.storage.records import read_study
 
 
@@ -138,7 +138,9 @@ class Results:
         Empty for a complete study.
         """
         teachers = teacher_warnings(self.folder, self.search_trials)
-        return [*teachers, *find_problems(self.study, self.frames, self.by)]
+        problems = find_problems(self.study, self.frames, self.by)
+        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        return [*teachers, *problems, *missing]
 
     @property
     def status(self) -> str:
@@ -228,9 +230,8 @@ class Results:
         without them come last.
         """
         text = conclusion.verdict_by_student(self, criterion)
-        weak = find_weak_teachers(read_teacher_accuracy(self.folder), self.search_trials)
-        words = (sentence[:1].upper() + sentence[1:] for sentence in weak)
-        return "\n".join([self.best_within_limits(criterion), text, *words]).lstrip()
+        weak = weak_teachers_text(self.folder, self.search_trials)
+        return f"{self.best_within_limits(criterion)}\n{text}\n{weak}".strip()
 
     def best_within_limits(self, criterion: Criterion = DEFAULT) -> str:
         """Return the best student within the limits in words; "" without limits."""

@@ -103,6 +103,12 @@ def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
     return [*find_teacher_faults(records), *find_weak_teachers(records, trials)]
 
 
+def weak_teachers_text(folder: Path, trials: pd.DataFrame) -> str:
+    """Return the sentences of `find_weak_teachers` on the study in a folder, one a line."""
+    weak = find_weak_teachers(read_teacher_accuracy(folder), trials)
+    return "\n".join(sentence[:1].upper() + sentence[1:] for sentence in weak)
+
+
 def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame) -> list[str]:
     """Return a sentence for each teacher that is less accurate than students trained without it.
 

@@ -1,6 +1,6 @@
 """Statistics as pure functions: numbers in, numbers out.
 
-- intervals: means, paired differences and their t intervals, Wilson's interval
+- intervals: means, paired and unpaired differences with their t intervals, Wilson's interval
 - multiplicity: p values adjusted for several comparisons (Holm, max-T)
 - power: minimum detectable differences, repeats needed
 - selection_bias: correction of the best of several accuracies (BBC-CV)

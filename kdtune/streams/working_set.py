@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
-from kdtune.config.study import Study, ends_of
+from kdtune.config.study import Study
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdtune.config.files import PREDICTIONS
+from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
@@ -37,8 +37,6 @@ from kdtune.training.teacher import (
 )
 from kdtune.training.teacher_origin import PREPROCESSING
 
-CHECKPOINT = "checkpoint.pt"
-STUDENT = "student.safetensors"
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
 

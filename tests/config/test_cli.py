@@ -261,6 +261,7 @@ def test_values_that_are_refused() -> None:
 OF_SEARCH = {
     *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
     *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
+    *("keep", "rerun_dropped"),
     *("max_ms", "max_params"),
 }
 OF_STUDENT = {

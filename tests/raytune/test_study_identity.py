@@ -21,8 +21,8 @@ from kdtune.config.study import Study
 from kdtune.data.sources import _load
 from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.study_lock import lock_study
 from kdtune.storage.records import SavedStudy
+from kdtune.storage.study_lock import lock_study
 from kdtune.training.run import check_study
 
 RUN = replace(RUN, augment="crop", teacher_lr=0.01)  # a saved study is resolved
@@ -100,6 +100,16 @@ def test_a_saved_value_that_wins_is_said() -> None:
     assert lines == [
         "runs/old was begun with --repeats auto; continuing with --budget 90runs and --level 0.01"
     ]
+
+
+def test_students_that_a_study_has_kept_are_not_deleted() -> None:
+    study, lines = merge(OLD, replace(OLD, keep="all"))
+    assert study.keep == "all"
+    assert lines == [
+        "runs/old was begun with --keep all; ignoring --keep best, so that no students are deleted"
+    ]
+    assert merge(replace(OLD, keep="all")) == (replace(OLD, keep="all"), [])
+    assert merge(OLD, replace(OLD, keep="none")) == (OLD, [])
 
 
 def test_contents_are_compared(tmp_path: Path) -> None:

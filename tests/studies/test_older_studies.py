@@ -65,6 +65,8 @@ def test_the_same_command_runs_nothing(study: Study, monkeypatch: pytest.MonkeyP
     results = kdtune.run(study)
     assert read_lines(study.folder)[0] == lines
     assert list(results.trials.status) == ["completed"] * 6
+    # as the earlier version kept them
+    assert len(list(study.folder.glob("trials/*/student.safetensors"))) == 6
     assert json.loads((study.folder / "study.json").read_text())["schema"] == SCHEMA
 
 
