@@ -30,7 +30,7 @@ from kdtune.config.hyperparameters import (
     to_values,
 )
 from kdtune.config.migrations import SCHEMA, migrate
-from kdtune.config.run import Run
+from kdtune.config.run import Run, name_of_data
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -46,7 +46,7 @@ class Study:
     """Configuration of a study: which configuration of the space is best, over the same repeats."""
 
     name: str = ""
-    """Name of the study and of its folder in --out. By default the name of the data's folder."""
+    """Name of the study and of its folder in --out. By default that of the data."""
     out: str = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
@@ -123,7 +123,7 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
-        object.__setattr__(self, "name", self.name or Path(self.run.data).name)
+        object.__setattr__(self, "name", self.name or name_of_data(self.run.data))
         check_fields(self)
         object.__setattr__(self, "space", {k: to_values(k, v) for k, v in self.space.items()})
         object.__setattr__(self, "run", self._begun_with())

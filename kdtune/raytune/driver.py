@@ -12,6 +12,8 @@ from ray.tune.logger import TBXLoggerCallback
 from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
+from kdtune.data.balance import describe_data
+from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
@@ -146,7 +148,12 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
     with ProgressDisplay(plan, cache) as display:
-        for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
+        about_data = describe_data(load_data(study.run))
+        for line in (
+            *about_data,
+            *preflight(study, capacity.trial),
+            *_warnings(study, cache, count),
+        ):
             display.print_line(line)
         measure_with_ray(study, mirror, capacity.trial, display.print_line)
         train_teachers(study, capacity.trial, display.print_line)

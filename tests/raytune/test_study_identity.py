@@ -18,7 +18,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.sources import _load
+from kdtune.data.sources import clear_cached_data
 from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.storage.records import SavedStudy
@@ -176,7 +176,7 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
 
     other = Path(shutil.copytree(elsewhere, tmp_path / "other"))
     save(photo(7, 32, 32), other / "val" / "a" / "0.png", grey=True)
-    _load.cache_clear()
+    clear_cached_data()
     with pytest.raises(InputError, match=rf"the data in {other} has changed since"):
         kdtune.run(replace(moved, run=replace(run, data=str(other))))
 
