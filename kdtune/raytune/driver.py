@@ -13,6 +13,7 @@ from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
 from kdtune.data.balance import describe_data
+from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
@@ -174,6 +175,8 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
+    for sentence in find_shared(load_data(study.run)):
+        yield f"warning: {sentence}"
     if fault := cache.fault():
         yield f"warning: {fault}"
     elif too_small := cache_warning(
