@@ -622,13 +622,13 @@ MUTANTS = {
         "training/checkpoint",
     ),
     "a teacher known by its paths": Mutant(
-        "training/teacher.py",
+        "training/teacher_origin.py",
         '("data", "teacher_weights", "student_weights")',
         "()",
         "training/teacher",
     ),
     "a teacher whose weights may change": Mutant(
-        "training/teacher.py",
+        "training/teacher_origin.py",
         'hashlib.file_digest(stream, "sha256").hexdigest()',
         '"same"',
         "training/teacher",

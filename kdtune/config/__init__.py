@@ -8,11 +8,12 @@ Declarations
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - metrics: the table of metrics
 - migrations: schemas of study.json
+- teacher_accuracy: the record of the teachers' accuracy
 
 Command lines
 - cli: parsing, exit codes, experiments
 - flags: how a field becomes a flag; the flags of analysis and report
-- defaults: the default study
+- defaults: the default study, and the recipe of teachers
 - user_code: errors in the user's own modules
 
 Shared by all packages

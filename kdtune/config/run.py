@@ -38,6 +38,9 @@ TEACHER_REPEAT = -1
 class Run:
     """Configuration of one distillation run: one student learns from one teacher.
 
+    The defaults are those of the command line with --data, meant for photographs and pretrained
+    models. Without --data the command line has the study of `kdtune.config.defaults.fashion()`.
+
     A field is declared once, here: its type, bounds, effect and help. A hyperparameter, which a
     study may search, is annotated with `Hyperparameter`.
     """
@@ -77,8 +80,8 @@ class Run:
     ensemble: the mean probability."""
     teacher_weights: Weights = "default"
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
-    (.safetensors, or a checkpoint of torch.save) or the folder of another study. With several
-    teachers, TEACHER=WEIGHTS for each that has not the default."""
+    (.safetensors, or a checkpoint of torch.save) or the folder of another study, whose fine-tuned
+    teacher is used. With several teachers, TEACHER=WEIGHTS for each that has not the default."""
     teacher_mean: Annotated[tuple[float, ...] | None, Setting(low=0, high=1)] = None
     """Mean of each channel, or one for all, that the teacher's input is normalised with after
     scaling to [0, 1]. None: that of the model."""
@@ -93,12 +96,11 @@ class Run:
     teacher_epochs: Annotated[
         int | None, Hyperparameter(low=0, unless={"alpha": 1}, of_study=True, resolved=True)
     ] = None
-    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are. None:
-    depends on the weights, as for the teacher's other settings."""
+    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
     teacher_trainable: Annotated[Trainable | None, Setting(resolved=True)] = None
-    """Layers of the teacher that are fine-tuned."""
+    """Layers of the teacher that are fine-tuned: all, or only the head (its last layer)."""
     teacher_batch_norm: Annotated[BatchNorm | None, Setting(resolved=True)] = None
-    """Mode of the teacher's batch norm layers while it is fine-tuned."""
+    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval"."""
     teacher_optimizer: Annotated[Optimizer | None, Setting(resolved=True)] = None
     """Optimizer of the teacher."""
     teacher_lr: Annotated[float | None, Setting(above=0, resolved=True)] = None
@@ -123,7 +125,7 @@ class Run:
     """Epoch of the teacher's fine-tuning whose weights are kept: "last", or "best" (highest
     accuracy on val, which is optimistic)."""
     teacher_min_acc: Annotated[float | None, Setting(low=0, high=1, defines=False)] = None
-    """Least accuracy of the teacher on val, in [0, 1]. With a worse one nothing runs."""
+    """Least accuracy of every teacher on val. If one is less accurate, no student is trained."""
     student: Annotated[str, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
     """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory."""

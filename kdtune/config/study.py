@@ -115,6 +115,10 @@ class Study:
     cache_gb: Annotated[float, Setting(low=0)] = 20.0
     """Maximum size of the cache in GB; least recently used entries are deleted first. 0: no
     cache."""
+    flags: Annotated[tuple[str, ...], Setting(commands=())] = field(
+        default=(), compare=False, repr=False
+    )
+    """Set by the command line: the fields that flags have given. Not part of study.json."""
 
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
@@ -273,7 +277,8 @@ class Study:
             fingerprints: Of the data, the teacher and the student, as far as they are known.
         """
         own = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
-        return json.dumps(own | dataclasses.asdict(self), indent=2)
+        own |= {name: value for name, value in dataclasses.asdict(self).items() if name != "flags"}
+        return json.dumps(own, indent=2)
 
     @staticmethod
     def from_json(text: str) -> "Study":

@@ -5,6 +5,7 @@
 - preprocessing: from views to a model's input, as libraries publish it or the user gives it
 - weights: state dicts in and out, without pickle
 - checkpoints: files, entries and prefixes of checkpoints that others have saved
+- finished: files of weights of teachers that kdtune has fine-tuned
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
 - cost: parameters, size, FLOPs and latency of a model

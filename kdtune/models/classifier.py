@@ -45,6 +45,8 @@ class Classifier(nn.Module):
         self.preprocessing = preprocessing or Preprocessing()
         self.is_normalized = preprocessing is not None
         self.head_name = _head_name(net, name)
+        self.has_new_head = False
+        """Whether its head is random, since that of its weights was for other classes."""
         self.precision: Precision = "fp32"
         self.format = torch.contiguous_format
 

@@ -28,6 +28,7 @@ from kdtune.models.checkpoints import SUFFIXES, StateDict
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import Classifier
 from kdtune.models.factory import call_factory
+from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import of_module, published_by_timm, published_by_torchvision
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
@@ -77,7 +78,7 @@ def build(
             state = load_weights(name, weights)
             if name in OWN_MODELS:
                 state = OWN_MODELS[name].translate(what, state)
-            fill(model.net, state, model.head_name, what, replace_head)
+            model.has_new_head = fill(model.net, state, model.head_name, what, replace_head)
     return model
 
 
@@ -93,7 +94,8 @@ def build_model(
     """Return the teacher (no ensemble) or the student of a run; see `build`.
 
     Args:
-        run: names the model, its weights and what differs from the model's own preprocessing.
+        run: names the model, its weights and what differs from the model's own preprocessing, or
+            from that which the weights were fine-tuned with.
         role: "teacher" or "student".
         classes: K of the data.
         seed: of the initial weights.
@@ -102,8 +104,19 @@ def build_model(
     """
     name, own = getattr(run, role), run.weights_of(role)
     weights = own if weights is None else weights
-    model = build(name, weights, classes, seed=seed, replace_head=replace_head)
-    if name in torchvision_names():  # a fine-tuned model keeps that of its initial weights
+    finished = read_finished(Path(weights).expanduser())
+    try:
+        model = build(name, weights, classes, seed=seed, replace_head=replace_head)
+    except InputError:
+        if finished is None or finished.model == name:
+            raise
+        raise InputError(
+            f"{weights} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
+            f"{finished.model}"
+        ) from None
+    if finished is not None:
+        model.preprocessing, model.is_normalized = finished.preprocessing, True
+    elif name in torchvision_names():  # a fine-tuned model keeps that of its initial weights
         model.preprocessing = published_by_torchvision(name, own)
     given = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
     given = {field: value for field, value in given.items() if value is not None}

@@ -4,7 +4,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines, read_provenance
+from kdtune.training.recipe_table import RecipeRow
 from kdtune.training.transforms import Transforms
 
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
@@ -45,19 +46,23 @@ FINISHED = (
 
 
 def write_study(
-    study: Study, fingerprints: Mapping[str, str], transforms: Transforms | None = None
+    study: Study,
+    fingerprints: Mapping[str, str],
+    recipe: Sequence[RecipeRow] = (),
+    transforms: Transforms | None = None,
 ) -> None:
-    """Write study.json and provenance.json: once classes, versions and the command.
+    """Write study.json and provenance.json: once classes, versions, command and recipe.
 
     Args:
         study: The study as it is run.
         fingerprints: Of data, teacher and student, see `training.run.check`.
+        recipe: Its settings, and where they came from.
         transforms: Of its images and models, if it runs any trials; they are added to the record.
     """
     study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
-    record = read_provenance(study.folder) or _provenance(study)
+    record = read_provenance(study.folder) or _provenance(study, recipe)
     if transforms is not None:
         models = record.get("models", {}) | transforms.models
         warnings = dict.fromkeys([*record.get("warnings", []), *transforms.warnings])
@@ -66,8 +71,8 @@ def write_study(
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
-def _provenance(study: Study) -> dict[str, Any]:
-    """Return classes, versions and the command of a study that begins."""
+def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
+    """Return classes, versions, command and recipe of a study that begins."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     return {
         "classes": load_data(study.run).classes,
@@ -75,6 +80,7 @@ def _provenance(study: Study) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
+        "recipe": [row._asdict() for row in recipe],
     }
 
 

@@ -15,7 +15,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.records import SavedStudy, read_saved
-from kdtune.training.teacher import COMPARED_BY_CONTENT
+from kdtune.training.teacher_origin import COMPARED_BY_CONTENT
 
 KEEPING = ("none", "best", "all")
 """Values of `Study.keep`, from the fewest students kept to the most."""

@@ -2,7 +2,7 @@
 
 - build: report.html and figures/
 - answer: sections that answer the study's question
-- background: sections on sensitivity, methods and provenance
+- background: sections on teachers, sensitivity, methods and provenance
 - figures: figures of comparisons, repeats and hyperparameters
 - frontier: accuracy against the cost of the students
 - learning_curves: figures of metrics by epoch

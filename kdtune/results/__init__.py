@@ -14,6 +14,7 @@
 - cost_limits: the best student within limits on its cost, in words
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
+- teachers: accuracy of the teachers, and what is wrong with it
 - files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student

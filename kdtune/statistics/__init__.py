@@ -7,6 +7,7 @@
 - sequential: always-valid p values and confidence sequences
 - racing: configurations that may still be the best
 - early_stopping: trials to prune
+- chance: test of an accuracy against chance
 - variance: shares of variance, repeated measures, importance of hyperparameters
 
 Imports numpy and scipy.special only, no other package of kdtune.

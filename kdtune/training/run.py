@@ -17,6 +17,7 @@ from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.ensemble import Teacher
+from kdtune.models.finished import WEIGHTS
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import save_weights
@@ -29,7 +30,6 @@ from kdtune.training.objectives import OBJECTIVES, check_objective, check_search
 from kdtune.training.predictions import save_predictions
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
-    WEIGHTS,
     initial_teacher,
     load_teacher,
     probe_teacher,

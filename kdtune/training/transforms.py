@@ -5,6 +5,7 @@ from typing import Any
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.registry import Role, build_model
@@ -22,18 +23,18 @@ class Transforms:
     models: dict[str, dict[str, Any]]
     """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
     warnings: list[str]
-    """Sentences on models that have no preprocessing of their own."""
+    """Sentences on models without preprocessing of their own, and on images that splits share."""
 
 
 def transforms_of(study: Study) -> Transforms:
-    """Return the transforms of a resolved study; none if its data are no images.
+    """Return the transforms of a resolved study; only warnings if its data are no images.
 
     Raises:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
     if data.kind == "tensors":
-        return Transforms({}, {}, [])
+        return Transforms({}, {}, find_shared(data))
     of_teachers = [_build(own, "teacher") for own in teachers(study)]
     of_students = [_build(own, "student") for own in students(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}
@@ -46,7 +47,7 @@ def transforms_of(study: Study) -> Transforms:
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
-        [describe_assumption(model) for model in assumed.values()],
+        [*map(describe_assumption, assumed.values()), *find_shared(data)],
     )
 
 

@@ -149,7 +149,7 @@ def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Pa
     first = Transforms(views, {student: own | {"crop": 0.9}}, ["net is doubtful"])
     later = Transforms(views, {other: own | {"crop": None}}, ["net is doubtful", "so is this"])
     for transforms in (first, later, None):
-        write_study(made.study, {}, transforms)
+        write_study(made.study, {}, (), transforms)
     record = json.loads((folder / PROVENANCE).read_text())
     assert set(record["models"]) == {student, other} and record["views"] == views
     assert {"versions", "classes", "command"} <= set(record)
