@@ -32,6 +32,7 @@ Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
 Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -83,14 +84,19 @@ class Study:
     trials)."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
+    device: Device = "auto"
+    """Device of the models: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda if
+    there is such a GPU, else cpu)."""
     gpus: Annotated[int | None, Setting(low=0)] = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
     gpus_per_trial: Annotated[float, Setting(above=0, commands=ONLY_SEARCH)] = 1.0
     """GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two trials on one GPU."""
-    cpus_per_trial: Annotated[int, Setting(low=1)] = 1
-    """CPU cores, and threads, per trial."""
-    loader_workers: Annotated[int, Setting(low=0)] = 0
-    """Processes per trial that augment images. 0: the trial does it itself."""
+    cpus_per_trial: Annotated[int | None, Setting(low=1)] = None
+    """CPU cores per trial. None: 1 without a GPU; with GPUs, the machine's cores divided by the
+    number of its concurrent trials. Without a GPU it is also the number of threads."""
+    loader_workers: Annotated[int | None, Setting(low=0)] = None
+    """Processes per trial that decode and augment images. 0: the trial does it itself. None: 0
+    without a GPU; with one, a process for each core of the trial but one if images are files."""
     address: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Address of a running Ray cluster ("auto" on one of its machines). None: this machine only."""
     cache: str | None = None
@@ -116,10 +122,30 @@ class Study:
             check(self, name, "://" not in (getattr(self, name) or ""), "be a folder")
         whole = self.gpus_per_trial < 1 or float(self.gpus_per_trial).is_integer()
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
+        self._check_device()
         self._check_budget()
         if self.warm_start is not None and self.search == "grid":
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         self._check_space()
+
+    def _check_device(self) -> None:
+        """Raise InputError if the device contradicts the number of GPUs or the address."""
+        fits = {
+            "auto": True,
+            "cpu": not self.gpus,
+            "cuda": self.gpus != 0,
+            "mps": self.gpus in (None, 1),
+        }
+        if not fits[self.device]:
+            raise InputError(
+                f"--gpus must go with --device {self.device}, but got --gpus {self.gpus}; leave "
+                f"out one of them"
+            )
+        if self.device == "mps" and self.address is not None:
+            raise InputError(
+                f"--device must not be mps on a cluster, but got --device mps and --address "
+                f"{self.address}; leave out one of them"
+            )
 
     def _check_budget(self) -> None:
         """Raise InputError unless the budget can be read and goes with --repeats auto."""
@@ -198,6 +224,11 @@ class Study:
         if self.search == other.search == "grid":
             return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
         return all(covers(self.values(n), other.values(n)) for n in HYPERPARAMETERS)
+
+    @property
+    def may_use_gpus(self) -> bool:
+        """Whether the study uses GPUs where there are some."""
+        return self.gpus != 0 and self.device != "cpu"
 
     @property
     def uri(self) -> str | None:

@@ -42,14 +42,15 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         concurrent: Trials that run at a time, on all machines together; None if not known.
     """
     run = make_run(study, config)
-    torch.set_num_threads(study.cpus_per_trial)
     place = f"trials/{run.trial_id}"
     mirror, reporter = Mirror(study), _Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(study.run, mirror)  # the teacher of the base run, which all trials share
+        resources = Resources.of(study, concurrent)
+        torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            teacher, resources = study.folder / "teacher", Resources.of(study, concurrent)
+            teacher = study.folder / "teacher"
             for epoch in distill(run, teacher, resources, study.folder / place, push):
                 reporter.add(epoch)
         mirror.push(place)
@@ -117,11 +118,12 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
 
 def train_teacher(study: Study) -> Iterator[Epoch]:
     """Fine-tune the teacher in a Ray task, which may have a GPU; yield its epochs."""
-    torch.set_num_threads(study.cpus_per_trial)
+    resources = Resources.of(study)
+    torch.set_num_threads(resources.threads)
     mirror = Mirror(study)
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    yield from fine_tune(study.run, study.folder / "teacher", Resources.of(study), push)
+    yield from fine_tune(study.run, study.folder / "teacher", resources, push)
     mirror.push("teacher")
     mirror.delete_removed("teacher")
