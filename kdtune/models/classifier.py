@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -45,9 +46,16 @@ class Preprocessing:
         if self.size and x.shape[-1] > self.size:
             shape = [self.size, self.size]
             x = F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False)
-        mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(1, -1, 1, 1)
-        return (x - mean) / std
+        return (x - _by_channel(self.mean, x.device)) / _by_channel(self.std, x.device)
+
+
+@lru_cache(maxsize=32)
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return one value per channel, float32 [1, C, 1, 1].
+
+    It is kept on the device: a copy of values to a GPU makes each batch wait for the one before.
+    """
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 class Classifier(nn.Module):
