@@ -130,16 +130,17 @@ class Study:
 
     def _check_device(self) -> None:
         """Raise InputError if the device contradicts the number of GPUs or the address."""
-        fits = {
-            "auto": True,
-            "cpu": not self.gpus,
-            "cuda": self.gpus != 0,
-            "mps": self.gpus in (None, 1),
+        allowed = {
+            "auto": (True, ""),
+            "cpu": (not self.gpus, "0"),
+            "cuda": (self.gpus != 0, "1 or more"),
+            "mps": (self.gpus in (None, 1), "1"),
         }
-        if not fits[self.device]:
+        fits, number = allowed[self.device]
+        if not fits:
             raise InputError(
-                f"--gpus must go with --device {self.device}, but got --gpus {self.gpus}; leave "
-                f"out one of them"
+                f"--gpus must be {number} with --device {self.device}, but got --gpus {self.gpus}; "
+                f"leave out one of them"
             )
         if self.device == "mps" and self.address is not None:
             raise InputError(
