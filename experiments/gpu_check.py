@@ -42,6 +42,7 @@ from kdtune.streams.chunks import INFERENCE_BATCH
 from kdtune.streams.keys import device_name
 from kdtune.streams.resources import Resources, check_gpus, count_gpus, local_cpus
 from kdtune.training.one_batch import Models, teacher_logits, training_steps, views_like
+from kdtune.training.recipe import resolve
 from kdtune.training.run import distill
 
 NOWHERE = Path("no-teacher-folder")
@@ -178,24 +179,23 @@ def synchronize(device: torch.device) -> None:
 
 def measure_steps(study: Study, row: Row, size: Size) -> Found:
     """Return the throughput of teacher and training step on data in the memory of the device."""
-    resources, run = Resources.of(study), study.run
+    resources, run = Resources.of(study), resolve(study.run)
     device = resources.device
     torch.set_num_threads(resources.threads)
     models = Models.of(run, device)
     if row.compiled:
-        for model in (models.teacher, models.student):
+        for model in (*models.teacher, models.student):
             model.net.compile(backend=size.backend)
     count = INFERENCE_BATCH[device.type]
     views = views_like(run, models, max(count, run.batch_size)).to(device)
     labels = torch.arange(run.batch_size, device=device) % CLASSES
     inference, batch = views[:count], Batch(labels, views[: run.batch_size])
     assert batch.views is not None
-    batch = replace(batch, teacher=teacher_logits(models.teacher, batch.views))
+    batch = replace(batch, teacher=teacher_logits(models, batch.views))
     steps: Iterator[Tensor] = training_steps(run, models.student, batch)
-    teacher = models.teacher
     return {
         "teacher": per_second(
-            device, count, lambda: teacher_logits(teacher, inference), size.seconds
+            device, count, lambda: teacher_logits(models, inference), size.seconds
         ),
         "limit": per_second(device, run.batch_size, lambda: next(steps), size.seconds),
     }

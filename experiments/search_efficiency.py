@@ -195,9 +195,10 @@ def planned(replay: Replay, **changes: object) -> Outcome:
         plan.add_record(start_of(run))
         for line in rest_of(run, plan, curve):
             plan.add_record(line)
-    baseline, distilled = finalists(plan.ledger)
+    (pair,) = finalists(plan.ledger)
+    baseline, distilled = pair.states
     row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs
-    final = final_differences(plan.ledger)
+    final = final_differences(pair)
     if study.until_decided:
         return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:

@@ -139,7 +139,7 @@ def plain_run(run: Run, teacher_backward: bool = False) -> None:
 
 def components(run: Run, times: int) -> dict[str, list[float]]:
     """Return `times` measurements of each component, in seconds per image."""
-    data = load_data(run.data)
+    data = load_data(run)
     index = torch.arange(len(data.splits["train"]))
     views = Views(data.splits["train"], index, run, 224, 0)
     batch = next(views.batches(run.batch_size))
@@ -196,7 +196,7 @@ def measure(row: Row, data: Path) -> Record:
     parts = components(study.run, -(-COMPONENT_TIMES // row.pairs))
     plain = timed(lambda: plain_run(study.run))
     ours = timed(lambda: over_streams(study))
-    sizes = {name: len(load_data(study.run.data).splits[name]) for name in ("train", "val")}
+    sizes = {name: len(load_data(study.run).splits[name]) for name in ("train", "val")}
     return {"plain": plain, "ours": ours, "parts": parts, **sizes}
 
 
@@ -259,7 +259,7 @@ def machine() -> str:
 
 def part_of(data: Path, folder: Path, images: int) -> Path:
     """Link `images` training images and a proportional part of val into a folder, by class."""
-    share = images / len(load_data(str(data)).splits["train"])
+    share = images / len(load_data(Run(data=str(data))).splits["train"])
     for label in (label for name in ("train", "val") for label in (data / name).iterdir()):
         files = sorted(label.glob("*.jpg"))
         target = folder / label.relative_to(data)

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import sys
 
+from kdtune.config.cost import Limits
 from kdtune.config.flags import AnalysisFlags
 from kdtune.results.comparison import (
     Criterion,
@@ -22,7 +23,8 @@ from kdtune.results.tables import format_table
 
 def main(flags: AnalysisFlags) -> int:
     """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    limits = Limits(flags.max_ms, flags.max_params)
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
     results = load(flags.run)
     check_baseline(criterion, results.study)
     columns = [column.removeprefix("val/") for column in flags.columns]

@@ -12,8 +12,9 @@ from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.streams.resources import local_resources
 from kdtune.training.progress import Progress
+from kdtune.training.recipe import resolve
 from kdtune.training.run import check, distill
-from kdtune.training.teacher import describe_training, fine_tune, is_ready
+from kdtune.training.teacher import describe_training, fine_tune, missing_teachers
 
 
 def main(study: Study) -> int:
@@ -21,19 +22,19 @@ def main(study: Study) -> int:
 
     Raises InputError if the run is not possible.
     """
-    run, folder, progress = study.run, study.folder / "teacher", Progress()
+    run, root, progress = resolve(study.run), study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     resources = local_resources(study, progress.show_build)
-    check(run, fingerprints=False)
-    if not is_ready(run, folder):
-        progress.print_line(describe_training(run))
-        for epoch in fine_tune(run, folder, resources):
+    check(run)
+    for own, folder in missing_teachers(run, run.teachers, root):
+        progress.print_line(describe_training(own))
+        for epoch in fine_tune(own, folder, resources):
             progress.print_line(epoch)
     config = (f"{name} {value}" for name, value in run.config.items() if value is not None)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {', '.join(config)}."
     )
-    for epoch in distill(run, folder, resources):
+    for epoch in distill(run, root, resources):
         progress.print_line(epoch)
     return 0

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import ReportFlags
 from kdtune.reporting.build import write
@@ -25,7 +26,8 @@ from kdtune.results.study_results import load
 
 def main(flags: ReportFlags) -> int:
     """Write the report, print the path of its page and return the exit code."""
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline))
+    limits = Limits(flags.max_ms, flags.max_params)
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
     if flags.out is None and "://" in flags.run:
         raise InputError(
             f"--out must be given for a study on a store, {flags.run}. Add --out FOLDER."

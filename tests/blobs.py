@@ -8,6 +8,7 @@ from reference import build_teacher
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data, Split
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
 from kdtune.models.registry import build
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
@@ -52,4 +53,5 @@ def new_student(run: Run) -> Classifier:
 def new_stream(run: Run, student: Classifier) -> Stream:
     data = blobs()
     teacher = build_teacher(run, NOWHERE, data).place(CPU, run.precision)
-    return Stream(run, data, student, teacher, Resources())
+    frozen = None if teacher is None else Teacher.of([teacher])
+    return Stream(run, data, student, frozen, Resources())

@@ -28,6 +28,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_benchmarks() -> Iterator[None]:
+    """Latencies are measured for a moment only: no test depends on their precision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdtune.models.cost.MIN_SECONDS", 0.01)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Run:
     """A run of a second: 75 images (so the last batch of 16 is not full), 3 epochs."""

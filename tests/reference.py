@@ -56,7 +56,7 @@ def plain_loop(
 
     `teacher_backward` also back-propagates through the teacher, as the starting repository did.
     """
-    data, where = data or load_data(run.data), torch.device(device)
+    data, where = data or load_data(run), torch.device(device)
     teacher = build_teacher(run, teacher_folder, data).place(where, run.precision, layout)
     seed = derive_seed("init", run.seed, run.repeat)
     student = build(run.student, run.student_weights, len(data.classes), seed=seed)

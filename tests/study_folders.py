@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 import kdtune
+from kdtune.config.cost import Cost, Role
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
@@ -115,7 +116,10 @@ def make(
     space = {n: list(dict.fromkeys(getattr(r, n) for r in runs.values())) for n in names}
     implied = {"name": "made", "run": RUN, "space": space, "repeats": max(map(len, last.values()))}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(Study(**implied | study).to_json())
+    whole = Study(**implied | study)
+    (folder / "study.json").write_text(whole.to_json())
+    own = whole.run.study_values
+    runs = {key: replace(run, study_values=own) for key, run in runs.items()}
     curves = {
         replace(runs[key], repeat=r): curve(acc, runs[key].epochs)
         for key, accs in last.items()
@@ -197,3 +201,13 @@ def write_predictions(results: Results, wrong_together: float = 0.0, seed: int =
     frame = pd.concat(parts, ignore_index=True)
     frame.to_parquet(results.folder / PREDICTIONS, index=False)
     return frame
+
+
+def cost(model: str, role: Role = "student", params: int = 3_724, ms: float = 0.25) -> Cost:
+    """Return a cost; other numbers than these follow from them."""
+    return Cost(
+        **{"role": role, "model": model, "params": params, "bytes": 4 * params + 1_000},
+        **{"flops": 200 * params, "latency_ms": ms, "latency_ms_iqr": ms / 20},
+        **{"latency32_ms": 8 * ms, "latency32_ms_iqr": None, "threads": 1, "device": "cpu"},
+        **{"hardware": "Some CPU", "precision": "fp32", "torch": "2.13.0"},
+    )

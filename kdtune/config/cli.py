@@ -11,6 +11,7 @@ reader of the output has gone.
 import importlib
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -57,7 +58,24 @@ def start(command: Command) -> NoReturn:
             flags = parse(command, arguments)
         return int(importlib.import_module(f"kdtune.{command}").main(flags))
 
+    warnings.formatwarning = _format_warning
     run_and_exit(main, resumes=command in ("search", "teacher"))
+
+
+_format_of_python = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return a line for a warning of kdtune; those of libraries keep their file and line."""
+    if filename.startswith(str(Path(__file__).parents[1])):
+        return f"warning: {message}\n"
+    return _format_of_python(message, category, filename, lineno, line)
 
 
 def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
@@ -189,7 +207,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             own["budget"] = None  # it is the experiment's own, for --repeats auto
     if own["name"] == NAME_OF_DATA:
         own["name"] = ""
-    run = replace(base.run, **fixed).absolute()
+    run = replace(base.run, **fixed, study_values=()).absolute()
     return replace(base, run=run, space=space, **own)
 
 

@@ -105,18 +105,28 @@ def keyword_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def config_hash(config: Config, owner: type) -> str:
+def config_hash(config: Config, owner: type, study_values: Config) -> str:
     """Return eight hex digits that name a canonical configuration.
 
     The hash is of the hyperparameters of version 0.1, and of each later one only where it has an
     effect and differs from its neutral value: a new hyperparameter changes no id of an old study.
+
+    Args:
+        config: The configuration, see `canonical`.
+        owner: The dataclass whose fields the hyperparameters are, `Run`.
+        study_values: Neutral values of the hyperparameters marked `of_study`; without them, these
+            are left out.
     """
     declared = searchable(owner)
-    counted = {
-        name: value
-        for name, value in config.items()
-        if name in SCHEMA_1 or (value is not None and value != declared[name].neutral)
-    }
+
+    def counts(name: str, value: Value | None) -> bool:
+        if name in SCHEMA_1:
+            return True
+        own = declared[name].of_study
+        neutral = study_values.get(name, value) if own else declared[name].neutral
+        return value is not None and value != neutral
+
+    counted = {name: value for name, value in config.items() if counts(name, value)}
     text = json.dumps(counted, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

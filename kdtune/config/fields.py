@@ -45,6 +45,11 @@ class Setting:
     """Commands that have a flag for the field."""
     choices: Callable[[], tuple[str, ...]] | None = None
     """Returns the words that --help lists, where the type does not."""
+    defines: bool = True
+    """Whether a study with another value is another study."""
+    resolved: bool = False
+    """Whether None is replaced by a value that follows from the data and the models when a study
+    begins. Later commands on the same study take the recorded value for None."""
 
     @property
     def requirement(self) -> str:
@@ -84,6 +89,8 @@ class Hyperparameter(Setting):
     """Values of other hyperparameters with which this one has no effect."""
     of_objective: bool = False
     """Whether it is a parameter of objectives: it has an effect if the loss takes it."""
+    of_study: bool = False
+    """Whether the value that the study began with (`Run.study_values`) is neutral."""
     neutral: Value | None = None
     """A value that leaves a run as it was before the hyperparameter was introduced. It is left out
     of `Run.config_id`, so that older studies keep their ids. None: there is no such value."""
@@ -116,7 +123,8 @@ class Declaration:
             return
         if self.type_requirement and not _has_type(value, self.kind):
             raise requirement_error(self.name, self.type_requirement, value)
-        if isinstance(value, int | float) and not self.setting.allows(value):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(n, int | float) and not self.setting.allows(n) for n in numbers):
             raise requirement_error(self.name, self.setting.requirement, value)
 
 
@@ -187,6 +195,8 @@ def _describe_type(kind: Any) -> str:
     options = _options(kind)
     if words := _literals(kind):
         return f"be one of {', '.join(words)}"
+    if any(get_origin(option) is tuple and float in get_args(option) for option in options):
+        return "be a list of finite numbers"
     texts = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text"}
     return next((f"be {text}" for member, text in texts.items() if member in options), "")
 
@@ -198,6 +208,9 @@ def _has_type(value: object, kind: Any) -> bool:
         return value in words
     if isinstance(value, bool):
         return bool in options
+    if isinstance(value, tuple):
+        member = next((get_args(o)[0] for o in options if get_origin(o) is tuple), None)
+        return len(value) > 0 and all(_has_type(one, member) for one in value)
     if float in options:
         return isinstance(value, float | int) and math.isfinite(value)
     return isinstance(value, tuple(o for o in options if o in (int, str)))

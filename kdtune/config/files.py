@@ -8,6 +8,7 @@ from pathlib import Path
 STUDY = "study.json"
 PROVENANCE = "provenance.json"
 PREDICTIONS = "predictions.parquet"
+COSTS = "costs.json"
 LOCK = ".lock"
 
 

@@ -10,7 +10,14 @@ from typing import Annotated, Any, get_origin
 
 from kdtune.config import effects
 from kdtune.config.errors import InputError
-from kdtune.config.fields import Declaration, Hyperparameter, Setting, declarations, docstrings
+from kdtune.config.fields import (
+    Declaration,
+    Hyperparameter,
+    Setting,
+    check_fields,
+    declarations,
+    docstrings,
+)
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
@@ -39,6 +46,14 @@ class ReportFlags:
     baseline: str = "alpha=1"
     """Baseline of the comparison: the best configuration with these values,
     NAME=VALUE[,NAME=VALUE...]."""
+    max_ms: Annotated[float | None, Setting(above=0)] = None
+    """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
+    best student within it. None: the study's own."""
+    max_params: Annotated[int | None, Setting(low=1)] = None
+    """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,14 @@ class AnalysisFlags:
     describes the learning curve, not the variation between repeats."""
     strict: bool = False
     """Exit with code 3 if a trial is missing, failed or truncated, or the records look wrong."""
+    max_ms: Annotated[float | None, Setting(above=0)] = None
+    """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
+    best student within it. None: the study's own."""
+    max_params: Annotated[int | None, Setting(low=1)] = None
+    """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Which fields these are, their bounds and their effects stand in one place, the a
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from kdtune.config import effects
@@ -15,6 +16,11 @@ from kdtune.config.run import Run
 
 HYPERPARAMETERS = effects.hyperparameters_of(Run)
 """Fields of a run that a configuration may set. The others define the study."""
+
+MISSING: Mapping[str, Any] = MappingProxyType({})
+
+OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
+"""Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
 
 DECIDING = effects.deciding_of(Run)
 """Hyperparameters that decide whether others have an effect (see `canonical`)."""
@@ -79,17 +85,22 @@ def canonical(config: Mapping[str, Any]) -> Config:
     return effects.canonical(config, Run)
 
 
-def complete(config: Mapping[str, Any]) -> Config:
+def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = MISSING) -> Config:
     """Return a recorded configuration with the hyperparameters that later versions have added.
 
     They have their neutral values where they have an effect, else None. So a configuration is the
     same whether it was recorded before or after a hyperparameter was added.
+
+    Args:
+        config: The recorded configuration.
+        study_values: Of the study, see `Run.study_values`; without them these are None.
     """
     missing = [name for name in HYPERPARAMETERS if name not in config]
     if not missing:
         return dict(config)
     neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
-    return dict(config) | {n: canonical(neutral | dict(config))[n] for n in missing}
+    whole = neutral | dict(study_values) | dict(config)
+    return dict(config) | {n: canonical(whole)[n] for n in missing}
 
 
 def active_values(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     1   version 0.1: the fields of the study alone; the fingerprints stand in provenance.json
     2   `schema`, `fingerprints` of data, teacher and student, and the fields of the study
+    3   the teacher has a recipe of its own (teacher_*), val and test a transform of their own
 
 The schema is raised when the meaning of a study's files changes. A new field with a default does
 not raise it.
@@ -12,7 +13,8 @@ from typing import Any
 
 from kdtune.config.errors import InputError
 
-SCHEMA = 2
+SCHEMA = 3
+INTERPOLATIONS = ("eval_interpolation", "teacher_interpolation", "student_interpolation")
 
 
 def schema_of(values: Mapping[str, Any]) -> int:
@@ -46,7 +48,29 @@ def migrate(
     migrated = dict(values)
     if schema == 1:
         migrated = _from_1(migrated, provenance or {})
-    return migrated
+    if schema <= 2:
+        migrated = _from_2(migrated)
+    return migrated | {"schema": SCHEMA}
+
+
+def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a run of schema 2 or older in the present schema; others unchanged.
+
+    Until schema 2 the teacher was fine-tuned with the student's settings, all layers on all of
+    train, and the augmentation decided how val and test were cropped.
+    """
+    if "teacher_trainable" in values:
+        return dict(values)
+    own = ("optimizer", "momentum", "weight_decay", "schedule", "lr_step_size", "lr_gamma")
+    photos = values.get("data", "fashion") != "fashion"
+    augment = values.get("augment") or ("resized-crop" if photos else "crop")
+    shrinks = {name: "bilinear" for name in INTERPOLATIONS}
+    return {
+        **values,
+        **{f"teacher_{name}": values[name] for name in (*own, "batch_size") if name in values},
+        **{"teacher_trainable": "all", "teacher_batch_norm": "train", "teacher_augment": augment},
+        **{"augment": augment, "eval_crop": 0.875 if augment == "resized-crop" else 1.0, **shrinks},
+    }
 
 
 def _from_1(values: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,4 +80,8 @@ def _from_1(values: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, 
     run = values["run"]
     kept = ["data", *(m for m in ("teacher", "student") if ":" not in str(run[m]))]
     fingerprints = {name: provenance[name] for name in kept if name in provenance}
-    return {"schema": SCHEMA, "fingerprints": fingerprints, **values}
+    return {"fingerprints": fingerprints, **values}
+
+
+def _from_2(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "run": migrate_run(values["run"])}

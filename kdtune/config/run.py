@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from kdtune.config import effects
 from kdtune.config.fields import (
@@ -13,16 +14,21 @@ from kdtune.config.fields import (
     Config,
     Hyperparameter,
     Setting,
+    Value,
     check,
     check_fields,
+    requirement_error,
 )
 
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
-Augment = Literal["none", "crop", "resized-crop"]
+Augment = Literal["none", "crop", "resized-crop", "trivial"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle"]
 Precision = Literal["fp32", "bf16"]
+Keep = Literal["last", "best"]
+Weights = str | tuple[str, ...]
 
 TEACHER_REPEAT = -1
 """The repeat a teacher is trained in: no student is trained on the same augmented images."""
@@ -37,30 +43,105 @@ class Run:
     """
 
     data: str = "fashion"
-    """Images: "fashion" (the embedded Fashion-MNIST subset), or a folder with train/, val/ and
-    optionally test/, each with one subfolder of images per class."""
+    """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
+    torchvision:CIFAR10), module:factory, or a folder with train/, val/ and optionally test/, each
+    with one subfolder of images per class."""
+    data_root: Annotated[str | None, Setting(defines=False)] = None
+    """Folder that holds the files of torchvision:NAME. None: torchvision in the user's cache
+    folder."""
+    download: Annotated[bool, Setting(defines=False)] = False
+    """Download the files of torchvision:NAME if they are not in --data-root."""
+    val_share: Annotated[float, Setting(above=0, below=1)] = 0.2
+    """Share of train that becomes val where the data have no val: drawn with the seed, the same
+    share of each class."""
     train_images: Annotated[int | None, Setting(low=1, commands=OF_STUDENT)] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
-    all of train. The teacher is always fine-tuned on all of train."""
+    all of train."""
     image_size: Annotated[int | None, Setting(low=1, high=4096)] = None
-    """Side of the augmented images in pixels. None: the larger input size of the two models."""
-    augment: Augment | None = None
+    """Side of the augmented images in pixels. None: the largest input size of the models."""
+    augment: Annotated[Augment | None, Setting(resolved=True)] = None
     """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
-    (RandomResizedCrop, flip) or "none". None: "crop" for fashion, "resized-crop" for a folder."""
-    teacher: str = "resnet50"
-    """Teacher: a torchvision name, timm/NAME, or module:factory, a function of the number of
-    classes that returns a module."""
-    teacher_weights: str = "default"
-    """Weights of the teacher: "default" (the library's, downloaded), "none" (random) or a file
-    (.safetensors, or a .pt state dict)."""
-    teacher_epochs: Annotated[int, Setting(low=0)] = 25
-    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
-    teacher_lr: Annotated[float, Setting(above=0)] = 1e-3
-    """Learning rate of the teacher's fine-tuning. Its other settings are those of the student."""
-    student: Annotated[str, Setting(commands=OF_STUDENT)] = "resnet18"
-    """Student: a torchvision name, timm/NAME, or module:factory."""
-    student_weights: Annotated[str, Setting(commands=OF_STUDENT)] = "default"
-    """Initial weights of the student: "default", "none" or a file."""
+    (RandomResizedCrop, flip), "trivial" (crop or resized-crop as the data need it, then
+    TrivialAugment) or "none". None: "crop" for images of one size, "resized-crop" for files."""
+    eval_crop: Annotated[float | None, Setting(above=0, high=1, resolved=True)] = None
+    """Side of the central crop of val and test images, as a share of the resized image's shorter
+    side. None: that of the teacher's published evaluation transform, else 0.875 for files and 1 for
+    images of one size."""
+    eval_interpolation: Annotated[Interpolation | None, Setting(resolved=True)] = None
+    """Interpolation with which val and test images are resized. None: that of the teacher's
+    published evaluation transform, else bilinear."""
+    teacher: Annotated[str, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
+    """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
+    module:factory, a function of the number of classes that returns a module. NAME+NAME is an
+    ensemble: the mean probability."""
+    teacher_weights: Weights = "default"
+    """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
+    (.safetensors, or a checkpoint of torch.save) or the folder of another study. With several
+    teachers, TEACHER=WEIGHTS for each that has not the default."""
+    teacher_mean: Annotated[tuple[float, ...] | None, Setting()] = None
+    """Mean of each channel, in [0, 1], that the teacher's input is normalised with. None: that of
+    the model."""
+    teacher_std: Annotated[tuple[float, ...] | None, Setting(above=0)] = None
+    """Standard deviation of each channel that the teacher's input is normalised with. None: that of
+    the model."""
+    teacher_size: Annotated[int | None, Setting(low=1, high=4096)] = None
+    """Side of the teacher's input in pixels. None: that of the model."""
+    teacher_interpolation: Annotated[Interpolation | None, Setting(resolved=True)] = None
+    """Interpolation with which larger images are shrunk to the teacher's input size. None: that of
+    the model."""
+    teacher_epochs: Annotated[
+        int | None, Hyperparameter(low=0, unless={"alpha": 1}, of_study=True, resolved=True)
+    ] = None
+    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are. None:
+    depends on the weights, as for the teacher's other settings."""
+    teacher_trainable: Annotated[Trainable | None, Setting(resolved=True)] = None
+    """Layers of the teacher that are fine-tuned."""
+    teacher_batch_norm: Annotated[BatchNorm | None, Setting(resolved=True)] = None
+    """Mode of the teacher's batch norm layers while it is fine-tuned."""
+    teacher_optimizer: Annotated[Optimizer | None, Setting(resolved=True)] = None
+    """Optimizer of the teacher."""
+    teacher_lr: Annotated[float | None, Setting(above=0, resolved=True)] = None
+    """Learning rate of the teacher."""
+    teacher_momentum: Annotated[float | None, Setting(low=0, below=1, resolved=True)] = None
+    """Momentum of the teacher's optimizer sgd."""
+    teacher_weight_decay: Annotated[float | None, Setting(low=0, resolved=True)] = None
+    """Weight decay of the teacher."""
+    teacher_schedule: Annotated[Schedule | None, Setting(resolved=True)] = None
+    """Learning rate schedule of the teacher."""
+    teacher_lr_step_size: Annotated[int | None, Setting(low=1, resolved=True)] = None
+    """Epochs between two decays of the teacher's learning rate with the schedule step."""
+    teacher_lr_gamma: Annotated[float | None, Setting(above=0, high=1, resolved=True)] = None
+    """Factor of each decay of the teacher's learning rate."""
+    teacher_batch_size: Annotated[int | None, Setting(low=1, resolved=True)] = None
+    """Images per step of the teacher."""
+    teacher_augment: Annotated[Augment | None, Setting(resolved=True)] = None
+    """Augmentation of the teacher's training images. None: that of --augment."""
+    teacher_train_images: Annotated[int | None, Setting(low=1)] = None
+    """Number of labelled images that the teacher is fine-tuned on. None: all of train."""
+    teacher_keep: Keep = "last"
+    """Epoch of the teacher's fine-tuning whose weights are kept: "last", or "best" (highest
+    accuracy on val, which is optimistic)."""
+    teacher_min_acc: Annotated[float | None, Setting(low=0, high=1, defines=False)] = None
+    """Least accuracy of the teacher on val, in [0, 1]. With a worse one nothing runs."""
+    student: Annotated[str, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
+    """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
+    module:factory."""
+    student_weights: Annotated[Weights, Setting(commands=OF_STUDENT)] = "default"
+    """Initial weights of the student: "default", "none" or a file. With several students,
+    STUDENT=WEIGHTS for each that has not the default."""
+    student_mean: Annotated[tuple[float, ...] | None, Setting(commands=OF_STUDENT)] = None
+    """Mean of each channel, in [0, 1], that the student's input is normalised with. None: that of
+    the model."""
+    student_std: Annotated[tuple[float, ...] | None, Setting(above=0, commands=OF_STUDENT)] = None
+    """Standard deviation of each channel that the student's input is normalised with. None: that of
+    the model."""
+    student_size: Annotated[int | None, Setting(low=1, high=4096, commands=OF_STUDENT)] = None
+    """Side of the student's input in pixels. None: that of the model."""
+    student_interpolation: Annotated[
+        Interpolation | None, Setting(commands=OF_STUDENT, resolved=True)
+    ] = None
+    """Interpolation with which larger images are shrunk to the student's input size. None: that of
+    the model."""
     trainable: Annotated[Trainable, Hyperparameter(commands=OF_STUDENT)] = "all"
     """Layers of the student that are trained: all, or only the head (its last layer)."""
     batch_norm: Annotated[BatchNorm, Hyperparameter(commands=OF_STUDENT)] = "train"
@@ -84,24 +165,30 @@ class Run:
     """Weight of the target-class term of decoupled distillation (Zhao et al., 2022)."""
     dkd_beta: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 8.0
     """Weight of the non-target-class term of decoupled distillation (Zhao et al., 2022)."""
-    optimizer: Annotated[Optimizer, Hyperparameter()] = "sgd"
+    optimizer: Annotated[Optimizer, Hyperparameter(commands=OF_STUDENT)] = "sgd"
     """Optimizer."""
     lr: Annotated[float, Hyperparameter(above=0, commands=OF_STUDENT)] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
-    momentum: Annotated[float, Hyperparameter(low=0, below=1, when={"optimizer": "sgd"})] = 0.9
+    momentum: Annotated[
+        float, Hyperparameter(low=0, below=1, when={"optimizer": "sgd"}, commands=OF_STUDENT)
+    ] = 0.9
     """Momentum."""
-    weight_decay: Annotated[float, Hyperparameter(low=0)] = 0.0
+    weight_decay: Annotated[float, Hyperparameter(low=0, commands=OF_STUDENT)] = 0.0
     """Weight decay (decoupled with adamw)."""
-    schedule: Annotated[Schedule, Hyperparameter()] = "step"
+    schedule: Annotated[Schedule, Hyperparameter(commands=OF_STUDENT)] = "step"
     """Learning rate schedule: constant, step (StepLR), cosine (to 0, updated every epoch) or
     onecycle (updated every batch)."""
-    lr_step_size: Annotated[int, Hyperparameter(low=1, when={"schedule": "step"})] = 7
+    lr_step_size: Annotated[
+        int, Hyperparameter(low=1, when={"schedule": "step"}, commands=OF_STUDENT)
+    ] = 7
     """Epochs between two decays of the learning rate."""
-    lr_gamma: Annotated[float, Hyperparameter(above=0, high=1, when={"schedule": "step"})] = 0.1
+    lr_gamma: Annotated[
+        float, Hyperparameter(above=0, high=1, when={"schedule": "step"}, commands=OF_STUDENT)
+    ] = 0.1
     """Factor of each decay of the learning rate."""
     epochs: Annotated[int, Hyperparameter(low=1, commands=OF_STUDENT)] = 25
     """Passes over the training images."""
-    batch_size: Annotated[int, Hyperparameter(low=1)] = 32
+    batch_size: Annotated[int, Hyperparameter(low=1, commands=OF_STUDENT)] = 32
     """Images per step. The last batch of an epoch may be smaller."""
     precision: Precision = "fp32"
     """"fp32", or "bf16": both models under autocast; losses are computed in float32."""
@@ -109,11 +196,22 @@ class Run:
     """Seed of the study: with the repeat it fixes everything random."""
     repeat: Annotated[int, Setting(low=TEACHER_REPEAT, commands=("distill",))] = 0
     """Number of the repeat, from 0. All configurations are trained in the same repeats."""
+    study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
+        default=(), compare=False
+    )
+    """Set by the study: student, teacher and teacher_epochs that it began with. `config_id` leaves
+    them out, so that ids do not change when a study is extended to several models."""
 
     def __post_init__(self) -> None:
+        for f in fields(self):  # JSON has lists
+            if isinstance(value := getattr(self, f.name), list):
+                inner = (tuple(v) if isinstance(v, list) else v for v in value)
+                object.__setattr__(self, f.name, tuple(inner))
         check_fields(self)
         allowed = f"{', '.join(effects.objective_names())} or module:function"
         check(self, "loss", effects.is_objective(self.loss), f"be one of {allowed}")
+        for name in ("teacher_weights", "student_weights"):
+            check_weights(name, getattr(self, name))
 
     @property
     def config(self) -> Config:
@@ -125,12 +223,33 @@ class Run:
     @cached_property
     def config_id(self) -> str:
         """Eight hex digits that name the configuration, the same in every repeat."""
-        return effects.config_hash(self.config, type(self))
+        return effects.config_hash(self.config, type(self), dict(self.study_values))
 
     @property
     def trial_id(self) -> str:
         """Name of the trial: this configuration in this repeat."""
         return f"{self.config_id}-r{self.repeat:02d}"
+
+    def sample(self, **values: Any) -> "Run":
+        """Return the run with a sample of a search space.
+
+        Training without distillation is measured against the teacher that the study began with.
+        """
+        run = replace(self, **values)
+        if run.alpha != 1:
+            return run
+        own = {n: v for n, v in self.study_values if n != "student"}
+        return replace(run, **own)  # type: ignore[arg-type]
+
+    @property
+    def teachers(self) -> tuple["Run", ...]:
+        """The run with each member of its teacher, an ensemble or not, as its teacher."""
+        return tuple(replace(self, teacher=name) for name in self.teacher.split("+"))
+
+    def weights_of(self, role: Literal["teacher", "student"]) -> str:
+        """Return the weights of the run's teacher (no ensemble) or student."""
+        model, weights = getattr(self, role), getattr(self, f"{role}_weights")
+        return weights if isinstance(weights, str) else dict(pairs(weights)).get(model, "default")
 
     def absolute(self) -> "Run":
         """Return the same run with absolute paths of data and weights."""
@@ -138,17 +257,41 @@ class Run:
         def path(value: str, *words: str) -> str:
             return value if value in words else str(Path(value).expanduser().absolute())
 
+        def weights(value: Weights) -> Weights:
+            if isinstance(value, str):
+                return path(value, "default", "none")
+            return tuple(f"{model}={path(w, 'default', 'none')}" for model, w in pairs(value))
+
         return replace(
             self,
-            data=path(self.data, "fashion"),
-            teacher_weights=path(self.teacher_weights, "default", "none"),
-            student_weights=path(self.student_weights, "default", "none"),
+            data=self.data if is_named_data(self.data) else path(self.data),
+            data_root=self.data_root and path(self.data_root),
+            teacher_weights=weights(self.teacher_weights),
+            student_weights=weights(self.student_weights),
         )
 
     @property
     def augmentation(self) -> Augment:
-        """Augmentation of the training images, resolved."""
+        """Augmentation of the training images; unset, that of the default study or of a folder."""
         return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
+
+
+def pairs(weights: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return model and weights of each MODEL=WEIGHTS."""
+    return [(model, file) for model, _, file in (text.partition("=") for text in weights)]
+
+
+def check_weights(name: str, weights: Weights) -> None:
+    """Raise InputError unless weights are one word or file, or MODEL=WEIGHTS of several models."""
+    if isinstance(weights, tuple) and not all(m and w for m, w in pairs(weights)):
+        raise requirement_error(
+            name, "be one value, or MODEL=WEIGHTS for each of several models", " ".join(weights)
+        )
+
+
+def is_named_data(data: str) -> bool:
+    """Return True if data are named, not a folder: fashion, torchvision:NAME, module:factory."""
+    return data == "fashion" or re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
 
 
 def derive_seed(*parts: int | str) -> int:

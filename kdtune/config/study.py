@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields, declarations
 from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.hyperparameters import (
     DECIDING,
     HYPERPARAMETERS,
+    OF_STUDY,
     Range,
     Values,
     canonical,
@@ -71,7 +73,7 @@ class Study:
     repeats."""
     stop_early: Annotated[bool, Setting(commands=ONLY_SEARCH)] = False
     """Prune trials of the first repeat that are behind the others at the same epoch."""
-    repeats: Annotated[int, Setting(low=1, high=999, commands=ONLY_SEARCH)] = 4
+    repeats: Annotated[int, Setting(low=1, high=999, commands=ONLY_SEARCH)] = 8
     """Number of repeats (random seeds) of every configuration; with "race" the maximum. Use 8 or
     more: 4 rarely reach significance. "auto": add final repeats until the difference is decided or
     --budget is spent."""
@@ -84,6 +86,11 @@ class Study:
     trials)."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
+    max_ms: Annotated[float | None, Setting(above=0, commands=ONLY_SEARCH)] = None
+    """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
+    best student within it. All students are trained. None: no limit."""
+    max_params: Annotated[int | None, Setting(low=1, commands=ONLY_SEARCH)] = None
+    """Limit on the student's number of parameters, as --max-ms. None: no limit."""
     device: Device = "auto"
     """Device of the models: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda if
     there is such a GPU, else cpu)."""
@@ -112,6 +119,7 @@ class Study:
         object.__setattr__(self, "name", self.name or Path(self.run.data).name)
         check_fields(self)
         object.__setattr__(self, "space", {k: _values(k, v) for k, v in self.space.items()})
+        object.__setattr__(self, "run", self._begun_with())
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
         fits = re.match(r"\w+:/(?!/)", self.out) is None
@@ -148,6 +156,22 @@ class Study:
                 f"{self.address}; leave out one of them"
             )
 
+    def _begun_with(self) -> Run:
+        """Return the base run with the models that the study began with, `Run.study_values`.
+
+        These are the recorded ones as far as the study still has them, else those of the run, else
+        the first of the space.
+        """
+        begun = dict(self.run.study_values)
+        for name in OF_STUDY:
+            candidates = (begun.get(name), getattr(self.run, name))
+            allowed = self.space.get(name, candidates[1:])
+            if isinstance(allowed, Range):
+                begun[name] = next((c for c in candidates if c is not None), allowed.low)
+            else:
+                begun[name] = next((c for c in candidates if c in allowed), allowed[0])
+        return replace(self.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
+
     def _check_budget(self) -> None:
         """Raise InputError unless the budget can be read and goes with --repeats auto."""
         match = re.fullmatch(BUDGET, self.budget or "1h")
@@ -161,6 +185,8 @@ class Study:
     def _check_space(self) -> None:
         """Raise InputError unless each value is allowed, and has an effect somewhere."""
         for name, values in self.space.items():
+            if isinstance(values, Range) and name in OF_STUDY:
+                raise InputError(f"{name} must be a list, but got {values}; each is made once")
             if isinstance(values, Range) and self.search == "grid":
                 raise InputError(
                     f"{name} must be a list for a grid, but got {values}; --search random or tpe"
@@ -203,16 +229,22 @@ class Study:
             lists["alpha"] = (*self.values("alpha"), 1.0)  # type: ignore[misc]
         runs: dict[str, Run] = {}
         for values in itertools.product(*lists.values()):
-            run = replace(self.run, repeat=0, **dict(zip(lists, values, strict=True)))
+            run = self.run.sample(repeat=0, **dict(zip(lists, values, strict=True)))
             runs.setdefault(run.config_id, run)
         return list(runs.values())
 
     @property
     def searched(self) -> list[str]:
-        """The hyperparameters that have more than one value in this study."""
-        names = [name for name, values in self.space.items() if len(set(ends_of(values))) > 1]
+        """The hyperparameters that have more than one value in this study, the models first."""
+        several = [name for name, values in self.space.items() if len(set(ends_of(values))) > 1]
+        models = ("student", "teacher", "teacher_epochs")
+        names = [name for name in models if name in several]
+        names += [name for name in several if name not in models]
         both = self.has_plain and set(ends_of(self.values("alpha"))) != {1}
-        return names if "alpha" in names or not both else ["alpha", *names]
+        if "alpha" in names or not both:
+            return names
+        first = sum(name in models for name in names)
+        return [*names[:first], "alpha", *names[first:]]
 
     @property
     def is_fixed(self) -> bool:
@@ -230,6 +262,11 @@ class Study:
     def may_use_gpus(self) -> bool:
         """Whether the study uses GPUs where there are some."""
         return self.gpus != 0 and self.device != "cpu"
+
+    @property
+    def limits(self) -> Limits:
+        """The limits on the cost of a student."""
+        return Limits(self.max_ms, self.max_params)
 
     @property
     def uri(self) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split
 from kdtune.data.folder import load_folder
 
@@ -36,16 +37,18 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 """Functions that load the data sets that have a name."""
 
 
-@cache
-def load_data(name: str) -> Data:
-    """Return the data set of this name, or the one in the folder of this path.
-
-    Args:
-        name: a name in SOURCES, or a folder with train/, val/ and perhaps test/.
+def load_data(run: Run) -> Data:
+    """Return the data set of a run.
 
     Raises:
         InputError: the folder is missing, a class is empty, or the splits differ in classes.
     """
+    return _load(run.data)
+
+
+@cache
+def _load(name: str) -> Data:
+    """Return the data set of this name, or the one in the folder of this path."""
     if name in SOURCES:
         return SOURCES[name]()
     return load_folder(Path(name).expanduser())

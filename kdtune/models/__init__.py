@@ -3,8 +3,12 @@
 - registry: models by name
 - classifier: a network with its preprocessing
 - weights: state dicts in and out, without pickle
+- checkpoints: files, entries and prefixes of checkpoints that others have saved
+- factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
+- cost: parameters, size, FLOPs and latency of a model
 - fashion: the networks of the default study
+- cifar: the ResNets for CIFAR of He et al. (2015)
 
 May import config.
 """

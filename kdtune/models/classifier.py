@@ -182,7 +182,9 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
         raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
     if logits.shape != (2, classes):
         raise InputError(
-            f"{model.name} must return logits [B, {classes}], but got {list(logits.shape)}"
+            f"{model.name} must return logits [B, {classes}], one for each class of the data, but "
+            f"got {list(logits.shape)}. Let its factory have a parameter num_classes and return a "
+            f"module with as many outputs."
         )
     if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
         raise InputError(

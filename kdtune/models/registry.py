@@ -1,16 +1,20 @@
 """Teachers and students by name, with their preprocessing.
 
-A name is one of torchvision (`resnet50`), of timm (`timm/NAME`) or `module:factory`, a function of
-the user's that takes the number of classes and returns a torch module. The module may have an
-attribute `preprocessing`; without it, views are only scaled to [0, 1].
+A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`) or
+`module:factory`, a function or class of the user's that takes the number of classes, if anything,
+and makes a torch module. The module may have an attribute `preprocessing`; without it, views are
+only scaled to [0, 1].
 """
 
 import importlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,10 +22,33 @@ import torchvision
 from torch import nn
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
+from kdtune.models.checkpoints import SUFFIXES, StateDict
+from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.factory import call_factory
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
+
+Role = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """Model of kdtune."""
+
+    make: Callable[[int], nn.Module]
+    """Makes the network for a number of classes, with an attribute `preprocessing`."""
+    translate: Callable[[str, StateDict], StateDict] = lambda what, state: state
+    """Renames the keys of published weights; the first argument is the weights in words."""
+
+
+OWN_MODELS = {
+    name: OwnModel(partial(cifar_resnet, name), partial(translate, name)) for name in CIFAR_RESNETS
+}
+"""Models of kdtune by name."""
+MAX_SUGGESTIONS = 3
 
 
 def build(
@@ -30,7 +57,7 @@ def build(
     """Return the model of this name with these weights; what is random follows from the seed.
 
     Args:
-        name: torchvision name, timm/NAME or module:factory.
+        name: torchvision's or kdtune's name, timm/NAME or module:factory.
         weights: "default", "none" or a file, see `load_weights`.
         classes: K of the data.
         seed: of the initial weights.
@@ -45,7 +72,36 @@ def build(
         if weights != "none":
             what = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
+            if name in OWN_MODELS:
+                state = OWN_MODELS[name].translate(what, state)
             fill(model.net, state, model.head_name, what, replace_head)
+    return model
+
+
+def build_model(
+    run: Run,
+    role: Role,
+    classes: int,
+    *,
+    seed: int,
+    replace_head: bool = True,
+    weights: str | None = None,
+) -> Classifier:
+    """Return the teacher (no ensemble) or the student of a run; see `build`.
+
+    Args:
+        run: names the model, its weights and what differs from the model's own preprocessing.
+        role: "teacher" or "student".
+        classes: K of the data.
+        seed: of the initial weights.
+        replace_head: see `build`.
+        weights: instead of those that the run names.
+    """
+    weights = run.weights_of(role) if weights is None else weights
+    model = build(getattr(run, role), weights, classes, seed=seed, replace_head=replace_head)
+    given = {name: getattr(run, f"{role}_{name}") for name in ("mean", "std", "size")}
+    given = {name: value for name, value in given.items() if value is not None}
+    model.preprocessing = replace(model.preprocessing, **given)
     return model
 
 
@@ -66,19 +122,28 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _construct(name: str, classes: int) -> Classifier:
+    if name in OWN_MODELS:
+        net = OWN_MODELS[name].make(classes)
+        return Classifier(name, net, net.preprocessing)  # type: ignore[arg-type]
+    if name in torchvision.models.list_models(torchvision.models):
+        net = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        seen = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        size = seen.crop_size[0]
+        return Classifier(name, net, Preprocessing(size, 3, tuple(seen.mean), tuple(seen.std)))
+    if Path(name).suffix in SUFFIXES or Path(name).expanduser().is_file():
+        raise InputError(
+            f"--teacher and --student must name an architecture, but got the file {name}. Give the "
+            f"file as --teacher-weights or --student-weights, and its architecture as --teacher or "
+            f"--student."
+        )
     if name.startswith("timm/"):
         return _construct_timm(name, classes)
     if ":" in name:
         return _construct_own(name, classes)
-    if name not in torchvision.models.list_models(torchvision.models):
-        raise InputError(
-            f"{name!r} is not a classifier of torchvision{_nearest(name)}; models can also be "
-            f"named timm/NAME or module:factory"
-        )
-    net = torchvision.models.get_model(name, weights=None, num_classes=classes)
-    seen = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    size = seen.crop_size[0]
-    return Classifier(name, net, Preprocessing(size, 3, tuple(seen.mean), tuple(seen.std)))
+    raise InputError(
+        f"{name!r} is not a classifier of torchvision or kdtune, and models can also be named "
+        f"timm/NAME or module:factory{_nearest(name)}"
+    )
 
 
 def _construct_timm(name: str, classes: int) -> Classifier:
@@ -86,8 +151,8 @@ def _construct_timm(name: str, classes: int) -> Classifier:
     try:
         net = timm.create_model(name.removeprefix("timm/"), pretrained=False, num_classes=classes)
     except RuntimeError as error:
-        reason = first_line(error)
-        raise InputError(f"timm has no model {name.removeprefix('timm/')} ({reason})") from None
+        near = _nearest(name) or f" ({first_line(error)})"
+        raise InputError(f"timm has no model {name.removeprefix('timm/')}{near}") from None
     seen = net.pretrained_cfg
     channels, size, _ = seen["input_size"]
     return Classifier(name, net, Preprocessing(size, channels, seen["mean"], seen["std"]))
@@ -101,15 +166,26 @@ def _construct_own(name: str, classes: int) -> Classifier:
     with user_code(f"the model {name} cannot be imported"):
         module = importlib.import_module(home)
         factory = getattr(module, attribute)
-    with user_code(f"{name}, called with the number of classes, {classes}, failed"):
-        net: Any = factory(classes)
-    if not isinstance(net, nn.Module):
-        raise InputError(f"{name} must return a torch.nn.Module, but got {type(net).__name__}")
+    net = call_factory(factory, name, classes)
     preprocessing = getattr(net, "preprocessing", None) or Preprocessing()
     return Classifier(name, net, preprocessing, source_digest(module, net))
 
 
 def _nearest(name: str) -> str:
-    """Return "; did you mean ...?" if torchvision has a model of a similar name, else ""."""
-    near = get_close_matches(name, torchvision.models.list_models(torchvision.models), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    """Return "; did you mean ...?" with the models of the most similar names, or "" if none is.
+
+    Names that contain the given one come first. Of timm's, those with weights are suggested.
+    """
+    wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
+    names = [*OWN_MODELS, *torchvision.models.list_models(torchvision.models)]
+    with suppress(InputError):  # timm is not installed
+        published = import_timm(name).list_models(pretrained=True)
+        of_timm = [f"timm/{tagged.partition('.')[0]}" for tagged in published]
+        names = [*of_timm, *names] if name.startswith("timm/") else [*names, *of_timm]
+    found: dict[str, str] = {}
+    for one in names:
+        found.setdefault(one.removeprefix("timm/"), one)
+    inside = sorted((bare for bare in found if wanted and wanted in bare), key=len)
+    similar = get_close_matches(wanted, found, n=MAX_SUGGESTIONS)
+    best = [found[bare] for bare in dict.fromkeys([*inside, *similar])][:MAX_SUGGESTIONS]
+    return f"; did you mean {', '.join(best)}?" if best else ""

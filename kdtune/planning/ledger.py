@@ -23,6 +23,20 @@ from kdtune.config.study import BUDGET, Study
 from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.racing import Table
 
+
+class Arm(NamedTuple):
+    """Group of configurations that compete with each other; those of a student are compared."""
+
+    student: str
+    is_baseline: bool
+    """Whether they are trained without distillation (alpha = 1)."""
+
+    @staticmethod
+    def of(run: Run) -> "Arm":
+        """Return the arm of a run's configuration."""
+        return Arm(run.student, run.alpha == 1)
+
+
 Phase = Literal["search", "confirm", "final"]
 FIRST_REPEAT: dict[Phase, int] = {"search": 0, "confirm": 1000, "final": 2000}
 """Number of the first repeat of each phase."""
@@ -51,9 +65,14 @@ class ConfigState:
     reported_to_sampler: bool = False
 
     @property
+    def arm(self) -> Arm:
+        """The arm of the configuration."""
+        return Arm.of(self.run)
+
+    @property
     def is_baseline(self) -> bool:
-        """Return True if it is trained without distillation (alpha = 1)."""
-        return self.run.alpha == 1
+        """Whether it is trained without distillation."""
+        return self.arm.is_baseline
 
     @property
     def excluded(self) -> bool:
@@ -71,7 +90,7 @@ class ConfigState:
 class Rung(NamedTuple):
     """Group of runs of the first repeat whose scores after the same epoch are compared."""
 
-    is_baseline: bool
+    arm: Arm
     epochs: int
     """Planned number of epochs."""
     done: int
@@ -113,7 +132,6 @@ class Ledger:
         self.rungs: dict[Rung, dict[str, float]] = {}
         """Scores of the first repeat by config_id."""
         self._table: Table = np.full((16, study.repeats), math.nan)
-        self._is_baseline = np.zeros(16, dtype=bool)
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
 
@@ -122,10 +140,14 @@ class Ledger:
         """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
         return self._table[: len(self.configs)]
 
+    def rows_of(self, arm: Arm) -> NDArray[np.intp]:
+        """Return the rows of the table that belong to an arm, ascending."""
+        return np.array([state.row for state in self.by_row if state.arm == arm], dtype=np.intp)
+
     @property
-    def is_baseline(self) -> NDArray[np.bool_]:
-        """Flags of the rows of the table that are baselines, (configurations,)."""
-        return self._is_baseline[: len(self.configs)]
+    def students(self) -> list[str]:
+        """The students of the configurations so far, in the order of suggestion."""
+        return list(dict.fromkeys(state.run.student for state in self.by_row))
 
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the state with one line of the records."""
@@ -133,7 +155,7 @@ class Ledger:
         if line["kind"] == "start":
             # a known configuration keeps the inactive values with which it was suggested
             state = self.configs.get(config_id)
-            base = state.run if state else replace(self.study.run, **active_values(line["config"]))
+            base = state.run if state else self.study.run.sample(**active_values(line["config"]))
             self.start_run(replace(base, repeat=repeat))
         elif config_id not in self.configs:
             return  # its start was an incomplete record
@@ -148,10 +170,6 @@ class Ledger:
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
         if state.row >= len(self._table):
             self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
-            self._is_baseline = np.concatenate(
-                [self._is_baseline, np.zeros_like(self._is_baseline)]
-            )
-        self._is_baseline[state.row] = state.is_baseline
         self.by_row.append(state)
         return state
 
@@ -170,7 +188,7 @@ class Ledger:
             self.cost.epochs += 1
             self.cost.seconds += line["seconds"]
         if repeat == 0 and line["epoch"] + 1 in rungs(run.epochs):
-            rung = Rung(run.alpha == 1, run.epochs, line["epoch"] + 1)
+            rung = Rung(Arm.of(run), run.epochs, line["epoch"] + 1)
             self.rungs.setdefault(rung, {})[run.config_id] = line[SCORE]
 
     def _end_run(self, state: ConfigState, repeat: int, status: str, error: str | None) -> None:

@@ -18,6 +18,7 @@ from kdtune.config.study import Study
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
     SCORE,
+    Arm,
     ConfigState,
     Ledger,
     Phase,
@@ -25,7 +26,7 @@ from kdtune.planning.ledger import (
     phase_of,
 )
 from kdtune.planning.proposals import ConfigSampler
-from kdtune.planning.standing import active_configs, configs_to_confirm, finalists, is_decided
+from kdtune.planning.standing import active_configs, configs_to_confirm, finalists, undecided
 from kdtune.planning.warm_start import best_of_other
 from kdtune.statistics.early_stopping import is_behind, rungs
 
@@ -213,19 +214,20 @@ class Plan:
     def _promote(self) -> deque[tuple[int, float, ConfigState]]:
         """Return the next repeats of active configurations that have no run in flight.
 
-        Those with the fewest repeats come first, of these the best. The best baseline gets as many
-        repeats as the best distilled configuration. Each configuration gets one repeat, or as many
-        as it takes to fill the machine: a round of a race cannot be shorter than a run.
+        Those with the fewest repeats come first, of these the best. A student's best baseline gets
+        as many repeats as its best distilled configuration. Each configuration gets one
+        repeat, or as many as it takes to fill the machine: a round of a race cannot be shorter than
+        a run.
         """
         chosen: list[ConfigState] = []
-        arms = active_configs(self.ledger)
-        for arm in arms:
-            if len(arm) > max(1, self.study.confirm):
-                chosen += arm
-        if arms.baseline and arms.distilled:
-            best, baseline = arms.distilled[0], arms.baseline[0]
-            if len(baseline.scores) < len(best.scores) and baseline not in chosen:
-                chosen.append(baseline)
+        for arms in active_configs(self.ledger).values():
+            for arm in arms:
+                if len(arm) > max(1, self.study.confirm):
+                    chosen += arm
+            if arms.baseline and arms.distilled:
+                best, baseline = arms.distilled[0], arms.baseline[0]
+                if len(baseline.scores) < len(best.scores) and baseline not in chosen:
+                    chosen.append(baseline)
         left = [
             (state, [repeat for repeat in range(self.study.repeats) if repeat not in state.status])
             for state in chosen
@@ -242,12 +244,15 @@ class Plan:
     def _next_of_finals(self) -> Run | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
-        both = finalists(self.ledger)
-        if self.study.until_decided and len(both) == 2:
-            if is_decided(self.ledger):
-                return None
-            return self._first_missing(both, "final", MAX_REPEATS_PER_PHASE)
-        return self._first_missing(both, "final", self.study.repeats)
+        count = self.study.repeats
+        pairs = finalists(self.ledger)
+        if not self.study.until_decided:
+            return self._first_missing([s for pair in pairs for s in pair.states], "final", count)
+        open_pairs = [s for pair in undecided(self.ledger) for s in pair.states]
+        single = [s for pair in pairs if len(pair.states) < 2 for s in pair.states]
+        return self._first_missing(
+            open_pairs, "final", MAX_REPEATS_PER_PHASE
+        ) or self._first_missing(single, "final", count)
 
     @staticmethod
     def _first_missing(chosen: list[ConfigState], phase: Phase, count: int) -> Run | None:
@@ -273,7 +278,7 @@ class Plan:
         configs = self.ledger.configs
         for epoch in epochs:
             done = epoch["number"] + 1
-            here = self.ledger.rungs.get(Rung(run.alpha == 1, run.epochs, done), {})
+            here = self.ledger.rungs.get(Rung(Arm.of(run), run.epochs, done), {})
             if done not in rungs(run.epochs) or run.config_id in here:
                 continue  # no rung, or one that it passed before it was interrupted
             completed = [

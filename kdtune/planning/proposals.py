@@ -10,7 +10,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -22,6 +21,7 @@ from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Values, canonical
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.planning.ledger import Arm
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -43,12 +43,12 @@ class ConfigSampler:
         self.study = study
         most = max(1, study.samples // 4)
         given = list(first)
-        # all dictionaries of arms: True is the baselines' arm, False the distilled one
-        self._first = {
-            arm: [run for run in given if (run.alpha == 1) == arm][:most] for arm in (True, False)
-        }
-        self.arms = {arm: optuna.create_study(direction="maximize") for arm in (True, False)}
-        self._trials: dict[str, tuple[bool, int]] = {}
+        students: Any = study.values("student")
+        every = [Arm(student, plain) for student in students for plain in (True, False)]
+        self._first = {arm: [run for run in given if Arm.of(run) == arm][:most] for arm in every}
+        self.arms = {arm: optuna.create_study(direction="maximize") for arm in every}
+        self._students: tuple[str, ...] = students
+        self._trials: dict[str, tuple[Arm, int]] = {}
         """By config_id: its arm and the number of its Optuna trial."""
         alpha = study.values("alpha")
         self._alphas: dict[bool, Values] = {True: (1.0,), False: alpha}
@@ -63,8 +63,12 @@ class ConfigSampler:
         Args:
             number: of the suggestion, from 0; decides its arm and its seed.
         """
-        arm = self._is_for_baseline(number)
-        return self._draw(arm, number) or self._draw(not arm, number)
+        round_, turn = divmod(number, len(self._students))
+        plain = self._is_for_baseline(round_)
+        # the students take turns, so that each has as many configurations of each arm
+        order = (*self._students[turn:], *self._students[:turn])
+        arms = (Arm(student, arm) for student in order for arm in (plain, not plain))
+        return next((run for arm in arms if (run := self._draw(arm, number)) is not None), None)
 
     def add(self, run: Run) -> None:
         """Add a configuration as running, whether it was suggested or is read from records.
@@ -73,7 +77,7 @@ class ConfigSampler:
         """
         if run.config_id in self._trials:
             return
-        arm = run.alpha == 1
+        arm = Arm.of(run)
         if self.study.search == "random":  # it does not use results
             self._trials[run.config_id] = (arm, 0)
             return
@@ -110,8 +114,8 @@ class ConfigSampler:
         share = self.study.plain_share
         return math.ceil((number + 1) * share) > math.ceil(number * share)
 
-    def _draw(self, arm: bool, number: int) -> Run | None:
-        if not self._alphas[arm]:
+    def _draw(self, arm: Arm, number: int) -> Run | None:
+        if not self._alphas[arm.is_baseline]:
             return None
         seeds = (derive_seed("propose", self.study.run.seed, number, i) for i in range(MAX_DRAWS))
         asked = (self._ask(arm, seed) for seed in seeds)
@@ -121,15 +125,15 @@ class ConfigSampler:
             self.add(run)
         return run
 
-    def _all(self, arm: bool) -> Iterator[Run]:
+    def _all(self, arm: Arm) -> Iterator[Run]:
         """Yield every configuration of an arm if their number is finite, else none."""
         every = {name: _listed(self._values(name, arm)) for name in HYPERPARAMETERS}
         if all(values is not None for values in every.values()):
             for values in itertools.product(*every.values()):  # type: ignore[arg-type]
                 config: Any = dict(zip(every, values, strict=True))
-                yield replace(self.study.run, repeat=0, **config)
+                yield self.study.run.sample(repeat=0, **config)
 
-    def _ask(self, arm: bool, seed: int) -> Run:
+    def _ask(self, arm: Arm, seed: int) -> Run:
         """Return a configuration of an arm, which may be known already."""
         study = self.arms[arm]
         if self.study.search == "random":
@@ -153,14 +157,16 @@ class ConfigSampler:
             elif canonical(config)[name] is not None:
                 config[name] = _suggest(trial, name, values)
         study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
-        return replace(self.study.run, repeat=0, **config)
+        return self.study.run.sample(repeat=0, **config)
 
-    def _values(self, name: str, arm: bool) -> Values:
-        return self._alphas[arm] if name == "alpha" else self.study.values(name)
+    def _values(self, name: str, arm: Arm) -> Values:
+        if name == "student":
+            return (arm.student,)
+        return self._alphas[arm.is_baseline] if name == "alpha" else self.study.values(name)
 
     def _searched(self, run: Run) -> list[str]:
         """Return the hyperparameters that are searched and active in this configuration."""
-        arm = run.alpha == 1
+        arm = Arm.of(run)
         several = [
             name
             for name in HYPERPARAMETERS

@@ -8,72 +8,87 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdtune.planning.ledger import FIRST_REPEAT, ConfigState, Ledger, phase_of
+from kdtune.planning.ledger import FIRST_REPEAT, Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics import racing
 from kdtune.statistics.sequential import anytime_p
 
 
 class Arms(NamedTuple):
-    """Configurations of the two groups that a study compares, the best first."""
+    """Configurations of the two groups of one student that a study compares, the best first."""
 
     baseline: list[ConfigState]
     distilled: list[ConfigState]
 
 
-def active_configs(ledger: Ledger) -> Arms:
-    """Return the configurations of each arm that may still be the best.
+class Finalists(NamedTuple):
+    """The best configuration of each arm of one student; None for an arm without any score."""
+
+    baseline: ConfigState | None
+    distilled: ConfigState | None
+
+    @property
+    def states(self) -> list[ConfigState]:
+        """Those that exist, the baseline first."""
+        return [state for state in self if state is not None]
+
+
+def active_configs(ledger: Ledger) -> dict[str, Arms]:
+    """Return by student the configurations of each arm that may still be the best.
 
     Under the policy "race" these are the ones that racing has not eliminated, under "all" all that
     have a score.
     """
-    table, is_baseline = ledger.table, ledger.is_baseline
+    table = ledger.table
     sd, df = racing.noise(table)
-    arms = []
-    for arm in (True, False):
-        rows = np.flatnonzero(is_baseline == arm)
+
+    def active(arm: Arm) -> list[ConfigState]:
+        rows = ledger.rows_of(arm)
         if ledger.study.policy == "race":
             alive = racing.active(table[rows], sd, df, ledger.study.race_level)
         else:
             alive = racing.leading_counts(table[rows]) > 0
         ranked = racing.rank_by_common_mean(table, rows[alive].tolist())
-        arms.append([ledger.by_row[row] for row in ranked])
-    return Arms(*arms)
+        return [ledger.by_row[row] for row in ranked]
+
+    return {s: Arms(active(Arm(s, True)), active(Arm(s, False))) for s in ledger.students}
 
 
 def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:
-    """Return the best few of each arm for the phase "confirm"; empty where there is no choice."""
+    """Return the best few of each arm for the phase "confirm"; none of a student without choice."""
     most = ledger.study.confirm
     if ledger.study.policy != "race" or most == 0:
         return []
-    arms = [arm[:most] for arm in active_configs(ledger)]
-    return [state for arm in arms for state in arm] if any(len(arm) > 1 for arm in arms) else []
-
-
-def finalists(ledger: Ledger) -> list[ConfigState]:
-    """Return the best baseline, then the best distilled configuration, by search and confirmation.
-
-    An arm without any score has no finalist.
-    """
     found = []
-    for arm in active_configs(ledger):
-        confirmed = [state for state in arm if any(phase_of(r) == "confirm" for r in state.scores)]
-        if rivals := confirmed or arm:
-            repeats = sorted({r for s in rivals for r in s.scores if phase_of(r) != "final"})
-            rows = [[s.scores.get(r, math.nan) for r in repeats] for s in rivals]
-            ranked = racing.rank_by_common_mean(np.array(rows), range(len(rivals)))
-            found.append(rivals[ranked[0]])
+    for both in active_configs(ledger).values():
+        arms = [arm[:most] for arm in both]
+        if any(len(arm) > 1 for arm in arms):
+            found += [state for arm in arms for state in arm]
     return found
 
 
-def final_differences(ledger: Ledger) -> list[float]:
+def finalists(ledger: Ledger) -> list[Finalists]:
+    """Return of each student the best of both arms, by search and confirmation."""
+    return [Finalists(*map(_best, arms)) for arms in active_configs(ledger).values()]
+
+
+def _best(arm: list[ConfigState]) -> ConfigState | None:
+    confirmed = [state for state in arm if any(phase_of(r) == "confirm" for r in state.scores)]
+    rivals = confirmed or arm
+    if not rivals:
+        return None
+    repeats = sorted({r for s in rivals for r in s.scores if phase_of(r) != "final"})
+    rows = [[s.scores.get(r, math.nan) for r in repeats] for s in rivals]
+    return rivals[racing.rank_by_common_mean(np.array(rows), range(len(rivals)))[0]]
+
+
+def final_differences(pair: Finalists) -> list[float]:
     """Return distilled minus baseline on the final repeats, in order, up to the first gap.
 
     A repeat in which one of the two has failed is left out and is no gap.
     """
-    both = finalists(ledger)
-    if len(both) < 2:
+    baseline, distilled = pair
+    if baseline is None or distilled is None:
         return []
-    baseline, distilled = both
     differences, repeat = [], FIRST_REPEAT["final"]
     while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
         if repeat in baseline.scores and repeat in distilled.scores:
@@ -82,6 +97,17 @@ def final_differences(ledger: Ledger) -> list[float]:
     return differences
 
 
+def undecided(ledger: Ledger) -> list[Finalists]:
+    """Return the pairs of finalists whose always-valid p value exceeds the study's level.
+
+    With several students the level is divided by their number (Bonferroni).
+    """
+    pairs = [pair for pair in finalists(ledger) if len(pair.states) == 2]
+    level = ledger.study.level / max(1, len(pairs))
+    return [pair for pair in pairs if anytime_p(final_differences(pair)) > level]
+
+
 def is_decided(ledger: Ledger) -> bool:
-    """Return True if the always-valid p value of the final repeats is at most the study's level."""
-    return anytime_p(final_differences(ledger)) <= ledger.study.level
+    """Return True if there is a pair of finalists and no pair is undecided."""
+    pairs = [pair for pair in finalists(ledger) if len(pair.states) == 2]
+    return bool(pairs) and not undecided(ledger)

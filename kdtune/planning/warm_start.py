@@ -1,6 +1,5 @@
 """Warm start: the best configurations of another study, to be suggested first."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def best_of_other(study: Study) -> list[Run]:
         taken: dict[str, Any] = {n: v for n in study.searched if (v := config[n]) is not None}
         names = [name for name in taken if name != "alpha" or taken[name] != 1]
         if all(covers(study.values(name), (taken[name],)) for name in names):
-            found.append(replace(study.run, repeat=0, **taken))
+            found.append(study.run.sample(repeat=0, **taken))
     return found
 
 
@@ -51,7 +50,8 @@ def ranked(ledger: Ledger) -> list[ConfigState]:
     these are the plain means.
     """
     phases = list(FIRST_REPEAT)
-    active = {state.row for arm in active_configs(ledger) for state in arm}
+    arms = (arm for both in active_configs(ledger).values() for arm in both)
+    active = {state.row for arm in arms for state in arm}
     # rounded, so that equal accuracies keep the order in which they were suggested
     means = np.round(adjusted_means(ledger.table), 12)
 

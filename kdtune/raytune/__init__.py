@@ -4,6 +4,7 @@
 - study_folder: what is written into a study's folder at its start and its end
 - study_identity: whether a study continues the one that its folder holds
 - study_lock: the lock that lets one process run a study
+- costs: cost of the study's models, measured once
 - session: the start and the end of Ray as a study asks for it
 - local_ray: a local Ray that other users of the machine cannot reach
 - machines: the machines of a cluster, and how many trials fit on them

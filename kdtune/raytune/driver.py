@@ -11,11 +11,12 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import PROVENANCE, STUDY
+from kdtune.config.files import COSTS, PROVENANCE, STUDY
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_differences, is_decided
+from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
+from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, TrialResources, check_local_resources
 from kdtune.raytune.preflight import preflight
@@ -25,7 +26,7 @@ from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.study_lock import lock_study
-from kdtune.raytune.trial import make_run, run_trial, train_teacher
+from kdtune.raytune.trial import make_run, run_trial, teacher_files, train_teacher
 from kdtune.results.study_results import Results, load
 from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
@@ -34,8 +35,9 @@ from kdtune.storage.object_store import reach
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
-from kdtune.training.run import check, check_objectives, make_student
-from kdtune.training.teacher import RECORD, WEIGHTS, describe_training, initial_teacher, is_ready
+from kdtune.training.recipe import resolve_study, teachers
+from kdtune.training.run import check_objectives, check_study, make_student
+from kdtune.training.teacher import describe_training, initial_teacher, missing_teachers
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -70,11 +72,14 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
         locks.enter_context(hold_lease(mirror))
-        mirror.pull(STUDY, PROVENANCE, f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+        mirror.pull(STUDY, PROVENANCE, COSTS)
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         study = merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
+        if not is_done:
+            study = resolve_study(study, begun=saved is not None)
+        mirror.pull(*teacher_files(study))
         fingerprints = dict(saved.fingerprints) if saved else {}
         if not is_done:
             fingerprints |= _check(study, saved, ray_init)
@@ -83,6 +88,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         write_study(study, fingerprints)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
+            measure_before_ray(study.absolute(), mirror)
             with ray_session(study, ray_init):
                 _run_all(study.absolute(), mirror)
         finish(folder, mirror)
@@ -113,7 +119,7 @@ def _check(
     else:
         check_address(study.address)
     fingerprints = _fingerprints(study, saved)
-    is_ready(study.run, study.folder / "teacher")  # raises if the teacher there is damaged
+    missing_teachers(study.run, teachers(study), study.folder / "teacher")  # raises if damaged
     return fingerprints
 
 
@@ -123,10 +129,7 @@ def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
     Raises InputError if one of them cannot work or differs from the saved one.
     """
     own_objectives = check_objectives(study)
-    fingerprints: dict[str, str] = {}
-    choices: Any = study.values("trainable")
-    for trainable in choices:
-        fingerprints = check(replace(study.run, trainable=trainable)) | own_objectives
+    fingerprints = check_study(study) | own_objectives
     check_same(study, saved, fingerprints)
     return fingerprints
 
@@ -141,7 +144,8 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     with ProgressDisplay(plan, cache) as display:
         for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
             display.print_line(line)
-        _train_teacher(study, capacity.trial, display)
+        measure_with_ray(study, mirror, capacity.trial, display.print_line)
+        _train_teachers(study, capacity.trial, display)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -161,7 +165,7 @@ def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     if fault := cache.fault():
         yield f"warning: {fault}"
     elif too_small := cache_warning(
-        study, count, make_student(study.run), initial_teacher(study.run)
+        study, count, make_student(study.run), [initial_teacher(run) for run in teachers(study)]
     ):
         yield f"warning: {too_small}"
     if not study.has_plain:
@@ -173,27 +177,35 @@ def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
 
 def _describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, or with its budget."""
-    final = final_differences(plan.ledger)
-    evidence = f"{len(final)} final repeats, anytime-valid p = {anytime_p(final):.2g}"
+    pairs = [pair for pair in finalists(plan.ledger) if len(pair.states) == 2]
+    shown = []
+    for pair in pairs:
+        final = final_differences(pair)
+        student = f"{pair.states[0].run.student}: " * (len(pairs) > 1)
+        p = f"anytime-valid p = {anytime_p(final):.2g}"
+        shown.append(f"{student}{len(final)} final repeats, {p}")
+    evidence = "; ".join(shown)
     if is_decided(plan.ledger):
         return f"Decided at level {plan.study.level:g}: {evidence}."
     if plan.ledger.cost.reaches(plan.study.budget):
-        return f"Not decided: the budget of {plan.study.budget} is spent ({evidence})."
-    return f"Not decided: there are no two finalists to compare ({evidence})."
+        return (
+            f"Not decided: the budget of {plan.study.budget} is spent ({evidence or 'no finals'})."
+        )
+    return "Not decided: there are no two finalists to compare."
 
 
-def _train_teacher(study: Study, trial: TrialResources, display: ProgressDisplay) -> None:
-    """Train the teacher, unless it is ready, in a Ray task that has released its GPU on return."""
-    if is_ready(study.run, study.folder / "teacher"):
-        return
-    display.print_line(describe_training(study.run))
-    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
-    references: Any = task(train_teacher).remote(study)
-    try:
-        for reference in references:
-            display.print_line(f"  {ray.get(reference)}")
-    except ray.exceptions.RayTaskError as error:
-        raise InputError(f"the teacher could not be trained: {error.cause}") from error
+def _train_teachers(study: Study, trial: TrialResources, display: ProgressDisplay) -> None:
+    """Train the teachers that are not ready, each in a Ray task, which then releases its GPU."""
+    root = study.folder / "teacher"
+    for run, folder in missing_teachers(study.run, teachers(study), root):
+        display.print_line(describe_training(run))
+        task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
+        references: Any = task(train_teacher).remote(study, run, folder)
+        try:
+            for reference in references:
+                display.print_line(f"  {ray.get(reference)}")
+        except ray.exceptions.RayTaskError as error:
+            raise InputError(f"the teacher could not be trained: {error.cause}") from error
 
 
 def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:

@@ -136,10 +136,11 @@ def largest_runs(study: Study) -> list[Run]:
     """Return a run with the largest batch for each pair of a student and a teacher of the study."""
     batch: Any = max(ends_of(study.values("batch_size")))
     trainable = "all" if "all" in study.values("trainable") else "head"  # type: ignore[operator]
-    models = itertools.product(*(ends_of(study.values(name)) for name in ("student", "teacher")))
-    run = replace(study.run, batch_size=batch, trainable=trainable)  # type: ignore[arg-type]
-    pairs = [replace(run, student=str(s), teacher=str(t)) for s, t in models]
-    return list(dict.fromkeys(pairs))
+    names = (ends_of(study.values(name)) for name in ("student", "teacher"))
+    return [
+        replace(study.run, batch_size=batch, trainable=trainable, student=str(s), teacher=str(t))  # type: ignore[arg-type]
+        for s, t in itertools.product(*names)
+    ]
 
 
 def measure_trial(study: Study, meter: MemoryMeter, device: torch.device) -> TrialMemory:
@@ -170,7 +171,7 @@ def _kept(study: Study, run: Run, models: Models) -> int:
     """Return the bytes that a process holds beside a batch: idle students and an epoch's logits."""
     student = 2 * sum(values.nbytes for values in models.student.state_dict().values())
     idle = 0 if ":" in run.student else min((study.repeats - 1) * student, MAX_IDLE_STUDENT_BYTES)
-    data = load_data(run.data)
+    data = load_data(run)
     logits = 2 * LOGIT_BYTES * len(data.classes) * sum(map(len, data.splits.values()))
     return idle + logits
 

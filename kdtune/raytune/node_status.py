@@ -12,6 +12,7 @@ import torch
 
 from kdtune import __version__
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.run import Weights
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
@@ -19,6 +20,7 @@ from kdtune.raytune.machines import Node, TrialResources, count_trials
 from kdtune.raytune.storage_probe import StorageProbe
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import check_precision, count_gpus, device_of
+from kdtune.training.recipe import students, teachers
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
 
@@ -62,20 +64,21 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
             return otherwise
 
     attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
-    student = attempt(lambda: make_student(study.run), None)
+    models = attempt(lambda: [make_student(run) for run in students(study)], [])
     folders = (study.folder, Cache(study.cache).folder)
     gpus = attempt(lambda: _visible_gpus(study), 0)
     status = NodeStatus(
         torch=torch.__version__.split("+")[0],
         gpus=gpus,
         free=attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {}),
-        data=attempt(lambda: load_data(study.run.data).fingerprint, ""),
-        teacher=attempt(lambda: initial_teacher(study.run).fingerprint(), ""),
-        student=attempt(student.fingerprint, "") if student else "",
+        data=attempt(lambda: load_data(study.run).fingerprint, ""),
+        teacher=attempt(lambda: _fingerprint_teachers(study), ""),
+        student=attempt(lambda: " ".join(model.fingerprint() for model in models), ""),
         precision_fault=_precision_fault(study, gpus),
     )
-    if student and status.student and status.free:
-        faults += _disk_faults(study, student, status.free[str(study.folder)])
+    if models and status.student and status.free:
+        largest = max(models, key=_state_bytes)
+        faults += _disk_faults(study, largest, status.free[str(study.folder)])
     return replace(status, faults=tuple(faults))
 
 
@@ -98,13 +101,22 @@ def find_differences(study: Study, statuses: dict[Node, NodeStatus]) -> list[str
                 found.append(f"{node} has {name} {have}, but {first} has {need}; install the same")
         for name, path in (
             ("data", study.run.data),
-            ("teacher", study.run.teacher_weights),
-            ("student", study.run.student_weights),
+            ("teacher", _shown(study.run.teacher_weights)),
+            ("student", _shown(study.run.student_weights)),
         ):
             have, need = getattr(status, name), getattr(own, name)
             if have and need and have != need:  # what cannot be read has no fingerprint
                 found.append(f"{node} has another {name} than {first} in {path}; copy it there")
     return found
+
+
+def _fingerprint_teachers(study: Study) -> str:
+    """Return the fingerprints of all teachers before any fine-tuning."""
+    return " ".join(initial_teacher(run).fingerprint() for run in teachers(study))
+
+
+def _shown(weights: Weights) -> str:
+    return weights if isinstance(weights, str) else " ".join(weights)
 
 
 def find_missing_gpus(node: Node, status: NodeStatus) -> str | None:
@@ -124,11 +136,14 @@ def _precision_fault(study: Study, gpus: int) -> str:
 
 
 def _disk_faults(study: Study, student: Classifier, free: int) -> list[str]:
-    size = sum(value.nbytes for value in student.net.state_dict().values())
-    need = RUN_BYTES_PER_STUDENT_BYTE * size
+    need = RUN_BYTES_PER_STUDENT_BYTE * _state_bytes(student)
     if free >= need:
         return []
     return [f"{study.folder} has {free} free bytes, but one run needs {need}"]
+
+
+def _state_bytes(student: Classifier) -> int:
+    return sum(value.nbytes for value in student.net.state_dict().values())
 
 
 def _visible_gpus(study: Study) -> int:

@@ -10,7 +10,13 @@ from rich.table import Table
 
 from kdtune.planning.ledger import ConfigState
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import active_configs, final_differences, finalists, is_decided
+from kdtune.planning.standing import (
+    Finalists,
+    active_configs,
+    final_differences,
+    finalists,
+    undecided,
+)
 from kdtune.results.tables import cell
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.statistics.sequential import anytime_p
@@ -81,8 +87,12 @@ def make_table(plan: Plan) -> Table:
     """Return the best active configurations with their mean ± sd so far."""
     names = plan.study.searched or ["alpha"]
     table = Table(*names, "n", "val acc", caption=describe_state(plan), caption_justify="left")
-    arms = active_configs(plan.ledger)
-    for state in [*arms.distilled[: MAX_ROWS - 1], *arms.baseline[:1]]:
+    students = active_configs(plan.ledger).values()
+    each = max(2, MAX_ROWS // max(1, len(students)))
+    best = (
+        state for arms in students for state in (*arms.distilled[: each - 1], *arms.baseline[:1])
+    )
+    for state in best:
         values = [cell(state.run.config[name]) for name in names]
         interval = mean_interval(list(state.scores.values()))
         spread = f" ± {interval.sd:.4f}" if interval.n > 1 else ""
@@ -101,18 +111,22 @@ def describe_state(plan: Plan) -> str:
         for status in ("completed", "running", "failed", "pruned")
         if status in counts
     ]
-    both = finalists(plan.ledger)
-    if len(both) == 2:
-        parts.append(_describe_lead(plan, *both))
+    pairs = finalists(plan.ledger)
+    for pair in pairs:
+        if pair.baseline is not None and pair.distilled is not None:
+            student = f"{pair.baseline.run.student}: " * (len(pairs) > 1)
+            parts.append(student + _describe_lead(plan, pair, pair.baseline, pair.distilled))
     return ", ".join(parts)
 
 
-def _describe_lead(plan: Plan, baseline: ConfigState, distilled: ConfigState) -> str:
-    if final := final_differences(plan.ledger):
+def _describe_lead(
+    plan: Plan, pair: Finalists, baseline: ConfigState, distilled: ConfigState
+) -> str:
+    if final := final_differences(pair):
         points = 100 * sum(final) / len(final)
         text = f"{points:+.1f} points over {len(final)} final repeats"
         if plan.study.until_decided:
-            state = "decided" if is_decided(plan.ledger) else "not decided"
+            state = "not decided" if pair in undecided(plan.ledger) else "decided"
             text += f", {state} (anytime-valid p = {anytime_p(final):.2g})"
         return text
     common = sorted(baseline.scores.keys() & distilled.scores.keys())

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kdtune import __version__
-from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY, atomic_write
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
@@ -25,7 +25,7 @@ from kdtune.training.run import STUDENT
 STUDENTS = "students"
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
-    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS),
+    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
     *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS),
 )
 """What a finished study has on an object store, besides its trials and its teacher."""
@@ -45,7 +45,7 @@ def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
         return
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     record = {
-        "classes": load_data(study.run.data).classes,
+        "classes": load_data(study.run).classes,
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),

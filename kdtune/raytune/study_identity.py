@@ -5,17 +5,18 @@ that was copied, renamed or moved to another machine, with its data elsewhere, c
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kdtune.config.errors import InputError
+from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.records import SavedStudy, read_saved
 from kdtune.streams.resources import device_of
-from kdtune.training.teacher import COMPARED_BY_CONTENT, teacher_run
+from kdtune.training.teacher import COMPARED_BY_CONTENT
 
 
 def read_if_saved(folder: Path) -> SavedStudy | None:
@@ -47,7 +48,8 @@ def merge_with_saved(
     if saved is None:
         return study
     old = saved.study
-    changes = (_changed_fields, _changed_space, _changed_recipe)
+    study = replace(study, run=_with_recorded(study.run, old.run))
+    changes = (_changed_fields, _changed_space)
     if found := [text for changed in changes for text in changed(old, study)]:
         raise _other_study(study, found)
     if old.until_decided and not study.until_decided:
@@ -60,6 +62,13 @@ def merge_with_saved(
         say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
         study = replace(study, repeats=old.repeats)
     return study
+
+
+def _with_recorded(run: Run, old: Run) -> Run:
+    """Return the run with the recorded values of settings that are not given, see `Setting`."""
+    open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    recorded = {n: getattr(old, n) for n in open_fields if getattr(run, n) is None}
+    return replace(run, **recorded, study_values=old.study_values)
 
 
 def is_moved(study: Study, saved: SavedStudy | None) -> bool:
@@ -89,22 +98,17 @@ def check_same(
     if saved is None:
         return
     run = study.run
-    what = {
-        "data": f"the data in {run.data}",
-        "teacher": f"the teacher {run.teacher} (its weights or its code)",
-        "student": f"the student {run.student} (its weights or its code)",
-    }
     for name, fingerprint in fingerprints.items():
         before = saved.fingerprints.get(name, fingerprint)
         if before != fingerprint:
-            subject = what.get(name) or f"the {name} (its code)"  # an objective of the user's own
             raise InputError(
-                f"{subject} has changed since {study.folder} began (fingerprint {before} → "
-                f"{fingerprint}); restore it, or begin another study (--name OTHER); if the change "
-                f'cannot affect any number, delete "{name}" from the fingerprints in '
+                f"{_describe(name, run)} has changed since {study.folder} began (fingerprint "
+                f"{before} → {fingerprint}); restore it, or begin another study (--name OTHER); if "
+                f'the change cannot affect any number, delete "{name}" from the fingerprints in '
                 f"{study.folder / STUDY}"
             )
-    unknown = [name for name in what if name in fingerprints.keys() - saved.fingerprints.keys()]
+    begun_with = ("data", "teacher", "student")
+    unknown = [n for n in begun_with if n in fingerprints.keys() - saved.fingerprints.keys()]
     if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
         raise _other_study(study, found)
     if unknown:
@@ -112,6 +116,16 @@ def check_same(
             f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
             f"(kdtune 0.1 saved none for its own models); make sure that they are unchanged"
         )
+
+
+def _describe(name: str, run: Run) -> str:
+    """Return what a fingerprint is of, in words."""
+    role, _, model = name.partition(" ")
+    if role == "data":
+        return f"the data in {run.data}"
+    if role in ("teacher", "student"):
+        return f"the {role} {model or getattr(run, role)} (its weights or its code)"
+    return f"the {name} (its code)"  # an objective of the user's own
 
 
 def _other_study(study: Study, found: list[str]) -> InputError:
@@ -123,11 +137,16 @@ def _other_study(study: Study, found: list[str]) -> InputError:
 
 def _changed_fields(old: Study, new: Study) -> Iterator[str]:
     """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
-    names = [f.name for f in fields(Run) if f.name not in (*HYPERPARAMETERS, *COMPARED_BY_CONTENT)]
-    for name in names:
+    for name, begun in old.run.study_values:
+        if begun is not None and not covers(values := _all_values(new, name), (begun,)):
+            yield f"{name}: {begun} → {_shown(values)}"
+    left_out = (*HYPERPARAMETERS, *COMPARED_BY_CONTENT, "repeat", "study_values")
+    for name, declared in declarations(Run).items():
+        if name in left_out or not declared.setting.defines:
+            continue
         resolved = "augmentation" if name == "augment" else name  # None is a default
         before, now = getattr(old.run, resolved), getattr(new.run, resolved)
-        if name != "repeat" and before != now:
+        if before != now and not (declared.setting.resolved and before is None):
             yield f"{name}: {before} → {now}"
     before, now = old.cpus_per_trial or 1, new.cpus_per_trial or 1
     if before != now and not _surely_on_gpus(new):  # the last digits of a CPU depend on it
@@ -155,22 +174,6 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
             yield f"{name}: {_shown(before)} → {_shown(now)}"
         else:
             yield f"{name} lacks {_shown(tuple(v for v in before if v not in now))}"
-
-
-def _changed_recipe(old: Study, new: Study) -> Iterator[str]:
-    """Yield what differs in the fine-tuning of the teacher: a study has one teacher.
-
-    It takes its batch size, optimizer and so on from the study's base run, also where these are
-    searched. What the space lacks is named by `_changed_space`.
-    """
-    if new.run.teacher_epochs == 0:
-        return
-    before, now = teacher_run(old.run).config, teacher_run(new.run).config
-    for name in HYPERPARAMETERS:
-        if name in ("lr", "epochs") or not covers(new.values(name), old.values(name)):
-            continue  # teacher_lr and teacher_epochs are fields of their own
-        if before[name] != now[name]:
-            yield f"{name} of the teacher's recipe: {before[name]} → {now[name]}"
 
 
 def _all_values(study: Study, name: str) -> Values:

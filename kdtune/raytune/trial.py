@@ -2,10 +2,10 @@
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.metrics import Epoch
+from kdtune.training.recipe import teachers
 from kdtune.training.run import CHECKPOINT, distill
-from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready
+from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready, teacher_place
 
 REPORT_SECONDS = 0.5
 """Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
@@ -27,7 +28,7 @@ REPORT_SECONDS = 0.5
 
 def make_run(study: Study, config: dict[str, Any]) -> Run:
     """Return the study's run with the values of a sample of its space."""
-    return replace(study.run, **config)
+    return study.run.sample(**config)
 
 
 def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
@@ -46,7 +47,7 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
     mirror, reporter = Mirror(study), _Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
-        _pull_teacher(study.run, mirror)  # the teacher of the base run, which all trials share
+        _pull_teacher(run, mirror)
         resources = Resources.of(study, concurrent)
         torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
@@ -101,8 +102,18 @@ def _pull_teacher(run: Run, mirror: Mirror) -> None:
     with suppress(InputError):
         if is_ready(run, mirror.folder / "teacher"):
             return
-    mirror.pull(f"teacher/{WEIGHTS}", f"teacher/{RECORD}")
+    mirror.pull(*_files_of(run, run.teachers))
     is_ready(run, mirror.folder / "teacher")
+
+
+def teacher_files(study: Study) -> list[str]:
+    """Return the names of the files of all teachers of a study, below its folder."""
+    return _files_of(study.run, teachers(study))
+
+
+def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
+    folders = [PurePosixPath("teacher") / teacher_place(run, member) for member in members]
+    return [str(folder / name) for folder in folders for name in (WEIGHTS, RECORD)]
 
 
 def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
@@ -116,14 +127,20 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
     return {"epochs": values, "error": error, **curves}
 
 
-def train_teacher(study: Study) -> Iterator[Epoch]:
-    """Fine-tune the teacher in a Ray task, which may have a GPU; yield its epochs."""
+def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[Epoch]:
+    """Fine-tune a teacher in a Ray task, which may have a GPU; yield its epochs.
+
+    Args:
+        study: The study.
+        run: Its run with the teacher.
+        folder: Of the teacher.
+    """
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     mirror = Mirror(study)
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    yield from fine_tune(study.run, study.folder / "teacher", resources, push)
+    yield from fine_tune(run, folder, resources, push)
     mirror.push("teacher")
     mirror.delete_removed("teacher")

@@ -4,6 +4,7 @@
 - answer: sections that answer the study's question
 - background: sections on sensitivity, methods and provenance
 - figures: figures of comparisons, repeats and hyperparameters
+- frontier: accuracy against the cost of the students
 - learning_curves: figures of metrics by epoch
 - canvas: style, axes and export of figures
 - page: Jinja2 environment, tables and inlined figures of the page

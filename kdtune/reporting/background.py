@@ -131,6 +131,7 @@ def provenance(results: Results) -> Provenance:
     }
     command = " ".join(str(word) for word in record.get("command", ()))
     settings = dataclasses.asdict(results.study)
+    del settings["run"]["study_values"]  # the models, once more
     flat = settings.pop("run") | settings
     rows = [[name, "" if value is None else str(value)] for name, value in flat.items()]
     return Provenance(

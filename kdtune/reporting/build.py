@@ -11,6 +11,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.metrics import RECORDED
 from kdtune.reporting import answer, background
 from kdtune.reporting.figures import FIGURE_NAMES, all_figures, shown_configs
+from kdtune.reporting.frontier import FRONTIERS, cost_table, frontier_table
 from kdtune.reporting.learning_curves import LAST_EPOCHS, curve_data
 from kdtune.reporting.page import InlineFigure, inline, render
 from kdtune.results.comparison import Criterion, completed
@@ -22,6 +23,7 @@ MAX_NUMBERS = 40_000
 FIGURES_OF_SECTIONS = {
     "summary_figures": ("repeats", "heat-map"),
     "comparison_figures": ("differences", "fidelity"),
+    "cost_figures": tuple(FRONTIERS),
     "sensitivity_figures": ("importance",),
 }
 """Names in the template, and the figures there; all others are learning curves."""
@@ -77,6 +79,8 @@ def html(results: Results, criterion: Criterion, figures: Mapping[str, InlineFig
         curves=[figure for name, figure in figures.items() if name not in elsewhere],
         curves_note=_curves_note(results, criterion),
         comparisons=answer.comparisons(results, criterion),
+        costs=cost_table(results),
+        frontier=frontier_table(results, criterion),
         epoch_selection=background.epoch_selection(results, criterion),
         variance=background.variance(results, criterion),
         best=answer.best(results, criterion),

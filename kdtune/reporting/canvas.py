@@ -37,6 +37,8 @@ STYLE: Any = {
     **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
 }
 PNG_DPI = 200
+MAX_ROW_LINE, MAX_LEGEND_LINE = 36, 60
+"""Characters of a line of the label of a row, and of a name in a legend."""
 
 
 def figure_style() -> AbstractContextManager[None]:
@@ -112,14 +114,34 @@ def add_legend_below(figure: Figure, axes: Axes) -> None:
 
     The legend has two columns, or one if a name is long.
     """
-    names = axes.get_legend_handles_labels()[1]
+    handles, labels = axes.get_legend_handles_labels()
+    names = [wrapped(name, MAX_LEGEND_LINE) for name in labels]
     columns = 2 if max(map(len, names), default=0) < 30 else 1
-    figure.set_figheight(2.6 + 0.17 * -(-len(names) // columns))
-    figure.legend(loc="outside lower center", ncols=columns)
+    lines = sum(name.count("\n") for name in names) - (-len(names) // columns)
+    figure.set_figheight(2.6 + 0.17 * lines)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+
+
+def wrapped(name: str, width: int) -> str:
+    """Return a label of "NAME = VALUE, ..." on several lines if it is longer than the width."""
+    lines = [""]
+    for part in name.split(", "):
+        joined = f"{lines[-1]}, {part}" if lines[-1] else part
+        if lines[-1] and len(joined) > width:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)
 
 
 def label_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Label the rows y = 0, 1, 2, ... with names, the first at the top."""
-    axes.set_yticks(range(len(names)), names)
+    """Label the rows y = 0, 1, 2, ... with names, the first at the top; wrap long ones."""
+    lines = [wrapped(name, MAX_ROW_LINE) for name in names]
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    more = max((line.count("\n") for line in lines), default=0)
+    figure.set_figheight(figure.get_figheight() + 0.13 * more * len(lines))
+    axes.set_yticks(range(len(names)), lines)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")

@@ -20,6 +20,7 @@ from kdtune.reporting.canvas import (
     label_rows,
     new_axes,
 )
+from kdtune.reporting.frontier import FRONTIERS, frontier_plot
 from kdtune.reporting.learning_curves import (
     LAST_EPOCHS,
     WHOLE_ONLY,
@@ -46,7 +47,7 @@ FIGURE_NAMES = {
     *WITH_LAST_EPOCHS,
     *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
     *WHOLE_ONLY,
-    *("repeats", "differences", "heat-map", "importance", "fidelity"),
+    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS),
 }
 """Names of all figures that a report can have."""
 
@@ -72,16 +73,18 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
     yield heat_map(results, criterion)
     yield importance_bars(results, criterion)
     yield agreement_plot(results, criterion, shown)
+    for name in FRONTIERS:
+        yield frontier_plot(results, criterion, name)
 
 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
-    """Return the config_ids of the best configurations, best mean first, and of the baseline."""
+    """Return the config_ids of the best configurations, best mean first, and of the baselines."""
     values = with_enough_repeats(
         by_repeat(results.search_trials, criterion.metric, criterion.scope)
     )
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)
-    baseline = [str(table.baseline[0])] if len(table) else []
+    baseline = list(table.baseline.unique()) if len(table) else []
     best = [c for c in order if c not in baseline][: most - len(baseline)]
     return [c for c in order if c in best or c in baseline] or order[:most]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from kdtune.config.metrics import METRICS
@@ -17,6 +18,7 @@ from kdtune.reporting.canvas import (
     new_axes,
 )
 from kdtune.results.comparison import completed
+from kdtune.results.labels import short_model
 from kdtune.results.study_results import Results
 
 MAX_POINTS = 3000
@@ -104,13 +106,27 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
         label = f"{results.label(config)} (n = {n})"
         axes.plot(x, line["mean"], color=COLOURS[i], ls=LINE_STYLES[i], lw=1.6, label=label)
     if metric == "acc":
-        teacher = data.epochs.teacher_acc.mean()
-        axes.axhline(teacher, color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
+        _draw_teachers(axes, data.epochs)
     label = METRICS[metric].label
     axes.set(xlabel="epoch", ylabel=f"validation {label}")
     add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
     return CaptionedFigure(name, _curve_caption(metric, data), figure)
+
+
+def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> None:
+    """Draw the accuracy of each teacher as a line across."""
+    distilled = epochs[epochs["config/teacher"].notna()]
+    keys = ["config/teacher", "config/teacher_epochs"]
+    accuracies = distilled.groupby(keys, dropna=False).teacher_acc.mean()
+    if len(accuracies) < 2:
+        mean = epochs.teacher_acc.mean()
+        axes.axhline(mean, color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
+        return
+    several = distilled["config/teacher_epochs"].nunique() > 1
+    for i, ((name, epochs_trained), accuracy) in enumerate(accuracies.items()):
+        label = f"teacher {short_model(name)}" + f", {epochs_trained:g} epochs" * several
+        axes.axhline(accuracy, color=INK, lw=1, ls=(0, (2 + 2 * i, 4)), label=label)
 
 
 def _curve_caption(metric: str, data: CurveData) -> str:

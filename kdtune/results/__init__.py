@@ -7,10 +7,13 @@
 - comparison: the criterion, and configurations compared with the baseline, paired by repeat
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
+- costs: cost of the models, and the frontier of accuracy and cost
+- cost_limits: the best student within limits on its cost, in words
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
 - context: sentences about the baseline, repeats and method of a comparison
-- wording: the conclusion in words
+- wording: the conclusion in words, about one student
+- conclusion: the conclusion and the summary of a study as text
 - tables: tables and single values as text
 
 Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from kdtune.config.cost import NO_LIMITS, Limits
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
@@ -37,7 +38,7 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Criterion:
-    """Evaluation criterion of a study: metric, epoch selection and baseline.
+    """Evaluation criterion of a study: metric, epoch selection, baseline and limits on cost.
 
     Raises InputError for a metric that is not comparable across configurations, and for names that
     are not hyperparameters.
@@ -49,6 +50,8 @@ class Criterion:
     """Epoch selection."""
     baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN_TRAINING, hash=False)
     """The best configuration with these values is the baseline."""
+    limits: Limits = NO_LIMITS
+    """Limits on the cost of a student; the conclusion names the best one within them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", self.metric.removeprefix("val/"))
@@ -89,6 +92,15 @@ class Criterion:
     def has_plain_baseline(self) -> bool:
         """Whether the baseline is training without distillation."""
         return self.baseline == PLAIN_TRAINING
+
+    def groups(self, configs: pd.DataFrame) -> pd.Series:
+        """Return for each row of a frame with config/* which configurations it is compared with.
+
+        Comparisons are within a student, unless the baseline names a student.
+        """
+        if "student" in self.baseline:
+            return pd.Series("", index=configs.index)
+        return configs["config/student"]
 
     def is_baseline(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* whether it can be the baseline."""
@@ -157,7 +169,7 @@ def best_config(values: pd.DataFrame, sign: int) -> str:
 def compare(
     trials: pd.DataFrame, criterion: Criterion, anytime_level: float | None = None
 ) -> pd.DataFrame:
-    """Compare every other configuration with the baseline, paired by repeat.
+    """Compare every other configuration with the baseline of its student, paired by repeat.
 
     Args:
         trials: see the module.
@@ -178,17 +190,18 @@ def compare(
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = completed_configs(trials)
     can_be = criterion.is_baseline(configs)
-    plain = [c for c in values if can_be[c]]
-    others = [c for c in values if not can_be[c]]
-    if not plain or not others:
+    groups = criterion.groups(configs)
+    plain = {g: [c for c in values if can_be[c] and groups[c] == g] for g in groups.unique()}
+    best = {g: best_config(values[found], criterion.sign) for g, found in plain.items() if found}
+    baselines = {c: best[groups[c]] for c in values if not can_be[c] and groups[c] in best}
+    if not baselines:
         return pd.DataFrame()
-    baseline = best_config(values[plain], criterion.sign)
-    pairs = {c: values[[c, baseline]].dropna().to_numpy().T for c in others}
+    pairs = {c: values[[c, b]].dropna().to_numpy().T for c, b in baselines.items()}
     m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
     rows = [_row(pair, criterion.sign, max(1, m)) for pair in pairs.values()]
-    table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=baseline)
+    table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=list(baselines.values()))
     table["p_holm"] = _over_known(table.p)
-    table["p_max_t"] = _max_t(values, list(pairs), baseline)
+    table["p_max_t"] = _max_t(values, baselines)
     if anytime_level is not None:
         table = _at_any_time(table, list(pairs.values()), anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
@@ -226,15 +239,28 @@ def _over_known(p_values: pd.Series) -> pd.Series:
     return pd.Series(holm(list(known)), index=known.index, dtype=float).reindex(p_values.index)
 
 
-def _max_t(values: pd.DataFrame, others: Sequence[str], baseline: str) -> list[float]:
-    """Return max-T p values; NaN for comparisons that lack one of the usual repeats."""
-    differences = values[list(others)].sub(values[baseline], axis=0)
+def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
+    """Return the baseline with which `compare` compares a configuration, or that it is itself."""
+    if not len(table):
+        return None
+    rows = table[(table.config_id == config_id) | (table.baseline == config_id)]
+    return str(rows.baseline.iloc[0]) if len(rows) else None
+
+
+def _max_t(values: pd.DataFrame, baselines: Mapping[str, str]) -> list[float]:
+    """Return max-T p values; NaN for comparisons that lack one of the usual repeats.
+
+    Args:
+        values: see `by_repeat`.
+        baselines: by configuration.
+    """
+    differences = pd.DataFrame({c: values[c] - values[b] for c, b in baselines.items()})
     counts = differences.count()
     full = differences[counts.index[counts == counts.max()]].dropna()
     if len(full) < MIN_REPEATS_FOR_MAX_T:
-        return [np.nan] * len(others)
+        return [np.nan] * len(baselines)
     adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
-    return [adjusted.get(c, np.nan) for c in others]
+    return [adjusted.get(c, np.nan) for c in baselines]
 
 
 def check_baseline(criterion: Criterion, study: Study) -> None:

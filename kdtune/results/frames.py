@@ -4,16 +4,16 @@ If a trial was started more than once, its last attempt counts (see `storage.rec
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
+from kdtune.config.hyperparameters import HYPERPARAMETERS, MISSING, complete
 from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.study import Scope
 from kdtune.results.labels import CONFIG_COLUMNS, distinguishing, label_by_config
@@ -47,13 +47,19 @@ class Frames:
     """Seconds since 1970, UTC."""
 
 
-def read_frames(folder: Path, running: bool | None = None, searched: Sequence[str] = ()) -> Frames:
+def read_frames(
+    folder: Path,
+    running: bool | None = None,
+    searched: Sequence[str] = (),
+    study_values: Mapping[str, Any] = MISSING,
+) -> Frames:
     """Read the records of a study's folder.
 
     Args:
         folder: of the study.
         running: whether a process runs the study. None: read it from the lock in the folder.
         searched: hyperparameters of the labels, in their order (see `labels.distinguishing`).
+        study_values: of the study (`Run.study_values`), for records that lack them.
     """
     incomplete: list[str] = []
     running = is_running(folder) if running is None else running
@@ -70,7 +76,7 @@ def read_frames(folder: Path, running: bool | None = None, searched: Sequence[st
             ends[line["trial_id"]] = line
         elif line["trial_id"] in starts:
             epochs.add(line)
-    named = _started(starts, searched)
+    named = _started(starts, searched, study_values)
     frame = epochs.frame(named.drop(columns=["phase", "epochs"]))
     unended = "running" if running else "truncated"
     endings = [_ending(ends.get(trial), unended) for trial in starts]
@@ -124,17 +130,22 @@ class _Epochs:
         return pd.concat([own, numbers[last].reset_index(drop=True)], axis=1)
 
 
-def _started(starts: dict[str, Line], searched: Sequence[str]) -> pd.DataFrame:
+def _started(
+    starts: dict[str, Line], searched: Sequence[str], study_values: Mapping[str, Any]
+) -> pd.DataFrame:
     """Return trial_id, config_id, label, config/*, repeat, phase and epochs of each start."""
     columns = ["trial_id", *CONFIG_COLUMNS, "repeat", "phase", "epochs"]
-    rows = [_config_columns(start) | {"phase": "search"} | start for start in starts.values()]
+    rows = [
+        _config_columns(start, study_values) | {"phase": "search"} | start
+        for start in starts.values()
+    ]
     trials = pd.DataFrame(rows, columns=columns)
     labels = label_by_config(trials, distinguishing(trials, searched))
     return trials.assign(label=trials.config_id.map(labels))
 
 
-def _config_columns(start: Line) -> Line:
-    config = complete(start["config"])
+def _config_columns(start: Line, study_values: Mapping[str, Any]) -> Line:
+    config = complete(start["config"], study_values)
     return {f"config/{name}": config[name] for name in HYPERPARAMETERS}
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kdtune.results.comparison import (
     Criterion,
+    baseline_of,
     best_config,
     by_repeat,
     completed,
@@ -48,8 +49,8 @@ def selection(
     if not val.notna().any(axis=None):
         return pd.DataFrame()
     test = by_repeat(trials, criterion.metric, "last", split="test")
-    baseline = str(comparison.baseline[0]) if len(comparison) else None
     best = best_config(val, criterion.sign)
+    baseline = baseline_of(comparison, best)
     rows = _estimates(val, test, best, baseline, anytime_level)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():

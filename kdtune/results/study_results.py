@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
+from kdtune.config.cost import read_costs
 from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import METRICS
 from kdtune.config.study import Scope, Study
-from kdtune.results import selection, sensitivity, summaries
+from kdtune.results import conclusion, selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
     Criterion,
@@ -24,17 +25,13 @@ from kdtune.results.comparison import (
     compare,
     completed,
 )
-from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.context import ComparisonContext
+from kdtune.results.cost_limits import best_within
+from kdtune.results.costs import cost_frame, frontier, with_student_costs
 from kdtune.results.diagnostics import describe_status, find_problems
 from kdtune.results.frames import Frames, read_frames
-from kdtune.results.labels import config_label, distinguishing
-from kdtune.results.summaries import best_rows
-from kdtune.results.tables import comparison_rows, format_table, markdown
-from kdtune.results.wording import best_sentence, verdict
+from kdtune.results.labels import distinguishing
 from kdtune.storage.records import read_study
-
-MAX_PRINTED_ROWS = 30
-"""Configurations in a printed table; if there are more, the best ones."""
 
 
 def load(folder: str | Path) -> "Results":
@@ -56,7 +53,11 @@ def load(folder: str | Path) -> "Results":
 
 def _read(folder: Path, running: bool | None = None) -> "Results":
     study = read_study(folder)
-    return Results(folder, study, read_frames(folder, running, study.searched))
+    frames = read_frames(folder, running, study.searched, dict(study.run.study_values))
+    costs = cost_frame(read_costs(folder))
+    return Results(
+        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
+    )
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Results:
     folder: Path
     study: Study
     frames: Frames = field(repr=False)
+    costs: pd.DataFrame = field(repr=False)
+    """One row per student and teacher: role, model, params, bytes, flops (of one example),
+    latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
+    hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
 
     @property
     def epochs(self) -> pd.DataFrame:
@@ -116,7 +121,8 @@ class Results:
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row per configuration, best mean first; see `summaries.configs`."""
-        return summaries.configs(self.search_trials, self.planned_repeats)
+        table = summaries.configs(self.search_trials, self.planned_repeats)
+        return with_student_costs(table, self.costs)
 
     @cached_property
     def by(self) -> list[str]:
@@ -180,10 +186,11 @@ class Results:
         return summaries.marginal(trials, self.by, columns, scope, planned)
 
     def compare(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """Compare every other configuration with the baseline, paired by repeat.
+        """Compare every other configuration with the baseline of its student, paired by repeat.
 
         The baseline is the best configuration by the same criterion and trials that has the values
-        `criterion.baseline`, by default alpha = 1. For the columns see `comparison.compare`.
+        `criterion.baseline`, by default alpha = 1, and the same student. For the columns see
+        `comparison.compare`.
         """
         return self._compared(criterion).copy()
 
@@ -192,31 +199,52 @@ class Results:
         """`compare` with a cache: a report needs the same comparison a dozen times."""
 
         def compared(criterion: Criterion) -> pd.DataFrame:
-            return compare(self.trials_for(criterion), criterion, self._anytime_level(criterion))
+            return compare(self.trials_for(criterion), criterion, self.anytime_level(criterion))
 
         return cache(compared)
 
-    def _anytime_level(self, criterion: Criterion) -> float | None:
+    def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""
         sequential = self.study.until_decided and self.uses_held_out_repeats(criterion)
         return self.study.level if sequential else None
 
-    def context(self, criterion: Criterion = DEFAULT) -> ComparisonContext:
-        """Return baseline and repeats of a comparison, with the sentences about them."""
-        held_out, level = self.uses_held_out_repeats(criterion), self._anytime_level(criterion)
-        planned = self.planned_repeats
-        if held_out:  # the number is fixed in a race, but not with --repeats auto
-            planned = self.study.repeats if level is None else math.nan
-        return ComparisonContext(self.baseline(criterion), planned, held_out, level)
+    def context(
+        self, criterion: Criterion = DEFAULT, student: str | None = None
+    ) -> ComparisonContext:
+        """Return baseline and repeats of a comparison; see `conclusion.context`."""
+        return conclusion.context(self, criterion, student)
 
     def verdict(self, criterion: Criterion = DEFAULT) -> str:
-        """Return the conclusion in words; see `wording.verdict`."""
-        return verdict(self.compare(criterion), criterion, self.by, self.context(criterion))
+        """Return the conclusion in words, a line for each student; see `wording.verdict`.
+
+        With limits on the cost of a student, of the criterion or of the study, the first line names
+        the best student within them.
+        """
+        text = conclusion.verdict_by_student(self, criterion)
+        return f"{self.best_within_limits(criterion)}\n{text}".lstrip()
+
+    def best_within_limits(self, criterion: Criterion = DEFAULT) -> str:
+        """Return the best student within the limits in words; "" without limits."""
+        if not (limits := criterion.limits.or_else(self.study.limits)):
+            return ""
+        phases = (self.trials_for(criterion), self.search_trials)
+        return best_within(phases, self.costs, criterion, limits, self.by)
+
+    def frontier(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
+        """Return each student's best distilled and plain configuration; see `costs.frontier`."""
+        return frontier(self.search_trials, self.costs, criterion, self.by)
+
+    def compared_students(self, criterion: Criterion = DEFAULT) -> list[str]:
+        """Return the students that have a comparison of their own, the best first."""
+        table = self.compare(criterion)
+        if not len(table) or "student" in criterion.baseline:
+            return []
+        return [str(student) for student in table["config/student"].unique()]
 
     def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return best configuration and baseline on val and test; see `selection.selection`."""
         trials, table = self.trials_for(criterion), self.compare(criterion)
-        level = self._anytime_level(criterion)
+        level = self.anytime_level(criterion)
         return selection.selection(self.folder, trials, criterion, table, level)
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
@@ -240,26 +268,17 @@ class Results:
         values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
         return best_config(values, criterion.sign) if values.notna().any(axis=None) else None
 
-    def baseline(self, criterion: Criterion = DEFAULT) -> str:
-        """Return the baseline in words, with the other hyperparameters that are searched."""
-        table = self.compare(criterion)
-        values = {f"config/{name}": value for name, value in criterion.baseline.items()}
-        given = config_label(values, list(criterion.baseline))
-        given = NO_DISTILLATION if criterion.has_plain_baseline else given
-        if not len(table):
-            return given
-        chosen = self.trials[self.trials.config_id == table.baseline[0]].iloc[0]
-        others = [
-            n for n in self.by if n not in criterion.baseline and not pd.isna(chosen[f"config/{n}"])
-        ]
-        return f"{given} ({config_label(chosen, others)})" if others else given
+    def student(self, config_id: str) -> str:
+        """Return the student of a configuration."""
+        return str(self.trials["config/student"][self.trials.config_id == config_id].iloc[0])
+
+    def baseline(self, criterion: Criterion = DEFAULT, student: str | None = None) -> str:
+        """Return the baseline in words; see `conclusion.baseline`."""
+        return conclusion.baseline(self, criterion, student)
 
     def edges(self, criterion: Criterion = DEFAULT) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
-        best = self.best(criterion)
-        words = sensitivity.edges(self.trials, best, self.by) if best else []
-        text = "The best configuration is at the edge of the search space"
-        return f"{text}: {', '.join(words)}. Consider extending the range." if words else ""
+        return conclusion.edges(self, criterion)
 
     def text(
         self,
@@ -268,29 +287,4 @@ class Results:
         criterion: Criterion = DEFAULT,
     ) -> str:
         """Return summary, comparison and conclusion as Markdown."""
-        table = best_rows(self.summary(by, columns, criterion.scope), criterion, MAX_PRINTED_ROWS)
-        optimistic = " (optimistic: selected by the reported accuracy)" * (
-            criterion.scope == "best"
-        )
-        parts = [
-            format_table(table),
-            f"mean ± SD over n repeats{self.repeats_phrase}, val, scope {criterion.scope}"
-            f"{optimistic}",
-            *self._comparison_text(criterion),
-        ]
-        if best := self.best(criterion):
-            table, context = self.selection(criterion), self.context(criterion)
-            parts.append(best_sentence(table, criterion, self.label(best), context))
-            parts.append(self.edges(criterion))
-        return "\n\n".join(part for part in [*parts, self.verdict(criterion)] if part)
-
-    def _comparison_text(self, criterion: Criterion) -> list[str]:
-        """Return heading, table and method of the comparison; [] if there is none."""
-        table, context = self.compare(criterion), self.context(criterion)
-        if not len(table):
-            return []
-        head, rows = comparison_rows(table, self.by, criterion, context.anytime_level)
-        heading = (
-            f"Difference in {criterion.label} from {context.baseline}{context.repeats_phrase}:"
-        )
-        return [heading, markdown(head, rows[:MAX_PRINTED_ROWS]), context.method]
+        return conclusion.text(self, by, columns, criterion)

@@ -23,9 +23,13 @@ MAX_SUGGESTED_REPEATS = 200
 
 
 def verdict(
-    table: pd.DataFrame, criterion: Criterion, by: Sequence[str], context: ComparisonContext
+    table: pd.DataFrame,
+    criterion: Criterion,
+    by: Sequence[str],
+    context: ComparisonContext,
+    m: int | None = None,
 ) -> str:
-    """Return the conclusion of a study.
+    """Return the conclusion of a study about one student.
 
     A difference is significant if its Holm-adjusted p value is below the level and its simultaneous
     interval excludes 0. Holm's p value alone does not suffice: after a first rejection it can be
@@ -38,10 +42,12 @@ def verdict(
         criterion: by which the table was made.
         by: hyperparameters that tell the configurations apart.
         context: baseline and repeats of the comparison.
+        m: number of comparisons that p values and intervals account for; those of the table if it
+            has them all.
     """
     if not len(table):
         return _no_comparison(criterion, context.baseline)
-    m = int(table.p_holm.notna().sum())
+    m = int(table.p_holm.notna().sum()) if m is None else m
     table = table[have_enough_repeats(table.n)]
     if m == 0 or table.n.max() < 2:
         return _too_few_repeats(len(table), context)
@@ -58,7 +64,7 @@ def verdict(
     else:
         text += _undecided(table, criterion, context)
     if len(significant):
-        text += f" {len(significant)} of {m} configurations were significantly worse."
+        text += f" {len(significant)} of {len(table)} configurations were significantly worse."
     return text
 
 

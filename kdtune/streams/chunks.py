@@ -36,7 +36,7 @@ def seed_step(run: Run, epoch: int, step: int) -> None:
 
 
 class Chunks:
-    """The chunks of one run. Of each kind and split the last one stays in memory.
+    """The chunks of one run. Of each kind, split and member the last one stays in memory.
 
     Args:
         run: fixes the chunks by its data, models, seed and repeat.
@@ -51,7 +51,7 @@ class Chunks:
         batch = INFERENCE_BATCH[resources.device.type]
         self.keys = Keys(run, data.fingerprint, size, resources.device, batch)
         self._builds: list[tuple[str, Progress]] = []
-        self._held: dict[tuple[str, str], tuple[Key, Tensors]] = {}
+        self._held: dict[tuple[str, str, int], tuple[Key, Tensors]] = {}
 
     def count(self, split: str) -> int:
         """Return the number of images of the split that the run sees."""
@@ -75,6 +75,7 @@ class Chunks:
         epoch: int,
         build: Callable[[Progress], Tensors],
         keep: bool = True,
+        member: int = 0,
     ) -> Tensors:
         """Return the chunk of this key: the one in memory, the cache's, or a new one.
 
@@ -84,8 +85,9 @@ class Chunks:
             epoch: its epoch, for the display of progress.
             build: makes it.
             keep: whether a new one is stored in the cache.
+            member: of the teacher, if it is an ensemble.
         """
-        found = self._in_memory(key, split)
+        found = self._in_memory(key, split, member)
         if found is not None:
             return found
         same = split != "train" or not key.of_one_repeat
@@ -98,26 +100,28 @@ class Chunks:
             finally:
                 self._builds.pop()
 
-        self._held.pop((key.kind, split), None)  # frees its memory while the next one is built
+        self._held.pop(
+            (key.kind, split, member), None
+        )  # frees its memory while the next one is built
         cache = self.resources.cache
         if keep:
             tensors = cache.get(key, what, track)
         else:
             tensors = cache.find(key) or track(lambda done, total: None)
-        self._held[key.kind, split] = (key, tensors)
+        self._held[key.kind, split, member] = (key, tensors)
         return tensors
 
-    def has(self, key: Key, split: str) -> bool:
+    def has(self, key: Key, split: str, member: int = 0) -> bool:
         """Return True if the chunk of this key need not be built."""
-        if self._in_memory(key, split) is not None:
+        if self._in_memory(key, split, member) is not None:
             return True
         found = self.resources.cache.find(key)
         if found is not None:
-            self._held[key.kind, split] = (key, found)
+            self._held[key.kind, split, member] = (key, found)
         return found is not None
 
-    def _in_memory(self, key: Key, split: str) -> Tensors | None:
-        held = self._held.get((key.kind, split))
+    def _in_memory(self, key: Key, split: str, member: int) -> Tensors | None:
+        held = self._held.get((key.kind, split, member))
         return held[1] if held is not None and held[0] == key else None
 
     def _report(self, done: int, total: int) -> None:

@@ -115,7 +115,7 @@ def loader_workers(study: Study, device: torch.device, cores: int) -> int:
     """
     if study.loader_workers is not None:
         return study.loader_workers
-    if device.type == "cpu" or not load_data(study.run.data).photos:
+    if device.type == "cpu" or not load_data(study.run).photos:
         return 0
     return min(cores - 1, MAX_LOADER_WORKERS)
 

@@ -7,7 +7,7 @@ is costly to compute comes a chunk at a time from the cache. Logits are stored a
 the temperature is applied later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher, combine
 from kdtune.streams.batches import Batch, collect, rebatched
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
@@ -38,7 +39,6 @@ class Stream:
         student: on its device. The running statistics of a frozen backbone follow the stream.
         teacher: on the same device; None without a teacher.
         resources: device, cache and loader workers.
-        teacher_fingerprint: that of the teacher if it is known.
         student_fingerprint: that of the student's backbone if it is known.
     """
 
@@ -47,17 +47,16 @@ class Stream:
         run: Run,
         data: Data,
         student: Classifier,
-        teacher: Classifier | None,
+        teacher: Teacher | None,
         resources: Resources,
-        teacher_fingerprint: str | None = None,
         student_fingerprint: str | None = None,
     ):
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
-        self.chunks = Chunks(run, data, view_size(run, data, student, teacher), resources)
-        self.working_set = working_set(run, data, student, teacher, resources)
+        members = () if teacher is None else teacher.members
+        self.chunks = Chunks(run, data, view_size(run, data, student, *members), resources)
+        self.working_set = working_set(run, data, student, members, resources)
         stored = filter(self.working_set.keeps_views, data.splits)
         self.views = ShardedViews(self.chunks, frozenset(stored))
-        self._known_fingerprint = teacher_fingerprint
         self.features = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, self.working_set, student_fingerprint)
@@ -125,11 +124,12 @@ class Stream:
         if self.teacher is None:
             yield from batches
             return
-        key = self.chunks.keys.logits(split, epoch, self._teacher_fingerprint)
+        keys = self._logit_keys(split, epoch)
         order = None if own_order else self.chunks.order(split, epoch)
         as_stored = order is None or not self.chunks.keys.same_views(split)
-        if as_stored and self.views.are_recomputed(split) and not self.chunks.has(key, split):
-            yield from self._with_new_logits(key, split, epoch, batches)
+        known = all(self.chunks.has(key, split, member) for member, key in enumerate(keys))
+        if as_stored and self.views.are_recomputed(split) and not known:
+            yield from self._with_new_logits(keys, split, epoch, batches)
             return
         logits, done = self._logits(split, epoch, order), 0
         for batch in batches:
@@ -151,44 +151,55 @@ class Stream:
         """Return the teacher's logits, float32 [N, K], in the order of the epoch.
 
         Views that are the same in every epoch have one chunk of logits, in the split's own order.
+        Each member of an ensemble has its own chunks, which runs with that teacher share.
         """
-        key = self.chunks.keys.logits(split, epoch, self._teacher_fingerprint)
+        keys = self._logit_keys(split, epoch)
+        logits = combine([self._of_member(m, key, split, epoch) for m, key in enumerate(keys)])
+        same = self.chunks.keys.same_views(split)
+        return logits[order] if same and order is not None else logits
+
+    def _of_member(self, member: int, key: Key, split: str, epoch: int) -> Tensor:
+        """Return the logits of one member of the teacher, in the order of their chunk."""
         same = self.chunks.keys.same_views(split)
 
         def build(progress: Progress) -> Tensors:
             views = self._views(split, epoch, own_order=same)
             batches = rebatched(views, self.chunks.keys.inference_batch)
-            logits = (self._teacher_logits(batch) for batch in batches)
+            logits = (self._forward(member, batch) for batch in batches)
             return {"logits": collect(logits, progress, self.chunks.count(split))}
 
         keep = self.working_set.keeps(key, self.run)
-        logits = self.chunks.get(key, split, epoch, build, keep)["logits"]
-        return logits[order] if same and order is not None else logits
+        return self.chunks.get(key, split, epoch, build, keep, member)["logits"]
 
     def _with_new_logits(
-        self, key: Key, split: str, epoch: int, batches: Iterator[Batch]
+        self, keys: Sequence[Key], split: str, epoch: int, batches: Iterator[Batch]
     ) -> Iterator[Batch]:
         """Yield the batches with new logits, so that views that are not kept are computed once."""
-        made = []
+        made: list[list[Tensor]] = [[] for _ in keys]
         for batch in batches:
-            made.append(self._teacher_logits(batch))
-            yield replace(batch, teacher=made[-1])
-        logits = {"logits": torch.cat(made)}
-        keep = self.working_set.keeps(key, self.run)
-        self.chunks.get(key, split, epoch, lambda progress: logits, keep)
+            logits = [self._forward(member, batch) for member in range(len(keys))]
+            for values, new in zip(made, logits, strict=True):
+                values.append(new)
+            yield replace(batch, teacher=combine(logits))
+        for member, key in enumerate(keys):
+            whole = {"logits": torch.cat(made[member])}
+            keep = self.working_set.keeps(key, self.run)
+            self.chunks.get(key, split, epoch, lambda progress, w=whole: w, keep, member)  # type: ignore[misc]
+
+    def _logit_keys(self, split: str, epoch: int) -> list[Key]:
+        """Return the key of the logits of each member of the teacher."""
+        assert self.teacher is not None
+        return [self.chunks.keys.logits(split, epoch, f) for f in self.teacher.fingerprints]
 
     @torch.no_grad()
-    def _teacher_logits(self, batch: Batch) -> Tensor:
-        views = batch.to(self.resources.device).views
-        return self._frozen_teacher(views).cpu()  # type: ignore[no-any-return]
+    def _forward(self, member: int, batch: Batch) -> Tensor:
+        """Return the logits of one member of the teacher, on the CPU."""
+        return self._frozen[member](batch.to(self.resources.device).views).cpu()  # type: ignore[no-any-return]
 
     @cached_property
-    def _frozen_teacher(self) -> Classifier:
+    def _frozen(self) -> list[Classifier]:
+        """The members of the teacher in eval mode."""
         assert self.teacher is not None
-        self.teacher.set_mode(False)
-        return self.teacher.freeze()
-
-    @cached_property
-    def _teacher_fingerprint(self) -> str:
-        assert self.teacher is not None
-        return self._known_fingerprint or self.teacher.fingerprint()
+        for model in self.teacher.members:
+            model.set_mode(False)
+        return [model.freeze() for model in self.teacher.members]

@@ -6,7 +6,7 @@ the streams of as many repeats as fit are stored; the others would be read once 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ class WorkingSet:
     def keeps(self, key: Key, run: Run) -> bool:
         """Return True if the logits or features of this key are stored by this run."""
         # random weights are another backbone in each repeat
-        own = key.kind == "features" and run.student_weights == "none"
+        own = key.kind == "features" and run.weights_of("student") == "none"
         shared = not (own or key.of_one_repeat)
         return shared or run.repeat % self.repeats < self.kept_repeats
 
@@ -71,7 +71,7 @@ def working_set(
     run: Run,
     data: Data,
     student: Classifier,
-    teacher: Classifier | None,
+    teacher: Sequence[Classifier],
     resources: Resources,
 ) -> WorkingSet:
     """Return the working set of a study, estimated from one of its runs.
@@ -80,12 +80,12 @@ def working_set(
         run: with the largest number of epochs.
         data: its data set.
         student: its student.
-        teacher: its teacher; None when a teacher is fine-tuned.
+        teacher: all its teachers; none when a teacher is fine-tuned.
         resources: the cache, and how many repeats and sets of features share it.
     """
     counts = {split: len(values) for split, values in data.splits.items()}
     counts["train"] = run.train_images or counts["train"]
-    logits = FLOAT_BYTES * len(data.classes) if teacher is not None else 0
+    logits = FLOAT_BYTES * len(data.classes) * len(teacher)
     same = run.augmentation == "none"
     per_repeat = 0 if same else run.epochs * counts["train"] * logits
     shared = sum(counts.values()) * logits - (0 if same else counts["train"] * logits)
@@ -93,7 +93,7 @@ def working_set(
         own, once = _feature_bytes(run, counts, student)
         per_repeat += own * resources.feature_sets
         shared += once * resources.feature_sets
-    view = view_bytes(data, view_size(run, data, student, teacher))
+    view = view_bytes(data, view_size(run, data, student, *teacher))
     epochs = {"train": 1 if same else run.epochs * resources.repeats}
     views = {
         split: view * count * epochs.get(split, 1)
@@ -103,9 +103,9 @@ def working_set(
     return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
 
 
-def _read_again(run: Run, split: str, teacher: Classifier | None) -> bool:
+def _read_again(run: Run, split: str, teacher: Sequence[Classifier]) -> bool:
     """Return True if more than one run, or more than one builder, reads the views of the split."""
-    if teacher is None:  # fine-tuning reads each view of train once; val would be worth little
+    if not teacher:  # fine-tuning reads each view of train once; val would be worth little
         return False
     if run.trainable == "all":
         return True
@@ -128,13 +128,13 @@ def _feature_bytes(run: Run, counts: Mapping[str, int], student: Classifier) -> 
         return run.epochs * epoch + size.get("test", 0), 0
     if run.augmentation == "none":
         every = size["train"] + evaluation
-        return (every, 0) if run.student_weights == "none" else (0, every)
+        return (every, 0) if run.weights_of("student") == "none" else (0, every)
     own = run.epochs * size["train"]
-    return (own + evaluation, 0) if run.student_weights == "none" else (own, evaluation)
+    return (own + evaluation, 0) if run.weights_of("student") == "none" else (own, evaluation)
 
 
 def cache_warning(
-    study: Study, trials: int, student: Classifier, teacher: Classifier
+    study: Study, trials: int, student: Classifier, teacher: Sequence[Classifier]
 ) -> str | None:
     """Return a sentence if the cache is too small for the study's streams, else None.
 
@@ -142,7 +142,7 @@ def cache_warning(
         study: before it starts.
         trials: trials that run at a time.
         student: one of its students.
-        teacher: its teacher, fine-tuned or not.
+        teacher: its teachers, fine-tuned or not.
     """
     resources = Resources.of(study, trials)
     if not resources.cache.limit:
@@ -151,7 +151,7 @@ def cache_warning(
     largest: dict[str, Any] = {"epochs": max(epochs)}
     largest |= {n: value for n, value in LARGEST.items() if value in ends_of(study.values(n))}
     run = replace(study.run, **largest)
-    need = working_set(run, load_data(run.data), student, teacher, resources)
+    need = working_set(run, load_data(run), student, teacher, resources)
     missing = [split for split in need.views if not need.keeps_views(split)]
     enough = max(need.needed, 2 * max(need.views.values(), default=0))
     advice = f"--cache-gb {math.ceil(enough / 1e8) / 10:g} keeps everything"

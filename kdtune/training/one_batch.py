@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from kdtune.training.loop import predict
 from kdtune.training.metrics import Losses
 from kdtune.training.objectives import objective
 from kdtune.training.optim import make_optimizer
+from kdtune.training.recipe import resolve
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
 
@@ -29,15 +29,17 @@ STEPS = 2
 class Models:
     """Teacher and student of a run on their device, in the modes in which a run uses them."""
 
-    teacher: Classifier
+    teacher: tuple[Classifier, ...]
+    """One, or the members of an ensemble."""
     student: Classifier
 
     @staticmethod
     def of(run: Run, device: torch.device) -> "Models":
         """Build the models of a run; the teacher as it is before any fine-tuning."""
-        teacher = initial_teacher(run).place(device, run.precision).freeze()
+        teacher = tuple(initial_teacher(member) for member in run.teachers)
         student = make_student(run).place(device, run.precision)
-        teacher.set_mode(False)
+        for model in teacher:
+            model.place(device, run.precision).freeze().set_mode(False)
         student.set_mode(True, run.batch_norm == "train")
         if run.trainable == "head":
             student.freeze(head=False)
@@ -46,15 +48,15 @@ class Models:
 
 def views_like(run: Run, models: Models, count: int) -> Tensor:
     """Return `count` views of the shape and type of the run's views, on the CPU."""
-    data = load_data(run.data)
-    two = samples(data, run, view_size(run, data, models.teacher, models.student))
+    data = load_data(run)
+    two = samples(data, run, view_size(run, data, *models.teacher, models.student))
     return two[torch.arange(count) % len(two)]
 
 
-def teacher_logits(teacher: Classifier, views: Tensor) -> Tensor:
-    """Return the logits of a frozen teacher, float32 [B, K], on its device."""
-    with torch.no_grad():
-        return cast(Tensor, teacher(views))
+@torch.no_grad()
+def teacher_logits(models: Models, views: Tensor) -> Tensor:
+    """Return logits of the teacher, float32 [B, K], on its device; the mean of an ensemble's."""
+    return torch.stack([member(views) for member in models.teacher]).mean(0)
 
 
 def training_steps(run: Run, student: Classifier, batch: Batch) -> Iterator[Tensor]:
@@ -91,14 +93,15 @@ def try_batch(run: Run, device: torch.device) -> Models:
     Returns:
         The models, which are in memory as long as the caller keeps them.
     """
+    run = resolve(run)
     models = Models.of(run, device)
     inference = INFERENCE_BATCH[device.type]
     views = views_like(run, models, max(inference, run.batch_size))
     labels = torch.zeros(run.batch_size, dtype=torch.int64)
-    teacher_logits(models.teacher, views[:inference].to(device))
+    teacher_logits(models, views[:inference].to(device))
     batch = Batch(labels, views[: run.batch_size]).to(device)
     assert batch.views is not None
-    batch = Batch(batch.labels, batch.views, None, teacher_logits(models.teacher, batch.views))
+    batch = Batch(batch.labels, batch.views, None, teacher_logits(models, batch.views))
     steps = training_steps(run, models.student, batch)
     for _ in range(STEPS):
         next(steps).item()

@@ -16,7 +16,8 @@ from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
-from kdtune.models.registry import build
+from kdtune.models.ensemble import Teacher
+from kdtune.models.registry import build_model
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
@@ -26,7 +27,15 @@ from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.objectives import OBJECTIVES, check_objective, check_searched
 from kdtune.training.predictions import save_predictions
-from kdtune.training.teacher import WEIGHTS, initial_teacher, load_teacher, probe_teacher
+from kdtune.training.recipe import resolve, students, teachers
+from kdtune.training.teacher import (
+    PREPROCESSING,
+    WEIGHTS,
+    initial_teacher,
+    load_teacher,
+    probe_teacher,
+    teacher_place,
+)
 
 CHECKPOINT = "checkpoint.pt"
 STUDENT = "student.safetensors"
@@ -45,19 +54,19 @@ def distill(
 
     Args:
         run: The configuration; at alpha = 1 the teacher is only measured.
-        teacher: Folder of the fine-tuned teacher (not used if `run.teacher_epochs` is 0).
+        teacher: Folder of the fine-tuned teachers, see `teacher_place` (not used if
+            `run.teacher_epochs` is 0).
         resources: Device, cache and loader workers.
         folder: Where the checkpoint and, at the end, the student's weights and its predictions are
             written. A run whose checkpoint is there resumes. None: nothing is written.
         on_save: Called after each save of the checkpoint, for instance to upload it.
     """
-    data = load_data(run.data)
+    run = resolve(run)
+    data = load_data(run)
     frozen = _cached_teacher(_TeacherKey.of(run, teacher, resources.device))
     with initial_student(run, resources.device) as initial:
         student = initial.student
-        stream = Stream(
-            run, data, student, frozen.model, resources, frozen.fingerprint, initial.fingerprint
-        )
+        stream = Stream(run, data, student, frozen, resources, initial.fingerprint)
         if folder is None:
             yield from train(run, student, stream)
             return
@@ -72,33 +81,36 @@ def distill(
 class _TeacherKey:
     """Everything that a finished teacher depends on."""
 
-    run: Run
-    """With defaults for all fields that the teacher does not depend on."""
-    folder: Path
-    modified_ns: int
-    """When the file of its weights was written; 0 if there is none."""
+    members: tuple[Run, ...]
+    """The run with each member as its teacher, and defaults where a teacher does not depend."""
+    folders: tuple[Path, ...]
+    modified_ns: tuple[int, ...]
+    """When the file of each member's weights was written; 0 if there is none."""
     device: torch.device
 
     @staticmethod
-    def of(run: Run, folder: Path, device: torch.device) -> "_TeacherKey":
-        names = ("data", "teacher", "teacher_weights", "precision", "seed")
-        own = replace(Run(), **{name: getattr(run, name) for name in names})
-        own = replace(own, teacher_epochs=min(run.teacher_epochs, 1))
-        file = folder / WEIGHTS if run.teacher_epochs else Path(run.teacher_weights).expanduser()
-        return _TeacherKey(own, folder, _modified_ns(file), device)
+    def of(run: Run, root: Path, device: torch.device) -> "_TeacherKey":
+        names = [f"teacher_{name}" for name in PREPROCESSING]
+        names += ["data", "data_root", "val_share", "teacher", "teacher_weights", "seed"]
+        names += ["precision"]
+        folders = tuple(root / teacher_place(run, member) for member in run.teachers)
+        epochs = min(run.teacher_epochs or 0, 1)
+        own = tuple(
+            replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=epochs)
+            for member in run.teachers
+        )
+        given = [Path(member.weights_of("teacher")).expanduser() for member in own]
+        tuned = [folder / WEIGHTS for folder in folders]
+        times = tuple(map(_modified_ns, tuned if run.teacher_epochs else given))
+        return _TeacherKey(own, folders, times, device)
 
 
-@dataclass(frozen=True)
-class _FrozenTeacher:
-    model: Classifier
-    fingerprint: str
-
-
-@lru_cache(maxsize=1)
-def _cached_teacher(key: _TeacherKey) -> _FrozenTeacher:
-    """Return the teacher on its device; a process keeps the last one for its next run."""
-    model = load_teacher(key.run, key.folder).place(key.device, key.run.precision)
-    return _FrozenTeacher(model, model.fingerprint())
+@lru_cache(maxsize=2)
+def _cached_teacher(key: _TeacherKey) -> Teacher:
+    """Return the teacher on its device; a process keeps the last ones for its next runs."""
+    pairs = zip(key.members, key.folders, strict=True)
+    models = [load_teacher(run, folder).place(key.device, run.precision) for run, folder in pairs]
+    return Teacher.of(models)
 
 
 @dataclass(frozen=True)
@@ -144,8 +156,12 @@ def initial_student(run: Run, device: torch.device) -> Iterator[InitialStudent]:
     if ":" in run.student:
         yield InitialStudent.of(run, device)
         return
-    weights = (run.student_weights, _modified_ns(Path(run.student_weights).expanduser()))
-    idle = _idle_students(run.student, weights, run.data, run.precision, run.trainable, device)
+    weights = run.weights_of("student")
+    idle = _idle_students(
+        *(run.student, weights, _modified_ns(Path(weights).expanduser()), run.data),
+        *(getattr(run, f"student_{name}") for name in PREPROCESSING),
+        *(run.precision, run.trainable, device),
+    )
     # removed while in use: two runs of one process never share a student
     initial = idle.pop((run.seed, run.repeat), None) or InitialStudent.of(run, device)
     try:
@@ -156,7 +172,7 @@ def initial_student(run: Run, device: torch.device) -> Iterator[InitialStudent]:
             idle[run.seed, run.repeat] = initial
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _idle_students(*kind: object) -> dict[tuple[int, int], InitialStudent]:
     """Return the students of one kind that no run is using, by seed and repeat."""
     return {}
@@ -168,24 +184,51 @@ def clear_cached_models() -> None:
     _idle_students.cache_clear()
 
 
-def check(run: Run, fingerprints: bool = True) -> dict[str, str]:
-    """Raise InputError, before any work, if the run's data, models or objective cannot work.
+def check(run: Run) -> None:
+    """Raise InputError, before any work, if the run's data, models or objective cannot work."""
+    run = resolve(run)
+    check_objective(run, len(load_data(run).classes))
+    check_study(Study(name="one", run=run), fingerprints=False)
 
-    Returns the fingerprints of its data, teacher (before any fine-tuning) and student; an empty
-    dict without `fingerprints`, which hash all weights.
+
+def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
+    """Raise InputError, before any work, if data, models or objectives cannot work.
+
+    Args:
+        study: The study, resolved.
+        fingerprints: Whether to hash all weights.
+
+    Returns:
+        The fingerprints of its data, its teachers (before any fine-tuning) and its students; those
+        that the study did not begin with as "teacher NAME" and "student NAME". Empty without
+        `fingerprints`.
     """
-    data = load_data(run.data)
+    run, begun = study.run, dict(study.run.study_values)
+    data = load_data(run)
     verify(data)
     data.subset(run)
-    check_objective(run, len(data.classes))
-    teacher, student = initial_teacher(run), make_student(run)
-    made_of: dict[str, str] = {}
+    made_of = {"data": data.fingerprint}
+    models: dict[str, list[tuple[Run, Classifier]]] = {
+        "teacher": [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")],
+        "student": [(own, make_student(own)) for own in students(study)],
+    }
     if fingerprints:  # before the models are probed, which changes running statistics
-        made_of = {"data": data.fingerprint}
-        made_of |= {"teacher": teacher.fingerprint(), "student": student.fingerprint()}
-    views = probe_teacher(run, teacher, student)
-    probe(student, views, len(data.classes), whole=run.trainable == "all")
-    return made_of
+        for role, pairs in models.items():
+            for own, model in pairs:
+                name = getattr(own, role)
+                key = role if name == begun.get(role, name) else f"{role} {name}"
+                made_of[key] = model.fingerprint()
+    whole = "head" not in study.values("trainable")  # type: ignore[operator]
+    for _, student in models["student"]:
+        for own, teacher in models["teacher"]:
+            views = probe_teacher(own, teacher, student)
+        probe(student, views, len(data.classes), whole=whole)
+    return made_of if fingerprints else {}
+
+
+def _by_name(runs: list[Run], name: str) -> list[Run]:
+    """Return the first run with each value of a field."""
+    return list({getattr(run, name): run for run in reversed(runs)}.values())[::-1]
 
 
 def check_objectives(study: Study) -> dict[str, str]:
@@ -195,7 +238,7 @@ def check_objectives(study: Study) -> dict[str, str]:
     Returns the fingerprints of the user's own objectives, as "objective module:function": they
     change with the source of the function's module and of the user's modules that it imports.
     """
-    classes = len(load_data(study.run.data).classes)
+    classes = len(load_data(study.run).classes)
     losses = [str(loss) for loss in study.values("loss")]  # type: ignore[union-attr]
     for loss in losses:
         check_objective(replace(study.run, loss=loss), classes)
@@ -208,9 +251,9 @@ def check_objectives(study: Study) -> dict[str, str]:
 
 def make_student(run: Run) -> Classifier:
     """Build the student with the initial weights of its repeat, the same for all configurations."""
-    classes = len(load_data(run.data).classes)
+    classes = len(load_data(run).classes)
     seed = derive_seed("init", run.seed, run.repeat)
-    return build(run.student, run.student_weights, classes, seed=seed)
+    return build_model(run, "student", classes, seed=seed)
 
 
 def _modified_ns(file: Path) -> int:

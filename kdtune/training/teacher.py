@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +14,14 @@ from torch import Tensor
 from kdtune.config.effects import keyword_parameters
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.migrations import migrate_run
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
+from kdtune.models.checkpoints import check_whole
 from kdtune.models.classifier import Classifier, probe
-from kdtune.models.registry import build
-from kdtune.models.weights import check_whole, save_weights
+from kdtune.models.registry import build_model
+from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size
 from kdtune.streams.stream import Stream
@@ -27,34 +29,38 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.objectives import OBJECTIVES
+from kdtune.training.recipe import resolve
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
 COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
 """Fields of a run that are paths: a teacher stays the same where its files have moved."""
+RECIPE = (
+    *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
+    *("lr_step_size", "lr_gamma", "epochs", "batch_size", "augment", "train_images"),
+)
+"""Fields of a run for which the teacher has its own, teacher_*."""
+PREPROCESSING = ("mean", "std", "size", "interpolation")
 
 
 def teacher_run(run: Run) -> Run:
-    """Return the run that fine-tunes the teacher: all layers, on all of train, no distillation.
-
-    Optimiser, schedule, batch size and the rest of the recipe are the run's; epochs and lr are the
-    teacher's own.
-    """
+    """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student."""
+    run = resolve(run)
     taken = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
     unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in taken}
+    own: dict[str, Any] = {name: getattr(run, f"teacher_{name}") for name in RECIPE}
+    own |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
     return replace(
         run,
         **unused,
+        **own | {"epochs": max(1, own["epochs"])},
         student=run.teacher,
-        student_weights=run.teacher_weights,
-        trainable="all",
-        batch_norm="train",
-        train_images=None,
+        student_weights=run.weights_of("teacher"),
+        teacher_weights=run.weights_of("teacher"),
         loss="kl",
         alpha=1.0,
-        lr=run.teacher_lr,
-        epochs=max(1, run.teacher_epochs),
         repeat=TEACHER_REPEAT,
+        study_values=(),
     )
 
 
@@ -64,10 +70,28 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
     Hyperparameters without effect on it are None, so they distinguish no teachers.
     """
     own = teacher_run(run)
-    names = [field.name for field in fields(Run) if field.name not in HYPERPARAMETERS]
-    kept = {name: getattr(own, name) for name in names if name not in COMPARED_BY_CONTENT}
-    kept["augment"] = own.augmentation  # None stands for a default
-    return kept | own.config
+    names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
+    names += [f"student_{name}" for name in PREPROCESSING]
+    if own.teacher_keep == "best":  # val decides which epoch is kept
+        names += ["eval_crop", "eval_interpolation"]
+    return {name: getattr(own, name) for name in names} | {"augment": own.augmentation} | own.config
+
+
+def teacher_place(run: Run, member: Run) -> str:
+    """Return the folder of a fine-tuned teacher, relative to that of all teachers of a study.
+
+    It is "" for the teacher that the study began with.
+
+    Args:
+        run: The run that has the teacher or, in an ensemble, the member.
+        member: The same run with the member as its teacher.
+    """
+    begun = {"teacher": run.teacher, "teacher_epochs": run.teacher_epochs, **dict(run.study_values)}
+    if all(getattr(member, name) == begun[name] for name in ("teacher", "teacher_epochs")):
+        return ""
+    text = f"{member.teacher}-{member.teacher_epochs}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -81,18 +105,34 @@ class _Origin:
     """Content hash of the file of its initial weights, or "default" or "none"."""
 
 
-def is_ready(run: Run, folder: Path) -> bool:
-    """Return True if `folder` holds this run's teacher, or the run uses given weights unchanged.
+def is_ready(run: Run, root: Path) -> bool:
+    """Return True if the run's teacher needs no fine-tuning, or all its members are fine-tuned.
 
-    Raises InputError if the teacher in the folder is damaged.
+    Raises InputError if the files of a teacher are damaged.
     """
-    return run.teacher_epochs == 0 or _origin_of_saved(run, folder) == _origin(run)
+    return not missing_teachers(run, run.teachers, root)
+
+
+def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple[Run, Path]]:
+    """Return the teachers that are not fine-tuned yet, each with its folder.
+
+    Args:
+        run: The run that has the teachers, or the base run of their study.
+        members: The run with each teacher, see `recipe.teachers` and `Run.teachers`.
+        root: Folder of all teachers.
+    """
+    places = [(own, root / teacher_place(run, own)) for own in map(resolve, members)]
+    return [
+        (own, folder)
+        for own, folder in places
+        if own.teacher_epochs != 0 and _origin_of_saved(own, folder) != _origin(own)
+    ]
 
 
 def _origin(run: Run) -> _Origin:
     """Return what the run's teacher must be made of."""
-    weights = _weights_hash(run.teacher_weights)
-    return _Origin(teacher_recipe(run), load_data(run.data).fingerprint, weights)
+    weights = _weights_hash(run.weights_of("teacher"))
+    return _Origin(teacher_recipe(run), load_data(run).fingerprint, weights)
 
 
 def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
@@ -106,8 +146,8 @@ def _origin_of_saved(run: Run, folder: Path) -> _Origin | None:
         record = json.loads((folder / RECORD).read_text())
         check_whole(folder / WEIGHTS)
         # fields that were added after the record was written had their defaults
-        made_by = Run(**record["run"])
-        weights = _recorded_weights(record.get("weights"), made_by.teacher_weights, run)
+        made_by = Run(**migrate_run(record["run"]))
+        weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
         return _Origin(teacher_recipe(made_by), record["data"], weights)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
@@ -122,9 +162,10 @@ def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:
     Where there is nothing to compare, a file of the same name counts as the same: kdtune 0.1
     recorded no hash, and a finished teacher does not need the file any more.
     """
-    same_name = Path(weights).name == Path(run.teacher_weights).name
-    if same_name and (recorded is None or not Path(run.teacher_weights).expanduser().is_file()):
-        return _weights_hash(run.teacher_weights)
+    own = run.weights_of("teacher")
+    same_name = Path(weights).name == Path(own).name
+    if same_name and (recorded is None or not Path(own).expanduser().is_file()):
+        return _weights_hash(own)
     return recorded or _weights_hash(weights)
 
 
@@ -146,7 +187,8 @@ def _file_hash(file: Path, size: int, modified_ns: int) -> str:
 
 def describe_training(run: Run) -> str:
     """Return the line that says that the run's teacher is being fine-tuned."""
-    return f"Training the teacher {run.teacher}: {run.teacher_epochs} epochs."
+    own = resolve(run)
+    return f"Training the teacher {own.teacher}: {own.teacher_epochs} epochs."
 
 
 def fine_tune(
@@ -158,7 +200,7 @@ def fine_tune(
     each save of it. Raises InputError if the folder holds another teacher, since results may depend
     on that one.
     """
-    own, data, origin = teacher_run(run), load_data(run.data), _origin(run)
+    own, data, origin = teacher_run(run), load_data(run), _origin(run)
     if _origin_of_saved(run, folder) not in (None, origin):
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
@@ -183,27 +225,22 @@ def fine_tune(
 
 
 def load_teacher(run: Run, folder: Path) -> Classifier:
-    """Build the run's teacher: the fine-tuned one in `folder`, or that of the given weights.
+    """Build the run's teacher (no ensemble), fine-tuned in `folder` or with the given weights.
 
     Raises InputError if given weights, which are used unchanged, do not fit the data.
     """
     if run.teacher_epochs == 0:
         return initial_teacher(run)
-    return build(
-        run.teacher,
-        str(folder / WEIGHTS),
-        len(load_data(run.data).classes),
-        seed=0,
-        replace_head=False,
-    )
+    classes, weights = len(load_data(run).classes), str(folder / WEIGHTS)
+    return build_model(run, "teacher", classes, seed=0, replace_head=False, weights=weights)
 
 
 def initial_teacher(run: Run) -> Classifier:
     """Build the teacher before any fine-tuning; without fine-tuning its head must fit the data."""
-    classes = len(load_data(run.data).classes)
+    classes = len(load_data(run).classes)
     seed = derive_seed("init", run.seed, TEACHER_REPEAT)
-    fresh = run.teacher_epochs > 0
-    return build(run.teacher, run.teacher_weights, classes, seed=seed, replace_head=fresh)
+    fresh = run.teacher_epochs != 0
+    return build_model(run, "teacher", classes, seed=seed, replace_head=fresh)
 
 
 def probe_teacher(run: Run, teacher: Classifier, student: Classifier | None = None) -> Tensor:
@@ -211,7 +248,7 @@ def probe_teacher(run: Run, teacher: Classifier, student: Classifier | None = No
 
     Returns the images it was given, at the size for both models: uint8 [2, C, H, W].
     """
-    data = load_data(run.data)
+    data = load_data(run)
     views = samples(data, run, view_size(run, data, teacher, student))
-    probe(teacher, views, len(data.classes), whole=True)
+    probe(teacher, views, len(data.classes), whole=run.teacher_trainable != "head")
     return views

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.cli import parse, run_and_exit
+import kdtune
+from kdtune.config.cli import _format_warning, parse, run_and_exit
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError
 from kdtune.config.hyperparameters import Range
@@ -260,10 +261,13 @@ def test_values_that_are_refused() -> None:
 OF_SEARCH = {
     *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
     *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
+    *("max_ms", "max_params"),
 }
 OF_STUDENT = {
     *("alpha", "loss", "temperature", "dkd_alpha", "dkd_beta", "student", "student_weights"),
-    *("trainable", "batch_norm", "train_images", "lr", "epochs"),
+    *("trainable", "batch_norm", "train_images", "lr", "epochs", "optimizer", "momentum"),
+    *("weight_decay", "schedule", "lr_step_size", "lr_gamma", "batch_size"),
+    *("student_mean", "student_std", "student_size", "student_interpolation"),
 }
 
 
@@ -280,7 +284,7 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
         parse(which, ["--help"])
     shown = set(re.findall(r"^\S? *--([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
     fields = {f.name for owner in (Run, Study) for f in dataclasses.fields(owner)}
-    want = fields - {"run", "space", "until_decided"} - missing
+    want = fields - {"run", "space", "until_decided", "study_values"} - missing
     assert shown == {name.replace("_", "-") for name in want}
 
 
@@ -364,3 +368,9 @@ def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(SystemExit) as ended:
         run_and_exit(lambda: 3)
     assert ended.value.code == 3
+
+
+def test_a_warning_of_kdtune_is_one_line_and_others_name_their_place() -> None:
+    own = kdtune.__file__
+    assert _format_warning("text", UserWarning, own, 3, None) == "warning: text\n"
+    assert _format_warning("text", UserWarning, "lib.py", 3, "").startswith("lib.py:3: UserWarn")

@@ -59,10 +59,12 @@ OTHER = {
     **{"momentum": 0, "weight_decay": 0.1, "schedule": "cosine", "lr_step_size": 3},
     **{"lr_gamma": 0.5, "epochs": 3, "batch_size": 8, "trainable": "head", "batch_norm": "eval"},
     **{"dkd_alpha": 2, "dkd_beta": 2},
+    **{"teacher": "my:teacher", "teacher_epochs": 7, "student": "my:student"},
 }
 
 DKD = {"dkd_alpha", "dkd_beta"}
 """Weights that only the loss "dkd", or one of the user's own, takes."""
+TEACHER = {"teacher", "teacher_epochs"}
 
 positive = st.floats(1e-9, 1e3)
 counts = st.integers(1, 1000)
@@ -155,7 +157,7 @@ def test_misspelt_fields_are_errors() -> None:
         Study(space={"temprature": (1.0,)})
 
 
-@pytest.mark.parametrize("name", ["seed", "repeat", "data", "teacher", "train_images"])
+@pytest.mark.parametrize("name", ["seed", "repeat", "data", "teacher_weights", "train_images"])
 def test_what_makes_the_study_is_not_searched(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} cannot be searched"):
         Study(space={name: (1, 2)})
@@ -174,10 +176,10 @@ def test_bad_spaces() -> None:
         ({}, DKD),
         ({"alpha": 0}, DKD),
         ({"loss": "mse"}, {"temperature"} | DKD),
-        ({"alpha": 1}, {"loss", "temperature"} | DKD),
-        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | DKD),
+        ({"alpha": 1}, {"loss", "temperature"} | DKD | TEACHER),
+        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | DKD | TEACHER),
         ({"loss": "mine:objective"}, set()),
-        ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | DKD),
+        ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | DKD | TEACHER),
         ({"optimizer": "adamw"}, {"momentum"} | DKD),
         ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | DKD),
         ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"} | DKD),
@@ -195,7 +197,8 @@ def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[s
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
 def test_config_id_names_every_hyperparameter(name: str) -> None:
-    run = Run(loss="mine:objective")  # may take all that any objective takes
+    base = Run(loss="mine:objective", teacher_epochs=5)  # takes what any objective takes
+    run = Study(run=base).run  # the models of the study are neutral, others are not
     assert replace(run, **{name: OTHER[name]}).config_id != run.config_id
 
 
@@ -214,6 +217,42 @@ def test_whole_floats_are_integers() -> None:
     assert Run(temperature=4.5).config["temperature"] == 4.5
 
 
+def test_models_are_searched_and_ids_of_the_first_ones_stay() -> None:
+    """Plain training is one configuration per student, whatever the teachers."""
+    one = Study(run=Run(student="a", teacher="x", teacher_epochs=3), space={"alpha": (0.5,)})
+    space = {"student": ("b", "a"), "teacher": ("x", "y"), "alpha": (0.5,)}
+    both = Study(run=one.run, space=space)
+    kinds = [(r.student, r.teacher, r.alpha) for r in both.runs()]
+    plain = [(s, "x", 1) for s in "ba"]
+    assert sorted(kinds) == sorted([(s, t, 0.5) for s in "ba" for t in "xy"] + plain)
+    assert both.covers(one) and not one.covers(both)
+    assert {r.config_id for r in one.runs()} < {r.config_id for r in both.runs()}
+    assert len({r.config_id for r in both.runs()}) == 6
+
+
+def test_a_study_begins_with_the_first_model_of_its_space() -> None:
+    study = Study(space={"student": ("b", "a")})
+    assert study.run.student == "b" and dict(study.run.study_values)["student"] == "b"
+    later = replace(study, run=replace(study.run, student="a"))
+    assert dict(later.run.study_values)["student"] == "b"
+
+
+def test_models_are_no_ranges() -> None:
+    with pytest.raises(InputError, match=r"teacher_epochs must be a list, but got 1..5"):
+        Study(space={"teacher_epochs": Range(1, 5)}, search="random")
+
+
+def test_weights_of_several_models() -> None:
+    run = Run(student="a", student_weights=("a=none", "b=/w/b.pt"))
+    assert run.weights_of("student") == "none"
+    assert replace(run, student="b").weights_of("student") == "/w/b.pt"
+    assert replace(run, student="c").weights_of("student") == "default"
+    with pytest.raises(InputError, match="student_weights must be one value, or MODEL=WEIGHTS"):
+        Run(student_weights=("none", "default"))
+    home = Run(student_weights=("a=none", "b=w.pt")).absolute().student_weights
+    assert home == ("a=none", f"b={Path('w.pt').absolute()}")
+
+
 def test_runs_have_no_duplicates() -> None:
     study = Study(space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)})
     pairs = [(run.config["alpha"], run.config["temperature"]) for run in study.runs()]
@@ -221,7 +260,8 @@ def test_runs_have_no_duplicates() -> None:
     assert pairs == [(0.1, 1), (0.1, 4), (0.5, 1), (0.5, 4), (1, None)]
     assert study.searched == ["alpha", "temperature"]
     assert replace(study, run=Run(repeat=3)).runs() == study.runs()
-    assert Study(run=Run(repeat=3)).runs() == [Run(), Run(alpha=1.0)]
+    one = Study(run=Run(repeat=3))
+    assert one.runs() == [replace(one.run, repeat=0), replace(one.run, repeat=0, alpha=1.0)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split
 from kdtune.data.folder import verify
-from kdtune.data.sources import load_data
+from kdtune.data.sources import _load, load_data
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 
@@ -37,7 +37,7 @@ def make_folder(root):
 
 
 def test_embedded_set_is_whole():
-    data = load_data("fashion")
+    data = load_data(Run())
     assert len(data.classes) == 10 and not data.photos
     for name, count in (("train", 2000), ("val", 500), ("test", 1000)):
         split = data.splits[name]
@@ -47,14 +47,14 @@ def test_embedded_set_is_whole():
 
 
 def test_embedded_splits_share_no_image():
-    splits = load_data("fashion").splits.values()
+    splits = load_data(Run()).splits.values()
     seen = [{image.numpy().tobytes() for image in split.images} for split in splits]
     assert len(set.union(*seen)) == sum(len(images) for images in seen)
-    assert min(image.float().std() for image in load_data("fashion").splits["val"].images) > 1
+    assert min(image.float().std() for image in load_data(Run()).splits["val"].images) > 1
 
 
 def test_a_folder_becomes_images_and_labels(tmp_path):
-    data = load_data(str(make_folder(tmp_path / "photos")))
+    data = load_data(Run(data=str(make_folder(tmp_path / "photos"))))
     assert data.classes == ("ants", "bees") and list(data.splits) == ["train", "val"]
     train = data.splits["train"]
     assert data.photos and train.labels.tolist() == [0, 0, 1, 1]
@@ -93,7 +93,7 @@ def test_faults_of_a_folder_are_refused_in_one_sentence(tmp_path, fault, words):
     root = make_folder(tmp_path / "photos")
     fault(root)
     with pytest.raises(InputError) as caught:
-        load_data(str(root))
+        load_data(Run(data=str(root)))
     assert str(root) in str(caught.value) and words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -102,7 +102,7 @@ def test_images_of_16_bits_are_scaled_to_8(tmp_path):
     root = make_folder(tmp_path / "photos")
     values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)
     Image.fromarray(values).save(root / "train" / "ants" / "b.png")
-    split = load_data(str(root)).splits["train"]
+    split = load_data(Run(data=str(root))).splits["train"]
     seen = split.image([Path(f).name for f in split.images].index("b.png"))
     assert torch.equal(seen[0], torch.from_numpy(np.rint(values / 257).astype(np.uint8)))
     assert torch.equal(seen[0], seen[2])
@@ -113,7 +113,7 @@ def test_images_of_floats_are_refused(tmp_path):
     odd = root / "train" / "ants" / "d.tif"
     Image.fromarray(np.zeros((60, 80), np.float32)).save(odd)
     with pytest.raises(InputError, match=r"d\.tif cannot be read .its pixels have the mode F"):
-        verify(load_data(str(root)))
+        verify(load_data(Run(data=str(root))))
 
 
 def test_a_folder_with_one_class_is_refused(tmp_path):
@@ -121,7 +121,7 @@ def test_a_folder_with_one_class_is_refused(tmp_path):
     for split in ("train", "val"):
         shutil.rmtree(root / split / "bees")
     with pytest.raises(InputError, match="at least two classes, but has ants alone"):
-        load_data(str(root))
+        load_data(Run(data=str(root)))
 
 
 def test_verify_names_the_images_that_cannot_be_read(tmp_path):
@@ -129,20 +129,20 @@ def test_verify_names_the_images_that_cannot_be_read(tmp_path):
     truncated, noise = root / "train" / "bees" / "b.jpeg", root / "val" / "ants" / "b.png"
     truncated.write_bytes(truncated.read_bytes()[:-400])
     with pytest.raises(InputError, match="cannot be read") as caught:
-        verify(load_data(str(root)))
+        verify(load_data(Run(data=str(root))))
     assert str(truncated) in str(caught.value) and "more)" not in str(caught.value)
     noise.write_bytes(b"no image at all")
     with pytest.raises(InputError, match="and 1 more") as caught:
-        verify(load_data(str(root)))
+        verify(load_data(Run(data=str(root))))
     assert "\n" not in str(caught.value)
 
 
 def test_fingerprint_depends_on_the_content_not_on_the_path(tmp_path):
     first = make_folder(tmp_path / "first")
-    prints = {load_data(str(first)).fingerprint}
+    prints = {load_data(Run(data=str(first))).fingerprint}
     same = tmp_path / "elsewhere" / "same"
     shutil.copytree(first, same)
-    assert load_data(str(same)).fingerprint in prints
+    assert load_data(Run(data=str(same))).fingerprint in prints
     for change in ("longer", "renamed", "other"):
         root = tmp_path / change
         shutil.copytree(first, root)
@@ -151,7 +151,7 @@ def test_fingerprint_depends_on_the_content_not_on_the_path(tmp_path):
             file.rename(file.with_name("aa.jpg"))
         else:
             file.write_bytes(file.read_bytes()[: -1 if change == "other" else None] + b"\0")
-        prints.add(load_data(str(root)).fingerprint)
+        prints.add(load_data(Run(data=str(root))).fingerprint)
     assert len(prints) == 4
 
 
@@ -163,43 +163,43 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
     root = make_folder(tmp_path / "photos")
     for file in root.rglob("*.*"):
         os.utime(file, (1e9, 1e9))
-    first = load_data(str(root)).fingerprint
+    first = load_data(Run(data=str(root))).fingerprint
     with monkeypatch.context() as patch:
         patch.setattr("kdtune.data.folder._content", refuse)
-        load_data.cache_clear()  # as in another process
-        assert load_data(str(root)).fingerprint == first
+        _load.cache_clear()  # as in another process
+        assert load_data(Run(data=str(root))).fingerprint == first
     file = root / "train" / "bees" / "a.jpg"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    load_data.cache_clear()
-    assert load_data(str(root)).fingerprint != first
+    _load.cache_clear()
+    assert load_data(Run(data=str(root))).fingerprint != first
 
 
 def test_the_fingerprint_of_files_just_written_is_not_kept(tmp_path):
     root = make_folder(tmp_path / "photos")
-    first, file = load_data(str(root)).fingerprint, root / "val" / "ants" / "a.jpg"
+    first, file = load_data(Run(data=str(root))).fingerprint, root / "val" / "ants" / "a.jpg"
     written = file.stat()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # as on a coarse clock
-    load_data.cache_clear()
-    assert load_data(str(root)).fingerprint != first
+    _load.cache_clear()
+    assert load_data(Run(data=str(root))).fingerprint != first
 
 
 def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
     root = make_folder(tmp_path / "photos")
-    verify(load_data(str(root)))
+    verify(load_data(Run(data=str(root))))
     with monkeypatch.context() as patch:
         patch.setattr("kdtune.data.folder.decode", refuse)
-        verify(load_data(str(root)))
+        verify(load_data(Run(data=str(root))))
     (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
-    load_data.cache_clear()
+    _load.cache_clear()
     with pytest.raises(InputError, match="cannot be read"):
-        verify(load_data(str(root)))
+        verify(load_data(Run(data=str(root))))
 
 
 def test_subset_is_even_and_fixed_by_the_seed_alone():
-    data = load_data("fashion")
+    data = load_data(Run())
     labels = data.splits["train"].labels
     subset = data.subset(replace(RUN, train_images=305))
     counts = torch.bincount(labels[subset]).tolist()
@@ -221,4 +221,4 @@ def test_subset_takes_all_images_of_a_small_class_before_it_is_uneven():
 @pytest.mark.parametrize("count", [9, 2001])
 def test_subset_refuses_too_few_and_too_many(count):
     with pytest.raises(InputError, match=f"between 10 .* and 2000 .* train_images={count}"):
-        load_data("fashion").subset(replace(RUN, train_images=count))
+        load_data(Run()).subset(replace(RUN, train_images=count))

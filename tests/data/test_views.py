@@ -26,7 +26,7 @@ INDEX = torch.arange(5, 69)
 
 
 def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
-    views = Views(load_data("fashion").splits["train"], index, run, size, epoch)
+    views = Views(load_data(Run()).splits["train"], index, run, size, epoch)
     return torch.cat(list(views.batches(batch, workers)))
 
 
@@ -59,7 +59,7 @@ def test_views_differ_with_repeat_epoch_seed_and_index():
     assert not torch.equal(training_views(replace(RUN, repeat=2)), views)
     assert not torch.equal(training_views(replace(RUN, seed=4)), views)
     assert torch.equal(training_views(replace(RUN, alpha=0.1, lr=0.5, epochs=7)), views)
-    image = load_data("fashion").splits["train"].images[:1]
+    image = load_data(Run()).splits["train"].images[:1]
     twins = Split(torch.zeros(64, dtype=torch.int64), image.expand(64, -1, -1, -1))
     seen = torch.cat(list(Views(twins, torch.arange(64), RUN, 28, 0).batches()))
     assert len(seen.flatten(1).unique(dim=0)) > 32  # of 98 possible; 48 expected
@@ -70,13 +70,13 @@ def test_views_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     training_views()
     training_views(replace(RUN, augment="resized-crop"), workers=2)
-    samples(load_data("fashion"), RUN, 28)
-    load_data("fashion").subset(replace(RUN, train_images=100))
+    samples(load_data(Run()), RUN, 28)
+    load_data(Run()).subset(replace(RUN, train_images=100))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_crop_is_a_shift_of_at_most_an_eighth_perhaps_flipped():
-    images = load_data("fashion").splits["train"].images[INDEX]
+    images = load_data(Run()).splits["train"].images[INDEX]
     flips = 0
     for image, view in zip(images, training_views(), strict=True):
         padded = torch.nn.functional.pad(image, (3, 3, 3, 3))
@@ -89,7 +89,7 @@ def test_crop_is_a_shift_of_at_most_an_eighth_perhaps_flipped():
 
 
 def test_a_crop_is_the_one_that_its_seed_draws():
-    images = load_data("fashion").splits["train"].images
+    images = load_data(Run()).splits["train"].images
     for i, view in zip(INDEX.tolist(), training_views(epoch=2), strict=True):
         draw = random.Random(derive_seed("view", RUN.seed, RUN.repeat, 2, i))
         top, left, flip = draw.randint(0, 6), draw.randint(0, 6), draw.random() < 0.5
@@ -99,7 +99,7 @@ def test_a_crop_is_the_one_that_its_seed_draws():
 
 
 def test_views_of_another_size_are_resized_one_as_many():
-    split = load_data("fashion").splits["val"]
+    split = load_data(Run()).splits["val"]
     views = next(Views(split, torch.arange(9), RUN, 40).batches())
     for image, view in zip(split.images[:9], views, strict=True):
         assert torch.equal(view, v2.functional.resize(image, [40], antialias=True))
@@ -119,7 +119,7 @@ def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape):
 
 
 def test_evaluation_views_of_fashion_are_the_images():
-    data = load_data("fashion")
+    data = load_data(Run())
     assert torch.equal(samples(data, RUN, 28), data.splits["val"].images[:2])
     views = training_views(replace(RUN, augment="none"))
     assert torch.equal(views, data.splits["train"].images[INDEX])

@@ -71,7 +71,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path, form):
     else:
         state = fashion_student(10).state_dict() | {"extra": Payload(target)}
         torch.save(state if form == "inside" else Payload(target), file)
-    refused(file, "holds objects other than tensors")
+    refused(file, r"holds objects other than tensors \(_?io.open\)")
     assert not target.exists()
     if form == "pickle":
         pickle.loads(file.read_bytes()).close()
@@ -96,12 +96,14 @@ def test_truncated_files_are_refused(tmp_path, suffix, keep):
 def test_files_that_hold_something_else_are_refused(tmp_path):
     file = tmp_path / "weights.pt"
     torch.save(fashion_student(10), file)
-    refused(file, "objects other than tensors")
-    torch.save({"state_dict": fashion_student(10).state_dict(), "epoch": 3}, file)
-    refused(file, "must hold a state dict, names to tensors, but holds state_dict, epoch; save it")
+    refused(file, r"objects other than tensors \(torch.nn.modules.container.Sequential\)")
+    torch.save({"config": {"width": 3}, "epoch": 3}, file)
+    refused(file, "must hold a state dict, names to tensors, .* but holds config, epoch; save the")
     torch.save(torch.zeros(3), file)
-    refused(file, "must hold a state dict, names to tensors, but holds a Tensor")
-    file.write_text("<html>404</html>")
+    refused(file, "must hold a state dict, names to tensors, .* but holds a Tensor")
+    torch.save({}, file)
+    refused(file, "but holds nothing")
+    file.write_text("no weights")
     refused(file, "or is damaged")
     refused(tmp_path / "missing.pt", "missing.pt does not exist")
     refused(tmp_path, "is not one")
@@ -110,15 +112,19 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
 def test_weights_of_another_architecture_are_refused_by_key(tmp_path):
     file = tmp_path / "weights.pt"
     torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), file)
-    assert "lack 0.weight, 1.weight" in refused(file)
+    refused(
+        file, r"missing keys: 17, first 0\.weight; unexpected keys: 244, first features\.0\.0\.w"
+    )
     state = fashion_student(10).state_dict()
     torch.save(state | {"more.weight": torch.zeros(1)}, file)
-    assert "also have more.weight (1)" in refused(file)
+    refused(file, r"fit the network \(unexpected keys: 1, first more\.weight\)\. Give weights of")
     torch.save(state | {"0.weight": torch.zeros(6, 1, 3, 3)}, file)
-    assert "have in another shape 0.weight (1)" in refused(file)
+    refused(file, r"\(other shapes: 1, first 0.weight, \[6, 1, 3, 3\] instead of \[6, 1, 5, 5\]\)")
+    torch.save(state | {"12.weight": torch.zeros(())}, file)
+    refused(file, r"first 12.weight, \[\] instead of \[10, 24\]")
     del state["1.running_mean"]
     torch.save(state, file)
-    assert "lack 1.running_mean (1)" in refused(file)
+    refused(file, r"\(missing keys: 1, first 1.running_mean\)")
 
 
 def test_refused_weights_leave_the_network_as_it_was():
@@ -137,5 +143,6 @@ def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
     with pytest.raises(InputError, match=r"resnet18 cannot be downloaded \(Name or service"):
         load_weights("resnet18", "default")
-    with pytest.raises(InputError, match='no weights "default"'):
-        load_weights(STUDENT, "default")
+    for name in (STUDENT, "cifar_resnet20"):
+        with pytest.raises(InputError, match='no weights "default"'):
+            load_weights(name, "default")

@@ -8,7 +8,7 @@ from play import rest_of, start_of
 from simulated_runs import LISTS, RUN, make
 
 from kdtune.config.run import Run
-from kdtune.planning.ledger import Cost, Ledger, Rung
+from kdtune.planning.ledger import Arm, Cost, Ledger, Rung
 from kdtune.planning.plan import Plan
 
 
@@ -49,7 +49,7 @@ def test_a_completed_run_by_hand() -> None:
     assert state.status == {2: "completed"} and state.scores == {2: 0.8}
     assert ledger.cost == Cost(runs=1, epochs=8, seconds=8.0) and not ledger.running
     want = [[np.nan, np.nan, 0.8, np.nan]]
-    assert np.array_equal(ledger.table, want, equal_nan=True) and ledger.is_baseline.tolist() == [1]
+    assert np.array_equal(ledger.table, want, equal_nan=True) and state.is_baseline
     assert not ledger.rungs  # pruning compares the first repeat alone
 
 
@@ -58,7 +58,7 @@ def test_repeated_epochs_of_a_resumed_run_cost_nothing() -> None:
     ledger = ledger_of(start, first, second, start, second)
     assert ledger.cost == Cost(runs=1, epochs=2, seconds=2.0)
     (config_id,) = ledger.configs
-    assert ledger.rungs == {Rung(False, 8, 2): {config_id: 0.2}}
+    assert ledger.rungs == {Rung(Arm(RUN.student, False), 8, 2): {config_id: 0.2}}
 
 
 def test_a_failed_run_excludes_its_configuration_and_may_be_repeated() -> None:

@@ -58,7 +58,7 @@ class TestContract:
             done = Plan(study, lines)
             assert len(done.ledger.configs) == (12 if search != "grid" else 15)
             baselines = [state for state in done.ledger.configs.values() if state.is_baseline]
-            assert len(baselines) == 3 and finalists(done.ledger)[0] in baselines
+            assert len(baselines) == 3 and finalists(done.ledger)[0].baseline in baselines
             assert all(0 in state.status for state in done.ledger.configs.values())
             assert not statuses(lines)["pruned"] or stop_early
             assert not phases_overlap(lines)
@@ -73,7 +73,7 @@ class TestContract:
             search_repeats = sorted(r for r in state.status if phase_of(r) == "search")
             assert search_repeats == list(range(len(search_repeats)))
             assert policy == "race" or state.excluded or len(search_repeats) == 4
-        baseline, distilled = finalists(done.ledger)
+        ((baseline, distilled),) = finalists(done.ledger)
         if policy == "race":
             assert baseline.status.keys() >= {r for r in distilled.status if r >= 1000}
             assert {r for r in baseline.status if r >= 2000} == {2000, 2001, 2002, 2003}
@@ -94,7 +94,7 @@ class TestContract:
         lines = play(study, faulty, 3)
         assert statuses(lines)["failed"] and statuses(lines)["completed"]
         done = Plan(study, lines)
-        assert not any(state.excluded for state in finalists(done.ledger))
+        assert not any(state.excluded for pair in finalists(done.ledger) for state in pair.states)
         failed = done.ledger.retryable
         if done._sampler is not None:  # no trial is left running in Optuna
             for arm in done._sampler.arms.values():
@@ -131,7 +131,7 @@ def test_a_race_finds_the_best_with_fewer_runs() -> None:
     space = {"alpha": (0.1, 0.3, 0.5, 1.0), "lr": tuple(10.0**-k for k in range(6))}
     study = Study(run=RUN, space=space, policy="race", repeats=8)
     lines = play(study, curve)
-    baseline, distilled = finalists(Plan(study, lines).ledger)
+    ((baseline, distilled),) = finalists(Plan(study, lines).ledger)
     assert (baseline.run.lr, distilled.run.lr) == (0.01, 0.01)  # lr is worth 5 points a decade
     searched = [run for run in runs_of(lines) if run[1] < 1000]
     assert len(searched) < 24 * 8 / 3

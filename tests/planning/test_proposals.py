@@ -12,8 +12,11 @@ from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning import proposals
+from kdtune.planning.ledger import Arm
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import ConfigSampler
+
+DISTILLED = Arm(RUN.student, False)
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
@@ -29,7 +32,7 @@ def test_inactive_temperature_is_not_reported_to_the_sampler() -> None:
     study = Study(run=RUN, search="tpe", samples=20, space=space)
     plan = Plan(study, play(study, curve))
     assert plan._sampler is not None
-    baseline, distilled = plan._sampler.arms[True], plan._sampler.arms[False]
+    baseline, distilled = (plan._sampler.arms[Arm(RUN.student, plain)] for plain in (True, False))
     done = [t for t in distilled.get_trials() if t.state.name == "COMPLETE"]
     assert len(done) == 19 and all(t.params == {} for t in baseline.get_trials())
     for trial in done:
@@ -93,11 +96,11 @@ def test_suggestions_in_flight_keep_away_from_each_other(monkeypatch) -> None:
 def test_a_running_configuration_moves_the_next_suggestion() -> None:
     """The same seeds suggest other points, on average further away from the running one."""
     sampler = informed()
-    before = [sampler._ask(False, seed) for seed in range(40)]
-    assert [sampler._ask(False, seed) for seed in range(40)] == before  # asking changes nothing
+    before = [sampler._ask(DISTILLED, seed) for seed in range(40)]
+    assert [sampler._ask(DISTILLED, seed) for seed in range(40)] == before  # asking changes nothing
     running = before[0]
     sampler.add(running)
-    after = [sampler._ask(False, seed) for seed in range(40)]
+    after = [sampler._ask(DISTILLED, seed) for seed in range(40)]
     assert after[0] != running
 
     def distance(runs: list[Run]) -> float:

@@ -20,7 +20,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
     plan = Plan(study, play(study, curve))
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
-    differences = final_differences(plan.ledger)
+    differences = final_differences(finalists(plan.ledger)[0])
     assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
 
     small = replace(study, budget="10runs")
@@ -52,11 +52,13 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
     for study in (race, auto):
         plan = Plan(study, play(study, failing))
         whole = Plan(study, play(study, curve))
-        assert finalists(plan.ledger)[0].run == finalists(whole.ledger)[0].run
+        (pair,), (wanted,) = finalists(plan.ledger), finalists(whole.ledger)
+        assert pair.baseline is not None and wanted.baseline is not None
+        assert pair.baseline.run == wanted.baseline.run
         states = plan.ledger.configs.values()
         assert sum(any(phase_of(r) == "final" for r in state.status) for state in states) == 2
-        finals = [r for r in finalists(plan.ledger)[0].status if phase_of(r) == "final"]
-        assert len(final_differences(plan.ledger)) == len(finals) - 1
+        finals = [r for r in pair.baseline.status if phase_of(r) == "final"]
+        assert len(final_differences(pair)) == len(finals) - 1
     assert is_decided(plan.ledger)
 
 
@@ -76,6 +78,6 @@ def test_confirmation_decides_between_the_best_of_the_search() -> None:
     for run, scores in ((a, (0.80, 0.70)), (b, (0.79, 0.75)), (c, (0.78,))):
         for repeat, score in zip((0, 1000), scores, strict=False):
             lines += scored(replace(run, repeat=repeat), score)
-    assert [state.run.lr for state in finalists(Plan(study, lines).ledger)] == [0.2]
+    assert [state.run.lr for state in finalists(Plan(study, lines).ledger)[0].states] == [0.2]
     unconfirmed = [line for line in lines if line["repeat"] == 0]
-    assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)] == [0.1]
+    assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)[0].states] == [0.1]

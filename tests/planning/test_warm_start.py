@@ -35,7 +35,7 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     study = Study(run=RUN, search="tpe", samples=16, space=space, repeats=1)
     warm = play(replace(study, warm_start=str(other.folder)), curve)
     configs = [line["config"] for line in warm if line["kind"] == "start"]
-    best = finalists(Plan(other, lines).ledger)
+    best = finalists(Plan(other, lines).ledger)[0].states
     assert [configs[0]["lr"], configs[1]["lr"]] == [best[0].run.lr, best[1].run.lr]
     assert configs[1]["alpha"] == best[1].run.alpha
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
@@ -64,7 +64,7 @@ def test_the_winner_of_a_race_comes_first_although_its_first_repeat_was_bad(tmp_
     lines = play(other, unlucky_first)
     save(other, lines)
     ledger = Plan(other, lines).ledger
-    best = finalists(ledger)
+    best = finalists(ledger)[0].states
     assert [state.run.lr for state in best] == [1e-2, 1e-2]
     for winner in best:
         arm = [s for s in ledger.by_row if s.is_baseline == winner.is_baseline]

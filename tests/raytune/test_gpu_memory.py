@@ -90,6 +90,12 @@ def test_the_largest_batch_of_the_space_is_tried(tiny: Run) -> None:
     assert largest_runs(ranged)[0].batch_size == 32
 
 
+def test_every_student_is_tried_with_every_teacher(tiny: Run) -> None:
+    study = Study(run=tiny, space={"student": ("resnet18", "resnet34"), "teacher": ("a+b", "c")})
+    pairs = {(run.student, run.teacher) for run in largest_runs(study)}
+    assert len(pairs) == 4 and ("resnet34", "a+b") in pairs
+
+
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_a_real_batch_is_trained_and_what_a_process_keeps_is_counted(
     tiny: Run, trainable: str, monkeypatch: pytest.MonkeyPatch

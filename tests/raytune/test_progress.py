@@ -22,7 +22,7 @@ def shown(plan: Plan) -> str:
 def test_the_table_has_the_best_and_plain_training() -> None:
     study = make("grid", LISTS, "all")
     plan = Plan(study, play(study, curve))
-    plain, distilled = finalists(plan.ledger)
+    ((plain, distilled),) = finalists(plan.ledger)
     text = shown(plan)
     for tried in (plain, distilled):
         mean = sum(tried.scores.values()) / 4

@@ -14,6 +14,7 @@ from html_reader import Reader
 from study_folders import (
     RUN,
     at,
+    cost,
     draw,
     edit_records,
     grid,
@@ -24,6 +25,7 @@ from study_folders import (
 
 import kdtune
 import kdtune.report as report_command
+from kdtune.config.cost import write_costs
 from kdtune.config.defaults import fashion
 from kdtune.config.errors import InputError
 from kdtune.config.files import PROVENANCE
@@ -56,6 +58,7 @@ def default_like(folder: Path) -> Results:
     last = draw({run: 0.03 * (run.alpha == 0.1) for run in runs}, study.repeats)
     made = make(folder, last, run=study.run, space=study.space)
     write_predictions(made)
+    write_costs(folder, [cost(study.run.student), cost(study.run.teacher, "teacher", 24_314)])
     return kdtune.load(folder)
 
 
@@ -76,7 +79,8 @@ def test_the_conclusion_comes_first_then_the_sections_in_order(whole, text) -> N
     read = Reader(text)
     words = read.words
     assert words.index(whole.verdict()) < words.index("Study")
-    titles = ["Study", "Warnings", "Summary", "Learning curves", "Comparisons", "Sensitivity"]
+    titles = ["Study", "Warnings", "Summary", "Learning curves", "Comparisons"]
+    titles += ["What a student costs", "Sensitivity"]
     titles += ["Best configuration", "Methods", "Provenance"]
     assert [t for t in read.within("h2") if t.strip()] == titles
     assert "complete: 40 runs" in words
@@ -171,7 +175,7 @@ def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(wh
     ends = [100 * best.low_all, 100 * best.high_all]
     assert [100 * best.low, 100 * best.high] != pytest.approx(ends, abs=0.1)
     words = Reader(text).words
-    comparisons = words.partition("Comparisons")[2].partition("Sensitivity")[0]
+    comparisons = words.partition("Comparisons")[2].partition("What a student costs")[0]
     assert "[{:+.1f}, {:+.1f}]".format(*ends) in comparisons
     selected = words.partition("Best configuration val")[2].partition("Methods")[0]
     assert "{:+.2f} to {:+.2f}".format(*ends) in selected
@@ -302,6 +306,8 @@ def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -
     runs = grid([0.1, 0.3, 0.5, 1.0], temperature=[1.0, 4.0])
     failed = {(at(0.1, temperature=4.0), 1): "failed"}
     made = make(tmp_path / "study", draw(dict.fromkeys(runs, 0.0), 3), failed)
+    write_costs(made.folder, [cost(RUN.student), cost(RUN.teacher, "teacher", 24_314)])
+    made = kdtune.load(made.folder)
     build.write(made, Criterion(), tmp_path / "one")
     write_predictions(made)  # a parquet file, which cannot be read there
     command = [sys.executable, "-c", BARE, ABSENT, str(made.folder)]

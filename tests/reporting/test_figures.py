@@ -11,9 +11,10 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from PIL import Image
-from study_folders import at, draw, edit_records, grid, make, starting_repository
+from study_folders import at, cost, draw, edit_records, grid, make, starting_repository
 
 import kdtune
+from kdtune.config.cost import write_costs
 from kdtune.reporting import learning_curves
 from kdtune.reporting.answer import curves_note
 from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS
@@ -46,7 +47,10 @@ def wide(tmp_path_factory) -> Results:
     """A study of alpha and temperature with 13 configurations and one failed trial."""
     runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0])
     last = draw({run: 0.02 * (run.alpha == 0.3) for run in runs}, 4)
-    return make(tmp_path_factory.mktemp("wide"), last, {(at(0.3, temperature=4.0), 1): "failed"})
+    folder = tmp_path_factory.mktemp("wide")
+    made = make(folder, last, {(at(0.3, temperature=4.0), 1): "failed"})
+    write_costs(folder, [cost(made.study.run.student)])
+    return kdtune.load(folder)
 
 
 def curve(results: Results, metric: str, shown: list[str], last: int | None = None):
@@ -192,7 +196,8 @@ def test_all_figures_of_a_study(wide, tmp_path) -> None:
     curves = [f"{m}{z}" for m in ("acc", "loss", "logit_diff") for z in ("", "-last-15")]
     assert names[:6] == curves and set(names) == FIGURE_NAMES
     assert set(names[6:]) == {
-        *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity")
+        *("ce", "distill", "repeats", "differences", "heat-map", "importance", "fidelity"),
+        *("frontier-latency_ms", "frontier-params"),
     }
     one = make(tmp_path, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]})
     assert not {"heat-map", "importance"} & {p.name for p in all_figures(one, CRITERION)}

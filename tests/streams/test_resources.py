@@ -117,8 +117,8 @@ def test_device_of_a_study(change: dict, device: str) -> None:
 def test_cores_of_a_trial_are_divided_into_threads_and_loader_workers(
     monkeypatch: pytest.MonkeyPatch, change: dict, photos: bool, workers: int, threads: int
 ) -> None:
-    data = replace(load_data("fashion"), photos=photos)
-    monkeypatch.setattr(resources, "load_data", lambda name: data)
+    data = replace(load_data(Run()), photos=photos)
+    monkeypatch.setattr(resources, "load_data", lambda run: data)
     made = Resources.of(replace(STUDY, **{"gpus": None, **change}))
     assert (made.loader_workers, made.threads) == (workers, threads)
 

@@ -20,6 +20,7 @@ from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
@@ -74,7 +75,7 @@ def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifi
     """The student and its last epoch, trained over the stream."""
     student = make_student(run).place(CPU, run.precision)
     model = load_teacher(run, teacher).place(CPU, run.precision)
-    stream = Stream(run, load_data(run.data), student, model, resources)
+    stream = Stream(run, load_data(run), student, Teacher.of([model]), resources)
     *_, last = train(run, student, stream)
     return student, last
 
@@ -107,7 +108,7 @@ def test_which_backbones_treat_each_image_alone(student: str, alone: bool, tiny:
     run = replace(tiny, student=student, augment="none", trainable="head", batch_norm="eval")
     model = make_student(run).place(CPU, run.precision)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    stream = Stream(run, load_data(run.data), model, None, Resources())
+    stream = Stream(run, load_data(run), model, None, Resources())
     assert stream._per_image == alone
     assert all(torch.equal(v, before[name]) for name, v in model.net.state_dict().items())
 
@@ -171,7 +172,7 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
     monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
     student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, last, reference, means)
-    val, test = (len(load_data(run.data).splits[split]) for split in ("val", "test"))
+    val, test = (len(load_data(run).splits[split]) for split in ("val", "test"))
     times = 1 if gigabytes else run.epochs  # without a cache val is made again in every epoch
     assert sum(map(len, made)) == run.epochs * 75 + times * val + test
     shards = {"all": 3 * 3 + 16 + 32, "head": 16 + 32}[trainable] if gigabytes else 0
@@ -182,7 +183,7 @@ def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: 
     run = replace(tiny, alpha=1.0)
     with_teacher, _ = over_stream(run, teacher_folder, Resources())
     alone = make_student(run).place(CPU, run.precision)
-    *_, last = train(run, alone, Stream(run, load_data(run.data), alone, None, Resources()))
+    *_, last = train(run, alone, Stream(run, load_data(run), alone, None, Resources()))
     assert last.splits["val"]["teacher_acc"] is None
     for key, value in alone.net.state_dict().items():
         assert torch.equal(value, with_teacher.net.state_dict()[key]), key
@@ -234,11 +235,11 @@ def test_each_part_of_the_key_makes_another_chunk(
 def test_the_key_holds_data_threads_weights_and_versions(
     tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, cache = load_data("fashion"), Cache(tmp_path / "cache", 1)
-    teacher = load_teacher(tiny, teacher_folder)
+    data, cache = load_data(Run()), Cache(tmp_path / "cache", 1)
+    model = load_teacher(tiny, teacher_folder)
 
     def fresh(data: Data = data) -> int:
-        before = len(chunks(tmp_path))
+        before, teacher = len(chunks(tmp_path)), Teacher.of([model])
         stream = Stream(tiny, data, make_student(tiny), teacher, Resources(cache=cache))
         list(stream.train(0))
         return len(chunks(tmp_path)) - before
@@ -247,7 +248,7 @@ def test_the_key_holds_data_threads_weights_and_versions(
     assert fresh() == 0
     assert fresh(replace(data, fingerprint="0" * 16)) == 2
     with torch.no_grad():
-        teacher.head.bias += 1e-3
+        model.head.bias += 1e-3
     assert fresh() == 1
     torch.set_num_threads(2)
     assert fresh() == 1
@@ -283,11 +284,11 @@ def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
 
 
 def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_folder: Path) -> None:
-    teacher = load_teacher(tiny, teacher_folder)
-    stream = Stream(tiny, load_data("fashion"), make_student(tiny), teacher, Resources())
+    teacher = Teacher.of([load_teacher(tiny, teacher_folder)])
+    stream = Stream(tiny, load_data(Run()), make_student(tiny), teacher, Resources())
     for batch in stream.train(1):
         with torch.no_grad():
-            assert torch.allclose(teacher(batch.views), batch.teacher, atol=1e-5)
+            assert torch.allclose(teacher.members[0](batch.views), batch.teacher, atol=1e-5)
 
 
 def test_val_features_of_another_subset_are_not_shared(
@@ -328,11 +329,11 @@ def test_an_edited_module_that_a_factory_imports_makes_new_logits(
         (tmp_path / "my_activation.py").write_text(f"def act(x):\n    return x.{activation}()\n")
         for name in ("my_model", "my_activation"):  # as in another process
             sys.modules.pop(name, None)
-        teacher = load_teacher(run, tmp_path)
-        stream = Stream(run, load_data("fashion"), make_student(run), teacher, resources)
+        teacher = Teacher.of([load_teacher(run, tmp_path)])
+        stream = Stream(run, load_data(Run()), make_student(run), teacher, resources)
         whole = torch.cat([batch.teacher for batch in stream.train(0)])
         with torch.no_grad():
-            expected = torch.cat([teacher(batch.views) for batch in stream.train(0)])
+            expected = torch.cat([teacher.members[0](batch.views) for batch in stream.train(0)])
         assert torch.allclose(whole, expected, atol=1e-5)
         return whole
 

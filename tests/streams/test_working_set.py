@@ -9,6 +9,7 @@ import torch
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
+from kdtune.models.ensemble import Teacher
 from kdtune.models.registry import build
 from kdtune.streams.cache import Cache
 from kdtune.streams.keys import Key
@@ -34,7 +35,7 @@ HEADER = 4096
 def stream_of(run: Run, resources: Resources) -> Stream:
     teacher = build(run.teacher, "none", 10, seed=1).place(CPU, run.precision)
     student = build(run.student, "none", 10, seed=2 + run.repeat).place(CPU, run.precision)
-    return Stream(run, load_data("fashion"), student, teacher, resources)
+    return Stream(run, load_data(Run()), student, Teacher.of([teacher]), resources)
 
 
 def read_all(run: Run, resources: Resources) -> set[str]:
@@ -70,7 +71,7 @@ def test_a_study_worked_by_hand() -> None:
     run = replace(RUN, trainable="head", augment="crop", student_weights="default")
     student, teacher = (build(name, "none", 10, seed=1) for name in (STUDENT, TEACHER))
     resources = Resources(cache=Cache(gigabytes=1), repeats=4)
-    found = working_set(run, load_data("fashion"), student, teacher, resources)
+    found = working_set(run, load_data(Run()), student, [teacher], resources)
     buffers = 3 * 8 + 2 * 4 * (6 + 12 + 24)  # counters, means and variances of three layers
     features = 3 * (70 * 24 * 4 + buffers + 500 * 24 * 4) + 1000 * 24 * 4
     assert found.per_repeat == 3 * 70 * 10 * 4 + features
@@ -103,7 +104,7 @@ def test_a_cyclic_working_set_larger_than_the_cache_still_gives_hits(
     run = replace(RUN, trainable=trainable, train_images=2000, epochs=2)
     student, teacher = (build(name, "none", 10, seed=1) for name in (STUDENT, TEACHER))
     large = Resources(cache=Cache(tmp_path, 1), repeats=3)
-    need = working_set(run, load_data("fashion"), student, teacher, large)
+    need = working_set(run, load_data(Run()), student, [teacher], large)
     room = need.views["val"] + need.views["test"] + need.shared + int(2.5 * need.per_repeat)
     small = replace(large, cache=Cache(tmp_path, room / 1e9))
     for _ in range(2):
@@ -122,7 +123,7 @@ def study_of(**options: object) -> Study:
 
 def warning(study: Study, trials: int = 2) -> str | None:
     student, teacher = (build(name, "none", 10, seed=1) for name in (STUDENT, TEACHER))
-    return cache_warning(study, trials, student, teacher)
+    return cache_warning(study, trials, student, [teacher])
 
 
 def test_a_cache_that_holds_the_study_needs_no_word() -> None:

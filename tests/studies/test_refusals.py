@@ -17,7 +17,8 @@ from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, merge_with_saved, read_if_saved
 from kdtune.search import main
 from kdtune.streams.resources import Resources
-from kdtune.training.run import check
+from kdtune.training.recipe import resolve_study
+from kdtune.training.run import check_study
 from kdtune.training.teacher import fine_tune
 
 
@@ -97,7 +98,7 @@ def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_
     [
         ({"data": "no-such-folder"}, "no-such-folder"),
         ({"train_images": 5000}, "train_images=5000"),
-        ({"teacher": "resnet51"}, "did you mean resnet50"),
+        ({"teacher": "resnet51"}, "did you mean .*, resnet50, "),
         ({"student_weights": "gone.safetensors"}, "gone.safetensors"),
         ({"student": "squeezenet1_0", "trainable": "head"}, "is not its last operation"),
     ],
@@ -137,8 +138,9 @@ def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
     save_weights(build(run.student, "none", 10, seed=1).net, file)
     study.folder.mkdir(parents=True)
-    write_study(study, check(study.run))
-    check_same(study, read_if_saved(study.folder), check(study.run))
+    made_of = check_study(resolve_study(study))
+    write_study(study, made_of)
+    check_same(study, read_if_saved(study.folder), made_of)
     save_weights(build(run.student, "none", 10, seed=2).net, file)
     with pytest.raises(InputError, match=r"the student .* has changed since"):
         kdtune.run(study)
@@ -149,9 +151,12 @@ def test_a_study_has_one_teacher(study: Study, tmp_path: Path) -> None:
     study.folder.mkdir(parents=True)
     (study.folder / "study.json").write_text(study.to_json())
     wider = replace(study, run=replace(study.run, batch_size=20))
-    wider = replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)})
-    with pytest.raises(InputError, match="batch_size of the teacher's recipe: 16 → 20"):
-        merged(wider)
+    merged(replace(wider, space={**study.space, "batch_size": (study.run.batch_size, 20)}))
+    other = replace(study, run=replace(study.run, teacher_epochs=2))
+    with pytest.raises(InputError, match="teacher_epochs: 1 → 2"):
+        merged(other)
+    # but it may be given another one besides
+    assert merged(replace(study, space={**study.space, "teacher_epochs": (1, 2)}))
 
 
 def test_a_folder_has_one_teacher(study: Study, teacher_folder: Path, tmp_path: Path) -> None:

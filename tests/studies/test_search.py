@@ -15,12 +15,14 @@ import pytest
 
 import kdtune
 from kdtune.config.cli import run_and_exit
+from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.search import main
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
+from kdtune.training.recipe import resolve
 from kdtune.training.run import distill
 
 
@@ -42,7 +44,10 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert len(pd.read_parquet(folder / "predictions.parquet")) == 6 * (500 + 1000)
     assert len(list((folder / "students").glob("*.safetensors"))) == 2
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
-    assert kdtune.load(folder).study.run == study.run
+    assert kdtune.load(folder).study.run == resolve(study.run)
+    costs = (folder / "costs.json").read_bytes()
+    student = results.costs.set_index("role").loc["student"]
+    assert (trials["student/params"] == student.params).all() and student.params > 0
 
     run = replace(tiny, alpha=0.0, repeat=1)  # a trial equals the same run alone
     *_, last = distill(run, folder / "teacher", Resources())
@@ -60,8 +65,33 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     more = replace(study, repeats=3, space={"alpha": (0.0, 0.5, 1.0), "loss": ("mse", "kl")})
     extended = kdtune.run(more)
     assert len(extended.trials) == 5 * 3
+    assert (folder / "costs.json").read_bytes() == costs  # nothing is measured again
     new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
     assert new.isdisjoint(trials.trial_id)
+
+
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+def test_students_and_teachers_are_searched(taught: Study, tiny: Run) -> None:
+    """Two students, two teachers and their ensemble, each student with one plain training."""
+    first, second = "factories:tiny_teacher", "factories:tiny_student"
+    space = {"student": (tiny.student, "factories:dropout_student")}
+    space |= {"teacher": (first, second, f"{first}+{second}"), "alpha": (0.5, 1.0)}
+    weights = (f"{first}={taught.run.teacher_weights}", f"{second}=none")
+    run = replace(taught.run, teacher_weights=weights, epochs=1)
+    study = replace(taught, run=run, space=space, repeats=1)
+    results = kdtune.run(study)
+    assert list(results.trials.status) == ["completed"] * 8
+    teacher_acc = results.trials.groupby("config/teacher")["val/teacher_acc@last"].nunique()
+    assert list(teacher_acc) == [1, 1, 1]  # the same logits for both students
+    # views and logits of both members, of train, val and test; the ensemble has none of its own
+    kinds = [file.parts[-3] for file in Path(str(study.cache)).glob("*/*/*.safetensors")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"views": 3, "logits": 6}
+    before = read_lines(study.folder)[0]
+    one = replace(study, space={"alpha": (0.5, 1.0)})
+    with pytest.raises(InputError, match=r"student lacks factories:dropout_student"):
+        kdtune.run(one)
+    assert kdtune.run(study).trials.equals(results.trials)
+    assert read_lines(study.folder)[0] == before
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
@@ -75,14 +105,19 @@ def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) ->
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_a_race_over_ranges(taught: Study) -> None:
-    """TPE, a race, early stopping, confirmation and final repeats under a real Ray."""
+def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TPE, a race, early stopping, confirmation and final repeats under a real Ray.
+
+    The models are measured in a Ray task, as with GPUs or on a cluster.
+    """
+    monkeypatch.setattr("kdtune.raytune.costs._runs_on_these_cpus", lambda study: False)
     study = taught
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
     study = replace(study, search="tpe", samples=12, policy="race", stop_early=True, space=space)
     study = replace(study, run=replace(study.run, epochs=16))
     results = kdtune.run(study)
     trials = results.trials
+    assert list(results.costs.role) == ["student", "teacher"]
     assert set(trials.status) <= {"completed", "pruned"}
     assert (trials[trials.status == "pruned"].n_epochs < 16).all()
     assert (trials[trials.status == "completed"].n_epochs == 16).all()

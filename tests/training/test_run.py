@@ -29,12 +29,14 @@ from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.training.predictions import Predictions, save_predictions
 from kdtune.training.progress import Progress
+from kdtune.training.recipe import resolve
 from kdtune.training.run import (
     CHECKPOINT,
     STUDENT,
     _cached_teacher,
     check,
     check_objectives,
+    check_study,
     distill,
     initial_student,
     make_student,
@@ -160,7 +162,7 @@ def test_predictions_are_those_of_the_saved_student(
         *("teacher", "correct"),
     ]
     assert (frame.trial_id == tiny.trial_id).all() and frame.file.isna().all()
-    data = load_data(tiny.data)
+    data = load_data(tiny)
     student = build(tiny.student, str(tmp_path / STUDENT), len(data.classes), seed=0)
     teacher = build_teacher(tiny, teacher_folder, data)
     for model in (student, teacher):
@@ -253,15 +255,15 @@ def test_a_run_with_an_objective_of_the_user(
 
 
 def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
-    made_of = check(tiny)
-    assert made_of == {
-        "data": load_data(tiny.data).fingerprint,
+    study = Study(run=resolve(tiny))
+    assert check_study(study) == {
+        "data": load_data(tiny).fingerprint,
         "teacher": initial_teacher(tiny).fingerprint(),
         "student": make_student(tiny).fingerprint(),
     }
-    assert check(tiny, fingerprints=False) == {}
+    assert check_study(study, fingerprints=False) == {}
     with pytest.raises(InputError, match="must have a Linear or Conv2d"):
-        check(replace(tiny, student="torch.nn:Identity"), fingerprints=False)
+        check(replace(tiny, student="torch.nn:Identity"))
 
 
 def test_more_gpus_than_there_are_is_refused(tiny: Run, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Conclusions of a study as text: the baseline in words, the verdict, the whole summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from kdtune.results import sensitivity
+from kdtune.results.comparison import Criterion
+from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.costs import cost_text
+from kdtune.results.labels import config_label
+from kdtune.results.summaries import best_rows
+from kdtune.results.tables import comparison_rows, format_table, markdown
+from kdtune.results.wording import best_sentence, verdict
+
+if TYPE_CHECKING:
+    from kdtune.results.study_results import Results
+
+MAX_PRINTED_ROWS = 30
+"""Configurations in a printed table; if there are more, the best ones."""
+
+
+def context(results: Results, criterion: Criterion, student: str | None) -> ComparisonContext:
+    """Return baseline and repeats of a comparison, with the sentences about them.
+
+    Args:
+        results: of the study.
+        criterion: of the comparison.
+        student: whose baseline is meant; None: that of each student, if there are several.
+    """
+    held_out, level = results.uses_held_out_repeats(criterion), results.anytime_level(criterion)
+    planned = results.planned_repeats
+    if held_out:  # the number is fixed in a race, but not with --repeats auto
+        planned = results.study.repeats if level is None else math.nan
+    return ComparisonContext(baseline(results, criterion, student), planned, held_out, level)
+
+
+def baseline(results: Results, criterion: Criterion, student: str | None) -> str:
+    """Return the baseline in words, with the other hyperparameters that are searched.
+
+    Args:
+        results: of the study.
+        criterion: names the baseline.
+        student: whose baseline is meant; None: that of each student, if there are several.
+    """
+    table = results.compare(criterion)
+    values = {f"config/{name}": value for name, value in criterion.baseline.items()}
+    given = config_label(values, list(criterion.baseline))
+    given = NO_DISTILLATION if criterion.has_plain_baseline else given
+    if not len(table):
+        return given
+    if student is None and len(results.compared_students(criterion)) > 1:
+        return f"{given} of the same student"
+    own = table if student is None else table[table["config/student"] == student]
+    if not len(own):
+        return given
+    chosen = results.trials[results.trials.config_id == own.baseline.iloc[0]].iloc[0]
+    known = {*criterion.baseline} if student is None else {*criterion.baseline, "student"}
+    others = [n for n in results.by if n not in known and not pd.isna(chosen[f"config/{n}"])]
+    return f"{given} ({config_label(chosen, others)})" if others else given
+
+
+def verdict_by_student(results: Results, criterion: Criterion) -> str:
+    """Return the conclusion in words, a line for each student if there are several."""
+    table, students = results.compare(criterion), results.compared_students(criterion)
+    if len(students) < 2:
+        return verdict(table, criterion, results.by, results.context(criterion))
+    m = int(table.p_holm.notna().sum())
+    by = [name for name in results.by if name != "student"]
+    lines = []
+    for student in students:
+        own = table[table["config/student"] == student]
+        words = verdict(own, criterion, by, results.context(criterion, student), m)
+        lines.append(f"{student}: {words}")
+    return "\n".join(lines)
+
+
+def edges(results: Results, criterion: Criterion) -> str:
+    """Return whether the best configuration is at the edge of the search space; else ""."""
+    best = results.best(criterion)
+    words = sensitivity.edges(results.trials, best, results.by) if best else []
+    text = "The best configuration is at the edge of the search space"
+    return f"{text}: {', '.join(words)}. Consider extending the range." if words else ""
+
+
+def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion: Criterion) -> str:
+    """Return summary, comparison and conclusion as Markdown."""
+    table = best_rows(results.summary(by, columns, criterion.scope), criterion, MAX_PRINTED_ROWS)
+    optimistic = " (optimistic: selected by the reported accuracy)" * (criterion.scope == "best")
+    parts = [
+        format_table(table),
+        f"mean ± SD over n repeats{results.repeats_phrase}, val, scope {criterion.scope}"
+        f"{optimistic}",
+        *_comparison_text(results, criterion),
+        *cost_text(results.costs),
+    ]
+    if best := results.best(criterion):
+        own = results.context(criterion, results.student(best))
+        table = results.selection(criterion)
+        parts.append(best_sentence(table, criterion, results.label(best), own))
+        parts.append(results.edges(criterion))
+    return "\n\n".join(part for part in [*parts, _as_list(results.verdict(criterion))] if part)
+
+
+def _as_list(verdicts: str) -> str:
+    """Return several verdicts as a Markdown list, one as it is."""
+    lines = verdicts.split("\n")
+    return verdicts if len(lines) == 1 else "\n".join(f"- {line}" for line in lines)
+
+
+def _comparison_text(results: Results, criterion: Criterion) -> list[str]:
+    """Return heading, table and method of the comparison; [] if there is none."""
+    table, own = results.compare(criterion), results.context(criterion)
+    if not len(table):
+        return []
+    head, rows = comparison_rows(table, results.by, criterion, own.anytime_level)
+    heading = f"Difference in {criterion.label} from {own.baseline}{own.repeats_phrase}:"
+    return [heading, markdown(head, rows[:MAX_PRINTED_ROWS]), own.method]

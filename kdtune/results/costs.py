@@ -1,0 +1,184 @@
+"""What the students cost, beside what they achieve: dataframes, table, frontier."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from kdtune.config.cost import Cost
+from kdtune.config.files import COSTS
+from kdtune.results.comparison import Criterion, best_config, by_repeat, completed
+from kdtune.results.labels import config_label
+from kdtune.results.tables import cell, decimals, markdown
+from kdtune.statistics.intervals import mean_interval
+
+OF_STUDENT = ("params", "bytes", "flops", "latency_ms", "latency32_ms")
+"""Columns of `cost_frame` that dataframes of trials have as student/<column>."""
+MAX_RELATIVE_IQR = 0.25
+"""Interquartile range as a share of the median, above which a latency is said to be unreliable."""
+COST_AXES: Mapping[str, str] = {
+    "latency_ms": "latency at batch size 1 (ms)",
+    "params": "parameters",
+}
+"""Costs that a frontier is drawn over, in words."""
+
+
+def cost_frame(costs: Sequence[Cost]) -> pd.DataFrame:
+    """Return one row per model with the fields of `config.cost.Cost`; unknown numbers are NaN."""
+    names = [field.name for field in fields(Cost)]
+    frame = pd.DataFrame([asdict(cost) for cost in costs], columns=names)
+    unknown = {name: float for name in names if name in OF_STUDENT or name.endswith("_iqr")}
+    return frame.astype({k: v for k, v in unknown.items() if frame[k].isna().any()})
+
+
+def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with config/* and the cost of its students, student/<column> of `OF_STUDENT`.
+
+    Without costs the frame is returned as it is.
+
+    Args:
+        frame: of trials or configurations.
+        costs: of `cost_frame`.
+    """
+    own = costs[costs.role == "student"].set_index("model")
+    if not len(own):
+        return frame
+    students = frame["config/student"]
+    return frame.assign(**{f"student/{name}": students.map(own[name]) for name in OF_STUDENT})
+
+
+def frontier(
+    trials: pd.DataFrame,
+    costs: pd.DataFrame,
+    criterion: Criterion,
+    by: Sequence[str],
+) -> pd.DataFrame:
+    """Return the best distilled and the best plain configuration of each student, with its cost.
+
+    Args:
+        trials: rows of `Frames.trials`; completed ones count.
+        costs: of `cost_frame`.
+        criterion: selects the best configurations.
+        by: hyperparameters of the label.
+
+    Returns:
+        One row per student and arm, cheapest student first: student, arm ("distilled" or "plain"),
+        config_id, label (without the student), mean, low, high (95 % t interval over repeats, of
+        the criterion's metric on val), n, the cost as `COST_AXES`, and efficient/<cost>: whether
+        no other row is cheaper and at least as good, or as cheap and better. Students without a
+        cost are left out.
+    """
+    own = costs[costs.role == "student"].set_index("model")
+    done = completed(trials)
+    done = done.assign(student=done["config/student"], plain=done["config/alpha"] == 1)
+    values = by_repeat(done, criterion.metric, criterion.scope).dropna(axis=1, how="all")
+    configs = done.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
+    rows = []
+    for name, plain in product(own.sort_values("latency_ms").index, (False, True)):
+        group = configs.index[(configs.student == name) & (configs.plain == plain)]
+        if not len(group):
+            continue
+        best = best_config(values[list(group)], criterion.sign)
+        interval = mean_interval(values[best].dropna())
+        row = {"student": name, "arm": "plain" if plain else "distilled", "config_id": best}
+        label = config_label(configs.loc[best], [n for n in by if n != "student"])
+        row |= {"label": label, "mean": interval.mean, "low": interval.low}
+        row |= {"high": interval.high, "n": interval.n}
+        rows.append(row | {cost: own.loc[name, cost] for cost in COST_AXES})
+    frame = pd.DataFrame(rows)
+    efficient = {
+        f"efficient/{cost}": pareto(frame[cost].to_numpy(), criterion.sign * frame["mean"])
+        for cost in (COST_AXES if rows else ())
+    }
+    return frame.assign(**efficient)
+
+
+def pareto(costs: Sequence[float], values: Sequence[float]) -> np.ndarray:
+    """Return which points [N] are on the Pareto frontier of low costs and high values.
+
+    A point is not if another one is as good in both and better in one.
+    """
+    c, v = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
+    as_good = (c[:, None] <= c) & (v[:, None] >= v)  # [other, point]
+    better = (c[:, None] < c) | (v[:, None] > v)
+    return np.logical_not((as_good & better).any(axis=0))
+
+
+def cost_text(costs: pd.DataFrame) -> list[str]:
+    """Return heading, Markdown table and note of the models' costs; [] if there are none."""
+    if not len(costs):
+        return []
+    return ["Cost of the models:", markdown(*cost_rows(costs)), cost_note(costs)]
+
+
+def cost_note(costs: pd.DataFrame) -> str:
+    """Return what the numbers of `cost_rows` are, and where they were measured."""
+    note = (
+        "FLOPs of one example; a multiply-add counts as two. Latency: median time of a batch (IQR: "
+        "interquartile range), preprocessing included, from views in memory to logits"
+    )
+    places = _places(costs)
+    if places.nunique() == 1:
+        note = f"{note}; {places.iloc[0]}."
+    else:
+        note = f"{note}. Latencies measured on different hardware are not comparable."
+    if (costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any():
+        note += (
+            f" Latencies with an IQR above {MAX_RELATIVE_IQR:.0%} of the median are not reliable, "
+            f"since the machine was busy. To measure again, delete {COSTS} and extend the study on "
+            f"an idle machine."
+        )
+    return note
+
+
+def cost_rows(costs: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of costs as text."""
+    head = ["model", "role", "parameters", "size", "FLOPs"]
+    head += ["latency, batch 1 (ms)", "latency, batch 32 (ms)"]
+    places = _places(costs)
+    differ = places.nunique() > 1
+    rows = []
+    for (_, row), place in zip(costs.iterrows(), places, strict=True):
+        cells = [row.model, row.role, f"{row.params:,.0f}", with_prefix(row.bytes, "B")]
+        cells += ["-" if pd.isna(row.flops) else with_prefix(row.flops)]
+        cells += [
+            with_iqr(row[name], row[f"{name}_iqr"]) for name in ("latency_ms", "latency32_ms")
+        ]
+        rows.append([*cells, place] if differ else cells)
+    return [*head, "measured on"] if differ else head, rows
+
+
+def _places(costs: pd.DataFrame) -> pd.Series:
+    """Return where each model was measured, e.g. "1 thread of AMD EPYC, fp32, PyTorch 2.13.0"."""
+    return pd.Series(
+        [
+            f"{describe_machine(row)}, {row.precision}, PyTorch {row.torch}"
+            for _, row in costs.iterrows()
+        ],
+        index=costs.index,
+        dtype=object,
+    )
+
+
+def describe_machine(cost: pd.Series) -> str:
+    """Return the device of a row of `cost_frame`, e.g. "1 thread of AMD EPYC"."""
+    threads = f"{cost.threads} thread{'' if cost.threads == 1 else 's'}"
+    return f"{threads} of {cost.hardware}" if cost.device == "cpu" else f"{cost.hardware}"
+
+
+def with_iqr(median: float, iqr: float) -> str:
+    """Return a median and its interquartile range, e.g. "0.264 (IQR 0.013)"."""
+    if pd.isna(iqr):
+        return f"{median:.3g}"
+    digits = decimals(iqr, median)
+    return f"{median:.{digits}f} (IQR {iqr:.{digits}f})"
+
+
+def with_prefix(value: float, unit: str = "") -> str:
+    """Return a number with three significant digits and an SI prefix, e.g. "16.7 kB"."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * factor:
+            return f"{float(f'{value / factor:.3g}'):g} {prefix}{unit}"
+    return f"{cell(value)} {unit}".rstrip()

@@ -1,0 +1,118 @@
+"""Costs of models against hand-worked numbers and real files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.cost import batch_of, count_flops, measure, size_on_disk
+from kdtune.models.fashion import fashion_student
+from kdtune.models.weights import save_weights
+
+VIEWS = torch.arange(20, dtype=torch.uint8).view(2, 1, 2, 5)
+
+
+def classifier(*layers: nn.Module) -> Classifier:
+    return Classifier("made", nn.Sequential(*layers), Preprocessing())
+
+
+class Sequences(nn.Module):
+    """From views [B, 1, T, D] to the mean of the outputs of a layer for sequences."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x[:, 0])
+        return (out[0] if isinstance(out, tuple) else out).mean(1)
+
+
+def test_a_linear_layer() -> None:
+    model = classifier(nn.Flatten(), nn.Linear(10, 5))
+    cost = measure([model], "student", VIEWS, threads=1)
+    assert (cost.role, cost.model, cost.params) == ("student", "made", 10 * 5 + 5)
+    assert cost.flops == 2 * 10 * 5
+    assert 0 < cost.latency_ms < 1000 and 0 < cost.latency32_ms < 1000
+    assert cost.latency_ms_iqr is not None and cost.latency_ms_iqr >= 0
+    assert (cost.threads, cost.device, cost.precision) == (1, "cpu", "fp32")
+    assert cost.hardware and cost.torch == torch.__version__
+
+
+def test_an_ensemble_is_the_sum_of_its_members() -> None:
+    members = [classifier(nn.Flatten(), nn.Linear(10, 5)) for _ in range(3)]
+    cost = measure(members, "teacher", VIEWS)
+    assert (cost.model, cost.params, cost.flops) == ("made+made+made", 3 * 55, 3 * 100)
+    assert cost.bytes == 3 * size_on_disk(members[0])
+
+
+def test_threads_and_running_statistics_are_left_as_they_were() -> None:
+    model = classifier(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(10, 5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    threads, rng = torch.get_num_threads(), torch.get_rng_state()
+    measure([model], "teacher", VIEWS, threads=2)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_size_is_that_of_the_file(tmp_path: Path) -> None:
+    model = Classifier("student", fashion_student(10), Preprocessing())
+    save_weights(model.net, tmp_path / "student.safetensors")
+    assert size_on_disk(model) == (tmp_path / "student.safetensors").stat().st_size
+
+
+def test_tied_weights_have_a_size() -> None:
+    """Safetensors itself refuses them."""
+    first = nn.Linear(10, 10)
+    second = nn.Linear(10, 10)
+    second.weight = first.weight
+    assert size_on_disk(classifier(nn.Flatten(), first, second)) > 4 * (2 * 100 + 20)
+
+
+@pytest.mark.parametrize(
+    ("layers", "flops"),
+    [
+        # 4 filters of 1 x 3 x 3 at 2 x 5 positions
+        ([nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(40, 2)], 2 * (360 + 80)),
+        # 4 gates of 3 units from 5 inputs and 3 units, at 2 steps: one fused operation of oneDNN
+        ([Sequences(nn.LSTM(5, 3, batch_first=True)), nn.Linear(3, 2)], 2 * (2 * 12 * 8 + 6)),
+    ],
+)
+def test_flops_of_other_layers(layers: list[nn.Module], flops: int) -> None:
+    assert count_flops(classifier(*layers).eval(), VIEWS[:1]) == flops
+
+
+def test_flops_of_attention() -> None:
+    """Two tokens of 4 numbers: projections in and out, two matrix products, two layers, a head.
+
+    In eval mode PyTorch computes all of it in one operation, which the counter does not know.
+    """
+    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=8, batch_first=True)
+    model = classifier(Sequences(layer), nn.Linear(4, 3)).eval()
+    views = torch.zeros(1, 1, 2, 4, dtype=torch.uint8)
+    multiply_adds = 2 * 4 * 12 + 2 * 4 * 4 + 2 * (2 * 2 * 4) + 2 * (2 * 4 * 8) + 4 * 3
+    assert count_flops(model, views) == 2 * multiply_adds
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_operations_without_a_count_have_no_flops() -> None:
+    @torch.library.custom_op("kdtune_tests::twice", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return x + x
+
+    class Foreign(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return twice(x)
+
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError
+
+    for module in (Foreign(), Failing()):
+        assert count_flops(classifier(nn.Flatten(), module, nn.Linear(10, 5)), VIEWS) is None
+
+
+def test_batches_repeat_the_views() -> None:
+    assert torch.equal(batch_of(VIEWS, 5), VIEWS[[0, 1, 0, 1, 0]])

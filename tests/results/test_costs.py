@@ -1,0 +1,222 @@
+"""What students cost beside what they achieve: frames, frontier, the best within limits."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from study_folders import at, cost, make, trials_of
+
+import kdtune
+from kdtune.analysis import main
+from kdtune.config.cost import Cost, Limits, write_costs
+from kdtune.config.flags import AnalysisFlags
+from kdtune.results.comparison import Criterion
+from kdtune.results.cost_limits import NOT_MEASURED, best_within
+from kdtune.results.costs import cost_frame, cost_note, cost_rows, frontier, pareto, with_prefix
+from kdtune.results.study_results import Results
+
+exact = pytest.approx
+SMALL, LARGE, TEACHER = "pkg:small", "pkg:large", "pkg:teacher"
+COSTS = cost_frame(
+    [
+        cost(LARGE, params=90_000, ms=3.0),
+        cost(SMALL, params=1_000, ms=0.5),
+        cost(TEACHER, "teacher", params=500_000, ms=20.0),
+    ]
+)
+T1 = 12.706204736174698  # 97.5 % point of Student's t with 1 degree of freedom
+
+
+def two_students() -> pd.DataFrame:
+    """Return trials of two students."""
+    begun = (("student", LARGE),)
+    small, large = (partial(at, student=student, study_values=begun) for student in (SMALL, LARGE))
+    last = {
+        small(0.5): [0.70, 0.72],
+        small(0.1): [0.69, 0.69],
+        small(1.0): [0.60, 0.60],
+        large(0.5): [0.79, 0.81],
+        large(1.0): [0.80, 0.84],
+    }
+    trials = trials_of(last).assign(phase="search")
+    return trials.assign(**{"test/acc@last": trials["val/acc@last"] - 0.1})
+
+
+def within(criterion: Criterion, trials: pd.DataFrame | None = None) -> str:
+    phases = [two_students() if trials is None else trials]
+    return best_within(phases, COSTS, criterion, criterion.limits, ["alpha", "student"])
+
+
+# -- dataframes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Results:
+    folder = tmp_path_factory.mktemp("study")
+    made = make(folder, {0.5: [0.8, 0.81, 0.85], 1.0: [0.7, 0.75, 0.74]})
+    run = made.study.run
+    costs = [cost(run.student, ms=0.25), replace(cost(run.teacher, "teacher"), flops=None)]
+    write_costs(folder, costs)
+    return kdtune.load(folder)
+
+
+def test_costs_of_models_and_of_each_trial(measured) -> None:
+    costs = measured.costs.set_index("role")
+    assert costs.loc["student", "latency_ms"] == 0.25
+    assert np.isnan(costs.loc["teacher", "flops"])
+    row = costs.loc["student"]
+    for name in ("params", "bytes", "flops", "latency_ms", "latency32_ms"):
+        for frame in (measured.trials, measured.configs):
+            assert (frame[f"student/{name}"] == row[name]).all()
+
+
+def test_a_study_without_costs_has_neither_columns_nor_a_table(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]})
+    assert len(made.costs) == 0 and len(made.frontier()) == 0
+    assert not any(name.startswith("student/") for name in made.trials)
+    assert "Cost of the models" not in made.text()
+    verdict = made.verdict(Criterion(limits=Limits(2.0)))
+    assert verdict == f"{NOT_MEASURED}\n{made.verdict()}"
+
+
+def test_the_table_of_costs(measured) -> None:
+    text = measured.text()
+    line = next(line for line in text.splitlines() if "resnet18" in line)
+    cells = [cell.strip() for cell in line.strip("| ").split("|")]
+    assert cells[:5] == ["resnet18", "student", "3,724", "15.9 kB", "745 k"]
+    assert cells[5:] == ["0.250 (IQR 0.013)", "2"]
+    assert cost_note(measured.costs) in text and "1 thread of Some CPU, fp32, PyTorch" in text
+    head, rows = cost_rows(measured.costs)
+    assert head[-1] == "latency, batch 32 (ms)" and rows[1][4] == "-"  # FLOPs not known
+    assert [row[-1] for row in rows] == ["2", "2"]  # no interquartile range
+
+
+def test_models_measured_on_different_machines_are_told_apart() -> None:
+    other: Cost = replace(cost("b"), hardware="Some GPU", device="cuda")
+    frame = cost_frame([cost("a"), other])
+    head, rows = cost_rows(frame)
+    assert head[-1] == "measured on" and rows[1][-1].startswith("Some GPU, fp32")
+    assert "not comparable" in cost_note(frame)
+
+
+def test_latencies_of_a_busy_machine_are_called_unreliable() -> None:
+    assert "not reliable" not in cost_note(COSTS)
+    busy = cost_frame([cost("a"), replace(cost("b"), latency_ms_iqr=0.1)])
+    assert "IQR above 25% of the median are not reliable" in cost_note(busy)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(16_664, "16.7 kB"), (999_600, "1 MB"), (999.4, "999.4 B"), (8.174e9, "8.17 GB"), (5, "5 B")],
+)
+def test_prefixes(value: float, text: str) -> None:
+    assert with_prefix(value, "B") == text
+
+
+# -- frontier --------------------------------------------------------------------------------------
+
+_numbers = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
+
+
+@given(_numbers)
+def test_the_frontier_against_brute_force(points: list[tuple[int, int]]) -> None:
+    want = []
+    for c, v in points:
+        beaten = False
+        for other_c, other_v in points:
+            if other_c <= c and other_v >= v and (other_c, other_v) != (c, v):
+                beaten = True
+        want.append(not beaten)
+    costs, values = zip(*points, strict=True)
+    assert list(pareto(costs, values)) == want
+
+
+def test_the_best_of_each_student_with_and_without_distillation() -> None:
+    table = frontier(two_students(), COSTS, Criterion(), ["alpha"])
+    assert list(table.student) == [SMALL, SMALL, LARGE, LARGE]  # cheapest first
+    assert list(table.arm) == ["distilled", "plain"] * 2
+    assert list(table.label) == ["alpha = 0.5", "alpha = 1"] * 2
+    assert list(table["mean"]) == exact([0.71, 0.60, 0.80, 0.82])
+    assert table.low[0] == exact(0.71 - T1 * 0.01) and table.high[0] == exact(0.71 + T1 * 0.01)
+    assert list(table.n) == [2, 2, 2, 2]
+    assert list(table.latency_ms) == [0.5, 0.5, 3.0, 3.0]
+    assert list(table["efficient/latency_ms"]) == [True, False, False, True]
+    assert list(table["efficient/params"]) == [True, False, False, True]
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+def test_the_best_student_within_a_latency() -> None:
+    assert within(Criterion(limits=Limits(2.0))) == (
+        "Best student with a latency of at most 2 ms at batch size 1 (1 thread of Some CPU): "
+        "pkg:small (0.5 ms, 1,000 parameters) with alpha = 0.5; validation accuracy 71% (95% CI 58 "
+        "to 84, n = 2, optimistic: used for the selection), test accuracy 61% (95% CI 48 to 74, "
+        "n = 2). Excluded by cost: pkg:large (3 ms)."
+    )
+
+
+def test_a_limit_includes_its_end_and_excludes_no_one_beyond_need() -> None:
+    text = within(Criterion(limits=Limits(3.0, 90_000)))
+    assert "at batch size 1 (1 thread of Some CPU) and at most 90,000 parameters: pkg:large" in text
+    assert "with alpha = 1; validation accuracy 82%" in text and "Excluded" not in text
+
+
+def test_a_spread_that_spans_the_limit_is_said() -> None:
+    """The interquartile range of 3 ms is 0.15 ms."""
+    spread = "3 ms with an interquartile range of 0.15, which spans the limit"
+    assert f"Excluded by cost: pkg:large ({spread})." in within(Criterion(limits=Limits(2.9)))
+    assert f"pkg:large ({spread}, 90,000 parameters)" in within(Criterion(limits=Limits(3.1)))
+    assert "spans" not in within(Criterion(limits=Limits(3.2)))
+
+
+def test_no_student_is_within() -> None:
+    assert within(Criterion(limits=Limits(0.1, 10))) == (
+        "No student has a latency of at most 0.1 ms at batch size 1 (1 thread of Some CPU) and at "
+        "most 10 parameters: pkg:large (3 ms, 90,000 parameters), pkg:small (0.5 ms, 1,000 "
+        "parameters)."
+    )
+
+
+def test_a_student_without_a_cost_is_excluded_by_name() -> None:
+    trials = two_students()
+    trials.loc[trials["config/student"] == LARGE, "config/student"] = "pkg:new"
+    text = within(Criterion(limits=Limits(10.0)), trials)
+    assert text.startswith("Best student") and ": pkg:small (" in text
+    assert text.endswith("Excluded by cost: pkg:new (not measured).")
+
+
+def test_no_run_of_a_student_within_has_completed() -> None:
+    trials = two_students()
+    trials = trials[trials["config/student"] == LARGE]
+    text = within(Criterion(limits=Limits(max_params=5_000)), trials)
+    assert text.startswith("No run of a student with at most 5,000 parameters has completed yet.")
+
+
+def test_finalists_count_if_one_is_within_else_the_search() -> None:
+    trials = two_students()
+    of_large = trials[trials["config/student"] == LARGE].assign(phase="final")
+    cheap, dear = Limits(2.0), Limits(max_params=10**6)
+    text = best_within([of_large, trials], COSTS, Criterion(), cheap, ["alpha"])
+    assert "pkg:small (0.5 ms" in text and "optimistic" in text
+    text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"])
+    assert "pkg:large (3 ms" in text and "held-out repeats" in text
+
+
+def test_limits_of_the_command_and_of_the_study(measured, capsys, tmp_path) -> None:
+    folder = str(measured.folder)
+    assert main(AnalysisFlags(folder, max_ms=0.3)) == 0
+    assert "Best student with a latency of at most 0.3 ms" in capsys.readouterr().out
+    assert main(AnalysisFlags(folder, max_params=10)) == 0
+    assert "No student has at most 10 parameters: resnet18 (3,724" in capsys.readouterr().out
+    made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]}, max_ms=0.1)
+    write_costs(tmp_path, [cost(made.study.run.student)])
+    made = kdtune.load(tmp_path)
+    assert made.verdict().startswith("No student has a latency of at most 0.1 ms")
+    assert made.verdict(Criterion(limits=Limits(1.0))).startswith("Best student with a latency")
+    assert json.loads((tmp_path / "study.json").read_text())["max_ms"] == 0.1
