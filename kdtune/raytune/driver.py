@@ -146,6 +146,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     """Train the teacher, then run every run that is left."""
     cache = Cache(study.cache, study.cache_gb)
     capacity = Capacity(study, print)
+    study = replace(study, cpus_per_trial=capacity.trial.cpu)
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
     with ProgressDisplay(plan, cache) as display:

@@ -30,6 +30,8 @@ class Predictions:
     @staticmethod
     def of(student: Tensor, teacher: Tensor | None, labels: Tensor) -> "Predictions":
         """Return the predictions of logits [N, K], on the CPU."""
+        if student.device.type == "mps":  # it has no float64
+            student, labels = student.cpu(), labels.cpu()
         predicted = student.argmax(1)
         p = student.double().softmax(1)
         return Predictions(

@@ -68,6 +68,29 @@ def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) 
 
 
 @pytest.mark.parametrize(
+    ("old", "asked", "refused"),
+    [
+        (1, {"cpus_per_trial": None}, False),  # both are one thread of a CPU
+        (None, {"cpus_per_trial": 1}, False),
+        (None, {"cpus_per_trial": 2}, True),
+        (None, {"cpus_per_trial": 2, "device": "cuda"}, False),  # a GPU computes
+        (1, {"cpus_per_trial": 2, "address": "auto", "gpus": 4}, False),
+        (1, {"cpus_per_trial": 2, "address": "auto"}, True),  # perhaps a cluster without GPUs
+        (1, {"cpus_per_trial": 2, "address": "auto", "device": "cpu"}, True),
+    ],
+)
+def test_cores_of_a_trial_matter_without_a_gpu_alone(
+    old: int | None, asked: dict[str, Any], refused: bool
+) -> None:
+    before = replace(OLD, cpus_per_trial=old)
+    if refused:
+        with pytest.raises(InputError, match="cpus_per_trial: 1 → 2"):
+            merge(replace(before, **asked), before)
+    else:
+        merge(replace(before, **asked), before)
+
+
+@pytest.mark.parametrize(
     "asked",
     [
         OLD,
