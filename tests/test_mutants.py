@@ -503,8 +503,8 @@ MUTANTS = {
     ),
     "the last batch counts as a full one": Mutant(
         "training/metrics.py",
-        "for value in means.values()]) * len(labels)",
-        "for value in means.values()]) * max(16, len(labels))",
+        "            self._add(values, len(labels))",
+        "            self._add(values, max(16, len(labels)))",
         "training/metrics training/loop",
     ),
     "bins of the calibration error closed on the left": Mutant(

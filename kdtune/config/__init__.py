@@ -19,6 +19,7 @@ Command lines
 Shared by all packages
 - errors: exceptions whose message is for the user
 - cost: cost of a model, its file and limits on it
+- inputs: what counts as an image
 - files: names of a study's files, atomic writes, the cache folder
 
 Imports no other package; the table of objectives in `kdtune.training` is looked up by name. Needs

@@ -305,6 +305,13 @@ def is_named_data(data: str) -> bool:
     return data == "fashion" or re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
 
 
+def name_of_data(data: str) -> str:
+    """Return the name of data: that of a folder, or of the dataset or function."""
+    if is_named_data(data):
+        return data.removeprefix("torchvision:").replace(":", "-")
+    return Path(data).name
+
+
 def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2**63) that depends on every part and on nothing else."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()

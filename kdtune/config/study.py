@@ -30,13 +30,14 @@ from kdtune.config.hyperparameters import (
     to_values,
 )
 from kdtune.config.migrations import SCHEMA, migrate
-from kdtune.config.run import Run
+from kdtune.config.run import Run, name_of_data
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
 Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
 KeptStudents = Literal["best", "all", "none"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -46,7 +47,7 @@ class Study:
     """Configuration of a study: which configuration of the space is best, over the same repeats."""
 
     name: str = ""
-    """Name of the study and of its folder in --out. By default the name of the data's folder."""
+    """Name of the study and of its folder in --out. By default that of the data."""
     out: str = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
@@ -99,14 +100,19 @@ class Study:
     best student within it. All students are trained. None: no limit."""
     max_params: Annotated[int | None, Setting(low=1, commands=ONLY_SEARCH)] = None
     """Limit on the student's number of parameters, as --max-ms. None: no limit."""
+    device: Device = "auto"
+    """Device of the models: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda if
+    there is such a GPU, else cpu)."""
     gpus: Annotated[int | None, Setting(low=0)] = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
     gpus_per_trial: Annotated[float, Setting(above=0, commands=ONLY_SEARCH)] = 1.0
     """GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two trials on one GPU."""
-    cpus_per_trial: Annotated[int, Setting(low=1)] = 1
-    """CPU cores, and threads, per trial."""
-    loader_workers: Annotated[int, Setting(low=0)] = 0
-    """Processes per trial that augment images. 0: the trial does it itself."""
+    cpus_per_trial: Annotated[int | None, Setting(low=1)] = None
+    """CPU cores per trial. None: 1 without a GPU; with GPUs, the machine's cores divided by the
+    number of its concurrent trials. Without a GPU it is also the number of threads."""
+    loader_workers: Annotated[int | None, Setting(low=0)] = None
+    """Processes per trial that decode and augment images. 0: the trial does it itself. None: 0
+    without a GPU; with one, a process for each core of the trial but one if images are files."""
     address: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Address of a running Ray cluster ("auto" on one of its machines). None: this machine only."""
     cache: str | None = None
@@ -123,7 +129,7 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
-        object.__setattr__(self, "name", self.name or Path(self.run.data).name)
+        object.__setattr__(self, "name", self.name or name_of_data(self.run.data))
         check_fields(self)
         object.__setattr__(self, "space", {k: to_values(k, v) for k, v in self.space.items()})
         object.__setattr__(self, "run", self._begun_with())
@@ -137,10 +143,31 @@ class Study:
             check(self, name, "://" not in (getattr(self, name) or ""), "be a folder")
         whole = self.gpus_per_trial < 1 or float(self.gpus_per_trial).is_integer()
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
+        self._check_device()
         self._check_budget()
         if self.warm_start is not None and self.search == "grid":
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         self._check_space()
+
+    def _check_device(self) -> None:
+        """Raise InputError if the device contradicts the number of GPUs or the address."""
+        allowed = {
+            "auto": (True, ""),
+            "cpu": (not self.gpus, "0"),
+            "cuda": (self.gpus != 0, "1 or more"),
+            "mps": (self.gpus in (None, 1), "1"),
+        }
+        fits, number = allowed[self.device]
+        if not fits:
+            raise InputError(
+                f"--gpus must be {number} with --device {self.device}, but got --gpus {self.gpus}; "
+                f"leave out one of them"
+            )
+        if self.device == "mps" and self.address is not None:
+            raise InputError(
+                f"--device must not be mps on a cluster, but got --device mps and --address "
+                f"{self.address}; leave out one of them"
+            )
 
     def _begun_with(self) -> Run:
         """Return the base run with the models that the study began with, `Run.study_values`.
@@ -243,6 +270,11 @@ class Study:
         if self.search == other.search == "grid":
             return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
         return all(covers(self.values(n), other.values(n)) for n in HYPERPARAMETERS)
+
+    @property
+    def may_use_gpus(self) -> bool:
+        """Whether the study uses GPUs where there are some."""
+        return self.gpus != 0 and self.device != "cpu"
 
     @property
     def limits(self) -> Limits:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.inputs import are_images
 from kdtune.config.run import Precision
 from kdtune.models.preprocessing import Preprocessing as Preprocessing
 
@@ -21,11 +22,13 @@ MEMORY_FORMATS = {
 
 
 class Classifier(nn.Module):
-    """A network with its preprocessing: from views, uint8 [B, C, H, W], to logits.
+    """A network with its preprocessing: from views to logits.
+
+    Views are images, uint8 [B, C, H, W], or other tensors, which the network takes as they are.
 
     Args:
         name: as the user gives it.
-        net: from images, float32 [B, C, H, W], to logits [B, K].
+        net: from images, float32 [B, C, H, W], or other tensors to logits [B, K].
         preprocessing: from views to the images; None if it is not known, so that images are only
             scaled to [0, 1].
         source: digest of the source code of a user's factory, part of the fingerprint.
@@ -54,7 +57,8 @@ class Classifier(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         """Return the logits of the views, float32 [B, K]."""
-        return self._run(self.net, self.preprocessing(views))
+        x = self.preprocessing(views) if are_images(views) else views
+        return self._run(self.net, x)
 
     def features(self, views: Tensor) -> Tensor:
         """Return the features of the views, the input of the head, float32 [B, D]."""
@@ -79,6 +83,8 @@ class Classifier(nn.Module):
         """Move the model to a device, precision and memory format, and return it."""
         self.precision = precision
         self.format = MEMORY_FORMATS[layout]
+        if any(value.ndim == 5 for value in self.state_dict().values()):  # of 3-d convolutions
+            self.format = torch.contiguous_format  # channels_last is for four dimensions only
         return self.to(device, memory_format=self.format)  # type: ignore[call-overload, no-any-return]
 
     def freeze(self, head: bool = True) -> "Classifier":
@@ -140,7 +146,7 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
 
     Args:
         model: on the CPU.
-        views: uint8 [2, C, H, W] of the data.
+        views: two of the data, [2, ...].
         classes: K of the data.
         whole: whether all its layers learn. If not, its head must be its last operation, since
             features then replace views.
@@ -152,7 +158,7 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
         warnings.warn(describe_assumption(model), stacklevel=1)
     model.preprocessing.check_channels(views, model.name)
     model.set_mode(False)
-    shape = list(views.shape[1:])
+    shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
     try:
         with torch.no_grad():
             logits, features = model(views), model.features(views)

@@ -9,6 +9,7 @@
 - local_ray: a local Ray that other users of the machine cannot reach
 - machines: the machines of a cluster, and how many trials fit on them
 - preflight: checks of every machine before a trial runs there
+- gpu_memory: whether the concurrent trials of a GPU fit into its memory
 - node_status: what one machine reports about itself
 - storage_probe: whether all machines see the study's folder or object store
 - machine_monitor: machines that join or are lost while a study runs

@@ -96,7 +96,7 @@ def _measure(study: Study, role: Role, name: str, device: torch.device) -> Cost:
     views = samples(data, run, view_size(run, data, student, *teacher))
     members = [student] if role == "student" else teacher
     placed = [model.place(device, run.precision) for model in members]
-    return replace(measure(placed, role, views, study.cpus_per_trial), model=name)
+    return replace(measure(placed, role, views, study.cpus_per_trial or 1), model=name)
 
 
 def _models(study: Study) -> Iterator[tuple[Role, str]]:

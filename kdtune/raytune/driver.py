@@ -12,6 +12,9 @@ from ray.tune.logger import TBXLoggerCallback
 from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
+from kdtune.data.balance import describe_data
+from kdtune.data.overlap import find_shared
+from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
@@ -143,10 +146,16 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     """Train the teacher, then run every run that is left."""
     cache = Cache(study.cache, study.cache_gb)
     capacity = Capacity(study, print)
+    study = replace(study, cpus_per_trial=capacity.trial.cpu)
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
     with ProgressDisplay(plan, cache) as display:
-        for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
+        about_data = describe_data(load_data(study.run))
+        for line in (
+            *about_data,
+            *preflight(study, capacity.trial),
+            *_warnings(study, cache, count),
+        ):
             display.print_line(line)
         measure_with_ray(study, mirror, capacity.trial, display.print_line)
         train_teachers(study, capacity.trial, display.print_line)
@@ -167,6 +176,8 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
+    for sentence in find_shared(load_data(study.run)):
+        yield f"warning: {sentence}"
     if fault := cache.fault():
         yield f"warning: {fault}"
     elif too_small := cache_warning(

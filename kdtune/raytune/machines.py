@@ -1,18 +1,24 @@
 """The machines of a Ray cluster: what they have, what may be added, how many trials fit."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-import torch
 import yaml
 
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.streams.resources import check_gpus, check_precision, local_cpus
+from kdtune.streams.resources import (
+    check_gpus,
+    check_precision,
+    count_gpus,
+    device_of,
+    local_cpus,
+    trials_on_gpus,
+)
 
 CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves the cluster's file there, on the head node, for the autoscaler. Ray 2.60 has no
@@ -92,9 +98,27 @@ def count_trials(machine: Amounts, trial: TrialResources) -> int:
     """Return how many trials fit on a machine; a share of a GPU is never split over two GPUs."""
     counts = [machine.get("CPU", 0) // trial.cpu]
     if trial.gpu:
-        gpus = int(machine.get("GPU", 0))
-        counts.append(gpus * int(1 / trial.gpu) if trial.gpu < 1 else gpus // trial.gpu)
+        counts.append(trials_on_gpus(int(machine.get("GPU", 0)), trial.gpu))
     return int(min(counts))
+
+
+def trial_resources(study: Study, machines: Sequence[Amounts]) -> TrialResources:
+    """Return what one trial takes, the same on all machines.
+
+    If the study leaves the CPU cores open and takes GPUs, the cores of each machine are divided by
+    the number of trials that its GPUs run at a time; the smallest share of a machine counts.
+
+    Args:
+        study: Says what a trial needs, as far as it is given.
+        machines: Those that there are and may be.
+    """
+    takes_gpu = study.may_use_gpus and _count_gpus(machines) > 0
+    gpu = study.gpus_per_trial if takes_gpu else 0.0
+    if study.cpus_per_trial is not None or not takes_gpu:
+        return TrialResources(study.cpus_per_trial or 1, gpu)
+    counts = [(m.get("CPU", 0), trials_on_gpus(int(m.get("GPU", 0)), gpu)) for m in machines]
+    shares = [int(cores // count) for cores, count in counts if count]
+    return TrialResources(max(1, min(shares, default=1)), gpu)
 
 
 class Capacity:
@@ -123,11 +147,10 @@ class Capacity:
         gpus = max(_count_gpus(now), _count_gpus([now[0], *workers]))
         if (study.gpus or 0) > gpus:
             raise InputError(
-                f"{study.gpus} GPUs are asked for, but the cluster has {_count_gpus(now)} and may "
-                f"have at most {gpus}; --gpus {gpus}"
+                f"--gpus must be at most {gpus} on this cluster, which has {_count_gpus(now)} now, "
+                f"but got --gpus {study.gpus}. Use --gpus {gpus}"
             )
-        takes_gpu = gpus and study.gpus != 0
-        self.trial = TrialResources(study.cpus_per_trial, study.gpus_per_trial if takes_gpu else 0)
+        self.trial = trial_resources(study, [*now, *workers])
         if not any(count_trials(machine, self.trial) for machine in [*now, *workers]):
             raise InputError(
                 f"a trial takes {self.trial.cpu} CPU cores and {self.trial.gpu:g} GPUs, but no "
@@ -170,25 +193,26 @@ def check_local_resources(study: Study, ray_init: Mapping[str, Any] | None) -> N
         study: Names the GPUs, and what one trial takes.
         ray_init: Arguments of `ray.init` that say what Ray may use, if they are given.
     """
-    gpus, cpus = torch.cuda.device_count(), local_cpus()
+    gpus, cpus = count_gpus(study), local_cpus()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
     check_gpus(study, gpus)
-    if study.cpus_per_trial > cpus:
+    if (study.cpus_per_trial or 1) > cpus:
         raise InputError(
-            f"cpus_per_trial must be at most the machine's {cpus} cores, but got "
-            f"cpus_per_trial={study.cpus_per_trial}"
+            f"--cpus-per-trial must be at most the {cpus} cores of this machine, but got "
+            f"--cpus-per-trial {study.cpus_per_trial}"
         )
     taken = gpus if study.gpus is None else study.gpus
-    if taken and study.gpus_per_trial > taken:
+    device = device_of(study, taken)
+    if device.type != "cpu" and study.gpus_per_trial > taken:
         raise InputError(
-            f"gpus_per_trial must be at most the {taken} GPUs taken, but got "
-            f"gpus_per_trial={study.gpus_per_trial:g}"
+            f"--gpus-per-trial must be at most the {taken} GPUs of the study, but got "
+            f"--gpus-per-trial {study.gpus_per_trial:g}"
         )
-    check_precision(study.run, torch.device("cuda" if taken else "cpu"))
+    check_precision(study.run, device)
 
 
-def _count_gpus(machines: list[Amounts]) -> int:
+def _count_gpus(machines: Sequence[Amounts]) -> int:
     return int(sum(machine.get("GPU", 0) for machine in machines))
 
 

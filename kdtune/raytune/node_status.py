@@ -19,7 +19,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.raytune.machines import Node, TrialResources, count_trials
 from kdtune.raytune.storage_probe import StorageProbe
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import check_precision
+from kdtune.streams.resources import check_precision, count_gpus, device_of
 from kdtune.training.recipe import students, teachers
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
@@ -66,7 +66,7 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
     attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
     models = attempt(lambda: [make_student(run) for run in students(study)], [])
     folders = (study.folder, Cache(study.cache).folder)
-    gpus = attempt(_visible_gpus, 0)
+    gpus = attempt(lambda: _visible_gpus(study), 0)
     status = NodeStatus(
         torch=torch.__version__.split("+")[0],
         gpus=gpus,
@@ -128,9 +128,8 @@ def find_missing_gpus(node: Node, status: NodeStatus) -> str | None:
 
 
 def _precision_fault(study: Study, gpus: int) -> str:
-    on_gpu = gpus and study.gpus != 0
     try:
-        check_precision(study.run, torch.device("cuda" if on_gpu else "cpu"))
+        check_precision(study.run, device_of(study, gpus))
     except InputError as error:
         return str(error)
     return ""
@@ -147,11 +146,11 @@ def _state_bytes(student: Classifier) -> int:
     return sum(value.nbytes for value in student.net.state_dict().values())
 
 
-def _visible_gpus() -> int:
-    """Return the number of GPUs on the machine, including those that Ray hides from this task."""
+def _visible_gpus(study: Study) -> int:
+    """Return the number of the machine's GPUs, including those that Ray hides from this task."""
     hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
-        return torch.cuda.device_count()
+        return count_gpus(study)
     finally:
         if hidden is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = hidden

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune import __version__
 from kdtune.config.errors import NodeMismatchError, first_line
 from kdtune.config.study import Study
+from kdtune.raytune.gpu_memory import check_gpu_memory
 from kdtune.raytune.machines import Node, TrialResources, alive_nodes
 from kdtune.raytune.node_status import (
     NodeStatus,
@@ -25,24 +26,27 @@ from kdtune.raytune.storage_probe import StorageProbe
 from kdtune.results.tables import markdown
 from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS
 from kdtune.streams.cache import Cache
+from kdtune.streams.resources import device_of, loader_workers
 
 ANSWER_SECONDS = 180.0
 """Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
 
 
 def preflight(study: Study, trial: TrialResources) -> list[str]:
-    """Inspect every machine of the cluster.
+    """Inspect every machine of the cluster, and try one batch on its GPU.
 
     Args:
         study: Whose place, data and weights are inspected.
         trial: What one trial takes.
 
     Returns:
-        Lines for the terminal: a table with a row per machine (if there are several) and warnings.
+        Lines for the terminal: a table with a row per machine (if there are several), what a trial
+        takes (if it takes GPUs) and warnings.
 
     Raises:
         NodeMismatchError: A machine cannot run the study's trials; one line per fault.
         InputError, OSError: The driver cannot write into the study's place.
+        InputError: The concurrent trials of a GPU do not fit into its memory.
     """
     statuses, faults = inspect_nodes(study, alive_nodes(), trial, SHORT_RETRY_TIMEOUT_SECONDS)
     lines = [sentence for found in faults.values() for sentence in found]
@@ -51,7 +55,11 @@ def preflight(study: Study, trial: TrialResources) -> list[str]:
         raise NodeMismatchError("\n".join(lines))
     table = [_table(study, statuses)] if len(statuses) > 1 else []
     warnings = [find_missing_gpus(node, status) for node, status in statuses.items()]
-    return table + [f"warning: {sentence}" for sentence in warnings if sentence]
+    lines = table + [f"warning: {sentence}" for sentence in warnings if sentence]
+    if with_gpus := [node for node, status in statuses.items() if trial.gpu and status.gpus]:
+        lines += check_gpu_memory(study, with_gpus, trial)
+        lines.append(_describe_trial(study, trial))
+    return lines
 
 
 def inspect_nodes(
@@ -116,6 +124,15 @@ def _wait_for_status(task: Any, retry_timeout: float) -> NodeStatus:
         return NodeStatus(faults=(f"cannot run kdtune {__version__} ({reason}); install it there",))
     except ray.exceptions.RayError as error:  # the machine was lost during its inspection
         return NodeStatus(no_answer=f"could not be inspected ({describe_ray_error(error)})")
+
+
+def _describe_trial(study: Study, trial: TrialResources) -> str:
+    """Return the line that says what a trial takes of a machine with GPUs."""
+    workers = loader_workers(study, device_of(study, gpus=1), trial.cpu)
+    return (
+        f"Each trial has --gpus-per-trial {trial.gpu:g}, --cpus-per-trial {trial.cpu} and "
+        f"--loader-workers {workers}."
+    )
 
 
 def _table(study: Study, statuses: dict[Node, NodeStatus]) -> str:

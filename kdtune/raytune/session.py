@@ -10,12 +10,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
-import torch
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.study import Study
 from kdtune.raytune.local_ray import environment, private_ray
-from kdtune.streams.resources import local_cpus
+from kdtune.streams.resources import count_gpus, local_cpus
 
 DEFAULTS = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -78,12 +77,12 @@ def _started(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
 def _arguments(study: Study) -> dict[str, Any]:
     if study.address is not None:
         return {"address": study.address}
-    gpus = torch.cuda.device_count() if study.gpus is None else study.gpus
+    gpus = count_gpus(study) if study.may_use_gpus else 0
     return {
         "address": "local",
         "include_dashboard": False,
         "num_cpus": local_cpus(),
-        "num_gpus": gpus,
+        "num_gpus": gpus if study.gpus is None else study.gpus,
     }
 
 

@@ -25,6 +25,7 @@ from kdtune.config.files import (
 )
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
+from kdtune.data.balance import data_record
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
@@ -75,6 +76,7 @@ def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     return {
         "classes": load_data(study.run).classes,
+        "data_set": data_record(load_data(study.run)),
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),

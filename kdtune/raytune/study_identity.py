@@ -15,6 +15,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.records import SavedStudy, read_saved
+from kdtune.streams.resources import device_of
 from kdtune.training.teacher_origin import COMPARED_BY_CONTENT
 
 KEEPING = ("none", "best", "all")
@@ -156,8 +157,16 @@ def _changed_fields(old: Study, new: Study) -> Iterator[str]:
         before, now = getattr(old.run, resolved), getattr(new.run, resolved)
         if before != now and not (declared.setting.resolved and before is None):
             yield f"{name}: {before} → {now}"
-    if old.cpus_per_trial != new.cpus_per_trial:  # the last digits depend on it
-        yield f"cpus_per_trial: {old.cpus_per_trial} → {new.cpus_per_trial}"
+    before, now = old.cpus_per_trial or 1, new.cpus_per_trial or 1
+    if before != now and not _surely_on_gpus(new):  # the last digits of a CPU depend on it
+        yield f"cpus_per_trial: {before} → {now}"
+
+
+def _surely_on_gpus(study: Study) -> bool:
+    """Return True if the study's runs use GPUs; on a cluster only if they are asked for."""
+    if study.device == "auto" and study.address is not None:
+        return bool(study.gpus)
+    return device_of(study).type != "cpu"
 
 
 def _changed_space(old: Study, new: Study) -> Iterator[str]:

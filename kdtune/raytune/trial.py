@@ -47,14 +47,15 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         concurrent: Trials that run at a time, on all machines together; None if not known.
     """
     run = make_run(study, config)
-    torch.set_num_threads(study.cpus_per_trial)
     place = f"trials/{run.trial_id}"
     mirror, reporter = Mirror(study), _Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(run, mirror)
+        resources = Resources.of(study, concurrent)
+        torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            teacher, resources = study.folder / "teacher", Resources.of(study, concurrent)
+            teacher = study.folder / "teacher"
             for epoch in distill(run, teacher, resources, study.folder / place, push):
                 reporter.add(epoch)
         mirror.push(place)
@@ -138,12 +139,13 @@ def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
         run: Its base run with the teacher.
         folder: Of the teacher.
     """
-    torch.set_num_threads(study.cpus_per_trial)
+    resources = Resources.of(study)
+    torch.set_num_threads(resources.threads)
     mirror, lines = Mirror(study), list[str]()
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    for epoch in fine_tune(run, folder, Resources.of(study), push, lines.append):
+    for epoch in fine_tune(run, folder, resources, push, lines.append):
         for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
             yield line
         lines.clear()
@@ -160,7 +162,8 @@ def measure_teachers(study: Study, teachers: Sequence[Run]) -> list[TeacherAccur
         study: The study.
         teachers: Its base run with each of them.
     """
-    torch.set_num_threads(study.cpus_per_trial)
+    resources = Resources.of(study)
+    torch.set_num_threads(resources.threads)
     for run in teachers:
         _pull_teacher(run, Mirror(study))
-    return measure(study.run, teachers, study.folder / "teacher", Resources.of(study))
+    return measure(study.run, teachers, study.folder / "teacher", resources)

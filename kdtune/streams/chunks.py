@@ -11,9 +11,12 @@ from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.keys import Key, Keys
 from kdtune.streams.resources import Resources
 
-INFERENCE_BATCH = {"cpu": 32, "cuda": 256}
+INFERENCE_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
 """Views in a forward pass of a frozen model. On a CPU 32 fit its caches (with 64 the default
-teacher took twice as long for a view). Part of the keys, since it can change the last bits."""
+teacher took twice as long for a view); mps is not measured. Part of the keys, since it can change
+the last bits."""
+HAS_MPS = torch.backends.mps.is_available()
+"""Whether this computer has a GPU whose generator must be seeded, too."""
 
 
 def epoch_order(run: Run, count: int, epoch: int) -> Tensor:
@@ -28,6 +31,8 @@ def seed_step(run: Run, epoch: int, step: int) -> None:
     torch.default_generator.manual_seed(seed)  # a tenth of torch.manual_seed's 0.5 ms
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+    if HAS_MPS:
+        torch.mps.manual_seed(seed)
 
 
 class Chunks:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdtune.models.classifier import Classifier
 from kdtune.streams.batches import Batch, collect, rebatched
 from kdtune.streams.cache import Progress, Tensors
-from kdtune.streams.chunks import Chunks, seed_step
+from kdtune.streams.chunks import HAS_MPS, Chunks, seed_step
 from kdtune.streams.working_set import WorkingSet
 
 SAME = {"fp32": 1e-3, "bf16": 3e-2}
@@ -92,7 +92,7 @@ class Features:
         """Return True if a training pass depends on the image alone: no batch, no randomness.
 
         Args:
-            sample: some views, uint8 [B, C, H, W] at a time. None is taken if the answer is known.
+            sample: some views, [B, ...] at a time. None is taken if the answer is known.
         """
         if self._updates_statistics:
             return False
@@ -147,4 +147,6 @@ class Features:
 def _generators() -> list[Tensor]:
     """Return the states of torch's global generators."""
     states = [torch.default_generator.get_state()]
-    return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return [*states, torch.mps.get_rng_state()] if HAS_MPS else states

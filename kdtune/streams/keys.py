@@ -144,15 +144,21 @@ class Keys:
     @cached_property
     def _computation(self) -> Parts:
         """Whatever can change the last bits of a forward pass, besides the model and its input."""
-        cuda = self.device.type == "cuda"
         return {
             "precision": self.run.precision,
             "layout": "channels_last",
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
-            "threads": None if cuda else torch.get_num_threads(),
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
             "timm": timm_version(),
             "inference_batch": self.inference_batch,
         }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, such as "NVIDIA H100" or "Apple M3"; "cpu" for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return torch.backends.mps.get_name() if device.type == "mps" else device.type
 
 
 @cache

@@ -99,7 +99,7 @@ def working_set(
     views = {
         split: view * count * epochs.get(split, 1)
         for split, count in counts.items()
-        if _read_again(run, split, teacher)
+        if data.kind != "tensors" and _read_again(run, split, teacher)
     }
     return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
 

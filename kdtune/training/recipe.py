@@ -11,8 +11,9 @@ from torch import Tensor
 from kdtune.config.defaults import WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
-from kdtune.config.run import Run, pairs
+from kdtune.config.run import Augment, Run, pairs
 from kdtune.config.study import Study
+from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
@@ -27,6 +28,17 @@ OF_TEACHER = (
 """Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
 OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
 """Settings for which None is the value of each model, since a study may have several."""
+DEFAULT_AUGMENT: dict[Kind, Augment] = {
+    "files": "resized-crop",
+    "images": "crop",
+    "tensors": "none",
+}
+"""Augmentation by the kind of data."""
+OF_IMAGES = (
+    *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
+    *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
+)
+"""Settings without a meaning for data that are no images."""
 
 
 def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
@@ -87,10 +99,14 @@ def _teacher_recipe(run: Run, members: Sequence[Run]) -> dict[str, Any]:
 def _transforms(run: Run) -> dict[str, Any]:
     """Return the defaults of the augmentations and of the evaluation transform."""
     values: dict[str, Any] = {}
-    if run.augment is None:
-        values["augment"] = "resized-crop" if load_data(run).photos else "crop"
+    if run.augment is None or run.eval_crop is None or run.eval_interpolation is None:
+        data = load_data(run)
+        if data.kind == "tensors":
+            _refuse_image_settings(run, data)
+            values |= {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
+        values["augment"] = DEFAULT_AUGMENT[data.kind]
     values["teacher_augment"] = run.augment or values.get("augment")
-    if run.eval_crop is None or run.eval_interpolation is None:
+    if "eval_crop" not in values and None in (run.eval_crop, run.eval_interpolation):
         values |= _evaluation(run)
     return values
 
@@ -103,10 +119,25 @@ def _evaluation(run: Run) -> dict[str, Any]:
     data, first = load_data(run), run.teachers[0]
     model = build_model(first, "teacher", len(data.classes), seed=0, weights="none")
     published = model.preprocessing
-    images = data.splits["val"].images
+    images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
     return {"eval_crop": 1.0 if small else crop, "eval_interpolation": published.interpolation}
+
+
+def _refuse_image_settings(run: Run, data: Data) -> None:
+    """Raise InputError if a setting of images is given for other data."""
+    shape = list(data.splits["train"].example(0).shape)
+    for name in OF_IMAGES:
+        value = getattr(run, name)
+        if value in (None, "none", 1.0, "bilinear"):  # the last two may be defaults that it kept
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise InputError(
+            f"{flag} is for images, but the examples of {run.data} are tensors of shape {shape}, "
+            f"and got {flag} {shown}; leave it out. Models take such tensors as they are."
+        )
 
 
 def resolve_study(study: Study, begun: bool = False) -> Study:

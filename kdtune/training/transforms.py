@@ -5,6 +5,7 @@ from typing import Any
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.registry import Role, build_model
@@ -22,7 +23,7 @@ class Transforms:
     models: dict[str, dict[str, Any]]
     """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
     warnings: list[str]
-    """Sentences on models that have no preprocessing of their own."""
+    """Sentences on models without preprocessing of their own, and on images that splits share."""
 
 
 def transforms_of(study: Study) -> Transforms:
@@ -44,7 +45,7 @@ def transforms_of(study: Study) -> Transforms:
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
-        [describe_assumption(model) for model in assumed.values()],
+        [*map(describe_assumption, assumed.values()), *find_shared(data)],
     )
 
 

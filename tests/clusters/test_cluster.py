@@ -100,7 +100,7 @@ def test_a_folder_that_the_others_do_not_see_is_refused(local: Cluster) -> None:
 
 def test_more_gpus_than_may_come_are_refused_at_once(local: Cluster) -> None:
     said = local.user(search("gpus").replace("--address", "--gpus 4 --address") + "; true")
-    assert "4 GPUs are asked for, but the cluster has 3 and may have at most 3" in said
+    assert "--gpus must be at most 3 on this cluster, which has 3 now, but got --gpus 4" in said
 
 
 def test_a_stranger_without_the_token_is_refused(local: Cluster) -> None:

@@ -43,6 +43,7 @@ BAD_STUDIES = [
     *((name, 0) for name in ("repeats", "cpus_per_trial")),
     *((name, -1) for name in ("repeats", "gpus", "loader_workers", "cache_gb", "gpus_per_trial")),
     *(("gpus_per_trial", value) for value in (0, 1.5)),
+    ("device", "gpu"),
     ("cache_gb", math.inf),
     *(("samples", 0), ("confirm", -1), ("plain_share", 1), ("plain_share", -0.1)),
     *((name, value) for name in ("race_level", "level") for value in (0, 1)),
@@ -116,6 +117,29 @@ def test_ends_of_the_ranges_are_good() -> None:
     Run(alpha=1, epochs=1, batch_size=1, lr_step_size=1, train_images=1, image_size=1, repeat=-1)
     Study(repeats=1, gpus=0, gpus_per_trial=0.5, loader_workers=0, cache_gb=0, name="A-1._b")
     Study(gpus_per_trial=2, cpus_per_trial=1, name="a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("device", "allowed", "refused"),
+    [
+        ("auto", {"gpus": 2}, None),
+        ("cpu", {"gpus": 0}, {"gpus": 2}),
+        ("cuda", {"gpus": 2}, {"gpus": 0}),
+        ("mps", {"gpus": 1}, {"gpus": 2}),
+        ("mps", {}, {"gpus": 0}),
+        ("mps", {}, {"address": "auto"}),
+    ],
+)
+def test_a_device_that_contradicts_other_flags_is_refused(
+    device: Any, allowed: dict[str, Any], refused: dict[str, Any] | None
+) -> None:
+    uses_gpus = device != "cpu"
+    assert Study(device=device).may_use_gpus == uses_gpus
+    assert Study(device=device, **allowed).may_use_gpus == uses_gpus
+    if refused is not None:
+        (name, value), *_ = refused.items()
+        with pytest.raises(InputError, match=rf"--device.* {device}.*--{name} {value}; leave out"):
+            Study(device=device, **refused)
 
 
 def test_choices_are_listed() -> None:

@@ -19,6 +19,7 @@ from kdtune.raytune.machines import (
     count_trials,
     find_changes,
     potential_workers,
+    trial_resources,
 )
 
 FILE = {
@@ -38,6 +39,27 @@ FILE = {
 )
 def test_trials_that_fit_on_8_cores_and_4_gpus(cpus: int, gpus: float, trials: int) -> None:
     assert count_trials({"CPU": 8, "GPU": 4}, TrialResources(cpus, gpus)) == trials
+
+
+@pytest.mark.parametrize(
+    ("change", "machines", "cpu", "gpu"),
+    [
+        ({}, [{"CPU": 8}], 1, 0),  # no GPU: as ever
+        ({}, [{"CPU": 8, "GPU": 2}], 4, 1),
+        ({"gpus_per_trial": 0.25}, [{"CPU": 18, "GPU": 2}], 2, 0.25),
+        ({"gpus_per_trial": 2.0}, [{"CPU": 8, "GPU": 4}], 4, 2),
+        ({"gpus_per_trial": 0.25}, [{"CPU": 2, "GPU": 1}], 1, 0.25),  # more trials than cores
+        ({}, [{"CPU": 4}, {"CPU": 48, "GPU": 8}, {"CPU": 4, "GPU": 1}], 4, 1),  # the least share
+        ({"cpus_per_trial": 3}, [{"CPU": 8, "GPU": 2}], 3, 1),
+        ({"gpus": 0}, [{"CPU": 8, "GPU": 2}], 1, 0),
+        ({"device": "cpu"}, [{"CPU": 8, "GPU": 2}], 1, 0),
+        ({"device": "mps"}, [{"CPU": 8, "GPU": 1}], 8, 1),  # one trial at a time
+    ],
+)
+def test_cores_are_divided_over_the_trials_of_a_machine_with_gpus(
+    change: dict[str, Any], machines: list[dict[str, float]], cpu: int, gpu: float
+) -> None:
+    assert trial_resources(replace(Study(), **change), machines) == TrialResources(cpu, gpu)
 
 
 def test_the_largest_machines_come_first_up_to_both_limits() -> None:
@@ -75,7 +97,7 @@ def test_capacity_is_that_of_now_and_of_what_may_be_added(
     assert capacity(study).trial == TrialResources(cpu=1, gpu=1.0)
     assert capacity(replace(study, gpus=1)).concurrent_trials() == 1
     assert capacity(replace(study, gpus=0)).trial == TrialResources(cpu=1, gpu=0)
-    with pytest.raises(InputError, match="has 2 and may have at most 2; --gpus 2"):
+    with pytest.raises(InputError, match=r"at most 2 .* has 2 now, but got --gpus 3. Use --gpus 2"):
         capacity(replace(study, gpus=3))
     with pytest.raises(InputError, match="3 CPU cores and 1 GPUs, but no machine"):
         capacity(replace(study, cpus_per_trial=3))
@@ -88,7 +110,7 @@ def test_capacity_is_that_of_now_and_of_what_may_be_added(
     assert capacity(study).concurrent_trials() == 2 + 8 + 1 + 1
     assert capacity(replace(study, gpus=6)).concurrent_trials() == 6
     assert capacity(replace(study, cpus_per_trial=3)).concurrent_trials() == 8 + 1 + 1
-    with pytest.raises(InputError, match="has 2 and may have at most 12; --gpus 12"):
+    with pytest.raises(InputError, match=r"at most 12 .* has 2 now, but got --gpus 13"):
         capacity(replace(study, gpus=13))
 
 
@@ -109,11 +131,11 @@ def test_machines_that_the_file_demands_are_waited_for_but_not_for_ever(
 
 def test_a_trial_may_not_ask_for_more_than_the_machine_has(tiny: Run) -> None:
     study = Study(name="a", run=tiny)
-    with pytest.raises(InputError, match="4 GPUs are asked for, but this machine has 3; --gpus 3"):
+    with pytest.raises(InputError, match=r"at most the 3 GPUs .* --gpus 4. Use --gpus 3"):
         check_local_resources(replace(study, gpus=4), {"num_gpus": 3})
-    with pytest.raises(InputError, match="at most the 1 GPUs taken, but got gpus_per_trial=2"):
+    with pytest.raises(InputError, match=r"at most the 1 GPUs .* --gpus-per-trial 2"):
         check_local_resources(replace(study, gpus=1, gpus_per_trial=2.0), {"num_gpus": 4})
-    with pytest.raises(InputError, match="at most the machine's 2 cores, but got cpus_per_trial=3"):
+    with pytest.raises(InputError, match=r"at most the 2 cores .* --cpus-per-trial 3"):
         check_local_resources(replace(study, cpus_per_trial=3), {"num_cpus": 2})
 
 

@@ -85,7 +85,7 @@ def test_each_machine_tells_whether_its_trials_would_emulate_bf16(
     study: Study, monkeypatch: pytest.MonkeyPatch, gpus: int, allowed: int | None, fault: str
 ) -> None:
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
-    monkeypatch.setattr(node_status, "_visible_gpus", lambda: gpus)
+    monkeypatch.setattr(node_status, "_visible_gpus", lambda study: gpus)
     monkeypatch.setattr("ray.get_runtime_context", lambda: Node("a", "a", {}))
     own = replace(study, run=replace(study.run, precision="bf16"), gpus=allowed)
     status = inspect_node(own, StorageProbe(own))

@@ -26,7 +26,9 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune import local_ray
+from kdtune.raytune.gpu_memory import check_gpu_memory
 from kdtune.raytune.local_ray import environment
+from kdtune.raytune.machines import TrialResources, alive_nodes
 from kdtune.raytune.session import DEFAULTS, check_address, ray_session
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -162,6 +164,12 @@ def test_four_trials_run_at_once_one_a_gpu(session: Session, tiny: Run, tmp_path
     first_four = sorted(seen, key=lambda note: note[1])[:4]
     assert sorted(gpu for gpu, _ in first_four) == ["0", "1", "2", "3"]
     assert ray.is_initialized()  # a Ray that ran before is left as it is
+
+
+def test_a_batch_is_tried_in_a_task_that_has_a_gpu(session: Session, tiny: Run) -> None:
+    """In a process of its own; torch sees no GPU there, so nothing is tried."""
+    made = Study(run=tiny, gpus_per_trial=0.25)
+    assert check_gpu_memory(made, alive_nodes(), TrialResources(1, 0.25)) == []
 
 
 def listeners() -> list[tuple[str, str, int]]:

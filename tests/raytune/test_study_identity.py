@@ -18,7 +18,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.sources import _load
+from kdtune.data.sources import clear_cached_data
 from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.storage.records import SavedStudy
@@ -65,6 +65,29 @@ def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) 
         f"runs/old holds another study ({words}); restore these settings to continue it, or give "
         f"this one another name (--name OTHER) or folder (--out FOLDER)"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "asked", "refused"),
+    [
+        (1, {"cpus_per_trial": None}, False),  # both are one thread of a CPU
+        (None, {"cpus_per_trial": 1}, False),
+        (None, {"cpus_per_trial": 2}, True),
+        (None, {"cpus_per_trial": 2, "device": "cuda"}, False),  # a GPU computes
+        (1, {"cpus_per_trial": 2, "address": "auto", "gpus": 4}, False),
+        (1, {"cpus_per_trial": 2, "address": "auto"}, True),  # perhaps a cluster without GPUs
+        (1, {"cpus_per_trial": 2, "address": "auto", "device": "cpu"}, True),
+    ],
+)
+def test_cores_of_a_trial_matter_without_a_gpu_alone(
+    old: int | None, asked: dict[str, Any], refused: bool
+) -> None:
+    before = replace(OLD, cpus_per_trial=old)
+    if refused:
+        with pytest.raises(InputError, match="cpus_per_trial: 1 → 2"):
+            merge(replace(before, **asked), before)
+    else:
+        merge(replace(before, **asked), before)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +199,7 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
 
     other = Path(shutil.copytree(elsewhere, tmp_path / "other"))
     save(photo(7, 32, 32), other / "val" / "a" / "0.png", grey=True)
-    _load.cache_clear()
+    clear_cached_data()
     with pytest.raises(InputError, match=rf"the data in {other} has changed since"):
         kdtune.run(replace(moved, run=replace(run, data=str(other))))
 

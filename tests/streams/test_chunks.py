@@ -1,12 +1,14 @@
 """Laws of rebatching, and the order that a repeat fixes."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtune.config.run import Run
+from kdtune.streams import chunks
 from kdtune.streams.batches import Batch, collect, rebatched
-from kdtune.streams.chunks import epoch_order
+from kdtune.streams.chunks import epoch_order, seed_step
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 
@@ -39,3 +41,38 @@ def test_the_order_depends_on_repeat_seed_and_epoch_alone() -> None:
     for other in (Run(repeat=2), Run(repeat=1, seed=3)):
         assert not torch.equal(epoch_order(other, 50, 2), order)
     assert not torch.equal(epoch_order(Run(repeat=1), 50, 3), order)
+
+
+def test_a_step_seeds_the_generators_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    seed_step(Run(), 1, 2)
+    monkeypatch.setattr(chunks, "HAS_MPS", True)
+    seed_step(Run(), 1, 2)
+    assert seeds == [torch.default_generator.initial_seed()] * 3  # of cuda, then of cuda and mps
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_a_cuda_device_alone_gets_batches_from_pinned_memory(
+    monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool
+) -> None:
+    """Without a GPU: what would be copied is noted."""
+    labels, views = torch.arange(3), torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    pins: list[torch.Tensor] = []
+    copies: list[tuple[str, bool]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pins.append(tensor)
+        return tensor
+
+    def copy(tensor: torch.Tensor, to: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        copies.append((to.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    Batch(labels, views).to(torch.device(device))
+    assert len(pins) == (2 if pinned else 0)
+    assert copies == [(device, pinned)] * 2  # a copy from other memory must have ended

@@ -106,6 +106,23 @@ def test_versions_and_machine_change_the_key(
     assert {kind for kind in before if MAKERS[kind](fresh).name != before[kind]} == changed
 
 
+def test_a_gpu_is_in_the_key_by_its_name_and_its_threads_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(device: str) -> Key:
+        return replace(KEYS, device=torch.device(device)).logits("val", 0, "teacher")
+
+    for device, ask in (
+        ("cuda", "torch.cuda.get_device_name"),
+        ("mps", "torch.backends.mps.get_name"),
+    ):
+        monkeypatch.setattr(ask, lambda: "fast")
+        made = key(device)
+        assert (made.parts["device"], made.parts["threads"]) == ("fast", None)
+        monkeypatch.setattr(ask, lambda: "faster")
+        assert len({made.name, key(device).name, key("cpu").name}) == 3
+
+
 def test_the_version_of_timm_is_that_of_its_package() -> None:
     spec = find_spec("timm")
     if spec is None or spec.origin is None:

@@ -5,8 +5,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gpu_check
 import pytest
 import speed
+import torch
 
 from kdtune.config.cli import parse
 
@@ -45,6 +47,43 @@ def test_without_internet_the_error_names_a_remedy(tmp_path: Path) -> None:
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "cannot be downloaded" in sentence and "--teacher-weights" in sentence
     assert not (tmp_path / "runs" / "hymenoptera").exists()
+
+
+def test_the_gpu_is_measured_as_the_cpu_can_be() -> None:
+    """All that gpu_check.py runs on a GPU, on a CPU with a tiny model."""
+    command = [sys.executable, str(FOLDER / "gpu_check.py"), "--device", "cpu", "--small"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head, _, *lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    rows = [dict(zip(cells(head), cells(line), strict=True)) for line in lines]
+    want = [("no", "1"), ("no", "2"), ("yes", "1")]
+    kinds = [(row["precision"], row["compile"], row["trials per GPU"]) for row in rows]
+    assert kinds == [(precision, *kind) for precision in ("fp32", "bf16") for kind in want]
+    for row in rows:
+        alone, plain = row["trials per GPU"] == "1", row["compile"] == "no"
+        measured = {name for name in gpu_check.HEADER[3:] if row[name]}
+        expected = {"teacher", "limit"} if alone else set()
+        expected |= {"later runs", "share of the limit"} if plain else set()
+        assert measured == expected | ({"first run"} if alone and plain else set())
+    assert f"torch {torch.__version__}" in done.stdout
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_share_of_the_limit_is_of_the_same_precision() -> None:
+    Row = gpu_check.Row
+    measured = {
+        Row("fp32"): {"teacher": 1000.0, "limit": 200.0, "first run": 50.0, "later runs": 150.0},
+        Row("fp32", trials=4): {"later runs": 190.0, "memory": 12.34},
+        Row("bf16"): {"limit": 400.0, "later runs": 100.0},
+    }
+    assert gpu_check.table(measured).splitlines()[2:] == [
+        "| fp32 | no | 1 | 1,000 | 200 | 50 | 150 | 75 % |  |",
+        "| fp32 | no | 4 |  |  |  | 190 | 95 % | 12.3 |",
+        "| bf16 | no | 1 |  | 400 |  | 100 | 25 % |  |",
+    ]
 
 
 def test_the_limit_of_the_benchmark_by_hand() -> None:

@@ -79,7 +79,7 @@ def test_another_study_under_the_name_is_refused(study: Study) -> None:
 
 
 def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
-    with pytest.raises(InputError, match=r"has 0; --gpus 0, which runs on the CPUs"):
+    with pytest.raises(InputError, match=r"got --gpus 4. Use --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
     assert not study.folder.exists() and not study.folder.parent.exists()
 

@@ -301,7 +301,7 @@ def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
     model, data = load_teacher(resolve(TINY), teacher_folder), load_data(TINY)
     model.eval()
     for split, value in measured.splits.items():
-        images, labels = data.splits[split].images, data.splits[split].labels
+        images, labels = data.splits[split].inputs, data.splits[split].labels
         assert isinstance(images, torch.Tensor)
         if split == "train":
             images, labels = images[data.subset(TINY)], labels[data.subset(TINY)]
@@ -338,6 +338,6 @@ def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> No
         model.eval()
     data = load_data(run).splits["val"]
     with torch.no_grad():  # the mean probability
-        shares = [model(data.images).softmax(1) for model in models]
+        shares = [model(data.inputs).softmax(1) for model in models]
     correct = int(((shares[0] + shares[1]).argmax(1) == data.labels).sum())
     assert measured[2].splits["val"].correct == correct

@@ -94,7 +94,7 @@ def measure(run: Run) -> tuple[float, Tensor]:
     batches = list(Stream(run, data, teacher, None, Resources()).evaluate("val", 0))
     with torch.no_grad():
         logits = torch.cat([teacher(batch.views) for batch in batches])
-    files = data.splits["val"].images
+    files = data.splits["val"].inputs
     assert isinstance(files, tuple)
     order = torch.tensor([int(Path(file).stem) for file in files]).argsort()
     labels = torch.cat([batch.labels for batch in batches])

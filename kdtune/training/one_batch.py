@@ -1,0 +1,108 @@
+"""One batch of a run, without a stream: what it needs in memory and how long a step takes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdtune.config.run import Run
+from kdtune.data.sources import load_data
+from kdtune.data.views import samples
+from kdtune.models.classifier import Classifier
+from kdtune.streams.batches import Batch
+from kdtune.streams.chunks import INFERENCE_BATCH
+from kdtune.streams.shards import view_size
+from kdtune.training.loop import predict
+from kdtune.training.metrics import Losses
+from kdtune.training.objectives import objective
+from kdtune.training.optim import make_optimizer
+from kdtune.training.recipe import resolve
+from kdtune.training.run import make_student
+from kdtune.training.teacher import initial_teacher
+
+STEPS = 2
+"""The second step has the moments of the optimizer in memory beside the gradients."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Teacher and student of a run on their device, in the modes in which a run uses them."""
+
+    teacher: tuple[Classifier, ...]
+    """One, or the members of an ensemble."""
+    student: Classifier
+
+    @staticmethod
+    def of(run: Run, device: torch.device) -> "Models":
+        """Build the models of a run; the teacher as it is before any fine-tuning."""
+        teacher = tuple(initial_teacher(member) for member in run.teachers)
+        student = make_student(run).place(device, run.precision)
+        for model in teacher:
+            model.place(device, run.precision).freeze().set_mode(False)
+        student.set_mode(True, run.batch_norm == "train")
+        if run.trainable == "head":
+            student.freeze(head=False)
+        return Models(teacher, student)
+
+
+def views_like(run: Run, models: Models, count: int) -> Tensor:
+    """Return `count` views of the shape and type of the run's views, on the CPU."""
+    data = load_data(run)
+    two = samples(data, run, view_size(run, data, *models.teacher, models.student))
+    return two[torch.arange(count) % len(two)]
+
+
+@torch.no_grad()
+def teacher_logits(models: Models, views: Tensor) -> Tensor:
+    """Return logits of the teacher, float32 [B, K], on its device; the mean of an ensemble's."""
+    return torch.stack([member(views) for member in models.teacher]).mean(0)
+
+
+def training_steps(run: Run, student: Classifier, batch: Batch) -> Iterator[Tensor]:
+    """Train the student on one batch again and again, as a run does; yield the losses.
+
+    A student with a frozen backbone computes the features of the batch in every step, as the run
+    does that builds them.
+
+    Args:
+        run: Objective, optimizer and precision.
+        student: In training mode on its device.
+        batch: Views, labels and logits of the teacher on the same device.
+    """
+    optimizer, own = make_optimizer(run, student), objective(run)
+    frozen = run.trainable == "head"
+    while True:
+        with torch.no_grad():
+            features = student.features(batch.views) if frozen and batch.views is not None else None
+        logits = predict(student, Batch(batch.labels, batch.views, features, batch.teacher))
+        loss = Losses.of(run, own, logits, batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield loss.detach()
+
+
+def try_batch(run: Run, device: torch.device) -> Models:
+    """Run the teacher on an inference batch and train the student on a batch of the run's size.
+
+    Args:
+        run: With the largest batch size of the study.
+        device: Where its trials run.
+
+    Returns:
+        The models, which are in memory as long as the caller keeps them.
+    """
+    run = resolve(run)
+    models = Models.of(run, device)
+    inference = INFERENCE_BATCH[device.type]
+    views = views_like(run, models, max(inference, run.batch_size))
+    labels = torch.zeros(run.batch_size, dtype=torch.int64)
+    teacher_logits(models, views[:inference].to(device))
+    batch = Batch(labels, views[: run.batch_size]).to(device)
+    assert batch.views is not None
+    batch = Batch(batch.labels, batch.views, None, teacher_logits(models, batch.views))
+    steps = training_steps(run, models.student, batch)
+    for _ in range(STEPS):
+        next(steps).item()
+    return models
