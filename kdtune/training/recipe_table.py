@@ -10,8 +10,8 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
-from kdtune.models.classifier import Preprocessing
 from kdtune.models.finished import read_finished
+from kdtune.models.preprocessing import describe_preprocessing
 from kdtune.models.registry import Role, build_model
 from kdtune.training.recipe import OF_TEACHER, kind_of_weights, students, teachers
 
@@ -127,7 +127,7 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     if before != now:  # it was not given
         if name.removeprefix("teacher_") in OF_TEACHER:
             return f"default for {KINDS[kind_of_weights(teachers(study))]}"
-        return by_data
+        return "model's own" if name.startswith("eval_") and _is_published(name, study) else by_data
     here, elsewhere = _value(name, fashion()), _value(name, Study())
     is_fashion = study.run.data == "fashion"
     if here == elsewhere:
@@ -135,6 +135,14 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     if now == (here if is_fashion else elsewhere):
         return by_data
     return "experiment"
+
+
+def _is_published(name: str, study: Study) -> bool:
+    """Return True if a part of the evaluation transform is the one that the teacher publishes."""
+    first, classes = teachers(study)[0], len(load_data(study.run).classes)
+    published = build_model(first, "teacher", classes, seed=0, weights="none").preprocessing
+    own = published.crop if name == "eval_crop" else published.interpolation
+    return bool(own == getattr(study.run, name))
 
 
 def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
@@ -149,13 +157,7 @@ def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
             model = build_model(run, role, classes, seed=0, weights="none")
             values = model.preprocessing if finished is None else finished.preprocessing
             source = "model's own" if finished is None else "finished teacher"
-            given = any(getattr(run, f"{role}_{n}") is not None for n in OF_INPUT[:3])
+            given = any(getattr(run, f"{role}_{n}") is not None for n in OF_INPUT)
             if given:
                 values, source = model.preprocessing, "flag" if by_flag else "experiment"
-            yield RecipeRow(f"input of {name}", _describe(values), source)
-
-
-def _describe(preprocessing: Preprocessing) -> str:
-    p = preprocessing
-    size = f"size {p.size}, " if p.size else ""
-    return f"{size}mean {_shown(p.mean)}, std {_shown(p.std)}"
+            yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)
