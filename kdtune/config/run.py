@@ -218,7 +218,7 @@ class Run:
         for role in ("teacher", "student"):
             name, models = f"{role}_weights", getattr(self, role).split("+")
             weights = getattr(self, name)
-            if isinstance(weights, str) and weights.partition("=")[0] in models:
+            if isinstance(weights, str) and any(weights.startswith(f"{m}=") for m in models):
                 object.__setattr__(self, name, (weights,))  # of one model only
             check_weights(name, weights)
 
