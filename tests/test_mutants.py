@@ -369,6 +369,24 @@ MUTANTS = {
     "a fingerprint without the cut": Mutant(
         "data/val_cut.py", "fingerprint=fingerprint, cut", "cut", "data/val_cut"
     ),
+    "val resized bilinearly, whatever the interpolation": Mutant(
+        "data/views.py",
+        "mode = MODES[self.interpolation]",
+        'mode = MODES["bilinear"]',
+        "data/views",
+    ),
+    "the crop of timm rounded": Mutant(
+        "models/preprocessing.py",
+        "math.floor(size / share)",
+        "round(size / share)",
+        "models/preprocessing",
+    ),
+    "a model without preprocessing in silence": Mutant(
+        "models/classifier.py",
+        "if not model.is_normalized:",
+        "if False:",
+        "models/preprocessing",
+    ),
     "labels in another order than views": Mutant(
         "streams/stream.py",
         "labels[index if order is None else index[order]]",
@@ -428,6 +446,9 @@ MUTANTS = {
         'parts |= {"repeat": run.repeat, "epoch": epoch}\n            elif',
         'parts |= {"repeat": run.repeat}\n            elif',
         "streams/keys",
+    ),
+    "a key of val without the crop": Mutant(
+        "streams/keys.py", 'parts["crop"] = run.eval_crop', "pass", "streams/keys"
     ),
     "a key without the batch size": Mutant(
         "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys"
