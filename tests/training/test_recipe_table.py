@@ -29,6 +29,9 @@ def test_sources_on_the_command_line() -> None:
     assert found["eval_crop"] == RecipeRow("eval_crop", "1", "default for --data fashion")
     given = found["input of kdtune.models:fashion_teacher"]
     assert given.source == "model's own" and "mean 0.286, std 0.353" in given.value
+    bare = rows(parse("search", ["--student", "factories:bare_student"]))
+    name = "input of factories:bare_student"
+    assert bare[name] == RecipeRow(name, "mean 0, std 1", "not known")
 
 
 def test_what_has_no_effect_is_not_shown() -> None:
