@@ -349,10 +349,43 @@ MUTANTS = {
         "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views"
     ),
     "flipped upside down": Mutant(
-        "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
+        "data/augmentations.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
     ),
     "photographs evaluated without the zoom": Mutant(
-        "data/views.py", "PHOTO_ZOOM = 256 / 224", "PHOTO_ZOOM = 1.0", "data/views"
+        "data/views.py", "PHOTO_CROP = 224 / 256", "PHOTO_CROP = 1.0", "data/views"
+    ),
+    "tables scaled like images": Mutant(
+        "models/classifier.py",
+        "self.preprocessing(views) if are_images(views) else views",
+        "self.preprocessing(views)",
+        "models/inputs",
+    ),
+    "a val that is also in train": Mutant(
+        "data/val_cut.py",
+        "for part in (~chosen, chosen)",
+        "for part in (~chosen | chosen, chosen)",
+        "data/val_cut",
+    ),
+    "a fingerprint without the cut": Mutant(
+        "data/val_cut.py", "fingerprint=fingerprint, cut", "cut", "data/val_cut"
+    ),
+    "val resized bilinearly, whatever the interpolation": Mutant(
+        "data/views.py",
+        "mode = MODES[self.interpolation]",
+        'mode = MODES["bilinear"]',
+        "data/views",
+    ),
+    "the crop of timm rounded": Mutant(
+        "models/preprocessing.py",
+        "math.floor(size / share)",
+        "round(size / share)",
+        "models/preprocessing",
+    ),
+    "a model without preprocessing in silence": Mutant(
+        "models/classifier.py",
+        "if not model.is_normalized:",
+        "if False:",
+        "models/preprocessing",
     ),
     "labels in another order than views": Mutant(
         "streams/stream.py",
@@ -413,6 +446,9 @@ MUTANTS = {
         'parts |= {"repeat": run.repeat, "epoch": epoch}\n            elif',
         'parts |= {"repeat": run.repeat}\n            elif',
         "streams/keys",
+    ),
+    "a key of val without the crop": Mutant(
+        "streams/keys.py", 'parts["crop"] = run.eval_crop', "pass", "streams/keys"
     ),
     "a key without the batch size": Mutant(
         "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys"

@@ -154,9 +154,10 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
     Raises:
         InputError: the model fails, or its logits or head do not fit.
     """
-    if not model.is_normalized:
-        warnings.warn(describe_assumption(model), stacklevel=1)
-    model.preprocessing.check_channels(views, model.name)
+    if are_images(views):
+        if not model.is_normalized:
+            warnings.warn(describe_assumption(model), stacklevel=1)
+        model.preprocessing.check_channels(views, model.name)
     model.set_mode(False)
     shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
     try:

@@ -27,12 +27,14 @@ class Transforms:
 
 
 def transforms_of(study: Study) -> Transforms:
-    """Return the transforms of a resolved study.
+    """Return the transforms of a resolved study; only warnings if its data are no images.
 
     Raises:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
+    if data.kind == "tensors":
+        return Transforms({}, {}, find_shared(data))
     of_teachers = [_build(own, "teacher") for own in teachers(study)]
     of_students = [_build(own, "student") for own in students(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}

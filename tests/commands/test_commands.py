@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import kdtune.analysis
+import kdtune.teacher
+from kdtune.config.cli import parse
+from kdtune.config.flags import parse_reading
 from kdtune.config.study import Study
 
 TINY = [
@@ -20,13 +24,17 @@ def call(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def test_teacher_then_distill_then_search_then_analysis(tmp_path: Path) -> None:
+def test_teacher_then_distill_then_search_then_analysis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command once as a process; the same again, or with other flags, in this one."""
+    monkeypatch.chdir(tmp_path)
     flags = [*TINY, "--cache", tmp_path / "cache"]
     teacher = call("kdtune.teacher", *_of_teacher(flags), cwd=tmp_path)
     assert teacher.returncode == 0, teacher.stderr
     assert "epoch   0" in teacher.stdout and "teacher.safetensors" in teacher.stdout
-    again = call("kdtune.teacher", *_of_teacher(flags), cwd=tmp_path)
-    assert "the teacher is ready" in again.stdout
+    assert kdtune.teacher.main(parse("teacher", [*map(str, _of_teacher(flags))])) == 0
+    assert "the teacher is ready" in capsys.readouterr().out
 
     one = call("kdtune.distill", *flags, "--alpha", "0.2", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
@@ -38,10 +46,12 @@ def test_teacher_then_distill_then_search_then_analysis(tmp_path: Path) -> None:
     assert "significant difference" in search.stdout or "Distillation" in search.stdout
     assert "Traceback" not in search.stderr
 
-    for words in ([], ["--format", "json"], ["--pooled"], ["--strict", "--by", "alpha"]):
-        table = call("kdtune.analysis", "runs/fashion", *words, cwd=tmp_path)
-        assert table.returncode == 0, table.stderr
-        assert "0.1" in table.stdout
+    table = call("kdtune.analysis", "runs/fashion", cwd=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "0.1" in table.stdout
+    for words in (["--format", "json"], ["--pooled"], ["--strict", "--by", "alpha"]):
+        assert kdtune.analysis.main(parse_reading("analysis", ["runs/fashion", *words])) == 0
+        assert "0.1" in capsys.readouterr().out
 
 
 def _of_teacher(flags: list[object]) -> list[object]:

@@ -211,7 +211,8 @@ def test_fingerprints_are_in_study_json(tmp_path: Path) -> None:
     values = json.loads((study.folder / "study.json").read_text())
     assert (values["schema"], values["fingerprints"]) == (3, PRINTS)
     provenance = json.loads((study.folder / "provenance.json").read_text())
-    assert set(provenance) == {"classes", "python", "versions", "command", "recipe"}
+    about = {"classes", "data_set", "python", "versions", "command", "recipe"}
+    assert set(provenance) == about
     saved = read_if_saved(study.folder)
     assert saved is not None and (saved.study, saved.fingerprints) == (study, PRINTS)
 
