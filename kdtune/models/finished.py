@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from kdtune.config.errors import InputError
-from kdtune.models.classifier import Preprocessing
+from kdtune.models.preprocessing import Preprocessing
 
 WEIGHTS = "teacher.safetensors"
 RECORD = "teacher.json"
