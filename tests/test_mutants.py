@@ -188,15 +188,39 @@ MUTANTS = {
     ),
     "finalists by the search alone": Mutant(
         "planning/standing.py",
-        "if rivals := confirmed or arm:",
-        "if rivals := arm:",
+        "rivals = confirmed or arm",
+        "rivals = arm",
         "planning/standing",
     ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "<= ledger.study.level",
-        "<= 1",
+        "if anytime_p(final_differences(pair)) > level",
+        "if anytime_p(final_differences(pair)) > 1",
         "planning/standing",
+    ),
+    "one baseline for all students": Mutant(
+        "results/comparison.py",
+        'return configs["config/student"]',
+        'return pd.Series("", index=configs.index)',
+        "results/within_students",
+    ),
+    "students pruned by each other": Mutant(
+        "planning/ledger.py",
+        "Arm(run.student, run.alpha == 1)",
+        'Arm("", run.alpha == 1)',
+        "planning/students",
+    ),
+    "logits of an ensemble averaged": Mutant(
+        "models/ensemble.py",
+        "mean = log_p.logsumexp(0) - math.log(len(logits))",
+        "mean = log_p.mean(0)",
+        "models/ensemble",
+    ),
+    "plain training for each teacher": Mutant(
+        "config/run.py",
+        'Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"',
+        'Hyperparameter(of_study=True)] = "resnet50"',
+        "config/study",
     ),
     "running trials are ignored": Mutant(
         "planning/proposals.py",
@@ -230,8 +254,8 @@ MUTANTS = {
     ),
     "paired by position": Mutant(
         "results/comparison.py",
-        "values[[c, baseline]].dropna().to_numpy().T for c in others",
-        "np.array([values[x].sort_values().to_numpy() for x in (c, baseline)]) for c in others",
+        "values[[c, b]].dropna().to_numpy().T for c, b",
+        "np.array([values[x].sort_values().to_numpy() for x in (c, b)]) for c, b",
         "results/comparison",
     ),
     "pooled epochs in the summary": Mutant(
@@ -266,8 +290,8 @@ MUTANTS = {
     ),
     "the first plain training is the baseline": Mutant(
         "results/comparison.py",
-        "best_config(values[plain], criterion.sign)",
-        "plain[0]",
+        "best_config(values[found], criterion.sign)",
+        "found[0]",
         "results/comparison",
     ),
     "higher is always better": Mutant(
@@ -404,8 +428,8 @@ MUTANTS = {
     ),
     "a teacher in train mode": Mutant(
         "streams/stream.py",
-        "self.teacher.set_mode(False)",
-        "self.teacher.set_mode(True)",
+        "model.set_mode(False)",
+        "model.set_mode(True)",
         "streams/stream",
     ),
     "running statistics that are not restored": Mutant(

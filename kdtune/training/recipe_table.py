@@ -35,6 +35,8 @@ KINDS: dict[WeightsKind, str] = {
     "random": "random weights",
     "finished": "a finished teacher",
 }
+WHOLE = ("teacher_train_images",)
+"""Settings for which None means all."""
 MAX_WIDTH = 44
 """Characters of a path that are printed; of a longer one the last."""
 
@@ -62,7 +64,8 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None) -> list[RecipeR
             if name in UNSHOWN or not _has_effect(name, study):
                 continue
             value, source = _value(name, study), _source(name, asked, study, saved)
-            rows.append(RecipeRow(name, _shown(value), source))
+            shown = "all" if name in WHOLE and value is None else _shown(value)
+            rows.append(RecipeRow(name, shown, source))
     return [*rows, *_input_rows(asked, study)]
 
 
@@ -75,8 +78,13 @@ def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
 
 
 def _shortened(value: str) -> str:
-    is_path = "/" in value and ", " not in value
-    return value if len(value) <= MAX_WIDTH or not is_path else f"...{value[3 - MAX_WIDTH :]}"
+    """Return a long value with the ends of its paths only."""
+    if len(value) <= MAX_WIDTH:
+        return value
+    if ", " not in value:
+        return f"...{value[3 - MAX_WIDTH :]}" if "/" in value else value
+    pairs = (part.partition("=") for part in value.split(", "))
+    return ", ".join(f"{model}{mark}{Path(file).name}" for model, mark, file in pairs)
 
 
 def _has_effect(name: str, study: Study) -> bool:
