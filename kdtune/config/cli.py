@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from kdtune.config.defaults import describe_teacher_default, fashion
+from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.errors import InputError, LeaseLostError, UserError
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
@@ -117,6 +117,9 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
     values = parse_flags(command, about, tuple(_flags(command, base)), arguments)
     given = {word.partition("=")[0].removeprefix("--no-").lstrip("-") for word in arguments}
     flags = tuple(name for name in values if name.replace("_", "-") in given)
+    if "teacher_weights" in flags and base == fashion():  # whose recipe is for random weights
+        own = {f"teacher_{name}" for name in TEACHER_RECIPE} - set(flags)
+        values |= {name: None for name in own & values.keys()}
     study = _lay_over(base, base.space if command == "search" else {}, values)
     return replace(study, flags=flags)
 

@@ -34,6 +34,8 @@ The new head of an EfficientNet-Lite2 on 244 photographs of ants and bees reache
 epochs with 0.1 (sgd), 92.0 % with 0.01 and 68.9 % with 0.001: timm's initial heads are large.
 """
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
+TEACHER_RECIPE = (*PRETRAINED, "lr", "weight_decay")
+"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
 BATCH_NORM_OF_HEAD = "eval"
 """Mode of batch norm where only the head is trained: nothing of the backbone changes."""
 

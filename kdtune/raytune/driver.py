@@ -38,7 +38,7 @@ from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
-from kdtune.training.recipe import resolve_study, teachers
+from kdtune.training.recipe import resolve_study, teachers, with_weights_of_studies
 from kdtune.training.recipe_table import format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
 from kdtune.training.teacher import initial_teacher, missing_teachers
@@ -70,7 +70,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         LeaseLostError: Another driver has taken over the study on its object store.
         Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
     """
-    study = replace(study, run=study.run.absolute())
+    study = replace(study, run=with_weights_of_studies(study.run.absolute()))
     folder, mirror = study.folder, Mirror(study)
     with _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:

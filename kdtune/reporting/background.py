@@ -169,11 +169,15 @@ def provenance(results: Results) -> Provenance:
     }
     command = " ".join(str(word) for word in record.get("command", ()))
     settings = dataclasses.asdict(results.study)
-    del settings["run"]["study_values"]  # the models, once more
+    del settings["run"]["study_values"], settings["flags"]  # the models once more; of a command
     flat = settings.pop("run") | settings
-    rows = [[name, "" if value is None else str(value)] for name, value in flat.items()]
+    sources = {row["setting"]: row["source"] for row in record.get("recipe", ())}
+    rows = [
+        [name, "" if value is None else str(value), sources.get(name, "")]
+        for name, value in flat.items()
+    ]
     return Provenance(
         {name: value for name, value in versions.items() if value},
         command,
-        Table(["setting", "value"], rows),
+        Table(["setting", "value", "source"], rows),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdtune.config.defaults import WeightsKind, teacher_recipe
+from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
 from kdtune.config.run import Augment, Run, pairs
@@ -21,11 +21,6 @@ from kdtune.models.finished import read_finished, teacher_file
 from kdtune.models.registry import Role, build_model
 from kdtune.streams.shards import view_size
 
-OF_TEACHER = (
-    *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
-    *("lr_step_size", "lr_gamma", "epochs", "batch_size"),
-)
-"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
 OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
 """Settings for which None is the value of each model, since a study may have several."""
 DEFAULT_AUGMENT: dict[Kind, Augment] = {
@@ -89,7 +84,7 @@ def kind_of_weights(members: Sequence[Run]) -> WeightsKind:
 
 def _teacher_recipe(run: Run, members: Sequence[Run]) -> dict[str, Any]:
     """Return the recipe of the teacher as teacher_*."""
-    given = {name: getattr(run, f"teacher_{name}") for name in OF_TEACHER}
+    given = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
     recipe = teacher_recipe(
         kind_of_weights([replace(m, teacher_weights=run.teacher_weights) for m in members]), given
     )

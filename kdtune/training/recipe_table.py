@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdtune.config.defaults import WeightsKind, fashion
+from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion
 from kdtune.config.fields import declarations
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
@@ -13,7 +13,7 @@ from kdtune.data.sources import load_data
 from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import describe_preprocessing
 from kdtune.models.registry import Role, build_model
-from kdtune.training.recipe import OF_TEACHER, kind_of_weights, students, teachers
+from kdtune.training.recipe import kind_of_weights, students, teachers
 
 OF_INPUT = ("mean", "std", "size", "interpolation")
 """Settings of a model's input, which are one row of the table, without teacher_ and student_."""
@@ -95,7 +95,7 @@ def _has_effect(name: str, study: Study) -> bool:
         other, values = ONLY_WITH[name]
         return getattr(study, other) in values
     part = name.removeprefix("teacher_")
-    of_training = (*OF_TEACHER, "augment", "train_images", "keep")
+    of_training = (*TEACHER_RECIPE, "augment", "train_images", "keep")
     if name.startswith("teacher_") and part in of_training:
         epochs = study.values("teacher_epochs")
         tuned = isinstance(epochs, tuple) and any(epochs)
@@ -133,7 +133,7 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
         return "saved study"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
-        if name.removeprefix("teacher_") in OF_TEACHER:
+        if name.removeprefix("teacher_") in TEACHER_RECIPE:
             return f"default for {KINDS[kind_of_weights(teachers(study))]}"
         return "model's own" if name.startswith("eval_") and _is_published(name, study) else by_data
     here, elsewhere = _value(name, fashion()), _value(name, Study())

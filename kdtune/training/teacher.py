@@ -87,12 +87,13 @@ def describe_training(run: Run) -> str:
     layers = f"all layers, {counts[0]:,} parameters"
     if own.trainable == "head":
         layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
+    what = "examples" if data.kind == "tensors" else "images"
     epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
     return (
         f"Training the teacher {own.student}: {epochs}; {layers}; batch norm "
         f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({own.schedule}){decay}; batch size "
-        f"{own.batch_size}; {len(data.subset(own)):,} images, augmentation {own.augmentation}; the "
+        f"{own.batch_size}; {len(data.subset(own)):,} {what}, augmentation {own.augmentation}; the "
         f"{own.teacher_keep} epoch is kept."
     )
 

@@ -53,3 +53,12 @@ def test_flags_that_were_given() -> None:
     words = ["--lr", "0.1", "--teacher-lr=0.2", "--no-download", "--alpha", "0", "1"]
     assert set(parse("search", words).flags) == {"lr", "teacher_lr", "download", "alpha"}
     assert "flags" not in parse("search", words).to_json()
+
+
+@pytest.mark.parametrize("command", ["search", "teacher"])
+def test_given_weights_replace_the_recipe_of_the_default_study(command: Any) -> None:
+    """Its teacher begins with random weights; the recipe of others depends on these."""
+    given = parse(command, ["--teacher-weights", "runs/other", "--teacher-lr", "0.5"])
+    run = given.run
+    assert (run.teacher_epochs, run.teacher_optimizer, run.teacher_lr) == (None, None, 0.5)
+    assert parse(command, ["--teacher-lr", "0.5"]).run.teacher_epochs == 20
