@@ -1,6 +1,9 @@
 """Print the summary, the comparison with the baseline and the conclusion of a study.
 
 python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
+python -m kdtune.analysis runs/fashion runs/other          studies of the same data, side by side
+python -m kdtune.analysis runs                             a list of the studies
+python -m kdtune.analysis runs/fashion --drop TRIAL ...    runs that are not to count
 """
 
 if __name__ == "__main__":
@@ -9,14 +12,19 @@ if __name__ == "__main__":
     start("analysis")  # answers bad flags before pandas loads; does not return
 
 import sys
+from collections.abc import Iterable
 
 from kdtune.config.cost import Limits
-from kdtune.config.flags import AnalysisFlags
+from kdtune.config.errors import InputError
+from kdtune.config.flags import TABLE_METRICS, AnalysisFlags
 from kdtune.results.comparison import (
     Criterion,
     check_baseline,
     parse_baseline,
 )
+from kdtune.results.side_by_side import load_several
+from kdtune.results.side_by_side_text import text
+from kdtune.results.studies import is_folder_of_studies, list_studies, studies_text
 from kdtune.results.study_results import load
 from kdtune.results.tables import format_table
 
@@ -25,7 +33,20 @@ def main(flags: AnalysisFlags) -> int:
     """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
     limits = Limits(flags.max_ms, flags.max_params)
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
-    results = load(flags.run)
+    if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
+        warnings = _print_study(flags.runs[0], flags, criterion)
+    else:
+        _check_for_several(flags)
+        warnings = _print_several(flags, criterion)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 3 if flags.strict and warnings else 0
+
+
+def _print_study(place: str, flags: AnalysisFlags, criterion: Criterion) -> list[str]:
+    """Print the results of one study; return its warnings."""
+    _mark(place, flags)
+    results = load(place)
     check_baseline(criterion, results.study)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
@@ -35,6 +56,60 @@ def main(flags: AnalysisFlags) -> int:
         print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
         print("\npooled over epochs: the SD describes the learning curve, not repeats")
-    for warning in results.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 3 if flags.strict and results.warnings else 0
+    return results.warnings
+
+
+def _mark(place: str, flags: AnalysisFlags) -> None:
+    """Drop and restore the runs that the flags name, and say so."""
+    if not (flags.drop or flags.restore):
+        if flags.reason is not None:
+            raise InputError("--reason must be given with --drop or --restore")
+        return
+    from kdtune.storage.dropping import mark_trials
+
+    mark_trials(place, flags.drop, flags.restore, flags.reason)
+    for word, trials in (("dropped", flags.drop), ("restored", flags.restore)):
+        if trials:
+            print(f"{word} {', '.join(dict.fromkeys(trials))}", file=sys.stderr)
+    print(
+        "summary.md, students/ and the parquet files are updated when the study's command is "
+        "repeated",
+        file=sys.stderr,
+    )
+
+
+def _check_for_several(flags: AnalysisFlags) -> None:
+    """Raise InputError for flags that are for one study only."""
+    given = {
+        "--by": flags.by,
+        "--columns": flags.columns != TABLE_METRICS,
+        "--pooled": flags.pooled,
+        "--drop": flags.drop,
+        "--restore": flags.restore,
+        "--reason": flags.reason,
+        "--max-ms": flags.max_ms is not None,
+        "--max-params": flags.max_params is not None,
+        "--format latex": flags.format == "latex",
+    }
+    if wrong := [name for name, value in given.items() if value]:
+        raise InputError(
+            f"{wrong[0]} must be used with one study, but got {' '.join(flags.runs)}; name one, or "
+            f"leave the flag out"
+        )
+
+
+def _print_several(flags: AnalysisFlags, criterion: Criterion) -> list[str]:
+    """Print studies side by side, or the list of a folder's studies; return their warnings."""
+    if len(flags.runs) == 1:
+        table = list_studies(flags.runs[0], criterion)
+        print(studies_text(table, criterion, flags.format))
+        return _damaged(table["name"][table.state.str.startswith("damaged")])
+    side = load_several(flags.runs, criterion)
+    for results in side.results:
+        check_baseline(criterion, results.study)
+    print(text(side, flags.format))
+    return [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
+
+
+def _damaged(names: Iterable[str]) -> list[str]:
+    return [f"{name} cannot be read" for name in names]

@@ -11,10 +11,11 @@ if __name__ == "__main__":
 from kdtune.config.errors import InputError
 from kdtune.config.study import Study
 from kdtune.streams.resources import local_resources
+from kdtune.teacher import gate, train_teacher
 from kdtune.training.progress import Progress
 from kdtune.training.recipe import resolve
 from kdtune.training.run import check, distill
-from kdtune.training.teacher import describe_training, fine_tune, missing_teachers
+from kdtune.training.teacher import missing_teachers
 
 
 def main(study: Study) -> int:
@@ -28,9 +29,8 @@ def main(study: Study) -> int:
     resources = local_resources(study, progress.show_build)
     check(run)
     for own, folder in missing_teachers(run, run.teachers, root):
-        progress.print_line(describe_training(own))
-        for epoch in fine_tune(own, folder, resources):
-            progress.print_line(epoch)
+        train_teacher(own, folder, resources, progress)
+    gate(run, [run], study.folder, resources, progress.print_line)
     config = (f"{name} {value}" for name, value in run.config.items() if value is not None)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {', '.join(config)}."

@@ -1,6 +1,7 @@
 """Write the report of a study: one HTML page and its figures as files.
 
 python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
+python -m kdtune.report runs/fashion runs/other [--out FILE.html]      one page, side by side
 """
 
 if __name__ == "__main__":
@@ -20,7 +21,9 @@ from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import ReportFlags
 from kdtune.reporting.build import write
+from kdtune.reporting.side_by_side import output_file, write_comparison
 from kdtune.results.comparison import Criterion, check_baseline, parse_baseline
+from kdtune.results.side_by_side import load_several
 from kdtune.results.study_results import load
 
 
@@ -28,13 +31,24 @@ def main(flags: ReportFlags) -> int:
     """Write the report, print the path of its page and return the exit code."""
     limits = Limits(flags.max_ms, flags.max_params)
     criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
-    if flags.out is None and "://" in flags.run:
-        raise InputError(
-            f"--out must be given for a study on a store, {flags.run}. Add --out FOLDER."
-        )
     if "://" in (flags.out or ""):
-        raise InputError(f"--out must be a local folder, but got {flags.out}.")
-    results = load(flags.run)
+        raise InputError(f"--out must be on this machine, but got {flags.out}; give a path.")
+    if len(flags.runs) > 1:
+        if (flags.max_ms, flags.max_params) != (None, None):
+            raise InputError(
+                "--max-ms and --max-params must be used with one study, but got several; leave "
+                "them out"
+            )
+        file = None if flags.out is None else output_file(flags.out)
+        side = load_several(flags.runs, criterion)
+        for results in side.results:
+            check_baseline(criterion, results.study)
+        print(write_comparison(side, file or output_file(side.default_file)))
+        return 0
+    run = flags.runs[0]
+    if flags.out is None and "://" in run:
+        raise InputError(f"--out must be given for a study on a store, {run}. Add --out FOLDER.")
+    results = load(run)
     check_baseline(criterion, results.study)
-    print(write(results, criterion, Path(flags.out or flags.run)))
+    print(write(results, criterion, Path(flags.out or run)))
     return 0

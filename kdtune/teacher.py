@@ -8,15 +8,23 @@ if __name__ == "__main__":
 
     start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
+from collections.abc import Callable
+from pathlib import Path
+
 from kdtune.config.errors import InputError
+from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
-from kdtune.streams.resources import local_resources
+from kdtune.models.finished import WEIGHTS
+from kdtune.results.teachers import check_teachers
+from kdtune.streams.resources import Resources, local_resources
+from kdtune.training.gate import find_unmeasured, measure, with_members
+from kdtune.training.loop import Diverged
 from kdtune.training.progress import Progress
-from kdtune.training.recipe import resolve_study, teachers
+from kdtune.training.recipe import resolve_study, teachers, whole_teachers
 from kdtune.training.teacher import (
-    WEIGHTS,
     describe_training,
     fine_tune,
     initial_teacher,
@@ -25,9 +33,11 @@ from kdtune.training.teacher import (
     teacher_place,
 )
 
+Say = Callable[[str], None]
+
 
 def main(study: Study) -> int:
-    """Fine-tune the teacher of a study and print its epochs; do nothing if it is ready.
+    """Fine-tune the teachers of a study, as far as they are not ready; print their accuracy.
 
     Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
     """
@@ -46,8 +56,43 @@ def main(study: Study) -> int:
             continue
         verify(load_data(own))
         probe_teacher(own, initial_teacher(own))
-        progress.print_line(describe_training(own))
-        for epoch in fine_tune(own, folder, resources):
-            progress.print_line(epoch)
+        train_teacher(own, folder, resources, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
+    gate(study.run, whole_teachers(study), study.folder, resources, progress.print_line)
+    progress.print_line(
+        f"kdtune.search with the same --name and teacher flags uses it. Other studies of these "
+        f"classes use it with --teacher {study.run.teacher} --teacher-weights {study.folder}."
+    )
     return 0
+
+
+def train_teacher(run: Run, folder: Path, resources: Resources, progress: Progress) -> None:
+    """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
+    progress.print_line(describe_training(run))
+    try:
+        for epoch in fine_tune(run, folder, resources, say=progress.print_line):
+            progress.print_line(epoch)
+    except Diverged as error:
+        raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
+
+
+def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say: Say) -> None:
+    """Print the accuracy of teachers with what is wrong; measure it if it is not known.
+
+    Args:
+        run: The run, or the base run of the study, that has the teachers.
+        teachers: It with each teacher.
+        folder: Of the study.
+        resources: Device, cache and loader workers.
+        say: Is given each line.
+
+    Raises:
+        InputError: One is less accurate than --teacher-min-acc.
+    """
+    root, every = folder / "teacher", with_members(teachers)
+
+    def measured(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+        return measure(run, find_unmeasured(run, every, root, known), root, resources)
+
+    names = [(own.teacher, own.teacher_epochs or 0) for own in every]
+    check_teachers(folder, names, measured, run.teacher_min_acc, say)

@@ -19,6 +19,13 @@ def tiny_student(classes: int) -> nn.Module:
     return small_cnn(classes, width=2)
 
 
+def bare_student(classes: int) -> nn.Module:
+    """A student without preprocessing."""
+    net = tiny_student(classes)
+    del net.preprocessing
+    return net
+
+
 def dropout_student(classes: int) -> nn.Module:
     """Dropout and batch norm, before the head and in the middle."""
     net = nn.Sequential(
@@ -43,7 +50,9 @@ def failing_student(classes: int) -> nn.Module:
                 raise RuntimeError("this student cannot be trained")
             return self.net(x)
 
-    return Failing()
+    net = Failing()
+    net.preprocessing = Preprocessing()
+    return net
 
 
 def unreadable_student(classes: int) -> nn.Module:

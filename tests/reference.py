@@ -112,7 +112,7 @@ def build_teacher(run: Run, folder: Path, data: Data) -> Classifier:
 def side(run: Run, data: Data, *models: Classifier) -> int:
     """Side of the augmented images in pixels."""
     sizes = [m.preprocessing.size for m in models if m.preprocessing.size]
-    return run.image_size or max(sizes, default=0) or data.splits["train"].images.shape[-1]
+    return run.image_size or max(sizes, default=0) or data.splits["train"].inputs.shape[-1]
 
 
 def make_optimizer(run: Run, student: Classifier) -> torch.optim.Optimizer:

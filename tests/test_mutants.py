@@ -158,9 +158,27 @@ MUTANTS = {
     ),
     "a failed final repeat excludes a finalist": Mutant(
         "planning/ledger.py",
-        'in ("failed", "pruned") and phase_of(repeat) != "final"',
-        'in ("failed", "pruned")',
+        'in ("failed", "pruned", "dropped") and phase_of(repeat) != "final"',
+        'in ("failed", "pruned", "dropped")',
         "planning/standing",
+    ),
+    "a restored run lacks its score": Mutant(
+        "planning/ledger.py",
+        "if dropped.score is not None:",
+        "if dropped.score is None:",
+        "planning/ledger",
+    ),
+    "unpaired repeats have pooled degrees of freedom": Mutant(
+        "statistics/intervals.py",
+        "df = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))",
+        "df = n_a + n_b - 2",
+        "statistics/intervals results/side_by_side",
+    ),
+    "repeats of other seeds are paired": Mutant(
+        "results/setups.py",
+        '("seed", "train_images", "augmentation")',
+        '("train_images", "augmentation")',
+        "results/side_by_side",
     ),
     "resumed epochs are paid twice": Mutant(
         "planning/ledger.py",
@@ -170,15 +188,39 @@ MUTANTS = {
     ),
     "finalists by the search alone": Mutant(
         "planning/standing.py",
-        "if rivals := confirmed or arm:",
-        "if rivals := arm:",
+        "rivals = confirmed or arm",
+        "rivals = arm",
         "planning/standing",
     ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "<= ledger.study.level",
-        "<= 1",
+        "if anytime_p(final_differences(pair)) > level",
+        "if anytime_p(final_differences(pair)) > 1",
         "planning/standing",
+    ),
+    "one baseline for all students": Mutant(
+        "results/comparison.py",
+        'return configs["config/student"]',
+        'return pd.Series("", index=configs.index)',
+        "results/within_students",
+    ),
+    "students pruned by each other": Mutant(
+        "planning/ledger.py",
+        "Arm(run.student, run.alpha == 1)",
+        'Arm("", run.alpha == 1)',
+        "planning/students",
+    ),
+    "logits of an ensemble averaged": Mutant(
+        "models/ensemble.py",
+        "mean = log_p.logsumexp(0) - math.log(len(logits))",
+        "mean = log_p.mean(0)",
+        "models/ensemble",
+    ),
+    "plain training for each teacher": Mutant(
+        "config/run.py",
+        'Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"',
+        'Hyperparameter(of_study=True)] = "resnet50"',
+        "config/study",
     ),
     "running trials are ignored": Mutant(
         "planning/proposals.py",
@@ -212,8 +254,8 @@ MUTANTS = {
     ),
     "paired by position": Mutant(
         "results/comparison.py",
-        "values[[c, baseline]].dropna().to_numpy().T for c in others",
-        "np.array([values[x].sort_values().to_numpy() for x in (c, baseline)]) for c in others",
+        "values[[c, b]].dropna().to_numpy().T for c, b",
+        "np.array([values[x].sort_values().to_numpy() for x in (c, b)]) for c, b",
         "results/comparison",
     ),
     "pooled epochs in the summary": Mutant(
@@ -248,8 +290,8 @@ MUTANTS = {
     ),
     "the first plain training is the baseline": Mutant(
         "results/comparison.py",
-        "best_config(values[plain], criterion.sign)",
-        "plain[0]",
+        "best_config(values[found], criterion.sign)",
+        "found[0]",
         "results/comparison",
     ),
     "higher is always better": Mutant(
@@ -331,10 +373,43 @@ MUTANTS = {
         "data/views.py", "run.repeat, epoch)", "run.repeat, 0)", "data/views"
     ),
     "flipped upside down": Mutant(
-        "data/views.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
+        "data/augmentations.py", "views[flip].flip(-1)", "views[flip].flip(-2)", "data/views"
     ),
     "photographs evaluated without the zoom": Mutant(
-        "data/views.py", "PHOTO_ZOOM = 256 / 224", "PHOTO_ZOOM = 1.0", "data/views"
+        "data/views.py", "PHOTO_CROP = 224 / 256", "PHOTO_CROP = 1.0", "data/views"
+    ),
+    "tables scaled like images": Mutant(
+        "models/classifier.py",
+        "self.preprocessing(views) if are_images(views) else views",
+        "self.preprocessing(views)",
+        "models/inputs",
+    ),
+    "a val that is also in train": Mutant(
+        "data/val_cut.py",
+        "for part in (~chosen, chosen)",
+        "for part in (~chosen | chosen, chosen)",
+        "data/val_cut",
+    ),
+    "a fingerprint without the cut": Mutant(
+        "data/val_cut.py", "fingerprint=fingerprint, cut", "cut", "data/val_cut"
+    ),
+    "val resized bilinearly, whatever the interpolation": Mutant(
+        "data/views.py",
+        "mode = MODES[self.interpolation]",
+        'mode = MODES["bilinear"]',
+        "data/views",
+    ),
+    "the crop of timm rounded": Mutant(
+        "models/preprocessing.py",
+        "math.floor(size / share)",
+        "round(size / share)",
+        "models/preprocessing",
+    ),
+    "a model without preprocessing in silence": Mutant(
+        "models/classifier.py",
+        "if not model.is_normalized:",
+        "if False:",
+        "models/preprocessing",
     ),
     "labels in another order than views": Mutant(
         "streams/stream.py",
@@ -353,8 +428,8 @@ MUTANTS = {
     ),
     "a teacher in train mode": Mutant(
         "streams/stream.py",
-        "self.teacher.set_mode(False)",
-        "self.teacher.set_mode(True)",
+        "model.set_mode(False)",
+        "model.set_mode(True)",
         "streams/stream",
     ),
     "running statistics that are not restored": Mutant(
@@ -395,6 +470,9 @@ MUTANTS = {
         'parts |= {"repeat": run.repeat, "epoch": epoch}\n            elif',
         'parts |= {"repeat": run.repeat}\n            elif',
         "streams/keys",
+    ),
+    "a key of val without the crop": Mutant(
+        "streams/keys.py", 'parts["crop"] = run.eval_crop', "pass", "streams/keys"
     ),
     "a key without the batch size": Mutant(
         "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys"
@@ -589,13 +667,13 @@ MUTANTS = {
         "training/checkpoint",
     ),
     "a teacher known by its paths": Mutant(
-        "training/teacher.py",
+        "training/teacher_origin.py",
         '("data", "teacher_weights", "student_weights")',
         "()",
         "training/teacher",
     ),
     "a teacher whose weights may change": Mutant(
-        "training/teacher.py",
+        "training/teacher_origin.py",
         'hashlib.file_digest(stream, "sha256").hexdigest()',
         '"same"',
         "training/teacher",

@@ -8,16 +8,18 @@ Declarations
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - metrics: the table of metrics
 - migrations: schemas of study.json
+- teacher_accuracy: the record of the teachers' accuracy
 
 Command lines
 - cli: parsing, exit codes, experiments
 - flags: how a field becomes a flag; the flags of analysis and report
-- defaults: the default study
+- defaults: the default study, and the recipe of teachers
 - user_code: errors in the user's own modules
 
 Shared by all packages
 - errors: exceptions whose message is for the user
 - cost: cost of a model, its file and limits on it
+- inputs: what counts as an image
 - files: names of a study's files, atomic writes, the cache folder
 
 Imports no other package; the table of objectives in `kdtune.training` is looked up by name. Needs

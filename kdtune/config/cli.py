@@ -18,12 +18,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from kdtune.config.defaults import fashion
+from kdtune.config.defaults import describe_teacher_default, fashion
 from kdtune.config.errors import InputError, LeaseLostError, UserError
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import Flag, help_of, metavar_of, parse_flags, parse_reading
-from kdtune.config.hyperparameters import Range
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.user_code import user_code
@@ -115,7 +115,10 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         f"`study = kdtune.Study(...)`; flags take precedence over it."
     )
     values = parse_flags(command, about, tuple(_flags(command, base)), arguments)
-    return _lay_over(base, base.space if command == "search" else {}, values)
+    given = {word.partition("=")[0].removeprefix("--no-").lstrip("-") for word in arguments}
+    flags = tuple(name for name in values if name.replace("_", "-") in given)
+    study = _lay_over(base, base.space if command == "search" else {}, values)
+    return replace(study, flags=flags)
 
 
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:
@@ -147,6 +150,7 @@ def _experiment(file: Path) -> Study:
 
 def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     """Yield the flags of a command, the study's own first, with the base study's values."""
+    is_default_study, elsewhere = base == fashion(), Study(name=NAME_OF_DATA)
     owners: list[tuple[type, Any]] = [(Study, base), (Run, base.run)]
     for owner, values in owners:
         texts = docstrings(owner)
@@ -163,7 +167,26 @@ def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
                 listed = base.values(name)
                 default = (str(listed),) if isinstance(listed, Range) else listed
                 metavar = metavar and f"[{metavar} [...]]"
-            yield Flag(name, kind, help_of(declared, texts[name]), default, metavar)
+            of_teacher = describe_teacher_default(name.removeprefix("teacher_"))
+            text = f"{texts[name]} {of_teacher}" if name.startswith("teacher_") else texts[name]
+            about = help_of(declared, text.rstrip())
+            if is_default_study:
+                about += _default_elsewhere(name, base, elsewhere)
+            yield Flag(name, kind, about, default, metavar)
+
+
+def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
+    """Return the sentence on a flag's default with other data, if it differs; else ""."""
+    if name not in declarations(Run) or name in ("data", "repeat"):
+        return ""
+    here, there = (
+        (s.values(name) if name in HYPERPARAMETERS else getattr(s.run, name))
+        for s in (base, elsewhere)
+    )
+    if here == there:
+        return ""
+    shown = there[0] if isinstance(there, tuple) else there
+    return f" With other --data the default is {shown}."
 
 
 def _or_range(kind: type[int] | type[float]) -> Any:
@@ -190,7 +213,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
     for name, value in flags.items():
         if name not in declarations(Run):
             own[name] = value
-        elif not isinstance(value, tuple):
+        elif not isinstance(value, tuple) or name not in searchable(Run):
             fixed[name] = value
         elif ranges := _ranges(name, value):
             space[name] = ranges

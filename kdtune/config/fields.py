@@ -49,7 +49,8 @@ class Setting:
     """Whether a study with another value is another study."""
     resolved: bool = False
     """Whether None is replaced by a value that follows from the data and the models when a study
-    begins. Later commands on the same study take the recorded value for None."""
+    begins, unless it stands for a value of each model. Later commands on the same study take the
+    recorded value for None."""
 
     @property
     def requirement(self) -> str:

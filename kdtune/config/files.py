@@ -9,7 +9,16 @@ STUDY = "study.json"
 PROVENANCE = "provenance.json"
 PREDICTIONS = "predictions.parquet"
 COSTS = "costs.json"
+TEACHER_ACCURACY = "teacher/accuracy.json"
 LOCK = ".lock"
+TRIALS = "trials"
+STUDENTS = "students"
+STUDENTS_CONFIG = "students.json"
+"""The best configuration, in students/."""
+CHECKPOINT = "checkpoint.pt"
+"""State of an unfinished run, in trials/<trial_id>."""
+STUDENT = "student.safetensors"
+"""Weights of a trained student, in trials/<trial_id>."""
 
 
 @contextmanager
@@ -24,6 +33,11 @@ def atomic_write(file: Path) -> Iterator[Path]:
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def student_file(repeat: int) -> str:
+    """Return the name of a file of weights in students/."""
+    return f"repeat-{repeat:02d}.safetensors"
 
 
 def join_uri(uri: str, name: str) -> str:

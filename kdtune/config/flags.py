@@ -32,12 +32,16 @@ _comparable = Setting(choices=lambda: COMPARABLE)
 
 @dataclass(frozen=True)
 class ReportFlags:
-    """Write report.html and figures/ into a study's folder: one page that works offline."""
+    """Write report.html and figures/ into a study's folder: one page that works offline.
 
-    run: str
-    """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
+    Of several studies of the same data it is one page that compares them.
+    """
+
+    runs: tuple[str, ...]
+    """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first."""
     out: str | None = None
-    """Folder for report.html and figures/. None: the study's own."""
+    """Folder for report.html and figures/. None: the study's own. With several studies the file of
+    the page; None: comparison-NAME-NAME.html."""
     metric: Annotated[str, _comparable] = "acc"
     """Metric, on val, in which configurations are compared with the baseline."""
     scope: Scope = "last"
@@ -58,10 +62,15 @@ class ReportFlags:
 
 @dataclass(frozen=True)
 class AnalysisFlags:
-    """Print the results of a study: the table, the comparison with the baseline, the conclusion."""
+    """Print the results of a study: the table, the comparison with the baseline, the conclusion.
 
-    run: str
-    """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
+    Several studies of the same data are compared with the first; the studies of a folder are
+    listed.
+    """
+
+    runs: tuple[str, ...]
+    """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first. A
+    folder of studies is listed."""
     by: Annotated[tuple[str, ...], _names] = ()
     """Hyperparameters that distinguish the rows. By default those that were searched."""
     columns: Annotated[tuple[str, ...], _metrics] = TABLE_METRICS
@@ -81,6 +90,13 @@ class AnalysisFlags:
     describes the learning curve, not the variation between repeats."""
     strict: bool = False
     """Exit with code 3 if a trial is missing, failed or truncated, or the records look wrong."""
+    drop: tuple[str, ...] = ()
+    """Runs to drop from the study, by trial_id: they stay in the records, count in no table and are
+    not run again (unless the search has --rerun-dropped)."""
+    restore: tuple[str, ...] = ()
+    """Dropped runs that count again, by trial_id."""
+    reason: str | None = None
+    """Why runs are dropped or restored."""
     max_ms: Annotated[float | None, Setting(above=0)] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. None: the study's own."""
@@ -111,7 +127,7 @@ def flags_of(owner: type) -> Iterator[Flag]:
     texts = docstrings(owner)
     defaults = {f.name: f.default for f in dataclasses.fields(owner)}
     for name, declared in declarations(owner).items():
-        metavar = metavar_of(declared) or (name.upper() if name == "run" else None)
+        metavar = metavar_of(declared) or ("RUN [RUN ...]" if name == "runs" else None)
         yield Flag(name, declared.kind, help_of(declared, texts[name]), defaults[name], metavar)
 
 
@@ -178,6 +194,10 @@ def parse_reading(command: str, arguments: Sequence[str]) -> AnalysisFlags | Rep
     """Return what the command line of "analysis" or "report" asks for; see `parse_flags`."""
     kind: Any = AnalysisFlags if command == "analysis" else ReportFlags
     values = parse_flags(command, kind.__doc__, tuple(flags_of(kind)), arguments)
+    if not values["runs"]:
+        raise InputError(
+            f"RUN must be given, the folder of a study (python -m kdtune.{command} runs/NAME)"
+        )
     for name, value in values.items():
         given = any(word.split("=")[0] == f"--{name}" for word in arguments)
         if value == () and given:

@@ -4,14 +4,14 @@ Which fields these are, their bounds and their effects stand in one place, the a
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from kdtune.config import effects
 from kdtune.config.errors import InputError
-from kdtune.config.fields import Config, Value, searchable
+from kdtune.config.fields import Config, Value, declarations, searchable
 from kdtune.config.run import Run
 
 HYPERPARAMETERS = effects.hyperparameters_of(Run)
@@ -66,6 +66,25 @@ class Range:
 
 Values = tuple[Value, ...] | Range
 """Possible values of a hyperparameter: a list or a range."""
+
+
+def to_values(name: str, values: object) -> Values:
+    """Return the values of a space as a tuple or a range; raise InputError for anything else."""
+    if name not in HYPERPARAMETERS:
+        raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
+    if isinstance(values, Range):
+        real = declarations(Run)[name].kind is float
+        return replace(values, low=float(values.low), high=float(values.high)) if real else values
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
+    if not values:
+        raise InputError(f"{name} must have at least one value to search, but has none")
+    return tuple(values)
+
+
+def ends_of(values: Sequence[Value] | Range) -> tuple[Value, ...]:
+    """Return all values of a list, or both ends of a range."""
+    return (values.low, values.high) if isinstance(values, Range) else tuple(values)
 
 
 def covers(wide: Values, narrow: Values) -> bool:

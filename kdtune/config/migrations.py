@@ -84,4 +84,5 @@ def _from_1(values: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, 
 
 
 def _from_2(values: dict[str, Any]) -> dict[str, Any]:
-    return {**values, "run": migrate_run(values["run"])}
+    # earlier versions kept the students of all runs: a resumed study must not delete them
+    return {"keep": "all", **values, "run": migrate_run(values["run"])}

@@ -38,6 +38,9 @@ TEACHER_REPEAT = -1
 class Run:
     """Configuration of one distillation run: one student learns from one teacher.
 
+    The defaults are those of the command line with --data, meant for photographs and pretrained
+    models. Without --data the command line has the study of `kdtune.config.defaults.fashion()`.
+
     A field is declared once, here: its type, bounds, effect and help. A hyperparameter, which a
     study may search, is annotated with `Hyperparameter`.
     """
@@ -65,25 +68,26 @@ class Run:
     TrivialAugment) or "none". None: "crop" for images of one size, "resized-crop" for files."""
     eval_crop: Annotated[float | None, Setting(above=0, high=1, resolved=True)] = None
     """Side of the central crop of val and test images, as a share of the resized image's shorter
-    side. None: that of the teacher's published evaluation transform, else 0.875 for files and 1 for
-    images of one size."""
+    side; 1 crops only to a square. None: that of the teacher's published evaluation transform, else
+    0.875; but 1 for images of one size that are no larger than the teacher's input."""
     eval_interpolation: Annotated[Interpolation | None, Setting(resolved=True)] = None
-    """Interpolation with which val and test images are resized. None: that of the teacher's
-    published evaluation transform, else bilinear."""
+    """Interpolation with which val and test images are resized, and those of train unless
+    RandomResizedCrop does it. None: that of the teacher's published evaluation transform, else
+    bilinear."""
     teacher: Annotated[str, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
     """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory, a function of the number of classes that returns a module. NAME+NAME is an
     ensemble: the mean probability."""
     teacher_weights: Weights = "default"
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
-    (.safetensors, or a checkpoint of torch.save) or the folder of another study. With several
-    teachers, TEACHER=WEIGHTS for each that has not the default."""
-    teacher_mean: Annotated[tuple[float, ...] | None, Setting()] = None
-    """Mean of each channel, in [0, 1], that the teacher's input is normalised with. None: that of
-    the model."""
-    teacher_std: Annotated[tuple[float, ...] | None, Setting(above=0)] = None
-    """Standard deviation of each channel that the teacher's input is normalised with. None: that of
-    the model."""
+    (.safetensors, or a checkpoint of torch.save) or the folder of another study, whose fine-tuned
+    teacher is used. With several teachers, TEACHER=WEIGHTS for each that has not the default."""
+    teacher_mean: Annotated[tuple[float, ...] | None, Setting(low=0, high=1)] = None
+    """Mean of each channel, or one for all, that the teacher's input is normalised with after
+    scaling to [0, 1]. None: that of the model."""
+    teacher_std: Annotated[tuple[float, ...] | None, Setting(above=0, high=1)] = None
+    """Standard deviation of each channel, or one for all, that the teacher's input is normalised
+    with. None: that of the model."""
     teacher_size: Annotated[int | None, Setting(low=1, high=4096)] = None
     """Side of the teacher's input in pixels. None: that of the model."""
     teacher_interpolation: Annotated[Interpolation | None, Setting(resolved=True)] = None
@@ -92,12 +96,11 @@ class Run:
     teacher_epochs: Annotated[
         int | None, Hyperparameter(low=0, unless={"alpha": 1}, of_study=True, resolved=True)
     ] = None
-    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are. None:
-    depends on the weights, as for the teacher's other settings."""
+    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
     teacher_trainable: Annotated[Trainable | None, Setting(resolved=True)] = None
-    """Layers of the teacher that are fine-tuned."""
+    """Layers of the teacher that are fine-tuned: all, or only the head (its last layer)."""
     teacher_batch_norm: Annotated[BatchNorm | None, Setting(resolved=True)] = None
-    """Mode of the teacher's batch norm layers while it is fine-tuned."""
+    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval"."""
     teacher_optimizer: Annotated[Optimizer | None, Setting(resolved=True)] = None
     """Optimizer of the teacher."""
     teacher_lr: Annotated[float | None, Setting(above=0, resolved=True)] = None
@@ -122,19 +125,23 @@ class Run:
     """Epoch of the teacher's fine-tuning whose weights are kept: "last", or "best" (highest
     accuracy on val, which is optimistic)."""
     teacher_min_acc: Annotated[float | None, Setting(low=0, high=1, defines=False)] = None
-    """Least accuracy of the teacher on val, in [0, 1]. With a worse one nothing runs."""
+    """Least accuracy of every teacher on val. If one is less accurate, no student is trained."""
     student: Annotated[str, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
     """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory."""
     student_weights: Annotated[Weights, Setting(commands=OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""
-    student_mean: Annotated[tuple[float, ...] | None, Setting(commands=OF_STUDENT)] = None
-    """Mean of each channel, in [0, 1], that the student's input is normalised with. None: that of
-    the model."""
-    student_std: Annotated[tuple[float, ...] | None, Setting(above=0, commands=OF_STUDENT)] = None
-    """Standard deviation of each channel that the student's input is normalised with. None: that of
-    the model."""
+    student_mean: Annotated[
+        tuple[float, ...] | None, Setting(low=0, high=1, commands=OF_STUDENT)
+    ] = None
+    """Mean of each channel, or one for all, that the student's input is normalised with after
+    scaling to [0, 1]. None: that of the model."""
+    student_std: Annotated[
+        tuple[float, ...] | None, Setting(above=0, high=1, commands=OF_STUDENT)
+    ] = None
+    """Standard deviation of each channel, or one for all, that the student's input is normalised
+    with. None: that of the model."""
     student_size: Annotated[int | None, Setting(low=1, high=4096, commands=OF_STUDENT)] = None
     """Side of the student's input in pixels. None: that of the model."""
     student_interpolation: Annotated[
@@ -210,8 +217,12 @@ class Run:
         check_fields(self)
         allowed = f"{', '.join(effects.objective_names())} or module:function"
         check(self, "loss", effects.is_objective(self.loss), f"be one of {allowed}")
-        for name in ("teacher_weights", "student_weights"):
-            check_weights(name, getattr(self, name))
+        for role in ("teacher", "student"):
+            name, models = f"{role}_weights", getattr(self, role).split("+")
+            weights = getattr(self, name)
+            if isinstance(weights, str) and any(weights.startswith(f"{m}=") for m in models):
+                object.__setattr__(self, name, (weights,))  # of one model only
+            check_weights(name, weights)
 
     @property
     def config(self) -> Config:
@@ -292,6 +303,13 @@ def check_weights(name: str, weights: Weights) -> None:
 def is_named_data(data: str) -> bool:
     """Return True if data are named, not a folder: fashion, torchvision:NAME, module:factory."""
     return data == "fashion" or re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
+
+
+def name_of_data(data: str) -> str:
+    """Return the name of data: that of a folder, or of the dataset or function."""
+    if is_named_data(data):
+        return data.removeprefix("torchvision:").replace(":", "-")
+    return Path(data).name
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
-from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields, declarations
+from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields
 from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.hyperparameters import (
     DECIDING,
@@ -26,14 +26,17 @@ from kdtune.config.hyperparameters import (
     Values,
     canonical,
     covers,
+    ends_of,
+    to_values,
 )
 from kdtune.config.migrations import SCHEMA, migrate
-from kdtune.config.run import Run
+from kdtune.config.run import Run, name_of_data
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
 Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
+KeptStudents = Literal["best", "all", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -44,7 +47,7 @@ class Study:
     """Configuration of a study: which configuration of the space is best, over the same repeats."""
 
     name: str = ""
-    """Name of the study and of its folder in --out. By default the name of the data's folder."""
+    """Name of the study and of its folder in --out. By default that of the data."""
     out: str = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
@@ -86,6 +89,12 @@ class Study:
     trials)."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
+    keep: Annotated[KeptStudents, Setting(commands=ONLY_SEARCH)] = "best"
+    """Students whose weights stay on disk once the study is complete: "best" (those of the best
+    configuration, in students/), "all" (those of all runs in trials/, too) or "none". Predictions
+    always stay."""
+    rerun_dropped: Annotated[bool, Setting(commands=ONLY_SEARCH)] = False
+    """Run the dropped runs again, see `python -m kdtune.analysis STUDY --drop TRIAL`."""
     max_ms: Annotated[float | None, Setting(above=0, commands=ONLY_SEARCH)] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. All students are trained. None: no limit."""
@@ -112,13 +121,17 @@ class Study:
     cache_gb: Annotated[float, Setting(low=0)] = 20.0
     """Maximum size of the cache in GB; least recently used entries are deleted first. 0: no
     cache."""
+    flags: Annotated[tuple[str, ...], Setting(commands=())] = field(
+        default=(), compare=False, repr=False
+    )
+    """Set by the command line: the fields that flags have given. Not part of study.json."""
 
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
-        object.__setattr__(self, "name", self.name or Path(self.run.data).name)
+        object.__setattr__(self, "name", self.name or name_of_data(self.run.data))
         check_fields(self)
-        object.__setattr__(self, "space", {k: _values(k, v) for k, v in self.space.items()})
+        object.__setattr__(self, "space", {k: to_values(k, v) for k, v in self.space.items()})
         object.__setattr__(self, "run", self._begun_with())
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
@@ -296,7 +309,8 @@ class Study:
             fingerprints: Of the data, the teacher and the student, as far as they are known.
         """
         own = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
-        return json.dumps(own | dataclasses.asdict(self), indent=2)
+        own |= {name: value for name, value in dataclasses.asdict(self).items() if name != "flags"}
+        return json.dumps(own, indent=2)
 
     @staticmethod
     def from_json(text: str) -> "Study":
@@ -314,22 +328,3 @@ class Study:
         own = {k: v for k, v in values.items() if k not in ("schema", "fingerprints")}
         space = {k: Range(**v) if isinstance(v, dict) else v for k, v in own["space"].items()}
         return Study(**{**own, "run": Run(**own["run"]), "space": space})
-
-
-def _values(name: str, values: object) -> Values:
-    """Return the values of a space as a tuple or a range; raise InputError for anything else."""
-    if name not in HYPERPARAMETERS:
-        raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
-    if isinstance(values, Range):
-        real = declarations(Run)[name].kind is float
-        return replace(values, low=float(values.low), high=float(values.high)) if real else values
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
-    if not values:
-        raise InputError(f"{name} must have at least one value to search, but has none")
-    return tuple(values)
-
-
-def ends_of(values: Sequence[Value] | Range) -> tuple[Value, ...]:
-    """Return all values of a list, or both ends of a range."""
-    return (values.low, values.high) if isinstance(values, Range) else tuple(values)

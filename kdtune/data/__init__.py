@@ -1,9 +1,18 @@
-"""Data sets, and seeded views of their images (torch).
+"""Data sets, and seeded views of their examples (torch).
 
 - dataset: a data set and its splits
 - sources: data sets by name or path, one entry of a table for each source
 - folder: data sets in folders of images
-- views: seeded, augmented images before normalisation
+- torchvision_data: datasets of torchvision by name, one entry of a table for each naming of splits
+- user_data: data sets that a function of the user's makes
+- arrays: checks and conversion of inputs and labels
+- torch_datasets: examples and labels of torch's datasets
+- val_cut: a val that is cut from train
+- content: hashes of data by content, and notes of costly results
+- balance: examples of each class, as they are recorded and said before a study
+- overlap: examples that several splits share
+- augmentations: the table of augmentations
+- views: seeded, augmented images before normalisation; other tensors as they are
 
 May import config.
 """

@@ -1,6 +1,8 @@
 """Data sets: their classes and splits."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,26 +11,55 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.errors import InputError
+from kdtune.config.inputs import VAL_NAMES, are_images
 from kdtune.config.run import Run, derive_seed
+
+Kind = Literal["files", "images", "tensors"]
+"""What examples are: image files, images of one size, or other tensors of one shape."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images with labels: train, val or test."""
+    """Examples with labels: train, val or test."""
 
     labels: Tensor
-    """Class of each image, int64 [N]."""
-    images: Tensor | tuple[str, ...]
-    """The images, uint8 [N, C, H, W], or their files."""
+    """Class of each example, int64 [N]."""
+    inputs: Tensor | tuple[str, ...]
+    """Images, uint8 [N, C, H, W], or their files, or other tensors of any type, [N, ...]."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
-        """Return one image, uint8 [C, H, W]; it has three channels if it comes from a file."""
-        if isinstance(self.images, Tensor):
-            return self.images[index]
-        return decode(self.images[index])
+    @property
+    def kind(self) -> Kind:
+        """What the examples are."""
+        if not isinstance(self.inputs, Tensor):
+            return "files"
+        return "images" if are_images(self.inputs) else "tensors"
+
+    def example(self, index: int) -> Tensor:
+        """Return one example; an image from a file is uint8 [3, H, W]."""
+        if isinstance(self.inputs, Tensor):
+            return self.inputs[index]
+        return decode(self.inputs[index])
+
+    def select(self, index: Tensor) -> "Split":
+        """Return some of the examples, in this order.
+
+        Args:
+            index: int64 [N].
+        """
+        if isinstance(self.inputs, Tensor):
+            return Split(self.labels[index], self.inputs[index])
+        return Split(self.labels[index], tuple(self.inputs[i] for i in index.tolist()))
+
+
+@dataclass(frozen=True)
+class ValCut:
+    """How a val was cut from train: drawn with a seed, the same share of each class."""
+
+    seed: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -38,21 +69,30 @@ class Data:
     classes: tuple[str, ...]
     splits: dict[str, Split]
     fingerprint: str
-    """16 hex digits that change with the names and the contents of the images."""
+    """16 hex digits that change with the content of the examples, their labels and classes."""
     photos: bool
-    """Whether images are files of any size; if not, all have the same size."""
+    """Whether examples are image files of any size; if not, all have the same shape."""
+    root: str = ""
+    """Folder that the image files are named relative to."""
+    cut: ValCut | None = None
+    """How val was cut from train; None if the data have a val."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the examples are."""
+        return self.splits["train"].kind
 
     def subset(self, run: Run) -> Tensor:
-        """Return the indices of the train images that the student learns from.
+        """Return the indices of the train examples that the student learns from.
 
-        These are `run.train_images` images, evenly over the classes. They are drawn with the
+        These are `run.train_images` examples, evenly over the classes. They are drawn with the
         study's seed, so they are the same in every repeat.
 
         Returns:
             int64 [N], ascending.
 
         Raises:
-            InputError: there are fewer images, or fewer images than classes are asked for.
+            InputError: there are fewer examples, or fewer examples than classes are asked for.
         """
         labels = self.splits["train"].labels
         if run.train_images is None:
@@ -73,6 +113,28 @@ class Data:
         return chosen.sort().values
 
 
+def name_splits(present: Collection[str], what: str) -> dict[str, str]:
+    """Return the name that each split has in data; val may also be validation, valid or dev.
+
+    Args:
+        present: names in the data.
+        what: names the data in an error.
+
+    Raises:
+        InputError: there is no train, or more than one val.
+    """
+    if "train" not in present:
+        raise InputError(f"{what} must have train, but has {', '.join(present) or 'nothing'}")
+    of_val = [name for name in VAL_NAMES if name in present]
+    if len(of_val) > 1:
+        raise InputError(
+            f"{what} must have one split for val, but has {' and '.join(of_val)}; rename or remove "
+            f"the others"
+        )
+    named = {"train": "train", "val": of_val[0] if of_val else "val", "test": "test"}
+    return {split: name for split, name in named.items() if name in present}
+
+
 def decode(file: str) -> Tensor:
     """Return an image file with 8 bits per channel, uint8 [3, H, W].
 
@@ -80,9 +142,18 @@ def decode(file: str) -> Tensor:
         OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded.
     """
     with Image.open(file) as image:
-        shown: Image.Image = image
-        if image.mode.startswith("I;16"):  # Pillow clips at 255, which leaves white
-            shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
-        return F.pil_to_tensor(shown.convert("RGB"))  # type: ignore[no-any-return]
+        return pixels(image, "RGB")
+
+
+def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:
+    """Return an image of Pillow with 8 bits per channel, uint8 [1, H, W] (L) or [3, H, W] (RGB).
+
+    Raises:
+        ValueError: its pixels have neither 8 nor 16 bits.
+    """
+    shown: Image.Image = image
+    if image.mode.startswith("I;16"):  # Pillow clips at 255, which leaves white
+        shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
+    return F.pil_to_tensor(shown.convert(mode))  # type: ignore[no-any-return]

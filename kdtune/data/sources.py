@@ -1,6 +1,7 @@
 """Data sets by name or path.
 
-A named data set is one entry of `SOURCES`; any other name is the path of a folder of images.
+A name is an entry of `SOURCES`, torchvision:NAME or module:factory; anything else is the path of a
+folder of images.
 """
 
 import hashlib
@@ -13,9 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdtune.config.run import Run
-from kdtune.data.dataset import Data, Split
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run, is_named_data
+from kdtune.data.dataset import Data, Split, ValCut
 from kdtune.data.folder import load_folder
+from kdtune.data.torchvision_data import dataset_names, load_torchvision
+from kdtune.data.user_data import load_user_data
+from kdtune.data.val_cut import cut_val
 
 
 def load_fashion() -> Data:
@@ -25,7 +30,7 @@ def load_fashion() -> Data:
     splits = {
         name: Split(
             labels=torch.from_numpy(arrays[f"{name}_labels"]).long(),
-            images=torch.from_numpy(arrays[f"{name}_images"]).unsqueeze(1),
+            inputs=torch.from_numpy(arrays[f"{name}_images"]).unsqueeze(1),
         )
         for name in ("train", "val", "test")
     }
@@ -38,17 +43,44 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 
 
 def load_data(run: Run) -> Data:
-    """Return the data set of a run.
+    """Return the data set of a run, with a val that is cut from train if it has none.
+
+    A process loads each data set once; `clear_cached_data` makes it forget them.
 
     Raises:
-        InputError: the folder is missing, a class is empty, or the splits differ in classes.
+        InputError: the data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
+            `load_user_data`.
     """
-    return _load(run.data)
+    whole = _load(run.data, run.data_root, run.download)
+    if "val" in whole.splits:
+        return whole
+    cut = ValCut(run.seed, run.val_share)
+    return _load_with_val(run.data, run.data_root, run.download, cut)
+
+
+def clear_cached_data() -> None:
+    """Drop the data sets that this process has loaded."""
+    _load.cache_clear()
+    _load_with_val.cache_clear()
 
 
 @cache
-def _load(name: str) -> Data:
+def _load(name: str, root: str | None, download: bool) -> Data:
     """Return the data set of this name, or the one in the folder of this path."""
     if name in SOURCES:
         return SOURCES[name]()
-    return load_folder(Path(name).expanduser())
+    if not is_named_data(name):
+        folder = Path(name).expanduser()
+        if folder.name in dataset_names() and not folder.exists():
+            raise InputError(
+                f"there is no folder {folder}; the dataset of torchvision is "
+                f"--data torchvision:{folder.name}"
+            )
+        return load_folder(folder)
+    home, _, own = name.partition(":")
+    return load_torchvision(own, root, download) if home == "torchvision" else load_user_data(name)
+
+
+@cache
+def _load_with_val(name: str, root: str | None, download: bool, cut: ValCut) -> Data:
+    return cut_val(_load(name, root, download), cut)

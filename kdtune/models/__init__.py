@@ -2,8 +2,10 @@
 
 - registry: models by name
 - classifier: a network with its preprocessing
+- preprocessing: from views to a model's input, as libraries publish it or the user gives it
 - weights: state dicts in and out, without pickle
 - checkpoints: files, entries and prefixes of checkpoints that others have saved
+- finished: files of weights of teachers that kdtune has fine-tuned
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
 - cost: parameters, size, FLOPs and latency of a model
@@ -15,3 +17,4 @@ May import config.
 
 from kdtune.models.fashion import fashion_student as fashion_student
 from kdtune.models.fashion import fashion_teacher as fashion_teacher
+from kdtune.models.preprocessing import Preprocessing as Preprocessing

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kdtune.config.errors import InputError
 from kdtune.models.checkpoints import StateDict, strip_prefixes
-from kdtune.models.classifier import Preprocessing
+from kdtune.models.preprocessing import Preprocessing
 
 Option = Literal["A", "B"]
 
@@ -53,9 +53,9 @@ CIFAR_RESNETS: dict[str, Shape] = {
 }
 """Names of models and their architectures."""
 
-IMAGENET = Preprocessing(32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CIFAR10 = Preprocessing(32, 3, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-CIFAR100 = Preprocessing(32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+IMAGENET = Preprocessing(32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=1.0)
+CIFAR10 = Preprocessing(32, 3, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), crop=1.0)
+CIFAR100 = Preprocessing(32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), crop=1.0)
 
 OWN_NAMES = {"linear": "fc", "shortcut": "downsample"}
 """Parts of the keys of published weights, and their names here."""

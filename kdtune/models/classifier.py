@@ -1,17 +1,17 @@
 """Classifiers: a network with its preprocessing, from views to logits."""
 
 import hashlib
-from dataclasses import dataclass
-from functools import lru_cache
+import warnings
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.inputs import are_images
 from kdtune.config.run import Precision
+from kdtune.models.preprocessing import Preprocessing as Preprocessing
 
 Layout = Literal["channels_last", "contiguous"]
 """Memory format. channels_last was 1.3 to 1.4 times as fast for ResNets on a CPU (measured)."""
@@ -21,60 +21,32 @@ MEMORY_FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Steps from a view to a model's input: shrink, scale to [0, 1], normalise."""
-
-    size: int | None = None
-    """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
-    channels: int | None = None
-    """Channels of the model's input; a grey view is repeated. None: any number."""
-    mean: tuple[float, ...] = (0.0,)
-    """Mean of each channel, subtracted after scaling to [0, 1]."""
-    std: tuple[float, ...] = (1.0,)
-    """Standard deviation of each channel, by which the difference is divided."""
-
-    def __call__(self, views: Tensor) -> Tensor:
-        """Return the model's input, float32 [B, channels, size, size].
-
-        Args:
-            views: uint8 [B, C, H, W].
-        """
-        x = views.float() / 255
-        if self.channels == 3 and x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1)
-        if self.size and x.shape[-1] > self.size:
-            shape = [self.size, self.size]
-            x = F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False)
-        return (x - _by_channel(self.mean, x.device)) / _by_channel(self.std, x.device)
-
-
-@lru_cache(maxsize=32)
-def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return one value per channel, float32 [1, C, 1, 1].
-
-    It is kept on the device: a copy of values to a GPU makes each batch wait for the one before.
-    """
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-
 class Classifier(nn.Module):
-    """A network with its preprocessing: from views, uint8 [B, C, H, W], to logits.
+    """A network with its preprocessing: from views to logits.
+
+    Views are images, uint8 [B, C, H, W], or other tensors, which the network takes as they are.
 
     Args:
         name: as the user gives it.
-        net: from images, float32 [B, C, H, W], to logits [B, K].
-        preprocessing: from views to the images.
+        net: from images, float32 [B, C, H, W], or other tensors to logits [B, K].
+        preprocessing: from views to the images; None if it is not known, so that images are only
+            scaled to [0, 1].
         source: digest of the source code of a user's factory, part of the fingerprint.
 
     Raises:
         InputError: the network has no Linear or Conv2d layer to be its head.
     """
 
-    def __init__(self, name: str, net: nn.Module, preprocessing: Preprocessing, source: str = ""):
+    def __init__(
+        self, name: str, net: nn.Module, preprocessing: Preprocessing | None, source: str = ""
+    ):
         super().__init__()
-        self.name, self.net, self.preprocessing, self.source = name, net, preprocessing, source
+        self.name, self.net, self.source = name, net, source
+        self.preprocessing = preprocessing or Preprocessing()
+        self.is_normalized = preprocessing is not None
         self.head_name = _head_name(net, name)
+        self.has_new_head = False
+        """Whether its head is random, since that of its weights was for other classes."""
         self.precision: Precision = "fp32"
         self.format = torch.contiguous_format
 
@@ -85,7 +57,8 @@ class Classifier(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         """Return the logits of the views, float32 [B, K]."""
-        return self._run(self.net, self.preprocessing(views))
+        x = self.preprocessing(views) if are_images(views) else views
+        return self._run(self.net, x)
 
     def features(self, views: Tensor) -> Tensor:
         """Return the features of the views, the input of the head, float32 [B, D]."""
@@ -110,6 +83,8 @@ class Classifier(nn.Module):
         """Move the model to a device, precision and memory format, and return it."""
         self.precision = precision
         self.format = MEMORY_FORMATS[layout]
+        if any(value.ndim == 5 for value in self.state_dict().values()):  # of 3-d convolutions
+            self.format = torch.contiguous_format  # channels_last is for four dimensions only
         return self.to(device, memory_format=self.format)  # type: ignore[call-overload, no-any-return]
 
     def freeze(self, head: bool = True) -> "Classifier":
@@ -140,7 +115,7 @@ class Classifier(nn.Module):
         Args:
             with_head: whether the weights of the head count.
         """
-        parts = (self.name, str(self.net), str(self.preprocessing), self.source)
+        parts = (self.name, str(self.net), self.preprocessing.identity, self.source)
         digest = hashlib.sha256("\0".join(parts).encode())
         for key, value in self.net.state_dict().items():
             if not with_head and key.startswith(f"{self.head_name}."):
@@ -156,12 +131,22 @@ class Classifier(nn.Module):
             return module(x).float()  # type: ignore[no-any-return]
 
 
+def describe_assumption(model: Classifier) -> str:
+    """Return the sentences that warn of a model without a preprocessing of its own."""
+    return (
+        f"the model {model.name} has no preprocessing, so its images are only scaled to [0, 1] "
+        f"(mean 0, std 1). If it was trained with normalised images, its predictions are wrong: "
+        f"give the numbers (--teacher-mean and --teacher-std, or --student-mean and --student-std; "
+        f"0 and 1 if none are needed) or its module the attribute `preprocessing`"
+    )
+
+
 def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
-    """Run the model on two views.
+    """Run the model on two views, and warn if it has no preprocessing of its own.
 
     Args:
         model: on the CPU.
-        views: uint8 [2, C, H, W] of the data.
+        views: two of the data, [2, ...].
         classes: K of the data.
         whole: whether all its layers learn. If not, its head must be its last operation, since
             features then replace views.
@@ -169,8 +154,12 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
     Raises:
         InputError: the model fails, or its logits or head do not fit.
     """
+    if are_images(views):
+        if not model.is_normalized:
+            warnings.warn(describe_assumption(model), stacklevel=1)
+        model.preprocessing.check_channels(views, model.name)
     model.set_mode(False)
-    shape = list(views.shape[1:])
+    shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
     try:
         with torch.no_grad():
             logits, features = model(views), model.features(views)

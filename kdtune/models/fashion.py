@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from kdtune.models.classifier import Preprocessing
+from kdtune.models.preprocessing import Preprocessing
 
 
 def small_cnn(classes: int, width: int) -> nn.Module:

@@ -2,8 +2,8 @@
 
 A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`) or
 `module:factory`, a function or class of the user's that takes the number of classes, if anything,
-and makes a torch module. The module may have an attribute `preprocessing`; without it, views are
-only scaled to [0, 1].
+and makes a torch module. The preprocessing of the first three is the published one; for a factory
+see `of_module`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +26,10 @@ from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
 from kdtune.models.checkpoints import SUFFIXES, StateDict
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
-from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.classifier import Classifier
 from kdtune.models.factory import call_factory
+from kdtune.models.finished import read_finished
+from kdtune.models.preprocessing import of_module, published_by_timm, published_by_torchvision
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
 
@@ -49,6 +51,8 @@ OWN_MODELS = {
 }
 """Models of kdtune by name."""
 MAX_SUGGESTIONS = 3
+PREPROCESSING = ("mean", "std", "size", "interpolation")
+"""Fields of a run, each for teacher and student, that replace those of a model."""
 
 
 def build(
@@ -74,7 +78,7 @@ def build(
             state = load_weights(name, weights)
             if name in OWN_MODELS:
                 state = OWN_MODELS[name].translate(what, state)
-            fill(model.net, state, model.head_name, what, replace_head)
+            model.has_new_head = fill(model.net, state, model.head_name, what, replace_head)
     return model
 
 
@@ -90,19 +94,44 @@ def build_model(
     """Return the teacher (no ensemble) or the student of a run; see `build`.
 
     Args:
-        run: names the model, its weights and what differs from the model's own preprocessing.
+        run: names the model, its weights and what differs from the model's own preprocessing, or
+            from that which the weights were fine-tuned with.
         role: "teacher" or "student".
         classes: K of the data.
         seed: of the initial weights.
         replace_head: see `build`.
         weights: instead of those that the run names.
     """
-    weights = run.weights_of(role) if weights is None else weights
-    model = build(getattr(run, role), weights, classes, seed=seed, replace_head=replace_head)
-    given = {name: getattr(run, f"{role}_{name}") for name in ("mean", "std", "size")}
-    given = {name: value for name, value in given.items() if value is not None}
-    model.preprocessing = replace(model.preprocessing, **given)
+    name, own = getattr(run, role), run.weights_of(role)
+    weights = own if weights is None else weights
+    finished = read_finished(Path(weights).expanduser())
+    try:
+        model = build(name, weights, classes, seed=seed, replace_head=replace_head)
+    except InputError:
+        if finished is None or finished.model == name:
+            raise
+        raise InputError(
+            f"{weights} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
+            f"{finished.model}"
+        ) from None
+    if finished is not None:
+        model.preprocessing, model.is_normalized = finished.preprocessing, True
+    elif name in torchvision_names():  # a fine-tuned model keeps that of its initial weights
+        model.preprocessing = published_by_torchvision(name, own)
+    given = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
+    given = {field: value for field, value in given.items() if value is not None}
+    try:
+        model.preprocessing = replace(model.preprocessing, **given)
+    except InputError as error:  # which begins with the name of the field
+        raise InputError(f"{role}_{error}") from None
+    model.is_normalized |= "mean" in given or "std" in given
     return model
+
+
+@cache
+def torchvision_names() -> frozenset[str]:
+    """Return the names of torchvision's classifiers."""
+    return frozenset(torchvision.models.list_models(torchvision.models))
 
 
 @contextmanager
@@ -125,11 +154,9 @@ def _construct(name: str, classes: int) -> Classifier:
     if name in OWN_MODELS:
         net = OWN_MODELS[name].make(classes)
         return Classifier(name, net, net.preprocessing)  # type: ignore[arg-type]
-    if name in torchvision.models.list_models(torchvision.models):
+    if name in torchvision_names():
         net = torchvision.models.get_model(name, weights=None, num_classes=classes)
-        seen = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        size = seen.crop_size[0]
-        return Classifier(name, net, Preprocessing(size, 3, tuple(seen.mean), tuple(seen.std)))
+        return Classifier(name, net, published_by_torchvision(name, "default"))
     if Path(name).suffix in SUFFIXES or Path(name).expanduser().is_file():
         raise InputError(
             f"--teacher and --student must name an architecture, but got the file {name}. Give the "
@@ -153,9 +180,7 @@ def _construct_timm(name: str, classes: int) -> Classifier:
     except RuntimeError as error:
         near = _nearest(name) or f" ({first_line(error)})"
         raise InputError(f"timm has no model {name.removeprefix('timm/')}{near}") from None
-    seen = net.pretrained_cfg
-    channels, size, _ = seen["input_size"]
-    return Classifier(name, net, Preprocessing(size, channels, seen["mean"], seen["std"]))
+    return Classifier(name, net, published_by_timm(net.pretrained_cfg))
 
 
 def _construct_own(name: str, classes: int) -> Classifier:
@@ -167,8 +192,7 @@ def _construct_own(name: str, classes: int) -> Classifier:
         module = importlib.import_module(home)
         factory = getattr(module, attribute)
     net = call_factory(factory, name, classes)
-    preprocessing = getattr(net, "preprocessing", None) or Preprocessing()
-    return Classifier(name, net, preprocessing, source_digest(module, net))
+    return Classifier(name, net, of_module(net, name), source_digest(module, net))
 
 
 def _nearest(name: str) -> str:
@@ -177,7 +201,7 @@ def _nearest(name: str) -> str:
     Names that contain the given one come first. Of timm's, those with weights are suggested.
     """
     wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
-    names = [*OWN_MODELS, *torchvision.models.list_models(torchvision.models)]
+    names = [*OWN_MODELS, *sorted(torchvision_names())]
     with suppress(InputError):  # timm is not installed
         published = import_timm(name).list_models(pretrained=True)
         of_timm = [f"timm/{tagged.partition('.')[0]}" for tagged in published]

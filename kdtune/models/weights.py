@@ -35,8 +35,8 @@ def load_weights(name: str, weights: str) -> StateDict:
     return read_checkpoint(file)
 
 
-def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_head: bool) -> None:
-    """Load a state dict into a network.
+def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_head: bool) -> bool:
+    """Load a state dict into a network; return True if it has kept its own head.
 
     Args:
         net: the network; unchanged if the state dict is refused.
@@ -70,6 +70,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
             f"names and shapes."
         )
     net.load_state_dict(used, strict=False)
+    return bool(left_out)
 
 
 def _faults(expected: StateDict, state: StateDict) -> list[str]:
@@ -90,11 +91,11 @@ def _faults(expected: StateDict, state: StateDict) -> list[str]:
     return faults
 
 
-def save_weights(net: nn.Module, file: Path) -> None:
-    """Write the network's state dict as safetensors, atomically."""
+def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the network's state dict as safetensors, atomically, perhaps with metadata."""
     state = net.state_dict()
     with atomic_write(file) as part:
-        save_file({name: value.cpu().contiguous() for name, value in state.items()}, part)
+        save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata)
 
 
 def _default_weights(name: str) -> StateDict:

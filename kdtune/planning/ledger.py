@@ -59,7 +59,7 @@ class ConfigState:
     row: int
     """Its row in the table of scores: configurations are numbered in the order of suggestion."""
     status: dict[int, str] = field(default_factory=dict)
-    """By repeat: running, completed, failed or pruned."""
+    """By repeat: running, completed, failed, pruned or dropped."""
     scores: dict[int, float] = field(default_factory=dict)
     """By repeat, of the completed runs."""
     reported_to_sampler: bool = False
@@ -76,15 +76,24 @@ class ConfigState:
 
     @property
     def excluded(self) -> bool:
-        """Return True if a run failed or was pruned before the finals.
+        """Return True if a run failed, or was pruned or dropped, before the finals.
 
         The mean of the configuration is then not comparable.
         A failed final repeat does not exclude a finalist: it is left out of both arms.
         """
         return any(
-            status in ("failed", "pruned") and phase_of(repeat) != "final"
+            status in ("failed", "pruned", "dropped") and phase_of(repeat) != "final"
             for repeat, status in self.status.items()
         )
+
+
+class DroppedRun(NamedTuple):
+    """A run that was dropped, with the state that it had before."""
+
+    run: Run
+    status: str
+    score: float | None
+    is_retryable: bool
 
 
 class Rung(NamedTuple):
@@ -129,6 +138,8 @@ class Ledger:
         """By trial_id."""
         self.retryable: dict[str, Run] = {}
         """Failed runs that may succeed when repeated; diverged runs would diverge again."""
+        self.dropped: dict[str, DroppedRun] = {}
+        """By trial_id."""
         self.rungs: dict[Rung, dict[str, float]] = {}
         """Scores of the first repeat by config_id."""
         self._table: Table = np.full((16, study.repeats), math.nan)
@@ -163,6 +174,10 @@ class Ledger:
             self._add_epoch(line["trial_id"], self.configs[config_id].run, repeat, line)
         elif line["kind"] == "end":
             self._end_run(self.configs[config_id], repeat, line["status"], line["error"])
+        elif line["kind"] == "drop":
+            self._drop_run(self.configs[config_id], repeat)
+        elif line["kind"] == "restore":
+            self._restore_run(self.configs[config_id], line["trial_id"])
 
     def add_config(self, run: Run) -> ConfigState:
         """Add the configuration of a run as a new row of the table."""
@@ -180,6 +195,7 @@ class Ledger:
         state.status[run.repeat] = "running"
         self.running[run.trial_id] = run
         self.retryable.pop(run.trial_id, None)
+        self.dropped.pop(run.trial_id, None)
 
     def _add_epoch(self, trial_id: str, run: Run, repeat: int, line: Mapping[str, Any]) -> None:
         self._last[trial_id] = line[SCORE]
@@ -199,5 +215,33 @@ class Ledger:
             state.scores[repeat] = self._last[run.trial_id]
         elif status == "failed" and not str(error).startswith("Diverged"):
             self.retryable[run.trial_id] = run
+        self._update_row(state)
+
+    def _drop_run(self, state: ConfigState, repeat: int) -> None:
+        trial_id = replace(state.run, repeat=repeat).trial_id
+        if trial_id in self.dropped or repeat not in state.status:
+            return
+        run, score = replace(state.run, repeat=repeat), state.scores.pop(repeat, None)
+        retryable = self.retryable.pop(trial_id, None) is not None
+        self.dropped[trial_id] = DroppedRun(run, state.status[repeat], score, retryable)
+        state.status[repeat] = "dropped"
+        self.running.pop(trial_id, None)
+        self._update_row(state)
+
+    def _restore_run(self, state: ConfigState, trial_id: str) -> None:
+        dropped = self.dropped.pop(trial_id, None)
+        if dropped is None:
+            return
+        run = dropped.run
+        state.status[run.repeat] = dropped.status
+        if dropped.score is not None:
+            state.scores[run.repeat] = dropped.score
+        if dropped.is_retryable:
+            self.retryable[trial_id] = run
+        if dropped.status == "running":
+            self.running[trial_id] = run
+        self._update_row(state)
+
+    def _update_row(self, state: ConfigState) -> None:
         scores = {} if state.excluded else state.scores
         self._table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]

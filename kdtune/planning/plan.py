@@ -60,6 +60,8 @@ class Plan:
             self.add_record(line)
         self.requeue_running()
         self._requeued |= self.ledger.retryable
+        if study.rerun_dropped:
+            self._requeued |= {trial: d.run for trial, d in self.ledger.dropped.items()}
 
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the plan with one line of the records."""
@@ -117,7 +119,8 @@ class Plan:
             for state in states
             for repeat, status in state.status.items()
         )
-        return count * self.study.repeats - ended + len(self.ledger.retryable)
+        dropped = len(self.ledger.dropped) if self.study.rerun_dropped else 0
+        return count * self.study.repeats - ended + len(self.ledger.retryable) + dropped
 
     # -- the queue ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 - driver: runs a study: checks, Ray, the tuner, resuming
 - study_folder: what is written into a study's folder at its start and its end
 - study_identity: whether a study continues the one that its folder holds
-- study_lock: the lock that lets one process run a study
+- teachers: training of the teachers, and the gate on their accuracy
 - costs: cost of the study's models, measured once
 - session: the start and the end of Ray as a study asks for it
 - local_ray: a local Ray that other users of the machine cannot reach

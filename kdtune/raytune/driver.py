@@ -6,38 +6,43 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import COSTS, PROVENANCE, STUDY
+from kdtune.config.errors import first_line
+from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
+from kdtune.data.balance import describe_data
+from kdtune.data.overlap import find_shared
+from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_differences, finalists, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
-from kdtune.raytune.machines import Capacity, TrialResources, check_local_resources
+from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.study_lock import lock_study
-from kdtune.raytune.trial import make_run, run_trial, teacher_files, train_teacher
+from kdtune.raytune.teachers import check_teachers, train_teachers
+from kdtune.raytune.trial import make_run, run_trial, teacher_files
 from kdtune.results.study_results import Results, load
 from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import Records, SavedStudy, read_lines
+from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.recipe import resolve_study, teachers
+from kdtune.training.recipe_table import format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
-from kdtune.training.teacher import describe_training, initial_teacher, missing_teachers
+from kdtune.training.teacher import initial_teacher, missing_teachers
+from kdtune.training.transforms import transforms_of
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -72,10 +77,10 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
         locks.enter_context(hold_lease(mirror))
-        mirror.pull(STUDY, PROVENANCE, COSTS)
+        mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
-        study = merge_with_saved(study, saved)
+        asked, study = study, merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
         if not is_done:
             study = resolve_study(study, begun=saved is not None)
@@ -85,9 +90,12 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             fingerprints |= _check(study, saved, ray_init)
         elif is_moved(study, saved):
             fingerprints |= _fingerprints(study, saved)
-        write_study(study, fingerprints)
+        rows = [] if is_done else recipe_rows(asked, study, saved.study if saved else None)
+        transforms = None if is_done else transforms_of(study)
+        write_study(study, fingerprints, rows, transforms)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
+            print(*(f"Recipe of {study.uri or folder}:", *format_recipe(rows)), sep="\n")
             measure_before_ray(study.absolute(), mirror)
             with ray_session(study, ray_init):
                 _run_all(study.absolute(), mirror)
@@ -142,10 +150,16 @@ def _run_all(study: Study, mirror: Mirror) -> None:
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
     with ProgressDisplay(plan, cache) as display:
-        for line in (*preflight(study, capacity.trial), *_warnings(study, cache, count)):
+        about_data = describe_data(load_data(study.run))
+        for line in (
+            *about_data,
+            *preflight(study, capacity.trial),
+            *_warnings(study, cache, count),
+        ):
             display.print_line(line)
         measure_with_ray(study, mirror, capacity.trial, display.print_line)
-        _train_teachers(study, capacity.trial, display)
+        train_teachers(study, capacity.trial, display.print_line)
+        check_teachers(study, mirror, capacity.trial, display.print_line)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -162,6 +176,8 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
+    for sentence in find_shared(load_data(study.run)):
+        yield f"warning: {sentence}"
     if fault := cache.fault():
         yield f"warning: {fault}"
     elif too_small := cache_warning(
@@ -192,20 +208,6 @@ def _describe_end(plan: Plan) -> str:
             f"Not decided: the budget of {plan.study.budget} is spent ({evidence or 'no finals'})."
         )
     return "Not decided: there are no two finalists to compare."
-
-
-def _train_teachers(study: Study, trial: TrialResources, display: ProgressDisplay) -> None:
-    """Train the teachers that are not ready, each in a Ray task, which then releases its GPU."""
-    root = study.folder / "teacher"
-    for run, folder in missing_teachers(study.run, teachers(study), root):
-        display.print_line(describe_training(run))
-        task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
-        references: Any = task(train_teacher).remote(study, run, folder)
-        try:
-            for reference in references:
-                display.print_line(f"  {ray.get(reference)}")
-        except ray.exceptions.RayTaskError as error:
-            raise InputError(f"the teacher could not be trained: {error.cause}") from error
 
 
 def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:

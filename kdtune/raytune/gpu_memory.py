@@ -15,8 +15,9 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
-from kdtune.config.study import Study, ends_of
+from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.raytune.machines import Node, TrialResources
 from kdtune.streams.keys import device_name

@@ -108,7 +108,7 @@ def describe_state(plan: Plan) -> str:
             counts[status] = counts.get(status, 0) + 1
     parts = [
         f"{counts[status]} {status}"
-        for status in ("completed", "running", "failed", "pruned")
+        for status in ("completed", "running", "failed", "pruned", "dropped")
         if status in counts
     ]
     pairs = finalists(plan.ledger)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from kdtune.config.files import CHECKPOINT
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
@@ -15,7 +16,6 @@ from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.trial import make_run
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
-from kdtune.training.run import CHECKPOINT
 
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""

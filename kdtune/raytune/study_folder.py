@@ -4,25 +4,39 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from kdtune import __version__
-from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY, atomic_write
+from kdtune.config.files import (
+    COSTS,
+    PREDICTIONS,
+    PROVENANCE,
+    STUDENT,
+    STUDENTS,
+    STUDENTS_CONFIG,
+    STUDY,
+    TRIALS,
+    atomic_write,
+    student_file,
+)
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
+from kdtune.data.balance import data_record
 from kdtune.data.sources import load_data
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
+from kdtune.results.files_kept import exported_config
 from kdtune.results.frames import write_frames
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import Line, read_lines
-from kdtune.training.run import STUDENT
+from kdtune.storage.records import Line, read_lines, read_provenance
+from kdtune.training.recipe_table import RecipeRow
+from kdtune.training.transforms import Transforms
 
-STUDENTS = "students"
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
@@ -31,27 +45,43 @@ FINISHED = (
 """What a finished study has on an object store, besides its trials and its teacher."""
 
 
-def write_study(study: Study, fingerprints: Mapping[str, str]) -> None:
-    """Write study.json and, once, provenance.json: classes, versions and the command.
+def write_study(
+    study: Study,
+    fingerprints: Mapping[str, str],
+    recipe: Sequence[RecipeRow] = (),
+    transforms: Transforms | None = None,
+) -> None:
+    """Write study.json and provenance.json: once classes, versions, command and recipe.
 
     Args:
         study: The study as it is run.
         fingerprints: Of data, teacher and student, see `training.run.check`.
+        recipe: Its settings, and where they came from.
+        transforms: Of its images and models, if it runs any trials; they are added to the record.
     """
+    study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
-    file = study.folder / PROVENANCE
-    if file.exists():
-        return
+    record = read_provenance(study.folder) or _provenance(study, recipe)
+    if transforms is not None:
+        models = record.get("models", {}) | transforms.models
+        warnings = dict.fromkeys([*record.get("warnings", []), *transforms.warnings])
+        record |= {"views": transforms.views, "models": models, "warnings": list(warnings)}
+    with atomic_write(study.folder / PROVENANCE) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
+    """Return classes, versions, command and recipe of a study that begins."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
-    record = {
+    return {
         "classes": load_data(study.run).classes,
+        "data_set": data_record(load_data(study.run)),
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
+        "recipe": [row._asdict() for row in recipe],
     }
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _command() -> list[str]:
@@ -63,7 +93,11 @@ def _command() -> list[str]:
 
 
 def finish(folder: Path, mirror: Mirror) -> None:
-    """Write everything that follows from the records, here and on the study's object store."""
+    """Write everything that follows from the records, here and on the study's object store.
+
+    Students that `--keep` does not ask for are deleted. Call it when the study is complete: until
+    then the best configuration may change.
+    """
     results, (lines, _) = load(folder), read_lines(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
@@ -72,15 +106,22 @@ def finish(folder: Path, mirror: Mirror) -> None:
     export(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")
-    _export_students(results, lines, mirror)
+    if results.study.keep != "none":
+        mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
+        _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
     mirror.delete_removed(STUDENTS)
+    if results.study.keep != "all":
+        for file in (folder / TRIALS).glob(f"*/{STUDENT}"):
+            file.unlink()
+        mirror.delete_below(TRIALS, STUDENT)
 
 
 def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:
     """Copy the students of the best configuration to students/, with what predicting needs.
 
-    A user may have deleted folders of `trials/`; earlier copies of their students are kept.
+    Runs whose folders in `trials/` no longer have the student keep its earlier copy, as long as the
+    same configuration is the best.
     """
     best = results.best()
     if best is None:
@@ -88,20 +129,27 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
     run = replace(results.study.run, **active_values(config))
-    named = json.dumps(asdict(run), indent=2)
+    named = json.dumps(asdict(run) | _preprocessing(results.folder, run.student), indent=2)
     target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
-    before = target / f"{STUDENTS}.json"
-    kept = before.is_file() and before.read_text(encoding="utf-8") == named
+    kept = exported_config(results.folder, results.study) == best
     trials = results.trials[results.trials.config_id == best]
     mirror.pull_trials(list(trials.trial_id), STUDENT)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    (part / f"{STUDENTS}.json").write_text(named, encoding="utf-8")
+    (part / STUDENTS_CONFIG).write_text(named, encoding="utf-8")
     for _, trial in trials[trials.status == "completed"].iterrows():
-        name = f"repeat-{trial['repeat']:02d}.safetensors"
-        own = results.folder / "trials" / trial.trial_id / STUDENT
+        name = student_file(trial["repeat"])
+        own = results.folder / TRIALS / trial.trial_id / STUDENT
         sources = (own, target / name) if kept else (own,)
         if source := next(filter(Path.exists, sources), None):
             shutil.copy(source, part / name)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
+
+
+def _preprocessing(folder: Path, student: str) -> dict[str, Any]:
+    """Return all that turns an image into the student's input; {} if an older version ran it."""
+    record = read_provenance(folder)
+    own = record.get("models", {}).get(f"student {student}", {})
+    steps = record.get("views", {}) | {k: v for k, v in own.items() if k != "crop"}
+    return {"preprocessing": steps} if own else {}

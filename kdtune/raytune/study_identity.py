@@ -16,7 +16,10 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.records import SavedStudy, read_saved
 from kdtune.streams.resources import device_of
-from kdtune.training.teacher import COMPARED_BY_CONTENT
+from kdtune.training.teacher_origin import COMPARED_BY_CONTENT
+
+KEEPING = ("none", "best", "all")
+"""Values of `Study.keep`, from the fewest students kept to the most."""
 
 
 def read_if_saved(folder: Path) -> SavedStudy | None:
@@ -58,6 +61,12 @@ def merge_with_saved(
             f"and --level {old.level:g}"
         )
         study = replace(study, until_decided=True, budget=old.budget, level=old.level)
+    if KEEPING.index(old.keep) > KEEPING.index(study.keep):
+        say(
+            f"{study.folder} was begun with --keep {old.keep}; ignoring --keep {study.keep}, so "
+            f"that no students are deleted"
+        )
+        study = replace(study, keep=old.keep)
     if old.repeats > study.repeats:
         say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
         study = replace(study, repeats=old.repeats)

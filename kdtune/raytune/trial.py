@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,15 +12,19 @@ import torch
 from ray import tune
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import CHECKPOINT
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
+from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import teachers
-from kdtune.training.run import CHECKPOINT, distill
-from kdtune.training.teacher import RECORD, WEIGHTS, fine_tune, is_ready, teacher_place
+from kdtune.training.run import distill
+from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 REPORT_SECONDS = 0.5
 """Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
@@ -127,20 +131,39 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
     return {"epochs": values, "error": error, **curves}
 
 
-def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[Epoch]:
-    """Fine-tune a teacher in a Ray task, which may have a GPU; yield its epochs.
+def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
+    """Fine-tune a teacher in a Ray task, which may have a GPU; yield lines for the terminal.
 
     Args:
         study: The study.
-        run: Its run with the teacher.
+        run: Its base run with the teacher.
         folder: Of the teacher.
     """
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
-    mirror = Mirror(study)
+    mirror, lines = Mirror(study), list[str]()
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    yield from fine_tune(run, folder, resources, push)
+    for epoch in fine_tune(run, folder, resources, push, lines.append):
+        for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
+            yield line
+        lines.clear()
     mirror.push("teacher")
     mirror.delete_removed("teacher")
+    for line in lines:
+        yield line
+
+
+def measure_teachers(study: Study, teachers: Sequence[Run]) -> list[TeacherAccuracy]:
+    """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
+
+    Args:
+        study: The study.
+        teachers: Its base run with each of them.
+    """
+    resources = Resources.of(study)
+    torch.set_num_threads(resources.threads)
+    for run in teachers:
+        _pull_teacher(run, Mirror(study))
+    return measure(study.run, teachers, study.folder / "teacher", resources)

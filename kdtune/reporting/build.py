@@ -73,6 +73,7 @@ def html(results: Results, criterion: Criterion, figures: Mapping[str, InlineFig
         title=f"{results.study.name}: a study of knowledge distillation",
         verdict=results.verdict(criterion),
         study=answer.study_facts(results, criterion),
+        teachers=background.teachers(results),
         problems=results.warnings,
         caveats=find_caveats(results.frames, answer.SUMMARY_METRICS),
         summary=answer.summary(results, criterion),

@@ -7,10 +7,15 @@
 - comparison: the criterion, and configurations compared with the baseline, paired by repeat
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
+- studies: list of the studies in a folder
+- side_by_side, side_by_side_text: several studies of the same data compared, in numbers and words
+- setups: whether studies have the same data, and what differs in their settings
 - costs: cost of the models, and the frontier of accuracy and cost
 - cost_limits: the best student within limits on its cost, in words
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
+- teachers: accuracy of the teachers, and what is wrong with it
+- files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student
 - conclusion: the conclusion and the summary of a study as text

@@ -200,7 +200,7 @@ def compare(
     m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
     rows = [_row(pair, criterion.sign, max(1, m)) for pair in pairs.values()]
     table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=list(baselines.values()))
-    table["p_holm"] = _over_known(table.p)
+    table["p_holm"] = over_known(table.p)
     table["p_max_t"] = _max_t(values, baselines)
     if anytime_level is not None:
         table = _at_any_time(table, list(pairs.values()), anytime_level)
@@ -229,11 +229,11 @@ def _at_any_time(table: pd.DataFrame, pairs: list[np.ndarray], level: float) -> 
     differences = [(pair[0] - pair[1]).tolist() for pair in pairs]
     ends = [anytime_interval(d, level / len(pairs)) for d in differences]
     p = pd.Series([anytime_p(d) for d in differences], index=table.index)
-    table = table.assign(p=p, p_holm=_over_known(p), p_max_t=math.nan, low=math.nan, high=math.nan)
+    table = table.assign(p=p, p_holm=over_known(p), p_max_t=math.nan, low=math.nan, high=math.nan)
     return table.assign(low_all=[low for low, _ in ends], high_all=[high for _, high in ends])
 
 
-def _over_known(p_values: pd.Series) -> pd.Series:
+def over_known(p_values: pd.Series) -> pd.Series:
     """Return p values adjusted by Holm's method; NaN stays NaN and does not count."""
     known = p_values.dropna()
     return pd.Series(holm(list(known)), index=known.index, dtype=float).reindex(p_values.index)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from kdtune.config.study import Study
 from kdtune.results.comparison import completed
 from kdtune.results.frames import Frames
 from kdtune.results.labels import config_label
+from kdtune.storage.records import read_provenance
 
 MAX_LISTED = 10
 """Trials that are listed one by one; further ones are only counted."""
@@ -27,6 +29,12 @@ def find_problems(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
     ]
 
 
+def model_warnings(folder: Path) -> list[str]:
+    """Return the warnings of a study's models that its driver recorded in provenance.json."""
+    warnings = read_provenance(folder).get("warnings", [])
+    return [str(warning) for warning in warnings]
+
+
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     """Return how the columns of a table could be misread."""
     caveats = []
@@ -41,11 +49,15 @@ def describe_status(study: Study, frames: Frames) -> str:
     """Return the progress of a study, e.g. "complete: 40 runs"."""
     counts = frames.trials.status.value_counts()
     done = int(counts.get("completed", 0))
-    ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0))
+    dropped = int(counts.get("dropped", 0))
+    ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0)) + dropped
     # of an adaptive search only the trials that have started are known
     planned = len(frames.trials) + _count_missing(study, frames.trials)
     if ended == planned and not frames.running:
-        rest = f", {planned - done} failed or pruned" if done < planned else ""
+        failed = planned - done - dropped
+        rest = f", {failed} failed or pruned" * bool(failed) + f", {dropped} dropped" * bool(
+            dropped
+        )
         return f"complete: {done} runs{rest}"
     word = "running" if frames.running else "incomplete, not running"
     last = ""
@@ -56,7 +68,7 @@ def describe_status(study: Study, frames: Frames) -> str:
 
 def _not_completed(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     problems = []
-    for status in ("failed", "truncated"):
+    for status in ("failed", "truncated", "dropped"):
         some = trials[trials.status == status]
         for _, trial in some.head(MAX_LISTED).iterrows():
             reason = f" ({trial.error})" if isinstance(trial.error, str) else ""

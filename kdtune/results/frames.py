@@ -36,8 +36,9 @@ class Frames:
     split, n_examples, the recorded metrics, seconds. A metric that was not recorded is NaN."""
     trials: pd.DataFrame
     """One row per trial: trial_id, config_id, label, config/*, repeat, phase (search, confirm or
-    final), status (completed, pruned, failed, truncated or running), error, n_epochs,
-    n_epochs_planned, val/<metric>@last, @best, @last-5-avg, test/<metric>@last, seconds, node.
+    final), status (completed, pruned, failed, truncated, running or dropped), error (of a dropped
+    run the reason), n_epochs, n_epochs_planned, val/<metric>@last, @best, @last-5-avg,
+    test/<metric>@last, seconds, node.
     An inactive hyperparameter is None or NaN; the label, e.g. "alpha = 0.5, T = 4", never is."""
     incomplete: list[str]
     """Records that could not be read, as file:line."""
@@ -65,6 +66,7 @@ def read_frames(
     running = is_running(folder) if running is None else running
     starts: dict[str, Line] = {}
     ends: dict[str, Line] = {}
+    dropped: dict[str, Line] = {}
     epochs = _Epochs()
     last = None
     for line in iter_lines(folder, incomplete):
@@ -72,14 +74,19 @@ def read_frames(
         if line["kind"] == "start":
             starts[line["trial_id"]] = line
             ends.pop(line["trial_id"], None)  # another attempt has begun
+            dropped.pop(line["trial_id"], None)
         elif line["kind"] == "end":
             ends[line["trial_id"]] = line
-        elif line["trial_id"] in starts:
+        elif line["kind"] == "drop":
+            dropped[line["trial_id"]] = line
+        elif line["kind"] == "restore":
+            dropped.pop(line["trial_id"], None)
+        elif line["kind"] == "epoch" and line["trial_id"] in starts:
             epochs.add(line)
     named = _started(starts, searched, study_values)
     frame = epochs.frame(named.drop(columns=["phase", "epochs"]))
     unended = "running" if running else "truncated"
-    endings = [_ending(ends.get(trial), unended) for trial in starts]
+    endings = [_ending(ends.get(t), unended, dropped.get(t)) for t in starts]
     trials = pd.concat([named, pd.DataFrame(endings, columns=ENDING)], axis=1)
     return Frames(frame, _trials(trials, frame), incomplete, running, last)
 
@@ -149,11 +156,12 @@ def _config_columns(start: Line, study_values: Mapping[str, Any]) -> Line:
     return {f"config/{name}": config[name] for name in HYPERPARAMETERS}
 
 
-def _ending(end: Line | None, unended: str) -> Line:
+def _ending(end: Line | None, unended: str, dropped: Line | None) -> Line:
     """Return status, error and node of a trial; the status is `unended` if it has no end."""
-    if end is None:
-        return {"status": unended, "error": None, "node": None}
-    return {name: end[name] for name in ENDING}
+    ending = {"status": unended, "error": None, "node": None}
+    if end is not None:
+        ending = {name: end[name] for name in ENDING}
+    return ending if dropped is None else ending | {"status": "dropped", "error": dropped["reason"]}
 
 
 def _trials(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:

@@ -60,3 +60,13 @@ def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
 
     held = set(compute.unique(table["trial_id"]).to_pylist())
     return {t: table.filter(compute.equal(table["trial_id"], t)) for t in trial_ids if t in held}
+
+
+def trials_with_predictions(folder: Path) -> set[str]:
+    """Return the trials that the study's predictions.parquet holds; empty if it cannot be read."""
+    with suppress(ImportError, OSError, ValueError):
+        from pyarrow import compute
+
+        table = _read(folder / PREDICTIONS, ["trial_id"])
+        return set(compute.unique(table["trial_id"]).to_pylist())
+    return set()

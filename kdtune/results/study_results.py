@@ -28,9 +28,11 @@ from kdtune.results.comparison import (
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
-from kdtune.results.diagnostics import describe_status, find_problems
+from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
+from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
+from kdtune.results.teachers import teacher_warnings, weak_teachers_text
 from kdtune.storage.records import read_study
 
 
@@ -131,8 +133,14 @@ class Results:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What is missing or wrong in the records; empty for a complete study."""
-        return find_problems(self.study, self.frames, self.by)
+        """What is wrong with the models, and missing or wrong in the records; most serious first.
+
+        Empty for a complete study.
+        """
+        models = [*teacher_warnings(self.folder, self.search_trials), *model_warnings(self.folder)]
+        problems = find_problems(self.study, self.frames, self.by)
+        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        return [*models, *problems, *missing]
 
     @property
     def status(self) -> str:
@@ -218,10 +226,12 @@ class Results:
         """Return the conclusion in words, a line for each student; see `wording.verdict`.
 
         With limits on the cost of a student, of the criterion or of the study, the first line names
-        the best student within them.
+        the best student within them. Teachers that are less accurate than a student trained
+        without them come last.
         """
         text = conclusion.verdict_by_student(self, criterion)
-        return f"{self.best_within_limits(criterion)}\n{text}".lstrip()
+        weak = weak_teachers_text(self.folder, self.search_trials)
+        return f"{self.best_within_limits(criterion)}\n{text}\n{weak}".strip()
 
     def best_within_limits(self, criterion: Criterion = DEFAULT) -> str:
         """Return the best student within the limits in words; "" without limits."""

@@ -15,7 +15,7 @@ from kdtune.results.comparison import (
 )
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_comparisons
 from kdtune.results.labels import config_label
-from kdtune.results.tables import count_of_planned, decimals
+from kdtune.results.tables import count_of_planned, decimals, difference_and_interval
 from kdtune.statistics.power import detectable_difference, repeats_needed
 
 MAX_SUGGESTED_REPEATS = 200
@@ -66,6 +66,24 @@ def verdict(
     if len(significant):
         text += f" {len(significant)} of {len(table)} configurations were significantly worse."
     return text
+
+
+def short_verdict(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
+    """Return the conclusion of `verdict` in a few words, e.g. "better: +3.1 points, p = 0.002"."""
+    known = table[table.p_holm.notna()] if len(table) else table
+    if not len(known):
+        return "no comparison"
+    known = known[have_enough_repeats(known.n)]
+    excludes_0 = (known.low_all > 0) | (known.high_all < 0)
+    significant = known[_is_below_level(known.p_holm, context) & excludes_0]
+    better = significant[criterion.sign * significant["diff"] > 0]
+    row = better.iloc[0] if len(better) else known.iloc[0]
+    unit = " points" if criterion.in_points else ""
+    amount = f"{difference_and_interval(row, criterion.scale)[0]}{unit}, p = {row.p_holm:.2g}"
+    if len(better):
+        return f"better: {amount}"
+    worse = len(significant) == len(known)
+    return f"worse: {amount}" if worse else f"not significant: {amount}"
 
 
 def _improved(

@@ -108,6 +108,53 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Differ
     return Difference(interval, p, correlation, *counts)
 
 
+@dataclass(frozen=True)
+class UnpairedDifference:
+    """A comparison of two independent samples a and b, of unequal variances: mean(a) - mean(b)."""
+
+    difference: float
+    low: float
+    """Ends of Welch's t interval; NaN if a sample has less than two numbers."""
+    high: float
+    df: float
+    """Degrees of freedom (Satterthwaite, 1946)."""
+    p: float
+    """Two-sided p value of Welch's t test. Where both samples are constant, t is 0/0 or infinite,
+    and p is that of the permutation test: 1 / C(n_a + n_b, n_a), twice that if n_a = n_b, or 1 if
+    the samples are equal."""
+
+
+def unpaired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> UnpairedDifference:
+    """Compare two independent samples by Welch's t test.
+
+    The numbers are those of `scipy.stats.ttest_ind(a, b, equal_var=False)` and of its confidence
+    interval, except where both samples are constant (see `UnpairedDifference.p`).
+
+    Args:
+        a: one number per repeat, (n_a,).
+        b: one number per repeat of other repeats, (n_b,).
+        level: coverage of the interval, in (0, 1).
+    """
+    samples = [np.asarray(sample, dtype=float) for sample in (a, b)]
+    n_a, n_b = map(len, samples)
+    if not min(n_a, n_b):
+        return UnpairedDifference(*[math.nan] * 5)
+    difference = float(samples[0].mean() - samples[1].mean())
+    if min(n_a, n_b) < 2:
+        return UnpairedDifference(difference, *[math.nan] * 4)
+    tiny = ROUNDING * max(float(abs(sample).max()) for sample in samples)
+    v_a, v_b = (float(sample.var(ddof=1)) / len(sample) for sample in samples)
+    if max(float(sample.std()) for sample in samples) <= tiny:
+        extreme = (1 + (n_a == n_b)) / math.comb(n_a + n_b, n_a)
+        p = 1.0 if abs(difference) <= tiny else extreme
+        return UnpairedDifference(difference, difference, difference, math.nan, p)
+    error = math.sqrt(v_a + v_b)
+    df = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))
+    half = float(stdtrit(df, (1 + level) / 2)) * error
+    p = float(2 * stdtr(df, -abs(difference) / error))
+    return UnpairedDifference(difference, difference - half, difference + half, df, p)
+
+
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a proportion, here the accuracy of one run over n examples.
 

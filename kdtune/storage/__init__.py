@@ -1,6 +1,8 @@
 """Where a study lives: folders and object stores, the records, and who may write them.
 
 - records: writer and reader of a study's records
+- dropping: runs that are dropped from a study, and restored
+- study_lock: the lock that lets one process of a machine write to a study
 - connection: URI, options and credentials to an object store (obstore)
 - object_store: whole objects in and out, conditional writes, retries
 - mirror: copies between a working folder and an object store; upload of the records

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY
+from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.storage import lease
 from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS, Store
 
-READ = (STUDY, PROVENANCE, PREDICTIONS, COSTS)
+READ = (STUDY, PROVENANCE, PREDICTIONS, COSTS, TEACHER_ACCURACY)
 """Files that `load` and the report read, besides the records."""
 
 

@@ -172,6 +172,11 @@ class Mirror:
             removed = [n for n in self.store.names(folder) if not (self.folder / n).exists()]
             self.delete(*removed)
 
+    def delete_below(self, folder: str, name: str) -> None:
+        """Delete on the store all files of this name below a folder."""
+        if self.store is not None:
+            self.delete(*(n for n in self.store.names(folder) if n.endswith(f"/{name}")))
+
     def clear(self, folder: str) -> None:
         """Delete a folder of the working folder if the study has a store, which holds it all."""
         if self.store is not None:

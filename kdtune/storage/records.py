@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import LOCK, PROVENANCE, STUDY
@@ -15,6 +15,8 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 
 Line = dict[str, Any]
+Mark = Literal["drop", "restore"]
+"""Kinds of records that exclude a trial from the study, or include it again."""
 
 
 class Records:
@@ -65,6 +67,17 @@ class Records:
         """Record that a trial ended: completed, pruned or failed, on the machine `node`."""
         return self._write("end", run, attempt, status=status, error=error, node=node)
 
+    def mark(self, kind: Mark, trial: Mapping[str, Any], reason: str | None = None) -> Line:
+        """Record that a trial is dropped from the study, or restored.
+
+        Args:
+            kind: "drop" or "restore".
+            trial: Its `trial_id`, `config_id` and `repeat`, as in any of its records.
+            reason: Why.
+        """
+        names = {name: trial[name] for name in ("trial_id", "config_id", "repeat")}
+        return self._append({"kind": kind, **names, "time": time.time(), "reason": reason})
+
     def roll(self) -> None:
         """Begin a new part, so that those before never change again; an empty one is kept."""
         if self._file.tell():
@@ -82,6 +95,9 @@ class Records:
     def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> Line:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
         line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
+        return self._append(line)
+
+    def _append(self, line: Line) -> Line:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         return line
@@ -112,7 +128,7 @@ def read_saved(folder: Path) -> SavedStudy:
         raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
     check_schema(schema, str(folder))
     try:
-        values = migrate(values, _read_provenance(folder))
+        values = migrate(values, read_provenance(folder))
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
@@ -123,7 +139,7 @@ def read_study(folder: Path) -> Study:
     return read_saved(folder).study
 
 
-def _read_provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path) -> dict[str, Any]:
     """Return the content of provenance.json; {} if it is missing or damaged."""
     with suppress(OSError, ValueError):
         record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
@@ -169,7 +185,11 @@ def iter_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
             planned[trial] = line["epochs"]
         elif kind == "epoch":
             seen[trial] = line["epoch"] + 1
-        elif line["status"] == "completed" and seen.get(trial, 0) < planned.get(trial, 0):
+        elif (
+            kind == "end"
+            and line["status"] == "completed"
+            and seen.get(trial, 0) < planned.get(trial, 0)
+        ):
             continue
         yield line
 

@@ -1,4 +1,4 @@
-"""Batches: consecutive images of a split, with all that a run needs of them."""
+"""Batches: consecutive examples of a split, with all that a run needs of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -9,12 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive images of a split. All tensors have the same length B."""
+    """Consecutive examples of a split. All tensors have the same length B."""
 
     labels: Tensor
     """Classes, int64 [B]."""
     views: Tensor | None = None
-    """Augmented images, uint8 [B, C, H, W]; None if the features replace them."""
+    """Augmented images, uint8 [B, C, H, W], or other tensors, [B, ...]; None if features replace
+    them."""
     features: Tensor | None = None
     """Input of the student's head, float32 [B, D]; None if the whole student learns."""
     teacher: Tensor | None = None
@@ -24,7 +25,7 @@ class Batch:
         return len(self.labels)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        """Return some of the images."""
+        """Return some of the examples."""
         return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> "Batch":
@@ -38,7 +39,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device))
 
     def followed_by(self, other: "Batch") -> "Batch":
-        """Return the images of this batch and then those of the other, which has the same parts."""
+        """Return the examples of this batch and then of the other, which has the same parts."""
         mine, others = self._parts(), other._parts()
         return Batch(**{name: torch.cat([x, others[name]]) for name, x in mine.items()})
 
@@ -51,7 +52,7 @@ class Batch:
 
 
 def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """Yield the same images, `size` at a time; the last batch may be smaller."""
+    """Yield the same examples, `size` at a time; the last batch may be smaller."""
     rest: Batch | None = None
     for batch in batches:
         if rest is not None:

@@ -92,7 +92,7 @@ class Features:
         """Return True if a training pass depends on the image alone: no batch, no randomness.
 
         Args:
-            sample: some views, uint8 [B, C, H, W] at a time. None is taken if the answer is known.
+            sample: some views, [B, ...] at a time. None is taken if the answer is known.
         """
         if self._updates_statistics:
             return False

@@ -114,8 +114,8 @@ class Keys:
         parts: Parts = {
             "data": self.data,
             "split": split,
-            "augment": run.augmentation,
             "size": self.size,
+            **self._transform(split),
             # what decodes and resizes; torch's resizing has other code for other CPUs
             "pillow": PIL.__version__,
             "torchvision": torchvision.__version__,
@@ -128,6 +128,17 @@ class Keys:
                 parts |= {"repeat": run.repeat, "epoch": epoch}
             elif run.train_images is None:  # the seed draws the subset and nothing else
                 del parts["study_seed"]
+        return parts
+
+    def _transform(self, split: str) -> Parts:
+        """Return the settings of the run that make the split's views from its images."""
+        run = self.run
+        augment = run.augmentation if split == "train" else "none"
+        parts: Parts = {"augment": augment}
+        if augment != "resized-crop":  # which resizes by itself
+            parts["interpolation"] = run.eval_interpolation
+        if augment == "none":
+            parts["crop"] = run.eval_crop
         return parts
 
     @cached_property

@@ -22,7 +22,7 @@ SHARD_BYTES = 2**29
 
 
 def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
-    """Return the side of a view in pixels.
+    """Return the side of a view in pixels; 0 for data that are no images.
 
     It is the run's image_size, else the larger input size of the models, else the size of the
     images.
@@ -30,10 +30,12 @@ def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
     Raises:
         InputError: none of them is given, since photographs have no common size.
     """
+    if data.kind == "tensors":
+        return 0
     sizes = [m.preprocessing.size for m in models if m is not None and m.preprocessing.size]
     if run.image_size or sizes:
         return run.image_size or max(sizes)
-    images = data.splits["train"].images
+    images = data.splits["train"].inputs
     if not isinstance(images, Tensor):
         raise InputError(
             f"image_size must be given for the photographs in {run.data}, since neither model has "
@@ -43,9 +45,12 @@ def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
 
 
 def view_bytes(data: Data, size: int) -> int:
-    """Return the bytes of one view of `size` pixels a side."""
-    images = data.splits["train"].images
-    return (images.shape[1] if isinstance(images, Tensor) else 3) * size**2
+    """Return the bytes of one view, which has `size` pixels a side if it is an image."""
+    inputs = data.splits["train"].inputs
+    if data.kind == "tensors":
+        assert isinstance(inputs, Tensor)
+        return inputs[0].nbytes
+    return (inputs.shape[1] if isinstance(inputs, Tensor) else 3) * size**2
 
 
 class ShardedViews:
@@ -65,7 +70,7 @@ class ShardedViews:
         return self.chunks.count(split) > self._shard_length and split not in self.stored
 
     def of_epoch(self, split: str, epoch: int) -> Iterator[Tensor]:
-        """Yield the views of the epoch in its order, uint8 [B, C, H, W], some at a time."""
+        """Yield the views of the epoch in its order, [B, ...], some at a time."""
         order = self.chunks.order(split, epoch)
         if order is None or not self.chunks.keys.same_views(split):
             index = self.chunks.index(split)
@@ -150,4 +155,4 @@ class ShardedViews:
     def _shard_length(self) -> int:
         """Views of a shard: whole inference batches, so that shards change no bit of logits."""
         size = view_bytes(self.chunks.data, self.chunks.size)
-        return max(1, SHARD_BYTES // (size * self._batch)) * self._batch
+        return max(1, SHARD_BYTES // (max(size, 1) * self._batch)) * self._batch

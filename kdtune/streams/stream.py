@@ -69,6 +69,13 @@ class Stream:
         """Yield the batches of val or test in their own order, for the student after this epoch."""
         return self._batches(split, epoch, EVALUATION_BATCH)
 
+    def teacher_logits(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return the teacher's logits, float32 [N, K], and the labels, int64 [N], of a split.
+
+        They are in the split's own order, on the CPU. The views must be the same in every epoch.
+        """
+        return self._logits(split, 0, None), self._labels(split, None)
+
     @property
     def steps_per_epoch(self) -> int:
         """Number of training batches in an epoch."""

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
-from kdtune.config.study import Study, ends_of
+from kdtune.config.study import Study
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
@@ -98,7 +99,7 @@ def working_set(
     views = {
         split: view * count * epochs.get(split, 1)
         for split, count in counts.items()
-        if _read_again(run, split, teacher)
+        if data.kind != "tensors" and _read_again(run, split, teacher)
     }
     return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
 

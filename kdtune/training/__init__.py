@@ -2,6 +2,12 @@
 
 - run: one distillation run, and the checks before it
 - teacher: fine-tuning of a teacher
+- transforms: record of the transforms of images and models
+- teacher_origin: the training that makes a teacher, and whether a saved one was made by it
+- evaluation: accuracy of a teacher on the splits
+- gate: accuracy of all teachers, measured once
+- recipe: settings that follow from data and models where they are not given
+- recipe_table: settings of a study, and where they came from
 - loop: the training loop, a generator of epochs
 - one_batch: one batch without a stream, for its memory and its time
 - objectives: the table of distillation losses, and the user's own

@@ -4,9 +4,10 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -17,6 +18,25 @@ from kdtune.training.predictions import Predictions
 
 FORMAT = 2
 """Of the file; a file of another format is ignored, so its run begins again."""
+
+
+class BestEpoch(NamedTuple):
+    """The best epoch so far, with a copy of the weights after it."""
+
+    number: int
+    acc: float
+    """Accuracy on val."""
+    weights: dict[str, Tensor]
+
+
+def _better(best: BestEpoch | None, epoch: Epoch, student: Classifier) -> BestEpoch:
+    """Return the better of the best epoch so far and the one that has just ended."""
+    acc = epoch.splits["val"]["acc"]
+    assert acc is not None
+    if best is not None and best.acc >= acc:
+        return best
+    state = student.net.state_dict()
+    return BestEpoch(epoch.number, acc, {k: v.detach().cpu().clone() for k, v in state.items()})
 
 
 def _nothing() -> None:
@@ -32,6 +52,7 @@ class Checkpoint:
     Args:
         file: The file of the state.
         on_save: Called after each save, for instance to upload the file.
+        keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
     """
 
     MAX_TIME_SHARE = 0.01
@@ -39,14 +60,20 @@ class Checkpoint:
     MAX_AGE_SECONDS = 2.0
     """Training time after which the state is saved at the next epoch, however long that takes."""
 
-    def __init__(self, file: Path, on_save: Callable[[], None] = _nothing):
-        self.file, self._on_save = file, on_save
+    def __init__(
+        self, file: Path, on_save: Callable[[], None] = _nothing, keeps_best: bool = False
+    ):
+        self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
+        self.best: BestEpoch | None = None
+        """The epoch with the highest accuracy on val, the first of equal ones."""
         self._save_seconds, self._unsaved_seconds = math.inf, math.inf
 
     def save(
         self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler, past: list[Epoch]
     ) -> None:
         """Save the state after the last of the past epochs, unless the last save is too recent."""
+        if self._keeps_best:
+            self.best = _better(self.best, past[-1], student)
         self._unsaved_seconds += past[-1].seconds
         due_after = min(self._save_seconds / self.MAX_TIME_SHARE, self.MAX_AGE_SECONDS)
         if self._unsaved_seconds < due_after:
@@ -58,6 +85,8 @@ class Checkpoint:
             "optimizer": optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
             "epochs": [_values(epoch) for epoch in past],
+            # in the same file, so that weights and epochs belong together whenever a crash comes
+            "best": None if self.best is None else tuple(self.best),
         }
         with atomic_write(self.file) as part:
             torch.save(state, part)
@@ -87,6 +116,7 @@ class Checkpoint:
             student.net.load_state_dict(parts[0])
             optimizer.load_state_dict(parts[1])
             scheduler.load_state_dict(parts[2])
+            self.best = BestEpoch(*best) if (best := state.get("best")) else None
         except Exception:  # torch answers damage with many types
             student.net.load_state_dict(before)
             return []

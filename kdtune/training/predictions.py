@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdtune.config.files import atomic_write
 from kdtune.config.run import Run
-from kdtune.data.dataset import Data, Split
+from kdtune.data.dataset import Data
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ def save_predictions(
     examples are not files), label, predicted, p_predicted, p_label, teacher (null without a
     teacher), correct. Classes are indices.
     """
-    frames = [_frame(run, data.splits[split], split, own) for split, own in predictions.items()]
+    frames = [_frame(run, data, split, own) for split, own in predictions.items()]
     with atomic_write(file) as part:
         pd.concat(frames).to_parquet(part, index=False)
 
 
-def _frame(run: Run, split: Split, name: str, own: Predictions) -> pd.DataFrame:
+def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
     """Return the rows of one split."""
     count = len(own.label)
     files: list[str | None] = [None] * count
-    if isinstance(split.images, tuple):
-        root = Path(run.data).expanduser()
-        files = [Path(path).relative_to(root).as_posix() for path in split.images]
+    inputs = data.splits[name].inputs
+    if isinstance(inputs, tuple):
+        files = [Path(path).relative_to(data.root).as_posix() for path in inputs]
     teacher = [None] * count if own.teacher is None else own.teacher.numpy()
     return pd.DataFrame(
         {

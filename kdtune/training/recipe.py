@@ -1,63 +1,143 @@
 """Settings of a run that follow from its data and models where they are not given."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from kdtune.config.defaults import WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
-from kdtune.config.run import Run
+from kdtune.config.run import Augment, Run, pairs
 from kdtune.config.study import Study
+from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data
+from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
+from kdtune.models.finished import read_finished, teacher_file
 from kdtune.models.registry import Role, build_model
 from kdtune.streams.shards import view_size
 
-FINE_TUNING: dict[str, Any] = {
-    **{"trainable": "all", "batch_norm": "train", "optimizer": "sgd", "lr": 1e-3},
-    **{"momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine", "lr_step_size": 7},
-    **{"lr_gamma": 0.1, "epochs": 10, "batch_size": 32},
+OF_TEACHER = (
+    *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
+    *("lr_step_size", "lr_gamma", "epochs", "batch_size"),
+)
+"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
+OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
+"""Settings for which None is the value of each model, since a study may have several."""
+DEFAULT_AUGMENT: dict[Kind, Augment] = {
+    "files": "resized-crop",
+    "images": "crop",
+    "tensors": "none",
 }
-"""Recipe of a pretrained teacher: small steps, so that its features are kept."""
-FROM_SCRATCH: dict[str, Any] = FINE_TUNING | {
-    **{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "onecycle"},
-    **{"epochs": 30, "batch_size": 64},
-}
-"""Recipe of a teacher with random weights."""
-HEAD_LR = 1e-2
-"""Learning rate of a pretrained teacher of which only the head is trained."""
+"""Augmentation by the kind of data."""
+OF_IMAGES = (
+    *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
+    *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
+)
+"""Settings without a meaning for data that are no images."""
 
 
-def resolve(run: Run) -> Run:
+def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
     """Return the run with a value for every setting that depends on its data and models.
+
+    Args:
+        run: The run.
+        members: The run with each teacher of its study, if these are not `run.teachers`. All have
+            the same recipe.
 
     Raises:
         InputError: The data or a model do not exist.
     """
-    open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
-    if all(getattr(run, name) is not None for name in open_fields):
+    run = with_weights_of_studies(run)
+    names = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    names = [n for n in names if n not in OF_EACH_MODEL]
+    if all(getattr(run, name) is not None for name in names):
         return run
-    values = _teacher_recipe(run) | _transforms(run)
+    values = _teacher_recipe(run, members or run.teachers) | _transforms(run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
-def _teacher_recipe(run: Run) -> dict[str, Any]:
-    """Return the defaults of teacher_*."""
-    random = run.teachers[0].weights_of("teacher") == "none"
-    recipe = dict(FROM_SCRATCH if random else FINE_TUNING)
-    if run.teacher_trainable == "head" and not random:
-        recipe["lr"] = HEAD_LR
+def with_weights_of_studies(run: Run) -> Run:
+    """Return the run with files of weights in place of the folders of studies.
+
+    Raises:
+        InputError: A study has no fine-tuned teacher, or several.
+    """
+    if isinstance(given := run.teacher_weights, str):
+        return replace(run, teacher_weights=teacher_file(given))
+    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(given)))
+
+
+def kind_of_weights(members: Sequence[Run]) -> WeightsKind:
+    """Return the kind of weights that the teachers of a study begin with.
+
+    They count as finished if all are. If one is random, so that it has much to learn, they count as
+    random.
+    """
+    weights = [member.weights_of("teacher") for member in members]
+    if "none" in weights:
+        return "random"
+    finished = [read_finished(Path(own).expanduser()) for own in weights]
+    classes = load_data(members[0]).classes
+    is_finished = all(own is not None and own.classes == classes for own in finished)
+    return "finished" if is_finished else "pretrained"
+
+
+def _teacher_recipe(run: Run, members: Sequence[Run]) -> dict[str, Any]:
+    """Return the recipe of the teacher as teacher_*."""
+    given = {name: getattr(run, f"teacher_{name}") for name in OF_TEACHER}
+    recipe = teacher_recipe(
+        kind_of_weights([replace(m, teacher_weights=run.teacher_weights) for m in members]), given
+    )
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
 def _transforms(run: Run) -> dict[str, Any]:
-    """Return the defaults of augmentation, evaluation transform and interpolation."""
-    data = load_data(run)
-    augment = run.augment or ("resized-crop" if data.photos else "crop")
-    return {
-        **{"augment": augment, "teacher_augment": augment},
-        **{"eval_crop": 0.875 if data.photos else 1.0, "eval_interpolation": "bilinear"},
-        **{"teacher_interpolation": "bilinear", "student_interpolation": "bilinear"},
-    }
+    """Return the defaults of the augmentations and of the evaluation transform."""
+    values: dict[str, Any] = {}
+    if run.augment is None or run.eval_crop is None or run.eval_interpolation is None:
+        data = load_data(run)
+        if data.kind == "tensors":
+            _refuse_image_settings(run, data)
+            values |= {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
+        values["augment"] = DEFAULT_AUGMENT[data.kind]
+    values["teacher_augment"] = run.augment or values.get("augment")
+    if "eval_crop" not in values and None in (run.eval_crop, run.eval_interpolation):
+        values |= _evaluation(run)
+    return values
+
+
+def _evaluation(run: Run) -> dict[str, Any]:
+    """Return the evaluation transform that the run's teacher publishes, or the first of several.
+
+    Its crop is for photographs: images that are no larger than the teacher's input are not cropped.
+    """
+    data, first = load_data(run), run.teachers[0]
+    model = build_model(first, "teacher", len(data.classes), seed=0, weights="none")
+    published = model.preprocessing
+    images = data.splits["val"].inputs
+    small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
+    crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
+    return {"eval_crop": 1.0 if small else crop, "eval_interpolation": published.interpolation}
+
+
+def _refuse_image_settings(run: Run, data: Data) -> None:
+    """Raise InputError if a setting of images is given for other data."""
+    shape = list(data.splits["train"].example(0).shape)
+    for name in OF_IMAGES:
+        value = getattr(run, name)
+        if value in (None, "none", 1.0, "bilinear"):  # the last two may be defaults that it kept
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise InputError(
+            f"{flag} is for images, but the examples of {run.data} are tensors of shape {shape}, "
+            f"and got {flag} {shown}; leave it out. Models take such tensors as they are."
+        )
 
 
 def resolve_study(study: Study, begun: bool = False) -> Study:
@@ -74,7 +154,7 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
         InputError: The data or a model do not exist, or a model that is added to a study needs
             larger views than the study has.
     """
-    study = replace(study, run=resolve(study.run))
+    study = replace(study, run=resolve(study.run, teachers(study)))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
     data = load_data(study.run)
@@ -113,6 +193,15 @@ def teachers(study: Study) -> list[Run]:
             for run in replace(study.run, teacher=name, teacher_epochs=epochs).teachers:
                 found.setdefault((run.teacher, epochs), run)
     return list(found.values())
+
+
+def whole_teachers(study: Study) -> list[Run]:
+    """Return the study's run with each of its teachers, ensembles as they are."""
+    return [
+        replace(study.run, teacher=name, teacher_epochs=epochs)
+        for name in _names(study, "teacher")
+        for epochs in _names(study, "teacher_epochs")
+    ]
 
 
 def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:

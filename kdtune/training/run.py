@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdtune.config.files import PREDICTIONS
+from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.ensemble import Teacher
-from kdtune.models.registry import build_model
+from kdtune.models.finished import WEIGHTS
+from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
@@ -29,16 +30,12 @@ from kdtune.training.objectives import OBJECTIVES, check_objective, check_search
 from kdtune.training.predictions import save_predictions
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
-    PREPROCESSING,
-    WEIGHTS,
     initial_teacher,
     load_teacher,
     probe_teacher,
     teacher_place,
 )
 
-CHECKPOINT = "checkpoint.pt"
-STUDENT = "student.safetensors"
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
 

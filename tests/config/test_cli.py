@@ -258,9 +258,26 @@ def test_values_that_are_refused() -> None:
         parse("search", ["--alpha"])
 
 
+@pytest.mark.parametrize("which", ["search", "distill", "teacher"])
+def test_flags_of_several_numbers_are_one_value(which) -> None:
+    one = parse(which, ["--teacher-mean", "0.5", "--teacher-size", "64", "--eval-crop", "0.9"])
+    assert (one.run.teacher_mean, one.run.teacher_size, one.run.eval_crop) == ((0.5,), 64, 0.9)
+    words = ["--teacher-mean", "0.1", "0.2", "0.3", "--teacher-std", "0.4", "0.5", "0.6"]
+    several = parse(which, [*words, "--teacher-interpolation", "bicubic"])
+    assert several.run.teacher_mean == (0.1, 0.2, 0.3) and several.run.teacher_std == (
+        0.4,
+        0.5,
+        0.6,
+    )
+    assert several.space == one.space  # nothing more is searched
+    with pytest.raises(InputError, match=r"teacher_std must lie in \(0, 1\], but got .*58.4"):
+        parse(which, ["--teacher-std", "58.4", "57.1", "57.4"])
+
+
 OF_SEARCH = {
     *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
     *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
+    *("keep", "rerun_dropped"),
     *("max_ms", "max_params"),
 }
 OF_STUDENT = {
@@ -284,7 +301,7 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
         parse(which, ["--help"])
     shown = set(re.findall(r"^\S? *--([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
     fields = {f.name for owner in (Run, Study) for f in dataclasses.fields(owner)}
-    want = fields - {"run", "space", "until_decided", "study_values"} - missing
+    want = fields - {"run", "space", "until_decided", "study_values", "flags"} - missing
     assert shown == {name.replace("_", "-") for name in want}
 
 

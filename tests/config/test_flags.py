@@ -12,17 +12,17 @@ from kdtune.config.metrics import COMPARABLE, METRICS
 
 
 def test_defaults() -> None:
-    assert parse_reading("analysis", ["runs/x"]) == AnalysisFlags("runs/x")
-    assert parse_reading("report", ["runs/x"]) == ReportFlags("runs/x")
+    assert parse_reading("analysis", ["runs/x"]) == AnalysisFlags(("runs/x",))
+    assert parse_reading("report", ["runs/x"]) == ReportFlags(("runs/x",))
 
 
 def test_values() -> None:
     words = "runs/x --by alpha lr --columns acc ce --metric ce --scope best --baseline alpha=0.5"
     arguments = [*words.split(), "--format", "csv", "--pooled", "--strict"]
     assert parse_reading("analysis", arguments) == AnalysisFlags(
-        *("runs/x", ("alpha", "lr"), ("acc", "ce"), "ce", "best", "alpha=0.5", "csv", True, True)
+        *(("runs/x",), ("alpha", "lr"), ("acc", "ce"), "ce", "best", "alpha=0.5", "csv", True, True)
     )
-    assert parse_reading("report", ["--out", "page", "runs/x"]) == ReportFlags("runs/x", "page")
+    assert parse_reading("report", ["--out", "page", "runs/x"]) == ReportFlags(("runs/x",), "page")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,6 @@ def test_values() -> None:
     [
         ("analysis", ["runs/x", "--formt", "csv"], r"Unrecognized .*--formt.*meant.*--format \{"),
         ("report", ["runs/x", "--out", "x", "--zzz"], "Unrecognized .*--zzz"),
-        ("analysis", [], "Missing .*RUN"),
         ("analysis", ["runs/x", "--scope", "first"], "first.*--scope.*last-5-avg"),
         ("report", ["runs/x", "--format", "csv"], "Unrecognized .*--format"),
     ],
@@ -40,6 +39,14 @@ def test_flags_that_are_refused(command: str, words: list, message: str, capsys)
         parse_reading(command, words)
     assert ended.value.code == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_several_studies() -> None:
+    assert parse_reading("report", ["a", "b", "--out", "x.html"]).runs == ("a", "b")
+    dropped = parse_reading("analysis", ["a", "--drop", "x-r00", "y-r01", "--reason", "a fault"])
+    assert (dropped.runs, dropped.drop, dropped.reason) == (("a",), ("x-r00", "y-r01"), "a fault")
+    with pytest.raises(InputError, match="RUN must be given"):
+        parse_reading("analysis", [])
 
 
 @pytest.mark.parametrize("words", [["--by"], ["--columns", "--pooled"]])

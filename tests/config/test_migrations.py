@@ -75,3 +75,11 @@ def test_a_newer_schema_is_refused_in_one_sentence() -> None:
     with pytest.raises(InputError, match=r"newer version of kdtune \(schema 4, .*update") as caught:
         Study.from_json(json.dumps(values))
     assert "\n" not in str(caught.value)
+
+
+def test_earlier_studies_kept_all_students() -> None:
+    values = json.loads(Study().to_json())
+    assert Study.from_values(migrate(values)).keep == "best"
+    del values["keep"]
+    for schema in (1, 2):
+        assert migrate({**values, "schema": schema})["keep"] == "all"

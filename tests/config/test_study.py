@@ -247,6 +247,8 @@ def test_weights_of_several_models() -> None:
     assert run.weights_of("student") == "none"
     assert replace(run, student="b").weights_of("student") == "/w/b.pt"
     assert replace(run, student="c").weights_of("student") == "default"
+    assert Run(student="a", student_weights="a=none").weights_of("student") == "none"
+    assert Run(student="a", student_weights="b=c.pt").weights_of("student") == "b=c.pt"  # a file
     with pytest.raises(InputError, match="student_weights must be one value, or MODEL=WEIGHTS"):
         Run(student_weights=("none", "default"))
     home = Run(student_weights=("a=none", "b=w.pt")).absolute().student_weights

@@ -15,7 +15,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split
 from kdtune.data.folder import verify
-from kdtune.data.sources import _load, load_data
+from kdtune.data.sources import clear_cached_data, load_data
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 
@@ -41,16 +41,16 @@ def test_embedded_set_is_whole():
     assert len(data.classes) == 10 and not data.photos
     for name, count in (("train", 2000), ("val", 500), ("test", 1000)):
         split = data.splits[name]
-        assert split.images.shape == (count, 1, 28, 28) and split.images.dtype == torch.uint8
+        assert split.inputs.shape == (count, 1, 28, 28) and split.inputs.dtype == torch.uint8
         assert torch.bincount(split.labels).tolist() == [count // 10] * 10
         assert len(split) == count and split.labels.dtype == torch.int64
 
 
 def test_embedded_splits_share_no_image():
     splits = load_data(Run()).splits.values()
-    seen = [{image.numpy().tobytes() for image in split.images} for split in splits]
+    seen = [{image.numpy().tobytes() for image in split.inputs} for split in splits]
     assert len(set.union(*seen)) == sum(len(images) for images in seen)
-    assert min(image.float().std() for image in load_data(Run()).splits["val"].images) > 1
+    assert min(image.float().std() for image in load_data(Run()).splits["val"].inputs) > 1
 
 
 def test_a_folder_becomes_images_and_labels(tmp_path):
@@ -58,17 +58,21 @@ def test_a_folder_becomes_images_and_labels(tmp_path):
     assert data.classes == ("ants", "bees") and list(data.splits) == ["train", "val"]
     train = data.splits["train"]
     assert data.photos and train.labels.tolist() == [0, 0, 1, 1]
-    names = [file.rpartition("/")[2] for file in train.images]
+    names = [file.rpartition("/")[2] for file in train.inputs]
     assert names == ["a.jpg", "b.png", "a.jpg", "b.jpeg"]
-    assert all(train.image(i).shape == (3, 60, 80) for i in range(4))
-    grey = train.image(1)
+    assert all(train.example(i).shape == (3, 60, 80) for i in range(4))
+    grey = train.example(1)
     assert torch.equal(grey[0], grey[1]) and torch.equal(grey[0], grey[2])
-    assert (train.image(2).float() - photo(4).float()).abs().mean() < 4  # JPEG loses a little
+    assert (train.example(2).float() - photo(4).float()).abs().mean() < 4  # JPEG loses a little
     verify(data)
 
 
-def drop_val(root):
-    shutil.rmtree(root / "val")
+def drop_train(root):
+    shutil.rmtree(root / "train")
+
+
+def second_val(root):
+    shutil.copytree(root / "val", root / "valid")
 
 
 def empty_class(root):
@@ -84,7 +88,8 @@ def rename_class(root):
     ("fault", "words"),
     [
         (shutil.rmtree, "there is no folder"),
-        (drop_val, "no val/"),
+        (drop_train, "must have train, but has val"),
+        (second_val, "one split for val, but has val and valid"),
         (empty_class, "bees"),
         (rename_class, "['bees', 'wasps'] differ"),
     ],
@@ -103,7 +108,7 @@ def test_images_of_16_bits_are_scaled_to_8(tmp_path):
     values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)
     Image.fromarray(values).save(root / "train" / "ants" / "b.png")
     split = load_data(Run(data=str(root))).splits["train"]
-    seen = split.image([Path(f).name for f in split.images].index("b.png"))
+    seen = split.example([Path(f).name for f in split.inputs].index("b.png"))
     assert torch.equal(seen[0], torch.from_numpy(np.rint(values / 257).astype(np.uint8)))
     assert torch.equal(seen[0], seen[2])
 
@@ -165,14 +170,14 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
         os.utime(file, (1e9, 1e9))
     first = load_data(Run(data=str(root))).fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr("kdtune.data.folder._content", refuse)
-        _load.cache_clear()  # as in another process
+        patch.setattr("kdtune.data.content._content", refuse)
+        clear_cached_data()  # as in another process
         assert load_data(Run(data=str(root))).fingerprint == first
     file = root / "train" / "bees" / "a.jpg"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    _load.cache_clear()
+    clear_cached_data()
     assert load_data(Run(data=str(root))).fingerprint != first
 
 
@@ -182,7 +187,7 @@ def test_the_fingerprint_of_files_just_written_is_not_kept(tmp_path):
     written = file.stat()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # as on a coarse clock
-    _load.cache_clear()
+    clear_cached_data()
     assert load_data(Run(data=str(root))).fingerprint != first
 
 
@@ -193,7 +198,7 @@ def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
         patch.setattr("kdtune.data.folder.decode", refuse)
         verify(load_data(Run(data=str(root))))
     (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
-    _load.cache_clear()
+    clear_cached_data()
     with pytest.raises(InputError, match="cannot be read"):
         verify(load_data(Run(data=str(root))))
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from play import rest_of, start_of
-from simulated_runs import LISTS, RUN, make
+from play import play, rest_of, start_of
+from simulated_runs import LISTS, RUN, curve, make
 
 from kdtune.config.run import Run
 from kdtune.planning.ledger import Arm, Cost, Ledger, Rung
@@ -78,3 +78,45 @@ def test_a_failed_run_excludes_its_configuration_and_may_be_repeated() -> None:
 def test_a_run_whose_start_is_lost_is_ignored() -> None:
     _, *rest = lines_of(RUN, [0.5] * 8)
     assert not ledger_of(*rest).configs
+
+
+def mark_of(kind: str, run: Run) -> dict:
+    names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
+    return {"kind": kind, **names, "time": 0.0, "reason": None}
+
+
+def test_a_dropped_run_is_as_if_it_had_failed_and_restoring_undoes_it() -> None:
+    run, second = (replace(RUN, alpha=1.0, repeat=r) for r in (0, 1))
+    lines = [*lines_of(run, [0.8] * 8), *lines_of(second, [0.6] * 8)]
+    before, ledger = ledger_of(*lines), ledger_of(*lines, mark_of("drop", second))
+    (state,) = ledger.configs.values()
+    assert state.status == {0: "completed", 1: "dropped"} and state.scores == {0: 0.8}
+    assert state.excluded and np.isnan(ledger.table).all()
+    ledger.add_record(mark_of("restore", second))
+    assert not ledger.dropped
+    assert ledger.configs == before.configs
+    assert np.array_equal(ledger.table, before.table, equal_nan=True)
+
+    failed = [*lines_of(run, None), mark_of("drop", run)]
+    assert not ledger_of(*failed).retryable
+    assert list(ledger_of(*failed, mark_of("restore", run)).retryable) == [run.trial_id]
+    unfinished = [lines[0], mark_of("drop", run)]
+    assert not ledger_of(*unfinished).running
+    assert list(ledger_of(*unfinished, mark_of("restore", run)).running) == [run.trial_id]
+
+
+def test_a_dropped_run_is_run_again_only_when_asked() -> None:
+    study = make("grid", LISTS, "all")
+    lines = play(study, curve)
+    run = replace(study.runs()[0], repeat=2)
+    assert Plan(study, lines).is_done
+    marked = [*lines, mark_of("drop", run)]
+    plan = Plan(study, marked)
+    assert plan.is_done and plan.runs_left == 0
+    again = replace(study, rerun_dropped=True)
+    plan = Plan(again, marked)
+    assert plan.runs_left == 1 and plan.next_run() == run
+    new = play(again, curve, lines=marked)[len(marked) :]
+    assert [line["trial_id"] for line in new if line["kind"] == "start"] == [run.trial_id]
+    ended = Plan(again, [*marked, *new])
+    assert ended.is_done and ended.ledger.configs == Plan(study, lines).ledger.configs

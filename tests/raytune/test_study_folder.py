@@ -1,16 +1,20 @@
 """What is written at the end of a study, from records without training; the rest in test_search."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from s3_service import S3
 from study_folders import at, draw, make, write_predictions, write_records
 
 import kdtune
-from kdtune.config.files import PREDICTIONS
-from kdtune.raytune.study_folder import finish
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT
+from kdtune.config.study import Study
+from kdtune.raytune.study_folder import finish, write_study
 from kdtune.storage.mirror import Mirror
-from kdtune.training.run import STUDENT
+from kdtune.training.transforms import Transforms
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:
@@ -29,7 +33,7 @@ def students(folder: Path) -> dict[str, str]:
 
 def test_what_a_study_has_given_outlives_the_folders_of_its_runs(tmp_path: Path) -> None:
     folder = tmp_path / "made"
-    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 3), out=str(tmp_path))
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 3), out=str(tmp_path), keep="all")
     frame = write_predictions(made)
     train_of(folder, list(made.trials.trial_id), frame)
     (folder / PREDICTIONS).unlink()
@@ -64,3 +68,92 @@ def test_students_of_another_best_are_not_kept(tmp_path: Path) -> None:
     write_records(folder, {at(1.0, r): [0.9, 0.95, 0.99] for r in range(2)})  # now plain is best
     finish(folder, Mirror(made.study))
     assert students(folder) == {}
+
+
+def weights(folder: Path) -> set[str]:
+    """Return the runs whose weights are in trials/."""
+    return {file.parent.name for file in folder.glob(f"trials/*/{STUDENT}")}
+
+
+@pytest.mark.parametrize("keep", ["best", "all", "none"])
+def test_students_that_are_kept(tmp_path: Path, keep: str) -> None:
+    folder = tmp_path / "made"
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path), keep=keep)
+    every = set(made.trials.trial_id)
+    train_of(folder, sorted(every), write_predictions(made))
+    for _ in range(2):  # the same command again changes nothing
+        finish(folder, Mirror(made.study))
+        assert weights(folder) == (every if keep == "all" else set())
+        best = {f"repeat-{r:02d}.safetensors": f"weights of {at(0.5, r).trial_id}" for r in (0, 1)}
+        assert students(folder) == ({} if keep == "none" else best)
+        assert len(list(folder.glob(f"trials/*/{PREDICTIONS}"))) == 4
+        assert kdtune.load(folder).warnings == []
+
+
+def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
+    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+    finish(folder, Mirror(made.study))
+    plain = {at(1.0, r): [0.9, 0.95, 0.99] for r in (1, 2)}  # now it is the best
+    write_records(folder, plain)
+    new = folder / "trials" / at(1.0, 2).trial_id
+    new.mkdir()
+    (new / STUDENT).write_text("new")
+    before = kdtune.load(folder).warnings  # not finished: the old best is exported
+    assert not [w for w in before if w.startswith("students/")]
+    finish(folder, Mirror(made.study))
+    assert students(folder) == {"repeat-02.safetensors": "new"}
+    gone = [at(1.0, r).trial_id for r in (0, 1)]
+    (warning,) = (w for w in kdtune.load(folder).warnings if w.startswith("students/"))
+    assert "lacks the students of 2 of the 3 runs" in warning
+    assert f"--drop {' '.join(gone)}) and repeat" in warning and "--rerun-dropped" in warning
+
+
+def test_a_store_keeps_the_same_students_and_another_machine_loses_none(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one machine"))
+    study = Study(name="made", out=f"s3://kdtune/{tmp_path.name}")
+    own = {"name": "made", "out": study.out}
+    made = make(study.folder, draw({0.5: 0.05, 1.0: 0.0}, 2), **own)
+    train_of(study.folder, list(made.trials.trial_id), write_predictions(made))
+    mirror = Mirror(made.study)
+    mirror.push("study.json", "trials")
+    finish(study.folder, mirror)
+    assert mirror.store is not None
+    names = mirror.store.names()
+    assert not [n for n in names if n.endswith(STUDENT)]
+    there = [n for n in names if n.startswith("students/")]
+    assert there == [
+        *(f"students/repeat-{r:02d}.safetensors" for r in (0, 1)),
+        "students/students.json",
+    ]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    new_head = Mirror(made.study)
+    new_head.pull("study.json")
+    new_head.pull_folders("epochs")
+    finish(study.folder, new_head)
+    assert mirror.store.names("students") == there
+    assert students(study.folder)["repeat-01.safetensors"] == f"weights of {at(0.5, 1).trial_id}"
+
+
+def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
+    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+    views = {"image_size": 28, "eval_crop": 0.875, "eval_interpolation": "bicubic"}
+    own = {"size": 24, "channels": None, "mean": [0.3], "std": [0.4], "interpolation": "bilinear"}
+    student, other = f"student {made.study.run.student}", "teacher net"
+    first = Transforms(views, {student: own | {"crop": 0.9}}, ["net is doubtful"])
+    later = Transforms(views, {other: own | {"crop": None}}, ["net is doubtful", "so is this"])
+    for transforms in (first, later, None):
+        write_study(made.study, {}, (), transforms)
+    record = json.loads((folder / PROVENANCE).read_text())
+    assert set(record["models"]) == {student, other} and record["views"] == views
+    assert {"versions", "classes", "command"} <= set(record)
+    assert kdtune.load(folder).warnings[:2] == ["net is doubtful", "so is this"]
+    finish(folder, Mirror(made.study))
+    named = json.loads((folder / "students" / "students.json").read_text())
+    assert named["preprocessing"] == views | own  # the student's own crop was not used

@@ -18,11 +18,11 @@ from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.sources import _load
+from kdtune.data.sources import clear_cached_data
 from kdtune.raytune.study_folder import write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.study_lock import lock_study
 from kdtune.storage.records import SavedStudy
+from kdtune.storage.study_lock import lock_study
 from kdtune.training.run import check_study
 
 RUN = replace(RUN, augment="crop", teacher_lr=0.01)  # a saved study is resolved
@@ -125,6 +125,16 @@ def test_a_saved_value_that_wins_is_said() -> None:
     ]
 
 
+def test_students_that_a_study_has_kept_are_not_deleted() -> None:
+    study, lines = merge(OLD, replace(OLD, keep="all"))
+    assert study.keep == "all"
+    assert lines == [
+        "runs/old was begun with --keep all; ignoring --keep best, so that no students are deleted"
+    ]
+    assert merge(replace(OLD, keep="all")) == (replace(OLD, keep="all"), [])
+    assert merge(OLD, replace(OLD, keep="none")) == (OLD, [])
+
+
 def test_contents_are_compared(tmp_path: Path) -> None:
     study, lines = replace(OLD, out=str(tmp_path)), list[str]()
     check_same(study, None, PRINTS, lines.append)
@@ -189,7 +199,7 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
 
     other = Path(shutil.copytree(elsewhere, tmp_path / "other"))
     save(photo(7, 32, 32), other / "val" / "a" / "0.png", grey=True)
-    _load.cache_clear()
+    clear_cached_data()
     with pytest.raises(InputError, match=rf"the data in {other} has changed since"):
         kdtune.run(replace(moved, run=replace(run, data=str(other))))
 
@@ -201,7 +211,8 @@ def test_fingerprints_are_in_study_json(tmp_path: Path) -> None:
     values = json.loads((study.folder / "study.json").read_text())
     assert (values["schema"], values["fingerprints"]) == (3, PRINTS)
     provenance = json.loads((study.folder / "provenance.json").read_text())
-    assert set(provenance) == {"classes", "python", "versions", "command"}
+    about = {"classes", "data_set", "python", "versions", "command", "recipe"}
+    assert set(provenance) == about
     saved = read_if_saved(study.folder)
     assert saved is not None and (saved.study, saved.fingerprints) == (study, PRINTS)
 

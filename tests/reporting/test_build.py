@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written to"):
         build.write(whole, Criterion(), tmp_path / "file")
-    flags = ReportFlags(str(tmp_path / "nowhere"))
+    flags = ReportFlags((str(tmp_path / "nowhere"),))
     with pytest.raises(InputError, match="does not exist"):
         report_command.main(flags)
 

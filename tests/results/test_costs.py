@@ -210,9 +210,9 @@ def test_finalists_count_if_one_is_within_else_the_search() -> None:
 
 def test_limits_of_the_command_and_of_the_study(measured, capsys, tmp_path) -> None:
     folder = str(measured.folder)
-    assert main(AnalysisFlags(folder, max_ms=0.3)) == 0
+    assert main(AnalysisFlags((folder,), max_ms=0.3)) == 0
     assert "Best student with a latency of at most 0.3 ms" in capsys.readouterr().out
-    assert main(AnalysisFlags(folder, max_params=10)) == 0
+    assert main(AnalysisFlags((folder,), max_params=10)) == 0
     assert "No student has at most 10 parameters: resnet18 (3,724" in capsys.readouterr().out
     made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]}, max_ms=0.1)
     write_costs(tmp_path, [cost(made.study.run.student)])

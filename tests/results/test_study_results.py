@@ -102,7 +102,7 @@ def test_a_study_at_its_first_epoch_can_be_read(tmp_path) -> None:
 
 
 def asked(capsys, folder, **flags) -> tuple[int, str, str]:
-    code = main(AnalysisFlags(str(folder), **flags))
+    code = main(AnalysisFlags((str(folder),), **flags))
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -154,7 +154,7 @@ def test_criteria_from_the_command_line(tmp_path, capsys) -> None:
 def test_a_baseline_that_is_not_in_the_study(tmp_path, baseline: str, words: str) -> None:
     make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
     with pytest.raises(InputError, match=words):
-        main(AnalysisFlags(str(tmp_path), baseline=baseline))
+        main(AnalysisFlags((str(tmp_path),), baseline=baseline))
 
 
 def test_a_file_is_not_a_study(tmp_path) -> None:

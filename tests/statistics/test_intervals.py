@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdtune.statistics.intervals import mean_interval, paired_difference, wilson_interval
+from kdtune.statistics.intervals import (
+    mean_interval,
+    paired_difference,
+    unpaired_difference,
+    wilson_interval,
+)
 
 # extra hours of sleep under two drugs, ten patients
 DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
@@ -151,6 +156,36 @@ def test_wins_ties_losses_by_hand() -> None:
     assert (got.wins, got.ties, got.losses) == (2, 1, 1)
     assert got.p_greater == (2 + 0.5) / 4
     assert math.isnan(paired_difference([], []).p_greater)
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # of scipy, for samples that are constant
+@settings(deadline=None)
+@given(samples, samples, st.sampled_from([0.8, 0.95, 0.99]))
+def test_unpaired_difference_is_scipys_welch_test(a: list, b: list, level: float) -> None:
+    got = unpaired_difference(a, b, level)
+    if max(np.std(a), np.std(b)) < 1e-6 * max(map(abs, (*a, *b, 1))):  # scipy warns of rounding
+        return
+    want = stats.ttest_ind(a, b, equal_var=False)
+    interval = want.confidence_interval(level)
+    numbers = (want.pvalue, want.df, interval.low, interval.high)
+    assert (got.p, got.df, got.low, got.high) == exact(numbers, rel=1e-6, abs=1e-9)
+    assert got.difference == exact(np.mean(a) - np.mean(b), abs=1e-12)
+
+
+def test_unpaired_difference_of_the_sleep_data() -> None:
+    # R: t.test(extra ~ group): t = -1.8608, df = 17.776, p = 0.07939, -3.3654832 to 0.2054832
+    got = unpaired_difference(DRUG_1, DRUG_2)
+    assert (got.df, got.p) == (exact(17.776, abs=5e-4), exact(0.07939, abs=5e-6))
+    assert (got.low, got.high) == exact((-3.3654832, 0.2054832), abs=5e-8)
+
+
+def test_unpaired_difference_of_constant_samples_and_of_too_few() -> None:
+    assert unpaired_difference([2, 2, 2], [1, 1, 1]).p == 2 / 20  # of C(6, 3), both extremes
+    assert unpaired_difference([2, 2], [1, 1, 1]).p == 1 / 10  # of C(5, 2), the other is -2/3
+    assert unpaired_difference([1, 1], [1, 1, 1]).p == 1
+    one = unpaired_difference([2], [1, 3])
+    assert one.difference == 0 and math.isnan(one.p) and math.isnan(one.low)
+    assert math.isnan(unpaired_difference([], [1, 2]).difference)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_nothing_that_is_searched_enters(kind: str) -> None:
     assert set(HYPERPARAMETERS) - set(SEARCHED) <= {
         "batch_size",
         "batch_norm",
-        "trainable",
+        *("trainable", "student", "teacher", "teacher_epochs"),  # fingerprints of models do
         *(f.name for f in fields(Run) if f.name.startswith("dkd_")),
     }
     run = replace(RUN, augment="crop", **SEARCHED)
@@ -185,11 +185,39 @@ def test_views_and_logits_of_val_are_shared_by_all_repeats(split: str) -> None:
         assert not make(KEYS, split).of_one_repeat
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("kind", ["views", "logits", "features"])
+def test_crop_and_interpolation_of_val_enter_and_its_augmentation_does_not(
+    kind: str, split: str
+) -> None:
+    run = replace(RUN, eval_crop=1.0, eval_interpolation="bilinear")
+    name = MAKERS[kind](replace(KEYS, run=run), split).name
+    for change in ({"eval_crop": 0.9}, {"eval_interpolation": "bicubic"}):
+        assert MAKERS[kind](replace(KEYS, run=replace(run, **change)), split).name != name
+    other = replace(KEYS, run=replace(run, augment="resized-crop"))
+    assert MAKERS[kind](other, split).name == name
+
+
+def test_of_augmented_images_the_interpolation_enters_where_it_has_an_effect() -> None:
+    for augment, enters in (("crop", True), ("resized-crop", False)):
+        run = replace(RUN, augment=augment)
+        own, other = (
+            MAKERS["views"](
+                replace(KEYS, run=replace(run, eval_interpolation=word, eval_crop=crop))
+            )
+            for word, crop in (("bilinear", 1.0), ("bicubic", 0.9))
+        )
+        assert (own.name != other.name) == enters
+
+
 def test_without_augmentation_train_is_shared_by_all_epochs_and_repeats() -> None:
     run = replace(RUN, augment="none")
     same, other = (replace(KEYS, run=replace(run, repeat=repeat)) for repeat in (0, 1))
     for kind in ("views", "logits"):
         assert MAKERS[kind](same, epoch=0).name == MAKERS[kind](other, epoch=5).name
+    for change in ({"eval_crop": 0.9}, {"eval_interpolation": "bicubic"}):
+        resized = replace(KEYS, run=replace(run, **change))
+        assert MAKERS["views"](resized).name != MAKERS["views"](same).name
     subset = replace(KEYS, run=replace(run, seed=9))  # the seed draws the subset
     assert MAKERS["views"](subset).name != MAKERS["views"](same).name
     whole = [replace(KEYS, run=replace(run, seed=s, train_images=None)) for s in (3, 9)]

@@ -15,10 +15,10 @@ from reference import Means, plain_loop
 from tiny_run import TINY, train_tiny_teacher
 from torch import Tensor, nn
 
-import kdtune.data.views
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
+from kdtune.data.views import Resizing
 from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Teacher
 from kdtune.streams.cache import Cache
@@ -168,8 +168,8 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
     *_, (reference, means) = plain_loop(run, teacher_folder)
     monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
-    centre = kdtune.data.views.centre
-    monkeypatch.setattr("kdtune.data.views.centre", lambda x, *a: made.append(x) or centre(x, *a))
+    resize = Resizing.__call__
+    monkeypatch.setattr(Resizing, "__call__", lambda s, x, n: made.append(x) or resize(s, x, n))
     student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, last, reference, means)
     val, test = (len(load_data(run).splits[split]) for split in ("val", "test"))

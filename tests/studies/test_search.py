@@ -20,6 +20,7 @@ from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.search import main
+from kdtune.storage.dropping import mark_trials
 from kdtune.storage.records import read_lines
 from kdtune.streams.resources import Resources
 from kdtune.training.recipe import resolve
@@ -43,6 +44,7 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
         assert (folder / name).exists(), name
     assert len(pd.read_parquet(folder / "predictions.parquet")) == 6 * (500 + 1000)
     assert len(list((folder / "students").glob("*.safetensors"))) == 2
+    assert not list(folder.glob("trials/*/student.safetensors"))  # --keep best
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
     assert kdtune.load(folder).study.run == resolve(study.run)
     costs = (folder / "costs.json").read_bytes()
@@ -68,6 +70,29 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     assert (folder / "costs.json").read_bytes() == costs  # nothing is measured again
     new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
     assert new.isdisjoint(trials.trial_id)
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_a_dropped_run_is_run_again_when_asked(taught: Study) -> None:
+    """It then has the same numbers, and its weights, which --keep best had deleted, are back."""
+    study = replace(taught, space={"alpha": (1.0,)}, repeats=2)
+    before = kdtune.run(study).trials
+    folder, best = study.folder, kdtune.load(study.folder).best()
+    weights = folder / "students" / "repeat-01.safetensors"
+    kept = weights.read_bytes()
+    trial = f"{best}-r01"
+    mark_trials(str(folder), [trial], [], "a fault")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
+        trials = kdtune.run(study).trials.set_index("trial_id")
+    assert trials.status[trial] == "dropped"
+    again = kdtune.run(replace(study, rerun_dropped=True))
+    assert not kdtune.load(folder).study.rerun_dropped
+    timed = ["seconds", "node"]
+    pd.testing.assert_frame_equal(again.trials.drop(columns=timed), before.drop(columns=timed))
+    starts = [x["trial_id"] for x in read_lines(folder)[0] if x["kind"] == "start"]
+    assert sorted(starts) == sorted([*before.trial_id, trial])
+    assert weights.read_bytes() == kept
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")

@@ -12,21 +12,26 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from tiny_run import TINY
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.data.sources import load_data
+from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
+from kdtune.training.checkpoint import Checkpoint
+from kdtune.training.gate import find_unmeasured, measure, with_members
+from kdtune.training.recipe import resolve
 from kdtune.training.teacher import (
-    RECORD,
-    WEIGHTS,
+    describe_training,
     fine_tune,
     is_ready,
     load_teacher,
-    teacher_recipe,
-    teacher_run,
 )
+from kdtune.training.teacher_origin import teacher_recipe, teacher_run
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -152,3 +157,187 @@ def test_an_interrupted_fine_tuning_resumes(run: Run, tmp_path: Path) -> None:
     for name in (WEIGHTS, RECORD):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == [RECORD, WEIGHTS]
+
+
+# -- what is trained and kept ----------------------------------------------------------------------
+
+
+def test_head_only_changes_nothing_of_the_backbone(run: Run, tmp_path: Path) -> None:
+    """Weights, running statistics and counters: batch norm is in eval mode by default."""
+    run = replace(run, teacher_trainable="head", teacher_epochs=2, teacher_lr=1.0)
+    lines: list[str] = []
+    list(fine_tune(run, tmp_path / "t", Resources(), say=lines.append))
+    before = load_file(str(run.teacher_weights))
+    after = load_file(tmp_path / "t" / WEIGHTS)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    # the gradients of the biases of two equally frequent classes may cancel
+    assert {"classifier.3.weight"} <= changed <= {"classifier.3.weight", "classifier.3.bias"}
+    text = describe_training(run)
+    # by hand: 1024 features x 2 classes + 2
+    assert "only the head classifier.3, 2,050 of 1,519,906 parameters; batch norm eval" in text
+    assert "sgd, lr 1 (cosine), weight decay 0.0001; batch size 32; 6 images" in text
+    assert lines[0].startswith("Accuracy on val before: ") and "%" in lines[0]
+    record = json.loads((tmp_path / "t" / RECORD).read_text())
+    assert lines[0] == f"Accuracy on val before: {100 * record['acc_before']:.1f}%."
+
+
+KEEPS_BEST = replace(
+    TINY,
+    **{"teacher_epochs": 4, "teacher_keep": "best", "teacher_train_images": 200},  # type: ignore[arg-type]
+    teacher_schedule="constant",
+    teacher_lr=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def kept_best(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    """A teacher of which the best epoch is kept, and its accuracy on val by epoch."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("best")
+    epochs = list(fine_tune(KEEPS_BEST, folder, Resources()))
+    return folder, [float(epoch.splits["val"]["acc"] or 0) for epoch in epochs]
+
+
+def test_the_best_epoch_is_kept(kept_best: tuple[Path, list[float]], tmp_path: Path) -> None:
+    """Its weights are those of a training that ended there: the learning rate is constant."""
+    folder, accs = kept_best
+    best = accs.index(max(accs))
+    assert best < len(accs) - 1, "else nothing is tested"
+    record = json.loads((folder / RECORD).read_text())
+    assert (record["kept_epoch"], record["val"]["acc"]) == (best, max(accs))
+    shorter = replace(KEEPS_BEST, teacher_epochs=best + 1, teacher_keep="last")
+    list(fine_tune(shorter, tmp_path, Resources()))
+    ended, kept = load_file(tmp_path / WEIGHTS), load_file(folder / WEIGHTS)
+    assert all(torch.equal(ended[name], kept[name]) for name in ended)
+
+
+def test_the_best_epoch_survives_a_kill(
+    kept_best: tuple[Path, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every save of the state, training is cut off and resumed."""
+    monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # a state after each epoch
+
+    class Killed(Exception):
+        """Ends the process as far as the training is concerned."""
+
+    def die() -> None:
+        raise Killed
+
+    for _ in range(KEEPS_BEST.teacher_epochs or 0):
+        with pytest.raises(Killed):
+            list(fine_tune(KEEPS_BEST, tmp_path, Resources(), die))
+    assert not (tmp_path / WEIGHTS).exists()
+    list(fine_tune(KEEPS_BEST, tmp_path, Resources()))
+    folder, _ = kept_best
+    for name in (WEIGHTS, RECORD):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+# -- finished teachers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study with a fine-tuned teacher that has a preprocessing of its own."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    own = replace(TINY, teacher_mean=(0.5,), teacher_std=(0.25,))
+    list(fine_tune(own, folder / "teacher", Resources()))
+    return folder
+
+
+def test_the_folder_of_a_study_is_its_teacher(other: Path, tmp_path: Path) -> None:
+    begun = replace(TINY, teacher_weights=str(other), teacher_epochs=None)
+    own = resolve(begun)
+    assert own.teacher_epochs == 0
+    assert own.teacher_weights == str(other / "teacher" / WEIGHTS)
+    teacher = load_teacher(own, tmp_path)
+    assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.5,), (0.25,))
+    flagged = load_teacher(replace(own, teacher_mean=(0.1,)), tmp_path)
+    assert (flagged.preprocessing.mean, flagged.preprocessing.std) == ((0.1,), (0.25,))
+    # the file alone suffices, under any name
+    alone = shutil.copy(other / "teacher" / WEIGHTS, tmp_path / "renamed.safetensors")
+    moved = resolve(replace(begun, teacher_weights=str(alone)))
+    assert moved.teacher_epochs == 0
+    assert load_teacher(moved, tmp_path).fingerprint() == teacher.fingerprint()
+
+
+def test_a_teacher_of_an_earlier_version_is_known_by_the_record_beside_it() -> None:
+    fashion = {"teacher": "kdtune.models:fashion_teacher", "teacher_epochs": None}
+    for name in ("study_v0_1", "study_schema_2"):
+        own = resolve(replace(TINY, **fashion, teacher_weights=str(DATA / name)))  # type: ignore[arg-type]
+        assert own.teacher_epochs == 0
+        assert load_teacher(own, Path()).preprocessing.mean == (0.286,)
+
+
+def test_a_folder_without_one_teacher_is_refused(other: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no teacher\.safetensors; give the file"):
+        resolve(replace(TINY, teacher_weights=str(tmp_path)))
+    for place in ("teacher", "teacher/a-5-123456"):
+        shutil.copytree(other / "teacher", tmp_path / place)
+    with pytest.raises(InputError, match=r"must name one teacher, but .* holds 2: .*a-5-123456"):
+        resolve(replace(TINY, teacher_weights=str(tmp_path)))
+
+
+def test_another_architecture_is_named(other: Path) -> None:
+    wrong = {"teacher_weights": str(other), "teacher": "mobilenet_v3_small"}
+    own = resolve(replace(TINY, **wrong, teacher_epochs=None))  # type: ignore[arg-type]
+    words = "holds the teacher factories:tiny_teacher, but --teacher is mobilenet_v3_small; give"
+    with pytest.raises(InputError, match=words):
+        load_teacher(own, Path())
+
+
+def test_a_teacher_for_other_classes_is_fine_tuned(other: Path, images: Path) -> None:
+    own = resolve(replace(TINY, data=str(images), teacher_weights=str(other), teacher_epochs=None))
+    assert own.teacher_epochs == 10  # as pretrained weights
+
+
+# -- accuracy --------------------------------------------------------------------------------------
+
+
+def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
+    """Fashion-MNIST's images have the size of the model's input, so nothing is resized."""
+    (measured,) = measure(resolve(TINY), [resolve(TINY)], teacher_folder, Resources())
+    model, data = load_teacher(resolve(TINY), teacher_folder), load_data(TINY)
+    model.eval()
+    for split, value in measured.splits.items():
+        images, labels = data.splits[split].inputs, data.splits[split].labels
+        assert isinstance(images, torch.Tensor)
+        if split == "train":
+            images, labels = images[data.subset(TINY)], labels[data.subset(TINY)]
+        x = (images.float() / 255 - 0.286) / 0.353
+        with torch.no_grad():
+            correct = int((model.net(x).argmax(1) == labels).sum())
+        assert (value.correct, value.n) == (correct, len(labels)), split
+        assert value.largest_class == max(labels.tolist().count(k) for k in range(10))
+    assert list(measured.splits) == ["train", "val", "test"]
+
+
+def test_accuracy_is_measured_once(teacher_folder: Path, tmp_path: Path) -> None:
+    run = resolve(TINY)
+    root = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    known = measure(run, [run], root, Resources())
+    assert find_unmeasured(run, [run], root, known) == []
+    fewer = replace(run, train_images=50)
+    assert find_unmeasured(fewer, [fewer], root, known) == [fewer]
+    model = load_teacher(run, root)
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    save_weights(model.net, root / WEIGHTS)
+    assert find_unmeasured(run, [run], root, known) == [run]
+
+
+def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> None:
+    names = ["factories:tiny_teacher", "factories:tiny_student"]
+    run = resolve(replace(TINY, teacher="+".join(names), teacher_epochs=0))
+    every = with_members([run])
+    assert [own.teacher for own in every] == [*names, run.teacher]
+    measured = measure(run, every, tmp_path, Resources())
+    models = [load_teacher(own, tmp_path) for own in run.teachers]
+    for model in models:
+        model.eval()
+    data = load_data(run).splits["val"]
+    with torch.no_grad():  # the mean probability
+        shares = [model(data.inputs).softmax(1) for model in models]
+    correct = int(((shares[0] + shares[1]).argmax(1) == data.labels).sum())
+    assert measured[2].splits["val"].correct == correct

@@ -1,0 +1,81 @@
+"""Accuracy of a study's teachers: the record teacher/accuracy.json.
+
+It is written before the first run, and read by tables, warnings and the report.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdtune.config.files import TEACHER_ACCURACY, atomic_write
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of a teacher on a split."""
+
+    n: int
+    """Number of examples."""
+    correct: int
+    """Examples that are classified correctly."""
+    largest_class: int
+    """Examples of the most frequent class."""
+
+    @property
+    def share(self) -> float:
+        """Share of correct examples, in [0, 1]."""
+        return self.correct / self.n
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.1f}%"
+
+
+@dataclass(frozen=True)
+class TeacherAccuracy:
+    """Accuracy of one teacher, an ensemble or not, on all splits."""
+
+    teacher: str
+    epochs: int
+    """Epochs of fine-tuning; 0 if the weights are used as they are."""
+    weights: str
+    """Where its weights are: a file, "default" or "none"; for an ensemble its members."""
+    classes: int
+    """Number of classes K."""
+    splits: Mapping[str, Accuracy]
+    """By split: train (the images that students learn from, not augmented), val, perhaps test."""
+    fingerprint: str
+    """Hash of everything that the accuracy depends on."""
+    acc_before: float | None = None
+    """On val before fine-tuning, in [0, 1]; None if there was none, or the head is new."""
+    acc_after: float | None = None
+    """On val after fine-tuning, measured on the same images as `acc_before`."""
+
+    @property
+    def name(self) -> str:
+        """The teacher in words."""
+        if not self.epochs:
+            return self.teacher
+        return f"{self.teacher} ({self.epochs} epoch{'s' * (self.epochs > 1)})"
+
+
+def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:
+    """Return the record in a study's folder; [] if there is none, or it is damaged."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        return [_read(one) for one in json.loads((folder / TEACHER_ACCURACY).read_text("utf-8"))]
+    return []
+
+
+def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> None:
+    """Write the record into a study's folder."""
+    file = folder / TEACHER_ACCURACY
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as part:
+        part.write_text(json.dumps([asdict(one) for one in records], indent=2), encoding="utf-8")
+
+
+def _read(values: Mapping[str, Any]) -> TeacherAccuracy:
+    splits = {split: Accuracy(**counts) for split, counts in values["splits"].items()}
+    return TeacherAccuracy(**{**values, "splits": splits})

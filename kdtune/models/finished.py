@@ -1,0 +1,81 @@
+"""Finished teachers: files of weights that kdtune has fine-tuned, with what using them needs.
+
+The file of weights says itself which model it is of, for which classes, and how its input is
+preprocessed. Files of earlier versions have that in teacher.json beside them.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from kdtune.config.errors import InputError
+from kdtune.models.classifier import Preprocessing
+
+WEIGHTS = "teacher.safetensors"
+RECORD = "teacher.json"
+METADATA = "kdtune_teacher"
+"""Entry of the metadata of the file of weights."""
+
+
+@dataclass(frozen=True)
+class FinishedTeacher:
+    """What a file of weights says about the teacher that it holds."""
+
+    model: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the file of weights."""
+        return {METADATA: json.dumps(asdict(self), sort_keys=True)}
+
+
+def read_finished(file: Path) -> FinishedTeacher | None:
+    """Return what a file of weights says about its teacher; None for files of others."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            metadata = weights.metadata() or {}
+        if METADATA in metadata:
+            return _finished(**json.loads(metadata[METADATA]))
+        if file.name != WEIGHTS:
+            return None
+        record = json.loads((file.parent / RECORD).read_text(encoding="utf-8"))
+        return _finished(record["run"]["student"], record["classes"], record["preprocessing"])
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        return None  # no file, of another kind, or without a record
+
+
+def _finished(model: str, classes: list[str], preprocessing: dict[str, Any]) -> FinishedTeacher:
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()
+    }
+    return FinishedTeacher(model, tuple(classes), Preprocessing(**values))
+
+
+def teacher_file(weights: str) -> str:
+    """Return the file of a study's fine-tuned teacher if weights are its folder; else the weights.
+
+    Raises:
+        InputError: The folder holds no fine-tuned teacher, or several.
+    """
+    folder = Path(weights).expanduser()
+    if weights in ("default", "none") or not folder.is_dir():
+        return weights
+    found = sorted(
+        {*folder.glob(WEIGHTS), *folder.glob(f"*/{WEIGHTS}"), *folder.glob(f"*/*/{WEIGHTS}")}
+    )
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        raise InputError(
+            f"--teacher-weights must be a file or the folder of a study with a fine-tuned teacher, "
+            f"but {weights} holds no {WEIGHTS}; give the file of the weights"
+        )
+    raise InputError(
+        f"--teacher-weights must name one teacher, but {weights} holds {len(found)}: "
+        f"{', '.join(map(str, found))}; give one of these files"
+    )

@@ -1,0 +1,78 @@
+"""The teachers of a study before its trials: their training, and the gate on their accuracy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+
+from kdtune.config.errors import InputError
+from kdtune.config.files import TEACHER_ACCURACY
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.raytune.machines import TrialResources
+from kdtune.raytune.trial import measure_teachers, teacher_files, train_teacher
+from kdtune.results import teachers as results
+from kdtune.storage.mirror import Mirror
+from kdtune.streams.resources import Resources
+from kdtune.training.gate import find_unmeasured, with_members
+from kdtune.training.recipe import teachers, whole_teachers
+from kdtune.training.teacher import describe_training, missing_teachers
+
+
+def train_teachers(study: Study, trial: TrialResources, say: Callable[[str], None]) -> None:
+    """Train the teachers that are not ready, each in a Ray task, which then releases its GPU.
+
+    Raises InputError if one cannot be trained.
+    """
+    root = study.folder / "teacher"
+    for run, folder in missing_teachers(study.run, teachers(study), root):
+        say(describe_training(run))
+        task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
+        references: Any = task(train_teacher).remote(study, run, folder)
+        try:
+            for reference in references:
+                say(f"  {ray.get(reference)}")
+        except ray.exceptions.RayTaskError as error:
+            raise InputError(f"the teacher could not be trained: {error.cause}") from error
+
+
+def check_teachers(
+    study: Study, mirror: Mirror, trial: TrialResources, say: Callable[[str], None]
+) -> None:
+    """Measure the accuracy of the teachers once, and print it with what is wrong.
+
+    Raises InputError if one is less accurate than --teacher-min-acc.
+    """
+    root, every = study.folder / "teacher", with_members(whole_teachers(study))
+    mirror.pull(*teacher_files(study))  # perhaps another machine has trained them
+
+    def measure(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+        missing = find_unmeasured(study.run, every, root, known)
+        return _measure(study, missing, trial) if missing else []
+
+    names = [(run.teacher, run.teacher_epochs or 0) for run in every]
+    try:
+        results.check_teachers(study.folder, names, measure, study.run.teacher_min_acc, say)
+    finally:
+        mirror.push(TEACHER_ACCURACY)
+
+
+def _measure(study: Study, missing: list[Run], trial: TrialResources) -> list[TeacherAccuracy]:
+    """Measure teachers in this process, or in a Ray task where that takes a GPU or a cluster.
+
+    The task releases its GPU on return, which the driver's own process could not.
+    """
+    if study.address is None and Resources.of(study).device.type == "cpu":
+        threads = torch.get_num_threads()
+        try:
+            return measure_teachers(study, missing)
+        finally:
+            torch.set_num_threads(threads)
+    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(measure_teachers)
+    try:
+        measured: list[TeacherAccuracy] = ray.get(task.remote(study, missing))
+        return measured
+    except ray.exceptions.RayTaskError as error:
+        raise InputError(f"the teacher's accuracy cannot be measured: {error.cause}") from error

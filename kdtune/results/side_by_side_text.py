@@ -1,0 +1,153 @@
+"""Wording and tables of studies side by side, shared by the terminal and the report."""
+
+import json
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from kdtune.config.metrics import METRICS
+from kdtune.config.study import Format
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
+from kdtune.results.context import NOT_ADJUSTED
+from kdtune.results.side_by_side import SideBySide
+from kdtune.results.tables import difference_and_interval, format_table, markdown, plus_minus
+
+Rows = tuple[list[str], list[list[str]]]
+SPLIT_NAMES = {"val": "validation", "test": "test"}
+
+
+def text(side: SideBySide, format: Format = "md") -> str:
+    """Return the comparison as text.
+
+    "json" is the three tables alone, "csv" the one of the best configurations.
+    """
+    if format == "json":
+        tables = {"best": side.best, "comparisons": side.comparisons, "settings": side.settings}
+        parsed = {name: json.loads(format_table(t, "json")) for name, t in tables.items()}
+        return json.dumps({"studies": list(side.studies), **parsed}, indent=2)
+    if format == "csv":
+        return format_table(side.best, "csv")
+    parts = [markdown(*best_rows(side)), best_note(side)]
+    if len(side.comparisons):
+        parts += [f"Difference from {side.reference}:", markdown(*difference_rows(side))]
+        parts.append(method(side))
+    parts += ["Settings that differ:", markdown(*setting_rows(side))]
+    return "\n\n".join(part for part in [*parts, *caveats(side), *conclusions(side)] if part)
+
+
+def best_rows(side: SideBySide) -> Rows:
+    """Return head and rows of the table of the best configurations."""
+    scale, percent = side.criterion.scale, " (%)" * side.criterion.in_points
+    head = ["study", "", "configuration", "n"]
+    head += [f"{split} {side.criterion.metric}{percent}" for split in side.splits]
+    rows = []
+    for _, row in side.best.iterrows():
+        cells = [
+            row.study,
+            f"{row.kind}{' (best)' * row.is_best}",
+            row.label,
+            f"{row['val/n']:.0f}",
+        ]
+        for split in side.splits:
+            cells.append(plus_minus(scale * row[f"{split}/mean"], scale * row[f"{split}/std"]))
+        rows.append(cells)
+    return head, rows
+
+
+def best_note(side: SideBySide) -> str:
+    """Return what the numbers of the best configurations are."""
+    scope = "" if side.criterion.scope == "last" else f", scope {side.criterion.scope} on val"
+    note = (
+        f"mean ± SD over n repeats{scope}. val selected the configurations, so their means on val "
+    )
+    note += "are optimistic, the more so the more configurations a study has"
+    return f"{note}; test selected nothing." if "test" in side.splits else f"{note}."
+
+
+def difference_rows(side: SideBySide) -> Rows:
+    """Return head and rows of the table of differences from the first study."""
+    unit = "points" if side.criterion.in_points else side.criterion.metric
+    head = ["study", "configuration", f"against {side.reference}'s", "split"]
+    head += [f"difference ({unit})", _interval(side), "n", "p (Holm)", "repeats"]
+    rows = []
+    for _, row in side.comparisons.iterrows():
+        kind = "" if row.pair == "best" else f"{row.pair}: "
+        n = f"{row.n:.0f}" if row.paired else f"{row.n:.0f} and {row.n_reference:.0f}"
+        p = "-" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}"
+        how = "paired" if row.paired else f"unpaired: {row.why}"
+        cells = [row.study, f"{kind}{row.label}", row.against, row.split]
+        rows.append([*cells, *difference_and_interval(row, side.criterion.scale), n, p, how])
+    return head, rows
+
+
+def setting_rows(side: SideBySide) -> Rows:
+    """Return head and rows of the table of settings that differ."""
+    table = side.settings
+    return list(table.columns), [list(row) for row in table.itertuples(index=False)]
+
+
+def method(side: SideBySide) -> str:
+    """Return how the differences were computed."""
+    table, parts = side.comparisons, []
+    if table.paired.any():
+        parts.append("Paired by repeat, on the same images: paired t test.")
+    if not table.paired.all():
+        parts.append("Unpaired repeats are independent samples: Welch's t test.")
+    if count(side) > 1:
+        adjusted = f"for the {count(side)} comparisons of a split"
+        parts.append(f"CI Bonferroni-adjusted and p Holm-adjusted {adjusted}.")
+    return " ".join([*parts, NOT_ADJUSTED] if side.is_adaptive else parts)
+
+
+def caveats(side: SideBySide) -> list[str]:
+    """Return what limits the comparison."""
+    return [side.doubt] if side.doubt else []
+
+
+def conclusions(side: SideBySide) -> Iterator[str]:
+    """Yield a sentence for each other study on its best configuration, on test if there is one."""
+    table = side.comparisons
+    if not len(table):
+        yield "No comparison: each study needs completed runs."
+        return
+    split = side.splits[-1]
+    for _, row in table[(table.split == split) & (table.pair == "best")].iterrows():
+        yield _conclusion(row, side, f"{SPLIT_NAMES[split]} {METRICS[side.criterion.metric].label}")
+
+
+def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
+    subject = f"{row.study} ({row.label})"
+    other = f"{side.reference} ({row.against})"
+    if math.isnan(row.p):
+        return (
+            f"No conclusion on {subject} against {other}: a comparison needs two repeats of each."
+        )
+    amount, ends = difference_and_interval(row, side.criterion.scale)
+    interval = "simultaneous 95% CI" if count(side) > 1 else "95% CI"
+    n = f"n = {row.n:.0f}" if row.paired else f"n = {row.n:.0f} and {row.n_reference:.0f}, unpaired"
+    adjusted = "Holm-adjusted p" if count(side) > 1 else "p"
+    evidence = f"{interval} {ends}, {adjusted} = {row.p_holm:.2g}, {n}"
+    unit = _unit(side.criterion)
+    excludes_0 = row.low_all > 0 or row.high_all < 0
+    if not (row.p_holm < SIGNIFICANCE_LEVEL and excludes_0):
+        return (
+            f"No significant difference in {metric}: {subject} against {other}: {amount}{unit} "
+            f"({evidence})."
+        )
+    word = "better" if side.criterion.sign * row["diff"] > 0 else "worse"
+    return f"{subject} has a {word} {metric} than {other}: {amount}{unit} ({evidence})."
+
+
+def count(side: SideBySide) -> int:
+    """Return the number of comparisons of a split."""
+    return int((side.comparisons.split == side.splits[-1]).sum())
+
+
+def _interval(side: SideBySide) -> str:
+    return "95% CI (simultaneous)" if count(side) > 1 else "95% CI"
+
+
+def _unit(criterion: Criterion) -> str:
+    unit = METRICS[criterion.metric].unit
+    return " percentage points" if unit == "points" else f" {unit}" if unit else ""

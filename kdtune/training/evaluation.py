@@ -1,0 +1,40 @@
+"""Accuracy of a teacher on the splits of the data, over the stream that the runs share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kdtune.config.run import Run
+from kdtune.config.teacher_accuracy import Accuracy
+from kdtune.data.sources import load_data
+from kdtune.models.ensemble import Teacher
+from kdtune.models.registry import build_model
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+
+
+def evaluate(
+    run: Run, teacher: Teacher, resources: Resources, splits: Sequence[str]
+) -> dict[str, Accuracy]:
+    """Return the accuracy of a teacher on those of the splits that the data have.
+
+    Args:
+        run: Names the data and the student, whose input size decides that of the views.
+        teacher: On the device of the resources; it is frozen.
+        resources: Device, cache and loader workers.
+        splits: Names of splits. Of train only the images that the run's student learns from are
+            taken, without augmentation.
+    """
+    data = load_data(run)
+    # only its input size matters, and random weights are at hand on every machine
+    student = build_model(run, "student", len(data.classes), seed=0, weights="none")
+    accuracies = {}
+    for split in filter(data.splits.__contains__, splits):
+        own, used = replace(run, trainable="all"), resources
+        if split == "train" and run.augmentation != "none":  # no run needs these views
+            own = replace(own, augment="none")
+            used = replace(resources, cache=Cache(gigabytes=0))
+        logits, labels = Stream(own, data, student, teacher, used).teacher_logits(split)
+        correct = int((logits.argmax(1) == labels).sum())
+        accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
+    return accuracies

@@ -1,0 +1,163 @@
+"""The recipe of a study as a table: every setting that has an effect, and where it came from."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdtune.config.defaults import WeightsKind, fashion
+from kdtune.config.fields import declarations
+from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.models.finished import read_finished
+from kdtune.models.preprocessing import describe_preprocessing
+from kdtune.models.registry import Role, build_model
+from kdtune.training.recipe import OF_TEACHER, kind_of_weights, students, teachers
+
+OF_INPUT = ("mean", "std", "size", "interpolation")
+"""Settings of a model's input, which are one row of the table, without teacher_ and student_."""
+UNSHOWN = {
+    *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
+    *("repeat", "study_values", "data_root", "download"),
+    *(f"{role}_{name}" for role in ("teacher", "student") for name in OF_INPUT),
+}
+ONLY_WITH = {
+    **{"samples": ("search", ("random", "tpe")), "race_level": ("policy", ("race",))},
+    **{"confirm": ("policy", ("race",)), "level": ("until_decided", (True,))},
+    "budget": ("until_decided", (True,)),
+}
+"""Settings of a study that have an effect only with these values of another."""
+
+
+KINDS: dict[WeightsKind, str] = {
+    "pretrained": "pretrained weights",
+    "random": "random weights",
+    "finished": "a finished teacher",
+}
+MAX_WIDTH = 44
+"""Characters of a path that are printed; of a longer one the last."""
+
+
+class RecipeRow(NamedTuple):
+    """One setting of a study."""
+
+    setting: str
+    value: str
+    source: str
+    """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
+
+
+def recipe_rows(asked: Study, study: Study, saved: Study | None) -> list[RecipeRow]:
+    """Return the settings of a study that have an effect.
+
+    Args:
+        asked: The study as flags, experiment or Python ask for it.
+        study: The same study as it is run, resolved and merged with the saved one.
+        saved: The study that its folder held.
+    """
+    rows = []
+    for owner in (Run, Study):
+        for name in declarations(owner):
+            if name in UNSHOWN or not _has_effect(name, study):
+                continue
+            value, source = _value(name, study), _source(name, asked, study, saved)
+            rows.append(RecipeRow(name, _shown(value), source))
+    return [*rows, *_input_rows(asked, study)]
+
+
+def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
+    """Return the table as lines of text."""
+    head = RecipeRow("setting", "value", "source")
+    table = [head, *(row._replace(value=_shortened(row.value)) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(2)]
+    return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table]
+
+
+def _shortened(value: str) -> str:
+    is_path = "/" in value and ", " not in value
+    return value if len(value) <= MAX_WIDTH or not is_path else f"...{value[3 - MAX_WIDTH :]}"
+
+
+def _has_effect(name: str, study: Study) -> bool:
+    run = study.run
+    if name in HYPERPARAMETERS:
+        return study.has_effect(name)
+    if name in ONLY_WITH:
+        other, values = ONLY_WITH[name]
+        return getattr(study, other) in values
+    part = name.removeprefix("teacher_")
+    of_training = (*OF_TEACHER, "augment", "train_images", "keep")
+    if name.startswith("teacher_") and part in of_training:
+        epochs = study.values("teacher_epochs")
+        tuned = isinstance(epochs, tuple) and any(epochs)
+        unused = {"momentum": run.teacher_optimizer != "sgd"}
+        unused |= {n: run.teacher_schedule != "step" for n in ("lr_step_size", "lr_gamma")}
+        return tuned and not unused.get(part, False)
+    if name == "val_share":
+        return False
+    return _value(name, study) is not None
+
+
+def _value(name: str, study: Study) -> Any:
+    """Return the value of a setting; of a hyperparameter all values."""
+    if name == "repeats" and study.until_decided:
+        return "auto"
+    if name in HYPERPARAMETERS:
+        return study.values(name)
+    return getattr(study.run if name in declarations(Run) else study, name)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
+    """Return where the value of a setting came from."""
+    before, now = _value(name, asked), _value(name, study)
+    if name in asked.flags and (before == now or saved is None):
+        return "flag"
+    if saved is not None and before != now:
+        return "saved study"
+    by_data = f"default for --data {Path(study.run.data).name}"
+    if before != now:  # it was not given
+        if name.removeprefix("teacher_") in OF_TEACHER:
+            return f"default for {KINDS[kind_of_weights(teachers(study))]}"
+        return "model's own" if name.startswith("eval_") and _is_published(name, study) else by_data
+    here, elsewhere = _value(name, fashion()), _value(name, Study())
+    is_fashion = study.run.data == "fashion"
+    if here == elsewhere:
+        return "default" if now == here else "experiment"
+    if now == (here if is_fashion else elsewhere):
+        return by_data
+    return "experiment"
+
+
+def _is_published(name: str, study: Study) -> bool:
+    """Return True if a part of the evaluation transform is the one that the teacher publishes."""
+    first, classes = teachers(study)[0], len(load_data(study.run).classes)
+    published = build_model(first, "teacher", classes, seed=0, weights="none").preprocessing
+    own = published.crop if name == "eval_crop" else published.interpolation
+    return bool(own == getattr(study.run, name))
+
+
+def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
+    """Yield how the input of each model is preprocessed."""
+    classes = len(load_data(study.run).classes)
+    roles: dict[Role, list[Run]] = {"teacher": teachers(study), "student": students(study)}
+    for role, runs in roles.items():
+        by_flag = any(f"{role}_{name}" in asked.flags for name in OF_INPUT)
+        for name, run in {getattr(run, role): run for run in runs}.items():
+            weights = run.weights_of(role)
+            finished = read_finished(Path(weights).expanduser())
+            model = build_model(run, role, classes, seed=0, weights="none")
+            values = model.preprocessing if finished is None else finished.preprocessing
+            source = "model's own" if finished is None else "finished teacher"
+            given = any(getattr(run, f"{role}_{n}") is not None for n in OF_INPUT)
+            if given:
+                values, source = model.preprocessing, "flag" if by_flag else "experiment"
+            yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)

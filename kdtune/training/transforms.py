@@ -1,0 +1,55 @@
+"""Record of the transforms between a study's images and the inputs of its models."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.overlap import find_shared
+from kdtune.data.sources import load_data
+from kdtune.models.classifier import Classifier, describe_assumption
+from kdtune.models.registry import Role, build_model
+from kdtune.streams.shards import view_size
+from kdtune.training.recipe import students, teachers
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What provenance.json says of a study's images and models."""
+
+    views: dict[str, Any]
+    """`image_size`, `eval_crop` and `eval_interpolation`. The shorter side of an image is resized
+    to image_size / eval_crop, then the central square of image_size is cropped."""
+    models: dict[str, dict[str, Any]]
+    """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
+    warnings: list[str]
+    """Sentences on models without preprocessing of their own, and on images that splits share."""
+
+
+def transforms_of(study: Study) -> Transforms:
+    """Return the transforms of a resolved study; only warnings if its data are no images.
+
+    Raises:
+        InputError: the data or a model do not exist.
+    """
+    run, data = study.run, load_data(study.run)
+    if data.kind == "tensors":
+        return Transforms({}, {}, find_shared(data))
+    of_teachers = [_build(own, "teacher") for own in teachers(study)]
+    of_students = [_build(own, "student") for own in students(study)]
+    named = {f"teacher {model.name}": model for model in of_teachers}
+    named |= {f"student {model.name}": model for model in of_students}
+    assumed = {model.name: model for model in named.values() if not model.is_normalized}
+    views = {
+        "image_size": view_size(run, data, *named.values()),
+        **{name: getattr(run, name) for name in ("eval_crop", "eval_interpolation")},
+    }
+    return Transforms(
+        views,
+        {name: asdict(model.preprocessing) for name, model in named.items()},
+        [*map(describe_assumption, assumed.values()), *find_shared(data)],
+    )
+
+
+def _build(run: Run, role: Role) -> Classifier:
+    return build_model(run, role, len(load_data(run).classes), seed=0, weights="none")

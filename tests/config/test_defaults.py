@@ -1,0 +1,55 @@
+"""Defaults of the teacher's recipe."""
+
+from typing import Any
+
+import pytest
+
+from kdtune.config.cli import parse
+from kdtune.config.defaults import describe_teacher_default, fashion, teacher_recipe
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "want"),
+    [
+        ("pretrained", {}, {"optimizer": "sgd", "lr": 1e-3, "epochs": 10, "batch_norm": "train"}),
+        ("pretrained", {"trainable": "head"}, {"lr": 1e-1, "batch_norm": "eval"}),
+        ("pretrained", {"optimizer": "adamw"}, {"lr": 1e-4, "weight_decay": 1e-2}),
+        ("pretrained", {"trainable": "head", "batch_norm": "train"}, {"batch_norm": "train"}),
+        ("random", {}, {"optimizer": "adamw", "lr": 1e-3, "schedule": "onecycle", "epochs": 30}),
+        ("random", {"optimizer": "sgd"}, {"lr": 0.1, "weight_decay": 1e-4}),
+        ("finished", {}, {"epochs": 0, "optimizer": "sgd"}),
+        ("finished", {"epochs": 3}, {"epochs": 3}),
+        ("random", {"lr": 0.5, "epochs": 1}, {"lr": 0.5, "epochs": 1}),
+    ],
+)
+def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
+    recipe = teacher_recipe(kind, given)
+    assert {name: recipe[name] for name in want} == want
+    assert all(hasattr(Run(), f"teacher_{name}") for name in recipe)
+
+
+def test_help_has_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert describe_teacher_default("lr").startswith("None: 0.001 (sgd) or 0.0001 (adamw) for all")
+    assert describe_teacher_default("epochs") == (
+        "None: 10 for pretrained weights, 30 for random ones, 0 for a finished teacher of kdtune."
+    )
+    with pytest.raises(SystemExit):
+        parse("search", ["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "10 for pretrained weights, 30 for random ones" in shown
+    assert "With other --data the default is resnet50." in shown  # of --teacher
+    assert "With other --data the default is 0.001." in shown  # of --lr
+
+
+def test_other_data_have_the_defaults_of_a_run() -> None:
+    study = parse("search", ["--data", "photos"])
+    assert study == Study(run=Run(data="photos").absolute())
+    assert parse("search", []).run == fashion().run
+
+
+def test_flags_that_were_given() -> None:
+    words = ["--lr", "0.1", "--teacher-lr=0.2", "--no-download", "--alpha", "0", "1"]
+    assert set(parse("search", words).flags) == {"lr", "teacher_lr", "download", "alpha"}
+    assert "flags" not in parse("search", words).to_json()

@@ -1,0 +1,252 @@
+"""Preprocessing against the transforms of torchvision and timm, hand-worked numbers, and laws."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import kdtune.models
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.models.classifier import probe
+from kdtune.models.fashion import fashion_student
+from kdtune.models.preprocessing import (
+    Preprocessing,
+    describe_preprocessing,
+    of_module,
+    published_by_timm,
+    published_by_torchvision,
+)
+from kdtune.models.registry import build, build_model
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+OWN = f"{__name__}:with_dict"
+BARE = f"{__name__}:without"
+
+
+def with_dict(classes: int) -> nn.Module:
+    net = fashion_student(classes)
+    net.preprocessing = {"mean": 0.25, "std": [0.5], "size": (28, 28), "crop": 0.8}  # type: ignore[assignment]
+    return net
+
+
+def without(classes: int) -> nn.Module:
+    net = fashion_student(classes)
+    del net.preprocessing
+    return net
+
+
+def module(**attributes: object) -> nn.Module:
+    net = nn.Linear(1, 1)
+    for name, value in attributes.items():
+        setattr(net, name, value)
+    return net
+
+
+def test_a_view_is_scaled_and_normalised_by_hand() -> None:
+    view = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    seen = Preprocessing(mean=(0.0, 0.1, 0.5), std=(1.0, 0.1, 0.25))(view)
+    assert torch.allclose(seen.flatten(), torch.tensor([0.0, 1.0, 2.0]))
+    assert torch.allclose(
+        Preprocessing(mean=0.2, std=0.5)(view).flatten()[1:], torch.tensor([0, 1.6])
+    )  # type: ignore[arg-type]
+
+
+def test_larger_views_are_shrunk_with_the_interpolation() -> None:
+    view = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    view[..., 2:, :] = 255  # an edge between two pixels of the result
+    assert Preprocessing(2, interpolation="nearest")(view).flatten().tolist() == [0, 0, 1, 1]
+    # a triangle of two pixels: weights 3/7, 3/7 and 1/7 beyond the edge
+    soft = Preprocessing(2)(view).flatten()
+    assert torch.allclose(soft, torch.tensor([1 / 7, 1 / 7, 6 / 7, 6 / 7]))
+    sharp = Preprocessing(2, interpolation="bicubic")(view).flatten()
+    assert sharp.min() >= 0 and sharp.max() <= 1  # Pillow clips what overshoots
+    assert 0 < sharp[0] < soft[0]
+
+
+def test_every_torchvision_transform_is_read() -> None:
+    """The crop gives back the size that the shorter side is resized to, by rounding."""
+    names = torchvision.models.list_models(torchvision.models)
+    assert len(names) > 70
+    for name in names:
+        for weights in torchvision.models.get_model_weights(name):
+            seen, own = weights.transforms(), published_by_torchvision(name, weights.url)
+            assert own.size == seen.crop_size[0] and own.crop is not None
+            assert round(own.size / own.crop) == seen.resize_size[0]
+            assert own.interpolation == seen.interpolation.value
+            assert list(own.mean) == list(seen.mean) and list(own.std) == list(seen.std)
+        default = torchvision.models.get_model_weights(name).DEFAULT
+        assert published_by_torchvision(name, "default").crop == (
+            published_by_torchvision(name, default.url).crop
+        )
+
+
+def test_the_crop_of_timm_is_that_of_its_transform() -> None:
+    data = pytest.importorskip("timm.data")
+    timm = pytest.importorskip("timm")
+    for name in (
+        "resnet18.a1_in1k",
+        "tf_efficientnet_lite2",
+        "test_efficientnet",
+        "resnet50.ram_in1k",
+    ):
+        config = timm.get_pretrained_cfg(name).to_dict()
+        own = published_by_timm(config)
+        resize = data.create_transform(**data.resolve_data_config(config)).transforms[0]
+        assert own.size is not None and own.crop is not None
+        assert (
+            round(own.size / own.crop) == resize.size == math.floor(own.size / config["crop_pct"])
+        )
+        assert own.interpolation == resize.interpolation.value
+    # timm pads where the crop is larger than the image
+    assert published_by_timm(config | {"crop_pct": 1.15}).crop == 1
+    assert published_by_timm(config | {"interpolation": "lanczos"}).interpolation == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected"),
+    [
+        (Preprocessing(28), Preprocessing(28)),
+        ({**IMAGENET, "size": 224}, Preprocessing(224, **IMAGENET)),  # type: ignore[arg-type]
+        ({"mean": 0.5, "std": 0.5}, Preprocessing(None, None, (0.5,), (0.5,))),
+        (
+            torchvision.transforms._presets.ImageClassification(crop_size=64, resize_size=80),
+            Preprocessing(64, 3, **IMAGENET, crop=0.8),  # type: ignore[arg-type]
+        ),
+        (
+            {**IMAGENET, "input_size": (3, 64, 64), "crop_pct": 0.8, "interpolation": "bicubic"},
+            Preprocessing(64, 3, **IMAGENET, interpolation="bicubic", crop=0.8),  # type: ignore[arg-type]
+        ),
+        (None, None),
+    ],
+)
+def test_what_a_module_may_have(attribute: object, expected: Preprocessing | None) -> None:
+    assert of_module(module(preprocessing=attribute), "mine:net") == expected
+    assert kdtune.models.Preprocessing is Preprocessing
+
+
+def test_a_module_of_timm_needs_no_attribute() -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("test_efficientnet", num_classes=3)
+    assert (
+        of_module(net, "mine:net")
+        == build("timm/test_efficientnet", "none", 3, seed=0).preprocessing
+    )
+    assert of_module(module(pretrained_cfg="other"), "mine:net") is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ({"means": 0.5}, "its keys must be of size, channels, mean, std, .* but got 'means'"),
+        (
+            {"mean": "0.5"},
+            r"mean must be a number, or one for each channel, but got mean=\('0.5',\)",
+        ),
+        ({"mean": ()}, "mean must be a number, or one for each channel"),
+        ({"mean": math.nan}, "mean must be a number"),
+        ({"mean": True}, "mean must be a number"),
+        (
+            {"mean": (123.7, 116.3, 103.5)},
+            r"mean must lie in \[0, 1\], .* \(divide numbers for 0 to",
+        ),
+        ({"std": 0}, r"std must lie in \(0, 1\], since images are scaled to \[0, 1\] first"),
+        ({"std": (58.4, 57.1, 57.4)}, r"std must lie in \(0, 1\]"),
+        ({"mean": (0.5, 0.5), "channels": 3}, "mean must be one number, or one for each of 3 chan"),
+        ({"mean": (0.5, 0.5), "std": (1, 1, 1)}, "mean must be one number, or one for each of 3"),
+        ({"size": 0}, "size must be a whole number of 1 or more"),
+        ({"size": (224, 192)}, r"size must be a whole number of 1 or more, .* size=\(224, 192\)"),
+        ({"size": 224.0}, "size must be a whole number"),
+        ({"interpolation": "lanczos"}, "interpolation must be one of nearest, bilinear, bicubic"),
+        ({"crop": 1.2}, r"crop must lie in \(0, 1\], or be None, but got crop=1.2"),
+        ({"crop": 0}, "crop must lie"),
+        ((0.5, 0.5), r"must be a kdtune.models.Preprocessing or a dict such as .* but is tuple"),
+        (torch.nn.Identity(), "but is Identity"),
+    ],
+)
+def test_a_wrong_attribute_gets_one_sentence(attribute: object, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        of_module(module(preprocessing=attribute), "mine:net")
+    text = str(caught.value)
+    assert text.startswith("the preprocessing of mine:net is not valid: ") and "\n" not in text
+
+
+def test_a_dict_is_used() -> None:
+    own = build(OWN, "none", 10, seed=0).preprocessing
+    assert own == Preprocessing(28, None, (0.25,), (0.5,), crop=0.8)
+
+
+def test_flags_replace_the_models_own_numbers() -> None:
+    run = Run(student="mobilenet_v3_small", teacher=OWN, teacher_weights="none")
+    for role in ("student", "teacher"):
+        changed = replace(
+            run, **{f"{role}_mean": (0.1,), f"{role}_std": (0.2,), f"{role}_size": 64}
+        )
+        changed = replace(changed, **{f"{role}_interpolation": "nearest"})
+        own = build_model(run, role, 10, seed=0, weights="none").preprocessing  # type: ignore[arg-type]
+        new = build_model(changed, role, 10, seed=0, weights="none").preprocessing  # type: ignore[arg-type]
+        assert new == replace(own, mean=(0.1,), std=(0.2,), size=64, interpolation="nearest")
+    wrong = replace(run, student_mean=(0.1, 0.2))
+    with pytest.raises(InputError, match=r"^student_mean must be one number, or .* 3 channels"):
+        build_model(wrong, "student", 10, seed=0, weights="none")
+    for values in ((123.7,), (-0.1,)):
+        with pytest.raises(InputError, match=r"teacher_mean must lie in \[0, 1\]"):
+            Run(teacher_mean=values)
+    for values in ((0.0,), (58.4,)):
+        with pytest.raises(InputError, match=r"teacher_std must lie in \(0, 1\]"):
+            Run(teacher_std=values)
+
+
+def test_numbers_must_fit_the_channels_of_the_data() -> None:
+    model = build_model(
+        replace(Run(student=OWN), student_mean=(0.1, 0.2, 0.3)),
+        "student",
+        10,
+        seed=0,
+        weights="none",
+    )
+    grey = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    with pytest.raises(
+        InputError, match=r"mean of .*:with_dict must be .* images \(1\), but got 0.1 0"
+    ):
+        probe(model, grey, 10, whole=True)
+    Preprocessing(28, 3, **IMAGENET).check_channels(grey, "repeats grey")  # type: ignore[arg-type]
+
+
+def test_a_model_without_preprocessing_is_warned_of() -> None:
+    grey = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    run = Run(student=BARE)
+    with pytest.warns(
+        UserWarning, match=r"without has no preprocessing, so .* scaled to \[0, 1\]"
+    ) as caught:
+        probe(build_model(run, "student", 10, seed=0, weights="none"), grey, 10, whole=True)
+    assert all(flag in str(caught[0].message) for flag in ("--teacher-mean", "--student-std"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for known in (replace(run, student_mean=(0.0,)), Run(student=OWN)):
+            probe(build_model(known, "student", 10, seed=0, weights="none"), grey, 10, whole=True)
+
+
+def test_weights_of_torchvision_have_the_transform_of_their_file() -> None:
+    every = torchvision.models.ResNet50_Weights
+    files = {"resnet50-0676ba61.pth": every.IMAGENET1K_V1, "mine.pth": every.IMAGENET1K_V2}
+    for file, weights in files.items():
+        crop = published_by_torchvision("resnet50", f"models/{file}").crop
+        assert crop == 224 / weights.transforms().resize_size[0]
+
+
+def test_identity_is_that_of_version_0_1_unless_the_interpolation_differs() -> None:
+    own = Preprocessing(224, 3, (0.5,), (0.5,))
+    assert own.identity == "Preprocessing(size=224, channels=3, mean=(0.5,), std=(0.5,))"
+    assert replace(own, crop=0.9).identity == own.identity  # it changes the views, not the model
+    assert replace(own, interpolation="bicubic").identity != own.identity
+
+
+def test_description() -> None:
+    own = Preprocessing(224, 3, (0.5, 0.5, 0.5), (0.25,), "bicubic")
+    assert describe_preprocessing(own) == "size 224 (bicubic), mean 0.5, std 0.25"
+    assert describe_preprocessing(Preprocessing(mean=(0.1, 0.2))) == "mean 0.1 0.2, std 1"

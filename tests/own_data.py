@@ -1,0 +1,70 @@
+"""Data that are no images, and models for them, named as users name theirs: `own_data:text`."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+WORDS = 40
+CLASSES = 4
+
+
+def text() -> dict[str, Any]:
+    """Token ids, int64 [N, 12], 0 for padding: each class prefers words of its own."""
+    rng = np.random.default_rng(7)
+
+    def split(count: int) -> tuple[Any, Any]:
+        labels = rng.integers(0, CLASSES, count)
+        liked = 1 + labels[:, None] * 8 + rng.integers(0, 8, (count, 12))
+        tokens = np.where(rng.random((count, 12)) < 0.4, liked, rng.integers(1, WORDS, (count, 12)))
+        tokens[np.arange(12) >= rng.integers(3, 13, (count, 1))] = 0
+        return tokens, np.array(["anger", "fear", "joy", "trust"])[labels]
+
+    return {"train": split(100), "val": split(60), "test": split(40)}
+
+
+def digits() -> dict[str, Any]:
+    """The 8 x 8 digits of scikit-learn as tables, float32 [N, 64]; no val."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype(np.float32)
+    return {"train": (x[:300], y[:300]), "test": (x[1500:1600], y[1500:1600])}
+
+
+class Words(nn.Module):
+    """Embedded words, the mean of those that are no padding, dropout and a linear head."""
+
+    def __init__(self, classes: int, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.embed = nn.Embedding(WORDS, width, padding_idx=0)
+        self.mix = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        known = (tokens != 0).unsqueeze(-1)
+        mean = (self.embed(tokens) * known).sum(1) / known.sum(1)
+        return self.head(self.drop(self.mix(mean).relu()))
+
+
+def encoder(classes: int) -> nn.Module:
+    return Words(classes, 32)
+
+
+def small_reader(classes: int) -> nn.Module:
+    return Words(classes, 8, dropout=0.2)
+
+
+def tables(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes))
+    )
+
+
+def wide_table(classes: int) -> nn.Module:
+    return tables(48, classes)
+
+
+def small_table(classes: int) -> nn.Module:
+    return tables(12, classes)

@@ -1,0 +1,90 @@
+"""The gate on the teachers, here without Ray: what is measured, where its record goes."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from s3_service import S3
+
+from kdtune.config.errors import InputError
+from kdtune.config.files import STUDY, TEACHER_ACCURACY
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.teacher_accuracy import read_teacher_accuracy
+from kdtune.raytune import teachers
+from kdtune.raytune.machines import TrialResources
+from kdtune.storage.fetch import fetch
+from kdtune.storage.mirror import Mirror
+from kdtune.training.recipe import resolve_study
+
+ONE_CORE = TrialResources(1, 0)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The teachers that are measured, in turn."""
+    names: list[str] = []
+    real = teachers.measure_teachers
+
+    def counted(study, missing):  # type: ignore[no-untyped-def]
+        names.extend(run.teacher for run in missing)
+        return real(study, missing)
+
+    monkeypatch.setattr(teachers, "measure_teachers", counted)
+    return names
+
+
+def check(study: Study) -> list[str]:
+    """Start the study's gate as the driver does; return what it says."""
+    lines: list[str] = []
+    mirror = Mirror(study)
+    mirror.pull(TEACHER_ACCURACY)
+    teachers.check_teachers(study, mirror, ONE_CORE, lines.append)
+    return lines
+
+
+def test_the_record_travels_with_the_study(
+    s3: S3,
+    tiny: Run,
+    teacher_folder: Path,
+    tmp_path: Path,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
+    study = resolve_study(
+        Study(name="t", out=f"s3://kdtune/{tmp_path.name}", run=tiny, cache_gb=0, gpus=0)
+    )
+    shutil.copytree(teacher_folder, study.folder / "teacher")
+    (study.folder / STUDY).write_text(study.to_json())
+    Mirror(study).push(STUDY, "teacher")
+    lines = check(study)
+    assert measured == [tiny.teacher] and len(lines) == 1
+    assert lines[0].startswith("Accuracy of the teacher factories:tiny_teacher (1 epoch): ")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))  # another machine
+    assert check(study) == lines and len(measured) == 1
+    assert len(read_teacher_accuracy(fetch(str(study.uri)).folder)) == 1
+    Mirror(study).delete(TEACHER_ACCURACY)
+    assert check(study) == lines and len(measured) == 2
+
+    strict = replace(study, run=replace(study.run, teacher_min_acc=0.999))
+    with pytest.raises(InputError, match=r"at least 0.999 on val .* or lower --teacher-min-acc"):
+        check(strict)
+    assert len(measured) == 2
+
+
+def test_teachers_and_ensembles_have_a_line_each(
+    tiny: Run, tmp_path: Path, measured: list[str]
+) -> None:
+    """Random weights: no teacher is better than chance."""
+    names = ("factories:tiny_teacher", "factories:tiny_student")
+    run = replace(tiny, teacher=names[0], teacher_epochs=0)
+    space = {"teacher": (names[0], "+".join(names)), "alpha": (0.5, 1.0)}
+    study = Study(name="t", out=str(tmp_path), run=run, space=space, cache_gb=0, gpus=0)
+    lines = check(resolve_study(study))
+    assert measured == [*names, "+".join(names)]
+    said = [line for line in lines if line.startswith("Accuracy of the teacher ")]
+    assert len(said) == 3 and said[2].startswith(f"Accuracy of the teacher {'+'.join(names)}: ")
+    assert any("is no better than chance on" in line for line in lines)

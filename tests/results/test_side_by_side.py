@@ -1,0 +1,121 @@
+"""Studies side by side against scipy's tests and hand-made differences."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from study_folders import RUN, draw, make
+
+from kdtune.analysis import main
+from kdtune.config.errors import InputError
+from kdtune.config.flags import AnalysisFlags
+from kdtune.config.run import Run
+from kdtune.results.side_by_side import SideBySide, load_several
+
+exact = pytest.approx
+A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)
+B = draw({0.5: 0.06, 1.0: 0.01}, 8, seed=1)
+C = draw({0.5: 0.0, 1.0: 0.0}, 5, seed=2)
+
+
+def save(folder: Path, last: dict, run: Run = RUN, data: str | None = "x", **study) -> str:
+    runs = {replace(run, alpha=alpha): accs for alpha, accs in last.items()}
+    make(folder, runs, name=folder.name, run=run, **study)
+    if data is not None:
+        file = folder / "study.json"
+        own = json.loads(file.read_text()) | {"fingerprints": {"data": data}}
+        file.write_text(json.dumps(own))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return three studies: another student than the first, and another seed."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        save(folder / "a", A),
+        save(folder / "b", B, replace(RUN, student="resnet34")),
+        save(folder / "c", C, replace(RUN, seed=1)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def side(places: list[str]) -> SideBySide:
+    return load_several(places)
+
+
+def test_the_best_of_each_study(side: SideBySide) -> None:
+    best = side.best
+    assert best.study.tolist() == ["a", "a", "b", "b", "c", "c"]
+    assert best.kind.tolist() == ["distilled", "plain"] * 3
+    assert best.label.tolist()[:3] == ["alpha = 0.5", "alpha = 1", "alpha = 0.5"]
+    want = [v for last in (A, B, C) for v in (last[0.5], last[1.0])]
+    assert best["val/mean"].tolist() == exact([sum(v) / len(v) for v in want])
+    assert best["val/n"].tolist() == [8, 8, 8, 8, 5, 5]
+    assert best["test/mean"].tolist() == exact([sum(v) / len(v) - 0.1 for v in want])
+
+
+def test_pairs_where_the_seeds_allow_and_welch_elsewhere(side: SideBySide) -> None:
+    table = side.comparisons[side.comparisons.split == "test"].set_index(["study", "pair"])
+    assert list(table.index) == [("b", "best"), ("b", "plain"), ("c", "best"), ("c", "plain")]
+    assert table.paired["b"].all() and not table.paired["c"].any()
+    assert set(table.why["c"]) == {"seed 0 and 1"}
+    paired = stats.ttest_rel(B[0.5], A[0.5])
+    row = table.loc[("b", "best")]
+    assert row.p == exact(paired.pvalue)
+    ends = paired.confidence_interval(1 - 0.05 / len(table))
+    assert (row.low_all, row.high_all) == exact((ends.low, ends.high))
+    welch = stats.ttest_ind(C[1.0], A[1.0], equal_var=False)
+    row = table.loc[("c", "plain")]
+    assert (row.p, row.n, row.n_reference) == (exact(welch.pvalue), 5, 8)
+    ends = welch.confidence_interval(1 - 0.05 / len(table))
+    assert (row.low_all, row.high_all) == exact((ends.low, ends.high))
+    assert list(table.p_holm) == exact(list(multipletests(table.p, method="holm")[1]))
+
+
+def test_the_text_says_what_was_compared_and_what_differs(places: list[str], capsys) -> None:
+    assert main(AnalysisFlags(tuple(places))) == 0
+    text = capsys.readouterr().out
+    assert "b (alpha = 0.5) has a better test accuracy than a (alpha = 0.5): +" in text
+    assert "unpaired: seed 0 and 1" in text and "Welch's t test" in text
+    settings = text.partition("Settings that differ:")[2].replace(" ", "")
+    assert "|student|resnet18|resnet34|resnet18|" in settings and "|seed|0|0|1|" in settings
+    assert "|alpha|0.1,0.5,1|0.5,1|0.5,1|" in settings and "|lr|" not in settings
+    assert "not known" not in text
+    main(AnalysisFlags(tuple(places), format="json"))
+    tables = json.loads(capsys.readouterr().out)
+    assert tables["studies"] == ["a", "b", "c"] and len(tables["comparisons"]) == 8
+    main(AnalysisFlags(tuple(places), format="csv"))
+    assert capsys.readouterr().out.startswith("study,kind,is_best,config_id,label,val/mean")
+
+
+def test_repeats_pair_only_where_there_are_common_ones(tmp_path: Path) -> None:
+    first = save(tmp_path / "first", {0.5: [0.7, 0.72, 0.71], 1.0: [0.6, 0.61, 0.64]})
+    late = {0.5: [None, None, 0.75, 0.76, 0.77], 1.0: [None, None, 0.7, 0.71, 0.72]}
+    table = load_several([first, save(tmp_path / "late", late)]).comparisons
+    assert set(table.why) == {"1 common repeats"} and table.n.tolist() == [3] * 4
+    cut = replace(RUN, train_images=100, augment="none")
+    other = save(tmp_path / "cut", {0.5: [0.7, 0.72, 0.71], 1.0: [0.6, 0.61, 0.64]}, cut)
+    why = load_several([first, other]).comparisons.why[0]
+    assert why == "train images None and 100, augmentation crop and none"
+
+
+def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: list[str]) -> None:
+    other = save(tmp_path / "other", C, data="y")
+    with pytest.raises(InputError, match=r"different data \(a: fashion, other: fashion"):
+        load_several([places[0], other])
+    unknown = save(tmp_path / "unknown", C, data=None)
+    assert "unknown has no fingerprint" in load_several([places[0], unknown]).doubt
+    with pytest.raises(InputError, match="given once"):
+        load_several([places[0], places[0]])
+    with pytest.raises(InputError, match="--by must be used with one study"):
+        main(AnalysisFlags(tuple(places), by=("alpha",)))
+
+
+def test_a_study_without_results_is_compared_with_nothing(tmp_path: Path) -> None:
+    empty = save(tmp_path / "empty", {0.5: [None], 1.0: [None]})
+    side = load_several([save(tmp_path / "full", C), empty])
+    assert len(side.best) == 2 and not len(side.comparisons)

@@ -1,0 +1,92 @@
+"""Studies of older schemas open, go on and are extended without running anything again.
+
+tests/data/study_v0_1 and study_schema_2 are the folders that kdtune 0.1 and the last version of
+schema 2 left of the command below, without Ray's files.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import kdtune
+from kdtune.config.cli import parse
+from kdtune.config.migrations import SCHEMA
+from kdtune.config.study import Study
+from kdtune.storage.records import read_lines, read_saved
+from kdtune.training.recipe import resolve_study
+from kdtune.training.teacher import missing_teachers
+
+DATA = Path(__file__).parents[1] / "data"
+COMMAND = (
+    "--name old --alpha 0.5 1 --temperature 1 --loss kl mse --epochs 2 --train-images 100 "
+    "--teacher-epochs 1 --repeats 2"
+)
+FINGERPRINTS = {
+    "study_v0_1": {"data": "f45b9b1eab74d838"},
+    "study_schema_2": {
+        "data": "f45b9b1eab74d838",
+        "teacher": "1b654f66ca8f404d",
+        "student": "2cd01973b56dac91",
+    },
+}
+"""What the study of each folder is compared by; version 0.1 saved none for its own models."""
+
+
+@pytest.fixture(params=list(FINGERPRINTS))
+def saved(request: pytest.FixtureRequest) -> Path:
+    """The folder of an older study."""
+    return DATA / str(request.param)
+
+
+@pytest.fixture
+def study(saved: Path, tmp_path: Path) -> Study:
+    """The study of the command, in a copy of the folder."""
+    shutil.copytree(saved, tmp_path / "runs" / "old")
+    asked = parse("search", COMMAND.split())
+    return replace(asked, out=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
+
+
+def test_it_opens_with_the_same_numbers(study: Study, saved: Path) -> None:
+    results = kdtune.load(study.folder)
+    pd.testing.assert_frame_equal(
+        results.trials[(written := pd.read_parquet(saved / "trials.parquet")).columns], written
+    )
+    assert {run.config_id for run in study.runs()} == set(results.trials.config_id)
+    assert read_saved(study.folder).fingerprints == FINGERPRINTS[saved.name]
+
+
+def test_the_same_command_runs_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
+    lines = read_lines(study.folder)[0]
+    results = kdtune.run(study)
+    assert read_lines(study.folder)[0] == lines
+    assert list(results.trials.status) == ["completed"] * 6
+    # as the earlier version kept them
+    assert len(list(study.folder.glob("trials/*/student.safetensors"))) == 6
+    assert json.loads((study.folder / "study.json").read_text())["schema"] == SCHEMA
+
+
+def test_its_teacher_is_ready(study: Study) -> None:
+    own = resolve_study(study)
+    assert missing_teachers(own.run, [own.run], study.folder / "teacher") == []
+
+
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+def test_it_is_extended(study: Study, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_lines(study.folder)[0]
+    more = replace(study, repeats=3, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
+    results = kdtune.run(more)
+    assert list(results.trials.status) == ["completed"] * 5 * 3
+    lines = read_lines(study.folder)[0]
+    assert lines[: len(before)] == before
+    old = {line["trial_id"] for line in before}
+    assert old.isdisjoint(line["trial_id"] for line in lines[len(before) :])
+    assert set(read_saved(study.folder).fingerprints) == {"data", "teacher", "student"}
+    said = capsys.readouterr().out
+    unknown = "no fingerprint to compare the teacher and the student with" in said
+    assert unknown == ("teacher" not in FINGERPRINTS[saved.name])
+    assert "Training the teacher" not in said  # the saved one is used

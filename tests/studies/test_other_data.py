@@ -1,0 +1,159 @@
+"""Studies of text and of tables equal a plain loop, which shares no code with them but the seeds.
+
+The loop is what a user of PyTorch writes for one run: no views, no streams, no cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import own_data
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.reporting.background import provenance
+from kdtune.training.recipe import resolve
+
+TEXT = Run(
+    data="own_data:text",
+    teacher="own_data:encoder",
+    teacher_weights="none",
+    teacher_trainable="head",  # a frozen encoder
+    teacher_epochs=2,
+    student="own_data:small_reader",
+    student_weights="none",
+    optimizer="adamw",
+    lr=0.02,
+    schedule="cosine",
+    epochs=3,
+    batch_size=16,
+)
+TABLES = replace(
+    TEXT,
+    data="own_data:digits",
+    teacher="own_data:wide_table",
+    teacher_trainable="all",
+    student="own_data:small_table",
+)
+Arrays = dict[str, tuple[Tensor, Tensor]]
+
+
+def of_text() -> Arrays:
+    """Tokens and classes, straight from the function."""
+    names = ["anger", "fear", "joy", "trust"]
+    made = own_data.text().items()
+    return {k: (torch.tensor(x), torch.tensor([names.index(w) for w in y])) for k, (x, y) in made}
+
+
+def of_tables() -> Arrays:
+    """Tables and classes; which of train are val is tested elsewhere (test_val_cut.py)."""
+    splits = load_data(TABLES).splits
+    return {name: (split.inputs, split.labels) for name, split in splits.items()}  # type: ignore[misc]
+
+
+def plain_loop(run: Run, arrays: Arrays, student: nn.Module, teacher: nn.Module) -> None:
+    """Train the student."""
+    x, y = arrays["train"]
+    for name, parameter in student.named_parameters():
+        last = name.rpartition(".")[0] == list(dict(student.named_modules()))[-1]
+        parameter.requires_grad_(run.trainable == "all" or last)
+    learned = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=run.lr, weight_decay=run.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=run.epochs)
+    for epoch in range(run.epochs):
+        seed = derive_seed("order", run.seed, run.repeat, epoch)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        student.train()
+        for step, index in enumerate(order.split(run.batch_size)):
+            torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
+            logits, t = student(x[index]), run.temperature
+            with torch.no_grad():
+                target = (teacher(x[index]) / t).log_softmax(1)
+            kl = F.kl_div(
+                (logits / t).log_softmax(1), target, reduction="batchmean", log_target=True
+            )
+            loss = run.alpha * F.cross_entropy(logits, y[index]) + (1 - run.alpha) * t**2 * kl
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    student.eval()
+
+
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+@pytest.mark.parametrize(
+    ("run", "read", "alphas"), [(TEXT, of_text, (0.3, 1.0)), (TABLES, of_tables, (0.3,))]
+)
+def test_a_study_equals_the_plain_loop(
+    run: Run, read: Callable[[], Arrays], alphas: tuple[float, ...], tmp_path: Path
+) -> None:
+    study = Study(
+        name="other",
+        out=str(tmp_path / "runs"),
+        cache=str(tmp_path / "cache"),
+        run=run,
+        space={"alpha": alphas, "trainable": ("all", "head")},
+        plain_share=0.0,
+        keep="all",
+        repeats=1,
+    )
+    results = kdtune.run(study)
+    assert list(results.trials.status) == ["completed"] * 2 * len(alphas)
+    assert results.study.run.augment == "none"
+    arrays, folder = read(), study.folder
+    classes = len(load_data(run).classes)
+    teacher = getattr(own_data, run.teacher.partition(":")[2])(classes).eval()
+    teacher.load_state_dict(load_file(folder / "teacher" / "teacher.safetensors"))
+    predictions = pd.read_parquet(folder / "predictions.parquet").set_index(["trial_id", "split"])
+    for one in study.runs():
+        torch.manual_seed(derive_seed("init", run.seed, 0))
+        student = getattr(own_data, run.student.partition(":")[2])(classes)
+        plain_loop(one, arrays, student, teacher)
+        ours = load_file(folder / "trials" / one.trial_id / "student.safetensors")
+        for name, value in student.state_dict().items():
+            assert (ours[name] - value).abs().max() <= 1e-6 * value.abs().max().clamp(min=1), name
+        for split in ("val", "test"):
+            x, y = arrays[split]
+            own = predictions.loc[(one.trial_id, split)]
+            assert own.label.tolist() == y.tolist() and own.file.isna().all()
+            assert own.predicted.tolist() == student(x).argmax(1).tolist()
+            assert own.teacher.tolist() == teacher(x).argmax(1).tolist()
+    # features of the frozen backbone are cached, the data themselves are not
+    cached = (tmp_path / "cache").rglob("*.safetensors")
+    assert {path.parents[1].name for path in cached} == {"features", "logits"}
+    facts = provenance(results).versions
+    assert facts["examples in train"].startswith(str(len(arrays["train"][0])))
+    cut = "val is 20% of each class, drawn with seed 0"
+    assert facts.get("cut from train") == (cut if run is TABLES else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"augment": "crop"}, "--augment crop"),
+        ({"teacher_augment": "trivial"}, "--teacher-augment trivial"),
+        ({"image_size": 32}, "--image-size 32"),
+        ({"student_mean": (0.5, 0.4)}, "--student-mean 0.5 0.4"),
+        ({"eval_crop": 0.5}, "--eval-crop 0.5"),
+    ],
+)
+def test_settings_of_images_are_refused(change: dict[str, object], flag: str) -> None:
+    with pytest.raises(InputError, match=f"tensors of shape .12., and got {flag}; leave it out"):
+        resolve(replace(TEXT, **change))  # type: ignore[arg-type]
+    assert resolve(replace(TEXT, augment="none")) == resolve(TEXT)
+
+
+def test_a_model_that_cannot_take_the_tensors_is_refused_with_their_type(tmp_path: Path) -> None:
+    from kdtune.training.run import check
+
+    with pytest.raises(InputError, match=r"views of shape \[12\] and type int64 \("):
+        check(replace(TEXT, student="own_data:small_table"))

@@ -1,0 +1,61 @@
+"""The recipe of a study: what is shown, and where it is said to come from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_run import TINY
+
+from kdtune.config.cli import parse
+from kdtune.config.study import Study
+from kdtune.training.recipe import resolve_study
+from kdtune.training.recipe_table import RecipeRow, format_recipe, recipe_rows
+
+
+def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:
+    return {row.setting: row for row in recipe_rows(asked, resolve_study(asked), saved)}
+
+
+def test_sources_on_the_command_line() -> None:
+    words = ["--alpha", "0", "0.5", "--batch-size", "64", "--teacher-optimizer", "sgd"]
+    found = rows(parse("search", words))
+    assert found["alpha"] == RecipeRow("alpha", "0, 0.5", "flag")
+    assert found["batch_size"].source == "flag"  # also where it is the default
+    assert found["lr"] == RecipeRow("lr", "0.02", "default for --data fashion")
+    assert found["loss"] == RecipeRow("loss", "kl", "default")
+    assert found["teacher_momentum"] == RecipeRow(
+        "teacher_momentum", "0.9", "default for random weights"
+    )
+    assert found["eval_crop"] == RecipeRow("eval_crop", "1", "default for --data fashion")
+    given = found["input of kdtune.models:fashion_teacher"]
+    assert given.source == "model's own" and "mean 0.286, std 0.353" in given.value
+
+
+def test_what_has_no_effect_is_not_shown() -> None:
+    found = rows(parse("search", []))
+    hidden = {"dkd_beta", "momentum", "lr_gamma", "samples", "race_level", "teacher_momentum"}
+    assert hidden.isdisjoint(found)
+    as_they_are = rows(Study(run=replace(TINY, teacher_epochs=0)))
+    assert "teacher_lr" not in as_they_are and as_they_are["teacher_epochs"].value == "0"
+
+
+def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:
+    study = Study(run=replace(TINY, lr=0.3), repeats=2)
+    found = rows(study)
+    assert found["lr"].source == found["repeats"].source == "experiment"
+    saved = resolve_study(
+        replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
+    )
+    merged = replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
+    table = recipe_rows(study, resolve_study(merged), saved)
+    sources = {row.setting: row.source for row in table}
+    assert sources["repeats"] == sources["teacher_trainable"] == "saved study"
+
+
+@pytest.mark.parametrize("name", ["setting", "value", "source"])
+def test_columns_are_aligned(name: str) -> None:
+    lines = format_recipe([RecipeRow("lr", "0.1", "flag"), RecipeRow("student", "a", "default")])
+    assert lines[0].split() == ["setting", "value", "source"]
+    cells = {"setting": ("lr", "student"), "value": ("0.1", "a"), "source": ("flag", "default")}
+    column = lines[0].index(name)
+    assert [line[column:].split()[0] for line in lines[1:]] == list(cells[name])

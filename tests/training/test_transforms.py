@@ -1,0 +1,176 @@
+"""Evaluation transforms: their defaults, and the published accuracy of a checkpoint.
+
+References: the transforms of torchvision and timm on Pillow's images, applied by hand.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from photos import photo, save
+from PIL import Image
+from torch import Tensor
+
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.models.registry import build
+from kdtune.models.weights import save_weights
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+from kdtune.training.recipe import resolve
+from kdtune.training.teacher import initial_teacher
+from kdtune.training.transforms import transforms_of
+
+COUNT, WRONG = 16, 4
+"""Images of val, and how many of them lie in the folder of the other class."""
+NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+Transform = Callable[[Image.Image], Tensor]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fine textures of several sizes in two classes."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(1)
+    for index in range(COUNT):
+        height, width = 180 + 7 * (index % 5), 200 + 11 * (index % 4)
+        coarse = torch.rand(1, 3, height // 4, width // 4, generator=generator)
+        image = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+        label = index % 2 if index >= WRONG else 1 - index % 2
+        save((image * 255).byte(), root / "val" / "ab"[label] / f"{index:02d}.png")
+    for label in "ab":
+        save(photo(1), root / "train" / label / "one.png")
+    return root
+
+
+def published_transform(name: str) -> Transform:
+    if name.startswith("timm/"):
+        import timm
+        from timm import data
+
+        config = timm.get_pretrained_cfg(name.removeprefix("timm/")).to_dict()
+        return data.create_transform(**data.resolve_data_config(config))  # type: ignore[no-any-return]
+    return torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[no-any-return]
+
+
+def write_checkpoint(name: str, folder: Path, file: Path) -> Tensor:
+    """Write a model that gives image number i of the folder class i % 2, under its own transform.
+
+    Its head interpolates the features of the images, so that it fails on other features. Returns
+    the logits by number, as its library computes them.
+    """
+    transform = published_transform(name)
+    images = sorted((folder / "val").glob("*/*"), key=lambda path: path.name)
+    inputs = torch.stack([transform(Image.open(path)) for path in images])
+    model = build(name, "none", 2, seed=0)
+    model.set_mode(False)
+    seen: list[Tensor] = []
+    hook = model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        model.net(inputs)
+        hook.remove()
+        target = 2.0 * torch.nn.functional.one_hot(torch.arange(COUNT) % 2, 2) - 1
+        mean = seen[0].mean(0)
+        centred = seen[0] - mean
+        gram = centred @ centred.T
+        ridge = 1e-6 * gram.trace() / COUNT * torch.eye(COUNT)
+        weight = target.T @ torch.linalg.solve(gram + ridge, centred)
+        model.head.weight.copy_(weight)  # type: ignore[operator, union-attr]
+        model.head.bias.copy_(-weight @ mean)  # type: ignore[operator, union-attr]
+        save_weights(model.net, file)
+        return model.net(inputs)  # type: ignore[no-any-return]
+
+
+def measure(run: Run) -> tuple[float, Tensor]:
+    """Return the teacher's accuracy on val and its logits, by number of the image."""
+    run = resolve(run)
+    data, teacher = load_data(run), initial_teacher(run)
+    teacher.set_mode(False)
+    batches = list(Stream(run, data, teacher, None, Resources()).evaluate("val", 0))
+    with torch.no_grad():
+        logits = torch.cat([teacher(batch.views) for batch in batches])
+    files = data.splits["val"].inputs
+    assert isinstance(files, tuple)
+    order = torch.tensor([int(Path(file).stem) for file in files]).argsort()
+    labels = torch.cat([batch.labels for batch in batches])
+    return float((logits.argmax(1) == labels).float().mean()), logits[order]
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", pytest.param("timm/test_efficientnet", marks=NEEDS_TIMM)]
+)
+def test_a_teacher_reaches_its_published_accuracy(name: str, photos: Path, tmp_path: Path) -> None:
+    reference = write_checkpoint(name, photos, tmp_path / "published.safetensors")
+    weights = str(tmp_path / "published.safetensors")
+    run = Run(data=str(photos), teacher=name, teacher_weights=weights, teacher_epochs=0)
+    accuracy, logits = measure(run)
+    assert accuracy == 1 - WRONG / COUNT
+    assert (logits - reference).abs().max() < 0.02  # of 2 between the classes; bytes are rounded
+    for augment in ("none", "crop"):
+        assert torch.equal(measure(replace(run, augment=augment))[1], logits)
+    # and neither of the numbers follows from another transform
+    for other in ({"eval_crop": 1.0}, {"teacher_mean": (0.0,), "teacher_std": (1.0,)}):
+        assert measure(replace(run, **other))[0] != accuracy  # type: ignore[arg-type]
+    words = {"bilinear": "bicubic", "bicubic": "bilinear"}
+    other_word = words[str(resolve(run).eval_interpolation)]
+    assert (measure(replace(run, eval_interpolation=other_word))[1] - logits).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("teacher", "crop", "interpolation"),
+    [
+        ("mobilenet_v2", 224 / 232, "bilinear"),
+        ("efficientnet_b0", 224 / 256, "bicubic"),
+        pytest.param("timm/test_efficientnet", 160 / 168, "bicubic", marks=NEEDS_TIMM),
+        ("cifar_resnet20", 1, "bilinear"),
+        ("factories:tiny_teacher", 0.875, "bilinear"),
+        ("efficientnet_b0+mobilenet_v2", 224 / 256, "bicubic"),
+    ],
+)
+def test_the_default_is_what_the_teacher_publishes(
+    teacher: str, crop: float, interpolation: str, photos: Path
+) -> None:
+    run = Run(data=str(photos), teacher=teacher, teacher_weights="none")
+    resolved = resolve(run)
+    assert (resolved.eval_crop, resolved.eval_interpolation) == (crop, interpolation)
+    given = resolve(replace(run, eval_crop=0.7, eval_interpolation="nearest"))
+    assert (given.eval_crop, given.eval_interpolation) == (0.7, "nearest")
+    assert resolve(replace(run, eval_interpolation="nearest")).eval_crop == crop
+    # images of one size, no larger than the input
+    assert resolve(replace(run, data="fashion")).eval_crop == 1
+
+
+def test_the_default_study_is_evaluated_on_the_images_as_they_are() -> None:
+    run = resolve(Run(teacher="kdtune.models:fashion_teacher"))
+    assert (run.eval_crop, run.eval_interpolation) == (1, "bilinear")
+    assert run.teacher_interpolation is None  # that of each model
+
+
+def test_a_file_of_the_first_weights_has_their_crop(photos: Path) -> None:
+    file = "models/resnet50-0676ba61.pth"  # IMAGENET1K_V1; it need not exist here
+    assert resolve(Run(data=str(photos), teacher_weights=file)).eval_crop == 224 / 256
+
+
+def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing(
+    photos: Path,
+) -> None:
+    run = Run(data=str(photos), teacher="resnet18", teacher_weights="none", teacher_epochs=0)
+    study = Study(run=resolve(run), space={"student": ("factories:bare_student", "cifar_resnet20")})
+    record = transforms_of(study)
+    views = {"image_size": 224, "eval_crop": 224 / 256, "eval_interpolation": "bilinear"}
+    assert record.views == views
+    names = ["teacher resnet18", "student factories:bare_student", "student cifar_resnet20"]
+    assert list(record.models) == names
+    assert record.models["student cifar_resnet20"] == {
+        **{"size": 32, "channels": 3, "interpolation": "bilinear", "crop": 1.0},
+        **{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    }
+    (warning,) = record.warnings
+    assert warning.startswith("the model factories:bare_student has no preprocessing")
+    known = replace(study, run=replace(study.run, student_std=(0.5,)))
+    assert transforms_of(known).warnings == []
