@@ -21,6 +21,39 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
 from tiny_run import TINY, train_tiny_teacher  # noqa: E402 - found through the path above
 
+FIRST = ("studies", "raytune", "commands", "storage", "streams")
+"""Folders with the longest tests: processes that begin with them end at about the same time."""
+MAX_PROCESSES = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in a process per core, and some of its files in this process.
+
+    The hosts of the cluster tests are there once.
+    """
+    whole = config.args_source is config.ArgsSource.TESTPATHS
+    of_hosts = config.option.markexpr == "cluster"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(cores, MAX_PROCESSES) if whole and not of_hosts and cores > 1 else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and so all that share one Ray; the longest first."""
+    for item in items:
+        group = "ray" if _shares_ray(item) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_rank)
+
+
+def _shares_ray(item: pytest.Item) -> bool:
+    return "shared_ray" in getattr(item, "fixturenames", ())
+
+
+def _rank(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.relative_to(HERE).parts[0]
+    return not _shares_ray(item), FIRST.index(folder) if folder in FIRST else len(FIRST)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:

@@ -685,7 +685,17 @@ def run(package: Path, tests: str) -> subprocess.CompletedProcess:
     files = [str(ROOT / "tests" / name.replace("/", "/test_")) + ".py" for name in tests.split()]
     # the copy comes first on the path; the working folder must hold no other kdtune
     env = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--noconftest", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "--noconftest",
+        "-p",
+        "no:cacheprovider",
+        "-n0",
+    ]
     command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *files]
     return subprocess.run(
         command, cwd=package, env=env, capture_output=True, text=True, check=False

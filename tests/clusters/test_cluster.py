@@ -6,6 +6,7 @@ The hosts are simulated by namespaces (hosts.py). Needs root: python -m pytest -
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def local(begun: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """experiments/cluster_local.yaml, up: h0 is the head, h1 and h2 are workers.
 
     Each of one core, and of one GPU to Ray, which torch does not see.
@@ -47,6 +48,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         hosts.down()
 
 
+@pytest.fixture(scope="module")
+def one(local: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A study with one GPU, which runs while other tests ask the cluster for other things."""
+    words = search("one").replace("--address", "--gpus 1 --address")
+    log = tmp_path_factory.mktemp("one") / "log"
+    return local.begin(words.replace("--repeats 2", "--repeats 1"), log), log
+
+
 def test_a_study_over_three_machines_equals_one(local: Cluster, alone: pd.DataFrame) -> None:
     began, before = time.time(), local.hosts.traffic("h1")
     said = local.user(search("three"))
@@ -65,17 +74,7 @@ def test_a_study_over_three_machines_equals_one(local: Cluster, alone: pd.DataFr
         note(f"three: MB held by {name} after it", local.hosts.memory(name) / 1e6)
 
 
-def test_a_study_takes_no_more_gpus_than_it_may(local: Cluster, alone: pd.DataFrame) -> None:
-    words = search("one").replace("--address", "--gpus 1 --address")
-    said = local.user(words.replace("--repeats 2", "--repeats 1"))
-    assert "2 runs, 1 at a time" in said
-    folder = local.hosts.shared / "runs" / "one"
-    first = alone[alone.trial_id.str.endswith("-r00")].reset_index(drop=True)
-    pd.testing.assert_frame_equal(numbers(folder), first, check_exact=True)
-    kinds = [line["kind"] for line in read_lines(folder)[0] if line["kind"] != "epoch"]
-    assert kinds == ["start", "end", "start", "end"]  # one after the other
-
-
+@pytest.mark.usefixtures("one")
 def test_a_job_is_submitted_and_results_are_brought_home(local: Cluster) -> None:
     """The study is complete already: its table is all there is to do."""
     job = f"{SEARCH} --address auto --out /mnt/shared/runs --name three"
@@ -90,6 +89,7 @@ def test_a_job_is_submitted_and_results_are_brought_home(local: Cluster) -> None
     assert "mean ± SD over n repeats" in here
 
 
+@pytest.mark.usefixtures("one")
 def test_a_folder_that_the_others_do_not_see_is_refused(local: Cluster) -> None:
     said = local.user(search("unseen", "/root/runs") + "; echo code $?")
     assert "code 1" in said  # of ray exec, which hides kdtune's 2
@@ -98,29 +98,48 @@ def test_a_folder_that_the_others_do_not_see_is_refused(local: Cluster) -> None:
     assert local.hosts.run("h0", "ls /root/runs/unseen/epochs 2>&1; true").count(".jsonl") == 0
 
 
+@pytest.mark.usefixtures("one")
 def test_more_gpus_than_may_come_are_refused_at_once(local: Cluster) -> None:
     said = local.user(search("gpus").replace("--address", "--gpus 4 --address") + "; true")
     assert "--gpus must be at most 3 on this cluster, which has 3 now, but got --gpus 4" in said
 
 
-def test_a_stranger_without_the_token_is_refused(local: Cluster) -> None:
+@pytest.mark.usefixtures("one")
+def test_a_stranger_without_the_token_is_refused(local: Cluster, tmp_path: Path) -> None:
     head = local.hosts.addresses["h0"]
     code = "import ray; ray.init(address='{0}'); print(ray.nodes())"
-    for address, words in (
-        (f"{head}:6379", "Unauthenticated|authentication|Failed to connect"),
-        (f"ray://{head}:10001", "Unauthenticated|authentication|ConnectionError"),
-    ):
-        said = local.hosts.run(
-            "ctl",
-            "export RAY_AUTH_MODE=disabled HOME=/mnt; "
-            f'timeout 60 python -c "{code.format(address)}" 2>&1 || echo REFUSED',
-        )
+    tries = {
+        f"{head}:6379": "Unauthenticated|authentication|Failed to connect",
+        f"ray://{head}:10001": "Unauthenticated|authentication|ConnectionError",
+    }
+    begun = []
+    for number, address in enumerate(tries):  # at the same time: Ray tries for most of a minute
+        words = f'timeout 60 python -c "{code.format(address)}" 2>&1 || echo REFUSED'
+        log = tmp_path / f"{number}"
+        stranger = f"export RAY_AUTH_MODE=disabled HOME=/mnt; {words}"
+        begun.append((local.hosts.start("ctl", stranger, log), log))
+    for (process, log), words in zip(begun, tries.values(), strict=True):
+        assert process.wait(120) == 0
+        said = log.read_text(errors="replace")
         assert "REFUSED" in said and "NodeID" not in said, said
         assert any(word in said for word in words.split("|")), said
     # the dashboard listens on the head's loopback only, and asks there for the token, too
     for where, url, refused in (("ctl", head, "000"), ("h0", "127.0.0.1", "401")):
         ask = f"curl -s -o /dev/null -m 10 -w '%{{http_code}}' http://{url}:8265/api/jobs/ || true"
         assert local.hosts.run(where, ask).strip() == refused
+
+
+def test_a_study_takes_no_more_gpus_than_it_may(
+    local: Cluster, one: Any, alone: pd.DataFrame
+) -> None:
+    driver, log = one
+    assert driver.wait(300) == 0, log.read_text(errors="replace")[-4000:]
+    assert "2 runs, 1 at a time" in log.read_text(errors="replace")
+    folder = local.hosts.shared / "runs" / "one"
+    first = alone[alone.trial_id.str.endswith("-r00")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(numbers(folder), first, check_exact=True)
+    kinds = [line["kind"] for line in read_lines(folder)[0] if line["kind"] != "epoch"]
+    assert kinds == ["start", "end", "start", "end"]  # one after the other
 
 
 def test_a_machine_is_powered_off_and_on_and_another_is_cut_off(

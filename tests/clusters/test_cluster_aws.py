@@ -75,7 +75,7 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+def account(begun: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """cluster.yaml, up, with what the user is told to change: the head and no worker."""
     hosts = Hosts(tmp_path_factory.mktemp("hosts"), 4, bashrc=ENVIRONMENT)
     cloud = FakeEC2(hosts)
