@@ -17,10 +17,9 @@ from collections.abc import Iterable
 from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import TABLE_METRICS, AnalysisFlags
+from kdtune.results.baseline_flag import check_baseline, parse_baseline
 from kdtune.results.comparison import (
     Criterion,
-    check_baseline,
-    parse_baseline,
 )
 from kdtune.results.side_by_side import load_several
 from kdtune.results.side_by_side_text import text

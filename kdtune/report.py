@@ -22,7 +22,8 @@ from kdtune.config.errors import InputError
 from kdtune.config.flags import ReportFlags
 from kdtune.reporting.build import write
 from kdtune.reporting.side_by_side import output_file, write_comparison
-from kdtune.results.comparison import Criterion, check_baseline, parse_baseline
+from kdtune.results.baseline_flag import check_baseline, parse_baseline
+from kdtune.results.comparison import Criterion
 from kdtune.results.side_by_side import load_several
 from kdtune.results.study_results import load
 

@@ -4,6 +4,8 @@ Declarations
 - fields: annotations of config fields (bounds, commands, effects) and the checks they imply
 - run: `Run`, the configuration of one distillation run; a hyperparameter is declared here, once
 - study: `Study`, the configuration of a study
+- study_checks: its checks beyond the bounds of its fields
+- names: data and weights as they are named on a command line
 - effects: which hyperparameters have an effect in a configuration, and its id
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - metrics: the table of metrics

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,8 @@ from kdtune.config.fields import (
     Value,
     check,
     check_fields,
-    requirement_error,
 )
+from kdtune.config.names import Weights, check_weights, is_named_data, pairs
 
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
@@ -28,7 +27,6 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "onecycle"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
-Weights = str | tuple[str, ...]
 
 TEACHER_REPEAT = -1
 """The repeat a teacher is trained in: no student is trained on the same augmented images."""
@@ -285,31 +283,6 @@ class Run:
     def augmentation(self) -> Augment:
         """Augmentation of the training images; unset, that of the default study or of a folder."""
         return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
-
-
-def pairs(weights: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return model and weights of each MODEL=WEIGHTS."""
-    return [(model, file) for model, _, file in (text.partition("=") for text in weights)]
-
-
-def check_weights(name: str, weights: Weights) -> None:
-    """Raise InputError unless weights are one word or file, or MODEL=WEIGHTS of several models."""
-    if isinstance(weights, tuple) and not all(m and w for m, w in pairs(weights)):
-        raise requirement_error(
-            name, "be one value, or MODEL=WEIGHTS for each of several models", " ".join(weights)
-        )
-
-
-def is_named_data(data: str) -> bool:
-    """Return True if data are named, not a folder: fashion, torchvision:NAME, module:factory."""
-    return data == "fashion" or re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
-
-
-def name_of_data(data: str) -> str:
-    """Return the name of data: that of a folder, or of the dataset or function."""
-    if is_named_data(data):
-        return data.removeprefix("torchvision:").replace(":", "-")
-    return Path(data).name
 
 
 def derive_seed(*parts: int | str) -> int:

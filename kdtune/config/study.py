@@ -30,7 +30,9 @@ from kdtune.config.hyperparameters import (
     to_values,
 )
 from kdtune.config.migrations import SCHEMA, migrate
-from kdtune.config.run import Run, name_of_data
+from kdtune.config.names import name_of_data
+from kdtune.config.run import Run
+from kdtune.config.study_checks import check_budget, check_device, check_space
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -38,7 +40,6 @@ Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
 KeptStudents = Literal["best", "all", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
@@ -143,31 +144,11 @@ class Study:
             check(self, name, "://" not in (getattr(self, name) or ""), "be a folder")
         whole = self.gpus_per_trial < 1 or float(self.gpus_per_trial).is_integer()
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
-        self._check_device()
-        self._check_budget()
+        check_device(self)
+        check_budget(self)
         if self.warm_start is not None and self.search == "grid":
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
-        self._check_space()
-
-    def _check_device(self) -> None:
-        """Raise InputError if the device contradicts the number of GPUs or the address."""
-        allowed = {
-            "auto": (True, ""),
-            "cpu": (not self.gpus, "0"),
-            "cuda": (self.gpus != 0, "1 or more"),
-            "mps": (self.gpus in (None, 1), "1"),
-        }
-        fits, number = allowed[self.device]
-        if not fits:
-            raise InputError(
-                f"--gpus must be {number} with --device {self.device}, but got --gpus {self.gpus}; "
-                f"leave out one of them"
-            )
-        if self.device == "mps" and self.address is not None:
-            raise InputError(
-                f"--device must not be mps on a cluster, but got --device mps and --address "
-                f"{self.address}; leave out one of them"
-            )
+        check_space(self)
 
     def _begun_with(self) -> Run:
         """Return the base run with the models that the study began with, `Run.study_values`.
@@ -184,34 +165,6 @@ class Study:
             else:
                 begun[name] = next((c for c in candidates if c in allowed), allowed[0])
         return replace(self.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
-
-    def _check_budget(self) -> None:
-        """Raise InputError unless the budget can be read and goes with --repeats auto."""
-        match = re.fullmatch(BUDGET, self.budget or "1h")
-        fits = match is not None and float(match[1]) > 0
-        check(self, "budget", fits, "be a number above 0 with runs, epochs or h, such as 400runs")
-        if self.until_decided and self.budget is None:
-            raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
-        if self.budget is not None and not self.until_decided:
-            raise InputError(f"budget is for --repeats auto only, but got budget={self.budget}")
-
-    def _check_space(self) -> None:
-        """Raise InputError unless each value is allowed, and has an effect somewhere."""
-        for name, values in self.space.items():
-            if isinstance(values, Range) and name in OF_STUDY:
-                raise InputError(f"{name} must be a list, but got {values}; each is made once")
-            if isinstance(values, Range) and self.search == "grid":
-                raise InputError(
-                    f"{name} must be a list for a grid, but got {values}; --search random or tpe"
-                )
-            for value in ends_of(values):
-                replace(self.run, **{name: value})  # type: ignore[arg-type]
-        for name, values in self.space.items():
-            if len(set(ends_of(values))) > 1 and not self.has_effect(name):
-                raise InputError(
-                    f"{name} is searched, but has no effect in any configuration; give it one "
-                    f"value (--{name.replace('_', '-')} {ends_of(values)[0]})"
-                )
 
     def has_effect(self, name: str) -> bool:
         """Return True if a hyperparameter has an effect in some configuration of the space."""

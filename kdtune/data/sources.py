@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from kdtune.config.errors import InputError
-from kdtune.config.run import Run, is_named_data
+from kdtune.config.names import is_named_data
+from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split, ValCut
 from kdtune.data.folder import load_folder
 from kdtune.data.torchvision_data import dataset_names, load_torchvision

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.run import Run
-from kdtune.config.study import BUDGET, Study
+from kdtune.config.study import Study
+from kdtune.config.study_checks import BUDGET
 from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.racing import Table
 

@@ -12,7 +12,7 @@ import torch
 
 from kdtune import __version__
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.run import Weights
+from kdtune.config.names import Weights
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier

@@ -5,6 +5,7 @@
 - labels: readable labels of configurations
 - predictions: predictions of the trials
 - comparison: the criterion, and configurations compared with the baseline, paired by repeat
+- baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
 - studies: list of the studies in a folder

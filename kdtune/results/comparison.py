@@ -13,9 +13,9 @@ import pandas as pd
 from kdtune.config.cost import NO_LIMITS, Limits
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
+from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
-from kdtune.config.study import Scope, Study
+from kdtune.config.study import Scope
 from kdtune.results.labels import CONFIG_COLUMNS
 from kdtune.statistics.intervals import Difference, mean_interval, paired_difference
 from kdtune.statistics.multiplicity import holm, max_t
@@ -261,41 +261,3 @@ def _max_t(values: pd.DataFrame, baselines: Mapping[str, str]) -> list[float]:
         return [np.nan] * len(baselines)
     adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
     return [adjusted.get(c, np.nan) for c in baselines]
-
-
-def check_baseline(criterion: Criterion, study: Study) -> None:
-    """Raise InputError if no configuration of the study can be the baseline.
-
-    The default, training without distillation, is not checked: a study may do without it.
-    """
-    for name, value in {} if criterion.has_plain_baseline else criterion.baseline.items():
-        values = study.values(name)
-        if isinstance(values, Range):
-            known = not isinstance(value, str) and values.low <= value <= values.high
-        else:
-            known = value in values
-        # samplers add alpha = 1 even if the list or range of alphas does not hold it
-        known = known or (name == "alpha" and value == 1 and study.has_plain)
-        if not known:
-            shown = values if isinstance(values, Range) else ", ".join(map(str, values))
-            raise InputError(
-                f"--baseline must be a configuration of the study ({name}: {shown}), but got "
-                f"{name}={value}"
-            )
-
-
-def parse_baseline(text: str) -> dict[str, Value]:
-    """Return {"alpha": 1.0} for "alpha=1"; raise InputError for other text."""
-    values: dict[str, Value] = {}
-    for part in text.split(","):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or name not in HYPERPARAMETERS or not value:
-            raise InputError(
-                f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, but "
-                f"got {text}. For training without distillation use alpha=1."
-            )
-        try:
-            values[name] = float(value)
-        except ValueError:
-            values[name] = value
-    return values

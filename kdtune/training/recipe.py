@@ -11,7 +11,8 @@ from torch import Tensor
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
-from kdtune.config.run import Augment, Run, pairs
+from kdtune.config.names import pairs
+from kdtune.config.run import Augment, Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data

@@ -16,14 +16,13 @@ import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
+from kdtune.results.baseline_flag import check_baseline, parse_baseline
 from kdtune.results.comparison import (
     Criterion,
     best_config,
     by_repeat,
-    check_baseline,
     compare,
     complete_block,
-    parse_baseline,
     with_enough_repeats,
 )
 from kdtune.results.labels import config_label

@@ -1,0 +1,68 @@
+"""Checks of a study that go beyond the bounds of its fields."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kdtune.config.errors import InputError
+from kdtune.config.fields import check
+from kdtune.config.hyperparameters import OF_STUDY, Range, ends_of
+
+if TYPE_CHECKING:
+    from kdtune.config.study import Study
+
+BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
+"""Form of a budget, such as 400runs."""
+
+
+def check_device(study: Study) -> None:
+    """Raise InputError if the device contradicts the number of GPUs or the address."""
+    allowed = {
+        "auto": (True, ""),
+        "cpu": (not study.gpus, "0"),
+        "cuda": (study.gpus != 0, "1 or more"),
+        "mps": (study.gpus in (None, 1), "1"),
+    }
+    fits, number = allowed[study.device]
+    if not fits:
+        raise InputError(
+            f"--gpus must be {number} with --device {study.device}, but got --gpus {study.gpus}; "
+            f"leave out one of them"
+        )
+    if study.device == "mps" and study.address is not None:
+        raise InputError(
+            f"--device must not be mps on a cluster, but got --device mps and --address "
+            f"{study.address}; leave out one of them"
+        )
+
+
+def check_budget(study: Study) -> None:
+    """Raise InputError unless the budget can be read and goes with --repeats auto."""
+    match = re.fullmatch(BUDGET, study.budget or "1h")
+    fits = match is not None and float(match[1]) > 0
+    check(study, "budget", fits, "be a number above 0 with runs, epochs or h, such as 400runs")
+    if study.until_decided and study.budget is None:
+        raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
+    if study.budget is not None and not study.until_decided:
+        raise InputError(f"budget is for --repeats auto only, but got budget={study.budget}")
+
+
+def check_space(study: Study) -> None:
+    """Raise InputError unless each value is allowed, and has an effect somewhere."""
+    for name, values in study.space.items():
+        if isinstance(values, Range) and name in OF_STUDY:
+            raise InputError(f"{name} must be a list, but got {values}; each is made once")
+        if isinstance(values, Range) and study.search == "grid":
+            raise InputError(
+                f"{name} must be a list for a grid, but got {values}; --search random or tpe"
+            )
+        for value in ends_of(values):
+            replace(study.run, **{name: value})  # type: ignore[arg-type]
+    for name, values in study.space.items():
+        if len(set(ends_of(values))) > 1 and not study.has_effect(name):
+            raise InputError(
+                f"{name} is searched, but has no effect in any configuration; give it one "
+                f"value (--{name.replace('_', '-')} {ends_of(values)[0]})"
+            )
