@@ -1,5 +1,6 @@
 """Examples of each class: what is recorded of a data set, and what is said before a study."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,14 @@ MAX_ENDS = 3
 
 
 def class_counts(data: Data) -> dict[str, dict[str, int]]:
-    """Return the number of examples by split and class."""
+    """Return the number of examples by split and class.
+
+    Classes with equal names (ImageNet has two cranes) are told apart by their number.
+    """
+    named = Counter(data.classes)
+    classes = [f"{c} (class {k})" if named[c] > 1 else c for k, c in enumerate(data.classes)]
     return {
-        name: dict(zip(data.classes, _counts(split.labels, len(data.classes)), strict=True))
+        name: dict(zip(classes, _counts(split.labels, len(classes)), strict=True))
         for name, split in data.splits.items()
     }
 

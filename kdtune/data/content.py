@@ -29,7 +29,7 @@ def hash_files(root: Path, files: Sequence[str]) -> str:
     seen = (
         f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0" for f, s in zip(paths, stats, strict=True)
     )
-    name = hashlib.sha256("".join(seen).encode()).hexdigest()
+    name = hashlib.sha256("".join([f"{root.absolute()}\0", *seen]).encode()).hexdigest()
     if (known := read_note(name)) is not None:
         return known
     digest = hashlib.sha256()

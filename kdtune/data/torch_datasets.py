@@ -1,5 +1,6 @@
 """Examples and labels of torch's map-style datasets."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
+from torchvision.datasets.folder import default_loader
 
 from kdtune.config.errors import InputError
 from kdtune.config.user_code import user_code
@@ -15,7 +17,7 @@ from kdtune.data.arrays import RawSplit, as_tensor
 from kdtune.data.dataset import pixels
 
 
-def read_dataset(dataset: Any, what: str) -> RawSplit:
+def read_dataset(dataset: Any, what: str, in_order: bool = False) -> RawSplit:
     """Return all examples of a dataset.
 
     Those of torchvision's datasets without transforms are taken whole: their arrays, or their list
@@ -24,6 +26,8 @@ def read_dataset(dataset: Any, what: str) -> RawSplit:
     Args:
         dataset: of pairs (x, y); x is a tensor, an array, a number or an image of Pillow.
         what: names the dataset in an error.
+        in_order: keep the dataset's order; else a list of files is sorted, since some datasets list
+            a folder in the order of the file system.
 
     Raises:
         InputError: it is no such dataset, or its examples differ in shape or type.
@@ -31,11 +35,11 @@ def read_dataset(dataset: Any, what: str) -> RawSplit:
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return RawSplit(dataset.tensors[0], dataset.tensors[1])
     if type(dataset) is Subset:
-        whole = read_dataset(dataset.dataset, what)
+        whole = read_dataset(dataset.dataset, what, in_order=True)  # indices count in its order
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return RawSplit(_selected(whole.inputs, index), np.asarray(whole.labels)[index.numpy()])
     if _is_plain_torchvision(dataset):
-        found = _arrays(dataset) or _files(dataset)
+        found = _arrays(dataset) or _files(dataset, in_order)
         if found is not None:
             return found
     return _one_by_one(dataset, what)
@@ -62,7 +66,8 @@ def _is_plain_torchvision(dataset: Any) -> bool:
     """Return True for a dataset of torchvision whose items are its images and labels unchanged."""
     of_torchvision = type(dataset).__module__.startswith("torchvision.datasets.")
     changes = (getattr(dataset, n, None) for n in ("transform", "target_transform", "transforms"))
-    return of_torchvision and not any(changes)
+    has_own_loader = getattr(dataset, "loader", default_loader) is not default_loader
+    return of_torchvision and not any(changes) and not has_own_loader
 
 
 def _arrays(dataset: Any) -> RawSplit | None:
@@ -79,7 +84,7 @@ def _arrays(dataset: Any) -> RawSplit | None:
     return RawSplit(inputs, known)
 
 
-def _files(dataset: Any) -> RawSplit | None:
+def _files(dataset: Any, in_order: bool) -> RawSplit | None:
     """Return the files of a dataset, such as Food101's; None if it has no list of them."""
     pairs = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
     if pairs is None:
@@ -90,15 +95,13 @@ def _files(dataset: Any) -> RawSplit | None:
         pairs = list(zip(files, labels, strict=True))
     if len(pairs) != len(dataset) or not all(_is_file(pair) for pair in pairs):
         return None
-    # sorted, since some datasets list a folder in the order of the file system
-    ordered = sorted((str(file), int(label)) for file, label in pairs)
+    named = [(os.path.abspath(file), int(label)) for file, label in pairs]
+    ordered = named if in_order else sorted(named)
     return RawSplit(tuple(file for file, _ in ordered), [label for _, label in ordered])
 
 
 def _is_file(pair: Any) -> bool:
-    from os import PathLike
-
-    return isinstance(pair[0], str | PathLike) and isinstance(pair[1], int)
+    return isinstance(pair[0], str | os.PathLike) and isinstance(pair[1], int)
 
 
 def _one_by_one(dataset: Any, what: str) -> RawSplit:
@@ -118,12 +121,16 @@ def _one_by_one(dataset: Any, what: str) -> RawSplit:
                 f"the items of {what} must be pairs (x, y), but item {i} is {type(item).__name__}"
             )
         examples.append(item[0])
-        labels.append(
-            item[1].item()
-            if isinstance(item[1], Tensor | np.ndarray) and item[1].size == 1
-            else item[1]
-        )
+        labels.append(_label(item[1]))
     return RawSplit(_stacked(examples, what), labels)
+
+
+def _label(label: Any) -> Any:
+    """Return a label; that of an array or tensor with one element as a number."""
+    if isinstance(label, Tensor | np.ndarray):
+        size = label.numel() if isinstance(label, Tensor) else label.size
+        return label.item() if size == 1 else label
+    return label
 
 
 def _stacked(examples: list[Any], what: str) -> Tensor:

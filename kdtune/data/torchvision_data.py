@@ -5,6 +5,7 @@ How a dataset names its splits follows from the parameters of its class: `train`
 """
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -75,7 +76,7 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
     raw: dict[str, RawSplit] = {}
     for split, dataset in found.items():
         raw[split] = read_dataset(dataset, f"{full} ({split})")
-    return make_data(full, raw, class_names(found["train"]), str(place))
+    return make_data(full, raw, class_names(found["train"]), os.path.abspath(place))
 
 
 @cache

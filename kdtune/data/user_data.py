@@ -1,6 +1,7 @@
 """Data sets of the user's own: `module:factory`, a function without arguments."""
 
 import importlib
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +43,13 @@ def load_user_data(name: str) -> Data:
         made = function()
         splits = _splits(name, made)
         raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
-    return make_data(name, raw, _classes(name, made))
+    return make_data(name, raw, _classes(name, made), _common_folder(raw))
+
+
+def _common_folder(raw: Mapping[str, RawSplit]) -> str:
+    """Return the innermost folder that holds all image files; "" without any."""
+    files = [file for own in raw.values() if isinstance(own.inputs, tuple) for file in own.inputs]
+    return os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:

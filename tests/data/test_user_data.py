@@ -114,6 +114,13 @@ def test_datasets_are_read_item_by_item(load):
     assert some.splits["train"].labels.tolist() == [1, 0, 0, 1] and "test" not in some.splits
 
 
+def test_labels_of_one_element_are_numbers(load):
+    x = torch.arange(4.0)[:, None]
+    for label in (torch.tensor([1]), np.array([1]), torch.tensor(1), np.int64(1)):
+        data = load({"train": Pairs((x[0], label - 1), (x[1], label)), "val": (x[:2], [0, 1])})
+        assert data.splits["train"].labels.tolist() == [0, 1]
+
+
 def test_strings_become_sorted_classes_and_names_are_kept(load):
     x = torch.zeros(4, 2)
     data = load(
@@ -240,6 +247,36 @@ def test_torchvisions_files_are_taken_as_files(tmp_path):
     (root / "images" / "pie" / "0.jpg").write_bytes(b"other")
     clear_cached_data()
     assert load_data(Run(data="torchvision:Food101", data_root=str(tmp_path))).fingerprint != first
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A torchvision ImageFolder of six images, whose list of files is not sorted."""
+    for i in range(6):
+        file = tmp_path / "colours" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to_pil_image(photo(i, 6, 8)).save(file)
+    dataset = datasets.ImageFolder(tmp_path / "colours")
+    dataset.samples.sort(key=lambda pair: pair[0][-5], reverse=True)
+    return dataset
+
+
+def test_a_subset_of_files_has_the_images_of_its_indices(load, colours):
+    for subset in (Subset(colours, [4, 0, 1]), Subset(Subset(colours, [1, 0, 5, 4]), [3, 1, 0])):
+        train = load({"train": subset, "val": colours}).splits["train"]
+        assert len(train.inputs) == 3
+        for i, (image, label) in enumerate(subset):
+            assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
+
+
+def test_a_loader_of_the_users_own_reads_the_files(load, colours):
+    dataset = datasets.ImageFolder(
+        colours.root, loader=lambda file: torch.tensor([float(file[-5])])
+    )
+    assert load({"train": dataset, "val": dataset}).splits["val"].inputs[:, 0].tolist() == [
+        *(0, 2, 4),
+        *(1, 3, 5),
+    ]
 
 
 @pytest.mark.parametrize(

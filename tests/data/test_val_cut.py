@@ -90,6 +90,15 @@ def test_imbalance_is_said_with_the_counts_and_balance_is_not():
     assert line.endswith("0 100, 1 99, 2 98, ..., 57 43, 58 42, 59 41 (60 classes).")
 
 
+def test_classes_of_one_name_are_counted_apart():
+    cranes = Data(("crane", "bee", "crane"), {"train": rows((30, 4, 9))}, "cranes", photos=False)
+    counts = {"crane (class 0)": 30, "bee": 4, "crane (class 2)": 9}
+    assert data_record(cranes)["examples"] == {"train": counts}
+    assert describe_data(cranes) == [
+        "Classes of train are imbalanced: crane (class 0) 30, crane (class 2) 9, bee 4."
+    ]
+
+
 def test_shared_examples_are_counted_by_content(tmp_path, monkeypatch):
     train, val = rows((4, 4, 4)), rows((2, 2, 2), 9)  # 9, 10 and 11 are in both
     found = find_shared(data(train=train, val=val, test=rows((1, 1, 1), 50)))
