@@ -27,6 +27,11 @@ class FinishedTeacher:
     model: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    data: str | None = None
+    """Fingerprint of the data that it was fine-tuned on, which depends on how val was cut; None in
+    files of earlier versions."""
+    has_cut_val: bool = False
+    """Whether val was cut from train in these data."""
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -49,11 +54,17 @@ def read_finished(file: Path) -> FinishedTeacher | None:
         return None  # no file, of another kind, or without a record
 
 
-def _finished(model: str, classes: list[str], preprocessing: dict[str, Any]) -> FinishedTeacher:
+def _finished(
+    model: str,
+    classes: list[str],
+    preprocessing: dict[str, Any],
+    data: str | None = None,
+    has_cut_val: bool = False,
+) -> FinishedTeacher:
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()
     }
-    return FinishedTeacher(model, tuple(classes), Preprocessing(**values))
+    return FinishedTeacher(model, tuple(classes), Preprocessing(**values), data, has_cut_val)
 
 
 def teacher_file(weights: str) -> str:

@@ -38,6 +38,7 @@ from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
+from kdtune.training.other_cut import find_other_cuts
 from kdtune.training.recipe import resolve_study, teachers, with_weights_of_studies
 from kdtune.training.recipe_table import format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
@@ -176,7 +177,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
-    for sentence in find_shared(load_data(study.run)):
+    for sentence in (*find_shared(load_data(study.run)), *find_other_cuts(study)):
         yield f"warning: {sentence}"
     if fault := cache.fault():
         yield f"warning: {fault}"

@@ -4,6 +4,7 @@
 - teacher: fine-tuning of a teacher
 - transforms: record of the transforms of images and models
 - teacher_origin: the training that makes a teacher, and whether a saved one was made by it
+- other_cut: warnings of teachers that may have trained on images of val
 - evaluation: accuracy of a teacher on the splits
 - gate: accuracy of all teachers, measured once
 - recipe: settings that follow from data and models where they are not given

@@ -141,7 +141,9 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
-    finished = FinishedTeacher(own.student, data.classes, model.preprocessing)
+    finished = FinishedTeacher(
+        own.student, data.classes, model.preprocessing, data.fingerprint, data.cut is not None
+    )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
     _write_record(folder, own, origin, finished, kept, before)
     file.unlink(missing_ok=True)

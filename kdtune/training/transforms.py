@@ -10,6 +10,7 @@ from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.registry import Role, build_model
 from kdtune.streams.shards import view_size
+from kdtune.training.other_cut import find_other_cuts
 from kdtune.training.recipe import students, teachers
 
 
@@ -23,7 +24,8 @@ class Transforms:
     models: dict[str, dict[str, Any]]
     """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
     warnings: list[str]
-    """Sentences on models without preprocessing of their own, and on images that splits share."""
+    """Sentences on models without preprocessing of their own, on examples that splits share, and on
+    teachers that may have trained on val."""
 
 
 def transforms_of(study: Study) -> Transforms:
@@ -33,8 +35,9 @@ def transforms_of(study: Study) -> Transforms:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
+    about_val = [*find_shared(data), *find_other_cuts(study)]
     if data.kind == "tensors":
-        return Transforms({}, {}, find_shared(data))
+        return Transforms({}, {}, about_val)
     of_teachers = [_build(own, "teacher") for own in teachers(study)]
     of_students = [_build(own, "student") for own in students(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}
@@ -47,7 +50,7 @@ def transforms_of(study: Study) -> Transforms:
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
-        [*map(describe_assumption, assumed.values()), *find_shared(data)],
+        [*map(describe_assumption, assumed.values()), *about_val],
     )
 
 

@@ -1,0 +1,90 @@
+"""Finished teachers that may have trained on val: whether a sentence is due follows from the cuts.
+
+The law: a teacher is warned of if and only if its data differ from the study's and one of the two
+has a val that is cut from train.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from photos import photo, save
+from tiny_run import TINY
+
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.models.finished import WEIGHTS, FinishedTeacher, read_finished
+from kdtune.models.weights import save_weights
+from kdtune.raytune.driver import _warnings
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.training.other_cut import find_other_cuts
+from kdtune.training.recipe import resolve
+from kdtune.training.teacher import fine_tune, initial_teacher
+from kdtune.training.transforms import transforms_of
+
+
+def write_images(root: Path, *splits: str) -> str:
+    for number, split in enumerate(splits):
+        for i in range(16):
+            save(photo(i + 100 * number, 12, 12), root / split / "ab"[i % 2] / f"{i}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a teacher that was fine-tuned on these data, whose val is cut from train."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cut")
+    own = replace(TINY, data=write_images(folder / "images", "train"), train_images=None)
+    own = replace(own, teacher="mobilenet_v3_small", image_size=32)
+    list(fine_tune(own, folder / "teacher", Resources()))
+    return replace(own, teacher_weights=str(folder / "teacher" / WEIGHTS), teacher_epochs=0)
+
+
+def found(run: Run) -> list[str]:
+    return find_other_cuts(Study(run=resolve(run)))
+
+
+def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
+    assert found(run) == []
+    assert found(replace(run, lr=0.5, repeat=3)) == []
+    for other in (replace(run, seed=1), replace(run, val_share=0.4)):
+        (sentence,) = found(other)
+        words = f"the teacher mobilenet_v3_small ({run.teacher_weights}) was fine-tuned with"
+        assert sentence.startswith(words) and "--seed and --val-share" in sentence
+        study = Study(run=resolve(other))
+        assert sentence in transforms_of(study).warnings
+        assert next(_warnings(study, Cache(), 1)) == f"warning: {sentence}"
+
+
+def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
+    with_val = replace(run, data=write_images(tmp_path / "other", "train", "val"))
+    assert len(found(with_val)) == 1  # the teacher's val was cut
+    model, classes = initial_teacher(with_val), load_data(run).classes
+    file = tmp_path / "renamed.safetensors"
+
+    def recorded(own: Run, **record: object) -> list[str]:
+        finished = FinishedTeacher(own.teacher, classes, model.preprocessing, **record)  # type: ignore[arg-type]
+        save_weights(model.net, file, finished.metadata)
+        assert read_finished(file) == finished
+        return found(replace(own, teacher_weights=str(file)))
+
+    assert recorded(with_val, data="others") == []
+    assert len(recorded(run, data="others")) == 1  # the study's val is cut
+    assert recorded(run, data=load_data(run).fingerprint, has_cut_val=True) == []
+
+
+def test_files_without_the_record_are_not_warned_of(run: Run, tmp_path: Path) -> None:
+    finished = read_finished(Path(str(run.teacher_weights)))
+    assert finished is not None and finished.has_cut_val
+    model, file = initial_teacher(run), tmp_path / WEIGHTS
+    text = finished.metadata["kdtune_teacher"]
+    old = text.replace(f'"data": "{finished.data}", ', "").replace('"has_cut_val": true, ', "")
+    assert len(old) < len(text) - 40
+    save_weights(model.net, file, {"kdtune_teacher": old})
+    assert found(replace(run, seed=1, teacher_weights=str(file))) == []
+    save_weights(model.net, file)
+    assert found(replace(run, seed=1, teacher_weights=str(file))) == []
