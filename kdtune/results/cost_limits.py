@@ -118,6 +118,6 @@ def _estimate(sample: pd.Series, criterion: Criterion, note: str = "") -> str:
     if half != half or half == float("inf"):
         form = ".1f" if criterion.in_points else ".4g"
     else:
-        form = f".{decimals(half, interval.mean)}f"
+        form = f".{decimals(half, interval.mean) if half > 0 else 1}f"
         notes.insert(0, f"95% CI {interval.low:{form}} to {interval.high:{form}}")
     return f"{interval.mean:{form}}{unit} ({', '.join(notes)})"
