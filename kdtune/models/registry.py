@@ -100,11 +100,12 @@ def build_model(
         classes: K of the data.
         seed: of the initial weights.
         replace_head: see `build`.
-        weights: instead of those that the run names.
+        weights: instead of those that the run names. With "none" the preprocessing is still that
+            of the weights that the run names.
     """
     name, own = getattr(run, role), run.weights_of(role)
     weights = own if weights is None else weights
-    finished = read_finished(Path(weights).expanduser())
+    finished = read_finished(Path(own if weights == "none" else weights).expanduser())
     try:
         model = build(name, weights, classes, seed=seed, replace_head=replace_head)
     except InputError:

@@ -131,18 +131,20 @@ def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> Non
     run = replace(results.study.run, **active_values(config))
     named = json.dumps(asdict(run) | _preprocessing(results.folder, run.student), indent=2)
     target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
+    if (part / STUDENTS_CONFIG).exists() and not target.exists():
+        part.rename(target)  # a driver was killed between the last two lines below
     kept = exported_config(results.folder, results.study) == best
     trials = results.trials[results.trials.config_id == best]
     mirror.pull_trials(list(trials.trial_id), STUDENT)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    (part / STUDENTS_CONFIG).write_text(named, encoding="utf-8")
     for _, trial in trials[trials.status == "completed"].iterrows():
         name = student_file(trial["repeat"])
         own = results.folder / TRIALS / trial.trial_id / STUDENT
         sources = (own, target / name) if kept else (own,)
         if source := next(filter(Path.exists, sources), None):
             shutil.copy(source, part / name)
+    (part / STUDENTS_CONFIG).write_text(named, encoding="utf-8")  # last: the folder is whole
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
 

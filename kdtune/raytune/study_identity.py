@@ -76,6 +76,7 @@ def merge_with_saved(
 def _with_recorded(run: Run, old: Run) -> Run:
     """Return the run with the recorded values of settings that are not given, see `Setting`."""
     open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    open_fields.append("image_size")  # resolved only in a study of models of several sizes
     recorded = {n: getattr(old, n) for n in open_fields if getattr(run, n) is None}
     return replace(run, **recorded, study_values=old.study_values)
 

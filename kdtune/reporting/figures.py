@@ -33,6 +33,7 @@ from kdtune.results.comparison import (
     by_repeat,
     completed,
     metric_values,
+    students_of,
     with_enough_repeats,
 )
 from kdtune.results.study_results import Results
@@ -79,8 +80,9 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
     """Return the config_ids of the best configurations, best mean first, and of the baselines."""
+    trials = results.search_trials
     values = with_enough_repeats(
-        by_repeat(results.search_trials, criterion.metric, criterion.scope)
+        by_repeat(trials, criterion.metric, criterion.scope), students_of(trials)
     )
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)

@@ -148,10 +148,26 @@ def have_enough_repeats(counts: pd.Series) -> pd.Series:
     return counts > counts.max() / 2
 
 
-def with_enough_repeats(values: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of `by_repeat` with more than half of the most repeats."""
+def students_of(trials: pd.DataFrame) -> pd.Series:
+    """Return the student of each configuration, indexed by config_id."""
+    return trials.drop_duplicates("config_id").set_index("config_id")["config/student"]
+
+
+def with_enough_repeats(
+    values: pd.DataFrame, students: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Return the columns of `by_repeat` with more than half of the most repeats of their student.
+
+    A student whose comparison is decided gets no more repeats, while another still does.
+
+    Args:
+        values: see `by_repeat`.
+        students: by configuration, see `students_of`. None: all have the same.
+    """
     counts = values.count()
-    return values[counts.index[have_enough_repeats(counts)]]
+    groups = counts.index.map(lambda config: "" if students is None else students[config])
+    enough = counts.groupby(groups.to_numpy()).transform(have_enough_repeats).astype(bool)
+    return values[counts.index[enough]]
 
 
 def complete_block(values: pd.DataFrame) -> pd.DataFrame:
@@ -161,9 +177,12 @@ def complete_block(values: pd.DataFrame) -> pd.DataFrame:
     return kept.dropna()
 
 
-def best_config(values: pd.DataFrame, sign: int) -> str:
-    """Return the config_id with the best mean among those with enough repeats."""
-    return str((sign * with_enough_repeats(values).mean()).idxmax())
+def best_config(values: pd.DataFrame, sign: int, students: Mapping[str, str] | None = None) -> str:
+    """Return the config_id with the best mean among those with enough repeats of their student.
+
+    The arguments are those of `with_enough_repeats`; sign is -1 if lower values are better.
+    """
+    return str((sign * with_enough_repeats(values, students).mean()).idxmax())
 
 
 def compare(

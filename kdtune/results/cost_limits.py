@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from kdtune.config.cost import Limits
-from kdtune.results.comparison import Criterion, best_config, by_repeat, completed
+from kdtune.results.comparison import Criterion, best_config, by_repeat, completed, students_of
 from kdtune.results.costs import describe_machine
 from kdtune.results.labels import config_label
 from kdtune.results.tables import decimals
@@ -50,7 +50,8 @@ def best_within(
     if trials is None:
         text = f"No run of a student with {asked} has completed yet."
     else:
-        best = best_config(by_repeat(trials, criterion.metric, criterion.scope), criterion.sign)
+        values = by_repeat(trials, criterion.metric, criterion.scope)
+        best = best_config(values, criterion.sign, students_of(trials))
         described = _describe(trials, best, own, criterion, limits, by)
         text = f"Best student with {asked}: {described}."
     return f"{text} Excluded by cost: {', '.join(excluded)}." if excluded else text
@@ -117,6 +118,6 @@ def _estimate(sample: pd.Series, criterion: Criterion, note: str = "") -> str:
     if half != half or half == float("inf"):
         form = ".1f" if criterion.in_points else ".4g"
     else:
-        form = f".{decimals(half, interval.mean)}f"
+        form = f".{decimals(half, interval.mean) if half > 0 else 1}f"
         notes.insert(0, f"95% CI {interval.low:{form}} to {interval.high:{form}}")
     return f"{interval.mean:{form}}{unit} ({', '.join(notes)})"

@@ -11,6 +11,7 @@ from kdtune.results.comparison import (
     best_config,
     by_repeat,
     completed,
+    students_of,
     with_enough_repeats,
 )
 from kdtune.results.predictions import read_predictions
@@ -49,12 +50,13 @@ def selection(
     if not val.notna().any(axis=None):
         return pd.DataFrame()
     test = by_repeat(trials, criterion.metric, "last", split="test")
-    best = best_config(val, criterion.sign)
+    students = students_of(trials)
+    best = best_config(val, criterion.sign, students)
     baseline = baseline_of(comparison, best)
     rows = _estimates(val, test, best, baseline, anytime_level)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
-        rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val)))
+        rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val, students)))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 

@@ -22,6 +22,7 @@ from kdtune.results.comparison import (
     by_repeat,
     completed_configs,
     over_known,
+    students_of,
 )
 from kdtune.results.setups import check_same_data, differing_settings, pairing_obstacles
 from kdtune.results.study_results import Results, load
@@ -95,9 +96,8 @@ class SideBySide:
             group = [config for config in values if can_be[config] == wanted]
             if not group:
                 continue
-            config = (
-                best if best is not None and best in group else best_config(values[group], sign)
-            )
+            config = best if best is not None and best in group else None
+            config = config or best_config(values[group], sign, students_of(results.trials))
             row: Row = {"study": name, "kind": kind, "is_best": config == best}
             row |= {"config_id": config, "label": results.label(config)}
             for split in SPLITS:

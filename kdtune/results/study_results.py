@@ -24,6 +24,7 @@ from kdtune.results.comparison import (
     check_names,
     compare,
     completed,
+    students_of,
 )
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
@@ -276,7 +277,9 @@ class Results:
     def best(self, criterion: Criterion = DEFAULT) -> str | None:
         """Return the config_id with the best mean; None before a run has completed."""
         values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
-        return best_config(values, criterion.sign) if values.notna().any(axis=None) else None
+        if not values.notna().any(axis=None):
+            return None
+        return best_config(values, criterion.sign, students_of(self.trials))
 
     def student(self, config_id: str) -> str:
         """Return the student of a configuration."""

@@ -147,8 +147,8 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
         begun: Whether it continues one with results, whose views keep their size.
 
     Raises:
-        InputError: The data or a model do not exist, or a model that is added to a study needs
-            larger views than the study has.
+        InputError: The data or a model do not exist, or a model that is added to a study of one
+            student and one teacher needs other views than these.
     """
     study = replace(study, run=resolve(study.run, teachers(study)))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:

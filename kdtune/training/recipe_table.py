@@ -163,10 +163,10 @@ def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
             weights = run.weights_of(role)
             finished = read_finished(Path(weights).expanduser())
             model = build_model(run, role, classes, seed=0, weights="none")
-            values = model.preprocessing if finished is None else finished.preprocessing
+            values = model.preprocessing
             own = "model's own" if model.is_normalized else "not known"
             source = own if finished is None else "finished teacher"
             given = any(getattr(run, f"{role}_{n}") is not None for n in OF_INPUT)
             if given:
-                values, source = model.preprocessing, "flag" if by_flag else "experiment"
+                source = "flag" if by_flag else "experiment"
             yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)

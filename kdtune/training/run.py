@@ -38,6 +38,8 @@ from kdtune.training.teacher import (
 
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
+MAX_IDLE_KINDS = 4
+"""Kinds of students, such as the students of a study, of which a process keeps some."""
 
 
 def distill(
@@ -88,7 +90,8 @@ class _TeacherKey:
     @staticmethod
     def of(run: Run, root: Path, device: torch.device) -> "_TeacherKey":
         names = [f"teacher_{name}" for name in PREPROCESSING]
-        names += ["data", "data_root", "val_share", "teacher", "teacher_weights", "seed"]
+        names += ["data", "data_root", "download", "val_share", "teacher", "teacher_weights"]
+        names.append("seed")
         names += ["precision"]
         folders = tuple(root / teacher_place(run, member) for member in run.teachers)
         epochs = min(run.teacher_epochs or 0, 1)
@@ -164,21 +167,28 @@ def initial_student(run: Run, device: torch.device) -> Iterator[InitialStudent]:
     try:
         yield initial
     finally:
-        if initial.nbytes * (len(idle) + 1) <= MAX_IDLE_STUDENT_BYTES:
+        held = sum(student.nbytes for kind in _idle.values() for student in kind.values())
+        if held + initial.nbytes <= MAX_IDLE_STUDENT_BYTES:
             initial.reset()
             idle[run.seed, run.repeat] = initial
 
 
-@lru_cache(maxsize=4)
+_idle: dict[tuple[object, ...], dict[tuple[int, int], InitialStudent]] = {}
+"""Students that no run is using, by kind and by seed and repeat; the kind used last is the last."""
+
+
 def _idle_students(*kind: object) -> dict[tuple[int, int], InitialStudent]:
-    """Return the students of one kind that no run is using, by seed and repeat."""
-    return {}
+    """Return the idle students of one kind; those of the kinds used longest ago are dropped."""
+    _idle[kind] = _idle.pop(kind, {})
+    while len(_idle) > MAX_IDLE_KINDS:
+        del _idle[next(iter(_idle))]
+    return _idle[kind]
 
 
 def clear_cached_models() -> None:
     """Drop the teacher and the students that this process keeps for its next runs."""
     _cached_teacher.cache_clear()
-    _idle_students.cache_clear()
+    _idle.clear()
 
 
 def check(run: Run) -> None:

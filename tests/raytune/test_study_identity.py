@@ -106,6 +106,14 @@ def test_what_continues_a_study(asked: Study) -> None:
     assert merge(asked) == (replace(asked, run=recorded), [])
 
 
+def test_the_size_of_views_of_several_models_is_kept() -> None:
+    """It is computed from all models, and the same command does not name it."""
+    old = of_run(image_size=24)
+    assert merge(OLD, old)[0].run.image_size == 24
+    with pytest.raises(InputError, match="image_size: 24 → 32"):
+        merge(of_run(image_size=32), old)
+
+
 def test_a_value_without_effect_is_not_named() -> None:
     old = Study(run=replace(RUN, loss="mse"), space={"alpha": (0.1, 1)})
     other = replace(old, run=replace(old.run, temperature=2, epochs=5))

@@ -1,10 +1,11 @@
 """Comparisons within a student: two students together are as each of them alone."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from study_folders import at, draw, make
 
-from kdtune.results.comparison import Criterion, baseline_of, compare
+from kdtune.results.comparison import Criterion, baseline_of, best_config, compare
 
 BASE = {"small": 0.0, "large": 0.1}
 
@@ -59,6 +60,15 @@ def test_verdict_and_baseline_are_of_each_student(tmp_path) -> None:
     assert (
         "\n- large: " in text and "from training without distillation of the same student" in text
     )
+
+
+def test_repeats_are_enough_within_a_student() -> None:
+    """A student that was decided early is not left out for having fewer final repeats."""
+    few, some = [np.nan] * 37, [np.nan] * 34
+    values = pd.DataFrame({"A": [0.95] * 6 + some, "B": [0.8] * 40, "b": [0.99] * 3 + few})
+    students = {"A": "large", "B": "small", "b": "small"}
+    assert best_config(values, 1, students) == "A"
+    assert best_config(values, 1) == "B"
 
 
 def test_a_baseline_that_names_a_student_is_that_of_all(tmp_path) -> None:

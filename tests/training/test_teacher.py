@@ -19,7 +19,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.sources import load_data
 from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.models.registry import build
+from kdtune.models.registry import build, build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
 from kdtune.training.checkpoint import Checkpoint
@@ -253,6 +253,8 @@ def test_the_folder_of_a_study_is_its_teacher(other: Path, tmp_path: Path) -> No
     assert own.teacher_weights == str(other / "teacher" / WEIGHTS)
     teacher = load_teacher(own, tmp_path)
     assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.5,), (0.25,))
+    described = build_model(own, "teacher", 10, seed=0, weights="none")  # sizes, records
+    assert described.preprocessing == teacher.preprocessing and described.is_normalized
     flagged = load_teacher(replace(own, teacher_mean=(0.1,)), tmp_path)
     assert (flagged.preprocessing.mean, flagged.preprocessing.std) == ((0.1,), (0.25,))
     # the file alone suffices, under any name
