@@ -3,6 +3,8 @@
 The reference of torchvision's datasets is torchvision's own reading of the same files.
 """
 
+import os
+import shutil
 import struct
 import sys
 from types import ModuleType
@@ -17,6 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.data.content import hash_files
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
 
@@ -267,6 +270,17 @@ def test_a_subset_of_files_has_the_images_of_its_indices(load, colours):
         assert len(train.inputs) == 3
         for i, (image, label) in enumerate(subset):
             assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
+
+
+def test_files_that_have_moved_are_the_same_and_the_folder_counts(load, colours, tmp_path):
+    for file, _ in colours.samples:
+        os.utime(file, (1, 1))  # so that hashes are noted
+    data = load({"train": colours, "val": colours})
+    assert data.root == str(tmp_path / "colours")
+    moved = datasets.ImageFolder(shutil.copytree(colours.root, tmp_path / "elsewhere"))
+    assert load({"train": moved, "val": moved}).fingerprint == data.fingerprint
+    files = sorted(file for file, _ in colours.samples)
+    assert hash_files(tmp_path / "colours", files) != hash_files(tmp_path, files)
 
 
 def test_a_loader_of_the_users_own_reads_the_files(load, colours):
