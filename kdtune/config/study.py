@@ -32,7 +32,12 @@ from kdtune.config.hyperparameters import (
 from kdtune.config.migrations import SCHEMA, migrate
 from kdtune.config.names import name_of_data
 from kdtune.config.run import Run
-from kdtune.config.study_checks import check_budget, check_device, check_space
+from kdtune.config.study_checks import (
+    check_budget,
+    check_device,
+    check_named_weights,
+    check_space,
+)
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -146,6 +151,7 @@ class Study:
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
         check_device(self)
         check_budget(self)
+        check_named_weights(self)
         if self.warm_start is not None and self.search == "grid":
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
         check_space(self)

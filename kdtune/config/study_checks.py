@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
 from kdtune.config.hyperparameters import OF_STUDY, Range, ends_of
+from kdtune.config.names import pairs
 
 if TYPE_CHECKING:
     from kdtune.config.study import Study
@@ -36,6 +38,32 @@ def check_device(study: Study) -> None:
             f"--device must not be mps on a cluster, but got --device mps and --address "
             f"{study.address}; leave out one of them"
         )
+
+
+def check_named_weights(study: Study) -> None:
+    """Raise InputError if MODEL=WEIGHTS names a model that the study does not have.
+
+    An experiment may name the weights of several students; a command that trains one of them is
+    given them all.
+    """
+    for role in ("student", "teacher"):
+        weights, values = getattr(study.run, f"{role}_weights"), study.values(role)
+        if isinstance(weights, str) or isinstance(values, Range):
+            continue
+        models = [name for value in values for name in str(value).split("+")]
+        named = [model for model, _ in pairs(weights)]
+        unknown = [model for model in named if model not in models]
+        if unknown and (role in study.space or len(unknown) == len(named)):
+            near = get_close_matches(unknown[0], models, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f" ({', '.join(models)})"
+            raise InputError(
+                f"--{role}-weights MODEL=WEIGHTS must name a {role} of the study, but got "
+                f"{unknown[0]}{hint}"
+            )
+        if twice := [model for model in named if named.count(model) > 1]:
+            raise InputError(
+                f"--{role}-weights must name each {role} once, but got {twice[0]} twice"
+            )
 
 
 def check_budget(study: Study) -> None:

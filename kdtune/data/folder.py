@@ -58,9 +58,16 @@ def load_folder(root: Path) -> Data:
         files = tuple(path for path, _ in found.samples)
         splits[name] = Split(torch.tensor(found.targets), files)
         if classes[name] != classes["train"]:
-            odd = sorted(set(classes[name]) ^ set(classes["train"]))
+            lacks = {
+                "train": sorted(set(classes[name]) - set(classes["train"])),
+                folder.name: sorted(set(classes["train"]) - set(classes[name])),
+            }
+            found = (
+                f"{place}/ lacks {', '.join(names)}" for place, names in lacks.items() if names
+            )
             raise InputError(
-                f"{root}: train/ and {folder.name}/ must hold the same classes; {odd} differ"
+                f"{root}: train/ and {folder.name}/ must hold the same classes, but "
+                f"{' and '.join(found)}; add or remove these folders"
             )
     if len(classes["train"]) < 2:
         only = classes["train"][0]

@@ -26,6 +26,8 @@ DEFAULTS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     # the exporter's threads outlive ray.shutdown; a second study's could crash the process's exit
     "RAY_enable_metrics_collection": "0",
+    # a task that does not fit into memory would be started again for ever
+    "RAY_task_oom_retries": "2",
 }
 """Environment variables of a study; values that the user has set are kept."""
 

@@ -12,6 +12,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.raytune.machines import TrialResources
+from kdtune.raytune.preflight import describe_ray_error
 from kdtune.raytune.trial import measure_teachers, teacher_files, train_teacher
 from kdtune.results import teachers as results
 from kdtune.storage.mirror import Mirror
@@ -34,8 +35,10 @@ def train_teachers(study: Study, trial: TrialResources, say: Callable[[str], Non
         try:
             for reference in references:
                 say(f"  {ray.get(reference)}")
-        except ray.exceptions.RayTaskError as error:
-            raise InputError(f"the teacher could not be trained: {error.cause}") from error
+        except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
+            raise InputError(
+                f"the teacher could not be trained: {describe_ray_error(error)}"
+            ) from error
 
 
 def check_teachers(

@@ -251,6 +251,13 @@ def test_weights_of_several_models() -> None:
     assert Run(student="a", student_weights="b=c.pt").weights_of("student") == "b=c.pt"  # a file
     with pytest.raises(InputError, match="student_weights must be one value, or MODEL=WEIGHTS"):
         Run(student_weights=("none", "default"))
+    two = {"student": ("resnet18", "resnet34")}
+    pairs = Run(student_weights=("resnet18=none", "resnet43=none"))
+    with pytest.raises(InputError, match=r"got resnet43; did you mean resnet34\?"):
+        Study(run=pairs, space=two)
+    Study(run=pairs)  # one student of several
+    with pytest.raises(InputError, match="name each student once, but got resnet18 twice"):
+        Study(run=Run(student_weights=("resnet18=none", "resnet18=x.pt")), space=two)
     home = Run(student_weights=("a=none", "b=w.pt")).absolute().student_weights
     assert home == ("a=none", f"b={Path('w.pt').absolute()}")
 

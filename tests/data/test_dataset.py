@@ -91,7 +91,7 @@ def rename_class(root):
         (drop_train, "must have train, but has val"),
         (second_val, "one split for val, but has val and valid"),
         (empty_class, "bees"),
-        (rename_class, "['bees', 'wasps'] differ"),
+        (rename_class, "train/ lacks wasps and val/ lacks bees"),
     ],
 )
 def test_faults_of_a_folder_are_refused_in_one_sentence(tmp_path, fault, words):
