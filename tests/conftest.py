@@ -38,6 +38,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, MAX_PROCESSES) if whole and not of_hosts and cores > 1 else 0
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and so all that share one Ray; the longest first."""
     for item in items:
