@@ -38,22 +38,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, MAX_PROCESSES) if whole and not of_hosts and cores > 1 else 0
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and so all that share one Ray; the longest first."""
-    for item in items:
-        group = "ray" if _shares_ray(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_rank)
+    """Put the longest files first; xdist keeps the tests of a file in one process."""
+    # not xdist's groups (--dist loadgroup): 3.8 does not apply them under pytest 9.2
+    shares_ray = {item.path for item in items if "shared_ray" in getattr(item, "fixturenames", ())}
 
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.relative_to(HERE).parts[0]
+        place = FIRST.index(folder) if folder in FIRST else len(FIRST)
+        return item.path not in shares_ray, place
 
-def _shares_ray(item: pytest.Item) -> bool:
-    return "shared_ray" in getattr(item, "fixturenames", ())
-
-
-def _rank(item: pytest.Item) -> tuple[bool, int]:
-    folder = item.path.relative_to(HERE).parts[0]
-    return not _shares_ray(item), FIRST.index(folder) if folder in FIRST else len(FIRST)
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)
