@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import COSTS, atomic_write
-
-Role = Literal["student", "teacher"]
+from kdtune.config.names import Role
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from kdtune.config.fields import requirement_error
 
+Role = Literal["teacher", "student"]
 Weights = str | tuple[str, ...]
 """One value for all models, or MODEL=WEIGHTS for each of several."""
 

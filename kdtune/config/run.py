@@ -17,7 +17,7 @@ from kdtune.config.fields import (
     check,
     check_fields,
 )
-from kdtune.config.names import Weights, check_weights, is_named_data, pairs
+from kdtune.config.names import Role, Weights, check_weights, is_named_data, pairs
 
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
@@ -255,7 +255,7 @@ class Run:
         """The run with each member of its teacher, an ensemble or not, as its teacher."""
         return tuple(replace(self, teacher=name) for name in self.teacher.split("+"))
 
-    def weights_of(self, role: Literal["teacher", "student"]) -> str:
+    def weights_of(self, role: Role) -> str:
         """Return the weights of the run's teacher (no ensemble) or student."""
         model, weights = getattr(self, role), getattr(self, f"{role}_weights")
         return weights if isinstance(weights, str) else dict(pairs(weights)).get(model, "default")

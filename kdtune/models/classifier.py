@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.inputs import are_images
 from kdtune.config.run import Precision
-from kdtune.models.preprocessing import Preprocessing as Preprocessing
+from kdtune.models.preprocessing import Preprocessing
 
 Layout = Literal["channels_last", "contiguous"]
 """Memory format. channels_last was 1.3 to 1.4 times as fast for ResNets on a CPU (measured)."""
@@ -54,6 +54,11 @@ class Classifier(nn.Module):
     def head(self) -> nn.Module:
         """The last Linear or Conv2d layer, from features to logits."""
         return self.net.get_submodule(self.head_name)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parameters and buffers that a state dict has."""
+        return sum(value.nbytes for value in self.net.state_dict().values())
 
     def forward(self, views: Tensor) -> Tensor:
         """Return the logits of the views, float32 [B, K]."""

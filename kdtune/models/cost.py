@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from kdtune.config.cost import Cost, Role
+from kdtune.config.cost import Cost
+from kdtune.config.names import Role
 from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import combine
 

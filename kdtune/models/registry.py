@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ import torchvision
 from torch import nn
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.names import Role
 from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
 from kdtune.models.checkpoints import SUFFIXES, StateDict
@@ -32,8 +32,6 @@ from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import of_module, published_by_timm, published_by_torchvision
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
-
-Role = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)

@@ -97,17 +97,21 @@ def final_differences(pair: Finalists) -> list[float]:
     return differences
 
 
+def complete_pairs(ledger: Ledger) -> list[Finalists]:
+    """Return the finalists of the students that have one in each arm."""
+    return [pair for pair in finalists(ledger) if len(pair.states) == 2]
+
+
 def undecided(ledger: Ledger) -> list[Finalists]:
     """Return the pairs of finalists whose always-valid p value exceeds the study's level.
 
     With several students the level is divided by their number (Bonferroni).
     """
-    pairs = [pair for pair in finalists(ledger) if len(pair.states) == 2]
+    pairs = complete_pairs(ledger)
     level = ledger.study.level / max(1, len(pairs))
     return [pair for pair in pairs if anytime_p(final_differences(pair)) > level]
 
 
 def is_decided(ledger: Ledger) -> bool:
     """Return True if there is a pair of finalists and no pair is undecided."""
-    pairs = [pair for pair in finalists(ledger) if len(pair.states) == 2]
-    return bool(pairs) and not undecided(ledger)
+    return bool(complete_pairs(ledger)) and not undecided(ledger)

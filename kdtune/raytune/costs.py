@@ -7,9 +7,10 @@ from itertools import product
 import ray
 import torch
 
-from kdtune.config.cost import Cost, Role, read_costs, write_costs
+from kdtune.config.cost import Cost, read_costs, write_costs
 from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS
+from kdtune.config.names import Role
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data

@@ -13,10 +13,9 @@ from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
 from kdtune.data.balance import describe_data
-from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_differences, finalists, is_decided
+from kdtune.planning.standing import complete_pairs, final_differences, is_decided
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
@@ -38,7 +37,7 @@ from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
-from kdtune.training.other_cut import find_other_cuts
+from kdtune.training.other_cut import find_leaks
 from kdtune.training.recipe import resolve_study, teachers, with_weights_of_studies
 from kdtune.training.recipe_table import format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
@@ -177,7 +176,7 @@ def _run_all(study: Study, mirror: Mirror) -> None:
 
 def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
-    for sentence in (*find_shared(load_data(study.run)), *find_other_cuts(study)):
+    for sentence in find_leaks(study):
         yield f"warning: {sentence}"
     if fault := cache.fault():
         yield f"warning: {fault}"
@@ -194,7 +193,7 @@ def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
 
 def _describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, or with its budget."""
-    pairs = [pair for pair in finalists(plan.ledger) if len(pair.states) == 2]
+    pairs = complete_pairs(plan.ledger)
     shown = []
     for pair in pairs:
         final = final_differences(pair)

@@ -170,7 +170,7 @@ def measure_trial(study: Study, meter: MemoryMeter, device: torch.device) -> Tri
 
 def _kept(study: Study, run: Run, models: Models) -> int:
     """Return the bytes that a process holds beside a batch: idle students and an epoch's logits."""
-    student = 2 * sum(values.nbytes for values in models.student.state_dict().values())
+    student = 2 * models.student.nbytes
     idle = 0 if ":" in run.student else min((study.repeats - 1) * student, MAX_IDLE_STUDENT_BYTES)
     data = load_data(run)
     logits = 2 * LOGIT_BYTES * len(data.classes) * sum(map(len, data.splits.values()))

@@ -77,7 +77,7 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
         precision_fault=_precision_fault(study, gpus),
     )
     if models and status.student and status.free:
-        largest = max(models, key=_state_bytes)
+        largest = max(models, key=lambda model: model.nbytes)
         faults += _disk_faults(study, largest, status.free[str(study.folder)])
     return replace(status, faults=tuple(faults))
 
@@ -136,14 +136,10 @@ def _precision_fault(study: Study, gpus: int) -> str:
 
 
 def _disk_faults(study: Study, student: Classifier, free: int) -> list[str]:
-    need = RUN_BYTES_PER_STUDENT_BYTE * _state_bytes(student)
+    need = RUN_BYTES_PER_STUDENT_BYTE * student.nbytes
     if free >= need:
         return []
     return [f"{study.folder} has {free} free bytes, but one run needs {need}"]
-
-
-def _state_bytes(student: Classifier) -> int:
-    return sum(value.nbytes for value in student.net.state_dict().values())
 
 
 def _visible_gpus(study: Study) -> int:

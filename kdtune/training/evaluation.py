@@ -7,10 +7,10 @@ from kdtune.config.run import Run
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.models.ensemble import Teacher
-from kdtune.models.registry import build_model
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
+from kdtune.training.recipe import untrained
 
 
 def evaluate(
@@ -26,8 +26,7 @@ def evaluate(
             taken, without augmentation.
     """
     data = load_data(run)
-    # only its input size matters, and random weights are at hand on every machine
-    student = build_model(run, "student", len(data.classes), seed=0, weights="none")
+    student = untrained(run, "student")  # only its input size matters
     accuracies = {}
     for split in filter(data.splits.__contains__, splits):
         own, used = replace(run, trainable="all"), resources

@@ -6,9 +6,22 @@ Where val is cut from train, another seed or share cuts other examples.
 from pathlib import Path
 
 from kdtune.config.study import Study
+from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
 from kdtune.models.finished import read_finished
 from kdtune.training.recipe import teachers
+
+
+def find_leaks(study: Study) -> list[str]:
+    """Return a sentence for each way in which training may have seen what val or test measure.
+
+    Args:
+        study: See `find_other_cuts`.
+
+    Raises:
+        InputError: The data do not exist.
+    """
+    return [*find_shared(load_data(study.run)), *find_other_cuts(study)]
 
 
 def find_other_cuts(study: Study) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
-from kdtune.config.names import pairs
+from kdtune.config.names import Role, pairs
 from kdtune.config.run import Augment, Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data, Kind
@@ -19,7 +19,7 @@ from kdtune.data.sources import load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
 from kdtune.models.finished import read_finished, teacher_file
-from kdtune.models.registry import Role, build_model
+from kdtune.models.registry import build_model
 from kdtune.streams.shards import view_size
 
 OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
@@ -113,8 +113,7 @@ def _evaluation(run: Run) -> dict[str, Any]:
     Its crop is for photographs: images that are no larger than the teacher's input are not cropped.
     """
     data, first = load_data(run), run.teachers[0]
-    model = build_model(first, "teacher", len(data.classes), seed=0, weights="none")
-    published = model.preprocessing
+    published = untrained(first, "teacher").preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
@@ -154,12 +153,8 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
     data = load_data(study.run)
-
-    def sized(run: Run, role: Role) -> Classifier:
-        return build_model(run, role, len(data.classes), seed=0, weights="none")
-
-    own = [sized(run, "student") for run in students(study)]
-    of_teacher = {run.teacher: sized(run, "teacher") for run in teachers(study)}
+    own = [untrained(run, "student") for run in students(study)]
+    of_teacher = {run.teacher: untrained(run, "teacher") for run in teachers(study)}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
     every = {view_size(study.run, data, student, *t) for student in own for t in members}
@@ -171,6 +166,15 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
             f"{', '.join(map(str, sorted(every)))} pixels; begin another study (--name OTHER)"
         )
     return replace(study, run=replace(study.run, image_size=max(every)))
+
+
+def untrained(run: Run, role: Role) -> Classifier:
+    """Return the run's teacher (no ensemble) or student with random weights.
+
+    It has the input size and the preprocessing of the weights that the run names, and is built
+    without them: quickly, and on machines that lack the file.
+    """
+    return build_model(run, role, len(load_data(run).classes), seed=0, weights="none")
 
 
 def students(study: Study) -> list[Run]:

@@ -7,20 +7,18 @@ from typing import Any, NamedTuple
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion
 from kdtune.config.fields import declarations
 from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.names import Role
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.sources import load_data
 from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import describe_preprocessing
-from kdtune.models.registry import Role, build_model
-from kdtune.training.recipe import kind_of_weights, students, teachers
+from kdtune.models.registry import PREPROCESSING
+from kdtune.training.recipe import kind_of_weights, students, teachers, untrained
 
-OF_INPUT = ("mean", "std", "size", "interpolation")
-"""Settings of a model's input, which are one row of the table, without teacher_ and student_."""
 UNSHOWN = {
     *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
     *("repeat", "study_values", "data_root", "download"),
-    *(f"{role}_{name}" for role in ("teacher", "student") for name in OF_INPUT),
+    *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {
     **{"samples": ("search", ("random", "tpe")), "race_level": ("policy", ("race",))},
@@ -147,26 +145,24 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
 
 def _is_published(name: str, study: Study) -> bool:
     """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    first, classes = teachers(study)[0], len(load_data(study.run).classes)
-    published = build_model(first, "teacher", classes, seed=0, weights="none").preprocessing
+    published = untrained(teachers(study)[0], "teacher").preprocessing
     own = published.crop if name == "eval_crop" else published.interpolation
     return bool(own == getattr(study.run, name))
 
 
 def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
     """Yield how the input of each model is preprocessed."""
-    classes = len(load_data(study.run).classes)
     roles: dict[Role, list[Run]] = {"teacher": teachers(study), "student": students(study)}
     for role, runs in roles.items():
-        by_flag = any(f"{role}_{name}" in asked.flags for name in OF_INPUT)
+        by_flag = any(f"{role}_{name}" in asked.flags for name in PREPROCESSING)
         for name, run in {getattr(run, role): run for run in runs}.items():
             weights = run.weights_of(role)
             finished = read_finished(Path(weights).expanduser())
-            model = build_model(run, role, classes, seed=0, weights="none")
+            model = untrained(run, role)
             values = model.preprocessing
             own = "model's own" if model.is_normalized else "not known"
             source = own if finished is None else "finished teacher"
-            given = any(getattr(run, f"{role}_{n}") is not None for n in OF_INPUT)
+            given = any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING)
             if given:
                 source = "flag" if by_flag else "experiment"
             yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)

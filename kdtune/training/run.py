@@ -90,9 +90,8 @@ class _TeacherKey:
     @staticmethod
     def of(run: Run, root: Path, device: torch.device) -> "_TeacherKey":
         names = [f"teacher_{name}" for name in PREPROCESSING]
-        names += ["data", "data_root", "download", "val_share", "teacher", "teacher_weights"]
-        names.append("seed")
-        names += ["precision"]
+        names += ["data", "data_root", "download", "val_share", "seed", "precision"]
+        names += ["teacher", "teacher_weights"]
         folders = tuple(root / teacher_place(run, member) for member in run.teachers)
         epochs = min(run.teacher_epochs or 0, 1)
         own = tuple(

@@ -28,7 +28,7 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.evaluation import evaluate
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
-from kdtune.training.recipe import resolve
+from kdtune.training.recipe import resolve, untrained
 from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, teacher_run
 
 
@@ -82,7 +82,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def describe_training(run: Run) -> str:
     """Return the line that says how the run's teacher is being fine-tuned."""
     own, data = teacher_run(run), load_data(run)
-    model = build_model(own, "student", len(data.classes), seed=0, weights="none")
+    model = untrained(own, "student")
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
     layers = f"all layers, {counts[0]:,} parameters"
     if own.trainable == "head":

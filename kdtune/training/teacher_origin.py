@@ -14,9 +14,9 @@ from kdtune.config.run import TEACHER_REPEAT, Run
 from kdtune.data.sources import load_data
 from kdtune.models.checkpoints import check_whole
 from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.models.registry import PREPROCESSING, build_model
+from kdtune.models.registry import PREPROCESSING
 from kdtune.training.objectives import OBJECTIVES
-from kdtune.training.recipe import resolve
+from kdtune.training.recipe import resolve, untrained
 
 COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
 """Fields of a run that are paths: a teacher stays the same where its files have moved."""
@@ -108,9 +108,7 @@ def _without_default(made_by: Run, run: Run) -> Run:
     """
     if run.teacher_interpolation is not None or made_by.teacher_interpolation is None:
         return made_by
-    classes = len(load_data(run).classes)
-    model = build_model(run, "teacher", classes, seed=0, weights="none")
-    same = model.preprocessing.interpolation == made_by.teacher_interpolation
+    same = untrained(run, "teacher").preprocessing.interpolation == made_by.teacher_interpolation
     return replace(made_by, teacher_interpolation=None) if same else made_by
 
 

@@ -3,15 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
-from kdtune.models.classifier import Classifier, describe_assumption
-from kdtune.models.registry import Role, build_model
+from kdtune.models.classifier import describe_assumption
 from kdtune.streams.shards import view_size
-from kdtune.training.other_cut import find_other_cuts
-from kdtune.training.recipe import students, teachers
+from kdtune.training.other_cut import find_leaks
+from kdtune.training.recipe import students, teachers, untrained
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,11 @@ def transforms_of(study: Study) -> Transforms:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
-    about_val = [*find_shared(data), *find_other_cuts(study)]
+    about_val = find_leaks(study)
     if data.kind == "tensors":
         return Transforms({}, {}, about_val)
-    of_teachers = [_build(own, "teacher") for own in teachers(study)]
-    of_students = [_build(own, "student") for own in students(study)]
+    of_teachers = [untrained(own, "teacher") for own in teachers(study)]
+    of_students = [untrained(own, "student") for own in students(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}
     named |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
@@ -52,7 +49,3 @@ def transforms_of(study: Study) -> Transforms:
         {name: asdict(model.preprocessing) for name, model in named.items()},
         [*map(describe_assumption, assumed.values()), *about_val],
     )
-
-
-def _build(run: Run, role: Role) -> Classifier:
-    return build_model(run, role, len(load_data(run).classes), seed=0, weights="none")
