@@ -170,7 +170,7 @@ MUTANTS = {
     ),
     "unpaired repeats have pooled degrees of freedom": Mutant(
         "statistics/intervals.py",
-        "df = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))",
+        "df = 1 / ((e_a / error) ** 4 / (n_a - 1) + (e_b / error) ** 4 / (n_b - 1))",
         "df = n_a + n_b - 2",
         "statistics/intervals results/side_by_side",
     ),

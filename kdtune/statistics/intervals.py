@@ -143,13 +143,14 @@ def unpaired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Unpa
     if min(n_a, n_b) < 2:
         return UnpairedDifference(difference, *[math.nan] * 4)
     tiny = ROUNDING * max(float(abs(sample).max()) for sample in samples)
-    v_a, v_b = (float(sample.var(ddof=1)) / len(sample) for sample in samples)
     if max(float(sample.std()) for sample in samples) <= tiny:
         extreme = (1 + (n_a == n_b)) / math.comb(n_a + n_b, n_a)
         p = 1.0 if abs(difference) <= tiny else extreme
         return UnpairedDifference(difference, difference, difference, math.nan, p)
-    error = math.sqrt(v_a + v_b)
-    df = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))
+    e_a, e_b = (float(sample.std(ddof=1)) / math.sqrt(len(sample)) for sample in samples)
+    error = math.hypot(e_a, e_b)
+    # of shares: the fourth powers of very small errors would be 0
+    df = 1 / ((e_a / error) ** 4 / (n_a - 1) + (e_b / error) ** 4 / (n_b - 1))
     half = float(stdtrit(df, (1 + level) / 2)) * error
     p = float(2 * stdtr(df, -abs(difference) / error))
     return UnpairedDifference(difference, difference - half, difference + half, df, p)

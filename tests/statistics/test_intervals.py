@@ -172,6 +172,14 @@ def test_unpaired_difference_is_scipys_welch_test(a: list, b: list, level: float
     assert got.difference == exact(np.mean(a) - np.mean(b), abs=1e-12)
 
 
+def test_the_unit_of_unpaired_samples_does_not_matter() -> None:
+    """Also if the square of their variance is less than the least number."""
+    one = unpaired_difference([0.0, 0.0], [0.0, 1.0])
+    tiny = unpaired_difference([0.0, 0.0], [0.0, 1e-122])
+    assert (tiny.p, tiny.df) == exact((one.p, one.df), rel=1e-12)
+    assert tiny.high == exact(1e-122 * one.high, rel=1e-12, abs=0)
+
+
 def test_unpaired_difference_of_the_sleep_data() -> None:
     # R: t.test(extra ~ group): t = -1.8608, df = 17.776, p = 0.07939, -3.3654832 to 0.2054832
     got = unpaired_difference(DRUG_1, DRUG_2)
