@@ -85,7 +85,7 @@ def coverage(differences: Iterator[np.ndarray], truth: float) -> np.ndarray:
 
 
 def says_helps(table: np.ndarray) -> bool:
-    """Return the verdict's rule for correctness [C, R, N]; the last configuration is the baseline."""
+    """Return the verdict's rule for correctness [C, R, N]; the last one is the baseline."""
     estimates = [crossed(own - table[-1]) for own in table[:-1]]
     adjusted = holm([1.0 if math.isnan(e.p) else e.p for e in estimates])
     level = 1 - 0.05 / len(estimates)
@@ -146,8 +146,8 @@ def null(draws: int) -> None:
 def predictions(study: Path, source: Path) -> tuple[np.ndarray, list[str]]:
     """Return correctness [C, R, M] of a study's students on new images, baseline last; labels [C].
 
-    They are kept in STUDY/coverage.npz. Raises AssertionError if a student's accuracy on val is not
-    the recorded one.
+    Repeats that all configurations have completed count. The result is kept in STUDY/coverage.npz.
+    Raises AssertionError if a student's accuracy on val is not the recorded one.
     """
     cache = study / "coverage.npz"
     if not cache.exists():
@@ -164,6 +164,7 @@ def evaluate(study: Path, source: Path) -> dict[str, np.ndarray]:
 
     import kdtune
     from kdtune.models.weights import fill, load_weights
+    from kdtune.results.comparison import by_repeat
     from kdtune.training.run import make_student
 
     read_idx = runpy.run_path(str(Path(__file__).with_name("build_fashion.py")))["read_idx"]
@@ -180,10 +181,11 @@ def evaluate(study: Path, source: Path) -> dict[str, np.ndarray]:
     results = kdtune.load(study)
     recorded = results.trials.set_index("trial_id")["val/acc@last"]
     configs = sorted(results.study.runs(), key=lambda run: run.alpha == 1)
-    correct = np.empty((len(configs), results.study.repeats, len(new)), bool)
+    repeats = by_repeat(results.trials, "acc", "last").dropna().index
+    correct = np.empty((len(configs), len(repeats), len(new)), bool)
     for c, config in enumerate(configs):
-        for r in range(results.study.repeats):
-            run = replace(config, repeat=r)
+        for r, repeat in enumerate(repeats):
+            run = replace(config, repeat=int(repeat))
             student = make_student(run)
             file = study / "trials" / run.trial_id / "student.safetensors"
             fill(student.net, load_weights(run.student, str(file)), "", str(file), False)
