@@ -94,53 +94,63 @@ def says_helps(table: np.ndarray) -> bool:
     )
 
 
-def percent(values: np.ndarray) -> str:
-    """Return coverage and half width of both intervals as cells of a row."""
+def cell(values: np.ndarray) -> str:
+    """Return coverage and half width of both intervals, in percent and points."""
     (one, half_one), (two, half_two) = 100 * values
-    return f"{one:.1f} % | ±{half_one:.2f} | {two:.1f} % | ±{half_two:.2f} |"
+    return f"{one:.1f} → {two:.1f} (±{half_one:.1f} → ±{half_two:.1f})"
+
+
+def repeat_sd(noise: float) -> str:
+    """Return the SD over repeats of the true difference of two configurations, in points."""
+    slope = norm.pdf(MEAN / spread(noise)) / spread(noise)
+    return f"{100 * slope * noise * math.sqrt(2):.1f}"
+
+
+def heading(*columns: str) -> None:
+    """Print the first two lines of a Markdown table."""
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
 
 def simulated(draws: int) -> None:
-    """Print the coverage of both intervals in simulation."""
+    """Print coverage and half width of both intervals in simulation."""
     rng = np.random.default_rng(1)
-    print("\n| SD of repeats | true difference | R | N | repeats alone | | two-way | |")
-    print("|--:|--:|--:|--:|--:|--:|--:|--:|")
+    heading("SD of repeats", "true difference", "R", *(f"N = {n:,}" for n in IMAGES))
     found = []
     for noise in NOISE:
-        slope = norm.pdf(MEAN / spread(noise)) / spread(noise)
         for shift in (0.0, 0.15):
             truth = float(np.diff(norm.cdf((MEAN + np.array([0, shift])) / spread(noise)))[0])
             for r in REPEATS:
+                print(f"| {repeat_sd(noise)} | {100 * truth:.1f} | {r} |", end="")
                 for n in IMAGES:
                     drawn = tables(rng, draws, (r, n), noise, np.array([shift, 0.0]))
                     own = coverage((a - b for a, b in drawn), truth)
                     found.append(own[:, 0])
-                    sd = 100 * slope * noise * math.sqrt(2)
-                    print(f"| {sd:.1f} | {100 * truth:.1f} | {r} | {n} |", percent(own), flush=True)
+                    print(f" {cell(own)} |", end="", flush=True)
+                print()
     one, two = 100 * np.array(found).T
+    print(f"\n{len(found)} cells x {draws} draws: repeats alone → two-way, % covered (half widths)")
     print(
-        f"\n{len(found)} cells x {draws} draws. Repeats alone {one.min():.1f} to {one.max():.1f} %,"
+        f"Repeats alone {one.min():.1f} to {one.max():.1f} %, two-way {two.min():.1f} to", end=" "
     )
-    print(f"two-way {two.min():.1f} to {two.max():.1f} % (mean {two.mean():.1f} %);", end=" ")
-    print(f"{int(((two < 94) | (two > 98)).sum())} cells outside 94 to 98 %.")
+    outside = int(((two < 94) | (two > 98)).sum())
+    print(f"{two.max():.1f} %, mean {two.mean():.1f} %; {outside} cells outside 94 to 98 %.")
 
 
 def null(draws: int) -> None:
     """Print how often simulated studies without any difference say "helps"."""
     rng = np.random.default_rng(2)
-    print("\n| SD of repeats | R | N | 4 configurations | 26 configurations |")
-    print("|--:|--:|--:|--:|--:|")
+    heading("SD of repeats", "R", *(f"N = {n:,}" for n in IMAGES[:3]))
     for noise in NOISE:
-        slope = norm.pdf(MEAN / spread(noise)) / spread(noise)
         for r in REPEATS:
+            print(f"| {repeat_sd(noise)} | {r} |", end="")
             for n in IMAGES[:3]:
                 shares = []
                 for configs in (4, 26):
                     drawn = tables(rng, draws, (r, n), noise, np.zeros(configs + 1))
                     shares.append(np.mean([says_helps(table) for table in drawn]))
-                sd = 100 * slope * noise * math.sqrt(2)
-                cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
-                print(f"| {sd:.1f} | {r} | {n} | {cells} |", flush=True)
+                print(f" {100 * shares[0]:.1f}, {100 * shares[1]:.1f} |", end="", flush=True)
+            print()
+    print(f'\n{draws} draws a cell: % of studies that say "helps", 4 and 26 configurations.')
 
 
 def predictions(study: Path, source: Path) -> tuple[np.ndarray, list[str]]:
@@ -206,8 +216,7 @@ def real(draws: int, study: Path, source: Path) -> None:
     truth = differences.mean((1, 2))
     print(f"\n{repeats} repeats, {images} images. Difference from {labels[-1]}, points:", end=" ")
     print("; ".join(f"{n}: {100 * d:+.2f}" for n, d in zip(labels, truth, strict=False)))
-    print("\n| R | N | repeats alone | | two-way | | helps, permuted per repeat | per image |")
-    print("|--:|--:|--:|--:|--:|--:|--:|--:|")
+    heading("R", "N", "coverage", "helps, permuted per repeat", "per image")
     rng = np.random.default_rng(3)
     for r in REPEATS:
         for n in IMAGES[:3]:
@@ -228,7 +237,7 @@ def real(draws: int, study: Path, source: Path) -> None:
                 )
                 shares.append(np.mean([says_helps(table) for table in nulls]))
             cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
-            print(f"| {r} | {n} |", percent(np.mean(own, 0)), cells, "|", flush=True)
+            print(f"| {r} | {n:,} | {cell(np.mean(own, 0))} | {cells} |", flush=True)
     print(f"\n{draws} draws a row; coverage is the mean over {configs - 1} configurations.")
 
 
