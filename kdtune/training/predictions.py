@@ -53,7 +53,8 @@ def save_predictions(
 ) -> None:
     """Write the predictions on val and test as a parquet file, one row per example.
 
-    Columns: trial_id, split, example (its index), file (relative to the data's folder; null where
+    Columns: trial_id, split, example (its index in the split or, with --folds, the number of the
+    image in train and val together), file (relative to the data's folder; null where
     examples are not files), label, predicted, p_predicted, p_label, teacher (null without a
     teacher), correct. Classes are indices.
     """
@@ -74,7 +75,7 @@ def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
         {
             "trial_id": run.trial_id,
             "split": name,
-            "example": range(count),
+            "example": data.numbers(name).numpy(),
             "file": pd.Series(files, dtype="string"),
             "label": own.label.numpy(),
             "predicted": own.predicted.numpy(),
