@@ -34,7 +34,12 @@ def data_record(data: Data) -> dict[str, Any]:
     cut = data.cut and {"seed": data.cut.seed, "share": data.cut.share}
     counts = class_counts(data)
     text = {name: f"{sum(own.values())} ({describe_counts(own)})" for name, own in counts.items()}
-    record = {"kind": data.kind, "examples": counts, "examples_text": text, "val_cut": cut}
+    record: dict[str, Any] = {
+        "kind": data.kind,
+        "examples": counts,
+        "examples_text": text,
+        "val_cut": cut,
+    }
     if data.fold is not None:  # the counts are those of repeat 0
         record["folds"] = {"folds": data.fold.folds, "seed": data.fold.seed}
     return record

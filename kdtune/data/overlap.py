@@ -41,8 +41,8 @@ def _in_pool(data: Data, contents: Mapping[str, list[bytes]]) -> str:
     what = "images" if data.kind != "tensors" else "examples"
     return (
         f"{len(twice)} of the {len(pool)} {what} in train and val together are copies of others "
-        f"(such as {_named(data, split, index)} = {_named(data, *first[content])}), so some repeats "
-        f"have one in train and the other in val, and metrics on val are optimistic"
+        f"(such as {_named(data, split, index)} = {_named(data, *first[content])}), so some "
+        f"repeats have one in train and the other in val, and metrics on val are optimistic"
     )
 
 

@@ -188,7 +188,8 @@ def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
     count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if count_used < study.run.teachers:
         yield (
-            f"warning: --repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
+            f"warning: --repeats {study.repeats} uses only {count_used} of --teachers "
+            f"{study.run.teachers}"
         )
     if not study.has_plain:
         yield (

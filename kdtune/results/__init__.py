@@ -4,7 +4,9 @@
 - frames: dataframes of epochs and trials
 - labels: readable labels of configurations
 - predictions: predictions of the trials
-- comparison: the criterion, and configurations compared with the baseline, paired by repeat
+- comparison: the criterion, and configurations compared with the baseline
+- pairs: two configurations paired by repeat and image
+- design: what the repeats vary (teachers, folds), and so what intervals hold for
 - baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it

@@ -36,7 +36,8 @@ def context(results: Results, criterion: Criterion, student: str | None) -> Comp
     planned = results.planned_repeats
     if held_out:  # the number is fixed in a race, but not with --repeats auto
         planned = results.study.repeats if level is None else math.nan
-    return ComparisonContext(baseline(results, criterion, student), planned, held_out, level)
+    words = baseline(results, criterion, student)
+    return ComparisonContext(words, planned, held_out, level, results.design)
 
 
 def baseline(results: Results, criterion: Criterion, student: str | None) -> str:

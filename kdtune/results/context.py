@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
+from kdtune.results.design import ONE_TEACHER, Design
 
 NO_DISTILLATION = "training without distillation"
 """The default baseline in words."""
@@ -22,6 +23,8 @@ class ComparisonContext:
     """Whether the comparison uses held-out repeats, which did not select the finalists."""
     anytime_level: float | None = None
     """Level of a study that added repeats until it was decided. None: their number was fixed."""
+    design: Design = ONE_TEACHER
+    """What the repeats vary."""
 
     @property
     def is_fixed(self) -> bool:
@@ -51,15 +54,18 @@ class ComparisonContext:
     def method(self) -> str:
         """Note below the comparison's table."""
         if self.anytime_level is not None:
-            text = "Paired by repeat. Interval and p value are always-valid: they hold whenever "
+            text = (
+                f"{self.design.pairing} Interval and p value are always-valid: they hold whenever "
+            )
             text += "the study stops."
         else:
+            max_t = "; p (max-T): sign-flip tests; both" * (self.design.folds is None)
             text = (
-                "Paired by repeat. CI: t intervals, Bonferroni-adjusted for all rows. p (Holm): "
-                "paired t tests; p (max-T): sign-flip tests; both adjusted for all rows."
+                f"{self.design.pairing} CI: t intervals, Bonferroni-adjusted for all rows. p "
+                f"(Holm): paired t tests{max_t or ','} adjusted for all rows."
             )
             text += f" {NOT_ADJUSTED}" * (not self.is_fixed)
-        return f"{text} Conclusions are about new repeats with this teacher and these images."
+        return f"{text} Conclusions are about {self.design.population(new_images=False)}."
 
     def method_in_full(self, m: int) -> str:
         """Return the method of m comparisons, for a report."""
@@ -70,9 +76,10 @@ class ComparisonContext:
             )
         text = (
             f"mean difference and {self.interval} (t interval, Bonferroni-adjusted); p values "
-            f"adjusted for {count_comparisons(m)}: paired t tests by Holm's method, and sign-flip "
-            f"tests by max-T (from 6 repeats on)"
+            f"adjusted for {count_comparisons(m)}: paired t tests by Holm's method"
         )
+        if self.design.folds is None:
+            text += ", and sign-flip tests by max-T (from 6 repeats on)"
         return text if self.is_fixed else f"{text}. {NOT_ADJUSTED[:-1]}"
 
     @property

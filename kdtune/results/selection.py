@@ -14,6 +14,7 @@ from kdtune.results.comparison import (
     students_of,
     with_enough_repeats,
 )
+from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.predictions import read_predictions
 from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
@@ -28,6 +29,7 @@ def selection(
     criterion: Criterion,
     comparison: pd.DataFrame,
     anytime_level: float | None = None,
+    design: Design = ONE_TEACHER,
 ) -> pd.DataFrame:
     """Return the criterion's metric of the best configuration and of the baseline, on val and test.
 
@@ -38,6 +40,7 @@ def selection(
         comparison: table of `comparison.compare` for these trials.
         anytime_level: level of a study that added repeats until the comparison was decided; its
             intervals are always-valid. None: 95 % t intervals.
+        design: what the repeats vary, which decides the standard error.
 
     Returns:
         Rows: "best", "baseline" and "difference" (paired by repeat). Columns: row, config_id and
@@ -53,7 +56,7 @@ def selection(
     students = students_of(trials)
     best = best_config(val, criterion.sign, students)
     baseline = baseline_of(comparison, best)
-    rows = _estimates(val, test, best, baseline, anytime_level)
+    rows = _estimates(val, test, best, baseline, anytime_level, design)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
         rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val, students)))
@@ -67,6 +70,7 @@ def _estimates(
     best: str,
     baseline: str | None,
     anytime_level: float | None,
+    design: Design,
 ) -> list[Row]:
     """Return the rows of `selection`, from the metric by repeat on val and test."""
     chosen = {"best": best} if baseline is None else {"best": best, "baseline": baseline}
@@ -76,16 +80,19 @@ def _estimates(
         samples.append(("difference", "", *pairs))
     return [
         {"row": row, "config_id": config}
-        | _interval("val", on_val, anytime_level)
-        | _interval("test", on_test, anytime_level)
+        | _interval("val", on_val, anytime_level, design)
+        | _interval("test", on_test, anytime_level, design)
         for row, config, on_val, on_test in samples
     ]
 
 
-def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> Row:
+def _interval(name: str, sample: pd.Series, anytime_level: float | None, design: Design) -> Row:
     """Return the mean of a sample and the ends of its interval; NaN for infinite ends."""
     i = mean_interval(sample.dropna())
     low, high = i.low, i.high
+    if design != ONE_TEACHER and i.n:
+        known = sample.dropna()
+        low, high = design.estimate(known.to_numpy(), None, list(known.index)).interval()
     if anytime_level is not None:
         low, high = anytime_interval(list(sample.dropna()), anytime_level)
         low, high = (low, high) if math.isfinite(high - low) else (math.nan, math.nan)
@@ -104,5 +111,6 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
     correct = val.astype({"correct": float}).pivot_table(
         index="config_id", columns="example", values="correct"
     )
+    correct = correct.dropna(axis=1)  # with folds a failed run may have had an example alone
     c = bootstrap_corrected(correct.loc[configs].to_numpy())
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}

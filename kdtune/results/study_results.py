@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -29,11 +29,15 @@ from kdtune.results.comparison import (
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
+from kdtune.results.design import Design
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
+from kdtune.results.pairs import ExampleReader, no_examples
+from kdtune.results.predictions import read_examples
 from kdtune.results.teachers import teacher_warnings, weak_teachers_text
+from kdtune.statistics.resampling import TeacherShare
 from kdtune.storage.records import read_study
 
 
@@ -195,11 +199,11 @@ class Results:
         return summaries.marginal(trials, self.by, columns, scope, planned)
 
     def compare(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """Compare every other configuration with the baseline of its student, paired by repeat.
+        """Compare every other configuration with the baseline of its student.
 
-        The baseline is the best configuration by the same criterion and trials that has the values
-        `criterion.baseline`, by default alpha = 1, and the same student. For the columns see
-        `comparison.compare`.
+        It is paired by repeat and by image. The baseline is the best configuration by the same
+        criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
+        same student. For the columns see `comparison.compare`.
         """
         return self._compared(criterion).copy()
 
@@ -208,9 +212,21 @@ class Results:
         """`compare` with a cache: a report needs the same comparison a dozen times."""
 
         def compared(criterion: Criterion) -> pd.DataFrame:
-            return compare(self.trials_for(criterion), criterion, self.anytime_level(criterion))
+            level, read = self.anytime_level(criterion), self.examples(criterion)
+            return compare(self.trials_for(criterion), criterion, level, read, self.design)
 
         return cache(compared)
+
+    @property
+    def design(self) -> Design:
+        """What the repeats vary, and so what intervals hold for."""
+        return Design.of(self.study)
+
+    def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
+        """Return the reader of the criterion's metric per example of a split."""
+        if not criterion.has_examples:
+            return no_examples
+        return partial(read_examples, self.folder, metric=criterion.metric, split=split)
 
     def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""
@@ -256,7 +272,7 @@ class Results:
         """Return best configuration and baseline on val and test; see `selection.selection`."""
         trials, table = self.trials_for(criterion), self.compare(criterion)
         level = self.anytime_level(criterion)
-        return selection.selection(self.folder, trials, criterion, table, level)
+        return selection.selection(self.folder, trials, criterion, table, level, self.design)
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `sensitivity.sensitivity`."""
@@ -265,6 +281,19 @@ class Results:
     def spread(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return shares of variance; see `sensitivity.spread`."""
         return sensitivity.spread(self.frames, criterion)
+
+    def teacher_share(self, criterion: Criterion = DEFAULT) -> TeacherShare | None:
+        """Return how much the teachers matter for the first difference of `compare`.
+
+        None without several teachers, or with too few repeats.
+        """
+        table = self.compare(criterion)
+        if not len(table):
+            return None
+        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        first = table.iloc[0]
+        sample = (values[first.config_id] - values[first.baseline]).dropna()
+        return self.design.teacher_share(sample.to_numpy(), list(sample.index))
 
     def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return the variance that each hyperparameter explains; see `sensitivity.importances`."""

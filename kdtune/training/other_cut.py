@@ -29,7 +29,8 @@ def find_other_cuts(study: Study) -> list[str]:
     """Return a sentence for each finished teacher that may have trained on the study's val.
 
     Its data had the same classes but were others or cut otherwise, and val was cut from train there
-    or is here; or the study has --folds. Nothing is known, and so nothing said, of files without a record of their data.
+    or is here; or the study has --folds. Nothing is known, and so nothing said, of files without a
+    record of their data.
 
     Args:
         study: The study, with files of weights in place of folders (`with_weights_of_studies`).
@@ -48,9 +49,9 @@ def find_other_cuts(study: Study) -> list[str]:
         if data.fold is not None:
             found[weights] = (
                 f"the teacher {run.teacher} ({weights}) was fine-tuned before train and val were "
-                f"pooled (--folds), so it may have been trained on examples of val in every repeat, "
-                f"and its accuracy on val and that of its students may be optimistic; fine-tune a "
-                f"teacher for each repeat from weights that have not seen these data"
+                f"pooled (--folds), so it may have been trained on examples of val in every "
+                f"repeat, and metrics on val may be optimistic; fine-tune a teacher for each "
+                f"repeat from weights that have not seen these data"
             )
             continue
         if finished.data == data.fingerprint:
