@@ -75,7 +75,7 @@ def test_folds_never_pair_images_by_their_position() -> None:
 
 def test_selection_has_the_same_standard_error(tmp_path) -> None:  # type: ignore[no-untyped-def]
     trials, design = trials_of(LAST), Design(folds=5)
-    trials = trials.assign(**{"test/acc@last": trials["val/acc@last"]})
+    trials = trials.assign(**{"test/acc@last": trials["val/acc@last"], "phase": "search"})
     table = compare(trials, Criterion(), design=design)
     rows = selection(tmp_path, trials, Criterion(), table, design=design).set_index("row")
     half = stats.t.ppf(0.975, 7) * math.sqrt((1 / 8 + 1 / 4) * D.var(ddof=1))
