@@ -101,41 +101,26 @@ class Design:
 
     # -- words ---------------------------------------------------------------------------------
 
-    def population(self, new_images: bool) -> str:
-        """Return what conclusions are about, e.g. "new repeats and new images with this teacher".
+    @property
+    def new_units(self) -> str:
+        """What conclusions are about, besides images: e.g. "new repeats with this teacher".
 
-        Args:
-            new_images: Whether the comparison is over repeats and images; not used with folds.
+        With folds new splits have new images, too.
         """
         if self.folds is not None:
             teacher = "a teacher for each" if self.fine_tuned else "this teacher"
             return f"new train/val splits of data like these, with {teacher}"
-        images = "new images" if new_images else ""
         if self.by_teacher:
-            parts = ["new teachers of this recipe", "new repeats", images]
-            shown = [part for part in parts if part]
-            own = f"{', '.join(shown[:-1])} and {shown[-1]}"
-            return own if new_images else f"{own} with these images"
+            return "new repeats with new teachers of this recipe"
         teacher = "this teacher" if self.teachers == 1 else f"these {self.teachers} teachers"
-        if new_images:
-            return f"new repeats and new images with {teacher}"
-        return f"new repeats with {teacher} and these images"
+        return f"new repeats with {teacher}"
 
     @property
-    def pairing(self) -> str:
-        """How comparisons are paired and what the standard error is based on, as sentences."""
+    def units_phrase(self) -> str:
+        """What t intervals and t tests are computed over."""
         if self.folds is not None:
-            return (
-                f"Paired by repeat, each with its own train and val (one of {self.folds} folds). "
-                f"The train sets overlap, so the intervals and p values are those of the corrected "
-                f"resampled t test (Nadeau and Bengio, 2003)."
-            )
-        if self.by_teacher:
-            return (
-                f"Paired by repeat. The repeats of one teacher are averaged, so the sample is "
-                f"{self.teachers} teachers."
-            )
-        return "Paired by repeat."
+            return "repeats, corrected for overlapping train sets (Nadeau and Bengio, 2003)"
+        return f"the means of {self.teachers} teachers" if self.by_teacher else "repeats"
 
     @property
     def constant(self) -> str:
@@ -146,7 +131,7 @@ class Design:
             same = "Test is" if self.fine_tuned else "The teacher and test are"
             return (
                 f"{same} the same in all repeats; {own}. Val is one of {self.folds} stratified "
-                f"folds. Conclusions are about {self.population(False)}."
+                f"folds. Conclusions are about {self.new_units}."
             )
         if self.teachers > 1:
             own = "this recipe" if self.by_teacher else "these teachers"
@@ -159,6 +144,15 @@ class Design:
             "The teacher and the split into train, val and test are the same in all repeats. "
             "Conclusions are conditional on this teacher and this data set."
         )
+
+
+def stricter(one: Design, other: Design) -> Design:
+    """Return the design that decides a comparison of two studies: folds, then fewer teachers."""
+    for design in (one, other):
+        if design.folds is not None:
+            return design
+    with_units = [design for design in (one, other) if design.by_teacher]
+    return min(with_units, key=lambda design: design.teachers, default=one)
 
 
 def describe_teacher_share(share: TeacherShare | None) -> str:

@@ -13,7 +13,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.results.comparison import Criterion, compare
 from kdtune.results.context import ComparisonContext
-from kdtune.results.design import ONE_TEACHER, Design, describe_teacher_share
+from kdtune.results.design import ONE_TEACHER, Design, describe_teacher_share, stricter
 from kdtune.results.selection import selection
 from kdtune.statistics.crossed import crossed
 from kdtune.statistics.resampling import teacher_share
@@ -107,35 +107,35 @@ def test_one_teacher_is_the_two_way_estimate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("design", "new_images", "words"),
+    ("design", "images", "words"),
     [
-        (ONE_TEACHER, True, "new repeats and new images with this teacher"),
-        (ONE_TEACHER, False, "new repeats with this teacher and these images"),
-        (Design(2), True, "new repeats and new images with these 2 teachers"),
-        (Design(3), True, "new teachers of this recipe, new repeats and new images"),
-        (Design(3), False, "new teachers of this recipe and new repeats with these images"),
+        (ONE_TEACHER, 500, "new repeats with this teacher and new images like those of val"),
+        (ONE_TEACHER, None, "new repeats with this teacher on these val images"),
+        (Design(2), None, "new repeats with these 2 teachers on these val images"),
+        (Design(3), 500, "new repeats with new teachers of this recipe and new images like those"),
         (
             Design(folds=4),
-            False,
-            "new train/val splits of data like these, with a teacher for each",
+            None,
+            "new train/val splits of data like these, with a teacher for each.",
         ),
         (
             Design(folds=4, fine_tuned=False),
-            False,
-            "new train/val splits of data like these, with this teacher",
+            None,
+            "new train/val splits of data like these, with this",
         ),
     ],
 )
-def test_population(design: Design, new_images: bool, words: str) -> None:
-    assert design.population(new_images) == words
+def test_conclusions(design: Design, images: int | None, words: str) -> None:
+    context = ComparisonContext("b", 8, images=images, design=design)
+    assert f"Conclusions are about {words}" in context.method
 
 
 def test_methods_name_the_design() -> None:
     with_folds = ComparisonContext("b", 8, design=Design(folds=4))
-    assert "corrected resampled t test (Nadeau and Bengio, 2003)" in with_folds.method
+    assert "corrected for overlapping train sets (Nadeau and Bengio, 2003)" in with_folds.method
     assert "max-T" not in with_folds.method + with_folds.method_in_full(3)
-    several = ComparisonContext("b", 8, design=Design(4)).method
-    assert "so the sample is 4 teachers" in several and "new teachers of this recipe" in several
+    several = ComparisonContext("b", 8, images=500, design=Design(4)).method
+    assert "t intervals over the means of 4 teachers and 500 val images" in several
     assert "fine-tuned on its train" in Design(folds=4).constant
     assert "conditional on these teachers" in Design(2).constant
 
@@ -147,3 +147,9 @@ def test_the_share_of_teachers_in_words() -> None:
     )
     assert describe_teacher_share(teacher_share([1, 2], [0, 1])) == ""
     assert ONE_TEACHER.teacher_share(np.array([1.0, 2, 3]), range(3)) is None
+
+
+def test_the_stricter_design_decides_a_comparison_of_studies() -> None:
+    assert stricter(ONE_TEACHER, Design(folds=5)) == Design(folds=5)
+    assert stricter(Design(6), Design(4)) == stricter(Design(4), ONE_TEACHER) == Design(4)
+    assert stricter(ONE_TEACHER, ONE_TEACHER) == ONE_TEACHER
