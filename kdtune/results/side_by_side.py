@@ -25,6 +25,7 @@ from kdtune.results.comparison import (
     over_known,
     students_of,
 )
+from kdtune.results.design import stricter
 from kdtune.results.pairs import Pair, difference_table
 from kdtune.results.setups import check_same_data, differing_settings, pairing_obstacles
 from kdtune.results.study_results import Results, load
