@@ -1,0 +1,99 @@
+"""What the columns of a table of results mean, where only their names and values tell.
+
+The rules are simple and stand in the output: a metric is better if it is lower where its name has a
+word such as loss or error; it is a share where it is named like an accuracy and lies in [0, 1].
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+_LOWER = """
+loss losses error err nll ce kl ece mse rmse mae mape bce xent perplexity ppl brier entropy
+crossentropy divergence diff distance regret time latency runtime seconds cost wer cer fid
+"""
+LOWER_IS_BETTER = frozenset(_LOWER.split())
+"""Words in the names of metrics of which lower values are better."""
+_SHARES = """
+acc accuracy acc1 acc5 top1 top5 f1 auc auroc auprc agreement precision recall sensitivity
+specificity iou miou dice error err ece correct
+"""
+SHARES = frozenset(_SHARES.split())
+"""Words in the names of metrics that are shares."""
+MAX_DIGITS = 4
+"""Numbers with more significant digits than these were measured, not set."""
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of a column's name, e.g. {"val", "top1"} for "val/top-1"."""
+    joined = re.sub(r"(?i)top[-_ ]?(\d)", r"top\1", name)
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", joined)
+    return {word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word}
+
+
+def is_higher_better(name: str) -> bool:
+    """Return whether higher values of a metric are better, by its name."""
+    return not words_of(name) & LOWER_IS_BETTER
+
+
+def scale_of(name: str, values: pd.Series, points: bool) -> tuple[int, bool]:
+    """Return the factor for display of a metric's differences, and whether they are points.
+
+    Args:
+        name: of the metric.
+        values: all its values.
+        points: whether the user says that it is a share.
+    """
+    if not (points or words_of(name) & SHARES) or values.min() < 0:
+        return 1, False
+    if values.max() <= 1:
+        return 100, True
+    return 1, bool(values.max() <= 100)
+
+
+def differing_columns(
+    frame: pd.DataFrame, by: Sequence[str], keys: Sequence[str], metrics: Sequence[str], config: str
+) -> Iterator[str]:
+    """Yield warnings of columns that look like hyperparameters and differ within a configuration.
+
+    A column looks like one if it is constant in each run, has half as many values as there are
+    runs or fewer, and these are texts or numbers of few digits, as people set them. One that
+    follows from the repeat, such as the fold of a seed, is none.
+
+    Args:
+        frame: rows of the table.
+        by: hyperparameters; the column `config` numbers their combinations.
+        keys: repeat, epoch and example, as far as there are; the repeat first.
+        metrics: metrics that are used.
+        config: see `by`.
+    """
+    repeat = keys[0]
+    runs = frame.groupby([config, repeat])
+    n = runs.ngroups
+    for name in frame.columns.difference([*by, *keys, *metrics, config], sort=False):
+        column = frame[name]
+        if column.map(lambda v: isinstance(v, list | dict)).any():
+            continue
+        number = column.nunique(dropna=False)
+        if not 2 <= number <= n / 2 or not _was_set(column):
+            continue
+        if runs[name].nunique(dropna=False).max() > 1:
+            continue
+        if frame.groupby(repeat)[name].nunique(dropna=False).max() == 1:
+            continue
+        if (within := frame.groupby(config)[name].nunique(dropna=False)).max() > 1:
+            values = column[frame[config] == within.idxmax()].unique()
+            shown = ", ".join(str(v) for v in values[:4])
+            yield (
+                f"column {name} differs between repeats of one configuration ({shown}); if it is a "
+                f"hyperparameter, add it to --by"
+            )
+
+
+def _was_set(column: pd.Series) -> bool:
+    """Return whether the values are texts, truth values or numbers of few digits."""
+    known = column.dropna()
+    if not pd.api.types.is_float_dtype(known):
+        return True
+    return all(float(f"{v:.{MAX_DIGITS}g}") == v for v in known.unique())

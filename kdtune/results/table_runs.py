@@ -1,0 +1,286 @@
+"""Checks of a table of results made elsewhere, and one value per run from its rows.
+
+A table has one row per run, or one per run and epoch, or one per run and example. A run is a
+configuration (the values of the columns `by`) in a repeat.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdtune.config.errors import InputError
+from kdtune.results.labels import config_label
+from kdtune.results.table_columns import differing_columns
+
+MAX_LISTED = 5
+"""Runs or configurations that a warning names."""
+CONFIG = "config_id"
+"""Column with the number of the configuration."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table of results, and what each is."""
+
+    by: tuple[str, ...]
+    """Hyperparameters: their values are the configuration."""
+    repeat: str
+    """Random seed or number of the run."""
+    metric: str
+    """The number that is compared."""
+    epoch: str | None = None
+    example: str | None = None
+    """Image or example, if there is one row per run and example."""
+    others: tuple[str, ...] = ()
+    """Other metrics of the summary."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The compared metric and the others, each once."""
+        return list(dict.fromkeys([self.metric, *self.others]))
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that tell the rows of a configuration apart."""
+        return [c for c in (self.repeat, self.epoch, self.example) if c is not None]
+
+
+@dataclass
+class Runs:
+    """The runs of a table."""
+
+    columns: Columns
+    configs: pd.DataFrame
+    """A row per configuration, indexed by its number: the columns `by`, label."""
+    rows: pd.DataFrame
+    """Rows of the table that count: config_id, the keys and the metrics."""
+    values: pd.DataFrame
+    """A row per run, at its last epoch, mean over examples: config_id, the repeat, the metrics,
+    complete (whether it has as many epochs as the others)."""
+    warnings: list[str] = field(default_factory=list)
+
+    def name(self, row: Mapping[str, Any]) -> str:
+        """Return a run in words, e.g. "alpha = 0.5, seed = 1"."""
+        return f"{self.configs.label[row[CONFIG]]}, {self.columns.repeat} = {row['repeat']}"
+
+
+def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = False) -> Runs:
+    """Return the runs of a table.
+
+    Args:
+        frame: the table.
+        columns: what its columns are.
+        keep_incomplete: whether runs with fewer epochs than the others count.
+
+    Raises:
+        InputError: The table is empty, lacks a column, or contradicts itself.
+    """
+    _check_columns(frame, columns)
+    frame = frame.reset_index(drop=True)
+    frame = frame.assign(**{c: _numbers(frame[c], c, "metric") for c in columns.metrics})
+    if columns.epoch is not None:
+        frame = frame.assign(**{columns.epoch: _numbers(frame[columns.epoch], columns.epoch, "")})
+    frame[CONFIG] = frame.groupby(list(columns.by), dropna=False).ngroup()
+    configs = frame.drop_duplicates(CONFIG).set_index(CONFIG)[list(columns.by)].sort_index()
+    configs["label"] = [_label(row, columns.by) for row in configs.to_dict("records")]
+    runs = Runs(columns, configs, frame.iloc[:0], frame.iloc[:0])
+    frame = _without_missing(frame, runs)
+    frame = _without_duplicates(frame, runs)
+    runs.rows = frame
+    runs.warnings += differing_columns(frame, columns.by, columns.keys, columns.metrics, CONFIG)
+    runs.values = _last(frame, runs)
+    _check_epochs(runs, keep_incomplete)
+    runs.warnings += _about_repeats(runs)
+    return runs
+
+
+def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
+    known = [str(c) for c in frame.columns]
+    asked = [("by", c) for c in columns.by]
+    asked += [("repeat", columns.repeat), ("metric", columns.metric)]
+    asked += [("epoch", columns.epoch)] if columns.epoch is not None else []
+    asked += [("example", columns.example)] if columns.example is not None else []
+    if not columns.by:
+        raise InputError(
+            f"by must name at least one column, the hyperparameters that were varied; the columns "
+            f"are {', '.join(known)}"
+        )
+    for role, name in [*asked, *(("columns", c) for c in columns.others)]:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"{role} must be a column of the table ({', '.join(known)}), but got {name}{hint}"
+            )
+    seen: dict[str, str] = {}
+    for role, name in asked:
+        if name in seen:
+            raise InputError(
+                f"each column must have one role, but {name} is given for {seen[name]} and {role}"
+            )
+        seen[name] = role
+    if not len(frame):
+        raise InputError("the table must have rows, but it holds column names only")
+
+
+def _numbers(values: pd.Series, name: str, role: str) -> pd.Series:
+    """Return a column as numbers; raise InputError for text."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    wrong = values[numbers.isna() & values.notna()]
+    if len(wrong):
+        what = f"{role} {name}".strip()
+        raise InputError(
+            f"{what} must be a column of numbers, but row {int(wrong.index[0]) + 1} holds "
+            f"{wrong.iloc[0]!r} ({len(wrong)} of {len(values)} rows are no numbers)"
+        )
+    return numbers.astype(float)
+
+
+def _label(row: Mapping[Any, Any], by: Sequence[str]) -> str:
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items()}
+    label = config_label(plain, by, prefix="")
+    return label if label != "the configuration" else ", ".join(f"{name} = -" for name in by)
+
+
+def _without_missing(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
+    """Return the rows with all keys and a finite metric; warn of the others."""
+    columns = runs.columns
+    for key in columns.keys:
+        missing = frame[key].isna()
+        if missing.any():
+            runs.warnings.append(
+                f"{missing.sum()} of {len(frame)} rows have no {key} and are left out"
+            )
+            frame = frame[~missing]
+    finite = np.isfinite(frame[columns.metric])
+    if not finite.all():
+        wrong = _some(_run_names(frame[~finite], runs))
+        runs.warnings.append(
+            f"{(~finite).sum()} of {len(frame)} rows have no finite {columns.metric} and are left "
+            f"out ({wrong}); a run that diverged is a result, which the means then lack"
+        )
+    if not finite.any():
+        raise InputError(f"metric {columns.metric} must have numbers, but no row has one")
+    return frame[finite]
+
+
+def _run_names(rows: pd.DataFrame, runs: Runs) -> list[str]:
+    found = rows.drop_duplicates([CONFIG, runs.columns.repeat])
+    found = found.rename(columns={runs.columns.repeat: "repeat"})
+    return [runs.name(row) for row in found.to_dict("records")]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, and how many there are besides."""
+    more = len(names) - MAX_LISTED
+    text = "; ".join(names[:MAX_LISTED])
+    return f"{text}; and {more} more" if more > 0 else text
+
+
+def _without_duplicates(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
+    """Return the rows without those that say the same twice.
+
+    Raises InputError for rows of the same run (and epoch, and example) with different values.
+    """
+    columns = runs.columns
+    keys = [CONFIG, *columns.keys]
+    repeated = frame[frame.duplicated(keys, keep=False)]
+    if not len(repeated):
+        return frame
+    spread = repeated.groupby(keys)[columns.metric].nunique()
+    if (spread > 1).any():
+        raise InputError(_conflict(frame, runs, spread[spread > 1].index[0], keys))
+    extra = int(frame.duplicated(keys).sum())
+    runs.warnings.append(
+        f"{extra} of {len(frame)} rows repeat another one ({_some(_run_names(repeated, runs))}); "
+        f"each counts once"
+    )
+    return frame[~frame.duplicated(keys)]
+
+
+def _conflict(frame: pd.DataFrame, runs: Runs, key: tuple[Any, ...], keys: list[str]) -> str:
+    """Return the error for rows of one run with different values, with the way out."""
+    columns = runs.columns
+    same = (frame[keys] == list(key)).all(axis=1)
+    rows = frame[same]
+    row = rows.rename(columns={columns.repeat: "repeat"}).to_dict("records")[0]
+    where = runs.name(row) + "".join(f", {k} = {row[k]:g}" for k in [columns.epoch] if k)
+    values = ", ".join(f"{v:.6g}" for v in rows[columns.metric].unique()[:4])
+    used = {*keys, *columns.by, *columns.metrics}
+    apart = [c for c in frame if c not in used and rows[c].nunique(dropna=False) > 1]
+    way = "Name the column that tells them apart with --by, --repeat or --epoch"
+    if apart:
+        way += f" (they differ in {', '.join(map(str, apart[:MAX_LISTED]))})"
+    return (
+        f"each run must have one value of {columns.metric}, but {where} has {len(rows)}: {values}. "
+        f"{way}."
+    )
+
+
+def _last(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
+    """Return `Runs.values`."""
+    columns = runs.columns
+    key = [CONFIG, columns.repeat]
+    complete = pd.Series(True, index=frame.index)
+    if columns.epoch is not None:
+        last = frame.groupby(key)[columns.epoch].transform("max")
+        frame = frame[frame[columns.epoch] == last]
+        complete = last == last.max()
+    groups = frame.assign(complete=complete).groupby(key)
+    means = groups[columns.metrics].mean()
+    return means.join(groups["complete"].first()).reset_index()
+
+
+def _check_epochs(runs: Runs, keep_incomplete: bool) -> None:
+    """Warn of runs with fewer epochs, and leave incomplete ones out of the values.
+
+    Where most runs end before the last epoch, as with early stopping, none is left out.
+    """
+    columns, values = runs.columns, runs.values
+    if columns.epoch is None:
+        return
+    counts = runs.rows.groupby([CONFIG, columns.repeat])[columns.epoch].agg(["nunique", "max"])
+    counts = counts.reset_index().rename(columns={columns.repeat: "repeat"})
+    most, end = counts["nunique"].max(), counts["max"].max()
+    short = counts[counts["max"] < end]
+    gaps = counts[(counts["max"] == end) & (counts["nunique"] < most)]
+    if len(gaps):
+        runs.warnings.append(
+            f"epochs are missing before the last one in {_epochs(gaps, most, runs)}"
+        )
+    if len(short) > len(counts) / 2:
+        runs.warnings.append(
+            f"the runs end at different epochs ({columns.epoch} {counts['max'].min():g} to "
+            f"{end:g}); the last epoch of each counts"
+        )
+        return
+    if len(short):
+        fate = "They count, with the last epoch that they have"
+        if not keep_incomplete:
+            fate = "They are left out (--keep-incomplete: the last epoch that they have counts)"
+        runs.warnings.append(
+            f"runs with fewer epochs than the others: {_epochs(short, most, runs)}. {fate}"
+        )
+    if not keep_incomplete:
+        runs.values = values[values.complete].reset_index(drop=True)
+        kept = runs.values[[CONFIG, columns.repeat]]
+        runs.rows = runs.rows.merge(kept, on=[CONFIG, columns.repeat])
+
+
+def _epochs(counts: pd.DataFrame, most: int, runs: Runs) -> str:
+    """Return runs with their numbers of epochs in words."""
+    rows = counts.to_dict("records")
+    return _some([f"{runs.name(row)} ({row['nunique']} of {most} epochs)" for row in rows])
+
+
+def _about_repeats(runs: Runs) -> Iterator[str]:
+    """Yield a warning of configurations with fewer repeats than the others."""
+    counts = runs.values.groupby(CONFIG).size().reindex(runs.configs.index, fill_value=0)
+    fewer = counts[counts < counts.max()]
+    if len(fewer):
+        names = [f"{runs.configs.label[c]}: {n}" for c, n in fewer.items()]
+        yield f"configurations with fewer than {counts.max()} repeats: {_some(names)}"
