@@ -4,6 +4,7 @@ tyro parses every command line. It is imported only for that, so that reading a 
 """
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_origin
@@ -26,8 +27,9 @@ from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tabl
 TABLE_METRICS = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
 """Metrics of the table of results."""
 
-POSITIONAL = {"runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]"}
-"""Arguments without a flag, as --help shows them."""
+_COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
+METAVARS = {"runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
+"""What --help shows in place of a value, for fields whose type does not say it."""
 
 _names = Setting(choices=lambda: HYPERPARAMETERS)
 _metrics = Setting(choices=lambda: tuple(METRICS))
@@ -132,7 +134,7 @@ def flags_of(owner: type) -> Iterator[Flag]:
     texts = docstrings(owner)
     defaults = {f.name: f.default for f in dataclasses.fields(owner)}
     for name, declared in declarations(owner).items():
-        metavar = metavar_of(declared) or POSITIONAL.get(name)
+        metavar = metavar_of(declared) or METAVARS.get(name)
         yield Flag(name, declared.kind, help_of(declared, texts[name]), defaults[name], metavar)
 
 
@@ -209,7 +211,7 @@ def parse_reading(
     elif command == "analysis":
         place = next((word for word in arguments if not word.startswith("-")), "none")
         check_kind(list(arguments), AnalysisFlags, TableFlags, place)
-    values = parse_flags(command, kind.__doc__, tuple(flags_of(kind)), arguments)
+    values = parse_flags(command, str(inspect.getdoc(kind)), tuple(flags_of(kind)), arguments)
     if not values.get("runs", values.get("tables")):
         raise InputError(
             f"RUN must be given, the folder of a study (python -m kdtune.{command} runs/NAME)"

@@ -1,4 +1,4 @@
-"""What the columns of a table of results mean, where only their names and values tell.
+"""Columns of a table of results: their roles, and what their names and values tell.
 
 The rules are simple and stand in the output: a metric is better if it is lower where its name has a
 word such as loss or error; it is a share where it is named like an accuracy and lies in [0, 1].
@@ -6,8 +6,12 @@ word such as loss or error; it is a share where it is named like an accuracy and
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 
 import pandas as pd
+
+from kdtune.config.errors import InputError
 
 _LOWER = """
 loss losses error err nll ce kl ece mse rmse mae mape bce xent perplexity ppl brier entropy
@@ -25,6 +29,76 @@ MAX_DIGITS = 4
 """Numbers with more significant digits than these were measured, not set."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table of results, and what each is."""
+
+    by: tuple[str, ...]
+    """Hyperparameters: their values are the configuration."""
+    repeat: str
+    """Random seed or number of the run."""
+    metric: str
+    """The number that is compared."""
+    epoch: str | None = None
+    example: str | None = None
+    """Image or example, if there is one row per run and example."""
+    others: tuple[str, ...] = ()
+    """Other metrics of the summary."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The compared metric and the others, each once."""
+        return list(dict.fromkeys([self.metric, *self.others]))
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that tell the rows of a configuration apart."""
+        return [c for c in (self.repeat, self.epoch, self.example) if c is not None]
+
+
+def check_columns(frame: pd.DataFrame, columns: Columns) -> None:
+    """Raise InputError unless the table has rows and the columns, each with one role."""
+    known = [str(c) for c in frame.columns]
+    asked = [("by", c) for c in columns.by]
+    asked += [("repeat", columns.repeat), ("metric", columns.metric)]
+    asked += [("epoch", columns.epoch)] if columns.epoch is not None else []
+    asked += [("example", columns.example)] if columns.example is not None else []
+    if not columns.by:
+        raise InputError(
+            f"by must name at least one column, the hyperparameters that were varied; the columns "
+            f"are {', '.join(known)}"
+        )
+    for role, name in [*asked, *(("columns", c) for c in columns.others)]:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"{role} must be a column of the table ({', '.join(known)}), but got {name}{hint}"
+            )
+    seen: dict[str, str] = {}
+    for role, name in asked:
+        if name in seen:
+            raise InputError(
+                f"each column must have one role, but {name} is given for {seen[name]} and {role}"
+            )
+        seen[name] = role
+    if not len(frame):
+        raise InputError("the table must have rows, but it holds column names only")
+
+
+def numbers(values: pd.Series, name: str, role: str) -> pd.Series:
+    """Return a column as numbers; raise InputError for text."""
+    found = pd.to_numeric(values, errors="coerce")
+    wrong = values[found.isna() & values.notna()]
+    if len(wrong):
+        what = f"{role} {name}".strip()
+        raise InputError(
+            f"{what} must be a column of numbers, but row {int(wrong.index[0]) + 1} holds "
+            f"{wrong.iloc[0]!r} ({len(wrong)} of {len(values)} rows are no numbers)"
+        )
+    return found.astype(float)
+
+
 def words_of(name: str) -> set[str]:
     """Return the words of a column's name, e.g. {"val", "top1"} for "val/top-1"."""
     joined = re.sub(r"(?i)top[-_ ]?(\d)", r"top\1", name)
@@ -34,7 +108,8 @@ def words_of(name: str) -> set[str]:
 
 def is_higher_better(name: str) -> bool:
     """Return whether higher values of a metric are better, by its name."""
-    return not words_of(name) & LOWER_IS_BETTER
+    words = words_of(name)
+    return not words & LOWER_IS_BETTER and not any(w.endswith(("loss", "error")) for w in words)
 
 
 def scale_of(name: str, values: pd.Series, points: bool) -> tuple[int, bool]:
@@ -73,7 +148,7 @@ def differing_columns(
     n = runs.ngroups
     for name in frame.columns.difference([*by, *keys, *metrics, config], sort=False):
         column = frame[name]
-        if column.map(lambda v: isinstance(v, list | dict)).any():
+        if column.dtype == object and column.map(lambda v: isinstance(v, list | dict)).any():
             continue
         number = column.nunique(dropna=False)
         if not 2 <= number <= n / 2 or not _was_set(column):

@@ -6,47 +6,22 @@ configuration (the values of the columns `by`) in a repeat.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdtune.config.errors import InputError
+from kdtune.config.fields import Value
 from kdtune.results.labels import config_label
-from kdtune.results.table_columns import differing_columns
+from kdtune.results.table_columns import Columns, check_columns, differing_columns, numbers
+from kdtune.results.tables import cell
 
 MAX_LISTED = 5
 """Runs or configurations that a warning names."""
-CONFIG = "config_id"
-"""Column with the number of the configuration."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of a table of results, and what each is."""
-
-    by: tuple[str, ...]
-    """Hyperparameters: their values are the configuration."""
-    repeat: str
-    """Random seed or number of the run."""
-    metric: str
-    """The number that is compared."""
-    epoch: str | None = None
-    example: str | None = None
-    """Image or example, if there is one row per run and example."""
-    others: tuple[str, ...] = ()
-    """Other metrics of the summary."""
-
-    @property
-    def metrics(self) -> list[str]:
-        """The compared metric and the others, each once."""
-        return list(dict.fromkeys([self.metric, *self.others]))
-
-    @property
-    def keys(self) -> list[str]:
-        """Columns that tell the rows of a configuration apart."""
-        return [c for c in (self.repeat, self.epoch, self.example) if c is not None]
+CONFIG = "kdtune/config"
+"""Column with the number of the configuration; a name that a table does not have."""
+COMPLETE = "kdtune/complete"
 
 
 @dataclass
@@ -55,17 +30,20 @@ class Runs:
 
     columns: Columns
     configs: pd.DataFrame
-    """A row per configuration, indexed by its number: the columns `by`, label."""
+    """A row per configuration, indexed by its number: the columns `by`."""
+    labels: pd.Series
+    """Configurations in words, by number."""
     rows: pd.DataFrame
-    """Rows of the table that count: config_id, the keys and the metrics."""
+    """Rows of the table that count, with the number of their configuration."""
     values: pd.DataFrame
-    """A row per run, at its last epoch, mean over examples: config_id, the repeat, the metrics,
-    complete (whether it has as many epochs as the others)."""
+    """A row per run, at its last epoch, mean over examples: the configuration's number, the repeat
+    and the metrics."""
     warnings: list[str] = field(default_factory=list)
 
     def name(self, row: Mapping[str, Any]) -> str:
         """Return a run in words, e.g. "alpha = 0.5, seed = 1"."""
-        return f"{self.configs.label[row[CONFIG]]}, {self.columns.repeat} = {row['repeat']}"
+        repeat = self.columns.repeat
+        return f"{self.labels[row[CONFIG]]}, {repeat} = {cell(row[repeat])}"
 
 
 def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = False) -> Runs:
@@ -79,65 +57,24 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     Raises:
         InputError: The table is empty, lacks a column, or contradicts itself.
     """
-    _check_columns(frame, columns)
+    check_columns(frame, columns)
     frame = frame.reset_index(drop=True)
-    frame = frame.assign(**{c: _numbers(frame[c], c, "metric") for c in columns.metrics})
+    frame = frame.assign(**{c: numbers(frame[c], c, "metric") for c in columns.metrics})
     if columns.epoch is not None:
-        frame = frame.assign(**{columns.epoch: _numbers(frame[columns.epoch], columns.epoch, "")})
+        frame = frame.assign(**{columns.epoch: numbers(frame[columns.epoch], columns.epoch, "")})
     frame[CONFIG] = frame.groupby(list(columns.by), dropna=False).ngroup()
     configs = frame.drop_duplicates(CONFIG).set_index(CONFIG)[list(columns.by)].sort_index()
-    configs["label"] = [_label(row, columns.by) for row in configs.to_dict("records")]
-    runs = Runs(columns, configs, frame.iloc[:0], frame.iloc[:0])
+    labels = [_label(row, columns.by) for row in configs.to_dict("records")]
+    runs = Runs(columns, configs, pd.Series(labels, configs.index), frame, frame)
     frame = _without_missing(frame, runs)
     frame = _without_duplicates(frame, runs)
     runs.rows = frame
     runs.warnings += differing_columns(frame, columns.by, columns.keys, columns.metrics, CONFIG)
     runs.values = _last(frame, runs)
     _check_epochs(runs, keep_incomplete)
+    _check_examples(runs)
     runs.warnings += _about_repeats(runs)
     return runs
-
-
-def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
-    known = [str(c) for c in frame.columns]
-    asked = [("by", c) for c in columns.by]
-    asked += [("repeat", columns.repeat), ("metric", columns.metric)]
-    asked += [("epoch", columns.epoch)] if columns.epoch is not None else []
-    asked += [("example", columns.example)] if columns.example is not None else []
-    if not columns.by:
-        raise InputError(
-            f"by must name at least one column, the hyperparameters that were varied; the columns "
-            f"are {', '.join(known)}"
-        )
-    for role, name in [*asked, *(("columns", c) for c in columns.others)]:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(
-                f"{role} must be a column of the table ({', '.join(known)}), but got {name}{hint}"
-            )
-    seen: dict[str, str] = {}
-    for role, name in asked:
-        if name in seen:
-            raise InputError(
-                f"each column must have one role, but {name} is given for {seen[name]} and {role}"
-            )
-        seen[name] = role
-    if not len(frame):
-        raise InputError("the table must have rows, but it holds column names only")
-
-
-def _numbers(values: pd.Series, name: str, role: str) -> pd.Series:
-    """Return a column as numbers; raise InputError for text."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    wrong = values[numbers.isna() & values.notna()]
-    if len(wrong):
-        what = f"{role} {name}".strip()
-        raise InputError(
-            f"{what} must be a column of numbers, but row {int(wrong.index[0]) + 1} holds "
-            f"{wrong.iloc[0]!r} ({len(wrong)} of {len(values)} rows are no numbers)"
-        )
-    return numbers.astype(float)
 
 
 def _label(row: Mapping[Any, Any], by: Sequence[str]) -> str:
@@ -170,7 +107,6 @@ def _without_missing(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
 
 def _run_names(rows: pd.DataFrame, runs: Runs) -> list[str]:
     found = rows.drop_duplicates([CONFIG, runs.columns.repeat])
-    found = found.rename(columns={runs.columns.repeat: "repeat"})
     return [runs.name(row) for row in found.to_dict("records")]
 
 
@@ -207,12 +143,12 @@ def _conflict(frame: pd.DataFrame, runs: Runs, key: tuple[Any, ...], keys: list[
     columns = runs.columns
     same = (frame[keys] == list(key)).all(axis=1)
     rows = frame[same]
-    row = rows.rename(columns={columns.repeat: "repeat"}).to_dict("records")[0]
+    row = rows.to_dict("records")[0]
     where = runs.name(row) + "".join(f", {k} = {row[k]:g}" for k in [columns.epoch] if k)
     values = ", ".join(f"{v:.6g}" for v in rows[columns.metric].unique()[:4])
     used = {*keys, *columns.by, *columns.metrics}
     apart = [c for c in frame if c not in used and rows[c].nunique(dropna=False) > 1]
-    way = "Name the column that tells them apart with --by, --repeat or --epoch"
+    way = "Name the column that tells them apart with --by, --repeat, --epoch or --example"
     if apart:
         way += f" (they differ in {', '.join(map(str, apart[:MAX_LISTED]))})"
     return (
@@ -230,9 +166,9 @@ def _last(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
         last = frame.groupby(key)[columns.epoch].transform("max")
         frame = frame[frame[columns.epoch] == last]
         complete = last == last.max()
-    groups = frame.assign(complete=complete).groupby(key)
+    groups = frame.assign(**{COMPLETE: complete}).groupby(key)
     means = groups[columns.metrics].mean()
-    return means.join(groups["complete"].first()).reset_index()
+    return means.join(groups[COMPLETE].first()).reset_index()
 
 
 def _check_epochs(runs: Runs, keep_incomplete: bool) -> None:
@@ -244,7 +180,7 @@ def _check_epochs(runs: Runs, keep_incomplete: bool) -> None:
     if columns.epoch is None:
         return
     counts = runs.rows.groupby([CONFIG, columns.repeat])[columns.epoch].agg(["nunique", "max"])
-    counts = counts.reset_index().rename(columns={columns.repeat: "repeat"})
+    counts = counts.reset_index()
     most, end = counts["nunique"].max(), counts["max"].max()
     short = counts[counts["max"] < end]
     gaps = counts[(counts["max"] == end) & (counts["nunique"] < most)]
@@ -266,9 +202,24 @@ def _check_epochs(runs: Runs, keep_incomplete: bool) -> None:
             f"runs with fewer epochs than the others: {_epochs(short, most, runs)}. {fate}"
         )
     if not keep_incomplete:
-        runs.values = values[values.complete].reset_index(drop=True)
+        runs.values = values[values[COMPLETE]].reset_index(drop=True)
         kept = runs.values[[CONFIG, columns.repeat]]
         runs.rows = runs.rows.merge(kept, on=[CONFIG, columns.repeat])
+
+
+def _check_examples(runs: Runs) -> None:
+    """Warn of runs with other examples than the rest."""
+    columns = runs.columns
+    if columns.example is None:
+        return
+    counts = runs.rows.groupby([CONFIG, columns.repeat])[columns.example].nunique()
+    fewer = counts[counts < runs.rows[columns.example].nunique()].reset_index()
+    if len(fewer):
+        names = [runs.name(row) for row in fewer.to_dict("records")]
+        runs.warnings.append(
+            f"runs without all values of {columns.example}: {_some(names)}. A difference is over "
+            f"the examples that all its runs have"
+        )
 
 
 def _epochs(counts: pd.DataFrame, most: int, runs: Runs) -> str:
@@ -282,5 +233,14 @@ def _about_repeats(runs: Runs) -> Iterator[str]:
     counts = runs.values.groupby(CONFIG).size().reindex(runs.configs.index, fill_value=0)
     fewer = counts[counts < counts.max()]
     if len(fewer):
-        names = [f"{runs.configs.label[c]}: {n}" for c, n in fewer.items()]
+        names = [f"{runs.labels[c]}: {n}" for c, n in fewer.items()]
         yield f"configurations with fewer than {counts.max()} repeats: {_some(names)}"
+
+
+def equals(column: pd.Series, value: Value) -> pd.Series:
+    """Return where a column has a value; "1" of a command line is the number 1, too."""
+    same = (column == value) | (column.astype(str) == str(value))
+    try:
+        return same | (pd.to_numeric(column, errors="coerce") == float(value))
+    except ValueError:
+        return same

@@ -7,20 +7,17 @@ is recognised by its content. Nothing is unpickled, and no file is written.
 import csv
 import io
 import re
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import describe_missing
+from kdtune.results.table_optuna import Tidy, only_done, read_journal, read_sqlite
 
-Tidy = tuple[pd.DataFrame, list[str]]
-"""A table with one row per run (or run and epoch), and warnings."""
 SQLITE = "sqlite:///"
 HEAD = 4096
 """Bytes of a file that tell its format."""
@@ -35,7 +32,7 @@ class Reader:
     recognizes: Callable[[bytes], bool]
     """Whether the first bytes of a file are of this format."""
     read: Callable[[Path, str | None, str | None], Tidy]
-    """read(file, epoch, study): the table; for Optuna, see `_read_optuna`."""
+    """read(file, epoch, study): the table; for Optuna, see `table_optuna`."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,7 @@ def _read_csv(file: Path, epoch: str | None, study: str | None) -> Tidy:
     header = lines[0]
     delimiter = max(DELIMITERS, key=header.count)  # the comma if there is none
     names = next(csv.reader([header], delimiter=delimiter))
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise InputError(
-            f"columns of a table must have different names, but {file} has {twice[0]!r} twice"
-        )
+    _check_header(names, file)
     try:
         frame = pd.read_csv(io.StringIO(text), sep=delimiter, skipinitialspace=True)
     except (ValueError, pd.errors.ParserError) as error:
@@ -121,6 +115,18 @@ def _read_csv(file: Path, epoch: str | None, study: str | None) -> Tidy:
         frame = frame.apply(_decimal_comma)
     layout = next((layout for layout in LAYOUTS if layout.recognizes(frame)), None)
     return layout.tidy(frame) if layout else (frame, [])
+
+
+def _check_header(names: list[str], file: Path) -> None:
+    """Raise InputError unless the first line of a csv file names columns, each once."""
+    if all(re.fullmatch(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", name, re.IGNORECASE) for name in names):
+        raise InputError(
+            f"the first line of {file} must name the columns, but got {', '.join(names[:5])}"
+        )
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InputError(
+            f"columns of a table must have different names, but {file} has {twice[0]!r} twice"
+        )
 
 
 def _decode(file: Path) -> str:
@@ -189,99 +195,7 @@ def _is_wandb_runs(frame: pd.DataFrame) -> bool:
 
 def _from_wandb_runs(frame: pd.DataFrame) -> Tidy:
     """Return the finished runs of a table of runs; a warning counts the others."""
-    return _keep(frame, frame["State"] == "finished", frame["State"], "finished")
-
-
-def _keep(frame: pd.DataFrame, done: pd.Series, states: pd.Series, wanted: str) -> Tidy:
-    if done.all():
-        return frame, []
-    counts = states[~done].astype(str).value_counts()
-    others = ", ".join(f"{n} {state}" for state, n in counts.items())
-    note = f"{(~done).sum()} of {len(frame)} runs are not {wanted} and are left out ({others})"
-    return frame[done].reset_index(drop=True), [note]
-
-
-def _read_sqlite(file: Path, epoch: str | None, study: str | None) -> Tidy:
-    """Return the trials of an Optuna storage in a SQLite database; it is opened read-only."""
-    connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        tables = {row[0] for row in connection.execute("select name from sqlite_master")}
-    finally:
-        connection.close()
-    if not {"studies", "trials"} <= tables:
-        raise InputError(
-            f"a SQLite database must be an Optuna storage, but {file} has other tables"
-        )
-    from optuna.storages import RDBStorage
-
-    def load() -> Any:
-        return RDBStorage(f"sqlite:///{file.resolve().as_uri()}?mode=ro&uri=true")
-
-    return _read_optuna(file, load, epoch, study)
-
-
-def _read_journal(file: Path, epoch: str | None, study: str | None) -> Tidy:
-    """Return the trials of an Optuna storage in a journal file."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    return _read_optuna(file, lambda: JournalStorage(JournalFileBackend(str(file))), epoch, study)
-
-
-def _read_optuna(file: Path, load: Callable[[], Any], epoch: str | None, study: str | None) -> Tidy:
-    """Return the completed trials of a study.
-
-    Columns: number, the parameters, the user attributes, and value (value_0, value_1, ... or the
-    names of the metrics if there are several). With the epoch "step": a row per trial and
-    intermediate value, which is the value then.
-    """
-    import optuna
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        storage = load()
-        names = optuna.get_all_study_names(storage)
-        if study is None and len(names) == 1:
-            study = names[0]
-        if study not in names:
-            raise InputError(
-                f"--study must be one of the storage's ({', '.join(names) or 'none'}), but got "
-                f"{study or 'none'}"
-            )
-        found = optuna.load_study(study_name=study, storage=storage)
-        trials, metrics = found.get_trials(deepcopy=False), found.metric_names
-    except InputError:
-        raise
-    except Exception as error:  # of another version, locked or damaged
-        raise InputError(
-            f"{file} cannot be read as an Optuna storage: {first_line(error)}"
-        ) from error
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    if not trials:
-        raise InputError(f"a table of results must have rows, but study {study} has no trial")
-    rows = [row for trial in trials for row in _trial_rows(trial, metrics, epoch == "step")]
-    frame = pd.DataFrame(rows)
-    done = frame.pop("state") == "COMPLETE"
-    by_trial = pd.DataFrame([{"state": t.state.name} for t in trials])["state"]
-    _, notes = _keep(by_trial.to_frame(), by_trial == "COMPLETE", by_trial, "complete")
-    if not done.any():
-        raise InputError(f"study {study} of {file} must have complete trials, but has none")
-    return frame[done].reset_index(drop=True), notes
-
-
-def _trial_rows(trial: Any, metrics: Sequence[str] | None, steps: bool) -> list[dict[str, Any]]:
-    row = {"number": trial.number, "state": trial.state.name}
-    row |= {name: v for name, v in trial.user_attrs.items() if not isinstance(v, list | dict)}
-    row |= trial.params
-    if steps:
-        return [row | {"step": s, "value": v} for s, v in trial.intermediate_values.items()]
-    values = trial.values or []
-    names = metrics or [f"value_{i}" for i in range(len(values))]
-    if len(values) == 1 and not metrics:
-        names = ["value"]
-    return [row | dict(zip(names, values, strict=True))]
+    return only_done(frame, frame["State"] == "finished", frame["State"], "finished")
 
 
 def _refuse_excel(file: Path, epoch: str | None, study: str | None) -> Tidy:
@@ -293,8 +207,8 @@ def _refuse_excel(file: Path, epoch: str | None, study: str | None) -> Tidy:
 
 READERS = (
     Reader("parquet", lambda head: head.startswith(b"PAR1"), _read_parquet),
-    Reader("Optuna, SQLite", lambda head: head.startswith(b"SQLite format 3\0"), _read_sqlite),
-    Reader("Optuna, journal", lambda head: head.startswith(b'{"op_code"'), _read_journal),
+    Reader("Optuna, SQLite", lambda head: head.startswith(b"SQLite format 3\0"), read_sqlite),
+    Reader("Optuna, journal", lambda head: head.startswith(b'{"op_code"'), read_journal),
     Reader("Excel", lambda head: head.startswith(b"PK\x03\x04"), _refuse_excel),
     Reader("csv", lambda head: True, _read_csv),
 )

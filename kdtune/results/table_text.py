@@ -23,7 +23,7 @@ from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.power import detectable_difference
 
 if TYPE_CHECKING:
-    from kdtune.results.table import TableComparison
+    from kdtune.results.table_comparison import TableComparison
 
 POOLED = (
     "Pooled: mean ± SD over all epochs of all runs. That SD mixes the learning curve with the "
@@ -42,7 +42,7 @@ def text(result: TableComparison, format: Format = "md") -> str:
         return format_table(summary, "csv")
     if format == "latex":
         slashes = {c: c.replace("/", ".") for c in result.columns.by}
-        return format_table(summary.drop(columns="label").rename(columns=slashes), "latex")
+        return format_table(summary.rename(columns=slashes), "latex")
     parts = [summary_note(result), markdown(*summary_rows(result))]
     if len(result.comparisons):
         at = "at the last epoch, " if result.columns.epoch is not None else ""
@@ -79,7 +79,7 @@ def summary_rows(result: TableComparison) -> tuple[list[str], list[list[str]]]:
 def baseline(result: TableComparison) -> str:
     """Return the baseline in words."""
     config = result.baseline_config
-    return "" if config is None else str(result.runs.configs.label[config])
+    return "" if config is None else str(result.runs.labels[config])
 
 
 def number_of_runs(result: TableComparison) -> str:
@@ -157,7 +157,7 @@ def _method(result: TableComparison) -> Iterator[str]:
     if (metric := columns.metric) and not result.direction_given:
         other = "--lower-is-better" if result.higher_is_better else "--higher-is-better"
         word = "Higher" if result.higher_is_better else "Lower"
-        yield f"{word} {metric} is taken as better, by its name ({other} for the opposite)."
+        yield f"{word} {metric} is taken to be better, by its name ({other}: the opposite)."
 
 
 def _is_two_way(table: pd.DataFrame) -> bool:
@@ -181,8 +181,9 @@ def verdict(result: TableComparison) -> str:
         return "No conclusion: there are no configurations other than the baseline."
     table = table[have_enough_repeats(table.n)]
     if not table.p_holm.notna().any():
-        return f"No conclusion: a comparison needs {MIN_REPEATS} repeats of each configuration, better 8."
-    return f"{_finding(result, table)} {scope(table)}"
+        least = f"{MIN_REPEATS} repeats of each configuration"
+        return f"No conclusion: a comparison needs {least}; 8 are better."
+    return f"{_finding(result, table)} {scope(result, table)}"
 
 
 def _finding(result: TableComparison, table: pd.DataFrame) -> str:
@@ -245,11 +246,11 @@ def _detectable(row: pd.Series, result: TableComparison) -> str:
     return f"; minimum detectable difference at 80% power: {least:.2g}{_unit(result)}"
 
 
-def scope(table: pd.DataFrame) -> str:
+def scope(result: TableComparison, table: pd.DataFrame) -> str:
     """Return what the intervals generalise to."""
     if _is_two_way(table):
-        n = table.n_images.max()
-        return f"This holds for new repeats and new examples like these {n:.0f}."
+        n, name = table.n_images.max(), result.columns.example
+        return f"This holds for new runs and new examples ({n:.0f} values of {name})."
     return (
         "This holds for new runs on the same evaluation data: without one row per run and image "
         "(--example), nothing is said about new images."
