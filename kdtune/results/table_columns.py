@@ -72,6 +72,8 @@ def check_columns(frame: pd.DataFrame, columns: Columns) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
+            if set(name.split(",")) <= set(known):
+                hint = f"; separate names by spaces ({name.replace(',', ' ')})"
             raise InputError(
                 f"{role} must be a column of the table ({', '.join(known)}), but got {name}{hint}"
             )

@@ -59,6 +59,12 @@ class TableComparison:
         return scale_of(metric, self.runs.rows[metric], self.points)
 
     @property
+    def largest_difference(self) -> float:
+        """The largest possible difference: 1 or 100 for a share, else infinite."""
+        factor, is_share = self.scale
+        return 100 / factor if is_share else math.inf
+
+    @property
     def sign(self) -> int:
         """1 if higher values are better, else -1."""
         return 1 if self.higher_is_better else -1
@@ -169,8 +175,7 @@ class TableComparison:
     ) -> dict[str, float | str | bool]:
         """Return the statistics of a comparison."""
         a, b, why, examples = pair
-        scale, is_share = self.scale
-        most = 100 / scale if is_share else math.inf
+        most = self.largest_difference
         row: dict[str, float | str | bool] = {"paired": not why, "why": why, "n_baseline": len(b)}
         if not why:
             x, y = a.to_numpy(), b.to_numpy()

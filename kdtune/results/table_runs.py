@@ -238,8 +238,13 @@ def _about_repeats(runs: Runs) -> Iterator[str]:
 
 
 def equals(column: pd.Series, value: Value) -> pd.Series:
-    """Return where a column has a value; "1" of a command line is the number 1, too."""
+    """Return where a column has a value.
+
+    The text "1" is the number 1, too, and "none" is a value that is missing.
+    """
     same = (column == value) | (column.astype(str) == str(value))
+    if str(value).lower() in ("none", "nan", "-"):
+        return same | column.isna()
     try:
         return same | (pd.to_numeric(column, errors="coerce") == float(value))
     except ValueError:

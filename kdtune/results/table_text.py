@@ -94,7 +94,9 @@ def comparison_rows(result: TableComparison) -> tuple[list[str], list[list[str]]
     """Return head and rows of the comparisons with the baseline."""
     table, (scale, is_share) = result.comparisons, result.scale
     unit = "points" if is_share else result.columns.metric
-    head = [*result.columns.by, f"difference ({unit})", interval_name(table), "n"]
+    two_way = _is_two_way(table)
+    head = [*result.columns.by, f"difference ({unit})", interval_name(table)]
+    head += ["for these examples"] * two_way + ["n"]
     head += ["p (Holm)" if count(table) > 1 else "p"]
     with_max_t, paired = bool(table.p_max_t.notna().any()), bool(table.paired.any())
     head += ["p (max-T)"] * with_max_t + ["wins/ties/losses"] * paired
@@ -102,7 +104,11 @@ def comparison_rows(result: TableComparison) -> tuple[list[str], list[list[str]]
     rows = []
     for _, row in table.iterrows():
         cells = [cell(row[f"config/{name}"]) for name in result.columns.by]
-        cells += [*difference_and_interval(row, scale), _n(row), _p(row.p_holm)]
+        cells += difference_and_interval(row, scale)
+        if two_way:
+            here = pd.Series({"diff": row["diff"], "low": row.low_here, "high": row.high_here})
+            cells.append(difference_and_interval(here, scale)[1])
+        cells += [_n(row), _p(row.p_holm)]
         cells += [_p(row.p_max_t)] if with_max_t else []
         wins = f"{row.wins:.0f}/{row.ties:.0f}/{row.losses:.0f}" if row.paired else "-"
         cells += [wins] if paired else []
@@ -149,6 +155,8 @@ def _method(result: TableComparison) -> Iterator[str]:
         yield f"Unpaired ({why}): runs are independent samples, Welch's t test."
     if (m := count(table)) > 1:
         yield f"CI Bonferroni-adjusted and p Holm-adjusted for the {m} comparisons."
+    if _is_two_way(table):
+        yield "CI over repeats and examples; for these examples: the same over repeats alone."
     if len(candidates := result.candidates) > 1:
         yield (
             f"The baseline is the best of {len(candidates)} configurations; p does not account for "
@@ -189,7 +197,7 @@ def verdict(result: TableComparison) -> str:
 def _finding(result: TableComparison, table: pd.DataFrame) -> str:
     """Return the sentences about the best configuration that is compared with the baseline."""
     known = table[table.p_holm.notna()]
-    excludes_0 = (known.low > 0) | (known.high < 0) | known.low.isna()
+    excludes_0 = (known.low > 0) | (known.high < 0)
     significant = known[(known.p_holm < SIGNIFICANCE_LEVEL) & excludes_0]
     better = significant[result.sign * significant["diff"] > 0]
     metric = result.columns.metric
@@ -206,7 +214,7 @@ def _finding(result: TableComparison, table: pd.DataFrame) -> str:
         )
     text = (
         f"No significant difference in {metric}: {row.label} against {baseline(result)}: "
-        f"{_effect(row, result, True)}{_detectable(row, result)}."
+        f"{_effect(row, result, True)}{_in_every_repeat(row)}{_detectable(row, result)}."
     )
     if len(significant):
         text += f" {len(significant)} of {len(known)} configurations were significantly worse."
@@ -227,7 +235,10 @@ def _effect(row: pd.Series, result: TableComparison, signed: bool) -> str:
     p = _p(row.p_holm)
     p = f"p {p}" if p.startswith("<") else f"p = {p}"
     parts.append(f"Holm-adjusted {p} over {m} comparisons" if m > 1 else p)
-    parts.append(f"n = {_n(row)}{'' if row.paired else ', unpaired'}")
+    n = f"n = {_n(row)}" if row.paired else f"n = {_n(row)}, unpaired"
+    if not math.isnan(row.n_images):
+        n += f" × {row.n_images:,.0f} examples"
+    parts.append(n)
     return f"{amount}{_unit(result)}{against} ({', '.join(parts)})"
 
 
@@ -235,22 +246,34 @@ def _unit(result: TableComparison) -> str:
     return " percentage points" if result.scale[1] else ""
 
 
+def _in_every_repeat(row: pd.Series) -> str:
+    """Return that a configuration was better or worse in every repeat; "" if it was not."""
+    for number, word in ((row.wins, "better"), (row.losses, "behind")):
+        if row.paired and number == row.n:
+            return f"; it was {word} in all {number:.0f} repeats"
+    return ""
+
+
 def _detectable(row: pd.Series, result: TableComparison) -> str:
     """Return the minimum detectable difference of a paired comparison; "" for others."""
-    if not row.paired or _is_two_way(result.comparisons) or not row.sd > 0:
+    if math.isnan(row.low):
+        equal = f"all {row.n:.0f} differences" if row.paired else "the runs of each configuration"
+        return f"; {equal} are equal, so there is no interval"
+    if not row.paired or _is_two_way(result.comparisons):
         return ""
     level = SIGNIFICANCE_LEVEL / max(1, count(result.comparisons))
-    least = result.scale[0] * detectable_difference(row.sd, int(row.n), level)
-    if not math.isfinite(least):
-        return ""
-    return f"; minimum detectable difference at 80% power: {least:.2g}{_unit(result)}"
+    least = detectable_difference(row.sd, int(row.n), level)
+    if least > result.largest_difference:
+        return f"; {row.n:.0f} repeats are too few for 80% power at any difference"
+    shown = result.scale[0] * least
+    number = f"{shown:.1f}" if result.scale[1] else f"{shown:.2g}"
+    return f"; minimum detectable difference at 80% power: {number}{_unit(result)}"
 
 
 def scope(result: TableComparison, table: pd.DataFrame) -> str:
     """Return what the intervals generalise to."""
     if _is_two_way(table):
-        n, name = table.n_images.max(), result.columns.example
-        return f"This holds for new runs and new examples ({n:.0f} values of {name})."
+        return f"This holds for new runs and new examples like these ({result.columns.example})."
     return (
         "This holds for new runs on the same evaluation data: without one row per run and image "
         "(--example), nothing is said about new images."

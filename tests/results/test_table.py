@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from study_folders import make
 
 import kdtune
 from kdtune.config.errors import InputError
@@ -135,7 +136,8 @@ def test_values_per_example_hold_for_new_examples() -> None:
     assert (row["diff"], row.n, row.n_images) == (pytest.approx(mean), 5, 60)
     here = stats.ttest_1samp(rows, 0).confidence_interval()
     assert (row.low_here, row.high_here) == pytest.approx((here.low, here.high))
-    assert "new runs and new examples (60 values of image)" in result.verdict
+    assert "n = 5 × 60 examples). This holds for new runs and new examples" in result.verdict
+    assert "| for these examples |" in result.text()
 
     lost = kdtune.compare(frame.reset_index()[1:], "alpha", "seed", "correct", example="image")
     assert lost.comparisons["diff"][0] == pytest.approx(d[:, 1:].mean())
@@ -168,6 +170,9 @@ def test_verdict_names_a_difference_in_either_direction() -> None:
     loss = better.rename(columns={"acc": "val_loss"})
     result = kdtune.compare(loss, "alpha", "seed", "val_loss")
     assert "worsened val_loss" in result.verdict and "points" not in result.text()
+    equal = compare(frame.assign(acc=0.9 - 0.1 * frame.alpha)).verdict  # no standard error
+    assert equal.startswith("No significant difference in acc: alpha = 0 against alpha = 1: +10.00")
+    assert "it was better in all 8 repeats; all 8 differences are equal" in equal
     few = compare(table(seeds=2)).verdict
     assert few.startswith("No conclusion: a comparison needs 3 repeats")
 
@@ -246,6 +251,7 @@ def test_a_column_that_may_be_a_hyperparameter() -> None:
     ("change", "options", "message"),
     [
         ({}, {"by": "aplha"}, r"^by must be a column .*got aplha; did you mean alpha\?"),
+        ({}, {"by": "alpha,lr"}, r"separate names by spaces \(alpha lr\)"),
         ({}, {"by": ()}, "by must name at least one column"),
         ({}, {"metric": "seed"}, "one role, but seed is given for repeat and metric"),
         (
@@ -270,4 +276,29 @@ def test_an_inactive_hyperparameter_is_a_configuration() -> None:
     frame["temperature"] = np.where(frame.alpha < 1, 4.0, np.nan)
     result = compare(frame, by=["alpha", "temperature"], baseline={"alpha": "1"})
     assert result.runs.labels.tolist() == ["alpha = 0, T = 4", "alpha = 0.5, T = 4", "alpha = 1"]
+    same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
+    assert same.comparisons.equals(result.comparisons)
     assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
+
+
+def test_impossible_amounts_are_not_shown() -> None:
+    frame = table(seeds=3).query("alpha != 0.5")
+    wild = compare(frame.assign(acc=[0.5, 0.9, 0.1, 0.4, 0.8, 0.95]))
+    row = wild.comparisons.iloc[0]
+    assert (row.low, row.high) == (-1, 1)
+    assert "95% CI -100 to +100" in wild.verdict
+    assert "3 repeats are too few for 80% power at any difference" in wild.verdict
+
+
+def test_the_trials_of_a_study_give_its_own_numbers(tmp_path: Path) -> None:
+    results = make(tmp_path, {0.1: [0.72, 0.75, 0.73, 0.74], 1.0: [0.7, 0.74, 0.7, 0.73]})
+    want = results.compare()
+    trials = results.trials[results.trials.status == "completed"]
+    got = kdtune.compare(
+        trials, "config/alpha", "repeat", "val/acc@last", baseline={"config/alpha": 1}
+    )
+    assert not got.warnings
+    names = [name for name in want if name in got.comparisons and "config" not in name]
+    assert {"diff", "low", "high", "low_here", "p_holm", "p_max_t", "n_images"} < set(names)
+    numbers = [name for name in names if name not in ("label", "baseline")]
+    pd.testing.assert_frame_equal(got.comparisons[numbers], want[numbers], check_dtype=False)
