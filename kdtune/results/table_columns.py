@@ -150,7 +150,7 @@ def differing_columns(
     n = runs.ngroups
     for name in frame.columns.difference([*by, *keys, *metrics, config], sort=False):
         column = frame[name]
-        if column.dtype == object and column.map(lambda v: isinstance(v, list | dict)).any():
+        if column.dtype == object and column.map(_is_nested).any():
             continue
         number = column.nunique(dropna=False)
         if not 2 <= number <= n / 2 or not _was_set(column):
@@ -166,6 +166,28 @@ def differing_columns(
                 f"column {name} differs between repeats of one configuration ({shown}); if it is a "
                 f"hyperparameter, add it to --by"
             )
+
+
+def constant_in_configs(frame: pd.DataFrame, columns: Columns, config: str) -> list[str]:
+    """Return the other columns that look set, and differ between configurations but not within.
+
+    An effect of one of them cannot be told from that of the hyperparameters.
+    """
+    used = [*columns.by, *columns.keys, *columns.metrics, config]
+    others = frame.columns.difference(used, sort=False)
+    configs = frame.groupby(config)
+    return [
+        name
+        for name in others
+        if not (frame[name].dtype == object and frame[name].map(_is_nested).any())
+        and frame[name].nunique(dropna=False) > 1
+        and configs[name].nunique(dropna=False).max() == 1
+        and _was_set(frame[name])
+    ]
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, list | dict)
 
 
 def _was_set(column: pd.Series) -> bool:

@@ -14,14 +14,19 @@ import pandas as pd
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.results.labels import config_label
-from kdtune.results.table_columns import Columns, check_columns, differing_columns, numbers
+from kdtune.results.table_columns import (
+    Columns,
+    check_columns,
+    constant_in_configs,
+    differing_columns,
+    numbers,
+)
 from kdtune.results.tables import cell
 
 MAX_LISTED = 5
 """Runs or configurations that a warning names."""
 CONFIG = "kdtune/config"
 """Column with the number of the configuration; a name that a table does not have."""
-COMPLETE = "kdtune/complete"
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Runs:
     values: pd.DataFrame
     """A row per run, at its last epoch, mean over examples: the configuration's number, the repeat
     and the metrics."""
+    confounded: list[str] = field(default_factory=list)
+    """Other columns that differ between configurations."""
     warnings: list[str] = field(default_factory=list)
 
     def name(self, row: Mapping[str, Any]) -> str:
@@ -70,6 +77,7 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     frame = _without_duplicates(frame, runs)
     runs.rows = frame
     runs.warnings += differing_columns(frame, columns.by, columns.keys, columns.metrics, CONFIG)
+    runs.confounded = constant_in_configs(frame, columns, CONFIG)
     runs.values = _last(frame, runs)
     _check_epochs(runs, keep_incomplete)
     _check_examples(runs)
@@ -161,50 +169,60 @@ def _last(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
     """Return `Runs.values`."""
     columns = runs.columns
     key = [CONFIG, columns.repeat]
-    complete = pd.Series(True, index=frame.index)
     if columns.epoch is not None:
-        last = frame.groupby(key)[columns.epoch].transform("max")
-        frame = frame[frame[columns.epoch] == last]
-        complete = last == last.max()
-    groups = frame.assign(**{COMPLETE: complete}).groupby(key)
-    means = groups[columns.metrics].mean()
-    return means.join(groups[COMPLETE].first()).reset_index()
+        frame = frame[frame[columns.epoch] == frame.groupby(key)[columns.epoch].transform("max")]
+    return frame.groupby(key)[columns.metrics].mean().reset_index()
 
 
 def _check_epochs(runs: Runs, keep_incomplete: bool) -> None:
-    """Warn of runs with fewer epochs, and leave incomplete ones out of the values.
+    """Warn of runs with fewer epochs, and leave incomplete ones out.
 
-    Where most runs end before the last epoch, as with early stopping, none is left out.
+    A run is incomplete if others of its configuration go on. Where most runs end before the last
+    epoch, as with early stopping, none is left out.
     """
-    columns, values = runs.columns, runs.values
+    columns = runs.columns
     if columns.epoch is None:
         return
-    counts = runs.rows.groupby([CONFIG, columns.repeat])[columns.epoch].agg(["nunique", "max"])
-    counts = counts.reset_index()
-    most, end = counts["nunique"].max(), counts["max"].max()
-    short = counts[counts["max"] < end]
-    gaps = counts[(counts["max"] == end) & (counts["nunique"] < most)]
-    if len(gaps):
+    key = [CONFIG, columns.repeat]
+    counts = runs.rows.groupby(key)[columns.epoch].agg(n="nunique", last="max").reset_index()
+    of_config = counts.groupby(CONFIG)
+    counts["most"], counts["end"] = (
+        of_config["n"].transform("max"),
+        of_config["last"].transform("max"),
+    )
+    short, end = counts["last"] < counts["end"], counts["last"].max()
+    if short.sum() > len(counts) / 2:
         runs.warnings.append(
-            f"epochs are missing before the last one in {_epochs(gaps, most, runs)}"
-        )
-    if len(short) > len(counts) / 2:
-        runs.warnings.append(
-            f"the runs end at different epochs ({columns.epoch} {counts['max'].min():g} to "
+            f"the runs end at different epochs ({columns.epoch} {counts['last'].min():g} to "
             f"{end:g}); the last epoch of each counts"
         )
         return
-    if len(short):
+    early = counts[counts["end"] < end].drop_duplicates(CONFIG)
+    if len(early):
+        names = [f"{runs.labels[r[CONFIG]]} ({r['end']:g})" for r in early.to_dict("records")]
+        runs.warnings.append(
+            f"configurations whose runs end before {columns.epoch} {end:g}: {_some(names)}"
+        )
+    gaps = ~short & (counts["n"] < counts["most"])
+    if gaps.any():
+        runs.warnings.append(
+            f"epochs are missing before the last one in {_epochs(counts[gaps], runs)}"
+        )
+    if short.any():
         fate = "They count, with the last epoch that they have"
         if not keep_incomplete:
             fate = "They are left out (--keep-incomplete: the last epoch that they have counts)"
+            kept = counts.loc[~short, key]
+            runs.values, runs.rows = (t.merge(kept, on=key) for t in (runs.values, runs.rows))
         runs.warnings.append(
-            f"runs with fewer epochs than the others: {_epochs(short, most, runs)}. {fate}"
+            f"runs with fewer epochs than the others: {_epochs(counts[short], runs)}. {fate}"
         )
-    if not keep_incomplete:
-        runs.values = values[values[COMPLETE]].reset_index(drop=True)
-        kept = runs.values[[CONFIG, columns.repeat]]
-        runs.rows = runs.rows.merge(kept, on=[CONFIG, columns.repeat])
+
+
+def _epochs(counts: pd.DataFrame, runs: Runs) -> str:
+    """Return runs with their numbers of epochs in words."""
+    rows = counts.to_dict("records")
+    return _some([f"{runs.name(row)} ({row['n']} of {row['most']} epochs)" for row in rows])
 
 
 def _check_examples(runs: Runs) -> None:
@@ -220,12 +238,6 @@ def _check_examples(runs: Runs) -> None:
             f"runs without all values of {columns.example}: {_some(names)}. A difference is over "
             f"the examples that all its runs have"
         )
-
-
-def _epochs(counts: pd.DataFrame, most: int, runs: Runs) -> str:
-    """Return runs with their numbers of epochs in words."""
-    rows = counts.to_dict("records")
-    return _some([f"{runs.name(row)} ({row['nunique']} of {most} epochs)" for row in rows])
 
 
 def _about_repeats(runs: Runs) -> Iterator[str]:

@@ -162,6 +162,8 @@ def _method(result: TableComparison) -> Iterator[str]:
             f"The baseline is the best of {len(candidates)} configurations; p does not account for "
             f"its selection."
         )
+    if found := result.runs.confounded:
+        yield f"Columns that differ with the configuration, too: {', '.join(found[:5])}."
     if (metric := columns.metric) and not result.direction_given:
         other = "--lower-is-better" if result.higher_is_better else "--higher-is-better"
         word = "Higher" if result.higher_is_better else "Lower"

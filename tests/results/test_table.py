@@ -228,6 +228,9 @@ def test_runs_that_end_at_different_epochs() -> None:
     early = compare(epochs[(epochs.epoch < 2) | (epochs.seed == 0)], epoch="epoch")
     assert "the runs end at different epochs (epoch 1 to 3)" in early.warnings[0]
     assert early.comparisons.n.tolist() == [8, 8]  # early stopping leaves none out
+    shorter = compare(epochs[(epochs.epoch < 2) | (epochs.alpha != 0.5)], epoch="epoch")
+    assert shorter.warnings == ["configurations whose runs end before epoch 3: alpha = 0.5 (1)"]
+    assert shorter.comparisons.n.tolist() == [8, 8]  # by design
     gap = compare(epochs[~((epochs.epoch == 1) & (epochs.seed == 0))], epoch="epoch")
     assert (
         "epochs are missing before the last one in alpha = 0, seed = 0 (3 of 4" in gap.warnings[0]
@@ -244,7 +247,10 @@ def test_a_column_that_may_be_a_hyperparameter() -> None:
     innocent = frame.assign(
         fold=frame.seed % 2, loss=-np.log(frame.acc), name=[f"run{i}" for i in frame.index]
     )
-    assert not compare(innocent).warnings
+    assert not compare(innocent).warnings and "Columns that differ" not in compare(innocent).text()
+    confounded = compare(frame.assign(lr=np.where(frame.alpha < 1, 0.1, 0.01)))
+    assert not confounded.warnings
+    assert "Columns that differ with the configuration, too: lr." in confounded.text()
 
 
 @pytest.mark.parametrize(
