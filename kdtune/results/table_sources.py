@@ -58,7 +58,8 @@ def read_table(place: str, epoch: str | None = None, study: str | None = None) -
     """
     file = Path(place.removeprefix(SQLITE)).expanduser()
     if not file.is_file():
-        near = get_close_matches(file.name, [other.name for other in file.parent.glob("*.*")], n=1)
+        names = [other.name for other in file.parent.glob("*.*")]
+        near = get_close_matches(file.name, names, n=1, cutoff=0.75)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
         raise InputError(f"a table of results must be a file, but {describe_missing(file)}{hint}")
     with file.open("rb") as stream:

@@ -16,9 +16,11 @@ from kdtune.results.tables import (
     decimals,
     difference_and_interval,
     format_table,
+    interval_text,
     markdown,
     plus_minus,
 )
+from kdtune.results.wording import p_text
 from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.power import detectable_difference
 
@@ -106,8 +108,7 @@ def comparison_rows(result: TableComparison) -> tuple[list[str], list[list[str]]
         cells = [cell(row[f"config/{name}"]) for name in result.columns.by]
         cells += difference_and_interval(row, scale)
         if two_way:
-            here = pd.Series({"diff": row["diff"], "low": row.low_here, "high": row.high_here})
-            cells.append(difference_and_interval(here, scale)[1])
+            cells.append(interval_text(row.low_here, row.high_here, scale))
         cells += [_n(row), _p(row.p_holm)]
         cells += [_p(row.p_max_t)] if with_max_t else []
         wins = f"{row.wins:.0f}/{row.ties:.0f}/{row.losses:.0f}" if row.paired else "-"
@@ -234,8 +235,7 @@ def _effect(row: pd.Series, result: TableComparison, signed: bool) -> str:
     against = "" if signed else f" compared with {baseline(result)}"
     kind = "simultaneous 95% CI" if m > 1 else "95% CI"
     parts = [f"{kind} {low:+z.{digits}f} to {high:+z.{digits}f}"] if math.isfinite(half) else []
-    p = _p(row.p_holm)
-    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    p = p_text(row.p_holm)
     parts.append(f"Holm-adjusted {p} over {m} comparisons" if m > 1 else p)
     n = f"n = {_n(row)}" if row.paired else f"n = {_n(row)}, unpaired"
     if not math.isnan(row.n_images):
