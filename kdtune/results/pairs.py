@@ -31,9 +31,9 @@ class Pair:
     b: Values
     table: Values | None
     """Differences a - b of each example, [R, N]; None if not all predictions are there."""
-    repeats: Sequence[int]
-    """Number of each common repeat."""
-    design: Design
+    repeats: Sequence[int] = ()
+    """Number of each common repeat; only used where teachers are the sample."""
+    design: Design = ONE_TEACHER
 
     @property
     def n(self) -> int:
@@ -43,6 +43,8 @@ class Pair:
     @property
     def n_units(self) -> int:
         """Number of independent units: repeats, or teachers where these are the sample."""
+        if not self.design.by_teacher:
+            return self.n
         return len(set(self.design.units(self.repeats).tolist()))
 
     @property
