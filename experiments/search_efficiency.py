@@ -198,7 +198,7 @@ def planned(replay: Replay, **changes: object) -> Outcome:
     (pair,) = finalists(plan.ledger)
     baseline, distilled = pair.states
     row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs
-    final = final_differences(pair)
+    final = final_differences(plan.ledger, pair)
     if study.until_decided:
         return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:
