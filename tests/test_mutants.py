@@ -194,8 +194,8 @@ MUTANTS = {
     ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "if anytime_p(final_differences(plan.ledger, pair)) > level",
-        "if anytime_p(final_differences(plan.ledger, pair)) > 1",
+        "if anytime_p(final_differences(ledger, pair)) > level",
+        "if anytime_p(final_differences(ledger, pair)) > 1",
         "planning/standing",
     ),
     "one baseline for all students": Mutant(
