@@ -120,7 +120,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     figure, axes = new_axes(rows=len(table))
     scale, context = criterion.scale, results.context(criterion)
     for y, (_, row) in enumerate(table.iterrows()):
-        interval = [scale * row.low_all, scale * row.high_all]
+        interval = [scale * row.low, scale * row.high]
         axes.plot(interval, [y, y], color=COLOURS[0], lw=2)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
