@@ -101,8 +101,7 @@ class Criterion:
 
     @property
     def decides_the_search(self) -> bool:
-        """Whether the search selects by it: accuracy at the last epoch, in arms with and without
-        distillation."""
+        """Whether the search selects by it: accuracy, last epoch, with and without distillation."""
         return self.metric == "acc" and self.scope == "last" and self.has_plain_baseline
 
     def groups(self, configs: pd.DataFrame) -> pd.Series:

@@ -56,7 +56,7 @@ def best_within(
         values = by_repeat(trials, criterion.metric, criterion.scope)
         best = round_.best(set(values)) if round_ is not None else None
         best = best or best_config(values, criterion.sign, students_of(trials))
-        described = _describe(trials, best, own, criterion, limits, by)
+        described = _describe(trials, best, own, criterion, limits, by, round_ is not None)
         text = f"Best student with {asked}: {described}."
     return f"{text} Excluded by cost: {', '.join(excluded)}." if excluded else text
 
@@ -95,6 +95,7 @@ def _describe(
     criterion: Criterion,
     limits: Limits,
     by: Sequence[str],
+    is_recorded: bool,
 ) -> str:
     """Return the student, its cost, its configuration and its means with their intervals."""
     own = completed(trials)
@@ -102,7 +103,7 @@ def _describe(
     name = own["config/student"].iloc[0]
     cost = costs.loc[name]
     label = config_label(own.iloc[0], [n for n in by if n != "student"])
-    held_out = (own.phase == "final").all()
+    held_out = is_recorded and (own.phase == "final").all()
     note = "held-out repeats" if held_out else "optimistic: used for the selection"
     scope = (criterion.metric, criterion.scope)
     val = by_repeat(own, *scope)[best].dropna()

@@ -114,6 +114,7 @@ class Results:
         """
         return criterion.has_plain_baseline and finals.has_both_arms(self.final_trials)
 
+    @property
     def finalists_are_recorded(self) -> bool:
         """Return whether the finalists were recorded before the first of their final repeats."""
         return self.frames.round is not None

@@ -165,7 +165,7 @@ def _no_comparison(criterion: Criterion, baseline: str) -> str:
 def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
     """Return interval, p value and n of a comparison."""
     n = f"n = {count_of_planned(row.n, context.planned)}"
-    n += " held-out repeats" * context.held_out
+    n += f" {context.kind_of_repeats} repeats" * context.held_out
     interval = _ends(row.low, row.high, criterion)
     if context.anytime_level is not None:
         bounds = f"{context.interval} {interval}, " if interval else ""
@@ -261,9 +261,7 @@ def best_sentence(
         for column, what in names.items()
         if not math.isnan(best[f"{column}/mean"])
     ]
-    parts[0] += (
-        " (held-out repeats)" if context.held_out else " (optimistic: used for the selection)"
-    )
+    parts[0] += f" ({context.bias_of_best})"
     if criterion.has_predictions and not context.held_out and math.isnan(best["corrected/mean"]):
         parts.insert(1, "not corrected for selection, since predictions of a run are missing")
     percent = " (%)" if criterion.in_points else ""
