@@ -305,7 +305,12 @@ class Results:
         study decides (accuracy at the last epoch), it is the finalist that was the best before
         them, whatever they say: the better of two means would be optimistic.
         """
+        return self.best_among(list(self.trials.config_id.unique()), criterion)
+
+    def best_among(self, configs: Sequence[str], criterion: Criterion = DEFAULT) -> str | None:
+        """Return the best of these configurations as `best` does; None without a completed run."""
         trials = self.trials_for(criterion)
+        trials = trials[trials.config_id.isin(configs)]
         if self.names_recorded_best(criterion):
             return finals.recorded_best(trials, self.frames.round)
         values = by_repeat(trials, criterion.metric, criterion.scope)
