@@ -156,7 +156,8 @@ def test_the_best_student_within_a_latency() -> None:
     assert within(Criterion(limits=Limits(2.0))) == (
         "Best student with a latency of at most 2 ms at batch size 1 (1 thread of Some CPU): "
         "pkg:small (0.5 ms, 1,000 parameters) with alpha = 0.5; validation accuracy 71.0% (n = 2, "
-        "optimistic: used for the selection), test accuracy 61.0% (n = 2). Excluded by cost: pkg:large (3 ms)."
+        "optimistic: used for the selection), test accuracy 61.0% (n = 2). Excluded by cost: "
+        "pkg:large (3 ms)."
     )
 
 
