@@ -102,7 +102,7 @@ def verdict_by_student(results: Results, criterion: Criterion) -> str:
 def edges(results: Results, criterion: Criterion) -> str:
     """Return whether the best configuration is at the edge of the search space; else ""."""
     best = results.best(criterion)
-    words = sensitivity.edges(results.trials, best, results.by) if best else []
+    words = sensitivity.edges(results.search_trials, best, results.by, criterion) if best else []
     text = "The best configuration is at the edge of the search space"
     return f"{text}: {', '.join(words)}. Consider extending the range." if words else ""
 
