@@ -55,8 +55,9 @@ def _ranking(states: list[ConfigState]) -> tuple[str, ...]:
 
 
 def _default(ledger: Ledger) -> str | None:
-    """Return the recipe's default; None if it was not suggested or has no comparable runs."""
+    """Return the recipe's default; None if it was not suggested, or would fail once more."""
     state = ledger.configs.get(ledger.study.default.config_id)
-    if state is None or {"failed", "dropped"} & set(state.status.values()):
+    if state is None:
         return None
-    return state.run.config_id
+    before = {status for r, status in state.status.items() if phase_of(r) != "final"}
+    return None if before & {"failed", "dropped"} else state.run.config_id

@@ -66,5 +66,5 @@ def _warning(gain: float, excludes_0: bool) -> str:
     """Return a warning if the chosen configuration is worse than the default; else ""."""
     if gain >= 0:
         return ""
-    worse = "was worse than the recipe's default"
-    return f" Warning: the chosen configuration {worse}{', significantly' * excludes_0}."
+    kind = "significant" if excludes_0 else "not significant"
+    return f" Warning: the chosen configuration was worse than the recipe's default ({kind})."
