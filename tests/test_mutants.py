@@ -162,6 +162,18 @@ MUTANTS = {
         'in ("failed", "pruned", "dropped")',
         "planning/standing",
     ),
+    "a round goes on after the search was extended": Mutant(
+        "planning/ledger.py",
+        "            self.is_round_over = True\n",
+        "            self.is_round_over = False\n",
+        "planning/rounds",
+    ),
+    "the better finalist on the final repeats is the best": Mutant(
+        "results/study_results.py",
+        "recorded = self.frames.round is not None and",
+        "recorded = False and",
+        "results/context",
+    ),
     "a restored run lacks its score": Mutant(
         "planning/ledger.py",
         "if dropped.score is not None:",
@@ -194,8 +206,8 @@ MUTANTS = {
     ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "if anytime_p(final_differences(pair)) > level",
-        "if anytime_p(final_differences(pair)) > 1",
+        "if anytime_p(final_differences(ledger, pair)) > level",
+        "if anytime_p(final_differences(ledger, pair)) > 1",
         "planning/standing",
     ),
     "one baseline for all students": Mutant(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdtune.planning.ledger import FIRST_REPEAT, Arm, ConfigState, Ledger, phase_of
+from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics import racing
 from kdtune.statistics.sequential import anytime_p
 
@@ -67,7 +67,16 @@ def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:
 
 
 def finalists(ledger: Ledger) -> list[Finalists]:
-    """Return of each student the best of both arms, by search and confirmation."""
+    """Return of each student the finalists of the round of final repeats that has begun.
+
+    Before it has begun, and after it is over, these are the best of both arms by search and
+    confirmation. They are also those of a study of schema 3 or older, which recorded no finalists.
+    """
+    round_ = ledger.round
+    if round_ is not None and round_.is_recorded and ledger.is_in_round:
+        known = ledger.configs
+        ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
+        return [Finalists(*(None if c is None else known[c] for c in pair)) for pair in ids]
     return [Finalists(*map(_best, arms)) for arms in active_configs(ledger).values()]
 
 
@@ -81,15 +90,16 @@ def _best(arm: list[ConfigState]) -> ConfigState | None:
     return rivals[racing.rank_by_common_mean(np.array(rows), range(len(rivals)))[0]]
 
 
-def final_differences(pair: Finalists) -> list[float]:
+def final_differences(ledger: Ledger, pair: Finalists) -> list[float]:
     """Return distilled minus baseline on the final repeats, in order, up to the first gap.
 
-    A repeat in which one of the two has failed is left out and is no gap.
+    Only the repeats of the round that has begun count (see `planning.rounds`). A repeat in which
+    one of the two has failed is left out and is no gap.
     """
     baseline, distilled = pair
     if baseline is None or distilled is None:
         return []
-    differences, repeat = [], FIRST_REPEAT["final"]
+    differences, repeat = [], ledger.first_final_repeat
     while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
         if repeat in baseline.scores and repeat in distilled.scores:
             differences.append(distilled.scores[repeat] - baseline.scores[repeat])
@@ -109,7 +119,7 @@ def undecided(ledger: Ledger) -> list[Finalists]:
     """
     pairs = complete_pairs(ledger)
     level = ledger.study.level / max(1, len(pairs))
-    return [pair for pair in pairs if anytime_p(final_differences(pair)) > level]
+    return [pair for pair in pairs if anytime_p(final_differences(ledger, pair)) > level]
 
 
 def is_decided(ledger: Ledger) -> bool:

@@ -203,7 +203,7 @@ def _describe_end(plan: Plan) -> str:
     pairs = complete_pairs(plan.ledger)
     shown = []
     for pair in pairs:
-        final = final_differences(pair)
+        final = final_differences(plan.ledger, pair)
         student = f"{pair.states[0].run.student}: " * (len(pairs) > 1)
         p = f"anytime-valid p = {anytime_p(final):.2g}"
         shown.append(f"{student}{len(final)} final repeats, {p}")

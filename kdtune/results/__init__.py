@@ -10,6 +10,8 @@
 - baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
+- finals: the trials of the last round of final repeats
+- default_config: the recipe's default beside the chosen configuration, in words
 - studies: list of the studies in a folder
 - side_by_side, side_by_side_text: several studies of the same data compared, in numbers and words
 - setups: whether studies have the same data, and what differs in their settings

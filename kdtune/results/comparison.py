@@ -106,6 +106,11 @@ class Criterion:
         """Whether the baseline is training without distillation."""
         return self.baseline == PLAIN_TRAINING
 
+    @property
+    def decides_the_search(self) -> bool:
+        """Whether the search selects by it: accuracy, last epoch, with and without distillation."""
+        return self.metric == "acc" and self.scope == "last" and self.has_plain_baseline
+
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
 

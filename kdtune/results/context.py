@@ -10,6 +10,12 @@ NO_DISTILLATION = "training without distillation"
 """The default baseline in words."""
 NOT_ADJUSTED = "p values are not adjusted for the adaptive number of repeats."
 
+NOT_RECORDED = (
+    "An earlier version of kdtune ran this study and did not record the finalists before their "
+    "final repeats, and the best configuration is the better finalist on these repeats. The p "
+    "values are not adjusted for that."
+)
+
 
 @dataclass(frozen=True)
 class ComparisonContext:
@@ -20,7 +26,7 @@ class ComparisonContext:
     planned: float
     """Planned repeats of each configuration; NaN if their number was not fixed in advance."""
     held_out: bool = False
-    """Whether the comparison uses held-out repeats, which did not select the finalists."""
+    """Whether the comparison uses the final repeats, which did not select the finalists."""
     anytime_level: float | None = None
     """Level of a study that added repeats until it was decided. None: their number was fixed."""
     images: int | None = None
@@ -29,6 +35,11 @@ class ComparisonContext:
     """Why it holds for these images only."""
     design: Design = ONE_TEACHER
     """What the repeats vary."""
+    is_recorded: bool = True
+    """Whether the finalists were recorded before the first of their final repeats."""
+    names_recorded_best: bool = True
+    """Whether the best configuration is the finalist that was recorded as the best; else it is the
+    better one on the final repeats."""
 
     @property
     def is_fixed(self) -> bool:
@@ -52,7 +63,21 @@ class ComparisonContext:
         if not self.held_out:
             return ""
         added = ", added until the comparison is decided" * (self.anytime_level is not None)
-        return f", finalists on held-out repeats{added}"
+        return f", finalists on {self.kind_of_repeats} repeats{added}"
+
+    @property
+    def kind_of_repeats(self) -> str:
+        """Kind of the repeats: "held-out" if nothing has been selected on them, else "final"."""
+        return "held-out" if self.is_recorded else "final"
+
+    @property
+    def bias_of_best(self) -> str:
+        """What biases the best configuration's metric on val, as a note in parentheses."""
+        if not self.held_out:
+            return "optimistic: used for the selection"
+        if self.is_recorded and self.names_recorded_best:
+            return "held-out repeats, but the images that selected it"
+        return f"{self.kind_of_repeats} repeats; optimistic: they chose between the finalists"
 
     @property
     def holds_for(self) -> str:
@@ -126,10 +151,13 @@ class ComparisonContext:
     @property
     def baseline_note(self) -> str:
         """How the baseline was selected, and whether the p values account for that."""
+        if self.held_out and not self.is_recorded:
+            return f"The baseline is {self.baseline}. {NOT_RECORDED}"
         if self.held_out:
             return (
-                f"The baseline is {self.baseline}. Like the best configuration it was selected on "
-                f"other repeats, so the p values need no adjustment for the selection."
+                f"The baseline is {self.baseline}. The finalists were recorded before the first of "
+                f"these repeats, which selected neither of them. The val images are those that "
+                f"selected them, and the p values are not adjusted for that."
             )
         return (
             f"The baseline is {self.baseline}, the best one by the criterion that also selects the "

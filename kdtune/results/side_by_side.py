@@ -18,12 +18,10 @@ from kdtune.results.comparison import (
     DEFAULT,
     SIGNIFICANCE_LEVEL,
     Criterion,
-    best_config,
     by_repeat,
     completed,
     completed_configs,
     over_known,
-    students_of,
 )
 from kdtune.results.design import stricter
 from kdtune.results.pairs import Pair, difference_table
@@ -88,7 +86,7 @@ class SideBySide:
         return pd.DataFrame(rows, columns=columns)
 
     def _best_of(self, name: str) -> Iterator[Row]:
-        results, sign = self.studies[name], self.criterion.sign
+        results = self.studies[name]
         values = self._values(name, "val").dropna(axis=1, how="all")
         can_be = self.criterion.is_baseline(completed_configs(results.trials))
         kinds = (
@@ -97,10 +95,9 @@ class SideBySide:
         best = results.best(self.criterion)
         for kind, wanted in zip(reversed(kinds), (False, True), strict=True):
             group = [config for config in values if can_be[config] == wanted]
-            if not group:
+            config = best if best in group else results.best_among(group, self.criterion)
+            if config is None:
                 continue
-            config = best if best is not None and best in group else None
-            config = config or best_config(values[group], sign, students_of(results.trials))
             row: Row = {"study": name, "kind": kind, "is_best": config == best}
             row |= {"config_id": config, "label": results.label(config)}
             for split in SPLITS:

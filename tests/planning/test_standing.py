@@ -20,7 +20,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
     plan = Plan(study, play(study, curve))
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
-    differences = final_differences(finalists(plan.ledger)[0])
+    differences = final_differences(plan.ledger, finalists(plan.ledger)[0])
     assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
 
     small = replace(study, budget="10runs")
@@ -56,9 +56,12 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
         assert pair.baseline is not None and wanted.baseline is not None
         assert pair.baseline.run == wanted.baseline.run
         states = plan.ledger.configs.values()
-        assert sum(any(phase_of(r) == "final" for r in state.status) for state in states) == 2
+        ran = {s.run.config_id for s in states if any(phase_of(r) == "final" for r in s.status)}
+        default = study.default.config_id  # a third one beside the finalists of the race
+        assert ran == {s.run.config_id for s in pair.states} | {default}
+        assert len(ran) == (3 if study is race else 2)
         finals = [r for r in pair.baseline.status if phase_of(r) == "final"]
-        assert len(final_differences(pair)) == len(finals) - 1
+        assert len(final_differences(plan.ledger, pair)) == len(finals) - 1
     assert is_decided(plan.ledger)
 
 
