@@ -26,7 +26,7 @@ from kdtune.planning.ledger import (
     phase_of,
 )
 from kdtune.planning.proposals import ConfigSampler
-from kdtune.planning.standing import active_configs, configs_to_confirm, finalists, undecided
+from kdtune.planning.standing import active_configs, configs_to_confirm, decidable, finalists
 from kdtune.planning.warm_start import best_of_other
 from kdtune.statistics.early_stopping import is_behind, rungs
 
@@ -251,7 +251,7 @@ class Plan:
         pairs = finalists(self.ledger)
         if not self.study.until_decided:
             return self._first_missing([s for pair in pairs for s in pair.states], "final", count)
-        open_pairs = [s for pair in undecided(self.ledger) for s in pair.states]
+        open_pairs = [s for pair in decidable(self.ledger) for s in pair.states]
         single = [s for pair in pairs if len(pair.states) < 2 for s in pair.states]
         return self._first_missing(
             open_pairs, "final", MAX_REPEATS_PER_PHASE

@@ -28,7 +28,7 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the ends of the t interval: mean +- t(df, (1 + level) / 2) error; NaN without."""
-        half = float(stdtrit(self.df, (1 + level) / 2)) * self.error
+        half = t_quantile(self.df, level) * self.error
         return self.mean - half, self.mean + half
 
     @property
@@ -86,6 +86,11 @@ class Components:
         if not total:
             return math.nan, math.nan, math.nan
         return parts[0] / total, parts[1] / total, parts[2] / total
+
+
+def t_quantile(df: float, level: float) -> float:
+    """Return the half width of a t interval of this level in standard errors."""
+    return float(stdtrit(df, (1 + level) / 2))
 
 
 def over_repeats(sample: ArrayLike) -> Estimate:
