@@ -173,7 +173,7 @@ def undecidable_sentence(images: float, least: float) -> str:
     """
     return (
         f"More repeats cannot decide it with {images:,.0f} val images: on these, a difference "
-        f"below {with_unit(least, DEFAULT)} may be due to the choice of the images. More val images "
+        f"below {with_unit(least, DEFAULT)} may be due to the choice of images. More val images "
         f"can."
     )
 
