@@ -9,7 +9,7 @@ from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import ComparisonContext, count_comparisons
 from kdtune.statistics.crossed import Components, t_quantile
 from kdtune.statistics.intervals import ROUNDING
-from kdtune.statistics.power import detectable_difference, repeats_needed, shrunk
+from kdtune.statistics.power import detectable_difference, detectable_effect, repeats_needed, shrunk
 
 MAX_SUGGESTED_REPEATS = 200
 """The verdict does not suggest more repeats than these."""
@@ -44,7 +44,10 @@ def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
         criterion: by which the table was made.
     """
     parts, level = components_of(row), SIGNIFICANCE_LEVEL / m
-    found = detectable_difference(parts, row.n, row.n_images, level)
+    if _has_independent_repeats(row):
+        found = detectable_difference(parts, row.n, row.n_images, level)
+    else:
+        found = row.error * detectable_effect(row.df, level)
     if not math.isfinite(found) or not found:
         return ""
     return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
@@ -53,6 +56,15 @@ def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
 def components_of(row: pd.Series) -> Components:
     """Return the variance components of a row of `comparison.compare`."""
     return Components(row.var_repeat, row.var_image, row.var_rest)
+
+
+def _has_independent_repeats(row: pd.Series) -> bool:
+    """Return False if the error is larger than that of independent repeats, or has fewer df.
+
+    That is so with folds and with several teachers, where more repeats help less.
+    """
+    as_crossed = components_of(row).error(row.n, row.n_images)
+    return bool(row.df >= row.n - 1 and row.error <= 1.001 * as_crossed)
 
 
 def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
@@ -72,7 +84,7 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
     text = f"; minimum detectable difference {able}." if able else "."
     if criterion.sign * row["diff"] <= 0:
         text += " The estimate is not an improvement, so more repeats are unlikely to show one."
-    else:
+    elif _has_independent_repeats(row):
         text += _repeats(table, m, criterion)
     return f"{text}{_sentence(what_would_help(row, m, criterion))}"
 
@@ -127,7 +139,7 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
     """
     parts, n, images = components_of(row), row.n, row.n_images
     half = (row.high - row.low) / 2
-    if not parts.has_images or not math.isfinite(half) or not parts.error(n, images):
+    if not parts.has_images or not math.isfinite(half) or not _has_independent_repeats(row):
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     text = f"Of the variance, {repeat} is from repeats, {image} from images, {rest} from both."

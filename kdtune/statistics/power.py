@@ -43,13 +43,19 @@ def detectable_difference(
     if repeats < MIN_REPEATS:
         return math.nan
     error, df = parts.error(repeats, images), parts.df(repeats, images)
-    if not error:
-        return 0.0
+    return error * detectable_effect(df, level, power) if error else 0.0
+
+
+def detectable_effect(df: float, level: float = 0.05, power: float = 0.8) -> float:
+    """Return the true mean that a t test detects with this power, in standard errors.
+
+    Infinite above `MAX_EFFECT`. The other arguments are those of `detectable_difference`.
+    """
     low, high = 0.0, MAX_EFFECT
     for _ in range(100):  # bisection: the power rises with the effect
         middle = (low + high) / 2
         low, high = (middle, high) if _power(middle, df, level) < power else (low, middle)
-    return error * high if high < MAX_EFFECT else math.inf
+    return high if high < MAX_EFFECT else math.inf
 
 
 def repeats_needed(

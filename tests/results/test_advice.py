@@ -24,10 +24,15 @@ PARTS = {"var_repeat": 8e-5, "var_image": 0.02, "var_rest": 0.1}
 SHARES = "Of the variance, 13% is from repeats, 53% from images, 33% from both."
 
 
-def row(diff: float, error: float = math.sqrt(7.5e-5), **own: float) -> dict[str, float]:
+def row(diff: float, **own: float) -> dict[str, float]:
     """Return a row of a comparison of 8 repeats and 500 images, with an interval of +-2 points."""
-    values = {"diff": diff, "error": error, "sd": 0.01, "n": 8, "n_images": 500, "p": 0.3}
-    return values | PARTS | {"low": diff - 0.02, "high": diff + 0.02} | own
+    values = {"diff": diff, "sd": 0.01, "n": 8, "n_images": 500, "p": 0.3, "df": 60} | PARTS | own
+    parts = [values["var_repeat"] / 8]
+    if not math.isnan(values["n_images"]):
+        parts += [values["var_image"] / values["n_images"]]
+        parts += [values["var_rest"] / (8 * values["n_images"])]
+    ends = {"low": diff - 0.02, "high": diff + 0.02, "error": math.sqrt(sum(parts))}
+    return values | ends | own
 
 
 def half(repeats: int, images: int, m: int) -> float:
@@ -57,6 +62,18 @@ def test_without_images_there_are_no_shares() -> None:
     assert what_would_help(pd.Series(alone), 4, DEFAULT) == ""
     text = power_text(pd.DataFrame([alone]), 1, DEFAULT)
     assert "at 80% power with 8 repeats and 1 comparison: " in text
+
+
+def test_where_repeats_are_not_independent_no_number_of_them_is_advised() -> None:
+    """Folds and several teachers: the error is larger, or has fewer degrees of freedom."""
+    alone = row(0.018, n_images=math.nan, var_image=math.nan, var_rest=math.nan)
+    for own in ({"error": 0.006, "df": 7}, {"df": 2}):
+        given = alone | own
+        text = power_text(pd.DataFrame([given]), 1, DEFAULT)
+        able = float(re.search(r"and 1 comparison: (\S+) percentage points\.$", text)[1]) / 100
+        critical, shift = stats.t.ppf(0.975, given["df"]), able / given["error"]
+        power = stats.nct.sf(critical, given["df"], shift)
+        assert power == pytest.approx(0.8, abs=0.03)
 
 
 def test_the_named_difference_is_shrunk_and_its_condition_is_said() -> None:
