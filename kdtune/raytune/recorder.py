@@ -14,6 +14,7 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.trial import make_run
+from kdtune.storage.correctness import CORRECT
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
 
@@ -67,10 +68,12 @@ class Recorder(tune.Callback):
             self.display.print_line(line)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record that a trial starts, or starts again."""
+        """Record that a trial starts, or starts again; before, the round of finals it begins."""
         run = make_run(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
+        if (round_ := self.plan.round_begun_by(run)) is not None:
+            self.plan.add_record(self.records.finalists(round_))
         self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
 
     def on_trial_result(
@@ -84,7 +87,8 @@ class Recorder(tune.Callback):
         for epoch in result.get("epochs", ()):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
-            for line in self.records.epoch(run, attempt, number, seconds, splits):
+            correct = epoch.get(CORRECT)
+            for line in self.records.epoch(run, attempt, number, seconds, splits, correct):
                 self.plan.add_record(line)
             self.accuracy[run.trial_id] = splits["val"]["acc"]
 

@@ -18,11 +18,12 @@ from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.statistics.early_stopping import rungs
+from kdtune.storage.correctness import CORRECT, pack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
-from kdtune.training.recipe import teachers
+from kdtune.training.recipe import numbered, teachers
 from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
@@ -106,13 +107,13 @@ def _pull_teacher(run: Run, mirror: Mirror) -> None:
     with suppress(InputError):
         if is_ready(run, mirror.folder / "teacher"):
             return
-    mirror.pull(*_files_of(run, run.teachers))
+    mirror.pull(*_files_of(run, run.teacher_members))
     is_ready(run, mirror.folder / "teacher")
 
 
 def teacher_files(study: Study) -> list[str]:
     """Return the names of the files of all teachers of a study, below its folder."""
-    return _files_of(study.run, teachers(study))
+    return _files_of(study.run, numbered(study, teachers(study)))
 
 
 def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
@@ -127,8 +128,15 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
         split: {name: value for name, value in metrics.items() if value is not None}
         for split, metrics in last.items()
     }
-    values = [{"number": e.number, "seconds": e.seconds, "splits": e.splits} for e in epochs]
-    return {"epochs": values, "error": error, **curves}
+    return {"epochs": [_values(epoch) for epoch in epochs], "error": error, **curves}
+
+
+def _values(epoch: Epoch) -> dict[str, Any]:
+    """Return what is recorded of an epoch; of the last one also the correctness on val."""
+    values = {"number": epoch.number, "seconds": epoch.seconds, "splits": epoch.splits}
+    if "val" in epoch.predictions:
+        values[CORRECT] = pack_correct(epoch.predictions["val"].correct)
+    return values
 
 
 def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:

@@ -10,13 +10,13 @@ from kdtune.config.metrics import METRICS
 from kdtune.reporting.figures import MAX_CONFIGS
 from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
-from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, completed
-from kdtune.results.context import count_comparisons
+from kdtune.results.advice import detectable, what_would_help
+from kdtune.results.comparison import Criterion, completed, have_enough_repeats
+from kdtune.results.conclusion import default_sentences
+from kdtune.results.context import NOT_RECORDED, ComparisonContext
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
-from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
-from kdtune.statistics.power import detectable_difference
 
 _FIRST = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff")
 _OMITTED = ("distill", "nll")  # undefined for the baseline; equal to ce
@@ -44,7 +44,7 @@ def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
     if n := images.get("val"):
         resolution = f"{100 / n:.2g} percentage points (one of {n:,} val images)"
         facts["resolution of accuracy"] = resolution
-    facts["minimum detectable difference"] = _detectable(results, criterion)
+    facts |= _power_facts(results, criterion)
     seconds = completed(trials).seconds.sum()
     total = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
     return {name: value for name, value in (facts | {"total trial time": total}).items() if value}
@@ -53,9 +53,14 @@ def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
 def _counts(results: Results) -> str:
     """Return the numbers of configurations and repeats in each phase of the search."""
     parts = []
-    phases = {"search": "", "confirm": "confirmation: ", "final": "held-out: "}
+    trials = {
+        phase: results.trials[results.trials.phase == phase] for phase in ("search", "confirm")
+    }
+    trials |= {"final": results.final_trials}
+    final = "held-out: " if results.finalists_are_recorded else "final: "
+    phases = {"search": "", "confirm": "confirmation: ", "final": final}
     for phase, prefix in phases.items():
-        counts = results.trials[results.trials.phase == phase].config_id.value_counts()
+        counts = trials[phase].config_id.value_counts()
         ends = [f"{n}" for n in sorted({counts.min(), counts.max()})] if len(counts) else []
         if phase == "search" and not math.isnan(results.planned_repeats):
             ends = [f"{results.planned_repeats}"]
@@ -64,20 +69,29 @@ def _counts(results: Results) -> str:
     return "; ".join(parts)
 
 
-def _detectable(results: Results, criterion: Criterion) -> str:
-    """Return the minimum detectable difference of the median comparison.
+def _power_facts(results: Results, criterion: Criterion) -> dict[str, str]:
+    """Return the minimum detectable difference of the verdict, and what would narrow its interval.
 
-    Returns "" if the number of repeats was not fixed in advance.
+    Both are of the best configuration of each student that has enough repeats. {} if the number of
+    repeats was not fixed in advance.
     """
     table, context = results.compare(criterion), results.context(criterion)
-    if not len(table) or not context.is_fixed or not math.isfinite(sd := table.sd.median()):
-        return ""
-    m, n = max(1, int(table.p_holm.notna().sum())), int(table.n.max())
-    difference = detectable_difference(sd, n, SIGNIFICANCE_LEVEL / m)
-    if not math.isfinite(difference):
-        return ""
-    design = f"80% power, n = {n}, {count_comparisons(m)}, median SD of the differences"
-    return f"{with_unit(difference, criterion)} ({design})"
+    if not len(table) or not context.is_fixed:
+        return {}
+    m = max(1, int(table.p_holm.notna().sum()))
+    found: dict[str, list[str]] = {"minimum detectable difference": [], "what would help": []}
+    students = results.compared_students(criterion)
+    for student in students:
+        own = table[table["config/student"] == student]
+        row = own[have_enough_repeats(own.n)].iloc[0]
+        name = f"{student}: " * (len(students) > 1)
+        for texts, text in zip(
+            found.values(),
+            (detectable(row, m, criterion), what_would_help(row, m, criterion)),
+            strict=True,
+        ):
+            texts += [f"{name}{text}"] * bool(text)
+    return {name: "; ".join(texts) for name, texts in found.items()}
 
 
 @dataclass(frozen=True)
@@ -189,8 +203,9 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
     table = results.selection(criterion)
     if not len(table):
         return None
-    if results.uses_held_out_repeats(criterion):
-        kinds = {"val": "val, held-out repeats", "test": "test"}
+    context = results.context(criterion)
+    if context.held_out:
+        kinds = {"val": f"val, {context.kind_of_repeats} repeats", "test": "test"}
     else:
         kinds = {
             "val": "val (used for selection)",
@@ -200,8 +215,10 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
     table = _with_simultaneous_interval(table, results.compare(criterion))
     rows: list[list[str | Cell]] = []
     for _, row in table.iterrows():
+        if row.row == "default" and row.config_id == table.config_id.iloc[0]:
+            continue  # it is the best one; the note says so
         name = f"{row.row}: {results.label(row.config_id)}" if row.config_id else row.row
-        signed = row.row == "difference"
+        signed = not row.config_id
         rows.append([name, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
     note = _selection_note(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
     n, mean = split_sizes(results).get("test"), table.iloc[0]["test/mean"]
@@ -211,6 +228,7 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
             f" The sampling of {n:,} test images alone gives one trial a 95% CI (Wilson) of "
             f"{low:.1f} to {high:.1f}."
         )
+    note = f"{note} {default_sentences(results, criterion)}".strip()
     return NotedTable(note, Table(["", *kinds.values()], rows))
 
 
@@ -228,12 +246,9 @@ def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFram
 
 def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool) -> str:
     """Return how the best configuration was selected, and how that biases its estimates."""
-    if results.uses_held_out_repeats(criterion):
-        return (
-            "Both finalists were selected on other repeats, so the choice of seeds does not bias "
-            "these estimates. The val images are the same, so selection bias from the images "
-            "remains. The test split was not used for selection."
-        )
+    context = results.context(criterion)
+    if context.held_out:
+        return f"{_finalists_note(context)} The test split was not used for selection."
     note = (
         f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
         f"it is, because it was selected on val. The corrected estimate selects on images drawn "
@@ -245,6 +260,23 @@ def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool
     if criterion.has_predictions and is_uncorrected:
         note += " There is no corrected estimate, because predictions of some trials are missing."
     return note
+
+
+def _finalists_note(context: ComparisonContext) -> str:
+    """Return how the finalists were selected, as far as the records say."""
+    if not context.is_recorded:
+        return NOT_RECORDED
+    if not context.names_recorded_best:
+        return (
+            "The finalists were selected by accuracy at the last epoch and recorded before the "
+            "first of these repeats. Which of them is the best by this criterion was chosen on "
+            "these repeats, so its estimate is optimistic."
+        )
+    return (
+        "The finalists, and which of them is the best, were recorded before the first of these "
+        "repeats, so the choice of seeds does not bias these estimates. The val images are the "
+        "same, so selection bias from the images remains."
+    )
 
 
 def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> str | Cell:

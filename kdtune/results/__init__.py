@@ -6,9 +6,12 @@
 - predictions: predictions of the trials
 - comparison: the criterion, and configurations compared with the baseline
 - pairs: two configurations paired by repeat and image
+- design: what the repeats vary (teachers, folds), and so what intervals hold for
 - baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
+- finals: the trials of the last round of final repeats
+- default_config: the recipe's default beside the chosen configuration, in words
 - studies: list of the studies in a folder
 - side_by_side, side_by_side_text: several studies of the same data compared, in numbers and words
 - setups: whether studies have the same data, and what differs in their settings
@@ -20,7 +23,13 @@
 - files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student
+- advice: what a study could have detected, and whether repeats or images would help
 - conclusion: the conclusion and the summary of a study as text
+- table: `compare`, which compares configurations in a table of results made elsewhere
+- table_comparison: its numbers, with the columns of `comparison.compare`
+- table_text: its wording
+- table_columns, table_runs: columns of such a table, and one value per run from its rows
+- table_sources, table_optuna: readers of csv, parquet, Optuna storages, W&B's exports
 - tables: tables and single values as text
 
 Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of
