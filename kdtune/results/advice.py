@@ -1,6 +1,7 @@
 """Advice in words: what a study could have detected, and whether repeats or images would help."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -157,8 +158,12 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
     """Return the half width of the simultaneous interval of a design with m comparisons."""
-    quantile = t_quantile(parts.df(repeats, images), 1 - SIGNIFICANCE_LEVEL / m)
-    return quantile * parts.error(repeats, images)
+    level = 1 - SIGNIFICANCE_LEVEL / m
+    half = t_quantile(parts.df(repeats, images), level) * parts.error(repeats, images)
+    if not parts.has_images:
+        return half
+    here = replace(parts, image=0.0)  # never narrower than for these images, see `crossed`
+    return max(half, t_quantile(repeats - 1, level) * here.error(repeats, images))
 
 
 def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
