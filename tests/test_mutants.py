@@ -405,6 +405,21 @@ MUTANTS = {
     "a fingerprint without the cut": Mutant(
         "data/val_cut.py", "fingerprint=fingerprint, cut", "cut", "data/val_cut"
     ),
+    "a fold that is also in train": Mutant(
+        "data/folds.py", "in (~is_val, is_val)", "in (~is_val | is_val, is_val)", "data/folds"
+    ),
+    "folds without classes": Mutant(
+        "data/folds.py",
+        "order = order[torch.argsort(labels[order], stable=True)]",
+        "pass",
+        "data/folds",
+    ),
+    "naive t over folds": Mutant(
+        "statistics/resampling.py",
+        "(1 / n + val_over_train)",
+        "(1 / n)",
+        "statistics/resampling",
+    ),
     "val resized bilinearly, whatever the interpolation": Mutant(
         "data/views.py",
         "mode = MODES[self.interpolation]",

@@ -35,6 +35,7 @@ from kdtune.config.run import Run
 from kdtune.config.study_checks import (
     check_budget,
     check_device,
+    check_folds,
     check_named_weights,
     check_space,
 )
@@ -151,6 +152,7 @@ class Study:
         check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
         check_device(self)
         check_budget(self)
+        check_folds(self)
         check_named_weights(self)
         if self.warm_start is not None and self.search == "grid":
             raise InputError("warm_start needs --search random or tpe; a grid runs all it has")

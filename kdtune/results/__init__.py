@@ -6,6 +6,7 @@
 - predictions: predictions of the trials
 - comparison: the criterion, and configurations compared with the baseline
 - pairs: two configurations paired by repeat and image
+- design: what the repeats vary (teachers, folds), and so what intervals hold for
 - baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it

@@ -42,11 +42,13 @@ def context(results: Results, criterion: Criterion, student: str | None) -> Comp
     images, why = _images(results, criterion)
     own = baseline(results, criterion, student)
     recorded = (results.finalists_are_recorded, results.names_recorded_best(criterion))
-    return ComparisonContext(own, planned, held_out, level, images, why, *recorded)
+    return ComparisonContext(own, planned, held_out, level, images, why, results.design, *recorded)
 
 
 def _images(results: Results, criterion: Criterion) -> tuple[int | None, str]:
     """Return the number of images that a comparison generalises from, or why it does not."""
+    if results.design.folds is not None:
+        return None, "each repeat has other images in val"
     metric = METRICS[criterion.metric]
     if metric.of_example is None:
         return None, f"{metric.label} has no value per image"

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
+from kdtune.results.design import ONE_TEACHER, Design
 
 NO_DISTILLATION = "training without distillation"
 """The default baseline in words."""
@@ -32,6 +33,8 @@ class ComparisonContext:
     """Val images that the comparison generalises from. None: it holds for these images only."""
     why_these_images: str = ""
     """Why it holds for these images only."""
+    design: Design = ONE_TEACHER
+    """What the repeats vary."""
     is_recorded: bool = True
     """Whether the finalists were recorded before the first of their final repeats."""
     names_recorded_best: bool = True
@@ -79,10 +82,13 @@ class ComparisonContext:
     @property
     def holds_for(self) -> str:
         """What conclusions are about."""
+        units = self.design.new_units
+        if self.design.folds is not None:
+            return units
         if self.images is None:
             reason = f" ({self.why_these_images})" if self.why_these_images else ""
-            return f"new repeats with this teacher on these val images{reason}"
-        return "new repeats with this teacher and new images like those of val"
+            return f"{units} on these val images{reason}"
+        return f"{units} and new images like those of val"
 
     @property
     def paired_by(self) -> str:
@@ -92,7 +98,8 @@ class ComparisonContext:
     @property
     def sizes(self) -> str:
         """Over what t intervals and t tests are computed."""
-        return "repeats" if self.images is None else f"repeats and {self.images:,} val images"
+        units = self.design.units_phrase
+        return units if self.images is None else f"{units} and {self.images:,} val images"
 
     @property
     def method(self) -> str:
@@ -121,8 +128,10 @@ class ComparisonContext:
         text = (
             f"mean difference and {self.interval} (t interval over {self.sizes}, "
             f"Bonferroni-adjusted); p values adjusted for {count_comparisons(m)}: t tests by "
-            f"Holm's method, and sign-flip tests over repeats by max-T (from 6 repeats on)"
+            f"Holm's method"
         )
+        if self.design.folds is None:
+            text += ", and sign-flip tests over repeats by max-T (from 6 repeats on)"
         return text if self.is_fixed else f"{text}. {NOT_ADJUSTED[:-1]}"
 
     @property
@@ -130,6 +139,8 @@ class ComparisonContext:
         """What the lines in the figure of differences show."""
         if self.anytime_level is not None:
             return f"lines show the {self.interval}, which holds whenever the study stops"
+        if self.design.folds is not None:
+            return f"lines show the {self.interval} for new train/val splits"
         if self.images is None:
             return f"lines show the {self.interval} for these images"
         return (

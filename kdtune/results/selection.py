@@ -13,6 +13,7 @@ from kdtune.results.comparison import (
     students_of,
     with_enough_repeats,
 )
+from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.predictions import read_predictions
 from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
@@ -38,6 +39,7 @@ def selection(
     criterion: Criterion,
     chosen: Chosen,
     anytime_level: float | None = None,
+    design: Design = ONE_TEACHER,
 ) -> pd.DataFrame:
     """Return the criterion's metric of the chosen configurations, on val and test.
 
@@ -51,6 +53,7 @@ def selection(
         chosen: the configurations.
         anytime_level: level of a study that added repeats until the comparison was decided; its
             intervals are always-valid. None: 95 % t intervals.
+        design: what the repeats vary, which decides the standard error.
 
     Returns:
         Rows, differences paired by repeat: "best", "baseline", "difference" (best - baseline),
@@ -62,7 +65,7 @@ def selection(
     """
     val = by_repeat(trials, criterion.metric, criterion.scope)
     test = by_repeat(trials, criterion.metric, "last", split="test")
-    rows = _estimates(val, test, chosen, anytime_level)
+    rows = _estimates(val, test, chosen, anytime_level, design)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
         rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val, students_of(trials))))
@@ -71,7 +74,11 @@ def selection(
 
 
 def _estimates(
-    val: pd.DataFrame, test: pd.DataFrame, chosen: Chosen, anytime_level: float | None
+    val: pd.DataFrame,
+    test: pd.DataFrame,
+    chosen: Chosen,
+    anytime_level: float | None,
+    design: Design,
 ) -> list[Row]:
     """Return the rows of `selection`, from the metric by repeat on val and test."""
     best = chosen.best
@@ -87,16 +94,19 @@ def _estimates(
             samples.append((difference, "", *pairs))
     return [
         {"row": row, "config_id": config}
-        | _interval("val", on_val, anytime_level)
-        | _interval("test", on_test, anytime_level)
+        | _interval("val", on_val, anytime_level, design)
+        | _interval("test", on_test, anytime_level, design)
         for row, config, on_val, on_test in samples
     ]
 
 
-def _interval(name: str, sample: pd.Series, anytime_level: float | None) -> Row:
+def _interval(name: str, sample: pd.Series, anytime_level: float | None, design: Design) -> Row:
     """Return the mean of a sample and the ends of its interval; NaN for infinite ends."""
     i = mean_interval(sample.dropna())
     low, high = i.low, i.high
+    if design != ONE_TEACHER and i.n:
+        known = sample.dropna()
+        low, high = design.estimate(known.to_numpy(), None, list(known.index)).interval()
     if anytime_level is not None:
         low, high = anytime_interval(list(sample.dropna()), anytime_level)
         low, high = (low, high) if math.isfinite(high - low) else (math.nan, math.nan)
@@ -115,5 +125,6 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
     correct = val.astype({"correct": float}).pivot_table(
         index="config_id", columns="example", values="correct"
     )
+    correct = correct.dropna(axis=1)  # with folds a failed run may have had an example alone
     c = bootstrap_corrected(correct.loc[configs].to_numpy())
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}

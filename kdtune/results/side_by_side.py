@@ -23,6 +23,7 @@ from kdtune.results.comparison import (
     completed_configs,
     over_known,
 )
+from kdtune.results.design import stricter
 from kdtune.results.pairs import Pair, difference_table
 from kdtune.results.setups import check_same_data, differing_settings, pairing_obstacles
 from kdtune.results.study_results import Results, load
@@ -176,14 +177,17 @@ class SideBySide:
 
     def _pair(self, split: str, a: pd.Series, b: pd.Series, x: pd.Series, y: pd.Series) -> Pair:
         """Return a pair of configurations of two studies in their common repeats x and y."""
-        tables = []
+        design = stricter(*(self.studies[row.study].design for row in (a, b)))
+        repeats, tables = [int(repeat) for repeat in x.index], []
+        if design.folds is not None:  # each repeat has other images
+            return Pair(x.to_numpy(), y.to_numpy(), None, repeats, design)
         for row in (a, b):
             results = self.studies[row.study]
             trials = completed(results.trials_for(self.criterion))
             ids = trials[trials.config_id == row.config_id].set_index("repeat").trial_id[x.index]
             found = results.examples(self.criterion, split)(list(ids))
             tables.append([found.get(trial) for trial in ids])
-        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables))
+        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
 
     @cached_property
     def settings(self) -> pd.DataFrame:

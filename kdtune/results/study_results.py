@@ -29,6 +29,7 @@ from kdtune.results.comparison import (
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
+from kdtune.results.design import Design
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
@@ -36,6 +37,7 @@ from kdtune.results.labels import distinguishing
 from kdtune.results.pairs import ExampleReader, no_examples
 from kdtune.results.predictions import read_examples
 from kdtune.results.teachers import teacher_warnings, weak_teachers_text
+from kdtune.statistics.resampling import TeacherShare
 from kdtune.storage.records import read_study
 
 
@@ -215,9 +217,14 @@ class Results:
 
         def compared(criterion: Criterion) -> pd.DataFrame:
             level, read = self.anytime_level(criterion), self.examples(criterion)
-            return compare(self.trials_for(criterion), criterion, level, read)
+            return compare(self.trials_for(criterion), criterion, level, read, self.design)
 
         return cache(compared)
+
+    @property
+    def design(self) -> Design:
+        """What the repeats vary, and so what intervals hold for."""
+        return Design.of(self.study)
 
     def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
         """Return the reader of the criterion's metric per example of a split."""
@@ -280,7 +287,7 @@ class Results:
             default = finals.of_default(self.trials, self.frames.round, self.default)
             trials = pd.concat([trials, default])
         level = self.anytime_level(criterion)
-        return selection.selection(self.folder, trials, criterion, chosen, level)
+        return selection.selection(self.folder, trials, criterion, chosen, level, self.design)
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `sensitivity.sensitivity`."""
@@ -289,6 +296,19 @@ class Results:
     def spread(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return shares of variance; see `sensitivity.spread`."""
         return sensitivity.spread(self.frames, criterion)
+
+    def teacher_share(self, criterion: Criterion = DEFAULT) -> TeacherShare | None:
+        """Return how much the teachers matter for the first difference of `compare`.
+
+        None without several teachers, or with too few repeats.
+        """
+        table = self.compare(criterion)
+        if not len(table):
+            return None
+        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        first = table.iloc[0]
+        sample = (values[first.config_id] - values[first.baseline]).dropna()
+        return self.design.teacher_share(sample.to_numpy(), list(sample.index))
 
     def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return the variance that each hyperparameter explains; see `sensitivity.importances`."""
