@@ -1,16 +1,19 @@
 """Simulation of a study without training: runs from the plan, scores from a function."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
+from kdtune.storage.correctness import pack_correct
 
 Curve = Callable[[Run], list[float] | None]
 """Validation accuracies of a run by epoch; None: the run fails; NaN: it diverges there."""
+Correct = Callable[[Run], Sequence[bool]]
+"""Whether each prediction of a run on val is right; the accuracy of its last epoch."""
 Line = dict[str, Any]
 
 
@@ -43,8 +46,21 @@ def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
     yield _line("end", run, **end)
 
 
+def with_correct(lines: Iterable[Line], correct: Sequence[bool], epochs: int) -> Iterator[Line]:
+    """Yield the lines of a run; the last epoch's has the correctness of its predictions."""
+    for line in lines:
+        if line["kind"] == "epoch" and line["epoch"] == epochs - 1:
+            line |= {"n_examples": len(correct), "correct": pack_correct(correct)}
+        yield line
+
+
 def play(
-    study: Study, curve: Curve, width: int = 1, seed: int = 0, lines: list[Line] | None = None
+    study: Study,
+    curve: Curve,
+    width: int = 1,
+    seed: int = 0,
+    lines: list[Line] | None = None,
+    correct: Correct | None = None,
 ) -> list[Line]:
     """Play the study to its end and return its records in the order written.
 
@@ -54,6 +70,7 @@ def play(
         width: number of runs in flight; which of them ends next is random.
         seed: of the order in which runs end.
         lines: records to resume from.
+        correct: predictions of a run, for the records of its last epoch; None: not recorded.
     """
     lines = list(lines or ())
     plan, rng = Plan(study, lines, width), random.Random(seed)
@@ -68,7 +85,8 @@ def play(
             assert plan.is_done
             return lines
         run = in_flight.pop(rng.randrange(len(in_flight)))
-        for line in rest_of(run, plan, curve):
+        rest = rest_of(run, plan, curve)
+        for line in rest if correct is None else with_correct(rest, correct(run), run.epochs):
             _write(plan, lines, line)
 
 

@@ -204,10 +204,28 @@ MUTANTS = {
         "rivals = arm",
         "planning/standing",
     ),
+    "images do not count for a decision": Mutant(
+        "statistics/sequential.py",
+        "return low - extra, high + extra",
+        "return low, high",
+        "statistics/sequential",
+    ),
+    "more repeats where images cannot decide": Mutant(
+        "planning/plan.py",
+        "in decidable(self.ledger)",
+        "in finalists(self.ledger)",
+        "planning/standing",
+    ),
+    "the winner's own difference is the truth": Mutant(
+        "statistics/power.py",
+        "return float(d[index]) * factor",
+        "return float(d[index])",
+        "statistics/power",
+    ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "if anytime_p(final_differences(ledger, pair)) > level",
-        "if anytime_p(final_differences(ledger, pair)) > 1",
+        "if not final_test(ledger, pair).excludes_0(level)",
+        "if not final_test(ledger, pair).excludes_0(0.999)",
         "planning/standing",
     ),
     "one baseline for all students": Mutant(

@@ -85,15 +85,18 @@ class Study:
     """Prune trials of the first repeat that are behind the others at the same epoch."""
     repeats: Annotated[int, Setting(low=1, high=999, commands=ONLY_SEARCH)] = 8
     """Number of repeats (random seeds) of every configuration; with "race" the maximum. Use 8 or
-    more: 4 rarely reach significance. "auto": add final repeats until the difference is decided or
-    --budget is spent."""
+    more: 4 rarely reach significance. "auto": add final repeats until the difference in validation
+    accuracy is decided for new repeats and new images, --budget is spent, or more repeats cannot
+    decide it with these val images."""
     until_decided: Annotated[bool, Setting(commands=())] = False
-    """Set by --repeats auto: add final repeats of the two finalists until they are decided."""
+    """Set by --repeats auto: add final repeats of the two finalists until they are decided, or
+    cannot be."""
     level: Annotated[float, Setting(above=0, below=1, commands=ONLY_SEARCH)] = 0.05
-    """Error rate of --repeats auto: probability, over all interim analyses, of a wrong decision."""
+    """Error rate of --repeats auto: probability, over all interim analyses, of a decision where
+    there is no difference. Half of it is for repeats, half for val images."""
     budget: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
-    trials)."""
+    trials). A study ends before it where it is decided, or where only more images could decide."""
     warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
     keep: Annotated[KeptStudents, Setting(commands=ONLY_SEARCH)] = "best"

@@ -24,6 +24,7 @@ from kdtune.config.study import Study
 from kdtune.config.study_checks import BUDGET
 from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.racing import Table
+from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.rounds import FINALISTS, Round
 
 
@@ -65,6 +66,8 @@ class ConfigState:
     """By repeat: running, completed, failed, pruned or dropped."""
     scores: dict[int, float] = field(default_factory=dict)
     """By repeat, of the completed runs."""
+    correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    """By final repeat: whether each prediction on val is correct, [N]; not in old records."""
     reported_to_sampler: bool = False
 
     @property
@@ -225,6 +228,8 @@ class Ledger:
 
     def _add_epoch(self, trial_id: str, run: Run, repeat: int, line: Mapping[str, Any]) -> None:
         self._last[trial_id] = line[SCORE]
+        if phase_of(repeat) == "final" and (correct := unpack_correct(line)) is not None:
+            self.configs[run.config_id].correct[repeat] = correct
         if line["epoch"] >= self._epochs.get(trial_id, 0):  # a resumed run may repeat epochs
             self._epochs[trial_id] = line["epoch"] + 1
             self.cost.epochs += 1

@@ -26,7 +26,7 @@ from kdtune.planning.ledger import (
 )
 from kdtune.planning.proposals import ConfigSampler
 from kdtune.planning.rounds import current_round, default_of_round
-from kdtune.planning.standing import active_configs, configs_to_confirm, finalists, undecided
+from kdtune.planning.standing import active_configs, configs_to_confirm, decidable, finalists
 from kdtune.planning.warm_start import best_of_other
 from kdtune.statistics.early_stopping import is_behind, rungs
 from kdtune.storage.rounds import Round
@@ -264,7 +264,7 @@ class Plan:
         if not self.study.until_decided:
             chosen = [*(s for pair in pairs for s in pair.states), *default]
             return self._first_missing(chosen, first, count)
-        open_pairs = [s for pair in undecided(self.ledger) for s in pair.states]
+        open_pairs = [s for pair in decidable(self.ledger) for s in pair.states]
         single = [s for pair in pairs if len(pair.states) < 2 for s in pair.states]
         begun = max((max(s.status) for pair in pairs for s in pair.states), default=first - 1)
         return (

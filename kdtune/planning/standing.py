@@ -10,7 +10,7 @@ import numpy as np
 
 from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics import racing
-from kdtune.statistics.sequential import anytime_p
+from kdtune.statistics.sequential import AnytimeTest
 
 
 class Arms(NamedTuple):
@@ -99,12 +99,35 @@ def final_differences(ledger: Ledger, pair: Finalists) -> list[float]:
     baseline, distilled = pair
     if baseline is None or distilled is None:
         return []
-    differences, repeat = [], ledger.first_final_repeat
+    repeats = _paired_repeats(ledger, baseline, distilled)
+    return [distilled.scores[repeat] - baseline.scores[repeat] for repeat in repeats]
+
+
+def _paired_repeats(ledger: Ledger, baseline: ConfigState, distilled: ConfigState) -> list[int]:
+    """Return the final repeats of the round that both have completed, up to the first gap."""
+    repeats, repeat = [], ledger.first_final_repeat
     while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
         if repeat in baseline.scores and repeat in distilled.scores:
-            differences.append(distilled.scores[repeat] - baseline.scores[repeat])
+            repeats.append(repeat)
         repeat += 1
-    return differences
+    return repeats
+
+
+def final_test(ledger: Ledger, pair: Finalists) -> AnytimeTest:
+    """Return the always-valid test of the difference on the final repeats.
+
+    It is about new repeats and new images, or about new repeats on these images if records of an
+    older version lack the correctness of each image.
+    """
+    differences = final_differences(ledger, pair)
+    baseline, distilled = pair
+    if baseline is None or distilled is None:
+        return AnytimeTest.of(differences)
+    repeats = _paired_repeats(ledger, baseline, distilled)
+    pairs = [(distilled.correct.get(r), baseline.correct.get(r)) for r in repeats]
+    rows = [a.astype(float) - b for a, b in pairs if a is not None and b is not None]
+    is_known = len(rows) == len(repeats) and len({len(row) for row in rows}) == 1
+    return AnytimeTest.of(differences, np.stack(rows) if is_known else None)
 
 
 def complete_pairs(ledger: Ledger) -> list[Finalists]:
@@ -112,14 +135,34 @@ def complete_pairs(ledger: Ledger) -> list[Finalists]:
     return [pair for pair in finalists(ledger) if len(pair.states) == 2]
 
 
-def undecided(ledger: Ledger) -> list[Finalists]:
-    """Return the pairs of finalists whose always-valid p value exceeds the study's level.
+def level_per_pair(ledger: Ledger) -> float:
+    """Return the study's level, divided by the number of pairs of finalists (Bonferroni)."""
+    return ledger.study.level / max(1, len(complete_pairs(ledger)))
 
-    With several students the level is divided by their number (Bonferroni).
-    """
-    pairs = complete_pairs(ledger)
-    level = ledger.study.level / max(1, len(pairs))
-    return [pair for pair in pairs if anytime_p(final_differences(ledger, pair)) > level]
+
+def undecided(ledger: Ledger) -> list[Finalists]:
+    """Return the pairs of finalists whose always-valid p value exceeds their level."""
+    level = level_per_pair(ledger)
+    return [
+        pair for pair in complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(level)
+    ]
+
+
+def decidable(ledger: Ledger) -> list[Finalists]:
+    """Return the undecided pairs that more repeats of the same images may decide."""
+    level = level_per_pair(ledger)
+    return [
+        pair for pair in undecided(ledger) if not final_test(ledger, pair).is_undecidable(level)
+    ]
+
+
+def describe_decision(ledger: Ledger, pair: Finalists) -> str:
+    """Return whether a complete pair is decided, and its p value, e.g. "decided (... p = 0.02)"."""
+    test, level = final_test(ledger, pair), level_per_pair(ledger)
+    state = "decided" if test.excludes_0(level) else "not decided"
+    if state != "decided" and test.is_undecidable(level):
+        state = "undecidable with these images"
+    return f"{state} (always-valid p = {test.p:.2g})"
 
 
 def is_decided(ledger: Ledger) -> bool:

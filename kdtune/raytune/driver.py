@@ -15,7 +15,7 @@ from kdtune.config.study import Study
 from kdtune.data.balance import describe_data
 from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import complete_pairs, final_differences, is_decided
+from kdtune.planning.standing import complete_pairs, final_test, is_decided, level_per_pair
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
@@ -28,8 +28,8 @@ from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.teachers import check_teachers, train_teachers
 from kdtune.raytune.trial import make_run, run_trial, teacher_files
+from kdtune.results.advice import undecidable_sentence
 from kdtune.results.study_results import Results, load
-from kdtune.statistics.sequential import anytime_p
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
@@ -199,22 +199,26 @@ def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
 
 
 def _describe_end(plan: Plan) -> str:
-    """Return why --repeats auto ended: with a decision, or with its budget."""
-    pairs = complete_pairs(plan.ledger)
-    shown = []
+    """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
+    pairs, level = complete_pairs(plan.ledger), level_per_pair(plan.ledger)
+    shown, undecidable = [], []
     for pair in pairs:
-        final = final_differences(plan.ledger, pair)
+        test = final_test(plan.ledger, pair)
         student = f"{pair.states[0].run.student}: " * (len(pairs) > 1)
-        p = f"anytime-valid p = {anytime_p(final):.2g}"
-        shown.append(f"{student}{len(final)} final repeats, {p}")
+        shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
+        if not test.excludes_0(level) and test.is_undecidable(level):
+            words = undecidable_sentence(test.images, test.least_decidable(level))
+            undecidable.append(f"{student}{words}")
     evidence = "; ".join(shown)
     if is_decided(plan.ledger):
         return f"Decided at level {plan.study.level:g}: {evidence}."
-    if plan.ledger.cost.reaches(plan.study.budget):
-        return (
-            f"Not decided: the budget of {plan.study.budget} is spent ({evidence or 'no finals'})."
-        )
-    return "Not decided: there are no two finalists to compare."
+    if not pairs:
+        why = "there are no two finalists to compare"
+    elif plan.ledger.cost.reaches(plan.study.budget):
+        why = f"the budget of {plan.study.budget} is spent ({evidence})"
+    else:
+        why = evidence
+    return " ".join([f"Not decided: {why}.", *undecidable])
 
 
 def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:

@@ -14,13 +14,12 @@ from kdtune.planning.plan import Plan
 from kdtune.planning.standing import (
     Finalists,
     active_configs,
+    describe_decision,
     final_differences,
     finalists,
-    undecided,
 )
 from kdtune.results.tables import cell
 from kdtune.statistics.intervals import mean_interval, paired_difference
-from kdtune.statistics.sequential import anytime_p
 from kdtune.streams.cache import Cache
 from kdtune.training.progress import Progress, describe_build
 
@@ -127,8 +126,7 @@ def _describe_lead(
         points = 100 * sum(final) / len(final)
         text = f"{points:+.1f} points over {len(final)} final repeats"
         if plan.study.until_decided:
-            state = "not decided" if pair in undecided(plan.ledger) else "decided"
-            text += f", {state} (anytime-valid p = {anytime_p(final):.2g})"
+            text += f", {describe_decision(plan.ledger, pair)}"
         return text
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
     ours, theirs = ([state.scores[r] for r in common] for state in (distilled, baseline))

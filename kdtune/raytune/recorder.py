@@ -14,6 +14,7 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.trial import make_run
+from kdtune.storage.correctness import CORRECT
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
 
@@ -86,7 +87,8 @@ class Recorder(tune.Callback):
         for epoch in result.get("epochs", ()):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
-            for line in self.records.epoch(run, attempt, number, seconds, splits):
+            correct = epoch.get(CORRECT)
+            for line in self.records.epoch(run, attempt, number, seconds, splits, correct):
                 self.plan.add_record(line)
             self.accuracy[run.trial_id] = splits["val"]["acc"]
 

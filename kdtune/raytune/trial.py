@@ -18,6 +18,7 @@ from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.statistics.early_stopping import rungs
+from kdtune.storage.correctness import CORRECT, pack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
@@ -127,8 +128,15 @@ def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
         split: {name: value for name, value in metrics.items() if value is not None}
         for split, metrics in last.items()
     }
-    values = [{"number": e.number, "seconds": e.seconds, "splits": e.splits} for e in epochs]
-    return {"epochs": values, "error": error, **curves}
+    return {"epochs": [_values(epoch) for epoch in epochs], "error": error, **curves}
+
+
+def _values(epoch: Epoch) -> dict[str, Any]:
+    """Return what is recorded of an epoch; of the last one also the correctness on val."""
+    values = {"number": epoch.number, "seconds": epoch.seconds, "splits": epoch.splits}
+    if "val" in epoch.predictions:
+        values[CORRECT] = pack_correct(epoch.predictions["val"].correct)
+    return values
 
 
 def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:

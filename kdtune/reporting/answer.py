@@ -10,14 +10,13 @@ from kdtune.config.metrics import METRICS
 from kdtune.reporting.figures import MAX_CONFIGS
 from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
-from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, completed
+from kdtune.results.advice import detectable, what_would_help
+from kdtune.results.comparison import Criterion, completed, have_enough_repeats
 from kdtune.results.conclusion import default_sentences
-from kdtune.results.context import NOT_RECORDED, ComparisonContext, count_comparisons
+from kdtune.results.context import NOT_RECORDED, ComparisonContext
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
-from kdtune.results.wording import with_unit
 from kdtune.statistics.intervals import wilson_interval
-from kdtune.statistics.power import detectable_difference
 
 _FIRST = ("acc", "gap", "ce", "loss", "agreement", "kl", "logit_diff")
 _OMITTED = ("distill", "nll")  # undefined for the baseline; equal to ce
@@ -45,7 +44,7 @@ def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
     if n := images.get("val"):
         resolution = f"{100 / n:.2g} percentage points (one of {n:,} val images)"
         facts["resolution of accuracy"] = resolution
-    facts["minimum detectable difference"] = _detectable(results, criterion)
+    facts |= _power_facts(results, criterion)
     seconds = completed(trials).seconds.sum()
     total = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
     return {name: value for name, value in (facts | {"total trial time": total}).items() if value}
@@ -70,20 +69,29 @@ def _counts(results: Results) -> str:
     return "; ".join(parts)
 
 
-def _detectable(results: Results, criterion: Criterion) -> str:
-    """Return the minimum detectable difference of the median comparison.
+def _power_facts(results: Results, criterion: Criterion) -> dict[str, str]:
+    """Return the minimum detectable difference of the verdict, and what would narrow its interval.
 
-    Returns "" if the number of repeats was not fixed in advance.
+    Both are of the best configuration of each student that has enough repeats. {} if the number of
+    repeats was not fixed in advance.
     """
     table, context = results.compare(criterion), results.context(criterion)
-    if not len(table) or not context.is_fixed or not math.isfinite(sd := table.sd.median()):
-        return ""
-    m, n = max(1, int(table.p_holm.notna().sum())), int(table.n.max())
-    difference = detectable_difference(sd, n, SIGNIFICANCE_LEVEL / m)
-    if not math.isfinite(difference):
-        return ""
-    design = f"80% power, n = {n}, {count_comparisons(m)}, median SD of the differences"
-    return f"{with_unit(difference, criterion)} ({design})"
+    if not len(table) or not context.is_fixed:
+        return {}
+    m = max(1, int(table.p_holm.notna().sum()))
+    found: dict[str, list[str]] = {"minimum detectable difference": [], "what would help": []}
+    students = results.compared_students(criterion)
+    for student in students:
+        own = table[table["config/student"] == student]
+        row = own[have_enough_repeats(own.n)].iloc[0]
+        name = f"{student}: " * (len(students) > 1)
+        for texts, text in zip(
+            found.values(),
+            (detectable(row, m, criterion), what_would_help(row, m, criterion)),
+            strict=True,
+        ):
+            texts += [f"{name}{text}"] * bool(text)
+    return {name: "; ".join(texts) for name, texts in found.items()}
 
 
 @dataclass(frozen=True)

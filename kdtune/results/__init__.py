@@ -23,6 +23,7 @@
 - files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student
+- advice: what a study could have detected, and whether repeats or images would help
 - conclusion: the conclusion and the summary of a study as text
 - table: `compare`, which compares configurations in a table of results made elsewhere
 - table_comparison: its numbers, with the columns of `comparison.compare`

@@ -19,10 +19,10 @@ from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
 from kdtune.config.study import Scope
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.labels import CONFIG_COLUMNS
-from kdtune.results.pairs import ExampleReader, make_pairs, no_examples
+from kdtune.results.pairs import ExampleReader, Pair, make_pairs, no_examples
 from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.multiplicity import holm, max_t
-from kdtune.statistics.sequential import anytime_interval, anytime_p
+from kdtune.statistics.sequential import AnytimeTest
 
 SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
@@ -220,8 +220,9 @@ def compare(
         trials: see the module.
         criterion: metric, epoch selection and baseline.
         anytime_level: level of a study that added repeats until the comparison was decided. Then
-            p, p_holm, low and high are always-valid (`statistics.sequential`), and p_max_t,
-            low_here and high_here are NaN. None: the number of repeats was fixed.
+            p, p_holm, low and high are always-valid (`statistics.sequential`), p_max_t, low_here
+            and high_here are NaN, and there are columns undecidable and least_decidable, see
+            `sequential.AnytimeTest`. None: the number of repeats was fixed.
         read: returns values per example on val, see `pairs.make_pairs`.
         design: what the repeats vary. With several teachers these are the sample (the repeats of
             each are averaged), with folds the standard error is corrected for overlapping train
@@ -255,17 +256,21 @@ def compare(
     table["p_holm"] = over_known(table.p)
     table["p_max_t"] = max_t_over_repeats(values, baselines, design)
     if anytime_level is not None:
-        table = _at_any_time(table, [pair.differences for pair in pairs], anytime_level)
+        table = _at_any_time(table, pairs, anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
     order = (criterion.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
 
-def _at_any_time(table: pd.DataFrame, pairs: list[np.ndarray], level: float) -> pd.DataFrame:
+def _at_any_time(table: pd.DataFrame, pairs: list[Pair], level: float) -> pd.DataFrame:
     """Return the table with always-valid p values and intervals."""
-    ends = [anytime_interval(d.tolist(), level / len(pairs)) for d in pairs]
-    p = pd.Series([anytime_p(d.tolist()) for d in pairs], index=table.index)
+    tests = [AnytimeTest.of(pair.differences.tolist(), pair.table) for pair in pairs]
+    each = level / len(pairs)
+    ends = [test.interval(each) for test in tests]
+    p = pd.Series([test.p for test in tests], index=table.index)
     table = table.assign(p=p, p_holm=over_known(p), p_max_t=math.nan)
+    table["undecidable"] = [test.is_undecidable(each) for test in tests]
+    table["least_decidable"] = [test.least_decidable(each) for test in tests]
     table = table.assign(low_here=math.nan, high_here=math.nan)
     return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.metrics import METRICS
+from kdtune.results.advice import power_text, undecided_text
 from kdtune.results.comparison import (
-    DEFAULT,
     SIGNIFICANCE_LEVEL,
     Criterion,
     have_enough_repeats,
@@ -17,10 +17,6 @@ from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_com
 from kdtune.results.labels import config_label
 from kdtune.results.tables import count_of_planned, decimals, difference_and_interval
 from kdtune.statistics.intervals import MIN_REPEATS
-from kdtune.statistics.power import detectable_difference, repeats_needed
-
-MAX_SUGGESTED_REPEATS = 200
-"""The verdict does not suggest more repeats than these."""
 
 
 def verdict(
@@ -60,9 +56,9 @@ def verdict(
         return _worsened(table, criterion, by, context, m)
     text = _not_significant(table.iloc[0], criterion, by, context, m)
     if context.anytime_level is None:
-        text += _power(table.iloc[0], m, criterion)
+        text += power_text(table, m, criterion)
     else:
-        text += _undecided(table, criterion, context)
+        text += undecided_text(table, criterion, context)
     if len(significant):
         text += f" {len(significant)} of {len(table)} configurations were significantly worse."
     return text
@@ -233,53 +229,6 @@ def _amount(row: pd.Series, criterion: Criterion, signed: bool = False) -> str:
 def _unit(criterion: Criterion) -> str:
     unit = METRICS[criterion.metric].unit
     return " percentage points" if unit == "points" else f" {unit}" if unit else ""
-
-
-def with_unit(value: float, criterion: Criterion) -> str:
-    """Return a difference as text, e.g. "1.3 percentage points"."""
-    number = f"{100 * value:.1f}" if criterion.in_points else f"{value:.2g}"
-    return f"{number}{_unit(criterion)}"
-
-
-def _undecided(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
-    """Return whether a study that adds repeats until p <= level would add more."""
-    text = f"; undecided after {table.n.iloc[0]:.0f} repeats"
-    if criterion != DEFAULT:
-        return f"{text} (repeats are added for accuracy at the last epoch only)."
-    more = " (a larger --budget adds repeats)" * bool((table.p > context.level).all())
-    return f"{text}{more}."
-
-
-def _power(row: pd.Series, m: int, criterion: Criterion) -> str:
-    """Return the minimum detectable difference and the repeats that 80 % power needs."""
-    n, gain, level = int(row.n), criterion.sign * row["diff"], SIGNIFICANCE_LEVEL / m
-    if row.sd <= 1e-9 * abs(row["diff"]):  # all differences are equal, but for rounding
-        if row["diff"] == 0:
-            return f"; all {n} differences are 0."
-        least = math.floor(2 - math.log2(level))  # with 2 / 2^n < level
-        return (
-            f"; all {n} differences are equal, so p is that of a sign-flip test: {least} repeats "
-            f"would be significant with the same difference in each (--repeats {least})."
-        )
-    detectable = detectable_difference(row.sd, n, level)
-    needed = repeats_needed(row["diff"], row.sd, level, most=MAX_SUGGESTED_REPEATS)
-    if math.isfinite(detectable):
-        text = f"; minimum detectable difference at 80% power: {with_unit(detectable, criterion)}."
-    else:
-        text = f"; {n} repeats are too few for 80% power at any difference."
-    if gain <= 0:
-        return (
-            f"{text} The estimate is not an improvement, so more repeats are unlikely to show one."
-        )
-    if needed:
-        return (
-            f"{text} If the true difference is {with_unit(gain, criterion)}, about {needed} "
-            f"repeats give 80% power (--repeats {needed})."
-        )
-    return (
-        f"{text} If the true difference is {with_unit(gain, criterion)}, more than "
-        f"{MAX_SUGGESTED_REPEATS} repeats are needed for 80% power."
-    )
 
 
 def best_sentence(

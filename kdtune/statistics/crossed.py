@@ -28,7 +28,7 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the ends of the t interval: mean +- t(df, (1 + level) / 2) error; NaN without."""
-        half = float(stdtrit(self.df, (1 + level) / 2)) * self.error
+        half = t_quantile(self.df, level) * self.error
         return self.mean - half, self.mean + half
 
     @property
@@ -44,22 +44,53 @@ class Components:
     repeat: float
     """Variance of the true means of repeats."""
     image: float
-    """Variance of the true means of images."""
+    """Variance of the true means of images; NaN where only repeats vary, as is `rest`."""
     rest: float
     """Variance of the interaction, noise included."""
 
+    @property
+    def has_images(self) -> bool:
+        """Whether images vary as well."""
+        return not math.isnan(self.image)
+
     def error(self, repeats: float, images: float) -> float:
         """Return the standard error of the mean over so many repeats and images; may be inf."""
-        cells = repeats * images
-        return math.sqrt(self.repeat / repeats + self.image / images + self.rest / cells)
+        return math.sqrt(sum(self._parts(repeats, images)))
 
-    def shares(self, repeats: int, images: int) -> tuple[float, float, float]:
+    def df(self, repeats: float, images: float) -> float:
+        """Return Satterthwaite's degrees of freedom of `error`, at least repeats - 1.
+
+        They are those of `crossed` for a table whose mean squares equal their expectations. For
+        infinitely many repeats they are images - 1.
+        """
+        of_repeat, of_image, of_rest = self._parts(repeats, images)
+        total = of_repeat + of_image + of_rest
+        if not self.has_images or not total:
+            return repeats - 1
+        rows, columns = repeats - 1, images - 1
+        own = ((of_repeat + of_rest) / total) ** 2 / rows
+        own += ((of_image + of_rest) / total) ** 2 / columns
+        own += (of_rest / total) ** 2 / (rows * columns)
+        return 1 / own if math.isinf(repeats) else max(1 / own, rows)
+
+    def _parts(self, repeats: float, images: float) -> tuple[float, float, float]:
+        """Return the parts of repeats, images and the rest in the variance of the mean."""
+        if not self.has_images:
+            return self.repeat / repeats, 0.0, 0.0
+        return self.repeat / repeats, self.image / images, self.rest / (repeats * images)
+
+    def shares(self, repeats: float, images: float) -> tuple[float, float, float]:
         """Return the shares of repeats, images and the rest in the variance of the mean."""
-        parts = (self.repeat / repeats, self.image / images, self.rest / (repeats * images))
+        parts = self._parts(repeats, images)
         total = sum(parts)
         if not total:
             return math.nan, math.nan, math.nan
         return parts[0] / total, parts[1] / total, parts[2] / total
+
+
+def t_quantile(df: float, level: float) -> float:
+    """Return the half width of a t interval of this level in standard errors."""
+    return float(stdtrit(df, (1 + level) / 2))
 
 
 def over_repeats(sample: ArrayLike) -> Estimate:

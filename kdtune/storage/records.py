@@ -13,6 +13,7 @@ from kdtune.config.files import LOCK, PROVENANCE, STUDY
 from kdtune.config.migrations import check_schema, migrate, schema_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.storage.correctness import CORRECT
 from kdtune.storage.rounds import FINALISTS, Round
 
 Line = dict[str, Any]
@@ -49,11 +50,25 @@ class Records:
         epoch: int,
         seconds: float,
         splits: Mapping[str, Mapping[str, float | int | None]],
+        correct: str | None = None,
     ) -> list[Line]:
-        """Record an epoch of a trial, one line per split."""
+        """Record an epoch of a trial, one line per split.
+
+        Args:
+            run: The trial's run.
+            attempt: Its number, from 0.
+            epoch: Number of the epoch, from 0.
+            seconds: Wall time of the epoch.
+            splits: Metrics of each split.
+            correct: Correctness of each example of val, see `storage.correctness`; of the last
+                epoch only.
+        """
         own = {"epoch": epoch, "seconds": seconds}
+        extra = {} if correct is None else {"val": {CORRECT: correct}}
         return [
-            self._write("epoch", run, attempt, split=split, **metrics, **own)
+            self._write(
+                "epoch", run, attempt, split=split, **metrics, **own, **extra.get(split, {})
+            )
             for split, metrics in splits.items()
         ]
 

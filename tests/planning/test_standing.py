@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from play import Line, play, rest_of, start_of
 from simulated_runs import LISTS, RUN, curve, make
@@ -11,7 +12,16 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_differences, finalists, is_decided
+from kdtune.planning.standing import (
+    decidable,
+    describe_decision,
+    final_differences,
+    final_test,
+    finalists,
+    is_decided,
+    undecided,
+)
+from kdtune.raytune.driver import _describe_end
 from kdtune.statistics.sequential import anytime_p
 
 
@@ -84,3 +94,66 @@ def test_confirmation_decides_between_the_best_of_the_search() -> None:
     assert [state.run.lr for state in finalists(Plan(study, lines).ledger)[0].states] == [0.2]
     unconfirmed = [line for line in lines if line["repeat"] == 0]
     assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)[0].states] == [0.1]
+
+
+# -- new images ------------------------------------------------------------------------------------
+
+AUTO = Study(run=RUN, space={"alpha": (0.1, 1.0)}, repeats=2, until_decided=True, budget="120runs")
+
+
+def images_right(run: Run, gain: float, of_images: float) -> list[bool]:
+    """Return predictions on 300 images; how much distilling helps differs from image to image."""
+    rng = np.random.default_rng(5)
+    easy, own = rng.normal(1, 1, 300), rng.normal(0, of_images, 300)
+    if run.alpha < 1:
+        easy = easy + own + gain
+    noise = np.random.default_rng(random.Random(run.trial_id).getrandbits(32))
+    return list(easy + noise.normal(0, 0.3, 300) > 0)
+
+
+def played(gain: float, of_images: float, records_images: bool = True) -> Plan:
+    def correct(run: Run) -> list[bool]:
+        return images_right(run, gain, of_images)
+
+    def curve(run: Run) -> list[float]:
+        return [float(np.mean(correct(run)))] * run.epochs
+
+    return Plan(AUTO, play(AUTO, curve, correct=correct if records_images else None))
+
+
+def test_a_study_stops_where_its_images_cannot_decide_it() -> None:
+    """Over repeats alone the same study is decided."""
+    plan = played(0.7, 1.5)
+    (pair,) = undecided(plan.ledger)
+    assert decidable(plan.ledger) == [] and plan.is_done and not is_decided(plan.ledger)
+    assert plan.ledger.cost.runs < 120
+    test = final_test(plan.ledger, pair)
+    assert test.images == 300 and test.p > 0.05 and test.is_undecidable(0.05)
+    assert _describe_end(plan).startswith("Not decided: 11 final repeats, always-valid p = 0.97. ")
+    assert "More repeats cannot decide it with 300 val images: on these, a" in _describe_end(plan)
+    assert describe_decision(plan.ledger, pair).startswith("undecidable with these images (alw")
+    alone = played(0.7, 1.5, records_images=False)
+    (pair,) = finalists(alone.ledger)
+    assert is_decided(alone.ledger) and final_test(alone.ledger, pair).images == 0
+
+
+def test_a_difference_that_the_images_can_show_is_decided() -> None:
+    plan = played(1.0, 0.3)
+    assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
+    (pair,) = finalists(plan.ledger)
+    test, rows = final_test(plan.ledger, pair), final_differences(plan.ledger, pair)
+    assert test.images == 300 and test.p <= 0.05 < anytime_p(rows[:2])
+    assert describe_decision(plan.ledger, pair) == f"decided (always-valid p = {test.p:.2g})"
+
+
+def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
+    """One final repeat of an older version is enough."""
+    lines = play(AUTO, curve, correct=lambda run: images_right(run, 0, 1))
+    final = next(line for line in lines if line.get("correct") and line["repeat"] == 2000)
+    ledger = Plan(AUTO, lines).ledger
+    assert final_test(ledger, finalists(ledger)[0]).images == 300
+    del final["correct"]
+    ledger = Plan(AUTO, lines).ledger
+    test = final_test(ledger, finalists(ledger)[0])
+    assert test.images == 0
+    assert test.p == anytime_p(final_differences(ledger, finalists(ledger)[0]))

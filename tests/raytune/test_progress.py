@@ -43,10 +43,10 @@ def test_failures_and_stops_are_counted() -> None:
 def test_whether_it_is_decided() -> None:
     study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), until_decided=True, budget="99runs")
     plan = Plan(study, play(study, curve))
-    assert is_decided(plan.ledger) and ", decided (anytime-valid p = 0.0" in describe_state(plan)
+    assert is_decided(plan.ledger) and ", decided (always-valid p = 0.0" in describe_state(plan)
     small = replace(study, budget="14runs")
     plan = Plan(small, play(small, curve))
-    assert ", not decided (anytime-valid p" in describe_state(plan)
+    assert ", not decided (always-valid p" in describe_state(plan)
 
 
 def test_a_study_that_has_not_begun() -> None:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from s3_service import S3
 
@@ -11,6 +12,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune import trial
 from kdtune.raytune.trial import run_trial
+from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.training.teacher import RECORD, WEIGHTS
 
@@ -55,3 +57,21 @@ def test_a_teacher_that_is_damaged_there_too_is_said(
     run_trial({}, study)
     assert "InputError: the teacher in" in reports[-1]["error"]
     assert "is damaged" in reports[-1]["error"]
+
+
+def test_the_last_epoch_reports_which_images_of_val_are_correct(
+    study: Study, reports: list[dict[str, Any]]
+) -> None:
+    """Also when it is reported again, from the checkpoint."""
+    file = f"trials/{study.run.trial_id}/predictions.parquet"
+    for _ in range(2):
+        run_trial({}, study)
+        *earlier, last = [epoch for report in reports for epoch in report["epochs"]]
+        assert not any("correct" in epoch for epoch in earlier)
+        Mirror(study).pull(file)
+        frame = pd.read_parquet(study.folder / file)
+        correct = unpack_correct({**last["splits"]["val"], "correct": last["correct"]})
+        assert correct is not None
+        assert correct.tolist() == frame.correct[frame.split == "val"].tolist()
+        assert correct.mean() == pytest.approx(last["splits"]["val"]["acc"])
+        reports.clear()

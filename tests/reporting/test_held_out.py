@@ -64,7 +64,7 @@ def test_an_adaptive_number_of_repeats_is_said_not_to_be_adjusted_for(tmp_path) 
     last = {0.1: [0.6, None, None], 0.5: [0.7, 0.71, 0.72], 1.0: [0.65, 0.66, None]}
     words = words_of(make(tmp_path, last, policy="race"))
     assert "p values are not adjusted for the adaptive number of repeats" in words
-    assert "3 × 1 to 3" in words and "80% power, n = " not in words
+    assert "3 × 1 to 3" in words and "at 80% power with " not in words
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_the_page_counts_repeats_and_claims_power_where_n_was_fixed(
     tmp_path, study, counts: str, power: bool
 ) -> None:
     words = words_of(make_final(tmp_path, RACED, FINAL, **study))
-    assert counts in words and ("(80% power, n = 4, 1 comparison, median SD" in words) == power
+    assert counts in words and ("at 80% power with 4 repeats and 1 comparison: " in words) == power

@@ -13,7 +13,8 @@ from kdtune.results.comparison import DEFAULT, Criterion, compare
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
 from kdtune.results.tables import comparison_rows
 from kdtune.results.wording import best_sentence, verdict
-from kdtune.statistics.power import detectable_difference, repeats_needed
+from kdtune.statistics.crossed import Components
+from kdtune.statistics.power import detectable_difference, repeats_needed, shrunk
 
 exact = pytest.approx
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"
@@ -29,6 +30,11 @@ def said(last, criterion: Criterion = DEFAULT, by=("alpha",), planned: int | Non
         by,
         ComparisonContext(NO_DISTILLATION, repeats),
     )
+
+
+def alone(sd: float) -> Components:
+    """Return the components of differences that vary over repeats alone."""
+    return Components(sd**2, math.nan, math.nan)
 
 
 def amount(text: str) -> tuple[float, float]:
@@ -65,27 +71,31 @@ def test_without_an_effect_none_is_found() -> None:
     assert text.startswith("No significant difference in validation accuracy: alpha = ")
     # the minimum detectable difference is that of the configuration that is named
     table = compare(trials_of(last), Criterion())
-    seen = detectable_difference(table.sd[0], 8, 0.05 / 2)
-    shown = f"minimum detectable difference at 80% power: {100 * seen:.1f} percentage points."
-    assert shown in text
+    seen = detectable_difference(alone(table.sd[0]), 8, math.nan, 0.05 / 2)
+    assert (
+        f"minimum detectable difference at 80% power with 8 repeats and 2 comparisons: "
+        f"{100 * seen:.1f} percentage points."
+    ) in text
 
 
 def test_of_a_small_effect_the_repeats_for_80_percent_power_are_given() -> None:
     # 0.7 points, differences of sd 1.4: half an sd, which wants some 34 repeats
     d = np.array([0.021, -0.007, 0.021, -0.007])
     text = said({0.5: 0.8 + d, 1.0: [0.8] * 4})
-    needed = repeats_needed(d.mean(), d.std(ddof=1))
+    parts = alone(d.std(ddof=1))
+    gain = shrunk([d.mean()], [parts.error(4, math.nan)], 0)
+    needed = repeats_needed(gain, parts)
     assert text.startswith(
         "No significant difference in validation accuracy: alpha = 0.5 against training without "
         "distillation: +0.7 percentage points (95% CI "
     )
-    assert text.endswith(
-        f"If the true difference is 0.7 percentage points, about {needed} repeats give 80% power "
-        f"(--repeats {needed})."
-    )
-    assert 25 < needed < 60
+    assert (
+        f"If the true difference is {100 * gain:.1f} percentage points (the estimate, shrunk by "
+        f"its uncertainty), {needed} repeats give 80% power (--repeats {needed})."
+    ) in text
+    assert 60 < needed < 200  # the estimate itself would take 34
     tiny = said({0.5: 0.8 + d - 0.0068, 1.0: [0.8] * 4})
-    assert "difference is 0.0 percentage points, more than 200 repeats are needed" in tiny
+    assert re.search(r"difference is 0\.\d* .*, more than 200 repeats are needed", tiny)
 
 
 def test_more_repeats_are_not_suggested_for_a_worse_estimate() -> None:
@@ -319,7 +329,7 @@ def test_false_alarms_without_any_effect() -> None:
 def test_power_is_as_stated() -> None:
     # an effect of the size that 8 repeats of one comparison find with 80 %
     sd, studies = math.sqrt(2) * 0.01, 1000
-    effect = detectable_difference(sd, 8)
+    effect = detectable_difference(alone(sd), 8, math.nan)
     found = sum(
         bool(re.match(BETTER, said(draw({0.5: effect, 1.0: 0.0}, 8, seed))))
         for seed in range(studies)

@@ -84,3 +84,15 @@ def test_intervals_cover_the_mean_of_the_population(repeats: int, images: int) -
         alone += low <= 0 <= high
     assert 0.935 <= covered / draws <= 0.985
     assert alone / draws <= 0.9
+
+
+def test_degrees_of_freedom_of_a_design() -> None:
+    """Those of the table whose components these are; without images those of the t test."""
+    parts, estimate = components(TABLE), crossed(TABLE)
+    assert parts.df(3, 4) == pytest.approx(estimate.df)
+    alone = Components(4.0, math.nan, math.nan)
+    assert (alone.df(9, math.nan), alone.error(9, math.nan)) == (8, pytest.approx(2 / 3))
+    images = Components(1.0, 2.0, 3.0)
+    assert images.df(math.inf, 50) == pytest.approx(49)
+    assert images.error(math.inf, 50) == pytest.approx(0.2)
+    assert Components(1.0, 0.0, 0.0).df(6, 1000) == pytest.approx(5)

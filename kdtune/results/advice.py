@@ -1,0 +1,194 @@
+"""Advice in words: what a study could have detected, and whether repeats or images would help."""
+
+import math
+
+import pandas as pd
+
+from kdtune.config.metrics import METRICS
+from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, Criterion
+from kdtune.results.context import ComparisonContext, count_comparisons
+from kdtune.statistics.crossed import Components, t_quantile
+from kdtune.statistics.intervals import ROUNDING
+from kdtune.statistics.power import detectable_difference, detectable_effect, repeats_needed, shrunk
+
+MAX_SUGGESTED_REPEATS = 200
+"""The verdict does not suggest more repeats than these."""
+SMALL_DIFFERENCE = 0.01
+"""A difference of 1 point, which many studies of distillation hope to show."""
+
+
+def with_unit(value: float, criterion: Criterion) -> str:
+    """Return a difference as text, e.g. "1.3 percentage points"."""
+    number = f"{value:.2g}"
+    if criterion.in_points:
+        number = f"{100 * value:.1f}" if 100 * value >= 0.095 else f"{100 * value:.1g}"
+    unit = METRICS[criterion.metric].unit
+    words = " percentage points" if unit == "points" else f" {unit}" if unit else ""
+    return f"{number}{words}"
+
+
+def design(row: pd.Series, m: int) -> str:
+    """Return the design of a comparison, e.g. "8 repeats, 500 val images and 4 comparisons"."""
+    parts = [f"{row.n:.0f} repeats"]
+    if not math.isnan(row.n_images):
+        parts.append(f"{row.n_images:,.0f} val images")
+    return f"{', '.join(parts)} and {count_comparisons(m)}"
+
+
+def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
+    """Return the minimum detectable difference of a comparison with its condition; "" if none.
+
+    Args:
+        row: of the table of `comparison.compare`.
+        m: number of comparisons.
+        criterion: by which the table was made.
+    """
+    parts, level = components_of(row), SIGNIFICANCE_LEVEL / m
+    if _has_independent_repeats(row):
+        found = detectable_difference(parts, row.n, row.n_images, level)
+    else:
+        found = row.error * detectable_effect(row.df, level)
+    if not math.isfinite(found) or not found:
+        return ""
+    return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
+
+
+def components_of(row: pd.Series) -> Components:
+    """Return the variance components of a row of `comparison.compare`."""
+    return Components(row.var_repeat, row.var_image, row.var_rest)
+
+
+def _has_independent_repeats(row: pd.Series) -> bool:
+    """Return False if the error is larger than that of independent repeats, or has fewer df.
+
+    That is so with folds and with several teachers, where more repeats help less.
+    """
+    as_crossed = components_of(row).error(row.n, row.n_images)
+    return bool(row.df >= row.n - 1 and row.error <= 1.001 * as_crossed)
+
+
+def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
+    """Return what a study without a significant difference could detect, and what would help.
+
+    It is about the first row of the table, which the verdict names.
+
+    Args:
+        table: of `comparison.compare`, one student's.
+        m: number of comparisons.
+        criterion: by which the table was made.
+    """
+    row = table.iloc[0]
+    if row.sd <= ROUNDING * abs(row["diff"]) and not row.error > 0:
+        return _equal_differences(row, m)
+    able = detectable(row, m, criterion)
+    text = f"; minimum detectable difference {able}." if able else "."
+    if criterion.sign * row["diff"] <= 0:
+        text += " The estimate is not an improvement, so more repeats are unlikely to show one."
+    elif _has_independent_repeats(row):
+        text += _repeats(table, m, criterion)
+    return f"{text}{_sentence(what_would_help(row, m, criterion))}"
+
+
+def _equal_differences(row: pd.Series, m: int) -> str:
+    """Return what can be said where all differences are equal, but for rounding."""
+    if row["diff"] == 0:
+        return f"; all {row.n:.0f} differences are 0."
+    least = math.floor(2 - math.log2(SIGNIFICANCE_LEVEL / m))  # with 2 / 2^n < level
+    return (
+        f"; all {row.n:.0f} differences are equal, so p is that of a sign-flip test: {least} "
+        f"repeats would be significant with the same difference in each (--repeats {least})."
+    )
+
+
+def _repeats(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
+    """Return the repeats that 80 % power needs if the shrunk estimate is the true difference."""
+    row, level = table.iloc[0], SIGNIFICANCE_LEVEL / m
+    parts, images = components_of(row), row.n_images
+    known = table[table.error > 0]
+    gain = shrunk((criterion.sign * known["diff"]).tolist(), known.error.tolist(), 0)
+    why = f"because it is the largest of {len(known)}" if len(known) > 1 else "by its uncertainty"
+    assumed = (
+        f" If the true difference is {with_unit(gain, criterion)} (the estimate, shrunk {why})"
+    )
+    needed = repeats_needed(gain, parts, images, level, most=MAX_SUGGESTED_REPEATS)
+    if needed:
+        return (
+            f"{assumed}, {needed} repeats give 80% power (--repeats {needed}). p values do not "
+            f"account for repeats that are added because of this result; those of --repeats auto "
+            f"do."
+        )
+    limit = detectable_difference(parts, math.inf, images, level)
+    if parts.has_images and limit > gain:
+        return (
+            f"{assumed}, no number of repeats gives 80% power: with {images:,.0f} val images it "
+            f"takes a difference of {with_unit(limit, criterion)}."
+        )
+    return f"{assumed}, more than {MAX_SUGGESTED_REPEATS} repeats are needed for 80% power."
+
+
+def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
+    """Return where the variance of a difference is from, and what would narrow its interval.
+
+    Args:
+        row: of the table of `comparison.compare`.
+        m: number of comparisons.
+        criterion: by which the table was made.
+
+    Returns:
+        Sentences; "" without variance components of repeats and images.
+    """
+    parts, n, images = components_of(row), row.n, row.n_images
+    half = (row.high - row.low) / 2
+    if not parts.has_images or not math.isfinite(half) or not _has_independent_repeats(row):
+        return ""
+    repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
+    text = f"Of the variance, {repeat} is from repeats, {image} from images, {rest} from both."
+    now, more_repeats, more_images = (
+        f"±{criterion.scale * half_width(parts, repeats, count, m):.2g}"
+        for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
+    )
+    text += f" {n:.0f} more repeats would narrow the interval from {now} to {more_repeats}; "
+    text += f"{images:,.0f} more val images would narrow it to {more_images}."
+    limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
+    if criterion.in_points and limit > SMALL_DIFFERENCE:
+        text += f" No number of repeats can show 1 point with {images:,.0f} val images."
+    return text
+
+
+def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
+    """Return the half width of the simultaneous interval of a design with m comparisons."""
+    quantile = t_quantile(parts.df(repeats, images), 1 - SIGNIFICANCE_LEVEL / m)
+    return quantile * parts.error(repeats, images)
+
+
+def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
+    """Return whether a study that adds repeats until p <= level would add more.
+
+    It is about the first row of the table, which the verdict names.
+    """
+    row = table.iloc[0]
+    text = f"; undecided after {row.n:.0f} repeats"
+    if criterion != DEFAULT:
+        return f"{text} (repeats are added for accuracy at the last epoch only)."
+    if row.undecidable:
+        return f"{text}. {undecidable_sentence(row.n_images, row.least_decidable)}"
+    more = " (a larger --budget adds repeats)" * bool((table.p > context.level).all())
+    return f"{text}{more}."
+
+
+def undecidable_sentence(images: float, least: float) -> str:
+    """Return that more repeats of the same images cannot decide a difference in accuracy.
+
+    Args:
+        images: number of val images.
+        least: `AnytimeTest.least_decidable`.
+    """
+    return (
+        f"More repeats cannot decide it with {images:,.0f} val images: on these, a difference "
+        f"below {with_unit(least, DEFAULT)} may be due to the choice of images. More val images "
+        f"can."
+    )
+
+
+def _sentence(text: str) -> str:
+    return f" {text}" if text else ""
