@@ -308,7 +308,7 @@ MUTANTS = {
     ),
     "the interval of one comparison in the verdict": Mutant(
         "results/wording.py",
-        "interval = _ends(row.low_all, row.high_all, criterion)",
+        "interval = _ends(row.low, row.high, criterion)",
         "interval = _ends(row.low, row.high, criterion)",
         "results/wording",
     ),
@@ -356,13 +356,13 @@ MUTANTS = {
     ),
     "the interval of one comparison in the figure": Mutant(
         "reporting/figures.py",
-        "[scale * row.low_all, scale * row.high_all]",
+        "[scale * row.low, scale * row.high]",
         "[scale * row.low, scale * row.high]",
         "reporting/figures reporting/build",
     ),
     "the interval of one comparison for the best configuration": Mutant(
         "reporting/answer.py",
-        'ends[["low_all", "high_all"]]',
+        'ends[["low", "high"]]',
         'ends[["low", "high"]]',
         "reporting/build",
     ),

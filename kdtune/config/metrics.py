@@ -1,9 +1,9 @@
 """Metrics of a split: one table that the loop, the records, tables, figures and flags read.
 
-Nothing here imports torch: the functions use methods of the tensors that they are given, so that
-the results and `--help` can read the table without it. Logits are [B, K] for a batch and [N, K] for
-a whole split, labels int64 [B] or [N]. `teacher` is None where there is no teacher; only metrics
-with `needs_teacher` use it, and they are not computed then.
+Nothing here imports torch or numpy: the functions use methods of the tensors that they are given,
+so that the results and `--help` can read the table without it. Logits are [B, K] for a batch and
+[N, K] for a whole split, labels int64 [B] or [N]. `teacher` is None where there is no teacher; only
+metrics with `needs_teacher` use it, and they are not computed then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
     OfSplit = Callable[[Tensor, Any, Tensor], float]
+    OfExample = Callable[[Any, Mapping[str, Any]], Any]
 
 ECE_BINS = 15
 
@@ -44,6 +45,10 @@ class Metric:
     what is not a mean over examples, and for means that cost too much at each training step."""
     derived: Callable[[Mapping[str, Any]], Any] | None = None
     """From other metrics of the same split, numbers or columns; not recorded."""
+    of_example: OfExample | None = None
+    """of_example(numpy, predictions): a value per example [N], whose mean is the metric, from
+    columns of predictions.parquet. With it, comparisons hold for new images. None: the metric is no
+    mean over examples, and comparisons hold for the images of the study only."""
 
 
 def _accuracy(student: Tensor, teacher: Any, labels: Tensor) -> Tensor:
@@ -106,6 +111,11 @@ def macro_f1(student: Tensor, teacher: Any, labels: Tensor) -> float:
     return float((2 * hits[occurs] / both[occurs]).mean())
 
 
+def _nll_of_examples(np: Any, of: Mapping[str, Any]) -> Any:
+    p = np.asarray(of["p_label"], dtype="float64")
+    return -np.log(np.maximum(p, 1e-45))  # the least positive number of float32
+
+
 def _gap(metrics: Mapping[str, Any]) -> Any:
     return metrics["teacher_acc"] - metrics["acc"]
 
@@ -115,26 +125,41 @@ METRICS = {
     for metric in (
         # the loop computes these three, with the gradient
         Metric("loss", "loss", "nats", "lower", comparable=False),
-        Metric("ce", "cross-entropy", "nats", "lower", comparable=True),
+        Metric("ce", "cross-entropy", "nats", "lower", True, of_example=_nll_of_examples),
         Metric("distill", "distillation term", "nats", "lower", comparable=False),
-        Metric("acc", "accuracy", "points", "higher", True, of_batch=_accuracy),
-        Metric("teacher_acc", "teacher accuracy", "points", None, True, True, _teacher_accuracy),
-        Metric("logit_diff", "logit difference", "", "lower", True, True, _logit_difference),
-        Metric("agreement", "agreement", "points", "higher", True, True, _agreement),
-        Metric("kl", "KL divergence", "nats", "lower", True, True, _kl),
         Metric(
-            "nll",
-            "negative log-likelihood",
-            "nats",
-            "lower",
-            True,
-            of_split=negative_log_likelihood,
+            *("acc", "accuracy", "points", "higher", True),
+            of_batch=_accuracy,
+            of_example=lambda np, of: of["correct"],
+        ),
+        Metric("teacher_acc", "teacher accuracy", "points", None, True, True, _teacher_accuracy),
+        Metric(
+            *("logit_diff", "logit difference", "", "lower", True, True, _logit_difference),
+            of_example=lambda np, of: of["logit_diff"],
         ),
         Metric(
-            "ece", "calibration error", "points", "lower", True, of_split=expected_calibration_error
+            *("agreement", "agreement", "points", "higher", True, True, _agreement),
+            of_example=lambda np, of: of["predicted"] == of["teacher"],
+        ),
+        Metric(
+            *("kl", "KL divergence", "nats", "lower", True, True, _kl),
+            of_example=lambda np, of: of["kl"],
+        ),
+        Metric(
+            *("nll", "negative log-likelihood", "nats", "lower", True),
+            of_split=negative_log_likelihood,
+            of_example=_nll_of_examples,
+        ),
+        Metric(
+            *("ece", "calibration error", "points", "lower", True),
+            of_split=expected_calibration_error,
         ),
         Metric("macro_f1", "macro F1", "points", "higher", True, of_split=macro_f1),
-        Metric("gap", "gap to the teacher", "points", "lower", True, True, derived=_gap),
+        Metric(
+            *("gap", "gap to the teacher", "points", "lower", True, True),
+            derived=_gap,
+            of_example=lambda np, of: 1.0 * (of["teacher"] == of["label"]) - of["correct"],
+        ),
     )
 }
 """All metrics by name. A new one is one entry here, and its test."""

@@ -221,7 +221,7 @@ def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFram
         return selection
     selection = selection.copy()
     columns = ["val/low", "val/high"]
-    selection.loc[selection.row == "difference", columns] = ends[["low_all", "high_all"]].to_numpy()
+    selection.loc[selection.row == "difference", columns] = ends[["low", "high"]].to_numpy()
     return selection
 
 

@@ -129,7 +129,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     scale, context = criterion.scale, results.context(criterion)
     titles = {}
     for y, (_, row) in enumerate(table.iterrows()):
-        interval = [scale * row.low_all, scale * row.high_all]
+        interval = [scale * row.low, scale * row.high]
         axes.plot(interval, [y, y], color=COLOURS[0], lw=2)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5, gid=f"row-{y}")
         difference, ends = difference_and_interval(row, scale)

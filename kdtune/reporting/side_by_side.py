@@ -108,7 +108,7 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     figure, axes = new_axes(rows=len(table))
     for y, (_, row) in enumerate(table.iterrows()):
         colour = COLOURS[side.splits.index(row.split)]
-        axes.plot([scale * row.low_all, scale * row.high_all], [y, y], color=colour, lw=2)
+        axes.plot([scale * row.low, scale * row.high], [y, y], color=colour, lw=2)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
     label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])

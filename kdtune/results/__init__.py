@@ -4,7 +4,8 @@
 - frames: dataframes of epochs and trials
 - labels: readable labels of configurations
 - predictions: predictions of the trials
-- comparison: the criterion, and configurations compared with the baseline, paired by repeat
+- comparison: the criterion, and configurations compared with the baseline
+- pairs: two configurations paired by repeat and image
 - baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it

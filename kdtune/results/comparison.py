@@ -1,4 +1,4 @@
-"""Comparison of configurations with the baseline, paired by repeat.
+"""Comparison of configurations with the baseline, paired by repeat and image.
 
 `trials` is the dataframe `Frames.trials` or rows of it. Only completed trials count.
 """
@@ -17,7 +17,8 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
 from kdtune.config.study import Scope
 from kdtune.results.labels import CONFIG_COLUMNS
-from kdtune.statistics.intervals import Difference, mean_interval, paired_difference
+from kdtune.results.pairs import ExampleReader, make_pairs, no_examples
+from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.multiplicity import holm, max_t
 from kdtune.statistics.sequential import anytime_interval, anytime_p
 
@@ -87,6 +88,11 @@ class Criterion:
     def has_predictions(self) -> bool:
         """Whether predictions per example give the metric: accuracy at the last epoch."""
         return self.metric == "acc" and self.scope == "last"
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether predictions give a value per example: not for epochs before the last one."""
+        return self.scope == "last" and METRICS[self.metric].of_example is not None
 
     @property
     def has_plain_baseline(self) -> bool:
@@ -186,25 +192,35 @@ def best_config(values: pd.DataFrame, sign: int, students: Mapping[str, str] | N
 
 
 def compare(
-    trials: pd.DataFrame, criterion: Criterion, anytime_level: float | None = None
+    trials: pd.DataFrame,
+    criterion: Criterion,
+    anytime_level: float | None = None,
+    read: ExampleReader = no_examples,
 ) -> pd.DataFrame:
     """Compare every other configuration with the baseline of its student, paired by repeat.
+
+    Where the metric has a value per example and predictions are there, the comparison is paired by
+    image, too, and holds for new repeats and new images (`statistics.crossed`). Otherwise it holds
+    for new repeats on the same images.
 
     Args:
         trials: see the module.
         criterion: metric, epoch selection and baseline.
         anytime_level: level of a study that added repeats until the comparison was decided. Then
-            p, p_holm, low_all and high_all are always-valid (`statistics.sequential`), and p_max_t,
-            low and high are NaN. None: the number of repeats was fixed.
+            p, p_holm, low and high are always-valid (`statistics.sequential`), and p_max_t,
+            low_here and high_here are NaN. None: the number of repeats was fixed.
+        read: returns values per example on val, see `pairs.make_pairs`.
 
     Returns:
         One row per configuration, best first: config_id, label, config/*, diff (mean difference
-        from the baseline), sd (of the differences), low, high (ends of the 95 % t interval),
-        low_all, high_all (ends of the simultaneous 95 % t interval: Bonferroni over all rows), n
-        (common repeats), correlation (over repeats), p (paired t test), wins, ties, losses,
-        p_better (win rate), baseline (its config_id), p_holm, p_max_t (NaN for n < 6). A
-        statistic is NaN where n is too small for it. Empty if there is no baseline, or nothing to
-        compare with it.
+        from the baseline), sd (of the differences over repeats), error (standard error of diff),
+        df, low, high (ends of the simultaneous 95 % t interval: Bonferroni over all rows),
+        low_here, high_here (the same over repeats alone, for these images), n (common repeats),
+        n_images (NaN: only repeats vary), var_repeat, var_image, var_rest (variance components of
+        the differences), correlation (over repeats), p (t test), wins, ties, losses, p_better (win
+        rate), baseline (its config_id), p_holm, p_max_t (sign-flip test over repeats; NaN for n <
+        6). A statistic is NaN where n is too small for it. Empty if there is no baseline, or
+        nothing to compare with it.
     """
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = completed_configs(trials)
@@ -215,41 +231,27 @@ def compare(
     baselines = {c: best[groups[c]] for c in values if not can_be[c] and groups[c] in best}
     if not baselines:
         return pd.DataFrame()
-    pairs = {c: values[[c, b]].dropna().to_numpy().T for c, b in baselines.items()}
-    m = sum(pair.shape[1] > 1 for pair in pairs.values())  # as many as have a p value
-    rows = [_row(pair, criterion.sign, max(1, m)) for pair in pairs.values()]
-    table = pd.DataFrame(rows).assign(config_id=list(pairs), baseline=list(baselines.values()))
+    pairs = make_pairs(completed(trials), values, baselines, read)
+    m = max(1, sum(pair.n >= MIN_REPEATS for pair in pairs))  # as many as have a p value
+    level, most = 1 - SIGNIFICANCE_LEVEL / m, 1.0 if criterion.in_points else math.inf
+    rows = [pair.statistics(criterion.sign, level, most) for pair in pairs]
+    table = pd.DataFrame(rows).assign(config_id=list(baselines), baseline=list(baselines.values()))
     table["p_holm"] = over_known(table.p)
     table["p_max_t"] = _max_t(values, baselines)
     if anytime_level is not None:
-        table = _at_any_time(table, list(pairs.values()), anytime_level)
+        table = _at_any_time(table, [pair.differences for pair in pairs], anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
     order = (criterion.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
 
-def _row(pair: np.ndarray, sign: int, m: int) -> dict[str, float]:
-    """Return the statistics of one of m comparisons, pair [2, n]: configuration and baseline."""
-    d: Difference = paired_difference(*pair)
-    together = mean_interval(pair[0] - pair[1], 1 - SIGNIFICANCE_LEVEL / m)
-    wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
-    better = d.p_greater if sign > 0 else 1 - d.p_greater
-    return {
-        **{"diff": d.interval.mean, "sd": d.interval.sd},
-        **{"low": d.interval.low, "high": d.interval.high},
-        **{"low_all": together.low, "high_all": together.high},
-        **{"n": d.interval.n, "correlation": d.correlation, "p": d.p},
-        **{"wins": wins, "ties": d.ties, "losses": losses, "p_better": better},
-    }
-
-
 def _at_any_time(table: pd.DataFrame, pairs: list[np.ndarray], level: float) -> pd.DataFrame:
     """Return the table with always-valid p values and intervals."""
-    differences = [(pair[0] - pair[1]).tolist() for pair in pairs]
-    ends = [anytime_interval(d, level / len(pairs)) for d in differences]
-    p = pd.Series([anytime_p(d) for d in differences], index=table.index)
-    table = table.assign(p=p, p_holm=over_known(p), p_max_t=math.nan, low=math.nan, high=math.nan)
-    return table.assign(low_all=[low for low, _ in ends], high_all=[high for _, high in ends])
+    ends = [anytime_interval(d.tolist(), level / len(pairs)) for d in pairs]
+    p = pd.Series([anytime_p(d.tolist()) for d in pairs], index=table.index)
+    table = table.assign(p=p, p_holm=over_known(p), p_max_t=math.nan)
+    table = table.assign(low_here=math.nan, high_here=math.nan)
+    return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
 
 
 def over_known(p_values: pd.Series) -> pd.Series:

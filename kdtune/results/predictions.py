@@ -5,9 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kdtune.config.files import PREDICTIONS
+from kdtune.config.metrics import METRICS
 
 
 def read_predictions(
@@ -16,8 +19,9 @@ def read_predictions(
     """Return the predictions of trials at their last epoch, in the order of the trials.
 
     Columns: trial_id, split, example (index in the split), file (relative to the data's folder),
-    label, predicted, p_predicted, p_label, teacher (the teacher's class), correct. Studies of
-    version 0.1 have trial_id, split, example and correct only.
+    label, predicted, p_predicted, p_label, teacher (the teacher's class), kl, logit_diff, correct.
+    Studies of version 0.1 have trial_id, split, example and correct only; those of schema 2 and 3
+    lack kl and logit_diff.
 
     A trial's predictions come from its own folder. The study's predictions.parquet is used for
     trials whose file was deleted or is damaged. A trial that neither file holds has no rows.
@@ -32,6 +36,40 @@ def read_predictions(
     except ImportError:  # pandas works without pyarrow, but cannot read parquet
         return pd.DataFrame()
     names = None if columns is None else ["trial_id", *columns]
+    tables = list(_tables(folder, trial_ids, names).values())
+    if not tables:
+        return pd.DataFrame()
+    # permissive: trials recorded by version 0.1 lack columns
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+
+
+def read_examples(
+    folder: Path, trial_ids: Sequence[str], metric: str, split: str
+) -> dict[str, NDArray[np.float64]]:
+    """Return a metric of each example of a split at the last epoch, (N,), by trial.
+
+    A trial whose predictions are missing, or do not give the metric, is left out; see
+    `config.metrics.Metric.of_example`.
+    """
+    of_example = METRICS[metric].of_example
+    if of_example is None:
+        return {}
+    with suppress(ImportError):
+        found = {}
+        for trial, table in _tables(folder, trial_ids).items():
+            # predictions of an older version lack columns, those without a teacher values
+            with suppress(KeyError, TypeError, ValueError):
+                frame = table.to_pandas()
+                own = of_example(np, frame[frame.split == split])
+                found[trial] = np.asarray(own, dtype=float)
+        return {t: values for t, values in found.items() if np.isfinite(values).all()}
+    return {}
+
+
+def _tables(
+    folder: Path, trial_ids: Sequence[str], names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the predictions of trials as pyarrow tables, in the order of the trials."""
     found: dict[str, Any] = {}
     for trial in trial_ids:
         with suppress(OSError, ValueError):
@@ -39,11 +77,7 @@ def read_predictions(
     if missing := [trial for trial in trial_ids if trial not in found]:
         with suppress(OSError, ValueError):
             found |= _split(_read(folder / PREDICTIONS, names), missing)
-    tables = [found[trial] for trial in trial_ids if trial in found]
-    if not tables:
-        return pd.DataFrame()
-    # permissive: trials recorded by version 0.1 lack columns
-    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    return {trial: found[trial] for trial in trial_ids if trial in found}
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> Any:
@@ -55,11 +89,15 @@ def _read(file: Path, columns: Sequence[str] | None) -> Any:
 
 
 def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of each trial that the table holds."""
-    from pyarrow import compute
-
-    held = set(compute.unique(table["trial_id"]).to_pylist())
-    return {t: table.filter(compute.equal(table["trial_id"], t)) for t in trial_ids if t in held}
+    """Return the rows of each trial that the table holds, which are next to each other."""
+    codes = table["trial_id"].combine_chunks().dictionary_encode()
+    indices, wanted = codes.indices.to_numpy(), set(trial_ids)
+    starts = np.flatnonzero(np.diff(indices, prepend=-1))
+    found = {}
+    for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
+        if (trial := codes.dictionary[int(indices[start])].as_py()) in wanted:
+            found[trial] = table.slice(start, end - start)
+    return found
 
 
 def trials_with_predictions(folder: Path) -> set[str]:

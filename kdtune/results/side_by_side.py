@@ -128,7 +128,7 @@ class SideBySide:
 
         One row per split, study and pair of configurations ("best": the best of each study;
         "plain": the best baseline of each, unless they are the best): split, study, pair, label,
-        against (label in the first study), diff, low_all, high_all (simultaneous 95 % t interval:
+        against (label in the first study), diff, low, high (simultaneous 95 % t interval:
         Bonferroni over the rows of the split), n (repeats of the study, the common ones if paired),
         n_reference, p, p_holm (over the rows of the split), paired, why (if it is not).
         """
@@ -168,10 +168,10 @@ class SideBySide:
         if not why:
             paired = paired_difference(x[common], y[common], level)
             i, n = paired.interval, len(common)
-            row |= {"diff": i.mean, "low_all": i.low, "high_all": i.high, "p": paired.p}
+            row |= {"diff": i.mean, "low": i.low, "high": i.high, "p": paired.p}
             return row | {"n": n, "n_reference": n}
         welch = unpaired_difference(x, y, level)
-        row |= {"diff": welch.difference, "low_all": welch.low, "high_all": welch.high}
+        row |= {"diff": welch.difference, "low": welch.low, "high": welch.high}
         return row | {"p": welch.p, "n": len(x), "n_reference": len(y)}
 
     @cached_property

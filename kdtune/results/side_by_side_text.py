@@ -129,7 +129,7 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
     adjusted = "Holm-adjusted p" if count(side) > 1 else "p"
     evidence = f"{interval} {ends}, {adjusted} = {row.p_holm:.2g}, {n}"
     unit = _unit(side.criterion)
-    excludes_0 = row.low_all > 0 or row.high_all < 0
+    excludes_0 = row.low > 0 or row.high < 0
     if not (row.p_holm < SIGNIFICANCE_LEVEL and excludes_0):
         return (
             f"No significant difference in {metric}: {subject} against {other}: {amount}{unit} "

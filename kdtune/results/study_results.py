@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +33,8 @@ from kdtune.results.diagnostics import describe_status, find_problems, model_war
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
 from kdtune.results.labels import distinguishing
+from kdtune.results.pairs import ExampleReader, no_examples
+from kdtune.results.predictions import read_examples
 from kdtune.results.teachers import teacher_warnings, weak_teachers_text
 from kdtune.storage.records import read_study
 
@@ -195,11 +197,11 @@ class Results:
         return summaries.marginal(trials, self.by, columns, scope, planned)
 
     def compare(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """Compare every other configuration with the baseline of its student, paired by repeat.
+        """Compare every other configuration with the baseline of its student.
 
-        The baseline is the best configuration by the same criterion and trials that has the values
-        `criterion.baseline`, by default alpha = 1, and the same student. For the columns see
-        `comparison.compare`.
+        It is paired by repeat and by image. The baseline is the best configuration by the same
+        criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
+        same student. For the columns see `comparison.compare`.
         """
         return self._compared(criterion).copy()
 
@@ -208,9 +210,16 @@ class Results:
         """`compare` with a cache: a report needs the same comparison a dozen times."""
 
         def compared(criterion: Criterion) -> pd.DataFrame:
-            return compare(self.trials_for(criterion), criterion, self.anytime_level(criterion))
+            level, read = self.anytime_level(criterion), self.examples(criterion)
+            return compare(self.trials_for(criterion), criterion, level, read)
 
         return cache(compared)
+
+    def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
+        """Return the reader of the criterion's metric per example of a split."""
+        if not criterion.has_examples:
+            return no_examples
+        return partial(read_examples, self.folder, metric=criterion.metric, split=split)
 
     def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""

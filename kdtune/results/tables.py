@@ -70,7 +70,7 @@ def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:
         row: of the table of `comparison.compare`.
         scale: 100 for percentage points, else 1.
     """
-    value, low, high = scale * row["diff"], scale * row.low_all, scale * row.high_all
+    value, low, high = scale * row["diff"], scale * row.low, scale * row.high
     if math.isnan(value):
         return "-", "-"
     if not math.isfinite(high - low):

@@ -51,7 +51,7 @@ def verdict(
     table = table[have_enough_repeats(table.n)]
     if m == 0 or table.n.max() < 2:
         return _too_few_repeats(len(table), context)
-    excludes_0 = (table.low_all > 0) | (table.high_all < 0)
+    excludes_0 = (table.low > 0) | (table.high < 0)
     significant = table[_is_below_level(table.p_holm, context) & excludes_0]
     better = significant[criterion.sign * significant["diff"] > 0]
     if len(better):
@@ -74,7 +74,7 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
     if not len(known):
         return "no comparison"
     known = known[have_enough_repeats(known.n)]
-    excludes_0 = (known.low_all > 0) | (known.high_all < 0)
+    excludes_0 = (known.low > 0) | (known.high < 0)
     significant = known[_is_below_level(known.p_holm, context) & excludes_0]
     better = significant[criterion.sign * significant["diff"] > 0]
     row = better.iloc[0] if len(better) else known.iloc[0]
@@ -166,7 +166,7 @@ def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, 
     """Return interval, p value and n of a comparison."""
     n = f"n = {count_of_planned(row.n, context.planned)}"
     n += " held-out repeats" * context.held_out
-    interval = _ends(row.low_all, row.high_all, criterion)
+    interval = _ends(row.low, row.high, criterion)
     if context.anytime_level is not None:
         bounds = f"{context.interval} {interval}, " if interval else ""
         return f"{bounds}always-valid p = {row.p_holm:.2g}, {n}"
@@ -187,7 +187,7 @@ def _ends(low: float, high: float, criterion: Criterion) -> str:
 
 def _amount(row: pd.Series, criterion: Criterion, signed: bool = False) -> str:
     """Return the mean difference with its unit, as many decimals as its interval has."""
-    half = criterion.scale * (row.high_all - row.low_all) / 2
+    half = criterion.scale * (row.high - row.low) / 2
     value = criterion.scale * row["diff"]
     digits = decimals(half, value) if math.isfinite(half) else 2
     text = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
@@ -271,11 +271,11 @@ def best_sentence(
     text = f"Best configuration: {name}. Mean {metric}{percent}: {', '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"].rename(index={f"test/{s}": s for s in ("low", "high")})
-        row = pd.Series({"diff": row["test/mean"], "low_all": row.low, "high_all": row.high})
+        row = pd.Series({"diff": row["test/mean"], "low": row.low, "high": row.high})
         kind = "95% CI" if context.anytime_level is None else context.interval
         text += (
             f" Test {metric}, not used for the selection, differs from {context.baseline} by "
             f"{_amount(row, criterion, signed=True)} ({kind} "
-            f"{_ends(row.low_all, row.high_all, criterion)})."
+            f"{_ends(row.low, row.high, criterion)})."
         )
     return text

@@ -1,6 +1,7 @@
 """Statistics as pure functions: numbers in, numbers out.
 
 - intervals: means, paired and unpaired differences with their t intervals, Wilson's interval
+- crossed: means over repeats and images with their t intervals, variance components
 - multiplicity: p values adjusted for several comparisons (Holm, max-T)
 - power: minimum detectable differences, repeats needed
 - selection_bias: correction of the best of several accuracies (BBC-CV)

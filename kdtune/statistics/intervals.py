@@ -2,7 +2,8 @@
 
 A sample is one number per repeat, shape (n,). Standard deviations have ddof = 1. Intervals are
 Student's t, because at n = 4 a bootstrap interval of nominal 95 % covers 80 % (exact enumeration).
-They are about new repeats with the same images and the same teacher.
+They are about new repeats with the same images and the same teacher; `crossed` has those for new
+images.
 
 Student's distribution is taken from scipy.special, as `scipy.stats.t` does; importing scipy.stats
 itself would cost every command 0.4 s.
@@ -16,12 +17,17 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtr, stdtrit
 
 ROUNDING = 1e-12
-"""Accuracies whose relative difference is at most this are equal."""
+"""Numbers whose relative difference is at most this are equal."""
+MIN_REPEATS = 3
+"""Least number of repeats for an interval or a p value: with two, t(1, 0.975) is 12.7."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its standard deviation and t interval; NaN where n is too small for them."""
+    """A mean with its standard deviation (NaN for n < 2) and the ends of its t interval.
+
+    The ends are NaN for n < `MIN_REPEATS` and where all numbers are equal.
+    """
 
     mean: float
     sd: float
@@ -42,8 +48,9 @@ class Difference:
     interval: Interval
     """Of the differences."""
     p: float
-    """Two-sided p value of the paired t test; NaN for n < 2. Where all differences are equal, t is
-    0/0 or infinite, and p is that of the sign-flip test: 2 / 2^n, or 1 if they are 0."""
+    """Two-sided p value of the paired t test; NaN for n < `MIN_REPEATS`. Where all differences are
+    equal, t is 0/0 or infinite, and p is that of the sign-flip test: 2 / 2^n, or 1 if they are
+    0."""
     correlation: float
     """Of a and b over repeats. Pairing multiplies the variance of the difference by
     1 - correlation; NaN where one sample is constant."""
@@ -59,23 +66,26 @@ class Difference:
         return (self.wins + self.ties / 2) / n if n else math.nan
 
 
-def mean_interval(sample: ArrayLike, level: float = 0.95) -> Interval:
+def mean_interval(
+    sample: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Interval:
     """Return the mean, standard deviation and t interval of a sample.
 
-    The interval is mean +- t(n - 1, (1 + level) / 2) sd / sqrt(n).
+    The interval is mean +- t(n - 1, (1 + level) / 2) sd / sqrt(n). It is cut at `bounds`.
 
     Args:
         sample: one number per repeat, (n,).
         level: coverage of the interval, in (0, 1).
+        bounds: least and largest possible mean, such as 0 and 1 for a share.
     """
     x = np.asarray(sample, dtype=float)
     n = len(x)
     mean = float(x.mean()) if n else math.nan
-    if n < 2:
-        return Interval(mean, math.nan, n, math.nan, math.nan)
-    sd = float(x.std(ddof=1))
+    sd = float(x.std(ddof=1)) if n > 1 else math.nan
+    if n < MIN_REPEATS or sd <= ROUNDING * float(abs(x).max()):
+        return Interval(mean, sd, n, math.nan, math.nan)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
-    return Interval(mean, sd, n, mean - half, mean + half)
+    return Interval(mean, sd, n, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
@@ -95,7 +105,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Differ
     interval = mean_interval(d, level)
     tiny = ROUNDING * max(abs(x).max(), abs(y).max()) if len(d) else 0.0
     counts = int((d > tiny).sum()), int((abs(d) <= tiny).sum()), int((d < -tiny).sum())
-    if interval.n < 2:
+    if interval.n < MIN_REPEATS:
         return Difference(interval, math.nan, math.nan, *counts)
     correlation = math.nan
     if x.std() > 0 and y.std() > 0:
@@ -114,7 +124,8 @@ class UnpairedDifference:
 
     difference: float
     low: float
-    """Ends of Welch's t interval; NaN if a sample has less than two numbers."""
+    """Ends of Welch's t interval; NaN if a sample has less than `MIN_REPEATS` numbers, or if both
+    samples are constant."""
     high: float
     df: float
     """Degrees of freedom (Satterthwaite, 1946)."""
@@ -140,13 +151,13 @@ def unpaired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Unpa
     if not min(n_a, n_b):
         return UnpairedDifference(*[math.nan] * 5)
     difference = float(samples[0].mean() - samples[1].mean())
-    if min(n_a, n_b) < 2:
+    if min(n_a, n_b) < MIN_REPEATS:
         return UnpairedDifference(difference, *[math.nan] * 4)
     tiny = ROUNDING * max(float(abs(sample).max()) for sample in samples)
     if max(float(sample.std()) for sample in samples) <= tiny:
         extreme = (1 + (n_a == n_b)) / math.comb(n_a + n_b, n_a)
         p = 1.0 if abs(difference) <= tiny else extreme
-        return UnpairedDifference(difference, difference, difference, math.nan, p)
+        return UnpairedDifference(difference, math.nan, math.nan, math.nan, p)
     e_a, e_b = (float(sample.std(ddof=1)) / math.sqrt(len(sample)) for sample in samples)
     error = math.hypot(e_a, e_b)
     # of shares: the fourth powers of very small errors would be 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -26,20 +27,27 @@ class Predictions:
     """The student's probability of the label, float32 [N]."""
     teacher: Tensor | None
     """The teacher's class, int64 [N]; None without a teacher."""
+    kl: Tensor | None = None
+    """KL(softmax(teacher) || softmax(student)) at T = 1, in nats, float32 [N]."""
+    logit_diff: Tensor | None = None
+    """Mean over classes of |teacher - student|, float32 [N]."""
 
     @staticmethod
     def of(student: Tensor, teacher: Tensor | None, labels: Tensor) -> "Predictions":
         """Return the predictions of logits [N, K], on the CPU."""
         if student.device.type == "mps":  # it has no float64
             student, labels = student.cpu(), labels.cpu()
+            teacher = None if teacher is None else teacher.cpu()
         predicted = student.argmax(1)
         p = student.double().softmax(1)
+        fidelity = {} if teacher is None else _fidelity(student.double(), teacher.double())
         return Predictions(
             label=labels.cpu(),
             predicted=predicted.cpu(),
             p_predicted=p.gather(1, predicted[:, None])[:, 0].float().cpu(),
             p_label=p.gather(1, labels[:, None])[:, 0].float().cpu(),
             teacher=None if teacher is None else teacher.argmax(1).cpu(),
+            **{name: value.float().cpu() for name, value in fidelity.items()},
         )
 
     @property
@@ -48,14 +56,21 @@ class Predictions:
         return self.predicted == self.label
 
 
+def _fidelity(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    """Return KL divergence and logit difference of each example, from logits [N, K]."""
+    log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
+    kl = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
+    return {"kl": kl, "logit_diff": (teacher - student).abs().mean(1)}
+
+
 def save_predictions(
     run: Run, data: Data, predictions: Mapping[str, Predictions], file: Path
 ) -> None:
     """Write the predictions on val and test as a parquet file, one row per example.
 
     Columns: trial_id, split, example (its index), file (relative to the data's folder; null where
-    examples are not files), label, predicted, p_predicted, p_label, teacher (null without a
-    teacher), correct. Classes are indices.
+    examples are not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all
+    three null without a teacher), correct. Classes are indices.
     """
     frames = [_frame(run, data, split, own) for split, own in predictions.items()]
     with atomic_write(file) as part:
@@ -70,6 +85,7 @@ def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
     if isinstance(inputs, tuple):
         files = [Path(path).relative_to(data.root).as_posix() for path in inputs]
     teacher = [None] * count if own.teacher is None else own.teacher.numpy()
+    unknown = np.full(count, np.nan, dtype=np.float32)
     return pd.DataFrame(
         {
             "trial_id": run.trial_id,
@@ -81,6 +97,8 @@ def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
             "p_predicted": own.p_predicted.numpy(),
             "p_label": own.p_label.numpy(),
             "teacher": pd.Series(teacher, dtype="Int64"),
+            "kl": unknown if own.kl is None else own.kl.numpy(),
+            "logit_diff": unknown if own.logit_diff is None else own.logit_diff.numpy(),
             "correct": own.correct.numpy(),
         }
     )

@@ -172,7 +172,7 @@ def test_other_criteria(whole, criterion: Criterion) -> None:
 def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(whole, text) -> None:
     """The simultaneous one, not that of a single comparison."""
     best = whole.compare().iloc[0]
-    ends = [100 * best.low_all, 100 * best.high_all]
+    ends = [100 * best.low, 100 * best.high]
     assert [100 * best.low, 100 * best.high] != pytest.approx(ends, abs=0.1)
     words = Reader(text).words
     comparisons = words.partition("Comparisons")[2].partition("What a student costs")[0]

@@ -255,7 +255,7 @@ def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> Non
     ]
     for y, row in table.iterrows():
         interval, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
-        assert tuple(interval.get_xdata()) == exact((scale * row.low_all, scale * row.high_all))
+        assert tuple(interval.get_xdata()) == exact((scale * row.low, scale * row.high))
         assert mean.get_xdata()[0] == exact(scale * row["diff"])
     assert ("one image" in picture.caption) == (criterion.metric != "ce")
 

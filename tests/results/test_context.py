@@ -40,11 +40,11 @@ def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
     )
     assert fixed.p[0] < 0.05 < anytime.p[0]
     assert anytime.p[0] == exact(anytime_p(differences.tolist()))
-    assert anytime.low_all[0] < 0 < fixed.low_all[0]
+    assert anytime.low[0] < 0 < fixed.low[0]
     context = ComparisonContext("plain training", math.nan, held_out=True, anytime_level=0.05)
     head, ((_, shown, ends, *_),) = comparison_rows(anytime, ["alpha"], Criterion(), 0.05)
     assert (head[2], head[4]) == ("95% CI (always-valid)", "p (always-valid)")
-    low, high = 100 * anytime.low_all[0], 100 * anytime.high_all[0]
+    low, high = 100 * anytime.low[0], 100 * anytime.high[0]
     assert (shown, ends) == ("+1.1", f"[{low:+.1f}, {high:+.1f}]")  # the interval that holds
     text = verdict(anytime, Criterion(), ["alpha"], context)
     assert text.startswith("No significant difference") and "undecided after 6 repeats" in text
@@ -63,7 +63,7 @@ def test_a_larger_budget_is_named_only_where_it_would_add_repeats(
 ) -> None:
     """The search stops at p <= level for accuracy at the last epoch, whatever the criterion."""
     table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Criterion(), 0.05)
-    table = table.assign(p=p, p_holm=p, low_all=-0.01, high_all=0.02)
+    table = table.assign(p=p, p_holm=p, low=-0.01, high=0.02)
     text = verdict(table, criterion, ["alpha"], ANYTIME)
     assert text.startswith("No significant difference") and "undecided after 4 repeats" in text
     assert ("a larger --budget adds repeats" in text) == adds

@@ -233,19 +233,19 @@ def check(text: str, last) -> str:
         assert row.p_holm < 0.05
         assert sign * row["diff"] > 0
         # the interval of the family excludes 0, and so does what is printed of it
-        assert (row.low_all if sign > 0 else -row.high_all) > 0
+        assert (row.low if sign > 0 else -row.high) > 0
         value, half = amount(text)
         low, high = (float(end) for end in AMOUNT.search(text).groups()[1:])
         # each end to two digits of the half width
-        step = 10 ** math.floor(math.log10(50 * (row.high_all - row.low_all) or 1e-3)) / 10
-        assert half == exact(50 * (row.high_all - row.low_all), abs=0.51 * step + 1e-9)
+        step = 10 ** math.floor(math.log10(50 * (row.high - row.low) or 1e-3)) / 10
+        assert half == exact(50 * (row.high - row.low), abs=0.51 * step + 1e-9)
         assert value == exact(
             sign * 100 * row["diff"], abs=0.51 * 10 ** math.floor(math.log10(half or 1e-3))
         )
         assert (low >= 0 if sign > 0 else high <= 0) and value > 0
         if kind == "worse":  # every configuration that has run well
             run = table[table.n > table.n.max() / 2]
-            assert (run.p_holm < 0.05).all() and (run.high_all < 0).all()
+            assert (run.p_holm < 0.05).all() and (run.high < 0).all()
         printed = float(re.search(rf"p = ({NUMBER})", text)[1])
         assert printed == exact(row.p_holm, rel=0.06)
     elif kind == "none":
@@ -284,7 +284,7 @@ def test_holms_p_below_the_level_with_an_interval_that_includes_0() -> None:
     d = 0.0084 + np.array([0.01, -0.01, 0.005, -0.005, 0.002, -0.002])
     last = {0.1: 0.4 + np.arange(6) * 0.001, 0.5: 0.8 + d, 1.0: [0.8] * 6}
     table = compare(trials_of(last), Criterion()).set_index("config/alpha")
-    assert table.p_holm[0.5] < 0.05 and table.low_all[0.5] < 0
+    assert table.p_holm[0.5] < 0.05 and table.low[0.5] < 0
     text = said(last)
     assert text.startswith(
         "No significant difference in validation accuracy: alpha = 0.5 against training without "

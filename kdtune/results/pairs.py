@@ -1,0 +1,137 @@
+"""Two configurations paired by repeat and, where predictions are there, by image."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kdtune.statistics.crossed import Components, Estimate, components, crossed, over_repeats
+from kdtune.statistics.intervals import MIN_REPEATS, Difference, paired_difference
+
+Values = NDArray[np.float64]
+ExampleReader = Callable[[Sequence[str]], Mapping[str, Values]]
+"""Returns a metric of each example, (N,), by trial_id; trials without predictions are left out."""
+
+
+def no_examples(trial_ids: Sequence[str]) -> Mapping[str, Values]:
+    """Return nothing: the comparison is over repeats alone."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Scores of two configurations a and b in their R common repeats."""
+
+    a: Values
+    """(R,)."""
+    b: Values
+    table: Values | None
+    """Differences a - b of each example, [R, N]; None if not all predictions are there."""
+
+    @property
+    def n(self) -> int:
+        """Number of common repeats."""
+        return len(self.a)
+
+    @property
+    def differences(self) -> Values:
+        """Differences a - b by repeat, (R,)."""
+        return self.a - self.b
+
+    @property
+    def n_images(self) -> float:
+        """Number of images that vary; NaN if only repeats do."""
+        return math.nan if self.table is None else self.table.shape[1]
+
+    @property
+    def here(self) -> Estimate:
+        """The mean difference for new repeats on these images."""
+        return over_repeats(self.differences)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean difference for new repeats and, as far as predictions allow, new images."""
+        return self.here if self.table is None else crossed(self.table)
+
+    @property
+    def components(self) -> Components:
+        """Variance components of the differences; over repeats alone they are all of the repeat."""
+        if self.table is not None and self.n > 1:
+            return components(self.table)
+        variance = float(self.differences.var(ddof=1)) if self.n > 1 else math.nan
+        return Components(variance, math.nan, math.nan)
+
+    def statistics(self, sign: int, level: float, most: float = math.inf) -> dict[str, float]:
+        """Return the columns of `comparison.compare` for this pair.
+
+        Args:
+            sign: 1 if higher values are better, else -1.
+            level: coverage of the intervals, in (0, 1).
+            most: largest possible difference; intervals are cut at it.
+        """
+        d: Difference = paired_difference(self.a, self.b)
+        estimate, here, parts = self.estimate, self.here, self.components
+        wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
+        # without a standard error all differences are equal, and p is that of the sign-flip test
+        p = d.p if math.isnan(estimate.error) else estimate.p
+        low, high = np.clip(estimate.interval(level), -most, most).tolist()
+        low_here, high_here = np.clip(here.interval(level), -most, most).tolist()
+        return {
+            **{"diff": d.interval.mean, "sd": d.interval.sd},
+            **{"error": estimate.error, "df": estimate.df, "low": low, "high": high},
+            **{"low_here": low_here, "high_here": high_here},
+            **{"n": self.n, "n_images": self.n_images},
+            **{"var_repeat": parts.repeat, "var_image": parts.image, "var_rest": parts.rest},
+            **{"correlation": d.correlation, "p": p},
+            **{"wins": wins, "ties": d.ties, "losses": losses},
+            **{"p_better": d.p_greater if sign > 0 else 1 - d.p_greater},
+        }
+
+
+def make_pairs(
+    trials: pd.DataFrame,
+    values: pd.DataFrame,
+    baselines: Mapping[str, str],
+    read: ExampleReader = no_examples,
+) -> list[Pair]:
+    """Return the pair of each configuration with its baseline.
+
+    Args:
+        trials: the completed ones.
+        values: a row per repeat, a column per config_id, see `comparison.by_repeat`.
+        baselines: by configuration.
+        read: returns values per example; of pairs with `MIN_REPEATS` common repeats only.
+    """
+    names = trials.set_index(["config_id", "repeat"]).trial_id
+    common = {c: values[[c, b]].dropna().index for c, b in baselines.items()}
+    wanted = {
+        names[config, repeat]: None
+        for c, b in baselines.items()
+        if len(common[c]) >= MIN_REPEATS
+        for config in (c, b)
+        for repeat in common[c]
+    }
+    found = read(list(wanted))
+
+    pairs = []
+    for config, baseline in baselines.items():
+        repeats = common[config]
+        ids = [names[c, repeat] for c in (config, baseline) for repeat in repeats]
+        a, b = values.loc[repeats, [config, baseline]].to_numpy().T
+        pairs.append(Pair(a, b, _difference(ids, found)))
+    return pairs
+
+
+def _difference(trial_ids: Sequence[str], found: Mapping[str, Values]) -> Values | None:
+    """Return the differences [R, N] of the first half of the trials from the second half."""
+    tables = [found.get(trial) for trial in trial_ids]
+    sizes = {-1 if table is None else len(table) for table in tables}
+    if len(sizes) != 1 or sizes == {-1}:
+        return None
+    block = np.stack([table for table in tables if table is not None])
+    half = len(block) // 2
+    difference: Values = block[:half] - block[half:]
+    return difference
