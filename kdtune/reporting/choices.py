@@ -17,7 +17,7 @@ OFFERED_BASELINES = ("student", "teacher", "loss", "lr")
 """Hyperparameters whose values are offered as baselines."""
 MAX_VALUES, MAX_BASELINES = 4, 5
 """Values of such a hyperparameter, if it is offered, and baselines altogether."""
-MAX_TABLE_ROWS = 600
+MAX_TABLE_ROWS = 300
 """Rows of all tables; with more configurations fewer baselines and metrics are offered."""
 
 

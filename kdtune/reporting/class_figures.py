@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from kdtune.config.metrics import ECE_BINS
 from kdtune.reporting.canvas import COLOURS, INK, LINE_STYLES, CaptionedFigure, new_axes
 from kdtune.reporting.hover import Titles
 from kdtune.results.arms import ARMS, Arms, Numbers
@@ -60,7 +61,7 @@ def _matrix(
 ) -> CaptionedFigure:
     count = len(arms.classes)
     figure, axes = new_axes()
-    figure.set_size_inches(4.6, 4.2)
+    figure.set_size_inches(4.6, min(4.2, 2.2 + 0.2 * count))
     axes.grid(False)
     image = axes.imshow(values, aspect="auto", **style)
     if count <= MAX_NUMBERED:
@@ -81,7 +82,15 @@ def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None
         red, green, blue, _ = image.cmap(image.norm(value))
         colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
         form = "+.0f" if signed else ".0f"
-        axes.text(x, y, format(value, form), ha="center", va="center", color=colour, fontsize=7)
+        axes.text(
+            x,
+            y,
+            format(value, form),
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=7 if len(values) > 5 else 9,
+        )
 
 
 def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
@@ -95,7 +104,9 @@ def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
         label = f"{labels[i]} (ECE {errors[i]:.1f}%)"
         line: Any = {"color": COLOURS[i], "ls": LINE_STYLES[i], "lw": 1.4, "label": label}
         x, y = 100 * rows.confidence, 100 * rows.accuracy
-        axes.plot(x, y, "os"[i], ms=4, gid=f"arm-{i}", **line)
+        axes.plot(x, y, **line)
+        area = 4 + 80 * rows.n / table.n.max()
+        axes.scatter(x, y, s=area, color=COLOURS[i], marker="os"[i], lw=0, gid=f"arm-{i}", zorder=3)
         titles[f"arm-{i}"] = [
             f"{labels[i]}: confidence {a:.1f}%, accuracy {b:.1f}%, {n:,} predictions"
             for a, b, n in zip(x, y, rows.n, strict=True)
@@ -104,13 +115,9 @@ def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
     figure.set_figheight(3.4)
     figure.legend(loc="outside lower center", ncols=1)
     caption = (
-        f"Calibration on {arms.split}: accuracy of the predictions of each confidence, in "
-        f"{_bins(table)} of 15 bins that hold any, with all repeats together. On the dotted line "
-        f"confidence and accuracy agree; below it students are overconfident. ECE is the expected "
-        f"calibration error (Guo et al., 2017), as the mean over repeats."
+        f"Calibration on {arms.split}: accuracy of the predictions by their confidence, in "
+        f"{ECE_BINS} bins that pool all repeats; larger markers hold more predictions. On the "
+        f"dotted line confidence and accuracy agree; below it students are overconfident. ECE: "
+        f"expected calibration error, mean over repeats (Guo et al., 2017)."
     )
     return CaptionedFigure("calibration", caption, figure, titles)
-
-
-def _bins(table: Any) -> str:
-    return str(table.bin.nunique())

@@ -44,17 +44,17 @@ def by_class(results: Results, arms: Mapping[str, Arms]) -> ByClass | None:
         note += " Intervals and p values need three repeats."
     if "test" in arms:
         note += " Val selected the configuration; test did not."
-    splits = {split: _accuracies(one, labels) for split, one in arms.items()}
-    return ByClass(note, splits, _confusions(own, labels))
+    splits = {split: _accuracies(one) for split, one in arms.items()}
+    return ByClass(note, splits, _confusions(own))
 
 
-def _accuracies(arms: Arms, labels: list[str]) -> NotedTable:
+def _accuracies(arms: Arms) -> NotedTable:
     table = class_accuracies(arms)
     sentence = _changes(table, arms.split)
     if len(table) > MAX_CLASSES:  # the first ones are not folded
         table = table.sort_values("p", kind="stable")
         sentence += " Classes with the smallest p come first."
-    head = ["class", "images", labels[1], labels[0], "difference (points)", "p (Holm)"]
+    head = ["class", "images", "baseline", "distilled", "difference (points)", "p (Holm)"]
     rows = [
         [
             *(str(row["class"]), f"{row.images:,}"),
@@ -98,12 +98,12 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def _confusions(arms: Arms, labels: list[str]) -> NotedTable | None:
+def _confusions(arms: Arms) -> NotedTable | None:
     """Return the largest confusions as a table; None for so few classes that there is a matrix."""
     if len(arms.classes) <= MAX_CLASSES:
         return None
     table = largest_confusions(arms)
-    head = ["label", "predicted as", "images", labels[1], labels[0], "difference (points)"]
+    head = ["label", "predicted as", "images", "baseline", "distilled", "difference (points)"]
     rows = [
         [
             *(str(row.label), str(row.predicted), f"{row.images:,}"),

@@ -1,4 +1,4 @@
-"""Section of the report on single images: those on which distilled and plain students differ."""
+"""Section of the report on the images on which distilled and plain students differ most."""
 
 import base64
 from collections.abc import Mapping
@@ -57,14 +57,16 @@ def examples(results: Results, arms: Mapping[str, Arms]) -> Examples | None:
         f"The val images on which students of {labels[0]} (distilled) and of {labels[1]} "
         f"(baseline) differ most, of {len(own.repeats)} students each. More distilled students are "
         f"correct on {more:,} of {len(own.label):,} images, fewer on {fewer:,}, as many on "
-        f"{same:,}. These are extremes: on new students their differences will be smaller."
+        f"{same:,}. Beside the number of correct students stands the most frequent wrong class, "
+        f"with its number of students. These are extremes: on new students the differences will be "
+        f"smaller."
     )
     if not any(pictures.values()):
         note += " There are no thumbnails: the data are no images, or are no longer there."
         return Examples(note, {}, _as_table(table))
     headings = {
-        "More often correct with distillation": table[table["diff"] > 0],
-        "Less often correct with distillation": table[table["diff"] < 0],
+        "More often correct than the baseline": table[table["diff"] > 0],
+        "Less often correct than the baseline": table[table["diff"] < 0],
     }
     groups = {
         heading: [_shown(row, pictures[int(row["image"])]) for _, row in rows.iterrows()]
@@ -91,8 +93,8 @@ def _shown(row: pd.Series, content: bytes) -> ShownImage:
 
 
 def _line(arm: str, row: pd.Series) -> str:
-    wrong = f", {row[f'wrong_{arm}']}" if row[f"wrong_{arm}"] else ""
-    return f"{arm} {row[arm]}/{row['n']}{wrong}"
+    wrong = f"; {row[f'wrong_{arm}']}" if row[f"wrong_{arm}"] else ""
+    return f"{arm} {row[arm]} of {row['n']}{wrong}"
 
 
 def _name(row: pd.Series) -> str:
@@ -104,8 +106,8 @@ def _as_table(table: pd.DataFrame) -> Table:
     rows = [
         [
             *(_name(row), str(row["label"])),
-            *(f"{row.distilled}/{row.n}", row.wrong_distilled or "-"),
-            *(f"{row.baseline}/{row.n}", row.wrong_baseline or "-"),
+            *(f"{row.distilled} of {row.n}", row.wrong_distilled or "-"),
+            *(f"{row.baseline} of {row.n}", row.wrong_baseline or "-"),
         ]
         for _, row in table.iterrows()
     ]

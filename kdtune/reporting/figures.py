@@ -5,7 +5,7 @@ A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. 
 can also be distinguished in greyscale.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from kdtune.reporting.canvas import (
     label_rows,
     new_axes,
 )
+from kdtune.reporting.class_figures import CLASS_FIGURES, class_plots
 from kdtune.reporting.frontier import FRONTIERS, frontier_plot
 from kdtune.reporting.hover import Titles, config_gid
 from kdtune.reporting.learning_curves import (
@@ -30,6 +31,7 @@ from kdtune.reporting.learning_curves import (
     curve_data,
     learning_curve,
 )
+from kdtune.results.arms import Arms, read_arms
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
@@ -52,17 +54,26 @@ FIGURE_NAMES = {
     *WITH_LAST_EPOCHS,
     *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
     *WHOLE_ONLY,
-    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS),
+    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS, *CLASS_FIGURES),
 }
 """Names of all figures that a report can have."""
 
 
-def all_figures(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure]:
-    """Yield every figure for which the study has data, one at a time."""
+def all_figures(
+    results: Results, criterion: Criterion, arms: Mapping[str, Arms] | None = None
+) -> Iterator[CaptionedFigure]:
+    """Yield every figure for which the study has data, one at a time.
+
+    Args:
+        results: the study.
+        criterion: the evaluation criterion.
+        arms: see `build.html`.
+    """
     if not len(completed(results.trials)):
         return
     with figure_style():
         yield from filter(None, _draw(results, criterion))
+        yield from class_plots(results, read_arms(results, criterion) if arms is None else arms)
 
 
 def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,28 +12,33 @@ MARGIN = 0.05
 """Share of the height above and below the lines inside."""
 
 
-def outside(values: Mapping[str, ArrayLike], growth: float = MAX_GROWTH) -> list[str]:
-    """Return the lines without which an axis is much shorter.
+def outside(
+    values: Mapping[str, ArrayLike], better: str | None, growth: float = MAX_GROWTH
+) -> list[str]:
+    """Return the worst lines if an axis is much shorter without them.
 
-    These are the fewest lines, less than half of all, without which the range of the others is less
-    than 1 / growth of the range of all. So the axis shows what most lines do, and not what one that
-    diverged or stayed at chance makes of it.
+    These are the fewest of the worst lines, less than half of all, without which the range of the
+    others is less than 1 / growth of the range of all. So the axis shows what most lines do, and
+    not what one that diverged or stayed at chance makes of it.
 
     Args:
         values: numbers of each line, by its name; NaN does not count.
+        better: which numbers are better, "higher" or "lower"; None: no line is left outside.
         growth: see above.
     """
     ranges = {name: _range(numbers) for name, numbers in values.items()}
     known = {name: ends for name, ends in ranges.items() if not math.isnan(ends[0])}
-    whole = _height(list(known.values())) if known else 0.0
+    if better is None or not known:
+        return []
+    if better == "higher":
+        worst_first = sorted(known, key=lambda name: known[name][0])
+    else:
+        worst_first = sorted(known, key=lambda name: -known[name][1])
+    whole = _height(list(known.values()))
     for count in range(1, (len(known) + 1) // 2):
-        heights = {
-            names: _height([ends for name, ends in known.items() if name not in names])
-            for names in combinations(known, count)
-        }
-        least = min(heights, key=lambda names: heights[names])
-        if 0 < growth * heights[least] < whole:
-            return list(least)
+        rest = _height([known[name] for name in worst_first[count:]])
+        if 0 < growth * rest < whole:
+            return worst_first[:count]
     return []
 
 

@@ -18,7 +18,7 @@ from kdtune.reporting.canvas import (
     add_legend_below,
     new_axes,
 )
-from kdtune.reporting.frame import limits, outside
+from kdtune.reporting.frame import MAX_GROWTH, limits, outside
 from kdtune.reporting.hover import Titles, config_gid
 from kdtune.results.comparison import completed
 from kdtune.results.labels import short_model
@@ -97,7 +97,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
         return None
     figure, axes = new_axes()
     lines = dict(list(frame.groupby("config_id", sort=False)))
-    titles = {}
+    titles: dict[str, Titles] = {}
     for i, config in enumerate(data.trials):
         if config in lines:
             label = results.label(config)
@@ -159,12 +159,14 @@ def _set_limits(
         sd = line["std"].fillna(0)
         bands[config] = np.concatenate([line["mean"] - sd, line["mean"] + sd])
     # a loss that alpha weights has another scale in each configuration, by design
-    wild = outside(bands) if METRICS[metric].comparable else outside(bands, 25)
-    if wild:
-        inside = [config for config in lines if config not in wild]
-        values = [bands[config] for config in inside]
-        values += [trial[metric].to_numpy() for c in inside for trial in data.trials[c]]
-        axes.set_ylim(*limits([*values, np.asarray(teachers)]))
+    growth = MAX_GROWTH if METRICS[metric].comparable else 5 * MAX_GROWTH
+    wild = outside(bands, METRICS[metric].better, growth)
+    if not wild:
+        return {}
+    inside = [config for config in lines if config not in wild]
+    values = [bands[config] for config in inside]
+    values += [trial[metric].to_numpy() for c in inside for trial in data.trials[c]]
+    axes.set_ylim(*limits([*values, np.asarray(teachers)]))
     return {c: (float(lines[c]["mean"].min()), float(lines[c]["mean"].max())) for c in wild}
 
 
@@ -172,7 +174,9 @@ def _outside(results: Results, wild: dict[str, tuple[float, float]]) -> str:
     """Return the sentence about configurations outside the frame; "" without any."""
     if not wild:
         return ""
-    shown = [f"{results.label(c)} (means {low:.3g} to {high:.3g})" for c, (low, high) in wild.items()]
+    shown = [
+        f"{results.label(c)} (means {low:.3g} to {high:.3g})" for c, (low, high) in wild.items()
+    ]
     verb = "run" if len(shown) > 1 else "runs"
     return f" Outside the frame {verb} {'; '.join(shown)}."
 

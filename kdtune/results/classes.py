@@ -6,7 +6,7 @@ import pandas as pd
 from kdtune.config.metrics import ECE_BINS
 from kdtune.results.arms import ARMS, Arms, Numbers
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, over_known
-from kdtune.statistics.crossed import Estimate, crossed
+from kdtune.results.pairs import Pair
 
 
 def class_accuracies(arms: Arms) -> pd.DataFrame:
@@ -15,27 +15,24 @@ def class_accuracies(arms: Arms) -> pd.DataFrame:
     Returns:
         One row per class that has images: class, images, distilled and baseline (accuracy, mean
         over repeats), diff (distilled - baseline), low, high (ends of the simultaneous 95 %
-        interval for new repeats and new images of the class, Bonferroni over the classes, cut at
-        -1 and 1), p and p_holm (Holm over the classes). With fewer than three repeats, or where
-        nothing varies, there is no interval and no p value (NaN).
+        interval for new repeats and new images of the class, Bonferroni over the classes), p and
+        p_holm (Holm over the classes). With fewer than three repeats there is no interval and no p
+        value (NaN); see `pairs.Pair.statistics`.
     """
     correct = arms.correct.astype(float)
-    rows, estimates = [], list[Estimate]()
-    for number, name in enumerate(arms.classes):
-        own = arms.label == number
-        if not own.any():
-            continue
-        of_class = correct[:, :, own]
-        row = {"class": name, "images": int(own.sum())}
-        rows.append(row | dict(zip(ARMS, of_class.mean((1, 2)), strict=True)))
-        estimates.append(crossed(of_class[0] - of_class[1]))
+    numbers = np.unique(arms.label)
+    level = 1 - SIGNIFICANCE_LEVEL / len(numbers)
+    rows = []
+    for number in numbers:
+        own = correct[:, :, arms.label == number]
+        by_repeat = own.mean(2)
+        pair = Pair(by_repeat[0], by_repeat[1], own[0] - own[1])
+        row = {"class": arms.classes[number], "images": own.shape[2]}
+        row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
+        rows.append(row | pair.statistics(1, level, most=1.0))
     table = pd.DataFrame(rows)
-    table["diff"] = [estimate.mean for estimate in estimates]
-    table["p"] = [estimate.p for estimate in estimates]
     table["p_holm"] = over_known(table.p)
-    level = 1 - SIGNIFICANCE_LEVEL / max(1, int(table.p.notna().sum()))
-    ends = np.clip([estimate.interval(level) for estimate in estimates], -1, 1)
-    return table.assign(low=ends[:, 0], high=ends[:, 1])
+    return table[["class", "images", *ARMS, "diff", "low", "high", "p", "p_holm"]]
 
 
 def confusion(arms: Arms) -> Numbers:
