@@ -99,18 +99,19 @@ def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
     figure, axes = new_axes()
     axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=(0, (2, 4)))
     titles: dict[str, Titles] = {}
+    most = table.n.max()
     for i, arm in enumerate(ARMS):
         rows = table[table.arm == arm]
         label = f"{labels[i]} (ECE {errors[i]:.1f}%)"
         line: Any = {"color": COLOURS[i], "ls": LINE_STYLES[i], "lw": 1.4, "label": label}
-        x, y = 100 * rows.confidence, 100 * rows.accuracy
-        axes.plot(x, y, **line)
-        area = 4 + 80 * rows.n / table.n.max()
-        axes.scatter(x, y, s=area, color=COLOURS[i], marker="os"[i], lw=0, gid=f"arm-{i}", zorder=3)
-        titles[f"arm-{i}"] = [
-            f"{labels[i]}: confidence {a:.1f}%, accuracy {b:.1f}%, {n:,} predictions"
-            for a, b, n in zip(x, y, rows.n, strict=True)
-        ]
+        axes.plot(100 * rows.confidence, 100 * rows.accuracy, **line)
+        for row in rows.itertuples():
+            x, y, gid = 100 * row.confidence, 100 * row.accuracy, f"arm-{i}-{row.bin}"
+            mark: Any = {"color": COLOURS[i], "mew": 0, "ms": 2 + 7 * (row.n / most) ** 0.5}
+            axes.plot(x, y, "os"[i], gid=gid, **mark)
+            titles[gid] = (
+                f"{labels[i]}: confidence {x:.1f}%, accuracy {y:.1f}%, {row.n:,} predictions"
+            )
     axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
     figure.set_figheight(3.4)
     figure.legend(loc="outside lower center", ncols=1)

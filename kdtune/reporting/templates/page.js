@@ -24,7 +24,7 @@
   // Rows beyond the first ones are in a second table, which is folded: both are sorted as one.
   const sort = (holder, column) => {
     const heads = [...holder.querySelectorAll("thead tr")].map(row => row.cells[column]);
-    const sign = heads[0].ariaSort === "descending" ? 1 : -1;
+    const sign = heads[0].ariaSort === "ascending" ? -1 : 1;
     for (const head of holder.querySelectorAll("th")) head.ariaSort = null;
     for (const head of heads) head.ariaSort = sign > 0 ? "ascending" : "descending";
     const bodies = [...holder.querySelectorAll("tbody")];
