@@ -1,5 +1,6 @@
 """Progress of a study on a terminal: a live table, or lines if the output is no terminal."""
 
+import math
 import time
 
 from rich.console import Group
@@ -133,6 +134,6 @@ def _describe_lead(
     ours, theirs = ([state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
     ends = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-    shown = f" (95% CI {ends})" if interval.n > 1 else ""
+    shown = "" if math.isnan(interval.low) else f" (95% CI for these images {ends})"
     lead = f"{100 * interval.mean:+.1f} points{shown} over {interval.n} repeats"
     return f"best distilled minus best baseline {lead}"

@@ -171,12 +171,13 @@ def comparisons(results: Results, criterion: Criterion) -> NotedTable:
     selected = ", the best such configuration by the same criterion"
     note = (
         f"Difference in {criterion.label} from {context.baseline}"
-        f"{context.repeats_phrase or selected}. Paired by repeat: {context.method_in_full(m)}. The "
-        f"win rate is the share of repeats in which the configuration is better than the baseline, "
-        f"ties counted half. The correlation between the two over repeats shows the gain from "
-        f"pairing: the higher it is, the smaller is the variance of the difference."
+        f"{context.repeats_phrase or selected}. Paired by {context.paired_by}: "
+        f"{context.method_in_full(m)}. Conclusions are about {context.holds_for}. The win rate is "
+        f"the share of repeats in which the configuration is better than the baseline, ties "
+        f"counted half. The correlation between the two over repeats shows the gain from pairing: "
+        f"the higher it is, the smaller is the variance of the difference."
     )
-    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
+    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level, full=True)
     return NotedTable(note, Table(head, rows))
 
 

@@ -140,8 +140,10 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     scale, context = criterion.scale, results.context(criterion)
     titles = {}
     for y, (_, row) in enumerate(table.iterrows()):
-        interval = [scale * row.low, scale * row.high]
-        axes.plot(interval, [y, y], color=COLOURS[0], lw=2)
+        axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=2)
+        if not np.isnan(row.n_images):
+            here = [scale * row.low_here, scale * row.high_here]
+            axes.plot(here, [y, y], color=COLOURS[0], lw=6, alpha=0.4, solid_capstyle="butt")
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5, gid=f"row-{y}")
         difference, ends = difference_and_interval(row, scale)
         titles[f"row-{y}"] = f"{results.label(row.config_id)}: {difference} {ends}, n = {row.n:.0f}"
@@ -149,7 +151,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     unit = " in percentage points (pp)" if criterion.in_points else ""
     caption = (
         f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
-        f"paired by repeat: {context.interval_legend}."
+        f"paired by {context.paired_by}: {context.interval_legend}."
     )
     if criterion.in_points:
         step = scale / _val_size(results)

@@ -85,6 +85,11 @@ class Criterion:
         return 100 if self.in_points else 1
 
     @property
+    def largest_difference(self) -> float:
+        """The largest possible difference: 1 for shares, else infinity."""
+        return 1.0 if self.in_points else math.inf
+
+    @property
     def has_predictions(self) -> bool:
         """Whether predictions per example give the metric: accuracy at the last epoch."""
         return self.metric == "acc" and self.scope == "last"
@@ -233,7 +238,7 @@ def compare(
         return pd.DataFrame()
     pairs = make_pairs(completed(trials), values, baselines, read)
     m = max(1, sum(pair.n >= MIN_REPEATS for pair in pairs))  # as many as have a p value
-    level, most = 1 - SIGNIFICANCE_LEVEL / m, 1.0 if criterion.in_points else math.inf
+    level, most = 1 - SIGNIFICANCE_LEVEL / m, criterion.largest_difference
     rows = [pair.statistics(criterion.sign, level, most) for pair in pairs]
     table = pd.DataFrame(rows).assign(config_id=list(baselines), baseline=list(baselines.values()))
     table["p_holm"] = over_known(table.p)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from kdtune.config.metrics import METRICS
 from kdtune.results import sensitivity
 from kdtune.results.comparison import Criterion
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
@@ -16,6 +17,7 @@ from kdtune.results.labels import config_label
 from kdtune.results.summaries import best_rows
 from kdtune.results.tables import comparison_rows, format_table, markdown
 from kdtune.results.wording import best_sentence, verdict
+from kdtune.statistics.intervals import MIN_REPEATS
 
 if TYPE_CHECKING:
     from kdtune.results.study_results import Results
@@ -36,7 +38,23 @@ def context(results: Results, criterion: Criterion, student: str | None) -> Comp
     planned = results.planned_repeats
     if held_out:  # the number is fixed in a race, but not with --repeats auto
         planned = results.study.repeats if level is None else math.nan
-    return ComparisonContext(baseline(results, criterion, student), planned, held_out, level)
+    images, why = _images(results, criterion)
+    own = baseline(results, criterion, student)
+    return ComparisonContext(own, planned, held_out, level, images, why)
+
+
+def _images(results: Results, criterion: Criterion) -> tuple[int | None, str]:
+    """Return the number of images that a comparison generalises from, or why it does not."""
+    metric = METRICS[criterion.metric]
+    if metric.of_example is None:
+        return None, f"{metric.label} has no value per image"
+    if criterion.scope != "last":
+        return None, "predictions of the last epoch only are kept"
+    table = results.compare(criterion)
+    known = table[table.n >= MIN_REPEATS] if len(table) else table
+    if len(known) and known.n_images.notna().all():
+        return int(known.n_images.max()), ""
+    return None, "predictions of runs are missing" if len(known) else ""
 
 
 def baseline(results: Results, criterion: Criterion, student: str | None) -> str:
@@ -82,7 +100,7 @@ def verdict_by_student(results: Results, criterion: Criterion) -> str:
 def edges(results: Results, criterion: Criterion) -> str:
     """Return whether the best configuration is at the edge of the search space; else ""."""
     best = results.best(criterion)
-    words = sensitivity.edges(results.trials, best, results.by) if best else []
+    words = sensitivity.edges(results.search_trials, best, results.by, criterion) if best else []
     text = "The best configuration is at the edge of the search space"
     return f"{text}: {', '.join(words)}. Consider extending the range." if words else ""
 

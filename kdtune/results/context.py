@@ -22,6 +22,10 @@ class ComparisonContext:
     """Whether the comparison uses held-out repeats, which did not select the finalists."""
     anytime_level: float | None = None
     """Level of a study that added repeats until it was decided. None: their number was fixed."""
+    images: int | None = None
+    """Val images that the comparison generalises from. None: it holds for these images only."""
+    why_these_images: str = ""
+    """Why it holds for these images only."""
 
     @property
     def is_fixed(self) -> bool:
@@ -48,18 +52,39 @@ class ComparisonContext:
         return f", finalists on held-out repeats{added}"
 
     @property
+    def holds_for(self) -> str:
+        """What conclusions are about."""
+        if self.images is None:
+            reason = f" ({self.why_these_images})" if self.why_these_images else ""
+            return f"new repeats with this teacher on these val images{reason}"
+        return "new repeats with this teacher and new images like those of val"
+
+    @property
+    def paired_by(self) -> str:
+        """What the comparison is paired by."""
+        return "repeat" if self.images is None else "repeat and image"
+
+    @property
+    def sizes(self) -> str:
+        """Over what t intervals and t tests are computed."""
+        return "repeats" if self.images is None else f"repeats and {self.images:,} val images"
+
+    @property
     def method(self) -> str:
         """Note below the comparison's table."""
         if self.anytime_level is not None:
-            text = "Paired by repeat. Interval and p value are always-valid: they hold whenever "
-            text += "the study stops."
+            text = f"Paired by {self.paired_by}. Interval and p value are always-valid: they hold "
+            text += "whenever the study stops."
         else:
             text = (
-                "Paired by repeat. CI: t intervals, Bonferroni-adjusted for all rows. p (Holm): "
-                "paired t tests; p (max-T): sign-flip tests; both adjusted for all rows."
+                f"Paired by {self.paired_by}. CI: t intervals over {self.sizes}, "
+                f"Bonferroni-adjusted for all rows"
             )
+            beside = "; for these images: the same over repeats alone"
+            text += beside * (self.images is not None)
+            text += ". p (Holm): t tests, adjusted for all rows."
             text += f" {NOT_ADJUSTED}" * (not self.is_fixed)
-        return f"{text} Conclusions are about new repeats with this teacher and these images."
+        return f"{text} Conclusions are about {self.holds_for}."
 
     def method_in_full(self, m: int) -> str:
         """Return the method of m comparisons, for a report."""
@@ -69,17 +94,23 @@ class ComparisonContext:
                 f"the study stops (Gönen et al., 2005; Ville, 1939)"
             )
         text = (
-            f"mean difference and {self.interval} (t interval, Bonferroni-adjusted); p values "
-            f"adjusted for {count_comparisons(m)}: paired t tests by Holm's method, and sign-flip "
-            f"tests by max-T (from 6 repeats on)"
+            f"mean difference and {self.interval} (t interval over {self.sizes}, "
+            f"Bonferroni-adjusted); p values adjusted for {count_comparisons(m)}: t tests by "
+            f"Holm's method, and sign-flip tests over repeats by max-T (from 6 repeats on)"
         )
         return text if self.is_fixed else f"{text}. {NOT_ADJUSTED[:-1]}"
 
     @property
     def interval_legend(self) -> str:
         """What the lines in the figure of differences show."""
-        holds = ", which holds whenever the study stops" * (self.anytime_level is not None)
-        return f"lines show the {self.interval}{holds}"
+        if self.anytime_level is not None:
+            return f"lines show the {self.interval}, which holds whenever the study stops"
+        if self.images is None:
+            return f"lines show the {self.interval} for these images"
+        return (
+            f"lines show the {self.interval} for new repeats and new images, thick lines the one "
+            f"for these images"
+        )
 
     @property
     def baseline_note(self) -> str:

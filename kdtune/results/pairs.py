@@ -119,19 +119,19 @@ def make_pairs(
     pairs = []
     for config, baseline in baselines.items():
         repeats = common[config]
-        ids = [names[c, repeat] for c in (config, baseline) for repeat in repeats]
         a, b = values.loc[repeats, [config, baseline]].to_numpy().T
-        pairs.append(Pair(a, b, _difference(ids, found)))
+        tables = [[found.get(names[c, r]) for r in repeats] for c in (config, baseline)]
+        pairs.append(Pair(a, b, difference_table(*tables)))
     return pairs
 
 
-def _difference(trial_ids: Sequence[str], found: Mapping[str, Values]) -> Values | None:
-    """Return the differences [R, N] of the first half of the trials from the second half."""
-    tables = [found.get(trial) for trial in trial_ids]
-    sizes = {-1 if table is None else len(table) for table in tables}
-    if len(sizes) != 1 or sizes == {-1}:
+def difference_table(a: Sequence[Values | None], b: Sequence[Values | None]) -> Values | None:
+    """Return a - b as a table [R, N], from values per example (N,) of the same R repeats.
+
+    None if the values of a repeat are missing, or not all have the same length.
+    """
+    known = [values for values in (*a, *b) if values is not None]
+    if not known or len(known) < len(a) + len(b) or len({len(values) for values in known}) > 1:
         return None
-    block = np.stack([table for table in tables if table is not None])
-    half = len(block) // 2
-    difference: Values = block[:half] - block[half:]
+    difference: Values = np.stack(known[: len(a)]) - np.stack(known[len(a) :])
     return difference

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from kdtune.config.fields import Value
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
@@ -93,23 +94,42 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
     return table.sort_values("share", ascending=False, ignore_index=True)
 
 
-def edges(trials: pd.DataFrame, config_id: str, by: Sequence[str]) -> list[str]:
+def edges(
+    trials: pd.DataFrame, config_id: str, by: Sequence[str], criterion: Criterion
+) -> list[str]:
     """Return where a configuration is at the edge of the search, e.g. ["lr = 0.1 (highest)"].
 
-    Hyperparameters with fewer than three values do not count, since each of two values is an edge.
-    Neither do alpha = 0 and alpha = 1, the limits of alpha.
+    Of two values each is an end of the list. One of them is an edge if it is better than the other
+    at every setting of the other hyperparameters. alpha = 0 and alpha = 1 are no edges, since they
+    are the limits of alpha.
     """
     configs = completed_configs(trials)
+    means = criterion.sign * by_repeat(trials, criterion.metric, criterion.scope).mean()
     words = []
     for name in by:
         values = configs[f"config/{name}"].dropna()
         numeric = pd.api.types.is_numeric_dtype(values.infer_objects())
-        if not numeric or values.nunique() < 3 or config_id not in values.index:
+        if not numeric or values.nunique() < 2 or config_id not in values.index:
             continue
         value = values[config_id]
         if name == "alpha" and value in (0, 1):
+            continue
+        if values.nunique() == 2 and not _is_better_everywhere(value, name, configs, means):
             continue
         for end, word in ((values.min(), "lowest"), (values.max(), "highest")):
             if value == end:
                 words.append(f"{name} = {value:.4g} ({word})")
     return words
+
+
+def _is_better_everywhere(value: Value, name: str, configs: pd.DataFrame, means: pd.Series) -> bool:
+    """Return whether one of two values is better at every setting of the other hyperparameters.
+
+    There must be two such settings: with one, the better value is always an end of the list.
+    """
+    column = f"config/{name}"
+    known = configs[configs[column].notna()].assign(mean=means)
+    others = [c for c in configs if c.startswith("config/") and c != column]
+    table = known.pivot_table(index=others, columns=column, values="mean", dropna=False).dropna()
+    rest = table.drop(columns=value).iloc[:, 0]
+    return len(table) > 1 and bool((table[value] > rest).all())

@@ -20,13 +20,15 @@ from kdtune.results.comparison import (
     Criterion,
     best_config,
     by_repeat,
+    completed,
     completed_configs,
     over_known,
     students_of,
 )
+from kdtune.results.pairs import Pair, difference_table
 from kdtune.results.setups import check_same_data, differing_settings, pairing_obstacles
 from kdtune.results.study_results import Results, load
-from kdtune.statistics.intervals import mean_interval, paired_difference, unpaired_difference
+from kdtune.statistics.intervals import mean_interval, unpaired_difference
 
 SPLITS = ("val", "test")
 Row = dict[str, Any]
@@ -129,8 +131,9 @@ class SideBySide:
         One row per split, study and pair of configurations ("best": the best of each study;
         "plain": the best baseline of each, unless they are the best): split, study, pair, label,
         against (label in the first study), diff, low, high (simultaneous 95 % t interval:
-        Bonferroni over the rows of the split), n (repeats of the study, the common ones if paired),
-        n_reference, p, p_holm (over the rows of the split), paired, why (if it is not).
+        Bonferroni over the rows of the split; for new repeats and new images if n_images is known,
+        see `pairs`), n (repeats of the study, the common ones if paired), n_reference, n_images, p,
+        p_holm (over the rows of the split), paired, why (if it is not).
         """
         pairs = list(self._pairs())
         parts = []
@@ -166,13 +169,24 @@ class SideBySide:
         why = ", ".join(obstacles)
         row: Row = names | {"against": b.label, "paired": not why, "why": why}
         if not why:
-            paired = paired_difference(x[common], y[common], level)
-            i, n = paired.interval, len(common)
-            row |= {"diff": i.mean, "low": i.low, "high": i.high, "p": paired.p}
-            return row | {"n": n, "n_reference": n}
+            own = self._pair(split, a, b, x[common], y[common])
+            found = own.statistics(self.criterion.sign, level, self.criterion.largest_difference)
+            row |= {name: found[name] for name in ("diff", "low", "high", "p", "n", "n_images")}
+            return row | {"n_reference": own.n}
         welch = unpaired_difference(x, y, level)
-        row |= {"diff": welch.difference, "low": welch.low, "high": welch.high}
-        return row | {"p": welch.p, "n": len(x), "n_reference": len(y)}
+        row |= {"diff": welch.difference, "low": welch.low, "high": welch.high, "p": welch.p}
+        return row | {"n": len(x), "n_reference": len(y), "n_images": math.nan}
+
+    def _pair(self, split: str, a: pd.Series, b: pd.Series, x: pd.Series, y: pd.Series) -> Pair:
+        """Return a pair of configurations of two studies in their common repeats x and y."""
+        tables = []
+        for row in (a, b):
+            results = self.studies[row.study]
+            trials = completed(results.trials_for(self.criterion))
+            ids = trials[trials.config_id == row.config_id].set_index("repeat").trial_id[x.index]
+            found = results.examples(self.criterion, split)(list(ids))
+            tables.append([found.get(trial) for trial in ids])
+        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables))
 
     @cached_property
     def settings(self) -> pd.DataFrame:

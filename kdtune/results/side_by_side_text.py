@@ -12,6 +12,7 @@ from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import NOT_ADJUSTED
 from kdtune.results.side_by_side import SideBySide
 from kdtune.results.tables import difference_and_interval, format_table, markdown, plus_minus
+from kdtune.statistics.intervals import MIN_REPEATS
 
 Rows = tuple[list[str], list[list[str]]]
 SPLIT_NAMES = {"val": "validation", "test": "test"}
@@ -91,9 +92,15 @@ def method(side: SideBySide) -> str:
     """Return how the differences were computed."""
     table, parts = side.comparisons, []
     if table.paired.any():
-        parts.append("Paired by repeat, on the same images: paired t test.")
+        by_image = bool(table.n_images[table.paired].notna().all())
+        over = "repeat and image: t test over both, about new repeats and new images."
+        alone = "repeat: t test over repeats, about these images."
+        parts.append(f"Paired by {over if by_image else alone}")
     if not table.paired.all():
-        parts.append("Unpaired repeats are independent samples: Welch's t test.")
+        parts.append(
+            "Unpaired repeats are independent samples: Welch's t test over repeats, about these "
+            "images."
+        )
     if count(side) > 1:
         adjusted = f"for the {count(side)} comparisons of a split"
         parts.append(f"CI Bonferroni-adjusted and p Holm-adjusted {adjusted}.")
@@ -121,7 +128,8 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
     other = f"{side.reference} ({row.against})"
     if math.isnan(row.p):
         return (
-            f"No conclusion on {subject} against {other}: a comparison needs two repeats of each."
+            f"No conclusion on {subject} against {other}: a comparison needs at least "
+            f"{MIN_REPEATS} repeats of each."
         )
     amount, ends = difference_and_interval(row, side.criterion.scale)
     interval = "simultaneous 95% CI" if count(side) > 1 else "95% CI"

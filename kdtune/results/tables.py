@@ -37,25 +37,37 @@ def comparison_rows(
     by: Sequence[str],
     criterion: Criterion,
     anytime_level: float | None = None,
+    full: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of `comparison.compare` as text.
 
     The interval is the one that conclusion and figures show as well: simultaneous, or always-valid
     at the level `anytime_level` (see `comparison.compare`).
+
+    Args:
+        table: of `comparison.compare`.
+        by: hyperparameters that tell the configurations apart.
+        criterion: by which the table was made.
+        anytime_level: see `comparison.compare`.
+        full: whether there are columns for max-T, win rate and correlation.
     """
     unit = "points" if criterion.in_points else criterion.metric
+    head = [*by, f"difference ({unit})"]
     interval, p = "95% CI (simultaneous)", "p (Holm)"
     if anytime_level is not None:
         interval, p = f"{100 * (1 - anytime_level):g}% CI (always-valid)", "p (always-valid)"
-    head = [*by, f"difference ({unit})", interval, "n", p, "p (max-T)"]
-    head += ["wins/ties/losses", "win rate", "correlation"]
+    both = anytime_level is None and bool(table.n_images.notna().any())
+    head += [interval, *["for these images"] * both, "n", p, *["p (max-T)"] * full]
+    head += ["wins/ties/losses", *["win rate", "correlation"] * full]
     rows = []
     for _, row in table.iterrows():
         cells = [cell(row[f"config/{name}"]) for name in by]
-        cells += [*difference_and_interval(row, criterion.scale), str(int(row.n))]
-        cells += [_p_value(row.p_holm), _p_value(row.p_max_t)]
-        cells += [f"{row.wins}/{row.ties}/{row.losses}"]
-        cells += [_two_decimals(row.p_better), _two_decimals(row.correlation)]
+        cells += difference_and_interval(row, criterion.scale)
+        if both:
+            cells.append(interval_text(row.low_here, row.high_here, criterion.scale))
+        cells += [str(int(row.n)), _p_value(row.p_holm), *[_p_value(row.p_max_t)] * full]
+        cells.append(f"{row.wins}/{row.ties}/{row.losses}")
+        cells += [_two_decimals(row[name]) for name in ("p_better", "correlation") if full]
         rows.append(cells)
     return head, rows
 
@@ -74,9 +86,20 @@ def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:
     if math.isnan(value):
         return "-", "-"
     if not math.isfinite(high - low):
-        return f"{value:+z.4g}", "-"
-    digits = decimals((high - low) / 2, value)
-    return f"{value:+z.{digits}f}", f"[{low:+z.{digits}f}, {high:+z.{digits}f}]"
+        return f"{value:+z.2f}" if scale == 100 else f"{value:+z.4g}", "-"
+    return f"{value:+z.{decimals((high - low) / 2, value)}f}", interval_text(low, high)
+
+
+def interval_text(low: float, high: float, scale: float = 1) -> str:
+    """Return an interval, e.g. "[+1.1, +5.1]", with two significant digits of its half width.
+
+    "-" stands for an interval that does not exist or is infinite.
+    """
+    low, high = scale * low, scale * high
+    if not math.isfinite(high - low):
+        return "-"
+    digits = decimals((high - low) / 2, (high + low) / 2)
+    return f"[{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -114,11 +137,16 @@ def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
 
 
 def plus_minus(mean: float, sd: float) -> str:
-    """Return mean ± SD with two significant digits of the SD; "-" if there is no mean."""
+    """Return mean ± SD with two significant digits of the SD; "-" if there is no mean.
+
+    Of equal numbers, whose SD is 0 or a rounding error, the mean alone has digits.
+    """
     if math.isnan(mean):
         return "-"
     if not math.isfinite(sd):
         return f"{mean:z.4g}"
+    if sd <= 1e-12 * abs(mean):
+        return f"{mean:z.4g} ± 0"
     digits = decimals(sd, mean)
     return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
 

@@ -16,6 +16,7 @@ from kdtune.results.comparison import (
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_comparisons
 from kdtune.results.labels import config_label
 from kdtune.results.tables import count_of_planned, decimals, difference_and_interval
+from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.power import detectable_difference, repeats_needed
 
 MAX_SUGGESTED_REPEATS = 200
@@ -49,10 +50,9 @@ def verdict(
         return _no_comparison(criterion, context.baseline)
     m = int(table.p_holm.notna().sum()) if m is None else m
     table = table[have_enough_repeats(table.n)]
-    if m == 0 or table.n.max() < 2:
-        return _too_few_repeats(len(table), context)
-    excludes_0 = (table.low > 0) | (table.high < 0)
-    significant = table[_is_below_level(table.p_holm, context) & excludes_0]
+    if m == 0 or table.n.max() < MIN_REPEATS:
+        return _too_few_repeats(table, context)
+    significant = significant_rows(table, context)
     better = significant[criterion.sign * significant["diff"] > 0]
     if len(better):
         return _improved(better.iloc[0], criterion, by, context, m)
@@ -74,23 +74,31 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
     if not len(known):
         return "no comparison"
     known = known[have_enough_repeats(known.n)]
-    excludes_0 = (known.low > 0) | (known.high < 0)
-    significant = known[_is_below_level(known.p_holm, context) & excludes_0]
+    significant = significant_rows(known, context)
     better = significant[criterion.sign * significant["diff"] > 0]
     row = better.iloc[0] if len(better) else known.iloc[0]
     unit = " points" if criterion.in_points else ""
-    amount = f"{difference_and_interval(row, criterion.scale)[0]}{unit}, p = {row.p_holm:.2g}"
+    amount = f"{difference_and_interval(row, criterion.scale)[0]}{unit}, {p_text(row.p_holm)}"
     if len(better):
         return f"better: {amount}"
     worse = len(significant) == len(known)
     return f"worse: {amount}" if worse else f"not significant: {amount}"
 
 
+def significant_rows(table: pd.DataFrame, context: ComparisonContext) -> pd.DataFrame:
+    """Return the rows whose adjusted p value is significant and whose interval excludes 0.
+
+    Equal differences have no interval: their p value, of a sign-flip test, decides alone.
+    """
+    excludes_0 = (table.low > 0) | (table.high < 0) | table.low.isna()
+    return table[_is_below_level(table.p_holm, context) & excludes_0]
+
+
 def _improved(
     row: pd.Series, criterion: Criterion, by: Sequence[str], context: ComparisonContext, m: int
 ) -> str:
     by_how_much = _effect(row, criterion, context, m)
-    return f"{_subject(row, criterion, by)} improved {criterion.label} by {by_how_much}."
+    return f"{_subject(row, criterion, by)} improved {criterion.label} by {by_how_much}"
 
 
 def _worsened(
@@ -103,10 +111,10 @@ def _worsened(
     row = table.iloc[0]
     by_how_much = _effect(row, criterion, context, m)
     if len(table) == 1:
-        return f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}."
+        return f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}"
     every = "Distillation in every" if criterion.has_plain_baseline else "Every other"
     best = f"the best one ({config_label(row, by)})"
-    return f"{every} configuration worsened {criterion.label}, {best} by {by_how_much}."
+    return f"{every} configuration worsened {criterion.label}, {best} by {by_how_much}"
 
 
 def _subject(row: pd.Series, criterion: Criterion, by: Sequence[str]) -> str:
@@ -115,9 +123,18 @@ def _subject(row: pd.Series, criterion: Criterion, by: Sequence[str]) -> str:
 
 
 def _effect(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
-    """Return the size of a significant difference, the baseline and the evidence."""
+    """Return the size of a significant difference, baseline and evidence; ends the sentence."""
     evidence = _evidence(row, criterion, context, m)
-    return f"{_amount(row, criterion)}{_compared_with(context)} ({evidence})"
+    here = _for_these_images(row, criterion, context)
+    return f"{_amount(row, criterion)}{_compared_with(context)} ({evidence}).{here}"
+
+
+def _for_these_images(row: pd.Series, criterion: Criterion, context: ComparisonContext) -> str:
+    """Return a sentence with the interval over repeats alone; "" where it is the only one."""
+    ends = _ends(row.low_here, row.high_here, criterion)
+    if context.images is None or not ends:
+        return ""
+    return f" For these {context.images:,} val images alone the interval is {ends}."
 
 
 def _not_significant(
@@ -131,7 +148,15 @@ def _not_significant(
     )
     if _is_below_level(row.p_holm, context):
         text += ", since the interval includes 0"
-    return text
+    return text + _in_every_repeat(row)
+
+
+def _in_every_repeat(row: pd.Series) -> str:
+    """Return that a configuration was better or worse in every repeat; "" if it was not."""
+    for count, word in ((row.wins, "better"), (row.losses, "behind")):
+        if count == row.n:
+            return f"; it was {word} in all {count:.0f} repeats"
+    return ""
 
 
 def _is_below_level(p: Any, context: ComparisonContext) -> Any:
@@ -147,8 +172,10 @@ def _compared_with(context: ComparisonContext) -> str:
     return "" if context.baseline == NO_DISTILLATION else f" compared with {context.baseline}"
 
 
-def _too_few_repeats(configs: int, context: ComparisonContext) -> str:
-    text = f"No conclusion: {'1' if configs else 'no'} common repeat, but a comparison needs two"
+def _too_few_repeats(table: pd.DataFrame, context: ComparisonContext) -> str:
+    n = int(table.n.max()) if len(table) else 0
+    repeats = f"{n or 'no'} common repeat{'s' * (n != 1)}"
+    text = f"No conclusion: {repeats}, but a comparison needs at least {MIN_REPEATS}"
     hint = "; four are rarely enough, use --repeats 8" * (context.anytime_level is None)
     return f"{text}{hint}."
 
@@ -164,16 +191,24 @@ def _no_comparison(criterion: Criterion, baseline: str) -> str:
 
 def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
     """Return interval, p value and n of a comparison."""
-    n = f"n = {count_of_planned(row.n, context.planned)}"
-    n += " held-out repeats" * context.held_out
+    n = f"n = {count_of_planned(row.n, context.planned)}{' held-out' * context.held_out} repeats"
+    if not math.isnan(row.n_images):
+        n += f" × {row.n_images:,.0f} images"
     interval = _ends(row.low, row.high, criterion)
+    kind = "95% CI" if m == 1 and context.anytime_level is None else context.interval
+    parts = [f"{kind} {interval}"] if interval else []
     if context.anytime_level is not None:
-        bounds = f"{context.interval} {interval}, " if interval else ""
-        return f"{bounds}always-valid p = {row.p_holm:.2g}, {n}"
-    if m == 1:
-        return f"95% CI {interval}, p = {row.p_holm:.2g}, {n}"
-    p = f"Holm-adjusted p = {row.p_holm:.2g} over {count_comparisons(m)}"
-    return f"{context.interval} {interval}, {p}, {n}"
+        parts.append(f"always-valid {p_text(row.p_holm)}")
+    elif m == 1:
+        parts.append(p_text(row.p_holm) + " (sign-flip test)" * (not interval))
+    else:
+        parts.append(f"Holm-adjusted {p_text(row.p_holm)} over {count_comparisons(m)}")
+    return ", ".join([*parts, n])
+
+
+def p_text(p: float) -> str:
+    """Return a p value with two digits, e.g. "p = 0.032" or "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _ends(low: float, high: float, criterion: Criterion) -> str:

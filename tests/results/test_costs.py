@@ -29,7 +29,6 @@ COSTS = cost_frame(
         cost(TEACHER, "teacher", params=500_000, ms=20.0),
     ]
 )
-T1 = 12.706204736174698  # 97.5 % point of Student's t with 1 degree of freedom
 
 
 def two_students() -> pd.DataFrame:
@@ -142,7 +141,7 @@ def test_the_best_of_each_student_with_and_without_distillation() -> None:
     assert list(table.arm) == ["distilled", "plain"] * 2
     assert list(table.label) == ["alpha = 0.5", "alpha = 1"] * 2
     assert list(table["mean"]) == exact([0.71, 0.60, 0.80, 0.82])
-    assert table.low[0] == exact(0.71 - T1 * 0.01) and table.high[0] == exact(0.71 + T1 * 0.01)
+    assert table.low.isna().all() and table.high.isna().all()  # of two repeats
     assert list(table.n) == [2, 2, 2, 2]
     assert list(table.latency_ms) == [0.5, 0.5, 3.0, 3.0]
     assert list(table["efficient/latency_ms"]) == [True, False, False, True]
@@ -155,16 +154,16 @@ def test_the_best_of_each_student_with_and_without_distillation() -> None:
 def test_the_best_student_within_a_latency() -> None:
     assert within(Criterion(limits=Limits(2.0))) == (
         "Best student with a latency of at most 2 ms at batch size 1 (1 thread of Some CPU): "
-        "pkg:small (0.5 ms, 1,000 parameters) with alpha = 0.5; validation accuracy 71% (95% CI 58 "
-        "to 84, n = 2, optimistic: used for the selection), test accuracy 61% (95% CI 48 to 74, "
-        "n = 2). Excluded by cost: pkg:large (3 ms)."
+        "pkg:small (0.5 ms, 1,000 parameters) with alpha = 0.5; validation accuracy 71.0% (n = 2, "
+        "optimistic: used for the selection), test accuracy 61.0% (n = 2). Excluded by cost: "
+        "pkg:large (3 ms)."
     )
 
 
 def test_a_limit_includes_its_end_and_excludes_no_one_beyond_need() -> None:
     text = within(Criterion(limits=Limits(3.0, 90_000)))
     assert "at batch size 1 (1 thread of Some CPU) and at most 90,000 parameters: pkg:large" in text
-    assert "with alpha = 1; validation accuracy 82%" in text and "Excluded" not in text
+    assert "with alpha = 1; validation accuracy 82.0%" in text and "Excluded" not in text
 
 
 def test_a_spread_that_spans_the_limit_is_said() -> None:

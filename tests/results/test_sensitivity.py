@@ -136,6 +136,16 @@ def test_the_edge_of_the_search_space(tmp_path) -> None:
     assert made.edges() == ""
 
 
+def test_one_of_two_values_is_an_edge_if_it_is_better_everywhere(tmp_path) -> None:
+    runs = grid([0.5, 0.9, 1.0], lr=[0.01, 0.1])
+    by_lr = draw({run: 0.1 * (run.lr == 0.1) + 0.05 * (run.alpha == 0.9) for run in runs}, 3)
+    made = make(tmp_path / "everywhere", by_lr)
+    assert "edge of the search space: lr = 0.1 (highest). " in made.edges()
+    reversed_plain = {run: [0.3 - run.lr] * 3 for run in runs if run.alpha == 1}
+    made = make(tmp_path / "elsewhere", by_lr | reversed_plain)
+    assert made.label(made.best()) == "alpha = 0.9, lr = 0.1" and "lr" not in made.edges()
+
+
 # -- selection -------------------------------------------------------------------------------------
 
 

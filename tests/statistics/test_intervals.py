@@ -23,7 +23,7 @@ DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
 DRUG_2 = (1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4)
 
 exact = pytest.approx
-samples = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+samples = st.lists(st.floats(-100, 100), min_size=3, max_size=12)
 
 
 def test_mean_interval_by_hand() -> None:
@@ -32,10 +32,13 @@ def test_mean_interval_by_hand() -> None:
     # t(0.975, 2 df) = 4.302653, over the root of 3
     assert interval.half_width == exact(4.302653 / math.sqrt(3), abs=1e-6)
     assert interval.high - interval.mean == exact(interval.mean - interval.low)
-    # n = 2: sd = |a - b| / root of 2; t(0.975, 1 df) = tan(0.475 pi) = 12.706205
+    # n = 2: sd = |a - b| / root of 2, but no interval: t(0.975, 1 df) = 12.7
     two = mean_interval([0, 2])
     assert (two.mean, two.n, two.sd) == (1, 2, exact(math.sqrt(2), abs=1e-15))
-    assert two.high == exact(1 + math.tan(0.475 * math.pi), rel=1e-9)
+    assert math.isnan(two.low) and math.isnan(two.high)
+    # of a share: 0.5 -+ 4.302653 * 0.4 / sqrt(3) lies outside of [0, 1]
+    share = mean_interval([0.1, 0.5, 0.9], bounds=(0, 1))
+    assert (share.low, share.high) == (0, 1)
 
 
 @settings(deadline=None)
@@ -66,7 +69,8 @@ def test_too_few_repeats_for_a_spread() -> None:
 
 def test_equal_numbers_have_no_spread() -> None:
     interval = mean_interval([0.5, 0.5, 0.5])
-    assert (interval.mean, interval.sd, interval.low, interval.high) == (0.5, 0, 0.5, 0.5)
+    assert (interval.mean, interval.sd, interval.n) == (0.5, 0, 3)
+    assert math.isnan(interval.low) and math.isnan(interval.high)
 
 
 def test_students_sleep() -> None:
@@ -83,16 +87,22 @@ def test_students_sleep() -> None:
     assert got.correlation == exact(0.7952, abs=1e-4)
 
 
-def test_two_repeats_by_hand() -> None:
-    # differences 1 and 3: mean 2, standard error 1, t = 2 with one df: p = 1 - 2 atan(2) / pi
-    got = paired_difference([2, 5], [1, 2])
+def test_three_repeats_by_hand() -> None:
+    # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = sqrt(12) with two df:
+    # p = 1 - t / sqrt(2 + t^2)
+    got = paired_difference([2, 4, 5], [1, 2, 2])
     assert got.interval.mean == 2
-    assert got.p == exact(1 - 2 * math.atan(2) / math.pi, rel=1e-9)
-    assert got.correlation == exact(1)
+    assert got.p == exact(1 - math.sqrt(12 / 14), rel=1e-9)
+
+
+def test_two_repeats_are_too_few() -> None:
+    got = paired_difference([2, 5], [1, 2])
+    assert (got.interval.mean, got.interval.n, got.wins) == (2, 2, 2)
+    assert all(map(math.isnan, (got.p, got.correlation, got.interval.low)))
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 12))
+@given(st.integers(0, 2**32 - 1), st.integers(3, 12))
 def test_paired_difference_laws(seed: int, n: int) -> None:
     a, b, both = np.random.default_rng(seed).normal(size=(3, n))
     got = paired_difference(a, b)
@@ -110,7 +120,7 @@ def test_paired_difference_laws(seed: int, n: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.sampled_from([0, 0.002, 0.05]))
+@given(st.integers(0, 2**32 - 1), st.integers(3, 20), st.sampled_from([0, 0.002, 0.05]))
 def test_the_paired_t_test_is_scipys(seed: int, n: int, effect: float) -> None:
     """To the rounding of t: the relative error of p is at most n times that of t."""
     a, b = np.random.default_rng(seed).normal(0.7, 0.01, size=(2, n))
@@ -123,7 +133,7 @@ def test_the_paired_t_test_is_scipys(seed: int, n: int, effect: float) -> None:
     )
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 8, 20, 1000])
+@pytest.mark.parametrize("n", [3, 4, 8, 20, 1000])
 def test_students_distribution_is_that_of_scipy_stats(n: int) -> None:
     """Bit for bit: scipy.stats takes its quantiles and tails from scipy.special, too."""
     a = np.random.default_rng(n).normal(size=n)
@@ -135,12 +145,13 @@ def test_students_distribution_is_that_of_scipy_stats(n: int) -> None:
 
 def test_ties() -> None:
     same = paired_difference([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
-    assert (same.interval.mean, same.interval.low, same.interval.high, same.p) == (0, 0, 0, 1)
+    assert (same.interval.mean, same.p) == (0, 1)
+    assert math.isnan(same.interval.low)
     assert same.correlation == exact(1)
-    flat = paired_difference([0.5, 0.5], [0.5, 0.5])
+    flat = paired_difference([0.5] * 3, [0.5] * 3)
     assert flat.p == 1
     assert math.isnan(flat.correlation)
-    assert paired_difference([1.5, 2.5], [1, 2]).p == 0.5  # sign-flip: 2 / 2^2
+    assert paired_difference([1.5, 2.5, 3.5], [1, 2, 3]).p == 0.25  # sign-flip: 2 / 2^3
 
 
 def test_equal_differences_of_accuracies_are_ties_whatever_the_rounding() -> None:
@@ -174,8 +185,8 @@ def test_unpaired_difference_is_scipys_welch_test(a: list, b: list, level: float
 
 def test_the_unit_of_unpaired_samples_does_not_matter() -> None:
     """Also if the square of their variance is less than the least number."""
-    one = unpaired_difference([0.0, 0.0], [0.0, 1.0])
-    tiny = unpaired_difference([0.0, 0.0], [0.0, 1e-122])
+    one = unpaired_difference([0.0, 0.0, 0.0], [0.0, 1.0, 1.0])
+    tiny = unpaired_difference([0.0, 0.0, 0.0], [0.0, 1e-122, 1e-122])
     assert (tiny.p, tiny.df) == exact((one.p, one.df), rel=1e-12)
     assert tiny.high == exact(1e-122 * one.high, rel=1e-12, abs=0)
 
@@ -189,9 +200,9 @@ def test_unpaired_difference_of_the_sleep_data() -> None:
 
 def test_unpaired_difference_of_constant_samples_and_of_too_few() -> None:
     assert unpaired_difference([2, 2, 2], [1, 1, 1]).p == 2 / 20  # of C(6, 3), both extremes
-    assert unpaired_difference([2, 2], [1, 1, 1]).p == 1 / 10  # of C(5, 2), the other is -2/3
-    assert unpaired_difference([1, 1], [1, 1, 1]).p == 1
-    one = unpaired_difference([2], [1, 3])
+    assert unpaired_difference([2] * 4, [1] * 3).p == 1 / 35  # of C(7, 3), the other is -3/4
+    assert unpaired_difference([1] * 4, [1] * 3).p == 1
+    one = unpaired_difference([2, 2], [1, 2, 3])
     assert one.difference == 0 and math.isnan(one.p) and math.isnan(one.low)
     assert math.isnan(unpaired_difference([], [1, 2]).difference)
 
@@ -225,7 +236,7 @@ def test_wilson_is_scipys(level: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 4, 8])
+@pytest.mark.parametrize("n", [3, 4, 8])
 def test_the_t_interval_covers_what_it_says(n: int) -> None:
     samples = np.random.default_rng(n).normal(0.3, 2, (10_000, n))
     intervals = [mean_interval(sample) for sample in samples]
