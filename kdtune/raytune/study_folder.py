@@ -1,6 +1,7 @@
 """A study's folder: what is written at the start, what is written at the end."""
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from kdtune import __version__
@@ -32,6 +34,7 @@ from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.data.balance import data_record
 from kdtune.data.sources import load_data
+from kdtune.models.cost import hardware_name
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
 from kdtune.results.arms import read_arms
@@ -80,11 +83,16 @@ def write_study(
 
 
 def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
-    """Return classes, versions, command and recipe of a study that begins."""
+    """Return classes, the driver's machine, versions, command and recipe of a new study."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     return {
         "classes": load_data(study.run).classes,
         "data_set": data_record(load_data(study.run)),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": hardware_name(torch.device("cpu")),
+            "cores": os.cpu_count(),
+        },
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
