@@ -15,6 +15,7 @@ from torch.optim import SGD
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS
+from kdtune.config.metrics import METRICS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
@@ -24,6 +25,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.raytune.study_identity import check_same
+from kdtune.results.predictions import read_examples
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
@@ -159,7 +161,7 @@ def test_predictions_are_those_of_the_saved_student(
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert list(frame) == [
         *("trial_id", "split", "example", "file", "label", "predicted", "p_predicted", "p_label"),
-        *("teacher", "correct"),
+        *("teacher", "kl", "logit_diff", "correct"),
     ]
     assert (frame.trial_id == tiny.trial_id).all() and frame.file.isna().all()
     data = load_data(tiny)
@@ -185,6 +187,22 @@ def test_predictions_are_those_of_the_saved_student(
     assert frame.query("split == 'val'").correct.mean() == last.metrics["val"]["acc"]
 
 
+def test_a_metric_is_the_mean_of_its_values_per_example(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    """Whatever comparisons over images use is what the loop has recorded."""
+    *_, last = distill(tiny, teacher_folder, Resources(), tmp_path / "trials" / tiny.trial_id)
+    for name, metric in METRICS.items():
+        found = read_examples(tmp_path, [tiny.trial_id], name, "val")
+        if metric.of_example is None:
+            assert not found
+            continue
+        recorded = last.splits["val"]
+        value = recorded[name] if metric.derived is None else metric.derived(recorded)
+        assert found[tiny.trial_id].mean() == pytest.approx(value, rel=1e-4), name
+        assert len(found[tiny.trial_id]) == recorded["n_examples"]
+
+
 def test_predictions_name_the_files_of_a_folder(tiny: Run, tmp_path: Path) -> None:
     for split, count in (("train", 4), ("val", 3)):
         for name in ("ants", "bees"):
@@ -206,6 +224,11 @@ def test_a_file_of_predictions_without_a_teacher(tmp_path: Path) -> None:
     save_predictions(RUN, data, {"val": own}, tmp_path / PREDICTIONS)
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert frame.teacher.isna().all() and frame.correct.all() and len(frame) == 30
+    (tmp_path / "trials" / "t").mkdir(parents=True)
+    (tmp_path / PREDICTIONS).rename(tmp_path / "trials" / "t" / PREDICTIONS)
+    assert read_examples(tmp_path, ["t"], "acc", "val")["t"].mean() == 1
+    for of_teacher in ("agreement", "kl", "gap"):
+        assert not read_examples(tmp_path, ["t"], of_teacher, "val")
 
 
 OWN = """
