@@ -5,6 +5,7 @@
     study = kdtune.Study(run=kdtune.Run(data="photos"), space={"alpha": (0.1, 0.5, 1.0)})
     results = kdtune.run(study)
     kdtune.load("runs/photos").trials
+    kdtune.compare("results.csv", by="alpha", repeat="seed", metric="acc")    # runs made elsewhere
 
 Public names are loaded when they are first used: reading a study needs neither torch nor Ray, and
 `python -m kdtune.search --help` is answered before they are loaded.
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from kdtune.config.study import Study
     from kdtune.raytune.driver import run
     from kdtune.results.study_results import Results, load
+    from kdtune.results.table import compare
 
 __version__ = "0.2.0.dev0"
-__all__ = ["InputError", "Range", "Results", "Run", "Study", "UserError", "load", "run"]
+__all__ = ["InputError", "Range", "Results", "Run", "Study", "UserError", "compare", "load", "run"]
 
 _MODULES = {
     "InputError": "config.errors",
@@ -31,6 +33,7 @@ _MODULES = {
     "Run": "config.run",
     "Study": "config.study",
     "UserError": "config.errors",
+    "compare": "results.table",
     "load": "results.study_results",
     "run": "raytune.driver",
 }

@@ -4,6 +4,7 @@ python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last
 python -m kdtune.analysis runs/fashion runs/other          studies of the same data, side by side
 python -m kdtune.analysis runs                             a list of the studies
 python -m kdtune.analysis runs/fashion --drop TRIAL ...    runs that are not to count
+python -m kdtune.analysis results.csv --by alpha --repeat seed --metric acc    runs made elsewhere
 """
 
 if __name__ == "__main__":
@@ -17,29 +18,56 @@ from collections.abc import Iterable
 from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import TABLE_METRICS, AnalysisFlags
+from kdtune.config.table_flags import TableFlags
 from kdtune.results.baseline_flag import check_baseline, parse_baseline
-from kdtune.results.comparison import (
-    Criterion,
-)
+from kdtune.results.comparison import Criterion
 from kdtune.results.side_by_side import load_several
 from kdtune.results.side_by_side_text import text
 from kdtune.results.studies import is_folder_of_studies, list_studies, studies_text
 from kdtune.results.study_results import load
+from kdtune.results.table import compare
+from kdtune.results.table_sources import read_tables
 from kdtune.results.tables import format_table
 
 
-def main(flags: AnalysisFlags) -> int:
+def main(flags: AnalysisFlags | TableFlags) -> int:
     """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
-    limits = Limits(flags.max_ms, flags.max_params)
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
-    if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
-        warnings = _print_study(flags.runs[0], flags, criterion)
-    else:
-        _check_for_several(flags)
-        warnings = _print_several(flags, criterion)
+    warnings = _print_table(flags) if isinstance(flags, TableFlags) else _print_studies(flags)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 3 if flags.strict and warnings else 0
+
+
+def _print_table(flags: TableFlags) -> list[str]:
+    """Print the comparison in a table of results; return its warnings."""
+    frame, notes = read_tables(flags.tables, flags.epoch, flags.study)
+    result = compare(
+        frame,
+        flags.by,
+        str(flags.repeat),
+        str(flags.metric),
+        epoch=flags.epoch,
+        example=flags.example,
+        columns=flags.columns,
+        baseline=None if flags.baseline is None else parse_baseline(flags.baseline, flags.by),
+        higher_is_better=flags.direction,
+        points=flags.points,
+        pooled=flags.pooled,
+        unpaired=flags.unpaired,
+        keep_incomplete=flags.keep_incomplete,
+    )
+    print(result.text(flags.format))
+    return [*notes, *result.warnings]
+
+
+def _print_studies(flags: AnalysisFlags) -> list[str]:
+    """Print the results of one study or several; return their warnings."""
+    limits = Limits(flags.max_ms, flags.max_params)
+    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
+    if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
+        return _print_study(flags.runs[0], flags, criterion)
+    _check_for_several(flags)
+    return _print_several(flags, criterion)
 
 
 def _print_study(place: str, flags: AnalysisFlags, criterion: Criterion) -> list[str]:

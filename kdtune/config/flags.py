@@ -4,6 +4,7 @@ tyro parses every command line. It is imported only for that, so that reading a 
 """
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_origin
@@ -21,9 +22,14 @@ from kdtune.config.fields import (
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
+from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tables_first
 
 TABLE_METRICS = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
 """Metrics of the table of results."""
+
+_COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
+METAVARS = {"runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
+"""What --help shows in place of a value, for fields whose type does not say it."""
 
 _names = Setting(choices=lambda: HYPERPARAMETERS)
 _metrics = Setting(choices=lambda: tuple(METRICS))
@@ -65,7 +71,8 @@ class AnalysisFlags:
     """Print the results of a study: the table, the comparison with the baseline, the conclusion.
 
     Several studies of the same data are compared with the first; the studies of a folder are
-    listed.
+    listed. A table of results made elsewhere (csv, parquet, an Optuna storage) has flags of its
+    own: python -m kdtune.analysis results.csv --help.
     """
 
     runs: tuple[str, ...]
@@ -127,7 +134,7 @@ def flags_of(owner: type) -> Iterator[Flag]:
     texts = docstrings(owner)
     defaults = {f.name: f.default for f in dataclasses.fields(owner)}
     for name, declared in declarations(owner).items():
-        metavar = metavar_of(declared) or ("RUN [RUN ...]" if name == "runs" else None)
+        metavar = metavar_of(declared) or METAVARS.get(name)
         yield Flag(name, declared.kind, help_of(declared, texts[name]), defaults[name], metavar)
 
 
@@ -190,11 +197,22 @@ def parse_flags(
     return dict(vars(parsed))
 
 
-def parse_reading(command: str, arguments: Sequence[str]) -> AnalysisFlags | ReportFlags:
-    """Return what the command line of "analysis" or "report" asks for; see `parse_flags`."""
+def parse_reading(
+    command: str, arguments: Sequence[str]
+) -> AnalysisFlags | ReportFlags | TableFlags:
+    """Return what the command line of "analysis" or "report" asks for; see `parse_flags`.
+
+    "analysis" has other flags for a table of results than for a study.
+    """
     kind: Any = AnalysisFlags if command == "analysis" else ReportFlags
-    values = parse_flags(command, kind.__doc__, tuple(flags_of(kind)), arguments)
-    if not values["runs"]:
+    if command == "analysis" and (tables := [word for word in arguments if is_table(word)]):
+        kind, arguments = TableFlags, put_tables_first(list(arguments))
+        check_kind(arguments, TableFlags, AnalysisFlags, tables[0])
+    elif command == "analysis":
+        place = next((word for word in arguments if not word.startswith("-")), "none")
+        check_kind(list(arguments), AnalysisFlags, TableFlags, place)
+    values = parse_flags(command, str(inspect.getdoc(kind)), tuple(flags_of(kind)), arguments)
+    if not values.get("runs", values.get("tables")):
         raise InputError(
             f"RUN must be given, the folder of a study (python -m kdtune.{command} runs/NAME)"
         )

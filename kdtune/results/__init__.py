@@ -24,6 +24,11 @@
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student
 - conclusion: the conclusion and the summary of a study as text
+- table: `compare`, which compares configurations in a table of results made elsewhere
+- table_comparison: its numbers, with the columns of `comparison.compare`
+- table_text: its wording
+- table_columns, table_runs: columns of such a table, and one value per run from its rows
+- table_sources, table_optuna: readers of csv, parquet, Optuna storages, W&B's exports
 - tables: tables and single values as text
 
 Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of

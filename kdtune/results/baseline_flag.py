@@ -1,5 +1,7 @@
 """The flag --baseline: configurations that are the baseline of a comparison."""
 
+from collections.abc import Collection
+
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
@@ -28,15 +30,23 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
             )
 
 
-def parse_baseline(text: str) -> dict[str, Value]:
-    """Return {"alpha": 1.0} for "alpha=1"; raise InputError for other text."""
+def parse_baseline(text: str, names: Collection[str] = HYPERPARAMETERS) -> dict[str, Value]:
+    """Return {"alpha": 1.0} for "alpha=1"; raise InputError for other text.
+
+    Args:
+        text: value of the flag.
+        names: known hyperparameters; by default those of a study.
+    """
+    hint = "For training without distillation use alpha=1."
+    if names is not HYPERPARAMETERS:
+        hint = f"They are the columns of --by ({', '.join(names)})."
     values: dict[str, Value] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or name not in HYPERPARAMETERS or not value:
+        if not equals or name not in names or not value:
             raise InputError(
                 f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, but "
-                f"got {text}. For training without distillation use alpha=1."
+                f"got {text}. {hint}"
             )
         try:
             values[name] = float(value)

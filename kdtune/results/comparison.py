@@ -6,6 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -242,7 +243,7 @@ def compare(
     rows = [pair.statistics(criterion.sign, level, most) for pair in pairs]
     table = pd.DataFrame(rows).assign(config_id=list(baselines), baseline=list(baselines.values()))
     table["p_holm"] = over_known(table.p)
-    table["p_max_t"] = _max_t(values, baselines)
+    table["p_max_t"] = max_t_over_repeats(values, baselines)
     if anytime_level is not None:
         table = _at_any_time(table, [pair.differences for pair in pairs], anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
@@ -273,7 +274,7 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
     return str(rows.baseline.iloc[0]) if len(rows) else None
 
 
-def _max_t(values: pd.DataFrame, baselines: Mapping[str, str]) -> list[float]:
+def max_t_over_repeats(values: pd.DataFrame, baselines: Mapping[Any, Any]) -> list[float]:
     """Return max-T p values; NaN for comparisons that lack one of the usual repeats.
 
     Args:

@@ -1,0 +1,219 @@
+"""Readers of tables of results: csv, parquet, Optuna storages, exports of Weights & Biases.
+
+`READERS` is the table of file formats, `LAYOUTS` that of csv files which are no tidy table. A file
+is recognised by its content. Nothing is unpickled, and no file is written.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import pandas as pd
+
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import describe_missing
+from kdtune.results.table_optuna import Tidy, only_done, read_journal, read_sqlite
+
+SQLITE = "sqlite:///"
+HEAD = 4096
+"""Bytes of a file that tell its format."""
+DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format of files."""
+
+    name: str
+    recognizes: Callable[[bytes], bool]
+    """Whether the first bytes of a file are of this format."""
+    read: Callable[[Path, str | None, str | None], Tidy]
+    """read(file, epoch, study): the table; for Optuna, see `table_optuna`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which another program lays out a csv file."""
+
+    name: str
+    recognizes: Callable[[pd.DataFrame], bool]
+    tidy: Callable[[pd.DataFrame], Tidy]
+
+
+def read_table(place: str, epoch: str | None = None, study: str | None = None) -> Tidy:
+    """Return the table of a file and warnings about it.
+
+    Args:
+        place: A csv or parquet file, the journal file or SQLite database of an Optuna storage, also
+            as sqlite:///FILE.
+        epoch: Column of the epoch: "step" asks Optuna for its intermediate values.
+        study: Name of the study in an Optuna storage; None if there is only one.
+
+    Raises:
+        InputError: The file does not exist or cannot be read.
+    """
+    file = Path(place.removeprefix(SQLITE)).expanduser()
+    if not file.is_file():
+        names = [other.name for other in file.parent.glob("*.*")]
+        near = get_close_matches(file.name, names, n=1, cutoff=0.75)
+        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
+        raise InputError(f"a table of results must be a file, but {describe_missing(file)}{hint}")
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+    if not head.strip():
+        raise InputError(f"a table of results must have rows, but {file} is empty")
+    reader = next(reader for reader in READERS if reader.recognizes(head))
+    if study is not None and not reader.name.startswith("Optuna"):
+        raise InputError(f"--study must be used with an Optuna storage, but {file} is none")
+    return reader.read(file, epoch, study)
+
+
+def read_tables(places: Sequence[str], epoch: str | None, study: str | None) -> Tidy:
+    """Return the rows of one or several files; of several, the column "file" has their names."""
+    if len(places) == 1:
+        return read_table(places[0], epoch, study)
+    frames, warnings = [], []
+    for place in places:
+        frame, notes = read_table(place, epoch, study)
+        frames.append(frame.assign(file=Path(place).stem))
+        warnings += [f"{place}: {note}" for note in notes]
+    return pd.concat(frames, ignore_index=True), warnings
+
+
+def _read_parquet(file: Path, epoch: str | None, study: str | None) -> Tidy:
+    try:
+        frame = pd.read_parquet(file)
+    except Exception as error:  # pyarrow has many
+        raise InputError(f"{file} cannot be read as parquet: {first_line(error)}") from error
+    return frame if frame.index.name is None else frame.reset_index(), []
+
+
+def _read_csv(file: Path, epoch: str | None, study: str | None) -> Tidy:
+    """Return the table of a text file, with any usual delimiter and decimal comma."""
+    text = _decode(file)
+    lines = text.splitlines()
+    header = lines[0]
+    delimiter = max(DELIMITERS, key=header.count)  # the comma if there is none
+    names = next(csv.reader([header], delimiter=delimiter))
+    _check_header(names, file)
+    try:
+        frame = pd.read_csv(io.StringIO(text), sep=delimiter, skipinitialspace=True)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(
+            f"{file} cannot be read as a csv file (delimiter {delimiter!r}): {first_line(error)}"
+        ) from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise InputError(
+            f"rows of {file} must have the {len(names)} fields that its first line names, but they "
+            f"have more"
+        )
+    frame = frame.rename(columns=lambda name: str(name).strip())
+    if delimiter == ";":
+        frame = frame.apply(_decimal_comma)
+    layout = next((layout for layout in LAYOUTS if layout.recognizes(frame)), None)
+    return layout.tidy(frame) if layout else (frame, [])
+
+
+def _check_header(names: list[str], file: Path) -> None:
+    """Raise InputError unless the first line of a csv file names columns, each once."""
+    if all(re.fullmatch(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", name, re.IGNORECASE) for name in names):
+        raise InputError(
+            f"the first line of {file} must name the columns, but got {', '.join(names[:5])}"
+        )
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InputError(
+            f"columns of a table must have different names, but {file} has {twice[0]!r} twice"
+        )
+
+
+def _decode(file: Path) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 with its mark, as Excel writes it."""
+    data = file.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file} must be UTF-8, but byte {error.start} is {error.object[error.start]:#x}. Save "
+            f"it as UTF-8 (iconv -f latin1 -t utf-8; in Excel: CSV UTF-8)."
+        ) from error
+
+
+def _decimal_comma(column: pd.Series) -> pd.Series:
+    """Return a column of numbers such as 0,5 as numbers."""
+    known = column.dropna()
+    if not len(known) or not known.astype(str).str.fullmatch(r"[-+]?\d+(,\d+)?([eE]-?\d+)?").all():
+        return column
+    return pd.to_numeric(column.astype(str).str.replace(",", "."), errors="coerce")
+
+
+def _is_wandb_chart(frame: pd.DataFrame) -> bool:
+    """Return whether a table is a chart's export: the step and a column "RUN - METRIC" per run."""
+    wide = [name for name in frame if " - " in name]
+    return len(wide) > 0 and len(frame.columns) - len(wide) <= 2
+
+
+def _from_wandb_chart(frame: pd.DataFrame) -> Tidy:
+    """Return a chart's export with a row per run and step.
+
+    Columns: the step, run, the metrics, and one per NAME=VALUE or NAME: VALUE in the runs' names.
+    """
+    keys = [name for name in frame if " - " not in name]
+    wide = [c for c in frame if " - " in c and not c.endswith(("__MIN", "__MAX"))]
+    parts = []
+    for name in wide:
+        run, _, metric = name.rpartition(" - ")
+        values = frame[[*keys, name]].rename(columns={name: "value"}).dropna(subset=["value"])
+        parts.append(values.assign(run=run, metric=metric))
+    long = pd.concat(parts).pivot(index=["run", *keys], columns="metric", values="value")
+    long = long.reset_index().rename_axis(columns=None)
+    settings = pd.DataFrame([_settings(run) for run in long["run"]], index=long.index)
+    for name in settings.columns.difference(long.columns, sort=False):
+        numbers = pd.to_numeric(settings[name], errors="coerce")
+        text_left = numbers.isna().sum() > settings[name].isna().sum()
+        long[name] = settings[name] if text_left else numbers
+    return long, []
+
+
+def _settings(run: str) -> dict[str, str]:
+    """Return the settings in a run's name: {"alpha": "0.5", "seed": "1"} for alpha=0.5_seed=1."""
+    end = r"(?=[\s,;_-]+[A-Za-z][\w.]*\s*[=:]|[\s,;_]*$)"
+    return dict(re.findall(rf"([A-Za-z][A-Za-z\d.]*(?:_[A-Za-z\d.]+)*)\s*[=:]\s*(\S+?){end}", run))
+
+
+def _is_wandb_runs(frame: pd.DataFrame) -> bool:
+    """Return whether a table is the export of a project's table of runs."""
+    return {"Name", "State"} <= set(frame.columns) and bool(
+        set(frame["State"].dropna().unique())
+        & {"finished", "crashed", "failed", "running", "killed"}
+    )
+
+
+def _from_wandb_runs(frame: pd.DataFrame) -> Tidy:
+    """Return the finished runs of a table of runs; a warning counts the others."""
+    return only_done(frame, frame["State"] == "finished", frame["State"], "finished")
+
+
+def _refuse_excel(file: Path, epoch: str | None, study: str | None) -> Tidy:
+    raise InputError(
+        f"a table of results must be csv or parquet, but {file} is a workbook or zip "
+        f"file. Save the sheet as CSV UTF-8."
+    )
+
+
+READERS = (
+    Reader("parquet", lambda head: head.startswith(b"PAR1"), _read_parquet),
+    Reader("Optuna, SQLite", lambda head: head.startswith(b"SQLite format 3\0"), read_sqlite),
+    Reader("Optuna, journal", lambda head: head.startswith(b'{"op_code"'), read_journal),
+    Reader("Excel", lambda head: head.startswith(b"PK\x03\x04"), _refuse_excel),
+    Reader("csv", lambda head: True, _read_csv),
+)
+LAYOUTS = (
+    Layout("chart of Weights & Biases", _is_wandb_chart, _from_wandb_chart),
+    Layout("runs of Weights & Biases", _is_wandb_runs, _from_wandb_runs),
+)

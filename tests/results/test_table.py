@@ -1,0 +1,310 @@
+"""Tables of results made elsewhere, against scipy, hand-worked numbers and a published table."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from study_folders import make
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.results.table_columns import is_higher_better, scale_of
+
+SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
+AT = {"by": "alpha", "repeat": "rep", "epoch": "epoch", "metric": "epoch_acc_l"}
+
+
+def table(seeds: int = 8, **columns) -> pd.DataFrame:
+    """Return accuracies of three configurations, in the same seeds."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"alpha": alpha, "lr": 0.1, "seed": seed, "acc": 0.7 - 0.03 * alpha + 0.02 * np.sin(seed)}
+        for alpha in (0.0, 0.5, 1.0)
+        for seed in range(seeds)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(**{"acc": frame.acc + 0.01 * rng.normal(size=len(frame))} | columns)
+
+
+def compare(frame: pd.DataFrame, **options):
+    return kdtune.compare(frame, **{"by": "alpha", "repeat": "seed", "metric": "acc"} | options)
+
+
+def by_alpha(frame: pd.DataFrame) -> dict[float, np.ndarray]:
+    return {alpha: rows.acc.to_numpy() for alpha, rows in frame.groupby("alpha")}
+
+
+def test_published_rows_of_the_starting_repository() -> None:
+    others = ("epoch_loss_l", "epoch_acc_teacher_l", "diff_t_s")
+    result = kdtune.compare(SEED_RESULTS, **AT, columns=others, pooled=True, unpaired=True)
+    published = {  # mean and SD of accuracy, loss, teacher's accuracy, difference of logits
+        0: (0.945359, 0.028460, 1.481328, 0.585938, 0.934641, 0.0, 0.964709, 0.226756),
+        1: (0.941242, 0.058033, 0.225731, 0.090253, 0.934641, 0.0, 1.337674, 0.274519),
+    }
+    rows = result.summary.set_index("alpha")
+    for alpha, numbers in published.items():
+        got = [
+            rows.loc[alpha, f"{m}/{s}"] for m in ("epoch_acc_l", *others) for s in ("mean", "std")
+        ]
+        assert got == pytest.approx(numbers, abs=5e-7)
+    assert "| 0.945359 ± 0.028460 |" in result.text()
+    assert "not the uncertainty of a result" in result.text()
+    assert rows["epoch_acc_l/n"].tolist() == [100, 75, 100]
+    assert any(
+        "alpha = 0.5, rep = 1 (2 of 25 epochs). They are left out" in w for w in result.warnings
+    )
+
+
+def test_last_epoch_of_the_starting_repository_unpaired() -> None:
+    result = kdtune.compare(SEED_RESULTS, **AT, unpaired=True)
+    last = pd.read_csv(SEED_RESULTS).query("epoch == 24").groupby("alpha").epoch_acc_l
+    a = {alpha: values.to_numpy() for alpha, values in last}
+    rows = result.comparisons.set_index("config/alpha")
+    for alpha in (0.0, 0.5):
+        want = stats.ttest_ind(a[alpha], a[1.0], equal_var=False)
+        ends = want.confidence_interval(1 - 0.05 / 2)
+        assert rows.p[alpha] == pytest.approx(want.pvalue)
+        assert (rows.low[alpha], rows.high[alpha]) == pytest.approx((ends.low, ends.high))
+        assert rows.df[alpha] == pytest.approx(want.df)
+    assert not rows.paired.any() and rows.n[0.5] == 3 and rows.n_baseline[0.5] == 4
+    assert "Welch" in result.text()
+    assert result.verdict.startswith("No significant difference in epoch_acc_l: alpha = 0 against")
+    assert "nothing is said about new images" in result.verdict
+    kept = kdtune.compare(SEED_RESULTS, **AT, unpaired=True, keep_incomplete=True)
+    assert kept.comparisons.n.tolist() == [4, 4]
+
+
+def test_paired_numbers_are_scipys_and_holm_by_hand() -> None:
+    frame = table()
+    a, result = by_alpha(frame), compare(frame)
+    rows = result.comparisons.set_index("config/alpha")
+    p = {}
+    for alpha in (0.0, 0.5):
+        want = stats.ttest_rel(a[alpha], a[1.0])
+        p[alpha] = want.pvalue
+        ends = want.confidence_interval(1 - 0.05 / 2)
+        row = rows.loc[alpha]
+        assert (row["diff"], row.p) == pytest.approx(((a[alpha] - a[1.0]).mean(), want.pvalue))
+        assert (row.low, row.high) == pytest.approx((ends.low, ends.high))
+        assert row.wins == (a[alpha] > a[1.0]).sum() and row.n == 8 and row.paired
+    first, second = sorted(p, key=p.__getitem__)
+    assert rows.p_holm[first] == pytest.approx(2 * p[first])
+    assert rows.p_holm[second] == pytest.approx(max(2 * p[first], p[second]))
+    assert rows.p_max_t.between(2 / 2**8, 1).all()
+    assert result.comparisons["diff"].is_monotonic_decreasing  # the best first
+
+
+def test_order_of_rows_and_names_of_columns_do_not_matter() -> None:
+    frame = table()
+    names = {"alpha": "weight", "seed": "label", "acc": "config_id"}
+    other = frame.sample(frac=1, random_state=0).rename(columns=names)
+    want = compare(frame)
+    got = kdtune.compare(other, "weight", "label", "config_id", baseline={"weight": 1})
+    numbers = ["diff", "low", "high", "p_holm", "p_max_t", "n", "wins"]
+    pd.testing.assert_frame_equal(want.comparisons[numbers], got.comparisons[numbers])
+
+
+def test_repeats_decide_whether_runs_are_paired() -> None:
+    frame = table()
+    apart = compare(frame.assign(seed=np.arange(len(frame))))
+    assert not apart.comparisons.paired.any() and "no common seed" in apart.text()
+    want = stats.ttest_ind(*(by_alpha(frame)[a] for a in (0.0, 1.0)), equal_var=False)
+    assert apart.comparisons.set_index("config/alpha").p[0.0] == pytest.approx(want.pvalue)
+    forced = compare(frame, unpaired=True).comparisons
+    pd.testing.assert_series_equal(forced.p, apart.comparisons.p)
+    fewer = compare(frame[:-2])  # alpha = 1 lacks two seeds
+    assert fewer.comparisons.n.tolist() == [6, 6] and fewer.comparisons.paired.all()
+    assert fewer.warnings == ["configurations with fewer than 8 repeats: alpha = 1: 6"]
+
+
+def test_values_per_example_hold_for_new_examples() -> None:
+    rng = np.random.default_rng(1)
+    correct = rng.random((2, 5, 60)) < 0.7
+    index = pd.MultiIndex.from_product([(0.5, 1.0), range(5), range(60)])
+    frame = pd.DataFrame({"correct": correct.ravel()}, index.set_names(["alpha", "seed", "image"]))
+    result = kdtune.compare(frame.reset_index(), "alpha", "seed", "correct", example="image")
+    d = correct[0].astype(float) - correct[1]
+    r, n = d.shape  # the estimator of DESIGN section 8, by hand
+    rows, columns, mean = d.mean(1), d.mean(0), d.mean()
+    a = ((rows - mean) ** 2).sum() * n / (r - 1)
+    b = ((columns - mean) ** 2).sum() * r / (n - 1)
+    c = ((d - rows[:, None] - columns + mean) ** 2).sum() / ((r - 1) * (n - 1))
+    row = result.comparisons.iloc[0]
+    assert row.error == pytest.approx(np.sqrt(max(a + b - c, a, b) / d.size))
+    assert (row["diff"], row.n, row.n_images) == (pytest.approx(mean), 5, 60)
+    here = stats.ttest_1samp(rows, 0).confidence_interval()
+    assert (row.low_here, row.high_here) == pytest.approx((here.low, here.high))
+    assert "n = 5 × 60 examples). This holds for new runs and new examples" in result.verdict
+    assert "| for these examples |" in result.text()
+
+    lost = kdtune.compare(frame.reset_index()[1:], "alpha", "seed", "correct", example="image")
+    assert lost.comparisons["diff"][0] == pytest.approx(d[:, 1:].mean())
+    assert "runs without all values of image: alpha = 0.5, seed = 0." in lost.warnings[0]
+
+
+def test_the_best_of_several_baselines() -> None:
+    frame = table()
+    frame["lr"] = np.where(frame.seed < 4, 0.1, 0.01)
+    frame["seed"] %= 4
+    result = compare(frame, by=["alpha", "lr"])
+    plain = frame[frame.alpha == 1].groupby("lr").acc.mean()
+    assert set(result.comparisons["config/alpha"]) == {0.0, 0.5}
+    row = result.runs.configs.loc[result.baseline_config]
+    assert (row.alpha, row.lr) == (1, plain.idxmax())
+    assert "best of 2 configurations; p does not account" in result.text()
+    assert not len(compare(frame, by=["alpha", "lr"], baseline={"lr": 0.1}).warnings)
+    text = compare(frame.assign(alpha=frame.alpha / 2), by=["alpha", "lr"]).verdict
+    assert text.startswith("No conclusion: no baseline is named")
+
+
+def test_verdict_names_a_difference_in_either_direction() -> None:
+    frame = table()
+    better = frame.assign(acc=frame.acc + 0.2 * (frame.alpha < 1))
+    assert "improved acc by" in compare(better).verdict
+    assert (
+        "percentage points compared with alpha = 1 (simultaneous 95% CI" in compare(better).verdict
+    )
+    assert compare(better, higher_is_better=False).verdict.startswith("Every other configuration")
+    loss = better.rename(columns={"acc": "val_loss"})
+    result = kdtune.compare(loss, "alpha", "seed", "val_loss")
+    assert "worsened val_loss" in result.verdict and "points" not in result.text()
+    equal = compare(frame.assign(acc=0.9 - 0.1 * frame.alpha)).verdict  # no standard error
+    assert equal.startswith("No significant difference in acc: alpha = 0 against alpha = 1: +10.00")
+    assert "it was better in all 8 repeats; all 8 differences are equal" in equal
+    few = compare(table(seeds=2)).verdict
+    assert few.startswith("No conclusion: a comparison needs 3 repeats")
+
+
+@pytest.mark.parametrize(
+    ("name", "higher"),
+    [
+        *[("acc", True), ("val/top-1", True), ("teacher", True)],
+        *[("epoch_loss_l", False), ("valNLL", False), ("val_nll", False), ("test/error", False)],
+        *[("valLoss", False), ("valloss", False)],
+    ],
+)
+def test_direction_by_name(name: str, higher: bool) -> None:
+    assert is_higher_better(name) == higher
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "points", "scale"),
+    [
+        ("acc", [0.5, 0.9], False, (100, True)),
+        ("val/top-1", [50.0, 90.0], False, (1, True)),
+        ("score", [0.5, 0.9], False, (1, False)),
+        ("score", [0.5, 0.9], True, (100, True)),
+        ("acc", [-0.5, 0.9], False, (1, False)),
+        ("acc", [500.0], False, (1, False)),
+        ("space", [0.5], False, (1, False)),
+    ],
+)
+def test_unit_by_name_and_values(name, values, points, scale) -> None:
+    assert scale_of(name, pd.Series(values), points) == scale
+
+
+def test_rows_that_count_once_or_not_at_all() -> None:
+    frame = table()
+    same = compare(pd.concat([frame, frame[:2]]))
+    assert same.comparisons.equals(compare(frame).comparisons)
+    assert "2 of 26 rows repeat another one (alpha = 0, seed = 0;" in same.warnings[0]
+    missing = compare(frame.assign(acc=frame.acc.where(frame.index != 3)))
+    assert (
+        "1 of 24 rows have no finite acc and are left out (alpha = 0, seed = 3)"
+        in (missing.warnings[0])
+    )
+    nameless = compare(frame.assign(seed=frame.seed.where(frame.index != 3)))
+    assert nameless.warnings[0] == "1 of 24 rows have no seed and are left out"
+    nothing = frame.assign(acc=frame.acc.where(frame.alpha < 1))
+    assert compare(nothing).verdict.startswith("No conclusion")
+
+
+def test_runs_that_end_at_different_epochs() -> None:
+    epochs = pd.concat([table().assign(epoch=e) for e in range(4)])
+    whole = compare(epochs, epoch="epoch")
+    assert not whole.warnings
+    early = compare(epochs[(epochs.epoch < 2) | (epochs.seed == 0)], epoch="epoch")
+    assert "the runs end at different epochs (epoch 1 to 3)" in early.warnings[0]
+    assert early.comparisons.n.tolist() == [8, 8]  # early stopping leaves none out
+    shorter = compare(epochs[(epochs.epoch < 2) | (epochs.alpha != 0.5)], epoch="epoch")
+    assert shorter.warnings == ["configurations whose runs end before epoch 3: alpha = 0.5 (1)"]
+    assert shorter.comparisons.n.tolist() == [8, 8]  # by design
+    gap = compare(epochs[~((epochs.epoch == 1) & (epochs.seed == 0))], epoch="epoch")
+    assert (
+        "epochs are missing before the last one in alpha = 0, seed = 0 (3 of 4" in gap.warnings[0]
+    )
+
+
+def test_a_column_that_may_be_a_hyperparameter() -> None:
+    frame = table()
+    mixed = frame.assign(lr=np.where((frame.seed + frame.alpha) < 4, 0.1, 0.01))
+    assert (
+        "column lr differs between repeats of one configuration (0.1, 0.01)"
+        in (compare(mixed).warnings[0])
+    )
+    innocent = frame.assign(
+        fold=frame.seed % 2, loss=-np.log(frame.acc), name=[f"run{i}" for i in frame.index]
+    )
+    assert not compare(innocent).warnings and "Columns that differ" not in compare(innocent).text()
+    confounded = compare(frame.assign(lr=np.where(frame.alpha < 1, 0.1, 0.01)))
+    assert not confounded.warnings
+    assert "Columns that differ with the configuration, too: lr." in confounded.text()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"by": "aplha"}, r"^by must be a column .*got aplha; did you mean alpha\?"),
+        ({}, {"by": "alpha,lr"}, r"separate names by spaces \(alpha lr\)"),
+        ({}, {"by": ()}, "by must name at least one column"),
+        ({}, {"metric": "seed"}, "one role, but seed is given for repeat and metric"),
+        (
+            {},
+            {"baseline": {"alpha": 2}},
+            r"baseline must .*alpha: 0.0, 0.5, 1.0\), but got alpha=2",
+        ),
+        ({}, {"baseline": {"lr": 2}}, r"baseline must name columns of --by \(alpha\), but got lr"),
+        ({}, {"pooled": True}, "pooled must be used with epoch"),
+        ({"acc": "good"}, {}, "metric acc must be a column of numbers, but row 1 holds 'good'"),
+        ({"acc": np.nan}, {}, "metric acc must have numbers"),
+        ({"seed": 0, "lr": range(24)}, {}, r"alpha = 0, seed = 0 has 8: .*they differ in lr"),
+    ],
+)
+def test_input_that_is_refused(change: dict, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare(table(**change), **options)
+
+
+def test_an_inactive_hyperparameter_is_a_configuration() -> None:
+    frame = table()
+    frame["temperature"] = np.where(frame.alpha < 1, 4.0, np.nan)
+    result = compare(frame, by=["alpha", "temperature"], baseline={"alpha": "1"})
+    assert result.runs.labels.tolist() == ["alpha = 0, T = 4", "alpha = 0.5, T = 4", "alpha = 1"]
+    same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
+    assert same.comparisons.equals(result.comparisons)
+    assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
+
+
+def test_impossible_amounts_are_not_shown() -> None:
+    frame = table(seeds=3).query("alpha != 0.5")
+    wild = compare(frame.assign(acc=[0.5, 0.9, 0.1, 0.4, 0.8, 0.95]))
+    row = wild.comparisons.iloc[0]
+    assert (row.low, row.high) == (-1, 1)
+    assert "95% CI -100 to +100" in wild.verdict
+    assert "3 repeats are too few for 80% power at any difference" in wild.verdict
+
+
+def test_the_trials_of_a_study_give_its_own_numbers(tmp_path: Path) -> None:
+    results = make(tmp_path, {0.1: [0.72, 0.75, 0.73, 0.74], 1.0: [0.7, 0.74, 0.7, 0.73]})
+    want = results.compare()
+    trials = results.trials[results.trials.status == "completed"]
+    got = kdtune.compare(
+        trials, "config/alpha", "repeat", "val/acc@last", baseline={"config/alpha": 1}
+    )
+    assert not got.warnings
+    names = [name for name in want if name in got.comparisons and "config" not in name]
+    assert {"diff", "low", "high", "low_here", "p_holm", "p_max_t", "n_images"} < set(names)
+    numbers = [name for name in names if name not in ("label", "baseline")]
+    pd.testing.assert_frame_equal(got.comparisons[numbers], want[numbers], check_dtype=False)
