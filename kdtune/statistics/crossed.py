@@ -121,10 +121,11 @@ def crossed(table: ArrayLike) -> Estimate:
 
     With the mean squares MS_R of repeats, MS_I of images and MS_E of the interaction, the variance
     of the mean is V = max(MS_R + MS_I - MS_E, MS_R, MS_I) / (R N), with Satterthwaite's degrees of
-    freedom (1946) from the three components, at least R - 1. Those degrees of freedom are estimates:
-    where the repeats dominate and few happen to vary little, they come out large and the interval
-    narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null studies found one that
-    helps. So an interval is at least as wide as that of `over_repeats`, which is exact there.
+    freedom (1946) from the three components, at least R - 1. Those degrees of freedom are
+    estimates: where repeats dominate and the few of a study happen to vary little, they come out
+    large and the interval narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null
+    studies found one that helps. So an interval is at least as wide as that of `over_repeats`,
+    which is exact there.
 
     Args:
         table: one number per repeat and image, [R, N].
