@@ -63,8 +63,9 @@ def _bias(context: ComparisonContext) -> str:
 
 
 def _warning(gain: float, excludes_0: bool) -> str:
-    """Return a warning if the chosen configuration is worse than the default; else ""."""
+    """Return that the search has not found a better configuration than the default; else ""."""
     if gain >= 0:
         return ""
-    kind = "significant" if excludes_0 else "not significant"
-    return f" Warning: the chosen configuration was worse than the recipe's default ({kind})."
+    if not excludes_0:
+        return " So the search did not improve on the default."
+    return " Warning: the chosen configuration is significantly worse than the recipe's default."

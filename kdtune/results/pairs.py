@@ -143,13 +143,18 @@ def make_pairs(
     return pairs
 
 
-def difference_table(a: Sequence[Values | None], b: Sequence[Values | None]) -> Values | None:
-    """Return a - b as a table [R, N], from values per example (N,) of the same R repeats.
+def stack_examples(values: Sequence[Values | None]) -> Values | None:
+    """Return values per example (N,) of R repeats as a table [R, N].
 
-    None if the values of a repeat are missing, or not all have the same length.
+    None if those of a repeat are missing, or not all have the same length.
     """
-    known = [values for values in (*a, *b) if values is not None]
-    if not known or len(known) < len(a) + len(b) or len({len(values) for values in known}) > 1:
+    known = [own for own in values if own is not None]
+    if not known or len(known) < len(values) or len({len(own) for own in known}) > 1:
         return None
-    difference: Values = np.stack(known[: len(a)]) - np.stack(known[len(a) :])
-    return difference
+    return np.stack(known)
+
+
+def difference_table(a: Sequence[Values | None], b: Sequence[Values | None]) -> Values | None:
+    """Return a - b as a table [R, N], from values per example of the same R repeats, or None."""
+    x, y = stack_examples(a), stack_examples(b)
+    return x - y if x is not None and y is not None and x.shape == y.shape else None

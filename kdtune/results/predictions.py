@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.metrics import METRICS
 
+NUMBERS = (
+    *("trial_id", "split", "label", "predicted", "p_label", "teacher", "kl", "logit_diff"),
+    "correct",
+)
+"""Columns that metrics per example are computed from. Files of older versions lack some."""
+
 
 def read_predictions(
     folder: Path, trial_ids: Sequence[str], columns: Sequence[str] | None = None
@@ -56,13 +62,13 @@ def read_examples(
         return {}
     with suppress(ImportError):
         found = {}
-        for trial, table in _tables(folder, trial_ids).items():
+        for trial, table in _tables(folder, trial_ids, NUMBERS).items():
             # predictions of an older version lack columns, those without a teacher values
             with suppress(KeyError, TypeError, ValueError):
                 frame = table.to_pandas()
                 own = of_example(np, frame[frame.split == split])
                 found[trial] = np.asarray(own, dtype=float)
-        return {t: values for t, values in found.items() if np.isfinite(values).all()}
+        return {t: own for t, own in found.items() if len(own) and np.isfinite(own).all()}
     return {}
 
 
@@ -89,9 +95,12 @@ def _read(file: Path, columns: Sequence[str] | None) -> Any:
 
 
 def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of each trial that the table holds, which are next to each other."""
+    """Return the rows of each trial that the table holds."""
     codes = table["trial_id"].combine_chunks().dictionary_encode()
     indices, wanted = codes.indices.to_numpy(), set(trial_ids)
+    if (np.diff(indices) < 0).any():  # a user may have sorted the file otherwise
+        order = np.argsort(indices, kind="stable")
+        table, indices = table.take(order), indices[order]
     starts = np.flatnonzero(np.diff(indices, prepend=-1))
     found = {}
     for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):

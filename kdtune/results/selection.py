@@ -1,6 +1,8 @@
-"""Performance of the selected configuration on data that did not select it."""
+"""Performance of the selected configuration on val, which selected it, and on test."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +16,16 @@ from kdtune.results.comparison import (
     with_enough_repeats,
 )
 from kdtune.results.design import ONE_TEACHER, Design
+from kdtune.results.pairs import (
+    ExampleReader,
+    Values,
+    difference_table,
+    no_examples,
+    stack_examples,
+)
 from kdtune.results.predictions import read_predictions
-from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection_bias import bootstrap_corrected
-from kdtune.statistics.sequential import anytime_interval
+from kdtune.statistics.sequential import AnytimeTest
 
 Row = dict[str, str | float]
 
@@ -39,6 +47,7 @@ def selection(
     criterion: Criterion,
     chosen: Chosen,
     anytime_level: float | None = None,
+    read: Callable[[str], ExampleReader] = lambda split: no_examples,
     design: Design = ONE_TEACHER,
 ) -> pd.DataFrame:
     """Return the criterion's metric of the chosen configurations, on val and test.
@@ -53,6 +62,7 @@ def selection(
         chosen: the configurations.
         anytime_level: level of a study that added repeats until the comparison was decided; its
             intervals are always-valid. None: 95 % t intervals.
+        read: returns the reader of values per example of a split, see `pairs.ExampleReader`.
         design: what the repeats vary, which decides the standard error.
 
     Returns:
@@ -63,54 +73,91 @@ def selection(
         epoch: BBC-CV, see `statistics.selection_bias`) and test/mean, /low, /high (test selects
         nothing). NaN where there is no such number.
     """
-    val = by_repeat(trials, criterion.metric, criterion.scope)
-    test = by_repeat(trials, criterion.metric, "last", split="test")
-    rows = _estimates(val, test, chosen, anytime_level, design)
+    scopes = {"val": criterion.scope, "test": "last"}
+    samples = {
+        split: _Samples.of(trials, criterion, scope, split, read(split), chosen, design)
+        for split, scope in scopes.items()
+    }
+    rows = [
+        {"row": row, "config_id": config}
+        | samples["val"].interval("val", of, anytime_level)
+        | samples["test"].interval("test", of, anytime_level)
+        for row, config, of in _rows(chosen, samples["val"].values)
+    ]
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
-        rows[0] |= _corrected(folder, trials, list(with_enough_repeats(val, students_of(trials))))
+        known = with_enough_repeats(samples["val"].values, students_of(trials))
+        rows[0] |= _corrected(folder, trials, list(known))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 
 
-def _estimates(
-    val: pd.DataFrame,
-    test: pd.DataFrame,
-    chosen: Chosen,
-    anytime_level: float | None,
-    design: Design,
-) -> list[Row]:
-    """Return the rows of `selection`, from the metric by repeat on val and test."""
-    best = chosen.best
-    samples = [("best", best, val[best], test[best])]
-    others = {("baseline", "difference"): chosen.baseline}
-    others[("default", "chosen - default")] = chosen.default
-    for (row, difference), other in others.items():
-        if other is None or other not in val:
-            continue
-        samples.append((row, other, val[other], test[other]))
-        if other != best:
-            pairs = [values[best] - values[other] for values in (val, test)]
-            samples.append((difference, "", *pairs))
-    return [
-        {"row": row, "config_id": config}
-        | _interval("val", on_val, anytime_level, design)
-        | _interval("test", on_test, anytime_level, design)
-        for row, config, on_val, on_test in samples
-    ]
+def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield name and config_id of each row of `selection`, and whose mean or difference it is."""
+    yield "best", chosen.best, (chosen.best,)
+    for row, difference, other in (
+        ("baseline", "difference", chosen.baseline),
+        ("default", "chosen - default", chosen.default),
+    ):
+        if other is not None and other in values:
+            yield row, other, (other,)
+            if other != chosen.best:
+                yield difference, "", (chosen.best, other)
 
 
-def _interval(name: str, sample: pd.Series, anytime_level: float | None, design: Design) -> Row:
-    """Return the mean of a sample and the ends of its interval; NaN for infinite ends."""
-    i = mean_interval(sample.dropna())
-    low, high = i.low, i.high
-    if design != ONE_TEACHER and i.n:
-        known = sample.dropna()
-        low, high = design.estimate(known.to_numpy(), None, list(known.index)).interval()
-    if anytime_level is not None:
-        low, high = anytime_interval(list(sample.dropna()), anytime_level)
-        low, high = (low, high) if math.isfinite(high - low) else (math.nan, math.nan)
-    return {f"{name}/mean": i.mean, f"{name}/low": low, f"{name}/high": high}
+@dataclass(frozen=True)
+class _Samples:
+    """A metric of some configurations on one split."""
+
+    values: pd.DataFrame
+    """A row per repeat, a column per config_id."""
+    examples: Mapping[tuple[str, int], Values]
+    """Values per example, (N,), by configuration and repeat."""
+    design: Design
+    largest: float
+    """The largest possible mean; the least is 0 if it is finite."""
+
+    @staticmethod
+    def of(
+        trials: pd.DataFrame,
+        criterion: Criterion,
+        scope: str,
+        split: str,
+        read: ExampleReader,
+        chosen: Chosen,
+        design: Design,
+    ) -> "_Samples":
+        """Read the samples of the chosen configurations on a split."""
+        done = completed(trials)
+        own = done[done.config_id.isin([c for c in chosen if c is not None])]
+        found = read(list(own.trial_id)) if design.folds is None else {}
+        keys = zip(own.config_id, own["repeat"], own.trial_id, strict=True)
+        examples = {(c, int(r)): found[trial] for c, r, trial in keys if trial in found}
+        values = by_repeat(trials, criterion.metric, scope, split)
+        return _Samples(values, examples, design, criterion.largest_difference)
+
+    def interval(self, name: str, of: tuple[str, ...], anytime_level: float | None) -> Row:
+        """Return the mean of a configuration, or of the difference of two, and its interval.
+
+        It is for new repeats and new images where all values per example are known, else for new
+        repeats. NaN for infinite ends.
+        """
+        both = self.values[list(of)].dropna()
+        sample = (both[of[0]] if len(of) < 2 else both[of[0]] - both[of[1]]).to_numpy()
+        repeats = [int(repeat) for repeat in both.index]
+        tables = [[self.examples.get((config, repeat)) for repeat in repeats] for config in of]
+        table = stack_examples(tables[0]) if len(of) < 2 else difference_table(*tables)
+        mean = float(sample.mean()) if len(sample) else math.nan
+        low = high = math.nan
+        if anytime_level is not None:
+            low, high = AnytimeTest.of(sample.tolist(), table).interval(anytime_level)
+        elif len(sample):
+            low, high = self.design.estimate(sample, table, repeats).interval()
+        if not math.isfinite(high - low):
+            low = high = math.nan
+        least = -self.largest if len(of) > 1 else 0.0 if math.isfinite(self.largest) else -math.inf
+        low, high = max(low, least), min(high, self.largest)
+        return {f"{name}/mean": mean, f"{name}/low": low, f"{name}/high": high}
 
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:

@@ -287,7 +287,8 @@ class Results:
             default = finals.of_default(self.trials, self.frames.round, self.default)
             trials = pd.concat([trials, default])
         level = self.anytime_level(criterion)
-        return selection.selection(self.folder, trials, criterion, chosen, level, self.design)
+        read = partial(self.examples, criterion)
+        return selection.selection(self.folder, trials, criterion, chosen, level, read, self.design)
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `sensitivity.sensitivity`."""

@@ -3,7 +3,7 @@
 A table [R, N] holds one number per repeat and image, for example the difference in correctness of
 two students. Its mean varies with the repeats (seeds) and with the images, which are both samples.
 An interval over repeats alone holds for these images only: with 500 images and 8 repeats of the
-default study, a nominal 95 % interval covered the difference on new images in 85 % of the draws
+default study, a nominal 95 % interval covered the difference on new images in 80 % of the draws
 (experiments/coverage.py).
 """
 
@@ -121,12 +121,12 @@ def crossed(table: ArrayLike) -> Estimate:
 
     With the mean squares MS_R of repeats, MS_I of images and MS_E of the interaction, the variance
     of the mean is V = max(MS_R + MS_I - MS_E, MS_R, MS_I) / (R N), with Satterthwaite's degrees of
-    freedom (1946) from the three components, at least R - 1. These are estimated: where the repeats
-    dominate and few happen to vary little, they come out large and the interval narrow. With 4
-    repeats, 2,000 images and 26 configurations 8.8 % of null studies found one that helps, instead
-    of 2.5 %. So an interval is at least as wide as that of `over_repeats`, which is exact there.
-    Intervals of 95 % then cover 94 to 98 % for R in {4, 8, 16} and N from 153 to 5,000
-    (experiments/coverage.py).
+    freedom (1946) from the three components, at least R - 1. Those degrees of freedom are
+    estimates: where repeats dominate and the few of a study happen to vary little, they come out
+    large and the interval narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null
+    studies found one that helps. So an interval is at least as wide as that of `over_repeats`,
+    which is exact there. Intervals of 95 % then cover 94 to 98 % for R in {4, 8, 16} and N from
+    153 to 5,000 (experiments/coverage.py).
 
     Args:
         table: one number per repeat and image, [R, N].
