@@ -46,7 +46,9 @@ def half(repeats: int, images: int, m: int) -> float:
 
 def test_shares_and_other_designs_by_hand() -> None:
     text = what_would_help(pd.Series(row(0.01)), 4, DEFAULT)
-    now, repeats, images = half(8, 500, 4), half(16, 500, 4), half(8, 1000, 4)
+    # as shares of the interval of the row, +-2 points
+    shown = 2 / half(8, 500, 4)
+    now, repeats, images = 2, shown * half(16, 500, 4), shown * half(8, 1000, 4)
     assert text.startswith(
         f"{SHARES} 8 more repeats would narrow the interval from ±{now:.2g} to ±{repeats:.2g}; 500 "
         f"more val images would narrow it to ±{images:.2g}."
