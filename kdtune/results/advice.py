@@ -43,12 +43,8 @@ def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
         m: number of comparisons.
         criterion: by which the table was made.
     """
-    parts, level = components_of(row), SIGNIFICANCE_LEVEL / m
-    if _has_independent_repeats(row):
-        found = detectable_difference(parts, row.n, row.n_images, level)
-    else:
-        found = row.error * detectable_effect(row.df, level)
-    if not math.isfinite(found) or not found:
+    found = row.error * detectable_effect(row.df, SIGNIFICANCE_LEVEL / m)
+    if not found < (1 if criterion.in_points else math.inf):
         return ""
     return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
 
@@ -81,7 +77,9 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
     if row.sd <= ROUNDING * abs(row["diff"]) and not row.error > 0:
         return _equal_differences(row, m)
     able = detectable(row, m, criterion)
-    text = f"; minimum detectable difference {able}." if able else "."
+    text = f"; minimum detectable difference {able}."
+    if not able:
+        return f"; {row.n:.0f} repeats are too few for 80% power at any difference."
     if criterion.sign * row["diff"] <= 0:
         text += " The estimate is not an improvement, so more repeats are unlikely to show one."
     elif _has_independent_repeats(row):
@@ -143,8 +141,10 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     text = f"Of the variance, {repeat} is from repeats, {image} from images, {rest} from both."
+    # relative to the present design: components that are cut at 0 add up to a little more
+    scale = criterion.scale * half / half_width(parts, n, images, m)
     now, more_repeats, more_images = (
-        f"±{criterion.scale * half_width(parts, repeats, count, m):.2g}"
+        f"±{scale * half_width(parts, repeats, count, m):.2g}"
         for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
     )
     text += f" {n:.0f} more repeats would narrow the interval from {now} to {more_repeats}; "
