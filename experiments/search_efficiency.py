@@ -42,7 +42,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from play import rest_of, start_of
+from play import rest_of, round_before, start_of
 
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
@@ -192,13 +192,14 @@ def planned(replay: Replay, **changes: object) -> Outcome:
         return [float(acc) for acc in replay.curve(STUDY.rows[run.config_id], run.repeat)]
 
     while (run := plan.next_run()) is not None:
-        plan.add_record(start_of(run))
+        for line in (*round_before(run, plan), start_of(run)):
+            plan.add_record(line)
         for line in rest_of(run, plan, curve):
             plan.add_record(line)
     (pair,) = finalists(plan.ledger)
     baseline, distilled = pair.states
     row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs
-    final = final_differences(pair)
+    final = final_differences(plan.ledger, pair)
     if study.until_decided:
         return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:

@@ -28,7 +28,7 @@ def main(study: Study) -> int:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     resources = local_resources(study, progress.show_build)
     check(run)
-    for own, folder in missing_teachers(run, run.teachers, root):
+    for own, folder in missing_teachers(run, run.teacher_members, root):
         train_teacher(own, folder, resources, progress)
     gate(run, [run], study.folder, resources, progress.print_line)
     config = (f"{name} {value}" for name, value in run.config.items() if value is not None)

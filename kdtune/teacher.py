@@ -9,6 +9,7 @@ if __name__ == "__main__":
     start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from kdtune.config.errors import InputError
@@ -20,10 +21,10 @@ from kdtune.data.sources import load_data
 from kdtune.models.finished import WEIGHTS
 from kdtune.results.teachers import check_teachers
 from kdtune.streams.resources import Resources, local_resources
-from kdtune.training.gate import find_unmeasured, measure, with_members
+from kdtune.training.gate import find_unmeasured, key_of, measure, with_members
 from kdtune.training.loop import Diverged
 from kdtune.training.progress import Progress
-from kdtune.training.recipe import resolve_study, teachers, whole_teachers
+from kdtune.training.recipe import numbered, resolve_study, teachers, whole_teachers
 from kdtune.training.teacher import (
     describe_training,
     fine_tune,
@@ -42,6 +43,7 @@ def main(study: Study) -> int:
     Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
     """
     study = resolve_study(study)
+    study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
     root, progress = study.folder / "teacher", Progress()
     resources = local_resources(study, progress.show_build)
     if study.run.teacher_epochs == 0:
@@ -49,7 +51,7 @@ def main(study: Study) -> int:
             "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
             "--teacher-epochs 0, which takes the teacher's weights as they are"
         )
-    for own in teachers(study):
+    for own in numbered(study, teachers(study)):
         folder = root / teacher_place(study.run, own)
         if not missing_teachers(study.run, [own], root):
             progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
@@ -58,10 +60,19 @@ def main(study: Study) -> int:
         probe_teacher(own, initial_teacher(own))
         train_teacher(own, folder, resources, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
-    gate(study.run, whole_teachers(study), study.folder, resources, progress.print_line)
+    gate(
+        study.run,
+        numbered(study, whole_teachers(study)),
+        study.folder,
+        resources,
+        progress.print_line,
+    )
+    several = len(numbered(study, teachers(study))) > 1
     progress.print_line(
-        f"kdtune.search with the same --name and teacher flags uses it. Other studies of these "
-        f"classes use it with --teacher {study.run.teacher} --teacher-weights {study.folder}."
+        f"kdtune.search with the same --name and teacher flags uses "
+        f"{'them' if several else 'it'}. Other studies of these classes use "
+        f"{'one of them' if several else 'it'} with --teacher {study.run.teacher} "
+        f"--teacher-weights {'FILE' if several else study.folder}."
     )
     return 0
 
@@ -94,5 +105,5 @@ def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say:
     def measured(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
         return measure(run, find_unmeasured(run, every, root, known), root, resources)
 
-    names = [(own.teacher, own.teacher_epochs or 0) for own in every]
-    check_teachers(folder, names, measured, run.teacher_min_acc, say)
+    keys = [key_of(own) for own in every]
+    check_teachers(folder, keys, measured, run.teacher_min_acc, say)

@@ -22,6 +22,12 @@ def start_of(run: Run) -> Line:
     return _line("start", run, config=run.config, epochs=run.epochs, phase=phase_of(run.repeat))
 
 
+def round_before(run: Run, plan: Plan) -> list[Line]:
+    """Return the record of the round of final repeats that a run begins, as the recorder does."""
+    round_ = plan.round_begun_by(run)
+    return [] if round_ is None else [round_.to_line()]
+
+
 def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
     """Yield the records of a run after its start; the run ends where the plan prunes it."""
     scores, end = curve(run), {"status": "completed", "error": None}
@@ -72,6 +78,8 @@ def play(
     while True:
         while len(in_flight) < width and (run := plan.next_run()) is not None:
             in_flight.append(run)
+            for line in round_before(run, plan):
+                _write(plan, lines, line)
             _write(plan, lines, start_of(run))
         if not in_flight:
             assert plan.is_done
@@ -86,6 +94,8 @@ def play_and_crash(study: Study, curve: Curve) -> list[Line]:
     """Play the study one run at a time, with a crash and a new plan after every start and end."""
     lines: list[Line] = []
     while (run := (plan := Plan(study, lines)).next_run()) is not None:
+        lines += round_before(run, plan)
+        assert not lines or Plan(study, lines).next_run() == run  # a crash before the start
         lines.append(start_of(run))
         plan = Plan(study, lines)
         assert plan.next_run() == run  # an interrupted run goes first

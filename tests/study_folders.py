@@ -21,6 +21,7 @@ from kdtune.config.study import Study
 from kdtune.results.labels import config_label
 from kdtune.results.study_results import Results
 from kdtune.storage.records import Records
+from kdtune.storage.rounds import FinalPair, Round
 
 RUN = Run(data="fashion", epochs=3, lr=0.05)
 IMAGES = {"train": 300, "val": 500, "test": 1000}
@@ -133,13 +134,46 @@ def make(
 
 
 def make_final(
-    folder: Path, last: Last, final: Mapping[float, Sequence[float]], **study
+    folder: Path,
+    last: Last,
+    final: Mapping[float, Sequence[float]],
+    recorded: bool = True,
+    first: int = 2000,
+    **study,
 ) -> Results:
-    """Write and read a study with final repeats of two alphas, as a race or "auto" adds them."""
-    make(folder, last, **study)
-    runs = {at(alpha, 2000 + r): acc for alpha, accs in final.items() for r, acc in enumerate(accs)}
-    write_records(folder, {run: curve(acc, run.epochs) for run, acc in runs.items()}, phase="final")
+    """Write and read a study with final repeats of alphas, as a race or "auto" adds them.
+
+    Args:
+        folder: of the study.
+        last: see the module.
+        final: accuracies of the finalists on the final repeats.
+        recorded: whether a record fixes the finalists, ranked by their means in `last`.
+        first: number of the first final repeat.
+        study: see `make`.
+    """
+    made = make(folder, last, **study)
+    if recorded:
+        write_round(folder, last, list(final), first, made.study.default.config_id)
+    write_final(folder, final, first)
     return kdtune.load(folder)
+
+
+def write_round(
+    folder: Path, last: Last, alphas: Sequence[float], first: int, default: str
+) -> None:
+    """Write the record of a round whose finalists are ranked by their means in `last`."""
+    means = {alpha: np.mean([acc for acc in last[alpha] if acc is not None]) for alpha in alphas}
+    ids = {alpha: at(alpha).config_id for alpha in sorted(alphas, key=lambda a: -means[a])}
+    distilled = next((i for alpha, i in ids.items() if alpha != 1), None)
+    pair = FinalPair(RUN.student, ids.get(1.0), distilled)
+    with Records(folder) as records:
+        records.finalists(Round(0, first, (pair,), tuple(ids.values()), default))
+
+
+def write_final(folder: Path, final: Mapping[float, Sequence[float]], first: int = 2000) -> None:
+    """Write final repeats of alphas."""
+    runs = {at(a, first + r): acc for a, accs in final.items() for r, acc in enumerate(accs)}
+    write_records(folder, {run: curve(acc, run.epochs) for run, acc in runs.items()}, phase="final")
 
 
 def trials_of(last: Last) -> pd.DataFrame:

@@ -162,6 +162,18 @@ MUTANTS = {
         'in ("failed", "pruned", "dropped")',
         "planning/standing",
     ),
+    "a round goes on after the search was extended": Mutant(
+        "planning/ledger.py",
+        "            self.is_round_over = True\n",
+        "            self.is_round_over = False\n",
+        "planning/rounds",
+    ),
+    "the better finalist on the final repeats is the best": Mutant(
+        "results/study_results.py",
+        "recorded = self.frames.round is not None and",
+        "recorded = False and",
+        "results/context",
+    ),
     "a restored run lacks its score": Mutant(
         "planning/ledger.py",
         "if dropped.score is not None:",
@@ -212,8 +224,8 @@ MUTANTS = {
     ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "complete_pairs(ledger) if not final_test(pair).excludes_0(level)",
-        "complete_pairs(ledger) if not final_test(pair).excludes_0(0.999)",
+        "complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(level)",
+        "complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(0.999)",
         "planning/standing",
     ),
     "one baseline for all students": Mutant(
@@ -410,6 +422,21 @@ MUTANTS = {
     ),
     "a fingerprint without the cut": Mutant(
         "data/val_cut.py", "fingerprint=fingerprint, cut", "cut", "data/val_cut"
+    ),
+    "a fold that is also in train": Mutant(
+        "data/folds.py", "in (~is_val, is_val)", "in (~is_val | is_val, is_val)", "data/folds"
+    ),
+    "folds without classes": Mutant(
+        "data/folds.py",
+        "order = order[torch.argsort(labels[order], stable=True)]",
+        "pass",
+        "data/folds",
+    ),
+    "naive t over folds": Mutant(
+        "statistics/resampling.py",
+        "(1 / n + val_over_train)",
+        "(1 / n)",
+        "statistics/resampling",
     ),
     "val resized bilinearly, whatever the interpolation": Mutant(
         "data/views.py",

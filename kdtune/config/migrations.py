@@ -3,6 +3,7 @@
     1   version 0.1: the fields of the study alone; the fingerprints stand in provenance.json
     2   `schema`, `fingerprints` of data, teacher and student, and the fields of the study
     3   the teacher has a recipe of its own (teacher_*), val and test a transform of their own
+    4   the finalists are recorded before their final repeats start (see `storage.rounds`)
 
 The schema is raised when the meaning of a study's files changes. A new field with a default does
 not raise it.
@@ -13,7 +14,7 @@ from typing import Any
 
 from kdtune.config.errors import InputError
 
-SCHEMA = 3
+SCHEMA = 4
 INTERPOLATIONS = ("eval_interpolation", "teacher_interpolation", "student_interpolation")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from kdtune.config import effects
+from kdtune.config.errors import InputError
 from kdtune.config.fields import (
     OF_STUDENT,
     Config,
@@ -29,7 +30,8 @@ Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 
 TEACHER_REPEAT = -1
-"""The repeat a teacher is trained in: no student is trained on the same augmented images."""
+"""The repeat that teacher number 0 is trained in, and number k in this one - k: no student is
+trained on the same augmented images."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Run:
     val_share: Annotated[float, Setting(above=0, below=1)] = 0.2
     """Share of train that becomes val where the data have no val: drawn with the seed, the same
     share of each class."""
+    folds: Annotated[int | None, Setting(low=2, commands=OF_STUDENT)] = None
+    """Pool train and val, and split them anew in each repeat: N folds of equal size with the same
+    share of each class, of which one is val and the others are train. Each repeat takes the next
+    fold and, after all N, a new partition into folds. Each repeat has a teacher of its own,
+    fine-tuned on its train. Test stays apart. None: the data's own val, the same in all repeats."""
     train_images: Annotated[int | None, Setting(low=1, commands=OF_STUDENT)] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train."""
@@ -76,6 +83,11 @@ class Run:
     """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory, a function of the number of classes that returns a module. NAME+NAME is an
     ensemble: the mean probability."""
+    teachers: Annotated[int, Setting(low=1)] = 1
+    """Number of teachers that are fine-tuned by the same recipe, with other random weights of the
+    head or of all layers, another order and another augmentation: repeat r learns from teacher r
+    mod N. With 3 or more, conclusions are about new teachers of this recipe. 1: the same teacher in
+    all repeats."""
     teacher_weights: Weights = "default"
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
     (.safetensors, or a checkpoint of torch.save) or the folder of another study, whose fine-tuned
@@ -199,7 +211,7 @@ class Run:
     """"fp32", or "bf16": both models under autocast; losses are computed in float32."""
     seed: int = 0
     """Seed of the study: with the repeat it fixes everything random."""
-    repeat: Annotated[int, Setting(low=TEACHER_REPEAT, commands=("distill",))] = 0
+    repeat: Annotated[int, Setting(commands=("distill",))] = 0
     """Number of the repeat, from 0. All configurations are trained in the same repeats."""
     study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
         default=(), compare=False
@@ -221,6 +233,22 @@ class Run:
             if isinstance(weights, str) and any(weights.startswith(f"{m}=") for m in models):
                 object.__setattr__(self, name, (weights,))  # of one model only
             check_weights(name, weights)
+        self._check_teachers()
+
+    def _check_teachers(self) -> None:
+        """Raise InputError if the run has several teachers that would be the same."""
+        fits = self.repeat >= -self.teachers or self.folds is not None
+        check(self, "repeat", fits, f"be {-self.teachers} or more")
+        if self.teachers > 1 and self.folds is not None:
+            raise InputError(
+                f"--teachers must be 1 with --folds, since each repeat then has its own teacher, "
+                f"but got --teachers {self.teachers}; leave out one of them"
+            )
+        if self.teachers > 1 and self.teacher_epochs == 0:
+            raise InputError(
+                f"--teachers must be 1 with --teacher-epochs 0, since all teachers would be the "
+                f"same, but got --teachers {self.teachers}; fine-tune them (--teacher-epochs 10)"
+            )
 
     @property
     def config(self) -> Config:
@@ -251,7 +279,27 @@ class Run:
         return replace(run, **own)  # type: ignore[arg-type]
 
     @property
-    def teachers(self) -> tuple["Run", ...]:
+    def split_repeat(self) -> int:
+        """The repeat whose train and val the run uses; a teacher's training uses the students'."""
+        return self.repeat if self.repeat >= 0 else TEACHER_REPEAT - self.repeat
+
+    @property
+    def teacher_number(self) -> int:
+        """Number of the teacher of the run's repeat, from 0.
+
+        Repeat k is the first one with teacher number k.
+        """
+        if self.teacher_epochs == 0:
+            return 0
+        return self.split_repeat if self.folds else self.split_repeat % self.teachers
+
+    @property
+    def teacher_repeat(self) -> int:
+        """The negative repeat in which the run's teacher is trained."""
+        return TEACHER_REPEAT - self.teacher_number
+
+    @property
+    def teacher_members(self) -> tuple["Run", ...]:
         """The run with each member of its teacher, an ensemble or not, as its teacher."""
         return tuple(replace(self, teacher=name) for name in self.teacher.split("+"))
 

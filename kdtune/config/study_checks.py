@@ -77,6 +77,20 @@ def check_budget(study: Study) -> None:
         raise InputError(f"budget is for --repeats auto only, but got budget={study.budget}")
 
 
+def check_folds(study: Study) -> None:
+    """Raise InputError if --folds meets a number of repeats that depends on the results.
+
+    The teachers of all repeats are trained before the first trial.
+    """
+    given = {"--policy race": study.policy == "race", "--repeats auto": study.until_decided}
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        if study.run.folds is not None:
+            raise InputError(
+                f"--folds must have a fixed number of repeats, but got {flag}; leave it out and "
+                f"give the number (--repeats {2 * study.run.folds})"
+            )
+
+
 def check_space(study: Study) -> None:
     """Raise InputError unless each value is allowed, and has an effect somewhere."""
     for name, values in study.space.items():

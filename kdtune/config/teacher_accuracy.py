@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdtune.config.files import TEACHER_ACCURACY, atomic_write
 
@@ -33,6 +33,14 @@ class Accuracy:
         return f"{100 * self.share:.1f}%"
 
 
+class TeacherKey(NamedTuple):
+    """What tells a teacher from the others of its study."""
+
+    teacher: str
+    epochs: int
+    number: int
+
+
 @dataclass(frozen=True)
 class TeacherAccuracy:
     """Accuracy of one teacher, an ensemble or not, on all splits."""
@@ -52,13 +60,27 @@ class TeacherAccuracy:
     """On val before fine-tuning, in [0, 1]; None if there was none, or the head is new."""
     acc_after: float | None = None
     """On val after fine-tuning, measured on the same images as `acc_before`."""
+    number: int = 0
+    """Number of the teacher among those of one recipe, see `Run.teacher_number`."""
+    which: str = ""
+    """The number in words; "" if there is one teacher of this recipe."""
+
+    @property
+    def key(self) -> TeacherKey:
+        """What tells the teacher from the others of its study."""
+        return TeacherKey(self.teacher, self.epochs, self.number)
+
+    @property
+    def recipe_name(self) -> str:
+        """The teacher in words, without its number."""
+        if not self.epochs:
+            return self.teacher
+        return f"{self.teacher} ({self.epochs} epoch{'s' * (self.epochs > 1)})"
 
     @property
     def name(self) -> str:
         """The teacher in words."""
-        if not self.epochs:
-            return self.teacher
-        return f"{self.teacher} ({self.epochs} epoch{'s' * (self.epochs > 1)})"
+        return f"{self.recipe_name}, {self.which}" if self.which else self.recipe_name
 
 
 def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:

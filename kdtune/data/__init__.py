@@ -8,6 +8,7 @@
 - arrays: checks and conversion of inputs and labels
 - torch_datasets: examples and labels of torch's datasets
 - val_cut: a val that is cut from train
+- folds: train and val pooled, and split anew in each repeat
 - content: hashes of data by content, and notes of costly results
 - balance: examples of each class, as they are recorded and said before a study
 - overlap: examples that several splits share

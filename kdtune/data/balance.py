@@ -34,7 +34,15 @@ def data_record(data: Data) -> dict[str, Any]:
     cut = data.cut and {"seed": data.cut.seed, "share": data.cut.share}
     counts = class_counts(data)
     text = {name: f"{sum(own.values())} ({describe_counts(own)})" for name, own in counts.items()}
-    return {"kind": data.kind, "examples": counts, "examples_text": text, "val_cut": cut}
+    record: dict[str, Any] = {
+        "kind": data.kind,
+        "examples": counts,
+        "examples_text": text,
+        "val_cut": cut,
+    }
+    if data.fold is not None:  # the counts are those of repeat 0
+        record["folds"] = {"folds": data.fold.folds, "seed": data.fold.seed}
+    return record
 
 
 def describe_data(data: Data) -> list[str]:
@@ -49,6 +57,12 @@ def describe_data(data: Data) -> list[str]:
         lines.append(
             f"Val is cut from train: {len(data.splits['val'])} of {both} examples, "
             f"{data.cut.share:.0%} of each class (--val-share), drawn with --seed {data.cut.seed}."
+        )
+    if (fold := data.fold) is not None:
+        lines.append(
+            f"Train and val are pooled ({len(fold.train) + len(fold.val)} examples) and split anew "
+            f"in each repeat: one of {fold.folds} stratified folds (--folds), drawn with --seed "
+            f"{fold.seed}, is val."
         )
     for split, own in counts.items():
         smallest, largest = min(own.values()), max(own.values())

@@ -63,6 +63,30 @@ class ValCut:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """How train and val of a repeat were drawn from their pooled examples."""
+
+    folds: int
+    """Number of folds N in a partition."""
+    repeat: int
+    seed: int
+    source: str
+    """Fingerprint of the data before their train and val were pooled."""
+    pool: str
+    """Fingerprint of the pooled data, the same in all repeats."""
+    train: Tensor
+    """Number of each train example in the pool, int64 [N], ascending."""
+    val: Tensor
+    """Number of each val example in the pool, int64 [N], ascending."""
+
+    @property
+    def smallest_train(self) -> int:
+        """Number of train examples in the repeats that have the fewest."""
+        pool = len(self.train) + len(self.val)
+        return pool - -(-pool // self.folds)
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set: class names and the splits train, val and perhaps test."""
 
@@ -76,6 +100,22 @@ class Data:
     """Folder that the image files are named relative to."""
     cut: ValCut | None = None
     """How val was cut from train; None if the data have a val."""
+    fold: Fold | None = None
+    """How train and val were drawn from their pooled examples; None without --folds."""
+
+    @property
+    def study_fingerprint(self) -> str:
+        """Fingerprint of the data of all repeats of a study."""
+        return self.fingerprint if self.fold is None else self.fold.pool
+
+    def numbers(self, split: str) -> Tensor:
+        """Return the number of each example of a split, int64 [N]: its index in the split.
+
+        With --folds an example of train or val has its number in the pool, the same in all repeats.
+        """
+        if self.fold is not None and split in ("train", "val"):
+            return self.fold.train if split == "train" else self.fold.val
+        return torch.arange(len(self.splits[split]))
 
     @property
     def kind(self) -> Kind:
@@ -97,10 +137,11 @@ class Data:
         labels = self.splits["train"].labels
         if run.train_images is None:
             return torch.arange(len(labels))
-        if not len(self.classes) <= run.train_images <= len(labels):
+        most = len(labels) if self.fold is None else self.fold.smallest_train
+        if not len(self.classes) <= run.train_images <= most:
             raise InputError(
                 f"train_images must lie between {len(self.classes)} (one per class) and "
-                f"{len(labels)} (all of train), but got train_images={run.train_images}"
+                f"{most} (all of train), but got train_images={run.train_images}"
             )
         generator = torch.Generator().manual_seed(derive_seed(run.seed, "subset"))
         order = torch.randperm(len(labels), generator=generator)

@@ -17,15 +17,33 @@ def find_shared(data: Data) -> list[str]:
     Examples are shared if the bytes of their files or tensors are equal. The answer is kept for
     later calls, in this or another process.
     """
-    note = f"{data.fingerprint}-shared"
+    note = f"{data.study_fingerprint}-shared"
     if (known := read_note(note)) is not None:
         return [str(sentence) for sentence in json.loads(known)]
     contents = {name: list(_contents(split)) for name, split in data.splits.items()}
     pairs = [(one, other) for one, other in PAIRS if one in contents]
     found = [_sentence(data, contents, one, other) for one, other in pairs if other in contents]
+    if data.fold is not None:
+        found[0] = _in_pool(data, contents)  # val of one repeat is train of another
     sentences = [sentence for sentence in found if sentence]
     keep_note(note, json.dumps(sentences))
     return sentences
+
+
+def _in_pool(data: Data, contents: Mapping[str, list[bytes]]) -> str:
+    """Return a sentence about examples that train and val together have twice; "" if none."""
+    pool = [(split, i, c) for split in ("train", "val") for i, c in enumerate(contents[split])]
+    first: dict[bytes, tuple[str, int]] = {}
+    twice = [(split, i, c) for split, i, c in pool if first.setdefault(c, (split, i)) != (split, i)]
+    if not twice:
+        return ""
+    split, index, content = twice[0]
+    what = "images" if data.kind != "tensors" else "examples"
+    return (
+        f"{len(twice)} of the {len(pool)} {what} in train and val together are copies of others "
+        f"(such as {_named(data, split, index)} = {_named(data, *first[content])}), so some "
+        f"repeats have one in train and the other in val, and metrics on val are optimistic"
+    )
 
 
 def _contents(split: Split) -> Iterable[bytes]:
@@ -53,5 +71,6 @@ def _named(data: Data, split: str, index: int) -> str:
     """Return an example's file below the folder of the data, or its split and index."""
     inputs = data.splits[split].inputs
     if isinstance(inputs, Tensor):
-        return f"{split}[{index}]"
+        pooled = data.fold is not None and split != "test"
+        return f"{'pool' if pooled else split}[{data.numbers(split)[index]}]"
     return inputs[index].removeprefix(data.root).lstrip("/\\")

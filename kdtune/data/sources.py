@@ -7,7 +7,7 @@ folder of images.
 import hashlib
 import io
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from kdtune.config.names import is_named_data
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split, ValCut
 from kdtune.data.folder import load_folder
+from kdtune.data.folds import FoldCut, cut_fold
 from kdtune.data.torchvision_data import dataset_names, load_torchvision
 from kdtune.data.user_data import load_user_data
 from kdtune.data.val_cut import cut_val
@@ -46,13 +47,17 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 def load_data(run: Run) -> Data:
     """Return the data set of a run, with a val that is cut from train if it has none.
 
-    A process loads each data set once; `clear_cached_data` makes it forget them.
+    With `Run.folds`, train and val are those of the run's repeat. A process loads each data set
+    once; `clear_cached_data` makes it forget them.
 
     Raises:
         InputError: the data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
             `load_user_data`.
     """
     whole = _load(run.data, run.data_root, run.download)
+    if run.folds is not None:
+        fold = FoldCut(run.seed, run.folds, run.split_repeat)
+        return _load_fold(run.data, run.data_root, run.download, fold)
     if "val" in whole.splits:
         return whole
     cut = ValCut(run.seed, run.val_share)
@@ -63,6 +68,7 @@ def clear_cached_data() -> None:
     """Drop the data sets that this process has loaded."""
     _load.cache_clear()
     _load_with_val.cache_clear()
+    _load_fold.cache_clear()
 
 
 @cache
@@ -85,3 +91,8 @@ def _load(name: str, root: str | None, download: bool) -> Data:
 @cache
 def _load_with_val(name: str, root: str | None, download: bool, cut: ValCut) -> Data:
     return cut_val(_load(name, root, download), cut)
+
+
+@lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
+def _load_fold(name: str, root: str | None, download: bool, cut: FoldCut) -> Data:
+    return cut_fold(_load(name, root, download), cut)

@@ -5,6 +5,7 @@
 - proposals: sampler of configurations (Optuna's random and TPE)
 - warm_start: the best configurations of another study
 - standing: active configurations of each arm, finalists, whether the study is decided
+- rounds: rounds of final repeats, whose finalists are fixed before they start
 - optuna_export: optuna.db, the study for Optuna's tools
 
 May import config, statistics and storage; never torch or Ray.

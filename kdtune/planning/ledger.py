@@ -5,7 +5,8 @@ study without using up its held-out repeats:
 
     search   0, 1, 2, ...    every configuration; under "race" more for those still active
     confirm  1000, 1001, ... the best few of each arm, to choose the two finalists
-    final    2000, 2001, ... the finalists, on held-out repeats that no decision has used
+    final    2000, 2001, ... the finalists, on held-out repeats that no decision has used; a study
+                             that is extended begins a new round of them (see `planning.rounds`)
 """
 
 import math
@@ -24,6 +25,7 @@ from kdtune.config.study_checks import BUDGET
 from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.racing import Table
 from kdtune.storage.correctness import unpack_correct
+from kdtune.storage.rounds import FINALISTS, Round
 
 
 class Arm(NamedTuple):
@@ -146,6 +148,12 @@ class Ledger:
         """By trial_id."""
         self.rungs: dict[Rung, dict[str, float]] = {}
         """Scores of the first repeat by config_id."""
+        self.round: Round | None = None
+        """The last round of final repeats that has begun."""
+        self.is_round_over: bool = False
+        """Whether runs of the search or of the confirmation have ended since that round began."""
+        self.next_final_repeat: int = FIRST_REPEAT["final"]
+        """Number of the first final repeat that no recorded run has used."""
         self._table: Table = np.full((16, study.repeats), math.nan)
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
@@ -154,6 +162,18 @@ class Ledger:
     def table(self) -> Table:
         """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
         return self._table[: len(self.configs)]
+
+    @property
+    def is_in_round(self) -> bool:
+        """Whether a round of final repeats has begun and is not over."""
+        return self.round is not None and not self.is_round_over
+
+    @property
+    def first_final_repeat(self) -> int:
+        """Number of the first repeat of the round that has begun, else of the next one."""
+        if self.round is None or self.is_round_over:
+            return self.next_final_repeat
+        return self.round.first_repeat
 
     def rows_of(self, arm: Arm) -> NDArray[np.intp]:
         """Return the rows of the table that belong to an arm, ascending."""
@@ -166,12 +186,17 @@ class Ledger:
 
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the state with one line of the records."""
+        if line["kind"] == FINALISTS:
+            self.round, self.is_round_over = Round.from_line(line), False
+            return
         config_id, repeat = line["config_id"], line["repeat"]
         if line["kind"] == "start":
             # a known configuration keeps the inactive values with which it was suggested
             state = self.configs.get(config_id)
             base = state.run if state else self.study.run.sample(**active_values(line["config"]))
             self.start_run(replace(base, repeat=repeat))
+            if phase_of(repeat) == "final":
+                self._note_final_start(repeat)
         elif config_id not in self.configs:
             return  # its start was an incomplete record
         elif line["kind"] == "epoch" and line["split"] == "val":
@@ -213,8 +238,18 @@ class Ledger:
             rung = Rung(Arm.of(run), run.epochs, line["epoch"] + 1)
             self.rungs.setdefault(rung, {})[run.config_id] = line[SCORE]
 
+    def _note_final_start(self, repeat: int) -> None:
+        self.next_final_repeat = max(self.next_final_repeat, repeat + 1)
+        if self.round is None:
+            self.round = Round.unrecorded(FIRST_REPEAT["final"])
+        if not self.round.is_recorded:  # earlier versions added to the same finals after a search
+            self.is_round_over = False
+
     def _end_run(self, state: ConfigState, repeat: int, status: str, error: str | None) -> None:
         run = replace(state.run, repeat=repeat)
+        # a run that fails, perhaps once more, says nothing about which configuration is the best
+        if phase_of(repeat) != "final" and status in ("completed", "pruned"):
+            self.is_round_over = True
         state.status[repeat] = status
         self.running.pop(run.trial_id, None)
         if status == "completed":

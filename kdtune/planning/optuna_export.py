@@ -43,7 +43,8 @@ def export(study: Study, lines: list[Line]) -> Path:
     times: dict[str, list[float]] = {}
     for line in lines:
         ledger.add_record(line)
-        times.setdefault(line["config_id"], []).append(line["time"])
+        if "config_id" in line:
+            times.setdefault(line["config_id"], []).append(line["time"])
     file = study.folder / FILE
     with atomic_write(file) as part:
         part.unlink(missing_ok=True)  # of a process of the same id that was killed

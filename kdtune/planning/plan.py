@@ -21,16 +21,18 @@ from kdtune.planning.ledger import (
     Arm,
     ConfigState,
     Ledger,
-    Phase,
     Rung,
     phase_of,
 )
 from kdtune.planning.proposals import ConfigSampler
+from kdtune.planning.rounds import current_round, default_of_round
 from kdtune.planning.standing import active_configs, configs_to_confirm, decidable, finalists
 from kdtune.planning.warm_start import best_of_other
 from kdtune.statistics.early_stopping import is_behind, rungs
+from kdtune.storage.rounds import Round
 
-MAX_REPEATS_PER_PHASE = 1000
+MAX_FINAL_REPEATS = 1000
+"""Final repeats of a round with --repeats auto, if its budget allows more."""
 
 
 class Plan:
@@ -98,6 +100,16 @@ class Plan:
             if self._promotions and self._promotions[0][2].run.config_id == run.config_id:
                 self._promotions.popleft()
         return run
+
+    def round_begun_by(self, run: Run) -> Round | None:
+        """Return the round of final repeats that a run begins, to be recorded before its start.
+
+        None for all runs but the first of a round: its record is passed to `add_record`, too.
+        """
+        round_ = current_round(self.ledger) if phase_of(run.repeat) == "final" else None
+        if round_ is None or round_ is self.ledger.round or run.repeat < round_.first_repeat:
+            return None
+        return round_
 
     @property
     def is_done(self) -> bool:
@@ -242,25 +254,28 @@ class Plan:
 
     def _next_to_confirm(self) -> Run | None:
         count = -(-self.study.repeats // 2)
-        return self._first_missing(configs_to_confirm(self.ledger), "confirm", count)
+        return self._first_missing(configs_to_confirm(self.ledger), FIRST_REPEAT["confirm"], count)
 
     def _next_of_finals(self) -> Run | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
-        count = self.study.repeats
-        pairs = finalists(self.ledger)
+        count, first = self.study.repeats, self.ledger.first_final_repeat
+        pairs, default = finalists(self.ledger), default_of_round(self.ledger)
         if not self.study.until_decided:
-            return self._first_missing([s for pair in pairs for s in pair.states], "final", count)
+            chosen = [*(s for pair in pairs for s in pair.states), *default]
+            return self._first_missing(chosen, first, count)
         open_pairs = [s for pair in decidable(self.ledger) for s in pair.states]
         single = [s for pair in pairs if len(pair.states) < 2 for s in pair.states]
-        return self._first_missing(
-            open_pairs, "final", MAX_REPEATS_PER_PHASE
-        ) or self._first_missing(single, "final", count)
+        begun = max((max(s.status) for pair in pairs for s in pair.states), default=first - 1)
+        return (
+            self._first_missing(open_pairs and [*open_pairs, *default], first, MAX_FINAL_REPEATS)
+            or self._first_missing(single, first, count)
+            or self._first_missing(default, first, begun + 1 - first)
+        )
 
     @staticmethod
-    def _first_missing(chosen: list[ConfigState], phase: Phase, count: int) -> Run | None:
-        """Return the first run not started of the configurations in `count` repeats of a phase."""
-        first = FIRST_REPEAT[phase]
+    def _first_missing(chosen: list[ConfigState], first: int, count: int) -> Run | None:
+        """Return the first run not started of the configurations in `count` repeats."""
         pairs = ((s, r) for r in range(first, first + count) for s in chosen if r not in s.status)
         return next((replace(state.run, repeat=repeat) for state, repeat in pairs), None)
 

@@ -35,8 +35,8 @@ class ConfigSampler:
 
     Args:
         study: the study.
-        first: configurations to suggest before any other, the best of another study first; of each
-            arm at most a quarter of the samples.
+        first: configurations to suggest before any other but the recipe's default, the best of
+            another study first; of each arm at most a quarter of the samples.
     """
 
     def __init__(self, study: Study, first: Iterable[Run] = ()):
@@ -46,6 +46,8 @@ class ConfigSampler:
         students: Any = study.values("student")
         every = [Arm(student, plain) for student in students for plain in (True, False)]
         self._first = {arm: [run for run in given if Arm.of(run) == arm][:most] for arm in every}
+        # as Optuna's users do with enqueue_trial, so that the chosen one is compared with it
+        self._first[Arm.of(study.default)].insert(0, study.default)
         self.arms = {arm: optuna.create_study(direction="maximize") for arm in every}
         self._students: tuple[str, ...] = students
         self._trials: dict[str, tuple[Arm, int]] = {}

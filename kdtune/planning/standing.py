@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdtune.planning.ledger import FIRST_REPEAT, Arm, ConfigState, Ledger, phase_of
+from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics import racing
 from kdtune.statistics.sequential import AnytimeTest
 
@@ -67,7 +67,16 @@ def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:
 
 
 def finalists(ledger: Ledger) -> list[Finalists]:
-    """Return of each student the best of both arms, by search and confirmation."""
+    """Return of each student the finalists of the round of final repeats that has begun.
+
+    Before it has begun, and after it is over, these are the best of both arms by search and
+    confirmation. They are also those of a study of schema 3 or older, which recorded no finalists.
+    """
+    round_ = ledger.round
+    if round_ is not None and round_.is_recorded and ledger.is_in_round:
+        known = ledger.configs
+        ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
+        return [Finalists(*(None if c is None else known[c] for c in pair)) for pair in ids]
     return [Finalists(*map(_best, arms)) for arms in active_configs(ledger).values()]
 
 
@@ -81,21 +90,22 @@ def _best(arm: list[ConfigState]) -> ConfigState | None:
     return rivals[racing.rank_by_common_mean(np.array(rows), range(len(rivals)))[0]]
 
 
-def final_differences(pair: Finalists) -> list[float]:
+def final_differences(ledger: Ledger, pair: Finalists) -> list[float]:
     """Return distilled minus baseline on the final repeats, in order, up to the first gap.
 
-    A repeat in which one of the two has failed is left out and is no gap.
+    Only the repeats of the round that has begun count (see `planning.rounds`). A repeat in which
+    one of the two has failed is left out and is no gap.
     """
     baseline, distilled = pair
     if baseline is None or distilled is None:
         return []
-    repeats = _paired_repeats(baseline, distilled)
+    repeats = _paired_repeats(ledger, baseline, distilled)
     return [distilled.scores[repeat] - baseline.scores[repeat] for repeat in repeats]
 
 
-def _paired_repeats(baseline: ConfigState, distilled: ConfigState) -> list[int]:
-    """Return the final repeats that both have completed, up to the first gap."""
-    repeats, repeat = [], FIRST_REPEAT["final"]
+def _paired_repeats(ledger: Ledger, baseline: ConfigState, distilled: ConfigState) -> list[int]:
+    """Return the repeats of the round that both have completed, up to the first gap."""
+    repeats, repeat = list[int](), ledger.first_final_repeat
     while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
         if repeat in baseline.scores and repeat in distilled.scores:
             repeats.append(repeat)
@@ -103,17 +113,17 @@ def _paired_repeats(baseline: ConfigState, distilled: ConfigState) -> list[int]:
     return repeats
 
 
-def final_test(pair: Finalists) -> AnytimeTest:
+def final_test(ledger: Ledger, pair: Finalists) -> AnytimeTest:
     """Return the always-valid test of the difference on the final repeats.
 
     It is about new repeats and new images, or about new repeats on these images if records of an
     older version lack the correctness of each image.
     """
-    differences = final_differences(pair)
+    differences = final_differences(ledger, pair)
     baseline, distilled = pair
     if baseline is None or distilled is None:
         return AnytimeTest.of(differences)
-    repeats = _paired_repeats(baseline, distilled)
+    repeats = _paired_repeats(ledger, baseline, distilled)
     pairs = [(distilled.correct.get(r), baseline.correct.get(r)) for r in repeats]
     rows = [a.astype(float) - b for a, b in pairs if a is not None and b is not None]
     is_known = len(rows) == len(repeats) and len({len(row) for row in rows}) == 1
@@ -133,18 +143,22 @@ def level_per_pair(ledger: Ledger) -> float:
 def undecided(ledger: Ledger) -> list[Finalists]:
     """Return the pairs of finalists whose always-valid p value exceeds their level."""
     level = level_per_pair(ledger)
-    return [pair for pair in complete_pairs(ledger) if not final_test(pair).excludes_0(level)]
+    return [
+        pair for pair in complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(level)
+    ]
 
 
 def decidable(ledger: Ledger) -> list[Finalists]:
     """Return the undecided pairs that more repeats of the same images may decide."""
     level = level_per_pair(ledger)
-    return [pair for pair in undecided(ledger) if not final_test(pair).is_undecidable(level)]
+    return [
+        pair for pair in undecided(ledger) if not final_test(ledger, pair).is_undecidable(level)
+    ]
 
 
 def describe_decision(ledger: Ledger, pair: Finalists) -> str:
     """Return whether a complete pair is decided, and its p value, e.g. "decided (... p = 0.02)"."""
-    test, level = final_test(pair), level_per_pair(ledger)
+    test, level = final_test(ledger, pair), level_per_pair(ledger)
     state = "decided" if test.excludes_0(level) else "not decided"
     if state != "decided" and test.is_undecidable(level):
         state = "undecidable with these images"

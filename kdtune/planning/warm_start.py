@@ -9,7 +9,7 @@ from kdtune.config.hyperparameters import covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import FIRST_REPEAT, ConfigState, Ledger, phase_of
-from kdtune.planning.standing import active_configs
+from kdtune.planning.standing import active_configs, finalists
 from kdtune.statistics.racing import adjusted_means, leading_counts
 from kdtune.storage.records import read_lines, read_study
 
@@ -52,11 +52,14 @@ def ranked(ledger: Ledger) -> list[ConfigState]:
     phases = list(FIRST_REPEAT)
     arms = (arm for both in active_configs(ledger).values() for arm in both)
     active = {state.row for arm in arms for state in arm}
+    final = {state.row for pair in finalists(ledger) for state in pair.states}
     # rounded, so that equal accuracies keep the order in which they were suggested
     means = np.round(adjusted_means(ledger.table), 12)
 
     def key(state: ConfigState) -> tuple[int, bool, float]:
-        last_phase = phases.index(phase_of(max(state.scores)))
+        # the recipe's default runs final repeats, whether it is good or not
+        deciding = (r for r in state.scores if phase_of(r) != "final" or state.row in final)
+        last_phase = phases.index(phase_of(max(deciding)))
         return -last_phase, state.row not in active, -float(means[state.row])
 
     rows = np.flatnonzero(leading_counts(ledger.table) > 0)

@@ -38,7 +38,7 @@ from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.other_cut import find_leaks
-from kdtune.training.recipe import resolve_study, teachers, with_weights_of_studies
+from kdtune.training.recipe import numbered, resolve_study, teachers, with_weights_of_studies
 from kdtune.training.recipe_table import format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
 from kdtune.training.teacher import initial_teacher, missing_teachers
@@ -127,7 +127,8 @@ def _check(
     else:
         check_address(study.address)
     fingerprints = _fingerprints(study, saved)
-    missing_teachers(study.run, teachers(study), study.folder / "teacher")  # raises if damaged
+    every = numbered(study, teachers(study))
+    missing_teachers(study.run, every, study.folder / "teacher")  # raises if one is damaged
     return fingerprints
 
 
@@ -184,6 +185,12 @@ def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
         study, count, make_student(study.run), [initial_teacher(run) for run in teachers(study)]
     ):
         yield f"warning: {too_small}"
+    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
+    if count_used < study.run.teachers:
+        yield (
+            f"warning: --repeats {study.repeats} uses only {count_used} of --teachers "
+            f"{study.run.teachers}"
+        )
     if not study.has_plain:
         yield (
             "warning: the study has no baseline without distillation (alpha = 1), so there will be "
@@ -196,7 +203,8 @@ def _describe_end(plan: Plan) -> str:
     pairs, level = complete_pairs(plan.ledger), level_per_pair(plan.ledger)
     shown, undecidable = [], []
     for pair in pairs:
-        test, student = final_test(pair), f"{pair.states[0].run.student}: " * (len(pairs) > 1)
+        test = final_test(plan.ledger, pair)
+        student = f"{pair.states[0].run.student}: " * (len(pairs) > 1)
         shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
         if not test.excludes_0(level) and test.is_undecidable(level):
             words = undecidable_sentence(test.images, test.least_decidable(level))

@@ -71,7 +71,7 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
         torch=torch.__version__.split("+")[0],
         gpus=gpus,
         free=attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {}),
-        data=attempt(lambda: load_data(study.run).fingerprint, ""),
+        data=attempt(lambda: load_data(study.run).study_fingerprint, ""),
         teacher=attempt(lambda: _fingerprint_teachers(study), ""),
         student=attempt(lambda: " ".join(model.fingerprint() for model in models), ""),
         precision_fault=_precision_fault(study, gpus),

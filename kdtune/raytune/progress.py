@@ -122,7 +122,7 @@ def describe_state(plan: Plan) -> str:
 def _describe_lead(
     plan: Plan, pair: Finalists, baseline: ConfigState, distilled: ConfigState
 ) -> str:
-    if final := final_differences(pair):
+    if final := final_differences(plan.ledger, pair):
         points = 100 * sum(final) / len(final)
         text = f"{points:+.1f} points over {len(final)} final repeats"
         if plan.study.until_decided:

@@ -68,10 +68,12 @@ class Recorder(tune.Callback):
             self.display.print_line(line)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record that a trial starts, or starts again."""
+        """Record that a trial starts, or starts again; before, the round of finals it begins."""
         run = make_run(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
+        if (round_ := self.plan.round_begun_by(run)) is not None:
+            self.plan.add_record(self.records.finalists(round_))
         self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
 
     def on_trial_result(

@@ -17,8 +17,8 @@ from kdtune.raytune.trial import measure_teachers, teacher_files, train_teacher
 from kdtune.results import teachers as results
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
-from kdtune.training.gate import find_unmeasured, with_members
-from kdtune.training.recipe import teachers, whole_teachers
+from kdtune.training.gate import find_unmeasured, key_of, with_members
+from kdtune.training.recipe import numbered, teachers, whole_teachers
 from kdtune.training.teacher import describe_training, missing_teachers
 
 
@@ -28,7 +28,7 @@ def train_teachers(study: Study, trial: TrialResources, say: Callable[[str], Non
     Raises InputError if one cannot be trained.
     """
     root = study.folder / "teacher"
-    for run, folder in missing_teachers(study.run, teachers(study), root):
+    for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
         say(describe_training(run))
         task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
         references: Any = task(train_teacher).remote(study, run, folder)
@@ -48,16 +48,16 @@ def check_teachers(
 
     Raises InputError if one is less accurate than --teacher-min-acc.
     """
-    root, every = study.folder / "teacher", with_members(whole_teachers(study))
+    root, every = study.folder / "teacher", with_members(numbered(study, whole_teachers(study)))
     mirror.pull(*teacher_files(study))  # perhaps another machine has trained them
 
     def measure(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
         missing = find_unmeasured(study.run, every, root, known)
         return _measure(study, missing, trial) if missing else []
 
-    names = [(run.teacher, run.teacher_epochs or 0) for run in every]
+    keys = [key_of(run) for run in every]
     try:
-        results.check_teachers(study.folder, names, measure, study.run.teacher_min_acc, say)
+        results.check_teachers(study.folder, keys, measure, study.run.teacher_min_acc, say)
     finally:
         mirror.push(TEACHER_ACCURACY)
 

@@ -23,7 +23,7 @@ from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
-from kdtune.training.recipe import teachers
+from kdtune.training.recipe import numbered, teachers
 from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
@@ -107,13 +107,13 @@ def _pull_teacher(run: Run, mirror: Mirror) -> None:
     with suppress(InputError):
         if is_ready(run, mirror.folder / "teacher"):
             return
-    mirror.pull(*_files_of(run, run.teachers))
+    mirror.pull(*_files_of(run, run.teacher_members))
     is_ready(run, mirror.folder / "teacher")
 
 
 def teacher_files(study: Study) -> list[str]:
     """Return the names of the files of all teachers of a study, below its folder."""
-    return _files_of(study.run, teachers(study))
+    return _files_of(study.run, numbered(study, teachers(study)))
 
 
 def _files_of(run: Run, members: Iterable[Run]) -> list[str]:

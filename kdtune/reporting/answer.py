@@ -12,6 +12,8 @@ from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.advice import detectable, what_would_help
 from kdtune.results.comparison import Criterion, completed, have_enough_repeats
+from kdtune.results.conclusion import default_sentences
+from kdtune.results.context import NOT_RECORDED, ComparisonContext
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
 from kdtune.statistics.intervals import wilson_interval
@@ -51,9 +53,14 @@ def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
 def _counts(results: Results) -> str:
     """Return the numbers of configurations and repeats in each phase of the search."""
     parts = []
-    phases = {"search": "", "confirm": "confirmation: ", "final": "held-out: "}
+    trials = {
+        phase: results.trials[results.trials.phase == phase] for phase in ("search", "confirm")
+    }
+    trials |= {"final": results.final_trials}
+    final = "held-out: " if results.finalists_are_recorded else "final: "
+    phases = {"search": "", "confirm": "confirmation: ", "final": final}
     for phase, prefix in phases.items():
-        counts = results.trials[results.trials.phase == phase].config_id.value_counts()
+        counts = trials[phase].config_id.value_counts()
         ends = [f"{n}" for n in sorted({counts.min(), counts.max()})] if len(counts) else []
         if phase == "search" and not math.isnan(results.planned_repeats):
             ends = [f"{results.planned_repeats}"]
@@ -196,8 +203,9 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
     table = results.selection(criterion)
     if not len(table):
         return None
-    if results.uses_held_out_repeats(criterion):
-        kinds = {"val": "val, held-out repeats", "test": "test"}
+    context = results.context(criterion)
+    if context.held_out:
+        kinds = {"val": f"val, {context.kind_of_repeats} repeats", "test": "test"}
     else:
         kinds = {
             "val": "val (used for selection)",
@@ -207,8 +215,10 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
     table = _with_simultaneous_interval(table, results.compare(criterion))
     rows: list[list[str | Cell]] = []
     for _, row in table.iterrows():
+        if row.row == "default" and row.config_id == table.config_id.iloc[0]:
+            continue  # it is the best one; the note says so
         name = f"{row.row}: {results.label(row.config_id)}" if row.config_id else row.row
-        signed = row.row == "difference"
+        signed = not row.config_id
         rows.append([name, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
     note = _selection_note(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
     n, mean = split_sizes(results).get("test"), table.iloc[0]["test/mean"]
@@ -218,6 +228,7 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
             f" The sampling of {n:,} test images alone gives one trial a 95% CI (Wilson) of "
             f"{low:.1f} to {high:.1f}."
         )
+    note = f"{note} {default_sentences(results, criterion)}".strip()
     return NotedTable(note, Table(["", *kinds.values()], rows))
 
 
@@ -235,12 +246,9 @@ def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFram
 
 def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool) -> str:
     """Return how the best configuration was selected, and how that biases its estimates."""
-    if results.uses_held_out_repeats(criterion):
-        return (
-            "Both finalists were selected on other repeats, so the choice of seeds does not bias "
-            "these estimates. The val images are the same, so selection bias from the images "
-            "remains. The test split was not used for selection."
-        )
+    context = results.context(criterion)
+    if context.held_out:
+        return f"{_finalists_note(context)} The test split was not used for selection."
     note = (
         f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
         f"it is, because it was selected on val. The corrected estimate selects on images drawn "
@@ -252,6 +260,23 @@ def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool
     if criterion.has_predictions and is_uncorrected:
         note += " There is no corrected estimate, because predictions of some trials are missing."
     return note
+
+
+def _finalists_note(context: ComparisonContext) -> str:
+    """Return how the finalists were selected, as far as the records say."""
+    if not context.is_recorded:
+        return NOT_RECORDED
+    if not context.names_recorded_best:
+        return (
+            "The finalists were selected by accuracy at the last epoch and recorded before the "
+            "first of these repeats. Which of them is the best by this criterion was chosen on "
+            "these repeats, so its estimate is optimistic."
+        )
+    return (
+        "The finalists, and which of them is the best, were recorded before the first of these "
+        "repeats, so the choice of seeds does not bias these estimates. The val images are the "
+        "same, so selection bias from the images remains."
+    )
 
 
 def _estimate(row: pd.Series, kind: str, criterion: Criterion, signed: bool) -> str | Cell:

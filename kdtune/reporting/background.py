@@ -14,6 +14,7 @@ from kdtune.config.metrics import METRICS
 from kdtune.config.teacher_accuracy import TeacherAccuracy, read_teacher_accuracy
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.comparison import Criterion
+from kdtune.results.design import describe_teacher_share
 from kdtune.results.frames import SCOPES
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
@@ -109,6 +110,8 @@ def variance(results: Results, criterion: Criterion) -> NotedTable | None:
             f" Over all epochs, {100 * table.iloc[1].epoch:.0f}% is due to the epoch: an SD pooled "
             f"over epochs measures training progress, not the variation between repeats."
         )
+    if words := describe_teacher_share(results.teacher_share(criterion)):
+        note += f" {words}"
     return NotedTable(note, Table(["over", *sources], rows))
 
 
@@ -121,8 +124,7 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
         f"Repeats vary the student's initial weights, the data order{augmented} and dropout, all "
         f"determined by the seed {run.seed} and the number of the repeat. All configurations use "
         f"the same repeats, so comparisons are paired.",
-        "The teacher and the split into train, val and test are the same in all repeats. "
-        "Conclusions are conditional on this teacher and this data set.",
+        results.design.constant,
         f"Each trial contributes one number (epoch selection {criterion.scope}); variation is "
         f"measured over trials, never over epochs. SD has ddof = 1. Intervals are 95% Student t "
         f"intervals with n - 1 degrees of freedom"

@@ -6,9 +6,12 @@
 - predictions: predictions of the trials
 - comparison: the criterion, and configurations compared with the baseline
 - pairs: two configurations paired by repeat and image
+- design: what the repeats vary (teachers, folds), and so what intervals hold for
 - baseline_flag: the flag --baseline
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
+- finals: the trials of the last round of final repeats
+- default_config: the recipe's default beside the chosen configuration, in words
 - studies: list of the studies in a folder
 - side_by_side, side_by_side_text: several studies of the same data compared, in numbers and words
 - setups: whether studies have the same data, and what differs in their settings

@@ -17,6 +17,7 @@ from kdtune.config.fields import Value
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
 from kdtune.config.study import Scope
+from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.labels import CONFIG_COLUMNS
 from kdtune.results.pairs import ExampleReader, Pair, make_pairs, no_examples
 from kdtune.statistics.intervals import MIN_REPEATS
@@ -104,6 +105,11 @@ class Criterion:
     def has_plain_baseline(self) -> bool:
         """Whether the baseline is training without distillation."""
         return self.baseline == PLAIN_TRAINING
+
+    @property
+    def decides_the_search(self) -> bool:
+        """Whether the search selects by it: accuracy, last epoch, with and without distillation."""
+        return self.metric == "acc" and self.scope == "last" and self.has_plain_baseline
 
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
@@ -202,6 +208,7 @@ def compare(
     criterion: Criterion,
     anytime_level: float | None = None,
     read: ExampleReader = no_examples,
+    design: Design = ONE_TEACHER,
 ) -> pd.DataFrame:
     """Compare every other configuration with the baseline of its student, paired by repeat.
 
@@ -217,17 +224,20 @@ def compare(
             and high_here are NaN, and there are columns undecidable and least_decidable, see
             `sequential.AnytimeTest`. None: the number of repeats was fixed.
         read: returns values per example on val, see `pairs.make_pairs`.
+        design: what the repeats vary. With several teachers these are the sample (the repeats of
+            each are averaged), with folds the standard error is corrected for overlapping train
+            sets, there is no interval for these images and p_max_t is NaN.
 
     Returns:
         One row per configuration, best first: config_id, label, config/*, diff (mean difference
         from the baseline), sd (of the differences over repeats), error (standard error of diff),
         df, low, high (ends of the simultaneous 95 % t interval: Bonferroni over all rows),
         low_here, high_here (the same over repeats alone, for these images), n (common repeats),
-        n_images (NaN: only repeats vary), var_repeat, var_image, var_rest (variance components of
-        the differences), correlation (over repeats), p (t test), wins, ties, losses, p_better (win
-        rate), baseline (its config_id), p_holm, p_max_t (sign-flip test over repeats; NaN for n <
-        6). A statistic is NaN where n is too small for it. Empty if there is no baseline, or
-        nothing to compare with it.
+        n_units (teachers if they are the sample, else repeats), n_images (NaN: only repeats vary),
+        var_repeat, var_image, var_rest (variance components of the differences), correlation (over
+        repeats), p (t test), wins, ties, losses, p_better (win rate), baseline (its config_id),
+        p_holm, p_max_t (sign-flip test over repeats; NaN for n < 6). A statistic is NaN where n is
+        too small for it. Empty if there is no baseline, or nothing to compare with it.
     """
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = completed_configs(trials)
@@ -238,13 +248,13 @@ def compare(
     baselines = {c: best[groups[c]] for c in values if not can_be[c] and groups[c] in best}
     if not baselines:
         return pd.DataFrame()
-    pairs = make_pairs(completed(trials), values, baselines, read)
-    m = max(1, sum(pair.n >= MIN_REPEATS for pair in pairs))  # as many as have a p value
+    pairs = make_pairs(completed(trials), values, baselines, read, design)
+    m = max(1, sum(pair.n_units >= MIN_REPEATS for pair in pairs))  # as many as have a p value
     level, most = 1 - SIGNIFICANCE_LEVEL / m, criterion.largest_difference
     rows = [pair.statistics(criterion.sign, level, most) for pair in pairs]
     table = pd.DataFrame(rows).assign(config_id=list(baselines), baseline=list(baselines.values()))
     table["p_holm"] = over_known(table.p)
-    table["p_max_t"] = max_t_over_repeats(values, baselines)
+    table["p_max_t"] = max_t_over_repeats(values, baselines, design)
     if anytime_level is not None:
         table = _at_any_time(table, pairs, anytime_level)
     table = configs.reset_index().merge(table, on="config_id")
@@ -279,17 +289,22 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
     return str(rows.baseline.iloc[0]) if len(rows) else None
 
 
-def max_t_over_repeats(values: pd.DataFrame, baselines: Mapping[Any, Any]) -> list[float]:
+def max_t_over_repeats(
+    values: pd.DataFrame, baselines: Mapping[Any, Any], design: Design = ONE_TEACHER
+) -> list[float]:
     """Return max-T p values; NaN for comparisons that lack one of the usual repeats.
 
     Args:
         values: see `by_repeat`.
         baselines: by configuration.
+        design: with folds the differences are correlated, so their signs cannot be exchanged.
     """
     differences = pd.DataFrame({c: values[c] - values[b] for c, b in baselines.items()})
     counts = differences.count()
     full = differences[counts.index[counts == counts.max()]].dropna()
-    if len(full) < MIN_REPEATS_FOR_MAX_T:
+    if design.by_teacher:
+        full = full.groupby(design.units(full.index)).mean()
+    if design.folds is not None or len(full) < MIN_REPEATS_FOR_MAX_T:
         return [np.nan] * len(baselines)
     adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
     return [adjusted.get(c, np.nan) for c in baselines]

@@ -13,6 +13,7 @@ from kdtune.results import sensitivity
 from kdtune.results.comparison import Criterion
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
 from kdtune.results.costs import cost_text
+from kdtune.results.default_config import default_text
 from kdtune.results.labels import config_label
 from kdtune.results.summaries import best_rows
 from kdtune.results.tables import comparison_rows, format_table, markdown
@@ -40,11 +41,14 @@ def context(results: Results, criterion: Criterion, student: str | None) -> Comp
         planned = results.study.repeats if level is None else math.nan
     images, why = _images(results, criterion)
     own = baseline(results, criterion, student)
-    return ComparisonContext(own, planned, held_out, level, images, why)
+    recorded = (results.finalists_are_recorded, results.names_recorded_best(criterion))
+    return ComparisonContext(own, planned, held_out, level, images, why, results.design, *recorded)
 
 
 def _images(results: Results, criterion: Criterion) -> tuple[int | None, str]:
     """Return the number of images that a comparison generalises from, or why it does not."""
+    if results.design.folds is not None:
+        return None, "each repeat has other images in val"
     metric = METRICS[criterion.metric]
     if metric.of_example is None:
         return None, f"{metric.label} has no value per image"
@@ -105,6 +109,18 @@ def edges(results: Results, criterion: Criterion) -> str:
     return f"{text}: {', '.join(words)}. Consider extending the range." if words else ""
 
 
+def default_sentences(results: Results, criterion: Criterion) -> str:
+    """Return how the chosen configuration compares with the recipe's default, see `default_text`.
+
+    Returns "" if one of them has no completed run.
+    """
+    best, table = results.best(criterion), results.selection(criterion)
+    if best is None or "default" not in set(table.row):
+        return ""
+    own = results.context(criterion, results.student(best))
+    return default_text(table, criterion, results.label(results.default), own)
+
+
 def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion: Criterion) -> str:
     """Return summary, comparison and conclusion as Markdown."""
     table = best_rows(results.summary(by, columns, criterion.scope), criterion, MAX_PRINTED_ROWS)
@@ -120,6 +136,7 @@ def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion:
         own = results.context(criterion, results.student(best))
         table = results.selection(criterion)
         parts.append(best_sentence(table, criterion, results.label(best), own))
+        parts.append(default_sentences(results, criterion))
         parts.append(results.edges(criterion))
     return "\n\n".join(part for part in [*parts, _as_list(results.verdict(criterion))] if part)
 

@@ -4,10 +4,17 @@ import math
 from dataclasses import dataclass
 
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
+from kdtune.results.design import ONE_TEACHER, Design
 
 NO_DISTILLATION = "training without distillation"
 """The default baseline in words."""
 NOT_ADJUSTED = "p values are not adjusted for the adaptive number of repeats."
+
+NOT_RECORDED = (
+    "An earlier version of kdtune ran this study and did not record the finalists before their "
+    "final repeats, and the best configuration is the better finalist on these repeats. The p "
+    "values are not adjusted for that."
+)
 
 
 @dataclass(frozen=True)
@@ -19,13 +26,20 @@ class ComparisonContext:
     planned: float
     """Planned repeats of each configuration; NaN if their number was not fixed in advance."""
     held_out: bool = False
-    """Whether the comparison uses held-out repeats, which did not select the finalists."""
+    """Whether the comparison uses the final repeats, which did not select the finalists."""
     anytime_level: float | None = None
     """Level of a study that added repeats until it was decided. None: their number was fixed."""
     images: int | None = None
     """Val images that the comparison generalises from. None: it holds for these images only."""
     why_these_images: str = ""
     """Why it holds for these images only."""
+    design: Design = ONE_TEACHER
+    """What the repeats vary."""
+    is_recorded: bool = True
+    """Whether the finalists were recorded before the first of their final repeats."""
+    names_recorded_best: bool = True
+    """Whether the best configuration is the finalist that was recorded as the best; else it is the
+    better one on the final repeats."""
 
     @property
     def is_fixed(self) -> bool:
@@ -49,15 +63,32 @@ class ComparisonContext:
         if not self.held_out:
             return ""
         added = ", added until the comparison is decided" * (self.anytime_level is not None)
-        return f", finalists on held-out repeats{added}"
+        return f", finalists on {self.kind_of_repeats} repeats{added}"
+
+    @property
+    def kind_of_repeats(self) -> str:
+        """Kind of the repeats: "held-out" if nothing has been selected on them, else "final"."""
+        return "held-out" if self.is_recorded else "final"
+
+    @property
+    def bias_of_best(self) -> str:
+        """What biases the best configuration's metric on val, as a note in parentheses."""
+        if not self.held_out:
+            return "optimistic: used for the selection"
+        if self.is_recorded and self.names_recorded_best:
+            return "held-out repeats, but the images that selected it"
+        return f"{self.kind_of_repeats} repeats; optimistic: they chose between the finalists"
 
     @property
     def holds_for(self) -> str:
         """What conclusions are about."""
+        units = self.design.new_units
+        if self.design.folds is not None:
+            return units
         if self.images is None:
             reason = f" ({self.why_these_images})" if self.why_these_images else ""
-            return f"new repeats with this teacher on these val images{reason}"
-        return "new repeats with this teacher and new images like those of val"
+            return f"{units} on these val images{reason}"
+        return f"{units} and new images like those of val"
 
     @property
     def paired_by(self) -> str:
@@ -67,7 +98,8 @@ class ComparisonContext:
     @property
     def sizes(self) -> str:
         """Over what t intervals and t tests are computed."""
-        return "repeats" if self.images is None else f"repeats and {self.images:,} val images"
+        units = self.design.units_phrase
+        return units if self.images is None else f"{units} and {self.images:,} val images"
 
     @property
     def method(self) -> str:
@@ -96,8 +128,10 @@ class ComparisonContext:
         text = (
             f"mean difference and {self.interval} (t interval over {self.sizes}, "
             f"Bonferroni-adjusted); p values adjusted for {count_comparisons(m)}: t tests by "
-            f"Holm's method, and sign-flip tests over repeats by max-T (from 6 repeats on)"
+            f"Holm's method"
         )
+        if self.design.folds is None:
+            text += ", and sign-flip tests over repeats by max-T (from 6 repeats on)"
         return text if self.is_fixed else f"{text}. {NOT_ADJUSTED[:-1]}"
 
     @property
@@ -105,6 +139,8 @@ class ComparisonContext:
         """What the lines in the figure of differences show."""
         if self.anytime_level is not None:
             return f"lines show the {self.interval}, which holds whenever the study stops"
+        if self.design.folds is not None:
+            return f"lines show the {self.interval} for new train/val splits"
         if self.images is None:
             return f"lines show the {self.interval} for these images"
         return (
@@ -115,10 +151,13 @@ class ComparisonContext:
     @property
     def baseline_note(self) -> str:
         """How the baseline was selected, and whether the p values account for that."""
+        if self.held_out and not self.is_recorded:
+            return f"The baseline is {self.baseline}. {NOT_RECORDED}"
         if self.held_out:
             return (
-                f"The baseline is {self.baseline}. Like the best configuration it was selected on "
-                f"other repeats, so the p values need no adjustment for the selection."
+                f"The baseline is {self.baseline}. The finalists were recorded before the first of "
+                f"these repeats, which selected neither of them. The val images are those that "
+                f"selected them, and the p values are not adjusted for that."
             )
         return (
             f"The baseline is {self.baseline}, the best one by the criterion that also selects the "

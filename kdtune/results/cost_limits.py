@@ -10,6 +10,7 @@ from kdtune.results.costs import describe_machine
 from kdtune.results.labels import config_label
 from kdtune.results.tables import decimals
 from kdtune.statistics.intervals import mean_interval
+from kdtune.storage.rounds import Round
 
 NOT_MEASURED = (
     "The cost of the students was not measured in this study, so no student can be named within "
@@ -23,6 +24,7 @@ def best_within(
     criterion: Criterion,
     limits: Limits,
     by: Sequence[str],
+    round_: Round | None = None,
 ) -> str:
     """Return the best configuration of the students within the limits, and who is excluded.
 
@@ -33,6 +35,7 @@ def best_within(
         criterion: selects the best configuration.
         limits: on the cost of a student.
         by: hyperparameters of the configuration's name.
+        round_: whose ranking selects instead of the final trials that the criterion is judged by.
     """
     own = costs[costs.role == "student"].set_index("model")
     if not len(own):
@@ -51,8 +54,9 @@ def best_within(
         text = f"No run of a student with {asked} has completed yet."
     else:
         values = by_repeat(trials, criterion.metric, criterion.scope)
-        best = best_config(values, criterion.sign, students_of(trials))
-        described = _describe(trials, best, own, criterion, limits, by)
+        best = round_.best(set(values)) if round_ is not None else None
+        best = best or best_config(values, criterion.sign, students_of(trials))
+        described = _describe(trials, best, own, criterion, limits, by, round_ is not None)
         text = f"Best student with {asked}: {described}."
     return f"{text} Excluded by cost: {', '.join(excluded)}." if excluded else text
 
@@ -91,6 +95,7 @@ def _describe(
     criterion: Criterion,
     limits: Limits,
     by: Sequence[str],
+    is_recorded: bool,
 ) -> str:
     """Return the student, its cost, its configuration and its means with their intervals."""
     own = completed(trials)
@@ -98,7 +103,7 @@ def _describe(
     name = own["config/student"].iloc[0]
     cost = costs.loc[name]
     label = config_label(own.iloc[0], [n for n in by if n != "student"])
-    held_out = (own.phase == "final").all()
+    held_out = is_recorded and (own.phase == "final").all()
     note = "held-out repeats" if held_out else "optimistic: used for the selection"
     scope = (criterion.metric, criterion.scope)
     val = by_repeat(own, *scope)[best].dropna()

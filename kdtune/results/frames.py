@@ -19,6 +19,7 @@ from kdtune.config.study import Scope
 from kdtune.results.labels import CONFIG_COLUMNS, distinguishing, label_by_config
 from kdtune.results.predictions import read_predictions
 from kdtune.storage.records import Line, is_running, iter_lines
+from kdtune.storage.rounds import FINALISTS, Round
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
@@ -46,6 +47,9 @@ class Frames:
     """Whether a process runs the study now."""
     last_record_time: float | None
     """Seconds since 1970, UTC."""
+    round: Round | None = None
+    """The last round of final repeats; None if there is none, or its finalists were not recorded
+    (schema 3 and older)."""
 
 
 def read_frames(
@@ -68,10 +72,12 @@ def read_frames(
     ends: dict[str, Line] = {}
     dropped: dict[str, Line] = {}
     epochs = _Epochs()
-    last = None
+    last, round_ = None, None
     for line in iter_lines(folder, incomplete):
         last = line.get("time")
-        if line["kind"] == "start":
+        if line["kind"] == FINALISTS:
+            round_ = Round.from_line(line)
+        elif line["kind"] == "start":
             starts[line["trial_id"]] = line
             ends.pop(line["trial_id"], None)  # another attempt has begun
             dropped.pop(line["trial_id"], None)
@@ -88,7 +94,7 @@ def read_frames(
     unended = "running" if running else "truncated"
     endings = [_ending(ends.get(t), unended, dropped.get(t)) for t in starts]
     trials = pd.concat([named, pd.DataFrame(endings, columns=ENDING)], axis=1)
-    return Frames(frame, _trials(trials, frame), incomplete, running, last)
+    return Frames(frame, _trials(trials, frame), incomplete, running, last, round_)
 
 
 def add_derived(epochs: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kdtune.statistics.crossed import Components, Estimate, components, crossed, over_repeats
+from kdtune.results.design import ONE_TEACHER, Design
+from kdtune.statistics.crossed import Components, Estimate, components
 from kdtune.statistics.intervals import MIN_REPEATS, Difference, paired_difference
 
 Values = NDArray[np.float64]
@@ -30,11 +31,21 @@ class Pair:
     b: Values
     table: Values | None
     """Differences a - b of each example, [R, N]; None if not all predictions are there."""
+    repeats: Sequence[int] = ()
+    """Number of each common repeat; only used where teachers are the sample."""
+    design: Design = ONE_TEACHER
 
     @property
     def n(self) -> int:
         """Number of common repeats."""
         return len(self.a)
+
+    @property
+    def n_units(self) -> int:
+        """Number of independent units: repeats, or teachers where these are the sample."""
+        if not self.design.by_teacher:
+            return self.n
+        return len(set(self.design.units(self.repeats).tolist()))
 
     @property
     def differences(self) -> Values:
@@ -49,12 +60,12 @@ class Pair:
     @property
     def here(self) -> Estimate:
         """The mean difference for new repeats on these images."""
-        return over_repeats(self.differences)
+        return self.design.here(self.differences, self.repeats)
 
     @property
     def estimate(self) -> Estimate:
         """The mean difference for new repeats and, as far as predictions allow, new images."""
-        return self.here if self.table is None else crossed(self.table)
+        return self.design.estimate(self.differences, self.table, self.repeats)
 
     @property
     def components(self) -> Components:
@@ -76,14 +87,17 @@ class Pair:
         estimate, here, parts = self.estimate, self.here, self.components
         wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
         # without a standard error all differences are equal, and p is that of the sign-flip test
-        p = d.p if math.isnan(estimate.error) else estimate.p
+        by_repeat = self.design.folds is None and self.n_units == self.n
+        p = d.p if math.isnan(estimate.error) and by_repeat else estimate.p
         low, high = np.clip(estimate.interval(level), -most, most).tolist()
         low_here, high_here = np.clip(here.interval(level), -most, most).tolist()
         return {
-            **{"diff": d.interval.mean, "sd": d.interval.sd},
+            # the mean over teachers is another one where their numbers of repeats differ
+            "diff": estimate.mean if self.design.by_teacher else d.interval.mean,
+            "sd": d.interval.sd,
             **{"error": estimate.error, "df": estimate.df, "low": low, "high": high},
             **{"low_here": low_here, "high_here": high_here},
-            **{"n": self.n, "n_images": self.n_images},
+            **{"n": self.n, "n_units": self.n_units, "n_images": self.n_images},
             **{"var_repeat": parts.repeat, "var_image": parts.image, "var_rest": parts.rest},
             **{"correlation": d.correlation, "p": p},
             **{"wins": wins, "ties": d.ties, "losses": losses},
@@ -96,6 +110,7 @@ def make_pairs(
     values: pd.DataFrame,
     baselines: Mapping[str, str],
     read: ExampleReader = no_examples,
+    design: Design = ONE_TEACHER,
 ) -> list[Pair]:
     """Return the pair of each configuration with its baseline.
 
@@ -103,7 +118,9 @@ def make_pairs(
         trials: the completed ones.
         values: a row per repeat, a column per config_id, see `comparison.by_repeat`.
         baselines: by configuration.
-        read: returns values per example; of pairs with `MIN_REPEATS` common repeats only.
+        read: returns values per example; of pairs with `MIN_REPEATS` common repeats only. Not
+            called with folds, where each repeat has other images.
+        design: of the study.
     """
     names = trials.set_index(["config_id", "repeat"]).trial_id
     common = {c: values[[c, b]].dropna().index for c, b in baselines.items()}
@@ -114,14 +131,15 @@ def make_pairs(
         for config in (c, b)
         for repeat in common[c]
     }
-    found = read(list(wanted))
+    found = read(list(wanted)) if design.folds is None else {}
 
     pairs = []
     for config, baseline in baselines.items():
         repeats = common[config]
         a, b = values.loc[repeats, [config, baseline]].to_numpy().T
         tables = [[found.get(names[c, r]) for r in repeats] for c in (config, baseline)]
-        pairs.append(Pair(a, b, difference_table(*tables)))
+        own = [int(repeat) for repeat in repeats]
+        pairs.append(Pair(a, b, difference_table(*tables), own, design))
     return pairs
 
 

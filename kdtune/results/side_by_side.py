@@ -18,13 +18,12 @@ from kdtune.results.comparison import (
     DEFAULT,
     SIGNIFICANCE_LEVEL,
     Criterion,
-    best_config,
     by_repeat,
     completed,
     completed_configs,
     over_known,
-    students_of,
 )
+from kdtune.results.design import stricter
 from kdtune.results.pairs import Pair, difference_table
 from kdtune.results.setups import check_same_data, differing_settings, pairing_obstacles
 from kdtune.results.study_results import Results, load
@@ -87,7 +86,7 @@ class SideBySide:
         return pd.DataFrame(rows, columns=columns)
 
     def _best_of(self, name: str) -> Iterator[Row]:
-        results, sign = self.studies[name], self.criterion.sign
+        results = self.studies[name]
         values = self._values(name, "val").dropna(axis=1, how="all")
         can_be = self.criterion.is_baseline(completed_configs(results.trials))
         kinds = (
@@ -96,10 +95,9 @@ class SideBySide:
         best = results.best(self.criterion)
         for kind, wanted in zip(reversed(kinds), (False, True), strict=True):
             group = [config for config in values if can_be[config] == wanted]
-            if not group:
+            config = best if best in group else results.best_among(group, self.criterion)
+            if config is None:
                 continue
-            config = best if best is not None and best in group else None
-            config = config or best_config(values[group], sign, students_of(results.trials))
             row: Row = {"study": name, "kind": kind, "is_best": config == best}
             row |= {"config_id": config, "label": results.label(config)}
             for split in SPLITS:
@@ -179,14 +177,17 @@ class SideBySide:
 
     def _pair(self, split: str, a: pd.Series, b: pd.Series, x: pd.Series, y: pd.Series) -> Pair:
         """Return a pair of configurations of two studies in their common repeats x and y."""
-        tables = []
+        design = stricter(*(self.studies[row.study].design for row in (a, b)))
+        repeats, tables = [int(repeat) for repeat in x.index], []
+        if design.folds is not None:  # each repeat has other images
+            return Pair(x.to_numpy(), y.to_numpy(), None, repeats, design)
         for row in (a, b):
             results = self.studies[row.study]
             trials = completed(results.trials_for(self.criterion))
             ids = trials[trials.config_id == row.config_id].set_index("repeat").trial_id[x.index]
             found = results.examples(self.criterion, split)(list(ids))
             tables.append([found.get(trial) for trial in ids])
-        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables))
+        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
 
     @cached_property
     def settings(self) -> pd.DataFrame:

@@ -15,20 +15,21 @@ from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import METRICS
 from kdtune.config.study import Scope, Study
-from kdtune.results import conclusion, selection, sensitivity, summaries
+from kdtune.results import conclusion, finals, selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
     Criterion,
+    baseline_of,
     best_config,
     by_repeat,
     check_names,
     compare,
-    completed,
     students_of,
 )
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
+from kdtune.results.design import Design
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames, read_frames
@@ -36,6 +37,7 @@ from kdtune.results.labels import distinguishing
 from kdtune.results.pairs import ExampleReader, no_examples
 from kdtune.results.predictions import read_examples
 from kdtune.results.teachers import teacher_warnings, weak_teachers_text
+from kdtune.statistics.resampling import TeacherShare
 from kdtune.storage.records import read_study
 
 
@@ -98,8 +100,8 @@ class Results:
 
     @cached_property
     def final_trials(self) -> pd.DataFrame:
-        """The trials of the phase "final": the finalists on held-out repeats."""
-        return self.trials[self.trials.phase == "final"]
+        """The finalists' trials in the last round of final repeats, see `finals.of_round`."""
+        return finals.of_round(self.trials, self.frames.round)
 
     @property
     def repeats_phrase(self) -> str:
@@ -107,13 +109,17 @@ class Results:
         return " of the search" * bool(len(self.final_trials))
 
     def uses_held_out_repeats(self, criterion: Criterion) -> bool:
-        """Return whether a criterion is judged by held-out repeats.
+        """Return whether a criterion is judged by the final repeats.
 
-        That needs a completed final repeat of both finalists, and training without distillation as
-        the baseline, since the finalists are the best with and without distillation.
+        That needs a completed one of both finalists of a student, and training without distillation
+        as the baseline, since the finalists are the best with and without distillation.
         """
-        arms = (completed(self.final_trials)["config/alpha"] == 1).nunique()
-        return criterion.has_plain_baseline and arms == 2
+        return criterion.has_plain_baseline and finals.has_both_arms(self.final_trials)
+
+    @property
+    def finalists_are_recorded(self) -> bool:
+        """Return whether the finalists were recorded before the first of their final repeats."""
+        return self.frames.round is not None
 
     def trials_for(self, criterion: Criterion) -> pd.DataFrame:
         """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
@@ -211,9 +217,14 @@ class Results:
 
         def compared(criterion: Criterion) -> pd.DataFrame:
             level, read = self.anytime_level(criterion), self.examples(criterion)
-            return compare(self.trials_for(criterion), criterion, level, read)
+            return compare(self.trials_for(criterion), criterion, level, read, self.design)
 
         return cache(compared)
+
+    @property
+    def design(self) -> Design:
+        """What the repeats vary, and so what intervals hold for."""
+        return Design.of(self.study)
 
     def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
         """Return the reader of the criterion's metric per example of a split."""
@@ -248,7 +259,8 @@ class Results:
         if not (limits := criterion.limits.or_else(self.study.limits)):
             return ""
         phases = (self.trials_for(criterion), self.search_trials)
-        return best_within(phases, self.costs, criterion, limits, self.by)
+        round_ = self.frames.round if self.names_recorded_best(criterion) else None
+        return best_within(phases, self.costs, criterion, limits, self.by, round_)
 
     def frontier(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return each student's best distilled and plain configuration; see `costs.frontier`."""
@@ -262,10 +274,20 @@ class Results:
         return [str(student) for student in table["config/student"].unique()]
 
     def selection(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-        """Return best configuration and baseline on val and test; see `selection.selection`."""
-        trials, table = self.trials_for(criterion), self.compare(criterion)
+        """Return chosen configuration, baseline and recipe's default on val and test.
+
+        See `selection.selection`.
+        """
+        best = self.best(criterion)
+        if best is None:
+            return pd.DataFrame()
+        trials = self.trials_for(criterion)
+        chosen = selection.Chosen(best, baseline_of(self.compare(criterion), best), self.default)
+        if self.uses_held_out_repeats(criterion):  # the default runs them, too
+            default = finals.of_default(self.trials, self.frames.round, self.default)
+            trials = pd.concat([trials, default])
         level = self.anytime_level(criterion)
-        return selection.selection(self.folder, trials, criterion, table, level)
+        return selection.selection(self.folder, trials, criterion, chosen, level, self.design)
 
     def sensitivity(self, metric: str = "acc") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `sensitivity.sensitivity`."""
@@ -274,6 +296,19 @@ class Results:
     def spread(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return shares of variance; see `sensitivity.spread`."""
         return sensitivity.spread(self.frames, criterion)
+
+    def teacher_share(self, criterion: Criterion = DEFAULT) -> TeacherShare | None:
+        """Return how much the teachers matter for the first difference of `compare`.
+
+        None without several teachers, or with too few repeats.
+        """
+        table = self.compare(criterion)
+        if not len(table):
+            return None
+        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        first = table.iloc[0]
+        sample = (values[first.config_id] - values[first.baseline]).dropna()
+        return self.design.teacher_share(sample.to_numpy(), list(sample.index))
 
     def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return the variance that each hyperparameter explains; see `sensitivity.importances`."""
@@ -284,11 +319,35 @@ class Results:
         return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
 
     def best(self, criterion: Criterion = DEFAULT) -> str | None:
-        """Return the config_id with the best mean; None before a run has completed."""
-        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        """Return the config_id of the best configuration; None before a run has completed.
+
+        It is the one with the best mean. But if final repeats judge the criterion by which the
+        study decides (accuracy at the last epoch), it is the finalist that was the best before
+        them, whatever they say: the better of two means would be optimistic.
+        """
+        return self.best_among(list(self.trials.config_id.unique()), criterion)
+
+    def best_among(self, configs: Sequence[str], criterion: Criterion = DEFAULT) -> str | None:
+        """Return the best of these configurations as `best` does; None without a completed run."""
+        trials = self.trials_for(criterion)
+        trials = trials[trials.config_id.isin(configs)]
+        if self.names_recorded_best(criterion):
+            return finals.recorded_best(trials, self.frames.round)
+        values = by_repeat(trials, criterion.metric, criterion.scope)
         if not values.notna().any(axis=None):
             return None
         return best_config(values, criterion.sign, students_of(self.trials))
+
+    def names_recorded_best(self, criterion: Criterion) -> bool:
+        """Return whether `best` is the finalist that was recorded as the best."""
+        recorded = self.frames.round is not None and self.uses_held_out_repeats(criterion)
+        return recorded and criterion.decides_the_search
+
+    @property
+    def default(self) -> str:
+        """The config_id of the recipe's default, see `Study.default`; it may have no trial."""
+        recorded = None if self.frames.round is None else self.frames.round.default
+        return recorded or self.study.default.config_id
 
     def student(self, config_id: str) -> str:
         """Return the student of a configuration."""

@@ -8,6 +8,7 @@ import pandas as pd
 from kdtune.config.errors import InputError
 from kdtune.config.teacher_accuracy import (
     TeacherAccuracy,
+    TeacherKey,
     read_teacher_accuracy,
     write_teacher_accuracy,
 )
@@ -53,7 +54,7 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
 
 def check_teachers(
     folder: Path,
-    names: Sequence[tuple[str, int]],
+    keys: Sequence[TeacherKey],
     measure: Callable[[list[TeacherAccuracy]], list[TeacherAccuracy]],
     least: float | None,
     say: Callable[[str], None],
@@ -62,7 +63,7 @@ def check_teachers(
 
     Args:
         folder: Of the study, whose record is completed.
-        names: Teacher and epochs of fine-tuning, of each teacher.
+        keys: Of each teacher.
         measure: Returns the accuracy of the teachers that are not yet in the records it is given.
         least: Value of --teacher-min-acc.
         say: Is given each line.
@@ -71,11 +72,11 @@ def check_teachers(
         InputError: A teacher is less accurate than `least`.
     """
     known = read_teacher_accuracy(folder)
-    records = {(one.teacher, one.epochs): one for one in known}
+    records = {one.key: one for one in known}
     if measured := measure(known):
-        records |= {(one.teacher, one.epochs): one for one in measured}
+        records |= {one.key: one for one in measured}
         write_teacher_accuracy(folder, list(records.values()))
-    own = [records[name] for name in names]
+    own = [records[key] for key in keys]
     for record in own:
         say(describe_accuracy(record))
     for fault in find_teacher_faults(own):
@@ -124,10 +125,20 @@ def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame)
     means = plain["val/acc@last"].groupby([names, plain.config_id], dropna=False).mean()
     found = []
     for student, acc in means.groupby(level=0).max().items():
-        for record in records:
-            if (value := record.splits.get("val")) is not None and value.share < acc:
+        for name, shares in _shares_on_val(records).items():
+            if (share := sum(shares) / len(shares)) < acc:
+                mean = f"mean of {len(shares)}: " * (len(shares) > 1)
                 found.append(
-                    f"the teacher {record.name} is less accurate on val ({value}) than the student "
-                    f"{student} trained without it (mean {100 * acc:.1f}%)."
+                    f"the teacher {name} is less accurate on val ({mean}{100 * share:.1f}%) than "
+                    f"the student {student} trained without it (mean {100 * acc:.1f}%)."
                 )
     return found
+
+
+def _shares_on_val(records: Sequence[TeacherAccuracy]) -> dict[str, list[float]]:
+    """Return the accuracies on val of the teachers of each recipe, in [0, 1]."""
+    shares: dict[str, list[float]] = {}
+    for record in records:
+        if (value := record.splits.get("val")) is not None:
+            shares.setdefault(record.recipe_name, []).append(value.share)
+    return shares

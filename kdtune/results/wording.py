@@ -187,7 +187,8 @@ def _no_comparison(criterion: Criterion, baseline: str) -> str:
 
 def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
     """Return interval, p value and n of a comparison."""
-    n = f"n = {count_of_planned(row.n, context.planned)}{' held-out' * context.held_out} repeats"
+    kind = f" {context.kind_of_repeats}" * context.held_out
+    n = f"n = {count_of_planned(row.n, context.planned)}{kind} repeats"
     if not math.isnan(row.n_images):
         n += f" × {row.n_images:,.0f} images"
     interval = _ends(row.low, row.high, criterion)
@@ -245,9 +246,7 @@ def best_sentence(
         for column, what in names.items()
         if not math.isnan(best[f"{column}/mean"])
     ]
-    parts[0] += (
-        " (held-out repeats)" if context.held_out else " (optimistic: used for the selection)"
-    )
+    parts[0] += f" ({context.bias_of_best})"
     if criterion.has_predictions and not context.held_out and math.isnan(best["corrected/mean"]):
         parts.insert(1, "not corrected for selection, since predictions of a run are missing")
     percent = " (%)" if criterion.in_points else ""

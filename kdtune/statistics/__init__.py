@@ -9,6 +9,7 @@
 - racing: configurations that may still be the best
 - early_stopping: trials to prune
 - chance: test of an accuracy against chance
+- resampling: repeats that vary the train/val split (corrected t) or the teacher
 - variance: shares of variance, repeated measures, importance of hyperparameters
 
 Imports numpy and scipy.special only, no other package of kdtune.

@@ -14,6 +14,7 @@ from kdtune.config.migrations import check_schema, migrate, schema_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.correctness import CORRECT
+from kdtune.storage.rounds import FINALISTS, Round
 
 Line = dict[str, Any]
 Mark = Literal["drop", "restore"]
@@ -92,6 +93,10 @@ class Records:
         """
         names = {name: trial[name] for name in ("trial_id", "config_id", "repeat")}
         return self._append({"kind": kind, **names, "time": time.time(), "reason": reason})
+
+    def finalists(self, round_: Round) -> Line:
+        """Record the finalists of a round of final repeats, before the first of them starts."""
+        return self._append(round_.to_line() | {"time": time.time()})
 
     def roll(self) -> None:
         """Begin a new part, so that those before never change again; an empty one is kept."""
@@ -195,7 +200,7 @@ def iter_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
     planned: dict[str, int] = {}
     seen: dict[str, int] = {}
     for line in _complete_lines(folder, incomplete):
-        trial, kind = line["trial_id"], line["kind"]
+        kind, trial = line["kind"], line.get("trial_id", "")
         if kind == "start":
             planned[trial] = line["epochs"]
         elif kind == "epoch":
@@ -215,8 +220,16 @@ def _complete_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
             for number, text in enumerate(texts, 1):
                 try:
                     line = json.loads(text)
-                    line["kind"], line["trial_id"]
+                    _check(line)
                 except (ValueError, KeyError, TypeError):
                     incomplete.append(f"{file.name}:{number}")
                 else:
                     yield line
+
+
+def _check(line: Line) -> None:
+    """Raise KeyError or TypeError if a line is no record of this version."""
+    if line["kind"] == FINALISTS:  # the only record that is about no trial
+        Round.from_line(line)
+    else:
+        line["trial_id"]

@@ -62,8 +62,9 @@ class WorkingSet:
 
     def keeps(self, key: Key, run: Run) -> bool:
         """Return True if the logits or features of this key are stored by this run."""
-        # random weights are another backbone in each repeat
-        own = key.kind == "features" and run.weights_of("student") == "none"
+        # random weights are another backbone in each repeat; folds are other images
+        random_weights = run.weights_of("student") == "none"
+        own = run.folds is not None or (key.kind == "features" and random_weights)
         shared = not (own or key.of_one_repeat)
         return shared or run.repeat % self.repeats < self.kept_repeats
 
@@ -89,15 +90,19 @@ def working_set(
     logits = FLOAT_BYTES * len(data.classes) * len(teacher)
     same = run.augmentation == "none"
     per_repeat = 0 if same else run.epochs * counts["train"] * logits
-    shared = sum(counts.values()) * logits - (0 if same else counts["train"] * logits)
+    fixed = sum(counts.values()) - (0 if same else counts["train"])
+    shared = fixed * logits * min(run.teachers, resources.repeats)
     if run.trainable == "head":
         own, once = _feature_bytes(run, counts, student)
         per_repeat += own * resources.feature_sets
         shared += once * resources.feature_sets
     view = view_bytes(data, view_size(run, data, student, *teacher))
-    epochs = {"train": 1 if same else run.epochs * resources.repeats}
+    own_splits = 1
+    if run.folds is not None:  # each repeat has other images in train and val
+        per_repeat, shared, own_splits = per_repeat + shared, 0, resources.repeats
+    epochs = {"train": own_splits if same else run.epochs * resources.repeats}
     views = {
-        split: view * count * epochs.get(split, 1)
+        split: view * count * epochs.get(split, own_splits)
         for split, count in counts.items()
         if data.kind != "tensors" and _read_again(run, split, teacher)
     }

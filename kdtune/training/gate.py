@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdtune.config.run import Run
-from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.config.teacher_accuracy import TeacherAccuracy, TeacherKey
 from kdtune.data.sources import load_data
 from kdtune.models.ensemble import Teacher
 from kdtune.models.finished import WEIGHTS
@@ -19,8 +19,13 @@ SPLITS = ("train", "val", "test")
 
 def with_members(teachers: Sequence[Run]) -> list[Run]:
     """Return the runs with each teacher that is measured: the members of an ensemble, then it."""
-    every = [own for run in teachers for own in (*run.teachers, run)]
-    return list({(own.teacher, own.teacher_epochs): own for own in every}.values())
+    every = [own for run in teachers for own in (*run.teacher_members, run)]
+    return list({key_of(own): own for own in every}.values())
+
+
+def key_of(run: Run) -> TeacherKey:
+    """Return what tells the run's teacher from the others of its study."""
+    return TeacherKey(run.teacher, run.teacher_epochs or 0, run.teacher_number)
 
 
 def find_unmeasured(
@@ -34,12 +39,11 @@ def find_unmeasured(
         root: Folder of all teachers, which are ready.
         known: What was measured before.
     """
-    measured = {(one.teacher, one.epochs): one.fingerprint for one in known}
+    measured = {one.key: one.fingerprint for one in known}
     return [
         own
         for own in teachers
-        if measured.get((own.teacher, own.teacher_epochs or 0))
-        != _fingerprint(own, _load(run, own, root))
+        if measured.get(key_of(own)) != _fingerprint(own, _load(run, own, root))
     ]
 
 
@@ -56,7 +60,7 @@ def measure(
         fingerprint = _fingerprint(own, teacher)
         for model in teacher.members:
             model.place(resources.device, run.precision)
-        tuned = own.teacher_epochs and len(own.teachers) == 1
+        tuned = own.teacher_epochs and len(own.teacher_members) == 1
         record = read_record(root / teacher_place(run, own)) if tuned else {}
         measured.append(
             TeacherAccuracy(
@@ -68,14 +72,23 @@ def measure(
                 fingerprint=fingerprint,
                 acc_before=record.get("acc_before"),
                 acc_after=record["val"]["acc"] if record.get("val") else None,
+                number=own.teacher_number,
+                which=_which(own),
             )
         )
     return measured
 
 
+def _which(run: Run) -> str:
+    """Return which of several equal teachers a run has, in words; "" if there is one."""
+    if run.folds and run.teacher_epochs:
+        return f"repeat {run.teacher_number}"
+    return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
+
+
 def _load(run: Run, own: Run, root: Path) -> Teacher:
     """Return the teacher of a run, an ensemble or not, on the CPU."""
-    members = [load_teacher(one, root / teacher_place(run, one)) for one in own.teachers]
+    members = [load_teacher(one, root / teacher_place(run, one)) for one in own.teacher_members]
     return Teacher.of(members)
 
 
@@ -96,6 +109,6 @@ def _describe_weights(run: Run, own: Run, root: Path) -> str:
         str(root / teacher_place(run, one) / WEIGHTS)
         if own.teacher_epochs
         else one.weights_of("teacher")
-        for one in own.teachers
+        for one in own.teacher_members
     ]
     return ", ".join(files)

@@ -36,7 +36,7 @@ class Models:
     @staticmethod
     def of(run: Run, device: torch.device) -> "Models":
         """Build the models of a run; the teacher as it is before any fine-tuning."""
-        teacher = tuple(initial_teacher(member) for member in run.teachers)
+        teacher = tuple(initial_teacher(member) for member in run.teacher_members)
         student = make_student(run).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)

@@ -1,6 +1,7 @@
 """Teachers of other studies that may have trained on what is now val.
 
-Where val is cut from train, another seed or share cuts other examples.
+Where val is cut from train, another seed or share cuts other examples. With --folds every example
+of train and val is in val in some repeat.
 """
 
 from pathlib import Path
@@ -28,7 +29,8 @@ def find_other_cuts(study: Study) -> list[str]:
     """Return a sentence for each finished teacher that may have trained on the study's val.
 
     Its data had the same classes but were others or cut otherwise, and val was cut from train there
-    or is here. Nothing is known, and so nothing said, of files without a record of their data.
+    or is here; or the study has --folds. Nothing is known, and so nothing said, of files without a
+    record of their data.
 
     Args:
         study: The study, with files of weights in place of folders (`with_weights_of_studies`).
@@ -42,7 +44,17 @@ def find_other_cuts(study: Study) -> list[str]:
         finished = read_finished(Path(weights).expanduser())
         if finished is None or finished.classes != data.classes:
             continue
-        if finished.data in (None, data.fingerprint):
+        if finished.data is None:
+            continue
+        if data.fold is not None:
+            found[weights] = (
+                f"the teacher {run.teacher} ({weights}) was fine-tuned before train and val were "
+                f"pooled (--folds), so it may have been trained on examples of val in every "
+                f"repeat, and metrics on val may be optimistic; fine-tune a teacher for each "
+                f"repeat from weights that have not seen these data"
+            )
+            continue
+        if finished.data == data.fingerprint:
             continue
         if finished.has_cut_val or data.cut is not None:
             found[weights] = (

@@ -68,9 +68,10 @@ def save_predictions(
 ) -> None:
     """Write the predictions on val and test as a parquet file, one row per example.
 
-    Columns: trial_id, split, example (its index), file (relative to the data's folder; null where
-    examples are not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all
-    three null without a teacher), correct. Classes are indices.
+    Columns: trial_id, split, example (its index in the split or, with --folds, the number of the
+    image in train and val together), file (relative to the data's folder; null where examples are
+    not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all three null
+    without a teacher), correct. Classes are indices.
     """
     frames = [_frame(run, data, split, own) for split, own in predictions.items()]
     with atomic_write(file) as part:
@@ -90,7 +91,7 @@ def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
         {
             "trial_id": run.trial_id,
             "split": name,
-            "example": range(count),
+            "example": data.numbers(name).numpy(),
             "file": pd.Series(files, dtype="string"),
             "label": own.label.numpy(),
             "predicted": own.predicted.numpy(),

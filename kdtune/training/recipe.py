@@ -42,8 +42,8 @@ def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
 
     Args:
         run: The run.
-        members: The run with each teacher of its study, if these are not `run.teachers`. All have
-            the same recipe.
+        members: The run with each teacher of its study, if these are not `run.teacher_members`.
+            All have the same recipe.
 
     Raises:
         InputError: The data or a model do not exist.
@@ -53,7 +53,7 @@ def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
     names = [n for n in names if n not in OF_EACH_MODEL]
     if all(getattr(run, name) is not None for name in names):
         return run
-    values = _teacher_recipe(run, members or run.teachers) | _transforms(run)
+    values = _teacher_recipe(run, members or run.teacher_members) | _transforms(run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -112,7 +112,7 @@ def _evaluation(run: Run) -> dict[str, Any]:
 
     Its crop is for photographs: images that are no larger than the teacher's input are not cropped.
     """
-    data, first = load_data(run), run.teachers[0]
+    data, first = load_data(run), run.teacher_members[0]
     published = untrained(first, "teacher").preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
@@ -190,9 +190,27 @@ def teachers(study: Study) -> list[Run]:
     found: dict[tuple[str, Any], Run] = {}
     for name in _names(study, "teacher"):
         for epochs in _names(study, "teacher_epochs"):
-            for run in replace(study.run, teacher=name, teacher_epochs=epochs).teachers:
+            for run in replace(study.run, teacher=name, teacher_epochs=epochs).teacher_members:
                 found.setdefault((run.teacher, epochs), run)
     return list(found.values())
+
+
+def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return runs once for each number of their teacher, see `Run.teacher_number`.
+
+    Repeats that are not planned in advance (racing, --repeats auto) may need every teacher.
+
+    Args:
+        study: The study, with --teachers, --folds or neither.
+        runs: Of `teachers` or `whole_teachers`.
+
+    Returns:
+        The runs, each in the first repeat that its teacher is for.
+    """
+    fixed = study.policy == "all" and not study.until_decided
+    repeats = study.repeats if fixed or study.run.folds else study.run.teachers
+    every = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
+    return [run for run in every if run.teacher_number == run.repeat]
 
 
 def whole_teachers(study: Study) -> list[Run]:

@@ -92,11 +92,11 @@ class _TeacherKey:
         names = [f"teacher_{name}" for name in PREPROCESSING]
         names += ["data", "data_root", "download", "val_share", "seed", "precision"]
         names += ["teacher", "teacher_weights"]
-        folders = tuple(root / teacher_place(run, member) for member in run.teachers)
+        folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
         epochs = min(run.teacher_epochs or 0, 1)
         own = tuple(
             replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=epochs)
-            for member in run.teachers
+            for member in run.teacher_members
         )
         given = [Path(member.weights_of("teacher")).expanduser() for member in own]
         tuned = [folder / WEIGHTS for folder in folders]
@@ -213,7 +213,7 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
     data = load_data(run)
     verify(data)
     data.subset(run)
-    made_of = {"data": data.fingerprint}
+    made_of = {"data": data.study_fingerprint}
     models: dict[str, list[tuple[Run, Classifier]]] = {
         "teacher": [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")],
         "student": [(own, make_student(own)) for own in students(study)],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
-from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
+from kdtune.config.run import Run, derive_seed
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
@@ -35,18 +35,19 @@ from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, t
 def teacher_place(run: Run, member: Run) -> str:
     """Return the folder of a fine-tuned teacher, relative to that of all teachers of a study.
 
-    It is "" for the teacher that the study began with.
+    It is "" for teacher number 0 of those that the study began with.
 
     Args:
         run: The run that has the teacher or, in an ensemble, the member.
         member: The same run with the member as its teacher.
     """
     begun = {"teacher": run.teacher, "teacher_epochs": run.teacher_epochs, **dict(run.study_values)}
-    if all(getattr(member, name) == begun[name] for name in ("teacher", "teacher_epochs")):
-        return ""
-    text = f"{member.teacher}-{member.teacher_epochs}"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)}-{digest}"
+    parts = [f"number-{member.teacher_number}"] if member.teacher_number else []
+    if any(getattr(member, name) != begun[name] for name in ("teacher", "teacher_epochs")):
+        text = f"{member.teacher}-{member.teacher_epochs}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+        parts.insert(0, f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)}-{digest}")
+    return "-".join(parts)
 
 
 def is_ready(run: Run, root: Path) -> bool:
@@ -54,7 +55,7 @@ def is_ready(run: Run, root: Path) -> bool:
 
     Raises InputError if the files of a teacher are damaged.
     """
-    return not missing_teachers(run, run.teachers, root)
+    return not missing_teachers(run, run.teacher_members, root)
 
 
 def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple[Run, Path]]:
@@ -62,7 +63,7 @@ def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple
 
     Args:
         run: The run that has the teachers, or the base run of their study.
-        members: The run with each teacher, see `recipe.teachers` and `Run.teachers`.
+        members: The run with each teacher, see `recipe.numbered` and `Run.teacher_members`.
         root: Folder of all teachers.
     """
     places = [(own, root / teacher_place(run, own)) for own in map(resolve, members)]
@@ -91,11 +92,18 @@ def describe_training(run: Run) -> str:
     epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
     return (
-        f"Training the teacher {own.student}: {epochs}; {layers}; batch norm "
+        f"Training the teacher {own.student}{_which(run)}: {epochs}; {layers}; batch norm "
         f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({own.schedule}){decay}; batch size "
         f"{own.batch_size}; {len(data.subset(own)):,} {what}, augmentation {own.augmentation}; the "
         f"{own.teacher_keep} epoch is kept."
     )
+
+
+def _which(run: Run) -> str:
+    """Return which teacher a run has, after its name; "" if there is one for all repeats."""
+    if run.folds:
+        return f" of repeat {run.teacher_number} (its own train and val)"
+    return f" number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 
 
 def fine_tune(
@@ -142,7 +150,11 @@ def fine_tune(
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
     finished = FinishedTeacher(
-        own.student, data.classes, model.preprocessing, data.fingerprint, data.cut is not None
+        own.student,
+        data.classes,
+        model.preprocessing,
+        data.fingerprint,
+        has_cut_val=data.cut is not None or data.fold is not None,
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
     _write_record(folder, own, origin, finished, kept, before)
@@ -199,7 +211,7 @@ def load_teacher(run: Run, folder: Path) -> Classifier:
 def initial_teacher(run: Run) -> Classifier:
     """Build the teacher before any fine-tuning; without fine-tuning its head must fit the data."""
     classes = len(load_data(run).classes)
-    seed = derive_seed("init", run.seed, TEACHER_REPEAT)
+    seed = derive_seed("init", run.seed, run.teacher_repeat)
     fresh = run.teacher_epochs != 0
     return build_model(run, "teacher", classes, seed=seed, replace_head=fresh)
 

@@ -43,7 +43,7 @@ def teacher_run(run: Run) -> Run:
         teacher_weights=run.weights_of("teacher"),
         loss="kl",
         alpha=1.0,
-        repeat=TEACHER_REPEAT,
+        repeat=run.teacher_repeat,
         study_values=(),
     )
 
@@ -60,7 +60,10 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
         names.append("eval_interpolation")
     if own.teacher_keep == "best" or own.augmentation == "none":
         names += ["eval_crop", "eval_interpolation"]  # val decides, or train is resized like it
-    return {name: getattr(own, name) for name in names} | {"augment": own.augmentation} | own.config
+    recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
+    if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
+        recipe["repeat"] = own.repeat
+    return recipe | own.config
 
 
 @dataclass(frozen=True)

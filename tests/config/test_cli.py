@@ -285,6 +285,7 @@ OF_STUDENT = {
     *("trainable", "batch_norm", "train_images", "lr", "epochs", "optimizer", "momentum"),
     *("weight_decay", "schedule", "lr_step_size", "lr_gamma", "batch_size"),
     *("student_mean", "student_std", "student_size", "student_interpolation"),
+    "folds",
 }
 
 

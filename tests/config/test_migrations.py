@@ -61,9 +61,9 @@ def test_fingerprints_of_schema_1() -> None:
     assert migrate(schema_1(STUDY))["fingerprints"] == {}
 
 
-def test_schema_3_has_the_study_and_what_it_is_made_of() -> None:
+def test_schema_4_has_the_study_and_what_it_is_made_of() -> None:
     values = json.loads(STUDY.to_json({"data": "d"}))
-    assert values["schema"] == SCHEMA == 3
+    assert values["schema"] == SCHEMA == 4
     assert values["fingerprints"] == {"data": "d"}
     assert values["run"]["epochs"] == STUDY.run.epochs
     assert migrate(values) == values
@@ -72,7 +72,7 @@ def test_schema_3_has_the_study_and_what_it_is_made_of() -> None:
 
 def test_a_newer_schema_is_refused_in_one_sentence() -> None:
     values = json.loads(STUDY.to_json()) | {"schema": SCHEMA + 1, "new field": 1}
-    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 4, .*update") as caught:
+    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 5, .*update") as caught:
         Study.from_json(json.dumps(values))
     assert "\n" not in str(caught.value)
 

@@ -112,6 +112,51 @@ def test_bad_study(name: str, value: Any) -> None:
         Study(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"teachers": 4, "folds": 5},
+            r"--teachers must be 1 with --folds, .* but got --teachers 4",
+        ),
+        ({"teachers": 4, "teacher_epochs": 0}, r"--teachers must be 1 with --teacher-epochs 0, "),
+        ({"teachers": 4, "repeat": -5}, r"repeat must be -4 or more, but got repeat=-5"),
+    ],
+)
+def test_teachers_that_would_be_the_same_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        Run(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [({"policy": "race"}, "--policy race"), ({"until_decided": True, "budget": "9h"}, "--repeats")],
+)
+def test_folds_need_a_fixed_number_of_repeats(values: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=f"^--folds must have a fixed .* got {flag}.*--repeats 10"):
+        Study(run=Run(folds=5), **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        ({}, [0, 0, 0, 0, 0]),
+        ({"teachers": 3}, [0, 1, 2, 0, 1]),
+        ({"folds": 3}, [0, 1, 2, 3, 4]),
+        ({"folds": 3, "teacher_epochs": 0}, [0, 0, 0, 0, 0]),
+    ],
+)
+def test_number_of_the_teacher(values: dict[str, Any], numbers: list[int]) -> None:
+    runs = [Run(repeat=repeat, **values) for repeat in range(5)]
+    assert [run.teacher_number for run in runs] == numbers
+    for run in runs:  # the run that trains a teacher has its number and its split
+        own = replace(run, repeat=run.teacher_repeat)
+        assert (own.teacher_number, own.teacher_repeat) == (run.teacher_number, run.teacher_repeat)
+        if run.folds and run.teacher_epochs != 0:
+            assert own.split_repeat == run.repeat
+    assert len({run.config_id for run in runs}) == 1
+
+
 def test_ends_of_the_ranges_are_good() -> None:
     Run(alpha=0, temperature=1000, momentum=0, weight_decay=0, lr_gamma=1, teacher_epochs=0)
     Run(alpha=1, epochs=1, batch_size=1, lr_step_size=1, train_images=1, image_size=1, repeat=-1)

@@ -30,7 +30,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
     plan = Plan(study, play(study, curve))
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
-    differences = final_differences(finalists(plan.ledger)[0])
+    differences = final_differences(plan.ledger, finalists(plan.ledger)[0])
     assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
 
     small = replace(study, budget="10runs")
@@ -66,9 +66,12 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
         assert pair.baseline is not None and wanted.baseline is not None
         assert pair.baseline.run == wanted.baseline.run
         states = plan.ledger.configs.values()
-        assert sum(any(phase_of(r) == "final" for r in state.status) for state in states) == 2
+        ran = {s.run.config_id for s in states if any(phase_of(r) == "final" for r in s.status)}
+        default = study.default.config_id  # a third one beside the finalists of the race
+        assert ran == {s.run.config_id for s in pair.states} | {default}
+        assert len(ran) == (3 if study is race else 2)
         finals = [r for r in pair.baseline.status if phase_of(r) == "final"]
-        assert len(final_differences(pair)) == len(finals) - 1
+        assert len(final_differences(plan.ledger, pair)) == len(finals) - 1
     assert is_decided(plan.ledger)
 
 
@@ -124,20 +127,20 @@ def test_a_study_stops_where_its_images_cannot_decide_it() -> None:
     (pair,) = undecided(plan.ledger)
     assert decidable(plan.ledger) == [] and plan.is_done and not is_decided(plan.ledger)
     assert plan.ledger.cost.runs < 120
-    test = final_test(pair)
+    test = final_test(plan.ledger, pair)
     assert test.images == 300 and test.p > 0.05 and test.is_undecidable(0.05)
     assert _describe_end(plan).startswith("Not decided: 11 final repeats, always-valid p = 0.97. ")
     assert "More repeats cannot decide it with 300 val images: on these, a" in _describe_end(plan)
     assert describe_decision(plan.ledger, pair).startswith("undecidable with these images (alw")
-    alone = played(0.7, 1.5, records_images=False)
-    assert is_decided(alone.ledger) and final_test(finalists(alone.ledger)[0]).images == 0
+    alone = played(0.7, 1.5, records_images=False).ledger
+    assert is_decided(alone) and final_test(alone, finalists(alone)[0]).images == 0
 
 
 def test_a_difference_that_the_images_can_show_is_decided() -> None:
     plan = played(1.0, 0.3)
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
     (pair,) = finalists(plan.ledger)
-    test, rows = final_test(pair), final_differences(pair)
+    test, rows = final_test(plan.ledger, pair), final_differences(plan.ledger, pair)
     assert test.images == 300 and test.p <= 0.05 < anytime_p(rows[:2])
     assert describe_decision(plan.ledger, pair) == f"decided (always-valid p = {test.p:.2g})"
 
@@ -146,8 +149,10 @@ def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
     """One final repeat of an older version is enough."""
     lines = play(AUTO, curve, correct=lambda run: images_right(run, 0, 1))
     final = next(line for line in lines if line.get("correct") and line["repeat"] == 2000)
-    assert final_test(finalists(Plan(AUTO, lines).ledger)[0]).images == 300
+    whole = Plan(AUTO, lines)
+    assert final_test(whole.ledger, finalists(whole.ledger)[0]).images == 300
     del final["correct"]
-    (pair,) = finalists(Plan(AUTO, lines).ledger)
-    assert final_test(pair).images == 0
-    assert final_test(pair).p == anytime_p(final_differences(pair))
+    plan = Plan(AUTO, lines)
+    (pair,) = finalists(plan.ledger)
+    test = final_test(plan.ledger, pair)
+    assert test.images == 0 and test.p == anytime_p(final_differences(plan.ledger, pair))

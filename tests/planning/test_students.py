@@ -39,7 +39,7 @@ def test_a_race_has_finalists_of_each_student() -> None:
             (student, True),
             (student, False),
         ]
-        assert len(final_differences(pair)) == study.repeats
+        assert len(final_differences(plan.ledger, pair)) == study.repeats
     by_student = active_configs(plan.ledger)
     assert list(by_student) == ["small", "large"]
     alive = [s for arms in by_student.values() for arm in arms for s in arm]
@@ -64,7 +64,10 @@ def test_repeats_are_added_until_each_student_is_decided() -> None:
     space = {"alpha": (0.1, 1.0), **STUDENTS}
     study = Study(run=RUN, space=space, until_decided=True, budget="120runs", repeats=4)
     plan = Plan(study, play(study, gain))
-    lengths = {p.states[0].run.student: len(final_differences(p)) for p in finalists(plan.ledger)}
+    lengths = {
+        p.states[0].run.student: len(final_differences(plan.ledger, p))
+        for p in finalists(plan.ledger)
+    }
     assert lengths["large"] < lengths["small"] and not is_decided(plan.ledger)
 
 

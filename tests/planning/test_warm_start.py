@@ -28,6 +28,7 @@ def save(study: Study, lines: list[Line]) -> None:
 def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first ones after the default: alpha 0.5, and lr 1e-2 in place of 1e-3, the nearest."""
     other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
     lines = play(other, curve)
     save(other, lines)
@@ -36,8 +37,9 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     warm = play(replace(study, warm_start=str(other.folder)), curve)
     configs = [line["config"] for line in warm if line["kind"] == "start"]
     best = finalists(Plan(other, lines).ledger)[0].states
-    assert [configs[0]["lr"], configs[1]["lr"]] == [best[0].run.lr, best[1].run.lr]
-    assert configs[1]["alpha"] == best[1].run.alpha
+    assert [configs[0]["lr"], configs[2]["lr"]] == [best[0].run.lr, best[1].run.lr]
+    assert (configs[1]["alpha"], configs[1]["lr"]) == (0.5, 1e-2)
+    assert configs[2]["alpha"] == best[1].run.alpha
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
     taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
     assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)

@@ -1,8 +1,10 @@
 """The report of studies with held-out repeats, and with repeats added until a decision."""
 
+from dataclasses import replace
+
 import pytest
 from html_reader import Reader
-from study_folders import at, make, make_final
+from study_folders import RUN, at, make, make_final
 
 from kdtune.reporting import build
 from kdtune.results.comparison import Criterion
@@ -26,7 +28,8 @@ def test_all_sentences_are_about_the_trials_of_the_criterion(tmp_path, study, ba
     words = words_of(made, criterion)
     assert ("finalists on held-out repeats" in words) == held_out
     assert ("because it was selected on val" in words) != held_out
-    assert ("Both finalists were selected on other repeats" in words) == held_out
+    recorded = "The finalists, and which of them is the best, were recorded before the first of"
+    assert (recorded in words) == held_out
     assert ("val (used for selection)" in words) != held_out
 
 
@@ -42,7 +45,19 @@ def test_each_kind_of_interval_is_named_where_it_is_used(tmp_path) -> None:
     assert "p is at most 0.1" in words and "by max-T" not in words
     for made in (fixed, auto):
         assert "n repeats of the search" in words_of(made)
-        assert "need no adjustment for the selection" in words_of(made)
+        assert "p values are not adjusted for that" in words_of(made)
+
+
+def test_an_older_study_is_not_said_to_have_recorded_its_finalists(tmp_path) -> None:
+    words = words_of(make_final(tmp_path, RACED, FINAL, recorded=False, policy="race"))
+    assert "held-out" not in words and "did not record the finalists" in words
+
+
+def test_the_default_stands_beside_the_chosen_configuration(tmp_path) -> None:
+    """Test is val - 0.1 in the search: 0.605 for the chosen alpha = 0.5, 0.505 for the default."""
+    words = words_of(make(tmp_path, RACED, run=replace(RUN, alpha=0.1)))
+    assert "default: alpha = 0.1 60.50 50.50" in words.replace(" - ", " ")
+    assert "chosen - default +10.00" in words and "recipe's default (alpha = 0.1): 50.5%" in words
 
 
 def test_an_adaptive_number_of_repeats_is_said_not_to_be_adjusted_for(tmp_path) -> None:

@@ -136,7 +136,8 @@ def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path) -> None:
     for line in lines:
         if line["kind"] == "epoch" and (line["split"], line["epoch"]) == ("val", 2):
             line["correct"] = pack_correct(correct[line["trial_id"]])
-    test = final_test(finalists(Plan(made.study, lines).ledger)[0])
+    ledger = Plan(made.study, lines).ledger
+    test = final_test(ledger, finalists(ledger)[0])
     compared = made.compare().iloc[0]
     assert test.images == compared.n_images == 500 and test.n == compared.n == 5
     assert test.p == pytest.approx(compared.p)

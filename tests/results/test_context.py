@@ -5,8 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from study_folders import at, make, make_final, trials_of
+from study_folders import at, make, make_final, trials_of, write_final, write_round
 
+import kdtune
 from kdtune.results.comparison import Criterion, compare
 from kdtune.results.context import ComparisonContext
 from kdtune.results.study_results import Results
@@ -24,6 +25,7 @@ def test_finalists_are_compared_on_held_out_repeats_only(tmp_path) -> None:
     fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}
     made = make_final(tmp_path, {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}, fresh)
     assert len(made.trials_for(Criterion())) == 12 and len(made.search_trials) == 6
+    assert made.best() == at(1.0).config_id  # recorded as the best before the final repeats
     verdict = made.verdict()
     assert verdict.startswith("Distillation (alpha = 0.5) improved validation accuracy by 5.0")
     assert re.search(r"\(95% CI \+4\.\d+ to \+5\.\d+, p < 0.001, n = 6 held-out repeats\)", verdict)
@@ -109,6 +111,42 @@ def test_all_sentences_are_about_the_trials_of_the_criterion(tmp_path, study, ba
     assert ("optimistic: used for the selection" in text) != held_out
 
 
+def test_an_older_study_is_not_said_to_have_recorded_its_finalists(tmp_path) -> None:
+    """Its best configuration is the better finalist on the final repeats, as its version said."""
+    last = {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}
+    final = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
+    made = make_final(tmp_path, last, final, policy="race", recorded=False)
+    assert made.best() == at(0.5).config_id
+    text, note = made.text(), made.context(Criterion()).baseline_note
+    assert "held-out" not in text + note and "did not record the finalists" in note
+    assert "final repeats; optimistic: they chose between the finalists" in text
+
+
+def test_a_metric_that_did_not_select_the_finalists_chooses_between_them(tmp_path) -> None:
+    """By accuracy alpha = 1 was recorded as the best; on the final repeats 0.5 is better."""
+    last = {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}
+    made = make_final(tmp_path, last, FINAL, policy="race")
+    assert made.best() == at(1.0).config_id and made.best(Criterion("ce")) == at(0.5).config_id
+    assert "(held-out repeats, but the images that selected it)" in made.text()
+    text = made.text(criterion=Criterion("ce"))
+    assert "held-out repeats; optimistic: they chose between the finalists" in text
+
+
+def test_only_the_last_round_counts(tmp_path) -> None:
+    """The finals of the first round would say the contrary."""
+    made = make_final(tmp_path, RACED, {0.5: [0.1] * 4, 1.0: [0.9] * 4}, policy="race")
+    write_round(tmp_path, RACED, [0.1, 1.0], 2004, at(0.5).config_id)
+    write_final(tmp_path, {0.1: [0.75, 0.76, 0.74], 1.0: [0.7, 0.705, 0.71]}, 2004)
+    write_final(tmp_path, {0.5: [0.85, 0.86, 0.84]}, 2004)  # the default, no finalist
+    made = kdtune.load(tmp_path)
+    assert made.compare().label.tolist() == ["alpha = 0.1"] and made.compare().n.tolist() == [3]
+    assert set(made.final_trials["repeat"]) == {2004, 2005, 2006}
+    rows = made.selection().set_index("row")
+    assert rows.loc["best", "config_id"] == at(1.0).config_id  # 0.655 against 0.605 in the search
+    assert rows.loc["default", "test/mean"] == exact(0.75)
+    assert rows.loc["chosen - default", "test/mean"] == exact(-0.145)
+
+
 def sentences_of(made: Results, criterion: Criterion) -> list[str]:
     """Return all sentences about the method of a comparison."""
     context = made.context(criterion)
@@ -140,7 +178,7 @@ def test_each_kind_of_interval_is_named_where_it_is_used(tmp_path) -> None:
     rules = [made.context(criterion).significance_rule("acc") for made in (fixed, auto)]
     assert "Holm-adjusted p value is below 0.05" in rules[0] and "p is at most 0.1" in rules[1]
     notes = [made.context(criterion).baseline_note for made in (fixed, auto)]
-    assert all("need no adjustment for the selection" in note for note in notes)
+    assert all("recorded before the first of these repeats" in note for note in notes)
 
 
 def test_an_adaptive_number_of_repeats_is_said_not_to_be_adjusted_for(tmp_path) -> None:

@@ -19,6 +19,7 @@ from kdtune.results.comparison import Criterion
 from kdtune.results.cost_limits import NOT_MEASURED, best_within
 from kdtune.results.costs import cost_frame, cost_note, cost_rows, frontier, pareto, with_prefix
 from kdtune.results.study_results import Results
+from kdtune.storage.rounds import FinalPair, Round
 
 exact = pytest.approx
 SMALL, LARGE, TEACHER = "pkg:small", "pkg:large", "pkg:teacher"
@@ -204,7 +205,11 @@ def test_finalists_count_if_one_is_within_else_the_search() -> None:
     text = best_within([of_large, trials], COSTS, Criterion(), cheap, ["alpha"])
     assert "pkg:small (0.5 ms" in text and "optimistic" in text
     text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"])
-    assert "pkg:large (3 ms" in text and "held-out repeats" in text
+    assert "pkg:large (3 ms" in text and "with alpha = 1;" in text and "optimistic" in text
+    plain, distilled = (of_large.config_id[of_large["config/alpha"] == a].iloc[0] for a in (1, 0.5))
+    recorded = Round(0, 2000, (FinalPair(LARGE, plain, distilled),), (distilled, plain))
+    text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"], recorded)
+    assert "with alpha = 0.5;" in text and "held-out repeats" in text
 
 
 def test_limits_of_the_command_and_of_the_study(measured, capsys, tmp_path) -> None:

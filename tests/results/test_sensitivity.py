@@ -154,6 +154,8 @@ def test_selection_by_hand(tmp_path) -> None:
     table = made.selection().set_index("row")
     assert table.loc["best", "config_id"] == at(0.5).config_id
     assert table.loc["baseline", "config_id"] == at(1.0).config_id
+    assert table.loc["default", "config_id"] == at(0.5).config_id  # the run's alpha
+    table = table.drop("default")
     assert table["val/mean"].tolist() == exact([0.83, 0.81, 0.02])
     # test's accuracy is val's - 0.1; differences .01, .02, .03 with t(.975, 2) = 4.302653
     assert table["test/mean"].tolist() == exact([0.73, 0.71, 0.02])
@@ -219,8 +221,8 @@ def test_only_the_last_accuracy_has_predictions(tmp_path, criterion: Criterion) 
 
 def test_there_is_no_difference_if_the_baseline_is_the_best(tmp_path) -> None:
     table = make(tmp_path, {0.5: [0.7, 0.71, 0.7], 1.0: [0.8, 0.8, 0.83]}).selection()
-    assert table.row.tolist() == ["best", "baseline"]
-    assert table.config_id.nunique() == 1
+    assert table.row.tolist() == ["best", "baseline", "default", "chosen - default"]
+    assert table.config_id[:2].nunique() == 1
 
 
 def test_no_selection_before_a_run_has_completed(tmp_path) -> None:

@@ -65,18 +65,18 @@ def test_worse_than_before() -> None:
 def test_least_accuracy(tmp_path: Path) -> None:
     write_teacher_accuracy(tmp_path, [GOOD])
     lines: list[str] = []
-    check_teachers(tmp_path, [("big", 5)], lambda known: [], 0.9, lines.append)
+    check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.9, lines.append)
     assert lines == [describe_accuracy(GOOD)]
     words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
     with pytest.raises(InputError, match=words):
-        check_teachers(tmp_path, [("big", 5)], lambda known: [], 0.95, lines.append)
+        check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.95, lines.append)
 
 
 def test_what_is_measured_replaces_what_was_known(tmp_path: Path) -> None:
     small = replace(GOOD, teacher="small")
     write_teacher_accuracy(tmp_path, [GOOD, small])
     better = replace(GOOD, fingerprint="g", acc_before=None)
-    check_teachers(tmp_path, [("big", 5)], lambda known: [better], None, lambda line: None)
+    check_teachers(tmp_path, [GOOD.key], lambda known: [better], None, lambda line: None)
     assert read_teacher_accuracy(tmp_path) == [better, small]
 
 

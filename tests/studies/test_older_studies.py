@@ -1,7 +1,8 @@
 """Studies of older schemas open, go on and are extended without running anything again.
 
-tests/data/study_v0_1 and study_schema_2 are the folders that kdtune 0.1 and the last version of
-schema 2 left of the command below, without Ray's files.
+tests/data/study_v0_1, study_schema_2 and study_schema_3 are the folders that kdtune 0.1 and the
+last versions of schema 2 and 3 left of the command below, without Ray's files. That of schema 3 has
+--policy race, and its finalists were not recorded before their final repeats.
 """
 
 import json
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from play import play
+from simulated_runs import curve
 
 import kdtune
 from kdtune.config.cli import parse
 from kdtune.config.migrations import SCHEMA
 from kdtune.config.study import Study
 from kdtune.storage.records import read_lines, read_saved
+from kdtune.storage.rounds import Round
 from kdtune.training.recipe import resolve_study
 from kdtune.training.teacher import missing_teachers
 
@@ -25,9 +29,15 @@ COMMAND = (
     "--name old --alpha 0.5 1 --temperature 1 --loss kl mse --epochs 2 --train-images 100 "
     "--teacher-epochs 1 --repeats 2"
 )
+RACE = f"{COMMAND} --policy race"
 FINGERPRINTS = {
     "study_v0_1": {"data": "f45b9b1eab74d838"},
     "study_schema_2": {
+        "data": "f45b9b1eab74d838",
+        "teacher": "1b654f66ca8f404d",
+        "student": "2cd01973b56dac91",
+    },
+    "study_schema_3": {
         "data": "f45b9b1eab74d838",
         "teacher": "1b654f66ca8f404d",
         "student": "2cd01973b56dac91",
@@ -46,7 +56,7 @@ def saved(request: pytest.FixtureRequest) -> Path:
 def study(saved: Path, tmp_path: Path) -> Study:
     """The study of the command, in a copy of the folder."""
     shutil.copytree(saved, tmp_path / "runs" / "old")
-    asked = parse("search", COMMAND.split())
+    asked = parse("search", (RACE if saved.name == "study_schema_3" else COMMAND).split())
     return replace(asked, out=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
 
 
@@ -59,14 +69,18 @@ def test_it_opens_with_the_same_numbers(study: Study, saved: Path) -> None:
     assert read_saved(study.folder).fingerprints == FINGERPRINTS[saved.name]
 
 
-def test_the_same_command_runs_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_runs_nothing(
+    study: Study, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
     lines = read_lines(study.folder)[0]
     results = kdtune.run(study)
     assert read_lines(study.folder)[0] == lines
-    assert list(results.trials.status) == ["completed"] * 6
+    is_race = saved.name == "study_schema_3"
+    assert list(results.trials.status) == ["completed"] * (10 if is_race else 6)
     # as the earlier version kept them
-    assert len(list(study.folder.glob("trials/*/student.safetensors"))) == 6
+    kept = len(list(study.folder.glob("trials/*/student.safetensors")))
+    assert kept == (0 if is_race else 6)
     assert json.loads((study.folder / "study.json").read_text())["schema"] == SCHEMA
 
 
@@ -75,6 +89,19 @@ def test_its_teacher_is_ready(study: Study) -> None:
     assert missing_teachers(own.run, [own.run], study.folder / "teacher") == []
 
 
+def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_them() -> None:
+    """The finals of schema 3 stay repeats 2000 and 2001, those of the new round begin at 2002."""
+    results, lines = kdtune.load(DATA / "study_schema_3"), read_lines(DATA / "study_schema_3")[0]
+    assert "held-out" not in results.text() and len(results.final_trials) == 4
+    assert "did not record the finalists" in results.context().baseline_note
+    new = play(replace(results.study, repeats=3), curve, lines=lines)[len(lines) :]
+    (round_,) = (Round.from_line(line) for line in new if line["kind"] == "finalists")
+    assert (round_.number, round_.first_repeat, len(round_.finalists)) == (1, 2002, 2)
+    final = {line["repeat"] for line in new if line["kind"] == "start" and line["repeat"] >= 2000}
+    assert final == {2002, 2003, 2004}
+
+
+@pytest.mark.parametrize("saved", ["study_v0_1", "study_schema_2"], indirect=True)
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_it_is_extended(study: Study, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]

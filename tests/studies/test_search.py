@@ -146,9 +146,15 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
     assert set(trials.status) <= {"completed", "pruned"}
     assert (trials[trials.status == "pruned"].n_epochs < 16).all()
     assert (trials[trials.status == "completed"].n_epochs == 16).all()
-    final = trials[trials.phase == "final"]
+    final = results.final_trials
     assert sorted(final["repeat"]) == [2000, 2000, 2001, 2001]
     assert (final.groupby("config_id")["config/alpha"].first() == 1).sum() == 1
+    lines, round_ = read_lines(results.folder)[0], results.frames.round
+    kinds = [line["kind"] for line in lines if line.get("phase", "final") == "final"]
+    assert round_ is not None and kinds.index("finalists") < kinds.index("start")
+    assert results.best() == round_.ranking[0] and round_.default == study.default.config_id
+    finals = trials[trials.phase == "final"]  # the default's, too
+    assert set(finals.config_id) == round_.finalists | {round_.default}
     assert trials.config_id.nunique() == 12
     assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 3
     named = json.loads((results.folder / "students" / "students.json").read_text())

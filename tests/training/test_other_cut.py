@@ -88,3 +88,11 @@ def test_files_without_the_record_are_not_warned_of(run: Run, tmp_path: Path) ->
     assert found(replace(run, seed=1, teacher_weights=str(file))) == []
     save_weights(model.net, file)
     assert found(replace(run, seed=1, teacher_weights=str(file))) == []
+
+
+def test_folds_are_warned_of_whatever_the_cuts(run: Run) -> None:
+    """Every image of the pool is in val in some repeat, and the teacher has seen most of them."""
+    (sentence,) = found(replace(run, folds=2))
+    assert "was fine-tuned before train and val were pooled (--folds)" in sentence
+    (again,) = found(replace(run, folds=2, teacher_epochs=3))  # its initial weights have, too
+    assert again == sentence

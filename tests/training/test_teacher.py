@@ -335,7 +335,7 @@ def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> No
     every = with_members([run])
     assert [own.teacher for own in every] == [*names, run.teacher]
     measured = measure(run, every, tmp_path, Resources())
-    models = [load_teacher(own, tmp_path) for own in run.teachers]
+    models = [load_teacher(own, tmp_path) for own in run.teacher_members]
     for model in models:
         model.eval()
     data = load_data(run).splits["val"]

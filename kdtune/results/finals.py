@@ -1,0 +1,38 @@
+"""Trials of the last round of final repeats, and the finalist that was the best before it.
+
+`trials` is the dataframe `Frames.trials`. The round is None if the finalists were not recorded
+before their final repeats (studies of schema 3 and older).
+"""
+
+import pandas as pd
+
+from kdtune.results.comparison import completed
+from kdtune.storage.rounds import Round
+
+
+def of_round(trials: pd.DataFrame, round_: Round | None) -> pd.DataFrame:
+    """Return the final trials of the finalists, without those of earlier rounds."""
+    final = trials[trials.phase == "final"]
+    if round_ is None:
+        return final
+    return final[final["repeat"].ge(round_.first_repeat) & final.config_id.isin(round_.finalists)]
+
+
+def of_default(trials: pd.DataFrame, round_: Round | None, default: str) -> pd.DataFrame:
+    """Return the final trials of the recipe's default; none if it is one of the finalists."""
+    final = trials[(trials.phase == "final") & (trials.config_id == default)]
+    if round_ is None or default in round_.finalists:
+        return final.head(0)
+    return final[final["repeat"] >= round_.first_repeat]
+
+
+def has_both_arms(final: pd.DataFrame) -> bool:
+    """Return whether a student has completed final trials with and without distillation."""
+    done = completed(final)
+    arms = (done["config/alpha"] == 1).groupby(done["config/student"]).nunique()
+    return bool((arms == 2).any())
+
+
+def recorded_best(final: pd.DataFrame, round_: Round | None) -> str | None:
+    """Return the best of the finalists, by search and confirmation, that has a completed trial."""
+    return None if round_ is None else round_.best(set(completed(final).config_id))

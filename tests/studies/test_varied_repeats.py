@@ -1,0 +1,80 @@
+"""Studies with --teachers or --folds under a real Ray: who learns from whom, and on which images.
+
+The reference is the plain loop, which is given the teacher and the split of each repeat.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from reference import plain_loop
+from safetensors.torch import load_file
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.teacher_accuracy import read_teacher_accuracy
+from kdtune.data.sources import load_data
+from kdtune.models.finished import RECORD, WEIGHTS
+from kdtune.training.recipe import resolve
+
+pytestmark = pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+
+
+def check_trial(results: kdtune.Results, run: Run, teacher: Path) -> None:
+    """Compare a trial of a study with the plain loop, which knows neither stream nor cache."""
+    *_, (_, means) = plain_loop(resolve(run), teacher)
+    row = results.trials.set_index("trial_id").loc[run.trial_id]
+    for split in ("val", "test"):
+        for name in ("loss", "acc", "teacher_acc", "logit_diff"):
+            want = pytest.approx(means[split][name], rel=1e-5)
+            assert row[f"{split}/{name}@last"] == want, (run.repeat, split, name)
+
+
+def test_each_repeat_has_its_fold_and_a_teacher_that_has_not_seen_its_val(study: Study) -> None:
+    run = replace(study.run, folds=3, epochs=1)
+    study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=2)
+    assert len(kdtune.run(study).trials) == 4
+    first = {file: file.read_bytes() for file in study.folder.glob(f"teacher/**/{WEIGHTS}")}
+    assert len(first) == 2
+    results = kdtune.run(replace(study, repeats=3))  # a further repeat needs a further teacher
+    assert list(results.trials.status) == ["completed"] * 6
+    assert all(file.read_bytes() == content for file, content in first.items())
+
+    frame = pd.read_parquet(study.folder / "predictions.parquet")
+    vals = []
+    for repeat in range(3):
+        own = replace(run, repeat=repeat, alpha=0.0)
+        data = load_data(own)
+        folder = study.folder / "teacher" / ("" if repeat == 0 else f"number-{repeat}")
+        record = json.loads((folder / RECORD).read_text())
+        assert record["data"] == data.fingerprint and record["run"]["repeat"] == -1 - repeat
+        check_trial(results, own, folder)
+        shown = frame[(frame.trial_id == own.trial_id) & (frame.split == "val")]
+        assert shown.example.tolist() == data.numbers("val").tolist()
+        vals += shown.example.tolist()
+    assert sorted(vals) == list(range(2500))  # each image of the pool is in val once
+    accuracies = [one.name for one in read_teacher_accuracy(study.folder)]
+    assert [name.rpartition(", ")[2] for name in accuracies] == [f"repeat {r}" for r in range(3)]
+    with pytest.raises(InputError, match="folds: 3 → 4"):
+        kdtune.run(replace(study, run=replace(run, folds=4)))
+
+
+def test_repeats_use_the_teachers_in_turn(study: Study, teacher_folder: Path) -> None:
+    run = replace(study.run, teachers=2, epochs=1)
+    study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=3)
+    results = kdtune.run(study)
+    root = study.folder / "teacher"
+    weights = [load_file(root / folder / WEIGHTS) for folder in ("", "number-1")]
+    usual = load_file(teacher_folder / WEIGHTS)  # number 0 is that of a study with one teacher
+    assert all(torch.equal(weights[0][name], values) for name, values in usual.items())
+    assert not all(torch.equal(weights[1][name], values) for name, values in usual.items())
+    for repeat, folder in enumerate(("", "number-1", "")):
+        check_trial(results, replace(run, repeat=repeat, alpha=0.0), root / folder)
+    (root / "number-1" / WEIGHTS).write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"the teacher in .*number-1 is damaged"):
+        kdtune.run(replace(study, repeats=4))
