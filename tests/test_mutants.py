@@ -224,8 +224,8 @@ MUTANTS = {
     ),
     "an undecided study stops": Mutant(
         "planning/standing.py",
-        "complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(level)",
-        "complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(0.999)",
+        "if not final_test(ledger, pair).excludes_0(level)",
+        "if not final_test(ledger, pair).excludes_0(0.999)",
         "planning/standing",
     ),
     "one baseline for all students": Mutant(

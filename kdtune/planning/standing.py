@@ -104,8 +104,8 @@ def final_differences(ledger: Ledger, pair: Finalists) -> list[float]:
 
 
 def _paired_repeats(ledger: Ledger, baseline: ConfigState, distilled: ConfigState) -> list[int]:
-    """Return the repeats of the round that both have completed, up to the first gap."""
-    repeats, repeat = list[int](), ledger.first_final_repeat
+    """Return the final repeats of the round that both have completed, up to the first gap."""
+    repeats, repeat = [], ledger.first_final_repeat
     while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
         if repeat in baseline.scores and repeat in distilled.scores:
             repeats.append(repeat)

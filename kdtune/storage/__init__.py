@@ -1,8 +1,8 @@
 """Where a study lives: folders and object stores, the records, and who may write them.
 
 - records: writer and reader of a study's records
-- correctness: correctness of each example as short text, for the records
 - rounds: the record that fixes the finalists of a round of final repeats
+- correctness: correctness of each example as short text, for the records
 - dropping: runs that are dropped from a study, and restored
 - study_lock: the lock that lets one process of a machine write to a study
 - connection: URI, options and credentials to an object store (obstore)

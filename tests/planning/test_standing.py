@@ -132,8 +132,9 @@ def test_a_study_stops_where_its_images_cannot_decide_it() -> None:
     assert _describe_end(plan).startswith("Not decided: 11 final repeats, always-valid p = 0.97. ")
     assert "More repeats cannot decide it with 300 val images: on these, a" in _describe_end(plan)
     assert describe_decision(plan.ledger, pair).startswith("undecidable with these images (alw")
-    alone = played(0.7, 1.5, records_images=False).ledger
-    assert is_decided(alone) and final_test(alone, finalists(alone)[0]).images == 0
+    alone = played(0.7, 1.5, records_images=False)
+    (pair,) = finalists(alone.ledger)
+    assert is_decided(alone.ledger) and final_test(alone.ledger, pair).images == 0
 
 
 def test_a_difference_that_the_images_can_show_is_decided() -> None:
@@ -149,10 +150,10 @@ def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
     """One final repeat of an older version is enough."""
     lines = play(AUTO, curve, correct=lambda run: images_right(run, 0, 1))
     final = next(line for line in lines if line.get("correct") and line["repeat"] == 2000)
-    whole = Plan(AUTO, lines)
-    assert final_test(whole.ledger, finalists(whole.ledger)[0]).images == 300
+    ledger = Plan(AUTO, lines).ledger
+    assert final_test(ledger, finalists(ledger)[0]).images == 300
     del final["correct"]
-    plan = Plan(AUTO, lines)
-    (pair,) = finalists(plan.ledger)
-    test = final_test(plan.ledger, pair)
-    assert test.images == 0 and test.p == anytime_p(final_differences(plan.ledger, pair))
+    ledger = Plan(AUTO, lines).ledger
+    test = final_test(ledger, finalists(ledger)[0])
+    assert test.images == 0
+    assert test.p == anytime_p(final_differences(ledger, finalists(ledger)[0]))
