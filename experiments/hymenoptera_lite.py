@@ -1,12 +1,17 @@
-r"""EfficientNet-Lite2 -> Lite0 on ants and bees: the starting repository's study, another pair.
+r"""EfficientNet-Lite2 -> Lite0 on ants and bees: the starting repository's question, another pair.
 
     pip install '.[timm]'
     python -m kdtune.search experiments/hymenoptera_lite.py --data hymenoptera_data \
         --teacher-weights tf_efficientnet_lite2.safetensors \
         --student-weights tf_efficientnet_lite0.safetensors
 
-Weights are timm's ImageNet weights, from files or, with the internet, by default. Everything else
-is as in hymenoptera.py, but for the views: 224 pixels for both, the larger model's input being 260.
+Weights are timm's ImageNet weights, from files or, with the internet, by default. Recipe, epochs
+and the frozen backbone are those of hymenoptera.py. What differs: alpha in steps of a quarter, each
+with the learning rates 1e-3 (the starting repository's), 1e-2 and 1e-1, because alpha and loss
+change the size of the gradient; both losses; 8 repeats instead of 4; views of 224 pixels for both
+models (the teacher's own size is 260). 27 configurations x 8 repeats.
+
+With `--folds 8 --name hymenoptera-folds` train and val are pooled and split anew in each repeat.
 """
 
 import runpy
@@ -25,4 +30,10 @@ study = replace(
         teacher="timm/tf_efficientnet_lite2",
         student="timm/tf_efficientnet_lite0",
     ),
+    space={
+        "alpha": (0.0, 0.25, 0.5, 0.75, 1.0),
+        "lr": (1e-3, 1e-2, 1e-1),
+        "loss": ("mse", "kl"),
+    },
+    repeats=8,
 )

@@ -44,4 +44,4 @@ class Reader(HTMLParser):
     @property
     def data(self) -> dict:
         """The data embedded as JSON."""
-        return json.loads("".join(self.within("script")))
+        return json.loads(next(text for text in self.within("script") if text.startswith("{")))

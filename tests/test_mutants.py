@@ -308,15 +308,39 @@ MUTANTS = {
     ),
     "legend from the first run": Mutant(
         "reporting/learning_curves.py",
-        'axes.plot(x, line["mean"], color',
-        "axes.plot(x, trials[0][metric].iloc[: len(x)], color",
+        'axes.plot(x, line["mean"], label',
+        "axes.plot(x, trials[0][metric].iloc[: len(x)], label",
         "reporting/figures",
     ),
     "n of the study, not of the curve": Mutant(
         "reporting/learning_curves.py",
         "sorted({line.n.min(), line.n.max()})",
-        "[results.study.repeats]",
+        "[4]",
         "reporting/figures",
+    ),
+    "classes not corrected for their number": Mutant(
+        "results/classes.py",
+        "1 - SIGNIFICANCE_LEVEL / len(numbers)",
+        "1 - SIGNIFICANCE_LEVEL",
+        "results/classes",
+    ),
+    "a confidence on an edge belongs to the bin above": Mutant(
+        "results/classes.py",
+        "np.clip(np.ceil(confidence * ECE_BINS), 1, ECE_BINS).astype(int) - 1",
+        "np.clip(np.floor(confidence * ECE_BINS), 0, ECE_BINS - 1).astype(int)",
+        "results/classes",
+    ),
+    "images paired by their order in the file": Mutant(
+        "results/arms.py",
+        'rows.sort_values("example") for t',
+        "rows for t",
+        "results/arms",
+    ),
+    "the best line may be left outside": Mutant(
+        "reporting/frame.py",
+        'if better == "higher":',
+        'if better == "lower":',
+        "reporting/sections",
     ),
     "the first plain training is the baseline": Mutant(
         "results/comparison.py",

@@ -1,16 +1,22 @@
 """A study's folder: what is written at the start, what is written at the end."""
 
 import json
+import os
 import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+
 from kdtune import __version__
+from kdtune.config.errors import InputError
 from kdtune.config.files import (
     COSTS,
     PREDICTIONS,
@@ -19,6 +25,7 @@ from kdtune.config.files import (
     STUDENTS,
     STUDENTS_CONFIG,
     STUDY,
+    THUMBNAILS,
     TRIALS,
     atomic_write,
     student_file,
@@ -27,10 +34,14 @@ from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.data.balance import data_record
 from kdtune.data.sources import load_data
+from kdtune.models.cost import hardware_name
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
+from kdtune.results.arms import read_arms
+from kdtune.results.comparison import Criterion
 from kdtune.results.files_kept import exported_config
 from kdtune.results.frames import write_frames
+from kdtune.results.shown_images import has_thumbnails, write_thumbnails
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines, read_provenance
@@ -40,7 +51,7 @@ from kdtune.training.transforms import Transforms
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
     *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
-    *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS),
+    *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS, THUMBNAILS),
 )
 """What a finished study has on an object store, besides its trials and its teacher."""
 
@@ -72,11 +83,16 @@ def write_study(
 
 
 def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
-    """Return classes, versions, command and recipe of a study that begins."""
+    """Return classes, the driver's machine, versions, command and recipe of a new study."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     return {
         "classes": load_data(study.run).classes,
         "data_set": data_record(load_data(study.run)),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": hardware_name(torch.device("cpu")),
+            "cores": os.cpu_count(),
+        },
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
@@ -106,15 +122,36 @@ def finish(folder: Path, mirror: Mirror) -> None:
     export(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")
+    mirror.pull_folders(THUMBNAILS)
+    _write_thumbnails(results)
     if results.study.keep != "none":
         mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
         _export_students(results, lines, mirror)
     mirror.push(*FINISHED)
     mirror.delete_removed(STUDENTS)
+    mirror.delete_removed(THUMBNAILS)
     if results.study.keep != "all":
         for file in (folder / TRIALS).glob(f"*/{STUDENT}"):
             file.unlink()
         mirror.delete_below(TRIALS, STUDENT)
+
+
+def _write_thumbnails(results: Results) -> None:
+    """Write thumbnails of the images that the report will show, unless the data are gone."""
+    arms = read_arms(results, Criterion())
+    if has_thumbnails(results.folder, arms):
+        return
+    with suppress(InputError):
+        splits = load_data(results.study.run).splits
+
+        def picture(split: str, index: int) -> Image.Image:
+            if splits[split].kind == "tensors":
+                raise ValueError("not an image")
+            channels = splits[split].example(index).numpy()  # uint8 [C, H, W]
+            last = channels.transpose(1, 2, 0)
+            return Image.fromarray(last[..., 0] if len(channels) == 1 else last)
+
+        write_thumbnails(results.folder, arms, picture)
 
 
 def _export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:

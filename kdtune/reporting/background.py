@@ -1,4 +1,4 @@
-"""Sections of the report with background: teachers, sensitivity, methods and provenance."""
+"""Sections of the report with background: sensitivity, methods and provenance."""
 
 import dataclasses
 import json
@@ -11,44 +11,13 @@ import pandas as pd
 
 from kdtune.config.files import PROVENANCE
 from kdtune.config.metrics import METRICS
-from kdtune.config.teacher_accuracy import TeacherAccuracy, read_teacher_accuracy
-from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
+from kdtune.reporting.page import Cell, NotedTable, Table
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import describe_teacher_share
 from kdtune.results.frames import SCOPES
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
-from kdtune.statistics.intervals import wilson_interval
 from kdtune.storage.records import read_saved
-
-
-def teachers(results: Results) -> NotedTable | None:
-    """Return the accuracy of each teacher on each split; None if it was not measured."""
-    records = read_teacher_accuracy(results.folder)
-    if not records:
-        return None
-    splits = [split for split in ("train", "val", "test") if split in records[0].splits]
-    rows = [
-        [one.name, *(_accuracy_cell(one, split) for split in splits), _share(one.acc_before)]
-        for one in records
-    ]
-    note = (
-        "Accuracy of the teachers, measured before the first run, with 95% Wilson intervals over "
-        "the images. Train has the images that students learn from, without augmentation. The "
-        "last column is the accuracy on val before the teacher was fine-tuned on these data."
-    )
-    return NotedTable(note, Table(["teacher", *splits, "val, before fine-tuning"], rows))
-
-
-def _accuracy_cell(record: TeacherAccuracy, split: str) -> str | Cell:
-    if (value := record.splits.get(split)) is None:
-        return "-"
-    low, high = (f"{100 * end:.1f}" for end in wilson_interval(value.correct, value.n))
-    return interval_cell(f"{value} of {value.n:,}", low, high)
-
-
-def _share(acc: float | None) -> str:
-    return "-" if acc is None else f"{100 * acc:.1f}%"
 
 
 def epoch_selection(results: Results, criterion: Criterion) -> NotedTable | None:

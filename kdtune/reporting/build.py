@@ -10,10 +10,18 @@ from kdtune import __version__
 from kdtune.config.errors import InputError
 from kdtune.config.metrics import RECORDED
 from kdtune.reporting import answer, background
+from kdtune.reporting.choices import choices
+from kdtune.reporting.class_figures import CLASS_FIGURES
+from kdtune.reporting.classes import by_class
+from kdtune.reporting.examples import examples
 from kdtune.reporting.figures import FIGURE_NAMES, all_figures, shown_configs
 from kdtune.reporting.frontier import FRONTIERS, cost_table, frontier_table
+from kdtune.reporting.glossary import GLOSSARY
+from kdtune.reporting.identity import identity
 from kdtune.reporting.learning_curves import LAST_EPOCHS, curve_data
 from kdtune.reporting.page import InlineFigure, inline, render
+from kdtune.reporting.teacher_history import histories, teachers
+from kdtune.results.arms import Arms, read_arms
 from kdtune.results.comparison import Criterion, completed
 from kdtune.results.diagnostics import find_caveats
 from kdtune.results.study_results import Results
@@ -25,6 +33,7 @@ FIGURES_OF_SECTIONS = {
     "comparison_figures": ("differences", "fidelity"),
     "cost_figures": tuple(FRONTIERS),
     "sensitivity_figures": ("importance",),
+    "class_figures": CLASS_FIGURES,
 }
 """Names in the template, and the figures there; all others are learning curves."""
 
@@ -44,25 +53,33 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
             if old.stem in FIGURE_NAMES and old.suffix in (".svg", ".png"):
                 old.unlink()
         figures = {}
-        for figure in all_figures(results, criterion):
+        arms = read_arms(results, criterion)
+        for figure in all_figures(results, criterion, arms):
             (files / f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
             (files / f"{figure.name}.png").write_bytes(figure.png())
             figures[figure.name] = inline(figure)
         page = folder / "report.html"
-        page.write_text(html(results, criterion, figures), encoding="utf-8")
+        page.write_text(html(results, criterion, figures, arms), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder} ({error})") from None
     return page
 
 
-def html(results: Results, criterion: Criterion, figures: Mapping[str, InlineFigure]) -> str:
+def html(
+    results: Results,
+    criterion: Criterion,
+    figures: Mapping[str, InlineFigure],
+    arms: Mapping[str, Arms] | None = None,
+) -> str:
     """Return the page.
 
     Args:
         results: the study.
         criterion: the evaluation criterion.
         figures: figures by name.
+        arms: predictions of the best distilled configuration and of its baseline; None: read them.
     """
+    arms = read_arms(results, criterion) if arms is None else arms
     elsewhere = {name for names in FIGURES_OF_SECTIONS.values() for name in names}
     placed = {
         section: [figures[name] for name in names if name in figures]
@@ -72,20 +89,25 @@ def html(results: Results, criterion: Criterion, figures: Mapping[str, InlineFig
         version=__version__,
         title=f"{results.study.name}: a study of knowledge distillation",
         verdict=results.verdict(criterion),
+        identity=identity(results),
         study=answer.study_facts(results, criterion),
-        teachers=background.teachers(results),
+        teachers=teachers(results),
+        histories=histories(results),
         problems=results.warnings,
-        caveats=find_caveats(results.frames, answer.SUMMARY_METRICS),
         summary=answer.summary(results, criterion),
+        caveats=find_caveats(results.frames, answer.SUMMARY_METRICS),
         curves=[figure for name, figure in figures.items() if name not in elsewhere],
         curves_note=_curves_note(results, criterion),
-        comparisons=answer.comparisons(results, criterion),
+        comparisons=choices(results, criterion),
         costs=cost_table(results),
         frontier=frontier_table(results, criterion),
         epoch_selection=background.epoch_selection(results, criterion),
         variance=background.variance(results, criterion),
         best=answer.best(results, criterion),
         edges=results.edges(criterion),
+        classes=by_class(results, arms),
+        examples=examples(results, arms),
+        glossary=GLOSSARY,
         methods=background.methods(results, criterion),
         provenance=background.provenance(results),
         data=data(results),

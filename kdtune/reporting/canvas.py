@@ -3,9 +3,9 @@
 import io
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
+
+from kdtune.reporting.hover import Titles, with_titles
 
 INK = "#1a1b1c"
 """Colour of text and axes; on the page it becomes the page's text colour."""
@@ -55,6 +57,8 @@ class CaptionedFigure:
     """Name of its files, without extension."""
     caption: str
     figure: Figure
+    titles: Mapping[str, Titles] = field(default_factory=dict)
+    """Titles of elements by their gid, shown when the pointer is on them (see `hover`)."""
 
     def svg(self) -> str:
         """Return the figure as SVG text, the same bytes each time.
@@ -70,7 +74,8 @@ class CaptionedFigure:
             self._prepare()
             FigureCanvasSVG(self.figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
         # round only the paths: numbers elsewhere may be text
-        return re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
+        svg = re.sub(r' d="[^"]*"', lambda path: _rounded(path[0]), buffer.getvalue())
+        return with_titles(svg, self.titles)
 
     def png(self) -> bytes:
         """Return the figure as PNG with `PNG_DPI` dots per inch."""

@@ -5,7 +5,8 @@ A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. 
 can also be distinguished in greyscale.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from kdtune.reporting.canvas import (
     label_rows,
     new_axes,
 )
+from kdtune.reporting.class_figures import CLASS_FIGURES, class_plots
 from kdtune.reporting.frontier import FRONTIERS, frontier_plot
+from kdtune.reporting.hover import Titles, config_gid
 from kdtune.reporting.learning_curves import (
     LAST_EPOCHS,
     WHOLE_ONLY,
@@ -28,6 +31,7 @@ from kdtune.reporting.learning_curves import (
     curve_data,
     learning_curve,
 )
+from kdtune.results.arms import Arms, read_arms
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
@@ -37,28 +41,39 @@ from kdtune.results.comparison import (
     with_enough_repeats,
 )
 from kdtune.results.study_results import Results
-from kdtune.results.tables import cell, levels
+from kdtune.results.tables import cell, difference_and_interval, levels
 from kdtune.statistics.intervals import mean_interval
 
 MAX_CONFIGS = len(COLOURS)
 """Configurations in a figure with lines or markers."""
+MAX_NULL_SHARE = 0.5
+"""A bar of importance is drawn if chance alone reaches at most this share (95 % quantile)."""
 MAX_ROWS = 20
 """Configurations in a figure with one row per configuration."""
 FIGURE_NAMES = {
     *WITH_LAST_EPOCHS,
     *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
     *WHOLE_ONLY,
-    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS),
+    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS, *CLASS_FIGURES),
 }
 """Names of all figures that a report can have."""
 
 
-def all_figures(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure]:
-    """Yield every figure for which the study has data, one at a time."""
+def all_figures(
+    results: Results, criterion: Criterion, arms: Mapping[str, Arms] | None = None
+) -> Iterator[CaptionedFigure]:
+    """Yield every figure for which the study has data, one at a time.
+
+    Args:
+        results: the study.
+        criterion: the evaluation criterion.
+        arms: see `build.html`.
+    """
     if not len(completed(results.trials)):
         return
     with figure_style():
         yield from filter(None, _draw(results, criterion))
+        yield from class_plots(results, read_arms(results, criterion) if arms is None else arms)
 
 
 def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
@@ -97,16 +112,20 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
     values = by_repeat(results.search_trials, criterion.metric, criterion.scope)
     figure, axes = new_axes(rows=len(shown))
     scale = criterion.scale
+    titles: dict[str, Titles] = {}
     for y, config in enumerate(shown):
         sample = scale * values[config].dropna()
         interval = mean_interval(sample)
-        axes.plot(sample, np.full(len(sample), y), "o", color=COLOURS[0], alpha=0.45, ms=4, mew=0)
+        dots: Any = {"color": COLOURS[0], "alpha": 0.45, "ms": 4, "mew": 0, "gid": f"row-{y}"}
+        axes.plot(sample, np.full(len(sample), y), "o", **dots)
+        name = results.label(config)
+        titles[f"row-{y}"] = [f"{name}, repeat {r}: {v:.4g}" for r, v in sample.items()]
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
     label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_axis_label(criterion))
     caption = "Dots are repeats, the diamond is their mean and the line its 95% t interval."
-    return CaptionedFigure("repeats", caption, figure)
+    return CaptionedFigure("repeats", caption, figure, titles)
 
 
 def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | None:
@@ -119,12 +138,15 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
         return None
     figure, axes = new_axes(rows=len(table))
     scale, context = criterion.scale, results.context(criterion)
+    titles = {}
     for y, (_, row) in enumerate(table.iterrows()):
         axes.plot([scale * row.low, scale * row.high], [y, y], color=COLOURS[0], lw=2)
         if not np.isnan(row.n_images):
             here = [scale * row.low_here, scale * row.high_here]
             axes.plot(here, [y, y], color=COLOURS[0], lw=6, alpha=0.4, solid_capstyle="butt")
-        axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
+        axes.plot(scale * row["diff"], y, "D", color=INK, ms=5, gid=f"row-{y}")
+        difference, ends = difference_and_interval(row, scale)
+        titles[f"row-{y}"] = f"{results.label(row.config_id)}: {difference} {ends}, n = {row.n:.0f}"
     axes.axvline(0, color=INK, lw=1)
     unit = " in percentage points (pp)" if criterion.in_points else ""
     caption = (
@@ -138,7 +160,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     label_rows(axes, [results.label(c) for c in table.config_id])
     label = METRICS[criterion.metric].label
     axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")
-    return CaptionedFigure("differences", caption, figure)
+    return CaptionedFigure("differences", caption, figure, titles)
 
 
 def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
@@ -177,9 +199,12 @@ def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
 def importance_bars(results: Results, criterion: Criterion) -> CaptionedFigure | None:
     """Return the figure of the variance that each hyperparameter explains.
 
-    Returns None if there are too few configurations.
+    Hyperparameters of too few configurations are left out, and None is returned if none is left.
     """
     table = results.importance(criterion)
+    # with five configurations a hyperparameter without effect reaches nearly 100%: such a bar says
+    # nothing about the hyperparameter, but looks as if it did
+    table = table[table.null <= MAX_NULL_SHARE].reset_index(drop=True)
     if not len(table):
         return None
     figure, axes = new_axes(rows=len(table))
@@ -201,20 +226,24 @@ def agreement_plot(
     """Return the figure of accuracy against agreement with the teacher, one marker per trial."""
     done = completed(results.search_trials)
     figure, axes = new_axes()
+    titles: dict[str, Titles] = {}
     for i, config in enumerate(shown):
         trials = done[done.config_id == config]
         x, y = (
             100 * metric_values(trials, metric, criterion.scope) for metric in ("agreement", "acc")
         )
-        label = results.label(config)
-        axes.plot(x, y, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.8, mew=0, label=label)
+        label, gid = results.label(config), config_gid(config, "trials")
+        style: Any = {"color": COLOURS[i], "ms": 4.5, "alpha": 0.8, "mew": 0, "gid": gid}
+        axes.plot(x, y, MARKERS[i], label=label, **style)
+        drawn = trials[x.notna() & y.notna()]["repeat"]  # matplotlib draws no other markers
+        titles[gid] = [f"{label}, repeat {r}: {x[k]:.4g}, {y[k]:.4g}" for k, r in drawn.items()]
     axes.set(xlabel="agreement with the teacher (%)", ylabel="validation accuracy (%)")
     add_legend_below(figure, axes)
     caption = (
         "One marker per trial. A student with higher agreement with its teacher is not always the "
         "more accurate one (Stanton et al., 2021)."
     )
-    return CaptionedFigure("fidelity", caption, figure)
+    return CaptionedFigure("fidelity", caption, figure, titles)
 
 
 def _axis_label(criterion: Criterion) -> str:

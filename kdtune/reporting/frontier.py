@@ -96,7 +96,8 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
     _draw_frontier(axes, table, criterion, cost, values.max())
     _label_axes(axes, criterion, cost, values, is_log)
     add_legend_below(figure, axes)
-    return CaptionedFigure(name, _caption(criterion, cost, len(teachers)), figure)
+    titles = {gid_of(row): _title(row, criterion, cost) for _, row in table.iterrows()}
+    return CaptionedFigure(name, _caption(criterion, cost, len(teachers)), figure, titles)
 
 
 def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.DataFrame:
@@ -138,7 +139,17 @@ def _draw_point(
     axes.update_datalim([(x, end) for end in ends])  # shifted lines do not count by themselves
     axes.plot([x, x], ends, lw=1.2, **place)
     face = colour if row.arm == "distilled" else "#ffffff"
-    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, **place)
+    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, gid=gid_of(row), **place)
+
+
+def gid_of(row: pd.Series) -> str:
+    """Return the name of the marker of a configuration, see `hover`."""
+    return f"point-{row.config_id}"
+
+
+def _title(row: pd.Series, criterion: Criterion, cost: str) -> str:
+    mean = f"{criterion.scale * row['mean']:.4g}"
+    return f"{row.student}, {row.arm}, {row.label}: {mean}, {COST_AXES[cost]} {row[cost]:,.4g}"
 
 
 def style_of(number: int) -> tuple[str, str]:

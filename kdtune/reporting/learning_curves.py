@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from kdtune.reporting.canvas import (
     add_legend_below,
     new_axes,
 )
+from kdtune.reporting.frame import MAX_GROWTH, limits, outside
+from kdtune.reporting.hover import Titles, config_gid
 from kdtune.results.comparison import completed
 from kdtune.results.labels import short_model
 from kdtune.results.study_results import Results
@@ -94,39 +97,104 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
         return None
     figure, axes = new_axes()
     lines = dict(list(frame.groupby("config_id", sort=False)))
-    for i, (config, trials) in enumerate(data.trials.items()):
-        if (line := lines.get(config)) is None:
-            continue
-        repeats = [np.column_stack([trial.epoch + 1, trial[metric]]) for trial in trials]
-        axes.add_collection(LineCollection(repeats, colors=COLOURS[i], linewidths=0.4, alpha=0.35))
-        x = line.epoch + 1
-        low, high = line["mean"] - line["std"], line["mean"] + line["std"]
-        axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.15, lw=0)
-        n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
-        label = f"{results.label(config)} (n = {n})"
-        axes.plot(x, line["mean"], color=COLOURS[i], ls=LINE_STYLES[i], lw=1.6, label=label)
-    if metric == "acc":
-        _draw_teachers(axes, data.epochs)
-    label = METRICS[metric].label
-    axes.set(xlabel="epoch", ylabel=f"validation {label}")
+    titles: dict[str, Titles] = {}
+    for i, config in enumerate(data.trials):
+        if config in lines:
+            label = results.label(config)
+            titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label)
+    teachers = _draw_teachers(axes, data.epochs) if metric == "acc" else []
+    wild = _set_limits(axes, lines, data, metric, teachers)
+    axes.set(xlabel="epoch", ylabel=f"validation {METRICS[metric].label}")
     add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
-    return CaptionedFigure(name, _curve_caption(metric, data), figure)
+    caption = _curve_caption(metric, data) + _outside(results, wild)
+    return CaptionedFigure(name, caption, figure, titles)
 
 
-def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> None:
-    """Draw the accuracy of each teacher as a line across."""
+def _draw_curve(
+    axes: Axes,
+    number: int,
+    trials: Sequence[pd.DataFrame],
+    line: pd.DataFrame,
+    metric: str,
+    label: str,
+) -> dict[str, Titles]:
+    """Draw mean, standard deviation and repeats of one configuration; return their titles."""
+    config, colour = str(line.config_id.iloc[0]), COLOURS[number]
+    names = [config_gid(config, part) for part in ("repeats", "sd", "mean")]
+    repeats = [np.column_stack([trial.epoch + 1, trial[metric]]) for trial in trials]
+    thin = LineCollection(repeats, colors=colour, linewidths=0.4, alpha=0.35, gid=names[0])
+    axes.add_collection(thin)
+    x = line.epoch + 1
+    low, high = line["mean"] - line["std"], line["mean"] + line["std"]
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, gid=names[1])
+    n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
+    label = f"{label} (n = {n})"
+    style: Any = {"color": colour, "ls": LINE_STYLES[number], "lw": 1.6, "gid": names[2]}
+    axes.plot(x, line["mean"], label=label, **style)
+    return dict.fromkeys(names, label)
+
+
+def _set_limits(
+    axes: Axes,
+    lines: dict[str, pd.DataFrame],
+    data: CurveData,
+    metric: str,
+    teachers: Sequence[float],
+) -> dict[str, tuple[float, float]]:
+    """Let no wild configuration set the limits of the figure alone.
+
+    Args:
+        axes: with everything drawn.
+        lines: rows of `curve_frame` by configuration.
+        data: of the figure.
+        metric: that is drawn.
+        teachers: their accuracies.
+
+    Returns:
+        Least and greatest mean of each configuration that runs outside.
+    """
+    bands = {}
+    for config, line in lines.items():
+        sd = line["std"].fillna(0)
+        bands[config] = np.concatenate([line["mean"] - sd, line["mean"] + sd])
+    # a loss that alpha weights has another scale in each configuration, by design
+    growth = MAX_GROWTH if METRICS[metric].comparable else 5 * MAX_GROWTH
+    wild = outside(bands, METRICS[metric].better, growth)
+    if not wild:
+        return {}
+    inside = [config for config in lines if config not in wild]
+    values = [bands[config] for config in inside]
+    values += [trial[metric].to_numpy() for c in inside for trial in data.trials[c]]
+    axes.set_ylim(*limits([*values, np.asarray(teachers)]))
+    return {c: (float(lines[c]["mean"].min()), float(lines[c]["mean"].max())) for c in wild}
+
+
+def _outside(results: Results, wild: dict[str, tuple[float, float]]) -> str:
+    """Return the sentence about configurations outside the frame; "" without any."""
+    if not wild:
+        return ""
+    shown = [
+        f"{results.label(c)} (means {low:.3g} to {high:.3g})" for c, (low, high) in wild.items()
+    ]
+    verb = "run" if len(shown) > 1 else "runs"
+    return f" Outside the frame {verb} {'; '.join(shown)}."
+
+
+def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> list[float]:
+    """Draw the accuracy of each teacher as a line across; return the accuracies."""
     distilled = epochs[epochs["config/teacher"].notna()]
     keys = ["config/teacher", "config/teacher_epochs"]
     accuracies = distilled.groupby(keys, dropna=False).teacher_acc.mean()
     if len(accuracies) < 2:
         mean = epochs.teacher_acc.mean()
         axes.axhline(mean, color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
-        return
+        return [float(mean)]
     several = distilled["config/teacher_epochs"].nunique() > 1
     for i, ((name, epochs_trained), accuracy) in enumerate(accuracies.items()):
         label = f"teacher {short_model(name)}" + f", {epochs_trained:g} epochs" * several
         axes.axhline(accuracy, color=INK, lw=1, ls=(0, (2 + 2 * i, 4)), label=label)
+    return [float(accuracy) for accuracy in accuracies]
 
 
 def _curve_caption(metric: str, data: CurveData) -> str:

@@ -14,7 +14,7 @@ from kdtune.reporting.canvas import (
     label_rows,
     new_axes,
 )
-from kdtune.reporting.page import Table, environment, inline
+from kdtune.reporting.page import Table, inline, render
 from kdtune.results import side_by_side_text as words
 from kdtune.results.side_by_side import SideBySide
 
@@ -53,25 +53,22 @@ def html(side: SideBySide) -> str:
     with figure_style():
         figures = [inline(means_plot(side))] if len(side.best) else []
         differences = [inline(f) for f in (differences_plot(side),) if f]
-    return (
-        environment()
-        .get_template("comparison.html")
-        .render(
-            version=__version__,
-            title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
-            conclusions=list(words.conclusions(side)),
-            problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
-            caveats=words.caveats(side),
-            studies={name: results.status for name, results in side.studies.items()},
-            best=Table(*words.best_rows(side)),
-            best_note=words.best_note(side),
-            best_figures=figures,
-            differences=Table(*words.difference_rows(side)) if len(side.comparisons) else None,
-            differences_note=words.method(side) if len(side.comparisons) else "",
-            difference_figures=differences,
-            settings=Table(*words.setting_rows(side)),
-            verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
-        )
+    return render(
+        "comparison.html",
+        version=__version__,
+        title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
+        conclusions=list(words.conclusions(side)),
+        problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
+        caveats=words.caveats(side),
+        studies={name: results.status for name, results in side.studies.items()},
+        best=Table(*words.best_rows(side)),
+        best_note=words.best_note(side),
+        best_figures=figures,
+        differences=Table(*words.difference_rows(side)) if len(side.comparisons) else None,
+        differences_note=words.method(side) if len(side.comparisons) else "",
+        difference_figures=differences,
+        settings=Table(*words.setting_rows(side)),
+        verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
     )
 
 

@@ -4,6 +4,9 @@
 - frames: dataframes of epochs and trials
 - labels: readable labels of configurations
 - predictions: predictions of the trials
+- arms: predictions of the best distilled configuration and of its baseline, side by side
+- classes: accuracy by class, confusion and calibration of both
+- shown_images: images on which both differ most, and their thumbnails
 - comparison: the criterion, and configurations compared with the baseline
 - pairs: two configurations paired by repeat and image
 - design: what the repeats vary (teachers, folds), and so what intervals hold for

@@ -40,7 +40,8 @@ def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     caveats = []
     if "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
         caveats.append(
-            "loss = alpha * ce + (1 - alpha) * distill is not comparable across alpha; ce is"
+            "The loss (alpha * ce + (1 - alpha) * distill) is not comparable across alpha; the "
+            "cross-entropy (ce) is."
         )
     return caveats
 

@@ -25,16 +25,24 @@ class Estimate:
     error: float
     """Standard error; NaN below `MIN_REPEATS` repeats, and where nothing varies."""
     df: float
+    here: tuple[float, float] = (math.nan, math.nan)
+    """Standard error and degrees of freedom of the same mean for these images only, where the
+    estimate is for new images: its interval is then never narrower, its p value never smaller."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the ends of the t interval: mean +- t(df, (1 + level) / 2) error; NaN without."""
         half = t_quantile(self.df, level) * self.error
+        if self.here[0] > 0:
+            half = max(half, t_quantile(self.here[1], level) * self.here[0])
         return self.mean - half, self.mean + half
 
     @property
     def p(self) -> float:
         """Two-sided p value of the t test of a mean of 0; NaN without a standard error."""
-        return float(2 * stdtr(self.df, -abs(self.mean) / self.error))
+        p = float(2 * stdtr(self.df, -abs(self.mean) / self.error))
+        if self.here[0] > 0:
+            p = max(p, float(2 * stdtr(self.here[1], -abs(self.mean) / self.here[0])))
+        return p
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,10 @@ def crossed(table: ArrayLike) -> Estimate:
 
     With the mean squares MS_R of repeats, MS_I of images and MS_E of the interaction, the variance
     of the mean is V = max(MS_R + MS_I - MS_E, MS_R, MS_I) / (R N), with Satterthwaite's degrees of
-    freedom (1946) from the three components, at least R - 1. Intervals of 95 % cover 94 to 98 % for
-    R in {4, 8, 16} and N from 153 to 5,000 (experiments/coverage.py).
+    freedom (1946) from the three components, at least R - 1. Those degrees of freedom are estimates:
+    where the repeats dominate and few happen to vary little, they come out large and the interval
+    narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null studies found one that
+    helps. So an interval is at least as wide as that of `over_repeats`, which is exact there.
 
     Args:
         table: one number per repeat and image, [R, N].
@@ -132,7 +142,8 @@ def crossed(table: ArrayLike) -> Estimate:
         return Estimate(mean, math.nan, math.nan)
     own = (a / variance) ** 2 / (repeats - 1) + (b / variance) ** 2 / (images - 1)
     df = 1 / (own + (c / variance) ** 2 / ((repeats - 1) * (images - 1)))
-    return Estimate(mean, math.sqrt(variance), max(df, repeats - 1))
+    here = math.sqrt(a), repeats - 1
+    return Estimate(mean, math.sqrt(variance), max(df, repeats - 1), here)
 
 
 def components(table: ArrayLike) -> Components:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import COSTS, PREDICTIONS, PROVENANCE, STUDY, TEACHER_ACCURACY
+from kdtune.config.files import (
+    COSTS,
+    PREDICTIONS,
+    PROVENANCE,
+    STUDY,
+    TEACHER,
+    TEACHER_ACCURACY,
+    TEACHER_RECORD,
+    THUMBNAILS,
+)
 from kdtune.storage import lease
 from kdtune.storage.object_store import SHORT_RETRY_TIMEOUT_SECONDS, Store
 
@@ -35,7 +44,9 @@ def fetch(uri: str) -> FetchedStudy:
     store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
     try:
         is_running = _is_running(store)
-        store.get_all([*READ, *store.names("epochs")], folder)
+        of_teachers = [n for n in store.names(TEACHER) if n.endswith(f"/{TEACHER_RECORD}")]
+        others = [*store.names("epochs"), *of_teachers, *store.names(THUMBNAILS)]
+        store.get_all([*READ, *others], folder)
     except OSError as error:
         raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
     if not (folder / STUDY).exists():

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def fine_tune(
         has_cut_val=data.cut is not None or data.fold is not None,
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
-    _write_record(folder, own, origin, finished, kept, before)
+    _write_record(folder, own, origin, finished, epochs, kept, before)
     file.unlink(missing_ok=True)
     say(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
@@ -184,14 +184,19 @@ def _write_record(
     own: Run,
     origin: Origin,
     finished: FinishedTeacher,
+    epochs: Sequence[Epoch],
     kept: Epoch,
     before: Accuracy | None,
 ) -> None:
-    """Write teacher.json: what the teacher was made of, and the metrics of the epoch kept."""
+    """Write teacher.json: what the teacher was made of, its history and the epoch kept."""
     record: dict[str, Any] = {"run": asdict(own), "classes": finished.classes}
     record |= {"data": origin.data, "weights": origin.weights, "epochs": own.epochs}
     record |= {"preprocessing": asdict(finished.preprocessing), "kept_epoch": kept.number}
     record |= {"acc_before": None if before is None else before.share}
+    record["history"] = [
+        {"epoch": epoch.number} | {split: values["acc"] for split, values in epoch.splits.items()}
+        for epoch in epochs
+    ]
     record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
     with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")

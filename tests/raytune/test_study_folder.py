@@ -4,15 +4,23 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from s3_service import S3
 from study_folders import at, draw, make, write_predictions, write_records
+from whole_predictions import write_whole_predictions
 
 import kdtune
-from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT
+from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDY, THUMBNAILS
 from kdtune.config.study import Study
+from kdtune.data.sources import load_fashion
 from kdtune.raytune.study_folder import finish, write_study
+from kdtune.results.arms import read_arms
+from kdtune.results.comparison import Criterion
+from kdtune.results.shown_images import most_different
 from kdtune.storage.mirror import Mirror
 from kdtune.training.transforms import Transforms
 
@@ -57,6 +65,28 @@ def test_what_a_study_has_given_outlives_the_folders_of_its_runs(tmp_path: Path)
     assert students(folder) == want
     grown = pd.read_parquet(folder / PREDICTIONS)
     assert len(grown) == len(first) + len(new) and set(grown.trial_id) == set(more.trials.trial_id)
+
+
+def test_a_study_ends_with_thumbnails_of_the_images_that_its_report_shows(tmp_path: Path) -> None:
+    """They are made from the data once: another call needs no data."""
+    folder = tmp_path / "made"
+    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 3), out=str(tmp_path))
+    made = write_whole_predictions(made, [str(k) for k in range(10)], 500)
+    finish(folder, Mirror(made.study))
+    shown = most_different(read_arms(made, Criterion())["val"])
+    files = sorted((folder / THUMBNAILS).iterdir())
+    assert [file.name for file in files] == [f"val-{i:06d}.png" for i in sorted(shown["image"])]
+    images = load_fashion().splits["val"].inputs
+    assert isinstance(images, torch.Tensor)
+    for file in files:
+        want = images[int(file.stem.partition("-")[2]), 0].numpy()
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), want)
+    (folder / STUDY).write_text((folder / STUDY).read_text().replace('"fashion"', '"gone"'))
+    finish(folder, Mirror(made.study))
+    assert sorted((folder / THUMBNAILS).iterdir()) == files
+    shutil.rmtree(folder / THUMBNAILS)
+    finish(folder, Mirror(made.study))
+    assert not (folder / THUMBNAILS).exists()
 
 
 def test_students_of_another_best_are_not_kept(tmp_path: Path) -> None:

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folders import draw, grid, make, write_predictions
+from study_folders import draw, grid, make
+from whole_predictions import write_whole_predictions
 
 from kdtune.reporting.build import write
 from kdtune.results.comparison import Criterion
+from kdtune.results.study_results import Results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 WIDTHS = (390, 1280)
-WRAPPER = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body><script>
+WRAPPER = r"""<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body><script>
 function measure(frame) {
   const page = frame.contentDocument, root = page.documentElement;
   const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, pre, svg")
@@ -44,9 +46,45 @@ function measure(frame) {
       }
     });
   }
-  return {scroll: root.scrollWidth, client: root.clientWidth, wide, overlaps, outside,
+  const cells = [...page.querySelectorAll("td")].map(cell => cell.textContent.trim()
+    .replace(/\s+/g, " "));
+  return {cells, scroll: root.scrollWidth, client: root.clientWidth, wide, overlaps, outside,
     figures: page.querySelectorAll("figure svg").length, verdict:
     page.querySelector(".verdict").textContent};
+}
+function use(frame) {
+  const page = frame.contentDocument, seen = {};
+  const column = (table, i) =>
+    [...table.querySelectorAll("tbody tr")].map(row => row.cells[i].textContent);
+  const shown = all => [...all].filter(e => e.getClientRects().length).length;
+  const summary = page.querySelector("#summary .table");
+  summary.querySelector("th button").click();
+  seen.ascending = column(summary, 0);
+  summary.querySelector("th button").click();
+  seen.descending = column(summary, 0);
+  const field = summary.querySelector("input");
+  if (field) {
+    field.value = summary.querySelector("tbody tr").textContent;
+    field.dispatchEvent(new Event("input"));
+    seen.filtered = shown(summary.querySelectorAll("tbody tr"));
+    field.value = "";
+    field.dispatchEvent(new Event("input"));
+  }
+  const lists = page.querySelectorAll("#comparisons select");
+  seen.metrics = [...lists[0].options].map(option => option.value);
+  const choices = page.querySelectorAll(".choice");
+  seen.choices = [shown(choices)];
+  lists[0].value = seen.metrics[1];
+  lists[0].dispatchEvent(new Event("change"));
+  seen.choices.push(shown(choices));
+  seen.chosen = [...choices].find(choice => !choice.hidden).dataset.metric;
+  const box = page.querySelector("#learning-curves input");
+  const groups = "#learning-curves [data-config]";
+  seen.groups = [shown(page.querySelectorAll(groups))];
+  box.click();
+  seen.groups.push(shown(page.querySelectorAll(groups)));
+  seen.boxes = page.querySelectorAll("#learning-curves input").length;
+  return seen;
 }
 const found = {}, widths = %s;
 for (const width of widths) {
@@ -55,6 +93,7 @@ for (const width of widths) {
   frame.src = "report.html";
   frame.onload = () => {
     found[width] = measure(frame);
+    found[width].use = use(frame);
     if (Object.keys(found).length === widths.length) {
       const out = document.createElement("output");
       out.textContent = JSON.stringify(found);
@@ -99,6 +138,12 @@ def open_in_browser(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[s
     return json.loads(unescape(output[1])), asked, set(own), done.stderr
 
 
+def cells_of(text: str) -> list[str]:
+    """Return the text of each cell of the page as it is without its script."""
+    cells = re.findall(r"<td>(.*?)</td>", text, re.DOTALL)
+    return [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in cells]
+
+
 @pytest.mark.parametrize("kind", ["small", "wide"])
 def test_the_report_in_a_browser(tmp_path: Path, kind: str) -> None:
     if kind == "small":
@@ -107,8 +152,10 @@ def test_the_report_in_a_browser(tmp_path: Path, kind: str) -> None:
     else:  # long names, many rows, a heat map, importance
         runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0], lr=[0.0123, 0.123])
         made = make(tmp_path / "study", draw({r: 0.02 * (r.alpha == 0.3) for r in runs}, 4))
-        write_predictions(made)
+        made = write_whole_predictions(made, [f"class {i}" for i in range(12)], 60)
     write(made, Criterion(), made.folder)
+    text = (made.folder / "report.html").read_text("utf-8")
+    static = [" ".join(cell.split()) for cell in cells_of(text)]
     found, served, asked, console = open_in_browser(made.folder, tmp_path)
     assert sorted(set(served)) == ["/report.html", "/wrapper.html"]
     assert asked and all(re.match(r"http://127\.0\.0\.1:\d+/report\.html$", a) for a in asked)
@@ -119,5 +166,21 @@ def test_the_report_in_a_browser(tmp_path: Path, kind: str) -> None:
         assert page["scroll"] <= page["client"], page["wide"]
         assert page["wide"] == []
         assert page["overlaps"] == [] and page["outside"] == []
-        assert page["figures"] >= (11 if kind == "small" else 13)
+        assert page["figures"] >= (11 if kind == "small" else 15)
         assert page["verdict"] == made.verdict()
+        assert sorted(page["cells"]) == sorted(static)  # no number comes from the script
+        check_interaction(page["use"], made)
+
+
+def check_interaction(seen: dict[str, Any], made: Results) -> None:
+    """Check what the script did: it sorted, filtered, chose a comparison and hid a curve."""
+    first = [float(value) for value in seen["ascending"]]
+    assert first == sorted(first) and len(set(first)) > 1
+    assert [float(value) for value in seen["descending"]] == first[::-1]
+    if "filtered" in seen:
+        assert seen["filtered"] == 1
+    assert seen["choices"] == [1, 1] and seen["chosen"] == seen["metrics"][1]
+    assert seen["metrics"][0] == "validation accuracy"
+    assert seen["boxes"] == min(7, made.trials.config_id.nunique())
+    before, after = seen["groups"]
+    assert 0 < after < before

@@ -7,10 +7,18 @@ from html_reader import Reader
 from study_folders import RUN, at, make, make_final
 
 from kdtune.reporting import build
+from kdtune.reporting.choices import choices
 from kdtune.results.comparison import Criterion
 
 RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}
 FINAL = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
+
+
+@pytest.fixture(autouse=True)
+def without_other_comparisons(monkeypatch) -> None:
+    """Leave out other baselines, whose sentences differ by design, and the glossary."""
+    monkeypatch.setattr(build, "choices", lambda *args: choices(*args)[:1])
+    monkeypatch.setattr(build, "GLOSSARY", {})
 
 
 def words_of(made, criterion=None) -> str:

@@ -105,7 +105,7 @@ values = st.recursive(
 def data_element() -> str:
     """Return the element with the data, as it stands in the template of the page."""
     source, _, _ = environment().loader.get_source(environment(), "report.html")
-    (element,) = re.findall(r"<script.*?</script>", source, re.DOTALL)
+    (element,) = re.findall(r"<script type=.*?</script>", source, re.DOTALL)
     return element
 
 

@@ -152,7 +152,8 @@ def test_equal_last_epochs_are_no_identical_curves(tmp_path) -> None:
 def test_the_loss_is_not_comparable_across_alpha(tmp_path) -> None:
     frames = make(tmp_path / "two", LAST).frames
     assert find_caveats(frames, ["acc", "loss"]) == [
-        "loss = alpha * ce + (1 - alpha) * distill is not comparable across alpha; ce is"
+        "The loss (alpha * ce + (1 - alpha) * distill) is not comparable across alpha; the "
+        "cross-entropy (ce) is."
     ]
     assert find_caveats(frames, ["acc", "ce"]) == []
     assert find_caveats(make(tmp_path / "one", {0.5: [0.7, 0.8]}).frames, ["loss"]) == []

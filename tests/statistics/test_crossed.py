@@ -30,7 +30,9 @@ def test_a_table_worked_by_hand() -> None:
     low, high = estimate.interval(0.9)
     half = stats.t.ppf(0.95, estimate.df) * estimate.error
     assert (low, high) == (pytest.approx(1.5 - half), pytest.approx(1.5 + half))
-    assert estimate.p == pytest.approx(2 * stats.t.sf(1.5 / estimate.error, estimate.df))
+    p = 2 * stats.t.sf(1.5 / estimate.error, estimate.df)
+    p_here = 2 * stats.t.sf(1.5 / math.sqrt(ms_repeat / 12), 2)
+    assert estimate.p == pytest.approx(max(p, p_here))
     parts = components(TABLE)
     assert parts.repeat == pytest.approx((ms_repeat - ms_rest) / 4)
     assert parts.image == pytest.approx((ms_image - ms_rest) / 3)
@@ -67,6 +69,28 @@ def test_equal_repeats_still_vary_over_images() -> None:
     estimate = crossed(np.tile(row, (6, 1)))
     assert estimate.error == pytest.approx(row.std(ddof=1) / math.sqrt(5))
     assert math.isnan(over_repeats(np.tile(row, (6, 1)).mean(1)).error)
+
+
+def test_new_images_never_narrow_an_interval() -> None:
+    """Repeats that dominate: the interval is Student's over repeats, and p is its p value."""
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        table = rng.normal(0, 1, (4, 1)) + rng.normal(0, 1, (4, 30))
+        reference = stats.ttest_1samp(table.mean(1), 0)
+        estimate = crossed(table)
+        for level in (0.95, 0.998):
+            alone = reference.confidence_interval(level)
+            low, high = estimate.interval(level)
+            assert low <= alone.low + 1e-12 and high >= alone.high - 1e-12
+        assert estimate.p >= reference.pvalue * (1 - 1e-9)
+
+
+def test_far_tails_hold_their_level_with_few_repeats() -> None:
+    """4 repeats vary 10 times as much as the images: errors at 1 % stay below 1.4 %, not 2 %."""
+    rng, draws = np.random.default_rng(4), 4000
+    repeat, image = rng.normal(0, math.sqrt(10), (draws, 4, 1)), rng.normal(0, 5, (draws, 1, 25))
+    found = sum(crossed(own).p < 0.01 for own in repeat + image)
+    assert found / draws < 0.014
 
 
 @pytest.mark.parametrize(("repeats", "images"), [(4, 153), (8, 500), (16, 153)])

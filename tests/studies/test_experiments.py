@@ -21,13 +21,25 @@ STUDIES = ["hymenoptera.py", "hymenoptera_lite.py"]
 def test_settings_are_those_of_the_published_study(name: str) -> None:
     study = parse("search", [str(FOLDER / name), "--data", "photos"])
     run = study.run
-    assert [r.alpha for r in study.runs()] == [0, 0.5, 1] and study.repeats == 4
+    published = [r for r in study.runs() if r.loss == "mse" and r.lr == 1e-3]
+    assert {0, 0.5, 1} <= {r.alpha for r in published} and study.repeats >= 4
     assert (run.epochs, run.batch_size, run.loss) == (25, 32, "mse")
     assert (run.optimizer, run.lr, run.momentum) == ("sgd", 1e-3, 0.9)
     assert (run.schedule, run.lr_step_size, run.lr_gamma) == ("step", 7, 0.1)
     assert (run.trainable, run.batch_norm, run.teacher_epochs) == ("head", "train", 25)
     assert run.augmentation == "resized-crop"
     assert study.name == name.removesuffix(".py").replace("_", "-")
+
+
+def test_both_losses_and_every_alpha_get_the_same_learning_rates() -> None:
+    study = parse("search", [str(FOLDER / "hymenoptera_lite.py"), "--data", "photos"])
+    rates = {}
+    for run in study.runs():
+        rates.setdefault((run.alpha, run.loss if run.alpha < 1 else ""), []).append(run.lr)
+    assert set(rates) == {(a, loss) for a in (0, 0.25, 0.5, 0.75) for loss in ("mse", "kl")} | {
+        (1, "")
+    }
+    assert set(map(tuple, rates.values())) == {(1e-3, 1e-2, 1e-1)} and study.repeats == 8
 
 
 def test_without_internet_the_error_names_a_remedy(tmp_path: Path) -> None:

@@ -205,6 +205,8 @@ def test_the_best_epoch_is_kept(kept_best: tuple[Path, list[float]], tmp_path: P
     assert best < len(accs) - 1, "else nothing is tested"
     record = json.loads((folder / RECORD).read_text())
     assert (record["kept_epoch"], record["val"]["acc"]) == (best, max(accs))
+    assert [epoch["val"] for epoch in record["history"]] == accs
+    assert [epoch["epoch"] for epoch in record["history"]] == list(range(len(accs)))
     shorter = replace(KEEPS_BEST, teacher_epochs=best + 1, teacher_keep="last")
     list(fine_tune(shorter, tmp_path, Resources()))
     ended, kept = load_file(tmp_path / WEIGHTS), load_file(folder / WEIGHTS)
