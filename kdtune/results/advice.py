@@ -43,7 +43,11 @@ def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
         m: number of comparisons.
         criterion: by which the table was made.
     """
-    found = row.error * detectable_effect(row.df, SIGNIFICANCE_LEVEL / m)
+    level = SIGNIFICANCE_LEVEL / m
+    found = row.error * detectable_effect(row.df, level)
+    here = components_of(row).error_here(row.n, row.n_images)
+    if here > 0:
+        found = max(found, here * detectable_effect(row.n - 1, level))
     if not found < (1 if criterion.in_points else math.inf):
         return ""
     return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
@@ -157,8 +161,9 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
     """Return the half width of the simultaneous interval of a design with m comparisons."""
-    quantile = t_quantile(parts.df(repeats, images), 1 - SIGNIFICANCE_LEVEL / m)
-    return quantile * parts.error(repeats, images)
+    level = 1 - SIGNIFICANCE_LEVEL / m
+    half = t_quantile(parts.df(repeats, images), level) * parts.error(repeats, images)
+    return max(half, t_quantile(repeats - 1, level) * parts.error_here(repeats, images))
 
 
 def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:

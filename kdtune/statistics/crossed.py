@@ -65,6 +65,11 @@ class Components:
         """Return the standard error of the mean over so many repeats and images; may be inf."""
         return math.sqrt(sum(self._parts(repeats, images)))
 
+    def error_here(self, repeats: float, images: float) -> float:
+        """Return the standard error over so many repeats on the same images."""
+        of_repeat, _, of_rest = self._parts(repeats, images)
+        return math.sqrt(of_repeat + of_rest)
+
     def df(self, repeats: float, images: float) -> float:
         """Return Satterthwaite's degrees of freedom of `error`, at least repeats - 1.
 
@@ -121,10 +126,11 @@ def crossed(table: ArrayLike) -> Estimate:
 
     With the mean squares MS_R of repeats, MS_I of images and MS_E of the interaction, the variance
     of the mean is V = max(MS_R + MS_I - MS_E, MS_R, MS_I) / (R N), with Satterthwaite's degrees of
-    freedom (1946) from the three components, at least R - 1. Those degrees of freedom are estimates:
-    where the repeats dominate and few happen to vary little, they come out large and the interval
-    narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null studies found one that
-    helps. So an interval is at least as wide as that of `over_repeats`, which is exact there.
+    freedom (1946) from the three components, at least R - 1. Those degrees of freedom are
+    estimates: where the repeats dominate and few happen to vary little, they come out large and the
+    interval narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null studies found
+    one that helps. So an interval is at least as wide as that of `over_repeats`, which is exact
+    there.
 
     Args:
         table: one number per repeat and image, [R, N].
