@@ -47,17 +47,20 @@ def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
         criterion: by which the table was made.
     """
     found = detectable(row, m)
-    if not math.isfinite(found) or not found:
+    if not found < (1 if criterion.in_points else math.inf):
         return ""
     return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
 
 
 def detectable(row: pd.Series, m: int) -> float:
-    """Return the minimum detectable difference at 80 % power of one of m comparisons."""
-    parts, level = components_of(row), SIGNIFICANCE_LEVEL / m
-    if _has_independent_repeats(row):
-        return detectable_difference(parts, row.n, row.n_images, level)
-    return float(row.error) * detectable_effect(row.df, level)
+    """Return the minimum detectable difference at 80 % power of one of m comparisons.
+
+    A significant result takes both t tests of a two-way estimate, see `crossed.Estimate`.
+    """
+    level = SIGNIFICANCE_LEVEL / m
+    found = float(row.error) * detectable_effect(row.df, level)
+    here = components_of(row).error_here(row.n, row.n_images)
+    return max(found, here * detectable_effect(row.n - 1, level)) if here > 0 else found
 
 
 def too_small(row: pd.Series, m: int, criterion: Criterion) -> str:
@@ -96,7 +99,9 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
     if row.sd <= ROUNDING * abs(row["diff"]) and not row.error > 0:
         return _equal_differences(row, m)
     able = describe_detectable(row, m, criterion)
-    text = f"; minimum detectable difference {able}." if able else "."
+    text = f"; minimum detectable difference {able}."
+    if not able:
+        return f"; {row.n:.0f} repeats are too few for 80% power at any difference."
     if criterion.sign * row["diff"] <= 0:
         text += " The estimate is not an improvement, so more repeats are unlikely to show one."
     elif _has_independent_repeats(row):
@@ -158,10 +163,10 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     text = f"Of the variance, {repeat} is from repeats, {image} from images, {rest} from both."
-    # as shares of the interval shown, which is never narrower than that for these images
-    unit = criterion.scale * half / half_width(parts, n, images, m)
+    # relative to the present design: components that are cut at 0 add up to a little more
+    scale = criterion.scale * half / half_width(parts, n, images, m)
     now, more_repeats, more_images = (
-        f"±{unit * half_width(parts, repeats, count, m):.2g}"
+        f"±{scale * half_width(parts, repeats, count, m):.2g}"
         for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
     )
     text += f" {n:.0f} more repeats would narrow the interval from {now} to {more_repeats}; "
@@ -174,8 +179,9 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
     """Return the half width of the simultaneous interval of a design with m comparisons."""
-    quantile = t_quantile(parts.df(repeats, images), 1 - SIGNIFICANCE_LEVEL / m)
-    return quantile * parts.error(repeats, images)
+    level = 1 - SIGNIFICANCE_LEVEL / m
+    half = t_quantile(parts.df(repeats, images), level) * parts.error(repeats, images)
+    return max(half, t_quantile(repeats - 1, level) * parts.error_here(repeats, images))
 
 
 def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
