@@ -10,7 +10,7 @@ from kdtune.config.metrics import METRICS
 from kdtune.reporting.figures import MAX_CONFIGS
 from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
-from kdtune.results.advice import detectable, what_would_help
+from kdtune.results.advice import describe_detectable, what_would_help
 from kdtune.results.comparison import Criterion, completed, have_enough_repeats
 from kdtune.results.conclusion import default_sentences
 from kdtune.results.context import NOT_RECORDED, ComparisonContext
@@ -87,7 +87,7 @@ def _power_facts(results: Results, criterion: Criterion) -> dict[str, str]:
         name = f"{student}: " * (len(students) > 1)
         for texts, text in zip(
             found.values(),
-            (detectable(row, m, criterion), what_would_help(row, m, criterion)),
+            (describe_detectable(row, m, criterion), what_would_help(row, m, criterion)),
             strict=True,
         ):
             texts += [f"{name}{text}"] * bool(text)

@@ -1,7 +1,6 @@
 """Advice in words: what a study could have detected, and whether repeats or images would help."""
 
 import math
-from dataclasses import replace
 
 import pandas as pd
 
@@ -14,6 +13,9 @@ from kdtune.statistics.power import detectable_difference, detectable_effect, re
 
 MAX_SUGGESTED_REPEATS = 200
 """The verdict does not suggest more repeats than these."""
+LARGE_DIFFERENCE = 0.05
+"""A difference of 5 points, which distillation rarely makes: a study that detects no smaller one
+is called too small."""
 SMALL_DIFFERENCE = 0.01
 """A difference of 1 point, which many studies of distillation hope to show."""
 
@@ -36,7 +38,7 @@ def design(row: pd.Series, m: int) -> str:
     return f"{', '.join(parts)} and {count_comparisons(m)}"
 
 
-def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
+def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
     """Return the minimum detectable difference of a comparison with its condition; "" if none.
 
     Args:
@@ -44,14 +46,29 @@ def detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
         m: number of comparisons.
         criterion: by which the table was made.
     """
-    parts, level = components_of(row), SIGNIFICANCE_LEVEL / m
-    if _has_independent_repeats(row):
-        found = detectable_difference(parts, row.n, row.n_images, level)
-    else:
-        found = row.error * detectable_effect(row.df, level)
-    if not math.isfinite(found) or not found:
+    found = detectable(row, m)
+    if not found < (1 if criterion.in_points else math.inf):
         return ""
     return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
+
+
+def detectable(row: pd.Series, m: int) -> float:
+    """Return the minimum detectable difference at 80 % power of one of m comparisons.
+
+    A significant result takes both t tests of a two-way estimate, see `crossed.Estimate`.
+    """
+    level = SIGNIFICANCE_LEVEL / m
+    found = float(row.error) * detectable_effect(row.df, level)
+    here = components_of(row).error_here(row.n, row.n_images)
+    return max(found, here * detectable_effect(row.n - 1, level)) if here > 0 else found
+
+
+def too_small(row: pd.Series, m: int, criterion: Criterion) -> str:
+    """Return that a study detects only differences that distillation rarely makes; else ""."""
+    able = detectable(row, m) if criterion.in_points else math.nan
+    if not able > LARGE_DIFFERENCE:
+        return ""
+    return "The study is too small to decide whether there is a difference. "
 
 
 def components_of(row: pd.Series) -> Components:
@@ -81,8 +98,10 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
     row = table.iloc[0]
     if row.sd <= ROUNDING * abs(row["diff"]) and not row.error > 0:
         return _equal_differences(row, m)
-    able = detectable(row, m, criterion)
-    text = f"; minimum detectable difference {able}." if able else "."
+    able = describe_detectable(row, m, criterion)
+    text = f"; minimum detectable difference {able}."
+    if not able:
+        return f"; {row.n:.0f} repeats are too few for 80% power at any difference."
     if criterion.sign * row["diff"] <= 0:
         text += " The estimate is not an improvement, so more repeats are unlikely to show one."
     elif _has_independent_repeats(row):
@@ -144,8 +163,10 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     text = f"Of the variance, {repeat} is from repeats, {image} from images, {rest} from both."
+    # relative to the present design: components that are cut at 0 add up to a little more
+    scale = criterion.scale * half / half_width(parts, n, images, m)
     now, more_repeats, more_images = (
-        f"±{criterion.scale * half_width(parts, repeats, count, m):.2g}"
+        f"±{scale * half_width(parts, repeats, count, m):.2g}"
         for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
     )
     text += f" {n:.0f} more repeats would narrow the interval from {now} to {more_repeats}; "
@@ -160,10 +181,7 @@ def half_width(parts: Components, repeats: float, images: float, m: int) -> floa
     """Return the half width of the simultaneous interval of a design with m comparisons."""
     level = 1 - SIGNIFICANCE_LEVEL / m
     half = t_quantile(parts.df(repeats, images), level) * parts.error(repeats, images)
-    if not parts.has_images:
-        return half
-    here = replace(parts, image=0.0)  # never narrower than for these images, see `crossed`
-    return max(half, t_quantile(repeats - 1, level) * here.error(repeats, images))
+    return max(half, t_quantile(repeats - 1, level) * parts.error_here(repeats, images))
 
 
 def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:

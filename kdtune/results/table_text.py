@@ -11,6 +11,7 @@ import pandas as pd
 
 from kdtune.config.study import Format
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, have_enough_repeats
+from kdtune.results.context import count_comparisons
 from kdtune.results.tables import (
     cell,
     decimals,
@@ -22,7 +23,7 @@ from kdtune.results.tables import (
 )
 from kdtune.results.wording import p_text
 from kdtune.statistics.intervals import MIN_REPEATS
-from kdtune.statistics.power import detectable_difference
+from kdtune.statistics.power import detectable_effect
 
 if TYPE_CHECKING:
     from kdtune.results.table_comparison import TableComparison
@@ -261,15 +262,17 @@ def _detectable(row: pd.Series, result: TableComparison) -> str:
     if math.isnan(row.low):
         equal = f"all {row.n:.0f} differences" if row.paired else "the runs of each configuration"
         return f"; {equal} are equal, so there is no interval"
-    if not row.paired or _is_two_way(result.comparisons):
+    if not row.paired:
         return ""
-    level = SIGNIFICANCE_LEVEL / max(1, count(result.comparisons))
-    least = detectable_difference(row.sd, int(row.n), level)
+    m = max(1, count(result.comparisons))
+    least = row.error * detectable_effect(row.df, SIGNIFICANCE_LEVEL / m)
     if least > result.largest_difference:
         return f"; {row.n:.0f} repeats are too few for 80% power at any difference"
     shown = result.scale[0] * least
     number = f"{shown:.1f}" if result.scale[1] else f"{shown:.2g}"
-    return f"; minimum detectable difference at 80% power: {number}{_unit(result)}"
+    images = "" if math.isnan(row.n_images) else f", {row.n_images:,.0f} examples"
+    design = f"{row.n:.0f} repeats{images} and {count_comparisons(m)}"
+    return f"; minimum detectable difference at 80% power with {design}: {number}{_unit(result)}"
 
 
 def scope(result: TableComparison, table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.metrics import METRICS
-from kdtune.results.advice import power_text, undecided_text
+from kdtune.results.advice import power_text, too_small, undecided_text, what_would_help
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
@@ -56,7 +56,7 @@ def verdict(
         return _worsened(table, criterion, by, context, m)
     text = _not_significant(table.iloc[0], criterion, by, context, m)
     if context.anytime_level is None:
-        text += power_text(table, m, criterion)
+        text = f"{too_small(table.iloc[0], m, criterion)}{text}{power_text(table, m, criterion)}"
     else:
         text += undecided_text(table, criterion, context)
     if len(significant):
@@ -94,7 +94,9 @@ def _improved(
     row: pd.Series, criterion: Criterion, by: Sequence[str], context: ComparisonContext, m: int
 ) -> str:
     by_how_much = _effect(row, criterion, context, m)
-    return f"{_subject(row, criterion, by)} improved {criterion.label} by {by_how_much}"
+    text = f"{_subject(row, criterion, by)} improved {criterion.label} by {by_how_much}"
+    help_ = "" if context.anytime_level is not None else what_would_help(row, m, criterion)
+    return f"{text} {help_}".rstrip()
 
 
 def _worsened(

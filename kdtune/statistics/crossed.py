@@ -65,6 +65,11 @@ class Components:
         """Return the standard error of the mean over so many repeats and images; may be inf."""
         return math.sqrt(sum(self._parts(repeats, images)))
 
+    def error_here(self, repeats: float, images: float) -> float:
+        """Return the standard error over so many repeats on the same images."""
+        of_repeat, _, of_rest = self._parts(repeats, images)
+        return math.sqrt(of_repeat + of_rest)
+
     def df(self, repeats: float, images: float) -> float:
         """Return Satterthwaite's degrees of freedom of `error`, at least repeats - 1.
 

@@ -27,7 +27,8 @@ def detectable_difference(
     """Return the true difference that a design detects with this power.
 
     The t test has the standard error and Satterthwaite's degrees of freedom of the design; its
-    power is that of the noncentral t distribution.
+    power is that of the noncentral t distribution. The t test for these images alone, which a
+    difference passes as well (see `crossed`), has at least the same power.
 
     Args:
         parts: variance components of the differences; without images only repeats vary.
@@ -42,8 +43,16 @@ def detectable_difference(
     """
     if repeats < MIN_REPEATS:
         return math.nan
-    error, df = parts.error(repeats, images), parts.df(repeats, images)
-    return error * detectable_effect(df, level, power) if error else 0.0
+    tests = _tests(parts, repeats, images)
+    return max(error * detectable_effect(df, level, power) if error else 0.0 for error, df in tests)
+
+
+def _tests(parts: Components, repeats: float, images: float) -> list[tuple[float, float]]:
+    """Return error and df of the t tests that a significant difference passes, see `Estimate`."""
+    both = [(parts.error(repeats, images), parts.df(repeats, images))]
+    if math.isfinite(repeats):
+        both.append((parts.error_here(repeats, images), repeats - 1))
+    return both
 
 
 def detectable_effect(df: float, level: float = 0.05, power: float = 0.8) -> float:
@@ -83,8 +92,11 @@ def repeats_needed(
         return None
 
     def reaches(repeats: int) -> bool:
-        effect = abs(difference) / parts.error(repeats, images)
-        return _power(effect, parts.df(repeats, images), level) >= power
+        return all(
+            _power(abs(difference) / error, df, level) >= power
+            for error, df in _tests(parts, repeats, images)
+            if error
+        )
 
     low, high = MIN_REPEATS - 1, most
     if not reaches(most):

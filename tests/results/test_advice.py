@@ -25,13 +25,13 @@ SHARES = "Of the variance, 13% is from repeats, 53% from images, 33% from both."
 
 
 def row(diff: float, **own: float) -> dict[str, float]:
-    """Return a row of a comparison of 8 repeats and 500 images, with an interval of +-2 points."""
+    """Return a row of a comparison of 8 repeats and 500 images, with an interval of +-3 points."""
     values = {"diff": diff, "sd": 0.01, "n": 8, "n_images": 500, "p": 0.3, "df": 60} | PARTS | own
     parts = [values["var_repeat"] / 8]
     if not math.isnan(values["n_images"]):
         parts += [values["var_image"] / values["n_images"]]
         parts += [values["var_rest"] / (8 * values["n_images"])]
-    ends = {"low": diff - 0.02, "high": diff + 0.02, "error": math.sqrt(sum(parts))}
+    ends = {"low": diff - 0.03, "high": diff + 0.03, "error": math.sqrt(sum(parts))}
     return values | ends | own
 
 
@@ -47,8 +47,9 @@ def half(repeats: int, images: int, m: int) -> float:
 def test_shares_and_other_designs_by_hand() -> None:
     text = what_would_help(pd.Series(row(0.01)), 4, DEFAULT)
     now, repeats, images = half(8, 500, 4), half(16, 500, 4), half(8, 1000, 4)
+    repeats, images = 3 * repeats / now, 3 * images / now
     assert text.startswith(
-        f"{SHARES} 8 more repeats would narrow the interval from ±{now:.2g} to ±{repeats:.2g}; 500 "
+        f"{SHARES} 8 more repeats would narrow the interval from ±3 to ±{repeats:.2g}; 500 "
         f"more val images would narrow it to ±{images:.2g}."
     )
     # infinitely many repeats leave an error of 0.63 points: 80 % power takes 2.2 points

@@ -136,7 +136,9 @@ def test_values_per_example_hold_for_new_examples() -> None:
     assert (row["diff"], row.n, row.n_images) == (pytest.approx(mean), 5, 60)
     here = stats.ttest_1samp(rows, 0).confidence_interval()
     assert (row.low_here, row.high_here) == pytest.approx((here.low, here.high))
-    assert "n = 5 × 60 examples). This holds for new runs and new examples" in result.verdict
+    assert "n = 5 × 60 examples); minimum detectable difference at 80% power wi" in result.verdict
+    assert "with 5 repeats, 60 examples and 1 comparison: " in result.verdict
+    assert " points. This holds for new runs and new examples" in result.verdict
     assert "| for these examples |" in result.text()
 
     lost = kdtune.compare(frame.reset_index()[1:], "alpha", "seed", "correct", example="image")
