@@ -10,7 +10,7 @@ from kdtune.config.metrics import METRICS
 from kdtune.reporting.figures import MAX_CONFIGS
 from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
-from kdtune.results.advice import describe_detectable, what_would_help
+from kdtune.results.advice import describe_detectable
 from kdtune.results.comparison import Criterion, completed, have_enough_repeats
 from kdtune.results.conclusion import default_sentences
 from kdtune.results.context import NOT_RECORDED, ComparisonContext
@@ -44,7 +44,7 @@ def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
     if n := images.get("val"):
         resolution = f"{100 / n:.2g} percentage points (one of {n:,} val images)"
         facts["resolution of accuracy"] = resolution
-    facts |= _power_facts(results, criterion)
+    facts["minimum detectable difference"] = _detectable(results, criterion)
     seconds = completed(trials).seconds.sum()
     total = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
     return {name: value for name, value in (facts | {"total trial time": total}).items() if value}
@@ -69,29 +69,25 @@ def _counts(results: Results) -> str:
     return "; ".join(parts)
 
 
-def _power_facts(results: Results, criterion: Criterion) -> dict[str, str]:
-    """Return the minimum detectable difference of the verdict, and what would narrow its interval.
+def _detectable(results: Results, criterion: Criterion) -> str:
+    """Return the minimum detectable difference of the verdict.
 
-    Both are of the best configuration of each student that has enough repeats. {} if the number of
+    It is of the best configuration of each student that has enough repeats. "" if the number of
     repeats was not fixed in advance.
     """
     table, context = results.compare(criterion), results.context(criterion)
     if not len(table) or not context.is_fixed:
-        return {}
+        return ""
     m = max(1, int(table.p_holm.notna().sum()))
-    found: dict[str, list[str]] = {"minimum detectable difference": [], "what would help": []}
+    found: list[str] = []
     students = results.compared_students(criterion)
     for student in students:
         own = table[table["config/student"] == student]
         row = own[have_enough_repeats(own.n)].iloc[0]
         name = f"{student}: " * (len(students) > 1)
-        for texts, text in zip(
-            found.values(),
-            (describe_detectable(row, m, criterion), what_would_help(row, m, criterion)),
-            strict=True,
-        ):
-            texts += [f"{name}{text}"] * bool(text)
-    return {name: "; ".join(texts) for name, texts in found.items()}
+        able = describe_detectable(row, m, criterion)
+        found += [f"{name}{able}"] * bool(able)
+    return "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,8 @@ def summary(results: Results, criterion: Criterion) -> Summary:
     table = table.loc[order.sort_values(kind="stable").index]
     note = (
         f"Metrics on val, epoch selection {criterion.scope}: mean ± SD over n repeats"
-        f"{results.repeats_phrase}, with the 95% CI (t interval) below."
+        f"{results.repeats_phrase}, with the 95% CI (t interval over repeats, for these images) "
+        f"below."
     )
     if criterion.scope == "best":
         note += (
@@ -253,9 +250,9 @@ def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool
         f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
         f"it is, because it was selected on val. The corrected estimate selects on images drawn "
         f"with replacement and evaluates on the images not drawn (BBC-CV, Tsamardinos et al., "
-        f"2018); its interval reflects the sampling of val images, the other intervals reflect "
-        f"repeats. The interval of the difference on val is that of the comparison. The test split "
-        f"was not used for selection."
+        f"2018); its interval reflects the sampling of val images alone, the others are for "
+        f"{context.holds_for}. The interval of the difference on val is that of the comparison. "
+        f"The test split was not used for selection."
     )
     if criterion.has_predictions and is_uncorrected:
         note += " There is no corrected estimate, because predictions of some trials are missing."

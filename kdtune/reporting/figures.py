@@ -124,7 +124,10 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
     label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_axis_label(criterion))
-    caption = "Dots are repeats, the diamond is their mean and the line its 95% t interval."
+    caption = (
+        "Dots are repeats, the diamond is their mean and the line its 95% t interval, for these "
+        "images."
+    )
     return CaptionedFigure("repeats", caption, figure, titles)
 
 

@@ -47,10 +47,10 @@ def frontier_table(results: Results, criterion: Criterion) -> NotedTable | None:
     rows = [_row(row, criterion) for _, row in table.iterrows()]
     note = (
         f"The best configuration of each student, distilled and plain (without distillation), with "
-        f"the 95% t interval over repeats. The best was selected by the same {criterion.label}, "
-        f"which is optimistic. A configuration is on the frontier of a cost if none is cheaper and "
-        f"at least as good, or as cheap and better; that compares means, and neighbours whose "
-        f"intervals overlap may change places."
+        f"the 95% t interval over repeats, for these images. The best was selected by the same "
+        f"{criterion.label}, which is optimistic. A configuration is on the frontier of a cost if "
+        f"none is cheaper and at least as good, or as cheap and better; that compares means, and "
+        f"neighbours whose intervals overlap may change places."
     )
     return NotedTable(note, Table(head, rows))
 

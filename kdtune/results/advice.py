@@ -7,6 +7,7 @@ import pandas as pd
 from kdtune.config.metrics import METRICS
 from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import ComparisonContext, count_comparisons
+from kdtune.results.tables import decimals
 from kdtune.statistics.crossed import Components, t_quantile
 from kdtune.statistics.intervals import ROUNDING
 from kdtune.statistics.power import detectable_difference, detectable_effect, repeats_needed, shrunk
@@ -106,7 +107,8 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
         text += " The estimate is not an improvement, so more repeats are unlikely to show one."
     elif _has_independent_repeats(row):
         text += _repeats(table, m, criterion)
-    return f"{text}{_sentence(what_would_help(row, m, criterion))}"
+    limit = _sentence(limit_of_images(row, m, criterion))
+    return f"{text}{_sentence(what_would_help(row, m, criterion))}{limit}"
 
 
 def _equal_differences(row: pd.Series, m: int) -> str:
@@ -166,15 +168,28 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
     # relative to the present design: components that are cut at 0 add up to a little more
     scale = criterion.scale * half / half_width(parts, n, images, m)
     now, more_repeats, more_images = (
-        f"±{scale * half_width(parts, repeats, count, m):.2g}"
+        _plus_minus(scale * half_width(parts, repeats, count, m))
         for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
     )
     text += f" {n:.0f} more repeats would narrow the interval from {now} to {more_repeats}; "
     text += f"{images:,.0f} more val images would narrow it to {more_images}."
-    limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
-    if criterion.in_points and limit > SMALL_DIFFERENCE:
-        text += f" No number of repeats can show 1 point with {images:,.0f} val images."
     return text
+
+
+def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
+    """Return that the images are too few to show 1 point with any number of repeats; else ""."""
+    parts, images = components_of(row), row.n_images
+    if not (criterion.in_points and parts.has_images and _has_independent_repeats(row)):
+        return ""
+    limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
+    if not limit > SMALL_DIFFERENCE:
+        return ""
+    return f"No number of repeats can show 1 point with {images:,.0f} val images."
+
+
+def _plus_minus(half: float) -> str:
+    """Return a half width with two significant digits, e.g. "±2.0"."""
+    return f"±{half:.{decimals(half, 0)}f}"
 
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
