@@ -19,12 +19,11 @@ from scipy.stats import levene, norm, t
 import kdtune
 from kdtune.results.comparison import Criterion, by_repeat
 from kdtune.statistics.crossed import Components
-from kdtune.statistics.intervals import unpaired_difference
+from kdtune.statistics.intervals import MIN_REPEATS, unpaired_difference
 from kdtune.statistics.variance import variance_shares
 
 POWER = float(norm.ppf(0.975) + norm.ppf(0.8))
 """True difference in standard errors that a two-sided test of 5 % detects with 80 % power."""
-ACCURACY = "val/acc@last"
 
 
 def row(*cells: object) -> str:
@@ -200,6 +199,9 @@ def main() -> None:
     for folder in args.study:
         results = kdtune.load(folder)
         print(f"\n## {folder.name}: {results.status}")
+        if len(by_repeat(results.search_trials, "acc", "last").dropna()) < MIN_REPEATS:
+            print(f"No answers before all configurations have completed {MIN_REPEATS} repeats.")
+            continue
         does_it_help(results)
         is_it_less_stable(results)
         spread(results)
