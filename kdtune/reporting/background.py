@@ -95,11 +95,10 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
         f"the same repeats, so comparisons are paired.",
         results.design.constant,
         f"Each trial contributes one number (epoch selection {criterion.scope}); variation is "
-        f"measured over trials, never over epochs. SD has ddof = 1. Intervals are 95% Student t "
-        f"intervals with n - 1 degrees of freedom"
-        f"{', except those of the finalists' * (context.anytime_level is not None)}; they assume "
-        f"that values are approximately normal over repeats, and can exceed the range of the "
-        f"metric.",
+        f"measured over trials, never over epochs. SD has ddof = 1. Intervals of single "
+        f"configurations are 95% Student t intervals over repeats, for these images; those of "
+        f"comparisons and of the best configuration are for {context.holds_for}. They assume that "
+        f"means are approximately normal, and end at the range of the metric.",
         context.baseline_note,
         context.significance_rule(METRICS[criterion.metric].label),
         "Failed, truncated and unfinished trials are listed under Warnings. They and pruned trials "

@@ -103,7 +103,7 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
     text = f"; minimum detectable difference {able}."
     if not able:
         return f"; {row.n:.0f} repeats are too few for 80% power at any difference."
-    if criterion.sign * row["diff"] <= 0:
+    if criterion.sign * row["diff"] <= ROUNDING:
         text += " The estimate is not an improvement, so more repeats are unlikely to show one."
     elif _has_independent_repeats(row):
         text += _repeats(table, m, criterion)
