@@ -41,8 +41,8 @@ MUTANTS = {
     ),
     "standard error for sd": Mutant(
         "statistics/intervals.py",
-        "return Interval(mean, sd, n, mean - half",
-        "return Interval(mean, sd / math.sqrt(n), n, mean - half",
+        "return Interval(mean, sd, n, max(mean - half",
+        "return Interval(mean, sd / math.sqrt(n), n, max(mean - half",
         "statistics/intervals results/summaries",
     ),
     "1.96 for t": Mutant(
@@ -283,9 +283,9 @@ MUTANTS = {
         "planning/warm_start",
     ),
     "paired by position": Mutant(
-        "results/comparison.py",
-        "values[[c, b]].dropna().to_numpy().T for c, b",
-        "np.array([values[x].sort_values().to_numpy() for x in (c, b)]) for c, b",
+        "results/pairs.py",
+        "values.loc[repeats, [config, baseline]].to_numpy().T",
+        "np.sort(values.loc[repeats, [config, baseline]].to_numpy().T)",
         "results/comparison",
     ),
     "pooled epochs in the summary": Mutant(

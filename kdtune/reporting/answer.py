@@ -83,7 +83,10 @@ def _detectable(results: Results, criterion: Criterion) -> str:
     students = results.compared_students(criterion)
     for student in students:
         own = table[table["config/student"] == student]
-        row = own[have_enough_repeats(own.n)].iloc[0]
+        own = own[have_enough_repeats(own.n)]
+        if not len(own):
+            continue
+        row = own.iloc[0]
         name = f"{student}: " * (len(students) > 1)
         able = describe_detectable(row, m, criterion)
         found += [f"{name}{able}"] * bool(able)

@@ -14,7 +14,7 @@ from kdtune.config.study import Study
 from kdtune.results.comparison import Criterion, compare
 from kdtune.results.context import ComparisonContext
 from kdtune.results.design import ONE_TEACHER, Design, describe_teacher_share, stricter
-from kdtune.results.selection import selection
+from kdtune.results.selection import Chosen, selection
 from kdtune.statistics.crossed import crossed
 from kdtune.statistics.resampling import teacher_share
 
@@ -76,8 +76,8 @@ def test_folds_never_pair_images_by_their_position() -> None:
 def test_selection_has_the_same_standard_error(tmp_path) -> None:  # type: ignore[no-untyped-def]
     trials, design = trials_of(LAST), Design(folds=5)
     trials = trials.assign(**{"test/acc@last": trials["val/acc@last"], "phase": "search"})
-    table = compare(trials, Criterion(), design=design)
-    rows = selection(tmp_path, trials, Criterion(), table, design=design).set_index("row")
+    chosen = Chosen(at(0.5).config_id, at(1.0).config_id, at(0.5).config_id)
+    rows = selection(tmp_path, trials, Criterion(), chosen, design=design).set_index("row")
     half = stats.t.ppf(0.975, 7) * math.sqrt((1 / 8 + 1 / 4) * D.var(ddof=1))
     difference = rows.loc["difference"]
     assert rows.loc["best"].config_id == at(0.5).config_id

@@ -15,7 +15,7 @@ from kdtune.config.teacher_accuracy import (
     read_teacher_accuracy,
     write_teacher_accuracy,
 )
-from kdtune.reporting import background
+from kdtune.reporting import teacher_history
 from kdtune.results.teachers import check_teachers, describe_accuracy, find_teacher_faults
 
 GOOD = TeacherAccuracy(
@@ -99,7 +99,7 @@ def test_worse_than_a_student_without_it(tmp_path: Path) -> None:
     words = "the teacher big (5 epochs) is less accurate on val (90.0%) than the student resnet18"
     assert results.warnings[0] == f"{words} trained without it (mean 91.0%)."
     assert "is less accurate on val (90.0%)" in results.verdict()
-    table = background.teachers(results)
+    table = teacher_history.teachers(results)
     assert table is not None and table.table is not None
     assert table.table.rows[0][0] == "big (5 epochs)" and table.table.rows[0][-1] == "85.0%"
     write_teacher_accuracy(tmp_path, [replace(GOOD, splits={"val": Accuracy(500, 460, 50)})])
