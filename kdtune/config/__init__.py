@@ -3,6 +3,7 @@
 Declarations
 - fields: annotations of config fields (bounds, commands, effects) and the checks they imply
 - run: `Run`, the configuration of one distillation run; a hyperparameter is declared here, once
+- run_checks: its checks beyond the bounds of its fields
 - study: `Study`, the configuration of a study
 - study_checks: its checks beyond the bounds of its fields
 - names: data and weights as they are named on a command line

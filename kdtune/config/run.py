@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from kdtune.config import effects
-from kdtune.config.errors import InputError
 from kdtune.config.fields import (
     OF_STUDENT,
     Config,
     Hyperparameter,
     Setting,
     Value,
-    check,
     check_fields,
 )
-from kdtune.config.names import Role, Weights, check_weights, is_named_data, pairs
+from kdtune.config.names import Role, Weights, is_named_data, pairs
+from kdtune.config.run_checks import check_run
 
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
@@ -225,30 +224,12 @@ class Run:
                 inner = (tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, f.name, tuple(inner))
         check_fields(self)
-        allowed = f"{', '.join(effects.objective_names())} or module:function"
-        check(self, "loss", effects.is_objective(self.loss), f"be one of {allowed}")
         for role in ("teacher", "student"):
             name, models = f"{role}_weights", getattr(self, role).split("+")
             weights = getattr(self, name)
             if isinstance(weights, str) and any(weights.startswith(f"{m}=") for m in models):
                 object.__setattr__(self, name, (weights,))  # of one model only
-            check_weights(name, weights)
-        self._check_teachers()
-
-    def _check_teachers(self) -> None:
-        """Raise InputError if the run has several teachers that would be the same."""
-        fits = self.repeat >= -self.teachers or self.folds is not None
-        check(self, "repeat", fits, f"be {-self.teachers} or more")
-        if self.teachers > 1 and self.folds is not None:
-            raise InputError(
-                f"--teachers must be 1 with --folds, since each repeat then has its own teacher, "
-                f"but got --teachers {self.teachers}; leave out one of them"
-            )
-        if self.teachers > 1 and self.teacher_epochs == 0:
-            raise InputError(
-                f"--teachers must be 1 with --teacher-epochs 0, since all teachers would be the "
-                f"same, but got --teachers {self.teachers}; fine-tune them (--teacher-epochs 10)"
-            )
+        check_run(self)
 
     @property
     def config(self) -> Config:

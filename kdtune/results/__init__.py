@@ -1,6 +1,7 @@
 """Records to dataframes, tables, comparisons and the conclusion (pandas).
 
 - study_results: `load` and the class `Results`, which the commands and users call
+- study_data: its base class: the dataframes, and which trials a criterion is judged by
 - frames: dataframes of epochs and trials
 - labels: readable labels of configurations
 - predictions: predictions of the trials

@@ -6,9 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from kdtune.config.cost import NO_LIMITS, Limits
@@ -19,15 +17,13 @@ from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
 from kdtune.config.study import Scope
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.labels import CONFIG_COLUMNS
-from kdtune.results.pairs import ExampleReader, Pair, make_pairs, no_examples
+from kdtune.results.pairs import ExampleReader, Pair, make_pairs, max_t_over_repeats, no_examples
 from kdtune.statistics.intervals import MIN_REPEATS
-from kdtune.statistics.multiplicity import holm, max_t
+from kdtune.statistics.multiplicity import holm
 from kdtune.statistics.sequential import AnytimeTest
 
 SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
-MIN_REPEATS_FOR_MAX_T = 6
-"""With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
 PLAIN_TRAINING: Mapping[str, Value] = {"alpha": 1}
 """Training without distillation."""
 
@@ -287,24 +283,3 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
         return None
     rows = table[(table.config_id == config_id) | (table.baseline == config_id)]
     return str(rows.baseline.iloc[0]) if len(rows) else None
-
-
-def max_t_over_repeats(
-    values: pd.DataFrame, baselines: Mapping[Any, Any], design: Design = ONE_TEACHER
-) -> list[float]:
-    """Return max-T p values; NaN for comparisons that lack one of the usual repeats.
-
-    Args:
-        values: see `by_repeat`.
-        baselines: by configuration.
-        design: with folds the differences are correlated, so their signs cannot be exchanged.
-    """
-    differences = pd.DataFrame({c: values[c] - values[b] for c, b in baselines.items()})
-    counts = differences.count()
-    full = differences[counts.index[counts == counts.max()]].dropna()
-    if design.by_teacher:
-        full = full.groupby(design.units(full.index)).mean()
-    if design.folds is not None or len(full) < MIN_REPEATS_FOR_MAX_T:
-        return [np.nan] * len(baselines)
-    adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
-    return [adjusted.get(c, np.nan) for c in baselines]

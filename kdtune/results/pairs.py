@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.statistics.crossed import Components, Estimate, components
 from kdtune.statistics.intervals import MIN_REPEATS, Difference, paired_difference
+from kdtune.statistics.multiplicity import max_t
 
 Values = NDArray[np.float64]
+MIN_REPEATS_FOR_MAX_T = 6
+"""With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
 ExampleReader = Callable[[Sequence[str]], Mapping[str, Values]]
 """Returns a metric of each example, (N,), by trial_id; trials without predictions are left out."""
 
@@ -158,3 +162,24 @@ def difference_table(a: Sequence[Values | None], b: Sequence[Values | None]) -> 
     """Return a - b as a table [R, N], from values per example of the same R repeats, or None."""
     x, y = stack_examples(a), stack_examples(b)
     return x - y if x is not None and y is not None and x.shape == y.shape else None
+
+
+def max_t_over_repeats(
+    values: pd.DataFrame, baselines: Mapping[Any, Any], design: Design = ONE_TEACHER
+) -> list[float]:
+    """Return max-T p values; NaN for comparisons that lack one of the usual repeats.
+
+    Args:
+        values: see `comparison.by_repeat`.
+        baselines: by configuration.
+        design: with folds the differences are correlated, so their signs cannot be exchanged.
+    """
+    differences = pd.DataFrame({c: values[c] - values[b] for c, b in baselines.items()})
+    counts = differences.count()
+    full = differences[counts.index[counts == counts.max()]].dropna()
+    if design.by_teacher:
+        full = full.groupby(design.units(full.index)).mean()
+    if design.folds is not None or len(full) < MIN_REPEATS_FOR_MAX_T:
+        return [np.nan] * len(baselines)
+    adjusted = dict(zip(full.columns, max_t(full.to_numpy()), strict=True))
+    return [adjusted.get(c, np.nan) for c in baselines]

@@ -1,8 +1,7 @@
 """Results of a study: dataframes, tables, comparisons and the conclusion."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
@@ -14,28 +13,23 @@ from kdtune.config.files import describe_missing
 from kdtune.config.flags import TABLE_METRICS
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import METRICS
-from kdtune.config.study import Scope, Study
+from kdtune.config.study import Scope
 from kdtune.results import conclusion, finals, selection, sensitivity, summaries
 from kdtune.results.comparison import (
     DEFAULT,
     Criterion,
     baseline_of,
-    best_config,
     by_repeat,
     check_names,
     compare,
-    students_of,
 )
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
 from kdtune.results.costs import cost_frame, frontier, with_student_costs
-from kdtune.results.design import Design
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
 from kdtune.results.files_kept import find_missing_files
-from kdtune.results.frames import Frames, read_frames
-from kdtune.results.labels import distinguishing
-from kdtune.results.pairs import ExampleReader, no_examples
-from kdtune.results.predictions import read_examples
+from kdtune.results.frames import read_frames
+from kdtune.results.study_data import StudyData
 from kdtune.results.teachers import teacher_warnings, weak_teachers_text
 from kdtune.statistics.resampling import TeacherShare
 from kdtune.storage.records import read_study
@@ -68,77 +62,18 @@ def _read(folder: Path, running: bool | None = None) -> "Results":
 
 
 @dataclass(frozen=True)
-class Results:
-    """A study and its records. Needs neither torch nor Ray.
+class Results(StudyData):
+    """A study, its records and what follows from them. Needs neither torch nor Ray.
 
     `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
     InputError for unknown ones. An empty dataframe means that too few runs have completed.
     """
-
-    folder: Path
-    study: Study
-    frames: Frames = field(repr=False)
-    costs: pd.DataFrame = field(repr=False)
-    """One row per student and teacher: role, model, params, bytes, flops (of one example),
-    latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
-    hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
-
-    @property
-    def epochs(self) -> pd.DataFrame:
-        """One row per trial, epoch and split; see `frames.Frames`."""
-        return self.frames.epochs
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """One row per trial; see `frames.Frames`."""
-        return self.frames.trials
-
-    @cached_property
-    def search_trials(self) -> pd.DataFrame:
-        """The trials of the phase "search"."""
-        return self.trials[self.trials.phase == "search"]
-
-    @cached_property
-    def final_trials(self) -> pd.DataFrame:
-        """The finalists' trials in the last round of final repeats, see `finals.of_round`."""
-        return finals.of_round(self.trials, self.frames.round)
-
-    @property
-    def repeats_phrase(self) -> str:
-        """For captions: " of the search" if the study also has final repeats, else nothing."""
-        return " of the search" * bool(len(self.final_trials))
-
-    def uses_held_out_repeats(self, criterion: Criterion) -> bool:
-        """Return whether a criterion is judged by the final repeats.
-
-        That needs a completed one of both finalists of a student, and training without distillation
-        as the baseline, since the finalists are the best with and without distillation.
-        """
-        return criterion.has_plain_baseline and finals.has_both_arms(self.final_trials)
-
-    @property
-    def finalists_are_recorded(self) -> bool:
-        """Return whether the finalists were recorded before the first of their final repeats."""
-        return self.frames.round is not None
-
-    def trials_for(self, criterion: Criterion) -> pd.DataFrame:
-        """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
-
-        Comparison, best configuration, selection and their words all use these trials.
-        """
-        held_out = self.uses_held_out_repeats(criterion)
-        return self.final_trials if held_out else self.search_trials
 
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row per configuration, best mean first; see `summaries.configs`."""
         table = summaries.configs(self.search_trials, self.planned_repeats)
         return with_student_costs(table, self.costs)
-
-    @cached_property
-    def by(self) -> list[str]:
-        """The hyperparameters that tell the configurations apart, e.g. ["alpha", "temperature"]."""
-        return distinguishing(self.trials, self.study.searched)
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -155,12 +90,6 @@ class Results:
     def status(self) -> str:
         """The progress of the study, e.g. "complete: 40 runs"."""
         return describe_status(self.study, self.frames)
-
-    @property
-    def planned_repeats(self) -> float:
-        """Repeats that every configuration is to have; NaN if their number depends on results."""
-        adapts = self.study.policy == "race" or self.study.stop_early
-        return math.nan if adapts else self.study.repeats
 
     def summary(
         self,
@@ -220,22 +149,6 @@ class Results:
             return compare(self.trials_for(criterion), criterion, level, read, self.design)
 
         return cache(compared)
-
-    @property
-    def design(self) -> Design:
-        """What the repeats vary, and so what intervals hold for."""
-        return Design.of(self.study)
-
-    def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
-        """Return the reader of the criterion's metric per example of a split."""
-        if not criterion.has_examples:
-            return no_examples
-        return partial(read_examples, self.folder, metric=criterion.metric, split=split)
-
-    def anytime_level(self, criterion: Criterion) -> float | None:
-        """Return the level of a comparison that decided its number of repeats; else None."""
-        sequential = self.study.until_decided and self.uses_held_out_repeats(criterion)
-        return self.study.level if sequential else None
 
     def context(
         self, criterion: Criterion = DEFAULT, student: str | None = None
@@ -314,45 +227,6 @@ class Results:
     def importance(self, criterion: Criterion = DEFAULT) -> pd.DataFrame:
         """Return the variance that each hyperparameter explains; see `sensitivity.importances`."""
         return sensitivity.importances(self.search_trials, criterion, self.by)
-
-    def label(self, config_id: str) -> str:
-        """Return a configuration in words, e.g. "alpha = 0.5, T = 4"."""
-        return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
-
-    def best(self, criterion: Criterion = DEFAULT) -> str | None:
-        """Return the config_id of the best configuration; None before a run has completed.
-
-        It is the one with the best mean. But if final repeats judge the criterion by which the
-        study decides (accuracy at the last epoch), it is the finalist that was the best before
-        them, whatever they say: the better of two means would be optimistic.
-        """
-        return self.best_among(list(self.trials.config_id.unique()), criterion)
-
-    def best_among(self, configs: Sequence[str], criterion: Criterion = DEFAULT) -> str | None:
-        """Return the best of these configurations as `best` does; None without a completed run."""
-        trials = self.trials_for(criterion)
-        trials = trials[trials.config_id.isin(configs)]
-        if self.names_recorded_best(criterion):
-            return finals.recorded_best(trials, self.frames.round)
-        values = by_repeat(trials, criterion.metric, criterion.scope)
-        if not values.notna().any(axis=None):
-            return None
-        return best_config(values, criterion.sign, students_of(self.trials))
-
-    def names_recorded_best(self, criterion: Criterion) -> bool:
-        """Return whether `best` is the finalist that was recorded as the best."""
-        recorded = self.frames.round is not None and self.uses_held_out_repeats(criterion)
-        return recorded and criterion.decides_the_search
-
-    @property
-    def default(self) -> str:
-        """The config_id of the recipe's default, see `Study.default`; it may have no trial."""
-        recorded = None if self.frames.round is None else self.frames.round.default
-        return recorded or self.study.default.config_id
-
-    def student(self, config_id: str) -> str:
-        """Return the student of a configuration."""
-        return str(self.trials["config/student"][self.trials.config_id == config_id].iloc[0])
 
     def baseline(self, criterion: Criterion = DEFAULT, student: str | None = None) -> str:
         """Return the baseline in words; see `conclusion.baseline`."""

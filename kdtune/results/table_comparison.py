@@ -15,10 +15,9 @@ from kdtune.results import table_text
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     best_config,
-    max_t_over_repeats,
     over_known,
 )
-from kdtune.results.pairs import Pair
+from kdtune.results.pairs import Pair, max_t_over_repeats
 from kdtune.results.table_columns import Columns, scale_of
 from kdtune.results.table_runs import CONFIG, Runs, equals
 from kdtune.statistics.intervals import MIN_REPEATS, mean_interval, unpaired_difference

@@ -1,0 +1,143 @@
+"""Data of a study: its dataframes, and which trials a criterion is judged by."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import pandas as pd
+
+from kdtune.config.study import Study
+from kdtune.results import finals
+from kdtune.results.comparison import DEFAULT, Criterion, best_config, by_repeat, students_of
+from kdtune.results.design import Design
+from kdtune.results.frames import Frames
+from kdtune.results.labels import distinguishing
+from kdtune.results.pairs import ExampleReader, no_examples
+from kdtune.results.predictions import read_examples
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study, its records as dataframes, and the trials that each criterion is judged by."""
+
+    folder: Path
+    study: Study
+    frames: Frames = field(repr=False)
+    costs: pd.DataFrame = field(repr=False)
+    """One row per student and teacher: role, model, params, bytes, flops (of one example),
+    latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
+    hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """One row per trial, epoch and split; see `frames.Frames`."""
+        return self.frames.epochs
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial; see `frames.Frames`."""
+        return self.frames.trials
+
+    @cached_property
+    def search_trials(self) -> pd.DataFrame:
+        """The trials of the phase "search"."""
+        return self.trials[self.trials.phase == "search"]
+
+    @cached_property
+    def final_trials(self) -> pd.DataFrame:
+        """The finalists' trials in the last round of final repeats, see `finals.of_round`."""
+        return finals.of_round(self.trials, self.frames.round)
+
+    @property
+    def repeats_phrase(self) -> str:
+        """For captions: " of the search" if the study also has final repeats, else nothing."""
+        return " of the search" * bool(len(self.final_trials))
+
+    def uses_held_out_repeats(self, criterion: Criterion) -> bool:
+        """Return whether a criterion is judged by the final repeats.
+
+        That needs a completed one of both finalists of a student, and training without distillation
+        as the baseline, since the finalists are the best with and without distillation.
+        """
+        return criterion.has_plain_baseline and finals.has_both_arms(self.final_trials)
+
+    @property
+    def finalists_are_recorded(self) -> bool:
+        """Return whether the finalists were recorded before the first of their final repeats."""
+        return self.frames.round is not None
+
+    def trials_for(self, criterion: Criterion) -> pd.DataFrame:
+        """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
+
+        Comparison, best configuration, selection and their words all use these trials.
+        """
+        held_out = self.uses_held_out_repeats(criterion)
+        return self.final_trials if held_out else self.search_trials
+
+    @cached_property
+    def by(self) -> list[str]:
+        """The hyperparameters that tell the configurations apart, e.g. ["alpha", "temperature"]."""
+        return distinguishing(self.trials, self.study.searched)
+
+    @property
+    def planned_repeats(self) -> float:
+        """Repeats that every configuration is to have; NaN if their number depends on results."""
+        adapts = self.study.policy == "race" or self.study.stop_early
+        return math.nan if adapts else self.study.repeats
+
+    @property
+    def design(self) -> Design:
+        """What the repeats vary, and so what intervals hold for."""
+        return Design.of(self.study)
+
+    def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
+        """Return the reader of the criterion's metric per example of a split."""
+        if not criterion.has_examples:
+            return no_examples
+        return partial(read_examples, self.folder, metric=criterion.metric, split=split)
+
+    def anytime_level(self, criterion: Criterion) -> float | None:
+        """Return the level of a comparison that decided its number of repeats; else None."""
+        sequential = self.study.until_decided and self.uses_held_out_repeats(criterion)
+        return self.study.level if sequential else None
+
+    def best(self, criterion: Criterion = DEFAULT) -> str | None:
+        """Return the config_id of the best configuration; None before a run has completed.
+
+        It is the one with the best mean. But if final repeats judge the criterion by which the
+        study decides (accuracy at the last epoch), it is the finalist that was the best before
+        them, whatever they say: the better of two means would be optimistic.
+        """
+        return self.best_among(list(self.trials.config_id.unique()), criterion)
+
+    def best_among(self, configs: Sequence[str], criterion: Criterion = DEFAULT) -> str | None:
+        """Return the best of these configurations as `best` does; None without a completed run."""
+        trials = self.trials_for(criterion)
+        trials = trials[trials.config_id.isin(configs)]
+        if self.names_recorded_best(criterion):
+            return finals.recorded_best(trials, self.frames.round)
+        values = by_repeat(trials, criterion.metric, criterion.scope)
+        if not values.notna().any(axis=None):
+            return None
+        return best_config(values, criterion.sign, students_of(self.trials))
+
+    def names_recorded_best(self, criterion: Criterion) -> bool:
+        """Return whether `best` is the finalist that was recorded as the best."""
+        recorded = self.frames.round is not None and self.uses_held_out_repeats(criterion)
+        return recorded and criterion.decides_the_search
+
+    @property
+    def default(self) -> str:
+        """The config_id of the recipe's default, see `Study.default`; it may have no trial."""
+        recorded = None if self.frames.round is None else self.frames.round.default
+        return recorded or self.study.default.config_id
+
+    def label(self, config_id: str) -> str:
+        """Return a configuration in words, e.g. "alpha = 0.5, T = 4"."""
+        return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
+
+    def student(self, config_id: str) -> str:
+        """Return the student of a configuration."""
+        return str(self.trials["config/student"][self.trials.config_id == config_id].iloc[0])
