@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import fdtrc
 
 from kdtune.statistics.crossed import Estimate
-from kdtune.statistics.intervals import MIN_REPEATS
+from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING
 
 
 class TeacherShare(NamedTuple):
@@ -42,10 +42,12 @@ def corrected_resampled(differences: ArrayLike, val_over_train: float) -> Estima
     d = np.asarray(differences, dtype=float)
     n = len(d)
     mean = float(d.mean()) if n else math.nan
-    variance = (1 / n + val_over_train) * d.var(ddof=1) if n >= MIN_REPEATS else 0.0
-    if not variance:
+    if n < MIN_REPEATS:
         return Estimate(mean, math.nan, math.nan)
-    return Estimate(mean, math.sqrt(variance), n - 1)
+    error = math.sqrt((1 / n + val_over_train) * d.var(ddof=1))
+    if error <= ROUNDING * float(abs(d).max()):
+        return Estimate(mean, math.nan, math.nan)
+    return Estimate(mean, error, n - 1)
 
 
 def teacher_share(values: ArrayLike, teachers: Sequence[Hashable]) -> TeacherShare | None:

@@ -79,7 +79,7 @@ def test_by_hand() -> None:
     found = corrected_resampled([1, 2, 3], 1 / 6)
     assert (found.mean, found.error, found.df) == pytest.approx((2, math.sqrt(0.5), 2))
     assert corrected_resampled([1, 2, 3], 0).error == pytest.approx(stats.sem([1, 2, 3]))
-    for none in ([1], [1, 2], [2, 2, 2]):  # too few, or nothing varies
+    for none in ([1], [1, 2], [2, 2, 2], [0.1] * 3):  # too few, or nothing varies
         assert math.isnan(corrected_resampled(none, 0.1).error)
 
 
