@@ -2,19 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from kdtune.config.metrics import METRICS
 from kdtune.results.advice import power_text, too_small, undecided_text, what_would_help
 from kdtune.results.comparison import (
-    SIGNIFICANCE_LEVEL,
     Criterion,
     have_enough_repeats,
 )
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_comparisons
 from kdtune.results.labels import config_label
+from kdtune.results.significance import (
+    exact_test,
+    in_every_repeat,
+    is_significant,
+    p_text,
+    since_interval,
+)
 from kdtune.results.tables import count_of_planned, decimals, difference_and_interval
 from kdtune.statistics.intervals import MIN_REPEATS
 
@@ -83,12 +88,13 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
 
 
 def significant_rows(table: pd.DataFrame, context: ComparisonContext) -> pd.DataFrame:
-    """Return the rows whose adjusted p value is significant and whose interval excludes 0.
+    """Return the rows with a significant difference, see `significance.is_significant`."""
+    return table[is_significant(table.p_holm, table.low, table.high, *_rule(context))]
 
-    Equal differences have no interval: their p value, of a sign-flip test, decides alone.
-    """
-    excludes_0 = (table.low > 0) | (table.high < 0) | table.low.isna()
-    return table[_is_below_level(table.p_holm, context) & excludes_0]
+
+def _rule(context: ComparisonContext) -> tuple[float, bool]:
+    """Return the level, and whether p = level is significant: such a study stops at p <= level."""
+    return context.level, context.anytime_level is not None
 
 
 def _improved(
@@ -148,25 +154,8 @@ def _not_significant(
         f"{context.baseline}: {_amount(row, criterion, signed=True)} "
         f"({_evidence(row, criterion, context, m)})"
     )
-    if _is_below_level(row.p_holm, context) and row.low <= 0 <= row.high:
-        text += ", since the interval includes 0"
-    return text + _in_every_repeat(row)
-
-
-def _in_every_repeat(row: pd.Series) -> str:
-    """Return that a configuration was better or worse in every repeat; "" if it was not."""
-    for count, word in ((row.wins, "better"), (row.losses, "behind")):
-        if count == row.n:
-            return f"; it was {word} in all {count:.0f} repeats"
-    return ""
-
-
-def _is_below_level(p: Any, context: ComparisonContext) -> Any:
-    """Return whether p, a number or a column, is significant.
-
-    A study that adds repeats stops when p equals its level.
-    """
-    return p < SIGNIFICANCE_LEVEL if context.anytime_level is None else p <= context.anytime_level
+    text += since_interval(row.p_holm, row.low, row.high, *_rule(context))
+    return text + in_every_repeat(row)
 
 
 def _compared_with(context: ComparisonContext) -> str:
@@ -214,15 +203,12 @@ def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, 
     if context.anytime_level is not None:
         parts.append(f"always-valid {p_text(row.p_holm)}")
     elif m == 1:
-        parts.append(p_text(row.p_holm) + " (sign-flip test)" * (not interval))
+        parts.append(p_text(row.p_holm) + exact_test(row.low))
     else:
-        parts.append(f"Holm-adjusted {p_text(row.p_holm)} over {count_comparisons(m)}")
+        parts.append(
+            f"Holm-adjusted {p_text(row.p_holm)}{exact_test(row.low)} over {count_comparisons(m)}"
+        )
     return ", ".join([*parts, n])
-
-
-def p_text(p: float) -> str:
-    """Return a p value with two digits, e.g. "p = 0.032" or "p < 0.001"."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _ends(low: float, high: float, criterion: Criterion) -> str:
