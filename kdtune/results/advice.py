@@ -82,6 +82,8 @@ def _has_independent_repeats(row: pd.Series) -> bool:
 
     That is so with folds and with several teachers, where more repeats help less.
     """
+    if row.get("n_units", row.n) < row.n:
+        return False
     as_crossed = components_of(row).error(row.n, row.n_images)
     return bool(row.df >= row.n - 1 and row.error <= 1.001 * as_crossed)
 
@@ -171,9 +173,12 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         _plus_minus(scale * half_width(parts, repeats, count, m))
         for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
     )
-    text += f" {n:.0f} more repeats would narrow the interval from {now} to {more_repeats}; "
-    text += f"{images:,.0f} more val images would narrow it to {more_images}."
-    return text
+    steps = {f"{n:.0f} more repeats": more_repeats, f"{images:,.0f} more val images": more_images}
+    parts_ = [
+        f"{step} would {f'narrow it to {end}' if end != now else 'hardly narrow it'}"
+        for step, end in steps.items()
+    ]
+    return f"{text} The interval is {now}: {'; '.join(parts_)}."
 
 
 def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
@@ -184,7 +189,7 @@ def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
     limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
     if not limit > SMALL_DIFFERENCE:
         return ""
-    return f"No number of repeats can show 1 point with {images:,.0f} val images."
+    return f"No number of repeats gives 80% power for 1 point with {images:,.0f} val images."
 
 
 def _plus_minus(half: float) -> str:

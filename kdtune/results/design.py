@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kdtune.config.study import Study
 from kdtune.statistics.crossed import Estimate, crossed, over_repeats
-from kdtune.statistics.intervals import MIN_REPEATS
+from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING
 from kdtune.statistics.resampling import TeacherShare, corrected_resampled, teacher_share
 
 MIN_TEACHERS = 3
@@ -87,7 +87,8 @@ class Design:
         """
         if self.folds is not None:
             mean, error, df = corrected_resampled(differences, 1 / (self.folds - 1))
-            if len(differences) < MIN_REPEATS or error == 0:
+            tiny = ROUNDING * float(abs(differences).max()) if len(differences) else 0.0
+            if len(differences) < MIN_REPEATS or error <= tiny:
                 return Estimate(mean, math.nan, math.nan)
             return Estimate(mean, error, df)
         if table is None:

@@ -41,7 +41,11 @@ def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | N
     if study.uri is not None:
         return []
     done = completed(frames.trials)
-    return [*_missing_folders(folder, study, done), *_missing_students(folder, study, done, best)]
+    return [
+        *_missing_folders(folder, study, done),
+        *_missing_predictions(folder, done),
+        *_missing_students(folder, study, done, best),
+    ]
 
 
 def _missing_folders(folder: Path, study: Study, done: pd.DataFrame) -> list[str]:
@@ -63,6 +67,25 @@ def _missing_folders(folder: Path, study: Study, done: pd.DataFrame) -> list[str
         kept = f"; their predictions are in {PREDICTIONS}"
     gone = f": {' and '.join(lost)} are no longer available" if lost else ""
     return [f"the folders of {count} in {TRIALS}/ are gone{gone}{kept} ({names})"]
+
+
+def _missing_predictions(folder: Path, done: pd.DataFrame) -> list[str]:
+    """Return a sentence if some runs, but not all, lack predictions: then no comparison uses any.
+
+    Runs whose folder is gone are left to `_missing_folders`.
+    """
+    own = [t for t in done.trial_id if not (folder / TRIALS / t / PREDICTIONS).is_file()]
+    if not own or len(own) == len(done):
+        return []
+    held = trials_with_predictions(folder)
+    lacking = [t for t in own if t not in held and (folder / TRIALS / t).is_dir()]
+    if not lacking:
+        return []
+    count, names = _count_runs(lacking)
+    return [
+        f"the predictions of {count} are gone ({names}): comparisons that need them hold for these "
+        f"val images only"
+    ]
 
 
 def _missing_students(

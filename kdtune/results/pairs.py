@@ -74,7 +74,7 @@ class Pair:
     @property
     def components(self) -> Components:
         """Variance components of the differences; over repeats alone they are all of the repeat."""
-        if self.table is not None and self.n > 1:
+        if self.table is not None and min(self.table.shape) > 1:
             return components(self.table)
         variance = float(self.differences.var(ddof=1)) if self.n > 1 else math.nan
         return Components(variance, math.nan, math.nan)
@@ -123,7 +123,8 @@ def make_pairs(
         values: a row per repeat, a column per config_id, see `comparison.by_repeat`.
         baselines: by configuration.
         read: returns values per example; of pairs with `MIN_REPEATS` common repeats only. Not
-            called with folds, where each repeat has other images.
+            called with folds, where each repeat has other images. If those of one trial are
+            missing, all pairs are over repeats alone.
         design: of the study.
     """
     names = trials.set_index(["config_id", "repeat"]).trial_id
@@ -136,6 +137,8 @@ def make_pairs(
         for repeat in common[c]
     }
     found = read(list(wanted)) if design.folds is None else {}
+    if len(found) < len(wanted):  # else rows of one table would hold for different images
+        found = {}
 
     pairs = []
     for config, baseline in baselines.items():

@@ -13,7 +13,17 @@ from kdtune.config.files import PREDICTIONS
 from kdtune.config.metrics import METRICS
 
 NUMBERS = (
-    *("trial_id", "split", "label", "predicted", "p_label", "teacher", "kl", "logit_diff"),
+    *(
+        "trial_id",
+        "split",
+        "example",
+        "label",
+        "predicted",
+        "p_label",
+        "teacher",
+        "kl",
+        "logit_diff",
+    ),
     "correct",
 )
 """Columns that metrics per example are computed from. Files of older versions lack some."""
@@ -66,7 +76,7 @@ def read_examples(
             # predictions of an older version lack columns, those without a teacher values
             with suppress(KeyError, TypeError, ValueError):
                 frame = table.to_pandas()
-                own = of_example(np, frame[frame.split == split])
+                own = of_example(np, frame[frame.split == split].sort_values("example"))
                 found[trial] = np.asarray(own, dtype=float)
         return {t: own for t, own in found.items() if len(own) and np.isfinite(own).all()}
     return {}

@@ -152,7 +152,8 @@ class _Samples:
         if anytime_level is not None:
             low, high = AnytimeTest.of(sample.tolist(), table).interval(anytime_level)
         elif len(sample):
-            low, high = self.design.estimate(sample, table, repeats).interval()
+            estimate = self.design.estimate(sample, table, repeats)
+            mean, (low, high) = estimate.mean, estimate.interval()
         if not math.isfinite(high - low):
             low = high = math.nan
         least = -self.largest if len(of) > 1 else 0.0 if math.isfinite(self.largest) else -math.inf

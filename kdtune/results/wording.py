@@ -46,14 +46,15 @@ def verdict(
         return _no_comparison(criterion, context.baseline)
     m = int(table.p_holm.notna().sum()) if m is None else m
     table = table[have_enough_repeats(table.n)]
-    if m == 0 or table.n.max() < MIN_REPEATS:
-        return _too_few_repeats(table, context)
+    if m == 0 or table.n.max() < MIN_REPEATS or not table.p_holm.notna().any():
+        return _no_test(table, context)
+    table = table[table.p_holm.notna()]
     significant = significant_rows(table, context)
     better = significant[criterion.sign * significant["diff"] > 0]
     if len(better):
         return _improved(better.iloc[0], criterion, by, context, m)
-    if len(significant) == len(table):
-        return _worsened(table, criterion, by, context, m)
+    if table.index[0] in significant.index:  # the best mean is significantly worse
+        return _worsened(table, significant, criterion, by, context, m)
     text = _not_significant(table.iloc[0], criterion, by, context, m)
     if context.anytime_level is None:
         text = f"{too_small(table.iloc[0], m, criterion)}{text}{power_text(table, m, criterion)}"
@@ -101,6 +102,7 @@ def _improved(
 
 def _worsened(
     table: pd.DataFrame,
+    significant: pd.DataFrame,
     criterion: Criterion,
     by: Sequence[str],
     context: ComparisonContext,
@@ -108,8 +110,10 @@ def _worsened(
 ) -> str:
     row = table.iloc[0]
     by_how_much = _effect(row, criterion, context, m)
-    if len(table) == 1:
-        return f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}"
+    if len(significant) < len(table) or len(table) == 1:
+        text = f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}"
+        rest = " No other configuration has a better mean." * (len(table) > 1)
+        return f"{text}{rest}"
     every = "Distillation in every" if criterion.has_plain_baseline else "Every other"
     best = f"the best one ({config_label(row, by)})"
     return f"{every} configuration worsened {criterion.label}, {best} by {by_how_much}"
@@ -144,7 +148,7 @@ def _not_significant(
         f"{context.baseline}: {_amount(row, criterion, signed=True)} "
         f"({_evidence(row, criterion, context, m)})"
     )
-    if _is_below_level(row.p_holm, context):
+    if _is_below_level(row.p_holm, context) and row.low <= 0 <= row.high:
         text += ", since the interval includes 0"
     return text + _in_every_repeat(row)
 
@@ -170,8 +174,17 @@ def _compared_with(context: ComparisonContext) -> str:
     return "" if context.baseline == NO_DISTILLATION else f" compared with {context.baseline}"
 
 
-def _too_few_repeats(table: pd.DataFrame, context: ComparisonContext) -> str:
+def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
+    """Return why no comparison has a p value."""
     n = int(table.n.max()) if len(table) else 0
+    units = int(table.n_units.max()) if len(table) else 0
+    if n >= MIN_REPEATS and units < MIN_REPEATS:
+        return (
+            f"No conclusion: the common repeats have {units} teacher{'s' * (units != 1)}, but a "
+            f"comparison over teachers needs at least {MIN_REPEATS}."
+        )
+    if n >= MIN_REPEATS:
+        return f"No conclusion: all {n} differences of a configuration are equal."
     repeats = f"{n or 'no'} common repeat{'s' * (n != 1)}"
     text = f"No conclusion: {repeats}, but a comparison needs at least {MIN_REPEATS}"
     hint = "; four are rarely enough, use --repeats 8" * (context.anytime_level is None)
@@ -191,6 +204,8 @@ def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, 
     """Return interval, p value and n of a comparison."""
     kind = f" {context.kind_of_repeats}" * context.held_out
     n = f"n = {count_of_planned(row.n, context.planned)}{kind} repeats"
+    if row.n_units < row.n:
+        n += f" of {row.n_units:.0f} teachers"
     if not math.isnan(row.n_images):
         n += f" × {row.n_images:,.0f} images"
     interval = _ends(row.low, row.high, criterion)

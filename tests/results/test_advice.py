@@ -55,7 +55,7 @@ def test_shares_and_other_designs_by_hand() -> None:
     now, repeats, images = half(8, 500, 4), half(16, 500, 4), half(8, 1000, 4)
     repeats, images = 3 * repeats / now, 3 * images / now
     assert text.startswith(
-        f"{SHARES} 8 more repeats would narrow the interval from ±3.0 to ±{repeats:.2g}; 500 "
+        f"{SHARES} The interval is ±3.0: 8 more repeats would narrow it to ±{repeats:.2g}; 500 "
         f"more val images would narrow it to ±{images:.2g}."
     )
 
@@ -63,7 +63,7 @@ def test_shares_and_other_designs_by_hand() -> None:
 def test_what_no_number_of_repeats_can_show() -> None:
     # infinitely many repeats leave an error of 0.63 points: 80 % power takes 2.2 points
     few, many = (pd.Series(row(0.01, n_images=n, var_image=0.02)) for n in (500, 5000))
-    text = "No number of repeats can show 1 point with 500 val images."
+    text = "No number of repeats gives 80% power for 1 point with 500 val images."
     assert limit_of_images(few, 4, DEFAULT) == text and not limit_of_images(many, 4, DEFAULT)
 
 

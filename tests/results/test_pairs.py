@@ -8,6 +8,8 @@ from scipy import stats
 from study_folders import at, trials_of
 
 from kdtune.results.comparison import Criterion, compare
+from kdtune.results.design import Design
+from kdtune.results.pairs import Pair
 
 REPEATS, IMAGES = 6, 200
 exact = pytest.approx
@@ -66,14 +68,29 @@ def test_a_comparison_is_that_of_the_two_way_estimator(correct) -> None:
         assert sum(parts) >= error**2 * (1 - 1e-9)  # equal unless a component was negative
 
 
-def test_a_lost_file_of_predictions_leaves_a_comparison_over_repeats(correct) -> None:
+def test_a_lost_file_of_predictions_leaves_comparisons_over_repeats(correct) -> None:
+    """All of them, so that all rows of a table hold for the same images."""
     trials = trials_of({alpha: list(table.mean(1)) for alpha, table in correct.items()})
     lost = (at(0.5, 3).trial_id,)
     table = compare(trials, Criterion(), read=reader(correct, lost)).set_index("config/alpha")
-    assert table.n_images.to_dict() == {0.1: IMAGES, 0.5: exact(math.nan, nan_ok=True)}
+    assert table.n_images.isna().all()
     row = table.loc[0.5]
     assert (row.low, row.high) == (row.low_here, row.high_here)
     assert row.p == exact(stats.ttest_rel(correct[0.5].mean(1), correct[1.0].mean(1)).pvalue)
+
+
+def test_one_image_alone_does_not_vary() -> None:
+    rows = np.array([[1.0], [0.0], [1.0], [1.0]])
+    pair = Pair(rows[:, 0], np.zeros(4), rows)
+    assert pair.statistics(1, 0.95)["error"] == exact(rows.std(ddof=1) / 2)
+    assert math.isnan(pair.components.image)
+
+
+def test_equal_differences_over_folds_have_no_test() -> None:
+    """0.72 - 0.70 and 0.82 - 0.80 differ by rounding."""
+    a, b = np.array([0.72, 0.82, 0.92, 0.62]), np.array([0.7, 0.8, 0.9, 0.6])
+    row = Pair(a, b, None, range(4), Design(folds=4)).statistics(1, 0.95)
+    assert all(map(math.isnan, (row["p"], row["low"], row["high"])))
 
 
 def test_an_interval_never_exceeds_what_is_possible() -> None:

@@ -8,7 +8,7 @@ from study_folders import at, make
 
 from kdtune.config.files import PREDICTIONS
 from kdtune.results.frames import write_frames
-from kdtune.results.predictions import read_predictions
+from kdtune.results.predictions import read_examples, read_predictions
 
 TRIALS = [at(0.5, r).trial_id for r in range(3)]
 
@@ -52,6 +52,15 @@ def test_without_readable_files_there_are_none(tmp_path, study) -> None:
     if study is not None:
         (tmp_path / PREDICTIONS).write_bytes(study)
     assert read_predictions(tmp_path, TRIALS).empty and read_predictions(tmp_path, []).empty
+
+
+def test_examples_are_in_order_whatever_the_order_of_the_rows(tmp_path) -> None:
+    own = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
+    own["correct"] = [True, False, False, True]
+    own.sort_values("example", ascending=False).to_parquet(tmp_path / PREDICTIONS)
+    found = read_examples(tmp_path, TRIALS, "acc", "val")
+    assert {t: x.tolist() for t, x in found.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
+    assert not read_examples(tmp_path, TRIALS, "acc", "test")
 
 
 def test_without_pyarrow_there_are_none(tmp_path, monkeypatch) -> None:

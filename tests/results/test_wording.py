@@ -65,6 +65,17 @@ def test_harm_is_found() -> None:
     assert text.startswith("Distillation (alpha = 0.5) worsened validation accuracy by ")
 
 
+def test_the_best_mean_may_be_significantly_worse_where_another_is_not() -> None:
+    """The second is further behind, but varies so much that nothing is known."""
+    rng = np.random.default_rng(0)
+    last = {1.0: 0.8 + 0.01 * rng.normal(size=8)}
+    last[0.1] = last[1.0] - 0.01 + 0.0005 * rng.normal(size=8)
+    last[0.5] = last[1.0] - 0.03 + np.tile([0.2, -0.2], 4)
+    text = said({alpha: list(accs) for alpha, accs in last.items()})
+    assert text.startswith("Distillation (alpha = 0.1) worsened validation accuracy by ")
+    assert text.endswith(" No other configuration has a better mean.")
+
+
 def test_without_an_effect_none_is_found() -> None:
     last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 8, seed=2)
     text = said(last)
