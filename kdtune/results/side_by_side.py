@@ -179,8 +179,8 @@ class SideBySide:
         if self.design_against(a.study).folds is not None:
             none = dict.fromkeys(("low", "high", "p"), math.nan)
             return row | {"diff": x.mean() - y.mean()} | none
-        own, first = self._unit_means(a.study, x), self._unit_means(b.study, y)
-        welch = unpaired_difference(own, first, level)
+        means, others = self._unit_means(a.study, x), self._unit_means(b.study, y)
+        welch = unpaired_difference(means, others, level)
         return row | {"diff": welch.difference, "low": welch.low, "high": welch.high, "p": welch.p}
 
     def _unit_means(self, name: str, sample: pd.Series) -> np.ndarray:

@@ -25,7 +25,7 @@ def test_no_note_says_that_an_interval_is_for_the_same_images(tmp_path) -> None:
     results = kdtune.load(tmp_path)
     assert read_arms(results, Criterion())["test"].design.folds == 5
     reader = Reader(build.html(results, Criterion(), {}))
-    text = " ".join(" ".join(reader.within("p")).split())
+    text = " ".join(" ".join(reader.within("p") + reader.within("li")).split())
     assert "for these images" not in text
     uncorrected = "over repeats, not corrected for overlapping train sets"
     assert text.count(uncorrected) == 3  # summary, frontier and methods
