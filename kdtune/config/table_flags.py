@@ -1,15 +1,18 @@
 """Flags of `kdtune.analysis` for a table of results that was made elsewhere."""
 
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check_fields
+from kdtune.config.files import describe_missing
 from kdtune.config.study import Format
 
 _SUFFIXES = ".csv .tsv .txt .parquet .pq .db .sqlite .sqlite3 .log .journal .xlsx .xls .zip"
 SUFFIXES = frozenset(_SUFFIXES.split())
 """Endings of the names of tables and Optuna storages."""
+SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class TableFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for place in self.tables:
+            table_file(place)
         for name, example in (("by", "alpha"), ("repeat", "seed"), ("metric", "acc")):
             if not getattr(self, name):
                 raise InputError(
@@ -78,6 +83,20 @@ class TableFlags:
     def direction(self) -> bool | None:
         """Whether higher values are better; None: not given."""
         return True if self.higher_is_better else False if self.lower_is_better else None
+
+
+def table_file(place: str) -> Path:
+    """Return the file of a table, named as a file or as sqlite:///FILE.
+
+    Raises InputError if there is none.
+    """
+    file = Path(place.removeprefix(SQLITE)).expanduser()
+    if not file.is_file():
+        names = [other.name for other in file.parent.glob("*.*")]
+        near = get_close_matches(file.name, names, n=1, cutoff=0.75)
+        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
+        raise InputError(f"a table of results must be a file, but {describe_missing(file)}{hint}")
+    return file
 
 
 def is_table(word: str) -> bool:

@@ -15,6 +15,7 @@ from kdtune.reporting.page import Cell, NotedTable, Table
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import describe_teacher_share
 from kdtune.results.frames import SCOPES
+from kdtune.results.significance import p_text
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
 from kdtune.storage.records import read_saved
@@ -70,7 +71,7 @@ def variance(results: Results, criterion: Criterion) -> NotedTable | None:
     )
     if not math.isnan(last.f):
         note += (
-            f" At the last epoch, configurations differ with F = {last.f:.3g} (p = {last.p:.2g}), "
+            f" At the last epoch, configurations differ with F = {last.f:.3g} ({p_text(last.p)}), "
             f"and repeats correlate across configurations with ICC(C,1) = "
             f"{round(last.icc, 2) + 0:.2f}."
         )

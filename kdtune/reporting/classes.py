@@ -11,6 +11,7 @@ from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.arms import Arms
 from kdtune.results.classes import class_accuracies, largest_confusions
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
+from kdtune.results.significance import is_significant, p_value
 from kdtune.results.study_results import Results
 from kdtune.statistics.intervals import MIN_REPEATS
 
@@ -75,7 +76,7 @@ def _accuracies(arms: Arms) -> NotedTable:
         [
             *(str(row["class"]), f"{row.images:,}"),
             *(f"{100 * row.baseline:.1f}", f"{100 * row.distilled:.1f}"),
-            *(_difference(row), _p(row.p_holm)),
+            *(_difference(row), p_value(row.p_holm)),
         ]
         for _, row in table.iterrows()
     ]
@@ -87,8 +88,7 @@ def _changes(table: pd.DataFrame, split: str) -> str:
     known = int(table.p_holm.notna().sum())
     if not known:
         return f"On {split}:"
-    excludes_0 = (table.low > 0) | (table.high < 0)
-    changed = table[(table.p_holm < SIGNIFICANCE_LEVEL) & excludes_0]
+    changed = table[is_significant(table.p_holm, table.low, table.high, SIGNIFICANCE_LEVEL)]
     if not len(changed):
         return f"On {split} no class differs significantly (of {known} compared)."
     order = changed["diff"].abs().sort_values(ascending=False, kind="stable").index[:MAX_NAMED]
@@ -106,12 +106,6 @@ def _difference(row: pd.Series) -> str | Cell:
     if math.isnan(row.low):
         return value
     return interval_cell(value, f"{100 * row.low:+z.1f}", f"{100 * row.high:+z.1f}")
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def _confusions(arms: Arms) -> NotedTable | None:

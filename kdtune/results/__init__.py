@@ -12,6 +12,7 @@
 - pairs: two configurations paired by repeat and image
 - design: what the repeats vary (teachers, folds), and so what intervals hold for
 - baseline_flag: the flag --baseline
+- significance: when a difference is significant, and p values as text
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it
 - finals: the trials of the last round of final repeats

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdtune.config.study import Study
+from kdtune.results.significance import p_text
 from kdtune.statistics.crossed import Estimate, crossed, over_repeats
-from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING
 from kdtune.statistics.resampling import TeacherShare, corrected_resampled, teacher_share
 
 MIN_TEACHERS = 3
@@ -86,11 +86,7 @@ class Design:
             repeats: Number of each repeat, (R,).
         """
         if self.folds is not None:
-            mean, error, df = corrected_resampled(differences, 1 / (self.folds - 1))
-            tiny = ROUNDING * float(abs(differences).max()) if len(differences) else 0.0
-            if len(differences) < MIN_REPEATS or error <= tiny:
-                return Estimate(mean, math.nan, math.nan)
-            return Estimate(mean, error, df)
+            return corrected_resampled(differences, 1 / (self.folds - 1))
         if table is None:
             return over_repeats(self.unit_means(differences, repeats))
         return crossed(self.unit_means(table, repeats))
@@ -186,7 +182,7 @@ def describe_teacher_share(share: TeacherShare | None) -> str:
     return (
         f"Teachers explain {100 * share.share:.0f}% of the variance of the difference over repeats "
         f"(one-way random effects, {share.teachers} teachers, {share.n} repeats, F = "
-        f"{share.f:.3g}, p = {share.p:.2g})."
+        f"{share.f:.3g}, {p_text(share.p)})."
     )
 
 

@@ -12,6 +12,7 @@ from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import NOT_ADJUSTED
 from kdtune.results.design import Design
 from kdtune.results.side_by_side import SideBySide
+from kdtune.results.significance import exact_test, is_significant, p_text, p_value, since_interval
 from kdtune.results.tables import difference_and_interval, format_table, markdown, plus_minus
 from kdtune.statistics.intervals import MIN_REPEATS
 
@@ -80,10 +81,17 @@ def difference_rows(side: SideBySide) -> Rows:
     for _, row in side.comparisons.iterrows():
         kind = "" if row.pair == "best" else f"{row.pair}: "
         n = f"{row.n:.0f}" if row.paired else f"{row.n:.0f} and {row.n_reference:.0f}"
-        p = "-" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}"
         how = "paired" if row.paired else f"unpaired: {row.why}"
         cells = [row.study, f"{kind}{row.label}", row.against, row.split]
-        rows.append([*cells, *difference_and_interval(row, side.criterion.scale), n, p, how])
+        rows.append(
+            [
+                *cells,
+                *difference_and_interval(row, side.criterion.scale),
+                n,
+                p_value(row.p_holm),
+                how,
+            ]
+        )
     return head, rows
 
 
@@ -161,16 +169,17 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
             why = "there is no test of unpaired folds"
         return f"No conclusion on {subject} against {other}: {why}."
     amount, ends = difference_and_interval(row, side.criterion.scale)
-    interval = "simultaneous 95% CI" if count(side) > 1 else "95% CI"
+    interval = "" if ends == "-" else f"{_ci(side)} {ends}, "
     n = f"n = {row.n:.0f}" if row.paired else f"n = {row.n:.0f} and {row.n_reference:.0f}, unpaired"
-    adjusted = "Holm-adjusted p" if count(side) > 1 else "p"
-    evidence = f"{interval} {ends}, {adjusted} = {row.p_holm:.2g}, {n}"
+    adjusted = f"{'Holm-adjusted ' * (count(side) > 1)}{p_text(row.p_holm)}"
+    adjusted += exact_test(row.low, row.paired)
+    evidence = f"{interval}{adjusted}, {n}"
     unit = _unit(side.criterion)
-    excludes_0 = row.low > 0 or row.high < 0
-    if not (row.p_holm < SIGNIFICANCE_LEVEL and excludes_0):
+    if not is_significant(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL):
+        why = since_interval(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL)
         return (
             f"No significant difference in {metric}: {subject} against {other}: {amount}{unit} "
-            f"({evidence})."
+            f"({evidence}){why}."
         )
     word = "better" if side.criterion.sign * row["diff"] > 0 else "worse"
     return f"{subject} has a {word} {metric} than {other}: {amount}{unit} ({evidence})."
@@ -179,6 +188,10 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
 def count(side: SideBySide) -> int:
     """Return the number of comparisons of a split."""
     return int((side.comparisons.split == side.splits[-1]).sum())
+
+
+def _ci(side: SideBySide) -> str:
+    return "simultaneous 95% CI" if count(side) > 1 else "95% CI"
 
 
 def _interval(side: SideBySide) -> str:

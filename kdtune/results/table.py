@@ -65,8 +65,8 @@ def compare(
         keep_incomplete: Whether runs with fewer epochs than the others count.
 
     Raises:
-        InputError: A column does not exist, rows contradict each other, or there is no such
-            baseline.
+        InputError: A column does not exist, rows contradict each other, runs share no example,
+            or there is no such baseline.
     """
     notes: list[str] = []
     if not isinstance(frame, pd.DataFrame):
@@ -91,7 +91,7 @@ def _baseline(runs: Runs, baseline: Mapping[str, Value] | None) -> dict[str, Val
     Raises InputError if there is no such configuration.
     """
     if baseline is None:
-        has_plain = "alpha" in runs.columns.by and (runs.configs["alpha"] == 1).any()
+        has_plain = "alpha" in runs.columns.by and equals(runs.configs["alpha"], 1).any()
         return {"alpha": 1} if has_plain else {}
     matches = pd.Series(True, index=runs.configs.index)
     for name, value in baseline.items():

@@ -75,7 +75,7 @@ def check_columns(frame: pd.DataFrame, columns: Columns) -> None:
             if set(name.split(",")) <= set(known):
                 hint = f"; separate names by spaces ({name.replace(',', ' ')})"
             raise InputError(
-                f"{role} must be a column of the table ({', '.join(known)}), but got {name}{hint}"
+                f"--{role} must be a column of the table ({', '.join(known)}), but got {name}{hint}"
             )
     seen: dict[str, str] = {}
     for role, name in asked:

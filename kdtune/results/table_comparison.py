@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.config.study import Format
 from kdtune.results import table_text
@@ -27,7 +28,8 @@ from kdtune.statistics.intervals import MIN_REPEATS, mean_interval, unpaired_dif
 class TableComparison:
     """A table of results: its summary, its comparisons and the conclusion.
 
-    `text` and the printed form are for reading.
+    `text` and the printed form are for reading. Raises InputError if runs that are paired by
+    example share none.
     """
 
     runs: Runs
@@ -40,6 +42,10 @@ class TableComparison:
     """Whether the user says that the metric is a share."""
     pooled: bool
     unpaired: bool
+
+    def __post_init__(self) -> None:
+        if self.columns.example is not None:
+            _ = self.comparisons  # refuses runs that share no example
 
     @property
     def columns(self) -> Columns:
@@ -156,8 +162,20 @@ class TableComparison:
             return a[common], b[common], "", None
         tables = [self._by_example(c).loc[common] for c in (config, baseline)]
         shared = (tables[0] + tables[1]).dropna(axis=1).columns
+        if not len(shared):
+            raise InputError(self._no_shared_examples(config, baseline))
         one, other = (table[shared] for table in tables)
-        return one.mean(axis=1), other.mean(axis=1), "", (one - other).to_numpy()
+        # one example alone does not vary, so that the comparison is over repeats
+        examples = (one - other).to_numpy() if len(shared) > 1 else None
+        return one.mean(axis=1), other.mean(axis=1), "", examples
+
+    def _no_shared_examples(self, config: int, baseline: int) -> str:
+        example, labels = self.columns.example, self.runs.labels
+        return (
+            f"runs must share values of --example to be paired by them, but no {example} is in all "
+            f"runs of {labels[config]} and of {labels[baseline]}. Name the column that is the same "
+            f"in all runs, or use --unpaired to compare the means of runs."
+        )
 
     def _by_example(self, config: int) -> pd.DataFrame:
         """Return a configuration's metric: a row per repeat, a column per example."""

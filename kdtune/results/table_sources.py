@@ -9,16 +9,14 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import describe_missing
+from kdtune.config.table_flags import table_file
 from kdtune.results.table_optuna import Tidy, only_done, read_journal, read_sqlite
 
-SQLITE = "sqlite:///"
 HEAD = 4096
 """Bytes of a file that tell its format."""
 DELIMITERS = ",;\t|"
@@ -56,12 +54,7 @@ def read_table(place: str, epoch: str | None = None, study: str | None = None) -
     Raises:
         InputError: The file does not exist or cannot be read.
     """
-    file = Path(place.removeprefix(SQLITE)).expanduser()
-    if not file.is_file():
-        names = [other.name for other in file.parent.glob("*.*")]
-        near = get_close_matches(file.name, names, n=1, cutoff=0.75)
-        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
-        raise InputError(f"a table of results must be a file, but {describe_missing(file)}{hint}")
+    file = table_file(place)
     with file.open("rb") as stream:
         head = stream.read(HEAD)
     if not head.strip():

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from kdtune.config.study import Format
-from kdtune.results.comparison import SIGNIFICANCE_LEVEL, have_enough_repeats
+from kdtune.results.advice import detectable, with_unit
+from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, have_enough_repeats
 from kdtune.results.context import count_comparisons
+from kdtune.results.significance import (
+    exact_test,
+    in_every_repeat,
+    is_significant,
+    p_text,
+    p_value,
+    since_interval,
+)
 from kdtune.results.tables import (
     cell,
     decimals,
@@ -21,9 +30,7 @@ from kdtune.results.tables import (
     markdown,
     plus_minus,
 )
-from kdtune.results.wording import p_text
 from kdtune.statistics.intervals import MIN_REPEATS
-from kdtune.statistics.power import detectable_effect
 
 if TYPE_CHECKING:
     from kdtune.results.table_comparison import TableComparison
@@ -110,8 +117,8 @@ def comparison_rows(result: TableComparison) -> tuple[list[str], list[list[str]]
         cells += difference_and_interval(row, scale)
         if two_way:
             cells.append(interval_text(row.low_here, row.high_here, scale))
-        cells += [_n(row), _p(row.p_holm)]
-        cells += [_p(row.p_max_t)] if with_max_t else []
+        cells += [_n(row), p_value(row.p_holm)]
+        cells += [p_value(row.p_max_t)] if with_max_t else []
         wins = f"{row.wins:.0f}/{row.ties:.0f}/{row.losses:.0f}" if row.paired else "-"
         cells += [wins] if paired else []
         cells += ["paired" if row.paired else f"unpaired: {row.why}"] if "repeats" in head else []
@@ -121,12 +128,6 @@ def comparison_rows(result: TableComparison) -> tuple[list[str], list[list[str]]
 
 def _n(row: pd.Series) -> str:
     return f"{row.n:.0f}" if row.paired else f"{row.n:.0f} and {row.n_baseline:.0f}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def count(table: pd.DataFrame) -> int:
@@ -201,8 +202,8 @@ def verdict(result: TableComparison) -> str:
 def _finding(result: TableComparison, table: pd.DataFrame) -> str:
     """Return the sentences about the best configuration that is compared with the baseline."""
     known = table[table.p_holm.notna()]
-    excludes_0 = (known.low > 0) | (known.high < 0)
-    significant = known[(known.p_holm < SIGNIFICANCE_LEVEL) & excludes_0]
+    is_clear = is_significant(known.p_holm, known.low, known.high, SIGNIFICANCE_LEVEL)
+    significant = known[is_clear]
     better = significant[result.sign * significant["diff"] > 0]
     metric = result.columns.metric
     if len(better):
@@ -216,10 +217,17 @@ def _finding(result: TableComparison, table: pd.DataFrame) -> str:
             f"Every other configuration worsened {metric}, the best one ({row.label}) by "
             f"{_effect(row, result, False)}."
         )
-    text = (
-        f"No significant difference in {metric}: {row.label} against {baseline(result)}: "
-        f"{_effect(row, result, True)}{_in_every_repeat(row)}{_detectable(row, result)}."
-    )
+    if is_clear.iloc[0]:
+        text = (
+            f"{row.label} worsened {metric} by {_effect(row, result, False)}. No other "
+            f"configuration is significantly better."
+        )
+    else:
+        why = since_interval(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL)
+        text = (
+            f"No significant difference in {metric}: {row.label} against {baseline(result)}: "
+            f"{_effect(row, result, True)}{why}{in_every_repeat(row)}{_detectable(row, result)}."
+        )
     if len(significant):
         text += f" {len(significant)} of {len(known)} configurations were significantly worse."
     return text
@@ -236,7 +244,7 @@ def _effect(row: pd.Series, result: TableComparison, signed: bool) -> str:
     against = "" if signed else f" compared with {baseline(result)}"
     kind = "simultaneous 95% CI" if m > 1 else "95% CI"
     parts = [f"{kind} {low:+z.{digits}f} to {high:+z.{digits}f}"] if math.isfinite(half) else []
-    p = p_text(row.p_holm)
+    p = p_text(row.p_holm) + exact_test(row.low, row.paired)
     parts.append(f"Holm-adjusted {p} over {m} comparisons" if m > 1 else p)
     n = f"n = {_n(row)}" if row.paired else f"n = {_n(row)}, unpaired"
     if not math.isnan(row.n_images):
@@ -249,14 +257,6 @@ def _unit(result: TableComparison) -> str:
     return " percentage points" if result.scale[1] else ""
 
 
-def _in_every_repeat(row: pd.Series) -> str:
-    """Return that a configuration was better or worse in every repeat; "" if it was not."""
-    for number, word in ((row.wins, "better"), (row.losses, "behind")):
-        if row.paired and number == row.n:
-            return f"; it was {word} in all {number:.0f} repeats"
-    return ""
-
-
 def _detectable(row: pd.Series, result: TableComparison) -> str:
     """Return the minimum detectable difference of a paired comparison; "" for others."""
     if math.isnan(row.low):
@@ -265,20 +265,26 @@ def _detectable(row: pd.Series, result: TableComparison) -> str:
     if not row.paired:
         return ""
     m = max(1, count(result.comparisons))
-    least = row.error * detectable_effect(row.df, SIGNIFICANCE_LEVEL / m)
-    if least > result.largest_difference:
+    least = detectable(row, m)
+    if not least < result.largest_difference:
         return f"; {row.n:.0f} repeats are too few for 80% power at any difference"
-    shown = result.scale[0] * least
-    number = f"{shown:.1f}" if result.scale[1] else f"{shown:.2g}"
+    is_share = result.scale[1]
+    number = with_unit(least / result.largest_difference, DEFAULT) if is_share else f"{least:.2g}"
     images = "" if math.isnan(row.n_images) else f", {row.n_images:,.0f} examples"
     design = f"{row.n:.0f} repeats{images} and {count_comparisons(m)}"
-    return f"; minimum detectable difference at 80% power with {design}: {number}{_unit(result)}"
+    return f"; minimum detectable difference at 80% power with {design}: {number}"
 
 
 def scope(result: TableComparison, table: pd.DataFrame) -> str:
     """Return what the intervals generalise to."""
+    example = result.columns.example
     if _is_two_way(table):
-        return f"This holds for new runs and new examples like these ({result.columns.example})."
+        return f"This holds for new runs and new examples like these ({example})."
+    if example is not None:
+        return (
+            f"This holds for new runs on the same evaluation data; nothing is said about new "
+            f"examples ({example}), since no comparison is paired by several of them."
+        )
     return (
         "This holds for new runs on the same evaluation data: without one row per run and image "
         "(--example), nothing is said about new images."

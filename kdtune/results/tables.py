@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdtune.config.study import Format
 from kdtune.results.comparison import Criterion
+from kdtune.results.significance import p_value
 
 
 def format_table(table: pd.DataFrame, format: Format = "md") -> str:
@@ -65,7 +66,7 @@ def comparison_rows(
         cells += difference_and_interval(row, criterion.scale)
         if both:
             cells.append(interval_text(row.low_here, row.high_here, criterion.scale))
-        cells += [str(int(row.n)), _p_value(row.p_holm), *[_p_value(row.p_max_t)] * full]
+        cells += [str(int(row.n)), p_value(row.p_holm), *[p_value(row.p_max_t)] * full]
         cells.append(f"{row.wins}/{row.ties}/{row.losses}")
         cells += [_two_decimals(row[name]) for name in ("p_better", "correlation") if full]
         rows.append(cells)
@@ -172,10 +173,6 @@ def cell(value: object) -> str:
     if value is None or value != value:
         return "-"
     return f"{value:g}" if isinstance(value, int | float) else str(value)
-
-
-def _p_value(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2g}"
 
 
 def _two_decimals(value: float) -> str:

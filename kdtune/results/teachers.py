@@ -13,6 +13,7 @@ from kdtune.config.teacher_accuracy import (
     write_teacher_accuracy,
 )
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, completed
+from kdtune.results.significance import p_text
 from kdtune.statistics.chance import binomial_p, chance_level
 
 
@@ -35,7 +36,7 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
         if p > SIGNIFICANCE_LEVEL:
             by_chance.append(
                 f"{split} ({value.correct} of {value.n} are correct, {value}; always naming one "
-                f"class gives {100 * chance:.1f}%; binomial p = {p:.2g})"
+                f"class gives {100 * chance:.1f}%; binomial {p_text(p)})"
             )
     if by_chance:
         yield (

@@ -8,15 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import fdtrc
 
-
-class Estimate(NamedTuple):
-    """Mean of differences with its standard error."""
-
-    mean: float
-    error: float
-    """Standard error; NaN with fewer than two differences."""
-    df: float
-    """Degrees of freedom of Student's t."""
+from kdtune.statistics.crossed import Estimate
+from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING
 
 
 class TeacherShare(NamedTuple):
@@ -48,10 +41,13 @@ def corrected_resampled(differences: ArrayLike, val_over_train: float) -> Estima
     """
     d = np.asarray(differences, dtype=float)
     n = len(d)
-    if n < 2:
-        return Estimate(float(d.mean()) if n else math.nan, math.nan, 0)
-    variance = (1 / n + val_over_train) * d.var(ddof=1)
-    return Estimate(float(d.mean()), math.sqrt(variance), n - 1)
+    mean = float(d.mean()) if n else math.nan
+    if n < MIN_REPEATS:
+        return Estimate(mean, math.nan, math.nan)
+    error = math.sqrt((1 / n + val_over_train) * d.var(ddof=1))
+    if error <= ROUNDING * float(abs(d).max()):
+        return Estimate(mean, math.nan, math.nan)
+    return Estimate(mean, error, n - 1)
 
 
 def teacher_share(values: ArrayLike, teachers: Sequence[Hashable]) -> TeacherShare | None:

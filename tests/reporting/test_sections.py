@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.reporting import build
 from kdtune.reporting.choices import MAX_TABLE_ROWS, choices
 from kdtune.reporting.class_figures import class_plots
-from kdtune.reporting.classes import by_class
+from kdtune.reporting.classes import _accuracies, by_class
 from kdtune.reporting.examples import examples
 from kdtune.reporting.frame import limits, outside
 from kdtune.reporting.identity import identity
@@ -67,6 +68,20 @@ def test_each_split_has_the_accuracy_of_each_class(made) -> None:
         words = f"{len(significant)} of 3" if len(significant) else "no class differs"
         assert words in noted.note
         assert all(name in noted.note for name in significant["class"])
+
+
+def test_equal_differences_of_a_class_need_no_interval(made) -> None:
+    """The only image of a class is right in all of 8 repeats or none: p = 3 * 2 / 2^8 by Holm."""
+    arms = read_arms(made, CRITERION)["test"]
+    correct = np.zeros((2, 8, 90))
+    correct[0, :, 0] = 1
+    label = np.repeat([0, 1, 2], [1, 44, 45])
+    own = SimpleNamespace(
+        correct=correct, label=label, classes=arms.classes, split="test", repeats=list(range(8))
+    )
+    noted = _accuracies(own)
+    assert f"1 of 3 classes differs significantly: {arms.classes[0]} (+100.0 points)" in noted.note
+    assert noted.table.rows[0][4:] == ["+100.0", "0.023"]
 
 
 def test_many_classes_have_a_table_of_confusions(tmp_path) -> None:

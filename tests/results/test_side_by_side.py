@@ -15,7 +15,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.flags import AnalysisFlags
 from kdtune.config.run import Run
 from kdtune.results.side_by_side import SideBySide, load_several
-from kdtune.results.side_by_side_text import text
+from kdtune.results.side_by_side_text import conclusions, text
 
 exact = pytest.approx
 A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)
@@ -163,3 +163,13 @@ def test_a_study_without_results_is_compared_with_nothing(tmp_path: Path) -> Non
     empty = save(tmp_path / "empty", {0.5: [None], 1.0: [None]})
     side = load_several([save(tmp_path / "full", C), empty])
     assert len(side.best) == 2 and not len(side.comparisons)
+
+
+def test_equal_differences_are_significant_without_an_interval(tmp_path: Path) -> None:
+    """p = 2 / 2^8 by sign flips, twice that by Holm."""
+    accs = [0.5 + i / 64 for i in range(8)]
+    low = save(tmp_path / "low", {0.5: accs, 1.0: [0.4] * 8})
+    high = save(tmp_path / "high", {0.5: [a + 1 / 32 for a in accs], 1.0: [0.4] * 8})
+    sentence = next(conclusions(load_several([low, high])))
+    assert sentence.startswith("high (alpha = 0.5) has a better test accuracy than low (alpha = 0.")
+    assert "points (Holm-adjusted p = 0.016 (sign-flip test), n = 8)." in sentence

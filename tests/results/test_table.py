@@ -172,9 +172,6 @@ def test_verdict_names_a_difference_in_either_direction() -> None:
     loss = better.rename(columns={"acc": "val_loss"})
     result = kdtune.compare(loss, "alpha", "seed", "val_loss")
     assert "worsened val_loss" in result.verdict and "points" not in result.text()
-    equal = compare(frame.assign(acc=0.9 - 0.1 * frame.alpha)).verdict  # no standard error
-    assert equal.startswith("No significant difference in acc: alpha = 0 against alpha = 1: +10.00")
-    assert "it was better in all 8 repeats; all 8 differences are equal" in equal
     few = compare(table(seeds=2)).verdict
     assert few.startswith("No conclusion: a comparison needs 3 repeats")
 
@@ -258,7 +255,7 @@ def test_a_column_that_may_be_a_hyperparameter() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"by": "aplha"}, r"^by must be a column .*got aplha; did you mean alpha\?"),
+        ({}, {"by": "aplha"}, r"^--by must be a column .*got aplha; did you mean alpha\?"),
         ({}, {"by": "alpha,lr"}, r"separate names by spaces \(alpha lr\)"),
         ({}, {"by": ()}, "by must name at least one column"),
         ({}, {"metric": "seed"}, "one role, but seed is given for repeat and metric"),
@@ -287,6 +284,72 @@ def test_an_inactive_hyperparameter_is_a_configuration() -> None:
     same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
     assert same.comparisons.equals(result.comparisons)
     assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
+
+
+def test_equal_differences_are_judged_by_the_sign_flip_test() -> None:
+    """p = 2 / 2^n, twice that by Holm: 0.016 with 8 repeats, 0.25 with 4."""
+    equal = compare(table().assign(acc=lambda t: 0.9 - 0.1 * t.alpha))
+    assert equal.verdict.startswith(
+        "alpha = 0 improved acc by 10.00 percentage points compared with alpha = 1 (Holm-adjusted "
+        "p = 0.016 (sign-flip test) over 2 comparisons, n = 8)."
+    )
+    few = compare(table(seeds=4).assign(acc=lambda t: 0.9 - 0.1 * t.alpha)).verdict
+    assert few.startswith("No significant difference in acc: alpha = 0 against alpha = 1: +10.00")
+    assert "it was better in all 4 repeats; all 4 differences are equal" in few
+
+
+def test_a_first_row_that_is_worse_is_called_worse() -> None:
+    """alpha = 0 loses 1 point in every repeat, alpha = 0.5 more on average but unevenly."""
+    loss = {1.0: [0.0] * 8, 0.0: [0.010, 0.011] * 4, 0.5: [0.3, -0.2] * 4}
+    frame = table().sort_values(["alpha", "seed"])
+    frame["acc"] = [0.8 - d for alpha in (0.0, 0.5, 1.0) for d in loss[alpha]]
+    verdict = compare(frame).verdict
+    assert verdict.startswith("alpha = 0 worsened acc by 1.050 percentage points compared with")
+    assert "p < 0.001" in verdict and "minimum detectable" not in verdict
+    assert "No other configuration is significantly better. 1 of 2 configurations wer" in verdict
+
+
+def test_a_baseline_of_text_is_found() -> None:
+    frame = table()
+    names = {0.0: "0", 0.5: "0.5", 1.0: "1"}
+    result = compare(frame.assign(alpha=frame.alpha.map(names)))
+    assert result.comparisons["diff"].tolist() == compare(frame).comparisons["diff"].tolist()
+
+
+def test_minimum_detectable_difference_is_that_of_a_study() -> None:
+    """It takes both t tests: 4 repeats that vary and 20 images, by the power of scipy's nct."""
+    rng = np.random.default_rng(4)
+    p = np.clip(0.6 + 0.25 * rng.normal(size=(2, 4, 1)), 0.05, 0.95)
+    correct = rng.random((2, 4, 20)) < p
+    index = pd.MultiIndex.from_product([(0.5, 1.0), range(4), range(20)])
+    frame = pd.DataFrame({"acc": correct.ravel()}, index.set_names(["alpha", "seed", "image"]))
+    result = compare(frame.reset_index(), example="image")
+    row = result.comparisons.iloc[0]
+    d = correct[0].mean(1) - correct[1].mean(1)
+    effects = []
+    for df, error in ((3, stats.sem(d)), (row.df, row.error)):
+        t = stats.t.ppf(0.975, df)
+        sizes = np.linspace(2, 8, 6001)
+        power = stats.nct.sf(t, df, sizes) + stats.nct.cdf(-t, df, sizes)
+        effects.append(error * sizes[np.argmax(power >= 0.8)])
+    assert effects[0] > effects[1]  # the t test over repeats decides
+    want = f"with 4 repeats, 20 examples and 1 comparison: {100 * effects[0]:.1f} percentage points"
+    assert want in result.verdict
+
+
+def test_runs_that_share_one_example_or_none() -> None:
+    frame = pd.concat([table().assign(image=i) for i in range(3)], ignore_index=True)
+    frame["acc"] += 0.01 * np.random.default_rng(2).normal(size=len(frame))
+    apart = frame.assign(image=frame.image + 3 * (frame.alpha < 1))
+    with pytest.raises(InputError, match="no image is in all runs of alpha = 0 and of alpha = 1"):
+        compare(apart, example="image")
+    assert not compare(apart, example="image", unpaired=True).comparisons.paired.any()
+    apart.loc[apart.image == 3, "image"] = 0
+    one = compare(apart, example="image")
+    alone = compare(frame[frame.image == 0])
+    numbers = ["diff", "low", "high", "p_holm", "n", "n_images"]
+    pd.testing.assert_frame_equal(one.comparisons[numbers], alone.comparisons[numbers])
+    assert "nothing is said about new examples (image)" in one.verdict
 
 
 def test_impossible_amounts_are_not_shown() -> None:

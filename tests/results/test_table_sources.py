@@ -247,5 +247,13 @@ def test_help_of_a_table_is_its_own(capsys) -> None:
         parse_reading("analysis", ["results.csv", "--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0 and "--unpaired" in text and "--max-ms" not in text
-    flags = parse_reading("analysis", ["x.csv", *ROLES])
+
+
+def test_a_wrong_file_is_said_before_missing_flags(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must be a file, but .*nofile.csv does not exist"):
+        parse_reading("analysis", [str(tmp_path / "nofile.csv"), "--by", "a", "--metric", "b"])
+    (tmp_path / "x.csv").write_text("a,b\n")
+    flags = parse_reading("analysis", [str(tmp_path / "x.csv"), *ROLES])
     assert isinstance(flags, TableFlags) and flags.direction is None
+    with pytest.raises(InputError, match="--repeat must name a column"):
+        parse_reading("analysis", [str(tmp_path / "x.csv"), "--by", "a", "--metric", "b"])

@@ -76,9 +76,11 @@ def test_corrected_intervals_cover_and_naive_ones_do_not() -> None:
 
 def test_by_hand() -> None:
     """Differences 1, 2, 3: s^2 = 1; (1/3 + 1/6) s^2 = 1/2."""
-    assert corrected_resampled([1, 2, 3], 1 / 6) == pytest.approx((2, math.sqrt(0.5), 2))
+    found = corrected_resampled([1, 2, 3], 1 / 6)
+    assert (found.mean, found.error, found.df) == pytest.approx((2, math.sqrt(0.5), 2))
     assert corrected_resampled([1, 2, 3], 0).error == pytest.approx(stats.sem([1, 2, 3]))
-    assert math.isnan(corrected_resampled([1], 0.1).error)
+    for none in ([1], [1, 2], [2, 2, 2], [0.1] * 3):  # too few, or nothing varies
+        assert math.isnan(corrected_resampled(none, 0.1).error)
 
 
 def test_share_of_teachers_by_hand_and_with_the_f_test_of_scipy() -> None:
