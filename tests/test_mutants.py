@@ -188,8 +188,8 @@ MUTANTS = {
     ),
     "repeats of other seeds are paired": Mutant(
         "results/setups.py",
-        '("seed", "train_images", "augmentation")',
-        '("train_images", "augmentation")',
+        '("seed", "train_images", ',
+        '("train_images", ',
         "results/side_by_side",
     ),
     "resumed epochs are paid twice": Mutant(

@@ -132,6 +132,7 @@ def _describe_lead(
     ours, theirs = ([state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
     ends = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-    shown = "" if math.isnan(interval.low) else f" (95% CI for these images {ends})"
+    has_none = math.isnan(interval.low) or plan.study.run.folds is not None  # other images each
+    shown = "" if has_none else f" (95% CI for these images {ends})"
     lead = f"{100 * interval.mean:+.1f} points{shown} over {interval.n} repeats"
     return f"best distilled minus best baseline {lead}"

@@ -113,7 +113,7 @@ def summary(results: Results, criterion: Criterion) -> Summary:
     table = table.loc[order.sort_values(kind="stable").index]
     note = (
         f"Metrics on val, epoch selection {criterion.scope}: mean ± SD over n repeats"
-        f"{results.repeats_phrase}, with the 95% CI (t interval over repeats, for these images) "
+        f"{results.repeats_phrase}, with the 95% CI (t interval {results.design.single_interval}) "
         f"below."
     )
     if criterion.scope == "best":
@@ -249,13 +249,15 @@ def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool
     context = results.context(criterion)
     if context.held_out:
         return f"{_finalists_note(context)} The test split was not used for selection."
+    has_fixed_test = context.design.folds is not None and "test" in split_sizes(results)
+    on_test = " Those on test are for these test images." * has_fixed_test
     note = (
         f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
         f"it is, because it was selected on val. The corrected estimate selects on images drawn "
         f"with replacement and evaluates on the images not drawn (BBC-CV, Tsamardinos et al., "
         f"2018); its interval reflects the sampling of val images alone, the others are for "
-        f"{context.holds_for}. The interval of the difference on val is that of the comparison. "
-        f"The test split was not used for selection."
+        f"{context.holds_for}.{on_test} The interval of the difference on val is that of the "
+        f"comparison. The test split was not used for selection."
     )
     if criterion.has_predictions and is_uncorrected:
         note += " There is no corrected estimate, because predictions of some trials are missing."
@@ -272,10 +274,11 @@ def _finalists_note(context: ComparisonContext) -> str:
             "first of these repeats. Which of them is the best by this criterion was chosen on "
             "these repeats, so its estimate is optimistic."
         )
+    images = "the same" if context.design.folds is None else "of the same pool"
     return (
-        "The finalists, and which of them is the best, were recorded before the first of these "
-        "repeats, so the choice of seeds does not bias these estimates. The val images are the "
-        "same, so selection bias from the images remains."
+        f"The finalists, and which of them is the best, were recorded before the first of these "
+        f"repeats, so the choice of seeds does not bias these estimates. The val images are "
+        f"{images}, so selection bias from the images remains."
     )
 
 

@@ -97,7 +97,7 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
         results.design.constant,
         f"Each trial contributes one number (epoch selection {criterion.scope}); variation is "
         f"measured over trials, never over epochs. SD has ddof = 1. Intervals of single "
-        f"configurations are 95% Student t intervals over repeats, for these images; those of "
+        f"configurations are 95% Student t intervals {results.design.single_interval}; those of "
         f"comparisons and of the best configuration are for {context.holds_for}. They assume that "
         f"means are approximately normal, and end at the range of the metric.",
         context.baseline_note,

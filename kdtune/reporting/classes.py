@@ -13,6 +13,7 @@ from kdtune.results.classes import class_accuracies, largest_confusions
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
 from kdtune.results.significance import is_significant, p_value
 from kdtune.results.study_results import Results
+from kdtune.statistics.intervals import MIN_REPEATS
 
 MAX_NAMED = 5
 """Classes that a sentence names."""
@@ -37,16 +38,31 @@ def by_class(results: Results, arms: Mapping[str, Arms]) -> ByClass | None:
     labels = [results.label(config) for config in own.configs]
     note = (
         f"Accuracy on the images of each class, mean over {len(own.repeats)} repeats: the best "
-        f"distilled configuration ({labels[0]}) and its baseline ({labels[1]}). Differences are "
-        f"paired by repeat and image. The 95% CI is for new repeats and new images of the class, "
-        f"and simultaneous for all classes of a split (Bonferroni); p is Holm-adjusted for them."
+        f"distilled configuration ({labels[0]}) and its baseline ({labels[1]}). "
+        f"{_method(own)}, and simultaneous for all classes of a split (Bonferroni); p is "
+        f"Holm-adjusted for them."
     )
-    if len(own.repeats) < 3:
-        note += " Intervals and p values need three repeats."
+    if len(set(own.design.units(own.repeats).tolist())) < MIN_REPEATS:
+        units = "teachers" if own.design.by_teacher else "repeats"
+        note += f" Intervals and p values need three {units}."
     if "test" in arms:
         note += " Val selected the configuration; test did not."
     splits = {split: _accuracies(one) for split, one in arms.items()}
     return ByClass(note, splits, _confusions(own))
+
+
+def _method(arms: Arms) -> str:
+    """Return how the differences were computed, and what their intervals are for."""
+    design = arms.design
+    if design.folds is not None:
+        return (
+            f"Differences are paired by repeat. The 95% CI is a t interval over "
+            f"{design.units_phrase} for {design.new_units}, on these {arms.split} images"
+        )
+    return (
+        f"Differences are paired by repeat and image. The 95% CI is a t interval over "
+        f"{design.units_phrase} and images, for {design.new_units} and new images of the class"
+    )
 
 
 def _accuracies(arms: Arms) -> NotedTable:

@@ -125,8 +125,8 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
     label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_axis_label(criterion))
     caption = (
-        "Dots are repeats, the diamond is their mean and the line its 95% t interval, for these "
-        "images."
+        f"Dots are repeats, the diamond is their mean and the line its 95% t interval "
+        f"{results.design.single_interval}."
     )
     return CaptionedFigure("repeats", caption, figure, titles)
 

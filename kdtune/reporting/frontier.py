@@ -47,7 +47,7 @@ def frontier_table(results: Results, criterion: Criterion) -> NotedTable | None:
     rows = [_row(row, criterion) for _, row in table.iterrows()]
     note = (
         f"The best configuration of each student, distilled and plain (without distillation), with "
-        f"the 95% t interval over repeats, for these images. The best was selected by the same "
+        f"the 95% t interval {results.design.single_interval}. The best was selected by the same "
         f"{criterion.label}, which is optimistic. A configuration is on the frontier of a cost if "
         f"none is cheaper and at least as good, or as cheap and better; that compares means, and "
         f"neighbours whose intervals overlap may change places."
@@ -97,7 +97,8 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
     _label_axes(axes, criterion, cost, values, is_log)
     add_legend_below(figure, axes)
     titles = {gid_of(row): _title(row, criterion, cost) for _, row in table.iterrows()}
-    return CaptionedFigure(name, _caption(criterion, cost, len(teachers)), figure, titles)
+    caption = _caption(criterion, cost, len(teachers), results.design.single_interval)
+    return CaptionedFigure(name, caption, figure, titles)
 
 
 def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.DataFrame:
@@ -172,11 +173,11 @@ def _label_axes(
     axes.margins(x=0.12, y=0.1)
 
 
-def _caption(criterion: Criterion, cost: str, teachers: int) -> str:
+def _caption(criterion: Criterion, cost: str, teachers: int, interval: str) -> str:
     stars = "The star is the teacher." if teachers == 1 else "The stars are the teachers."
     return (
         f"Best configuration of each student, distilled (filled) and without distillation "
-        f"(hollow): mean {criterion.label} over repeats with the 95% t interval, against "
+        f"(hollow): mean {criterion.label} with the 95% t interval {interval}, against "
         f"{COST_AXES[cost]}. The grey steps are the frontier of the students: no configuration is "
         f"cheaper and at least as good, or as cheap and better.{f' {stars}' * (teachers > 0)}"
     )

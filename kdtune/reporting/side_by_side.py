@@ -90,8 +90,9 @@ def means_plot(side: SideBySide) -> CaptionedFigure:
     if len(side.splits) > 1:
         figure.legend(loc="outside lower center", ncols=2)
     caption = (
-        "Mean of the best configurations with its 95% t interval over repeats. Means on val are "
-        "optimistic, since val selected the configurations."
+        f"Mean of the best configurations with its 95% t interval "
+        f"{' or '.join(side.single_intervals)}. Means on val are "
+        f"optimistic, since val selected the configurations."
     )
     return CaptionedFigure("best-of-studies", caption, figure)
 

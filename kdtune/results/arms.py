@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.results.comparison import Criterion, baseline_of, completed, have_enough_repeats
+from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.predictions import read_predictions
 from kdtune.storage.records import read_provenance
 
@@ -51,6 +52,8 @@ class Arms:
     """Probability of the predicted class, float [2, R, N]."""
     p_label: Numbers
     """Probability of the label, float [2, R, N]."""
+    design: Design = ONE_TEACHER
+    """What the repeats vary."""
 
     @property
     def correct(self) -> Numbers:
@@ -96,7 +99,8 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, Arms]:
         str(split): _arms(str(split), rows, trials, pair, classes)
         for split, rows in frame.groupby("split", sort=False)
     }
-    return {split: found[split] for split in ("val", "test") if found.get(split)}  # type: ignore[misc]
+    known = {split: arms for split in ("val", "test") if (arms := found.get(split))}
+    return {split: replace(arms, design=results.design) for split, arms in known.items()}
 
 
 def class_names(folder: Path, count: int) -> tuple[str, ...]:
@@ -140,6 +144,10 @@ def _arms(
     shape = (2, len(trials), len(parts[0]))
     first = parts[0]
     files = first["file"] if "file" in first else pd.Series([None] * len(first))
+    predicted, p_predicted, p_label = (
+        np.stack([part[name].to_numpy(dtype=kind) for part in parts]).reshape(shape)
+        for name, kind in (("predicted", int), ("p_predicted", float), ("p_label", float))
+    )
     return Arms(
         split,
         pair,
@@ -147,8 +155,7 @@ def _arms(
         tuple(classes),
         first.label.to_numpy(dtype=int),
         tuple(None if pd.isna(name) else str(name) for name in files),
-        *(
-            np.stack([part[name].to_numpy(dtype=kind) for part in parts]).reshape(shape)
-            for name, kind in (("predicted", int), ("p_predicted", float), ("p_label", float))
-        ),
+        predicted,
+        p_predicted,
+        p_label,
     )

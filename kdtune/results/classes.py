@@ -15,9 +15,10 @@ def class_accuracies(arms: Arms) -> pd.DataFrame:
     Returns:
         One row per class that has images: class, images, distilled and baseline (accuracy, mean
         over repeats), diff (distilled - baseline), low, high (ends of the simultaneous 95 %
-        interval for new repeats and new images of the class, Bonferroni over the classes), p and
-        p_holm (Holm over the classes). With fewer than three repeats there is no interval and no p
-        value (NaN); see `pairs.Pair.statistics`.
+        interval for new repeats and new images of the class, Bonferroni over the classes; with
+        folds for new train/val splits on these images), p and p_holm (Holm over the classes). With
+        fewer than three repeats, or teachers where these are the sample, there is no interval and
+        no p value (NaN); see `pairs.Pair.statistics`.
     """
     correct = arms.correct.astype(float)
     numbers = np.unique(arms.label)
@@ -26,7 +27,8 @@ def class_accuracies(arms: Arms) -> pd.DataFrame:
     for number in numbers:
         own = correct[:, :, arms.label == number]
         by_repeat = own.mean(2)
-        pair = Pair(by_repeat[0], by_repeat[1], own[0] - own[1])
+        images = own[0] - own[1] if arms.design.folds is None else None
+        pair = Pair(by_repeat[0], by_repeat[1], images, arms.repeats, arms.design)
         row = {"class": arms.classes[number], "images": own.shape[2]}
         row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
         rows.append(row | pair.statistics(1, level, most=1.0))

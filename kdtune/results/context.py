@@ -154,10 +154,11 @@ class ComparisonContext:
         if self.held_out and not self.is_recorded:
             return f"The baseline is {self.baseline}. {NOT_RECORDED}"
         if self.held_out:
+            images = "those" if self.design.folds is None else "of the pool"
             return (
                 f"The baseline is {self.baseline}. The finalists were recorded before the first of "
-                f"these repeats, which selected neither of them. The val images are those that "
-                f"selected them, and the p values are not adjusted for that."
+                f"these repeats, which selected neither of them. The val images are {images} "
+                f"that selected them, and the p values are not adjusted for that."
             )
         return (
             f"The baseline is {self.baseline}, the best one by the criterion that also selects the "

@@ -30,12 +30,16 @@ class Design:
     """Whether teachers are fine-tuned; if not, all repeats have the same even with folds."""
     adaptive: bool = False
     """Whether the number of repeats depends on the results (--repeats auto)."""
+    several_recipes: bool = False
+    """Whether there are teachers of several models or epochs, because the study searches them."""
 
     @staticmethod
     def of(study: Study) -> "Design":
         """Return the design of a study."""
         run = study.run
-        return Design(run.teachers, run.folds, run.teacher_epochs != 0, study.until_decided)
+        searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
+        tuned = run.teacher_epochs != 0
+        return Design(run.teachers, run.folds, tuned, study.until_decided, searched)
 
     @property
     def by_teacher(self) -> bool:
@@ -105,12 +109,27 @@ class Design:
         With folds new splits have new images, too.
         """
         if self.folds is not None:
-            teacher = "a teacher for each" if self.fine_tuned else "this teacher"
+            own = "teachers" if self.several_recipes else "a teacher"
+            teacher = f"{own} for each" if self.fine_tuned else self._these_teachers
             return f"new train/val splits of data like these, with {teacher}"
         if self.by_teacher:
-            return "new repeats with new teachers of this recipe"
-        teacher = "this teacher" if self.teachers == 1 else f"these {self.teachers} teachers"
-        return f"new repeats with {teacher}"
+            recipe = "these recipes" if self.several_recipes else "this recipe"
+            return f"new repeats with new teachers of {recipe}"
+        return f"new repeats with {self._these_teachers}"
+
+    @property
+    def _these_teachers(self) -> str:
+        if self.several_recipes:
+            return "these teachers"
+        return "this teacher" if self.teachers == 1 else f"these {self.teachers} teachers"
+
+    @property
+    def single_interval(self) -> str:
+        """What t intervals of single configurations are computed over, and hold for."""
+        if self.folds is not None:
+            return "over repeats, not corrected for overlapping train sets"
+        teachers = " and these teachers" * (self.teachers > 1)
+        return f"over repeats, for these images{teachers}"
 
     @property
     def units_phrase(self) -> str:
@@ -124,22 +143,26 @@ class Design:
         """What is the same in all repeats, and what conclusions depend on, as sentences."""
         if self.folds is not None:
             own = "each repeat has its own train and val, drawn from both together"
-            own += ", and its own teacher, fine-tuned on its train" * self.fine_tuned
-            same = "Test is" if self.fine_tuned else "The teacher and test are"
+            plural = "s" * self.several_recipes
+            own += f", and its own teacher{plural}, fine-tuned on its train" * self.fine_tuned
+            same = "Test is" if self.fine_tuned else f"The teacher{plural} and test are"
             return (
                 f"{same} the same in all repeats; {own}. Val is one of {self.folds} stratified "
                 f"folds. Conclusions are about {self.new_units}."
             )
         if self.teachers > 1:
-            own = "this recipe" if self.by_teacher else "these teachers"
+            recipe = "these recipes" if self.several_recipes else "this recipe"
+            own = recipe if self.by_teacher else "these teachers"
+            of = "each recipe" if self.several_recipes else "one recipe"
             return (
                 f"The split into train, val and test is the same in all repeats. They use "
-                f"{self.teachers} teachers of one recipe in turn. Conclusions are conditional on "
+                f"{self.teachers} teachers of {of} in turn. Conclusions are conditional on "
                 f"{own} and this data set."
             )
         return (
-            "The teacher and the split into train, val and test are the same in all repeats. "
-            "Conclusions are conditional on this teacher and this data set."
+            f"The teacher{'s' * self.several_recipes} and the split into train, val and test are "
+            f"the same in all repeats. Conclusions are conditional on {self._these_teachers} and "
+            f"this data set."
         )
 
 

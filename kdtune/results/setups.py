@@ -14,8 +14,9 @@ from kdtune.config.study import Study
 from kdtune.results.study_results import Results
 from kdtune.storage.records import read_saved
 
-SHARED_BY_PAIRS = ("seed", "train_images", "augmentation")
-"""What a repeat of two studies must share: it fixes order and augmentation of the same images."""
+SHARED_BY_PAIRS = ("seed", "train_images", "augmentation", "folds", "teachers")
+"""What a repeat of two studies must share: it fixes order and augmentation of the same images, the
+split into train and val, and which of the teachers it learns from."""
 NOT_COMPARED = {
     *("name", "out", "run", "space", "keep", "rerun_dropped", "address", "cache", "cache_gb"),
     *("gpus", "gpus_per_trial", "loader_workers", "data", "repeat", "study_values"),

@@ -1,16 +1,19 @@
 """Several studies of the same data side by side: their best configurations, compared.
 
 The studies are compared with the first one. Repeats are paired where the studies share their seed,
-their training images and their augmentation; otherwise they are independent samples.
+their training images, their augmentation, their folds and their number of teachers; otherwise they
+are independent samples. Unpaired repeats of studies with folds are not tested: their train sets
+overlap, and the correction for that is one for paired differences.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdtune.config.errors import InputError
@@ -23,7 +26,7 @@ from kdtune.results.comparison import (
     completed_configs,
     over_known,
 )
-from kdtune.results.design import stricter
+from kdtune.results.design import Design, stricter
 from kdtune.results.pairs import Pair, difference_table
 from kdtune.results.setups import check_same_data, differing_settings, pairing_obstacles
 from kdtune.results.study_results import Results, load
@@ -131,7 +134,8 @@ class SideBySide:
         against (label in the first study), diff, low, high (simultaneous 95 % t interval:
         Bonferroni over the rows of the split; for new repeats and new images if n_images is known,
         see `pairs`), n (repeats of the study, the common ones if paired), n_reference, n_images, p,
-        p_holm (over the rows of the split), paired, why (if it is not).
+        p_holm (over the rows of the split), paired, why (if it is not). There is no interval and no
+        p value (NaN) with fewer than three repeats, or for unpaired repeats with folds.
         """
         pairs = list(self._pairs())
         parts = []
@@ -171,13 +175,34 @@ class SideBySide:
             found = own.statistics(self.criterion.sign, level, self.criterion.largest_difference)
             row |= {name: found[name] for name in ("diff", "low", "high", "p", "n", "n_images")}
             return row | {"n_reference": own.n}
-        welch = unpaired_difference(x, y, level)
-        row |= {"diff": welch.difference, "low": welch.low, "high": welch.high, "p": welch.p}
-        return row | {"n": len(x), "n_reference": len(y), "n_images": math.nan}
+        row |= {"n": len(x), "n_reference": len(y), "n_images": math.nan}
+        if self.design_against(a.study).folds is not None:
+            none = dict.fromkeys(("low", "high", "p"), math.nan)
+            return row | {"diff": x.mean() - y.mean()} | none
+        means, others = self._unit_means(a.study, x), self._unit_means(b.study, y)
+        welch = unpaired_difference(means, others, level)
+        return row | {"diff": welch.difference, "low": welch.low, "high": welch.high, "p": welch.p}
+
+    def _unit_means(self, name: str, sample: pd.Series) -> np.ndarray:
+        """Return the independent numbers of a sample: its repeats, or the means of teachers."""
+        design = self.studies[name].design
+        return design.unit_means(sample.to_numpy(dtype=float), list(sample.index))
+
+    def design_against(self, name: str) -> Design:
+        """Return the design that decides the comparison of a study with the first one."""
+        return stricter(*self.designs_of(name))
+
+    def designs_of(self, name: str) -> tuple[Design, Design]:
+        """Return the designs of a study and of the first one, with the teachers of both."""
+        results = (self.studies[name], self.studies[self.reference])
+        recipes = {(r.teacher, r.teacher_epochs) for r in (own.study.run for own in results)}
+        several = len(recipes) > 1 or any(own.design.several_recipes for own in results)
+        one, other = (replace(own.design, several_recipes=several) for own in results)
+        return one, other
 
     def _pair(self, split: str, a: pd.Series, b: pd.Series, x: pd.Series, y: pd.Series) -> Pair:
         """Return a pair of configurations of two studies in their common repeats x and y."""
-        design = stricter(*(self.studies[row.study].design for row in (a, b)))
+        design = self.design_against(a.study)
         repeats, tables = [int(repeat) for repeat in x.index], []
         if design.folds is not None:  # each repeat has other images
             return Pair(x.to_numpy(), y.to_numpy(), None, repeats, design)
@@ -193,6 +218,11 @@ class SideBySide:
     def settings(self) -> pd.DataFrame:
         """The settings that differ; see `setups.differing_settings`."""
         return differing_settings(self.studies)
+
+    @property
+    def single_intervals(self) -> list[str]:
+        """What the intervals of `best` are computed over, and hold for; one text per design."""
+        return list(dict.fromkeys(own.design.single_interval for own in self.results))
 
     @property
     def is_adaptive(self) -> bool:

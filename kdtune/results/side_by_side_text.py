@@ -10,12 +10,17 @@ from kdtune.config.metrics import METRICS
 from kdtune.config.study import Format
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import NOT_ADJUSTED
+from kdtune.results.design import Design
 from kdtune.results.side_by_side import SideBySide
 from kdtune.results.significance import exact_test, is_significant, p_text, p_value, since_interval
 from kdtune.results.tables import difference_and_interval, format_table, markdown, plus_minus
 from kdtune.statistics.intervals import MIN_REPEATS
 
 Rows = tuple[list[str], list[list[str]]]
+NO_TEST = (
+    "There is no test of unpaired folds, since their train sets overlap and the correction for "
+    "that is one for paired differences."
+)
 SPLIT_NAMES = {"val": "validation", "test": "test"}
 
 
@@ -98,21 +103,43 @@ def setting_rows(side: SideBySide) -> Rows:
 
 def method(side: SideBySide) -> str:
     """Return how the differences were computed."""
-    table, parts = side.comparisons, []
-    if table.paired.any():
-        by_image = bool(table.n_images[table.paired].notna().all())
-        over = "repeat and image: t test over both, about new repeats and new images."
-        alone = "repeat: t test over repeats, about these images."
-        parts.append(f"Paired by {over if by_image else alone}")
-    if not table.paired.all():
-        parts.append(
-            "Unpaired repeats are independent samples: Welch's t test over repeats, about these "
-            "images."
-        )
+    table = side.comparisons
+    by_image = bool(table.n_images[table.paired].notna().all())
+    rows = table[["study", "paired"]].drop_duplicates().itertuples()
+    sentences = (
+        _paired(side.design_against(row.study), by_image, side.splits)
+        if row.paired
+        else _unpaired(side.designs_of(row.study))
+        for row in rows
+    )
+    parts = list(dict.fromkeys(sentences))
     if count(side) > 1:
         adjusted = f"for the {count(side)} comparisons of a split"
         parts.append(f"CI Bonferroni-adjusted and p Holm-adjusted {adjusted}.")
     return " ".join([*parts, NOT_ADJUSTED] if side.is_adaptive else parts)
+
+
+def _paired(design: Design, by_image: bool, splits: list[str]) -> str:
+    """Return how paired comparisons of a design were tested, and what they are about."""
+    test, about = f"t test over {design.units_phrase}", f"about {design.new_units}"
+    if design.folds is not None:
+        on_test = ", on test for these test images" * ("test" in splits)
+        return f"Paired by repeat: {test}, {about}{on_test}."
+    if by_image:
+        return f"Paired by repeat and image: {test} and images, {about} and new images."
+    return f"Paired by repeat: {test}, {about} on these images."
+
+
+def _unpaired(designs: tuple[Design, Design]) -> str:
+    """Return how unpaired comparisons of two designs were tested, and what they are about."""
+    if any(design.folds is not None for design in designs):
+        return NO_TEST
+    units = " and over ".join(dict.fromkeys(design.units_phrase for design in designs))
+    about = " and ".join(dict.fromkeys(design.new_units for design in designs))
+    return (
+        f"Unpaired repeats are independent samples: Welch's t test over {units}, about {about} on "
+        f"these images."
+    )
 
 
 def caveats(side: SideBySide) -> list[str]:
@@ -135,10 +162,12 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
     subject = f"{row.study} ({row.label})"
     other = f"{side.reference} ({row.against})"
     if math.isnan(row.p):
-        return (
-            f"No conclusion on {subject} against {other}: a comparison needs at least "
-            f"{MIN_REPEATS} repeats of each."
-        )
+        design = side.design_against(row.study)
+        teachers = f", with {MIN_REPEATS} teachers" * design.by_teacher
+        why = f"a comparison needs at least {MIN_REPEATS} repeats of each{teachers}"
+        if design.folds is not None and not row.paired:
+            why = "there is no test of unpaired folds"
+        return f"No conclusion on {subject} against {other}: {why}."
     amount, ends = difference_and_interval(row, side.criterion.scale)
     interval = "" if ends == "-" else f"{_ci(side)} {ends}, "
     n = f"n = {row.n:.0f}" if row.paired else f"n = {row.n:.0f} and {row.n_reference:.0f}, unpaired"

@@ -1,5 +1,7 @@
 """Accuracy by class, confusion and calibration: hand-worked numbers and scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,6 +15,8 @@ from kdtune.results.classes import (
     confusion,
     largest_confusions,
 )
+from kdtune.results.design import Design
+from kdtune.statistics.crossed import crossed
 
 exact = pytest.approx
 
@@ -46,6 +50,24 @@ def test_the_difference_of_a_class_is_worked_by_hand() -> None:
     assert ant.high == 1  # no difference is larger than 100 points
     assert (bee["diff"], bee.p) == (0, 1)
     assert ant.p_holm == exact(2 * ant.p) and bee.p_holm == 1
+
+
+def test_the_design_decides_the_interval_of_a_class() -> None:
+    """With 5 folds V = (1/6 + 1/4) s^2; with 3 teachers of 2 repeats the two-way test over them."""
+    made = drawn(repeats=6)
+    by_folds = class_accuracies(replace(made, design=Design(folds=5))).iloc[0]
+    own = made.correct[:, :, made.label == 0].astype(float)
+    d = (own[0] - own[1]).mean(1)
+    error = np.sqrt((1 / 6 + 1 / 4) * d.var(ddof=1))
+    assert by_folds.p == exact(2 * stats.t.sf(abs(d.mean()) / error, 5))
+    half = stats.t.ppf(1 - 0.05 / 6, 5) * error
+    assert (by_folds.low, by_folds.high) == exact((d.mean() - half, d.mean() + half))
+    means = made.predicted.reshape(2, 2, 3, -1)  # repeat r learns from teacher r mod 3
+    right = (means == made.label)[:, :, :, made.label == 0].mean(1)
+    by_teacher = class_accuracies(replace(made, design=Design(3))).iloc[0]
+    assert by_teacher.p == exact(crossed(right[0] - right[1]).p)
+    two = class_accuracies(replace(made, repeats=(0, 3, 1, 4, 6, 7), design=Design(3)))
+    assert two.p.isna().all()
 
 
 def test_two_repeats_have_no_interval() -> None:

@@ -34,6 +34,8 @@ def test_a_study_names_its_design() -> None:
     assert Design.of(Study(run=replace(run, teachers=4))) == Design(4)
     given = replace(run, folds=5, teacher_epochs=0)
     assert Design.of(Study(run=given)) == Design(folds=5, fine_tuned=False)
+    searched = Study(run=run, space={"teacher": ("resnet50", "resnet34")})
+    assert Design.of(searched) == Design(several_recipes=True)
     auto = Study(run=replace(run, teachers=4), until_decided=True, budget="9runs")
     assert not Design.of(auto).by_teacher
 
@@ -138,6 +140,27 @@ def test_methods_name_the_design() -> None:
     assert "t intervals over the means of 4 teachers and 500 val images" in several
     assert "fine-tuned on its train" in Design(folds=4).constant
     assert "conditional on these teachers" in Design(2).constant
+
+
+def test_a_study_that_searches_teachers_has_several() -> None:
+    several = Design(several_recipes=True)
+    assert several.new_units == "new repeats with these teachers"
+    assert "conditional on these teachers" in several.constant
+    assert replace(several, teachers=2).new_units == several.new_units
+    assert replace(several, teachers=4).new_units.endswith("new teachers of these recipes")
+    assert "4 teachers of each recipe" in replace(several, teachers=4).constant
+    given = replace(several, folds=4, fine_tuned=False)
+    assert given.new_units.endswith("with these teachers")
+    assert given.constant.startswith("The teachers and test are the same")
+    for design in (several, given):
+        assert "this teacher" not in design.constant
+
+
+def test_what_intervals_of_single_configurations_hold_for() -> None:
+    assert ONE_TEACHER.single_interval == "over repeats, for these images"
+    assert Design(4).single_interval == "over repeats, for these images and these teachers"
+    not_corrected = "over repeats, not corrected for overlapping train sets"
+    assert Design(folds=4).single_interval == not_corrected
 
 
 def test_the_share_of_teachers_in_words() -> None:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -14,7 +15,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.flags import AnalysisFlags
 from kdtune.config.run import Run
 from kdtune.results.side_by_side import SideBySide, load_several
-from kdtune.results.side_by_side_text import conclusions
+from kdtune.results.side_by_side_text import conclusions, text
 
 exact = pytest.approx
 A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)
@@ -81,7 +82,8 @@ def test_the_text_says_what_was_compared_and_what_differs(places: list[str], cap
     assert main(AnalysisFlags(tuple(places))) == 0
     text = capsys.readouterr().out
     assert "b (alpha = 0.5) has a better test accuracy than a (alpha = 0.5): +" in text
-    assert "unpaired: seed 0 and 1" in text and "Welch's t test" in text
+    assert "unpaired: seed 0 and 1" in text and "Welch's t test over repeats, about new" in text
+    assert "t test over repeats, about new repeats with this teacher on these images." in text
     settings = text.partition("Settings that differ:")[2].replace(" ", "")
     assert "|student|resnet18|resnet34|resnet18|" in settings and "|seed|0|0|1|" in settings
     assert "|alpha|0.1,0.5,1|0.5,1|0.5,1|" in settings and "|lr|" not in settings
@@ -102,6 +104,47 @@ def test_repeats_pair_only_where_there_are_common_ones(tmp_path: Path) -> None:
     other = save(tmp_path / "cut", {0.5: [0.7, 0.72, 0.71], 1.0: [0.6, 0.61, 0.64]}, cut)
     why = load_several([first, other]).comparisons.why[0]
     assert why == "train images None and 100, augmentation crop and none"
+
+
+def test_unpaired_folds_have_no_test(tmp_path: Path) -> None:
+    """Paired ones have the corrected variance (1/8 + 1/4) s^2 (Nadeau and Bengio, 2003)."""
+    folds = replace(RUN, folds=5)
+    places = [
+        save(tmp_path / "first", A, folds),
+        save(tmp_path / "paired", B, replace(folds, student="resnet34")),
+        save(tmp_path / "seed", B, replace(folds, seed=1)),
+        save(tmp_path / "cut", B, RUN),
+    ]
+    side = load_several(places)
+    table = side.comparisons.query("split == 'test' and pair == 'best'").set_index("study")
+    assert table.why.tolist() == ["", "seed 0 and 1", "folds 5 and None"]
+    d = np.subtract(B[0.5], A[0.5])
+    t = d.mean() / np.sqrt((1 / 8 + 1 / 4) * d.var(ddof=1))
+    assert table.p["paired"] == exact(2 * stats.t.sf(abs(t), 7))
+    alone = table.loc[["seed", "cut"]]
+    assert alone[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert alone["diff"].tolist() == exact([d.mean()] * 2)
+    shown = text(side)
+    assert shown.count("There is no test of unpaired folds, since their train sets overlap") == 1
+    assert shown.count("(alpha = 0.5): there is no test of unpaired folds.") == 2
+    assert "corrected for overlapping train sets (Nadeau and Bengio, 2003), about new" in shown
+    assert "on test for these test images" in shown and "Welch" not in shown
+    assert side.single_intervals[0] == "over repeats, not corrected for overlapping train sets"
+
+
+def test_unpaired_teachers_are_the_sample(tmp_path: Path) -> None:
+    four, one = replace(RUN, teachers=4), replace(RUN, teacher="resnet101")
+    places = [save(tmp_path / "one", C, one), save(tmp_path / "four", A, four)]
+    side = load_several(places)
+    row = side.comparisons.query("split == 'val' and pair == 'best'").iloc[0]
+    means = np.reshape(A[0.5], (2, 4)).mean(0)  # repeat r learns from teacher r mod 4
+    welch = stats.ttest_ind(means, C[0.5], equal_var=False)
+    assert row.why == "teachers 1 and 4" and row.p == exact(welch.pvalue)
+    assert (row.n, row.n_reference) == (8, 5)
+    assert (
+        "Welch's t test over the means of 4 teachers and over repeats, about new repeats with new "
+        "teachers of these recipes and new repeats with these teachers on these images."
+    ) in text(side)
 
 
 def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: list[str]) -> None:
