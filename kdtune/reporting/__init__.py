@@ -2,6 +2,7 @@
 
 - build: report.html and figures/
 - identity: the head of the page: date, machine, versions, fingerprints
+- facts: what was studied
 - answer: sections that answer the study's question
 - choices: comparisons by other metrics and with other baselines
 - classes: sections on accuracy by class and confusions

@@ -14,6 +14,7 @@ from kdtune.reporting.choices import choices
 from kdtune.reporting.class_figures import CLASS_FIGURES
 from kdtune.reporting.classes import by_class
 from kdtune.reporting.examples import examples
+from kdtune.reporting.facts import study_facts
 from kdtune.reporting.figures import FIGURE_NAMES, all_figures, shown_configs
 from kdtune.reporting.frontier import FRONTIERS, cost_table, frontier_table
 from kdtune.reporting.glossary import GLOSSARY
@@ -90,7 +91,7 @@ def html(
         title=f"{results.study.name}: a study of knowledge distillation",
         verdict=results.verdict(criterion),
         identity=identity(results),
-        study=answer.study_facts(results, criterion),
+        study=study_facts(results, criterion),
         teachers=teachers(results),
         histories=histories(results),
         problems=results.warnings,

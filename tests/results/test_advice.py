@@ -11,7 +11,7 @@ from study_folders import draw, make, make_final, write_predictions
 
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import final_test, finalists
-from kdtune.reporting.answer import study_facts
+from kdtune.reporting.facts import study_facts
 from kdtune.results.advice import (
     limit_of_images,
     power_text,
