@@ -169,7 +169,7 @@ MUTANTS = {
         "planning/rounds",
     ),
     "the better finalist on the final repeats is the best": Mutant(
-        "results/study_results.py",
+        "results/study_data.py",
         "recorded = self.frames.round is not None and",
         "recorded = False and",
         "results/context",
@@ -355,9 +355,9 @@ MUTANTS = {
         "results/comparison results/wording",
     ),
     "Holm's p alone makes a verdict": Mutant(
-        "results/wording.py",
-        "_is_below_level(table.p_holm, context) & excludes_0",
-        "_is_below_level(table.p_holm, context)",
+        "results/significance.py",
+        "(p <= level if or_equal else p < level) & excludes_0",
+        "(p <= level if or_equal else p < level) | (low != low)",
         "results/wording",
     ),
     "the interval of one comparison in the verdict": Mutant(
