@@ -16,8 +16,8 @@ MAX_EFFECT = 1e6
 """Largest effect searched, in standard errors."""
 PRIOR_SCALE = 2.0
 """Scale of the prior of `shrunk`, in standard errors. In simulation (tests/statistics) the median
-of the advised repeats is 1.8 to 3.7 times that of the repeats needed, where the estimate itself gives
-0.16 to 0.58 of it."""
+of the advised repeats is 1.8 to 3.7 times that of the repeats needed, where the estimate itself
+gives 0.16 to 0.58 of it."""
 _PRIOR_POINTS = 200
 
 
