@@ -84,14 +84,19 @@ def is_it_less_stable(results: kdtune.Results) -> None:
     print(row("lr", "alpha", "mean", "SD", "SD at alpha 1", "ratio, alpha 1 to alpha", "p"))
     print("|---|--:|--:|--:|--:|---|--:|")
 
-    def pick(value: float, rate: float | None) -> str:
+    def pick(value: float, rate: float | None) -> str | None:
+        """Return the best such configuration; None if all of its runs diverged."""
         own = alpha.index[(alpha == value) & ((lr == rate) if rate else True)]
-        return str(scores[own].mean().idxmax())
+        known = scores[own.intersection(scores.columns)]
+        return str(known.mean().idxmax()) if known.shape[1] else None
 
     for rate in (*sorted(lr.unique()), None):
         plain = scores[pick(1, rate)].to_numpy()
         for value in (0.0, 0.5):
-            own = scores[pick(value, rate)].to_numpy()
+            if (config := pick(value, rate)) is None:
+                print(row(rate, f"{value:g}", "diverged", "-", "-", "-", "-"))
+                continue
+            own = scores[config].to_numpy()
             head = f"{rate:g}" if rate else "best of each"
             sds = [f"{100 * x.std(ddof=1):.2f}" for x in (own, plain)]
             ratio = "-"
@@ -128,7 +133,8 @@ def how_many_images(results: kdtune.Results) -> None:
             parts = Components(own.var_repeat, own.var_image, own.var_rest)
             numbers = (4, 8, math.inf)
             shown = [f"{100 * POWER * parts.error(r, own.n_images):.1f}" for r in numbers]
-            images = [f"{images_needed(parts, r, 0.01):,}" for r in numbers]
+            needed = [images_needed(parts, r, 0.01) for r in numbers]
+            images = [f"{n:,}" if math.isfinite(n) else "none suffices" for n in needed]
             sds = [f"{100 * math.sqrt(x):.1f}" for x in (parts.repeat, parts.image, parts.rest)]
             print(row(f"{name} ({own.label})", ", ".join(sds), *shown, *images))
 

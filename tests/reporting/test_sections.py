@@ -30,6 +30,7 @@ from kdtune.reporting.teacher_history import histories
 from kdtune.results.arms import read_arms
 from kdtune.results.classes import class_accuracies, largest_confusions
 from kdtune.results.comparison import Criterion
+from kdtune.results.design import ONE_TEACHER
 from kdtune.results.shown_images import write_thumbnails
 from kdtune.results.study_results import Results
 
@@ -77,7 +78,8 @@ def test_equal_differences_of_a_class_need_no_interval(made) -> None:
     correct[0, :, 0] = 1
     label = np.repeat([0, 1, 2], [1, 44, 45])
     own = SimpleNamespace(
-        correct=correct, label=label, classes=arms.classes, split="test", repeats=list(range(8))
+        **{"correct": correct, "label": label, "classes": arms.classes, "split": "test"},
+        **{"repeats": list(range(8)), "design": ONE_TEACHER},
     )
     noted = _accuracies(own)
     assert f"1 of 3 classes differs significantly: {arms.classes[0]} (+100.0 points)" in noted.note
