@@ -129,14 +129,14 @@ class Cache:
     def _lock(self, key: Key) -> FileLock | None:
         """Wait for the lock of this key and take it; return None if its holder hangs."""
         file = self.folder / "locks" / f"{key.kind}-{key.name}.lock"
-        heartbeat, waiting_since = self._heartbeat(key), time.time()
+        heartbeat, last = self._heartbeat(key), time.time()
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file)
         while True:
             try:
                 lock.acquire(timeout=1.0, poll_interval=0.02)
             except Timeout:
-                last = waiting_since
+                # kept: a builder that writes its entry has removed its heartbeat
                 with suppress(FileNotFoundError):
                     last = max(last, heartbeat.stat().st_mtime)
                 if time.time() - last > HANG_SECONDS:

@@ -221,14 +221,14 @@ def test_two_processes_build_an_entry_once(tmp_path, start):
 
 
 def test_a_builder_with_a_heartbeat_is_waited_for(tmp_path, start, monkeypatch):
-    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 4.0)
+    monkeypatch.setattr(kdtune.streams.cache, "HANG_SECONDS", 2.0)
     start(1)
     cache = Cache(tmp_path / "c")
     hanging = cache._heartbeat(Key("logits", {"another": 1}))  # is none of this waiter's business
     hanging.parent.mkdir(exist_ok=True)
     hanging.write_text("{}")
     os.utime(hanging, (1e9, 1e9))
-    threading.Timer(5.0, (tmp_path / "hold").unlink).start()
+    threading.Timer(3.0, (tmp_path / "hold").unlink).start()
     tensors, built = get(cache)
     hanging.unlink()
     assert built == 0 and equal(tensors, make()) and clean(tmp_path)
