@@ -360,11 +360,11 @@ MUTANTS = {
         "(p <= level if or_equal else p < level) | (low != low)",
         "results/wording",
     ),
-    "the interval of one comparison in the verdict": Mutant(
+    "the interval for these images in the verdict": Mutant(
         "results/wording.py",
-        "interval = _ends(row.low, row.high, criterion)",
-        "interval = _ends(row.low, row.high, criterion)",
-        "results/wording",
+        "interval = interval_words(row.low, row.high, criterion.scale)",
+        "interval = interval_words(row.low_here, row.high_here, criterion.scale)",
+        "reporting/build",
     ),
     "chosen and judged on the same images": Mutant(
         "statistics/selection_bias.py",
@@ -408,16 +408,16 @@ MUTANTS = {
         "self.figure.get_dpi()",
         "reporting/figures",
     ),
-    "the interval of one comparison in the figure": Mutant(
+    "the interval for these images in the figure": Mutant(
         "reporting/figures.py",
         "[scale * row.low, scale * row.high]",
-        "[scale * row.low, scale * row.high]",
-        "reporting/figures reporting/build",
+        "[scale * row.low_here, scale * row.high_here]",
+        "reporting/build",
     ),
-    "the interval of one comparison for the best configuration": Mutant(
+    "the interval for these images for the best configuration": Mutant(
         "reporting/answer.py",
         'ends[["low", "high"]]',
-        'ends[["low", "high"]]',
+        'ends[["low_here", "high_here"]]',
         "reporting/build",
     ),
     "one crop for all images of an epoch": Mutant(
@@ -783,6 +783,7 @@ def test_the_passage_to_replace_is_there_once(name: str) -> None:
     mutant = MUTANTS[name]
     text = (ROOT / "kdtune" / mutant.file).read_text("utf-8")
     assert text.count(mutant.old) == 1, f"{mutant.old!r} is no longer once in {mutant.file}"
+    assert mutant.old != mutant.new
 
 
 @pytest.mark.slow

@@ -171,9 +171,11 @@ def test_other_criteria(whole, criterion: Criterion) -> None:
 
 
 def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(whole, text) -> None:
-    """The simultaneous one, not that of a single comparison."""
+    """The one for new repeats and new images, not the one for these images."""
     best = whole.compare().iloc[0]
     ends = [100 * best.low, 100 * best.high]
+    assert [100 * best.low_here, 100 * best.high_here] != pytest.approx(ends, abs=0.1)
+    assert "95% CI {:+z.1f} to {:+z.1f}, ".format(*ends) in whole.verdict()
     words = Reader(text).words
     comparisons = words.partition("Comparisons")[2].partition("What a student costs")[0]
     assert "[{:+z.1f}, {:+z.1f}]".format(*ends) in comparisons
