@@ -4,7 +4,6 @@ import math
 
 import pandas as pd
 
-from kdtune.config.metrics import METRICS
 from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import ComparisonContext, count_comparisons
 from kdtune.results.tables import decimals
@@ -26,9 +25,7 @@ def with_unit(value: float, criterion: Criterion) -> str:
     number = f"{value:.2g}"
     if criterion.in_points:
         number = f"{100 * value:.1f}" if 100 * value >= 0.095 else f"{100 * value:.1g}"
-    unit = METRICS[criterion.metric].unit
-    words = " percentage points" if unit == "points" else f" {unit}" if unit else ""
-    return f"{number}{words}"
+    return f"{number} {criterion.unit}".rstrip()
 
 
 def design(row: pd.Series, m: int) -> str:

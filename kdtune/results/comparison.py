@@ -78,6 +78,12 @@ class Criterion:
         return METRICS[self.metric].unit == "points"
 
     @property
+    def unit(self) -> str:
+        """The unit of differences in words: "percentage points", "nats" or ""."""
+        unit = METRICS[self.metric].unit
+        return "percentage points" if unit == "points" else unit
+
+    @property
     def scale(self) -> int:
         """Factor for display: 100 for shares, else 1."""
         return 100 if self.in_points else 1

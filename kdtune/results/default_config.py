@@ -7,7 +7,7 @@ import pandas as pd
 from kdtune.config.metrics import METRICS
 from kdtune.results.comparison import Criterion
 from kdtune.results.context import ComparisonContext
-from kdtune.results.tables import decimals
+from kdtune.results.tables import amount, interval_words
 
 
 def default_text(
@@ -31,29 +31,24 @@ def default_text(
     if "chosen - default" not in rows.index:
         return "The chosen configuration is the recipe's default."
     split = "test" if math.isfinite(rows.loc["chosen - default", "test/mean"]) else "val"
-    mean, low, high = (
-        criterion.scale * rows.loc["chosen - default", f"{split}/{s}"]
-        for s in ("mean", "low", "high")
-    )
-    if math.isnan(mean):
+    own = rows.loc["chosen - default"].rename({f"{split}/low": "low", f"{split}/high": "high"})
+    own = own.rename({f"{split}/mean": "diff"})
+    if math.isnan(own["diff"]):
         return ""
-    metric, unit = METRICS[criterion.metric].label, METRICS[criterion.metric].unit
-    words = f" {unit.replace('points', 'percentage points')}" if unit else ""
+    metric = METRICS[criterion.metric].label
     form = ".1f" if criterion.in_points else ".4g"
     subject = f"Test {metric}" if split == "test" else f"Validation {metric} ({_bias(context)})"
     of_default = criterion.scale * rows.loc["default", f"{split}/mean"]
-    amount, interval = f"{mean:+z.2f}", ""
-    if math.isfinite(high - low) and high > low:
-        digits = decimals((high - low) / 2, mean)
-        kind = "95% CI" if context.anytime_level is None else context.interval
-        amount = f"{mean:+z.{digits}f}"
-        interval = f" ({kind} {low:+z.{digits}f} to {high:+z.{digits}f})"
+    kind = "95% CI" if context.anytime_level is None else context.interval
+    ends = interval_words(own.low, own.high, criterion.scale)
+    interval = f" ({kind} {ends})" if ends else ""
+    value = amount(own, criterion.scale, criterion.unit, signed=True)
     percent = "%" * criterion.in_points
     text = (
         f"{subject} of the recipe's default ({name}): {of_default:{form}}{percent}; the chosen "
-        f"configuration differs by {amount}{words}{interval}."
+        f"configuration differs by {value}{interval}."
     )
-    return text + _warning(criterion.sign * mean, bool(interval and low * high > 0))
+    return text + _warning(criterion.sign * own["diff"], bool(own.low * own.high > 0))
 
 
 def _bias(context: ComparisonContext) -> str:

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from kdtune.results.design import ONE_TEACHER, Design
+from kdtune.results.design import ONE_TEACHER, Design, Values
 from kdtune.statistics.crossed import Components, Estimate, components
 from kdtune.statistics.intervals import MIN_REPEATS, Difference, paired_difference
 from kdtune.statistics.multiplicity import max_t
 
-Values = NDArray[np.float64]
 MIN_REPEATS_FOR_MAX_T = 6
 """With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
 ExampleReader = Callable[[Sequence[str]], Mapping[str, Values]]

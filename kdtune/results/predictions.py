@@ -12,20 +12,8 @@ from numpy.typing import NDArray
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.metrics import METRICS
 
-NUMBERS = (
-    *(
-        "trial_id",
-        "split",
-        "example",
-        "label",
-        "predicted",
-        "p_label",
-        "teacher",
-        "kl",
-        "logit_diff",
-    ),
-    "correct",
-)
+NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
+NUMBERS += ["kl", "logit_diff"]
 """Columns that metrics per example are computed from. Files of older versions lack some."""
 
 

@@ -15,10 +15,9 @@ from kdtune.results.comparison import (
     students_of,
     with_enough_repeats,
 )
-from kdtune.results.design import ONE_TEACHER, Design
+from kdtune.results.design import ONE_TEACHER, Design, Values
 from kdtune.results.pairs import (
     ExampleReader,
-    Values,
     difference_table,
     no_examples,
     stack_examples,

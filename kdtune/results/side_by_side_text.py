@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdtune.config.metrics import METRICS
 from kdtune.config.study import Format
-from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL
 from kdtune.results.context import NOT_ADJUSTED
 from kdtune.results.design import Design
 from kdtune.results.side_by_side import SideBySide
@@ -174,7 +174,7 @@ def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
     adjusted = f"{'Holm-adjusted ' * (count(side) > 1)}{p_text(row.p_holm)}"
     adjusted += exact_test(row.low, row.paired)
     evidence = f"{interval}{adjusted}, {n}"
-    unit = _unit(side.criterion)
+    unit = f" {side.criterion.unit}".rstrip()
     if not is_significant(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL):
         why = since_interval(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL)
         return (
@@ -196,8 +196,3 @@ def _ci(side: SideBySide) -> str:
 
 def _interval(side: SideBySide) -> str:
     return "95% CI (simultaneous)" if count(side) > 1 else "95% CI"
-
-
-def _unit(criterion: Criterion) -> str:
-    unit = METRICS[criterion.metric].unit
-    return " percentage points" if unit == "points" else f" {unit}" if unit else ""

@@ -4,7 +4,7 @@ Studies, studies side by side, classes and tables made elsewhere follow the same
 """
 
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -24,6 +24,34 @@ def is_significant(p: Any, low: Any, high: Any, level: float, or_equal: bool = F
     """
     excludes_0 = (low > 0) | (high < 0) | (low != low)  # NaN only differs from itself
     return (p <= level if or_equal else p < level) & excludes_0
+
+
+class Outcome(NamedTuple):
+    """What a comparison of configurations with a baseline has found."""
+
+    kind: Literal["better", "worse", "not significant"]
+    """Of `row`."""
+    row: pd.Series
+    """The best configuration that is significantly better; else the one with the best mean."""
+    significant: int
+    """Number of significant differences, in either direction."""
+
+
+def find_outcome(table: pd.DataFrame, sign: int, level: float, or_equal: bool = False) -> Outcome:
+    """Return what a comparison has found.
+
+    Args:
+        table: rows of `comparison.compare`, best first, all with a p value.
+        sign: 1 if higher values are better, else -1.
+        level: see `is_significant`.
+        or_equal: see `is_significant`.
+    """
+    clear = is_significant(table.p_holm, table.low, table.high, level, or_equal)
+    better = table[clear & (sign * table["diff"] > 0)]
+    if len(better):
+        return Outcome("better", better.iloc[0], int(clear.sum()))
+    kind: Literal["worse", "not significant"] = "worse" if clear.iloc[0] else "not significant"
+    return Outcome(kind, table.iloc[0], int(clear.sum()))
 
 
 def since_interval(p: float, low: float, high: float, level: float, or_equal: bool = False) -> str:

@@ -15,18 +15,19 @@ from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, have_enough_r
 from kdtune.results.context import count_comparisons
 from kdtune.results.significance import (
     exact_test,
+    find_outcome,
     in_every_repeat,
-    is_significant,
     p_text,
     p_value,
     since_interval,
 )
 from kdtune.results.tables import (
+    amount,
     cell,
-    decimals,
     difference_and_interval,
     format_table,
     interval_text,
+    interval_words,
     markdown,
     plus_minus,
 )
@@ -202,59 +203,46 @@ def verdict(result: TableComparison) -> str:
 def _finding(result: TableComparison, table: pd.DataFrame) -> str:
     """Return the sentences about the best configuration that is compared with the baseline."""
     known = table[table.p_holm.notna()]
-    is_clear = is_significant(known.p_holm, known.low, known.high, SIGNIFICANCE_LEVEL)
-    significant = known[is_clear]
-    better = significant[result.sign * significant["diff"] > 0]
-    metric = result.columns.metric
-    if len(better):
-        row = better.iloc[0]
+    found = find_outcome(known, result.sign, SIGNIFICANCE_LEVEL)
+    row, metric = found.row, result.columns.metric
+    if found.kind == "better":
         return f"{row.label} improved {metric} by {_effect(row, result, signed=False)}."
-    row = known.iloc[0]
-    if len(significant) == len(known):
-        if len(known) == 1:
-            return f"{row.label} worsened {metric} by {_effect(row, result, False)}."
+    worsened = f"{row.label} worsened {metric} by {_effect(row, result, False)}."
+    if found.significant == len(known) == 1:
+        return worsened
+    if found.significant == len(known):
         return (
             f"Every other configuration worsened {metric}, the best one ({row.label}) by "
             f"{_effect(row, result, False)}."
         )
-    if is_clear.iloc[0]:
-        text = (
-            f"{row.label} worsened {metric} by {_effect(row, result, False)}. No other "
-            f"configuration is significantly better."
-        )
+    if found.kind == "worse":
+        text = f"{worsened} No other configuration is significantly better."
     else:
         why = since_interval(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL)
         text = (
             f"No significant difference in {metric}: {row.label} against {baseline(result)}: "
             f"{_effect(row, result, True)}{why}{in_every_repeat(row)}{_detectable(row, result)}."
         )
-    if len(significant):
-        text += f" {len(significant)} of {len(known)} configurations were significantly worse."
+    if found.significant:
+        text += f" {found.significant} of {len(known)} configurations were significantly worse."
     return text
 
 
 def _effect(row: pd.Series, result: TableComparison, signed: bool) -> str:
     """Return a difference with its unit, interval, p value and n."""
-    scale, _ = result.scale
-    m = count(result.comparisons)
-    value, low, high = scale * row["diff"], scale * row.low, scale * row.high
-    half = (high - low) / 2
-    digits = decimals(half, value) if math.isfinite(half) else 2
-    amount = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
+    (scale, is_share), m = result.scale, count(result.comparisons)
     against = "" if signed else f" compared with {baseline(result)}"
     kind = "simultaneous 95% CI" if m > 1 else "95% CI"
-    parts = [f"{kind} {low:+z.{digits}f} to {high:+z.{digits}f}"] if math.isfinite(half) else []
+    ends = interval_words(row.low, row.high, scale)
+    parts = [f"{kind} {ends}"] if ends else []
     p = p_text(row.p_holm) + exact_test(row.low, row.paired)
     parts.append(f"Holm-adjusted {p} over {m} comparisons" if m > 1 else p)
     n = f"n = {_n(row)}" if row.paired else f"n = {_n(row)}, unpaired"
     if not math.isnan(row.n_images):
         n += f" × {row.n_images:,.0f} examples"
     parts.append(n)
-    return f"{amount}{_unit(result)}{against} ({', '.join(parts)})"
-
-
-def _unit(result: TableComparison) -> str:
-    return " percentage points" if result.scale[1] else ""
+    value = amount(row, scale, "percentage points" * is_share, signed)
+    return f"{value}{against} ({', '.join(parts)})"
 
 
 def _detectable(row: pd.Series, result: TableComparison) -> str:

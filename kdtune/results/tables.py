@@ -103,6 +103,30 @@ def interval_text(low: float, high: float, scale: float = 1) -> str:
     return f"[{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
+def interval_words(low: float, high: float, scale: float) -> str:
+    """Return the ends of an interval, e.g. "+1.1 to +5.1"; "" if it is infinite or does not exist.
+
+    The digits and the arguments are those of `interval_text`.
+    """
+    text = interval_text(low, high, scale)
+    return "" if text == "-" else text.strip("[]").replace(", ", " to ")
+
+
+def amount(row: pd.Series, scale: float, unit: str, signed: bool = False) -> str:
+    """Return the mean difference with its unit, as many decimals as its interval has; else two.
+
+    Args:
+        row: of the table of `comparison.compare`, at least diff, low and high.
+        scale: 100 for percentage points, else 1.
+        unit: in words, see `comparison.Criterion.unit`.
+        signed: whether there is a sign.
+    """
+    half, value = scale * (row.high - row.low) / 2, scale * row["diff"]
+    digits = decimals(half, value) if math.isfinite(half) else 2
+    number = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
+    return f"{number} {unit}".rstrip()
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table whose columns are also aligned as plain text."""
     widths = [max(2, *(len(r[i]) for r in [head, *rows])) for i in range(len(head))]

@@ -14,13 +14,19 @@ from kdtune.results.comparison import (
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_comparisons
 from kdtune.results.labels import config_label
 from kdtune.results.significance import (
+    Outcome,
     exact_test,
+    find_outcome,
     in_every_repeat,
-    is_significant,
     p_text,
     since_interval,
 )
-from kdtune.results.tables import count_of_planned, decimals, difference_and_interval
+from kdtune.results.tables import (
+    amount,
+    count_of_planned,
+    difference_and_interval,
+    interval_words,
+)
 from kdtune.statistics.intervals import MIN_REPEATS
 
 
@@ -54,19 +60,18 @@ def verdict(
     if m == 0 or table.n.max() < MIN_REPEATS or not table.p_holm.notna().any():
         return _no_test(table, context)
     table = table[table.p_holm.notna()]
-    significant = significant_rows(table, context)
-    better = significant[criterion.sign * significant["diff"] > 0]
-    if len(better):
-        return _improved(better.iloc[0], criterion, by, context, m)
-    if table.index[0] in significant.index:  # the best mean is significantly worse
-        return _worsened(table, significant, criterion, by, context, m)
-    text = _not_significant(table.iloc[0], criterion, by, context, m)
+    found = find_outcome(table, criterion.sign, *_rule(context))
+    if found.kind == "better":
+        return _improved(found.row, criterion, by, context, m)
+    if found.kind == "worse":
+        return _worsened(found, len(table), criterion, by, context, m)
+    text = _not_significant(found.row, criterion, by, context, m)
     if context.anytime_level is None:
-        text = f"{too_small(table.iloc[0], m, criterion)}{text}{power_text(table, m, criterion)}"
+        text = f"{too_small(found.row, m, criterion)}{text}{power_text(table, m, criterion)}"
     else:
         text += undecided_text(table, criterion, context)
-    if len(significant):
-        text += f" {len(significant)} of {len(table)} configurations were significantly worse."
+    if found.significant:
+        text += f" {found.significant} of {len(table)} configurations were significantly worse."
     return text
 
 
@@ -75,21 +80,10 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
     known = table[table.p_holm.notna()] if len(table) else table
     if not len(known):
         return "no comparison"
-    known = known[have_enough_repeats(known.n)]
-    significant = significant_rows(known, context)
-    better = significant[criterion.sign * significant["diff"] > 0]
-    row = better.iloc[0] if len(better) else known.iloc[0]
+    found = find_outcome(known[have_enough_repeats(known.n)], criterion.sign, *_rule(context))
     unit = " points" if criterion.in_points else ""
-    amount = f"{difference_and_interval(row, criterion.scale)[0]}{unit}, {p_text(row.p_holm)}"
-    if len(better):
-        return f"better: {amount}"
-    worse = len(significant) == len(known)
-    return f"worse: {amount}" if worse else f"not significant: {amount}"
-
-
-def significant_rows(table: pd.DataFrame, context: ComparisonContext) -> pd.DataFrame:
-    """Return the rows with a significant difference, see `significance.is_significant`."""
-    return table[is_significant(table.p_holm, table.low, table.high, *_rule(context))]
+    value = difference_and_interval(found.row, criterion.scale)[0]
+    return f"{found.kind}: {value}{unit}, {p_text(found.row.p_holm)}"
 
 
 def _rule(context: ComparisonContext) -> tuple[float, bool]:
@@ -107,18 +101,18 @@ def _improved(
 
 
 def _worsened(
-    table: pd.DataFrame,
-    significant: pd.DataFrame,
+    found: Outcome,
+    configs: int,
     criterion: Criterion,
     by: Sequence[str],
     context: ComparisonContext,
     m: int,
 ) -> str:
-    row = table.iloc[0]
+    row = found.row
     by_how_much = _effect(row, criterion, context, m)
-    if len(significant) < len(table) or len(table) == 1:
+    if found.significant < configs or configs == 1:
         text = f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}"
-        rest = " No other configuration has a better mean." * (len(table) > 1)
+        rest = " No other configuration has a better mean." * (configs > 1)
         return f"{text}{rest}"
     every = "Distillation in every" if criterion.has_plain_baseline else "Every other"
     best = f"the best one ({config_label(row, by)})"
@@ -134,12 +128,13 @@ def _effect(row: pd.Series, criterion: Criterion, context: ComparisonContext, m:
     """Return the size of a significant difference, baseline and evidence; ends the sentence."""
     evidence = _evidence(row, criterion, context, m)
     here = _for_these_images(row, criterion, context)
-    return f"{_amount(row, criterion)}{_compared_with(context)} ({evidence}).{here}"
+    value = amount(row, criterion.scale, criterion.unit)
+    return f"{value}{_compared_with(context)} ({evidence}).{here}"
 
 
 def _for_these_images(row: pd.Series, criterion: Criterion, context: ComparisonContext) -> str:
     """Return a sentence with the interval over repeats alone; "" where it is the only one."""
-    ends = _ends(row.low_here, row.high_here, criterion)
+    ends = interval_words(row.low_here, row.high_here, criterion.scale)
     if context.images is None or not ends:
         return ""
     return f" For these {context.images:,} val images alone the interval is {ends}."
@@ -151,7 +146,7 @@ def _not_significant(
     """Return the estimate that is not significant; a sentence without its end."""
     text = (
         f"No significant difference in {criterion.label}: {config_label(row, by)} against "
-        f"{context.baseline}: {_amount(row, criterion, signed=True)} "
+        f"{context.baseline}: {amount(row, criterion.scale, criterion.unit, signed=True)} "
         f"({_evidence(row, criterion, context, m)})"
     )
     text += since_interval(row.p_holm, row.low, row.high, *_rule(context))
@@ -197,7 +192,7 @@ def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, 
         n += f" of {row.n_units:.0f} teachers"
     if not math.isnan(row.n_images):
         n += f" × {row.n_images:,.0f} images"
-    interval = _ends(row.low, row.high, criterion)
+    interval = interval_words(row.low, row.high, criterion.scale)
     kind = "95% CI" if m == 1 and context.anytime_level is None else context.interval
     parts = [f"{kind} {interval}"] if interval else []
     if context.anytime_level is not None:
@@ -209,29 +204,6 @@ def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, 
             f"Holm-adjusted {p_text(row.p_holm)}{exact_test(row.low)} over {count_comparisons(m)}"
         )
     return ", ".join([*parts, n])
-
-
-def _ends(low: float, high: float, criterion: Criterion) -> str:
-    """Return the ends of an interval, "+1.1 to +5.1"; "" if it is infinite or does not exist."""
-    low, high = criterion.scale * low, criterion.scale * high
-    if not math.isfinite(high - low):
-        return ""
-    digits = decimals((high - low) / 2, (high + low) / 2)
-    return f"{low:+z.{digits}f} to {high:+z.{digits}f}"
-
-
-def _amount(row: pd.Series, criterion: Criterion, signed: bool = False) -> str:
-    """Return the mean difference with its unit, as many decimals as its interval has."""
-    half = criterion.scale * (row.high - row.low) / 2
-    value = criterion.scale * row["diff"]
-    digits = decimals(half, value) if math.isfinite(half) else 2
-    text = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
-    return f"{text}{_unit(criterion)}"
-
-
-def _unit(criterion: Criterion) -> str:
-    unit = METRICS[criterion.metric].unit
-    return " percentage points" if unit == "points" else f" {unit}" if unit else ""
 
 
 def best_sentence(
@@ -261,7 +233,7 @@ def best_sentence(
         kind = "95% CI" if context.anytime_level is None else context.interval
         text += (
             f" Test {metric}, not used for the selection, differs from {context.baseline} by "
-            f"{_amount(row, criterion, signed=True)} ({kind} "
-            f"{_ends(row.low, row.high, criterion)})."
+            f"{amount(row, criterion.scale, criterion.unit, signed=True)} ({kind} "
+            f"{interval_words(row.low, row.high, criterion.scale)})."
         )
     return text

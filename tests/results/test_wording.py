@@ -12,7 +12,7 @@ from study_folders import draw, grid, make, trials_of
 from kdtune.results.comparison import DEFAULT, Criterion, compare
 from kdtune.results.context import NO_DISTILLATION, ComparisonContext
 from kdtune.results.tables import comparison_rows
-from kdtune.results.wording import best_sentence, verdict
+from kdtune.results.wording import best_sentence, short_verdict, verdict
 from kdtune.statistics.crossed import Components
 from kdtune.statistics.power import detectable_difference, repeats_needed, shrunk
 
@@ -74,6 +74,9 @@ def test_the_best_mean_may_be_significantly_worse_where_another_is_not() -> None
     text = said({alpha: list(accs) for alpha, accs in last.items()})
     assert text.startswith("Distillation (alpha = 0.1) worsened validation accuracy by ")
     assert text.endswith(" No other configuration has a better mean.")
+    table = compare(trials_of(last), Criterion())
+    short = short_verdict(table, Criterion(), ComparisonContext("plain training", 8))
+    assert short.startswith("worse: -1.")
 
 
 def test_without_an_effect_none_is_found() -> None:
