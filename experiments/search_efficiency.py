@@ -188,7 +188,7 @@ def planned(replay: Replay, **changes: object) -> Outcome:
     study = replace(study, run=replace(study.run, seed=replay.seed))
     plan = Plan(study)
 
-    def curve(run: Run) -> list[float]:
+    def curve(run: Any) -> list[float]:
         return [float(acc) for acc in replay.curve(STUDY.rows[run.config_id], run.repeat)]
 
     while (run := plan.next_run()) is not None:
@@ -231,7 +231,7 @@ def repeater(replay: Replay, samples: int, repeats: int) -> Outcome:
     return replace(outcome, improves=None)  # nothing is paired
 
 
-def only(score: float, _: Run) -> list[float]:
+def only(score: float, _: Any) -> list[float]:
     """Return a learning curve of one epoch."""
     return [score]
 
@@ -413,10 +413,10 @@ def _simulate(study: Study, gpus: int) -> str:
     plan, clock, busy, number = Plan(study, concurrency=gpus), 0.0, 0.0, 0
     spent, worst = 0.0, 0.0
     full_until, busy_then = 0.0, 0.0
-    flights: list[tuple[float, int, Run]] = []
+    flights: list[tuple[float, int, Any]] = []
     pending: dict[str, list[dict[str, Any]]] = {}
 
-    def curve(run: Run) -> list[float]:
+    def curve(run: Any) -> list[float]:
         end = 0.8 - 0.05 * abs(math.log10(run.lr) + 2) + rng.gauss(0, 0.01)
         return [end * (1 - 0.5 ** (epoch + 1)) for epoch in range(run.epochs)]
 

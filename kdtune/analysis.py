@@ -15,12 +15,15 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Iterable
 
-from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
-from kdtune.config.flags import TABLE_METRICS, AnalysisFlags
+from kdtune.config.flags import AnalysisFlags
 from kdtune.config.table_flags import TableFlags
-from kdtune.results.baseline_flag import check_baseline, parse_baseline
-from kdtune.results.comparison import Criterion
+from kdtune.results.criterion_flags import (
+    check_baseline,
+    criterion_for_several,
+    criterion_of,
+    parse_baseline,
+)
 from kdtune.results.side_by_side import load_several
 from kdtune.results.side_by_side_text import text
 from kdtune.results.studies import is_folder_of_studies, list_studies, studies_text
@@ -62,19 +65,17 @@ def _print_table(flags: TableFlags) -> list[str]:
 
 def _print_studies(flags: AnalysisFlags) -> list[str]:
     """Print the results of one study or several; return their warnings."""
-    limits = Limits(flags.max_ms, flags.max_params)
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
     if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
-        return _print_study(flags.runs[0], flags, criterion)
+        return _print_study(flags.runs[0], flags)
     _check_for_several(flags)
-    return _print_several(flags, criterion)
+    return _print_several(flags)
 
 
-def _print_study(place: str, flags: AnalysisFlags, criterion: Criterion) -> list[str]:
+def _print_study(place: str, flags: AnalysisFlags) -> list[str]:
     """Print the results of one study; return its warnings."""
     _mark(place, flags)
     results = load(place)
-    check_baseline(criterion, results.study)
+    criterion = criterion_of(flags, results)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
         print(results.text(flags.by, columns, criterion))
@@ -109,7 +110,7 @@ def _check_for_several(flags: AnalysisFlags) -> None:
     """Raise InputError for flags that are for one study only."""
     given = {
         "--by": flags.by,
-        "--columns": flags.columns != TABLE_METRICS,
+        "--columns": flags.columns,
         "--pooled": flags.pooled,
         "--drop": flags.drop,
         "--restore": flags.restore,
@@ -125,8 +126,9 @@ def _check_for_several(flags: AnalysisFlags) -> None:
         )
 
 
-def _print_several(flags: AnalysisFlags, criterion: Criterion) -> list[str]:
+def _print_several(flags: AnalysisFlags) -> list[str]:
     """Print studies side by side, or the list of a folder's studies; return their warnings."""
+    criterion = criterion_for_several(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)
         print(studies_text(table, criterion, flags.format))

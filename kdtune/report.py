@@ -17,21 +17,17 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from kdtune.config.cost import Limits
 from kdtune.config.errors import InputError
 from kdtune.config.flags import ReportFlags
 from kdtune.reporting.build import write
 from kdtune.reporting.side_by_side import output_file, write_comparison
-from kdtune.results.baseline_flag import check_baseline, parse_baseline
-from kdtune.results.comparison import Criterion
+from kdtune.results.criterion_flags import check_baseline, criterion_for_several, criterion_of
 from kdtune.results.side_by_side import load_several
 from kdtune.results.study_results import load
 
 
 def main(flags: ReportFlags) -> int:
     """Write the report, print the path of its page and return the exit code."""
-    limits = Limits(flags.max_ms, flags.max_params)
-    criterion = Criterion(flags.metric, flags.scope, parse_baseline(flags.baseline), limits)
     if "://" in (flags.out or ""):
         raise InputError(f"--out must be on this machine, but got {flags.out}; give a path.")
     if len(flags.runs) > 1:
@@ -40,6 +36,7 @@ def main(flags: ReportFlags) -> int:
                 "--max-ms and --max-params must be used with one study, but got several; leave "
                 "them out"
             )
+        criterion = criterion_for_several(flags)
         file = None if flags.out is None else output_file(flags.out)
         side = load_several(flags.runs, criterion)
         for results in side.results:
@@ -50,6 +47,5 @@ def main(flags: ReportFlags) -> int:
     if flags.out is None and "://" in run:
         raise InputError(f"--out must be given for a study on a store, {run}. Add --out FOLDER.")
     results = load(run)
-    check_baseline(criterion, results.study)
-    print(write(results, criterion, Path(flags.out or run)))
+    print(write(results, criterion_of(flags, results), Path(flags.out or run)))
     return 0

@@ -23,7 +23,8 @@ def main(study: Study) -> int:
     """
     results = run(study)
     place = study.uri or results.folder
-    print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv, students/, ...")
+    students = ", students/" * results.task.is_distillation
+    print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv{students}, ...")
     print(f"For figures and one page of all results: python -m kdtune.report {place}")
     for warning in results.warnings:
         print(f"warning: {warning}")

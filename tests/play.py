@@ -17,18 +17,18 @@ Correct = Callable[[Run], Sequence[bool]]
 Line = dict[str, Any]
 
 
-def start_of(run: Run) -> Line:
+def start_of(run: Any) -> Line:
     """Return the record of a run's start."""
     return _line("start", run, config=run.config, epochs=run.epochs, phase=phase_of(run.repeat))
 
 
-def round_before(run: Run, plan: Plan) -> list[Line]:
+def round_before(run: Any, plan: Plan) -> list[Line]:
     """Return the record of the round of final repeats that a run begins, as the recorder does."""
     round_ = plan.round_begun_by(run)
     return [] if round_ is None else [round_.to_line()]
 
 
-def rest_of(run: Run, plan: Plan, curve: Curve) -> Iterator[Line]:
+def rest_of(run: Any, plan: Plan, curve: Curve) -> Iterator[Line]:
     """Yield the records of a run after its start; the run ends where the plan prunes it."""
     scores, end = curve(run), {"status": "completed", "error": None}
     if scores is None:
@@ -74,7 +74,7 @@ def play(
     """
     lines = list(lines or ())
     plan, rng = Plan(study, lines, width), random.Random(seed)
-    in_flight: list[Run] = []
+    in_flight: list[Any] = []
     while True:
         while len(in_flight) < width and (run := plan.next_run()) is not None:
             in_flight.append(run)
@@ -108,7 +108,7 @@ def runs_of(lines: list[Line]) -> list[tuple[str, int]]:
     return [(line["config_id"], line["repeat"]) for line in lines if line["kind"] == "start"]
 
 
-def _line(kind: str, run: Run, **values: Any) -> Line:
+def _line(kind: str, run: Any, **values: Any) -> Line:
     names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
     return {"kind": kind, **names, **values}
 

@@ -16,13 +16,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.errors import InputError, LeaseLostError, UserError
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
-from kdtune.config.flags import Flag, help_of, metavar_of, parse_flags, parse_reading
+from kdtune.config.flags import (
+    Flag,
+    help_of,
+    metavar_of,
+    number_or_range,
+    parse_flags,
+    parse_range,
+    parse_reading,
+)
+from kdtune.config.function_flags import function_flags, with_function_flags
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -114,9 +123,18 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file with "
         f"`study = kdtune.Study(...)`; flags take precedence over it."
     )
-    values = parse_flags(command, about, tuple(_flags(command, base)), arguments)
+    own_function = base.train is not None
+    if own_function and command != "search":
+        raise InputError(
+            f"kdtune.{command} is for distillation, but the experiment has train=...; use "
+            f"python -m kdtune.search"
+        )
+    every = tuple(function_flags(base) if own_function else _flags(command, base))
+    values = parse_flags(command, about, every, arguments)
     given = {word.partition("=")[0].removeprefix("--no-").lstrip("-") for word in arguments}
     flags = tuple(name for name in values if name.replace("_", "-") in given)
+    if own_function:
+        return replace(with_function_flags(base, values), flags=flags)
     if "teacher_weights" in flags and base == fashion():  # whose recipe is for random weights
         own = {f"teacher_{name}" for name in TEACHER_RECIPE} - set(flags)
         values |= {name: None for name in own & values.keys()}
@@ -165,7 +183,7 @@ def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
                 kind = int | Literal["auto"]
                 default = "auto" if base.until_decided else default
             elif command == "search" and name in searchable(Run):
-                one: Any = _or_range(kind) if kind in (int, float) else kind
+                one: Any = number_or_range(kind) if kind in (int, float) else kind
                 kind = tuple[one, ...]
                 listed = base.values(name)
                 default = (str(listed),) if isinstance(listed, Range) else listed
@@ -192,24 +210,6 @@ def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
     return f" With other --data the default is {shown}."
 
 
-def _or_range(kind: type[int] | type[float]) -> Any:
-    """Return a type that tyro reads as a number or a range of numbers."""
-    import tyro
-
-    def read(words: list[str]) -> int | float | str:
-        # a range is parsed in _lay_over: tyro replaces the words of an error raised here
-        return words[0] if ".." in words[0] else kind(words[0])
-
-    spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log]",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, int | float | str),
-        str_from_instance=lambda value: [str(value)],
-    )
-    return Annotated[kind | str, spec]
-
-
 def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> Study:
     """Return the base study with the values of the flags."""
     space, fixed, own = dict(space), {}, {}
@@ -218,7 +218,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             own[name] = value
         elif not isinstance(value, tuple) or name not in searchable(Run):
             fixed[name] = value
-        elif ranges := _ranges(name, value):
+        elif ranges := parse_range(name, value, declarations(Run)[name].kind):
             space[name] = ranges
         elif len(value) == 1:
             fixed[name] = value[0]
@@ -235,15 +235,3 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
         own["name"] = ""
     run = replace(base.run, **fixed, study_values=()).absolute()
     return replace(base, run=run, space=space, **own)
-
-
-def _ranges(name: str, values: tuple[Any, ...]) -> Range | None:
-    """Return the range that a flag's values are; None if they are a list."""
-    kind = declarations(Run)[name].kind
-    texts = [value for value in values if isinstance(value, str)]
-    if kind not in (int, float) or not texts:
-        return None
-    if len(values) > 1:
-        shown = " ".join(map(str, values))
-        raise InputError(f"{name} must be a list or one range, but got {shown}")
-    return Range.parse(texts[0], kind)

@@ -27,36 +27,49 @@ OBJECTIVES = "kdtune.training.objectives"
 package, and the table is needed only when a run is checked."""
 
 
-def canonical(config: Mapping[str, Any], owner: type) -> Config:
+Declared = Mapping[str, Hyperparameter]
+"""Hyperparameters by name."""
+Conditional = tuple[tuple[str, Hyperparameter], ...]
+"""Hyperparameters that do not always have an effect, in the order of effects."""
+
+
+def canonical(config: Mapping[str, Any], conditional: Conditional) -> Config:
     """Return the configuration with None for every hyperparameter that has no effect in it.
 
     So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one value.
 
     Args:
         config: A value of each hyperparameter; None is kept.
-        owner: The dataclass whose fields the hyperparameters are, `Run`.
+        conditional: Of the hyperparameters, see `conditional_of`.
     """
     dead: set[str] = set()
-    for name, setting in _conditional(owner):
+    for name, setting in conditional:
         if not _has_effect(name, config, setting, dead):
             dead.add(name)
     return {name: None if name in dead else _plain(value) for name, value in config.items()}
 
 
-@cache
-def effect_order(owner: type) -> dict[str, Hyperparameter]:
-    """Return the hyperparameters, each after those that decide whether it has an effect."""
-    left, order = dict(searchable(owner)), dict[str, Hyperparameter]()
+def effect_order(declared: Declared) -> dict[str, Hyperparameter]:
+    """Return the hyperparameters, each after those that decide whether it has an effect.
+
+    Raises StopIteration if two depend on each other.
+    """
+    left, order = dict(declared), dict[str, Hyperparameter]()
     while left:
         name = next(n for n, setting in left.items() if not setting.depends_on & left.keys())
         order[name] = left.pop(name)
     return order
 
 
-@cache
-def _conditional(owner: type) -> tuple[tuple[str, Hyperparameter], ...]:
+def conditional_of(declared: Declared) -> Conditional:
     """Return the hyperparameters that do not always have an effect, in the order of effects."""
-    return tuple((n, setting) for n, setting in effect_order(owner).items() if setting.depends_on)
+    return tuple((n, s) for n, s in effect_order(declared).items() if s.depends_on)
+
+
+@cache
+def conditional_of_class(owner: type) -> Conditional:
+    """Return `conditional_of` the fields of a dataclass."""
+    return conditional_of(searchable(owner))
 
 
 @cache
@@ -66,11 +79,10 @@ def hyperparameters_of(owner: type) -> tuple[str, ...]:
     return (*SCHEMA_1, *later)
 
 
-@cache
-def deciding_of(owner: type) -> tuple[str, ...]:
+def deciding_of(declared: Declared) -> tuple[str, ...]:
     """Return the hyperparameters that others depend on, in the order of `effect_order`."""
-    named = frozenset[str]().union(*(s.depends_on for s in searchable(owner).values()))
-    return tuple(name for name in effect_order(owner) if name in named)
+    named = frozenset[str]().union(*(s.depends_on for s in declared.values()))
+    return tuple(name for name in effect_order(declared) if name in named)
 
 
 def objective_names() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import inspect
 import itertools
 import math
 import textwrap
+from collections import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
@@ -194,6 +195,8 @@ def _literals(kind: Any) -> tuple[Any, ...]:
 
 def _describe_type(kind: Any) -> str:
     options = _options(kind)
+    if any(get_origin(option) is abc.Callable for option in options):
+        return ""
     if words := _literals(kind):
         return f"be one of {', '.join(words)}"
     if any(get_origin(option) is tuple and float in get_args(option) for option in options):

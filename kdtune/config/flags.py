@@ -19,13 +19,10 @@ from kdtune.config.fields import (
     declarations,
     docstrings,
 )
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
 from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tables_first
-
-TABLE_METRICS = ("acc", "ce", "teacher_acc", "logit_diff", "agreement")
-"""Metrics of the table of results."""
 
 _COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
 METAVARS = {"runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
@@ -48,14 +45,15 @@ class ReportFlags:
     out: str | None = None
     """Folder for report.html and figures/. None: the study's own. With several studies the file of
     the page; None: comparison-NAME-NAME.html."""
-    metric: Annotated[str, _comparable] = "acc"
-    """Metric, on val, in which configurations are compared with the baseline."""
+    metric: Annotated[str | None, _comparable] = None
+    """Metric, on val, in which configurations are compared with the baseline. None: the one that
+    decides the search, acc for distillation."""
     scope: Scope = "last"
     """Epoch that represents a trial: the last, the one with the best val accuracy (optimistic), or
     the mean of the last five."""
-    baseline: str = "alpha=1"
+    baseline: str | None = None
     """Baseline of the comparison: the best configuration with these values,
-    NAME=VALUE[,NAME=VALUE...]."""
+    NAME=VALUE[,NAME=VALUE...]. None: that of the study, alpha=1 for distillation."""
     max_ms: Annotated[float | None, Setting(above=0)] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. None: the study's own."""
@@ -80,16 +78,18 @@ class AnalysisFlags:
     folder of studies is listed."""
     by: Annotated[tuple[str, ...], _names] = ()
     """Hyperparameters that distinguish the rows. By default those that were searched."""
-    columns: Annotated[tuple[str, ...], _metrics] = TABLE_METRICS
-    """Metrics of the table, on val."""
-    metric: Annotated[str, _comparable] = "acc"
-    """Metric, on val, in which configurations are compared with the baseline."""
+    columns: Annotated[tuple[str, ...], _metrics] = ()
+    """Metrics of the table, on val. By default acc, ce, teacher_acc, logit_diff and agreement; of a
+    training function all that it reports."""
+    metric: Annotated[str | None, _comparable] = None
+    """Metric, on val, in which configurations are compared with the baseline. None: the one that
+    decides the search, acc for distillation."""
     scope: Scope = "last"
     """Epoch that represents a trial: the last, the one with the best val accuracy (optimistic), or
     the mean of the last five."""
-    baseline: str = "alpha=1"
+    baseline: str | None = None
     """Baseline of the comparison: the best configuration with these values,
-    NAME=VALUE[,NAME=VALUE...]."""
+    NAME=VALUE[,NAME=VALUE...]. None: that of the study, alpha=1 for distillation."""
     format: Format = "md"
     """Format of the table; md is for reading, csv and json have all columns."""
     pooled: bool = False
@@ -221,3 +221,32 @@ def parse_reading(
         if value == () and given:
             raise InputError(f"{name} must have at least one value (--{name} NAME [NAME ...])")
     return kind(**values)  # type: ignore[no-any-return]
+
+
+def number_or_range(kind: type[int] | type[float]) -> Any:
+    """Return a type that tyro reads as a number or a range of numbers."""
+    import tyro
+
+    def read(words: list[str]) -> int | float | str:
+        # a range is parsed later, by parse_range: tyro replaces the words of an error raised here
+        return words[0] if ".." in words[0] else kind(words[0])
+
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int | float | str),
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[kind | str, spec]
+
+
+def parse_range(name: str, values: tuple[Any, ...], kind: Any) -> Range | None:
+    """Return the range that a flag's values are; None if they are a list."""
+    texts = [value for value in values if isinstance(value, str)]
+    if kind not in (int, float) or not texts:
+        return None
+    if len(values) > 1:
+        shown = " ".join(map(str, values))
+        raise InputError(f"{name} must be a list or one range, but got {shown}")
+    return Range.parse(texts[0], kind)

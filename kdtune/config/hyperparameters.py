@@ -22,9 +22,6 @@ MISSING: Mapping[str, Any] = MappingProxyType({})
 OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
 """Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
 
-DECIDING = effects.deciding_of(Run)
-"""Hyperparameters that decide whether others have an effect (see `canonical`)."""
-
 
 @dataclass(frozen=True)
 class Range:
@@ -69,17 +66,34 @@ Values = tuple[Value, ...] | Range
 
 
 def to_values(name: str, values: object) -> Values:
-    """Return the values of a space as a tuple or a range; raise InputError for anything else."""
+    """Return the values of a run's hyperparameter as a tuple or a range.
+
+    Raises InputError for anything else, and for a name that is no hyperparameter.
+    """
     if name not in HYPERPARAMETERS:
         raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
+    found = to_list_or_range(name, values)
+    if isinstance(found, Range) and declarations(Run)[name].kind is float:
+        return replace(found, low=float(found.low), high=float(found.high))
+    return found
+
+
+def to_list_or_range(name: str, values: object) -> Values:
+    """Return the values of a space as a tuple or a range; raise InputError for anything else."""
     if isinstance(values, Range):
-        real = declarations(Run)[name].kind is float
-        return replace(values, low=float(values.low), high=float(values.high)) if real else values
+        return values
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
     if not values:
         raise InputError(f"{name} must have at least one value to search, but has none")
     return tuple(values)
+
+
+def including(values: Range, value: Value) -> Range:
+    """Return a range that also contains a number."""
+    if isinstance(value, str) or values.low <= value <= values.high:
+        return values
+    return replace(values, low=min(values.low, value), high=max(values.high, value))
 
 
 def ends_of(values: Sequence[Value] | Range) -> tuple[Value, ...]:
@@ -101,7 +115,7 @@ def canonical(config: Mapping[str, Any]) -> Config:
     For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
     the optimizer "adamw", lr_step_size with any schedule but "step".
     """
-    return effects.canonical(config, Run)
+    return effects.canonical(config, effects.conditional_of_class(Run))
 
 
 def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = MISSING) -> Config:

@@ -5,9 +5,10 @@ import json
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from kdtune.config import effects
+from kdtune.config.base_run import BaseRun
 from kdtune.config.fields import (
     OF_STUDENT,
     Config,
@@ -18,6 +19,9 @@ from kdtune.config.fields import (
 )
 from kdtune.config.names import Role, Weights, is_named_data, pairs
 from kdtune.config.run_checks import check_run
+
+if TYPE_CHECKING:
+    from kdtune.config.task import Task
 
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
@@ -34,7 +38,7 @@ trained on the same augmented images."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(BaseRun):
     """Configuration of one distillation run: one student learns from one teacher.
 
     The defaults are those of the command line with --data, meant for photographs and pretrained
@@ -235,8 +239,8 @@ class Run:
     def config(self) -> Config:
         """The hyperparameters, with None for those that have no effect."""
         owner: type = type(self)
-        names = effects.hyperparameters_of(owner)
-        return effects.canonical({name: getattr(self, name) for name in names}, owner)
+        values = {name: getattr(self, name) for name in effects.hyperparameters_of(owner)}
+        return effects.canonical(values, effects.conditional_of_class(owner))
 
     @cached_property
     def config_id(self) -> str:
@@ -244,9 +248,11 @@ class Run:
         return effects.config_hash(self.config, type(self), dict(self.study_values))
 
     @property
-    def trial_id(self) -> str:
-        """Name of the trial: this configuration in this repeat."""
-        return f"{self.config_id}-r{self.repeat:02d}"
+    def task(self) -> "Task":
+        """The declarations of distillation."""
+        from kdtune.config.task import DISTILLATION  # made of the fields of this class
+
+        return DISTILLATION
 
     def sample(self, **values: Any) -> "Run":
         """Return the run with a sample of a search space.

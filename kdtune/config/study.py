@@ -9,36 +9,30 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from kdtune.config.base_run import BaseRun
 from kdtune.config.cost import Limits
-from kdtune.config.errors import InputError
 from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields
 from kdtune.config.files import cache_folder, join_uri
+from kdtune.config.function_run import Mode, name_of
 from kdtune.config.hyperparameters import (
-    DECIDING,
-    HYPERPARAMETERS,
     OF_STUDY,
     Range,
     Values,
-    canonical,
     covers,
     ends_of,
-    to_values,
 )
 from kdtune.config.migrations import SCHEMA, migrate
 from kdtune.config.names import name_of_data
 from kdtune.config.run import Run
-from kdtune.config.study_checks import (
-    check_budget,
-    check_device,
-    check_folds,
-    check_named_weights,
-    check_space,
-)
+from kdtune.config.space import default_run, function_run, grid, searched, to_space
+from kdtune.config.study_checks import OF_FUNCTION, check_study
+from kdtune.config.task import Task
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -62,6 +56,27 @@ class Study:
     space: Annotated[Mapping[str, Sequence[Value] | Range], Setting(commands=())] = field(
         default_factory=dict
     )
+    train: Annotated[str | Callable[..., Any] | None, Setting(commands=())] = None
+    """Training function of a study of its own trials, or module:function. It is called as
+    train(config, repeat), or train(config, repeat, folder) if it has a parameter of that name, and
+    yields a dict of metrics per epoch, such as {"val/acc": 0.9}; see docs/extending.md. None: the
+    trials are distillation runs, see `run`."""
+    metric: Annotated[str, Setting(commands=())] = "val/acc"
+    """Metric of `train` that decides, on val."""
+    mode: Annotated[Mode | None, Setting(commands=())] = None
+    """Whether the metric of `train` is to be as large as possible ("max") or as small ("min").
+    None: as for kdtune's metric of the same name."""
+    baseline: Annotated[Mapping[str, Value], Setting(commands=())] = field(default_factory=dict)
+    """Hyperparameters of `train` with the values that they have in the baseline, such as
+    {"alpha": 1.0}. Empty: there is no baseline, and so no verdict."""
+    unless: Annotated[Mapping[str, Mapping[str, Value]], Setting(commands=())] = field(
+        default_factory=dict
+    )
+    """Hyperparameters of `train` with the values of others with which they have no effect, such as
+    {"temperature": {"alpha": 1.0}}. Configurations that differ in nothing else are run once."""
+    epochs: Annotated[int | None, Setting(low=1, commands=())] = None
+    """Number of epochs that `train` yields, unless a hyperparameter named epochs says it. A trial
+    with fewer counts as truncated. None: it is not known."""
     search: Annotated[Search, Setting(commands=ONLY_SEARCH)] = "grid"
     """How configurations are proposed: "grid" (every combination of the lists), "random", or "tpe"
     (Optuna's Tree-structured Parzen Estimator, which learns from the results). Ranges need "random"
@@ -139,27 +154,16 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
-        object.__setattr__(self, "name", self.name or name_of_data(self.run.data))
+        own = self.train if self.train is None else name_of(self.train)
+        name = name_of_data(self.run.data) if own is None else own.rpartition(":")[2]
+        object.__setattr__(self, "name", self.name or name)
         check_fields(self)
-        object.__setattr__(self, "space", {k: to_values(k, v) for k, v in self.space.items()})
-        object.__setattr__(self, "run", self._begun_with())
+        object.__setattr__(self, "space", to_space(self))
+        if self.train is None:
+            object.__setattr__(self, "run", self._begun_with())
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
-        fits = re.match(r"\w+:/(?!/)", self.out) is None
-        check(
-            self, "out", fits, "be a folder, or a URI of an object store such as s3://BUCKET/runs"
-        )
-        for name in ("cache", "warm_start"):
-            check(self, name, "://" not in (getattr(self, name) or ""), "be a folder")
-        whole = self.gpus_per_trial < 1 or float(self.gpus_per_trial).is_integer()
-        check(self, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
-        check_device(self)
-        check_budget(self)
-        check_folds(self)
-        check_named_weights(self)
-        if self.warm_start is not None and self.search == "grid":
-            raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
-        check_space(self)
+        check_study(self)
 
     def _begun_with(self) -> Run:
         """Return the base run with the models that the study began with, `Run.study_values`.
@@ -177,65 +181,60 @@ class Study:
                 begun[name] = next((c for c in candidates if c in allowed), allowed[0])
         return replace(self.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
 
+    @cached_property
+    def base_run(self) -> BaseRun:
+        """The run that samples of the space are laid over, of repeat 0 of a training function."""
+        return self.run if self.train is None else function_run(self)
+
+    @property
+    def task(self) -> Task:
+        """What the trials train."""
+        return self.base_run.task
+
     def has_effect(self, name: str) -> bool:
         """Return True if a hyperparameter has an effect in some configuration of the space."""
-        base = {other: getattr(self.run, other) for other in HYPERPARAMETERS}
-        lists = (ends_of(self.values(other)) for other in DECIDING)
-        every = (dict(zip(DECIDING, values, strict=True)) for values in itertools.product(*lists))
-        return any(canonical(base | values)[name] is not None for values in every)
+        base = {other: self.base_run.value(other) for other in self.task.names}
+        deciding = self.task.deciding
+        lists = (ends_of(self.values(other)) for other in deciding)
+        every = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*lists))
+        return any(self.task.canonical(base | values)[name] is not None for values in every)
 
     def values(self, name: str) -> Values:
         """Return the values of a hyperparameter: its list or range, or the one value of the run."""
-        return self.space.get(name) or (getattr(self.run, name),)  # type: ignore[return-value]
+        return self.space.get(name) or (self.base_run.value(name),)  # type: ignore[return-value]
 
     @property
     def has_plain(self) -> bool:
-        """Whether the study has the baseline without distillation (alpha = 1)."""
-        return self.plain_share > 0 or 1 in ends_of(self.values("alpha"))
+        """Whether the study has the baseline, for distillation alpha = 1."""
+        given = self.task.baseline.items()
+        if not given:
+            return False
+        return self.plain_share > 0 or all(v in ends_of(self.values(n)) for n, v in given)
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Any]:
         """Return a grid's configurations without duplicates, in the order of the space; repeat 0.
 
-        Each setting of the other hyperparameters is also there at alpha = 1, unless plain_share is
-        0. Empty for "random" and "tpe", which propose configurations during the search.
+        Each setting of the other hyperparameters is also there with the values of the baseline
+        (alpha = 1), unless plain_share is 0. Empty for "random" and "tpe", which propose
+        configurations during the search. They are of `Run`, or `FunctionRun` with `train`.
         """
-        if self.search != "grid":
-            return []
-        lists: dict[str, Any] = dict(self.space)
-        if self.plain_share > 0 and 1 not in self.values("alpha"):  # type: ignore[operator]
-            lists["alpha"] = (*self.values("alpha"), 1.0)  # type: ignore[misc]
-        runs: dict[str, Run] = {}
-        for values in itertools.product(*lists.values()):
-            run = self.run.sample(repeat=0, **dict(zip(lists, values, strict=True)))
-            runs.setdefault(run.config_id, run)
-        return list(runs.values())
+        return grid(self)
 
     @property
-    def default(self) -> Run:
-        """The recipe's default configuration, as a run of repeat 0.
+    def default(self) -> BaseRun | None:
+        """The recipe's default configuration, as a run of repeat 0; None for a training function.
 
         Each hyperparameter has the value of `run` where its list or range allows that, else the
         first value of the list or the nearest end of the range. About one search in ten chooses a
         configuration that is worse on new data than its default (overtuning, arXiv:2506.19540), so
         every study has the default among its configurations and compares the chosen one with it.
         """
-        values: dict[str, Any] = {
-            n: _nearest(getattr(self.run, n), self.values(n)) for n in self.space
-        }
-        return self.run.sample(repeat=0, **values)
+        return default_run(self) if self.task.is_distillation else None
 
     @property
     def searched(self) -> list[str]:
         """The hyperparameters that have more than one value in this study, the models first."""
-        several = [name for name, values in self.space.items() if len(set(ends_of(values))) > 1]
-        models = ("student", "teacher", "teacher_epochs")
-        names = [name for name in models if name in several]
-        names += [name for name in several if name not in models]
-        both = self.has_plain and set(ends_of(self.values("alpha"))) != {1}
-        if "alpha" in names or not both:
-            return names
-        first = sum(name in models for name in names)
-        return [*names[:first], "alpha", *names[first:]]
+        return searched(self)
 
     @property
     def is_fixed(self) -> bool:
@@ -247,7 +246,7 @@ class Study:
         """Return True if every configuration of the other study is possible in this one."""
         if self.search == other.search == "grid":
             return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
-        return all(covers(self.values(n), other.values(n)) for n in HYPERPARAMETERS)
+        return all(covers(self.values(n), other.values(n)) for n in self.task.names)
 
     @property
     def may_use_gpus(self) -> bool:
@@ -274,11 +273,15 @@ class Study:
 
     def absolute(self) -> "Study":
         """Return the same study with absolute paths, since a trial runs in another folder."""
-        paths = {} if self.uri else {"out": str(Path(self.out).expanduser().absolute())}
+        paths: dict[str, Any] = (
+            {} if self.uri else {"out": str(Path(self.out).expanduser().absolute())}
+        )
         for name in ("cache", "warm_start"):
             if (path := getattr(self, name)) is not None:
                 paths[name] = str(Path(path).expanduser().absolute())
-        return replace(self, run=self.run.absolute(), **paths)  # type: ignore[arg-type]
+        if self.train is None:
+            paths["run"] = self.run.absolute()
+        return replace(self, **paths)
 
     def to_json(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """Return the text of study.json: schema, fingerprints and all fields of the study.
@@ -287,7 +290,11 @@ class Study:
             fingerprints: Of the data, the teacher and the student, as far as they are known.
         """
         own = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
-        own |= {name: value for name, value in dataclasses.asdict(self).items() if name != "flags"}
+        others = ("train", *OF_FUNCTION) if self.train is None else ("run",)
+        values = dataclasses.asdict(self)
+        own |= {name: value for name, value in values.items() if name not in ("flags", *others)}
+        if self.train is not None:
+            own["train"] = name_of(self.train)
         return json.dumps(own, indent=2)
 
     @staticmethod
@@ -305,13 +312,5 @@ class Study:
         """Return the study of JSON that `migrate` has returned; raise as `from_json` does."""
         own = {k: v for k, v in values.items() if k not in ("schema", "fingerprints")}
         space = {k: Range(**v) if isinstance(v, dict) else v for k, v in own["space"].items()}
-        return Study(**{**own, "run": Run(**own["run"]), "space": space})
-
-
-def _nearest(value: Value, values: Values) -> Value:
-    """Return a value if the list or range allows it, else the first one or the nearest end."""
-    if covers(values, (value,)):
-        return value
-    if not isinstance(values, Range):
-        return values[0]
-    return values.low if isinstance(value, str) or value < values.low else values.high
+        run = {} if own.get("train") else {"run": Run(**own["run"])}
+        return Study(**{**own, **run, "space": space})

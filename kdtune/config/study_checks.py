@@ -3,20 +3,84 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
-from kdtune.config.hyperparameters import OF_STUDY, Range, ends_of
+from kdtune.config.hyperparameters import OF_STUDY, Range, covers, ends_of
 from kdtune.config.names import pairs
+from kdtune.config.run import Run
 
 if TYPE_CHECKING:
     from kdtune.config.study import Study
 
 BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
 """Form of a budget, such as 400runs."""
+
+
+OF_FUNCTION = ("metric", "mode", "baseline", "unless", "epochs")
+"""Fields of a study that are for a training function of its own."""
+
+
+def check_study(study: Study) -> None:
+    """Raise InputError if fields of a study contradict each other."""
+    fits = re.match(r"\w+:/(?!/)", study.out) is None
+    check(study, "out", fits, "be a folder, or a URI of an object store such as s3://BUCKET/runs")
+    for name in ("cache", "warm_start"):
+        check(study, name, "://" not in (getattr(study, name) or ""), "be a folder")
+    whole = study.gpus_per_trial < 1 or float(study.gpus_per_trial).is_integer()
+    check(study, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
+    check_device(study)
+    check_budget(study)
+    if study.train is None:
+        check_folds(study)
+        check_named_weights(study)
+    check_function(study)
+    if study.warm_start is not None and study.search == "grid":
+        raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
+    check_space(study)
+
+
+def check_function(study: Study) -> None:
+    """Raise InputError unless the fields fit a training function, or the lack of one."""
+    defaults = {f.name: f for f in fields(study)}
+    if study.train is None:
+        for name in OF_FUNCTION:
+            default = defaults[name].default
+            empty = {} if default is MISSING else default
+            if getattr(study, name) != empty:
+                raise InputError(
+                    f"{name} is for a study of your own training function, but there is no "
+                    f"train=...; leave it out"
+                )
+        return
+    if study.run != Run():
+        raise InputError(
+            "run is for distillation, but the study has train=...; put what the function needs "
+            "into its module, or into the space as a list of one value"
+        )
+    if not study.space:
+        raise InputError("space must have at least one hyperparameter of train, but is empty")
+    if study.stop_early and study.base_run.planned_epochs is None:
+        raise InputError(
+            "stop_early must know how many epochs train yields; give epochs=N, or a hyperparameter "
+            "named epochs"
+        )
+    for name, value in study.baseline.items():
+        if (study.plain_share == 0 or len(study.baseline) > 1) and not covers(
+            study.values(name), (value,)
+        ):
+            raise InputError(
+                f"baseline must lie in the space, but got {name}={value!r} of "
+                f"{study.values(name)}; add it to the list"
+            )
+    if study.limits:
+        raise InputError(
+            "max_ms and max_params are limits on students, but the study has train=...; leave them "
+            "out"
+        )
 
 
 def check_device(study: Study) -> None:
@@ -101,7 +165,10 @@ def check_space(study: Study) -> None:
                 f"{name} must be a list for a grid, but got {values}; --search random or tpe"
             )
         for value in ends_of(values):
-            replace(study.run, **{name: value})  # type: ignore[arg-type]
+            if study.train is None:
+                replace(study.run, **{name: value})  # type: ignore[arg-type]
+            elif not isinstance(value, int | float | str) or value != value:
+                raise InputError(f"{name} must have numbers or texts as values, but got {value!r}")
     for name, values in study.space.items():
         if len(set(ends_of(values))) > 1 and not study.has_effect(name):
             raise InputError(

@@ -12,14 +12,14 @@ study without using up its held-out repeats:
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdtune.config.base_run import BaseRun
 from kdtune.config.hyperparameters import active_values
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.study_checks import BUDGET
 from kdtune.statistics.early_stopping import rungs
@@ -31,21 +31,20 @@ from kdtune.storage.rounds import FINALISTS, Round
 class Arm(NamedTuple):
     """Group of configurations that compete with each other; those of a student are compared."""
 
-    student: str
+    group: str
+    """The student; "" for a training function."""
     is_baseline: bool
-    """Whether they are trained without distillation (alpha = 1)."""
+    """Whether they belong to the baseline: trained without distillation (alpha = 1)."""
 
     @staticmethod
-    def of(run: Run) -> "Arm":
+    def of(run: BaseRun) -> "Arm":
         """Return the arm of a run's configuration."""
-        return Arm(run.student, run.alpha == 1)
+        return Arm(run.group, run.is_baseline)
 
 
 Phase = Literal["search", "confirm", "final"]
 FIRST_REPEAT: dict[Phase, int] = {"search": 0, "confirm": 1000, "final": 2000}
 """Number of the first repeat of each phase."""
-SCORE = "acc"
-"""Metric of the validation split, at the last epoch, by which plan and sampler decide."""
 
 
 def phase_of(repeat: int) -> Phase:
@@ -59,13 +58,13 @@ def phase_of(repeat: int) -> Phase:
 class ConfigState:
     """A configuration and the state of its runs."""
 
-    run: Run
+    run: BaseRun
     row: int
     """Its row in the table of scores: configurations are numbered in the order of suggestion."""
     status: dict[int, str] = field(default_factory=dict)
     """By repeat: running, completed, failed, pruned or dropped."""
     scores: dict[int, float] = field(default_factory=dict)
-    """By repeat, of the completed runs."""
+    """By repeat, of the completed runs: values of `Task.score`; higher is better."""
     correct: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     """By final repeat: whether each prediction on val is correct, [N]; not in old records."""
     reported_to_sampler: bool = False
@@ -96,7 +95,7 @@ class ConfigState:
 class DroppedRun(NamedTuple):
     """A run that was dropped, with the state that it had before."""
 
-    run: Run
+    run: BaseRun
     status: str
     score: float | None
     is_retryable: bool
@@ -136,13 +135,14 @@ class Ledger:
 
     def __init__(self, study: Study):
         self.study = study
+        self._task = study.task
         self.configs: dict[str, ConfigState] = {}
         """By config_id, in the order of suggestion."""
         self.by_row: list[ConfigState] = []
         self.cost = Cost()
-        self.running: dict[str, Run] = {}
+        self.running: dict[str, BaseRun] = {}
         """By trial_id."""
-        self.retryable: dict[str, Run] = {}
+        self.retryable: dict[str, BaseRun] = {}
         """Failed runs that may succeed when repeated; diverged runs would diverge again."""
         self.dropped: dict[str, DroppedRun] = {}
         """By trial_id."""
@@ -180,9 +180,9 @@ class Ledger:
         return np.array([state.row for state in self.by_row if state.arm == arm], dtype=np.intp)
 
     @property
-    def students(self) -> list[str]:
-        """The students of the configurations so far, in the order of suggestion."""
-        return list(dict.fromkeys(state.run.student for state in self.by_row))
+    def groups(self) -> list[str]:
+        """The groups (students) of the configurations so far, in the order of suggestion."""
+        return list(dict.fromkeys(state.arm.group for state in self.by_row))
 
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the state with one line of the records."""
@@ -193,8 +193,8 @@ class Ledger:
         if line["kind"] == "start":
             # a known configuration keeps the inactive values with which it was suggested
             state = self.configs.get(config_id)
-            base = state.run if state else self.study.run.sample(**active_values(line["config"]))
-            self.start_run(replace(base, repeat=repeat))
+            base = state.run if state else self._sampled(line["config"])
+            self.start_run(base.at(repeat))
             if phase_of(repeat) == "final":
                 self._note_final_start(repeat)
         elif config_id not in self.configs:
@@ -208,16 +208,27 @@ class Ledger:
         elif line["kind"] == "restore":
             self._restore_run(self.configs[config_id], line["trial_id"])
 
-    def add_config(self, run: Run) -> ConfigState:
+    def _sampled(self, config: Mapping[str, Any]) -> BaseRun:
+        """Return the run of a recorded configuration."""
+        known = active_values(config) if self.study.task.is_distillation else config
+        values = {name: value for name, value in known.items() if value is not None}
+        return self.study.base_run.sample(**values)
+
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        """Return the score of the metrics of an epoch on val; higher is better."""
+        value: float = self._task.sign * metrics[self._task.score]
+        return value
+
+    def add_config(self, run: BaseRun) -> ConfigState:
         """Add the configuration of a run as a new row of the table."""
-        run = replace(run, repeat=0)
+        run = run.at(0)
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
         if state.row >= len(self._table):
             self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
         self.by_row.append(state)
         return state
 
-    def start_run(self, run: Run) -> None:
+    def start_run(self, run: BaseRun) -> None:
         """Mark a run as in flight; adds its configuration if it is new."""
         state = self.configs.get(run.config_id) or self.add_config(run)
         self.cost.runs += run.repeat not in state.status
@@ -226,17 +237,18 @@ class Ledger:
         self.retryable.pop(run.trial_id, None)
         self.dropped.pop(run.trial_id, None)
 
-    def _add_epoch(self, trial_id: str, run: Run, repeat: int, line: Mapping[str, Any]) -> None:
-        self._last[trial_id] = line[SCORE]
+    def _add_epoch(self, trial_id: str, run: BaseRun, repeat: int, line: Mapping[str, Any]) -> None:
+        self._last[trial_id] = score = self.score(line)
         if phase_of(repeat) == "final" and (correct := unpack_correct(line)) is not None:
             self.configs[run.config_id].correct[repeat] = correct
         if line["epoch"] >= self._epochs.get(trial_id, 0):  # a resumed run may repeat epochs
             self._epochs[trial_id] = line["epoch"] + 1
             self.cost.epochs += 1
             self.cost.seconds += line["seconds"]
-        if repeat == 0 and line["epoch"] + 1 in rungs(run.epochs):
-            rung = Rung(Arm.of(run), run.epochs, line["epoch"] + 1)
-            self.rungs.setdefault(rung, {})[run.config_id] = line[SCORE]
+        planned = run.planned_epochs
+        if repeat == 0 and planned is not None and line["epoch"] + 1 in rungs(planned):
+            rung = Rung(Arm.of(run), planned, line["epoch"] + 1)
+            self.rungs.setdefault(rung, {})[run.config_id] = score
 
     def _note_final_start(self, repeat: int) -> None:
         self.next_final_repeat = max(self.next_final_repeat, repeat + 1)
@@ -246,7 +258,7 @@ class Ledger:
             self.is_round_over = False
 
     def _end_run(self, state: ConfigState, repeat: int, status: str, error: str | None) -> None:
-        run = replace(state.run, repeat=repeat)
+        run = state.run.at(repeat)
         # a run that fails, perhaps once more, says nothing about which configuration is the best
         if phase_of(repeat) != "final" and status in ("completed", "pruned"):
             self.is_round_over = True
@@ -259,10 +271,10 @@ class Ledger:
         self._update_row(state)
 
     def _drop_run(self, state: ConfigState, repeat: int) -> None:
-        trial_id = replace(state.run, repeat=repeat).trial_id
+        trial_id = state.run.at(repeat).trial_id
         if trial_id in self.dropped or repeat not in state.status:
             return
-        run, score = replace(state.run, repeat=repeat), state.scores.pop(repeat, None)
+        run, score = state.run.at(repeat), state.scores.pop(repeat, None)
         retryable = self.retryable.pop(trial_id, None) is not None
         self.dropped[trial_id] = DroppedRun(run, state.status[repeat], score, retryable)
         state.status[repeat] = "dropped"

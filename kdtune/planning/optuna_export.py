@@ -11,10 +11,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdtune.config.files import atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
+from kdtune.config.hyperparameters import Range, Values, including
 from kdtune.config.study import Study
 from kdtune.planning.ledger import ConfigState, Ledger, phase_of
 from kdtune.planning.proposals import distribution
@@ -27,10 +28,10 @@ FILE = "optuna.db"
 def export(study: Study, lines: list[Line]) -> Path:
     """Write optuna.db into the study's folder, replacing an earlier one.
 
-    The value of a trial is the mean validation accuracy over its completed repeats of the search.
-    Its user attributes are config_id, n, sd and repeat/<number> (all phases). Inactive
-    hyperparameters of a configuration are no parameters of its trial. Configurations with a pruned
-    run are PRUNED, others without a completed run FAIL.
+    The value of a trial is the mean score, for distillation the validation accuracy, over its
+    completed repeats of the search. Its user attributes are config_id, n, sd and repeat/<number>
+    (all phases). Inactive hyperparameters of a configuration are no parameters of its trial.
+    Configurations with a pruned run are PRUNED, others without a completed run FAIL.
 
     Args:
         study: the study.
@@ -49,7 +50,8 @@ def export(study: Study, lines: list[Line]) -> Path:
     with atomic_write(file) as part:
         part.unlink(missing_ok=True)  # of a process of the same id that was killed
         storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
-        target = optuna.create_study(study_name=study.name, storage=storage, direction="maximize")
+        direction = StudyDirection.MAXIMIZE if study.task.sign > 0 else StudyDirection.MINIMIZE
+        target = optuna.create_study(study_name=study.name, storage=storage, direction=direction)
         for state in ledger.by_row:
             if state.status:
                 target.add_trial(_trial(study, state, times[state.run.config_id]))
@@ -58,11 +60,12 @@ def export(study: Study, lines: list[Line]) -> Path:
 
 
 def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial:
-    scores = [score for repeat, score in config.scores.items() if phase_of(repeat) == "search"]
+    values = {repeat: study.task.sign * score for repeat, score in config.scores.items()}
+    scores = [value for repeat, value in values.items() if phase_of(repeat) == "search"]
     interval = mean_interval(scores)
     sd = interval.sd if interval.n > 1 else None
     attributes: dict[str, Any] = {"config_id": config.run.config_id, "n": interval.n, "sd": sd}
-    attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(config.scores.items())}
+    attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(values.items())}
     pruned = "pruned" in config.status.values()
     state = TrialState.PRUNED if pruned else TrialState.COMPLETE if scores else TrialState.FAIL
     distributions = dict(_distributions(study, config))
@@ -71,7 +74,7 @@ def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial
         trial_id=-1,
         state=state,
         value=interval.mean if state == TrialState.COMPLETE else None,
-        params={name: getattr(config.run, name) for name in distributions},
+        params={name: config.run.value(name) for name in distributions},
         distributions=distributions,
         user_attrs=attributes,
         system_attrs={},
@@ -84,14 +87,15 @@ def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial
 def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, BaseDistribution]]:
     """Yield the distributions of the active hyperparameters.
 
-    That of alpha always contains 1, the value of the baselines.
+    They always contain the values of the baseline (alpha = 1).
     """
-    for name in HYPERPARAMETERS:
+    baseline = study.task.baseline
+    for name in study.task.names:
         values: Values = study.values(name)
-        if name == "alpha" and isinstance(values, Range):
-            values = Range(values.low, 1.0, values.log)
-        elif name == "alpha":
-            values = tuple(dict.fromkeys([*values, 1.0]))  # type: ignore[misc]
+        if name in baseline and isinstance(values, Range):
+            values = including(values, baseline[name])
+        elif name in baseline:
+            values = tuple(dict.fromkeys([*values, baseline[name]]))  # type: ignore[misc]
         several = isinstance(values, Range) or len(values) > 1
         if several and config.run.config[name] is not None:
             yield name, distribution(values)

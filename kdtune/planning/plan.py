@@ -8,16 +8,14 @@ pure functions of `statistics.racing` and `statistics.early_stopping`.
 import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from kdtune.config.run import Run
+from kdtune.config.base_run import BaseRun
 from kdtune.config.study import Study
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
-    SCORE,
     Arm,
     ConfigState,
     Ledger,
@@ -49,7 +47,7 @@ class Plan:
         self.ledger = Ledger(study)
         self.pruned: set[str] = set()
         """Ids of the trials that `should_prune` has stopped; their records end as pruned."""
-        self._requeued: dict[str, Run] = {}
+        self._requeued: dict[str, BaseRun] = {}
         self._queue: list[tuple[int, int, int, str]] = []
         self._promotions: deque[tuple[int, float, ConfigState]] | None = None
         self._sampler = (
@@ -82,12 +80,12 @@ class Plan:
         self._requeued |= self.ledger.running
         self.ledger.running = {}
 
-    def requeue(self, run: Run) -> None:
+    def requeue(self, run: BaseRun) -> None:
         """Put a run first in the queue that was in flight and was lost without an end."""
         self.ledger.running.pop(run.trial_id, None)
         self._requeued[run.trial_id] = run
 
-    def next_run(self) -> Run | None:
+    def next_run(self) -> BaseRun | None:
         """Return the next run and mark it as in flight.
 
         Returns:
@@ -101,7 +99,7 @@ class Plan:
                 self._promotions.popleft()
         return run
 
-    def round_begun_by(self, run: Run) -> Round | None:
+    def round_begun_by(self, run: BaseRun) -> Round | None:
         """Return the round of final repeats that a run begins, to be recorded before its start.
 
         None for all runs but the first of a round: its record is passed to `add_record`, too.
@@ -173,7 +171,7 @@ class Plan:
 
     # -- the choice --------------------------------------------------------------------------------
 
-    def _choose(self) -> Run | None:
+    def _choose(self) -> BaseRun | None:
         """Return the next run without starting it; suggest configurations if needed."""
         if self._requeued:
             return next(iter(self._requeued.values()))
@@ -187,7 +185,7 @@ class Plan:
                 return run
         return self._next_of_finals()
 
-    def _next_of_search(self) -> Run | None:
+    def _next_of_search(self) -> BaseRun | None:
         if self.study.search == "random":
             self._suggest()  # all at once, to queue them in blocks as those of a grid
         while True:
@@ -196,7 +194,7 @@ class Plan:
                 state = self.ledger.configs[config_id]
                 dropped = state.excluded and self.study.stop_early
                 if repeat not in state.status and not dropped:
-                    return replace(state.run, repeat=repeat)
+                    return state.run.at(repeat)
                 heapq.heappop(self._queue)
             if not self._suggest():
                 break
@@ -205,7 +203,7 @@ class Plan:
                 self._promotions = self._promote()
             if self._promotions:
                 repeat, _, state = self._promotions[0]
-                return replace(state.run, repeat=repeat)
+                return state.run.at(repeat)
         return None
 
     def _suggest(self) -> bool:
@@ -252,11 +250,11 @@ class Plan:
         runs = [(r, -state.scores[0], state) for state, repeats in left for r in repeats[:step]]
         return deque(sorted(runs, key=lambda item: item[:2]))
 
-    def _next_to_confirm(self) -> Run | None:
+    def _next_to_confirm(self) -> BaseRun | None:
         count = -(-self.study.repeats // 2)
         return self._first_missing(configs_to_confirm(self.ledger), FIRST_REPEAT["confirm"], count)
 
-    def _next_of_finals(self) -> Run | None:
+    def _next_of_finals(self) -> BaseRun | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
         count, first = self.study.repeats, self.ledger.first_final_repeat
@@ -274,14 +272,14 @@ class Plan:
         )
 
     @staticmethod
-    def _first_missing(chosen: list[ConfigState], first: int, count: int) -> Run | None:
+    def _first_missing(chosen: list[ConfigState], first: int, count: int) -> BaseRun | None:
         """Return the first run not started of the configurations in `count` repeats."""
         pairs = ((s, r) for r in range(first, first + count) for s in chosen if r not in s.status)
-        return next((replace(state.run, repeat=repeat) for state, repeat in pairs), None)
+        return next((state.run.at(repeat) for state, repeat in pairs), None)
 
     # -- pruning -----------------------------------------------------------------------------------
 
-    def should_prune(self, run: Run, epochs: Iterable[Mapping[str, Any]]) -> bool:
+    def should_prune(self, run: BaseRun, epochs: Iterable[Mapping[str, Any]]) -> bool:
         """Return True if a run that now reports these epochs is predicted not to become the best.
 
         The run is compared with the others of its arm at the same epoch of the first repeat, the
@@ -293,16 +291,17 @@ class Plan:
         """
         if not self.study.stop_early or run.repeat != 0:
             return False
-        configs = self.ledger.configs
+        configs, planned = self.ledger.configs, run.planned_epochs
+        assert planned is not None  # Study has checked it
         for epoch in epochs:
             done = epoch["number"] + 1
-            here = self.ledger.rungs.get(Rung(Arm.of(run), run.epochs, done), {})
-            if done not in rungs(run.epochs) or run.config_id in here:
+            here = self.ledger.rungs.get(Rung(Arm.of(run), planned, done), {})
+            if done not in rungs(planned) or run.config_id in here:
                 continue  # no rung, or one that it passed before it was interrupted
             completed = [
                 (score, configs[c].scores[0]) for c, score in here.items() if 0 in configs[c].scores
             ]
-            if is_behind(epoch["splits"]["val"][SCORE], completed):
+            if is_behind(self.ledger.score(epoch["splits"]["val"]), completed):
                 self.pruned.add(run.trial_id)
                 return True
         return False

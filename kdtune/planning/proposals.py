@@ -17,9 +17,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
+from kdtune.config.base_run import BaseRun
 from kdtune.config.fields import Value
-from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, Range, Values, canonical
-from kdtune.config.run import Run, derive_seed
+from kdtune.config.hyperparameters import Range, Values
+from kdtune.config.run import derive_seed
+from kdtune.config.space import as_declared
 from kdtune.config.study import Study
 from kdtune.planning.ledger import Arm
 
@@ -39,40 +41,37 @@ class ConfigSampler:
             another study first; of each arm at most a quarter of the samples.
     """
 
-    def __init__(self, study: Study, first: Iterable[Run] = ()):
+    def __init__(self, study: Study, first: Iterable[BaseRun] = ()):
         self.study = study
         most = max(1, study.samples // 4)
         given = list(first)
-        students: Any = study.values("student")
-        every = [Arm(student, plain) for student in students for plain in (True, False)]
+        self._task = study.task
+        group = self._task.group
+        self._groups: tuple[str, ...] = ("",) if group is None else study.values(group)  # type: ignore[assignment]
+        every = [Arm(own, plain) for own in self._groups for plain in (True, False)]
         self._first = {arm: [run for run in given if Arm.of(run) == arm][:most] for arm in every}
         # as Optuna's users do with enqueue_trial, so that the chosen one is compared with it
-        self._first[Arm.of(study.default)].insert(0, study.default)
+        if (default := study.default) is not None:
+            self._first[Arm.of(default)].insert(0, default)
         self.arms = {arm: optuna.create_study(direction="maximize") for arm in every}
-        self._students: tuple[str, ...] = students
         self._trials: dict[str, tuple[Arm, int]] = {}
         """By config_id: its arm and the number of its Optuna trial."""
-        alpha = study.values("alpha")
-        self._alphas: dict[bool, Values] = {True: (1.0,), False: alpha}
-        if not isinstance(alpha, Range):
-            self._alphas[False] = tuple(value for value in alpha if value != 1)
-            if study.plain_share == 0 and 1 not in alpha:
-                self._alphas[True] = ()
+        self._values_of_arm = {arm: self._allowed(arm) for arm in every}
 
-    def suggest(self, number: int) -> Run | None:
+    def suggest(self, number: int) -> BaseRun | None:
         """Return a configuration not suggested before; None where there is no other.
 
         Args:
             number: of the suggestion, from 0; decides its arm and its seed.
         """
-        round_, turn = divmod(number, len(self._students))
+        round_, turn = divmod(number, len(self._groups))
         plain = self._is_for_baseline(round_)
         # the students take turns, so that each has as many configurations of each arm
-        order = (*self._students[turn:], *self._students[:turn])
-        arms = (Arm(student, arm) for student in order for arm in (plain, not plain))
+        order = (*self._groups[turn:], *self._groups[:turn])
+        arms = (Arm(group, arm) for group in order for arm in (plain, not plain))
         return next((run for arm in arms if (run := self._draw(arm, number)) is not None), None)
 
-    def add(self, run: Run) -> None:
+    def add(self, run: BaseRun) -> None:
         """Add a configuration as running, whether it was suggested or is read from records.
 
         Its Optuna trial is RUNNING with its parameters, which TPE takes into account (see `_ask`).
@@ -86,13 +85,13 @@ class ConfigSampler:
         searched = self._searched(run)
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params={name: getattr(run, name) for name in searched},
-            distributions={name: distribution(self._values(name, arm)) for name in searched},
+            params={name: run.value(name) for name in searched},
+            distributions={n: distribution(self._values_of_arm[arm][n]) for n in searched},
         )
         self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
         self.arms[arm].add_trial(trial)
 
-    def report(self, run: Run, value: float | None, pruned: bool = False) -> None:
+    def report(self, run: BaseRun, value: float | None, pruned: bool = False) -> None:
         """Report the result of a configuration that was added.
 
         Args:
@@ -116,26 +115,27 @@ class ConfigSampler:
         share = self.study.plain_share
         return math.ceil((number + 1) * share) > math.ceil(number * share)
 
-    def _draw(self, arm: Arm, number: int) -> Run | None:
-        if not self._alphas[arm.is_baseline]:
+    def _draw(self, arm: Arm, number: int) -> BaseRun | None:
+        if not all(self._values_of_arm[arm].values()):
             return None
         seeds = (derive_seed("propose", self.study.run.seed, number, i) for i in range(MAX_DRAWS))
         asked = (self._ask(arm, seed) for seed in seeds)
         drawn = itertools.chain(self._first[arm], asked, self._all(arm))
-        run = next((run for run in drawn if run.config_id not in self._trials), None)
+        new = (run for run in drawn if run.config_id not in self._trials and Arm.of(run) == arm)
+        run = next(new, None)
         if run is not None:
             self.add(run)
         return run
 
-    def _all(self, arm: Arm) -> Iterator[Run]:
+    def _all(self, arm: Arm) -> Iterator[BaseRun]:
         """Yield every configuration of an arm if their number is finite, else none."""
-        every = {name: _listed(self._values(name, arm)) for name in HYPERPARAMETERS}
+        every = {name: _listed(values) for name, values in self._values_of_arm[arm].items()}
         if all(values is not None for values in every.values()):
             for values in itertools.product(*every.values()):  # type: ignore[arg-type]
                 config: Any = dict(zip(every, values, strict=True))
-                yield self.study.run.sample(repeat=0, **config)
+                yield self.study.base_run.sample(repeat=0, **config)
 
-    def _ask(self, arm: Arm, seed: int) -> Run:
+    def _ask(self, arm: Arm, seed: int) -> BaseRun:
         """Return a configuration of an arm, which may be known already."""
         study = self.arms[arm]
         if self.study.search == "random":
@@ -151,29 +151,38 @@ class ConfigSampler:
                     constant_liar=True,
                 )
         trial = study.ask()
-        config: dict[str, Any] = {n: getattr(self.study.run, n) for n in HYPERPARAMETERS}
-        for name in (*DECIDING, *(n for n in HYPERPARAMETERS if n not in DECIDING)):
-            values = self._values(name, arm)
+        base, allowed = self.study.base_run, self._values_of_arm[arm]
+        config: dict[str, Any] = {name: base.value(name) for name in self._task.names}
+        for name in self._task.order:
+            values = allowed[name]
             if not isinstance(values, Range) and len(values) == 1:
                 config[name] = values[0]
-            elif canonical(config)[name] is not None:
+            elif self._task.canonical(config)[name] is not None:
                 config[name] = _suggest(trial, name, values)
         study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
-        return self.study.run.sample(repeat=0, **config)
+        return base.sample(repeat=0, **config)
 
-    def _values(self, name: str, arm: Arm) -> Values:
-        if name == "student":
-            return (arm.student,)
-        return self._alphas[arm.is_baseline] if name == "alpha" else self.study.values(name)
+    def _allowed(self, arm: Arm) -> dict[str, Values]:
+        """Return the values of each hyperparameter in an arm; () for an arm without any."""
+        task, baseline = self._task, self._task.baseline
+        allowed = {name: self.study.values(name) for name in task.names}
+        if task.group is not None:
+            allowed[task.group] = (arm.group,)
+        if arm.is_baseline and not baseline:
+            return dict.fromkeys(allowed, ())
+        for name, value in baseline.items():
+            own = allowed[name]
+            if arm.is_baseline:
+                is_there = isinstance(own, Range) or self.study.plain_share > 0 or value in own
+                allowed[name] = (as_declared(self.study, name, value),) if is_there else ()
+            elif len(baseline) == 1 and not isinstance(own, Range):
+                allowed[name] = tuple(v for v in own if v != value)
+        return allowed
 
-    def _searched(self, run: Run) -> list[str]:
+    def _searched(self, run: BaseRun) -> list[str]:
         """Return the hyperparameters that are searched and active in this configuration."""
-        arm = Arm.of(run)
-        several = [
-            name
-            for name in HYPERPARAMETERS
-            if isinstance(values := self._values(name, arm), Range) or len(values) > 1
-        ]
+        allowed = self._values_of_arm[Arm.of(run)]
+        several = [n for n, own in allowed.items() if isinstance(own, Range) or len(own) > 1]
         return [name for name in several if run.config[name] is not None]
 
 

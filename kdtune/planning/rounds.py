@@ -40,8 +40,8 @@ def _next_round(ledger: Ledger) -> Round | None:
         return None
     number = 0 if ledger.round is None else ledger.round.number + 1
     ids = [[None if state is None else state.run.config_id for state in pair] for pair in pairs]
-    students = [pair.states[0].run.student for pair in pairs]
-    recorded = tuple(FinalPair(s, *pair) for s, pair in zip(students, ids, strict=True))
+    groups = [pair.states[0].arm.group for pair in pairs]
+    recorded = tuple(FinalPair(g, *pair) for g, pair in zip(groups, ids, strict=True))
     ranking = _ranking([state for pair in pairs for state in pair.states])
     return Round(number, ledger.next_final_repeat, recorded, ranking, _default(ledger))
 
@@ -56,7 +56,8 @@ def _ranking(states: list[ConfigState]) -> tuple[str, ...]:
 
 def _default(ledger: Ledger) -> str | None:
     """Return the recipe's default; None if it was not suggested, or would fail once more."""
-    state = ledger.configs.get(ledger.study.default.config_id)
+    default = ledger.study.default
+    state = ledger.configs.get(default.config_id) if default is not None else None
     if state is None:
         return None
     before = {status for r, status in state.status.items() if phase_of(r) != "final"}

@@ -50,7 +50,7 @@ def active_configs(ledger: Ledger) -> dict[str, Arms]:
         ranked = racing.rank_by_common_mean(table, rows[alive].tolist())
         return [ledger.by_row[row] for row in ranked]
 
-    return {s: Arms(active(Arm(s, True)), active(Arm(s, False))) for s in ledger.students}
+    return {g: Arms(active(Arm(g, True)), active(Arm(g, False))) for g in ledger.groups}
 
 
 def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from kdtune.config.base_run import BaseRun
 from kdtune.config.hyperparameters import covers
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import FIRST_REPEAT, ConfigState, Ledger, phase_of
 from kdtune.planning.standing import active_configs, finalists
@@ -14,7 +14,7 @@ from kdtune.statistics.racing import adjusted_means, leading_counts
 from kdtune.storage.records import read_lines, read_study
 
 
-def best_of_other(study: Study) -> list[Run]:
+def best_of_other(study: Study) -> list[BaseRun]:
     """Return the configurations of `study.warm_start` that lie in this study's space, best first.
 
     Only hyperparameters that this study searches are taken over. Scores are not: they may belong to
@@ -32,10 +32,11 @@ def best_of_other(study: Study) -> list[Run]:
     found = []
     for state in ranked(ledger):
         config = state.run.config
-        taken: dict[str, Any] = {n: v for n in study.searched if (v := config[n]) is not None}
-        names = [name for name in taken if name != "alpha" or taken[name] != 1]
+        taken: dict[str, Any] = {n: v for n in study.searched if (v := config.get(n)) is not None}
+        given = study.task.baseline.items()
+        names = [name for name in taken if (name, taken[name]) not in given]
         if all(covers(study.values(name), (taken[name],)) for name in names):
-            found.append(study.run.sample(repeat=0, **taken))
+            found.append(study.base_run.sample(repeat=0, **taken))
     return found
 
 

@@ -9,10 +9,9 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.study import Study
 from kdtune.planning.plan import Plan
-from kdtune.raytune.trial import make_run
+from kdtune.raytune.reporter import make_run
 
 
 class RepeatSearcher(Searcher):
@@ -40,7 +39,8 @@ class RepeatSearcher(Searcher):
             return None
         run = self.plan.next_run()
         if run is not None:
-            return {name: getattr(run, name) for name in (*HYPERPARAMETERS, "repeat")}
+            values = {name: run.value(name) for name in self.plan.study.task.names}
+            return values | {"repeat": run.repeat}
         return None if self.plan.ledger.running else Searcher.FINISHED
 
     def on_trial_complete(

@@ -12,23 +12,23 @@ from ray.tune.logger import TBXLoggerCallback
 from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
-from kdtune.data.balance import describe_data
-from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import complete_pairs, final_test, is_decided, level_per_pair
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
-from kdtune.raytune.costs import measure_before_ray, measure_with_ray
+from kdtune.raytune.distillation import DistillationJob
+from kdtune.raytune.job import Job
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
+from kdtune.raytune.own_function import FunctionJob
 from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
+from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.teachers import check_teachers, train_teachers
-from kdtune.raytune.trial import make_run, run_trial, teacher_files
 from kdtune.results.advice import undecidable_sentence
+from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results, load
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
@@ -36,13 +36,6 @@ from kdtune.storage.object_store import reach
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.study_lock import lock_study
 from kdtune.streams.cache import Cache
-from kdtune.streams.working_set import cache_warning
-from kdtune.training.other_cut import find_leaks
-from kdtune.training.recipe import numbered, resolve_study, teachers, with_weights_of_studies
-from kdtune.training.recipe_table import format_recipe, recipe_rows
-from kdtune.training.run import check_objectives, check_study, make_student
-from kdtune.training.teacher import initial_teacher, missing_teachers
-from kdtune.training.transforms import transforms_of
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
@@ -70,7 +63,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         LeaseLostError: Another driver has taken over the study on its object store.
         Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
     """
-    study = replace(study, run=with_weights_of_studies(study.run.absolute()))
+    job: Job = DistillationJob() if study.task.is_distillation else FunctionJob()
+    study = job.begin(study)
     folder, mirror = study.folder, Mirror(study)
     with _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
@@ -83,22 +77,26 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         asked, study = study, merge_with_saved(study, saved)
         is_done = Plan(study, read_lines(folder)[0]).is_done
         if not is_done:
-            study = resolve_study(study, begun=saved is not None)
-        mirror.pull(*teacher_files(study))
+            study = job.resolve(study, begun=saved is not None)
+        mirror.pull(*job.files(study))
         fingerprints = dict(saved.fingerprints) if saved else {}
         if not is_done:
-            fingerprints |= _check(study, saved, ray_init)
-        elif is_moved(study, saved):
-            fingerprints |= _fingerprints(study, saved)
-        rows = [] if is_done else recipe_rows(asked, study, saved.study if saved else None)
-        transforms = None if is_done else transforms_of(study)
-        write_study(study, fingerprints, rows, transforms)
+            _check_resources(study, ray_init)
+        if not is_done or is_moved(study, saved):
+            fingerprints |= _fingerprints(job, study, saved)
+        if is_done:
+            write_study(study, fingerprints)
+        else:
+            job.check(study)
+            provenance = job.provenance(asked, study, saved)
+            write_study(study, fingerprints, provenance)
         mirror.push(STUDY, PROVENANCE)
         if not is_done:
-            print(*(f"Recipe of {study.uri or folder}:", *format_recipe(rows)), sep="\n")
-            measure_before_ray(study.absolute(), mirror)
+            if lines := job.describe(provenance):
+                print(f"Recipe of {study.uri or folder}:", *lines, sep="\n")
+            job.prepare_before_ray(study.absolute(), mirror)
             with ray_session(study, ray_init):
-                _run_all(study.absolute(), mirror)
+                _run_all(job, study.absolute(), mirror)
         finish(folder, mirror)
     return load(folder)
 
@@ -114,53 +112,36 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         raise Interrupted(str(error)) from error
 
 
-def _check(
-    study: Study, saved: SavedStudy | None, ray_init: dict[str, Any] | None
-) -> dict[str, str]:
-    """Raise InputError if the study cannot run, or differs from the saved one.
-
-    Returns:
-        The fingerprints of its data and models.
-    """
+def _check_resources(study: Study, ray_init: dict[str, Any] | None) -> None:
+    """Raise InputError if the machine or the cluster is not what the study asks for."""
     if study.address is None:
         check_local_resources(study, ray_init)
     else:
         check_address(study.address)
-    fingerprints = _fingerprints(study, saved)
-    every = numbered(study, teachers(study))
-    missing_teachers(study.run, every, study.folder / "teacher")  # raises if one is damaged
-    return fingerprints
 
 
-def _fingerprints(study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of data, models and the user's own objectives.
+def _fingerprints(job: Job, study: Study, saved: SavedStudy | None) -> dict[str, str]:
+    """Return the fingerprints of what the trials are made of.
 
     Raises InputError if one of them cannot work or differs from the saved one.
     """
-    own_objectives = check_objectives(study)
-    fingerprints = check_study(study) | own_objectives
+    fingerprints = job.fingerprints(study)
     check_same(study, saved, fingerprints)
     return fingerprints
 
 
-def _run_all(study: Study, mirror: Mirror) -> None:
-    """Train the teacher, then run every run that is left."""
-    cache = Cache(study.cache, study.cache_gb)
+def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
+    """Prepare what the trials need, then run every trial that is left."""
     capacity = Capacity(study, print)
     study = replace(study, cpus_per_trial=capacity.trial.cpu)
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder)[0], count)
-    with ProgressDisplay(plan, cache) as display:
-        about_data = describe_data(load_data(study.run))
-        for line in (
-            *about_data,
-            *preflight(study, capacity.trial),
-            *_warnings(study, cache, count),
-        ):
+    with ProgressDisplay(plan, Cache(study.cache, study.cache_gb)) as display:
+        for line in (*job.about_data(study), *preflight(study, capacity.trial)):
             display.print_line(line)
-        measure_with_ray(study, mirror, capacity.trial, display.print_line)
-        train_teachers(study, capacity.trial, display.print_line)
-        check_teachers(study, mirror, capacity.trial, display.print_line)
+        for sentence in job.warnings(study, count):
+            display.print_line(f"warning: {sentence}")
+        job.prepare(study, mirror, capacity.trial, display.print_line)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -170,32 +151,9 @@ def _run_all(study: Study, mirror: Mirror) -> None:
             MachineMonitor(study, capacity.trial) as monitor,
         ):
             recorder = Recorder(study, plan, display, records, uploader, monitor)
-            _fit_until_done(study, plan, capacity, recorder)
+            _fit_until_done(job, study, plan, capacity, recorder)
         if study.until_decided:
             display.print_line(_describe_end(plan))
-
-
-def _warnings(study: Study, cache: Cache, count: int) -> Iterator[str]:
-    """Yield a line for what makes a study of so many concurrent trials slower or less useful."""
-    for sentence in find_leaks(study):
-        yield f"warning: {sentence}"
-    if fault := cache.fault():
-        yield f"warning: {fault}"
-    elif too_small := cache_warning(
-        study, count, make_student(study.run), [initial_teacher(run) for run in teachers(study)]
-    ):
-        yield f"warning: {too_small}"
-    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
-    if count_used < study.run.teachers:
-        yield (
-            f"warning: --repeats {study.repeats} uses only {count_used} of --teachers "
-            f"{study.run.teachers}"
-        )
-    if not study.has_plain:
-        yield (
-            "warning: the study has no baseline without distillation (alpha = 1), so there will be "
-            "no verdict"
-        )
 
 
 def _describe_end(plan: Plan) -> str:
@@ -204,10 +162,11 @@ def _describe_end(plan: Plan) -> str:
     shown, undecidable = [], []
     for pair in pairs:
         test = final_test(plan.ledger, pair)
-        student = f"{pair.states[0].run.student}: " * (len(pairs) > 1)
+        student = f"{pair.states[0].arm.group}: " * (len(pairs) > 1)
         shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
         if not test.excludes_0(level) and test.is_undecidable(level):
-            words = undecidable_sentence(test.images, test.least_decidable(level))
+            criterion = Criterion(task=plan.study.task)
+            words = undecidable_sentence(test.images, test.least_decidable(level), criterion)
             undecidable.append(f"{student}{words}")
     evidence = "; ".join(shown)
     if is_decided(plan.ledger):
@@ -221,7 +180,9 @@ def _describe_end(plan: Plan) -> str:
     return " ".join([f"Not decided: {why}.", *undecidable])
 
 
-def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
+def _fit_until_done(
+    job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recorder
+) -> None:
     """Run Tune until the plan is done.
 
     Raises:
@@ -231,7 +192,7 @@ def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Reco
     while not plan.is_done:
         before = recorder.ended_trials
         try:
-            _fit(study, plan, capacity, recorder)
+            _fit(job, study, plan, capacity, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and fit() with it
             recorder.display.print_line(f"Ray has stopped ({first_line(error)}) and is restarted.")
             crashed = True
@@ -246,11 +207,11 @@ def _fit_until_done(study: Study, plan: Plan, capacity: Capacity, recorder: Reco
             raise Interrupted("Ray stops without any progress, and some runs have not ended")
 
 
-def _fit(study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
+def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
     """Run Tune once."""
     count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
     tuner = tune.Tuner(
-        tune.with_resources(partial(run_trial, study=study, concurrent=count), resources),
+        tune.with_resources(partial(job.trainable(), study=study, concurrent=count), resources),
         tune_config=tune.TuneConfig(
             search_alg=RepeatSearcher(plan, capacity.concurrent_trials),
             scheduler=EarlyStopper(plan, study),

@@ -12,11 +12,13 @@ import torch
 
 from kdtune import __version__
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.function_run import name_of
 from kdtune.config.names import Weights
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
 from kdtune.raytune.machines import Node, TrialResources, count_trials
+from kdtune.raytune.own_function import fingerprint
 from kdtune.raytune.storage_probe import StorageProbe
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import check_precision, count_gpus, device_of
@@ -44,6 +46,8 @@ class NodeStatus:
     teacher: str = ""
     student: str = ""
     """Fingerprints of the data set and of the weights before any training."""
+    function: str = ""
+    """Fingerprint of the code of the study's training function."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
     precision_fault: str = ""
@@ -64,15 +68,17 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
             return otherwise
 
     attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
-    models = attempt(lambda: [make_student(run) for run in students(study)], [])
+    own = study.train is not None
+    models = [] if own else attempt(lambda: [make_student(run) for run in students(study)], [])
     folders = (study.folder, Cache(study.cache).folder)
     gpus = attempt(lambda: _visible_gpus(study), 0)
     status = NodeStatus(
         torch=torch.__version__.split("+")[0],
         gpus=gpus,
         free=attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {}),
-        data=attempt(lambda: load_data(study.run).study_fingerprint, ""),
-        teacher=attempt(lambda: _fingerprint_teachers(study), ""),
+        function=attempt(lambda: fingerprint(study), "") if own else "",
+        data="" if own else attempt(lambda: load_data(study.run).study_fingerprint, ""),
+        teacher="" if own else attempt(lambda: _fingerprint_teachers(study), ""),
         student=attempt(lambda: " ".join(model.fingerprint() for model in models), ""),
         precision_fault=_precision_fault(study, gpus),
     )
@@ -103,6 +109,7 @@ def find_differences(study: Study, statuses: dict[Node, NodeStatus]) -> list[str
             ("data", study.run.data),
             ("teacher", _shown(study.run.teacher_weights)),
             ("student", _shown(study.run.student_weights)),
+            ("function", name_of(study.train) if study.train is not None else ""),
         ):
             have, need = getattr(status, name), getattr(own, name)
             if have and need and have != need:  # what cannot be read has no fingerprint

@@ -18,6 +18,8 @@ from kdtune.planning.standing import (
     final_differences,
     finalists,
 )
+from kdtune.raytune.reporter import shown_names
+from kdtune.results.comparison import Criterion
 from kdtune.results.tables import cell
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
@@ -85,8 +87,9 @@ class ProgressDisplay(Progress):
 
 def make_table(plan: Plan) -> Table:
     """Return the best active configurations with their mean ± sd so far."""
-    names = plan.study.searched or ["alpha"]
-    table = Table(*names, "n", "val acc", caption=describe_state(plan), caption_justify="left")
+    names, task = shown_names(plan.study), plan.study.task
+    score = f"val {task.score}"
+    table = Table(*names, "n", score, caption=describe_state(plan), caption_justify="left")
     students = active_configs(plan.ledger).values()
     each = max(2, MAX_ROWS // max(1, len(students)))
     best = (
@@ -94,7 +97,7 @@ def make_table(plan: Plan) -> Table:
     )
     for state in best:
         values = [cell(state.run.config[name]) for name in names]
-        interval = mean_interval(list(state.scores.values()))
+        interval = mean_interval([task.sign * score for score in state.scores.values()])
         spread = f" ± {interval.sd:.4f}" if interval.n > 1 else ""
         table.add_row(*values, str(interval.n), f"{interval.mean:.4f}{spread}")
     return table
@@ -114,7 +117,7 @@ def describe_state(plan: Plan) -> str:
     pairs = finalists(plan.ledger)
     for pair in pairs:
         if pair.baseline is not None and pair.distilled is not None:
-            student = f"{pair.baseline.run.student}: " * (len(pairs) > 1)
+            student = f"{pair.baseline.arm.group}: " * (len(pairs) > 1)
             parts.append(student + _describe_lead(plan, pair, pair.baseline, pair.distilled))
     return ", ".join(parts)
 
@@ -122,17 +125,25 @@ def describe_state(plan: Plan) -> str:
 def _describe_lead(
     plan: Plan, pair: Finalists, baseline: ConfigState, distilled: ConfigState
 ) -> str:
+    criterion = Criterion(task=plan.study.task)
+    scale, unit = criterion.scale, " points" * criterion.in_points
     if final := final_differences(plan.ledger, pair):
-        points = 100 * sum(final) / len(final)
-        text = f"{points:+.1f} points over {len(final)} final repeats"
+        mean = scale * criterion.sign * sum(final) / len(final)
+        text = f"{mean:{_form(criterion)}}{unit} over {len(final)} final repeats"
         if plan.study.until_decided:
             text += f", {describe_decision(plan.ledger, pair)}"
         return text
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
-    ours, theirs = ([state.scores[r] for r in common] for state in (distilled, baseline))
+    sign, form = scale * criterion.sign, _form(criterion)
+    ours, theirs = ([sign * state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
-    ends = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    ends = f"{interval.low:{form}} to {interval.high:{form}}"
     has_none = math.isnan(interval.low) or plan.study.run.folds is not None  # other images each
-    shown = "" if has_none else f" (95% CI for these images {ends})"
-    lead = f"{100 * interval.mean:+.1f} points{shown} over {interval.n} repeats"
-    return f"best distilled minus best baseline {lead}"
+    shown = "" if has_none else f" (95% CI for these {criterion.task.examples} {ends})"
+    lead = f"{interval.mean:{form}}{unit}{shown} over {interval.n} repeats"
+    best = "best distilled" if criterion.task.is_distillation else "best"
+    return f"{best} minus best baseline {lead}"
+
+
+def _form(criterion: Criterion) -> str:
+    return "+.1f" if criterion.in_points else "+.3g"

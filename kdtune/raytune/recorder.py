@@ -6,14 +6,14 @@ from typing import Any
 
 from ray import tune
 
+from kdtune.config.base_run import BaseRun
 from kdtune.config.files import CHECKPOINT
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
-from kdtune.raytune.trial import make_run
+from kdtune.raytune.reporter import make_run, shown_names
 from kdtune.storage.correctness import CORRECT
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
@@ -55,7 +55,7 @@ class Recorder(tune.Callback):
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
         self.ended_trials = 0
-        self.accuracy: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
@@ -90,7 +90,7 @@ class Recorder(tune.Callback):
             correct = epoch.get(CORRECT)
             for line in self.records.epoch(run, attempt, number, seconds, splits, correct):
                 self.plan.add_record(line)
-            self.accuracy[run.trial_id] = splits["val"]["acc"]
+            self.scores[run.trial_id] = splits["val"][self.study.task.score]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end of a trial that completed, was pruned, or reported an error."""
@@ -115,7 +115,7 @@ class Recorder(tune.Callback):
             self.on_trial_start(iteration, trials, trial)
             self._end(run, "failed", "its worker did not start")
 
-    def _end(self, run: Run, status: str, error: str | None) -> None:
+    def _end(self, run: BaseRun, status: str, error: str | None) -> None:
         node = self.nodes.get(run.trial_id)
         attempt = self.attempts[run.trial_id]
         self.plan.add_record(self.records.end(run, attempt, status, error, node))
@@ -126,14 +126,15 @@ class Recorder(tune.Callback):
         self.display.print_line(f"  {self._describe(run)}: {error or self._score(run, status)}")
         self.display.advance()
 
-    def _describe(self, run: Run) -> str:
+    def _describe(self, run: BaseRun) -> str:
         values = {**run.config, "repeat": run.repeat}
-        names = [*(self.study.searched or ["alpha"]), "repeat"]
+        names = [*shown_names(self.study), "repeat"]
         return ", ".join(f"{name} {values[name]}" for name in names if values[name] is not None)
 
-    def _score(self, run: Run, status: str) -> str:
+    def _score(self, run: BaseRun, status: str) -> str:
         pruned = " (pruned)" if status == "pruned" else ""
-        return f"val acc {self.accuracy.get(run.trial_id, math.nan):.4f}{pruned}"
+        score = self.scores.get(run.trial_id, math.nan)
+        return f"val {self.study.task.score} {score:.4f}{pruned}"
 
 
 def is_machine_lost(trial: Any) -> bool:

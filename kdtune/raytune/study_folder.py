@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -32,7 +32,6 @@ from kdtune.config.files import (
 )
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
-from kdtune.data.balance import data_record
 from kdtune.data.sources import load_data
 from kdtune.models.cost import hardware_name
 from kdtune.planning.optuna_export import FILE as OPTUNA
@@ -45,8 +44,6 @@ from kdtune.results.shown_images import has_thumbnails, write_thumbnails
 from kdtune.results.study_results import Results, load
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, read_lines, read_provenance
-from kdtune.training.recipe_table import RecipeRow
-from kdtune.training.transforms import Transforms
 
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
@@ -59,35 +56,34 @@ FINISHED = (
 def write_study(
     study: Study,
     fingerprints: Mapping[str, str],
-    recipe: Sequence[RecipeRow] = (),
-    transforms: Transforms | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write study.json and provenance.json: once classes, versions, command and recipe.
 
     Args:
         study: The study as it is run.
-        fingerprints: Of data, teacher and student, see `training.run.check`.
-        recipe: Its settings, and where they came from.
-        transforms: Of its images and models, if it runs any trials; they are added to the record.
+        fingerprints: Of what its trials are made of, see `job.Job.fingerprints`.
+        provenance: What is known of its trials, if it runs any, see `job.Job.provenance`. Models,
+            views and warnings are added to the record; the rest is written once.
     """
     study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
-    record = read_provenance(study.folder) or _provenance(study, recipe)
-    if transforms is not None:
-        models = record.get("models", {}) | transforms.models
-        warnings = dict.fromkeys([*record.get("warnings", []), *transforms.warnings])
-        record |= {"views": transforms.views, "models": models, "warnings": list(warnings)}
+    own = dict(provenance or {})
+    models, warnings, views = (own.pop(name, None) for name in ("models", "warnings", "views"))
+    record = read_provenance(study.folder) or own | _provenance()
+    if models is not None:
+        models = record.get("models", {}) | models
+        warnings = list(dict.fromkeys([*record.get("warnings", []), *(warnings or [])]))
+        record |= {"views": views, "models": models, "warnings": warnings}
     with atomic_write(study.folder / PROVENANCE) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
-def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
-    """Return classes, the driver's machine, versions, command and recipe of a new study."""
+def _provenance() -> dict[str, Any]:
+    """Return the driver's machine, versions and command of a new study."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     return {
-        "classes": load_data(study.run).classes,
-        "data_set": data_record(load_data(study.run)),
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
             "processor": hardware_name(torch.device("cpu")),
@@ -96,7 +92,6 @@ def _provenance(study: Study, recipe: Sequence[RecipeRow]) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"kdtune": __version__} | {name: version(name) for name in names},
         "command": _command(),
-        "recipe": [row._asdict() for row in recipe],
     }
 
 
@@ -122,9 +117,11 @@ def finish(folder: Path, mirror: Mirror) -> None:
     export(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")
-    mirror.pull_folders(THUMBNAILS)
-    _write_thumbnails(results)
-    if results.study.keep != "none":
+    is_distillation = results.task.is_distillation
+    if is_distillation:
+        mirror.pull_folders(THUMBNAILS)
+        _write_thumbnails(results)
+    if is_distillation and results.study.keep != "none":
         mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
         _export_students(results, lines, mirror)
     mirror.push(*FINISHED)

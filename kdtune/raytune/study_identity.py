@@ -11,9 +11,11 @@ from pathlib import Path
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
+from kdtune.config.function_run import name_of
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.study_checks import OF_FUNCTION
 from kdtune.storage.records import SavedStudy, read_saved
 from kdtune.streams.resources import device_of
 from kdtune.training.teacher_origin import COMPARED_BY_CONTENT
@@ -51,8 +53,10 @@ def merge_with_saved(
     if saved is None:
         return study
     old = saved.study
-    study = replace(study, run=_with_recorded(study.run, old.run))
-    changes = (_changed_fields, _changed_space)
+    changes = (_changed_task, _changed_space)
+    if study.train is None and old.train is None:
+        study = replace(study, run=_with_recorded(study.run, old.run))
+        changes = (_changed_fields, _changed_space)
     if found := [text for changed in changes for text in changed(old, study)]:
         raise _other_study(study, found)
     if old.until_decided and not study.until_decided:
@@ -133,6 +137,8 @@ def _describe(name: str, run: Run) -> str:
     role, _, model = name.partition(" ")
     if role == "data":
         return f"the data in {run.data}"
+    if role == "train":
+        return "the training function (its code)"
     if role in ("teacher", "student"):
         return f"the {role} {model or getattr(run, role)} (its weights or its code)"
     return f"the {name} (its code)"  # an objective of the user's own
@@ -170,11 +176,26 @@ def _surely_on_gpus(study: Study) -> bool:
     return device_of(study).type != "cpu"
 
 
+def _changed_task(old: Study, new: Study) -> Iterator[str]:
+    """Yield what differs in the training function or its declarations: "metric: a → b"."""
+    for name in ("train", *OF_FUNCTION):
+        before, now = (_plain(getattr(study, name)) for study in (old, new))
+        if before != now:
+            yield f"{name}: {before} → {now}"
+    if set(old.task.names) != set(new.task.names):
+        names = (", ".join(sorted(study.task.names)) for study in (old, new))
+        yield f"hyperparameters: {' → '.join(names)}"
+
+
+def _plain(value: object) -> object:
+    return name_of(value) if callable(value) else value
+
+
 def _changed_space(old: Study, new: Study) -> Iterator[str]:
     """Yield what the new study's configurations lack of the old ones: "alpha lacks 0.1"."""
-    if new.covers(old):
+    if set(old.task.names) != set(new.task.names) or new.covers(old):
         return
-    names = [name for name in HYPERPARAMETERS if old.has_effect(name)]
+    names = [name for name in old.task.names if old.has_effect(name)]
     pairs = [(name, _all_values(old, name), _all_values(new, name)) for name in names]
     differing = [pair for pair in pairs if not covers(pair[2], pair[1])]
     if not differing:
@@ -189,8 +210,9 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
 def _all_values(study: Study, name: str) -> Values:
     """Return the values of a hyperparameter, those of the baseline included."""
     values = study.values(name)
-    if name == "alpha" and not isinstance(values, Range) and study.plain_share > 0:
-        return tuple(dict.fromkeys((*values, 1)))
+    baseline = study.task.baseline
+    if name in baseline and not isinstance(values, Range) and study.plain_share > 0:
+        return tuple(dict.fromkeys((*values, baseline[name])))
     return values
 
 

@@ -1,7 +1,5 @@
 """The functions that Ray runs on its workers: a trial, and the training of the teacher."""
 
-import time
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -9,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from ray import tune
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import CHECKPOINT
@@ -17,8 +14,8 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.statistics.early_stopping import rungs
-from kdtune.storage.correctness import CORRECT, pack_correct
+from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
+from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
@@ -26,14 +23,6 @@ from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import numbered, teachers
 from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
-
-REPORT_SECONDS = 0.5
-"""Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
-
-
-def make_run(study: Study, config: dict[str, Any]) -> Run:
-    """Return the study's run with the values of a sample of its space."""
-    return study.run.sample(**config)
 
 
 def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
@@ -47,9 +36,9 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         study: The study.
         concurrent: Trials that run at a time, on all machines together; None if not known.
     """
-    run = make_run(study, config)
+    run: Run = make_run(study, config)
     place = f"trials/{run.trial_id}"
-    mirror, reporter = Mirror(study), _Reporter(study, run)
+    mirror, reporter = Mirror(study), Reporter(study, run)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(run, mirror)
@@ -58,44 +47,14 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             teacher = study.folder / "teacher"
             for epoch in distill(run, teacher, resources, study.folder / place, push):
-                reporter.add(epoch)
+                reporter.add(_report(epoch))
         mirror.push(place)
         mirror.clear(place)
         error = None
     except Exception as caught:
-        _save_traceback(mirror, place)
+        save_traceback(mirror, place)
         error = f"{type(caught).__name__}: {caught}"
     reporter.report(error)
-
-
-class _Reporter:
-    """Reports the epochs of a trial to Tune, several at a time if they are short."""
-
-    def __init__(self, study: Study, run: Run):
-        self._rungs = rungs(run.epochs) if study.stop_early and run.repeat == 0 else []
-        self._unreported: list[Epoch] = []
-        self._last = time.monotonic()
-
-    def add(self, epoch: Epoch) -> None:
-        """Report the epoch now if the trial may be pruned after it, else with later ones."""
-        self._unreported.append(epoch)
-        at_rung = epoch.number + 1 in self._rungs
-        if at_rung or time.monotonic() - self._last >= REPORT_SECONDS:
-            self.report()
-
-    def report(self, error: str | None = None) -> None:
-        """Report the epochs that have not been reported, and why the trial failed, if it did."""
-        tune.report(as_report(self._unreported, error))
-        self._unreported, self._last = [], time.monotonic()
-
-
-def _save_traceback(mirror: Mirror, place: str) -> None:
-    """Write the traceback of the current exception into the trial's folder."""
-    folder = mirror.folder / place
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    with suppress(OSError):  # perhaps the store is what failed
-        mirror.push(f"{place}/error.txt")
 
 
 def _pull_teacher(run: Run, mirror: Mirror) -> None:
@@ -121,22 +80,11 @@ def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
     return [str(folder / name) for folder in folders for name in (WEIGHTS, RECORD)]
 
 
-def as_report(epochs: list[Epoch], error: str | None = None) -> dict[str, Any]:
-    """Return the report to Tune: all of the epochs, and the last one's metrics for TensorBoard."""
-    last = epochs[-1].splits if epochs else {}
-    curves = {
-        split: {name: value for name, value in metrics.items() if value is not None}
-        for split, metrics in last.items()
-    }
-    return {"epochs": [_values(epoch) for epoch in epochs], "error": error, **curves}
-
-
-def _values(epoch: Epoch) -> dict[str, Any]:
-    """Return what is recorded of an epoch; of the last one also the correctness on val."""
-    values = {"number": epoch.number, "seconds": epoch.seconds, "splits": epoch.splits}
-    if "val" in epoch.predictions:
-        values[CORRECT] = pack_correct(epoch.predictions["val"].correct)
-    return values
+def _report(epoch: Epoch) -> EpochReport:
+    """Return what is reported of an epoch; of the last one also the correctness on val."""
+    val = epoch.predictions.get("val")
+    correct = None if val is None else pack_correct(val.correct)
+    return EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)
 
 
 def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:

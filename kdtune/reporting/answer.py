@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kdtune.config.metrics import METRICS
+from kdtune.config.task import Task
 from kdtune.reporting.facts import split_sizes
 from kdtune.reporting.figures import MAX_CONFIGS
 from kdtune.reporting.learning_curves import LAST_EPOCHS, CurveData
@@ -50,30 +51,36 @@ def summary(results: Results, criterion: Criterion) -> Summary:
         note += (
             " The epoch is selected by the accuracy that is reported, so the values are optimistic."
         )
-    by_config = _summary_table(table, results.by)
+    by_config = _summary_table(table, results.by, results.task)
     if len(results.by) < 2:
         return Summary(note, by_config)
     marginal = results.marginal(metrics, criterion.scope)
     each = "Each value is averaged over all configurations that have it, within each repeat."
-    return Summary(note, by_config, each, _summary_table(marginal, ["hyperparameter", "value"]))
+    return Summary(
+        note, by_config, each, _summary_table(marginal, ["hyperparameter", "value"], results.task)
+    )
 
 
 def shown_metrics(results: Results) -> list[str]:
     """Return the summary's metrics that the study has recorded or that are derived."""
     columns = set(results.epochs)
-    return [m for m in SUMMARY_METRICS if m in columns or METRICS[m].derived is not None]
+    task = results.task
+    if not task.is_distillation:
+        return list(task.table_metrics)
+    return [m for m in SUMMARY_METRICS if m in columns or task.metrics[m].derived is not None]
 
 
-def _summary_table(table: pd.DataFrame, keys: list[str]) -> Table:
-    means = {m: f"val/{m}/mean" for m in SUMMARY_METRICS if f"val/{m}/mean" in table}
-    metrics = [m for m, column in means.items() if m == "acc" or table[column].notna().any()]
+def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> Table:
+    names = SUMMARY_METRICS if task.is_distillation else task.table_metrics
+    means = {m: f"val/{m}/mean" for m in names if f"val/{m}/mean" in table}
+    metrics = [m for m, column in means.items() if m == task.score or table[column].notna().any()]
     rows = []
     for _, row in table.iterrows():
         cells: list[str | Cell] = [cell(row[key]) for key in keys]
-        cells.append(count_of_planned(row["val/acc/n"], row.n_planned))
+        cells.append(count_of_planned(row[f"val/{task.score}/n"], row.n_planned))
         cells += [_mean_cell(row, metric) for metric in metrics]
         rows.append(cells)
-    return Table([*keys, "n", *(METRICS[m].label for m in metrics)], rows)
+    return Table([*keys, "n", *(task.metrics[m].label for m in metrics)], rows)
 
 
 def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
@@ -152,7 +159,7 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
         rows.append([name, *(_estimate(row, kind, criterion, signed) for kind in kinds)])
     note = _selection_note(results, criterion, math.isnan(table.iloc[0]["corrected/mean"]))
     n, mean = split_sizes(results).get("test"), table.iloc[0]["test/mean"]
-    if n and criterion.metric == "acc" and math.isfinite(mean):
+    if n and criterion.has_predictions and math.isfinite(mean):
         low, high = (100 * end for end in wilson_interval(round(mean * n), n))
         note += (
             f" The sampling of {n:,} test images alone gives one trial a 95% CI (Wilson) of "
@@ -183,15 +190,24 @@ def _selection_note(results: Results, criterion: Criterion, is_uncorrected: bool
     on_test = " Those on test are for these test images." * has_fixed_test
     note = (
         f"The best of {results.trials.config_id.nunique()} configurations looks better on val than "
-        f"it is, because it was selected on val. The corrected estimate selects on images drawn "
-        f"with replacement and evaluates on the images not drawn (BBC-CV, Tsamardinos et al., "
-        f"2018); its interval reflects the sampling of val images alone, the others are for "
-        f"{context.holds_for}.{on_test} The interval of the difference on val is that of the "
-        f"comparison. The test split was not used for selection."
+        f"it is, because it was selected on val. {_about_intervals(context, criterion)}{on_test} "
+        f"The interval of the difference on val is that of the comparison. The test split was not "
+        f"used for selection."
     )
     if criterion.has_predictions and is_uncorrected:
         note += " There is no corrected estimate, because predictions of some trials are missing."
     return note
+
+
+def _about_intervals(context: ComparisonContext, criterion: Criterion) -> str:
+    """Return what the intervals of the selected configuration hold for."""
+    if not criterion.task.is_distillation:
+        return f"The intervals are for {context.holds_for}."
+    return (
+        f"The corrected estimate selects on images drawn with replacement and evaluates on the "
+        f"images not drawn (BBC-CV, Tsamardinos et al., 2018); its interval reflects the sampling "
+        f"of val images alone, the others are for {context.holds_for}."
+    )
 
 
 def _finalists_note(context: ComparisonContext) -> str:
@@ -200,15 +216,16 @@ def _finalists_note(context: ComparisonContext) -> str:
         return NOT_RECORDED
     if not context.names_recorded_best:
         return (
-            "The finalists were selected by accuracy at the last epoch and recorded before the "
-            "first of these repeats. Which of them is the best by this criterion was chosen on "
-            "these repeats, so its estimate is optimistic."
+            "The finalists were selected by the study's metric at the last epoch and recorded "
+            "before the first of these repeats. Which of them is the best by this criterion was "
+            "chosen on these repeats, so its estimate is optimistic."
         )
     images = "the same" if context.design.folds is None else "of the same pool"
+    examples = context.examples
     return (
         f"The finalists, and which of them is the best, were recorded before the first of these "
-        f"repeats, so the choice of seeds does not bias these estimates. The val images are "
-        f"{images}, so selection bias from the images remains."
+        f"repeats, so the choice of seeds does not bias these estimates. The val {examples} are "
+        f"{images}, so selection bias from the {examples} remains."
     )
 
 

@@ -1,6 +1,5 @@
 """Sections of the report with background: sensitivity, methods and provenance."""
 
-import dataclasses
 import json
 import math
 from contextlib import suppress
@@ -11,6 +10,7 @@ import pandas as pd
 
 from kdtune.config.files import PROVENANCE
 from kdtune.config.metrics import METRICS
+from kdtune.config.study import Study
 from kdtune.reporting.page import Cell, NotedTable, Table
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import describe_teacher_share
@@ -87,13 +87,9 @@ def variance(results: Results, criterion: Criterion) -> NotedTable | None:
 
 def methods(results: Results, criterion: Criterion) -> list[str]:
     """Return what was varied, what was fixed, and how the numbers were computed."""
-    run, context = results.study.run, results.context(criterion)
-    augmented = "" if run.augmentation == "none" else ", the augmentation"
-    with_teacher = [METRICS[name].label for name in ("logit_diff", "agreement", "kl")]
+    context = results.context(criterion)
     sentences = [
-        f"Repeats vary the student's initial weights, the data order{augmented} and dropout, all "
-        f"determined by the seed {run.seed} and the number of the repeat. All configurations use "
-        f"the same repeats, so comparisons are paired.",
+        _what_repeats_vary(results),
         results.design.constant,
         f"Each trial contributes one number (epoch selection {criterion.scope}); variation is "
         f"measured over trials, never over epochs. SD has ddof = 1. Intervals of single "
@@ -101,13 +97,35 @@ def methods(results: Results, criterion: Criterion) -> list[str]:
         f"comparisons and of the best configuration are for {context.holds_for}. They assume that "
         f"means are approximately normal, and end at the range of the metric.",
         context.baseline_note,
-        context.significance_rule(METRICS[criterion.metric].label),
+        context.significance_rule(criterion.declared.label),
         "Failed, truncated and unfinished trials are listed under Warnings. They and pruned trials "
         "are excluded from all means.",
-        f"{', '.join(with_teacher[:-1])} and {with_teacher[-1]} (temperature 1) compare student "
-        f"and teacher on the whole split. Precision: {run.precision}.",
+        _about_teacher_metrics(results),
     ]
-    return [sentence[:1].upper() + sentence[1:] for sentence in sentences]
+    return [sentence[:1].upper() + sentence[1:] for sentence in sentences if sentence]
+
+
+def _what_repeats_vary(results: Results) -> str:
+    same = "All configurations use the same repeats, so comparisons are paired."
+    if not results.task.is_distillation:
+        own = "Repeats vary what the training function derives from the number of the repeat."
+        return f"{own} {same}"
+    run = results.study.run
+    augmented = "" if run.augmentation == "none" else ", the augmentation"
+    return (
+        f"Repeats vary the student's initial weights, the data order{augmented} and dropout, all "
+        f"determined by the seed {run.seed} and the number of the repeat. {same}"
+    )
+
+
+def _about_teacher_metrics(results: Results) -> str:
+    if not results.task.is_distillation:
+        return ""
+    labels = [METRICS[name].label for name in ("logit_diff", "agreement", "kl")]
+    return (
+        f"{', '.join(labels[:-1])} and {labels[-1]} (temperature 1) compare student and teacher on "
+        f"the whole split. Precision: {results.study.run.precision}."
+    )
 
 
 @dataclass(frozen=True)
@@ -139,9 +157,7 @@ def provenance(results: Results) -> Provenance:
         **{name: str(version) for name, version in record.get("versions", {}).items()},
     }
     command = " ".join(str(word) for word in record.get("command", ()))
-    settings = dataclasses.asdict(results.study)
-    del settings["run"]["study_values"], settings["flags"]  # the models once more; of a command
-    flat = settings.pop("run") | settings
+    flat = _settings(results.study)
     sources = {row["setting"]: row["source"] for row in record.get("recipe", ())}
     rows = [
         [name, "" if value is None else str(value), sources.get(name, "")]
@@ -152,3 +168,11 @@ def provenance(results: Results) -> Provenance:
         command,
         Table(["setting", "value", "source"], rows),
     )
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """Return the settings of a study and of its run by name."""
+    settings = json.loads(study.to_json())
+    run = settings.pop("run", {})
+    left_out = ("schema", "fingerprints", "study_values")  # the models once more
+    return {name: v for name, v in (run | settings).items() if name not in left_out}

@@ -8,7 +8,6 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
-from kdtune.config.metrics import RECORDED
 from kdtune.reporting import answer, background
 from kdtune.reporting.choices import choices
 from kdtune.reporting.class_figures import CLASS_FIGURES
@@ -17,7 +16,7 @@ from kdtune.reporting.examples import examples
 from kdtune.reporting.facts import study_facts
 from kdtune.reporting.figures import FIGURE_NAMES, all_figures, shown_configs
 from kdtune.reporting.frontier import FRONTIERS, cost_table, frontier_table
-from kdtune.reporting.glossary import GLOSSARY
+from kdtune.reporting.glossary import glossary
 from kdtune.reporting.identity import identity
 from kdtune.reporting.learning_curves import LAST_EPOCHS, curve_data
 from kdtune.reporting.page import InlineFigure, inline, render
@@ -25,6 +24,7 @@ from kdtune.reporting.teacher_history import histories, teachers
 from kdtune.results.arms import Arms, read_arms
 from kdtune.results.comparison import Criterion, completed
 from kdtune.results.diagnostics import find_caveats
+from kdtune.results.studies import data_name
 from kdtune.results.study_results import Results
 
 MAX_NUMBERS = 40_000
@@ -88,7 +88,7 @@ def html(
     }
     return render(
         version=__version__,
-        title=f"{results.study.name}: a study of knowledge distillation",
+        title=f"{results.study.name}: {_kind(results)}",
         verdict=results.verdict(criterion),
         identity=identity(results),
         study=study_facts(results, criterion),
@@ -108,12 +108,19 @@ def html(
         edges=results.edges(criterion),
         classes=by_class(results, arms),
         examples=examples(results, arms),
-        glossary=GLOSSARY,
+        glossary=glossary(results),
         methods=background.methods(results, criterion),
         provenance=background.provenance(results),
         data=data(results),
         **placed,
     )
+
+
+def _kind(results: Results) -> str:
+    """Return what kind of study it is."""
+    if results.task.is_distillation:
+        return "a study of knowledge distillation"
+    return f"a study of {data_name(results.study)}"
 
 
 def _curves_note(results: Results, criterion: Criterion) -> str:
@@ -133,7 +140,8 @@ def data(results: Results) -> dict[str, Any]:
     counted back from the last one; 0 means that none is.
     """
     trials = results.trials
-    metrics = [m for m in RECORDED if m in results.epochs and results.epochs[m].notna().any()]
+    known = results.epochs
+    metrics = [m for m in results.task.recorded if m in known and known[m].notna().any()]
     scopes = [f"{split}/{m}@last" for split in ("val", "test") for m in metrics]
     varied = [f"config/{name}" for name in results.by]
     kept = trials[["trial_id", "config_id", *varied, "repeat", "status", "n_epochs", *scopes]]

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kdtune.config.fields import Value
-from kdtune.config.metrics import METRICS
 from kdtune.reporting.answer import comparisons
 from kdtune.reporting.page import NotedTable
 from kdtune.results.comparison import Criterion, completed, completed_configs
@@ -41,7 +40,7 @@ def choices(results: Results, criterion: Criterion) -> list[Choice]:
     found = [Choice(main.metric, _words(criterion), main.content)]
     for baseline in _baselines(results, criterion):
         for metric in _metrics(results, criterion):
-            other = Criterion(metric, criterion.scope, baseline)
+            other = results.criterion(metric, criterion.scope, baseline)
             same = metric == criterion.metric and baseline == criterion.baseline
             if same or len(found) > room:
                 continue
@@ -54,24 +53,26 @@ def choices(results: Results, criterion: Criterion) -> list[Choice]:
 def _words(criterion: Criterion) -> str:
     """Return a baseline in words."""
     if criterion.has_plain_baseline:
-        return "training without distillation"
-    values = {f"config/{name}": value for name, value in criterion.baseline.items()}
-    return config_label(values, list(criterion.baseline))
+        return criterion.task.baseline_words
+    values = {f"config/{name}": value for name, value in criterion.fixed.items()}
+    return config_label(values, list(criterion.fixed))
 
 
 def _metrics(results: Results, criterion: Criterion) -> list[str]:
     done = completed(results.trials)
+    task = results.task
+    offered = OFFERED_METRICS if task.is_distillation else task.comparable
     recorded = [
         name
-        for name in OFFERED_METRICS
-        if METRICS[name].comparable and done[f"val/{name}@last"].notna().any()
+        for name in offered
+        if name in task.comparable and done[f"val/{name}@last"].notna().any()
     ]
     return list(dict.fromkeys([criterion.metric, *recorded]))
 
 
 def _baselines(results: Results, criterion: Criterion) -> list[Mapping[str, Value]]:
     """Return the criterion's baseline, training without distillation, and single values of it."""
-    found: list[Mapping[str, Value]] = [criterion.baseline]
+    found: list[Mapping[str, Value]] = [criterion.fixed]
     for baseline in _plain_and_values(results):
         if baseline not in found:
             found.append(baseline)
@@ -79,15 +80,15 @@ def _baselines(results: Results, criterion: Criterion) -> list[Mapping[str, Valu
 
 
 def _plain_and_values(results: Results) -> Iterator[Mapping[str, Value]]:
-    configs = completed_configs(results.search_trials)
-    plain = configs[configs["config/alpha"] == 1]
+    configs, task = completed_configs(results.search_trials), results.task
+    plain = configs[results.default_criterion.is_baseline(configs)]
     if len(plain):
-        yield {"alpha": 1}
-    for name in OFFERED_BASELINES:
+        yield task.baseline
+    for name in OFFERED_BASELINES if task.is_distillation else ():
         if name not in results.by:
             continue
         values = list(dict.fromkeys(configs[f"config/{name}"].dropna()))
         if 1 < len(values) <= MAX_VALUES:
             # of the student and of lr the plain configuration with this value
             own = plain[f"config/{name}"].nunique() > 1
-            yield from ({"alpha": 1, name: v} if own else {name: v} for v in values)
+            yield from ({**task.baseline, name: v} if own else {name: v} for v in values)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kdtune.results.advice import describe_detectable
 from kdtune.results.comparison import Criterion, completed, have_enough_repeats
+from kdtune.results.studies import data_name
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
 
@@ -16,26 +17,37 @@ MAX_LISTED_VALUES = 8
 
 def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
     """Return what was studied, by name."""
-    run, trials, images = results.study.run, results.trials, split_sizes(results)
-    limit = f", {run.train_images} training images" if run.train_images else ""
+    trials, sizes, examples = results.trials, split_sizes(results), results.task.examples
     searched = (f"{name} {', '.join(_values(trials[f'config/{name}']))}" for name in results.by)
+    planned = trials.n_epochs_planned.dropna()
     facts = {
         "status": results.status,
-        "teacher": run.teacher,
-        "student": f"{run.student} (trainable layers: {run.trainable})",
-        "data": _last_part(run.data) + limit,
+        **_subject(results),
         "search space": "; ".join(searched),
         "configurations × repeats": _counts(results),
-        "epochs": ", ".join(_values(trials["config/epochs"])),
-        "images": ", ".join(f"{split} {n:,}" for split, n in images.items()),
+        "epochs": ", ".join(_values(planned.astype(int))),
+        examples: ", ".join(f"{split} {n:,}" for split, n in sizes.items()),
     }
-    if n := images.get("val"):
-        resolution = f"{100 / n:.2g} percentage points (one of {n:,} val images)"
-        facts["resolution of accuracy"] = resolution
+    if (n := sizes.get("val")) and criterion.in_points:
+        resolution = f"{100 / n:.2g} percentage points (one of {n:,} val {examples})"
+        facts[f"resolution of {criterion.declared.label}"] = resolution
     facts["minimum detectable difference"] = _detectable(results, criterion)
     seconds = completed(trials).seconds.sum()
     total = f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds:.0f} s"
     return {name: value for name, value in (facts | {"total trial time": total}).items() if value}
+
+
+def _subject(results: Results) -> dict[str, str]:
+    """Return what was trained."""
+    run = results.study.run
+    if not results.task.is_distillation:
+        return {"training function": data_name(results.study)}
+    limit = f", {run.train_images} training images" if run.train_images else ""
+    return {
+        "teacher": run.teacher,
+        "student": f"{run.student} (trainable layers: {run.trainable})",
+        "data": data_name(results.study) + limit,
+    }
 
 
 def _counts(results: Results) -> str:
@@ -70,7 +82,7 @@ def _detectable(results: Results, criterion: Criterion) -> str:
     found: list[str] = []
     students = results.compared_students(criterion)
     for student in students:
-        own = table[table["config/student"] == student]
+        own = table[criterion.groups(table) == student]
         own = own[have_enough_repeats(own.n)]
         if not len(own):
             continue
@@ -91,10 +103,6 @@ def _values(column: pd.Series) -> Iterator[str]:
 
 
 def split_sizes(results: Results) -> dict[str, int]:
-    """Return the number of images of each split that was evaluated."""
+    """Return the number of images of each split that was evaluated, as far as known."""
     sizes = results.epochs.groupby("split", sort=False).n_examples.max()
-    return {str(split): int(n) for split, n in sizes.items()}
-
-
-def _last_part(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    return {str(split): int(n) for split, n in sizes.items() if n}

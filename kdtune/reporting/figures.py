@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.config.metrics import METRICS
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
@@ -77,18 +76,20 @@ def all_figures(
 
 
 def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
-    shown = shown_configs(results, criterion)
+    shown, task = shown_configs(results, criterion), results.task
     whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
-    for metric in WITH_LAST_EPOCHS:
+    for metric in WITH_LAST_EPOCHS if task.is_distillation else task.recorded:
         yield learning_curve(results, metric, whole)
-        yield learning_curve(results, metric, end)
-    for metric in WHOLE_ONLY:
+        if end.n_epochs > LAST_EPOCHS or task.is_distillation:
+            yield learning_curve(results, metric, end)
+    for metric in WHOLE_ONLY if task.is_distillation else ():
         yield learning_curve(results, metric, whole)
     yield repeats_plot(results, criterion)
     yield forest_plot(results, criterion)
     yield heat_map(results, criterion)
     yield importance_bars(results, criterion)
-    yield agreement_plot(results, criterion, shown)
+    if task.is_distillation:
+        yield agreement_plot(results, criterion, shown)
     for name in FRONTIERS:
         yield frontier_plot(results, criterion, name)
 
@@ -156,12 +157,12 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
         f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
         f"paired by {context.paired_by}: {context.interval_legend}."
     )
-    if criterion.in_points:
-        step = scale / _val_size(results)
+    if criterion.in_points and (size := _val_size(results)):
+        step = scale / size
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
-        caption += " The grey band is one image."
+        caption += f" The grey band is one {results.task.examples[:-1]}."
     label_rows(axes, [results.label(c) for c in table.config_id])
-    label = METRICS[criterion.metric].label
+    label = criterion.declared.label
     axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")
     return CaptionedFigure("differences", caption, figure, titles)
 

@@ -1,5 +1,12 @@
 """Glossary of the report: its terms in plain words."""
 
+from kdtune.results.study_results import Results
+
+OF_DISTILLATION = (
+    *("alpha", "temperature", "repeat", "agreement", "for these images", "BBC-CV"),
+    *("calibration error (ECE)", "NLL", "macro F1"),
+)
+"""Terms that only a study of distillation uses, or in this sense."""
 GLOSSARY = {
     "alpha": (
         "Weight of the cross-entropy with the labels, from 0 to 1. The distillation loss has the "
@@ -82,3 +89,10 @@ GLOSSARY = {
     ),
 }
 """Terms and what they mean."""
+
+
+def glossary(results: Results) -> dict[str, str]:
+    """Return the terms that the report of a study uses."""
+    if results.task.is_distillation:
+        return GLOSSARY
+    return {term: text for term, text in GLOSSARY.items() if term not in OF_DISTILLATION}

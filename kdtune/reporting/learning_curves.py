@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from kdtune.config.metrics import METRICS
+from kdtune.config.metrics import Metric
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
@@ -102,12 +102,14 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
         if config in lines:
             label = results.label(config)
             titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label)
-    teachers = _draw_teachers(axes, data.epochs) if metric == "acc" else []
-    wild = _set_limits(axes, lines, data, metric, teachers)
-    axes.set(xlabel="epoch", ylabel=f"validation {METRICS[metric].label}")
+    declared = results.task.metrics[metric]
+    with_teachers = metric == "acc" and results.task.is_distillation
+    teachers = _draw_teachers(axes, data.epochs) if with_teachers else []
+    wild = _set_limits(axes, lines, data, declared, teachers)
+    axes.set(xlabel="epoch", ylabel=f"validation {declared.label}")
     add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
-    caption = _curve_caption(metric, data) + _outside(results, wild)
+    caption = _curve_caption(declared, data) + _outside(results, wild)
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -139,7 +141,7 @@ def _set_limits(
     axes: Axes,
     lines: dict[str, pd.DataFrame],
     data: CurveData,
-    metric: str,
+    metric: Metric,
     teachers: Sequence[float],
 ) -> dict[str, tuple[float, float]]:
     """Let no wild configuration set the limits of the figure alone.
@@ -159,13 +161,13 @@ def _set_limits(
         sd = line["std"].fillna(0)
         bands[config] = np.concatenate([line["mean"] - sd, line["mean"] + sd])
     # a loss that alpha weights has another scale in each configuration, by design
-    growth = MAX_GROWTH if METRICS[metric].comparable else 5 * MAX_GROWTH
-    wild = outside(bands, METRICS[metric].better, growth)
+    growth = MAX_GROWTH if metric.comparable else 5 * MAX_GROWTH
+    wild = outside(bands, metric.better, growth)
     if not wild:
         return {}
     inside = [config for config in lines if config not in wild]
     values = [bands[config] for config in inside]
-    values += [trial[metric].to_numpy() for c in inside for trial in data.trials[c]]
+    values += [trial[metric.name].to_numpy() for c in inside for trial in data.trials[c]]
     axes.set_ylim(*limits([*values, np.asarray(teachers)]))
     return {c: (float(lines[c]["mean"].min()), float(lines[c]["mean"].max())) for c in wild}
 
@@ -197,13 +199,13 @@ def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> list[float]:
     return [float(accuracy) for accuracy in accuracies]
 
 
-def _curve_caption(metric: str, data: CurveData) -> str:
-    label = METRICS[metric].label
+def _curve_caption(metric: Metric, data: CurveData) -> str:
+    label = metric.label
     where = f", last {min(data.n_epochs, data.last)} epochs" if data.last else ""
     caption = (
         f"Validation {label}{where}: mean ± SD over repeats. Thin lines are the single repeats."
     )
-    if not METRICS[metric].comparable:
+    if not metric.comparable:
         caption += (
             f" The {label} is not comparable across configurations, because hyperparameters such "
             f"as alpha are part of its definition."

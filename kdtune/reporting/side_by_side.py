@@ -5,7 +5,6 @@ from pathlib import Path
 from kdtune import __version__
 from kdtune.config.errors import InputError
 from kdtune.config.files import STUDY
-from kdtune.config.metrics import METRICS
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
@@ -85,7 +84,7 @@ def means_plot(side: SideBySide) -> CaptionedFigure:
             mean = scale * row[f"{split}/mean"]
             axes.plot(mean, place, "Do"[i], color=COLOURS[i], ms=5, label=name)
     label_rows(axes, [f"{row.study}, {row.kind}: {row.label}" for _, row in rows.iterrows()])
-    metric = METRICS[side.criterion.metric].label
+    metric = side.criterion.declared.label
     axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
     if len(side.splits) > 1:
         figure.legend(loc="outside lower center", ncols=2)
@@ -111,7 +110,7 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     axes.axvline(0, color=INK, lw=1)
     label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
     unit = " (pp)" * side.criterion.in_points
-    axes.set_xlabel(f"difference in {METRICS[side.criterion.metric].label}{unit}")
+    axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
     interval = "simultaneous 95% CI" if words.count(side) > 1 else "95% CI"
     caption = f"Difference from {side.reference}: lines show the {interval}."
     return CaptionedFigure("differences-of-studies", caption, figure)

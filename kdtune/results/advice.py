@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from kdtune.results.comparison import DEFAULT, SIGNIFICANCE_LEVEL, Criterion
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.context import ComparisonContext, count_comparisons
 from kdtune.results.tables import decimals
 from kdtune.statistics.crossed import Components, t_quantile
@@ -28,12 +28,17 @@ def with_unit(value: float, criterion: Criterion) -> str:
     return f"{number} {criterion.unit}".rstrip()
 
 
-def design(row: pd.Series, m: int) -> str:
+def design(row: pd.Series, m: int, criterion: Criterion) -> str:
     """Return the design of a comparison, e.g. "8 repeats, 500 val images and 4 comparisons"."""
     parts = [f"{row.n:.0f} repeats"]
     if not math.isnan(row.n_images):
-        parts.append(f"{row.n_images:,.0f} val images")
+        parts.append(val_examples(row.n_images, criterion))
     return f"{', '.join(parts)} and {count_comparisons(m)}"
+
+
+def val_examples(count: float, criterion: Criterion) -> str:
+    """Return a number of examples as text, e.g. "500 val images"."""
+    return f"{count:,.0f} val {criterion.task.examples}"
 
 
 def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
@@ -47,7 +52,7 @@ def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
     found = detectable(row, m)
     if not found < (1 if criterion.in_points else math.inf):
         return ""
-    return f"at 80% power with {design(row, m)}: {with_unit(found, criterion)}"
+    return f"at 80% power with {design(row, m, criterion)}: {with_unit(found, criterion)}"
 
 
 def detectable(row: pd.Series, m: int) -> float:
@@ -140,9 +145,10 @@ def _repeats(table: pd.DataFrame, m: int, criterion: Criterion) -> str:
         )
     limit = detectable_difference(parts, math.inf, images, level)
     if parts.has_images and limit > gain:
+        given = val_examples(images, criterion)
         return (
-            f"{assumed}, no number of repeats gives 80% power: with {images:,.0f} val images it "
-            f"takes a difference of {with_unit(limit, criterion)}."
+            f"{assumed}, no number of repeats gives 80% power: with {given} it takes a difference "
+            f"of {with_unit(limit, criterion)}."
         )
     return f"{assumed}, more than {MAX_SUGGESTED_REPEATS} repeats are needed for 80% power."
 
@@ -163,14 +169,16 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
     if not parts.has_images or not math.isfinite(half) or not _has_independent_repeats(row):
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
-    text = f"Of the variance, {repeat} is from repeats, {image} from images, {rest} from both."
+    of_images = f"{image} from {criterion.task.examples}"
+    text = f"Of the variance, {repeat} is from repeats, {of_images}, {rest} from both."
     # relative to the present design: components that are cut at 0 add up to a little more
     scale = criterion.scale * half / half_width(parts, n, images, m)
     now, more_repeats, more_images = (
         _plus_minus(scale * half_width(parts, repeats, count, m))
         for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
     )
-    steps = {f"{n:.0f} more repeats": more_repeats, f"{images:,.0f} more val images": more_images}
+    more = f"{images:,.0f} more val {criterion.task.examples}"
+    steps = {f"{n:.0f} more repeats": more_repeats, more: more_images}
     parts_ = [
         f"{step} would {f'narrow it to {end}' if end != now else 'hardly narrow it'}"
         for step, end in steps.items()
@@ -186,7 +194,8 @@ def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
     limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
     if not limit > SMALL_DIFFERENCE:
         return ""
-    return f"No number of repeats gives 80% power for 1 point with {images:,.0f} val images."
+    given = val_examples(images, criterion)
+    return f"No number of repeats gives 80% power for 1 point with {given}."
 
 
 def _plus_minus(half: float) -> str:
@@ -208,25 +217,29 @@ def undecided_text(table: pd.DataFrame, criterion: Criterion, context: Compariso
     """
     row = table.iloc[0]
     text = f"; undecided after {row.n:.0f} repeats"
-    if criterion != DEFAULT:
-        return f"{text} (repeats are added for accuracy at the last epoch only)."
+    task = criterion.task
+    if not criterion.decides_the_search:
+        label = task.metrics[task.score].label
+        return f"{text} (repeats are added for {label} at the last epoch only)."
     if row.undecidable:
-        return f"{text}. {undecidable_sentence(row.n_images, row.least_decidable)}"
+        return f"{text}. {undecidable_sentence(row.n_images, row.least_decidable, criterion)}"
     more = " (a larger --budget adds repeats)" * bool((table.p > context.level).all())
     return f"{text}{more}."
 
 
-def undecidable_sentence(images: float, least: float) -> str:
-    """Return that more repeats of the same images cannot decide a difference in accuracy.
+def undecidable_sentence(images: float, least: float, criterion: Criterion) -> str:
+    """Return that more repeats of the same images cannot decide a difference.
 
     Args:
         images: number of val images.
         least: `AnytimeTest.least_decidable`.
+        criterion: that decides the search.
     """
+    examples = criterion.task.examples
     return (
-        f"More repeats cannot decide it with {images:,.0f} val images: on these, a difference "
-        f"below {with_unit(least, DEFAULT)} may be due to the choice of images. More val images "
-        f"can."
+        f"More repeats cannot decide it with {val_examples(images, criterion)}: on these, a "
+        f"difference below {with_unit(least, criterion)} may be due to the choice of {examples}. "
+        f"More val {examples} can."
     )
 
 

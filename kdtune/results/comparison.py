@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -12,11 +12,11 @@ import pandas as pd
 from kdtune.config.cost import NO_LIMITS, Limits
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
-from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.config.metrics import COMPARABLE, METRICS, RECORDED
+from kdtune.config.metrics import Metric
 from kdtune.config.study import Scope
+from kdtune.config.task import DISTILLATION, Task, check_names
 from kdtune.results.design import ONE_TEACHER, Design
-from kdtune.results.labels import CONFIG_COLUMNS
+from kdtune.results.labels import config_columns
 from kdtune.results.pairs import ExampleReader, Pair, make_pairs, max_t_over_repeats, no_examples
 from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.multiplicity import holm
@@ -24,63 +24,73 @@ from kdtune.statistics.sequential import AnytimeTest
 
 SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
-PLAIN_TRAINING: Mapping[str, Value] = {"alpha": 1}
-"""Training without distillation."""
-
-
-def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise InputError if a name is not among the known ones."""
-    for name in names:
-        if name not in known:
-            raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
 
 
 @dataclass(frozen=True)
 class Criterion:
     """Evaluation criterion of a study: metric, epoch selection, baseline and limits on cost.
 
-    Raises InputError for a metric that is not comparable across configurations, and for names that
-    are not hyperparameters.
+    `Results.criterion` makes those of a study. Raises InputError for a metric that is not
+    comparable across configurations, and for names that are not hyperparameters.
     """
 
-    metric: str = "acc"
-    """Metric on val, one of `config.metrics.COMPARABLE`."""
+    metric: str = ""
+    """Metric on val, one of `Task.comparable`. Empty: the one that decides the search."""
     scope: Scope = "last"
     """Epoch selection."""
-    baseline: Mapping[str, Value] = field(default_factory=lambda: PLAIN_TRAINING, hash=False)
-    """The best configuration with these values is the baseline."""
+    baseline: Mapping[str, Value] | None = field(default=None, hash=False)
+    """The best configuration with these values is the baseline. None: that of the task."""
     limits: Limits = NO_LIMITS
     """Limits on the cost of a student; the conclusion names the best one within them."""
+    task: Task = field(default=DISTILLATION, repr=False)
+    """What the trials of the study train."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", self.metric.removeprefix("val/"))
-        if self.metric not in COMPARABLE:
-            known = METRICS.get(self.metric)
-            why = " (its meaning depends on alpha)" if known and not known.comparable else ""
+        task, name = self.task, self.metric.removeprefix("val/") or self.task.score
+        object.__setattr__(self, "metric", name)
+        if name not in task.comparable:
+            known = task.metrics.get(name)
+            why = ""
+            if known and not known.comparable:
+                why = " (its meaning depends on alpha)"
+            elif known:
+                why = " (whether higher or lower is better is not known)"
             raise InputError(
-                f"metric must be one of {', '.join(COMPARABLE)}, on val, but got {self.metric}{why}"
+                f"metric must be one of {', '.join(task.comparable)}, on val, but got {name}{why}"
             )
-        check_names("baseline", list(self.baseline), HYPERPARAMETERS)
+        if self.baseline is None:
+            object.__setattr__(self, "baseline", task.baseline)
+        check_names("baseline", self.fixed, task.names)
+
+    @property
+    def fixed(self) -> Mapping[str, Value]:
+        """The values of the baseline."""
+        return self.baseline or {}
+
+    @property
+    def declared(self) -> Metric:
+        """The metric's entry in the table of metrics."""
+        return self.task.metrics[self.metric]
 
     @property
     def sign(self) -> int:
         """1 if higher values are better, else -1."""
-        return 1 if METRICS[self.metric].better == "higher" else -1
+        return 1 if self.declared.better == "higher" else -1
 
     @property
     def label(self) -> str:
         """The metric in words, e.g. "validation accuracy"."""
-        return f"validation {METRICS[self.metric].label}"
+        return f"validation {self.declared.label}"
 
     @property
     def in_points(self) -> bool:
         """Whether the metric is a share, shown in percent; differences are percentage points."""
-        return METRICS[self.metric].unit == "points"
+        return self.declared.unit == "points"
 
     @property
     def unit(self) -> str:
         """The unit of differences in words: "percentage points", "nats" or ""."""
-        unit = METRICS[self.metric].unit
+        unit = self.declared.unit
         return "percentage points" if unit == "points" else unit
 
     @property
@@ -95,37 +105,39 @@ class Criterion:
 
     @property
     def has_predictions(self) -> bool:
-        """Whether predictions per example give the metric: accuracy at the last epoch."""
-        return self.metric == "acc" and self.scope == "last"
+        """Whether predictions say which examples are correct: accuracy at the last epoch."""
+        return self.task.is_distillation and self.metric == "acc" and self.scope == "last"
 
     @property
     def has_examples(self) -> bool:
         """Whether predictions give a value per example: not for epochs before the last one."""
-        return self.scope == "last" and METRICS[self.metric].of_example is not None
+        return self.scope == "last" and self.declared.of_example is not None
 
     @property
     def has_plain_baseline(self) -> bool:
-        """Whether the baseline is training without distillation."""
-        return self.baseline == PLAIN_TRAINING
+        """Whether the baseline is that of the task: training without distillation."""
+        return self.baseline == self.task.baseline
 
     @property
     def decides_the_search(self) -> bool:
         """Whether the search selects by it: accuracy, last epoch, with and without distillation."""
-        return self.metric == "acc" and self.scope == "last" and self.has_plain_baseline
+        own = self.metric == self.task.score and self.scope == "last"
+        return own and self.has_plain_baseline
 
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
 
         Comparisons are within a student, unless the baseline names a student.
         """
-        if "student" in self.baseline:
+        group = self.task.group
+        if group is None or group in self.fixed:
             return pd.Series("", index=configs.index)
-        return configs["config/student"]
+        return configs[f"config/{group}"]
 
     def is_baseline(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* whether it can be the baseline."""
-        matches = pd.Series(True, index=configs.index)
-        for name, value in self.baseline.items():
+        matches = pd.Series(bool(self.fixed), index=configs.index)
+        for name, value in self.fixed.items():
             matches &= configs[f"config/{name}"] == value
         return matches
 
@@ -136,10 +148,11 @@ DEFAULT = Criterion()
 
 def metric_values(trials: pd.DataFrame, metric: str, scope: str, split: str = "val") -> pd.Series:
     """Return a metric of each trial, recorded or derived."""
-    derived = METRICS[metric].derived
-    if derived is None:
-        return trials[f"{split}/{metric}@{scope}"]
-    columns = {f"{split}/{name}@{scope}": name for name in RECORDED}
+    if (column := f"{split}/{metric}@{scope}") in trials:
+        return trials[column]
+    derived = DISTILLATION.metrics[metric].derived
+    assert derived is not None  # a recorded metric has a column
+    columns = {f"{split}/{name}@{scope}": name for name in DISTILLATION.recorded}
     return derived(trials.rename(columns=columns))
 
 
@@ -160,7 +173,8 @@ def by_repeat(trials: pd.DataFrame, metric: str, scope: str, split: str = "val")
 
 def completed_configs(trials: pd.DataFrame) -> pd.DataFrame:
     """Return config/* of the configurations with a completed trial, indexed by config_id."""
-    return completed(trials).drop_duplicates("config_id")[CONFIG_COLUMNS].set_index("config_id")
+    done = completed(trials).drop_duplicates("config_id")
+    return done[config_columns(done)].set_index("config_id")
 
 
 def have_enough_repeats(counts: pd.Series) -> pd.Series:
@@ -169,8 +183,11 @@ def have_enough_repeats(counts: pd.Series) -> pd.Series:
 
 
 def students_of(trials: pd.DataFrame) -> pd.Series:
-    """Return the student of each configuration, indexed by config_id."""
-    return trials.drop_duplicates("config_id").set_index("config_id")["config/student"]
+    """Return the student of each configuration, indexed by config_id; "" without students."""
+    configs = trials.drop_duplicates("config_id").set_index("config_id")
+    if "config/student" not in configs:
+        return pd.Series("", index=configs.index)
+    return configs["config/student"]
 
 
 def with_enough_repeats(

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kdtune.config.metrics import METRICS
 from kdtune.results import sensitivity
 from kdtune.results.comparison import Criterion
-from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.context import ComparisonContext
 from kdtune.results.costs import cost_text
 from kdtune.results.default_config import default_text
 from kdtune.results.labels import config_label
@@ -48,17 +47,20 @@ def context(results: Results, criterion: Criterion, student: str | None) -> Comp
 def _images(results: Results, criterion: Criterion) -> tuple[int | None, str]:
     """Return the number of images that a comparison generalises from, or why it does not."""
     if results.design.folds is not None:
-        return None, "each repeat has other images in val"
-    metric = METRICS[criterion.metric]
+        return None, f"each repeat has other {criterion.task.examples} in val"
+    metric = criterion.declared
     if metric.of_example is None:
-        return None, f"{metric.label} has no value per image"
+        return None, f"{metric.label} has no value per {criterion.task.examples[:-1]}"
     if criterion.scope != "last":
         return None, "predictions of the last epoch only are kept"
     table = results.compare(criterion)
     known = table[table.n >= MIN_REPEATS] if len(table) else table
     if len(known) and known.n_images.notna().all():
         return int(known.n_images.max()), ""
-    return None, "predictions of runs are missing" if len(known) else ""
+    missing = "predictions of runs are missing"
+    if not criterion.task.is_distillation:
+        missing = "runs have no values per example"
+    return None, missing if len(known) else ""
 
 
 def baseline(results: Results, criterion: Criterion, student: str | None) -> str:
@@ -70,18 +72,19 @@ def baseline(results: Results, criterion: Criterion, student: str | None) -> str
         student: whose baseline is meant; None: that of each student, if there are several.
     """
     table = results.compare(criterion)
-    values = {f"config/{name}": value for name, value in criterion.baseline.items()}
-    given = config_label(values, list(criterion.baseline))
-    given = NO_DISTILLATION if criterion.has_plain_baseline else given
+    task = criterion.task
+    values = {f"config/{name}": value for name, value in criterion.fixed.items()}
+    given = config_label(values, list(criterion.fixed))
+    given = task.baseline_words if criterion.has_plain_baseline else given
     if not len(table):
         return given
     if student is None and len(results.compared_students(criterion)) > 1:
-        return f"{given} of the same student"
-    own = table if student is None else table[table["config/student"] == student]
+        return f"{given} of the same {task.group}"
+    own = table if student is None else table[criterion.groups(table) == student]
     if not len(own):
         return given
     chosen = results.trials[results.trials.config_id == own.baseline.iloc[0]].iloc[0]
-    known = {*criterion.baseline} if student is None else {*criterion.baseline, "student"}
+    known = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
     others = [n for n in results.by if n not in known and not pd.isna(chosen[f"config/{n}"])]
     return f"{given} ({config_label(chosen, others)})" if others else given
 
@@ -92,10 +95,10 @@ def verdict_by_student(results: Results, criterion: Criterion) -> str:
     if len(students) < 2:
         return verdict(table, criterion, results.by, results.context(criterion))
     m = int(table.p_holm.notna().sum())
-    by = [name for name in results.by if name != "student"]
+    by = [name for name in results.by if name != results.task.group]
     lines = []
     for student in students:
-        own = table[table["config/student"] == student]
+        own = table[criterion.groups(table) == student]
         words = verdict(own, criterion, by, results.context(criterion, student), m)
         lines.append(f"{student}: {words}")
     return "\n".join(lines)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
 from kdtune.results.design import ONE_TEACHER, Design
 
-NO_DISTILLATION = "training without distillation"
-"""The default baseline in words."""
 NOT_ADJUSTED = "p values are not adjusted for the adaptive number of repeats."
 
 NOT_RECORDED = (
@@ -40,6 +38,11 @@ class ComparisonContext:
     names_recorded_best: bool = True
     """Whether the best configuration is the finalist that was recorded as the best; else it is the
     better one on the final repeats."""
+
+    @property
+    def examples(self) -> str:
+        """What the splits consist of, in words: "images"."""
+        return self.design.examples
 
     @property
     def is_fixed(self) -> bool:
@@ -76,7 +79,7 @@ class ComparisonContext:
         if not self.held_out:
             return "optimistic: used for the selection"
         if self.is_recorded and self.names_recorded_best:
-            return "held-out repeats, but the images that selected it"
+            return f"held-out repeats, but the {self.examples} that selected it"
         return f"{self.kind_of_repeats} repeats; optimistic: they chose between the finalists"
 
     @property
@@ -87,19 +90,19 @@ class ComparisonContext:
             return units
         if self.images is None:
             reason = f" ({self.why_these_images})" if self.why_these_images else ""
-            return f"{units} on these val images{reason}"
-        return f"{units} and new images like those of val"
+            return f"{units} on these val {self.examples}{reason}"
+        return f"{units} and new {self.examples} like those of val"
 
     @property
     def paired_by(self) -> str:
         """What the comparison is paired by."""
-        return "repeat" if self.images is None else "repeat and image"
+        return "repeat" if self.images is None else f"repeat and {self.examples[:-1]}"
 
     @property
     def sizes(self) -> str:
         """Over what t intervals and t tests are computed."""
         units = self.design.units_phrase
-        return units if self.images is None else f"{units} and {self.images:,} val images"
+        return units if self.images is None else f"{units} and {self.images:,} val {self.examples}"
 
     @property
     def method(self) -> str:
@@ -112,7 +115,7 @@ class ComparisonContext:
                 f"Paired by {self.paired_by}. CI: t intervals over {self.sizes}, "
                 f"Bonferroni-adjusted for all rows"
             )
-            beside = "; for these images: the same over repeats alone"
+            beside = f"; for these {self.examples}: the same over repeats alone"
             text += beside * (self.images is not None)
             text += ". p (Holm): t tests, adjusted for all rows."
             text += f" {NOT_ADJUSTED}" * (not self.is_fixed)
@@ -142,10 +145,10 @@ class ComparisonContext:
         if self.design.folds is not None:
             return f"lines show the {self.interval} for new train/val splits"
         if self.images is None:
-            return f"lines show the {self.interval} for these images"
+            return f"lines show the {self.interval} for these {self.examples}"
         return (
-            f"lines show the {self.interval} for new repeats and new images, thick lines the one "
-            f"for these images"
+            f"lines show the {self.interval} for new repeats and new {self.examples}, thick lines "
+            f"the one for these {self.examples}"
         )
 
     @property
@@ -157,8 +160,8 @@ class ComparisonContext:
             images = "those" if self.design.folds is None else "of the pool"
             return (
                 f"The baseline is {self.baseline}. The finalists were recorded before the first of "
-                f"these repeats, which selected neither of them. The val images are {images} "
-                f"that selected them, and the p values are not adjusted for that."
+                f"these repeats, which selected neither of them. The val {self.examples} are "
+                f"{images} that selected them, and the p values are not adjusted for that."
             )
         return (
             f"The baseline is {self.baseline}, the best one by the criterion that also selects the "

@@ -72,7 +72,9 @@ def frontier(
     """
     own = costs[costs.role == "student"].set_index("model")
     done = completed(trials)
-    done = done.assign(student=done["config/student"], plain=done["config/alpha"] == 1)
+    if not len(own):
+        return pd.DataFrame()
+    done = done.assign(student=done["config/student"], plain=criterion.is_baseline(done))
     values = by_repeat(done, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = done.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
     rows = []

@@ -4,7 +4,6 @@ import math
 
 import pandas as pd
 
-from kdtune.config.metrics import METRICS
 from kdtune.results.comparison import Criterion
 from kdtune.results.context import ComparisonContext
 from kdtune.results.tables import amount, interval_words
@@ -35,7 +34,7 @@ def default_text(
     own = own.rename({f"{split}/mean": "diff"})
     if math.isnan(own["diff"]):
         return ""
-    metric = METRICS[criterion.metric].label
+    metric = criterion.declared.label
     form = ".1f" if criterion.in_points else ".4g"
     subject = f"Test {metric}" if split == "test" else f"Validation {metric} ({_bias(context)})"
     of_default = criterion.scale * rows.loc["default", f"{split}/mean"]
@@ -53,7 +52,9 @@ def default_text(
 
 def _bias(context: ComparisonContext) -> str:
     if context.held_out and context.names_recorded_best:
-        return "held-out repeats, but the images that selected the chosen configuration"
+        return (
+            f"held-out repeats, but the {context.examples} that selected the chosen configuration"
+        )
     return "optimistic, since it selected the chosen configuration"
 
 

@@ -32,11 +32,18 @@ class Design:
     """Whether the number of repeats depends on the results (--repeats auto)."""
     several_recipes: bool = False
     """Whether there are teachers of several models or epochs, because the study searches them."""
+    has_teacher: bool = True
+    """Whether there are teachers at all; a training function of the user's own has none."""
+    examples: str = "images"
+    """What the splits consist of, in words."""
 
     @staticmethod
     def of(study: Study) -> "Design":
         """Return the design of a study."""
-        run = study.run
+        run, task = study.run, study.task
+        if not task.is_distillation:
+            auto = study.until_decided
+            return Design(adaptive=auto, has_teacher=False, examples=task.examples)
         searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
         tuned = run.teacher_epochs != 0
         return Design(run.teachers, run.folds, tuned, study.until_decided, searched)
@@ -115,7 +122,8 @@ class Design:
         if self.by_teacher:
             recipe = "these recipes" if self.several_recipes else "this recipe"
             return f"new repeats with new teachers of {recipe}"
-        return f"new repeats with {self._these_teachers}"
+        with_teacher = f" with {self._these_teachers}" * self.has_teacher
+        return f"new repeats{with_teacher}"
 
     @property
     def _these_teachers(self) -> str:
@@ -129,7 +137,7 @@ class Design:
         if self.folds is not None:
             return "over repeats, not corrected for overlapping train sets"
         teachers = " and these teachers" * (self.teachers > 1)
-        return f"over repeats, for these images{teachers}"
+        return f"over repeats, for these {self.examples}{teachers}"
 
     @property
     def units_phrase(self) -> str:
@@ -158,6 +166,12 @@ class Design:
                 f"The split into train, val and test is the same in all repeats. They use "
                 f"{self.teachers} teachers of {of} in turn. Conclusions are conditional on "
                 f"{own} and this data set."
+            )
+        if not self.has_teacher:
+            return (
+                "What the training function does not derive from the number of the repeat, such as "
+                "its data and their split, is the same in all repeats. Conclusions are conditional "
+                "on it."
             )
         return (
             f"The teacher{'s' * self.several_recipes} and the split into train, val and test are "

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdtune.config.metrics import METRICS, RECORDED
 from kdtune.config.study import Study
+from kdtune.config.task import DISTILLATION, Task
 from kdtune.results.comparison import completed
 from kdtune.results.frames import Frames
 from kdtune.results.labels import config_label
@@ -17,15 +17,15 @@ MAX_LISTED = 10
 """Trials that are listed one by one; further ones are only counted."""
 
 
-def find_problems(study: Study, frames: Frames, by: Sequence[str]) -> list[str]:
+def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -> list[str]:
     """Return what is missing or wrong in a study's records, most serious first."""
     return [
         *(f"incomplete record skipped: {place}" for place in frames.incomplete),
         *_not_completed(frames.trials, by),
         *_not_started(study, frames.trials),
-        *_missing_metrics(frames.trials, by),
+        *_missing_metrics(frames.trials, by, task),
         *_unequal_repeats(frames.trials, by),
-        *_identical_curves(frames, by),
+        *_identical_curves(frames, by, task),
     ]
 
 
@@ -38,7 +38,8 @@ def model_warnings(folder: Path) -> list[str]:
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     """Return how the columns of a table could be misread."""
     caveats = []
-    if "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
+    of_alpha = frames.metrics == DISTILLATION.recorded
+    if of_alpha and "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
         caveats.append(
             "The loss (alpha * ce + (1 - alpha) * distill) is not comparable across alpha; the "
             "cross-entropy (ce) is."
@@ -97,7 +98,7 @@ def _count_missing(study: Study, trials: pd.DataFrame) -> int:
     return max(0, len(study.runs()) * study.repeats - started)
 
 
-def _missing_metrics(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
+def _missing_metrics(trials: pd.DataFrame, by: Sequence[str], task: Task) -> list[str]:
     """List completed trials without a metric that comparable trials recorded.
 
     A metric that no trial recorded is not missing: studies of earlier versions lack newer ones. A
@@ -106,12 +107,12 @@ def _missing_metrics(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     """
     done = completed(trials)
     problems = []
-    for metric in RECORDED:
+    for metric in task.recorded:
         recorded = done[f"val/{metric}@last"].notna()
         if recorded.all() or not recorded.any():
             continue
         expected = pd.Series(True, index=done.index)
-        if not METRICS[metric].comparable:
+        if not task.metrics[metric].comparable:
             loss = done["config/loss"]
             expected = recorded.groupby(loss, dropna=False).transform("any")
         lacking = done[expected & ~recorded]
@@ -145,7 +146,7 @@ def _unequal_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
     return problems[:MAX_LISTED]
 
 
-def _identical_curves(frames: Frames, by: Sequence[str]) -> list[str]:
+def _identical_curves(frames: Frames, by: Sequence[str], task: Task) -> list[str]:
     """List trials of one configuration or one repeat with the same values in every epoch.
 
     In such trials a seed or a hyperparameter was not applied, so that one trial counts as two.
@@ -154,7 +155,7 @@ def _identical_curves(frames: Frames, by: Sequence[str]) -> list[str]:
     val = frames.epochs[frames.epochs.split == "val"]
     val = val[val.trial_id.isin(done.trial_id)].sort_values("epoch", kind="stable")
     # metrics whose definition depends on alpha differ between identical students
-    metrics = [name for name in RECORDED if METRICS[name].comparable]
+    metrics = [name for name in task.recorded if task.metrics[name].comparable]
     hashes = pd.util.hash_pandas_object(val[["epoch", *metrics]], index=False)
     done = done.assign(curve=done.trial_id.map(hashes.groupby(val.trial_id).agg(tuple)))
     problems = []

@@ -6,7 +6,7 @@ before their final repeats (studies of schema 3 and older).
 
 import pandas as pd
 
-from kdtune.results.comparison import completed
+from kdtune.results.comparison import Criterion, completed
 from kdtune.storage.rounds import Round
 
 
@@ -26,10 +26,10 @@ def of_default(trials: pd.DataFrame, round_: Round | None, default: str) -> pd.D
     return final[final["repeat"] >= round_.first_repeat]
 
 
-def has_both_arms(final: pd.DataFrame) -> bool:
+def has_both_arms(final: pd.DataFrame, criterion: Criterion) -> bool:
     """Return whether a student has completed final trials with and without distillation."""
     done = completed(final)
-    arms = (done["config/alpha"] == 1).groupby(done["config/student"]).nunique()
+    arms = criterion.is_baseline(done).groupby(criterion.groups(done)).nunique()
     return bool((arms == 2).any())
 
 

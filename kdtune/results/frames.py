@@ -4,20 +4,20 @@ If a trial was started more than once, its last attempt counts (see `storage.rec
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from kdtune.config.files import PREDICTIONS, atomic_write
-from kdtune.config.hyperparameters import HYPERPARAMETERS, MISSING, complete
-from kdtune.config.metrics import METRICS, RECORDED
-from kdtune.config.study import Scope
-from kdtune.results.labels import CONFIG_COLUMNS, distinguishing, label_by_config
+from kdtune.config.hyperparameters import complete
+from kdtune.config.study import Scope, Study
+from kdtune.config.task import DISTILLATION, Task
+from kdtune.results.labels import PREFIX, config_columns, distinguishing, label_by_config
 from kdtune.results.predictions import read_predictions
+from kdtune.storage.correctness import CORRECT
 from kdtune.storage.records import Line, is_running, iter_lines
 from kdtune.storage.rounds import FINALISTS, Round
 
@@ -25,6 +25,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
 accuracy, which is optimistic."""
 SPLITS = ("train", "val", "test")
+LINE = ("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", CORRECT)
+"""What a record of an epoch holds besides its number, its seconds and its metrics."""
 ENDING = ["status", "error", "node"]
 
 
@@ -50,28 +52,26 @@ class Frames:
     round: Round | None = None
     """The last round of final repeats; None if there is none, or its finalists were not recorded
     (schema 3 and older)."""
+    metrics: tuple[str, ...] = DISTILLATION.recorded
+    """The metrics that the trials record."""
 
 
-def read_frames(
-    folder: Path,
-    running: bool | None = None,
-    searched: Sequence[str] = (),
-    study_values: Mapping[str, Any] = MISSING,
-) -> Frames:
+def read_frames(folder: Path, running: bool | None = None, study: Study | None = None) -> Frames:
     """Read the records of a study's folder.
 
     Args:
         folder: of the study.
         running: whether a process runs the study. None: read it from the lock in the folder.
-        searched: hyperparameters of the labels, in their order (see `labels.distinguishing`).
-        study_values: of the study (`Run.study_values`), for records that lack them.
+        study: names the hyperparameters of the labels and the metrics. None: a study with the
+            defaults of `Study`.
     """
+    study = study or Study()
     incomplete: list[str] = []
     running = is_running(folder) if running is None else running
     starts: dict[str, Line] = {}
     ends: dict[str, Line] = {}
     dropped: dict[str, Line] = {}
-    epochs = _Epochs()
+    epochs = _Epochs(study.task)
     last, round_ = None, None
     for line in iter_lines(folder, incomplete):
         last = line.get("time")
@@ -89,17 +89,19 @@ def read_frames(
             dropped.pop(line["trial_id"], None)
         elif line["kind"] == "epoch" and line["trial_id"] in starts:
             epochs.add(line)
-    named = _started(starts, searched, study_values)
+    named = _started(starts, study)
     frame = epochs.frame(named.drop(columns=["phase", "epochs"]))
     unended = "running" if running else "truncated"
     endings = [_ending(ends.get(t), unended, dropped.get(t)) for t in starts]
     trials = pd.concat([named, pd.DataFrame(endings, columns=ENDING)], axis=1)
-    return Frames(frame, _trials(trials, frame), incomplete, running, last, round_)
+    metrics = study.task.with_metrics(epochs.metrics)
+    table = _trials(trials, frame, metrics)
+    return Frames(frame, table, incomplete, running, last, round_, metrics.recorded)
 
 
-def add_derived(epochs: pd.DataFrame) -> pd.DataFrame:
+def add_derived(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Return the frame of epochs with a column for each derived metric."""
-    derived = {name: metric.derived for name, metric in METRICS.items() if metric.derived}
+    derived = {name: metric.derived for name, metric in task.metrics.items() if metric.derived}
     return epochs.assign(**derived)
 
 
@@ -119,47 +121,60 @@ def write_frames(folder: Path, frames: Frames) -> None:
 class _Epochs:
     """Epoch records as columns: a million dictionaries would not fit into memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task):
         self.trial: list[str] = []
         self.split = array("b")
-        self.numbers = {name: array("d") for name in ("epoch", "n_examples", *RECORDED, "seconds")}
+        names = ("epoch", "n_examples", *task.recorded, "seconds")
+        self.numbers = {name: array("d") for name in names}
+        self._is_open = not task.is_distillation
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of the records."""
+        return [name for name in self.numbers if name not in ("epoch", "n_examples", "seconds")]
 
     def add(self, line: Line) -> None:
+        for name in self._new_metrics(line) if self._is_open else ():
+            self.numbers[name] = array("d", [np.nan] * len(self.trial))
         self.trial.append(line["trial_id"])
         self.split.append(SPLITS.index(line["split"]))
         for name, column in self.numbers.items():
             value = line.get(name)
             column.append(np.nan if value is None else value)
 
+    def _new_metrics(self, line: Line) -> list[str]:
+        """Return the names of metrics that a training function had not reported before."""
+        return [n for n in line if n not in self.numbers and n not in LINE]
+
     def frame(self, trials: pd.DataFrame) -> pd.DataFrame:
         """Return one row per trial, epoch and split, from its last record, with trial columns."""
         which = pd.Index(trials.trial_id).get_indexer(pd.Index(self.trial, dtype=object))
         numbers = pd.DataFrame({name: np.frombuffer(c) for name, c in self.numbers.items()})
         numbers.insert(1, "split", np.array(SPLITS, dtype=object)[np.frombuffer(self.split, "b")])
-        numbers = numbers.astype({"epoch": int, "n_examples": int})
+        numbers = numbers.fillna({"n_examples": 0}).astype({"epoch": int, "n_examples": int})
         keys = pd.DataFrame({"trial": which, "epoch": numbers.epoch, "split": self.split})
         last = ~keys.duplicated(keep="last").to_numpy()
         own = trials.take(which[last]).reset_index(drop=True)
         return pd.concat([own, numbers[last].reset_index(drop=True)], axis=1)
 
 
-def _started(
-    starts: dict[str, Line], searched: Sequence[str], study_values: Mapping[str, Any]
-) -> pd.DataFrame:
+def _started(starts: dict[str, Line], study: Study) -> pd.DataFrame:
     """Return trial_id, config_id, label, config/*, repeat, phase and epochs of each start."""
-    columns = ["trial_id", *CONFIG_COLUMNS, "repeat", "phase", "epochs"]
+    own = [f"{PREFIX}{name}" for name in study.task.names]
+    columns = ["trial_id", "config_id", "label", *own, "repeat", "phase", "epochs"]
     rows = [
-        _config_columns(start, study_values) | {"phase": "search"} | start
-        for start in starts.values()
+        _config_columns(start, study) | {"phase": "search"} | start for start in starts.values()
     ]
     trials = pd.DataFrame(rows, columns=columns)
-    labels = label_by_config(trials, distinguishing(trials, searched))
+    labels = label_by_config(trials, distinguishing(trials, study.searched))
     return trials.assign(label=trials.config_id.map(labels))
 
 
-def _config_columns(start: Line, study_values: Mapping[str, Any]) -> Line:
-    config = complete(start["config"], study_values)
-    return {f"config/{name}": config[name] for name in HYPERPARAMETERS}
+def _config_columns(start: Line, study: Study) -> Line:
+    config = start["config"]
+    if study.task.is_distillation:
+        config = complete(config, dict(study.run.study_values))
+    return {f"{PREFIX}{name}": config[name] for name in study.task.names}
 
 
 def _ending(end: Line | None, unended: str, dropped: Line | None) -> Line:
@@ -170,27 +185,28 @@ def _ending(end: Line | None, unended: str, dropped: Line | None) -> Line:
     return ending if dropped is None else ending | {"status": "dropped", "error": dropped["reason"]}
 
 
-def _trials(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+def _trials(trials: pd.DataFrame, epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Return the trials with a number for each metric and epoch selection, sorted."""
     trials = trials.rename(columns={"epochs": "n_epochs_planned"})
-    trials = trials.merge(_select_epochs(epochs), on="trial_id", how="left")
+    trials = trials.merge(_select_epochs(epochs, task), on="trial_id", how="left")
     trials["n_epochs"] = trials.n_epochs.fillna(0).astype(int)
-    metrics = [f"val/{m}@{s}" for m in RECORDED for s in SCOPES]
-    metrics += [f"test/{m}@last" for m in RECORDED]
-    first = ["trial_id", *CONFIG_COLUMNS, "repeat", "phase", "status", "error", "n_epochs"]
+    metrics = [f"val/{m}@{s}" for m in task.recorded for s in SCOPES]
+    metrics += [f"test/{m}@last" for m in task.recorded]
+    first = ["trial_id", *config_columns(trials), "repeat", "phase", "status", "error", "n_epochs"]
     first += ["n_epochs_planned"]
     trials = trials.reindex(columns=[*first, *metrics, "seconds", "node"])
     return trials.sort_values(["config_id", "repeat"], ignore_index=True)
 
 
-def _select_epochs(epochs: pd.DataFrame) -> pd.DataFrame:
+def _select_epochs(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Return one row per trial with a number for each metric and epoch selection."""
-    metrics = list(RECORDED)
+    metrics = list(task.recorded)
     epochs = epochs.sort_values(["trial_id", "epoch"], kind="stable")
     val = epochs[epochs.split == "val"]
     groups = val.groupby("trial_id", sort=False)
-    known = val[val.acc.notna()]
-    best = known.loc[known.groupby("trial_id", sort=False).acc.idxmax()]
+    known = val[val[task.score].notna()]
+    scores = task.sign * known[task.score]
+    best = known.loc[scores.groupby(known.trial_id, sort=False).idxmax()]
     parts = [
         groups.agg(n_epochs=("epoch", "size"), seconds=("seconds", "sum")),
         _named(groups.tail(1).set_index("trial_id")[metrics], "val/{}@last"),

@@ -6,25 +6,41 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.hyperparameters import HYPERPARAMETERS, OF_STUDY
+from kdtune.config.hyperparameters import OF_STUDY
 
-CONFIG_COLUMNS = ["config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
-"""Columns of dataframes that describe a configuration."""
+PREFIX = "config/"
+"""Of the columns of hyperparameters."""
+
+
+def config_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of a dataframe that describe a configuration."""
+    return ["config_id", "label", *(c for c in frame if c.startswith(PREFIX))]
+
+
+def hyperparameters_of(frame: pd.DataFrame) -> list[str]:
+    """Return the hyperparameters of a dataframe with config/*."""
+    return [c.removeprefix(PREFIX) for c in frame if c.startswith(PREFIX)]
 
 
 def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
     """Return the hyperparameters that tell the configurations apart.
 
     They are those of `searched` that differ between trials, in that order; otherwise all that
-    differ; ["alpha"] if none does.
+    differ; the first of `searched` if none does, else alpha.
     """
     # a teacher is inactive without distillation, which does not make it a second one
     varied = [
         name
-        for name in HYPERPARAMETERS
+        for name in hyperparameters_of(trials)
         if trials[f"config/{name}"].nunique(dropna=name in OF_STUDY) > 1
     ]
-    return [n for n in searched if n in varied] or varied or ["alpha"]
+    return [n for n in searched if n in varied] or varied or [*searched, *_only(trials)][:1]
+
+
+def _only(trials: pd.DataFrame) -> list[str]:
+    """Return the hyperparameters of trials of one configuration, that which names it first."""
+    names = hyperparameters_of(trials)
+    return ["alpha"] if "alpha" in names else names
 
 
 def short_model(name: str) -> str:

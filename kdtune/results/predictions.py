@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kdtune.config.files import PREDICTIONS
-from kdtune.config.metrics import METRICS
+from kdtune.config.metrics import Metric
 
 NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
 NUMBERS += ["kl", "logit_diff"]
@@ -48,19 +48,19 @@ def read_predictions(
 
 
 def read_examples(
-    folder: Path, trial_ids: Sequence[str], metric: str, split: str
+    folder: Path, trial_ids: Sequence[str], metric: Metric, split: str
 ) -> dict[str, NDArray[np.float64]]:
     """Return a metric of each example of a split at the last epoch, (N,), by trial.
 
     A trial whose predictions are missing, or do not give the metric, is left out; see
     `config.metrics.Metric.of_example`.
     """
-    of_example = METRICS[metric].of_example
+    of_example = metric.of_example
     if of_example is None:
         return {}
     with suppress(ImportError):
         found = {}
-        for trial, table in _tables(folder, trial_ids, NUMBERS).items():
+        for trial, table in _tables(folder, trial_ids, [*NUMBERS, metric.name]).items():
             # predictions of an older version lack columns, those without a teacher values
             with suppress(KeyError, TypeError, ValueError):
                 frame = table.to_pandas()

@@ -63,7 +63,7 @@ def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
 
 def _curves(frames: Frames, criterion: Criterion, values: pd.DataFrame) -> np.ndarray | None:
     """Return the block's values in every epoch [K, n, E]; None if trials differ in length."""
-    val = add_derived(frames.epochs[frames.epochs.split == "val"])
+    val = add_derived(frames.epochs[frames.epochs.split == "val"], criterion.task)
     table = val.pivot_table(index=["config_id", "repeat"], columns="epoch", values=criterion.metric)
     index = pd.MultiIndex.from_product([values.columns, values.index])
     table = table.reindex(index)

@@ -113,7 +113,8 @@ def _all_values(study: Study, name: str) -> Values:
     values = study.values(name)
     if isinstance(values, Range):
         return values
-    more = (1.0,) if name == "alpha" and study.has_plain else ()
+    baseline = study.task.baseline
+    more = (baseline[name],) if name in baseline and study.has_plain else ()
     values = tuple(dict.fromkeys((*values, *more)))
     return values if any(isinstance(v, str) for v in values) else tuple(sorted(values))
 

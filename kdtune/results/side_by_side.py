@@ -50,6 +50,12 @@ def load_several(places: Sequence[str], criterion: Criterion = DEFAULT) -> "Side
         InputError: One is no study, one is given twice, or their data differ.
     """
     loaded = [load(place) for place in places]
+    for place, results in zip(places, loaded, strict=True):
+        if not results.task.is_distillation:
+            raise InputError(
+                f"only studies of distillation can be compared side by side, but {place} is of a "
+                f"training function; compare its table: kdtune.compare(results.trials, ...)"
+            )
     keys = [p if "://" in p else str(Path(p).expanduser().resolve()) for p in places]
     if len(set(keys)) < len(keys):
         raise InputError(f"each study must be given once, but got {' '.join(places)}")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdtune.config.metrics import METRICS
 from kdtune.config.study import Format
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL
 from kdtune.results.context import NOT_ADJUSTED
@@ -155,7 +154,7 @@ def conclusions(side: SideBySide) -> Iterator[str]:
         return
     split = side.splits[-1]
     for _, row in table[(table.split == split) & (table.pair == "best")].iterrows():
-        yield _conclusion(row, side, f"{SPLIT_NAMES[split]} {METRICS[side.criterion.metric].label}")
+        yield _conclusion(row, side, f"{SPLIT_NAMES[split]} {side.criterion.declared.label}")
 
 
 def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:

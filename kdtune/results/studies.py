@@ -10,14 +10,15 @@ import pandas as pd
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import STUDY
-from kdtune.config.study import Format
+from kdtune.config.function_run import name_of
+from kdtune.config.study import Format, Study
 from kdtune.results.comparison import DEFAULT, Criterion, by_repeat
 from kdtune.results.study_results import Results, load
 from kdtune.results.tables import format_table, markdown, plus_minus
 from kdtune.results.wording import short_verdict
 from kdtune.statistics.intervals import mean_interval
 
-COLUMNS = ["name", "state", "data", "best", "mean", "std", "n", "verdict", "last_record"]
+COLUMNS = ["name", "state", "data", "best", "mean", "std", "n", "verdict", "last_record", "metric"]
 MAX_STATE = 80
 """Characters of a state in the printed list."""
 
@@ -35,7 +36,11 @@ def list_studies(folder: str | Path, criterion: Criterion = DEFAULT) -> pd.DataF
 
     Columns: name (of its folder), state, data, best (label of the best configuration), mean, std
     and n (of its metric on val over repeats), verdict (in a few words), last_record (time of the
-    last record, UTC). A study that cannot be read has the reason as its state.
+    last record, UTC), metric. A study that cannot be read has the reason as its state.
+
+    Args:
+        folder: of the studies.
+        criterion: of distillation studies; that of a training function has its own.
     """
     files = sorted(Path(folder).expanduser().glob(f"*/{STUDY}"))
     table = pd.DataFrame([_row(file.parent, criterion) for file in files], columns=COLUMNS)
@@ -53,9 +58,12 @@ def _row(folder: Path, criterion: Criterion) -> dict[str, Any]:
 
 
 def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
+    if results.task is not criterion.task:
+        criterion = results.default_criterion
     row: dict[str, Any] = {
         "state": results.status.partition("; last record")[0],
-        "data": results.study.run.data.rstrip("/").rpartition("/")[2],
+        "data": data_name(results.study),
+        "metric": criterion.metric,
     }
     if (time := results.frames.last_record_time) is not None:
         row["last_record"] = f"{datetime.fromtimestamp(time, UTC):%F %T}"
@@ -69,9 +77,16 @@ def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
     row |= {"best": results.label(best), "mean": interval.mean, "std": interval.sd}
     table = results.compare(criterion)
     if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
-        table = table[table["config/student"] == results.student(best)]
+        table = table[criterion.groups(table) == results.student(best)]
     row["verdict"] = short_verdict(table, criterion, results.context(criterion))
     return row | {"n": interval.n}
+
+
+def data_name(study: Study) -> str:
+    """Return the name of a study's data, or of its training function."""
+    if study.train is not None:
+        return name_of(study.train)
+    return study.run.data.rstrip("/").rpartition("/")[2]
 
 
 def _reason(message: str, folder: Path) -> str:
@@ -91,6 +106,8 @@ def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md
     for _, row in table.iterrows():
         scale, n = criterion.scale, "-" if math.isnan(row.n) else f"{row.n:.0f}"
         value = plus_minus(scale * row["mean"], scale * row["std"])
+        if isinstance(row.metric, str) and row.metric != criterion.metric:
+            value = f"{plus_minus(row['mean'], row['std'])} ({row.metric})"
         texts = ["-" if pd.isna(row[c]) else str(row[c]) for c in ("data", "best", "verdict")]
         last = "-" if pd.isna(row.last_record) else str(row.last_record)[:16]
         state = shorten(row.state, MAX_STATE, placeholder=" ...")

@@ -1,19 +1,22 @@
 """Data of a study: its dataframes, and which trials a criterion is judged by."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 
-from kdtune.config.study import Study
+from kdtune.config.cost import NO_LIMITS, Limits
+from kdtune.config.fields import Value
+from kdtune.config.study import Scope, Study
+from kdtune.config.task import Task
 from kdtune.results import finals
-from kdtune.results.comparison import DEFAULT, Criterion, best_config, by_repeat, students_of
+from kdtune.results.comparison import Criterion, best_config, by_repeat, students_of
 from kdtune.results.design import Design
 from kdtune.results.frames import Frames
-from kdtune.results.labels import distinguishing
+from kdtune.results.labels import PREFIX, distinguishing
 from kdtune.results.pairs import ExampleReader, no_examples
 from kdtune.results.predictions import read_examples
 
@@ -50,6 +53,33 @@ class StudyData:
         """The finalists' trials in the last round of final repeats, see `finals.of_round`."""
         return finals.of_round(self.trials, self.frames.round)
 
+    @cached_property
+    def task(self) -> Task:
+        """What the trials train, with all metrics that they report."""
+        return self.study.task.with_metrics(self.frames.metrics)
+
+    @cached_property
+    def default_criterion(self) -> Criterion:
+        """The criterion by which the study decides: for distillation accuracy, last epoch."""
+        return self.criterion()
+
+    def criterion(
+        self,
+        metric: str = "",
+        scope: Scope = "last",
+        baseline: Mapping[str, Value] | None = None,
+        limits: Limits = NO_LIMITS,
+    ) -> Criterion:
+        """Return an evaluation criterion of this study; see `comparison.Criterion`.
+
+        Args:
+            metric: on val. Empty: the one that decides the search.
+            scope: epoch selection.
+            baseline: values of the baseline. None: that of the study.
+            limits: on the cost of a student.
+        """
+        return Criterion(metric, scope, baseline, limits, self.task)
+
     @property
     def repeats_phrase(self) -> str:
         """For captions: " of the search" if the study also has final repeats, else nothing."""
@@ -61,7 +91,8 @@ class StudyData:
         That needs a completed one of both finalists of a student, and training without distillation
         as the baseline, since the finalists are the best with and without distillation.
         """
-        return criterion.has_plain_baseline and finals.has_both_arms(self.final_trials)
+        own = criterion.has_plain_baseline
+        return own and finals.has_both_arms(self.final_trials, self.default_criterion)
 
     @property
     def finalists_are_recorded(self) -> bool:
@@ -96,14 +127,14 @@ class StudyData:
         """Return the reader of the criterion's metric per example of a split."""
         if not criterion.has_examples:
             return no_examples
-        return partial(read_examples, self.folder, metric=criterion.metric, split=split)
+        return partial(read_examples, self.folder, metric=criterion.declared, split=split)
 
     def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""
         sequential = self.study.until_decided and self.uses_held_out_repeats(criterion)
         return self.study.level if sequential else None
 
-    def best(self, criterion: Criterion = DEFAULT) -> str | None:
+    def best(self, criterion: Criterion | None = None) -> str | None:
         """Return the config_id of the best configuration; None before a run has completed.
 
         It is the one with the best mean. But if final repeats judge the criterion by which the
@@ -112,8 +143,9 @@ class StudyData:
         """
         return self.best_among(list(self.trials.config_id.unique()), criterion)
 
-    def best_among(self, configs: Sequence[str], criterion: Criterion = DEFAULT) -> str | None:
+    def best_among(self, configs: Sequence[str], criterion: Criterion | None = None) -> str | None:
         """Return the best of these configurations as `best` does; None without a completed run."""
+        criterion = criterion or self.default_criterion
         trials = self.trials_for(criterion)
         trials = trials[trials.config_id.isin(configs)]
         if self.names_recorded_best(criterion):
@@ -130,14 +162,21 @@ class StudyData:
 
     @property
     def default(self) -> str:
-        """The config_id of the recipe's default, see `Study.default`; it may have no trial."""
+        """The config_id of the recipe's default, see `Study.default`; it may have no trial.
+
+        "" for a training function.
+        """
         recorded = None if self.frames.round is None else self.frames.round.default
-        return recorded or self.study.default.config_id
+        default = self.study.default
+        return recorded or ("" if default is None else default.config_id)
 
     def label(self, config_id: str) -> str:
         """Return a configuration in words, e.g. "alpha = 0.5, T = 4"."""
         return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
 
     def student(self, config_id: str) -> str:
-        """Return the student of a configuration."""
-        return str(self.trials["config/student"][self.trials.config_id == config_id].iloc[0])
+        """Return the student of a configuration; "" for a training function."""
+        if self.task.group is None:
+            return ""
+        own = self.trials[f"{PREFIX}{self.task.group}"]
+        return str(own[self.trials.config_id == config_id].iloc[0])

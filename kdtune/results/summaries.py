@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.config.study import Scope
+from kdtune.config.task import DISTILLATION, Task
 from kdtune.results.comparison import (
     Criterion,
     completed,
@@ -16,24 +17,27 @@ from kdtune.results.comparison import (
     metric_values,
 )
 from kdtune.results.frames import add_derived
-from kdtune.results.labels import CONFIG_COLUMNS, config_label
+from kdtune.results.labels import config_columns, config_label
 from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
 
 
-def configs(trials: pd.DataFrame, planned: float) -> pd.DataFrame:
-    """Return the mean accuracy of each configuration at the last epoch, best first.
+def configs(trials: pd.DataFrame, planned: float, criterion: Criterion) -> pd.DataFrame:
+    """Return the mean score (accuracy) of each configuration at the last epoch, best first.
 
     One row per configuration: config_id, label, config/*, val/acc/mean, val/acc/std, n, n_planned.
     Those with at most half of the most repeats come last.
     """
-    groups = completed(trials).groupby(CONFIG_COLUMNS, dropna=False)
-    frame = groups["val/acc@last"].agg(["mean", "std", "count"]).reset_index()
-    frame.columns = [*CONFIG_COLUMNS, "val/acc/mean", "val/acc/std", "n"]
+    own, name = config_columns(trials), f"val/{criterion.metric}"
+    groups = completed(trials).groupby(own, dropna=False)
+    frame = groups[f"{name}@last"].agg(["mean", "std", "count"]).reset_index()
+    frame.columns = [*own, f"{name}/mean", f"{name}/std", "n"]
     frame["n_planned"] = planned
-    frame = frame.assign(enough=have_enough_repeats(frame["n"]))
-    frame = frame.sort_values(["enough", "val/acc/mean"], ascending=False)
-    return frame.drop(columns="enough").reset_index(drop=True)
+    frame = frame.assign(
+        enough=have_enough_repeats(frame["n"]), score=criterion.sign * frame[f"{name}/mean"]
+    )
+    frame = frame.sort_values(["enough", "score"], ascending=False)
+    return frame.drop(columns=["enough", "score"]).reset_index(drop=True)
 
 
 def summary(
@@ -94,14 +98,18 @@ def marginal(
 
 
 def pooled(
-    epochs: pd.DataFrame, trials: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
+    epochs: pd.DataFrame,
+    trials: pd.DataFrame,
+    by: Sequence[str],
+    metrics: Sequence[str],
+    task: Task = DISTILLATION,
 ) -> pd.DataFrame:
     """Return mean, SD and n over all epochs of all repeats.
 
     Some papers report these. The SD describes the learning curve, not the variation of repeats.
     """
     val = epochs[(epochs.split == "val") & epochs.trial_id.isin(completed(trials).trial_id)]
-    val = add_derived(val)
+    val = add_derived(val, task)
     groups = val.groupby([f"config/{name}" for name in by], dropna=False)
     table = groups[list(metrics)].agg(["mean", "std", "count"])
     table.columns = [f"val/{m}/{'n' if s == 'count' else s}" for m, s in table.columns]

@@ -23,7 +23,11 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         records = table.astype(object).where(table.notna(), None).to_dict("records")
         return json.dumps(records, indent=2)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
-    keys = [c for c in table if "/" not in c and c not in ("n_planned", "label")]
+    keys = (
+        list(table.columns[: list(table).index("n_planned")])
+        if "n_planned" in table
+        else [c for c in table if "/" not in c and c != "label"]
+    )
     rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         n = int(max(row[f"{name}/n"] for name in means))
@@ -58,7 +62,8 @@ def comparison_rows(
     if anytime_level is not None:
         interval, p = f"{100 * (1 - anytime_level):g}% CI (always-valid)", "p (always-valid)"
     both = anytime_level is None and bool(table.n_images.notna().any())
-    head += [interval, *["for these images"] * both, "n", p, *["p (max-T)"] * full]
+    here = f"for these {criterion.task.examples}"
+    head += [interval, *[here] * both, "n", p, *["p (max-T)"] * full]
     head += ["wins/ties/losses", *["win rate", "correlation"] * full]
     rows = []
     for _, row in table.iterrows():

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdtune.config.metrics import METRICS
 from kdtune.results.advice import power_text, too_small, undecided_text, what_would_help
 from kdtune.results.comparison import (
     Criterion,
     have_enough_repeats,
 )
-from kdtune.results.context import NO_DISTILLATION, ComparisonContext, count_comparisons
+from kdtune.results.context import ComparisonContext, count_comparisons
 from kdtune.results.labels import config_label
 from kdtune.results.significance import (
     Outcome,
@@ -114,14 +113,21 @@ def _worsened(
         text = f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}"
         rest = " No other configuration has a better mean." * (configs > 1)
         return f"{text}{rest}"
-    every = "Distillation in every" if criterion.has_plain_baseline else "Every other"
+    subject = _task_subject(criterion)
+    every = f"{subject} in every" if subject else "Every other"
     best = f"the best one ({config_label(row, by)})"
     return f"{every} configuration worsened {criterion.label}, {best} by {by_how_much}"
 
 
 def _subject(row: pd.Series, criterion: Criterion, by: Sequence[str]) -> str:
     who = config_label(row, by)
-    return f"Distillation ({who})" if criterion.has_plain_baseline else who
+    subject = _task_subject(criterion)
+    return f"{subject} ({who})" if subject else who
+
+
+def _task_subject(criterion: Criterion) -> str:
+    """Return "Distillation" if all configurations but the baseline are distilled, else ""."""
+    return criterion.task.subject if criterion.has_plain_baseline else ""
 
 
 def _effect(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
@@ -129,7 +135,7 @@ def _effect(row: pd.Series, criterion: Criterion, context: ComparisonContext, m:
     evidence = _evidence(row, criterion, context, m)
     here = _for_these_images(row, criterion, context)
     value = amount(row, criterion.scale, criterion.unit)
-    return f"{value}{_compared_with(context)} ({evidence}).{here}"
+    return f"{value}{_compared_with(criterion, context)} ({evidence}).{here}"
 
 
 def _for_these_images(row: pd.Series, criterion: Criterion, context: ComparisonContext) -> str:
@@ -137,7 +143,8 @@ def _for_these_images(row: pd.Series, criterion: Criterion, context: ComparisonC
     ends = interval_words(row.low_here, row.high_here, criterion.scale)
     if context.images is None or not ends:
         return ""
-    return f" For these {context.images:,} val images alone the interval is {ends}."
+    count = f"{context.images:,} val {context.examples}"
+    return f" For these {count} alone the interval is {ends}."
 
 
 def _not_significant(
@@ -153,9 +160,10 @@ def _not_significant(
     return text + in_every_repeat(row)
 
 
-def _compared_with(context: ComparisonContext) -> str:
+def _compared_with(criterion: Criterion, context: ComparisonContext) -> str:
     """Return the baseline unless "distillation" implies it."""
-    return "" if context.baseline == NO_DISTILLATION else f" compared with {context.baseline}"
+    implied = bool(_task_subject(criterion)) and context.baseline == criterion.task.baseline_words
+    return "" if implied else f" compared with {context.baseline}"
 
 
 def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
@@ -176,7 +184,9 @@ def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
 
 
 def _no_comparison(criterion: Criterion, baseline: str) -> str:
-    if criterion.has_plain_baseline:
+    if not criterion.fixed:
+        return "No conclusion: the study has no baseline (baseline={...}) to compare with."
+    if criterion.has_plain_baseline and criterion.task.is_distillation:
         return (
             "No conclusion: the study needs completed runs both with alpha = 1 (no distillation) "
             "and with alpha < 1."
@@ -191,7 +201,7 @@ def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, 
     if row.n_units < row.n:
         n += f" of {row.n_units:.0f} teachers"
     if not math.isnan(row.n_images):
-        n += f" × {row.n_images:,.0f} images"
+        n += f" × {row.n_images:,.0f} {context.examples}"
     interval = interval_words(row.low, row.high, criterion.scale)
     kind = "95% CI" if m == 1 and context.anytime_level is None else context.interval
     parts = [f"{kind} {interval}"] if interval else []
@@ -225,7 +235,7 @@ def best_sentence(
     if criterion.has_predictions and not context.held_out and math.isnan(best["corrected/mean"]):
         parts.insert(1, "not corrected for selection, since predictions of a run are missing")
     percent = " (%)" if criterion.in_points else ""
-    metric = METRICS[criterion.metric].label
+    metric = criterion.declared.label
     text = f"Best configuration: {name}. Mean {metric}{percent}: {', '.join(parts)}."
     if "difference" in rows.index and not math.isnan(rows.loc["difference", "test/low"]):
         row = rows.loc["difference"].rename(index={f"test/{s}": s for s in ("low", "high")})

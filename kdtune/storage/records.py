@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
+from kdtune.config.base_run import BaseRun
 from kdtune.config.errors import InputError
 from kdtune.config.files import LOCK, PROVENANCE, STUDY
 from kdtune.config.migrations import check_schema, migrate, schema_of
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.correctness import CORRECT
 from kdtune.storage.rounds import FINALISTS, Round
@@ -39,13 +39,15 @@ class Records:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, run: Run, attempt: int, phase: str = "search") -> Line:
+    def start(self, run: BaseRun, attempt: int, phase: str = "search") -> Line:
         """Record that a trial starts, in a phase of the search (see `planning.ledger`)."""
-        return self._write("start", run, attempt, config=run.config, epochs=run.epochs, phase=phase)
+        return self._write(
+            "start", run, attempt, config=run.config, epochs=run.planned_epochs, phase=phase
+        )
 
     def epoch(
         self,
-        run: Run,
+        run: BaseRun,
         attempt: int,
         epoch: int,
         seconds: float,
@@ -74,7 +76,7 @@ class Records:
 
     def end(
         self,
-        run: Run,
+        run: BaseRun,
         attempt: int,
         status: str,
         error: str | None = None,
@@ -112,7 +114,7 @@ class Records:
         number = max((int(p.stem) for p in self._parts.glob("*.jsonl")), default=-1) + 1
         return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
-    def _write(self, kind: str, run: Run, attempt: int, **values: Any) -> Line:
+    def _write(self, kind: str, run: BaseRun, attempt: int, **values: Any) -> Line:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
         line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
         return self._append(line)
@@ -202,7 +204,7 @@ def iter_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
     for line in _complete_lines(folder, incomplete):
         kind, trial = line["kind"], line.get("trial_id", "")
         if kind == "start":
-            planned[trial] = line["epochs"]
+            planned[trial] = line["epochs"] or 0
         elif kind == "epoch":
             seen[trial] = line["epoch"] + 1
         elif (

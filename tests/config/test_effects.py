@@ -14,9 +14,10 @@ import pytest
 from kdtune.config import effects
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Hyperparameter, searchable
-from kdtune.config.hyperparameters import DECIDING, HYPERPARAMETERS, complete
+from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import DISTILLATION
 
 IDS_OF_VERSION_0_1: list[tuple[dict[str, Any], str]] = [
     ({}, "849b9475"),
@@ -70,7 +71,7 @@ def test_the_order_of_columns_is_that_of_version_0_1() -> None:
     )
     assert set(HYPERPARAMETERS) == set(searchable(Run))
     # the order in which a search draws them: another one would propose other configurations
-    assert DECIDING == ("alpha", "loss", "optimizer", "schedule")
+    assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from s3_service import S3
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune import trial
+from kdtune.raytune import reporter
 from kdtune.raytune.trial import run_trial
 from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.mirror import Mirror
@@ -20,7 +20,7 @@ from kdtune.training.teacher import RECORD, WEIGHTS
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr(trial.tune, "report", made.append)
+    monkeypatch.setattr(reporter.tune, "report", made.append)
     return made
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kdtune.results.baseline_flag import check_baseline, parse_baseline
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, at, draw, edit_records, make, trials_of
@@ -16,7 +17,6 @@ import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
-from kdtune.results.baseline_flag import check_baseline, parse_baseline
 from kdtune.results.comparison import (
     Criterion,
     best_config,

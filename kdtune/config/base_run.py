@@ -1,0 +1,68 @@
+"""What plan, records and tables know of a trial, whatever it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from kdtune.config.fields import Config, Value
+
+if TYPE_CHECKING:
+    from kdtune.config.task import Task
+
+
+class BaseRun(ABC):
+    """One trial: a configuration in a repeat. Its subclasses are frozen dataclasses."""
+
+    repeat: int
+    seed: int
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """What the trials of the study train."""
+
+    @property
+    @abstractmethod
+    def config(self) -> Config:
+        """The hyperparameters, with None for those that have no effect."""
+
+    @property
+    @abstractmethod
+    def config_id(self) -> str:
+        """Eight hex digits that name the configuration, the same in every repeat."""
+
+    @abstractmethod
+    def sample(self, **values: Any) -> Self:
+        """Return the run with a sample of a search space, and perhaps another repeat."""
+
+    def at(self, repeat: int) -> Self:
+        """Return the run of the same configuration in another repeat."""
+        return replace(self, repeat=repeat)  # type: ignore[type-var]
+
+    def value(self, name: str) -> Value:
+        """Return the value of a hyperparameter, whether it has an effect or not."""
+        found: Value = getattr(self, name)
+        return found
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """Number of epochs of the trial; None if it is not known."""
+        found: int | None = getattr(self, "epochs", None)
+        return found
+
+    @property
+    def trial_id(self) -> str:
+        """Name of the trial: this configuration in this repeat."""
+        return f"{self.config_id}-r{self.repeat:02d}"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the configuration belongs to the baseline."""
+        return self.task.is_baseline({name: self.value(name) for name in self.task.baseline})
+
+    @property
+    def group(self) -> str:
+        """The configurations that this one is compared with: those of its student."""
+        return "" if self.task.group is None else str(self.value(self.task.group))

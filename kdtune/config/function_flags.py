@@ -1,0 +1,57 @@
+"""Command line of an experiment with a training function: flags of its study and of its space."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from kdtune.config.fields import declarations, docstrings
+from kdtune.config.flags import Flag, help_of, metavar_of, number_or_range, parse_range
+from kdtune.config.hyperparameters import Range, ends_of
+from kdtune.config.study import Study
+
+NOT_USED = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb")
+"""Fields of a study that have flags, but no effect on a training function."""
+
+
+def function_flags(base: Study) -> Iterator[Flag]:
+    """Yield the flags of a search: those of the study, then one per hyperparameter."""
+    texts = docstrings(Study)
+    for name, declared in declarations(Study).items():
+        if "search" not in declared.setting.commands or name in NOT_USED:
+            continue
+        kind, default = declared.kind, getattr(base, name)
+        if name == "repeats":
+            kind = int | Literal["auto"]
+            default = "auto" if base.until_decided else default
+        yield Flag(name, kind, help_of(declared, texts[name]), default, metavar_of(declared))
+    for name, values in base.space.items():
+        if name.isidentifier() and name not in declarations(Study):
+            one: Any = _kind(base, name)
+            if one in (int, float):
+                one = number_or_range(one)
+            kind = tuple[one, ...]
+            default = (str(values),) if isinstance(values, Range) else values
+            yield Flag(name, kind, "Hyperparameter of the training function.", default)
+
+
+def with_function_flags(base: Study, flags: dict[str, Any]) -> Study:
+    """Return the base study with the values of the flags."""
+    space, own = dict(base.space), {}
+    for name, value in flags.items():
+        if name in space and name not in declarations(Study):
+            space[name] = parse_range(name, value, _kind(base, name)) or value
+        else:
+            own[name] = value
+    if own.get("repeats") == "auto":
+        own |= {"repeats": base.repeats, "until_decided": True}
+    elif "repeats" in own:
+        own["until_decided"] = False
+    return replace(base, space=space, **own)
+
+
+def _kind(base: Study, name: str) -> type:
+    """Return the type of a hyperparameter: int if all its values are whole, float or text."""
+    kinds = {type(value) for value in ends_of(base.values(name))}
+    if kinds <= {int}:
+        return int
+    return float if kinds <= {int, float} else str

@@ -1,0 +1,97 @@
+"""Configurations that a study's search space holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kdtune.config.base_run import BaseRun
+from kdtune.config.fields import Value
+from kdtune.config.function_run import FunctionRun, check_name, make_task
+from kdtune.config.hyperparameters import (
+    Range,
+    Values,
+    covers,
+    ends_of,
+    to_list_or_range,
+    to_values,
+)
+
+if TYPE_CHECKING:
+    from kdtune.config.study import Study
+
+
+def to_space(study: Study) -> dict[str, Values]:
+    """Return the space of a study with tuples and ranges; raise InputError for anything else."""
+    if study.train is None:
+        return {name: to_values(name, values) for name, values in study.space.items()}
+    for name in study.space:
+        check_name(name)
+    return {name: to_list_or_range(name, values) for name, values in study.space.items()}
+
+
+def function_run(study: Study) -> FunctionRun:
+    """Return the base run of a training function: the first value of each list, low of a range."""
+    task = make_task(study.space, study.metric, study.mode, study.baseline, study.unless)
+    values = tuple((name, ends_of(own)[0]) for name, own in study.space.items())
+    return FunctionRun(task, values, study.epochs)
+
+
+def grid(study: Study) -> list[BaseRun]:
+    """Return the configurations of a grid, see `Study.runs`."""
+    if study.search != "grid":
+        return []
+    lists: dict[str, Any] = dict(study.space)
+    baseline = study.task.baseline if study.plain_share > 0 else {}
+    if len(baseline) == 1:
+        ((name, value),) = baseline.items()
+        if value not in study.values(name):  # type: ignore[operator]
+            lists[name] = (*study.values(name), as_declared(study, name, value))  # type: ignore[misc]
+    every = [lists]
+    if len(baseline) > 1:
+        every.append(lists | {name: (value,) for name, value in baseline.items()})
+    runs: dict[str, BaseRun] = {}
+    for space in every:
+        for values in itertools.product(*space.values()):
+            run = study.base_run.sample(repeat=0, **dict(zip(space, values, strict=True)))
+            runs.setdefault(run.config_id, run)
+    return list(runs.values())
+
+
+def as_declared(study: Study, name: str, value: Value) -> Value:
+    """Return the value of a baseline as a float where the hyperparameter is one."""
+    return float(value) if isinstance(study.base_run.value(name), float) else value
+
+
+def default_run(study: Study) -> BaseRun:
+    """Return the recipe's default configuration, see `Study.default`."""
+    values = {n: _nearest(study.base_run.value(n), study.values(n)) for n in study.space}
+    return study.base_run.sample(repeat=0, **values)
+
+
+def _nearest(value: Value, values: Values) -> Value:
+    """Return a value if the list or range allows it, else the first one or the nearest end."""
+    if covers(values, (value,)):
+        return value
+    if not isinstance(values, Range):
+        return values[0]
+    return values.low if isinstance(value, str) or value < values.low else values.high
+
+
+def searched(study: Study) -> list[str]:
+    """Return the hyperparameters with more than one value, see `Study.searched`."""
+    several = [name for name, values in study.space.items() if len(set(ends_of(values))) > 1]
+    models = ("student", "teacher", "teacher_epochs") if study.task.is_distillation else ()
+    names = [name for name in models if name in several]
+    names += [name for name in several if name not in models]
+    first = sum(name in models for name in names)
+    return [*names[:first], *_added_by_baseline(study, names), *names[first:]]
+
+
+def _added_by_baseline(study: Study, names: list[str]) -> list[str]:
+    """Return the hyperparameters that only the baseline gives a second value."""
+    if not study.has_plain:
+        return []
+    given: Mapping[str, Value] = study.task.baseline
+    return [n for n, v in given.items() if n not in names and set(ends_of(study.values(n))) != {v}]

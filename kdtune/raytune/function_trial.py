@@ -1,0 +1,212 @@
+"""A trial that calls a training function of the user's own. Imports no torch."""
+
+import inspect
+import itertools
+import math
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtune.config.base_run import BaseRun
+from kdtune.config.files import PREDICTIONS, atomic_write
+from kdtune.config.function_run import SPLITS, Train, load_function, parse_metric
+from kdtune.config.run import derive_seed
+from kdtune.config.study import Study
+from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
+from kdtune.storage.correctness import pack_correct
+from kdtune.storage.mirror import Mirror
+
+FILES = "files"
+"""Folder of a trial that its function may write to; it is kept, and is there again on resuming."""
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Diverged(RuntimeError):
+    """A metric became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class FunctionEpoch:
+    """What a training function has yielded for one epoch."""
+
+    number: int
+    splits: dict[str, dict[str, float]]
+    """Metrics by split."""
+    examples: dict[str, dict[str, Values]] = field(default_factory=dict)
+    """Values per example, [N], of the metrics that were given as arrays, by split."""
+
+
+def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
+    """Run one trial, a call of the study's training function, and report its epochs to Tune.
+
+    A function that raises is reported as failed, with the reason, and its worker stays in use. Ray
+    restarts a trial only if its worker died; the function then finds what it has written to its
+    folder.
+
+    Args:
+        config: A sample of the study's space, and the repeat.
+        study: The study.
+        concurrent: Trials that run at a time; not used.
+    """
+    run = make_run(study, config)
+    place = f"trials/{run.trial_id}"
+    mirror, reporter = Mirror(study), Reporter(study, run)
+    try:
+        mirror.pull_folders(f"{place}/{FILES}")
+        folder = study.folder / place / FILES
+        folder.mkdir(parents=True, exist_ok=True)
+        epoch = None
+        with mirror.push_in_background(f"{place}/{FILES}") as push:
+            began = time.monotonic()
+            for epoch in call(study, run, folder):
+                reporter.add(_report(epoch, run, time.monotonic() - began))
+                push()
+                began = time.monotonic()
+        assert epoch is not None  # `call` yields at least one
+        _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        mirror.push(place)
+        mirror.clear(place)
+        error = None
+    except Exception as caught:
+        save_traceback(mirror, place)
+        error = f"{type(caught).__name__}: {caught}"
+    reporter.report(error)
+
+
+def call(study: Study, run: BaseRun, folder: Path) -> Iterator[FunctionEpoch]:
+    """Call the training function of a study; yield its epochs, checked.
+
+    Python's, numpy's and, if the function's module uses it, torch's generators are seeded from the
+    study's seed and the repeat before the call, so that a worker leaves nothing to the next trial.
+
+    Args:
+        study: Names the function.
+        run: The configuration and the repeat.
+        folder: Given to a function with a parameter of this name.
+
+    Raises:
+        ValueError: What it yields is not as documented in `Study.train`.
+        Diverged: The metric that decides is NaN or infinite.
+    """
+    train: Train = study.train if callable(study.train) else load_function(str(study.train))
+    _seed(derive_seed("train", run.seed, run.repeat))
+    own = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
+    values = {name: value for name, value in run.config.items() if value is not None}
+    numbers, planned = itertools.count(), run.planned_epochs
+    last = -1
+    for given in _as_epochs(train(values, run.repeat, **own)):
+        epoch = parse_epoch(given, run.task.score, next(numbers))
+        if epoch.number <= last:
+            raise ValueError(f"epoch must increase, but {epoch.number} follows {last}")
+        if planned is not None and epoch.number >= planned:
+            raise ValueError(f"train yielded epoch {epoch.number}, but there are {planned} epochs")
+        last, numbers = epoch.number, itertools.count(epoch.number + 1)
+        yield epoch
+    if last < 0:
+        raise ValueError("train yielded nothing, but must yield a dict of metrics per epoch")
+    if planned is not None and last + 1 < planned:
+        raise ValueError(f"train yielded {last + 1} epochs, but there are {planned}")
+
+
+def _as_epochs(result: object) -> Iterable[Mapping[str, Any]]:
+    """Return what a function yields; a function of one epoch may return its dict."""
+    if isinstance(result, Mapping):
+        return [result]
+    if not isinstance(result, Iterable) or isinstance(result, str | bytes):
+        raise ValueError(f"train must yield dicts of metrics, but returned {type(result).__name__}")
+    return result
+
+
+def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
+    """Return an epoch of what a training function has yielded.
+
+    Args:
+        given: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is the
+            metric; and perhaps "epoch", its number.
+        score: Metric on val that it must hold.
+        number: Of the epoch, unless it says another.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
+    splits: dict[str, dict[str, float]] = {}
+    examples: dict[str, dict[str, Values]] = {}
+    for key, value in given.items():
+        if key == "epoch":
+            number = _parse_number(value)
+            continue
+        split, name = _parse_key(key)
+        values = np.asarray(value, dtype=np.float64)
+        if values.ndim > 1 or not values.size:
+            raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
+        if values.ndim == 1:
+            examples.setdefault(split, {})[name] = values
+        splits.setdefault(split, {})[name] = float(values.mean())
+    if score not in splits.get("val", {}):
+        raise ValueError(f"train must yield val/{score} in each epoch, but yielded {list(given)}")
+    for split, own in examples.items():
+        if len({len(values) for values in own.values()}) > 1:
+            raise ValueError(f"arrays of {split} must have one value per example each")
+    if not math.isfinite(splits["val"][score]):
+        raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
+    return FunctionEpoch(number, splits, examples)
+
+
+def _parse_number(value: Any) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"epoch must be a whole number from 0 on, but got {value!r}")
+    return int(value)
+
+
+def _parse_key(key: object) -> tuple[str, str]:
+    split = str(key).partition("/")[0]
+    if not isinstance(key, str) or split not in SPLITS:
+        raise ValueError(f"a metric must be named train/NAME, val/NAME or test/NAME, not {key!r}")
+    return split, parse_metric(key, split)
+
+
+def _report(epoch: FunctionEpoch, run: BaseRun, seconds: float) -> EpochReport:
+    splits: dict[str, dict[str, float | int | None]] = {}
+    for split, metrics in epoch.splits.items():
+        own = epoch.examples.get(split, {})
+        n = len(next(iter(own.values()))) if own else None
+        # JSON has neither NaN nor infinity
+        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        splits[split] = {"n_examples": n, **known}
+    score = epoch.examples.get("val", {}).get(run.task.score)
+    is_binary = score is not None and bool(np.isin(score, (0, 1)).all())
+    correct = None
+    if is_binary and epoch.number + 1 == run.planned_epochs:
+        assert score is not None
+        correct = pack_correct(score == (1 if run.task.sign > 0 else 0))
+    return EpochReport(epoch.number, seconds, splits, correct)
+
+
+def _save_examples(run: BaseRun, epoch: FunctionEpoch, file: Path) -> None:
+    """Write the values per example of val and test; nothing if there are none."""
+    import pandas as pd
+
+    parts = []
+    for split in ("val", "test"):
+        if own := epoch.examples.get(split):
+            n = len(next(iter(own.values())))
+            columns = {"trial_id": run.trial_id, "split": split, "example": np.arange(n)}
+            parts.append(pd.DataFrame(columns | own))
+    if not parts:
+        return
+    with atomic_write(file) as part:
+        pd.concat(parts, ignore_index=True).to_parquet(part, index=False)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  the user's function may draw from it
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
