@@ -70,13 +70,13 @@ def train(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[st
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        torch.save((epoch + 1, student.state_dict(), optimizer.state_dict()), state)
         with torch.no_grad():
             right = {
                 split: student(data()[f"{split}_images"]).argmax(1) == data()[f"{split}_labels"]
                 for split in ("val", "test")
             }
         yield {"epoch": epoch, **{f"{split}/acc": correct for split, correct in right.items()}}
+        torch.save((epoch + 1, student.state_dict(), optimizer.state_dict()), state)
 
 
 study = Study(

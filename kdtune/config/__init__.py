@@ -2,9 +2,13 @@
 
 Declarations
 - fields: annotations of config fields (bounds, commands, effects) and the checks they imply
+- base_run: what plan, records and tables know of a trial, whatever it trains
+- task: what the trials train: hyperparameters, metrics, baseline; that of distillation
 - run: `Run`, the configuration of one distillation run; a hyperparameter is declared here, once
 - run_checks: its checks beyond the bounds of its fields
+- function_run: a trial of a training function of the user's own, and its task
 - study: `Study`, the configuration of a study
+- space: the configurations that its search space holds
 - study_checks: its checks beyond the bounds of its fields
 - names: data and weights as they are named on a command line
 - effects: which hyperparameters have an effect in a configuration, and its id
@@ -16,6 +20,7 @@ Declarations
 Command lines
 - cli: parsing, exit codes, experiments
 - flags: how a field becomes a flag; the flags of analysis and report
+- function_flags: flags of an experiment with a training function
 - table_flags: flags of analysis for a table of results, and how it is told from a study
 - defaults: the default study, and the recipe of teachers
 - user_code: errors in the user's own modules

@@ -1,6 +1,9 @@
 """Ray Tune: the functions that Ray runs, its machines, and the driver of a study.
 
 - driver: runs a study: checks, Ray, the tuner, resuming
+- job: what a driver does for trials of one kind, for its two kinds:
+- distillation: data, teachers and students
+- own_function: a training function of the user's own
 - study_folder: what is written into a study's folder at its start and its end
 - study_identity: whether a study continues the one that its folder holds
 - teachers: training of the teachers, and the gate on their accuracy
@@ -14,6 +17,8 @@
 - storage_probe: whether all machines see the study's folder or object store
 - machine_monitor: machines that join or are lost while a study runs
 - trial: the functions that Ray runs on its workers
+- function_trial: the one that calls a training function; imports no torch
+- reporter: reports of a trial to Tune; imports no torch
 - adapters: Ray Tune's searcher and scheduler on top of the plan
 - recorder: from Ray Tune's callbacks to the records
 - progress: progress on the terminal

@@ -1,13 +1,15 @@
 """A trial that calls a training function of the user's own. Imports no torch."""
 
 import inspect
-import itertools
+import json
 import math
 import random
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,24 @@ from kdtune.storage.mirror import Mirror
 
 FILES = "files"
 """Folder of a trial that its function may write to; it is kept, and is there again on resuming."""
+LOG = ".kdtune-epochs.json"
+"""The epochs that the function has yielded so far, in its folder."""
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Diverged(RuntimeError):
     """A metric became NaN or infinite."""
+
+
+class CannotResumeError(RuntimeError):
+    """A function goes on after an epoch that it has not yielded, or with no epoch at all."""
+
+    def __init__(self, first: int, known: int):
+        super().__init__(
+            f"train begins at epoch {first}, but only {known} epochs were yielded before; save the "
+            f"state of an epoch after its yield. The files of this trial were deleted: the "
+            f"same command runs it from its beginning"
+        )
 
 
 @dataclass(frozen=True)
@@ -61,15 +76,10 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
         mirror.pull_folders(f"{place}/{FILES}")
         folder = study.folder / place / FILES
         folder.mkdir(parents=True, exist_ok=True)
-        epoch = None
         with mirror.push_in_background(f"{place}/{FILES}") as push:
-            began = time.monotonic()
-            for epoch in call(study, run, folder):
-                reporter.add(_report(epoch, run, time.monotonic() - began))
-                push()
-                began = time.monotonic()
-        assert epoch is not None  # `call` yields at least one
+            epoch = _report_epochs(study, run, folder, reporter, push)
         _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+        (folder / LOG).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
         mirror.push(place)
@@ -81,7 +91,36 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
     reporter.report(error)
 
 
-def call(study: Study, run: BaseRun, folder: Path) -> Iterator[FunctionEpoch]:
+def _report_epochs(
+    study: Study, run: BaseRun, folder: Path, reporter: Reporter, push: Callable[[], None]
+) -> FunctionEpoch:
+    """Call the training function and report its epochs; return the last one.
+
+    The epochs are also kept in the trial's folder, since a worker may die before Tune has got them.
+    A function that resumes after them does not yield them again.
+    """
+    known = _read_log(folder)
+    reports: list[EpochReport] = []
+    began = time.monotonic()
+    try:
+        for epoch in call(study, run, folder, len(known)):
+            if not reports:
+                reports = known[: epoch.number]
+                for report in reports:
+                    reporter.add(report)
+            reports.append(_report(epoch, run, time.monotonic() - began))
+            with atomic_write(folder / LOG) as part:
+                part.write_text(json.dumps([asdict(one) for one in reports]), encoding="utf-8")
+            reporter.add(reports[-1])
+            push()
+            began = time.monotonic()
+    except CannotResumeError:
+        shutil.rmtree(folder)
+        raise
+    return epoch
+
+
+def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[FunctionEpoch]:
     """Call the training function of a study; yield its epochs, checked.
 
     Python's, numpy's and, if the function's module uses it, torch's generators are seeded from the
@@ -91,29 +130,41 @@ def call(study: Study, run: BaseRun, folder: Path) -> Iterator[FunctionEpoch]:
         study: Names the function.
         run: The configuration and the repeat.
         folder: Given to a function with a parameter of this name.
+        known: Number of epochs that an earlier call has yielded.
 
     Raises:
         ValueError: What it yields is not as documented in `Study.train`.
+        CannotResumeError: It goes on after an epoch that no call has yielded.
         Diverged: The metric that decides is NaN or infinite.
     """
     train: Train = study.train if callable(study.train) else load_function(str(study.train))
     _seed(derive_seed("train", run.seed, run.repeat))
     own = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
     values = {name: value for name, value in run.config.items() if value is not None}
-    numbers, planned = itertools.count(), run.planned_epochs
-    last = -1
+    planned, due = run.planned_epochs, None
     for given in _as_epochs(train(values, run.repeat, **own)):
-        epoch = parse_epoch(given, run.task.score, next(numbers))
-        if epoch.number <= last:
-            raise ValueError(f"epoch must increase, but {epoch.number} follows {last}")
+        epoch = parse_epoch(given, run.task.score, due or 0)
+        if due is None and epoch.number > known:
+            raise CannotResumeError(epoch.number, known)
+        if due is not None and epoch.number != due:
+            raise ValueError(f"train must yield epoch {due} next, but yielded epoch {epoch.number}")
         if planned is not None and epoch.number >= planned:
             raise ValueError(f"train yielded epoch {epoch.number}, but there are {planned} epochs")
-        last, numbers = epoch.number, itertools.count(epoch.number + 1)
+        due = epoch.number + 1
         yield epoch
-    if last < 0:
+    if due is None and known:
+        raise CannotResumeError(known, known)
+    if due is None:
         raise ValueError("train yielded nothing, but must yield a dict of metrics per epoch")
-    if planned is not None and last + 1 < planned:
-        raise ValueError(f"train yielded {last + 1} epochs, but there are {planned}")
+    if planned is not None and due < planned:
+        raise ValueError(f"train yielded {due} epochs, but there are {planned}")
+
+
+def _read_log(folder: Path) -> list[EpochReport]:
+    """Return the epochs that earlier calls have yielded."""
+    with suppress(OSError, ValueError, TypeError):  # none, or damaged
+        return [EpochReport(**own) for own in json.loads((folder / LOG).read_text("utf-8"))]
+    return []
 
 
 def _as_epochs(result: object) -> Iterable[Mapping[str, Any]]:
@@ -143,7 +194,7 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
             number = _parse_number(value)
             continue
         split, name = _parse_key(key)
-        values = np.asarray(value, dtype=np.float64)
+        values = _as_numbers(key, value)
         if values.ndim > 1 or not values.size:
             raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
         if values.ndim == 1:
@@ -157,6 +208,13 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
     if not math.isfinite(splits["val"][score]):
         raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
     return FunctionEpoch(number, splits, examples)
+
+
+def _as_numbers(key: str, value: Any) -> Values:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} must be a number or an array [N], but is {value!r:.80}") from None
 
 
 def _parse_number(value: Any) -> int:

@@ -149,6 +149,8 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
             "corrected": "val, corrected for selection bias",
             "test": "test",
         }
+    if not criterion.task.is_distillation:
+        kinds.pop("corrected", None)
     table = _with_simultaneous_interval(table, results.compare(criterion))
     rows: list[list[str | Cell]] = []
     for _, row in table.iterrows():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
 
 from kdtune.config.metrics import Metric
 from kdtune.reporting.canvas import (
@@ -107,6 +108,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     teachers = _draw_teachers(axes, data.epochs) if with_teachers else []
     wild = _set_limits(axes, lines, data, declared, teachers)
     axes.set(xlabel="epoch", ylabel=f"validation {declared.label}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
     caption = _curve_caption(declared, data) + _outside(results, wild)

@@ -11,7 +11,7 @@
 - comparison: the criterion, and configurations compared with the baseline
 - pairs: two configurations paired by repeat and image
 - design: what the repeats vary (teachers, folds), and so what intervals hold for
-- baseline_flag: the flag --baseline
+- criterion_flags: the criterion that flags ask for, and its baseline
 - significance: when a difference is significant, and p values as text
 - summaries: means over repeats
 - selection: the selected configuration on data that did not select it

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtune.results.baseline_flag import check_baseline, parse_baseline
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, at, draw, edit_records, make, trials_of
@@ -25,6 +24,7 @@ from kdtune.results.comparison import (
     complete_block,
     with_enough_repeats,
 )
+from kdtune.results.criterion_flags import baseline_of_study, check_baseline
 from kdtune.results.labels import config_label
 from kdtune.statistics.multiplicity import max_t
 
@@ -239,13 +239,13 @@ def test_labels() -> None:
     ],
 )
 def test_valid_baselines(text: str, values: dict) -> None:
-    assert parse_baseline(text) == values
+    assert baseline_of_study(text, Study()) == values
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])
 def test_invalid_baselines(text: str) -> None:
     with pytest.raises(InputError, match="--baseline must be NAME=VALUE"):
-        parse_baseline(text)
+        baseline_of_study(text, Study())
 
 
 @pytest.mark.parametrize("alphas", [Range(0, 0.9), [0.1, 0.9]])

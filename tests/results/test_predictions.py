@@ -7,6 +7,7 @@ import pytest
 from study_folders import at, make
 
 from kdtune.config.files import PREDICTIONS
+from kdtune.config.metrics import METRICS
 from kdtune.results.frames import write_frames
 from kdtune.results.predictions import read_examples, read_predictions
 
@@ -58,9 +59,9 @@ def test_examples_are_in_order_whatever_the_order_of_the_rows(tmp_path) -> None:
     own = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
     own["correct"] = [True, False, False, True]
     own.sort_values("example", ascending=False).to_parquet(tmp_path / PREDICTIONS)
-    found = read_examples(tmp_path, TRIALS, "acc", "val")
+    found = read_examples(tmp_path, TRIALS, METRICS["acc"], "val")
     assert {t: x.tolist() for t, x in found.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
-    assert not read_examples(tmp_path, TRIALS, "acc", "test")
+    assert not read_examples(tmp_path, TRIALS, METRICS["acc"], "test")
 
 
 def test_without_pyarrow_there_are_none(tmp_path, monkeypatch) -> None:

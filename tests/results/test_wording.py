@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_folders import draw, grid, make, trials_of
 
+from kdtune.config.task import DISTILLATION
 from kdtune.results.comparison import DEFAULT, Criterion, compare
-from kdtune.results.context import NO_DISTILLATION, ComparisonContext
+from kdtune.results.context import ComparisonContext
 from kdtune.results.tables import comparison_rows
 from kdtune.results.wording import best_sentence, short_verdict, verdict
 from kdtune.statistics.crossed import Components
@@ -28,7 +29,7 @@ def said(last, criterion: Criterion = DEFAULT, by=("alpha",), planned: int | Non
         compare(trials_of(last), criterion),
         criterion,
         by,
-        ComparisonContext(NO_DISTILLATION, repeats),
+        ComparisonContext(DISTILLATION.baseline_words, repeats),
     )
 
 

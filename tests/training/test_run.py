@@ -193,7 +193,7 @@ def test_a_metric_is_the_mean_of_its_values_per_example(
     """Whatever comparisons over images use is what the loop has recorded."""
     *_, last = distill(tiny, teacher_folder, Resources(), tmp_path / "trials" / tiny.trial_id)
     for name, metric in METRICS.items():
-        found = read_examples(tmp_path, [tiny.trial_id], name, "val")
+        found = read_examples(tmp_path, [tiny.trial_id], METRICS[name], "val")
         if metric.of_example is None:
             assert not found
             continue
@@ -226,9 +226,9 @@ def test_a_file_of_predictions_without_a_teacher(tmp_path: Path) -> None:
     assert frame.teacher.isna().all() and frame.correct.all() and len(frame) == 30
     (tmp_path / "trials" / "t").mkdir(parents=True)
     (tmp_path / PREDICTIONS).rename(tmp_path / "trials" / "t" / PREDICTIONS)
-    assert read_examples(tmp_path, ["t"], "acc", "val")["t"].mean() == 1
+    assert read_examples(tmp_path, ["t"], METRICS["acc"], "val")["t"].mean() == 1
     for of_teacher in ("agreement", "kl", "gap"):
-        assert not read_examples(tmp_path, ["t"], of_teacher, "val")
+        assert not read_examples(tmp_path, ["t"], METRICS[of_teacher], "val")
 
 
 OWN = """

@@ -1,0 +1,72 @@
+"""Training functions for tests, named as users name theirs: `own_functions:digits`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def wave(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
+    """Three epochs whose last accuracy is the share of 8 correct examples; draws from numpy."""
+    noise = np.random.random()  # noqa: NPY002  kdtune seeds it
+    for epoch in range(3):
+        right = np.arange(8) < 4 + epoch + (config["alpha"] < 1)
+        yield {"val/acc": right, "val/noise": noise, "test/acc": 0.5, "train/acc": 0.9}
+
+
+def resumes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Four epochs; its process dies once in epoch 2 of repeat 1; its state is kept in `folder`."""
+    import os
+
+    state = folder / "state.json"
+    done = json.loads(state.read_text())["done"] if state.exists() else 0
+    began = done
+    for epoch in range(done, 4):
+        if repeat == 1 and epoch == 2 and began == 0:
+            os._exit(1)
+        yield {"epoch": epoch, "val/acc": 0.1 * epoch + config["alpha"] / 10, "val/began": began}
+        state.write_text(json.dumps({"done": epoch + 1}))
+
+
+def saves_too_early(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Two epochs; its state is from epoch 1 on that of a call that was never heard of."""
+    state = folder / "state"
+    first = 1 if state.exists() else 0
+    for epoch in range(first, 2):
+        yield {"epoch": epoch, "val/acc": 0.5}
+
+
+def without_torch(config: dict[str, Any], repeat: int) -> dict[str, Any]:
+    """A classifier of scikit-learn, of one epoch; fails where the worker has loaded torch."""
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import SGDClassifier
+
+    if "torch" in sys.modules and "pytest" not in sys.modules:
+        raise RuntimeError("torch is loaded")
+    x, y = load_digits(return_X_y=True)
+    model = SGDClassifier(alpha=config["l2"], max_iter=20, tol=None, random_state=repeat)
+    model.fit(x[:600] / 16, y[:600])
+    return {"val/acc": model.predict(x[600:1000] / 16) == y[600:1000]}
+
+
+def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
+    """What goes wrong is the value of the hyperparameter."""
+    kind = config["kind"]
+    if kind == "raises":
+        raise RuntimeError("no more data")
+    if kind == "nothing":
+        return
+    yield {
+        "nan": {"val/acc": float("nan")},
+        "no score": {"val/loss": 1.0},
+        "no split": {"acc": 1.0},
+        "matrix": {"val/acc": [[1.0]]},
+        "no dict": 3,
+        "text": {"val/acc": "high"},
+        "lengths": {"val/acc": [1, 0], "val/other": [1, 0, 1]},
+        "epoch": {"epoch": 7, "val/acc": 1.0},
+        "short": {"val/acc": 1.0},
+    }[kind]

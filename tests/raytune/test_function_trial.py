@@ -1,0 +1,113 @@
+"""A trial of a training function, here without Ray: its reports are caught."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import own_functions
+import pandas as pd
+import pytest
+
+from kdtune.config.study import Study
+from kdtune.raytune import reporter
+from kdtune.raytune.function_trial import parse_epoch, run_function_trial
+from kdtune.storage.correctness import unpack_correct
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(reporter.tune, "report", made.append)
+    return made
+
+
+def make(tmp_path: Path, function: Any = own_functions.wave, **changes: Any) -> Study:
+    own: dict[str, Any] = {"space": {"alpha": (0.5, 1.0)}, "baseline": {"alpha": 1.0}}
+    return Study(train=function, out=str(tmp_path), **own | {"epochs": 3} | changes)
+
+
+def epochs_of(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [epoch for report in reports for epoch in report["epochs"]]
+
+
+def test_an_array_is_its_mean_and_is_kept_per_example(
+    tmp_path: Path, reports: list[dict[str, Any]]
+) -> None:
+    study = make(tmp_path)
+    run_function_trial({"alpha": 0.5, "repeat": 1}, study)
+    assert reports[-1]["error"] is None
+    found = epochs_of(reports)
+    assert [e["splits"]["val"]["acc"] for e in found] == [5 / 8, 6 / 8, 7 / 8]
+    assert [e["splits"]["val"]["n_examples"] for e in found] == [8] * 3
+    assert found[0]["splits"]["test"] == {"n_examples": None, "acc": 0.5}
+    run = study.base_run.sample(alpha=0.5, repeat=1)
+    frame = pd.read_parquet(study.folder / "trials" / run.trial_id / "predictions.parquet")
+    assert frame.acc.tolist() == [1.0] * 7 + [0.0] and set(frame.split) == {"val"}
+    assert "correct" not in found[1]
+    right = unpack_correct({**found[2]["splits"]["val"], "correct": found[2]["correct"]})
+    assert right is not None and right.tolist() == [True] * 7 + [False]
+
+
+def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    study, noise = make(tmp_path), []
+    for alpha, repeat in ((0.5, 1), (1.0, 1), (0.5, 2), (0.5, 1)):
+        run_function_trial({"alpha": alpha, "repeat": repeat}, study)
+        noise.append(epochs_of(reports)[-1]["splits"]["val"]["noise"])
+    assert noise[0] == noise[1] == noise[3] != noise[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("raises", "RuntimeError: no more data"),
+        ("nothing", "ValueError: train yielded nothing, but must yield a dict of metrics"),
+        ("nan", "Diverged: val/acc is nan in epoch 0"),
+        (
+            "no score",
+            "ValueError: train must yield val/acc in each epoch, but yielded ['val/loss']",
+        ),
+        ("no split", "ValueError: a metric must be named train/NAME, val/NAME or test/NAME, not"),
+        ("matrix", "ValueError: val/acc must be a number or an array [N], but has (1, 1)"),
+        ("no dict", "ValueError: train must yield dicts of metrics, but yielded 3"),
+        ("text", "ValueError: val/acc must be a number or an array [N], but is 'high'"),
+        ("lengths", "ValueError: arrays of val must have one value per example each"),
+        ("epoch", "CannotResumeError: train begins at epoch 7, but only 0 epochs"),
+        ("short", "ValueError: train yielded 1 epochs, but there are 3"),
+    ],
+)
+def test_what_a_function_does_wrong_is_said(
+    tmp_path: Path, reports: list[dict[str, Any]], kind: str, message: str
+) -> None:
+    study = make(tmp_path, own_functions.failing, space={"kind": (kind,)}, baseline={})
+    run_function_trial({"kind": kind, "repeat": 0}, study)
+    assert reports[-1]["error"].startswith(message)
+    assert list(study.folder.glob("trials/*/error.txt"))
+
+
+def test_a_function_without_a_plan_of_epochs_ends_when_it_ends(
+    tmp_path: Path, reports: list[dict[str, Any]]
+) -> None:
+    run_function_trial({"alpha": 1.0, "repeat": 0}, make(tmp_path, epochs=None))
+    assert reports[-1]["error"] is None and len(epochs_of(reports)) == 3
+    assert not any("correct" in epoch for epoch in epochs_of(reports))
+
+
+def test_what_is_not_finite_is_no_number_of_the_records() -> None:
+    epoch = parse_epoch({"val/acc": np.float32(0.5), "train/loss": np.inf}, "acc", 4)
+    assert (epoch.number, epoch.splits["val"]["acc"]) == (4, 0.5)
+
+
+def test_a_state_of_an_epoch_that_was_never_yielded_is_deleted(
+    tmp_path: Path, reports: list[dict[str, Any]]
+) -> None:
+    study = make(tmp_path, own_functions.saves_too_early, epochs=2)
+    run = study.base_run.sample(alpha=0.5, repeat=0)
+    folder = study.folder / "trials" / run.trial_id / "files"
+    folder.mkdir(parents=True)
+    (folder / "state").touch()
+    run_function_trial({"alpha": 0.5, "repeat": 0}, study)
+    assert "begins at epoch 1, but only 0 epochs were yielded before" in reports[-1]["error"]
+    reports.clear()
+    run_function_trial({"alpha": 0.5, "repeat": 0}, study)
+    assert reports[-1]["error"] is None and len(epochs_of(reports)) == 2
+    assert not folder.exists()  # nothing of the user's is in it
