@@ -11,6 +11,7 @@ Declarations
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - metrics: the table of metrics
 - migrations: schemas of study.json
+- student_record: content of students/students.json
 - teacher_accuracy: the record of the teachers' accuracy
 
 Command lines

@@ -63,7 +63,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     left_out = head if resized else []
     used = {k: v for k, v in state.items() if k not in left_out}
     expected = {k: v for k, v in own.items() if k not in left_out}
-    if faults := _faults(expected, used):
+    if faults := differences(expected, used):
         raise InputError(
             f"{what} do not fit the network ({'; '.join(faults)}). Give weights of this "
             f"architecture, or as the model a factory (module:factory) whose layers have these "
@@ -73,7 +73,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     return bool(left_out)
 
 
-def _faults(expected: StateDict, state: StateDict) -> list[str]:
+def differences(expected: StateDict, state: StateDict) -> list[str]:
     """Return in words where a state dict differs in names and shapes; names the first of each."""
     # the counter has no effect on logits, and weights from before 2018 lack it
     counter = ".num_batches_tracked"
