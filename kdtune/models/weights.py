@@ -98,6 +98,24 @@ def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = N
         save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata)
 
 
+def licence_of(net: nn.Module, name: str, weights: str) -> str:
+    """Return the licence of a model's initial weights as its library states it, or "unknown".
+
+    Args:
+        net: the network.
+        name: the model's name.
+        weights: "default", "none" or a file.
+    """
+    if weights == "none":
+        return "none (random initial weights)"
+    stated: object = None
+    if weights == "default" and name.startswith("timm/"):
+        stated = getattr(net, "pretrained_cfg", {}).get("license")
+    elif weights == "default" and name in torchvision.models.list_models(torchvision.models):
+        stated = torchvision.models.get_model_weights(name).DEFAULT.meta.get("license")
+    return str(stated or "unknown")
+
+
 def _default_weights(name: str) -> StateDict:
     """Return the weights that torchvision or timm publish for the model."""
     try:
