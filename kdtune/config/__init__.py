@@ -17,6 +17,7 @@ Declarations
 Command lines
 - cli: parsing, exit codes, experiments
 - flags: how a field becomes a flag; the flags of analysis and report
+- predict_flags: flags of predict
 - table_flags: flags of analysis for a table of results, and how it is told from a study
 - defaults: the default study, and the recipe of teachers
 - user_code: errors in the user's own modules

@@ -64,12 +64,13 @@ class StudentRecord:
     """Metrics at the last epoch, by split (val, test) and name (acc, ce, ...)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudentsRecord:
     """The students of a study's best configuration, and what predicting with them needs."""
 
-    run: Mapping[str, Any]
-    """Fields of the best configuration's run."""
+    schema: int = SCHEMA
+    study: str = ""
+    """Name of the study."""
     model: ModelRecord
     classes: tuple[str, ...] = ()
     """Names of the K classes; () if they are not known."""
@@ -83,16 +84,14 @@ class StudentsRecord:
     """The students that the study kept, by repeat."""
     configuration: Mapping[str, Any] = field(default_factory=dict)
     """The best configuration and its metrics; see `results.student_metrics`."""
-    study: str = ""
-    """Name of the study."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of kdtune, torch and others that ran the study."""
-    schema: int = SCHEMA
+    run: Mapping[str, Any]
+    """Fields of the best configuration's run."""
 
     def to_json(self) -> str:
         """Return the content of the file."""
-        values = {"schema": self.schema} | asdict(self)
-        return json.dumps(values, indent=2, default=dict)
+        return json.dumps(asdict(self), indent=2)
 
     @property
     def configured_run(self) -> Run:

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import STUDENTS
 from kdtune.config.run import Run
 from kdtune.config.student_record import InputRecord, ModelRecord
+from kdtune.config.study import Study
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
 from kdtune.models.preprocessing import Preprocessing
@@ -28,7 +30,21 @@ OF_VIEWS = ("image_size", "eval_crop", "eval_interpolation")
 """Entries of the record's preprocessing that turn an image into a view."""
 
 
-def load_student(place: str | Path, repeat: int | None = None) -> TrainedStudent:
+class StudyResults(Protocol):
+    """What is used of the results of a study, as `kdtune.load` returns them."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the study, perhaps a temporary copy without students."""
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+
+
+def load_student(
+    place: str | Path | Study | StudyResults, repeat: int | None = None
+) -> TrainedStudent:
     """Load a trained student of a study's best configuration, ready to predict.
 
     Without `repeat` it is the student of the lowest repeat. All students of the configuration are
@@ -38,7 +54,8 @@ def load_student(place: str | Path, repeat: int | None = None) -> TrainedStudent
 
     Args:
         place: A study's folder, its place on an object store (s3://BUCKET/PREFIX/NAME), a folder
-            students/, also one that was copied out of the study, or one of its files.
+            students/, also one that was copied out of the study, or one of its files. Or the study
+            itself, or its results.
         repeat: The student's repeat. Default: that of the file, else the lowest one.
 
     Returns:
@@ -47,15 +64,16 @@ def load_student(place: str | Path, repeat: int | None = None) -> TrainedStudent
     Raises:
         InputError: There are no such students, a file is damaged, or the model cannot be built.
     """
-    found = find_students(place)
+    found = find_students(_place_of(place))
     chosen = _choose(found, repeat)
     file = found.file(chosen)
     state = _read_weights(file, found, chosen)
     record = found.record
     classes = found.classes or known_classes(record.configured_run)
-    model = _build(record.model, len(classes) or _count_classes(state), state, file)
+    count = len(classes) or _count_classes(record.model, state)
+    model = _build(record.model, count, state, file)
     if not classes:
-        classes = tuple(f"class {k}" for k in range(_count_classes(state)))
+        classes = tuple(f"class {k}" for k in range(count))
         warnings.warn(
             f"the names of the classes are not known, since an earlier version of kdtune wrote "
             f"{found.folder} and the study is not around it: they are numbered",
@@ -66,6 +84,15 @@ def load_student(place: str | Path, repeat: int | None = None) -> TrainedStudent
         view, steps = input_of(record, len(classes), state)
     own = _student_input(view, steps, record.configured_run)
     return TrainedStudent(model.net, record.model.name, classes, own, chosen, record)
+
+
+def _place_of(place: str | Path | Study | StudyResults) -> str | Path:
+    if isinstance(place, str | Path):
+        return place
+    if isinstance(place, Study):
+        return place.uri or place.folder
+    is_here = (place.folder / STUDENTS).is_dir() or place.study.uri is None
+    return place.folder if is_here else str(place.study.uri)
 
 
 def _choose(found: FoundStudents, repeat: int | None) -> int:
@@ -96,10 +123,24 @@ def _read_weights(file: Path, found: FoundStudents, repeat: int) -> Mapping[str,
     return state
 
 
-def _count_classes(state: Mapping[str, Tensor]) -> int:
-    """Return K: the length of the last matrix, which is the head."""
-    last = [value for value in state.values() if value.ndim >= 2]
-    return len(last[-1]) if last else 0
+def _count_classes(recorded: ModelRecord, state: Mapping[str, Tensor]) -> int:
+    """Return K: the number of rows of the head's weights."""
+    weights = f"{_untrained(recorded, 2).head_name}.weight"
+    return len(state[weights]) if weights in state else 2
+
+
+def _untrained(recorded: ModelRecord, classes: int) -> Classifier:
+    """Return the model with random weights.
+
+    Raises:
+        InputError: A library or the module of a factory is missing.
+    """
+    try:
+        return build(recorded.name, "none", classes, seed=0)
+    except InputError as error:
+        if ":" not in recorded.name:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}. {_where(recorded)}") from None
 
 
 def _build(
@@ -108,15 +149,9 @@ def _build(
     """Return the model with the weights.
 
     Raises:
-        InputError: A library or the module of a factory is missing, or the weights do not fit.
+        InputError: It cannot be built, or the weights do not fit.
     """
-    name = recorded.name
-    try:
-        model = build(name, "none", classes, seed=0)
-    except InputError as error:
-        if ":" not in name:
-            raise
-        raise InputError(f"{str(error).rstrip('.')}. {_where(recorded)}") from None
+    name, model = recorded.name, _untrained(recorded, classes)
     has_changed = bool(recorded.source) and model.source != recorded.source
     if faults := differences(model.net.state_dict(), state):
         why = f"{file} does not fit {name} ({'; '.join(faults)})"

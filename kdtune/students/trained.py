@@ -36,9 +36,9 @@ class StudentInput:
 class TrainedStudent(nn.Module):
     """A student that a study has trained, from uint8 images to probabilities.
 
-    It is in eval mode and in float32, also if the study ran in bfloat16. `net` is the plain network
-    of timm, torchvision or the user's factory; its state dict is the content of the file of
-    weights.
+    It is in eval mode and in float32, also if the study ran in bfloat16, and its weights are frozen
+    (`requires_grad_(True)` lets them be trained). `net` is the plain network of timm, torchvision or
+    the user's factory; its state dict is the content of the file of weights.
 
         student = kdtune.load_student("runs/photos")
         p = student(student.view("cat.jpg")[None])[0]                     # [K]
@@ -72,7 +72,7 @@ class TrainedStudent(nn.Module):
         for key in ("mean", "std"):  # buffers, so that a traced graph has them as constants
             values = torch.tensor(getattr(own, key)).view(1, -1, 1, 1)
             self.register_buffer(key, values, persistent=False)
-        self.eval()
+        self.eval().requires_grad_(False)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -95,6 +95,11 @@ class TrainedStudent(nn.Module):
         """
         found = (one.metrics for one in self.record.students if one.repeat == self.repeat)
         return {"configuration": self.record.configuration, "student": next(found, {})}
+
+    def extra_repr(self) -> str:
+        """Return what distinguishes the student, for `print`."""
+        size = f"image_size={self.image_size}, " if self.image_size else ""
+        return f"{self.name!r}, {size}classes={len(self.classes)}, repeat={self.repeat}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities of the classes, float32 [B, K]; see `logits`."""
