@@ -37,8 +37,8 @@ class TrainedStudent(nn.Module):
     """A student that a study has trained, from uint8 images to probabilities.
 
     It is in eval mode and in float32, also if the study ran in bfloat16, and its weights are frozen
-    (`requires_grad_(True)` lets them be trained). `net` is the plain network of timm, torchvision or
-    the user's factory; its state dict is the content of the file of weights.
+    (`requires_grad_(True)` lets them be trained). `net` is the plain network of timm, torchvision
+    or the user's factory; its state dict is the content of the file of weights.
 
         student = kdtune.load_student("runs/photos")
         p = student(student.view("cat.jpg")[None])[0]                     # [K]

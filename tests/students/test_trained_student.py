@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import load_file
+from small_students import of_photos, run_here
 from torchvision.transforms import v2
 
 import kdtune
@@ -20,6 +22,7 @@ from kdtune.config.errors import InputError
 from kdtune.results.study_results import Results
 
 SCRIPT = Path(__file__).with_name("predict_alone.py")
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "students.md"
 
 
 def test_copied_students_predict_as_the_study_did(
@@ -75,20 +78,21 @@ def test_plain_torchvision_predicts_the_same(photos: Results) -> None:
             torch.testing.assert_close(student(student.view(file)[None]), want, rtol=0, atol=1e-6)
 
 
-def test_plain_timm_reads_the_weights(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    from small_students import of_photos, run_here
-
+def test_the_code_of_the_documentation_predicts_the_same_with_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
     run = of_photos(tmp_path / "images", "timm/test_resnet")
-    folder = run_here(run, tmp_path, "timm", repeats=1).folder / "students"
-    net = timm.create_model("test_resnet", num_classes=2)
-    net.load_state_dict(load_file(folder / "repeat-00.safetensors"))
-    student = kdtune.load_student(folder)
-    views = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
-    config = timm.data.resolve_data_config({}, model=net)
-    mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    want = net.eval()((views / 255 - mean) / std)
-    torch.testing.assert_close(student.logits(views), want)
+    folder = run_here(run, tmp_path, "study", repeats=1).folder
+    shutil.copy(next((tmp_path / "images" / "test" / "bee").glob("grey.jpg")), folder / "cat.jpg")
+    monkeypatch.chdir(folder)
+    text = DOCUMENTATION.read_text().partition("## Without kdtune")[2]
+    code = [line for line in text.splitlines() if line.startswith("    ")]
+    names: dict[str, torch.Tensor] = {}
+    exec(textwrap.dedent("\n".join(code)).replace("tf_efficientnet_lite0", "test_resnet"), names)
+    student = kdtune.load_student("students")
+    want = student(student.view("cat.jpg")[None])
+    torch.testing.assert_close(names["p"], want, rtol=0, atol=1e-6)
 
 
 def test_images_of_any_size_are_resized_as_by_the_study(photos: Results) -> None:
