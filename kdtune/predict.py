@@ -9,6 +9,7 @@ if __name__ == "__main__":
     start("predict")  # refuses wrong flags before torch is loaded; does not return
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,8 @@ def main(flags: PredictFlags) -> int:
     Raises:
         InputError: There is no such student, device or image.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are no valid UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     study = Study(device=flags.device)
     check_gpus(study, count_gpus(study))
     files = find_images(flags.images)
