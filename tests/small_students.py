@@ -10,6 +10,7 @@ from PIL import Image
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.raytune.distillation import DistillationJob
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.results.study_results import Results
 from kdtune.storage.mirror import Mirror
@@ -17,7 +18,6 @@ from kdtune.storage.records import Records
 from kdtune.streams.resources import Resources
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import distill
-from kdtune.training.transforms import transforms_of
 
 PLAIN = Run(
     teacher_weights="none",
@@ -82,7 +82,7 @@ def run_here(run: Run, out: Path, name: str, repeats: int = 2, **own: object) ->
     study = Study(name=name, out=str(out), run=run, repeats=repeats, **own)  # type: ignore[arg-type]
     study = resolve_study(study, begun=False)
     study.folder.mkdir(parents=True)
-    write_study(study, {}, (), transforms_of(study))
+    write_study(study, {}, DistillationJob().provenance(study, study, None))
     with Records(study.folder) as records:
         for config in study.runs():
             for repeat in range(repeats):

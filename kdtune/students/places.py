@@ -99,11 +99,16 @@ def _repeat(name: str) -> int | None:
 
 def _why_none(study: Path) -> str:
     """Return why a study has no students, and what would do."""
-    keep = read_study(study).keep
+    saved = read_study(study)
+    if not saved.task.is_distillation:
+        return (
+            f"{study} has no students, since its trials are a training function of your own; load "
+            f"what that function has saved"
+        )
     ended = [line for line in read_lines(study)[0] if line["kind"] == "end"]
     if not any(line["status"] == "completed" for line in ended):
         return f"{study} has no students yet, since no run has completed; run the study's command"
-    if keep == "none":
+    if saved.keep == "none":
         return (
             f"{study} has no students, since the study was run with --keep none; run it again with "
             f"--keep best and another --name"

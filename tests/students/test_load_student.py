@@ -20,6 +20,7 @@ from study_folders import draw, make
 import kdtune
 from kdtune.config.errors import InputError
 from kdtune.config.student_record import SCHEMA
+from kdtune.config.study import Study
 from kdtune.data.sources import load_fashion
 from kdtune.results.study_results import Results
 from kdtune.storage.object_store import Store
@@ -145,6 +146,12 @@ def test_places_without_students(fashion: Results, tmp_path: Path) -> None:
     fates = {(0.5, 0): "failed", (1.0, 0): "running"}
     failed = make(tmp_path / "failed", {0.5: [0.7], 1.0: [0.7]}, fates).folder
     assert "since no run has completed" in refused(failed)
+
+    own = tmp_path / "own"
+    own.mkdir()
+    study = Study(name="own", train="my_script:train", space={"lr": (0.1, 0.2)}, metric="val/acc")
+    (own / "study.json").write_text(study.to_json())
+    assert "its trials are a training function of your own" in refused(own)
 
     folder = shutil.copytree(fashion.folder, tmp_path / "study")
     for file in (folder / "students").glob("*.safetensors"):
