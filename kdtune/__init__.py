@@ -5,6 +5,7 @@
     study = kdtune.Study(run=kdtune.Run(data="photos"), space={"alpha": (0.1, 0.5, 1.0)})
     results = kdtune.run(study)
     kdtune.load("runs/photos").trials
+    student = kdtune.load_student("runs/photos")    # uint8 images -> probabilities
     kdtune.compare("results.csv", by="alpha", repeat="seed", metric="acc")    # runs made elsewhere
 
 Public names are loaded when they are first used: reading a study needs neither torch nor Ray, and
@@ -22,9 +23,23 @@ if TYPE_CHECKING:
     from kdtune.raytune.driver import run
     from kdtune.results.study_results import Results, load
     from kdtune.results.table import compare
+    from kdtune.students.loading import load_student
+    from kdtune.students.trained import TrainedStudent
 
 __version__ = "0.2.0.dev0"
-__all__ = ["InputError", "Range", "Results", "Run", "Study", "UserError", "compare", "load", "run"]
+__all__ = [
+    "InputError",
+    "Range",
+    "Results",
+    "Run",
+    "Study",
+    "TrainedStudent",
+    "UserError",
+    "compare",
+    "load",
+    "load_student",
+    "run",
+]
 
 _MODULES = {
     "InputError": "config.errors",
@@ -32,9 +47,11 @@ _MODULES = {
     "Results": "results.study_results",
     "Run": "config.run",
     "Study": "config.study",
+    "TrainedStudent": "students.trained",
     "UserError": "config.errors",
     "compare": "results.table",
     "load": "results.study_results",
+    "load_student": "students.loading",
     "run": "raytune.driver",
 }
 """Where each public name is defined."""

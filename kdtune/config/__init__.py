@@ -15,12 +15,14 @@ Declarations
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - metrics: the table of metrics
 - migrations: schemas of study.json
+- student_record: content of students/students.json
 - teacher_accuracy: the record of the teachers' accuracy
 
 Command lines
 - cli: parsing, exit codes, experiments
 - flags: how a field becomes a flag; the flags of analysis and report
 - function_flags: flags of an experiment with a training function
+- predict_flags: flags of predict
 - table_flags: flags of analysis for a table of results, and how it is told from a study
 - defaults: the default study, and the recipe of teachers
 - user_code: errors in the user's own modules

@@ -3,9 +3,9 @@
 Flags take precedence over the experiment, the experiment over the defaults. Nothing here imports
 torch or Ray, so that `--help` and misspelt flags are answered at once.
 
-Exit codes: 0 success; 1 no trial completed, or the study was lost to another driver; 2 wrong input,
-or a machine that cannot run the study; 3 `--strict` found something; 130 interrupted; 141 the
-reader of the output has gone.
+Exit codes: 0 success; 1 no trial completed, the study was lost to another driver, or an image could
+not be read; 2 wrong input, or a machine that cannot run the study; 3 `--strict` found something;
+130 interrupted; 141 the reader of the output has gone.
 """
 
 import importlib
@@ -33,11 +33,12 @@ from kdtune.config.flags import (
 )
 from kdtune.config.function_flags import function_flags, with_function_flags
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
+from kdtune.config.predict_flags import parse_predict
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.user_code import user_code
 
-Command = StudyCommand | Literal["analysis", "report"]
+Command = StudyCommand | Literal["analysis", "report", "predict"]
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
@@ -63,6 +64,8 @@ def start(command: Command) -> NoReturn:
         flags: Any
         if command == "analysis" or command == "report":
             flags = parse_reading(command, arguments)
+        elif command == "predict":
+            flags = parse_predict(arguments)
         else:
             flags = parse(command, arguments)
         return int(importlib.import_module(f"kdtune.{command}").main(flags))

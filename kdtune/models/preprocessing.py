@@ -63,12 +63,23 @@ class Preprocessing:
         Args:
             views: uint8 [B, C, H, W].
         """
+        mean, std = _by_channel(self.mean, views.device), _by_channel(self.std, views.device)
+        return self.normalized(views, mean, std)
+
+    def normalized(self, views: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Return the model's input as `__call__` does, with numbers that the caller keeps.
+
+        Args:
+            views: uint8 [B, C, H, W].
+            mean: that of `mean`, float32 [1, C or 1, 1, 1], on the device of the views.
+            std: that of `std`, of the same shape.
+        """
         x = views.float() / 255
         if self.channels == 3 and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         if self.size and x.shape[-1] > self.size:
             x = _shrunk(x, self.size, self.interpolation)
-        return (x - _by_channel(self.mean, x.device)) / _by_channel(self.std, x.device)
+        return (x - mean) / std
 
     @property
     def identity(self) -> str:

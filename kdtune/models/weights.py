@@ -63,7 +63,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     left_out = head if resized else []
     used = {k: v for k, v in state.items() if k not in left_out}
     expected = {k: v for k, v in own.items() if k not in left_out}
-    if faults := _faults(expected, used):
+    if faults := differences(expected, used):
         raise InputError(
             f"{what} do not fit the network ({'; '.join(faults)}). Give weights of this "
             f"architecture, or as the model a factory (module:factory) whose layers have these "
@@ -73,7 +73,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     return bool(left_out)
 
 
-def _faults(expected: StateDict, state: StateDict) -> list[str]:
+def differences(expected: StateDict, state: StateDict) -> list[str]:
     """Return in words where a state dict differs in names and shapes; names the first of each."""
     # the counter has no effect on logits, and weights from before 2018 lack it
     counter = ".num_batches_tracked"
@@ -96,6 +96,24 @@ def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = N
     state = net.state_dict()
     with atomic_write(file) as part:
         save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata)
+
+
+def licence_of(net: nn.Module, name: str, weights: str) -> str:
+    """Return the licence of a model's initial weights as its library states it, or "unknown".
+
+    Args:
+        net: the network.
+        name: the model's name.
+        weights: "default", "none" or a file.
+    """
+    if weights == "none":
+        return "none (random initial weights)"
+    stated: object = None
+    if weights == "default" and name.startswith("timm/"):
+        stated = getattr(net, "pretrained_cfg", {}).get("license")
+    elif weights == "default" and name in torchvision.models.list_models(torchvision.models):
+        stated = torchvision.models.get_model_weights(name).DEFAULT.meta.get("license")
+    return str(stated or "unknown")
 
 
 def _default_weights(name: str) -> StateDict:

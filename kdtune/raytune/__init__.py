@@ -5,6 +5,7 @@
 - distillation: data, teachers and students
 - own_function: a training function of the user's own
 - study_folder: what is written into a study's folder at its start and its end
+- students_folder: the best configuration's students, and what predicting with them needs
 - study_identity: whether a study continues the one that its folder holds
 - teachers: training of the teachers, and the gate on their accuracy
 - costs: cost of the study's models, measured once

@@ -59,6 +59,8 @@ class DistillationJob(Job):
             "recipe": [row._asdict() for row in rows],
             "views": transforms.views,
             "models": transforms.models,
+            "input": transforms.input,
+            "sources": transforms.sources,
             "warnings": transforms.warnings,
         }
 

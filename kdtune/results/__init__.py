@@ -25,6 +25,7 @@
 - sensitivity: epoch selection, shares of variance, importances
 - diagnostics: missing and suspicious runs, progress
 - teachers: accuracy of the teachers, and what is wrong with it
+- student_metrics: what students.json says of the best configuration and its students
 - files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
 - wording: the conclusion in words, about one student

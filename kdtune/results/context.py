@@ -85,13 +85,9 @@ class ComparisonContext:
     @property
     def holds_for(self) -> str:
         """What conclusions are about."""
-        units = self.design.new_units
-        if self.design.folds is not None:
-            return units
-        if self.images is None:
-            reason = f" ({self.why_these_images})" if self.why_these_images else ""
-            return f"{units} on these val {self.examples}{reason}"
-        return f"{units} and new {self.examples} like those of val"
+        text = self.design.holds_for("val", new_images=self.images is not None)
+        needs_reason = self.images is None and self.design.folds is None and self.why_these_images
+        return f"{text} ({self.why_these_images})" if needs_reason else text
 
     @property
     def paired_by(self) -> str:

@@ -125,6 +125,19 @@ class Design:
         with_teacher = f" with {self._these_teachers}" * self.has_teacher
         return f"new repeats{with_teacher}"
 
+    def holds_for(self, split: str, new_images: bool) -> str:
+        """Return what conclusions are about, with images: e.g. "... and new images like those ...".
+
+        Args:
+            split: Whose images were predicted.
+            new_images: Whether the standard error includes the choice of these images.
+        """
+        if self.folds is not None:
+            return self.new_units
+        if not new_images:
+            return f"{self.new_units} on these {split} {self.examples}"
+        return f"{self.new_units} and new {self.examples} like those of {split}"
+
     @property
     def _these_teachers(self) -> str:
         if self.several_recipes:

@@ -1,6 +1,5 @@
 """Files of a study's runs that are gone: folders deleted by hand, students that were not kept."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -8,16 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdtune.config.errors import InputError
 from kdtune.config.files import (
     PREDICTIONS,
     PROVENANCE,
     STUDENT,
     STUDENTS,
-    STUDENTS_CONFIG,
     TRIALS,
     student_file,
 )
 from kdtune.config.run import Run
+from kdtune.config.student_record import read_students_record
 from kdtune.config.study import Study
 from kdtune.results.comparison import completed
 from kdtune.results.frames import Frames
@@ -119,9 +119,8 @@ def exported_config(folder: Path, study: Study) -> str:
 
     It is that of the fields that this version knows, since an earlier one may have written them.
     """
-    file = folder / STUDENTS / STUDENTS_CONFIG
-    with suppress(OSError, ValueError, TypeError):  # missing or damaged
-        values = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(InputError):  # missing or damaged
+        values = read_students_record(folder / STUDENTS).run
         known = {f.name: values[f.name] for f in fields(Run) if f.name in values}
         return Run(**{"study_values": study.run.study_values} | known).config_id
     return ""

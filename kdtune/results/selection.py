@@ -70,7 +70,9 @@ def selection(
         config_id and means with the ends of their intervals: val/mean, /low, /high (optimistic
         where val selected the best), corrected/mean, /low, /high (best row, accuracy at the last
         epoch: BBC-CV, see `statistics.selection_bias`) and test/mean, /low, /high (test selects
-        nothing). NaN where there is no such number.
+        nothing); val/n, val/n_images, test/n, test/n_images: the repeats and images that an
+        interval generalises from; without a number of images it holds for these images. NaN where
+        there is no such number.
     """
     scopes = {"val": criterion.scope, "test": "last"}
     samples = {
@@ -88,6 +90,7 @@ def selection(
         known = with_enough_repeats(samples["val"].values, students_of(trials))
         rows[0] |= _corrected(folder, trials, list(known))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
+    columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
     return pd.DataFrame(rows, columns=["row", "config_id", *columns])
 
 
@@ -157,7 +160,9 @@ class _Samples:
             low = high = math.nan
         least = -self.largest if len(of) > 1 else 0.0 if math.isfinite(self.largest) else -math.inf
         low, high = max(low, least), min(high, self.largest)
-        return {f"{name}/mean": mean, f"{name}/low": low, f"{name}/high": high}
+        images = math.nan if table is None or self.design.folds is not None else table.shape[1]
+        numbers: Row = {f"{name}/mean": mean, f"{name}/low": low, f"{name}/high": high}
+        return numbers | {f"{name}/n": float(len(sample)), f"{name}/n_images": float(images)}
 
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:

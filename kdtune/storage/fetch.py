@@ -11,6 +11,8 @@ from kdtune.config.files import (
     COSTS,
     PREDICTIONS,
     PROVENANCE,
+    STUDENTS,
+    STUDENTS_CONFIG,
     STUDY,
     TEACHER,
     TEACHER_ACCURACY,
@@ -63,3 +65,41 @@ def _is_running(store: Store) -> bool:
     if found is None or lease.read_holder(found).get("released"):
         return False
     return store.clock() - found.modified < lease.LEASE_TIMEOUT_SECONDS
+
+
+def fetch_students(uri: str) -> tuple[Path, list[str]]:
+    """Download students.json of a study on an object store.
+
+    Returns:
+        The folder students/ in a temporary copy of the study, and the names of all its files on
+        the store, students/...; `fetch_file` downloads the others.
+
+    Raises:
+        InputError: The place cannot be read, or holds no students.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
+    try:
+        names = store.names(STUDENTS)
+        store.get_all([f"{STUDENTS}/{STUDENTS_CONFIG}", PROVENANCE], folder)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+    if not names:
+        raise InputError(
+            f"{uri} has no folder {STUDENTS}/, which is written when a study is complete; give the "
+            f"place of a study, or repeat the study's command"
+        )
+    return folder / STUDENTS, names
+
+
+def fetch_file(uri: str, name: str, folder: Path) -> None:
+    """Download one file of a study on an object store into a folder, under the same name.
+
+    Raises:
+        InputError: The store cannot be read.
+    """
+    try:
+        Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).get(name, folder / name)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None

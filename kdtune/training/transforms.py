@@ -1,11 +1,18 @@
 """Record of the transforms between a study's images and the inputs of its models."""
 
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import Tensor
+
+from kdtune.config.run import Run
+from kdtune.config.student_record import InputRecord, ModelRecord
 from kdtune.config.study import Study
+from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
-from kdtune.models.classifier import describe_assumption
+from kdtune.models.classifier import Classifier, describe_assumption
+from kdtune.models.weights import licence_of
 from kdtune.streams.shards import view_size
 from kdtune.training.other_cut import find_leaks
 from kdtune.training.recipe import students, teachers, untrained
@@ -23,29 +30,64 @@ class Transforms:
     warnings: list[str]
     """Sentences on models without preprocessing of their own, on examples that splits share, and on
     teachers that may have trained on val."""
+    input: dict[str, Any] = field(default_factory=dict)
+    """The fields of `InputRecord`: one view of the data."""
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The fields of each student's `ModelRecord`, by "student NAME": what it is built from."""
 
 
 def transforms_of(study: Study) -> Transforms:
-    """Return the transforms of a resolved study; only warnings if its data are no images.
+    """Return the transforms of a resolved study.
+
+    If its data are no images, there are none between a view and the models.
 
     Raises:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
     about_val = find_leaks(study)
+    runs = students(study)
+    of_students = [untrained(own, "student") for own in runs]
+    pairs = zip(runs, of_students, strict=True)
+    sources = {f"student {model.name}": asdict(_source(own, model)) for own, model in pairs}
     if data.kind == "tensors":
-        return Transforms({}, {}, about_val)
+        return Transforms({}, {}, about_val, asdict(_input(data, 0)), sources)
     of_teachers = [untrained(own, "teacher") for own in teachers(study)]
-    of_students = [untrained(own, "student") for own in students(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}
     named |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
     views = {
-        "image_size": view_size(run, data, *named.values()),
+        "image_size": (size := view_size(run, data, *named.values())),
         **{name: getattr(run, name) for name in ("eval_crop", "eval_interpolation")},
     }
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
         [*map(describe_assumption, assumed.values()), *about_val],
+        asdict(_input(data, size)),
+        sources,
+    )
+
+
+def _input(data: Data, size: int) -> InputRecord:
+    """Return one view of the data, of `size` pixels a side if it is an image."""
+    inputs = data.splits["train"].inputs
+    if not isinstance(inputs, Tensor):
+        return InputRecord("files", (3, size, size), "uint8")
+    shape = tuple(inputs.shape[1:])
+    if data.kind == "images":
+        shape = (shape[0], size, size)
+    return InputRecord(data.kind, shape, str(inputs.dtype).removeprefix("torch."))
+
+
+def _source(run: Run, student: Classifier) -> ModelRecord:
+    """Return what a student is built from."""
+    weights = run.weights_of("student")
+    home = sys.modules.get(student.name.partition(":")[0]) if student.source else None
+    return ModelRecord(
+        name=student.name,
+        file=getattr(home, "__file__", None),
+        source=student.source,
+        licence=licence_of(student.net, student.name, weights),
+        weights=weights,
     )

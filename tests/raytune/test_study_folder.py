@@ -22,7 +22,6 @@ from kdtune.results.arms import read_arms
 from kdtune.results.comparison import Criterion
 from kdtune.results.shown_images import most_different
 from kdtune.storage.mirror import Mirror
-from kdtune.training.transforms import Transforms
 
 
 def train_of(folder: Path, names: list[str], frame: pd.DataFrame) -> None:
@@ -176,14 +175,25 @@ def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Pa
     views = {"image_size": 28, "eval_crop": 0.875, "eval_interpolation": "bicubic"}
     own = {"size": 24, "channels": None, "mean": [0.3], "std": [0.4], "interpolation": "bilinear"}
     student, other = f"student {made.study.run.student}", "teacher net"
-    first = Transforms(views, {student: own | {"crop": 0.9}}, ["net is doubtful"])
-    later = Transforms(views, {other: own | {"crop": None}}, ["net is doubtful", "so is this"])
-    for transforms in (first, later, None):
-        write_study(made.study, {}, (), transforms)
+    view = {"kind": "images", "shape": [1, 28, 28], "dtype": "uint8"}
+    source = {"name": made.study.run.student, "file": "mine.py", "source": "ab", "licence": "mit"}
+    once = {"classes": ["a", "b"], "views": views, "input": view}
+    first = {"models": {student: own | {"crop": 0.9}}, "warnings": ["net is doubtful"]}
+    later = {
+        "models": {other: own | {"crop": None}},
+        "warnings": ["net is doubtful", "so is this"],
+    }
+    for provenance in (once | first | {"sources": {student: source}}, once | later, None):
+        write_study(made.study, {}, provenance)
     record = json.loads((folder / PROVENANCE).read_text())
     assert set(record["models"]) == {student, other} and record["views"] == views
+    assert record["input"] == view and record["sources"] == {student: source}
     assert {"versions", "classes", "command"} <= set(record)
     assert kdtune.load(folder).warnings[:2] == ["net is doubtful", "so is this"]
     finish(folder, Mirror(made.study))
     named = json.loads((folder / "students" / "students.json").read_text())
     assert named["preprocessing"] == views | own  # the student's own crop was not used
+    assert named["classes"] == ["a", "b"] and named["input"] == view
+    assert named["model"] == source | {"weights": "unknown"}
+    assert [one["repeat"] for one in named["students"]] == [0, 1]
+    assert named["configuration"]["config_id"] == made.best()

@@ -159,7 +159,7 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
     assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 3
     named = json.loads((results.folder / "students" / "students.json").read_text())
     best = trials[trials.config_id == results.best()].iloc[0]  # of the finalists, not of the search
-    assert named["lr"] == best["config/lr"]
+    assert named["run"]["lr"] == best["config/lr"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
         again = kdtune.run(study)

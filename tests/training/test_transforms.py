@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import factories
 import pytest
 import torch
 import torchvision
@@ -170,6 +171,10 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
         **{"size": 32, "channels": 3, "interpolation": "bilinear", "crop": 1.0},
         **{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
     }
+    assert record.input == {"kind": "files", "shape": (3, 224, 224), "dtype": "uint8"}
+    own, library = (record.sources[name] for name in names[1:])
+    assert own["file"] == factories.__file__ and len(own["source"]) == 64
+    assert (library["file"], library["source"]) == (None, "")
     (warning,) = record.warnings
     assert warning.startswith("the model factories:bare_student has no preprocessing")
     known = replace(study, run=replace(study.run, student_std=(0.5,)))

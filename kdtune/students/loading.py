@@ -1,0 +1,193 @@
+"""Loading of trained students."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import STUDENTS
+from kdtune.config.run import Run
+from kdtune.config.student_record import InputRecord, ModelRecord
+from kdtune.config.study import Study
+from kdtune.data.views import evaluation
+from kdtune.models.classifier import Classifier
+from kdtune.models.preprocessing import Preprocessing
+from kdtune.models.registry import build
+from kdtune.models.weights import differences
+from kdtune.students.earlier import input_of, known_classes
+from kdtune.students.places import FoundStudents, find_students
+from kdtune.students.trained import StudentInput, TrainedStudent
+
+AGAIN = "copy the file again, or choose another repeat"
+OF_VIEWS = ("image_size", "eval_crop", "eval_interpolation")
+"""Entries of the record's preprocessing that turn an image into a view."""
+
+
+class StudyResults(Protocol):
+    """What is used of the results of a study, as `kdtune.load` returns them."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the study, perhaps a temporary copy without students."""
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+
+
+def load_student(
+    place: str | Path | Study | StudyResults, repeat: int | None = None
+) -> TrainedStudent:
+    """Load a trained student of a study's best configuration, ready to predict.
+
+    Without `repeat` it is the student of the lowest repeat. All students of the configuration are
+    draws of one recipe. To take the one with the highest accuracy would select among them, and its
+    accuracy on val or test would no longer be what to expect of it on new images. So the choice is
+    fixed in advance, and what to expect is the mean over the repeats: see `TrainedStudent.metrics`.
+
+    Args:
+        place: A study's folder, its place on an object store (s3://BUCKET/PREFIX/NAME), a folder
+            students/, also one that was copied out of the study, or one of its files. Or the study
+            itself, or its results.
+        repeat: The student's repeat. Default: that of the file, else the lowest one.
+
+    Returns:
+        The student in eval mode on the CPU, with all its weights loaded.
+
+    Raises:
+        InputError: There are no such students, a file is damaged, or the model cannot be built.
+    """
+    found = find_students(_place_of(place))
+    chosen = _choose(found, repeat)
+    file = found.file(chosen)
+    state = _read_weights(file, found, chosen)
+    record = found.record
+    classes = found.classes or known_classes(record.configured_run)
+    count = len(classes) or _count_classes(record.model, state)
+    model = _build(record.model, count, state, file)
+    if not classes:
+        classes = tuple(f"class {k}" for k in range(count))
+        warnings.warn(
+            f"the names of the classes are not known, since an earlier version of kdtune wrote "
+            f"{found.folder} and the study is not around it: they are numbered",
+            stacklevel=2,
+        )
+    view, steps = record.input, record.preprocessing
+    if view is None:
+        view, steps = input_of(record, len(classes), state)
+    own = _student_input(view, steps, record.configured_run)
+    return TrainedStudent(model.net, record.model.name, classes, own, chosen, record)
+
+
+def _place_of(place: str | Path | Study | StudyResults) -> str | Path:
+    if isinstance(place, str | Path):
+        return place
+    if isinstance(place, Study):
+        return place.uri or place.folder
+    is_here = (place.folder / STUDENTS).is_dir() or place.study.uri is None
+    return place.folder if is_here else str(place.study.uri)
+
+
+def _choose(found: FoundStudents, repeat: int | None) -> int:
+    """Return the repeat to load; raise InputError if it has no file."""
+    if repeat is None:
+        repeat = found.repeats[0] if found.named is None else found.named
+    if repeat not in found.repeats:
+        known = ", ".join(map(str, found.repeats))
+        raise InputError(
+            f"repeat must be one of {known}, which {found.uri or found.folder} holds, but got "
+            f"repeat={repeat}"
+        )
+    return repeat
+
+
+def _read_weights(file: Path, found: FoundStudents, repeat: int) -> Mapping[str, Tensor]:
+    """Return a file's state dict; raise InputError if the file is damaged."""
+    try:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        state: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} is damaged ({first_line(error)}); {AGAIN}") from None
+    known = next((one.sha256 for one in found.record.students if one.repeat == repeat), "")
+    if known and known != content:
+        raise InputError(
+            f"{file} is damaged (its content is not what the study wrote, by its SHA-256); {AGAIN}"
+        )
+    return state
+
+
+def _count_classes(recorded: ModelRecord, state: Mapping[str, Tensor]) -> int:
+    """Return K: the number of rows of the head's weights."""
+    weights = f"{_untrained(recorded, 2).head_name}.weight"
+    return len(state[weights]) if weights in state else 2
+
+
+def _untrained(recorded: ModelRecord, classes: int) -> Classifier:
+    """Return the model with random weights.
+
+    Raises:
+        InputError: A library or the module of a factory is missing.
+    """
+    try:
+        return build(recorded.name, "none", classes, seed=0)
+    except InputError as error:
+        if ":" not in recorded.name:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}. {_where(recorded)}") from None
+
+
+def _build(
+    recorded: ModelRecord, classes: int, state: Mapping[str, Tensor], file: Path
+) -> Classifier:
+    """Return the model with the weights.
+
+    Raises:
+        InputError: It cannot be built, or the weights do not fit.
+    """
+    name, model = recorded.name, _untrained(recorded, classes)
+    has_changed = bool(recorded.source) and model.source != recorded.source
+    if faults := differences(model.net.state_dict(), state):
+        why = f"{file} does not fit {name} ({'; '.join(faults)})"
+        if has_changed:
+            raise InputError(f"{why}, whose source has changed. {_where(recorded)}")
+        raise InputError(f"{why}. Give the file that the study wrote, under its own name.")
+    if has_changed:
+        warnings.warn(
+            f"the source of {name} has changed since the study, so predictions may differ. "
+            f"{_where(recorded)}",
+            stacklevel=3,
+        )
+    model.net.load_state_dict(state, strict=False)
+    return model
+
+
+def _where(recorded: ModelRecord) -> str:
+    """Return where a factory's module was, and what would do."""
+    home = recorded.name.partition(":")[0]
+    if recorded.file is None:
+        return f"The module {home} must be as it was in the study: add its folder to PYTHONPATH."
+    return (
+        f"In the study {home} was the file {recorded.file}: put it back as it was, with the "
+        f"modules that it imports, and add the folder it is imported from to PYTHONPATH."
+    )
+
+
+def _student_input(
+    view: InputRecord | None, steps: Mapping[str, Any] | None, run: Run
+) -> StudentInput:
+    """Return what a student takes, from the record."""
+    if view is None:
+        return StudentInput(None, None, None, None)
+    dtype = getattr(torch, view.dtype)
+    if view.kind == "tensors" or steps is None:
+        return StudentInput(view.shape, dtype, None, None)
+    own = {key: value for key, value in steps.items() if key not in OF_VIEWS}
+    resizing = evaluation(run, files=view.kind == "files")
+    return StudentInput(view.shape, dtype, resizing, Preprocessing(**own))

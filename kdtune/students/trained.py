@@ -1,0 +1,178 @@
+"""A trained student as a torch module, from images to probabilities."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.student_record import StudentsRecord
+from kdtune.data.dataset import pixels
+from kdtune.data.views import Resizing
+from kdtune.models.preprocessing import Preprocessing
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""Errors of Pillow for a file that is no image."""
+
+
+@dataclass(frozen=True)
+class StudentInput:
+    """What a student takes."""
+
+    shape: tuple[int, ...] | None
+    """Shape of one example: (C, S, S) of an image; None if it is not known."""
+    dtype: torch.dtype | None
+    """Type of its numbers, uint8 for images; None if it is not known."""
+    resizing: Resizing | None
+    """From an image of any size to the square that the study used; None: not images."""
+    preprocessing: Preprocessing | None
+    """From the square to the network's input; None: not images."""
+
+
+class TrainedStudent(nn.Module):
+    """A student that a study has trained, from uint8 images to probabilities.
+
+    It is in eval mode and in float32, also if the study ran in bfloat16, and its weights are frozen
+    (`requires_grad_(True)` lets them be trained). `net` is the plain network of timm, torchvision
+    or the user's factory; its state dict is the content of the file of weights.
+
+        student = kdtune.load_student("runs/photos")
+        p = student(student.view("cat.jpg")[None])[0]                     # [K]
+        student.classes[p.argmax()]
+
+    Attributes:
+        net: the network.
+        name: as the user of the study named the model.
+        classes: names of the K classes.
+        input: what the student takes; see `StudentInput`.
+        repeat: the student's repeat in the study.
+        record: the content of students.json.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        name: str,
+        classes: tuple[str, ...],
+        input: StudentInput,
+        repeat: int,
+        record: StudentsRecord,
+    ):
+        super().__init__()
+        self.net, self.name, self.classes = net, name, classes
+        self.input, self.repeat, self.record = input, repeat, record
+        own = input.preprocessing or Preprocessing()
+        for key in ("mean", "std"):  # buffers, so that a traced graph has them as constants
+            values = torch.tensor(getattr(own, key)).view(1, -1, 1, 1)
+            self.register_buffer(key, values, persistent=False)
+        self.eval().requires_grad_(False)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """From a view to the network's input: mean, std, size; None if it takes no images."""
+        return self.input.preprocessing
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of a view in pixels; None if the student takes no images."""
+        shape = self.input.shape
+        return shape[-1] if self.input.resizing is not None and shape else None
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Metrics of the study, on its val and test.
+
+        `configuration` has those of the configuration: mean accuracy over its repeats, with the
+        interval and what it holds for. That is what to expect of any of its students. `student` has
+        those of this student alone, by split and name.
+        """
+        found = (one.metrics for one in self.record.students if one.repeat == self.repeat)
+        return {"configuration": self.record.configuration, "student": next(found, {})}
+
+    def extra_repr(self) -> str:
+        """Return what distinguishes the student, for `print`."""
+        size = f"image_size={self.image_size}, " if self.image_size else ""
+        return f"{self.name!r}, {size}classes={len(self.classes)}, repeat={self.repeat}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the probabilities of the classes, float32 [B, K]; see `logits`."""
+        return self.logits(images).softmax(1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of the classes, float32 [B, K].
+
+        Args:
+            images: uint8 [B, C, H, W] of any size. A batch of `image_size` x `image_size` is taken
+                as it is; others are resized and cropped as the study did with val and test. If the
+                data of the study were no images, tensors like one of its batches.
+
+        Raises:
+            InputError: The batch has other dimensions, channels or numbers.
+        """
+        self._check(images)
+        own = self.input
+        if own.resizing is None or own.preprocessing is None:
+            return self.net(images).float()  # type: ignore[no-any-return]
+        size = self.image_size
+        if size is not None and tuple(images.shape[-2:]) != (size, size):
+            images = own.resizing(images, size)
+        return self.net(own.preprocessing.normalized(images, self.mean, self.std)).float()  # type: ignore[no-any-return]
+
+    def view(self, image: Image.Image | str | Path) -> Tensor:
+        """Return an image as the study's views of val and test, uint8 [C, image_size, image_size].
+
+        The study does not rotate an image as its EXIF data say. Palettes and transparency become
+        RGB, or grey if the data of the study were; 16 bits become 8.
+
+        Args:
+            image: an image of Pillow, or its file.
+
+        Raises:
+            InputError: The file is not an image, or the student does not take images.
+        """
+        size = self.image_size
+        if self.input.resizing is None or size is None or self.input.shape is None:
+            raise InputError(
+                f"view must be given to a student of images, but the data of the study of "
+                f"{self.name} were none; give the student tensors like one of its batches"
+            )
+        mode: Literal["L", "RGB"] = "L" if self.input.shape[0] == 1 else "RGB"
+        try:
+            if isinstance(image, Image.Image):
+                decoded = pixels(image, mode)
+            else:
+                with Image.open(image) as opened:
+                    decoded = pixels(opened, mode)
+        except UNREADABLE as error:
+            reason = first_line(error).replace(f" '{image}'", "")
+            raise InputError(f"the image {image} cannot be read ({reason})") from None
+        return self.input.resizing(decoded, size)
+
+    def _check(self, inputs: Tensor) -> None:
+        """Raise InputError unless inputs are a batch of what the student takes."""
+        shape, dtype = self.input.shape, self.input.dtype
+        got = f"{_words(inputs.dtype)} {list(inputs.shape)}"
+        if self.input.resizing is not None and shape is not None:
+            fits = inputs.ndim == 4 and inputs.shape[1] == shape[0] and min(inputs.shape[2:]) > 0
+            if not fits or inputs.dtype != torch.uint8:
+                raise InputError(
+                    f"images must be uint8 [B, {shape[0]}, H, W], not scaled or normalised, but "
+                    f"got {got}; student.view(image) makes one of an image or its file"
+                )
+        elif shape is not None and (tuple(inputs.shape[1:]) != shape or inputs.dtype != dtype):
+            like = ", ".join(["B", *map(str, shape)])
+            raise InputError(
+                f"inputs must be {_words(dtype)} [{like}], like a batch of the study's data, but "
+                f"got {got}"
+            )
+
+
+def _words(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")

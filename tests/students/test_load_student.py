@@ -1,0 +1,273 @@
+"""Where students are loaded from, and one sentence for each thing that can be wrong there."""
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from s3_service import S3
+from safetensors.torch import load_file, save_file
+from small_students import FASHION, run_here
+from study_folders import draw, make
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.student_record import SCHEMA
+from kdtune.config.study import Study
+from kdtune.data.sources import load_fashion
+from kdtune.results.study_results import Results
+from kdtune.storage.object_store import Store
+
+OLDER = Path(__file__).parents[1] / "data"
+IMAGES = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+
+
+@pytest.fixture
+def copied(fashion: Results, tmp_path: Path) -> Path:
+    """The students of a study, copied out of it."""
+    return shutil.copytree(fashion.folder / "students", tmp_path / "mine")
+
+
+def refused(place: object, repeat: int | None = None) -> str:
+    """Return the sentence with which a place is refused."""
+    with pytest.raises(InputError) as error:
+        kdtune.load_student(place, repeat)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    file = folder / "students.json"
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def test_every_way_to_name_the_same_student(fashion: Results, copied: Path) -> None:
+    want = kdtune.load_student(copied, 1)(IMAGES)
+    file = copied / "repeat-01.safetensors"
+    for place in (fashion.folder, fashion.folder / "students", str(copied), fashion, fashion.study):
+        torch.testing.assert_close(kdtune.load_student(place, 1)(IMAGES), want)
+    assert kdtune.load_student(file).repeat == 1
+    assert not torch.equal(kdtune.load_student(copied)(IMAGES), want)  # repeat 0
+
+
+def test_the_default_is_the_lowest_repeat_not_the_best(fashion: Results, copied: Path) -> None:
+    (copied / "repeat-00.safetensors").rename(copied / "repeat-07.safetensors")
+
+    def better(values: dict[str, Any]) -> None:
+        values["students"][0] |= {"repeat": 7, "file": "repeat-07.safetensors"}
+        values["students"][0]["metrics"]["val"]["acc"] = 1.0
+
+    edit(copied, better)
+    assert kdtune.load_student(copied).repeat == 1
+    assert kdtune.load_student(copied, 7).metrics["student"]["val"]["acc"] == 1.0
+    assert refused(copied, 0) == (
+        f"repeat must be one of 1, 2, 7, which {copied} holds, but got repeat=0"
+    )
+
+
+def test_a_study_on_an_object_store(s3: S3, fashion: Results, tmp_path: Path) -> None:
+    uri = f"s3://kdtune/{tmp_path.name}"
+    store = Store(f"{uri}/fashion")
+    for file in sorted((fashion.folder / "students").iterdir()):
+        store.put(file, f"students/{file.name}")
+    want = kdtune.load_student(fashion.folder, 1)(IMAGES)
+    for place in (f"{uri}/fashion", f"{uri}/fashion/students"):
+        torch.testing.assert_close(kdtune.load_student(place, 1)(IMAGES), want)
+    study = replace(fashion.study, out=uri)
+    torch.testing.assert_close(kdtune.load_student(study, 1)(IMAGES), want)
+    assert "one of 0, 1, 2" in refused(study, 3)
+    assert "has no folder students/" in refused(f"{uri}/nothing")
+    assert "cannot be read" in refused("s3://no-such-bucket-of-kdtune/x")
+
+
+@pytest.mark.parametrize("name", ["study_v0_1", "study_schema_2", "study_schema_3"])
+def test_students_of_earlier_versions(name: str, tmp_path: Path) -> None:
+    """They predict as recorded, also from a copy of students/ alone."""
+    folder = OLDER / name
+    copied = shutil.copytree(folder / "students", tmp_path / "mine")
+    results = kdtune.load(folder)
+    trial = results.trials[results.trials.config_id == results.best()].iloc[0]
+    frame = pd.read_parquet(folder / "trials" / trial.trial_id / "predictions.parquet")
+    val, labels = load_fashion().splits["val"].inputs, load_fashion().splits["val"].labels
+    assert isinstance(val, torch.Tensor)
+    rows = frame[frame.split == "val"].sort_values("example")
+    for place in (folder, copied):
+        student = kdtune.load_student(place, int(trial["repeat"]))
+        p = student(val)
+        assert (p.argmax(1) == labels).tolist() == rows.correct.tolist()
+        if "p_predicted" in rows:  # not in version 0.1
+            want = torch.tensor(rows.p_predicted.to_numpy())
+            torch.testing.assert_close(p.max(1).values, want, rtol=0, atol=1e-6)
+        assert student.classes[:2] == ("T-shirt", "Trouser")
+        assert student.metrics == {"configuration": {}, "student": {}}
+
+
+def test_earlier_students_of_other_data_have_numbered_classes(tmp_path: Path) -> None:
+    folder = shutil.copytree(OLDER / "study_schema_3" / "students", tmp_path / "mine")
+    edit(folder, lambda values: values.update(data="torchvision:KMNIST"))
+    with pytest.warns(UserWarning, match="names of the classes are not known"):
+        student = kdtune.load_student(folder)
+    assert student.classes[0] == "class 0" and len(student.classes) == 10
+    around = shutil.copytree(OLDER / "study_schema_3", tmp_path / "study")
+    edit(around / "students", lambda values: values.update(data="torchvision:KMNIST"))
+    assert kdtune.load_student(around).classes[0] == "T-shirt"
+    edit(folder, lambda values: values.pop("preprocessing"))
+    edit(folder, lambda values: values.update(image_size=None))
+    with pytest.warns(UserWarning, match="classes"):
+        assert "image size of these students is not known" in refused(folder)
+
+
+# -- what can be wrong -------------------------------------------------------------------------
+
+
+def test_places_without_students(fashion: Results, tmp_path: Path) -> None:
+    wanted = "STUDENT must be a study's folder, its students/"
+    missing = tmp_path / "missing"
+    assert refused(missing).startswith(wanted) and refused(missing).endswith("does not exist")
+    (tmp_path / "empty").mkdir()
+    assert refused(tmp_path / "empty").startswith(wanted)
+    other = tmp_path / "notes.txt"
+    other.write_text("")
+    assert refused(other).endswith(f"but got the file {other}")
+
+    none = make(tmp_path / "none", draw({0.5: 0.05, 1.0: 0.0}, 2), keep="none").folder
+    assert "--keep none" in refused(none) and "--keep best" in refused(none)
+    ended = make(tmp_path / "ended", draw({0.5: 0.05, 1.0: 0.0}, 2)).folder
+    assert "is written when the study is complete" in refused(ended)
+    fates = {(0.5, 0): "failed", (1.0, 0): "running"}
+    failed = make(tmp_path / "failed", {0.5: [0.7], 1.0: [0.7]}, fates).folder
+    assert "since no run has completed" in refused(failed)
+
+    own = tmp_path / "own"
+    own.mkdir()
+    study = Study(name="own", train="my_script:train", space={"lr": (0.1, 0.2)}, metric="val/acc")
+    (own / "study.json").write_text(study.to_json())
+    assert "its trials are a training function of your own" in refused(own)
+
+    folder = shutil.copytree(fashion.folder, tmp_path / "study")
+    for file in (folder / "students").glob("*.safetensors"):
+        file.unlink()
+    assert "must hold files repeat-00.safetensors" in refused(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2, "run": {}}', '{"schema": 0}'])
+def test_a_damaged_record(copied: Path, text: str) -> None:
+    (copied / "students.json").write_text(text)
+    assert f"{copied / 'students.json'} is damaged (" in refused(copied)
+    assert "repeat the study's command" in refused(copied)
+
+
+def test_a_record_that_is_missing_or_newer(copied: Path) -> None:
+    edit(copied, lambda values: values.update(schema=SCHEMA + 1, classes=3))
+    assert "written by a newer version of kdtune" in refused(copied)
+    (copied / "students.json").unlink()
+    for place in (copied, copied / "repeat-00.safetensors"):
+        assert "must hold students.json" in refused(place)
+
+
+def test_damaged_weights(copied: Path) -> None:
+    file = copied / "repeat-00.safetensors"
+    whole = file.read_bytes()
+    for content in (b"", whole[:50], whole[:-10], b"x" * 500, whole[:-1] + b"\x01"):
+        file.write_bytes(content)
+        message = refused(copied)
+        assert message.startswith(f"{file} is damaged (") and "choose another repeat" in message
+    assert "SHA-256" in message
+    assert kdtune.load_student(copied, 1).repeat == 1
+
+
+def test_weights_of_another_network(copied: Path) -> None:
+    file = copied / "repeat-00.safetensors"
+    state = load_file(file)
+    edit(copied, lambda values: values["students"].clear())  # no digests
+    key = next(key for key in state if key.endswith(".weight"))
+    save_file({**state, "extra.weight": torch.zeros(2)}, file)
+    assert "unexpected keys: 1, first extra.weight" in refused(copied)
+    save_file({k: v for k, v in state.items() if k != key}, file)
+    assert f"missing keys: 1, first {key}" in refused(copied)
+    save_file({**state, key: torch.zeros(2)}, file)
+    assert f"other shapes: 1, first {key}" in refused(copied)
+
+
+def test_a_model_that_no_library_has(copied: Path) -> None:
+    for name, want in (("timm/no_such_net", "timm has no model"), ("resnet19", "not a classifier")):
+        edit(copied, lambda values, name=name: values["model"].update(name=name))  # type: ignore[misc]
+        assert want in refused(copied)
+
+
+# -- factories of the user's -------------------------------------------------------------------
+
+FACTORY = """
+    from torch import nn
+    from kdtune.models.fashion import small_cnn
+
+    def small(classes):
+        return small_cnn(classes, width=2)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a user's factory, importable."""
+    file = tmp_path / "my_models_of_mine.py"
+    file.write_text(textwrap.dedent(FACTORY))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
+    yield file
+    forget()
+
+
+def forget() -> None:
+    sys.modules.pop("my_models_of_mine", None)
+
+
+def test_a_factory_that_is_gone_or_has_changed(project: Path, tmp_path: Path) -> None:
+    run = replace(FASHION, student="my_models_of_mine:small")
+    folder = run_here(run, tmp_path, "own", repeats=1).folder / "students"
+    record = json.loads((folder / "students.json").read_text())["model"]
+    assert record["file"] == str(project) and len(record["source"]) == 64
+    want = kdtune.load_student(folder)(IMAGES)
+
+    forget()
+    project.write_text(project.read_text() + "\n\nEPOCHS = 3\n")
+    with pytest.warns(UserWarning, match="has changed since the study") as found:
+        changed = kdtune.load_student(folder)
+    assert str(project) in str(found[0].message)
+    torch.testing.assert_close(changed(IMAGES), want)
+
+    forget()
+    project.write_text(project.read_text().replace("width=2", "width=3"))
+    assert "does not fit" in refused(folder) and "whose source has changed" in refused(folder)
+    forget()
+    project.write_text("x = 1\n")
+    assert "has no attribute 'small'" in refused(folder)
+    forget()
+    project.unlink()
+    message = refused(folder)
+    assert "No module named 'my_models_of_mine'" in message
+    assert f"my_models_of_mine was the file {project}: put it back" in message
+    assert "PYTHONPATH" in message
+
+
+def test_licences_of_initial_weights(fashion: Results) -> None:
+    import timm
+    import torchvision
+
+    from kdtune.models.weights import licence_of
+
+    assert kdtune.load_student(fashion).record.model.licence == "none (random initial weights)"
+    net = timm.create_model("test_resnet", pretrained=False)
+    assert licence_of(net, "timm/test_resnet", "default") == net.pretrained_cfg["license"]
+    assert licence_of(net, "timm/test_resnet", "a file.safetensors") == "unknown"
+    vit = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
+    resnet = torch.nn.Identity()
+    assert "license" in vit.meta and licence_of(resnet, "resnet18", "default") == "unknown"

@@ -1,0 +1,182 @@
+"""The command `python -m kdtune.predict`."""
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.predict_flags import parse_predict
+from kdtune.predict import main
+from kdtune.results.study_results import Results
+from kdtune.students.image_files import find_images
+from kdtune.students.predicting import predict_files
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of the command in this process."""
+    code = main(parse_predict([*map(str, words)]))
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def folder(photos: Results, tmp_path: Path) -> Path:
+    """Copies of some images of val under new names, and one file that is no image."""
+    own = tmp_path / "new"
+    for number, file in enumerate(sorted(Path(photos.study.run.data).glob("val/*/*"))):
+        place = own / ("deep" if number % 2 else ".") / f"{number:02d}{file.suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    (own / "deep" / "broken.jpg").write_text("no image")
+    (own / "notes.txt").write_text("")
+    return own
+
+
+def test_csv_has_the_predictions_of_the_study(
+    photos: Results, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all kinds of images, in batches that do not divide their number."""
+    code, out, err = run(
+        capsys, photos.folder, folder, "--format", "csv", "--top", 9, "--batch-size", 5
+    )
+    assert code == 1
+    broken = folder / "deep" / "broken.jpg"
+    assert err.splitlines() == [
+        f"the image {broken} cannot be read (cannot identify image file)",
+        "1 of 13 images could not be read",
+    ]
+    frame = pd.read_csv(io.StringIO(out), dtype={"file": str})
+    assert list(frame.columns) == ["file", "rank", "class", "probability"]
+    assert len(frame) == 12 * 2 and frame["rank"].tolist() == [1, 2] * 12
+    own = pd.read_parquet(photos.folder / "predictions.parquet")
+    rows = own[own.trial_id.str.endswith("r00") & (own.split == "val")].sort_values("example")
+    best = frame[frame["rank"] == 1].assign(number=lambda f: f.file.str.extract(r"(\d\d)\.")[0])
+    best = best.sort_values("number")
+    classes = np.array(["ant", "bee"])
+    assert best["class"].tolist() == classes[rows.predicted].tolist()
+    np.testing.assert_allclose(best.probability, rows.p_predicted, atol=1e-6)
+
+
+def test_table_and_json_say_the_same(
+    fashion: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        pixels = np.full((28, 28, 3), 100 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    pattern = str(tmp_path / "[01].png")
+    code, out, err = run(capsys, fashion.folder, pattern, "--top", 2)
+    assert (code, err) == (0, "")
+    head, *lines = (line.split() for line in out.splitlines())
+    assert head == ["file", "class", "probability", "class", "probability"] and len(lines) == 2
+    code, out, err = run(capsys, fashion.folder, pattern, "--top", 2, "--format", "json")
+    assert (code, err) == (0, "")
+    for line, one in zip(lines, json.loads(out), strict=True):
+        words = [one["file"]]
+        for top in one["predictions"]:
+            words += [*top["class"].split(), f"{top['probability']:.3f}"]
+        assert line == words
+    student = kdtune.load_student(fashion)
+    assert one["file"] == str(tmp_path / "1.png")
+    p = student(torch.full((1, 1, 28, 28), 100, dtype=torch.uint8))[0]
+    assert one["predictions"][0]["probability"] == pytest.approx(float(p.max()), abs=1e-6)
+
+
+def test_a_bar_on_a_terminal_leaves_stdout_alone(photos: Results, folder: Path) -> None:
+    """As a process with stderr on a terminal and stdout in a pipe."""
+    command = [sys.executable, "-m", "kdtune.predict", str(photos.folder), "new", "--format", "csv"]
+    terminal, other_end = pty.openpty()
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(_read_all, terminal)  # at once, since a terminal's buffer is small
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=other_end, cwd=folder.parent, check=False
+            )
+        finally:
+            os.close(other_end)
+        shown = reader.result()
+    os.close(terminal)
+    assert done.returncode == 1
+    assert b"predicting" in shown and b"100%" in shown and b"new/deep/broken.jpg" in shown
+    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    assert len(rows) == 12 and all(row["file"].startswith("new/") for row in rows)
+
+
+def _read_all(terminal: int) -> bytes:
+    content = b""
+    with suppress(OSError):  # Linux: the other end is closed
+        while chunk := os.read(terminal, 4096):
+            content += chunk
+    return content
+
+
+def test_images_are_found_once_and_in_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "sub/c.jpeg", "sub/notes.txt", "odd.image", "x[1].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*names: str) -> list[str]:
+        paths = find_images([str(tmp_path / name) for name in names])
+        return [path.relative_to(tmp_path).as_posix() for path in paths]
+
+    assert found("") == ["a.JPG", "b.png", "sub/c.jpeg", "x[1].png"]
+    assert found("sub", "b.png", "*.png") == ["sub/c.jpeg", "b.png", "x[1].png"]
+    assert found("x[1].png") == ["x[1].png"]  # a file of that name, not a pattern
+    assert found("odd.image") == ["odd.image"]  # named itself, of any suffix
+    assert found("**/*.jpeg") == ["sub/c.jpeg"] and found("s*") == ["sub/c.jpeg"]
+    (tmp_path / "empty").mkdir()
+    for names, want in (
+        (["nothing.png"], "does not exist"),
+        (["b.png", "*.bmp"], "matches none"),
+        (["empty"], "must hold images"),
+    ):
+        with pytest.raises(InputError, match=want):
+            found(*names)
+
+
+def test_every_image_is_predicted_with_any_batch_size(photos: Results, folder: Path) -> None:
+    student, files = kdtune.load_student(photos), find_images([str(folder)])
+    whole = list(predict_files(student, files, 100))
+    assert [one.file for one in whole] == files
+    for size in (1, 4):
+        for one, want in zip(predict_files(student, files, size), whole, strict=True):
+            assert (one.file, one.fault) == (want.file, want.fault)
+            if want.probabilities is not None:
+                torch.testing.assert_close(one.probabilities, want.probabilities)
+
+
+def test_wrong_flags(tmp_path: Path, text: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "a.png"
+    Image.new("L", (3, 3)).save(image)
+    for words, want in (
+        ([], "STUDENT and IMAGE must be given"),
+        (["runs/x"], "IMAGE must be given"),
+        (["runs/x", "--top", "3"], "IMAGE must be given"),
+        (["runs/x", "a.png", "--top", "0"], "top must be 1 or more"),
+        (["runs/x", "a.png", "--batch-size", "0"], "batch_size must be 1 or more"),
+    ):
+        with pytest.raises(InputError, match=want):
+            parse_predict(words)
+    with pytest.raises(SystemExit) as exit_:
+        parse_predict(["runs/x", "a.png", "--format", "xml"])
+    assert exit_.value.code == 2
+    capsys.readouterr()
+    with pytest.raises(InputError, match="must be given a student of images"):
+        run(capsys, text.folder, image)
+    with pytest.raises(InputError, match="STUDENT must be a study's folder"):
+        run(capsys, tmp_path / "nix", image)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="--device must be auto or cpu"):
+            run(capsys, text.folder, image, "--device", "cuda")

@@ -1,0 +1,206 @@
+"""Students that a study has trained: predictions, inputs, and use without kdtune."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file
+from small_students import of_photos, run_here
+from torchvision.transforms import v2
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.results.study_results import Results
+
+SCRIPT = Path(__file__).with_name("predict_alone.py")
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "students.md"
+
+
+def test_copied_students_predict_as_the_study_did(
+    fashion: Results, photos: Results, text: Results, tmp_path: Path
+) -> None:
+    """In a fresh process, on every example of val and test; the reference is the study's own."""
+    words, wanted = [], []
+    for kind, results in (("fashion", fashion), ("photos", photos), ("text", text)):
+        copied = shutil.copytree(results.folder / "students", tmp_path / f"copy of {kind}")
+        for _, trial in results.trials.iterrows():
+            words += [kind, str(copied), results.study.run.data, str(trial["repeat"])]
+            own = pd.read_parquet(results.folder / "predictions.parquet")
+            wanted.append(own[own.trial_id == trial.trial_id])
+    command = [sys.executable, SCRIPT, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert len(found) == len(wanted) == 7
+    for one, want in zip(found, wanted, strict=True):
+        for split in ("val", "test"):
+            p, rows = np.array(one[split]), want[want.split == split].sort_values("example")
+            assert len(p) == len(rows) > 9
+            np.testing.assert_array_equal(p.argmax(1), rows.predicted)
+            np.testing.assert_allclose(p.max(1), rows.p_predicted, atol=1e-6)
+            label = p[np.arange(len(p)), rows.label]
+            np.testing.assert_allclose(label, rows.p_label, atol=1e-6)
+
+
+def test_plain_torchvision_predicts_the_same(photos: Results) -> None:
+    """The weights have torchvision's keys, and students.json says the transform in full."""
+    folder = photos.folder / "students"
+    record = json.loads((folder / "students.json").read_text())
+    net = torchvision.models.get_model(record["model"]["name"], num_classes=2)
+    net.load_state_dict(load_file(folder / record["students"][0]["file"]))
+    steps = record["preprocessing"]
+    size = steps["image_size"]
+    transform = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(round(size / steps["eval_crop"]), v2.InterpolationMode.BILINEAR),
+            v2.CenterCrop(size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(steps["mean"], steps["std"]),
+        ]
+    )
+    assert steps["eval_interpolation"] == "bilinear" and record["classes"] == ["ant", "bee"]
+    student = kdtune.load_student(folder)
+    net.eval()
+    for file in sorted(Path(photos.study.run.data).glob("val/*/*")):
+        if file.name != "deep.png":  # torchvision has no conversion of 16 bits to 8
+            want = net(transform(Image.open(file).convert("RGB"))[None]).softmax(1)
+            torch.testing.assert_close(student(student.view(file)[None]), want, rtol=0, atol=1e-6)
+
+
+def test_the_code_of_the_documentation_predicts_the_same_with_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    run = of_photos(tmp_path / "images", "timm/test_resnet")
+    folder = run_here(run, tmp_path, "study", repeats=1).folder
+    shutil.copy(next((tmp_path / "images" / "test" / "bee").glob("grey.jpg")), folder / "cat.jpg")
+    monkeypatch.chdir(folder)
+    text = DOCUMENTATION.read_text().partition("## Without kdtune")[2]
+    code = [line for line in text.splitlines() if line.startswith("    ")]
+    names: dict[str, torch.Tensor] = {}
+    exec(textwrap.dedent("\n".join(code)).replace("tf_efficientnet_lite0", "test_resnet"), names)
+    student = kdtune.load_student("students")
+    want = student(student.view("cat.jpg")[None])
+    torch.testing.assert_close(names["p"], want, rtol=0, atol=1e-6)
+
+
+def test_images_of_any_size_are_resized_as_by_the_study(photos: Results) -> None:
+    student = kdtune.load_student(photos.folder)
+    assert student.image_size == 48
+    for file in sorted(Path(photos.study.run.data).glob("test/*/plain.png")):
+        image = torchvision.io.decode_image(str(file))
+        own = student.view(file)
+        assert own.shape == (3, 48, 48) and own.dtype == torch.uint8
+        torch.testing.assert_close(student(image[None]), student(own[None]))
+        torch.testing.assert_close(student.view(Image.open(file)), own)
+    for height, width in ((1, 1), (1, 300), (400, 3), (48, 49)):
+        p = student(torch.zeros(2, 3, height, width, dtype=torch.uint8))
+        torch.testing.assert_close(p.sum(1), torch.ones(2))
+
+
+def test_a_student_is_in_eval_mode_and_moves_as_a_module(fashion: Results) -> None:
+    student = kdtune.load_student(fashion)
+    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    assert not any(module.training for module in student.modules())
+    first = student(images)
+    torch.testing.assert_close(first, student.logits(images).softmax(1))
+    torch.testing.assert_close(student(images[1:2]), first[1:2])
+    assert set(student.state_dict()) == {f"net.{key}" for key in student.net.state_dict()}
+    moved = student.to("meta")  # the buffers move with the weights
+    assert moved.mean.device.type == moved.net[0].weight.device.type == "meta"
+
+
+def test_logits_can_be_exported_with_the_preprocessing_inside(fashion: Results) -> None:
+    student = kdtune.load_student(fashion.folder)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = student
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.student.logits(images)
+
+    views = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    want = student.logits(views)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(Logits(), (views[:2],), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(views), want)
+    torch.testing.assert_close(student.logits(views), want)  # tracing leaves nothing behind
+
+
+def test_what_a_student_says_of_itself(fashion: Results, photos: Results) -> None:
+    """The numbers are those of the study's tables."""
+    student = kdtune.load_student(photos.study)
+    assert student.classes == ("ant", "bee") and student.repeat == 0
+    assert student.name == "shufflenet_v2_x0_5"
+    assert student.preprocessing is not None
+    assert student.preprocessing.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert "image_size=48, classes=2, repeat=0" in repr(student)
+
+    assert fashion.selection().iloc[0][["val/low", "test/high"]].notna().all()
+    for results in (fashion, photos):
+        own = kdtune.load_student(results.folder, 1)
+        row = results.selection().set_index("row").loc["best"]
+        trial = results.trials[results.trials["repeat"] == 1].iloc[0]
+        for split in ("val", "test"):
+            accuracy = own.metrics["configuration"]["accuracy"][split]
+            for name in ("mean", "low", "high"):
+                value = row[f"{split}/{name}"]
+                assert accuracy[name] == (None if pd.isna(value) else value)
+            assert accuracy["n"] == len(results.trials)
+            assert own.metrics["student"][split]["acc"] == trial[f"{split}/acc@last"]
+            about = f"new repeats with this teacher and new images like those of {split}"
+            assert accuracy["holds_for"] == about
+        assert own.metrics["configuration"]["accuracy"]["val"]["bias"].startswith("optimistic")
+
+
+WRONG = {
+    "float": torch.zeros(2, 3, 48, 48),
+    "one image": torch.zeros(3, 48, 48, dtype=torch.uint8),
+    "grey": torch.zeros(2, 1, 48, 48, dtype=torch.uint8),
+    "alpha": torch.zeros(2, 4, 48, 48, dtype=torch.uint8),
+    "channels last": torch.zeros(2, 48, 48, 3, dtype=torch.uint8),
+    "empty": torch.zeros(2, 3, 0, 48, dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_batches_that_are_not_images_of_the_study(photos: Results, kind: str) -> None:
+    student = kdtune.load_student(photos.folder)
+    with pytest.raises(InputError, match=r"images must be uint8 \[B, 3, H, W\].*but got") as error:
+        student(WRONG[kind])
+    assert str(list(WRONG[kind].shape)) in str(error.value)
+
+
+def test_batches_that_are_not_like_the_tensors_of_the_study(text: Results) -> None:
+    student = kdtune.load_student(text.folder)
+    assert student.image_size is None and student.preprocessing is None
+    assert student.classes == ("anger", "fear", "joy", "trust")
+    for wrong in (torch.zeros(2, 12), torch.zeros(2, 11, dtype=torch.int64)):
+        with pytest.raises(InputError, match=r"inputs must be int64 \[B, 12\].*but got"):
+            student(wrong)
+    with pytest.raises(InputError, match="view must be given to a student of images"):
+        student.view("cat.jpg")
+
+
+def test_a_file_that_is_no_image(photos: Results, tmp_path: Path) -> None:
+    student = kdtune.load_student(photos.folder)
+    (tmp_path / "a.jpg").write_text("no image")
+    whole = next(Path(photos.study.run.data).glob("val/*/grey.jpg")).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
+    for name in ("a.jpg", "cut.jpg", "float.tiff", "missing.jpg"):
+        with pytest.raises(InputError, match=rf"the image .*{name} cannot be read \(.+\)"):
+            student.view(tmp_path / name)
