@@ -197,6 +197,11 @@ def parse_flags(
     return dict(vars(parsed))
 
 
+def parse_own(owner: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the flags that a dataclass declares; see `parse_flags`."""
+    return parse_flags(command, str(inspect.getdoc(owner)), tuple(flags_of(owner)), arguments)
+
+
 def parse_reading(
     command: str, arguments: Sequence[str]
 ) -> AnalysisFlags | ReportFlags | TableFlags:
