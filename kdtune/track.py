@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -44,8 +44,9 @@ def main(flags: TrackFlags) -> int:
     else:
         over.set()
         is_complete = partial(_has_ended, folder)
-    say = partial(print, flush=True)
-    with tempfile.TemporaryDirectory() as place:
+    say = partial(print, file=sys.stdout, flush=True)
+    # clients print, too: MLflow a line for each run
+    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as place:
 
         def conclude() -> Conclusion | None:
             return make_conclusion(load(folder), Path(place), say) if is_complete() else None

@@ -4,10 +4,12 @@ Nothing is kept here: tags of the runs say which trial they are and which record
 MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and MLflow's other variables are respected.
 """
 
+import getpass
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mlflow import MlflowClient
@@ -16,15 +18,21 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from kdtune.tracking.records import TrialUpdate
 from kdtune.tracking.tracker import VERDICT, Conclusion, Tracker, parameters
 
-LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""MLflow's own are 120 s and 7 retries, each after twice the time; set variables are kept."""
+DEFAULTS = {
+    **{"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"},
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""MLflow's own are 120 s, 7 retries, each after twice the time, and a line printed for each run.
+Variables that are set are kept."""
+PAGE = "runs?workflowType=machine_learning"
+"""Without it, MLflow 3 opens its page for language models."""
 MAX_METRICS = 900
 """Metrics in one request; the server takes 1000."""
 MAX_TEXT = 5000
 """Characters of a tag or a parameter; MLflow's limit for tags."""
 STATUS = {"running": "RUNNING", "completed": "FINISHED", "failed": "FAILED"}
-"""MLflow's status; trials that were pruned, dropped or interrupted are KILLED. The tag `status` has
-kdtune's."""
+"""MLflow's status; all others are KILLED, such as pruned and interrupted trials. The tag `status`
+has kdtune's."""
 STUDY, TRIAL, POSITION = "kdtune.study", "kdtune.trial", "kdtune.position"
 PARENT, DESCRIPTION = "mlflow.parentRunId", "mlflow.note.content"
 
@@ -36,7 +44,7 @@ class MlflowTracker(Tracker):
 
     def connect(self) -> str:
         """Find or create the experiment; find the runs of this study by their tags."""
-        for name, value in LIMITS.items():
+        for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         self.client = MlflowClient()
         self.runs: dict[str, str] = {}
@@ -50,7 +58,9 @@ class MlflowTracker(Tracker):
                 self.trials.add(name)
                 self.positions[name] = run.data.tags.get(POSITION, "")
         place = self.client.tracking_uri
-        return f"{place}/#/experiments/{self.experiment}" if place.startswith("http") else place
+        if not place.startswith("http"):
+            return f"experiment {self.experiment} of {place}"
+        return f"{place.rstrip('/')}/#/experiments/{self.experiment}/{PAGE}"
 
     def _find_experiment(self) -> str:
         if own_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
@@ -133,7 +143,9 @@ class MlflowTracker(Tracker):
             self._set_status(name, "FINISHED")
 
     def _create(self, name: str, title: str, begun: float | None, tags: Mapping[str, str]) -> None:
-        own = {**tags, STUDY: self.study_id, TRIAL: name}
+        own = {**tags, STUDY: self.study_id, TRIAL: name, "mlflow.source.name": "kdtune"}
+        with suppress(KeyError, OSError):  # a user without a name
+            own["mlflow.user"] = getpass.getuser()
         start = None if begun is None else int(1000 * begun)
         run = self.client.create_run(self.experiment, start, own, title)
         self.runs[name], self.states[name] = run.info.run_id, "RUNNING"

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from kdtune.storage.records import Line
 
-NO_METRICS = frozenset(
-    "kind trial_id config_id repeat attempt time split epoch seconds n_examples".split()
-)
+NO_METRICS = {
+    *("kind", "trial_id", "config_id", "repeat", "attempt", "time"),
+    *("split", "epoch", "seconds", "n_examples"),
+}
 """Names in the record of an epoch that are no metrics."""
 
 
@@ -42,7 +43,7 @@ class TrialUpdate:
     """Record of its first start: trial_id, config_id, repeat, config, epochs, phase, time."""
     points: list[Point] = field(default_factory=list)
     status: str = "running"
-    """running, completed, failed, pruned or dropped."""
+    """running, completed, failed, pruned, truncated or dropped."""
     error: str | None = None
     node: str | None = None
     time: float = 0.0
@@ -135,7 +136,8 @@ class Trials:
                 self._starts.setdefault(trial, line)
                 self._ended.pop(trial, None)
             elif line["kind"] == "end":
-                self._ended[trial] = line
+                cut = line["status"] == "completed" and self._lacks_epochs(trial)
+                self._ended[trial] = line | ({"status": "truncated"} if cut else {})
             is_repeated = line["kind"] == "epoch" and self._is_repeated(line)
             if trial not in self._starts or position <= sent.get(trial, ""):
                 continue
@@ -145,6 +147,11 @@ class Trials:
                 _add_point(update, line)
             self._set_status(update, line)
         return list(updates.values())
+
+    def _lacks_epochs(self, trial: str) -> bool:
+        """Return True if the records of a trial's last epochs are missing, see `iter_lines`."""
+        last = max((epoch for _, epoch in self._seen.get(trial, ())), default=-1)
+        return trial in self._starts and last + 1 < self._starts[trial]["epochs"]
 
     def _is_repeated(self, line: Line) -> bool:
         seen = self._seen.setdefault(line["trial_id"], set())
