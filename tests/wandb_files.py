@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,20 @@ def read_run(file: Path) -> dict[str, Any]:
             }
         elif kind == "exit":
             run["exit_code"] = record.exit.exit_code
-        elif record.WhichOneof("record_type") == "request":
-            continue
         elif kind == "artifact":
             run["artifact"] += [e.path for e in record.artifact.manifest.contents]
     return run
 
 
-def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return what each start of a run has written below a folder, in the order of the starts."""
-    files = folder.glob("wandb/offline-run-*/*.wandb")
-    return [read_run(file) for file in sorted(files, key=lambda f: f.stat().st_mtime_ns)]
+def read_runs(folder: Path, seconds: float = 20) -> list[dict[str, Any]]:
+    """Return what each start of a run has written below a folder, in the order of the starts.
+
+    wandb's service writes the end of a run a moment after `finish` has returned.
+    """
+    while True:
+        files = folder.glob("wandb/offline-run-*/*.wandb")
+        runs = [read_run(file) for file in sorted(files, key=lambda f: f.stat().st_mtime_ns)]
+        if all(run["exit_code"] is not None for run in runs) or seconds <= 0:
+            return runs
+        seconds -= 0.2
+        time.sleep(0.2)

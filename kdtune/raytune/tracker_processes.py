@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-END_SECONDS = 90.0
+END_SECONDS = 120.0
 """Longest time that a search waits at its end for a tracker to receive the rest."""
 COMMAND, COMPLETE = "kdtune.track", "complete"
 """The module that sends, and what it reads at the end of a complete study. It may use the report,

@@ -1,5 +1,6 @@
 """Studies sent to Weights & Biases in its offline mode, read back from the files it writes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
@@ -17,9 +18,14 @@ pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
 
 
 @pytest.fixture(autouse=True)
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let wandb write below the test's folder; it reads the variables once in a process."""
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    yield
+    wandb.teardown()
 
 
 def send(folder: Path, study: Study) -> None:
