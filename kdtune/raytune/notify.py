@@ -91,8 +91,9 @@ def notify(command: str, study: Study, outcome: Outcome, say: Callable[[str], No
             )
             code = process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):  # Windows has no groups of processes
                 os.killpg(process.pid, SIGKILL)
+            process.kill()
             process.wait()
             say(f"warning: --notify was ended after {TIMEOUT_SECONDS:.0f} s")
         except OSError as error:

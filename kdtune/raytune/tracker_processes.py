@@ -78,8 +78,9 @@ class TrackerProcess:
 
     def kill(self) -> None:
         """End the process at once, and those that it has started."""
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):  # Windows has no groups of processes
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
         self._errors.close()
 

@@ -24,8 +24,8 @@ DEFAULTS = {
 }
 """MLflow's own are 120 s, 7 retries, each after twice the time, and a line printed for each run.
 Variables that are set are kept."""
-PAGE = "runs?workflowType=machine_learning"
-"""Without it, MLflow 3 opens its page for language models."""
+PAGE = "runs?workflowType=machine_learning&compareRunsMode=CHART"
+"""Without it, MLflow 3 opens its page for language models, or a table without metrics."""
 MAX_METRICS = 900
 """Metrics in one request; the server takes 1000."""
 MAX_TEXT = 5000
@@ -179,11 +179,14 @@ class MlflowTracker(Tracker):
 def means(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the means over repeats of a configuration under the names of its trials' metrics.
 
-    The standard deviation of val/acc is val/acc_sd. Metrics that are not numbers are left out.
+    The standard deviation of val/acc is val_sd/acc: MLflow's page has a section of charts for each
+    beginning of a name.
     """
     named = {"repeats": float(row["repeats"])}
     for key, value in row.items():
-        name, _, what = key.rpartition("/")
-        if what in ("mean", "std") and not math.isnan(value):
-            named[name if what == "mean" else f"{name}_sd"] = float(value)
+        split, *rest = key.split("/")
+        if rest[-1:] == ["mean"] and not math.isnan(value):
+            named["/".join([split, *rest[:-1]])] = float(value)
+        elif rest[-1:] == ["std"] and not math.isnan(value):
+            named["/".join([f"{split}_sd", *rest[:-1]])] = float(value)
     return named

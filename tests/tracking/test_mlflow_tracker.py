@@ -62,11 +62,10 @@ def curve_of(uri: str, run: Any, metric: str = "val/acc") -> list[tuple[int, flo
     ]
 
 
-def send(folder: Path, study: Study, said: list[str], complete: bool = False) -> bool:
+def send(folder: Path, study: Study, said: list[str]) -> bool:
     """Send what a folder holds, as at the end of a search."""
     over = Event()
     over.set()
-    assert not complete
     return Sync("mlflow", study, folder, said.append).follow(over, lambda: None)
 
 
@@ -98,17 +97,15 @@ def test_a_study_is_grouped_by_configuration(
     expected = {name: str(value) for name, value in config.items() if value is not None}
     assert failed.data.params == {**expected, "repeat": "1"}
     assert "temperature" not in runs["alpha = 1"].data.params  # it has no effect there
-    for line in read_lines(results.folder)[0]:
+    lines = read_lines(results.folder)[0]
+    alphas = {x["config_id"]: x["config"]["alpha"] for x in lines if x["kind"] == "start"}
+    for line in lines:
         if line["kind"] == "epoch" and line["split"] == "val":
-            alpha = {
-                c["config_id"]: c["config"]["alpha"]
-                for c in read_lines(results.folder)[0]
-                if c["kind"] == "start"
-            }[line["config_id"]]
-            run = runs[f"alpha = {alpha:g}, repeat {line['repeat']}"]
+            run = runs[f"alpha = {alphas[line['config_id']]:g}, repeat {line['repeat']}"]
             assert (line["epoch"], line["acc"]) in curve_of(database, run)
     # hand-worked: the completed repeats of alpha = 0.5 are 0.75 and 0.625
     assert parent.data.metrics["val/acc"] == 0.6875 and parent.data.metrics["repeats"] == 2
+    assert parent.data.metrics["val_sd/acc"] == pytest.approx(0.125 / 2**0.5)
 
     verdict = runs["verdict"].data.tags["mlflow.note.content"]
     assert verdict == kdtune.load(results.folder).verdict()
@@ -125,8 +122,6 @@ def test_a_resumed_study_continues_its_runs(database: str, tmp_path: Path) -> No
     before = runs_of(database, "resumed")
     assert before["alpha = 0.5, repeat 0"].info.status == "KILLED"  # the search has stopped
     assert before["alpha = 0.5, repeat 0"].data.tags["status"] == "interrupted"
-    folders.write_records(tmp_path, {run: [0.5, 0.75]}, {run: "running"})  # no such epochs anew
-    (tmp_path / "epochs" / "00002.jsonl").unlink(missing_ok=True)
     folders.write_records(tmp_path, {run: [0.25, 0.5, 0.75]})
     assert send(tmp_path, study, said)
     after = runs_of(database, "resumed")
