@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.trackers import TrackFlags
 from kdtune.reporting.build import write
-from kdtune.results.comparison import DEFAULT, completed
+from kdtune.results.comparison import completed
 from kdtune.results.study_results import Results, load
 from kdtune.storage.fetch import fetch
 from kdtune.storage.records import is_running, read_study
@@ -108,7 +108,7 @@ def make_conclusion(results: Results, place: Path, say: Callable[[str], None]) -
     results.summary().to_csv(place / "summary.csv", index=False)
     (place / "summary.md").write_text(f"{results.text()}\n", encoding="utf-8")
     try:
-        write(results, DEFAULT, place)
+        write(results, results.default_criterion, place)
     except Exception as error:  # a report that fails must not keep the verdict from the tracker
         say(f"warning: the report cannot be made ({type(error).__name__}: {first_line(error)})")
     names = ("summary.md", "summary.csv", "report.html", "figures")

@@ -151,7 +151,7 @@ class Trials:
     def _lacks_epochs(self, trial: str) -> bool:
         """Return True if the records of a trial's last epochs are missing, see `iter_lines`."""
         last = max((epoch for _, epoch in self._seen.get(trial, ())), default=-1)
-        return trial in self._starts and last + 1 < self._starts[trial]["epochs"]
+        return last + 1 < (self._starts.get(trial, {}).get("epochs") or 0)
 
     def _is_repeated(self, line: Line) -> bool:
         seen = self._seen.setdefault(line["trial_id"], set())

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from kdtune.config.hyperparameters import active_values
 from kdtune.config.study import Study
 from kdtune.results.labels import config_label, short_model
 from kdtune.storage.records import Line
@@ -81,8 +80,9 @@ class Tracker(ABC):
 
     def label(self, start: Line) -> str:
         """Return the configuration of a trial in words, from the record of its start."""
-        names = [n for n in self.study.searched or ["alpha"] if n in start["config"]]
-        return config_label(start["config"], names, prefix="")
+        config = start["config"]
+        names = self.study.searched or (["alpha"] if "alpha" in config else list(config))
+        return config_label(config, [name for name in names if name in config], prefix="")
 
     def facts(self, start: Line) -> dict[str, str]:
         """Return what runs are grouped and filtered by: label, repeat, phase, student, ..."""
@@ -90,13 +90,15 @@ class Tracker(ABC):
             **{"config": self.label(start), "config_id": start["config_id"]},
             **{"repeat": str(start["repeat"]), "phase": start.get("phase", "search")},
         }
-        student = start["config"].get("student") or getattr(self.study.run, "student", None)
+        student = self.study.task.is_distillation and (
+            start["config"].get("student") or self.study.run.student
+        )
         return facts | ({"student": short_model(student)} if student else {})
 
 
 def parameters(start: Line) -> dict[str, Any]:
     """Return the hyperparameters that have an effect in a trial, from the record of its start."""
-    return active_values(start["config"])
+    return {name: value for name, value in start["config"].items() if value is not None}
 
 
 def make_tracker(name: str, study: Study, study_id: str, folder: Path) -> Tracker:

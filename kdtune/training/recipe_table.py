@@ -16,20 +16,8 @@ from kdtune.models.registry import PREPROCESSING
 from kdtune.training.recipe import kind_of_weights, students, teachers, untrained
 
 UNSHOWN = {
-    *(
-        "name",
-        "out",
-        "run",
-        "space",
-        "flags",
-        "tracker",
-        "notify",
-        "until_decided",
-        "address",
-        "cache",
-        "cache_gb",
-    ),
-    *("repeat", "study_values", "data_root", "download"),
+    *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
+    *("repeat", "study_values", "data_root", "download", "tracker", "notify"),
     *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {
