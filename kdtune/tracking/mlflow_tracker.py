@@ -99,8 +99,10 @@ class MlflowTracker(Tracker):
         ]
         for i in range(0, len(metrics), MAX_METRICS):
             self.client.log_batch(self.runs[trial], metrics=metrics[i : i + MAX_METRICS])
+        own = {"status": update.status, POSITION: update.position}
+        if update.error is not None or self.states[trial] == "FAILED":  # it is run again
+            own["error"] = update.error or ""
         self._set_status(trial, STATUS.get(update.status, "KILLED"), update.time)
-        own = {"status": update.status, "error": update.error or "", POSITION: update.position}
         own |= {"node": update.node} if update.node else {}
         self._log(trial, tags=own)
         self.positions[trial] = update.position
