@@ -122,7 +122,8 @@ class MlflowTracker(Tracker):
         """Mark all runs that are running as killed."""
         for name, state in list(self.states.items()):
             if state == "RUNNING":
-                self._log(name, tags={"status": "interrupted"})
+                if name in self.trials:
+                    self._log(name, tags={"status": "interrupted"})
                 self._set_status(name, "KILLED")
 
     def conclude(self, conclusion: Conclusion) -> None:

@@ -122,6 +122,7 @@ def test_a_resumed_study_continues_its_runs(database: str, tmp_path: Path) -> No
     before = runs_of(database, "resumed")
     assert before["alpha = 0.5, repeat 0"].info.status == "KILLED"  # the search has stopped
     assert before["alpha = 0.5, repeat 0"].data.tags["status"] == "interrupted"
+    assert before["alpha = 0.5"].info.status == "KILLED"
     folders.write_records(tmp_path, {run: [0.25, 0.5, 0.75]})
     assert send(tmp_path, study, said)
     after = runs_of(database, "resumed")
@@ -131,7 +132,22 @@ def test_a_resumed_study_continues_its_runs(database: str, tmp_path: Path) -> No
     ended = after["alpha = 0.5, repeat 0"]
     assert (ended.info.status, ended.data.tags["status"]) == ("FINISHED", "completed")
     assert curve_of(database, ended) == [(0, 0.25), (1, 0.5), (2, 0.75)]
+    assert "status" not in after["alpha = 0.5"].data.tags
     assert not [line for line in said if line.startswith("warning")]
+
+
+def test_a_failed_trial_that_is_run_again_has_no_error(database: str, tmp_path: Path) -> None:
+    run = folders.at(0.5)
+    study = folders.make(tmp_path, {0.5: [None]}, name="retried").study
+    folders.write_records(tmp_path, {run: []}, {run: "failed"})
+    assert send(tmp_path, study, [])
+    before = runs_of(database, "retried")["alpha = 0.5, repeat 0"]
+    assert (before.info.status, before.data.tags["error"]) == ("FAILED", "ValueError: boom")
+    folders.write_records(tmp_path, {run: [0.25, 0.5, 0.75]})
+    assert send(tmp_path, study, [])
+    after = runs_of(database, "retried")["alpha = 0.5, repeat 0"]
+    assert (after.info.status, after.data.tags["error"]) == ("FINISHED", "")
+    assert after.info.run_id == before.info.run_id
 
 
 def test_two_studies_of_one_name_are_not_mixed(database: str, tmp_path: Path) -> None:
