@@ -28,6 +28,7 @@ from kdtune.config.flags import (
     metavar_of,
     number_or_range,
     parse_flags,
+    parse_own,
     parse_range,
     parse_reading,
 )
@@ -36,9 +37,10 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.predict_flags import parse_predict
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.trackers import TrackFlags
 from kdtune.config.user_code import user_code
 
-Command = StudyCommand | Literal["analysis", "report", "predict"]
+Command = StudyCommand | Literal["analysis", "report", "predict", "track"]
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
@@ -66,6 +68,8 @@ def start(command: Command) -> NoReturn:
             flags = parse_reading(command, arguments)
         elif command == "predict":
             flags = parse_predict(arguments)
+        elif command == "track":
+            flags = TrackFlags(**parse_own(TrackFlags, command, arguments))
         else:
             flags = parse(command, arguments)
         return int(importlib.import_module(f"kdtune.{command}").main(flags))

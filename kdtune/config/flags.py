@@ -25,7 +25,7 @@ from kdtune.config.study import Format, Scope
 from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tables_first
 
 _COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
-METAVARS = {"runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
+METAVARS = {"run": "RUN", "runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
 """What --help shows in place of a value, for fields whose type does not say it."""
 
 _names = Setting(choices=lambda: HYPERPARAMETERS)
@@ -192,9 +192,16 @@ def parse_flags(
         args=arguments,
         prog=f"python -m kdtune.{command}",
         description=description,
-        config=(tyro.conf.FlagCreatePairsOff,) if command in ("analysis", "report") else (),
+        config=(tyro.conf.FlagCreatePairsOff,)
+        if command in ("analysis", "report", "track")
+        else (),
     )
     return dict(vars(parsed))
+
+
+def parse_own(owner: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the flags that a dataclass declares; see `parse_flags`."""
+    return parse_flags(command, str(inspect.getdoc(owner)), tuple(flags_of(owner)), arguments)
 
 
 def parse_reading(

@@ -33,6 +33,7 @@ from kdtune.config.run import Run
 from kdtune.config.space import default_run, function_run, grid, searched, to_space
 from kdtune.config.study_checks import OF_FUNCTION, check_study
 from kdtune.config.task import Task
+from kdtune.config.trackers import TrackerName, check_names
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -40,6 +41,9 @@ Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
 KeptStudents = Literal["best", "all", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+NOT_SAVED = ("flags", "tracker", "notify")
+"""Fields that are no part of a study: how it was asked for and who hears of it. A command for
+notify may hold a password."""
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
@@ -146,6 +150,18 @@ class Study:
     cache_gb: Annotated[float, Setting(low=0)] = 20.0
     """Maximum size of the cache in GB; least recently used entries are deleted first. 0: no
     cache."""
+    tracker: Annotated[tuple[TrackerName, ...], Setting(commands=ONLY_SEARCH)] = field(
+        default=(), compare=False
+    )
+    """Trackers that the study is sent to while it runs: mlflow, wandb (Weights & Biases), one run
+    per trial. They are configured by their own variables, MLFLOW_TRACKING_URI, WANDB_MODE, .... Not
+    part of study.json."""
+    notify: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = field(
+        default=None, compare=False, repr=False
+    )
+    """Shell command that is run when the study ends, with the conclusion on its standard input and
+    in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
+    KDTUNE_VERDICT. Not part of study.json."""
     flags: Annotated[tuple[str, ...], Setting(commands=())] = field(
         default=(), compare=False, repr=False
     )
@@ -154,6 +170,8 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
+        tracker = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
+        object.__setattr__(self, "tracker", tracker)
         own = self.train if self.train is None else name_of(self.train)
         name = name_of_data(self.run.data) if own is None else own.rpartition(":")[2]
         object.__setattr__(self, "name", self.name or name)
@@ -163,6 +181,7 @@ class Study:
             object.__setattr__(self, "run", self._begun_with())
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
+        check_names(self.tracker)
         check_study(self)
 
     def _begun_with(self) -> Run:
@@ -292,7 +311,7 @@ class Study:
         own = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
         others = ("train", *OF_FUNCTION) if self.train is None else ("run",)
         values = dataclasses.asdict(self)
-        own |= {name: value for name, value in values.items() if name not in ("flags", *others)}
+        own |= {name: value for name, value in values.items() if name not in (*NOT_SAVED, *others)}
         if self.train is not None:
             own["train"] = name_of(self.train)
         return json.dumps(own, indent=2)

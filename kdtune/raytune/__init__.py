@@ -23,6 +23,8 @@
 - adapters: Ray Tune's searcher and scheduler on top of the plan
 - recorder: from Ray Tune's callbacks to the records
 - progress: progress on the terminal
+- tracker_processes: processes that send the records to MLflow or Weights & Biases
+- notify: the command of --notify
 
 May import every package but reporting.
 """

@@ -12,6 +12,7 @@ from ray.tune.logger import TBXLoggerCallback
 from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
 from kdtune.config.study import Study
+from kdtune.config.trackers import check_packages
 from kdtune.planning.plan import Plan
 from kdtune.planning.standing import complete_pairs, final_test, is_decided, level_per_pair
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
@@ -19,6 +20,7 @@ from kdtune.raytune.distillation import DistillationJob
 from kdtune.raytune.job import Job
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
+from kdtune.raytune.notify import notified
 from kdtune.raytune.own_function import FunctionJob
 from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
@@ -27,6 +29,7 @@ from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
+from kdtune.raytune.tracker_processes import tracked
 from kdtune.results.advice import undecidable_sentence
 from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results, load
@@ -63,8 +66,10 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         LeaseLostError: Another driver has taken over the study on its object store.
         Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
     """
+    check_packages(study.tracker)
+    trackers, command = study.tracker, study.notify
     job: Job = DistillationJob() if study.task.is_distillation else FunctionJob()
-    study = job.begin(study)
+    study = job.begin(replace(study, tracker=(), notify=None))
     folder, mirror = study.folder, Mirror(study)
     with _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
@@ -91,13 +96,14 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             provenance = job.provenance(asked, study, saved)
             write_study(study, fingerprints, provenance)
         mirror.push(STUDY, PROVENANCE)
-        if not is_done:
-            if lines := job.describe(provenance):
-                print(f"Recipe of {study.uri or folder}:", *lines, sep="\n")
-            job.prepare_before_ray(study.absolute(), mirror)
-            with ray_session(study, ray_init):
-                _run_all(job, study.absolute(), mirror)
-        finish(folder, mirror)
+        with notified(command, study), tracked(trackers, folder):
+            if not is_done:
+                if lines := job.describe(provenance):
+                    print(f"Recipe of {study.uri or folder}:", *lines, sep="\n")
+                job.prepare_before_ray(study.absolute(), mirror)
+                with ray_session(study, ray_init):
+                    _run_all(job, study.absolute(), mirror)
+            finish(folder, mirror)
     return load(folder)
 
 

@@ -94,11 +94,16 @@ def _provenance() -> dict[str, Any]:
 
 
 def _command() -> list[str]:
-    """Return the command line as a user would type it."""
-    program = Path(sys.argv[0])
+    """Return the command line as a user would type it, without the text of --notify."""
+    program, words = Path(sys.argv[0]), list(sys.argv[1:])
+    for i, word in enumerate(words):  # it may hold a password
+        if i and words[i - 1] == "--notify":
+            words[i] = "..."
+        elif word.startswith("--notify="):
+            words[i] = "--notify=..."
     if program.parent.name == "kdtune":
-        return ["python", "-m", f"kdtune.{program.stem}", *sys.argv[1:]]
-    return ["python", program.name, *sys.argv[1:]]
+        return ["python", "-m", f"kdtune.{program.stem}", *words]
+    return ["python", program.name, *words]
 
 
 def finish(folder: Path, mirror: Mirror) -> None:

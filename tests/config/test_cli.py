@@ -278,7 +278,7 @@ FUNCTION_FIELDS = {"train", "metric", "mode", "baseline", "unless"}  # epochs is
 OF_SEARCH = {
     *("search", "samples", "plain_share", "policy", "race_level", "confirm", "stop_early"),
     *("repeats", "level", "budget", "warm_start", "gpus_per_trial", "address"),
-    *("keep", "rerun_dropped"),
+    *("keep", "rerun_dropped", "tracker", "notify"),
     *("max_ms", "max_params"),
 }
 OF_STUDENT = {
