@@ -32,6 +32,7 @@ from kdtune.config.names import name_of_data
 from kdtune.config.run import Run
 from kdtune.config.space import default_run, function_run, grid, searched, to_space
 from kdtune.config.study_checks import OF_FUNCTION, check_study
+from kdtune.config.study_objects import take_objects
 from kdtune.config.task import Task
 
 Scope = Literal["last", "best", "last-5-avg"]
@@ -154,6 +155,8 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
+        if self.train is None:
+            take_objects(self)
         own = self.train if self.train is None else name_of(self.train)
         name = name_of_data(self.run.data) if own is None else own.rpartition(":")[2]
         object.__setattr__(self, "name", self.name or name)
@@ -289,11 +292,13 @@ class Study:
         Args:
             fingerprints: Of the data, the teacher and the student, as far as they are known.
         """
-        own = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
+        own: dict[str, Any] = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
         others = ("train", *OF_FUNCTION) if self.train is None else ("run",)
         values = dataclasses.asdict(self)
         own |= {name: value for name, value in values.items() if name not in ("flags", *others)}
-        if self.train is not None:
+        if self.train is None:
+            own["run"] = {n: value for n, value in own["run"].items() if n != "objects"}
+        else:
             own["train"] = name_of(self.train)
         return json.dumps(own, indent=2)
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdtune.config.study import Study
+from kdtune.config.study_objects import describe_fixed_students
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import describe_assumption
 from kdtune.streams.shards import view_size
@@ -21,8 +22,8 @@ class Transforms:
     models: dict[str, dict[str, Any]]
     """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
     warnings: list[str]
-    """Sentences on models without preprocessing of their own, on examples that splits share, and on
-    teachers that may have trained on val."""
+    """Sentences on models without preprocessing of their own, on students whose initial weights do
+    not vary, on examples that splits share, and on teachers that may have trained on val."""
 
 
 def transforms_of(study: Study) -> Transforms:
@@ -32,9 +33,9 @@ def transforms_of(study: Study) -> Transforms:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
-    about_val = find_leaks(study)
+    others = [*describe_fixed_students(study), *find_leaks(study)]
     if data.kind == "tensors":
-        return Transforms({}, {}, about_val)
+        return Transforms({}, {}, others)
     of_teachers = [untrained(own, "teacher") for own in teachers(study)]
     of_students = [untrained(own, "student") for own in students(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}
@@ -47,5 +48,5 @@ def transforms_of(study: Study) -> Transforms:
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
-        [*map(describe_assumption, assumed.values()), *about_val],
+        [*map(describe_assumption, assumed.values()), *others],
     )
