@@ -54,8 +54,8 @@ class Study:
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, Setting(commands=())] = field(default_factory=Run)
-    space: Annotated[Mapping[str, Sequence[Value] | Range], Setting(commands=())] = field(
-        default_factory=dict
+    space: Annotated[Mapping[str, Sequence[Any] | Range], Setting(commands=())] = field(
+        default_factory=dict  # of values; models may also be objects
     )
     train: Annotated[str | Callable[..., Any] | None, Setting(commands=())] = None
     """Training function of a study of its own trials, or module:function. It is called as
