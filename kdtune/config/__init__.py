@@ -10,7 +10,9 @@ Declarations
 - study: `Study`, the configuration of a study
 - space: the configurations that its search space holds
 - study_checks: its checks beyond the bounds of its fields
+- study_objects: such objects in a study
 - names: data and weights as they are named on a command line
+- objects: models and data that are passed as objects, and their names
 - effects: which hyperparameters have an effect in a configuration, and its id
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - metrics: the table of metrics

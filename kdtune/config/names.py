@@ -2,13 +2,21 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdtune.config.fields import requirement_error
+
+if TYPE_CHECKING:  # these fields of a run are text, but also take objects, see `config.objects`
+    DataName = Any
+    ModelName = Any
+else:
+    DataName = ModelName = str
 
 Role = Literal["teacher", "student"]
 Weights = str | tuple[str, ...]
 """One value for all models, or MODEL=WEIGHTS for each of several."""
+OBJECT = "object:"
+"""Beginning of the names of objects that were passed in Python, see `config.objects`."""
 
 
 def pairs(weights: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -24,13 +32,21 @@ def check_weights(name: str, weights: Weights) -> None:
         )
 
 
+def is_object(name: str) -> bool:
+    """Return True for the name of an object that was passed in Python, such as object:SmallNet."""
+    return name.startswith(OBJECT)
+
+
 def is_named_data(data: str) -> bool:
     """Return True if data are named, not a folder: fashion, torchvision:NAME, module:factory."""
-    return data == "fashion" or re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
+    named = re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
+    return data == "fashion" or is_object(data) or named
 
 
 def name_of_data(data: str) -> str:
     """Return the name of data: that of a folder, or of the dataset or function."""
     if is_named_data(data):
+        if is_object(data):
+            return re.sub(r"[^A-Za-z0-9_-]", "", data.removeprefix(OBJECT)).lstrip("_-") or "data"
         return data.removeprefix("torchvision:").replace(":", "-")
     return Path(data).name

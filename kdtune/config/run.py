@@ -17,8 +17,9 @@ from kdtune.config.fields import (
     Value,
     check_fields,
 )
-from kdtune.config.names import Role, Weights, is_named_data, pairs
-from kdtune.config.run_checks import check_run
+from kdtune.config.names import DataName, ModelName, Role, Weights, is_named_data, pairs
+from kdtune.config.objects import Objects
+from kdtune.config.run_checks import check_run, take_objects
 
 if TYPE_CHECKING:
     from kdtune.config.task import Task
@@ -44,11 +45,15 @@ class Run(BaseRun):
     The defaults are those of the command line with --data, meant for photographs and pretrained
     models. Without --data the command line has the study of `kdtune.config.defaults.fashion()`.
 
+    In Python, `data`, `teacher` and `student` may also be objects: a dict of datasets or arrays, a
+    module, a function that makes one. The field then holds the object's name, and the object is in
+    `objects`. A teacher that is an object is not fine-tuned unless teacher_epochs says so.
+
     A field is declared once, here: its type, bounds, effect and help. A hyperparameter, which a
     study may search, is annotated with `Hyperparameter`.
     """
 
-    data: str = "fashion"
+    data: DataName = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
     torchvision:CIFAR10), module:factory, or a folder with train/, val/ and optionally test/, each
     with one subfolder of images per class."""
@@ -82,7 +87,7 @@ class Run(BaseRun):
     """Interpolation with which val and test images are resized, and those of train unless
     RandomResizedCrop does it. None: that of the teacher's published evaluation transform, else
     bilinear."""
-    teacher: Annotated[str, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
+    teacher: Annotated[ModelName, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
     """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory, a function of the number of classes that returns a module. NAME+NAME is an
     ensemble: the mean probability."""
@@ -139,7 +144,7 @@ class Run(BaseRun):
     accuracy on val, which is optimistic)."""
     teacher_min_acc: Annotated[float | None, Setting(low=0, high=1, defines=False)] = None
     """Least accuracy of every teacher on val. If one is less accurate, no student is trained."""
-    student: Annotated[str, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
+    student: Annotated[ModelName, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
     """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory."""
     student_weights: Annotated[Weights, Setting(commands=OF_STUDENT)] = "default"
@@ -221,8 +226,14 @@ class Run(BaseRun):
     )
     """Set by the study: student, teacher and teacher_epochs that it began with. `config_id` leaves
     them out, so that ids do not change when a study is extended to several models."""
+    objects: Annotated[Objects, Setting(defines=False, commands=())] = field(
+        default_factory=Objects, compare=False, repr=False
+    )
+    """Objects that were passed as data, teacher or student, by the names in those fields. Not part
+    of study.json."""
 
     def __post_init__(self) -> None:
+        take_objects(self)
         for f in fields(self):  # JSON has lists
             if isinstance(value := getattr(self, f.name), list):
                 inner = (tuple(v) if isinstance(v, list) else v for v in value)

@@ -1,11 +1,13 @@
-"""Checks of a run's configuration that involve more than the type and bounds of one field."""
+"""Checks of a run's configuration beyond the type and bounds of one field; objects in it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kdtune.config import effects
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
-from kdtune.config.names import check_weights
+from kdtune.config.names import Weights, check_weights, pairs
+from kdtune.config.objects import KINDS, Objects
 
 if TYPE_CHECKING:
     from kdtune.config.run import Run
@@ -29,3 +31,43 @@ def check_run(run: "Run") -> None:
             f"--teachers must be 1 with --teacher-epochs 0, since all teachers would be the same, "
             f"but got --teachers {run.teachers}; fine-tune them (--teacher-epochs 10)"
         )
+
+
+def take_objects(run: "Run") -> None:
+    """Put objects that were passed as data, teacher or student into `Run.objects`.
+
+    The fields then hold their names. Call it while the run is being made: it is changed.
+
+    Raises:
+        InputError: A field cannot have the object it was given.
+    """
+    # JSON has {} for no objects
+    objects = run.objects if isinstance(run.objects, Objects) else Objects()
+    for kind in KINDS:
+        name, objects = objects.named(kind, value := getattr(run, kind))
+        if name is value:
+            continue
+        object.__setattr__(run, kind, name)
+        if kind == "data":
+            continue
+        weights = with_own_weights(getattr(run, f"{kind}_weights"), [name], objects)
+        object.__setattr__(run, f"{kind}_weights", weights)
+        if kind == "teacher" and run.teacher_epochs is None:
+            object.__setattr__(run, "teacher_epochs", 0)
+    object.__setattr__(run, "objects", objects)
+
+
+def with_own_weights(weights: Weights, names: Sequence[str], objects: Objects) -> Weights:
+    """Return weights in which functions that were passed have no others than they make.
+
+    Args:
+        weights: As they were given. One value other than "default" is for all models.
+        names: Of models.
+        objects: Says which of them are functions. A module has its own weights by default.
+    """
+    if isinstance(weights, str) and weights != "default":
+        return weights
+    given = () if isinstance(weights, str) else weights
+    known = {model for model, _ in pairs(given)}
+    own = [f"{name}=none" for name in names if name in objects.functions and name not in known]
+    return (*given, *own) or weights

@@ -32,6 +32,7 @@ from kdtune.config.names import name_of_data
 from kdtune.config.run import Run
 from kdtune.config.space import default_run, function_run, grid, searched, to_space
 from kdtune.config.study_checks import OF_FUNCTION, check_study
+from kdtune.config.study_objects import take_objects
 from kdtune.config.task import Task
 from kdtune.config.trackers import TrackerName, check_names
 
@@ -57,8 +58,8 @@ class Study:
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, Setting(commands=())] = field(default_factory=Run)
-    space: Annotated[Mapping[str, Sequence[Value] | Range], Setting(commands=())] = field(
-        default_factory=dict
+    space: Annotated[Mapping[str, Sequence[Any] | Range], Setting(commands=())] = field(
+        default_factory=dict  # of values; models may also be objects
     )
     train: Annotated[str | Callable[..., Any] | None, Setting(commands=())] = None
     """Training function of a study of its own trials, or module:function. It is called as
@@ -172,6 +173,8 @@ class Study:
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
         tracker = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
         object.__setattr__(self, "tracker", tracker)
+        if self.train is None:
+            take_objects(self)
         own = self.train if self.train is None else name_of(self.train)
         name = name_of_data(self.run.data) if own is None else own.rpartition(":")[2]
         object.__setattr__(self, "name", self.name or name)
@@ -308,11 +311,13 @@ class Study:
         Args:
             fingerprints: Of the data, the teacher and the student, as far as they are known.
         """
-        own = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
+        own: dict[str, Any] = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
         others = ("train", *OF_FUNCTION) if self.train is None else ("run",)
         values = dataclasses.asdict(self)
         own |= {name: value for name, value in values.items() if name not in (*NOT_SAVED, *others)}
-        if self.train is not None:
+        if self.train is None:
+            own["run"] = {n: value for n, value in own["run"].items() if n != "objects"}
+        else:
             own["train"] = name_of(self.train)
         return json.dumps(own, indent=2)
 

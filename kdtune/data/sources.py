@@ -1,7 +1,7 @@
 """Data sets by name or path.
 
-A name is an entry of `SOURCES`, torchvision:NAME or module:factory; anything else is the path of a
-folder of images.
+A name is an entry of `SOURCES`, torchvision:NAME, module:factory or that of a passed object;
+anything else is the path of a folder of images.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from kdtune.config.errors import InputError
-from kdtune.config.names import is_named_data
+from kdtune.config.names import is_named_data, is_object
+from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split, ValCut
 from kdtune.data.folder import load_folder
 from kdtune.data.folds import FoldCut, cut_fold
 from kdtune.data.torchvision_data import dataset_names, load_torchvision
-from kdtune.data.user_data import load_user_data
+from kdtune.data.user_data import load_user_data, read_passed_data
 from kdtune.data.val_cut import cut_val
 
 
@@ -54,6 +55,8 @@ def load_data(run: Run) -> Data:
         InputError: the data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
             `load_user_data`.
     """
+    if is_object(run.data):
+        return _load_passed(run, run.objects.get("data", run.data))
     whole = _load(run.data, run.data_root, run.download)
     if run.folds is not None:
         fold = FoldCut(run.seed, run.folds, run.split_repeat)
@@ -64,11 +67,23 @@ def load_data(run: Run) -> Data:
     return _load_with_val(run.data, run.data_root, run.download, cut)
 
 
+def _load_passed(run: Run, passed: Passed) -> Data:
+    """Return the data set of a passed object, which is read once."""
+    whole: Data = passed.once("data", lambda: read_passed_data(run.data, passed))
+    if run.folds is not None:
+        return _fold_of_passed(passed, FoldCut(run.seed, run.folds, run.split_repeat))
+    if "val" in whole.splits:
+        return whole
+    cut = ValCut(run.seed, run.val_share)
+    return passed.once(cut, lambda: cut_val(whole, cut))  # type: ignore[no-any-return]
+
+
 def clear_cached_data() -> None:
     """Drop the data sets that this process has loaded."""
     _load.cache_clear()
     _load_with_val.cache_clear()
     _load_fold.cache_clear()
+    _fold_of_passed.cache_clear()
 
 
 @cache
@@ -96,3 +111,8 @@ def _load_with_val(name: str, root: str | None, download: bool, cut: ValCut) -> 
 @lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
 def _load_fold(name: str, root: str | None, download: bool, cut: FoldCut) -> Data:
     return cut_fold(_load(name, root, download), cut)
+
+
+@lru_cache(maxsize=4)
+def _fold_of_passed(passed: Passed, cut: FoldCut) -> Data:
+    return cut_fold(passed.notes["data"], cut)

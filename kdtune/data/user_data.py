@@ -1,4 +1,4 @@
-"""Data sets of the user's own: `module:factory`, a function without arguments."""
+"""Data sets of the user's own: `module:factory`, a function without arguments; passed objects."""
 
 import importlib
 import os
@@ -12,6 +12,7 @@ import torch
 
 from kdtune.config.errors import InputError
 from kdtune.config.inputs import VAL_NAMES
+from kdtune.config.objects import Passed
 from kdtune.config.user_code import user_code
 from kdtune.data.arrays import RawSplit, as_tensor, make_data
 from kdtune.data.dataset import Data, name_splits
@@ -39,8 +40,30 @@ def load_user_data(name: str) -> Data:
     home, _, attribute = name.partition(":")
     with user_code(f"the data {name} cannot be imported"):
         function = getattr(importlib.import_module(home), attribute)
+    return _read_all(name, function)
+
+
+def read_passed_data(name: str, passed: Passed) -> Data:
+    """Return the data set that was passed as an object: a dict, or a function that returns one.
+
+    Args:
+        name: of the object.
+        passed: the object; or a data set, as another process has read it.
+
+    Returns:
+        The data set, see `load_user_data`.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    value = passed.value
+    return value if isinstance(value, Data) else _read_all(name, value)
+
+
+def _read_all(name: str, source: Any) -> Data:
+    """Return the data set of a dict, or of the dict that a function returns."""
     with _seeded(), user_code(f"the data {name} cannot be made"):
-        made = function()
+        made = source() if callable(source) else source
         splits = _splits(name, made)
         raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
     return make_data(name, raw, _classes(name, made), _common_folder(raw))
@@ -61,8 +84,7 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
         )
     if unknown := [key for key in made if key not in KEYS]:
         raise InputError(
-            f"{name} must return the keys train, val, test and classes only, but returned "
-            f"{unknown[0]!r}"
+            f"{name} must have the keys train, val, test and classes only, but has {unknown[0]!r}"
         )
     named = name_splits([key for key in made if made[key] is not None], name)
     return {split: made[key] for split, key in named.items()}

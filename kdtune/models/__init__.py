@@ -8,6 +8,8 @@
 - finished: files of weights of teachers that kdtune has fine-tuned
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
+- passed: models from objects that were passed
+- object_source: the code behind such an object, also of a script or a notebook
 - cost: parameters, size, FLOPs and latency of a model
 - fashion: the networks of the default study
 - cifar: the ResNets for CIFAR of He et al. (2015)

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.inputs import are_images
+from kdtune.config.names import is_object
 from kdtune.config.run import Precision
 from kdtune.models.preprocessing import Preprocessing
 
@@ -133,7 +134,13 @@ class Classifier(nn.Module):
         if x.ndim == 4:
             x = x.contiguous(memory_format=self.format)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return module(x).float()  # type: ignore[no-any-return]
+            y = module(x)
+        if not isinstance(y, Tensor):
+            raise InputError(
+                f"{self.name} must return the logits [B, K], one tensor, but returns a "
+                f"{type(y).__name__}; wrap it in a module that returns its logits alone"
+            )
+        return y.float()
 
 
 def describe_assumption(model: Classifier) -> str:
@@ -171,14 +178,18 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
             from_head = model.classify(features)
             model.set_mode(True)
             model(views)
+    except InputError:
+        raise
     except Exception as error:  # a user's model may raise anything
         reason = first_line(error, 120)
         raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
     if logits.shape != (2, classes):
+        remedy = "Let its factory have a parameter num_classes and return a module"
+        if is_object(model.name):
+            remedy = "Pass a module, or a function with a parameter num_classes that returns one,"
         raise InputError(
             f"{model.name} must return logits [B, {classes}], one for each class of the data, but "
-            f"got {list(logits.shape)}. Let its factory have a parameter num_classes and return a "
-            f"module with as many outputs."
+            f"got {list(logits.shape)}. {remedy} with as many outputs."
         )
     if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
         raise InputError(

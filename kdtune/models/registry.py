@@ -2,8 +2,8 @@
 
 A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`) or
 `module:factory`, a function or class of the user's that takes the number of classes, if anything,
-and makes a torch module. The preprocessing of the first three is the published one; for a factory
-see `of_module`.
+and makes a torch module; or that of a passed object, such a factory or a module. The preprocessing
+of the first three is the published one; for the others see `of_module`.
 """
 
 import importlib
@@ -21,7 +21,8 @@ import torchvision
 from torch import nn
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.names import Role
+from kdtune.config.names import Role, is_object
+from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
 from kdtune.models.checkpoints import SUFFIXES, StateDict
@@ -29,6 +30,7 @@ from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import Classifier
 from kdtune.models.factory import call_factory
 from kdtune.models.finished import read_finished
+from kdtune.models.passed import construct_passed
 from kdtune.models.preprocessing import of_module, published_by_timm, published_by_torchvision
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import fill, import_timm, load_weights
@@ -54,24 +56,31 @@ PREPROCESSING = ("mean", "std", "size", "interpolation")
 
 
 def build(
-    name: str, weights: str, classes: int, *, seed: int, replace_head: bool = True
+    name: str,
+    weights: str,
+    classes: int,
+    *,
+    seed: int,
+    replace_head: bool = True,
+    passed: Passed | None = None,
 ) -> Classifier:
     """Return the model of this name with these weights; what is random follows from the seed.
 
     Args:
-        name: torchvision's or kdtune's name, timm/NAME or module:factory.
+        name: torchvision's or kdtune's name, timm/NAME, module:factory or that of an object.
         weights: "default", "none" or a file, see `load_weights`.
         classes: K of the data.
         seed: of the initial weights.
         replace_head: whether a head for another number of classes may be replaced by a new one.
+        passed: the object, whose own weights are the "default".
 
     Raises:
         InputError: the name is unknown, the weights cannot be read or do not fit, or the head has
             the wrong size.
     """
     with _seeded(seed):
-        model = _construct(name, classes)
-        if weights != "none":
+        model = construct_passed(name, passed, classes) if passed else _construct(name, classes)
+        if weights != "none" and (passed is None or weights != "default"):
             what = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
             if name in OWN_MODELS:
@@ -104,8 +113,9 @@ def build_model(
     name, own = getattr(run, role), run.weights_of(role)
     weights = own if weights is None else weights
     finished = read_finished(Path(own if weights == "none" else weights).expanduser())
+    passed = run.objects.get(role, name) if is_object(name) else None
     try:
-        model = build(name, weights, classes, seed=seed, replace_head=replace_head)
+        model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
     except InputError:
         if finished is None or finished.model == name:
             raise
@@ -185,7 +195,8 @@ def _construct_timm(name: str, classes: int) -> Classifier:
 def _construct_own(name: str, classes: int) -> Classifier:
     """Return the model that a user's factory makes."""
     home, _, attribute = name.partition(":")
-    if home == "torchvision.models":  # its functions take weights first
+    of_torchvision = home.startswith("torchvision.models.") and attribute in torchvision_names()
+    if home == "torchvision.models" or of_torchvision:  # its functions take weights first
         raise InputError(f"models of torchvision are given by name; use {attribute} for {name}")
     with user_code(f"the model {name} cannot be imported"):
         module = importlib.import_module(home)

@@ -8,7 +8,7 @@ keys.
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,16 @@ def source_digest(module: ModuleType, net: nn.Module) -> str:
     Returns:
         The digest; "" for a factory of kdtune or of an installed package.
     """
-    waiting = [module.__name__, *(type(part).__module__ for part in net.modules())]
+    return digest_of_modules([module.__name__], net)
+
+
+def digest_of_modules(names: Iterable[str], net: nn.Module) -> str:
+    """Return the digest of the user's modules of these names and behind a network.
+
+    The main program has no part in it: other processes do not import it.
+    """
+    classes = {type(part).__module__ for part in net.modules()}
+    waiting = [*names, *classes - {"__main__"}]
     found: dict[str, bytes] = {}
     while waiting:
         name = waiting.pop()

@@ -7,6 +7,9 @@
 - study_folder: what is written into a study's folder at its start and its end
 - students_folder: the best configuration's students, and what predicting with them needs
 - study_identity: whether a study continues the one that its folder holds
+- objects: objects that were passed, before a study: whether it can have them
+- frozen: copies of passed models as bytes
+- shared_objects: passed objects in Ray's object store
 - teachers: training of the teachers, and the gate on their accuracy
 - costs: cost of the study's models, measured once
 - session: the start and the end of Ray as a study asks for it

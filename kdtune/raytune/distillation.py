@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from kdtune.config.study import Study
+from kdtune.config.study_objects import check_objects, describe_fixed_students
 from kdtune.data.balance import data_record, describe_data
 from kdtune.data.sources import load_data
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
@@ -33,6 +34,7 @@ class DistillationJob(Job):
 
     def resolve(self, study: Study, begun: bool) -> Study:
         """Return the study with its whole recipe."""
+        check_objects(study)
         return resolve_study(study, begun=begun)
 
     def files(self, study: Study) -> list[str]:
@@ -79,6 +81,7 @@ class DistillationJob(Job):
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""
         yield from find_leaks(study)
+        yield from describe_fixed_students(study)
         cache = Cache(study.cache, study.cache_gb)
         student, own_teachers = make_student(study.run), teachers(study)
         if fault := cache.fault():

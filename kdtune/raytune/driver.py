@@ -21,12 +21,14 @@ from kdtune.raytune.job import Job
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.notify import notified
+from kdtune.raytune.objects import take_objects
 from kdtune.raytune.own_function import FunctionJob
 from kdtune.raytune.preflight import preflight
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
+from kdtune.raytune.shared_objects import share_objects
 from kdtune.raytune.study_folder import finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.tracker_processes import tracked
@@ -70,6 +72,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     trackers, command = study.tracker, study.notify
     job: Job = DistillationJob() if study.task.is_distillation else FunctionJob()
     study = job.begin(replace(study, tracker=(), notify=None))
+    study = take_objects(study, ray_init)
     folder, mirror = study.folder, Mirror(study)
     with _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
@@ -102,8 +105,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                     print(f"Recipe of {study.uri or folder}:", *lines, sep="\n")
                 job.prepare_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
-                    _run_all(job, study.absolute(), mirror)
-            finish(folder, mirror)
+                    _run_all(job, share_objects(study.absolute()), mirror)
+            finish(folder, mirror, study.run.objects)
     return load(folder)
 
 

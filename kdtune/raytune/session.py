@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -66,7 +67,7 @@ def _started(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
     arguments = _arguments(study) if ray_init is None else {"address": "local"} | ray_init
     arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
     if arguments["address"] == "local":
-        with private_ray(arguments):
+        with environment(PYTHONPATH=_own_places()), private_ray(arguments):
             yield
         return
     try:
@@ -74,6 +75,16 @@ def _started(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _own_places() -> str | None:
+    """Return PYTHONPATH with which workers find all modules that this process finds.
+
+    Ray passes on the folder of the main program alone, but a notebook may have extended `sys.path`.
+    """
+    of_python = (sys.base_prefix + os.sep, sys.prefix + os.sep)
+    places = [os.path.abspath(place) for place in sys.path if not place.startswith(of_python)]
+    return os.pathsep.join(dict.fromkeys(places)) or None
 
 
 def _arguments(study: Study) -> dict[str, Any]:

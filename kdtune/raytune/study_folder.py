@@ -27,6 +27,7 @@ from kdtune.config.files import (
     TRIALS,
     atomic_write,
 )
+from kdtune.config.objects import NO_OBJECTS, Objects
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.cost import hardware_name
@@ -106,11 +107,16 @@ def _command() -> list[str]:
     return ["python", program.name, *words]
 
 
-def finish(folder: Path, mirror: Mirror) -> None:
+def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
     """Write everything that follows from the records, here and on the study's object store.
 
     Students that `--keep` does not ask for are deleted. Call it when the study is complete: until
     then the best configuration may change.
+
+    Args:
+        folder: Of the study.
+        mirror: Its object store.
+        objects: That were passed, among which its data may be.
     """
     results, (lines, _) = load(folder), read_lines(folder)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
@@ -123,7 +129,7 @@ def finish(folder: Path, mirror: Mirror) -> None:
     is_distillation = results.task.is_distillation
     if is_distillation:
         mirror.pull_folders(THUMBNAILS)
-        _write_thumbnails(results)
+        _write_thumbnails(results, objects)
     if is_distillation and results.study.keep != "none":
         mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
         export_students(results, lines, mirror)
@@ -136,13 +142,13 @@ def finish(folder: Path, mirror: Mirror) -> None:
         mirror.delete_below(TRIALS, STUDENT)
 
 
-def _write_thumbnails(results: Results) -> None:
+def _write_thumbnails(results: Results, objects: Objects) -> None:
     """Write thumbnails of the images that the report will show, unless the data are gone."""
     arms = read_arms(results, Criterion())
     if has_thumbnails(results.folder, arms):
         return
     with suppress(InputError):
-        splits = load_data(results.study.run).splits
+        splits = load_data(replace(results.study.run, objects=objects)).splits
 
         def picture(split: str, index: int) -> Image.Image:
             if splits[split].kind == "tensors":

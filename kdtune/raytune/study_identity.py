@@ -86,12 +86,14 @@ def _with_recorded(run: Run, old: Run) -> Run:
 
 
 def is_moved(study: Study, saved: SavedStudy | None) -> bool:
-    """Return True if data or weights have other paths than in the saved study.
+    """Return True if data or weights have other paths than in the saved study, or are objects.
 
     Then `check_same` must compare their contents, even if no trial is left to run.
     """
     if saved is None:
         return False
+    if study.run.objects:  # which may be others under the same names
+        return True
     return any(getattr(saved.study.run, n) != getattr(study.run, n) for n in COMPARED_BY_CONTENT)
 
 

@@ -86,7 +86,7 @@ def data_name(study: Study) -> str:
     """Return the name of a study's data, or of its training function."""
     if study.train is not None:
         return name_of(study.train)
-    return study.run.data.rstrip("/").rpartition("/")[2]
+    return str(study.run.data).rstrip("/").rpartition("/")[2]
 
 
 def _reason(message: str, folder: Path) -> str:

@@ -17,7 +17,7 @@ from kdtune.training.recipe import kind_of_weights, students, teachers, untraine
 
 UNSHOWN = {
     *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
-    *("repeat", "study_values", "data_root", "download", "tracker", "notify"),
+    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"),
     *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdtune.config.errors import InputError
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
+from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
@@ -85,13 +87,15 @@ class _TeacherKey:
     folders: tuple[Path, ...]
     modified_ns: tuple[int, ...]
     """When the file of each member's weights was written; 0 if there is none."""
+    objects: Objects
+    """Of the run; other objects may have the same names."""
     device: torch.device
 
     @staticmethod
     def of(run: Run, root: Path, device: torch.device) -> "_TeacherKey":
         names = [f"teacher_{name}" for name in PREPROCESSING]
         names += ["data", "data_root", "download", "val_share", "seed", "precision"]
-        names += ["teacher", "teacher_weights"]
+        names += ["teacher", "teacher_weights", "objects"]
         folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
         epochs = min(run.teacher_epochs or 0, 1)
         own = tuple(
@@ -101,7 +105,7 @@ class _TeacherKey:
         given = [Path(member.weights_of("teacher")).expanduser() for member in own]
         tuned = [folder / WEIGHTS for folder in folders]
         times = tuple(map(_modified_ns, tuned if run.teacher_epochs else given))
-        return _TeacherKey(own, folders, times, device)
+        return _TeacherKey(own, folders, times, run.objects, device)
 
 
 @lru_cache(maxsize=2)
@@ -228,6 +232,11 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
     for _, student in models["student"]:
         for own, teacher in models["teacher"]:
             views = probe_teacher(own, teacher, student)
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            raise InputError(
+                f"the student {student.name} must have parameters that learn, but requires_grad is "
+                f"False for all; set it to True (net.requires_grad_())"
+            )
         probe(student, views, len(data.classes), whole=whole)
     return made_of if fingerprints else {}
 

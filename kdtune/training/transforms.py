@@ -9,6 +9,7 @@ from torch import Tensor
 from kdtune.config.run import Run
 from kdtune.config.student_record import InputRecord, ModelRecord
 from kdtune.config.study import Study
+from kdtune.config.study_objects import describe_fixed_students
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, describe_assumption
@@ -28,8 +29,8 @@ class Transforms:
     models: dict[str, dict[str, Any]]
     """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
     warnings: list[str]
-    """Sentences on models without preprocessing of their own, on examples that splits share, and on
-    teachers that may have trained on val."""
+    """Sentences on models without preprocessing of their own, on students whose initial weights do
+    not vary, on examples that splits share, and on teachers that may have trained on val."""
     input: dict[str, Any] = field(default_factory=dict)
     """The fields of `InputRecord`: one view of the data."""
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -45,13 +46,13 @@ def transforms_of(study: Study) -> Transforms:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
-    about_val = find_leaks(study)
+    others = [*describe_fixed_students(study), *find_leaks(study)]
     runs = students(study)
     of_students = [untrained(own, "student") for own in runs]
     pairs = zip(runs, of_students, strict=True)
     sources = {f"student {model.name}": asdict(_source(own, model)) for own, model in pairs}
     if data.kind == "tensors":
-        return Transforms({}, {}, about_val, asdict(_input(data, 0)), sources)
+        return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
     of_teachers = [untrained(own, "teacher") for own in teachers(study)]
     named = {f"teacher {model.name}": model for model in of_teachers}
     named |= {f"student {model.name}": model for model in of_students}
@@ -63,7 +64,7 @@ def transforms_of(study: Study) -> Transforms:
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
-        [*map(describe_assumption, assumed.values()), *about_val],
+        [*map(describe_assumption, assumed.values()), *others],
         asdict(_input(data, size)),
         sources,
     )

@@ -303,7 +303,14 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
         parse(which, ["--help"])
     shown = set(re.findall(r"^\S? *--([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
     fields = {f.name for owner in (Run, Study) for f in dataclasses.fields(owner)}
-    of_python = {"run", "space", "until_decided", "study_values", "flags"} | FUNCTION_FIELDS
+    of_python = {
+        "run",
+        "space",
+        "until_decided",
+        "study_values",
+        "objects",
+        "flags",
+    } | FUNCTION_FIELDS
     want = fields - of_python - missing
     assert shown == {name.replace("_", "-") for name in want}
 

@@ -139,7 +139,7 @@ def test_strings_become_sorted_classes_and_names_are_kept(load):
 X = torch.zeros(10, 2)
 FAULTS = {
     "no dict": (lambda: [1, 2], "must return a dict"),
-    "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but returned 'trian'"),
+    "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
     "no train": (lambda: {"val": (X, LABELS)}, "must have train, but has val"),
     "two of val": (lambda: pair(X) | {"dev": (X, LABELS)}, "but has val and dev"),
     "no labels": (lambda: {"train": X}, r"own_data:make \(train\) must be a pair .* got Tensor"),

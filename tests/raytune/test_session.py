@@ -29,7 +29,7 @@ from kdtune.raytune import local_ray
 from kdtune.raytune.gpu_memory import check_gpu_memory
 from kdtune.raytune.local_ray import environment
 from kdtune.raytune.machines import TrialResources, alive_nodes
-from kdtune.raytune.session import DEFAULTS, check_address, ray_session
+from kdtune.raytune.session import DEFAULTS, _own_places, check_address, ray_session
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -261,3 +261,14 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next(
 def test_an_address_where_nothing_listens_is_refused() -> None:
     with pytest.raises(InputError, match=r"no Ray cluster answers at 127.0.0.1:9 .*refused"):
         check_address("127.0.0.1:9")
+
+
+def test_workers_are_told_where_this_process_finds_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever `sys.path` has besides Python and its packages, in its order, each once."""
+    monkeypatch.chdir(tmp_path)
+    packages = str(Path(pytest.__file__).parents[1])
+    own = ["", "/own/src", os.__file__.rpartition("/")[0], packages, "/own/src", "/own/lib"]
+    monkeypatch.setattr(sys, "path", own)
+    assert _own_places() == os.pathsep.join([str(tmp_path), "/own/src", "/own/lib"])

@@ -1,0 +1,218 @@
+"""Objects in a run and a study: names, JSON, copies. Laws of dataclasses, and what is refused."""
+
+import copy
+import dataclasses
+import functools
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import factories
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.names import name_of_data
+from kdtune.config.objects import Objects, importable_name
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.study_objects import check_objects, describe_fixed_students
+
+X, Y = torch.zeros(4, 2), [0, 1, 0, 1]
+
+
+def local(width: int) -> Any:
+    """Functions and classes that no other process can import."""
+
+    def make(classes: int) -> nn.Module:
+        return nn.Linear(width, classes)
+
+    class Net(nn.Linear):
+        pass
+
+    class Pets(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        pass
+
+    return make, Net, Pets
+
+
+MAKE, NET, PETS = local(2)
+
+
+def objects_of(run: Run) -> list[Any]:
+    return [one.value for one in run.objects.passed.values()]
+
+
+def test_fields_hold_names_and_the_run_the_objects() -> None:
+    net, data = NET(2, 2), {"train": (X, Y)}
+    run = Run(data=data, teacher=net, student=MAKE)
+    assert (run.data, run.teacher, run.student) == ("object:data", "object:Net", "object:make")
+    assert run.objects.get("data", "object:data").value is data
+    assert run.objects.get("teacher", "object:Net").value is net
+    assert run.objects.get("student", "object:make").value is MAKE
+    assert Run().objects == Objects() and not Run().objects
+    for other in (
+        replace(run, alpha=0.2),
+        run.sample(alpha=1.0),
+        copy.deepcopy(run),
+        run.absolute(),
+    ):
+        assert other.objects == run.objects and other.student == "object:make"
+    again = Run(data=data, teacher=net, student=MAKE)
+    assert again == run and hash(again) == hash(run) and again.config_id == run.config_id
+
+
+def test_what_passing_an_object_implies() -> None:
+    """A teacher is used as it is; a function gives the initial weights, a module has its own."""
+    run = Run(teacher=NET(2, 2), student=MAKE)
+    assert run.teacher_epochs == 0 and run.weights_of("student") == "none"
+    assert run.teacher_weights == "default"
+    assert Run(teacher=NET(2, 2), teacher_epochs=3).teacher_epochs == 3
+    assert Run(student=NET(2, 2)).teacher_epochs is None
+    assert Run(student=MAKE, student_weights="net.pt").student_weights == "net.pt"
+    assert Run(teacher=factories.tiny_teacher).weights_of("teacher") == "none"
+
+
+def test_what_others_can_import_needs_no_object() -> None:
+    run = Run(teacher=factories.tiny_teacher, student=nn.Linear)
+    assert run.teacher == "factories:tiny_teacher" and not run.objects
+    assert run.student == "torch.nn.modules.linear:Linear"
+    assert importable_name(lambda: 0) is importable_name(MAKE) is importable_name(NET) is None
+    code = (
+        "import kdtune\ndef make(k): pass\nassert kdtune.Run(student=make).student=='object:make'\n"
+        "import sys, types\nown = sys.modules['own'] = types.ModuleType('own')\n"  # in no file
+        "exec('def f(k): pass', own.__dict__)\n"
+        "assert kdtune.Run(student=own.f).student == 'object:f'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (lambda k: k, "object:lambda"),
+        (functools.partial(MAKE, 3), "object:make"),
+        (MAKE, "object:make"),
+        (NET, "object:Net"),
+        (NET(2, 2), "object:Net"),
+        (functools.partial(factories.tiny_student), "object:tiny_student"),
+    ],
+)
+def test_names_of_models(value: Any, name: str) -> None:
+    assert Run(student=value).student == name
+
+
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [
+        ((X, Y), "data"),
+        (TensorDataset(X, X), "data"),
+        (PETS(), "Pets"),
+        (Subset(PETS(), [0]), "Pets"),
+    ],
+)
+def test_names_of_data_and_of_their_study(train: Any, name: str) -> None:
+    study = Study(run=Run(data={"train": train}))
+    assert study.run.data == f"object:{name}" and study.name == name
+    assert name_of_data("object:_my data-2") == "mydata-2"
+
+
+def test_two_objects_never_share_a_name_and_one_has_one() -> None:
+    a, b, c = NET(2, 2), NET(2, 2), NET(2, 2)
+    run = Run(teacher=a, student=b)
+    assert (run.teacher, run.student) == ("object:Net", "object:Net-2")
+    study = Study(run=run, space={"student": (b, c, a)})
+    assert study.space["student"] == ("object:Net-2", "object:Net-3", "object:Net")
+    assert objects_of(study.run) == [c, b, a] or set(map(id, objects_of(study.run))) == set(
+        map(id, (a, b, c))
+    )
+    assert Run(teacher=a, student=a).student == "object:Net"
+
+
+def test_a_study_has_the_objects_of_its_space_and_no_others() -> None:
+    other = local(3)[0]
+    study = Study(
+        run=Run(student=MAKE), space={"student": (other, "resnet18", factories.tiny_student)}
+    )
+    assert study.space["student"] == ("object:make-2", "resnet18", "factories:tiny_student")
+    assert objects_of(study.run) == [other] and study.run.student == "object:make-2"
+    weights = [replace(study.run, student=s).weights_of("student") for s in study.space["student"]]
+    assert weights == ["none", "default", "none"]
+    assert (
+        Study(run=replace(Run(student=MAKE), student="resnet18")).run.student_weights == "default"
+    )
+    assert all(objects_of(run) == [other] for run in study.runs())
+    taught = Study(space={"teacher": (NET(2, 2), MAKE)})
+    assert taught.run.teacher_epochs == 0
+    mixed = Study(space={"teacher": (NET(2, 2), "resnet18")})
+    assert mixed.run.teacher_epochs is None
+
+
+def test_json_has_names_alone() -> None:
+    study = Study(run=Run(data={"train": (X, Y)}, teacher=NET(2, 2), student=MAKE))
+    text = study.to_json()
+    assert "objects" not in json.loads(text)["run"]
+    read = Study.from_json(text)
+    assert read == study and not read.run.objects
+    values = dataclasses.asdict(study.run)  # as teacher.json and students.json have it
+    assert Run(**json.loads(json.dumps(values))) == study.run
+
+
+def test_copies_of_objects_are_the_objects() -> None:
+    """Ray Tune copies what it is given; 100 MB must not be among it."""
+    run = Run(student=NET(2, 2))
+    (one,) = run.objects.passed.values()
+    assert copy.deepcopy(one) is copy.copy(one) is one
+    assert one.fresh() is not one.value
+    torch.testing.assert_close(one.fresh().weight, one.value.weight)
+    one.once("key", lambda: 1)
+    assert one.once("key", lambda: 2) == 1
+    assert pickle.loads(pickle.dumps(Run(data={"train": (X, Y)}))).objects.passed["object:data"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"student": 5}, "student must be text, an nn.Module, or a function .* but got 5"),
+        ({"student": None}, "but got None"),
+        ({"teacher": {"a": 1}}, "teacher must be text, an nn.Module, or a function that returns"),
+        (
+            {"data": TensorDataset(X)},
+            'data must be text, a dict such as {"train": .*a TensorDataset',
+        ),
+        ({"data": NET(2, 2)}, "data must be text, a dict"),
+        ({"data": list(range(1000))}, "but got a list$"),
+    ],
+)
+def test_other_objects_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Run(**values)
+
+
+def test_a_space_refuses_other_objects_too() -> None:
+    with pytest.raises(InputError, match=r"student must be text, an nn.Module, .* but got 5"):
+        Study(space={"student": ("resnet18", 5)})
+
+
+def test_missing_objects_are_named_all_at_once() -> None:
+    study = Study(name="mine", run=Run(data={"train": (X, Y)}, teacher=NET(2, 2), student=MAKE))
+    check_objects(study)
+    with pytest.raises(InputError) as refused:
+        check_objects(Study.from_json(study.to_json()))
+    assert str(refused.value) == (
+        "runs/mine was made in Python with objects that its folder does not hold; to train with "
+        "them, pass them again: kdtune.Run(data=data, teacher=Net, student=make)"
+    )
+    check_objects(kdtune.Study())
+
+
+def test_a_module_as_student_is_warned_of_and_a_function_is_not() -> None:
+    study = Study(space={"student": (NET(2, 2), MAKE, "resnet18")})
+    (sentence,) = describe_fixed_students(study)
+    assert sentence.startswith("the student object:Net is a module, so all repeats begin with its")

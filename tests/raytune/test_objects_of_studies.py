@@ -1,0 +1,208 @@
+"""Passed objects: copies as bytes, Ray's object store, and where a study must not have them."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import factories
+import pytest
+import ray
+import torch
+from ray import cloudpickle
+from torch import nn
+
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import load_data
+from kdtune.raytune.frozen import freeze, thaw
+from kdtune.raytune.objects import take_objects
+from kdtune.raytune.shared_objects import share_objects
+from kdtune.training.recipe import resolve
+from kdtune.training.run import check_study, make_student
+from kdtune.training.teacher import initial_teacher
+
+IMAGES = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+LABELS = torch.arange(40) % 10
+
+
+def study_of(teacher: Any, student: Any, **values: Any) -> Study:
+    data = {"train": (IMAGES, LABELS), "val": (IMAGES[:20].numpy(), LABELS[:20].tolist())}
+    return Study(run=Run(data=data, teacher=teacher, student=student), **values)
+
+
+# -- copies ------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_the_module_bit_for_bit() -> None:
+    net = factories.dropout_student(10).to(memory_format=torch.channels_last)
+    net.tied = nn.Parameter(net[-1].weight.data)  # two parameters of one memory
+    net.low = nn.Parameter(torch.randn(3).bfloat16(), requires_grad=False)
+    net.register_buffer("part", torch.arange(6)[2:4])
+    net.register_buffer("none", torch.empty(0, 2))
+    net[1].eval()
+    copy = thaw(freeze(net))
+    own = net.state_dict()
+    assert copy.state_dict().keys() == own.keys()
+    for name, value in copy.state_dict().items():
+        assert torch.equal(value, own[name]) and value.dtype == own[name].dtype
+        assert value.stride() == own[name].stride()
+        assert value.data_ptr() != own[name].data_ptr() or not value.numel()
+    assert copy.tied.data_ptr() == copy[-1].weight.data_ptr()
+    assert not copy.low.requires_grad and isinstance(copy.low, nn.Parameter)
+    assert copy.training and not copy[1].training
+    assert copy.preprocessing == net.preprocessing
+
+
+def test_copies_are_as_large_as_the_weights() -> None:
+    net = nn.Linear(1000, 1000)
+    net.again = net.weight
+    assert len(freeze(net)) < 4 * 1001 * 1000 + 10_000
+
+
+def closing_over(value: Any) -> Callable[[int], nn.Module]:
+    return lambda classes: value if isinstance(value, nn.Module) else nn.Linear(2, classes)
+
+
+def test_a_function_that_hands_out_one_module_gives_a_new_copy_each_time() -> None:
+    net = factories.tiny_student(10)
+    before = net[-1].weight.clone() if isinstance(net, nn.Sequential) else None
+    study = take_objects(study_of(closing_over(net), closing_over(net)))
+    first, second = make_student(study.run), make_student(study.run)
+    assert first.fingerprint() == second.fingerprint()
+    first.freeze()
+    with torch.no_grad():
+        first.head.weight.zero_()
+    assert second.head.weight.requires_grad and second.head.weight.any()
+    assert all(p.requires_grad for p in net.parameters())
+    assert before is None or torch.equal(before, net[-1].weight)
+
+
+def test_copies_leave_the_classes_of_the_user_alone() -> None:
+    """A notebook's class must go on reading the notebook's values."""
+    scope: dict[str, Any] = {"__name__": "__main__", "nn": nn, "SCALE": 1.0}
+    code = """
+class Net(nn.Linear):
+    def forward(self, x):
+        return SCALE * super().forward(x)
+
+def make(classes):
+    return Net(784, classes)
+"""
+    exec(code, scope)
+    cls, methods, one = scope["Net"], dict(vars(scope["Net"])), torch.ones(1, 784)
+    for value in (scope["make"], scope["Net"](784, 10)):
+        content = freeze(value)
+        copies = [thaw(content) for _ in range(2)]
+        nets = [copy if isinstance(copy, nn.Module) else copy(10) for copy in copies]
+        scope["SCALE"] = 2.0
+        assert [net(one).shape for net in nets] == [(1, 10)] * 2
+        assert type(nets[0]) is not type(nets[1]) and type(nets[0]).__name__ == "Net"
+        weight = nets[0].weight, nets[0].bias
+        assert torch.equal(nets[0](one), nn.functional.linear(one, *weight))  # as it was: 1.0
+        scope["SCALE"] = 1.0
+    assert {k: v for k, v in vars(cls).items() if callable(v)} == {
+        k: v for k, v in methods.items() if callable(v)
+    }
+
+
+def test_a_study_has_its_objects_as_they_were_when_it_began() -> None:
+    net = factories.tiny_teacher(10)
+    study = take_objects(study_of(net, factories.tiny_student))
+    before = initial_teacher(study.run).fingerprint()
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    assert initial_teacher(study.run).fingerprint() == before
+    again = take_objects(replace(study, run=replace(study.run, teacher=net)))
+    assert initial_teacher(again.run).fingerprint() != before
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_what_cannot_be_copied_is_refused_in_one_sentence(role: str) -> None:
+    net = factories.tiny_teacher(10)
+    net.lock = threading.Lock()
+    for value in (net, closing_over(threading.Lock())):
+        study = Study(run=Run(**{role: value}))
+        with pytest.raises(InputError, match=rf"{role}=\w+ cannot be copied for Ray's.*lock") as e:
+            take_objects(study)
+        assert "\n" not in str(e.value)
+
+
+def test_a_student_must_learn() -> None:
+    frozen = factories.tiny_student(10).requires_grad_(False)
+    run = resolve(study_of(factories.tiny_teacher(10), frozen).run)
+    with pytest.raises(InputError, match="the student object:Sequential-2 must have parameters"):
+        check_study(Study(run=run))
+    assert check_study(Study(run=replace(run, student="object:Sequential")))  # the teacher
+
+
+# -- places ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "ray_init", "words"),
+    [
+        ({"address": "auto"}, None, "--address auto and data=data"),
+        ({"address": "10.0.0.1:6379"}, None, "--address 10.0.0.1:6379"),
+        ({}, {"address": "auto"}, "--address auto"),
+        ({"out": "s3://bucket/runs"}, None, "--out s3://bucket/runs"),
+    ],
+)
+def test_other_machines_need_names(
+    values: dict[str, Any], ray_init: dict[str, Any] | None, words: str
+) -> None:
+    study = study_of(factories.tiny_teacher(10), factories.tiny_student, **values)
+    with pytest.raises(InputError) as refused:
+        take_objects(study, ray_init)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    assert str(refused.value).endswith('and give its name: data="my_module:my_function"')
+    only_model = replace(study, run=replace(study.run, data="fashion"))
+    with pytest.raises(InputError, match=r"teacher=\w+; .*teacher=\"my_module:my_function\""):
+        take_objects(only_model, ray_init)
+
+
+def test_names_alone_go_anywhere() -> None:
+    study = Study(address="auto", run=Run(student=factories.tiny_student))
+    assert take_objects(study) is study
+
+
+def test_this_machine_may_be_named() -> None:
+    study = study_of(factories.tiny_teacher(10), factories.tiny_student)
+    assert take_objects(study, {"address": "local", "num_cpus": 2}).run.objects
+
+
+# -- Ray's object store ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_workers_have_the_same_objects_once() -> None:
+    big = nn.Sequential(nn.Flatten(), nn.Linear(64, 5000), nn.Linear(5000, 10))  # 1.5 MB
+    study = take_objects(study_of(big, closing_over(nn.Linear(8, 10))))
+    fingerprints, look = worker_functions()
+    own = fingerprints(study)
+    shared = share_objects(study)
+    assert fingerprints(shared) == own
+    assert len(cloudpickle.dumps(shared)) < 10_000
+
+    found, same, are_modules = ray.get(ray.remote(num_cpus=1)(look).remote(shared))
+    assert found == own and same
+    assert are_modules == [True, False, False]  # the teacher, data, the student's lambda
+    again = ray.get(ray.remote(num_cpus=1)(lambda study: study).remote(shared))
+    assert fingerprints(again) == own  # also back in the driver
+
+
+def worker_functions() -> Any:
+    """Functions that a worker has by value, since it cannot import this file."""
+
+    def fingerprints(study: Study) -> list[str]:
+        data, run = load_data(study.run), study.run
+        models = make_student(run), initial_teacher(run)
+        return [data.fingerprint, *(model.fingerprint() for model in models)]
+
+    def look(study: Study) -> tuple[list[str], bool, list[Any]]:
+        same = load_data(study.run) is load_data(replace(study.run, repeat=3))
+        passed = study.run.objects.passed
+        return fingerprints(study), same, [passed[name].is_module for name in sorted(passed)]
+
+    return fingerprints, look

@@ -1,0 +1,96 @@
+"""A study of objects equals, number for number, that of the factories with the same names."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import factories
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.config.objects import Objects
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import load_fashion
+from kdtune.search import main
+from kdtune.streams.resources import Resources
+from kdtune.training.run import distill
+
+FASHION = load_fashion().splits
+WIDTH = 2
+
+
+def teacher() -> nn.Module:
+    torch.manual_seed(5)
+    return factories.tiny_teacher(10)
+
+
+def objects(tiny: Run, width: int = WIDTH) -> dict[str, Any]:
+    """The objects of a study: as equal as another session can make them."""
+
+    def make_student(num_classes: int) -> nn.Module:
+        return factories.small_cnn(num_classes, width=width)
+
+    pairs = {name: (split.inputs, split.labels) for name, split in FASHION.items()}
+    data = {**pairs, "train": TensorDataset(*pairs["train"])}  # type: ignore[arg-type]
+    data["val"] = tuple(part.numpy() for part in pairs["val"])  # type: ignore[union-attr]
+    return {"data": data, "teacher": teacher(), "student": make_student, "augment": "crop"}
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_objects_equal_factories(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = replace(tiny, teacher_epochs=None, teacher_weights="default", student_weights="default")
+    own = objects(tiny)
+    net, before = own["teacher"].train(), [p.clone() for p in own["teacher"].state_dict().values()]
+    study = Study(
+        name="passed",
+        out=str(tmp_path / "runs"),
+        cache=str(tmp_path / "cache"),
+        run=replace(run, **own),
+        space={"alpha": (0.2, 1.0)},
+        repeats=2,
+    )
+    assert main(study) == 0
+    assert "object:make_student" in capsys.readouterr().out
+    results = kdtune.load(study.folder)
+
+    torch.save(net.state_dict(), tmp_path / "teacher.pt")
+    named = replace(run, teacher_epochs=0, teacher_weights=str(tmp_path / "teacher.pt"))
+    named = replace(named, student_weights="none")
+    for alpha, repeat in ((0.2, 0), (1.0, 1)):
+        *_, last = distill(replace(named, alpha=alpha, repeat=repeat), tmp_path, Resources())
+        trials = results.trials[results.trials["repeat"] == repeat]
+        (trial,) = trials[trials["config/alpha"] == alpha].to_dict("records")
+        for split in ("val", "test"):
+            for metric in ("acc", "ce", "loss", "logit_diff", "teacher_acc"):
+                assert trial[f"{split}/{metric}@last"] == last.splits[split][metric], metric
+
+    after = net.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert all(m.training for m in net.modules()) and all(p.requires_grad for p in net.parameters())
+    record = json.loads((study.folder / "study.json").read_text())
+    assert record["run"]["student"] == "object:make_student"
+    assert (study.folder / "thumbnails").exists()  # the report's images, from the data passed
+    assert len(list((study.folder / "students").glob("*.safetensors"))) == 2
+    _goes_on_with_equal_objects(study, tiny)
+
+
+def _goes_on_with_equal_objects(study: Study, tiny: Run) -> None:
+    """A complete study is compared with equal, with other and with no objects."""
+    names = replace(study.run, objects=Objects())  # as in another session
+    again = replace(study, run=replace(names, **objects(tiny)))
+    assert len(kdtune.run(again).trials) == 4
+    other = replace(study, run=replace(names, **objects(tiny, width=3)))
+    with pytest.raises(InputError, match=r"student object:make_student.* has changed since"):
+        kdtune.run(other)
+    read = kdtune.load(study.folder).study
+    assert len(kdtune.run(read).trials) == 4  # nothing is left to train
+    with pytest.raises(InputError, match=r"kdtune.Run\(data=data, teacher=\w+, student=make_stu"):
+        kdtune.run(replace(read, repeats=3))
