@@ -67,18 +67,19 @@ def selection(
     Returns:
         Rows, differences paired by repeat: "best", "baseline", "difference" (best - baseline),
         "default" and "chosen - default" (best - default; not if they are the same). Columns: row,
-        config_id and means with the ends of their intervals: val/mean, /low, /high (optimistic
-        where val selected the best), corrected/mean, /low, /high (best row, accuracy at the last
-        epoch: BBC-CV, see `statistics.selection_bias`) and test/mean, /low, /high (test selects
-        nothing). NaN where there is no such number.
+        config_id, label (of a difference both labels) and means with the ends of their intervals:
+        val/mean, /low, /high (optimistic where val selected the best), corrected/mean, /low, /high
+        (best row, accuracy at the last epoch: BBC-CV, see `statistics.selection_bias`) and
+        test/mean, /low, /high (test selects nothing). NaN where there is no such number.
     """
     scopes = {"val": criterion.scope, "test": "last"}
     samples = {
         split: _Samples.of(trials, criterion, scope, split, read(split), chosen, design)
         for split, scope in scopes.items()
     }
+    labels = trials.drop_duplicates("config_id").set_index("config_id").label
     rows = [
-        {"row": row, "config_id": config}
+        {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
         | samples["val"].interval("val", of, anytime_level)
         | samples["test"].interval("test", of, anytime_level)
         for row, config, of in _rows(chosen, samples["val"].values)
@@ -88,7 +89,7 @@ def selection(
         known = with_enough_repeats(samples["val"].values, students_of(trials))
         rows[0] |= _corrected(folder, trials, list(known))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
-    return pd.DataFrame(rows, columns=["row", "config_id", *columns])
+    return pd.DataFrame(rows, columns=["row", "config_id", "label", *columns])
 
 
 def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tuple[str, ...]]]:
