@@ -12,7 +12,9 @@ from study_folders import RUN, at, cost, make, make_final, write_predictions
 import kdtune
 from kdtune.config.cost import write_costs
 from kdtune.config.errors import InputError
+from kdtune.config.function_run import make_task
 from kdtune.config.task import DISTILLATION
+from kdtune.results.short_forms import short_metrics, short_summary
 from kdtune.results.study_results import Results
 
 
@@ -199,3 +201,21 @@ def test_predictions_that_were_not_kept(tmp_path: Path, small: Results) -> None:
     with pytest.raises(InputError, match="split must be val or test, but got train"):
         small.predictions("train")
     assert not len(small.predictions("test"))
+
+
+# -- training functions of one's own ---------------------------------------------------------------
+
+
+def test_a_training_function_is_ranked_by_its_own_score() -> None:
+    """Lower is better, and one hyperparameter has the name of the count of repeats."""
+    space = {"n": (1, 2), "knob": (0.5,)}
+    task = make_task(space, "val/error", "min", {"n": 1}, {}).with_metrics(["error", "size"])
+    statistics = {"mean": [0.4, 0.2], "std": [0.02, 0.01], "n": [3, 3]}
+    table = pd.DataFrame({"n": [1, 2], "n_planned": [3, 3], "label": ["n = 1", "n = 2"]})
+    for metric in ("size", "error"):
+        table = table.assign(**{f"val/{metric}/{k}": v for k, v in statistics.items()})
+    short = short_summary(table, ["n"], ["size", "error"], task)
+    assert list(short) == ["label", "n", "n", "size", "error"]
+    want = ["n = 2", 2, 3, "0.200 ± 0.010", "0.200 ± 0.010"]
+    assert short.iloc[0].tolist() == want
+    assert short_metrics(task) == task.table_metrics and "acc" not in short_metrics(task)
