@@ -74,7 +74,7 @@ def load(folder: Path) -> str:
 def analysis(folder: Path) -> str:
     """Compute summary and comparison; return the conclusion."""
     results = kdtune.load(folder)
-    results.summary()
+    results.summary(full=True)
     results.compare()
     return results.verdict()
 

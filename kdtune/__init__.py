@@ -3,8 +3,9 @@
     import kdtune
 
     study = kdtune.Study(run=kdtune.Run(data="photos"), space={"alpha": (0.1, 0.5, 1.0)})
-    results = kdtune.run(study)
-    kdtune.load("runs/photos").trials
+    results = kdtune.run(study)                # in a notebook: conclusion, table and figure
+    results = kdtune.load("runs/photos")       # the same, later
+    results.summary(), results.compare(), results.plot.curves()
     student = kdtune.load_student("runs/photos")    # uint8 images -> probabilities
     kdtune.compare("results.csv", by="alpha", repeat="seed", metric="acc")    # runs made elsewhere
 
@@ -57,14 +58,16 @@ _MODULES = {
 """Where each public name is defined."""
 
 
-def __getattr__(name: str) -> Any:
-    """Return a public name, from the module that defines it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kdtune' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"kdtune.{_MODULES[name]}"), name)
-    return value
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Return a public name, from the module that defines it."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'kdtune' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"kdtune.{_MODULES[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:
-    """Return the public names, loaded or not, and what else the module holds."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, loaded or not: what tab completion shows."""
+    return sorted([*__all__, "__version__"])

@@ -80,7 +80,7 @@ def _print_study(place: str, flags: AnalysisFlags) -> list[str]:
     if flags.format == "md" and not flags.pooled:
         print(results.text(flags.by, columns, criterion))
     else:
-        table = results.summary(flags.by, columns, flags.scope, flags.pooled)
+        table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)
         print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
         print("\npooled over epochs: the SD describes the learning curve, not repeats")

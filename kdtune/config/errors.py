@@ -1,12 +1,37 @@
 """Exceptions whose message is one sentence for the user; a traceback is for bugs."""
 
+import traceback
+from pathlib import Path
+
+PACKAGE = str(Path(__file__).parents[1])
+
 
 class UserError(Exception):
-    """An error that the user can act on: a command prints its message, not its traceback."""
+    """An error that the user can act on: a command prints its message, not its traceback.
+
+    >>> issubclass(kdtune.InputError, kdtune.UserError)
+    True
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the line that called kdtune, and the message."""
+        line = ""
+        for frame in traceback.extract_tb(self.__traceback__):
+            if frame.filename.startswith(PACKAGE):
+                break
+            line = frame.line or line  # the __init__ of a dataclass has no source
+        return [*([f"----> {line}"] if line else []), f"{type(self).__name__}: {self}"]
 
 
 class InputError(UserError, ValueError):
-    """Invalid input of the user. The message names the value and the valid alternatives."""
+    """Invalid input of the user. The message names the value and the valid alternatives.
+
+    >>> try:
+    ...     kdtune.Run(alpha=2)
+    ... except kdtune.InputError as error:
+    ...     print(error)
+    alpha must lie in [0, 1], but got alpha=2
+    """
 
 
 class LeaseLostError(UserError):

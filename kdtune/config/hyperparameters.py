@@ -25,7 +25,12 @@ OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from low to high, both included; whole numbers if the field is whole."""
+    """All numbers from low to high, both included; whole numbers if the field is whole.
+
+    >>> study = kdtune.Study(space={"lr": kdtune.Range(1e-4, 1e-1, log=True)}, search="random")
+    >>> print(study.space["lr"])
+    0.0001..0.1:log
+    """
 
     low: float
     high: float

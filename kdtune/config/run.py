@@ -42,6 +42,10 @@ trained on the same augmented images."""
 class Run(BaseRun):
     """Configuration of one distillation run: one student learns from one teacher.
 
+        >>> run = kdtune.Run(data="photos", teacher="resnet50", student="resnet18", lr=0.01)
+        >>> run.alpha, run.epochs
+        (0.5, 25)
+
     The defaults are those of the command line with --data, meant for photographs and pretrained
     models. Without --data the command line has the study of `kdtune.config.defaults.fashion()`.
 

@@ -50,7 +50,14 @@ NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 @dataclass(frozen=True)
 class Study:
-    """Configuration of a study: which configuration of the space is best, over the same repeats."""
+    """Configuration of a study: which configuration of the space is best, over the same repeats.
+
+    >>> run = kdtune.Run(data="photos", student="resnet18")
+    >>> space = {"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}
+    >>> study = kdtune.Study(run=run, space=space, repeats=8)
+    >>> len(study.runs())  # alpha = 1 has no temperature
+    5
+    """
 
     name: str = ""
     """Name of the study and of its folder in --out. By default that of the data."""

@@ -25,9 +25,17 @@
 - reporter: reports of a trial to Tune; imports no torch
 - adapters: Ray Tune's searcher and scheduler on top of the plan
 - recorder: from Ray Tune's callbacks to the records
-- progress: progress on the terminal
+- progress: progress on a terminal, in a notebook or as lines
+- notebook_output: outputs of a notebook's cell that are replaced or folded
 - tracker_processes: processes that send the records to MLflow or Weights & Biases
 - notify: the command of --notify
 
 May import every package but reporting.
 """
+
+import logging
+import warnings
+
+# in a notebook Ray's import asks for ipywidgets, for progress bars that a study does not show
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message="IProgress not found")

@@ -102,10 +102,12 @@ class DistillationJob(Job):
                 "verdict"
             )
 
-    def prepare(self, study: Study, mirror: Mirror, trial: TrialResources, say: Say) -> None:
+    def prepare(
+        self, study: Study, mirror: Mirror, trial: TrialResources, say: Say, say_epoch: Say
+    ) -> None:
         """Measure the models on the device of the trials, train and check the teachers."""
         measure_with_ray(study, mirror, trial, say)
-        train_teachers(study, trial, say)
+        train_teachers(study, trial, say, say_epoch)
         check_teachers(study, mirror, trial, say)
 
     def trainable(self) -> Callable[..., None]:

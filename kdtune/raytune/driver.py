@@ -24,7 +24,7 @@ from kdtune.raytune.notify import notified
 from kdtune.raytune.objects import take_objects
 from kdtune.raytune.own_function import FunctionJob
 from kdtune.raytune.preflight import preflight
-from kdtune.raytune.progress import ProgressDisplay
+from kdtune.raytune.progress import ProgressDisplay, print_recipe
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
@@ -54,6 +54,16 @@ class Interrupted(KeyboardInterrupt):
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume where an earlier call ended.
+
+        >>> study = kdtune.Study(
+        ...     name="small",
+        ...     run=kdtune.Run(data="fashion", lr=0.05, epochs=3),
+        ...     space={"alpha": (0.1, 0.5, 1.0)},
+        ...     repeats=4,
+        ... )
+        >>> results = kdtune.run(study)  # a complete study is only read
+        >>> results.status
+        'complete: 12 runs'
 
     Args:
         study: The study.
@@ -102,7 +112,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         with notified(command, study), tracked(trackers, folder):
             if not is_done:
                 if lines := job.describe(provenance):
-                    print(f"Recipe of {study.uri or folder}:", *lines, sep="\n")
+                    print_recipe(f"Recipe of {study.uri or folder}:", lines)
                 job.prepare_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
                     _run_all(job, share_objects(study.absolute()), mirror)
@@ -150,7 +160,7 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             display.print_line(line)
         for sentence in job.warnings(study, count):
             display.print_line(f"warning: {sentence}")
-        job.prepare(study, mirror, capacity.trial, display.print_line)
+        job.prepare(study, mirror, capacity.trial, display.print_line, display.print_epoch)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -233,6 +243,8 @@ def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recor
             name="tune",
             storage_path=str(study.folder),
             callbacks=[recorder, TBXLoggerCallback()],
+            # Ray's own reporter for notebooks clears what the study has printed, even if verbose=0
+            progress_reporter=tune.CLIReporter(),
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             verbose=0,
         ),

@@ -75,8 +75,18 @@ class Job(ABC):
         """Yield a sentence for what makes a study of so many concurrent trials less useful."""
         yield from ()
 
-    def prepare(self, study: Study, mirror: Mirror, trial: TrialResources, say: Say) -> None:
-        """Make what all trials need, such as the teacher."""
+    def prepare(
+        self, study: Study, mirror: Mirror, trial: TrialResources, say: Say, say_epoch: Say
+    ) -> None:
+        """Make what all trials need, such as the teacher.
+
+        Args:
+            study: The study.
+            mirror: Of its folder.
+            trial: What a trial uses.
+            say: Gets each line.
+            say_epoch: Gets the lines about epochs of a teacher.
+        """
         return None
 
     @abstractmethod

@@ -1,9 +1,11 @@
-"""Progress of a study on a terminal: a live table, or lines if the output is no terminal."""
+"""Progress of a study: a live table on a terminal or in a notebook, otherwise lines."""
 
+import io
 import math
 import time
+from collections.abc import Sequence
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -18,6 +20,7 @@ from kdtune.planning.standing import (
     final_differences,
     finalists,
 )
+from kdtune.raytune.notebook_output import NotebookOutput, show_folded
 from kdtune.raytune.reporter import shown_names
 from kdtune.results.comparison import Criterion
 from kdtune.results.tables import cell
@@ -34,7 +37,9 @@ MAX_ROWS = 8
 class ProgressDisplay(Progress):
     """Lines that stay, above a table of the best configurations and a bar of the ended runs.
 
-    A context manager: the table is shown until the context is left.
+    A context manager: the table is shown until the context is left. In a notebook the table is one
+    output that is replaced at each update and stays at the end. There only failed runs have a line
+    that stays, since all output of a cell is saved.
 
     Args:
         plan: The plan whose runs are shown.
@@ -54,6 +59,8 @@ class ProgressDisplay(Progress):
         )
         self._task = self._bar.add_task("runs", total=plan.runs_left, building="")
         self._live = Live(self._bar, console=self.console, auto_refresh=False, transient=True)
+        self._output, self._epoch = NotebookOutput(), NotebookOutput()
+        self._latest = ""
         self._refreshed = 0.0
         self._last_line = 0.0  # the first refresh prints a line
 
@@ -64,25 +71,72 @@ class ProgressDisplay(Progress):
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        if self.in_notebook:
+            self._show_in_notebook()
 
-    def advance(self) -> None:
-        """Count one more ended run."""
+    def print_epoch(self, text: str) -> None:
+        """Print a line about an epoch of a teacher; in a notebook it replaces the last one."""
+        if self.in_notebook:
+            self._epoch.show(text)
+        else:
+            self.print_line(text)
+
+    def advance(self, text: str, failed: bool = False) -> None:
+        """Count one more ended run.
+
+        Args:
+            text: The line about it.
+            failed: Whether it failed.
+        """
+        if failed or not self.in_notebook:
+            self.print_line(text)
+        self._latest = text
         self._bar.advance(self._task)
 
     def refresh(self) -> None:
         """Show what is being built and the state of the study, if an update is due."""
-        if not self.console.is_terminal:
+        if not (self.in_notebook or self.console.is_terminal):
             if self.is_line_due():
                 for text in filter(None, (self._building(), describe_state(self.plan))):
                     self.print_line(f"  {text}")
         elif time.monotonic() - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = time.monotonic()
+            if self.in_notebook:
+                self._show_in_notebook(self._building(), self._latest.strip())
+                return
             self._bar.update(self._task, building=self._building())
             self._live.update(Group(make_table(self.plan), self._bar), refresh=True)
+
+    def _show_in_notebook(self, *now: str) -> None:
+        """Show the table, the state of the study, and lines about what it does now."""
+        task, table = self._bar.tasks[0], make_table(self.plan)
+        planned = "" if task.total is None else f" of {task.total:g}"
+        state = f"{task.completed:g}{planned} runs ended: {table.caption}".removesuffix(": ")
+        table.caption = None  # rich would wrap it to the width of the table
+        self._output.show(in_plain_text(table, state, *now))
 
     def _building(self) -> str:
         first = next(self.cache.building(), None)
         return describe_build(*first) if first else ""
+
+
+def print_recipe(title: str, lines: Sequence[str]) -> None:
+    """Print a title and the table of a study's recipe below it; in a notebook it is folded."""
+    if Progress().in_notebook:
+        show_folded(title, lines)
+    else:
+        print(title, *lines, sep="\n")
+
+
+def in_plain_text(table: Table, *lines: str) -> str:
+    """Return a table and lines below it as text without colours; empty lines are left out."""
+    console = Console(
+        file=io.StringIO(), width=100, color_system=None, force_jupyter=False, force_terminal=False
+    )
+    with console.capture() as shown:
+        console.print(table)
+    text = "\n".join([shown.get().rstrip(), *filter(None, lines)])
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def make_table(plan: Plan) -> Table:

@@ -123,8 +123,8 @@ class Recorder(tune.Callback):
         if status != "failed":  # the student is kept, the state of the optimiser is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
             self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
-        self.display.print_line(f"  {self._describe(run)}: {error or self._score(run, status)}")
-        self.display.advance()
+        text = f"  {self._describe(run)}: {error or self._score(run, status)}"
+        self.display.advance(text, failed=status == "failed")
 
     def _describe(self, run: BaseRun) -> str:
         values = {**run.config, "repeat": run.repeat}

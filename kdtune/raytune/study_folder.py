@@ -122,7 +122,7 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     with atomic_write(folder / SUMMARY_CSV) as part:
-        results.summary().to_csv(part, index=False)
+        results.summary(full=True).to_csv(part, index=False)
     export(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")

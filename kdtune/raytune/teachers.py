@@ -22,10 +22,22 @@ from kdtune.training.recipe import numbered, teachers, whole_teachers
 from kdtune.training.teacher import describe_training, missing_teachers
 
 
-def train_teachers(study: Study, trial: TrialResources, say: Callable[[str], None]) -> None:
+def train_teachers(
+    study: Study,
+    trial: TrialResources,
+    say: Callable[[str], None],
+    say_epoch: Callable[[str], None],
+) -> None:
     """Train the teachers that are not ready, each in a Ray task, which then releases its GPU.
 
-    Raises InputError if one cannot be trained.
+    Args:
+        study: The study.
+        trial: What a trial uses, and a teacher, too.
+        say: Gets a line about each teacher.
+        say_epoch: Gets a line about each of its epochs.
+
+    Raises:
+        InputError: If one cannot be trained.
     """
     root = study.folder / "teacher"
     for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
@@ -34,7 +46,7 @@ def train_teachers(study: Study, trial: TrialResources, say: Callable[[str], Non
         references: Any = task(train_teacher).remote(study, run, folder)
         try:
             for reference in references:
-                say(f"  {ray.get(reference)}")
+                say_epoch(f"  {ray.get(reference)}")
         except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
             raise InputError(
                 f"the teacher could not be trained: {describe_ray_error(error)}"

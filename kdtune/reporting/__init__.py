@@ -18,8 +18,10 @@
 - hover: titles of the elements of a figure
 - canvas: style, axes and export of figures
 - side_by_side: the page that compares several studies
+- plots: figures as `Results.plot` returns them
+- notebook: a study as a notebook shows it
 - page: Jinja2 environment, tables and inlined figures of the page
-- templates/: report.html, comparison.html, their macros, style sheet and script
+- templates/: report.html, comparison.html, notebook.html, their macros, style sheet and script
 
 May import config, statistics, storage and results; never torch or Ray.
 """

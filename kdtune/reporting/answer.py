@@ -37,7 +37,7 @@ class Summary:
 def summary(results: Results, criterion: Criterion) -> Summary:
     """Return mean ± SD of each configuration, best first, and of each hyperparameter value."""
     metrics = shown_metrics(results)
-    table = results.summary((), metrics, criterion.scope)
+    table = results.summary((), metrics, criterion.scope, full=True)
     if not len(table):
         return Summary("No trial has completed yet.")
     order = -criterion.sign * table[f"val/{criterion.metric}/mean"]

@@ -1,5 +1,6 @@
 """Style, axes and export of figures (matplotlib)."""
 
+import base64
 import io
 import re
 import zlib
@@ -7,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,8 @@ STYLE: Any = {
     **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
 }
 PNG_DPI = 200
+NOTEBOOK_DPI, CSS_DPI = 165, 110
+"""Dots, and pixels of a browser, per inch of a figure in a notebook."""
 MAX_ROW_LINE, MAX_LEGEND_LINE = 36, 60
 """Characters of a line of the label of a row, and of a name in a legend."""
 
@@ -49,6 +53,26 @@ def figure_style() -> AbstractContextManager[None]:
     return manager
 
 
+class StudyFigure(Figure):
+    """A matplotlib figure that a notebook shows with its caption.
+
+    pyplot does not know it, so that a notebook shows it once, and nothing has to close it.
+    """
+
+    caption: str = ""
+
+    def _repr_html_(self) -> str:
+        drawn, small = io.BytesIO(), io.BytesIO()
+        with figure_style():
+            self.savefig(drawn, format="png", dpi=NOTEBOOK_DPI)
+        # a palette makes a third of the size: notebooks are saved with their figures
+        Image.open(drawn).convert("RGB").quantize().save(small, format="png", optimize=True)
+        source = base64.b64encode(small.getvalue()).decode()
+        width, caption = round(CSS_DPI * self.get_figwidth()), escape(self.caption)
+        image = f'<img src="data:image/png;base64,{source}" width="{width}" alt="{caption}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
 @dataclass(frozen=True)
 class CaptionedFigure:
     """A matplotlib figure with its caption."""
@@ -56,7 +80,7 @@ class CaptionedFigure:
     name: str
     """Name of its files, without extension."""
     caption: str
-    figure: Figure
+    figure: StudyFigure
     titles: Mapping[str, Titles] = field(default_factory=dict)
     """Titles of elements by their gid, shown when the pointer is on them (see `hover`)."""
 
@@ -103,14 +127,14 @@ def _rounded(path: str) -> str:
     return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.1f}", path)
 
 
-def new_axes(rows: int | None = None) -> tuple[Figure, Axes]:
+def new_axes(rows: int | None = None) -> tuple[StudyFigure, Axes]:
     """Return a figure with one set of axes.
 
     Args:
         rows: number of labelled rows, which sets the height; None for a plot of fixed size.
     """
     size = (4.3, 3.2) if rows is None else (5.0, 0.9 + 0.27 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = StudyFigure(figsize=size, layout="constrained")
     return figure, figure.subplots()
 
 

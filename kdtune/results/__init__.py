@@ -1,7 +1,8 @@
 """Records to dataframes, tables, comparisons and the conclusion (pandas).
 
 - study_results: `load` and the class `Results`, which the commands and users call
-- study_data: its base class: the dataframes, and which trials a criterion is judged by
+- study_comparisons: its base class: comparisons of configurations
+- study_data: the base class of that: the dataframes, and which trials a criterion is judged by
 - frames: dataframes of epochs and trials
 - labels: readable labels of configurations
 - predictions: predictions of the trials
@@ -14,6 +15,7 @@
 - criterion_flags: the criterion that flags ask for, and its baseline
 - significance: when a difference is significant, and p values as text
 - summaries: means over repeats
+- short_forms: the summary for reading, and the line that stands for the results
 - selection: the selected configuration on data that did not select it
 - finals: the trials of the last round of final repeats
 - default_config: the recipe's default beside the chosen configuration, in words

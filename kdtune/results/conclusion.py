@@ -126,7 +126,8 @@ def default_sentences(results: Results, criterion: Criterion) -> str:
 
 def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion: Criterion) -> str:
     """Return summary, comparison and conclusion as Markdown."""
-    table = best_rows(results.summary(by, columns, criterion.scope), criterion, MAX_PRINTED_ROWS)
+    whole = results.summary(by, columns, criterion.scope, full=True)
+    table = best_rows(whole, criterion, MAX_PRINTED_ROWS)
     optimistic = " (optimistic: selected by the reported accuracy)" * (criterion.scope == "best")
     parts = [
         format_table(table),

@@ -65,10 +65,10 @@ def frontier(
 
     Returns:
         One row per student and arm, cheapest student first: student, arm ("distilled" or "plain"),
-        config_id, label (without the student), mean, low, high (95 % t interval over repeats, of
-        the criterion's metric on val), n, the cost as `COST_AXES`, and efficient/<cost>: whether
-        no other row is cheaper and at least as good, or as cheap and better. Students without a
-        cost are left out.
+        config_id, label (without the student if others differ), mean, low, high (95 % t interval
+        over repeats, of the criterion's metric on val), n, the cost as `COST_AXES`, and
+        efficient/<cost>: whether no other row is cheaper and at least as good, or as cheap and
+        better. Students without a cost are left out.
     """
     own = costs[costs.role == "student"].set_index("model")
     done = completed(trials)
@@ -85,7 +85,8 @@ def frontier(
         best = best_config(values[list(group)], criterion.sign)
         interval = mean_interval(values[best].dropna())
         row = {"student": name, "arm": "plain" if plain else "distilled", "config_id": best}
-        label = config_label(configs.loc[best], [n for n in by if n != "student"])
+        others = [n for n in by if n != "student" and not pd.isna(configs[f"config/{n}"][best])]
+        label = config_label(configs.loc[best], others or list(by))
         row |= {"label": label, "mean": interval.mean, "low": interval.low}
         row |= {"high": interval.high, "n": interval.n}
         rows.append(row | {cost: own.loc[name, cost] for cost in COST_AXES})

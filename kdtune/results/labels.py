@@ -66,8 +66,19 @@ def config_label(
             shown = f"{value:.4g}" if isinstance(value, int | float) else value
             if name in ("student", "teacher") and not full:
                 shown = short_model(value)
-            parts.append(f"{'T' if name == 'temperature' else name} = {shown}")
+            parts.append(f"{_short_name(name)} = {shown}")
     return ", ".join(parts) or "the configuration"
+
+
+def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
+    """Return the label of a row of a summary; "T = -" where no hyperparameter of `by` is active."""
+    if all(pd.isna(row[name]) for name in by):
+        return ", ".join(f"{_short_name(name)} = -" for name in by)
+    return config_label(row, by, prefix="")
+
+
+def _short_name(name: str) -> str:
+    return "T" if name == "temperature" else name
 
 
 def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:

@@ -47,6 +47,27 @@ def read_predictions(
     return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
 
+def of_trials(folder: Path, trials: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return the predictions of the completed trials on a split, with their configurations.
+
+    Args:
+        folder: of the study.
+        trials: rows of `Frames.trials`.
+        split: "val" or "test".
+
+    Returns:
+        trial_id, config_id, configuration (its readable label), repeat, then the columns of
+        `read_predictions`. Empty if no predictions were kept.
+    """
+    done = trials[trials.status == "completed"]
+    frame = read_predictions(folder, list(done.trial_id))
+    if not len(frame):
+        return frame
+    own = done[["trial_id", "config_id", "label", "repeat"]]
+    own = own.rename(columns={"label": "configuration"})
+    return own.merge(frame[frame.split == split], on="trial_id").reset_index(drop=True)
+
+
 def read_examples(
     folder: Path, trial_ids: Sequence[str], metric: Metric, split: str
 ) -> dict[str, NDArray[np.float64]]:

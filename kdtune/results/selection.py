@@ -67,20 +67,21 @@ def selection(
     Returns:
         Rows, differences paired by repeat: "best", "baseline", "difference" (best - baseline),
         "default" and "chosen - default" (best - default; not if they are the same). Columns: row,
-        config_id and means with the ends of their intervals: val/mean, /low, /high (optimistic
-        where val selected the best), corrected/mean, /low, /high (best row, accuracy at the last
-        epoch: BBC-CV, see `statistics.selection_bias`) and test/mean, /low, /high (test selects
-        nothing); val/n, val/n_images, test/n, test/n_images: the repeats and images that an
-        interval generalises from; without a number of images it holds for these images. NaN where
-        there is no such number.
+        config_id, label (of a difference both labels) and means with the ends of their intervals:
+        val/mean, /low, /high (optimistic where val selected the best), corrected/mean, /low, /high
+        (best row, accuracy at the last epoch: BBC-CV, see `statistics.selection_bias`) and
+        test/mean, /low, /high (test selects nothing); val/n, val/n_images, test/n, test/n_images:
+        the repeats and images that an interval generalises from; without a number of images it
+        holds for these images. NaN where there is no such number.
     """
     scopes = {"val": criterion.scope, "test": "last"}
     samples = {
         split: _Samples.of(trials, criterion, scope, split, read(split), chosen, design)
         for split, scope in scopes.items()
     }
+    labels = trials.drop_duplicates("config_id").set_index("config_id").label
     rows = [
-        {"row": row, "config_id": config}
+        {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
         | samples["val"].interval("val", of, anytime_level)
         | samples["test"].interval("test", of, anytime_level)
         for row, config, of in _rows(chosen, samples["val"].values)
@@ -91,7 +92,7 @@ def selection(
         rows[0] |= _corrected(folder, trials, list(known))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
-    return pd.DataFrame(rows, columns=["row", "config_id", *columns])
+    return pd.DataFrame(rows, columns=["row", "config_id", "label", *columns])
 
 
 def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tuple[str, ...]]]:

@@ -9,16 +9,20 @@ from pathlib import Path
 import pandas as pd
 
 from kdtune.config.cost import NO_LIMITS, Limits
+from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Task
 from kdtune.results import finals
 from kdtune.results.comparison import Criterion, best_config, by_repeat, students_of
 from kdtune.results.design import Design
+from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
+from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames
 from kdtune.results.labels import PREFIX, distinguishing
 from kdtune.results.pairs import ExampleReader, no_examples
-from kdtune.results.predictions import read_examples
+from kdtune.results.predictions import of_trials, read_examples
+from kdtune.results.teachers import teacher_warnings
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,29 @@ class StudyData:
 
     @property
     def epochs(self) -> pd.DataFrame:
-        """One row per trial, epoch and split; see `frames.Frames`."""
+        """One row per trial, epoch and split; see `frames.Frames`.
+
+        >>> val = results.epochs[results.epochs.split == "val"]
+        >>> val.groupby(["label", "epoch"]).acc.mean().unstack().round(3)
+        epoch            0      1      2
+        label
+        alpha = 0.1  0.252  0.505  0.757
+        alpha = 0.5  0.243  0.487  0.730
+        alpha = 1    0.232  0.465  0.697
+        """
         return self.frames.epochs
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row per trial; see `frames.Frames`."""
+        """One row per trial; see `frames.Frames`.
+
+        >>> results.trials.groupby("label")["val/acc@last"].agg(["mean", "std"]).round(3)
+                      mean    std
+        label
+        alpha = 0.1  0.757  0.010
+        alpha = 0.5  0.730  0.008
+        alpha = 1    0.697  0.007
+        """
         return self.frames.trials
 
     @cached_property
@@ -71,6 +92,9 @@ class StudyData:
         limits: Limits = NO_LIMITS,
     ) -> Criterion:
         """Return an evaluation criterion of this study; see `comparison.Criterion`.
+
+            >>> results.verdict(results.criterion("ce")).partition(" by ")[0]
+            'Distillation (alpha = 0.1) improved validation cross-entropy'
 
         Args:
             metric: on val. Empty: the one that decides the search.
@@ -107,6 +131,28 @@ class StudyData:
         held_out = self.uses_held_out_repeats(criterion)
         return self.final_trials if held_out else self.search_trials
 
+    @property
+    def status(self) -> str:
+        """The progress of the study, e.g. "complete: 40 runs"."""
+        return describe_status(self.study, self.frames)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What is wrong with the models, and missing or wrong in the records; most serious first.
+
+        Empty for a complete study.
+        """
+        models = [*self._teacher_warnings, *model_warnings(self.folder)]
+        problems = find_problems(self.study, self.frames, self.by, self.task)
+        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        return [*models, *problems, *missing]
+
+    @property
+    def _teacher_warnings(self) -> list[str]:
+        if not self.task.is_distillation:
+            return []
+        return teacher_warnings(self.folder, self.search_trials)
+
     @cached_property
     def by(self) -> list[str]:
         """The hyperparameters that tell the configurations apart, e.g. ["alpha", "temperature"]."""
@@ -122,6 +168,28 @@ class StudyData:
     def design(self) -> Design:
         """What the repeats vary, and so what intervals hold for."""
         return Design.of(self.study)
+
+    def predictions(self, split: str = "val") -> pd.DataFrame:
+        """Return the predictions of the completed trials at their last epoch.
+
+            >>> results.predictions().groupby("configuration").correct.mean().round(3)
+            configuration
+            alpha = 0.1    0.757
+            alpha = 0.5    0.730
+            alpha = 1      0.697
+            Name: correct, dtype: float64
+
+        One row per trial and example: trial_id, config_id, configuration (its readable label: the
+        column `label` is the class of the example), repeat, split, example (index in the split),
+        file, label, predicted, p_predicted, p_label, teacher (its class), kl, logit_diff, correct.
+        A training function has the columns that it reports.
+
+        Args:
+            split: "val" or "test".
+        """
+        if split not in ("val", "test"):
+            raise InputError(f"split must be val or test, but got {split}")
+        return of_trials(self.folder, self.trials, split)
 
     def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
         """Return the reader of the criterion's metric per example of a split."""
@@ -171,7 +239,11 @@ class StudyData:
         return recorded or ("" if default is None else default.config_id)
 
     def label(self, config_id: str) -> str:
-        """Return a configuration in words, e.g. "alpha = 0.5, T = 4"."""
+        """Return a configuration in words, e.g. "alpha = 0.5, T = 4".
+
+        >>> results.label(results.best())
+        'alpha = 0.1'
+        """
         return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
 
     def student(self, config_id: str) -> str:

@@ -1,9 +1,10 @@
 """Results of a study: dataframes, tables, comparisons and the conclusion."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,27 +13,26 @@ from kdtune.config.errors import InputError
 from kdtune.config.files import describe_missing
 from kdtune.config.study import Scope
 from kdtune.config.task import check_names
-from kdtune.results import conclusion, finals, selection, sensitivity, summaries
-from kdtune.results.comparison import (
-    Criterion,
-    baseline_of,
-    by_repeat,
-    compare,
-)
+from kdtune.results import conclusion, summaries
+from kdtune.results.comparison import Criterion
 from kdtune.results.context import ComparisonContext
 from kdtune.results.cost_limits import best_within
-from kdtune.results.costs import cost_frame, frontier, with_student_costs
-from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
-from kdtune.results.files_kept import find_missing_files
+from kdtune.results.costs import cost_frame, with_student_costs
 from kdtune.results.frames import read_frames
-from kdtune.results.study_data import StudyData
-from kdtune.results.teachers import teacher_warnings, weak_teachers_text
-from kdtune.statistics.resampling import TeacherShare
+from kdtune.results.short_forms import one_line, short_metrics, short_summary
+from kdtune.results.study_comparisons import StudyComparisons
+from kdtune.results.teachers import weak_teachers_text
 from kdtune.storage.records import read_study
+
+if TYPE_CHECKING:
+    from kdtune.reporting.plots import Plots
 
 
 def load(folder: str | Path) -> "Results":
     """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
+
+        >>> kdtune.load("runs/small").best()
+        'cffe5327'
 
     Raises:
         InputError: if there is no study.
@@ -57,41 +57,51 @@ def _read(folder: Path, running: bool | None = None) -> "Results":
     )
 
 
-@dataclass(frozen=True)
-class Results(StudyData):
+@dataclass(frozen=True, repr=False)
+class Results(StudyComparisons):
     """A study, its records and what follows from them. Needs neither torch nor Ray.
 
-    `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
+        >>> results = kdtune.load("runs/small")
+        >>> results.status
+        'complete: 12 runs'
+        >>> results.trials[["label", "repeat", "val/acc@last"]].head(2)
+                 label  repeat  val/acc@last
+        0  alpha = 0.5       0      0.728292
+        1  alpha = 0.5       1      0.719765
+
+    A notebook shows conclusion, comparison and figure of a study whose name is the last line of a
+    cell. `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
     InputError for unknown ones. An empty dataframe means that too few runs have completed.
     """
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        from kdtune.reporting.notebook import study_html
+
+        return study_html(self)
+
+    @property
+    def plot(self) -> "Plots":
+        """Matplotlib figures: `plot.curves()`, `.differences()`, `.repeats()`, `.frontier()`.
+
+        >>> results.plot.curves().savefig("curves.svg")
+        """
+        from kdtune.reporting.plots import Plots
+
+        return Plots(self)
+
     @cached_property
     def configs(self) -> pd.DataFrame:
-        """One row per configuration, best mean first; see `summaries.configs`."""
+        """One row per configuration, best mean first; see `summaries.configs`.
+
+        >>> results.configs[["label", "val/acc/mean", "n"]].round(3).head(1)
+                 label  val/acc/mean  n
+        0  alpha = 0.1         0.757  4
+        """
         table = summaries.configs(self.search_trials, self.planned_repeats, self.default_criterion)
         return with_student_costs(table, self.costs)
-
-    @cached_property
-    def warnings(self) -> list[str]:
-        """What is wrong with the models, and missing or wrong in the records; most serious first.
-
-        Empty for a complete study.
-        """
-        models = [*self._teacher_warnings, *model_warnings(self.folder)]
-        problems = find_problems(self.study, self.frames, self.by, self.task)
-        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
-        return [*models, *problems, *missing]
-
-    @property
-    def _teacher_warnings(self) -> list[str]:
-        if not self.task.is_distillation:
-            return []
-        return teacher_warnings(self.folder, self.search_trials)
-
-    @property
-    def status(self) -> str:
-        """The progress of the study, e.g. "complete: 40 runs"."""
-        return describe_status(self.study, self.frames)
 
     def summary(
         self,
@@ -99,30 +109,50 @@ class Results(StudyData):
         metrics: Sequence[str] = (),
         scope: Scope = "last",
         pooled: bool = False,
+        *,
+        full: bool = False,
     ) -> pd.DataFrame:
-        """Return mean, SD and n over repeats of the completed search trials, on val.
+        """Return mean ± SD over repeats of the completed search trials, on val, best first.
+
+            >>> results.summary(metrics=["acc", "ce"])
+            mean ± SD        label  alpha  n         accuracy    cross-entropy
+            0          alpha = 0.1    0.1  4    0.757 ± 0.010    0.743 ± 0.010
+            1          alpha = 0.5    0.5  4  0.7299 ± 0.0081  0.7701 ± 0.0081
+            2            alpha = 1    1.0  4  0.6969 ± 0.0069  0.8031 ± 0.0069
 
         Args:
             by: hyperparameters that tell the rows apart; values of one with more than eight are
                 cut into ranges. Default: `Results.by`, a row per configuration.
-            metrics: names of metrics. Default: `Task.table_metrics`.
+            metrics: names of metrics. Default: `Task.table_metrics`, of which the table for reading
+                has the most important ones.
             scope: epoch selection.
             pooled: whether mean and SD are over all epochs of all repeats, as in some papers.
+            full: whether there are all numbers, for computing, instead of a table for reading.
 
         Returns:
-            One row per group: by..., n_planned (repeats; not if pooled), val/<metric>/mean, /std
-            and /n, unless pooled /low and /high of the 95 % t interval, and label.
+            One row per group. For reading, see `short_forms.short_summary`. Full: by..., n_planned
+            (repeats; not if pooled), val/<metric>/mean, /std and /n, unless pooled /low and /high
+            of the 95 % t interval, and label.
         """
-        keys, metrics = list(by) or self.by, metrics or self.task.table_metrics
+        keys = list(by) or self.by
+        metrics = metrics or (self.task.table_metrics if full else short_metrics(self.task))
         check_names("by", keys, self.task.names)
         check_names("a column of the table", metrics, self.task.metrics)
-        if pooled:
-            return summaries.pooled(self.epochs, self.search_trials, keys, metrics, self.task)
         trials, planned = self.search_trials, self.planned_repeats
-        return summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
+        if pooled:
+            table = summaries.pooled(self.epochs, trials, keys, metrics, self.task)
+        else:
+            table = summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
+        return table if full else short_summary(table, keys, metrics, self.task)
 
     def marginal(self, columns: Sequence[str] = (), scope: Scope = "last") -> pd.DataFrame:
-        """Return the summary by each hyperparameter of `Results.by` alone.
+        """Return the summary by each hyperparameter of `Results.by` alone, for computing.
+
+            >>> results.marginal(["acc"])[["hyperparameter", "value", "val/acc/mean"]].round(3)
+              hyperparameter value  val/acc/mean
+            0          alpha   0.1         0.757
+            1          alpha   0.5         0.730
+            2          alpha   1.0         0.697
 
         Columns: value, hyperparameter, then those of `summary`. A value's metric is the mean over
         all configurations with that value, within each repeat.
@@ -132,25 +162,6 @@ class Results(StudyData):
         trials, planned = self.search_trials, self.planned_repeats
         return summaries.marginal(trials, self.by, columns, scope, planned)
 
-    def compare(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Compare every other configuration with the baseline of its student.
-
-        It is paired by repeat and by image. The baseline is the best configuration by the same
-        criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
-        same student. For the columns see `comparison.compare`.
-        """
-        return self._compared(criterion or self.default_criterion).copy()
-
-    @cached_property
-    def _compared(self) -> Callable[[Criterion], pd.DataFrame]:
-        """`compare` with a cache: a report needs the same comparison a dozen times."""
-
-        def compared(criterion: Criterion) -> pd.DataFrame:
-            level, read = self.anytime_level(criterion), self.examples(criterion)
-            return compare(self.trials_for(criterion), criterion, level, read, self.design)
-
-        return cache(compared)
-
     def context(
         self, criterion: Criterion | None = None, student: str | None = None
     ) -> ComparisonContext:
@@ -159,6 +170,11 @@ class Results(StudyData):
 
     def verdict(self, criterion: Criterion | None = None) -> str:
         """Return the conclusion in words, a line for each student; see `wording.verdict`.
+
+            >>> print(results.verdict())
+            Distillation (alpha = 0.1) improved validation accuracy by 6.0 percentage points
+            (simultaneous 95% CI +2.9 to +9.1, Holm-adjusted p < 0.001 over 2 comparisons, n = 4
+            repeats × 500 images). ...
 
         With limits on the cost of a student, of the criterion or of the study, the first line names
         the best student within them. Teachers that are less accurate than a student trained
@@ -180,64 +196,6 @@ class Results(StudyData):
         round_ = self.frames.round if self.names_recorded_best(criterion) else None
         return best_within(phases, self.costs, criterion, limits, self.by, round_)
 
-    def frontier(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Return each student's best distilled and plain configuration; see `costs.frontier`."""
-        criterion = criterion or self.default_criterion
-        return frontier(self.search_trials, self.costs, criterion, self.by)
-
-    def compared_students(self, criterion: Criterion | None = None) -> list[str]:
-        """Return the students that have a comparison of their own, the best first."""
-        criterion = criterion or self.default_criterion
-        table = self.compare(criterion)
-        if not len(table) or self.task.group in criterion.fixed:
-            return []
-        return [str(group) for group in criterion.groups(table).unique()]
-
-    def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Return chosen configuration, baseline and recipe's default on val and test.
-
-        See `selection.selection`.
-        """
-        criterion = criterion or self.default_criterion
-        best = self.best(criterion)
-        if best is None:
-            return pd.DataFrame()
-        trials = self.trials_for(criterion)
-        chosen = selection.Chosen(best, baseline_of(self.compare(criterion), best), self.default)
-        if self.uses_held_out_repeats(criterion):  # the default runs them, too
-            default = finals.of_default(self.trials, self.frames.round, self.default)
-            trials = pd.concat([trials, default])
-        level = self.anytime_level(criterion)
-        read = partial(self.examples, criterion)
-        return selection.selection(self.folder, trials, criterion, chosen, level, read, self.design)
-
-    def sensitivity(self, metric: str = "") -> pd.DataFrame:
-        """Return means and ranks by epoch selection; see `sensitivity.sensitivity`."""
-        return sensitivity.sensitivity(self.search_trials, self.criterion(metric))
-
-    def spread(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Return shares of variance; see `sensitivity.spread`."""
-        return sensitivity.spread(self.frames, criterion or self.default_criterion)
-
-    def teacher_share(self, criterion: Criterion | None = None) -> TeacherShare | None:
-        """Return how much the teachers matter for the first difference of `compare`.
-
-        None without several teachers, or with too few repeats.
-        """
-        criterion = criterion or self.default_criterion
-        table = self.compare(criterion)
-        if not len(table):
-            return None
-        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
-        first = table.iloc[0]
-        sample = (values[first.config_id] - values[first.baseline]).dropna()
-        return self.design.teacher_share(sample.to_numpy(), list(sample.index))
-
-    def importance(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Return the variance that each hyperparameter explains; see `sensitivity.importances`."""
-        criterion = criterion or self.default_criterion
-        return sensitivity.importances(self.search_trials, criterion, self.by)
-
     def baseline(self, criterion: Criterion | None = None, student: str | None = None) -> str:
         """Return the baseline in words; see `conclusion.baseline`."""
         return conclusion.baseline(self, criterion or self.default_criterion, student)
@@ -252,6 +210,15 @@ class Results(StudyData):
         columns: Sequence[str] = (),
         criterion: Criterion | None = None,
     ) -> str:
-        """Return summary, comparison and conclusion as Markdown."""
+        """Return summary, comparison and conclusion as Markdown.
+
+        >>> print(results.text(columns=["acc"]))
+        | alpha |  n |             acc |
+        | ----: | -: | --------------: |
+        |   0.1 |  4 |   0.757 ± 0.010 |
+        |   0.5 |  4 | 0.7299 ± 0.0081 |
+        |     1 |  4 | 0.6969 ± 0.0069 |
+        ...
+        """
         columns = columns or self.task.table_metrics
         return conclusion.text(self, by, columns, criterion or self.default_criterion)

@@ -17,7 +17,7 @@ from kdtune.results.comparison import (
     metric_values,
 )
 from kdtune.results.frames import add_derived
-from kdtune.results.labels import config_columns, config_label
+from kdtune.results.labels import config_columns, group_label
 from kdtune.results.tables import levels
 from kdtune.statistics.intervals import mean_interval
 
@@ -76,7 +76,7 @@ def summary(
             row |= {f"val/{metric}/mean": interval.mean, f"val/{metric}/std": interval.sd}
             row |= {f"val/{metric}/n": interval.n}
             row |= {f"val/{metric}/low": interval.low, f"val/{metric}/high": interval.high}
-        rows.append(row | {"label": config_label(row, by, prefix="")})
+        rows.append(row | {"label": group_label(row, by)})
     return pd.DataFrame(rows)
 
 
@@ -115,7 +115,7 @@ def pooled(
     table.columns = [f"val/{m}/{'n' if s == 'count' else s}" for m, s in table.columns]
     table.index = table.index.set_names(list(by))
     table = table.reset_index()
-    return table.assign(label=[config_label(row, by, prefix="") for _, row in table.iterrows()])
+    return table.assign(label=[group_label(row, by) for _, row in table.iterrows()])
 
 
 def best_rows(table: pd.DataFrame, criterion: Criterion, most: int) -> pd.DataFrame:

@@ -36,10 +36,22 @@ def compare(
 ) -> TableComparison:
     """Compare configurations in a table of results with a baseline.
 
-        >>> frame = pandas.read_csv("results.csv")          # columns alpha, seed, acc
+        >>> rows = {"alpha": [0.5] * 4 + [1] * 4, "seed": [0, 1, 2, 3] * 2}
+        >>> frame = pd.DataFrame(rows | {"acc": [80, 82, 81, 79, 78, 80, 78, 78]})  # or a csv file
         >>> result = kdtune.compare(frame, by="alpha", repeat="seed", metric="acc")
-        >>> print(result)                                   # the tables and the conclusion
-        >>> result.comparisons[["label", "diff", "low", "high", "p_holm"]]
+        >>> print(result)
+        Mean ± SD (ddof = 1) over n runs (seed)
+        <BLANKLINE>
+        | alpha |  n |        acc |
+        | ----: | -: | ---------: |
+        |   0.5 |  4 | 80.5 ± 1.3 |
+        |     1 |  4 | 78.5 ± 1.0 |
+        ...
+        alpha = 0.5 improved acc by 2.0 percentage points compared with alpha = 1 (95% CI +0.7 to
+        +3.3, p = 0.016, n = 4). ...
+        >>> result.comparisons[["label", "diff", "low", "high", "p_holm"]].round(3)
+                 label  diff    low   high  p_holm
+        0  alpha = 0.5   2.0  0.701  3.299   0.016
 
     Configurations with the same repeats are paired (paired t test); others are independent samples
     (Welch's t test).

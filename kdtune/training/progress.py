@@ -1,6 +1,7 @@
 """Progress on a terminal: lines that stay, and what is being built for the cache."""
 
 import time
+from typing import Any
 
 from rich.console import Console
 
@@ -17,7 +18,15 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, soft_wrap=True)
+        self.in_notebook = console.is_jupyter
+        """Whether lines go to a notebook: Jupyter, Colab, ..."""
+        if self.in_notebook:
+            # rich would make an output of every line, and the kernel's stdout says that it is a
+            # terminal
+            plain: Any = {"force_jupyter": False, "force_terminal": False}
+            console = Console(highlight=False, soft_wrap=True, **plain)
+        self.console = console
         self._status = self.console.status("")
         self._what, self._since = "", 0.0
         self._last_line = time.monotonic()

@@ -18,12 +18,17 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 def test_a_public_name_is_that_of_its_module(name: str) -> None:
     module = import_module(f"kdtune.{kdtune._MODULES[name]}")
     assert getattr(kdtune, name) is getattr(module, name)
-    assert name in dir(kdtune)
+
+
+def test_completion_shows_the_public_names_only() -> None:
+    assert import_module("kdtune.search")  # a submodule, which becomes an attribute
+    assert dir(kdtune) == sorted([*kdtune.__all__, "__version__"])
+    assert kdtune.search.__name__ == "kdtune.search"  # it is there, but not shown
 
 
 def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    (lazy,) = (node for node in tree.body if isinstance(node, ast.If))
+    lazy, _ = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.name: str(node.module).removeprefix("kdtune.")
         for node in lazy.body

@@ -231,7 +231,7 @@ def test_the_dots_are_the_repeats(wide) -> None:
     picture = repeats_plot(wide, CRITERION)
     (axes,) = picture.figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
-    summary = wide.summary(metrics=["acc"])
+    summary = wide.summary(metrics=["acc"], full=True)
     for y, name in enumerate(names):
         here = [line for line in axes.lines if np.all(np.asarray(line.get_ydata()) == y)]
         dots, interval, mean = here

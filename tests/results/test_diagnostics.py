@@ -67,7 +67,7 @@ def test_a_completed_run_with_too_few_epochs_is_truncated(tmp_path) -> None:
     assert (
         warning == f"truncated run excluded: {short.trial_id}, alpha = 0.5, repeat 1, 1 of 3 epochs"
     )
-    table = made.summary(metrics=["acc"]).set_index("alpha")
+    table = made.summary(metrics=["acc"], full=True).set_index("alpha")
     assert table.loc[0.5, "val/acc/mean"] == pytest.approx((0.7 + 0.75) / 2)
     # and the search takes it up again
     plan = Plan(made.study, read_lines(tmp_path)[0])
@@ -105,7 +105,7 @@ def test_a_metric_that_no_trial_recorded_is_not_missing(tmp_path) -> None:
     edit_records(tmp_path, lambda line: line["trial_id"] != trial and line.update(nll=0.5))
     made = kdtune.load(tmp_path)
     assert made.warnings == ["val nll missing: alpha = 1, repeat 1"]
-    assert made.summary(metrics=["nll"])["val/nll/n"].tolist() == [3, 2]
+    assert made.summary(metrics=["nll"], full=True)["val/nll/n"].tolist() == [3, 2]
 
 
 def test_a_missing_term_of_the_loss_is_named_where_the_loss_has_it(tmp_path) -> None:

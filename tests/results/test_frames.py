@@ -90,7 +90,7 @@ def test_labels_are_never_missing(tmp_path):
         assert (frame.label == frame.config_id.map(made.label)).all()
     assert len(made.trials.groupby("label")["val/acc@last"].mean()) == 3
     assert set(made.summary().label) == set(made.trials.label)
-    assert made.summary(by=["temperature"]).label.tolist() == ["T = 4", "the configuration"]
+    assert made.summary(by=["temperature"]).label.tolist() == ["T = 4", "T = -"]
     assert made.summary(by=["alpha"], pooled=True).label.tolist() == ["alpha = 0.5", "alpha = 1"]
     assert set(made.marginal().label) >= {"alpha = 1", "loss = mse"}
 

@@ -46,7 +46,7 @@ def test_the_order_of_the_records_does_not_matter(tmp_path_factory, seed: int) -
     file.write_text("\n".join(line for trial in order for line in by_trial[trial]) + "\n")
     again = kdtune.load(folder)
     assert again.verdict() == made.verdict()
-    pd.testing.assert_frame_equal(again.summary(), made.summary(), rtol=1e-12)
+    pd.testing.assert_frame_equal(again.summary(full=True), made.summary(full=True), rtol=1e-12)
     pd.testing.assert_frame_equal(again.compare(), made.compare(), rtol=1e-12)
 
 
@@ -95,7 +95,7 @@ def test_a_study_at_its_first_epoch_can_be_read(tmp_path) -> None:
     make(tmp_path, {0.5: [None], 1.0: [None]})
     write_records(tmp_path, {at(0.5): [0.3]}, {at(0.5): "running"})
     made = kdtune.load(tmp_path)
-    assert made.text().endswith(made.verdict()) and not len(made.summary())
+    assert made.text().endswith(made.verdict()) and not len(made.summary(full=True))
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_formats(tmp_path, capsys, form: str) -> None:
     assert code == 0 and "conclusion" not in out.lower() and "difference" not in out
     if form == "json":
         records = json.loads(out)
-        want = made.summary(metrics=("acc", "ce"))
+        want = made.summary(metrics=("acc", "ce"), full=True)
         assert [r["val/acc/mean"] for r in records] == exact(want["val/acc/mean"].tolist())
 
 

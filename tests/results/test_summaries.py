@@ -26,7 +26,7 @@ LAST = {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.45, 0.41]}
 
 def test_summary_matches_hand_worked_values(tmp_path) -> None:
     made = make(tmp_path, LAST)
-    row = made.summary(metrics=("acc",)).set_index("alpha").loc[0.5]
+    row = made.summary(metrics=("acc",), full=True).set_index("alpha").loc[0.5]
     half = T2 * 0.1 / math.sqrt(3)
     expected = {"mean": 0.6, "std": 0.1, "n": 3, "low": 0.6 - half, "high": 0.6 + half}
     expected = {f"val/acc/{k}": v for k, v in expected.items()} | {"n_planned": 3}
@@ -44,7 +44,7 @@ def test_summary_matches_hand_worked_values(tmp_path) -> None:
 def test_summary_of_every_metric_matches_numpy_and_scipy(tmp_path, repeats: int) -> None:
     last = draw({0.5: 0.0, 1.0: 0.0}, repeats)
     names = ("acc", "gap", "ce", "loss", "distill", "agreement", "kl", "logit_diff", "teacher_acc")
-    table = make(tmp_path, last).summary(metrics=names).set_index("alpha")
+    table = make(tmp_path, last).summary(metrics=names, full=True).set_index("alpha")
     for alpha, name in ((a, n) for a in last for n in names):
         of = [metrics(at(alpha), acc) for acc in last[alpha]]
         values = [m["teacher_acc"] - m["acc"] if name == "gap" else m[name] for m in of]
@@ -65,12 +65,12 @@ def test_summary_of_every_metric_matches_numpy_and_scipy(tmp_path, repeats: int)
 def test_failed_and_truncated_runs_are_not_averaged(tmp_path) -> None:
     last = {0.5: [0.5, 0.6, 0.7, 0.99], 1.0: [0.4, 0.5, 0.6, 0.01]}
     made = make(tmp_path, last, {(0.5, 3): "failed", (1.0, 3): "truncated"})
-    table = made.summary(metrics=("acc",)).set_index("alpha")
+    table = made.summary(metrics=("acc",), full=True).set_index("alpha")
     assert table["val/acc/n"].tolist() == [3, 3] and table.n_planned.tolist() == [4, 4]
     assert table.loc[0.5, "val/acc/mean"] == exact(0.6)
     assert table.loc[1.0, "val/acc/mean"] == exact(0.5)
     assert made.configs["n"].tolist() == [3, 3] and made.compare().n.tolist() == [3]
-    pooled = made.summary(pooled=True, metrics=("acc",)).set_index("alpha")
+    pooled = made.summary(pooled=True, metrics=("acc",), full=True).set_index("alpha")
     # curves rise evenly to the last: 1/3, 2/3, 1
     assert pooled.loc[0.5, "val/acc/mean"] == exact(0.6 * 2 / 3)
     assert "3 of 4" in made.text()
@@ -81,7 +81,7 @@ def test_a_run_without_a_metric_does_not_count_in_its_mean(tmp_path) -> None:
     trial = at(0.5, 2).trial_id
     edit_records(tmp_path, lambda line: line["trial_id"] == trial and line.update(acc=None))
     made = kdtune.load(tmp_path)
-    row = made.summary(metrics=("acc", "ce")).set_index("alpha").loc[0.5]
+    row = made.summary(metrics=("acc", "ce"), full=True).set_index("alpha").loc[0.5]
     assert (row["val/acc/mean"], row["val/acc/n"], row["val/ce/n"]) == (exact(0.55), 2, 3)
     assert made.compare().n.tolist() == [2]
     assert any("val acc missing" in w for w in made.warnings)
@@ -89,7 +89,7 @@ def test_a_run_without_a_metric_does_not_count_in_its_mean(tmp_path) -> None:
 
 def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path) -> None:
     last = {at(0.5, temperature=1.0): [0.2, 0.4], at(0.5, temperature=4.0): [0.4, 0.8]}
-    row = make(tmp_path, last).summary(by=["alpha"], metrics=["acc"]).iloc[0]
+    row = make(tmp_path, last).summary(by=["alpha"], metrics=["acc"], full=True).iloc[0]
     assert row["val/acc/n"] == 2
     assert row["val/acc/mean"] == exact(0.45)  # of 0.3 and 0.6
     assert row["val/acc/std"] == exact(0.3 / 2**0.5)
@@ -99,7 +99,7 @@ def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_p
 def test_rows_with_inactive_hyperparameters_are_kept(tmp_path, pooled: bool) -> None:
     """Temperature under mse and at alpha = 1: pandas would drop them."""
     last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.3]}
-    table = make(tmp_path, last).summary(["loss", "temperature"], ["acc"], pooled=pooled)
+    table = make(tmp_path, last).summary(["loss", "temperature"], ["acc"], pooled=pooled, full=True)
     assert table[["loss", "temperature"]].isna().to_numpy().tolist() == [
         *([False, False], [False, True], [True, True])
     ]
@@ -111,7 +111,9 @@ def test_rows_with_inactive_hyperparameters_are_kept(tmp_path, pooled: bool) -> 
 
 def test_pooled_by_hand(tmp_path) -> None:
     (row,) = (
-        make(tmp_path, {0.5: [0.3, 0.6]}).summary(pooled=True, metrics=["acc"]).to_dict("records")
+        make(tmp_path, {0.5: [0.3, 0.6]})
+        .summary(pooled=True, metrics=["acc"], full=True)
+        .to_dict("records")
     )
     values = [0.1, 0.2, 0.3, 0.2, 0.4, 0.6]  # squares about their mean of 0.3: .16
     assert (row["alpha"], row["val/acc/n"]) == (0.5, len(values))
@@ -120,7 +122,7 @@ def test_pooled_by_hand(tmp_path) -> None:
 
 def test_runs_of_different_lengths_each_count_at_their_own_last_epoch(tmp_path) -> None:
     last = {at(0.5, epochs=2): [0.6, 0.8], at(0.5, epochs=3): [0.5, 0.7]}
-    table = make(tmp_path, last).summary(["epochs"], ["acc"])
+    table = make(tmp_path, last).summary(["epochs"], ["acc"], full=True)
     assert table["val/acc/mean"].tolist() == exact([0.7, 0.6])
     assert table["val/acc/n"].tolist() == [2, 2]
 
@@ -140,8 +142,8 @@ def test_a_range_of_rates_is_cut_into_four(tmp_path) -> None:
     rates = [0.001 * 1.3**i for i in range(12)]
     last = draw({at(0.5, lr=lr): 0.01 * i for i, lr in enumerate(rates)}, 2, sd=0.001)
     made = make(tmp_path, last)
-    assert len(made.summary(metrics=["acc"])) == 12
-    cut = made.summary(by=["lr"], metrics=["acc"])
+    assert len(made.summary(metrics=["acc"], full=True)) == 12
+    cut = made.summary(by=["lr"], metrics=["acc"], full=True)
     assert cut.lr.tolist() == [
         f"{min(part):.3g} … {max(part):.3g}" for part in np.split(np.array(rates), 4)
     ]
@@ -167,7 +169,7 @@ def test_its_short_run_is_reported_and_excluded(started) -> None:
     assert re.fullmatch(
         r"truncated run excluded: \S+, alpha = 0\.5, repeat 0, 2 of 25 epochs", warning
     )
-    table = started.summary(metrics=["acc"]).set_index("alpha")
+    table = started.summary(metrics=["acc"], full=True).set_index("alpha")
     assert table["val/acc/n"].to_dict() == {0: 4, 0.5: 3, 1: 4}
 
 
@@ -180,21 +182,21 @@ def test_its_short_run_is_reported_and_excluded(started) -> None:
     ],
 )
 def test_its_last_epochs(started, alpha: float, acc: tuple, half: float, diff: tuple) -> None:
-    row = started.summary(metrics=["acc", "logit_diff"]).set_index("alpha").loc[alpha]
+    row = started.summary(metrics=["acc", "logit_diff"], full=True).set_index("alpha").loc[alpha]
     assert (row["val/acc/mean"], row["val/acc/std"]) == exact(acc, abs=5e-5)
     assert (row["val/logit_diff/mean"], row["val/logit_diff/std"]) == exact(diff, abs=5e-4)
     assert (row["val/acc/high"] - row["val/acc/low"]) / 2 == exact(half, abs=5e-5)
 
 
 def test_its_other_scopes(started) -> None:
-    best = started.summary(metrics=["acc"], scope="best").set_index("alpha")
+    best = started.summary(metrics=["acc"], scope="best", full=True).set_index("alpha")
     assert best["val/acc/mean"].tolist() == exact([0.9608, 0.9586, 0.9624], abs=5e-5)
     assert best["val/acc/std"].tolist() == exact([0.0053, 0.0075, 0.0033], abs=5e-5)
 
 
 def test_its_published_table_is_the_pooled_one(started) -> None:
     names = ("loss", "acc", "teacher_acc", "logit_diff")
-    table = started.summary(metrics=names, pooled=True).set_index("alpha")
+    table = started.summary(metrics=names, pooled=True, full=True).set_index("alpha")
     for alpha, name, mean, sd in (
         *((0, "loss", 1.481328, 0.585938), (0, "acc", 0.945359, 0.028460)),
         *((0, "teacher_acc", 0.934641, 0.0), (1, "teacher_acc", 0.934641, 0.0)),
@@ -209,7 +211,7 @@ def test_its_published_table_is_the_pooled_one(started) -> None:
     assert table.loc[0.5, "val/loss/n"] == 3 * 25
     # the ranking turns round: pooled over epochs it was the worst
     assert table["val/acc/mean"].drop(0.5).idxmax() == 0
-    assert started.summary().set_index("alpha")["val/acc/mean"].idxmax() == 1
+    assert started.summary(full=True).set_index("alpha")["val/acc/mean"].idxmax() == 1
 
 
 def test_it_shows_no_significant_difference(started) -> None:

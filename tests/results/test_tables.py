@@ -22,7 +22,9 @@ METRICS = ("loss", "acc", "teacher_acc", "logit_diff")
 @pytest.fixture(scope="module")
 def last(tmp_path_factory) -> pd.DataFrame:
     """The starting repository's summary; one of its runs is truncated: 3 of 4 repeats."""
-    return starting_repository(tmp_path_factory.mktemp("started")).summary(metrics=METRICS)
+    return starting_repository(tmp_path_factory.mktemp("started")).summary(
+        metrics=METRICS, full=True
+    )
 
 
 # -- values as groups ------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def test_latex_special_characters_are_escaped() -> None:
 
 def test_cells_without_a_value(tmp_path) -> None:
     last = {at(0.5, temperature=4.0): [0.6, 0.7], at(0.5, loss="mse"): [0.5, 0.6]}
-    body = format_table(make(tmp_path, last).summary(["temperature"], ["acc"]))
+    body = format_table(make(tmp_path, last).summary(["temperature"], ["acc"], full=True))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines()]
     assert rows[0] == ["temperature", "n", "acc"]
     assert rows[2:] == [

@@ -1,0 +1,110 @@
+"""The notebook experiments/tour.ipynb runs from top to bottom in a kernel."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from study_folders import cost, make
+from whole_predictions import write_whole_predictions
+
+import kdtune
+from kdtune.config.cost import write_costs
+
+TOUR = Path(__file__).parents[2] / "experiments" / "tour.ipynb"
+RUN, SHOWN = "results = kdtune.run(study)", "results"
+"""Cells: the one that runs the study, the one that shows its results."""
+
+
+def read() -> Any:
+    return nbformat.read(TOUR, as_version=4)
+
+
+def execute(folder: Path) -> dict[str, list[Any]]:
+    """Run the notebook in a folder; return the outputs of each cell by its source."""
+    tour = read()
+    for cell in tour.cells:
+        cell.pop("outputs", None) and cell.update(outputs=[])
+    NotebookClient(tour, timeout=280, resources={"metadata": {"path": str(folder)}}).execute()
+    return {cell.source: cell.outputs for cell in tour.cells if cell.cell_type == "code"}
+
+
+def whole_text(outputs: list[Any]) -> str:
+    """Return all text of some outputs, as plain text where there is some."""
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
+
+
+def write_ready_study(folder: Path) -> None:
+    """Write the study of the notebook as it would be when complete, so that nothing is trained."""
+    names: dict[str, Any] = {}
+    exec(next(c.source for c in read().cells if "kdtune.Study(" in c.source), names)
+    study: kdtune.Study = names["study"]
+    rng = np.random.default_rng(0)
+    last = {run: list(rng.normal(0.7, 0.02, study.repeats)) for run in study.runs()}
+    place = folder / study.folder
+    made = make(place, last, name=study.name, run=study.run, space=study.space)
+    write_whole_predictions(made, [f"class {k}" for k in range(10)], splits=("val", "test"))
+    write_costs(place, [cost(study.run.student), cost(study.run.teacher, "teacher", 24_314)])
+
+
+def test_the_notebook_reads_a_complete_study(tmp_path: Path) -> None:
+    write_ready_study(tmp_path)
+    outputs = execute(tmp_path)
+    assert not outputs[RUN]  # nothing was run again
+    (shown,) = outputs[SHOWN]
+    results = kdtune.load(tmp_path / "runs" / "tour")
+    assert results.verdict() in shown.data["text/html"]
+    assert "<img " in outputs["results.plot.curves()"][0].data["text/html"]
+    assert not (tmp_path / "runs" / "tour" / "tune").exists()  # Ray's files
+    # the file has all numbers, not the table for reading
+    want = results.summary(full=True).to_csv(index=False)
+    assert (tmp_path / "runs" / "tour" / "summary.csv").read_text() == want
+
+
+def test_a_notebook_shows_one_sentence_for_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_cell("import kdtune\nlr = 0.1\nrun = kdtune.Run(lr=lr,\n  alpha=2)")
+    sentence = "InputError: alpha must lie in [0, 1], but got alpha=2"
+    assert capsys.readouterr().out == f"----> run = kdtune.Run(lr=lr,\n{sentence}\n"
+    shell.run_cell("1 / 0")  # a bug of the user's own has its traceback
+    assert "Traceback" in capsys.readouterr().out
+
+
+def test_what_the_committed_notebook_shows() -> None:
+    """It has outputs, none of them with a path of the machine that made them, or an error."""
+    text = TOUR.read_text()
+    assert len(text) < 200_000
+    assert not re.search(r"/(home|root|tmp|work|usr|Users)/", text) and "\\u001b" not in text
+    cells = [cell for cell in read().cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {output.output_type for cell in cells for output in cell.outputs}
+    assert kinds <= {"execute_result", "display_data", "stream"}
+    assert not [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"]
+
+
+def test_the_committed_comparison_is_that_of_this_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The one cell whose numbers no training makes."""
+    (cell,) = (c for c in read().cells if "kdtune.compare(own" in c.source)
+    exec(f"import pandas as pd, kdtune\n{cell.source}", {})
+    assert capsys.readouterr().out == whole_text(cell.outputs)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_its_study(tmp_path: Path) -> None:
+    outputs = execute(tmp_path)
+    results = kdtune.load(tmp_path / "runs" / "tour")
+    assert results.status == "complete: 12 runs"
+    ran = outputs[RUN]
+    assert len(ran) <= 8 and not [o for o in ran if o.get("name") == "stderr"]
+    text = whole_text(ran)
+    assert text.startswith("Recipe of runs/tour:")  # Ray has not cleared what came first
+    assert "12 of 12 runs ended: 12 completed" in text and "\x1b" not in text
+    assert text.count("val acc") == 1  # the head of the table, and no line of a run
+    assert results.verdict() in outputs[SHOWN][0].data["text/html"]

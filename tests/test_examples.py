@@ -1,0 +1,113 @@
+"""The examples in the docstrings of the public API give what they say.
+
+Every example runs in a folder that holds the complete study `runs/small`, so that nothing is
+trained and no Ray starts.
+"""
+
+import doctest
+import inspect
+from collections.abc import Iterator
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+from small_study import write_small_study
+
+import kdtune
+from kdtune.reporting.plots import Plots
+
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
+MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
+OTHERS = ["kdtune.results.study_data", "kdtune.results.study_comparisons", "kdtune.reporting.plots"]
+"""Modules of base classes of `Results`, and of what its properties return."""
+EXAMPLES_OF_RESULTS = {
+    *("trials", "epochs", "configs", "predictions", "label", "criterion", "plot"),
+    *("summary", "marginal", "compare", "verdict", "text", "frontier", "selection"),
+    *("sensitivity", "spread", "importance"),
+}
+
+
+def docstrings(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """Yield name and docstring of a module, its functions and classes, and their members.
+
+    doctest's own finder skips cached properties.
+    """
+    yield module.__name__, inspect.getdoc(module) or ""
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) == module.__name__:
+            yield f"{module.__name__}.{name}", inspect.getdoc(value) or ""
+            for part, member in vars(value).items() if inspect.isclass(value) else ():
+                if inspect.isroutine(member) or isinstance(member, property | cached_property):
+                    yield f"{module.__name__}.{name}.{part}", inspect.getdoc(member) or ""
+
+
+def examples() -> Iterator[doctest.DocTest]:
+    """Yield the examples of each docstring that has some."""
+    for place in [*MODULES, *OTHERS]:
+        module = import_module(place)
+        for name, text in docstrings(module):
+            test = doctest.DocTestParser().get_doctest(text, {}, name, module.__file__, None)
+            if test.examples:
+                yield test
+
+
+EXAMPLES = {test.name: test for test in examples()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the study runs/small."""
+    folder = tmp_path_factory.mktemp("examples")
+    write_small_study(folder / "runs" / "small")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(EXAMPLES))
+def test_an_example_gives_what_it_says(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    test = EXAMPLES[name]
+    test.globs = {"kdtune": kdtune, "pd": pd, "results": kdtune.load("runs/small")}
+    told: list[str] = []
+    with pd.option_context("display.width", 100):
+        runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
+        runner.run(test, out=told.append)
+    assert not runner.failures, "".join(told)
+
+
+def documented(of: type) -> dict[str, str]:
+    """Return the docstrings of the public methods and properties of a class, inherited or not.
+
+    Fields of dataclasses are not among them: the string below a field says what it is.
+    """
+    fields = getattr(of, "__dataclass_fields__", {})
+    members = {name: inspect.getattr_static(of, name) for name in dir(of)}
+    return {
+        name: inspect.getdoc(member) or ""
+        for name, member in members.items()
+        if not name.startswith("_") and name not in fields
+    }
+
+
+@pytest.mark.parametrize("name", kdtune.__all__)
+def test_a_public_name_has_an_example(name: str) -> None:
+    value: Any = getattr(kdtune, name)
+    assert ">>> " in str(inspect.getdoc(value))
+
+
+@pytest.mark.parametrize("name", [n for n in kdtune.__all__ if inspect.isclass(getattr(kdtune, n))])
+def test_public_methods_and_properties_have_docstrings(name: str) -> None:
+    of = getattr(kdtune, name)
+    own = {n for n in documented(of) if n not in dir(Exception)}
+    assert not [n for n in own if not documented(of)[n]]
+
+
+def test_the_main_methods_of_results_have_examples() -> None:
+    docs = documented(kdtune.Results) | {f"plot.{k}": v for k, v in documented(Plots).items()}
+    figures = {f"plot.{name}" for name in ("curves", "differences", "repeats", "frontier")}
+    assert not [n for n in EXAMPLES_OF_RESULTS | figures if ">>> " not in docs[n]]
