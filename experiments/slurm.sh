@@ -61,20 +61,21 @@ run() {
 # Ray's files are in FOLDER ("": a new one), which only the user can read and which is removed. Ray
 # takes free ports, since other jobs may use the node, and the job's cores and GPUs, not the node's.
 ray_node() {
-  local folder=$1 ray code
+  local folder=$1 ray='' told='' code
   shift
   umask 077
+  trap 'told=yes; [ -z "$ray" ] || kill -TERM "$ray"' TERM INT
   [ -n "$folder" ] || folder=$(mktemp -d "${TMPDIR:-/tmp}/slurm-kdtune-XXXXXX") || return
   ray start "$@" --block --temp-dir="$folder/ray" --node-name="$SLURMD_NODENAME" \
     --num-cpus="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
-    --object-store-memory=200000000 --dashboard-agent-listen-port=0 --disable-usage-stats >"$folder/log" 2>&1 &
+    --object-store-memory=200000000 --dashboard-agent-listen-port=0 --disable-usage-stats \
+    >"$folder/log" 2>&1 &
   ray=$!
-  trap 'kill -TERM "$ray" 2>/dev/null' TERM INT
   await "$ray"
   code=$?
   [ -e "$folder/ray/ray_current_cluster" ] || sed "s/^/$SLURMD_NODENAME: /" "$folder/log" >&2
   rm -rf "$folder"
-  return "$code"
+  [ -n "$told" ] || return "$code" # ray start ends with 1 at SIGTERM
 }
 
 # Start ray_node on a node, as a job step of its own: a lost node ends no other.
@@ -85,18 +86,18 @@ start_node() {
   steps+=($!)
 }
 
-# Wait until all nodes have joined: python -c "$JOINED" ADDRESS SECONDS "STEP STEP" NODE NODE
-JOINED='
+# Wait until all nodes have joined: python -c "$JOIN" ADDRESS SECONDS NODE=PID_OF_SRUN ...
+JOIN='
 import os, sys, time, ray
-address, seconds, steps, *names = sys.argv[1:]
+address, seconds, *pairs = sys.argv[1:]
+steps = dict(pair.split("=") for pair in pairs)
 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
 until = time.monotonic() + float(seconds)
-while missing := set(names) - {node["NodeName"] for node in ray.nodes() if node["Alive"]}:
-    ended = [step for step in steps.split() if not os.path.exists(f"/proc/{step}")]
-    if ended or time.monotonic() > until:
-        why = "a job step has ended" if ended else f"no answer in {seconds} s"
-        listed = ", ".join(sorted(missing))
-        sys.exit(f"error: {listed} did not join the Ray cluster: {why}")
+while missing := sorted({*steps} - {node["NodeName"] for node in ray.nodes() if node["Alive"]}):
+    if ended := [node for node in missing if not os.path.exists(f"/proc/{steps[node]}")]:
+        sys.exit("error: Ray has ended on " + ", ".join(ended))
+    if time.monotonic() > until:
+        sys.exit("error: Ray did not start in " + seconds + " s on " + ", ".join(missing))
     time.sleep(1)
 '
 
@@ -138,8 +139,10 @@ until [ -s "$folder/ray/ray_current_cluster" ]; do
   run sleep 0.5 || exit
 done
 address=$(<"$folder/ray/ray_current_cluster")
+pairs=("${nodes[0]}=${steps[0]}")
 for node in "${nodes[@]:1}"; do
   start_node "$node" "" --address="$address"
+  pairs+=("$node=${steps[-1]}")
 done
-run python -c "$JOINED" "$address" "$JOIN_SECONDS" "${steps[*]}" "${nodes[@]}" || exit
+run python -c "$JOIN" "$address" "$JOIN_SECONDS" "${pairs[@]}" || exit
 run python -m kdtune.search --address "$address" "$@"

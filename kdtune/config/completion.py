@@ -112,7 +112,7 @@ def _flags_type(command: str) -> type:
 
 
 def _completed_type(flag: Flag) -> tuple[Any, Any]:
-    """Return a type that tyro completes as it should the flag, and a value of that type.
+    """Return the type by which tyro completes a flag, and a value of that type.
 
     tyro completes the words of a Literal, and nothing for a number. Text it would complete as file
     names, but without a slash after folders; so text is a number here.
