@@ -5,14 +5,8 @@ python -m kdtune.report runs/fashion runs/other [--out FILE.html]      one page,
 """
 
 if __name__ == "__main__":
-    import atexit
-    import gc
-
     from kdtune.config.cli import start
 
-    # garbage collection would take a fifth of the time of this short process, half of it at exit
-    gc.disable()
-    atexit.register(gc.freeze)
     start("report")  # reports invalid flags before pandas and matplotlib load; does not return
 
 from pathlib import Path

@@ -21,11 +21,13 @@ Declarations
 - teacher_accuracy: the record of the teachers' accuracy
 
 Command lines
-- cli: parsing, exit codes, experiments
+- commands: the table of commands, exit codes, `kdtune --help`
+- cli: start of a command, parsing of studies, experiments
 - flags: how a field becomes a flag; the flags of analysis and report
 - function_flags: flags of an experiment with a training function
 - predict_flags: flags of predict
 - table_flags: flags of analysis for a table of results, and how it is told from a study
+- completion: completion of commands and flags in a shell
 - defaults: the default study, and the recipe of teachers
 - trackers: trackers by name, and the flags of track
 - user_code: errors in the user's own modules

@@ -1,46 +1,40 @@
 """Command lines: `python -m kdtune.<command> [EXPERIMENT.py] [--flags]`.
 
 Flags take precedence over the experiment, the experiment over the defaults. Nothing here imports
-torch or Ray, so that `--help` and misspelt flags are answered at once.
-
-Exit codes: 0 success; 1 no trial completed, the study was lost to another driver, or an image could
-not be read; 2 wrong input, or a machine that cannot run the study; 3 `--strict` found something;
-130 interrupted; 141 the reader of the output has gone.
+torch or Ray, so that `--help` and misspelt flags are answered at once. The commands and their exit
+codes: `kdtune.config.commands`.
 """
 
-import importlib
+import atexit
+import gc
 import runpy
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.errors import InputError, LeaseLostError, UserError
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import (
     Flag,
+    choices_of,
     help_of,
     metavar_of,
     number_or_range,
     parse_flags,
-    parse_own,
     parse_range,
-    parse_reading,
 )
 from kdtune.config.function_flags import function_flags, with_function_flags
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
-from kdtune.config.predict_flags import parse_predict
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.trackers import TrackFlags
 from kdtune.config.user_code import user_code
-
-Command = StudyCommand | Literal["analysis", "report", "predict", "track"]
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
@@ -54,28 +48,28 @@ NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
 
 
-def start(command: Command) -> NoReturn:
-    """Run `python -m kdtune.<command>` and end the process with its exit code.
+def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
+    """Run a command of kdtune and end the process with its exit code.
 
     The command line is parsed before the module is loaded, since the modules load torch and Ray.
-    They are loaded under their own names, since Ray cannot unpickle what `__main__` defines.
+
+    Args:
+        command: A key of `COMMANDS`.
+        words: Its command line; None: that of the process.
     """
+    arguments = sys.argv[1:] if words is None else list(words)
+    if not COMMANDS[command].collects_garbage:
+        gc.disable()
+        atexit.register(gc.freeze)  # otherwise the exit collects the garbage of the whole run
 
     def main() -> int:
-        arguments = sys.argv[1:]
-        flags: Any
-        if command == "analysis" or command == "report":
-            flags = parse_reading(command, arguments)
-        elif command == "predict":
-            flags = parse_predict(arguments)
-        elif command == "track":
-            flags = TrackFlags(**parse_own(TrackFlags, command, arguments))
-        else:
-            flags = parse(command, arguments)
-        return int(importlib.import_module(f"kdtune.{command}").main(flags))
+        if arguments[:1] == ["--version"]:
+            print(version())
+            return 0
+        return run_command(command, parse_command(command, arguments))
 
     warnings.formatwarning = _format_warning
-    run_and_exit(main, resumes=command in ("search", "teacher"))
+    run_and_exit(main, resumes=COMMANDS[command].resumes)
 
 
 _format_of_python = warnings.formatwarning
@@ -149,6 +143,11 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
     return replace(study, flags=flags)
 
 
+def study_flags(command: StudyCommand) -> Iterator[Flag]:
+    """Return the flags of a command that takes a study, with the default study's values."""
+    return _flags(command, fashion())
+
+
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     """Return the study that flags are laid over, and the flags.
 
@@ -200,7 +199,7 @@ def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
             about = help_of(declared, text.rstrip())
             if is_default_study:
                 about += _default_elsewhere(name, base, elsewhere)
-            yield Flag(name, kind, about, default, metavar)
+            yield Flag(name, kind, about, default, metavar, choices_of(declared))
 
 
 def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_origin
 
 from kdtune.config import effects
+from kdtune.config.commands import describe_exit_codes, program
 from kdtune.config.errors import InputError
 from kdtune.config.fields import (
+    ALL_COMMANDS,
     Declaration,
     Hyperparameter,
     Setting,
@@ -23,6 +25,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
 from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tables_first
+from kdtune.config.trackers import TrackFlags
 
 _COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
 METAVARS = {"run": "RUN", "runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
@@ -127,6 +130,8 @@ class Flag:
     """Without a default it is a positional argument."""
     metavar: str | None = None
     """What --help shows in place of the value; None: what tyro derives from the type."""
+    choices: tuple[str, ...] = ()
+    """Words that it may have, beside those of its type; shells complete them."""
 
 
 def flags_of(owner: type) -> Iterator[Flag]:
@@ -135,14 +140,26 @@ def flags_of(owner: type) -> Iterator[Flag]:
     defaults = {f.name: f.default for f in dataclasses.fields(owner)}
     for name, declared in declarations(owner).items():
         metavar = metavar_of(declared) or METAVARS.get(name)
-        yield Flag(name, declared.kind, help_of(declared, texts[name]), defaults[name], metavar)
+        about, choices = help_of(declared, texts[name]), choices_of(declared)
+        yield Flag(name, declared.kind, about, defaults[name], metavar, choices)
+
+
+def reading_flags(command: str) -> Iterator[Flag]:
+    """Yield the flags of "analysis" or "report", each once: those for studies, then for tables."""
+    owners = (AnalysisFlags, TableFlags) if command == "analysis" else (ReportFlags,)
+    yield from {flag.name: flag for owner in reversed(owners) for flag in flags_of(owner)}.values()
+
+
+def choices_of(declared: Declaration) -> tuple[str, ...]:
+    """Return the words that a field may have, where its type does not say them."""
+    return () if declared.setting.choices is None else tuple(declared.setting.choices())
 
 
 def metavar_of(declared: Declaration) -> str | None:
     """Return the words that a field may have, as --help lists them; None if its type has them."""
-    if declared.setting.choices is None:
+    if not (choices := choices_of(declared)):
         return None
-    words = f"{{{','.join(declared.setting.choices())}}}"
+    words = f"{{{','.join(choices)}}}"
     return f"{words} [...]" if get_origin(declared.kind) is tuple else words
 
 
@@ -190,11 +207,9 @@ def parse_flags(
     parsed: Any = tyro.cli(
         dataclasses.make_dataclass("Flags", fields),
         args=arguments,
-        prog=f"python -m kdtune.{command}",
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,)
-        if command in ("analysis", "report", "track")
-        else (),
+        prog=program(command),
+        description=f"{description}\n\n{describe_exit_codes(command)}",
+        config=() if command in ALL_COMMANDS else (tyro.conf.FlagCreatePairsOff,),
     )
     return dict(vars(parsed))
 
@@ -202,6 +217,16 @@ def parse_flags(
 def parse_own(owner: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the values of the flags that a dataclass declares; see `parse_flags`."""
     return parse_flags(command, str(inspect.getdoc(owner)), tuple(flags_of(owner)), arguments)
+
+
+def parse_track(command: str, arguments: Sequence[str]) -> TrackFlags:
+    """Return what the command line of "track" asks for; see `parse_flags`."""
+    return TrackFlags(**parse_own(TrackFlags, command, arguments))
+
+
+def track_flags(command: str) -> Iterator[Flag]:
+    """Return the flags of "track"."""
+    return flags_of(TrackFlags)
 
 
 def parse_reading(

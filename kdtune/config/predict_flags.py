@@ -1,13 +1,13 @@
 """Flags of `python -m kdtune.predict`."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Setting, check_fields
-from kdtune.config.flags import flags_of, parse_flags
+from kdtune.config.flags import Flag, flags_of, parse_flags
 from kdtune.config.study import Device
 
 PredictFormat = Literal["table", "csv", "json"]
@@ -42,6 +42,16 @@ class PredictFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def predict_flags(command: str) -> Iterator[Flag]:
+    """Return the flags of "predict"."""
+    return flags_of(PredictFlags)
+
+
+def parse_command(command: str, arguments: Sequence[str]) -> PredictFlags:
+    """Return what the command line of a command named "predict" asks for."""
+    return parse_predict(arguments)
 
 
 def parse_predict(arguments: Sequence[str]) -> PredictFlags:

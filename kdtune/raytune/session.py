@@ -56,6 +56,7 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         logger.setLevel(logging.ERROR)
         unset = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
         stack.enter_context(environment(**unset))
+        stack.enter_context(_sigterm_restored())
         stack.enter_context(_started(study, ray_init))
         stack.enter_context(_sigterm_as_ctrl_c())
         yield
@@ -116,6 +117,17 @@ def check_address(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         except (OSError, ValueError) as error:
             raise InputError(f"no Ray cluster answers at {address} ({error})") from None
+
+
+@contextmanager
+def _sigterm_restored() -> Iterator[None]:
+    """Restore the handler of SIGTERM at the end; `ray.init` replaces it by its own for good."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     assert one.returncode == 0, one.stderr
     assert one.stdout.count("epoch ") == 2 and "alpha 0.2" in one.stdout
 
-    search = call("kdtune.search", *flags, "--alpha", "0.1", "1", "--repeats", "3", cwd=tmp_path)
+    search = call("kdtune", "search", *flags, "--alpha", "0.1", "1", "--repeats", "3", cwd=tmp_path)
     assert search.returncode == 0, search.stderr
     assert "epoch " not in search.stdout  # the teacher was there
     assert "significant difference" in search.stdout or "Distillation" in search.stdout

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     init = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
     init["runtime_env"] = {"env_vars": {"KDTUNE_WITNESS": str(witness)}}
     without = dict.fromkeys([*AUTH, *DEFAULTS])
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with environment(HOME=str(home), **without):
         with ray_session(Study(gpus=0), init):
             made = Session(home, witness)
@@ -76,6 +78,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     assert not ray.is_initialized()
     assert not folder.exists()
     assert ray_constants.ENABLE_RAY_CLUSTER
+    assert signal.getsignal(signal.SIGTERM) is on_sigterm  # Ray has one of its own
 
 
 def test_a_process_without_the_token_cannot_connect(session: Session) -> None:

@@ -1,0 +1,173 @@
+"""experiments/slurm.sh under a real Slurm on simulated hosts (hosts.py, slurm.py).
+
+Needs root: python -m pytest -m cluster
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import Hosts, call, why_not
+from lab import ROOT, epochs, recomputed_epochs, wait_until
+from slurm import start_slurm, why_no_slurm
+
+import kdtune
+from kdtune.storage.records import read_lines
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        (why_not() or why_no_slurm()) is not None, reason=why_not() or why_no_slurm() or ""
+    ),
+]
+NODES = ("h0", "h1", "h2")
+TEMPORARY = "/tmp/of-jobs"
+STUDY = (
+    "--train-images 2000 --batch-size 16 --epochs 8 --teacher-epochs 1 --repeats 3 --alpha 0.1 1 "
+    "--temperature 4 --out /mnt/shared/runs"
+)
+"""Six trials, two for each of the three nodes."""
+EDITS = {
+    r"^#SBATCH --nodes=\d+": "#SBATCH --nodes=3",
+    r"^#SBATCH --gpus-per-node.*\n": "",
+    r"^#SBATCH --cpus-per-task=\d+": "#SBATCH --cpus-per-task=1",
+    r"^#SBATCH --mem=\w+": "#SBATCH --mem=1500M",
+    r"^#SBATCH --time=\S+": "#SBATCH --time=00:30:00",
+}
+"""The lines marked <-, as a user edits them."""
+
+
+class Jobs:
+    """Slurm as its user sees it, on h0, in a checkout on the shared folder."""
+
+    def __init__(self, hosts: Hosts):
+        self.hosts = hosts
+        checkout = hosts.shared / "checkout"
+        listed = call("git", "-C", ROOT, "ls-files", "-co", "--exclude-standard", "kdtune")
+        for name in [*listed.split(), "experiments/slurm.sh"]:
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, checkout / name)
+        script = checkout / "experiments" / "slurm.sh"
+        text = script.read_text()
+        for old, new in EDITS.items():
+            text, count = re.subn(old, new, text, flags=re.MULTILINE)
+            assert count == 1, old
+        script.write_text(text)
+        for name in NODES:
+            hosts.run(name, f"mkdir -m 1777 {TEMPORARY}")
+
+    def submit(self, flags: str) -> str:
+        """Submit a study; returns the id of the job."""
+        setting = f"export PYTHONPATH=$PWD TERM=dumb TMPDIR={TEMPORARY}"
+        words = f"sbatch --parsable --output=/mnt/shared/%j.log experiments/slurm.sh {flags}"
+        return self.hosts.run("h0", f"cd /mnt/shared/checkout; {setting}; {words}").strip()
+
+    def show(self, job: str) -> dict[str, str]:
+        said = self.hosts.run("h0", f"scontrol show job {job}")
+        return dict(re.findall(r"(\w+)=(\S*)", said))
+
+    def log(self, job: str) -> str:
+        file = self.hosts.shared / f"{job}.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def ends_with(self, job: str, code: int, seconds: float = 400) -> None:
+        """Wait for the end of a job; check its exit code, and that it leaves nothing behind."""
+        active = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING"}
+        wait_until(lambda: self.show(job)["JobState"] not in active, seconds)
+        assert self.show(job)["ExitCode"] == f"{code}:0", self.log(job)[-6000:]
+        assert "Killed" not in self.log(job)  # each Ray node ended by itself
+        for name in NODES:
+            assert self.on(name, f"ls {TEMPORARY} | grep slurm-kdtune") == []
+            assert self.on(name, "pgrep -af 'ray|kdtune' | grep -v pgrep") == []
+
+    def on(self, name: str, command: str) -> list[str]:
+        return self.hosts.run(name, f"{command}; true").splitlines()
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    hosts = Hosts(tmp_path_factory.mktemp("hosts"), 3)
+    try:
+        start_slurm(hosts)
+        yield Jobs(hosts)
+    finally:
+        hosts.down()
+
+
+def test_a_study_is_stopped_and_resumed_by_the_next_job(jobs: Jobs) -> None:
+    folder = jobs.hosts.shared / "runs" / "study"
+    first = jobs.submit(f"{STUDY} --name study")
+    wait_until(lambda: epochs(folder) > 3, 300)
+    check_that_strangers_are_kept_out(jobs)
+    jobs.hosts.run("h0", f"scancel --batch --signal=TERM {first}")
+    jobs.ends_with(first, 130)
+    assert "; run the same command again to resume" in jobs.log(first)
+    begun = {line["trial_id"] for line in read_lines(folder)[0] if line["kind"] == "epoch"}
+    assert "completed" not in set(kdtune.load(folder).trials.status) and begun
+
+    second = jobs.submit(f"{STUDY} --name study")
+    jobs.ends_with(second, 0)
+    trials = kdtune.load(folder).trials
+    assert set(trials.status) == {"completed"} and len(trials) == 6
+    assert set(trials.node) == set(NODES)
+    assert max(map(len, recomputed_epochs(folder).values()), default=0) <= 1
+    assert "mean ± SD over n repeats" in jobs.log(second)
+
+
+def check_that_strangers_are_kept_out(jobs: Jobs) -> None:
+    """Others see neither the token nor Ray's files, and are refused without the token."""
+    token = jobs.on("h0", "tr '\\0' '\\n' < /proc/$(pgrep -of 'm kdtune[.]search')/environ")
+    secret = dict(line.split("=", 1) for line in token if "=" in line)["RAY_AUTH_TOKEN"]
+    assert re.fullmatch("[0-9a-f]{64}", secret)
+    for name in NODES:
+        assert secret not in "\n".join(jobs.on(name, "ps -ww ax -o args"))
+        (mode,) = jobs.on(name, f"stat -c %a {TEMPORARY}/slurm-kdtune-*")
+        assert mode == "700"
+    (address,) = jobs.on("h0", f"cat {TEMPORARY}/slurm-kdtune-*/ray/ray_current_cluster")
+    ask = (
+        "from ray._raylet import GcsClient; "
+        f"print(GcsClient(address='{address}').internal_kv_keys(b'', b'session', timeout=10))"
+    )
+    answer = f'python -c "{ask}" 2>&1 | tail -1'
+    refused = jobs.on("h1", f"RAY_AUTH_MODE=disabled {answer}")
+    assert any("nauthenticated" in line or "uthentication" in line for line in refused), refused
+    allowed = jobs.on("h1", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={secret} {answer}")
+    assert "session_name" in allowed[-1], allowed
+
+
+def test_a_wrong_flag_ends_the_job_with_its_exit_code(jobs: Jobs) -> None:
+    job = jobs.submit("--alpha 1.5 --out /mnt/shared/runs")
+    jobs.ends_with(job, 2)
+    assert "error: alpha must lie in [0, 1], but got alpha=1.5\n" in jobs.log(job)
+
+
+def test_a_node_that_does_not_join_is_named(jobs: Jobs) -> None:
+    """On h2 Ray cannot be started; what it said there is in the log of the job."""
+    broken = jobs.hosts.shared / "broken"
+    broken.write_text("#!/bin/sh\necho no Ray here\nexit 1\n")
+    broken.chmod(0o755)
+    ray = jobs.hosts.venv / "bin" / "ray"
+    jobs.hosts.run("h2", f"mount --bind /mnt/shared/broken {ray}")
+    try:
+        job = jobs.submit(f"{STUDY} --name unjoined")
+        jobs.ends_with(job, 1, seconds=200)  # before JOIN_SECONDS
+    finally:
+        jobs.hosts.run("h2", f"umount {ray}")
+    assert "\nh2: no Ray here\n" in f"\n{jobs.log(job)}"
+    assert "error: Ray has ended on h2\n" in jobs.log(job)
+    assert not (jobs.hosts.shared / "runs" / "unjoined").exists()
+
+
+def test_it_refuses_to_run_without_sbatch(jobs: Jobs) -> None:
+    said = jobs.hosts.run("h0", "bash /mnt/shared/checkout/experiments/slurm.sh", ok=(2,))
+    assert said == "error: slurm.sh must be started by sbatch\n"
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+def test_shellcheck() -> None:
+    call(
+        "shellcheck", ROOT / "experiments" / "slurm.sh", Path(__file__).parents[1] / "host_init.sh"
+    )

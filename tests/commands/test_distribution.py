@@ -1,0 +1,131 @@
+"""The wheel and the sdist as a package index would get them, and what pip installs from them.
+
+References: the files of kdtune/ in the checkout, and twine's check of the metadata.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import kdtune
+
+ROOT = Path(__file__).parents[2]
+MAX_WHEEL_BYTES = 3_000_000
+
+pytestmark = pytest.mark.slow  # half a minute
+for tool in ("build", "hatchling", "twine"):
+    pytest.importorskip(tool)
+
+
+class Built(NamedTuple):
+    wheel: Path
+    sdist: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The sdist of the checkout, and the wheel of that sdist, built without the network."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return Built(wheel, sdist)
+
+
+def run(*line: object, cwd: Path | None = None) -> str:
+    words = [str(word) for word in line]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=250, cwd=cwd, env=clean, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files_of_package() -> set[str]:
+    """Return the files of kdtune/ in the checkout."""
+    found = (file for file in (ROOT / "kdtune").rglob("*") if file.is_file())
+    return {str(f.relative_to(ROOT)) for f in found if "__pycache__" not in f.parts}
+
+
+def members(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_the_metadata_are_accepted(built: Built) -> None:
+    said = run(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *built)
+    assert said.count("PASSED") == 2
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
+    info = f"kdtune-{kdtune.__version__}.dist-info"
+    licences = ("LICENSE", "kdtune/assets/LICENSE.fashion-mnist")
+    of_pip = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
+    of_pip |= {f"{info}/licenses/{name}" for name in licences}
+    assert members(built.wheel) == files_of_package() | of_pip
+    assert "kdtune/py.typed" in members(built.wheel)
+    allowed = r".*\.(py|html|css|js)|kdtune/(py\.typed|assets/(fashion\.npz|LICENSE.*))"
+    assert [name for name in files_of_package() if not re.fullmatch(allowed, name)] == []
+    assert built.wheel.stat().st_size < MAX_WHEEL_BYTES
+
+
+def test_the_sdist_holds_no_data_but_the_default_data_set(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert files_of_package() <= names
+    others = names - files_of_package()
+    allowed = r"docs/\w+\.md|experiments/[\w-]+\.(py|sh|md|yaml|svg|png)"
+    files = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "cluster.yaml"}
+    of_hatchling = {".gitignore", "PKG-INFO"}
+    rest = others - files - of_hatchling
+    assert [name for name in rest if not re.fullmatch(allowed, name)] == []
+    assert files < names
+    for image in re.findall(r"!\[.*\]\((.*?)\)", (ROOT / "README.md").read_text()):
+        assert image in names
+
+
+def test_what_the_metadata_say(built: Built) -> None:
+    said = metadata(built.wheel)
+    assert (said["Name"], said["Version"]) == ("kdtune", kdtune.__version__)
+    assert said["License-Expression"] == "Apache-2.0 AND MIT"
+    assert said["Requires-Python"] == ">=3.11"
+    assert said["Description-Content-Type"] == "text/markdown"
+    assert said["Keywords"] and "Typing :: Typed" in (said.get_all("Classifier") or [])
+    required = said.get_all("Requires-Dist") or []
+    assert any(line.startswith("torch>=") for line in required)
+    assert not any(
+        line.startswith(("pytest", "build")) and "extra" not in line for line in required
+    )
+    assert str(said.get_payload()).startswith("# kdtune")
+
+
+def test_the_wheel_is_installed_into_a_fresh_environment(built: Built, tmp_path: Path) -> None:
+    """Without its dependencies: the list of commands needs none."""
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
+    python = venv / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    run(*pip, "install", "-q", "--no-deps", "--no-index", "--no-compile", built.wheel)
+    script = venv / "bin" / "kdtune"
+    assert run(script, "--version", cwd=tmp_path) == f"kdtune {kdtune.__version__}\n"
+    assert "\n  search " in run(script, cwd=tmp_path)
+    packages = run(python, "-c", "import kdtune; print(kdtune.__file__)", cwd=tmp_path)
+    site = Path(packages.strip()).parents[1]
+    assert site.is_relative_to(venv)
+    installed = {str(f.relative_to(site)) for f in (site / "kdtune").rglob("*") if f.is_file()}
+    assert {name for name in installed if "__pycache__" not in name} == files_of_package()
