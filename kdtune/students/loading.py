@@ -13,6 +13,8 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import STUDENTS
+from kdtune.config.names import OBJECT, is_object
+from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.config.student_record import InputRecord, ModelRecord
 from kdtune.config.study import Study
@@ -43,7 +45,7 @@ class StudyResults(Protocol):
 
 
 def load_student(
-    place: str | Path | Study | StudyResults, repeat: int | None = None
+    place: str | Path | Study | StudyResults, repeat: int | None = None, module: Any = None
 ) -> TrainedStudent:
     """Load a trained student of a study's best configuration, ready to predict.
 
@@ -57,6 +59,8 @@ def load_student(
             students/, also one that was copied out of the study, or one of its files. Or the study
             itself, or its results.
         repeat: The student's repeat. Default: that of the file, else the lowest one.
+        module: The module or function that was passed to the study as its student; only for a
+            study that has its student from Python, "object:NAME".
 
     Returns:
         The student in eval mode on the CPU, with all its weights loaded.
@@ -70,8 +74,9 @@ def load_student(
     state = _read_weights(file, found, chosen)
     record = found.record
     classes = found.classes or known_classes(record.configured_run)
-    count = len(classes) or _count_classes(record.model, state)
-    model = _build(record.model, count, state, file)
+    passed = None if module is None else Passed(module)
+    count = len(classes) or _count_classes(record.model, state, passed)
+    model = _build(record.model, count, state, file, passed)
     if not classes:
         classes = tuple(f"class {k}" for k in range(count))
         warnings.warn(
@@ -123,20 +128,27 @@ def _read_weights(file: Path, found: FoundStudents, repeat: int) -> Mapping[str,
     return state
 
 
-def _count_classes(recorded: ModelRecord, state: Mapping[str, Tensor]) -> int:
+def _count_classes(
+    recorded: ModelRecord, state: Mapping[str, Tensor], passed: Passed | None
+) -> int:
     """Return K: the number of rows of the head's weights."""
-    weights = f"{_untrained(recorded, 2).head_name}.weight"
+    weights = f"{_untrained(recorded, 2, passed).head_name}.weight"
     return len(state[weights]) if weights in state else 2
 
 
-def _untrained(recorded: ModelRecord, classes: int) -> Classifier:
+def _untrained(recorded: ModelRecord, classes: int, passed: Passed | None) -> Classifier:
     """Return the model with random weights.
 
     Raises:
-        InputError: A library or the module of a factory is missing.
+        InputError: A library or the module of a factory is missing, or the object.
     """
+    if is_object(recorded.name) and passed is None:
+        raise InputError(
+            f"the student is built by {recorded.name}, which was passed in Python; pass it again: "
+            f"kdtune.load_student(..., module={recorded.name.removeprefix(OBJECT)})"
+        )
     try:
-        return build(recorded.name, "none", classes, seed=0)
+        return build(recorded.name, "none", classes, seed=0, passed=passed)
     except InputError as error:
         if ":" not in recorded.name:
             raise
@@ -144,14 +156,18 @@ def _untrained(recorded: ModelRecord, classes: int) -> Classifier:
 
 
 def _build(
-    recorded: ModelRecord, classes: int, state: Mapping[str, Tensor], file: Path
+    recorded: ModelRecord,
+    classes: int,
+    state: Mapping[str, Tensor],
+    file: Path,
+    passed: Passed | None,
 ) -> Classifier:
     """Return the model with the weights.
 
     Raises:
         InputError: It cannot be built, or the weights do not fit.
     """
-    name, model = recorded.name, _untrained(recorded, classes)
+    name, model = recorded.name, _untrained(recorded, classes, passed)
     has_changed = bool(recorded.source) and model.source != recorded.source
     if faults := differences(model.net.state_dict(), state):
         why = f"{file} does not fit {name} ({'; '.join(faults)})"

@@ -8,6 +8,7 @@ from typing import Any
 import factories
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -79,6 +80,12 @@ def test_objects_equal_factories(
     assert record["run"]["student"] == "object:make_student"
     assert (study.folder / "thumbnails").exists()  # the report's images, from the data passed
     assert len(list((study.folder / "students").glob("*.safetensors"))) == 2
+    with pytest.raises(InputError, match=r"load_student\(..., module=make_student\)"):
+        kdtune.load_student(study.folder)
+    trained = kdtune.load_student(study.folder, module=own["student"])
+    (file,) = (study.folder / "students").glob("repeat-00.safetensors")
+    saved = load_file(file)
+    assert all(torch.equal(v, saved[k]) for k, v in trained.net.state_dict().items() if k in saved)
     _goes_on_with_equal_objects(study, tiny)
 
 
