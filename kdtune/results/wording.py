@@ -58,12 +58,13 @@ def verdict(
     table = table[have_enough_repeats(table.n)]
     if m == 0 or table.n.max() < MIN_REPEATS or not table.p_holm.notna().any():
         return _no_test(table, context)
+    untested = int(table.p_holm.isna().sum())
     table = table[table.p_holm.notna()]
     found = find_outcome(table, criterion.sign, *_rule(context))
     if found.kind == "better":
         return _improved(found.row, criterion, by, context, m)
     if found.kind == "worse":
-        return _worsened(found, len(table), criterion, by, context, m)
+        return _worsened(found, len(table), untested, criterion, by, context, m)
     text = _not_significant(found.row, criterion, by, context, m)
     if context.anytime_level is None:
         text = f"{too_small(found.row, m, criterion)}{text}{power_text(table, m, criterion)}"
@@ -102,6 +103,7 @@ def _improved(
 def _worsened(
     found: Outcome,
     configs: int,
+    untested: int,
     criterion: Criterion,
     by: Sequence[str],
     context: ComparisonContext,
@@ -109,9 +111,12 @@ def _worsened(
 ) -> str:
     row = found.row
     by_how_much = _effect(row, criterion, context, m)
-    if found.significant < configs or configs == 1:
+    if found.significant < configs or configs == 1 or untested:
         text = f"{_subject(row, criterion, by)} worsened {criterion.label} by {by_how_much}"
         rest = " No other configuration has a better mean." * (configs > 1)
+        if untested:
+            have = "configuration has" if untested == 1 else "configurations have"
+            rest = f" {untested} other {have} too few common repeats for a test."
         return f"{text}{rest}"
     subject = _task_subject(criterion)
     every = f"{subject} in every" if subject else "Every other"
