@@ -3,9 +3,10 @@
 Flags take precedence over the experiment, the experiment over the defaults. Nothing here imports
 torch or Ray, so that `--help` and misspelt flags are answered at once.
 
-Exit codes: 0 success; 1 no trial completed, the study was lost to another driver, or an image could
-not be read; 2 wrong input, or a machine that cannot run the study; 3 `--strict` found something;
-130 interrupted; 141 the reader of the output has gone.
+Exit codes: 0 success; 1 no trial completed, the study was lost to another driver, an image could
+not be read, or an exported file does not compute what its student does; 2 wrong input, or a machine
+that cannot run the study; 3 `--strict` found something; 130 interrupted; 141 the reader of the
+output has gone.
 """
 
 import importlib
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
-from kdtune.config.errors import InputError, LeaseLostError, UserError
+from kdtune.config.errors import ExportMismatchError, InputError, LeaseLostError, UserError
+from kdtune.config.export_flags import parse_export
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import (
@@ -40,7 +42,7 @@ from kdtune.config.study import Study
 from kdtune.config.trackers import TrackFlags
 from kdtune.config.user_code import user_code
 
-Command = StudyCommand | Literal["analysis", "report", "predict", "track"]
+Command = StudyCommand | Literal["analysis", "report", "export", "predict", "track"]
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
@@ -66,6 +68,8 @@ def start(command: Command) -> NoReturn:
         flags: Any
         if command == "analysis" or command == "report":
             flags = parse_reading(command, arguments)
+        elif command == "export":
+            flags = parse_export(arguments)
         elif command == "predict":
             flags = parse_predict(arguments)
         elif command == "track":
@@ -105,7 +109,7 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 1 if isinstance(error, LeaseLostError) else 2
+        code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""

@@ -24,6 +24,8 @@ from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
 from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tables_first
 
+READING = ("analysis", "report", "export", "track")
+"""Commands that read a study; their switches have no opposite (--no-...)."""
 _COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
 METAVARS = {"run": "RUN", "runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
 """What --help shows in place of a value, for fields whose type does not say it."""
@@ -192,9 +194,7 @@ def parse_flags(
         args=arguments,
         prog=f"python -m kdtune.{command}",
         description=description,
-        config=(tyro.conf.FlagCreatePairsOff,)
-        if command in ("analysis", "report", "track")
-        else (),
+        config=(tyro.conf.FlagCreatePairsOff,) if command in READING else (),
     )
     return dict(vars(parsed))
 
