@@ -82,3 +82,30 @@ def gpu_witness(classes: int) -> nn.Module:
         while len(notes.read_text().splitlines()) < 4 and time.monotonic() < until:
             time.sleep(0.05)
     return tiny_student(classes)
+
+
+def photo_student(classes: int) -> nn.Module:
+    """A student of RGB images whose input is smaller than the views, with other channel means."""
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4)),
+        *(nn.Flatten(), nn.Linear(64, classes)),
+    )
+    own = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3), "interpolation": "bicubic"}
+    net.preprocessing = Preprocessing(size=40, **own)  # type: ignore[assignment, arg-type]
+    return net
+
+
+def wilful_student(classes: int) -> nn.Module:
+    """Branches on the values of its input, which no exporter can trace."""
+
+    class Wilful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_cnn(classes, width=2)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.net(x) if x.mean() > 0 else self.net(-x)
+
+    net = Wilful()
+    net.preprocessing = Preprocessing()
+    return net

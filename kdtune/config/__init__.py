@@ -28,6 +28,7 @@ Command lines
 - predict_flags: flags of predict
 - table_flags: flags of analysis for a table of results, and how it is told from a study
 - completion: completion of commands and flags in a shell
+- export_flags: flags of export
 - defaults: the default study, and the recipe of teachers
 - trackers: trackers by name, and the flags of track
 - user_code: errors in the user's own modules

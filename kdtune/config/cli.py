@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 
 from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
-from kdtune.config.errors import InputError, LeaseLostError, UserError
+from kdtune.config.errors import ExportMismatchError, InputError, LeaseLostError, UserError
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import (
@@ -99,7 +99,7 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 1 if isinstance(error, LeaseLostError) else 2
+        code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""

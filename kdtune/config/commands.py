@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {
     0: "success",
-    1: "no run completed, or an image could not be read",
+    1: "no run completed, an image could not be read, or an exported file differs from its student",
     2: "invalid input",
     3: "a warning, with --strict",
     130: "interrupted",
@@ -76,6 +76,12 @@ COMMANDS = {
         summary="Predict the classes of images with a student that a study has trained.",
         parser="predict_flags:parse_command",
         flags="predict_flags:predict_flags",
+        exit_codes=(0, 1, 2, 130),
+    ),
+    "export": Command(
+        summary="Export a student to ONNX or torch.export, checked on test; --int8.",
+        parser="export_flags:parse_export",
+        flags="export_flags:export_flags",
         exit_codes=(0, 1, 2, 130),
     ),
     "track": Command(

@@ -45,6 +45,13 @@ class NodeMismatchError(UserError):
     """A machine of the cluster cannot run the study's trials, or differs from the driver's."""
 
 
+class ExportMismatchError(UserError):
+    """An exported file does not compute what the student does in PyTorch.
+
+    The input is valid, so commands end with exit code 1, not 2.
+    """
+
+
 def first_line(error: BaseException, length: int = 200) -> str:
     """Return the first line of an error's message, at most `length` characters of it."""
     text = str(error).strip() or repr(error)

@@ -20,6 +20,8 @@ TRIALS = "trials"
 STUDENTS = "students"
 STUDENTS_CONFIG = "students.json"
 """The best configuration, in students/."""
+EXPORTS = ("best.*", "best-int8.*", "README*.md")
+"""Patterns of the files that kdtune.export writes into students/."""
 CHECKPOINT = "checkpoint.pt"
 """State of an unfinished run, in trials/<trial_id>."""
 STUDENT = "student.safetensors"

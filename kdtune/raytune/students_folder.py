@@ -9,7 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.files import STUDENT, STUDENTS, STUDENTS_CONFIG, TRIALS, student_file
+from kdtune.config.files import (
+    EXPORTS,
+    STUDENT,
+    STUDENTS,
+    STUDENTS_CONFIG,
+    TRIALS,
+    student_file,
+)
 from kdtune.config.hyperparameters import active_values
 from kdtune.config.run import Run
 from kdtune.config.student_record import InputRecord, ModelRecord, StudentRecord, StudentsRecord
@@ -24,7 +31,7 @@ def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None
     """Copy the students of the best configuration to students/, with all that predicting needs.
 
     Runs whose folders in `trials/` no longer have the student keep its earlier copy, as long as the
-    same configuration is the best.
+    same configuration is the best. So do files that were exported from them.
     """
     best = results.best()
     if best is None:
@@ -42,6 +49,8 @@ def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None
     part.mkdir()
     done = trials[trials.status == "completed"].sort_values("repeat")
     students = tuple(_copies(done, results.folder, target if kept else None, part))
+    for file in (f for pattern in EXPORTS * kept for f in target.glob(pattern)):
+        shutil.copy2(file, part / file.name)
     record = _record(results, run, students)
     # last: the folder is whole
     (part / STUDENTS_CONFIG).write_text(record.to_json(), encoding="utf-8")

@@ -1,0 +1,18 @@
+"""Export a student of a study to ONNX, torch.export or safetensors, checked against PyTorch.
+
+python -m kdtune.export runs/fashion [--format onnx] [--int8] [--repeat N]
+"""
+
+if __name__ == "__main__":
+    from kdtune.config.cli import start
+
+    start("export")  # answers bad flags before torch loads; does not return
+
+from kdtune.config.export_flags import ExportFlags
+from kdtune.deploy.export import export
+
+
+def main(flags: ExportFlags) -> int:
+    """Export the student, print what was written and return the exit code 0."""
+    export(flags.study, flags.format, flags.int8, flags.repeat)
+    return 0

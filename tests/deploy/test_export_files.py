@@ -1,0 +1,199 @@
+"""Exported files against the recorded predictions, plain PyTorch and what they say themselves."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from factories import photo_student, tiny_student
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import kdtune
+from kdtune.config.errors import ExportMismatchError
+from kdtune.data.sources import load_fashion
+from kdtune.deploy.export import Exported, export
+from kdtune.deploy.formats import FORMATS, Exportable
+from kdtune.deploy.onnx_files import OPSET
+
+IMAGES = load_fashion().splits["test"].inputs
+
+
+def run(file: Path, views: object) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file))
+    (name,) = (one.name for one in session.get_inputs())
+    return session.run(None, {name: np.asarray(views)})[0]  # type: ignore[no-any-return]
+
+
+def recorded(study: Path, repeat: int, split: str = "test") -> pd.DataFrame:
+    """Return the recorded predictions of the best configuration's student."""
+    results = kdtune.load(study)
+    trials = results.trials
+    own = trials[(trials.config_id == results.best()) & (trials["repeat"] == repeat)]
+    frame = pd.read_parquet(study / "predictions.parquet")
+    return frame[(frame.trial_id == own.trial_id.item()) & (frame.split == split)]
+
+
+@dataclass(frozen=True)
+class All:
+    """A study with a file of each format."""
+
+    study: Path
+    done: dict[str, Exported]
+    lines: dict[str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def exported(fashion_made: Path, tmp_path_factory: pytest.TempPathFactory) -> All:
+    study = shutil.copytree(fashion_made, tmp_path_factory.mktemp("all") / "fashion")
+    lines: dict[str, list[str]] = {format: [] for format in FORMATS}
+    done = {f: export(study, f, repeat=2, say=lines[f].append) for f in FORMATS}
+    return All(study, done, lines)
+
+
+def test_onnx_predicts_what_the_study_recorded(exported: All) -> None:
+    """onnxruntime alone reads the file: bytes in, any batch size, logits out."""
+    done = exported.done["onnx"]
+    assert done.file == exported.study / "students" / "best.onnx"
+    logits = run(done.file, IMAGES)
+    want = recorded(exported.study, 2)
+    assert (logits.argmax(1) == want.predicted).all()
+    p = torch.from_numpy(logits).double().softmax(1).amax(1)
+    np.testing.assert_allclose(p, want.p_predicted, rtol=1e-5)
+    for size in (1, 7):
+        np.testing.assert_allclose(run(done.file, IMAGES[:size]), logits[:size], atol=1e-5)
+    lines = exported.lines["onnx"]
+    assert "all 1,000 test images" in lines[1] and "same class for each" in lines[1]
+    assert "same class for 1,000 of 1,000" in lines[2]
+    assert done.agreement.count == 1000 and done.agreement.largest_difference < 1e-5
+
+
+def test_what_an_onnx_file_says_about_itself(exported: All) -> None:
+    study, file = exported.study, exported.done["onnx"].file
+    model = onnx.load(file)
+    assert [o.version for o in model.opset_import if o.domain == ""] == [OPSET]
+    assert f"opset {OPSET}" in FORMATS["onnx"].title
+    properties = {p.key: p.value for p in model.metadata_props}
+    facts = json.loads(file.with_name("best.onnx.json").read_text())
+    record = json.loads((study / "provenance.json").read_text())
+    assert json.loads(properties["classes"]) == facts["classes"] == record["classes"]
+    assert json.loads(properties["mean"]) == facts["mean"] == [0.286]
+    assert json.loads(properties["std"]) == facts["std"] == [0.353]
+    assert json.loads(properties["image_size"]) == 28
+    assert "28 x 28" in json.loads(properties["resize"])["words"]
+    assert properties["study"] == "fashion" and properties["kdtune_version"] == kdtune.__version__
+    accuracy = json.loads(properties["metrics"])["student"]["test"]["acc"]
+    assert accuracy == pytest.approx(recorded(study, 2).correct.mean())
+    batch, *rest = model.graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param and [d.dim_value for d in rest] == [1, 28, 28]
+    assert facts["bytes"] == file.stat().st_size
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_file_names_the_machine(exported: All, format: str) -> None:
+    content = exported.done[format].file.read_bytes()
+    assert os.fsencode(Path(kdtune.__file__).parent) not in content
+    assert b"stack_trace" not in content
+
+
+def test_the_other_formats_need_no_kdtune(exported: All) -> None:
+    """A program of torch.export runs as it is; weights have the names of the plain network."""
+    want = torch.from_numpy(run(exported.done["onnx"].file, IMAGES))
+    extra = {"kdtune.json": ""}
+    program = torch.export.load(exported.done["torch-export"].file, extra_files=extra).module()
+    torch.testing.assert_close(program(IMAGES), want, atol=1e-5, rtol=1e-5)
+    assert json.loads(extra["kdtune.json"])["study"] == "fashion"
+
+    file = exported.done["safetensors"].file
+    net = tiny_student(10).eval()
+    net.load_state_dict(load_file(file))
+    torch.testing.assert_close(net((IMAGES / 255 - 0.286) / 0.353), want, atol=1e-5, rtol=1e-5)
+    with safe_open(file, framework="pt") as opened:
+        assert json.loads(opened.metadata()["mean"]) == [0.286]
+
+
+def test_the_graph_shrinks_and_normalises_photographs(photos: Path) -> None:
+    """PyTorch's own resizing, with a normalisation of each channel, gives the same logits."""
+    done = export(photos, say=str)
+    net = photo_student(2).eval()
+    net.load_state_dict(load_file(photos / "students" / "repeat-00.safetensors"))
+    views = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
+    x = F.interpolate(views / 255, (40, 40), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)))
+    want = net((x - mean) / std).detach().numpy()
+    np.testing.assert_allclose(run(done.file, views), want, atol=1e-3 * abs(want).max())
+    facts = json.loads((photos / "students" / "best.onnx.json").read_text())
+    assert facts["in_graph"].startswith("size 40 (bicubic)")
+
+
+def test_token_ids_are_taken_as_they_are(text: Path) -> None:
+    from own_data import text as data
+
+    done = export(text, say=str)
+    tokens, _ = data()["test"]
+    assert done.checked_on == "test examples"
+    assert (run(done.file, tokens).argmax(1) == recorded(text, 0).predicted).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_computes_something_else_is_not_left(
+    fashion: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier file stays."""
+    file = fashion / "students" / f"best{FORMATS[format].suffix}"
+    file.write_text("earlier")
+    student = kdtune.load_student(fashion, 1 if format == "safetensors" else 0)
+    student.mean += 0.2  # of the weights alone it is no part: these are those of another student
+    real = FORMATS[format]
+
+    def wrong(own: Exportable, target: Path) -> None:
+        real.write(replace(own, student=student), target)
+
+    monkeypatch.setitem(FORMATS, format, replace(real, write=wrong))  # type: ignore[arg-type]
+    with pytest.raises(ExportMismatchError, match=r"what PyTorch does: [1-9]"):
+        export(fashion, format, say=str)
+    assert file.read_text() == "earlier"
+    assert not list(file.parent.glob("*.part"))
+
+
+def test_without_the_data_random_images_are_checked_and_said_so(photos: Path) -> None:
+    study = json.loads((photos / "study.json").read_text())
+    record = json.loads((photos / "students" / "students.json").read_text())
+    for values in (study["run"], record["run"]):
+        values["data"] = str(photos / "gone")
+    (photos / "study.json").write_text(json.dumps(study))
+    (photos / "students" / "students.json").write_text(json.dumps(record))
+    lines: list[str] = []
+    done = export(photos, "safetensors", say=lines.append)
+    assert done.checked_on == "random images" and done.agreement.count == 256
+    assert any("could NOT be checked on the study's data" in line for line in lines)
+    assert "could NOT be checked" in done.card.read_text()
+
+
+def test_other_data_under_the_same_name_are_not_taken(fashion: Path) -> None:
+    study = json.loads((fashion / "study.json").read_text())
+    study["fingerprints"] = {"data": "0123456789abcdef"}
+    (fashion / "study.json").write_text(json.dumps(study))
+    lines: list[str] = []
+    assert export(fashion, "safetensors", say=lines.append).checked_on == "random images"
+    assert "holds other data than the study was run with" in lines[1]
+
+
+def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
+    """Here the student is another one than that whose predictions were recorded."""
+    frame = pd.read_parquet(fashion / "predictions.parquet")
+    for file in fashion.glob("trials/*/predictions.parquet"):
+        file.unlink()
+    frame["predicted"] = (frame.predicted + 1) % 10
+    frame.to_parquet(fashion / "predictions.parquet")
+    lines: list[str] = []
+    export(fashion, "safetensors", say=lines.append)
+    assert lines[2].startswith("warning: The study recorded the same class for 0 of 1,000.")

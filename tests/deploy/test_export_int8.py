@@ -1,0 +1,198 @@
+"""Int8: how models are quantized, and what it costs and gains."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from own_data import text as token_data
+from scipy.stats import ttest_1samp
+from torch import nn
+
+import kdtune
+from kdtune.config.errors import InputError
+from kdtune.data.sources import load_fashion
+from kdtune.deploy import quantize
+from kdtune.deploy.export import export
+from kdtune.deploy.gains import accuracy_cost, describe_accuracy, interleaved
+from kdtune.deploy.graph import Graph, Signature
+from kdtune.deploy.onnx_files import to_onnx, with_weights
+from kdtune.results.design import ONE_TEACHER, Design
+from kdtune.statistics.crossed import crossed
+
+
+def classes_of(file: Path, views: object) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file))
+    (name,) = (one.name for one in session.get_inputs())
+    return session.run(None, {name: np.asarray(views)})[0].argmax(1)  # type: ignore[no-any-return]
+
+
+def test_the_file_in_int8_and_its_comparison(fashion: Path) -> None:
+    """The numbers follow from the two files, read by onnxruntime alone."""
+    lines: list[str] = []
+    done = export(fashion, int8=True, say=lines.append)
+    assert done.int8 is not None
+    test = load_fashion().splits["test"]
+    full, small = (classes_of(file, test.inputs) for file in (done.file, done.int8))
+    labels = test.labels.numpy()
+    d = (small == labels).astype(float) - (full == labels)
+    facts = json.loads((fashion / "students" / "best-int8.onnx.json").read_text())["int8"]
+    own = facts["student"]
+    assert own["difference"] == pytest.approx(d.mean()) and own["images"] == 1000
+    assert own["changed"] == (small != full).sum() > 0
+    if d.any():
+        low, high = ttest_1samp(d, 0).confidence_interval()
+        assert (own["low"], own["high"]) == pytest.approx((low, high))
+    every = facts["configuration"]
+    assert every["repeats"] == 3 and -0.2 < every["difference"] < 0.2
+    assert "new repeats with this teacher and new images like those of test" in every["holds_for"]
+    assert facts["bytes"] == {
+        "float32": done.file.stat().st_size,
+        "int8": done.int8.stat().st_size,
+    }
+    weights = {i.name: i for i in onnx.load(done.int8).graph.initializer}
+    assert any(i.data_type == TensorProto.INT8 and len(i.dims) == 4 for i in weights.values())
+    assert facts["latency"]["threads"] == 1 and facts["latency"]["processor"]
+    assert any("static, per channel" in line and "100 train images" in line for line in lines)
+    card = done.card.read_text()
+    assert "best-int8.onnx" in card and "int8 minus float32, over 3 repeats" in card
+
+
+def test_of_linear_layers_both_methods_are_tried(text: Path) -> None:
+    lines: list[str] = []
+    done = export(text, int8=True, say=lines.append)
+    (said,) = (line for line in lines if line.startswith("Quantized"))
+    assert "linear layers hold 100% of the weights, so both methods were tried" in said
+    assert done.int8 is not None
+    tokens = token_data()["test"][0]
+    assert (classes_of(done.int8, tokens) == classes_of(done.file, tokens)).mean() > 0.8
+
+
+def test_the_method_with_the_smaller_error_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models stand for the results of two methods; their errors are 1 and 0.5."""
+
+    def scaled(factor: float) -> onnx.ModelProto:
+        weight = numpy_helper.from_array(np.array(factor, np.float32), "w")
+        node = helper.make_node("Mul", ["inputs", "w"], ["logits"])
+        ends = [helper.make_tensor_value_info(n, 1, ["b", 2]) for n in ("inputs", "logits")]
+        graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    made = {"static": scaled(2.0), "dynamic": scaled(1.5)}
+    monkeypatch.setattr(quantize, "_quantized", lambda m, v, n, method: made[method])
+    views = torch.ones(4, 2)
+    monkeypatch.setattr(quantize, "linear_share", lambda model: 0.6)
+    own = quantize.quantize(scaled(1.0), views, views, "inputs")
+    assert (own.method, own.error, own.others) == ("dynamic", 0.5, {"static": 1.0})
+    assert own.model is made["dynamic"] and own.calibrated == 4
+
+
+def test_the_share_of_linear_layers() -> None:
+    """8 x 4 of a MatMul, 4 x 2 of a Gemm, 10 of a convolution; a bias does not count."""
+    sizes = {"m": (8, 4), "g": (4, 2), "b": (99,), "c": (1, 1, 2, 5)}
+    weights = [numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in sizes.items()]
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["y"]),
+        helper.make_node("Gemm", ["y", "g", "b"], ["z"]),
+        helper.make_node("Conv", ["z", "c"], ["u"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [], weights))
+    assert quantize.linear_share(model) == pytest.approx(40 / 50)
+
+
+@pytest.mark.parametrize(("count", "most"), [(5, 5), (1000, 128)])
+def test_calibration_images_are_spread_over_all(count: int, most: int) -> None:
+    index = 3 + torch.arange(count)
+    chosen = quantize.calibration_index(index)
+    assert len(chosen) == len(set(chosen.tolist())) == most
+    assert (chosen[0], chosen[-1]) == (3, count + 2)
+    assert chosen.diff().max() <= math.ceil(count / most)
+
+
+def test_weights_are_copied_between_models(fashion: Path) -> None:
+    """A template with the weights of another student equals an export of that student."""
+    one, two = (kdtune.load_student(fashion, r) for r in (0, 1))
+    signature = Signature.of(one, None)
+    template = to_onnx(Graph(one), signature, optimize=False)
+    copied = with_weights(template, Graph(two))
+    views = signature.random(4).numpy()
+
+    def logits(model: onnx.ModelProto) -> np.ndarray:
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        return session.run(None, {"images": views})[0]  # type: ignore[no-any-return]
+
+    want = {s: s.logits(torch.from_numpy(views)).detach().numpy() for s in (one, two)}
+    np.testing.assert_allclose(logits(copied), want[two], atol=1e-5)
+    np.testing.assert_allclose(logits(template), want[one], atol=1e-5)  # it is unchanged
+    assert abs(want[one] - want[two]).max() > 0.1
+    assert with_weights(template, nn.Sequential(nn.Linear(2, 2))) is None
+
+
+def outcomes(seed: int, repeats: int = 4, images: int = 200) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    full = rng.random((repeats, images)) < 0.8
+    small = np.where(rng.random((repeats, images)) < 0.05, ~full, full)
+    return [(s.astype(float), f.astype(float)) for s, f in zip(small, full, strict=True)]
+
+
+def test_the_cost_in_accuracy_is_paired_by_image_and_repeat() -> None:
+    pairs = outcomes(1)
+    cost = accuracy_cost(pairs, 9, range(4), ONE_TEACHER, "test")
+    d = np.stack([s - f for s, f in pairs])
+    low, high = ttest_1samp(d[0], 0).confidence_interval()
+    assert (cost.own.mean, cost.own.low, cost.own.high) == pytest.approx((d[0].mean(), low, high))
+    assert cost.all == crossed(d)
+    text = describe_accuracy(cost)
+    assert "over 4 repeats" in text and "9 of 200 predictions differ" in text
+    assert "for new repeats with this teacher and new images like those of test" in text
+
+
+@pytest.mark.parametrize(
+    ("repeats", "design"), [([0, 1], ONE_TEACHER), ([0, 3, 6], Design(teachers=3))]
+)
+def test_fewer_than_three_independent_repeats_have_no_interval(
+    repeats: list[int], design: Design
+) -> None:
+    """Repeats 0, 3 and 6 share a teacher, and teachers are the units."""
+    pairs = outcomes(2, len(repeats))
+    cost = accuracy_cost(pairs, 9, repeats, design, "test")
+    assert cost.all is None and "over" not in describe_accuracy(cost)
+
+
+def test_folds_have_other_images_in_val_only() -> None:
+    """On val images are no sample, and lengths differ; the interval is about new splits."""
+    pairs = [(s[: 100 + r], f[: 100 + r]) for r, (s, f) in enumerate(outcomes(3))]
+    cost = accuracy_cost(pairs, 9, range(4), Design(folds=4), "val")
+    assert cost.all is not None and "train/val splits" in cost.holds_for
+    assert cost.all.mean == pytest.approx(np.mean([(s - f).mean() for s, f in pairs]))
+
+
+def test_no_change_has_a_limit_instead_of_an_interval() -> None:
+    """Wilson's upper limit for 0 of 200 is z^2 / (n + z^2) = 3.8415 / 203.84 = 1.88 %."""
+    right = np.ones(200)
+    text = describe_accuracy(accuracy_cost([(right, right)], 0, [0], ONE_TEACHER, "test"))
+    assert "+0.00 percentage points; 0 of 200 predictions differ" in text
+    assert "at most 1.9% do" in text
+
+
+def test_latencies_are_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtune.deploy.gains.ROUNDS_SECONDS", 0.0)
+    monkeypatch.setattr("kdtune.deploy.gains.MIN_ROUNDS", 4)
+    called: list[str] = []
+    found = interleaved([lambda: called.append("a"), lambda: called.append("b")])
+    assert "".join(called[10:]) == "baabbaab" and [t.rounds for t in found] == [4, 4]
+    assert all(0 < t.median_ms < 100 for t in found)
+
+
+def test_int8_needs_the_data_and_says_so_before_any_work(photos: Path) -> None:
+    record = json.loads((photos / "students" / "students.json").read_text())
+    record["run"]["data"] = str(photos / "gone")
+    (photos / "students" / "students.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="--int8 needs the study's data"):
+        export(photos, int8=True, say=str)
+    assert not (photos / "students" / "best.onnx").exists()

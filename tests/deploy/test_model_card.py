@@ -1,0 +1,171 @@
+"""The model card: what it says, its lines of Python, and names that mean something to Markdown."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from photos import photo
+from PIL import Image
+from torch import from_numpy
+
+import kdtune
+from kdtune.data.dataset import decode
+from kdtune.data.sources import load_fashion
+from kdtune.data.views import Resizing
+from kdtune.deploy.description import Resize
+from kdtune.deploy.export import export
+from kdtune.deploy.markdown import code, escape, front_matter
+from kdtune.deploy.snippets import pillow_view
+from kdtune.raytune.study_folder import finish
+from kdtune.results.student_classes import student_classes
+from kdtune.storage.mirror import Mirror
+
+ROOT = Path(__file__).parents[2]
+
+
+def text_of(markdown: str) -> str:
+    """Return the text that a renderer shows; fail if there is any markup."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+    kinds = [token.type for token in tokens]
+    assert kinds in ([], ["paragraph_open", "inline", "paragraph_close"]), kinds
+    children = [child for token in tokens for child in token.children or []]
+    assert {child.type for child in children} <= {"text", "text_special"}, markdown
+    return "".join(child.content for child in children)
+
+
+@given(st.text(alphabet="ab \\`*_{}[]()<>#+-.!|~=&$;:/019\n\"'", max_size=30))
+def test_a_name_is_shown_as_it_is(name: str) -> None:
+    assert text_of(escape(name)) == " ".join(name.split())
+
+
+@pytest.mark.parametrize("name", ["a`b", "``", "`", "x|y", "a ` b `` c"])
+def test_code_is_shown_as_it_is(name: str) -> None:
+    (_, inline, _) = MarkdownIt().parse(code(name).replace("\\|", "|"))
+    assert [c.content for c in inline.children or []] == [name]
+
+
+def test_the_head_is_yaml() -> None:
+    hostile = {"name": 'a: b\n---\n- "c" #', "values": [1, {"x": None}]}
+    assert next(yaml.safe_load_all(front_matter(hostile))) == hostile
+
+
+def test_a_card_says_what_the_study_recorded(fashion: Path) -> None:
+    card = export(fashion, "safetensors", repeat=1, say=str).card.read_text()
+    results = kdtune.load(fashion)
+    trials = results.trials[results.trials.config_id == results.best()]
+    frame = pd.read_parquet(fashion / "predictions.parquet")
+    frame = frame[(frame.split == "test") & frame.trial_id.isin(trials.trial_id)]
+    mine = frame[frame.trial_id == trials[trials["repeat"] == 1].trial_id.item()]
+    head = next(yaml.safe_load_all(card))
+    (metric,) = head["model-index"][0]["results"][0]["metrics"]
+    assert metric["value"] == pytest.approx(mine.correct.mean())
+    assert f"Accuracy of this student on test: {100 * mine.correct.mean():.1f}%" in card
+    assert f"{100 * frame.correct.mean():.1f}%" in card
+    own, every = (100 * part.groupby("label").correct.mean() for part in (mine, frame))
+    for k, name in enumerate(load_fashion().classes):
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| {name} |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:3] == ["100", f"{own[k]:.1f}"] and cells[4] == f"{every[k]:.1f}"
+    assert "The initial weights were random." in card and "300" not in head
+
+
+def test_classes_without_predictions_have_no_table(fashion: Path) -> None:
+    results = kdtune.load(fashion)
+    assert student_classes(results, str(results.best()), 99, ["x"] * 10, "test").empty
+
+
+def test_exports_stay_when_the_study_is_finished_again(fashion: Path) -> None:
+    export(fashion, "safetensors", say=str)
+    results = kdtune.load(fashion)
+    before = sorted(file.name for file in (fashion / "students").iterdir())
+    finish(fashion, Mirror(replace(results.study, out=str(fashion.parent))))
+    assert sorted(file.name for file in (fashion / "students").iterdir()) == before
+    assert "best.safetensors.json" in before and "README.md" in before
+
+
+def test_an_edited_card_is_kept(fashion: Path) -> None:
+    card = export(fashion, "safetensors", say=str).card
+    export(fashion, "safetensors", say=str)
+    assert not card.with_name("README.old.md").exists()
+    card.write_text(card.read_text().replace("unknown", "mit"))
+    lines: list[str] = []
+    export(fashion, "safetensors", say=lines.append)
+    assert 'license: "mit"' in card.with_name("README.old.md").read_text()
+    assert 'license: "unknown"' in card.read_text() and "README.old.md" in lines[-1]
+
+
+@pytest.mark.parametrize(("size", "crop"), [(48, 0.875), (50, 1.0), (90, 0.95)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_pillow_makes_the_same_views(
+    size: int, crop: float, interpolation: str, tmp_path: Path
+) -> None:
+    """But for rounding: 2 of 255 levels is what 153 photographs showed at most."""
+    file = tmp_path / "photo.png"
+    for seed, (height, width) in enumerate([(60, 80), (81, 57), (50, 50)]):
+        Image.fromarray(photo(seed, height, width).permute(1, 2, 0).numpy()).save(file)
+        resize = Resize(round(size / crop), size, interpolation, "RGB")
+        mine = from_numpy(np.array(pillow_view(str(file), resize)))
+        want = Resizing(crop, interpolation)(decode(str(file)), size)  # type: ignore[arg-type]
+        assert mine.shape == want.shape and (mine.int() - want.int()).abs().max() <= 2
+
+
+def python_lines(markdown: Path) -> str:
+    """Return the first block of Python in a page."""
+    return markdown.read_text().split("```python\n")[1].split("```")[0]
+
+
+def isolated_python(folder: Path) -> Path:
+    """Return the Python of an environment with onnxruntime, NumPy and Pillow alone.
+
+    Their folders are linked, so that no network is needed.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    target = next((folder / "lib").glob("python*/site-packages"))
+    home = Path(sysconfig.get_path("purelib"))
+    names = ("onnxruntime", "numpy", "numpy.libs", "PIL", "pillow.libs", "flatbuffers")
+    for name in (*names, "google", "packaging"):
+        if (home / name).exists():
+            (target / name).symlink_to(home / name)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["card", "docs"])
+def test_the_lines_predict_without_torch_ray_and_kdtune(
+    fashion: Path, tmp_path: Path, page: str
+) -> None:
+    done = export(fashion, say=str)
+    lines = python_lines(done.card if page == "card" else ROOT / "docs" / "export.md")
+    results = kdtune.load(fashion)
+    trials = results.trials
+    trial = trials[(trials.config_id == results.best()) & (trials["repeat"] == 0)].trial_id.item()
+    frame = pd.read_parquet(fashion / "predictions.parquet")
+    want = frame[(frame.trial_id == trial) & (frame.split == "test")].predicted[:40]
+    images = load_fashion().splits["test"].inputs
+    for k in range(len(want)):
+        Image.fromarray(images[k, 0].numpy()).save(done.file.parent / f"{k}.png")
+    python = isolated_python(tmp_path / "venv")
+    programs = "".join(f"\nexec({lines.replace('image.png', f'{k}.png')!r})" for k in range(40))
+    check = (
+        "import importlib.util as u\nassert not any(map(u.find_spec, ('torch', 'ray', 'kdtune')))"
+    )
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ran = subprocess.run(
+        [python, "-c", check + programs],
+        **{"cwd": done.file.parent, "env": own, "capture_output": True, "text": True},
+    )
+    assert ran.returncode == 0, ran.stderr
+    classes = load_fashion().classes
+    assert ran.stdout.splitlines() == [classes[k] for k in want]
+    assert json.loads((done.file.parent / "best.onnx.json").read_text())["classes"] == [*classes]
