@@ -9,6 +9,7 @@ Declarations
 - function_run: a trial of a training function of the user's own, and its task
 - study: `Study`, the configuration of a study
 - space: the configurations that its search space holds
+- study_json: the content of study.json
 - study_checks: its checks beyond the bounds of its fields
 - study_objects: such objects in a study
 - names: data and weights as they are named on a command line

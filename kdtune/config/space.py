@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdtune.config.base_run import BaseRun
 from kdtune.config.fields import Value
 from kdtune.config.function_run import FunctionRun, check_name, make_task
 from kdtune.config.hyperparameters import (
+    OF_STUDY,
     Range,
     Values,
     covers,
@@ -17,6 +19,7 @@ from kdtune.config.hyperparameters import (
     to_list_or_range,
     to_values,
 )
+from kdtune.config.run import Run
 
 if TYPE_CHECKING:
     from kdtune.config.study import Study
@@ -29,6 +32,32 @@ def to_space(study: Study) -> dict[str, Values]:
     for name in study.space:
         check_name(name)
     return {name: to_list_or_range(name, values) for name, values in study.space.items()}
+
+
+def begun_with(study: Study) -> Run:
+    """Return the base run with the models that the study began with, `Run.study_values`.
+
+    These are the recorded ones as far as the study still has them, else those of the run, else the
+    first of the space.
+    """
+    begun = dict(study.run.study_values)
+    for name in OF_STUDY:
+        candidates = (begun.get(name), getattr(study.run, name))
+        allowed = study.space.get(name, candidates[1:])
+        if isinstance(allowed, Range):
+            begun[name] = next((c for c in candidates if c is not None), allowed.low)
+        else:
+            begun[name] = next((c for c in candidates if c in allowed), allowed[0])
+    return replace(study.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
+
+
+def has_effect(study: Study, name: str) -> bool:
+    """Return True if a hyperparameter has an effect in some configuration, see `Study`."""
+    task = study.task
+    base = {other: study.base_run.value(other) for other in task.names}
+    lists = (ends_of(study.values(other)) for other in task.deciding)
+    every = (dict(zip(task.deciding, values, strict=True)) for values in itertools.product(*lists))
+    return any(task.canonical(base | values)[name] is not None for values in every)
 
 
 def function_run(study: Study) -> FunctionRun:

@@ -4,9 +4,7 @@ A `Run` is flat, so a sample of the space is laid over it with `replace(run, **s
 misspelt name is an error. The string under a field is the help of its flag.
 """
 
-import dataclasses
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +19,25 @@ from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_field
 from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.function_run import Mode, name_of
 from kdtune.config.hyperparameters import (
-    OF_STUDY,
     Range,
     Values,
     covers,
     ends_of,
 )
-from kdtune.config.migrations import SCHEMA, migrate
+from kdtune.config.migrations import migrate
 from kdtune.config.names import name_of_data
 from kdtune.config.run import Run
-from kdtune.config.space import default_run, function_run, grid, searched, to_space
-from kdtune.config.study_checks import OF_FUNCTION, check_study
+from kdtune.config.space import (
+    begun_with,
+    default_run,
+    function_run,
+    grid,
+    has_effect,
+    searched,
+    to_space,
+)
+from kdtune.config.study_checks import check_study
+from kdtune.config.study_json import arguments_of, to_json
 from kdtune.config.study_objects import take_objects
 from kdtune.config.task import Task
 from kdtune.config.trackers import TrackerName, check_names
@@ -42,9 +48,6 @@ Search = Literal["grid", "random", "tpe"]
 Policy = Literal["all", "race"]
 KeptStudents = Literal["best", "all", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-NOT_SAVED = ("flags", "tracker", "notify")
-"""Fields that are no part of a study: how it was asked for and who hears of it. A command for
-notify may hold a password."""
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
@@ -188,27 +191,11 @@ class Study:
         check_fields(self)
         object.__setattr__(self, "space", to_space(self))
         if self.train is None:
-            object.__setattr__(self, "run", self._begun_with())
+            object.__setattr__(self, "run", begun_with(self))
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
         check_names(self.tracker)
         check_study(self)
-
-    def _begun_with(self) -> Run:
-        """Return the base run with the models that the study began with, `Run.study_values`.
-
-        These are the recorded ones as far as the study still has them, else those of the run, else
-        the first of the space.
-        """
-        begun = dict(self.run.study_values)
-        for name in OF_STUDY:
-            candidates = (begun.get(name), getattr(self.run, name))
-            allowed = self.space.get(name, candidates[1:])
-            if isinstance(allowed, Range):
-                begun[name] = next((c for c in candidates if c is not None), allowed.low)
-            else:
-                begun[name] = next((c for c in candidates if c in allowed), allowed[0])
-        return replace(self.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
 
     @cached_property
     def base_run(self) -> BaseRun:
@@ -222,11 +209,7 @@ class Study:
 
     def has_effect(self, name: str) -> bool:
         """Return True if a hyperparameter has an effect in some configuration of the space."""
-        base = {other: self.base_run.value(other) for other in self.task.names}
-        deciding = self.task.deciding
-        lists = (ends_of(self.values(other)) for other in deciding)
-        every = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*lists))
-        return any(self.task.canonical(base | values)[name] is not None for values in every)
+        return has_effect(self, name)
 
     def values(self, name: str) -> Values:
         """Return the values of a hyperparameter: its list or range, or the one value of the run."""
@@ -318,15 +301,7 @@ class Study:
         Args:
             fingerprints: Of the data, the teacher and the student, as far as they are known.
         """
-        own: dict[str, Any] = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
-        others = ("train", *OF_FUNCTION) if self.train is None else ("run",)
-        values = dataclasses.asdict(self)
-        own |= {name: value for name, value in values.items() if name not in (*NOT_SAVED, *others)}
-        if self.train is None:
-            own["run"] = {n: value for n, value in own["run"].items() if n != "objects"}
-        else:
-            own["train"] = name_of(self.train)
-        return json.dumps(own, indent=2)
+        return to_json(self, fingerprints or {})
 
     @staticmethod
     def from_json(text: str) -> "Study":
@@ -341,7 +316,4 @@ class Study:
     @staticmethod
     def from_values(values: Mapping[str, Any]) -> "Study":
         """Return the study of JSON that `migrate` has returned; raise as `from_json` does."""
-        own = {k: v for k, v in values.items() if k not in ("schema", "fingerprints")}
-        space = {k: Range(**v) if isinstance(v, dict) else v for k, v in own["space"].items()}
-        run = {} if own.get("train") else {"run": Run(**own["run"])}
-        return Study(**{**own, **run, "space": space})
+        return Study(**arguments_of(values))
