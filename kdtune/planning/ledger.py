@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ class ConfigState:
     """By final repeat: whether each prediction on val is correct, [N]; not in old records."""
     reported_to_sampler: bool = False
 
-    @property
+    @cached_property
     def arm(self) -> Arm:
         """The arm of the configuration."""
         return Arm.of(self.run)
