@@ -31,6 +31,17 @@ def resumes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[
         state.write_text(json.dumps({"done": epoch + 1}))
 
 
+def stops_once(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Three epochs, of which the first call yields two and then raises; keeps its state."""
+    state = folder / "state.json"
+    done = json.loads(state.read_text()) if state.exists() else 0
+    for epoch in range(done, 3):
+        yield {"epoch": epoch, "val/acc": 0.1 * epoch, "val/began": done}
+        state.write_text(json.dumps(epoch + 1))
+        if done == 0 and epoch == 1:
+            raise RuntimeError("once")
+
+
 def saves_too_early(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Two epochs; its state is from epoch 1 on that of a call that was never heard of."""
     state = folder / "state"

@@ -80,12 +80,15 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
             epoch = _report_epochs(study, run, folder, reporter, push)
         _save_examples(run, epoch, study.folder / place / PREDICTIONS)
         (folder / LOG).unlink(missing_ok=True)
+        mirror.delete(f"{place}/{FILES}/{LOG}")
         if not any(folder.iterdir()):
             folder.rmdir()
         mirror.push(place)
         mirror.clear(place)
         error = None
     except Exception as caught:
+        with suppress(OSError):  # perhaps the store is what failed
+            mirror.push(f"{place}/{FILES}")  # a retry goes on from them
         save_traceback(mirror, place)
         error = f"{type(caught).__name__}: {caught}"
     reporter.report(error)

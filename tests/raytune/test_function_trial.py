@@ -1,5 +1,7 @@
 """A trial of a training function, here without Ray: its reports are caught."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,13 @@ import numpy as np
 import own_functions
 import pandas as pd
 import pytest
+from s3_service import S3
 
 from kdtune.config.study import Study
 from kdtune.raytune import reporter
 from kdtune.raytune.function_trial import parse_epoch, run_function_trial
 from kdtune.storage.correctness import unpack_correct
+from kdtune.storage.object_store import Store
 
 
 @pytest.fixture
@@ -111,3 +115,24 @@ def test_a_state_of_an_epoch_that_was_never_yielded_is_deleted(
     run_function_trial({"alpha": 0.5, "repeat": 0}, study)
     assert reports[-1]["error"] is None and len(epochs_of(reports)) == 2
     assert not folder.exists()  # nothing of the user's is in it
+
+
+def test_the_files_of_a_trial_travel_through_the_store(
+    s3: S3, tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one machine has written is there on another one; the log of epochs is not kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    study = replace(
+        make(tmp_path, own_functions.stops_once), out=f"s3://kdtune/{tmp_path.name}", name="travels"
+    )
+    sample = {"alpha": 0.5, "repeat": 0}
+    run_function_trial(sample, study)
+    assert reports[-1]["error"] == "RuntimeError: once" and len(epochs_of(reports)) == 2
+    shutil.rmtree(study.folder)  # another machine
+    reports.clear()
+    run_function_trial(sample, study)
+    assert reports[-1]["error"] is None
+    assert [e["splits"]["val"]["began"] for e in epochs_of(reports)] == [0, 0, 2]
+    place = f"trials/{study.base_run.sample(**sample).trial_id}"
+    kept = Store(str(study.uri)).names(place)
+    assert f"{place}/files/state.json" in kept and not any("kdtune-epochs" in n for n in kept)
