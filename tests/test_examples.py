@@ -1,7 +1,7 @@
 """The examples in the docstrings of the public API give what they say.
 
-Every example runs in a folder that holds the complete study `runs/small`, so that nothing is
-trained and no Ray starts.
+Every example runs in a folder that holds the complete studies `runs/small` and `runs/tiny`, so that
+nothing is trained and no Ray starts.
 """
 
 import doctest
@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from small_students import FASHION, run_here
 from small_study import write_small_study
 
 import kdtune
@@ -60,9 +61,10 @@ EXAMPLES = {test.name: test for test in examples()}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the study runs/small."""
+    """A folder with the study runs/small, and runs/tiny, which has students."""
     folder = tmp_path_factory.mktemp("examples")
     write_small_study(folder / "runs" / "small")
+    run_here(FASHION, folder / "runs", "tiny")
     return folder
 
 

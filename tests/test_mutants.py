@@ -116,7 +116,7 @@ MUTANTS = {
     ),
     "no pruning": Mutant(
         "planning/plan.py",
-        'if is_behind(epoch["splits"]["val"][SCORE], completed):',
+        'if is_behind(self.ledger.score(epoch["splits"]["val"]), completed):',
         "if False:",
         "planning/plan",
     ),
@@ -236,8 +236,8 @@ MUTANTS = {
     ),
     "students pruned by each other": Mutant(
         "planning/ledger.py",
-        "Arm(run.student, run.alpha == 1)",
-        'Arm("", run.alpha == 1)',
+        "Arm(run.group, run.is_baseline)",
+        'Arm("", run.is_baseline)',
         "planning/students",
     ),
     "logits of an ensemble averaged": Mutant(
@@ -260,8 +260,8 @@ MUTANTS = {
     ),
     "a suggestion that is known already": Mutant(
         "planning/proposals.py",
-        "if run.config_id not in self._trials), None)",
-        "if True), None)",
+        "run.config_id not in self._trials and ",
+        "",
         "planning/proposals planning/plan",
     ),
     "inactive hyperparameters are reported": Mutant(
@@ -350,7 +350,7 @@ MUTANTS = {
     ),
     "higher is always better": Mutant(
         "results/comparison.py",
-        'return 1 if METRICS[self.metric].better == "higher" else -1',
+        'return 1 if self.declared.better == "higher" else -1',
         "return 1",
         "results/comparison results/wording",
     ),

@@ -24,7 +24,6 @@ study = kdtune.Study(
     repeats=8,
 )
 kdtune.Study(repeat=8)  # type: ignore[call-arg]
-kdtune.Run(data=3)  # type: ignore[arg-type]
 kdtune.Stduy()  # type: ignore[attr-defined]
 
 results = kdtune.run(study)

@@ -60,7 +60,7 @@ class BaseRun(ABC):
     @property
     def is_baseline(self) -> bool:
         """Whether the configuration belongs to the baseline."""
-        return self.task.is_baseline({name: self.value(name) for name in self.task.baseline})
+        return self.task.is_baseline(self.config)
 
     @property
     def group(self) -> str:

@@ -88,6 +88,7 @@ COMMANDS = {
         summary="Send the records of a study to a tracker: MLflow or Weights & Biases.",
         parser="flags:parse_track",
         flags="flags:track_flags",
+        exit_codes=(0, 1, 2, 130),
     ),
     "completion": Command(
         summary="Print the script that completes commands and flags in a shell.",

@@ -25,8 +25,8 @@ def function_flags(base: Study) -> Iterator[Flag]:
             default = "auto" if base.until_decided else default
         yield Flag(name, kind, help_of(declared, texts[name]), default, metavar_of(declared))
     for name, values in base.space.items():
-        if name.isidentifier() and name not in declarations(Study):
-            one: Any = _kind(base, name)
+        one: Any = _kind(base, name)
+        if one is not None and name.isidentifier() and name not in declarations(Study):
             if one in (int, float):
                 one = number_or_range(one)
             kind = tuple[one, ...]
@@ -49,9 +49,14 @@ def with_function_flags(base: Study, flags: dict[str, Any]) -> Study:
     return replace(base, space=space, **own)
 
 
-def _kind(base: Study, name: str) -> type:
-    """Return the type of a hyperparameter: int if all its values are whole, float or text."""
+def _kind(base: Study, name: str) -> type | None:
+    """Return the type of a hyperparameter: int if all its values are whole, float or text.
+
+    None for truth values and mixed lists, which words of a command line do not tell apart.
+    """
     kinds = {type(value) for value in ends_of(base.values(name))}
     if kinds <= {int}:
         return int
-    return float if kinds <= {int, float} else str
+    if kinds <= {int, float}:
+        return float
+    return str if kinds == {str} else None

@@ -26,6 +26,12 @@ Mode = Literal["max", "min"]
 SPLITS = ("train", "val", "test")
 NO_MODULES = ("__main__", "<run_path>")
 """Modules that another process cannot import: the script that was started, an experiment."""
+RESERVED_METRICS = (
+    *("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", "correct", "epoch"),
+    *("seconds", "n_examples", "label", "run", "self", "phase", "example", "configuration"),
+)
+"""Names that the records and the dataframes have for something else."""
+RESERVED_HYPERPARAMETERS = ("repeat", "label", "self", "n", "n_planned", "value", "hyperparameter")
 MAX_NAME = 64
 """Letters of a hyperparameter's or a metric's name."""
 
@@ -120,6 +126,12 @@ def make_task(
         raise InputError(
             f"unless must not make hyperparameters depend on each other, but got {dict(unless)}"
         ) from None
+    for name, others in unless.items():
+        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
+            raise InputError(
+                f"baseline must not name {name}, which has no effect with the other values of the "
+                f"baseline, but got {dict(baseline)}; leave it out"
+            )
     words = ", ".join(f"{name} = {value}" for name, value in baseline.items())
     return Task(
         hyperparameters=hyperparameters,
@@ -144,10 +156,10 @@ def check_known(what: str, given: Mapping[str, object], names: Mapping[str, obje
 def check_name(name: object) -> None:
     """Raise InputError unless the text can name a hyperparameter: it becomes a column."""
     fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME
-    if not fits or name in ("repeat", "label"):
+    if not fits or name in RESERVED_HYPERPARAMETERS:
         raise InputError(
             f"a hyperparameter of the space must have a name of 1 to {MAX_NAME} letters other than "
-            f"repeat and label, but got {name!r}"
+            f"{', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
         )
 
 
@@ -157,6 +169,11 @@ def parse_metric(text: str, split: str = "val") -> str:
     if not slash or own != split or not name.isidentifier() or len(name) > MAX_NAME:
         raise InputError(
             f'metric must be "{split}/NAME" with a NAME of letters, digits and _, but got {text!r}'
+        )
+    if name in RESERVED_METRICS:
+        raise InputError(
+            f"a metric must not be named {name}, as kdtune's records have it for something else, "
+            f"but got {text!r}; give it another name"
         )
     return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
@@ -81,6 +82,11 @@ def check_function(study: Study) -> None:
             "max_ms and max_params are limits on students, but the study has train=...; leave them "
             "out"
         )
+
+
+def is_finite(value: float | int | str) -> bool:
+    """Return False for NaN and infinity, which JSON does not have."""
+    return isinstance(value, str) or math.isfinite(value)
 
 
 def check_device(study: Study) -> None:
@@ -167,8 +173,10 @@ def check_space(study: Study) -> None:
         for value in ends_of(values):
             if study.train is None:
                 replace(study.run, **{name: value})  # type: ignore[arg-type]
-            elif not isinstance(value, int | float | str) or value != value:
-                raise InputError(f"{name} must have numbers or texts as values, but got {value!r}")
+            elif not isinstance(value, int | float | str) or not is_finite(value):
+                raise InputError(
+                    f"{name} must have finite numbers or texts as values, but got {value!r}"
+                )
     for name, values in study.space.items():
         if len(set(ends_of(values))) > 1 and not study.has_effect(name):
             raise InputError(

@@ -100,7 +100,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         fingerprints = dict(saved.fingerprints) if saved else {}
         if not is_done:
             _check_resources(study, ray_init)
-        if not is_done or is_moved(study, saved):
+        if not is_done or is_moved(study, saved) or study.train is not None:
             fingerprints |= _fingerprints(job, study, saved)
         if is_done:
             write_study(study, fingerprints)

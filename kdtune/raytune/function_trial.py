@@ -20,6 +20,7 @@ from kdtune.config.files import PREDICTIONS, atomic_write
 from kdtune.config.function_run import SPLITS, Train, load_function, parse_metric
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
+from kdtune.config.task import own_metric
 from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
@@ -41,8 +42,7 @@ class CannotResumeError(RuntimeError):
     def __init__(self, first: int, known: int):
         super().__init__(
             f"train begins at epoch {first}, but only {known} epochs were yielded before; save the "
-            f"state of an epoch after its yield. The files of this trial were deleted: the "
-            f"same command runs it from its beginning"
+            f"state of an epoch after its yield"
         )
 
 
@@ -79,11 +79,11 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
         with mirror.push_in_background(f"{place}/{FILES}") as push:
             epoch = _report_epochs(study, run, folder, reporter, push)
         _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+        mirror.push(place)
         (folder / LOG).unlink(missing_ok=True)
         mirror.delete(f"{place}/{FILES}/{LOG}")
         if not any(folder.iterdir()):
             folder.rmdir()
-        mirror.push(place)
         mirror.clear(place)
         error = None
     except Exception as caught:
@@ -102,24 +102,32 @@ def _report_epochs(
     The epochs are also kept in the trial's folder, since a worker may die before Tune has got them.
     A function that resumes after them does not yield them again.
     """
+    try:
+        return _call_and_report(study, run, folder, reporter, push)
+    except CannotResumeError:  # its files are of an earlier, perhaps completed trial
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return _call_and_report(study, run, folder, reporter, push)
+
+
+def _call_and_report(
+    study: Study, run: BaseRun, folder: Path, reporter: Reporter, push: Callable[[], None]
+) -> FunctionEpoch:
+    """Call the training function once; see `_report_epochs`."""
     known = _read_log(folder)
     reports: list[EpochReport] = []
     began = time.monotonic()
-    try:
-        for epoch in call(study, run, folder, len(known)):
-            if not reports:
-                reports = known[: epoch.number]
-                for report in reports:
-                    reporter.add(report)
-            reports.append(_report(epoch, run, time.monotonic() - began))
-            with atomic_write(folder / LOG) as part:
-                part.write_text(json.dumps([asdict(one) for one in reports]), encoding="utf-8")
-            reporter.add(reports[-1])
-            push()
-            began = time.monotonic()
-    except CannotResumeError:
-        shutil.rmtree(folder)
-        raise
+    for epoch in call(study, run, folder, len(known)):
+        if not reports:
+            reports = known[: epoch.number]
+            for report in reports:
+                reporter.add(report)
+        reports.append(_report(epoch, study, run, time.monotonic() - began))
+        with atomic_write(folder / LOG) as part:
+            part.write_text(json.dumps([asdict(one) for one in reports]), encoding="utf-8")
+        reporter.add(reports[-1])
+        push()
+        began = time.monotonic()
     return epoch
 
 
@@ -155,7 +163,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
             raise ValueError(f"train yielded epoch {epoch.number}, but there are {planned} epochs")
         due = epoch.number + 1
         yield epoch
-    if due is None and known:
+    if due is None and (known or any(folder.iterdir())):
         raise CannotResumeError(known, known)
     if due is None:
         raise ValueError("train yielded nothing, but must yield a dict of metrics per epoch")
@@ -202,7 +210,12 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
             raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
         if values.ndim == 1:
             examples.setdefault(split, {})[name] = values
-        splits.setdefault(split, {})[name] = float(values.mean())
+        splits.setdefault(split, {})[name] = mean = float(values.mean())
+        if own_metric(name).unit == "points" and math.isfinite(mean) and not 0 <= mean <= 1:
+            raise ValueError(
+                f"{key} must be a share in [0, 1], as kdtune's {name} is, but is {mean:g}; divide "
+                f"a percentage by 100, or give the metric another name"
+            )
     if score not in splits.get("val", {}):
         raise ValueError(f"train must yield val/{score} in each epoch, but yielded {list(given)}")
     for split, own in examples.items():
@@ -233,7 +246,7 @@ def _parse_key(key: object) -> tuple[str, str]:
     return split, parse_metric(key, split)
 
 
-def _report(epoch: FunctionEpoch, run: BaseRun, seconds: float) -> EpochReport:
+def _report(epoch: FunctionEpoch, study: Study, run: BaseRun, seconds: float) -> EpochReport:
     splits: dict[str, dict[str, float | int | None]] = {}
     for split, metrics in epoch.splits.items():
         own = epoch.examples.get(split, {})
@@ -243,8 +256,14 @@ def _report(epoch: FunctionEpoch, run: BaseRun, seconds: float) -> EpochReport:
         splits[split] = {"n_examples": n, **known}
     score = epoch.examples.get("val", {}).get(run.task.score)
     is_binary = score is not None and bool(np.isin(score, (0, 1)).all())
-    correct = None
-    if is_binary and epoch.number + 1 == run.planned_epochs:
+    if study.until_decided and score is not None and not is_binary:
+        raise ValueError(
+            f"val/{run.task.score} must be 0 or 1 for each example, or one number, with repeats "
+            f"auto, whose test needs binary values; yield its mean"
+        )
+    planned, correct = run.planned_epochs, None
+    is_last = study.until_decided if planned is None else epoch.number + 1 == planned
+    if is_binary and is_last:
         assert score is not None
         correct = pack_correct(score == (1 if run.task.sign > 0 else 0))
     return EpochReport(epoch.number, seconds, splits, correct)

@@ -1,8 +1,6 @@
 """The job of a study of a training function of the user's own."""
 
-import hashlib
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import nn
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.function_run import check_signature, is_importable, load_function, name_of
 from kdtune.config.study import Study
+from kdtune.models.object_source import ObjectSource
 from kdtune.models.user_source import source_digest
 from kdtune.raytune.function_trial import run_function_trial
 from kdtune.raytune.job import Job
@@ -62,9 +61,10 @@ class FunctionJob(Job):
 
 
 def fingerprint(study: Study) -> str:
-    """Return 16 hex digits that change with the code of the training function; "" if unknown.
+    """Return 16 hex digits that change with the code of the training function.
 
-    The code is that of its module and of the user's own modules that it imports.
+    The code is that of its module and of the user's own modules that it imports. Of a script or a
+    notebook it is that which the function needs.
 
     Raises:
         InputError: It cannot be imported, or called as a training function.
@@ -73,16 +73,7 @@ def fingerprint(study: Study) -> str:
     if callable(study.train):
         check_signature(study.train, name)
         if not is_importable(study.train):
-            return _digest_of_code(study.train)
+            return ObjectSource.of(study.train).digest[:16]
     else:
         load_function(name)
     return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
-
-
-def _digest_of_code(train: Any) -> str:
-    """Return 16 hex digits of the source of a function in a notebook or script; "" if unknown."""
-    try:
-        source = inspect.getsource(train)
-    except (OSError, TypeError):
-        return ""
-    return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -59,7 +59,7 @@ def _images(results: Results, criterion: Criterion) -> tuple[int | None, str]:
         return int(known.n_images.max()), ""
     missing = "predictions of runs are missing"
     if not criterion.task.is_distillation:
-        missing = "runs have no values per example"
+        missing = "runs have no values for the same examples"
     return None, missing if len(known) else ""
 
 

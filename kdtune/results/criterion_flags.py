@@ -20,6 +20,11 @@ def criterion_of(flags: AnalysisFlags | ReportFlags, results: StudyData) -> Crit
     """
     baseline = baseline_of_study(flags.baseline, results.study)
     limits = Limits(flags.max_ms, flags.max_params)
+    if limits and not results.task.is_distillation:
+        raise InputError(
+            "--max-ms and --max-params are limits on students, but the study is of a training "
+            "function; leave them out"
+        )
     criterion = results.criterion(flags.metric or "", flags.scope, baseline, limits)
     check_baseline(criterion, results.study)
     return criterion

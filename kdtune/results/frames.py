@@ -80,6 +80,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
         elif line["kind"] == "start":
             starts[line["trial_id"]] = line
             ends.pop(line["trial_id"], None)  # another attempt has begun
+            epochs.begin(line["trial_id"])
             dropped.pop(line["trial_id"], None)
         elif line["kind"] == "end":
             ends[line["trial_id"]] = line
@@ -115,7 +116,14 @@ def write_frames(folder: Path, frames: Frames) -> None:
     ):
         if len(frame.columns):
             with atomic_write(folder / name) as part:
-                frame.to_parquet(part, index=False)
+                _with_one_type(frame).to_parquet(part, index=False)
+
+
+def _with_one_type(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with text in columns of numbers and text, which parquet cannot hold."""
+    columns = [c for c in frame if c.startswith(PREFIX) and frame[c].dtype == object]
+    mixed = [c for c in columns if frame[c].dropna().map(type).nunique() > 1]
+    return frame.assign(**{c: frame[c].map(str, na_action="ignore") for c in mixed})
 
 
 class _Epochs:
@@ -127,13 +135,22 @@ class _Epochs:
         names = ("epoch", "n_examples", *task.recorded, "seconds")
         self.numbers = {name: array("d") for name in names}
         self._is_open = not task.is_distillation
+        self._begun: dict[str, bool] = {}
+        self._superseded: list[tuple[int, str, int]] = []
 
     @property
     def metrics(self) -> list[str]:
         """The metrics of the records."""
         return [name for name in self.numbers if name not in ("epoch", "n_examples", "seconds")]
 
+    def begin(self, trial_id: str) -> None:
+        """Note that an attempt of a trial begins: its first epoch and later ones replace others."""
+        self._begun[trial_id] = trial_id in self._begun
+
     def add(self, line: Line) -> None:
+        if self._begun.get(line["trial_id"]):
+            self._superseded.append((len(self.trial), line["trial_id"], line["epoch"]))
+            self._begun[line["trial_id"]] = False
         for name in self._new_metrics(line) if self._is_open else ():
             self.numbers[name] = array("d", [np.nan] * len(self.trial))
         self.trial.append(line["trial_id"])
@@ -154,6 +171,10 @@ class _Epochs:
         numbers = numbers.fillna({"n_examples": 0}).astype({"epoch": int, "n_examples": int})
         keys = pd.DataFrame({"trial": which, "epoch": numbers.epoch, "split": self.split})
         last = ~keys.duplicated(keep="last").to_numpy()
+        for count, trial_id, first in self._superseded:
+            position = trials.index[trials.trial_id == trial_id][0]
+            before = np.arange(len(last)) < count
+            last &= ~(before & (which == position) & (numbers.epoch.to_numpy() >= first))
         own = trials.take(which[last]).reset_index(drop=True)
         return pd.concat([own, numbers[last].reset_index(drop=True)], axis=1)
 
@@ -213,7 +234,8 @@ def _select_epochs(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
         _named(best.set_index("trial_id")[metrics], "val/{}@best"),
         _named(groups.tail(5).groupby("trial_id")[metrics].mean(), "val/{}@last-5-avg"),
     ]
-    test = epochs[epochs.split == "test"].groupby("trial_id").tail(1)
+    ends = epochs.trial_id.map(val.groupby("trial_id").epoch.max())
+    test = epochs[(epochs.split == "test") & (epochs.epoch == ends)]
     parts.append(_named(test.set_index("trial_id")[metrics], "test/{}@last"))
     return pd.concat(parts, axis=1).rename_axis("trial_id").reset_index()
 

@@ -57,15 +57,15 @@ def config_label(
         row: with a value per hyperparameter.
         by: hyperparameters to show; numbers have four significant digits.
         prefix: of the hyperparameters' names in the row.
-        full: whether models have their full names, see `short_model`.
+        full: whether models have their full names, see `short_model`, and numbers all digits.
     """
     parts = []
     for name in by:
         value = row[f"{prefix}{name}"]
         if not pd.isna(value):
-            shown = f"{value:.4g}" if isinstance(value, int | float) else value
+            shown = _number(value, full) if isinstance(value, int | float) else str(value)
             if name in ("student", "teacher") and not full:
-                shown = short_model(value)
+                shown = short_model(shown)
             parts.append(f"{_short_name(name)} = {shown}")
     return ", ".join(parts) or "the configuration"
 
@@ -79,6 +79,14 @@ def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
 
 def _short_name(name: str) -> str:
     return "T" if name == "temperature" else name
+
+
+def _number(value: float, full: bool) -> str:
+    """Return a number with four significant digits, whole ones and those in full with all."""
+    if isinstance(value, bool):
+        return str(value)
+    is_whole = float(value).is_integer() and abs(value) < 1e6
+    return f"{value:.0f}" if is_whole else f"{value:.15g}" if full else f"{value:.4g}"
 
 
 def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:

@@ -87,7 +87,9 @@ def read_examples(
                 frame = table.to_pandas()
                 own = of_example(np, frame[frame.split == split].sort_values("example"))
                 found[trial] = np.asarray(own, dtype=float)
-        return {t: own for t, own in found.items() if len(own) and np.isfinite(own).all()}
+        known = {t: own for t, own in found.items() if len(own) and np.isfinite(own).all()}
+        # trials of a training function may be of other examples: they are not paired
+        return known if len({len(own) for own in known.values()}) < 2 else {}
     return {}
 
 

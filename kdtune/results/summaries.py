@@ -63,12 +63,12 @@ def summary(
     Returns:
         One row per group: by..., n_planned, val/<metric>/mean, /std, /n, /low, /high, label.
     """
-    done = completed(trials).rename(columns=lambda c: c.removeprefix("config/"))
+    done, keys = completed(trials), [f"config/{name}" for name in by]
     done = done.assign(**{f"val/{m}@{scope}": metric_values(done, m, scope) for m in metrics})
     if cut:
-        done = done.assign(**{name: levels(done[name]) for name in by})
+        done = done.assign(**{key: levels(done[key]) for key in keys})
     rows = []
-    for key, group in done.groupby(list(by), dropna=False, observed=True):
+    for key, group in done.groupby(keys, dropna=False, observed=True):
         row = dict(zip(by, key, strict=True)) | {"n_planned": planned}
         repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
         for metric in metrics:

@@ -65,6 +65,11 @@ def load_student(
     Returns:
         The student in eval mode on the CPU, with all its weights loaded.
 
+    Example:
+        >>> student = kdtune.load_student("runs/tiny")
+        >>> student.repeat, student.image_size, len(student.classes)
+        (0, 28, 10)
+
     Raises:
         InputError: There are no such students, a file is damaged, or the model cannot be built.
     """
@@ -75,6 +80,8 @@ def load_student(
     record = found.record
     classes = found.classes or known_classes(record.configured_run)
     passed = None if module is None else Passed(module)
+    if passed is None and isinstance(place, Study):
+        passed = place.run.objects.passed.get(record.model.name)
     count = len(classes) or _count_classes(record.model, state, passed)
     model = _build(record.model, count, state, file, passed)
     if not classes:

@@ -40,9 +40,11 @@ class TrainedStudent(nn.Module):
     (`requires_grad_(True)` lets them be trained). `net` is the plain network of timm, torchvision
     or the user's factory; its state dict is the content of the file of weights.
 
-        student = kdtune.load_student("runs/photos")
-        p = student(student.view("cat.jpg")[None])[0]                     # [K]
-        student.classes[p.argmax()]
+        >>> import torch
+        >>> student = kdtune.load_student("runs/tiny")
+        >>> images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)    # or student.view(...)[None]
+        >>> student(images).shape
+        torch.Size([2, 10])
 
     Attributes:
         net: the network.

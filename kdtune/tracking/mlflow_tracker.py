@@ -7,6 +7,7 @@ MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and MLflow's other variables are res
 import getpass
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -164,7 +165,7 @@ class MlflowTracker(Tracker):
         self.client.log_batch(
             self.runs[name],
             [Metric(k, v, now, 0) for k, v in (metrics or {}).items()],
-            [Param(k, str(v)[:MAX_TEXT]) for k, v in (params or {}).items()],
+            [Param(_allowed(k), str(v)[:MAX_TEXT]) for k, v in (params or {}).items()],
             [RunTag(k, v[:MAX_TEXT]) for k, v in (tags or {}).items()],
         )
 
@@ -193,3 +194,8 @@ def means(row: Mapping[str, Any]) -> dict[str, float]:
         elif rest[-1:] == ["std"] and not math.isnan(value):
             named["/".join([f"{split}_sd", *rest[:-1]])] = float(value)
     return named
+
+
+def _allowed(name: str) -> str:
+    """Return a name with the characters that MLflow does not allow replaced."""
+    return re.sub(r"[^\w\-. :/]", "_", name)

@@ -10,6 +10,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.names import Role
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.study_checks import OF_FUNCTION
 from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import describe_preprocessing
 from kdtune.models.registry import PREPROCESSING
@@ -17,7 +18,7 @@ from kdtune.training.recipe import kind_of_weights, students, teachers, untraine
 
 UNSHOWN = {
     *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
-    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"),
+    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
     *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {
@@ -59,7 +60,8 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None) -> list[RecipeR
     rows = []
     for owner in (Run, Study):
         for name in declarations(owner):
-            if name in UNSHOWN or not _has_effect(name, study):
+            of_function = owner is Study and name in OF_FUNCTION
+            if name in UNSHOWN or of_function or not _has_effect(name, study):
                 continue
             value, source = _value(name, study), _source(name, asked, study, saved)
             shown = "all" if name in WHOLE and value is None else _shown(value)

@@ -69,8 +69,9 @@ def test_the_frontier_has_the_costs_of_the_students(small: Results) -> None:
 def test_a_figure_is_matplotlibs_and_pyplot_does_not_know_it(small: Results, name: str) -> None:
     import matplotlib.pyplot as plt
 
+    before = plt.get_fignums()
     figure = getattr(small.plot, name)()
-    assert isinstance(figure, Figure) and not plt.get_fignums()
+    assert isinstance(figure, Figure) and plt.get_fignums() == before
     assert figure.caption.endswith(".")
 
 

@@ -17,8 +17,7 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.finished import WEIGHTS, FinishedTeacher, read_finished
 from kdtune.models.weights import save_weights
-from kdtune.raytune.driver import _warnings
-from kdtune.streams.cache import Cache
+from kdtune.raytune.distillation import DistillationJob
 from kdtune.streams.resources import Resources
 from kdtune.training.other_cut import find_other_cuts
 from kdtune.training.recipe import resolve
@@ -57,7 +56,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
         study = Study(run=resolve(other))
         assert sentence in transforms_of(study).warnings
-        assert next(_warnings(study, Cache(), 1)) == f"warning: {sentence}"
+        assert next(DistillationJob().warnings(study, 1)) == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
