@@ -86,13 +86,19 @@ class Task:
         own = self.baseline.items()
         return bool(self.baseline) and all(config[name] == value for name, value in own)
 
-    def with_metrics(self, names: Collection[str]) -> "Task":
-        """Return the task with further metrics that a training function has reported."""
+    def with_metrics(self, names: Collection[str], shown: Collection[str] = ()) -> "Task":
+        """Return the task with further metrics that a training function has reported.
+
+        Args:
+            names: All of them.
+            shown: Those that the table of results has, besides the one that decides.
+        """
         new = [name for name in names if name not in self.metrics]
         if self.is_distillation or not new:
             return self
         metrics = dict(self.metrics) | {name: own_metric(name) for name in new}
-        return replace(self, metrics=metrics, table_metrics=tuple(metrics))
+        table = dict.fromkeys((self.score, *(name for name in metrics if name in shown)))
+        return replace(self, metrics=metrics, table_metrics=tuple(table))
 
 
 def own_metric(name: str, better: Any = None) -> Metric:

@@ -81,7 +81,7 @@ def _copies(
         own = folder / TRIALS / trial.trial_id / STUDENT
         sources = (own,) if earlier is None else (own, earlier / name)
         if source := next(filter(Path.exists, sources), None):
-            shutil.copy(source, part / name)
+            shutil.copyfile(source, part / name)  # safetensors' own files are for their owner alone
             yield StudentRecord(
                 repeat=int(trial["repeat"]),
                 file=name,

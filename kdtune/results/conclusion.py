@@ -129,10 +129,13 @@ def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion:
     whole = results.summary(by, columns, criterion.scope, full=True)
     table = best_rows(whole, criterion, MAX_PRINTED_ROWS)
     optimistic = " (optimistic: selected by the reported accuracy)" * (criterion.scope == "best")
+    note = f"mean ± SD over n repeats{results.repeats_phrase}, val, scope {criterion.scope}"
     parts = [
-        format_table(table),
-        f"mean ± SD over n repeats{results.repeats_phrase}, val, scope {criterion.scope}"
-        f"{optimistic}",
+        *(
+            [format_table(table), f"{note}{optimistic}"]
+            if len(table)
+            else ["No run has completed."]
+        ),
         *_comparison_text(results, criterion),
         *cost_text(results.costs),
     ]

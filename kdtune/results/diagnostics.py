@@ -74,9 +74,11 @@ def _not_completed(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
         some = trials[trials.status == status]
         for _, trial in some.head(MAX_LISTED).iterrows():
             reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
+            planned = trial.n_epochs_planned  # not known of every training function
+            of = "" if pd.isna(planned) else f" of {planned:.0f}"
             problems.append(
                 f"{status} run excluded: {trial.trial_id}, {config_label(trial, by)}, repeat "
-                f"{trial['repeat']}, {trial.n_epochs} of {trial.n_epochs_planned} epochs{reason}"
+                f"{trial['repeat']}, {trial.n_epochs}{of} epochs{reason}"
             )
         if len(some) > MAX_LISTED:
             problems.append(f"{len(some) - MAX_LISTED} more {status} runs excluded")

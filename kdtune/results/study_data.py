@@ -77,7 +77,9 @@ class StudyData:
     @cached_property
     def task(self) -> Task:
         """What the trials train, with all metrics that they report."""
-        return self.study.task.with_metrics(self.frames.metrics)
+        known = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
+        on_val = [n for n in known if self.frames.trials[f"val/{n}@last"].notna().any()]
+        return self.study.task.with_metrics(self.frames.metrics, on_val)
 
     @cached_property
     def default_criterion(self) -> Criterion:

@@ -152,7 +152,8 @@ def _untrained(recorded: ModelRecord, classes: int, passed: Passed | None) -> Cl
     if is_object(recorded.name) and passed is None:
         raise InputError(
             f"the student is built by {recorded.name}, which was passed in Python; pass it again: "
-            f"kdtune.load_student(..., module={recorded.name.removeprefix(OBJECT)})"
+            f"kdtune.load_student(..., module={recorded.name.removeprefix(OBJECT)}). Commands take "
+            f"no objects: for them, put its function into a module, and name that (module:function)"
         )
     try:
         return build(recorded.name, "none", classes, seed=0, passed=passed)
