@@ -14,7 +14,7 @@ from kdtune.deploy.card import CardFacts, card
 from kdtune.deploy.check import Agreement, compare, run_all
 from kdtune.deploy.description import as_texts, describe
 from kdtune.deploy.formats import FORMATS, Exportable, Format
-from kdtune.deploy.int8 import calibration_data, export_int8
+from kdtune.deploy.int8 import OnnxFile, calibration_data, export_int8
 from kdtune.deploy.pillow_check import compare_pillow
 from kdtune.deploy.recorded import compare_recorded
 from kdtune.deploy.subject import Subject
@@ -85,13 +85,14 @@ def export(
     with writable(folder):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe(results, subject.student, subject.signature, chosen.title)
-        agreement = _write(subject, chosen, file, facts, say)
+        templates: list[Any] = []
+        agreement = _write(subject, chosen, file, facts, say, templates.append)
         target, edited = _write_card(subject, facts)
         kept = f"; the edited one is now {EARLIER_CARD}" if edited else ""
         say(f"Wrote the model card {target}{kept}.")
         small = folder / f"{INT8}{chosen.suffix}" if int8 else None
         if small is not None:
-            for line in export_int8(subject, file, small, facts, say):
+            for line in export_int8(subject, OnnxFile(file, *templates), small, facts, say):
                 say(line)
             _write_card(subject, facts)
             say(f"Wrote {small} and added it to the model card.")
@@ -126,10 +127,16 @@ def _warn_of_another_best(results: Results, exported: str, say: Say) -> None:
 
 
 def _write(
-    subject: Subject, chosen: Format, file: Path, facts: dict[str, Any], say: Say
+    subject: Subject,
+    chosen: Format,
+    file: Path,
+    facts: dict[str, Any],
+    say: Say,
+    keep_template: Callable[[Any], None],
 ) -> Agreement:
     """Write a file and the JSON beside it, after a check against PyTorch."""
-    own = Exportable(subject.student, subject.signature, as_texts(facts))
+    say(f"Exporting repeat {subject.student.repeat} and checking it on {subject.checked_on}.")
+    own = Exportable(subject.student, subject.signature, as_texts(facts), keep_template)
     found: list[tuple[Agreement, Tensor]] = []
 
     def check(part: Path) -> None:

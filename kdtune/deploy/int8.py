@@ -37,8 +37,19 @@ THREADS = 1
 """Threads of the measured latencies, as of those in costs.json."""
 MAX_REPEATS = 8
 """Repeats that are compared, of a configuration with more: the file's own and the lowest others."""
+COMPARED_AT_ONCE = 8
+"""Views in a batch of the comparison: each session keeps the memory that its largest batch took, and
+there are two sessions a repeat."""
 CHECKED = 16
 """Train images on which a model with copied weights is compared with PyTorch."""
+
+
+class OnnxFile(NamedTuple):
+    """The ONNX file of a student in float32."""
+
+    path: Path
+    template: Any
+    """`onnx.ModelProto` that can hold the weights of other repeats; see `with_weights`."""
 
 
 class _Pair(NamedTuple):
@@ -51,7 +62,11 @@ class _Pair(NamedTuple):
 
 
 def export_int8(
-    subject: Subject, full: Path, target: Path, facts: dict[str, Any], say: Callable[[str], None]
+    subject: Subject,
+    full: OnnxFile,
+    target: Path,
+    facts: dict[str, Any],
+    say: Callable[[str], None],
 ) -> list[str]:
     """Write the student of an ONNX file in int8, and compare it with float32.
 
@@ -61,7 +76,7 @@ def export_int8(
 
     Args:
         subject: the student.
-        full: its ONNX file in float32.
+        full: its file in float32.
         target: the file to write.
         facts: what the file in float32 says about itself.
         say: is given a line before each step.
@@ -75,15 +90,15 @@ def export_int8(
     import onnx
 
     views = calibration_data(subject)
-    model = onnx.load(str(full))
+    model = onnx.load(str(full.path))
     pairs = list(_pairs(subject, model, full, say))
     cost, own = _cost(pairs, views), pairs[0].quantized
     how = _describe_method(own, model, views)
     with atomic_write(target) as part:
         write_onnx(own.model, part, as_texts(facts | {"quantization": how}))
         say("int8: measuring latencies.")
-        timings = _timings(full, part, views)
-    sizes = full.stat().st_size, target.stat().st_size
+        timings = _timings(full.path, part, views)
+    sizes = full.path.stat().st_size, target.stat().st_size
     notes = [
         f"Quantized to int8: {how}",
         describe_accuracy(cost),
@@ -120,19 +135,21 @@ def compared_repeats(subject: Subject, folder: Path) -> tuple[list[int], int]:
     return [own, *sorted(set(found) - {own})][:MAX_REPEATS], len(found)
 
 
-def _pairs(subject: Subject, model: Any, full: Path, say: Callable[[str], None]) -> Iterator[_Pair]:
+def _pairs(
+    subject: Subject, model: Any, full: OnnxFile, say: Callable[[str], None]
+) -> Iterator[_Pair]:
     """Yield the repeats that are compared in both precisions, that of the file first."""
     views = calibration_data(subject)
     train = views.calibration()
-    (first, *others), total = compared_repeats(subject, full.parent)
+    (first, *others), total = compared_repeats(subject, full.path.parent)
     count = 1 + len(others)
     say(
         f"int8: calibrating repeat {first} (1 of {count}) on {len(train):,} train "
-        f"{views.examples}. Ctrl-C leaves {full.name} and the model card."
+        f"{views.examples}. Ctrl-C leaves {full.path.name} and the model card."
     )
     made = quantize(model, train, subject.signature.name)
     yield _Pair(subject, model, made)
-    yield from _quantize_others(subject, others, made.method, train, say)
+    yield from _quantize_others(subject, full.template, others, made.method, train, say)
     say(
         f"int8: comparing the accuracy of {count}{f' of {total}' * (total > count)} repeats on "
         f"{len(views.labels):,} {views.split} {views.examples}."
@@ -141,20 +158,19 @@ def _pairs(subject: Subject, model: Any, full: Path, say: Callable[[str], None])
 
 def _quantize_others(
     subject: Subject,
+    template: Any,
     repeats: Sequence[int],
     method: str,
     train: Tensor,
     say: Callable[[str], None],
 ) -> Iterator[_Pair]:
     """Yield the students of other repeats in int8, made in memory by the same method."""
-    template: Any = None
     with_folds = subject.results.design.folds is not None  # each repeat has its own train
     for number, repeat in enumerate(repeats, start=2):
         say(f"int8: calibrating repeat {repeat} ({number} of {1 + len(repeats)}).")
         own = subject.of_repeat(repeat)
         graph = Graph(own.student)
-        template = template or to_onnx(graph, own.signature, optimize=False)
-        model = with_weights(template, graph) or to_onnx(graph, own.signature)
+        model = with_weights(template, graph) or to_onnx(graph, own.signature).optimized
         views = calibration_data(own).calibration() if with_folds else train
         with temporary(model) as file:
             both = run_all([own.student.logits, predictor(file)], [views[:CHECKED]])
@@ -191,7 +207,8 @@ def _judge(pairs: Sequence[_Pair]) -> list[_Judged]:
         for pair in pairs:  # onnxruntime for both, which is several times as fast as PyTorch
             for model in (pair.quantized.model, pair.full):
                 predictors.append(predictor(files.enter_context(temporary(model))))
-        logits = run_all(predictors, views.batches(), os.cpu_count() or 1)
+        batches = (part for own in views.batches() for part in own.split(COMPARED_AT_ONCE))
+        logits = run_all(predictors, batches, os.cpu_count() or 1)
     found = []
     for small, full in zip(logits[::2], logits[1::2], strict=True):
         classes = [own.argmax(1) for own in (small, full)]
