@@ -38,8 +38,8 @@ THREADS = 1
 MAX_REPEATS = 8
 """Repeats that are compared, of a configuration with more: the file's own and the lowest others."""
 COMPARED_AT_ONCE = 8
-"""Views in a batch of the comparison: each session keeps the memory that its largest batch took, and
-there are two sessions a repeat."""
+"""Views in a batch of the comparison: each session keeps the memory that its largest batch took,
+and there are two sessions a repeat."""
 CHECKED = 16
 """Train images on which a model with copied weights is compared with PyTorch."""
 
