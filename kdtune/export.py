@@ -8,11 +8,14 @@ if __name__ == "__main__":
 
     start("export")  # answers bad flags before torch loads; does not return
 
+from functools import partial
+
 from kdtune.config.export_flags import ExportFlags
 from kdtune.deploy.export import export
 
 
 def main(flags: ExportFlags) -> int:
     """Export the student, print what was written and return the exit code 0."""
-    export(flags.study, flags.format, flags.int8, flags.repeat)
+    say = partial(print, flush=True)  # --int8 takes minutes: a pipe shows each step at once
+    export(flags.study, flags.format, flags.int8, flags.repeat, say)
     return 0

@@ -1,6 +1,7 @@
 """Check of an exported file: the same predictions as PyTorch."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +68,28 @@ def compare(reference: Tensor, exported: Tensor, what: str) -> Agreement:
     return Agreement(len(reference), difference, largest, int(tied.sum()))
 
 
-def run_all(predictors: Sequence[Predict], batches: Iterable[Tensor]) -> list[Tensor]:
+def run_all(
+    predictors: Sequence[Predict], batches: Iterable[Tensor], workers: int = 1
+) -> list[Tensor]:
     """Return the logits of each function for all views, float32 [N, K] each.
 
     Views are made once for all functions, since photographs take longer to decode than to predict.
+
+    Args:
+        predictors: the functions.
+        batches: the views.
+        workers: threads that run functions at the same time. Functions of one thread each do not
+            wait for each other; one function of many threads is slow if other programs run.
     """
     found: list[list[Tensor]] = [[] for _ in predictors]
-    with torch.no_grad():
+
+    def run(predict: Predict, batch: Tensor) -> Tensor:
+        with torch.no_grad():  # holds for its own thread alone
+            return predict(batch).float()
+
+    with ThreadPoolExecutor(workers) as pool:
         for batch in batches:
-            for own, predict in zip(found, predictors, strict=True):
-                own.append(predict(batch).float())
+            logits = pool.map(run, predictors, [batch] * len(predictors))
+            for own, values in zip(found, logits, strict=True):
+                own.append(values)
     return [torch.cat(own) for own in found]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kdtune.config.errors import InputError
 from kdtune.config.export_flags import check_export
 from kdtune.config.files import STUDENTS
@@ -12,7 +14,7 @@ from kdtune.deploy.card import CardFacts, card
 from kdtune.deploy.check import Agreement, compare, run_all
 from kdtune.deploy.description import as_texts, describe
 from kdtune.deploy.formats import FORMATS, Exportable, Format
-from kdtune.deploy.int8 import calibration_data, export_int8
+from kdtune.deploy.int8 import OnnxFile, calibration_data, export_int8
 from kdtune.deploy.pillow_check import compare_pillow
 from kdtune.deploy.recorded import compare_recorded
 from kdtune.deploy.subject import Subject
@@ -61,7 +63,8 @@ def export(
     Args:
         place: folder of the study.
         format: "onnx", "torch-export" or "safetensors".
-        int8: also write an ONNX file in int8, and compare it with float32.
+        int8: also write an ONNX file in int8, and compare it with float32. That takes minutes on
+            photographs, so the file in float32 and the model card are written before.
         repeat: of the student; by default the lowest that is there.
         say: is given each line of what was done.
 
@@ -78,21 +81,30 @@ def export(
     folder = results.folder / STUDENTS
     if int8:
         calibration_data(subject)  # before any work
-    config_id = exported_config(results.folder, results.study)
-    _warn_of_another_best(results, config_id, say)
+    _warn_of_another_best(results, exported_config(results.folder, results.study), say)
     with writable(folder):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe(results, subject.student, subject.signature, chosen.title)
-        agreement = _write(subject, chosen, file, facts, say)
-        small = folder / f"{INT8}{chosen.suffix}" if int8 else None
-        if small is not None:
-            for line in export_int8(subject, file, small, facts):
-                say(line)
-        own = CardFacts(subject, facts, read_facts(folder, config_id))
-        target, edited = write_card(folder, card(own))
+        templates: list[Any] = []
+        agreement = _write(subject, chosen, file, facts, say, templates.append)
+        target, edited = _write_card(subject, facts)
         kept = f"; the edited one is now {EARLIER_CARD}" if edited else ""
         say(f"Wrote the model card {target}{kept}.")
+        small = folder / f"{INT8}{chosen.suffix}" if int8 else None
+        if small is not None:
+            for line in export_int8(subject, OnnxFile(file, *templates), small, facts, say):
+                say(line)
+            _write_card(subject, facts)
+            say(f"Wrote {small} and added it to the model card.")
     return Exported(file, agreement, subject.checked_on, small, target)
+
+
+def _write_card(subject: Subject, facts: dict[str, Any]) -> tuple[Path, bool]:
+    """Write the model card of all files; return it, and whether an edited one was kept."""
+    results = subject.results
+    folder = results.folder / STUDENTS
+    files = read_facts(folder, exported_config(results.folder, results.study))
+    return write_card(folder, card(CardFacts(subject, facts, files)))
 
 
 def _load_study(place: str | Path) -> Results:
@@ -115,24 +127,32 @@ def _warn_of_another_best(results: Results, exported: str, say: Say) -> None:
 
 
 def _write(
-    subject: Subject, chosen: Format, file: Path, facts: dict[str, Any], say: Say
+    subject: Subject,
+    chosen: Format,
+    file: Path,
+    facts: dict[str, Any],
+    say: Say,
+    keep_template: Callable[[Any], None],
 ) -> Agreement:
     """Write a file and the JSON beside it, after a check against PyTorch."""
-    own = Exportable(subject.student, subject.signature, as_texts(facts))
-    found: list[tuple[Agreement, str]] = []
+    say(f"Exporting repeat {subject.student.repeat} and checking it on {subject.checked_on}.")
+    own = Exportable(subject.student, subject.signature, as_texts(facts), keep_template)
+    found: list[tuple[Agreement, Tensor]] = []
 
     def check(part: Path) -> None:
         both = [subject.student.logits, chosen.read(own, part)]
         mine, other = run_all(both, subject.batches())
         agreement = compare(mine, other, subject.checked_on)
-        found.append((agreement, compare_recorded(subject, mine)))
+        found.append((agreement, mine))
 
     write_checked(file, lambda part: chosen.write(own, part), check)
-    agreement, recorded = found[0]
+    agreement, logits = found[0]
     say(f"Wrote {file}: {chosen.title}, {describe_signature(subject)}.")
-    lines = [_describe_check(subject, agreement), recorded, compare_pillow(subject)]
-    notes = [line for line in lines if line]
-    for line in notes:
+    say(_describe_check(subject, agreement))
+    notes = [_describe_check(subject, agreement), compare_recorded(subject, logits)]
+    notes.append(compare_pillow(subject, logits, chosen.read(own, file)))
+    notes = [line for line in notes if line]
+    for line in notes[1:]:
         say(line)
     checked = {"on": subject.checked_on, **vars(agreement)}
     write_facts(file, facts | {"check": checked, "notes": notes})

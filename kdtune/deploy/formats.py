@@ -28,6 +28,8 @@ class Exportable:
     student: TrainedStudent
     signature: Signature
     metadata: Metadata
+    keep_template: Callable[[Any], None] = lambda model: None
+    """Is given the template of the ONNX model, if one is made; see `onnx_files.OnnxModels`."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Format:
 
 
 def _write_onnx(own: Exportable, file: Path) -> None:
-    model = onnx_files.to_onnx(Graph(own.student), own.signature)
-    onnx_files.write_onnx(model, file, own.metadata)
+    models = onnx_files.to_onnx(Graph(own.student), own.signature)
+    own.keep_template(models.template)
+    onnx_files.write_onnx(models.optimized, file, own.metadata)
 
 
 def _read_onnx(own: Exportable, file: Path) -> Predict:

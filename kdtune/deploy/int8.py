@@ -1,6 +1,7 @@
 """Export in int8: the file, and what it costs and gains beside float32."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
-from kdtune.deploy.check import BATCH, compare, run_all
+from kdtune.deploy.check import compare, run_all
 from kdtune.deploy.description import as_texts
 from kdtune.deploy.gains import (
     AccuracyCost,
@@ -34,30 +35,51 @@ from kdtune.students.places import find_students
 
 THREADS = 1
 """Threads of the measured latencies, as of those in costs.json."""
-
-
+MAX_REPEATS = 8
+"""Repeats that are compared, of a configuration with more: the file's own and the lowest others."""
+COMPARED_AT_ONCE = 8
+"""Views in a batch of the comparison: each session keeps the memory that its largest batch took,
+and there are two sessions a repeat."""
 CHECKED = 16
 """Train images on which a model with copied weights is compared with PyTorch."""
+
+
+class OnnxFile(NamedTuple):
+    """The ONNX file of a student in float32."""
+
+    path: Path
+    template: Any
+    """`onnx.ModelProto` that can hold the weights of other repeats; see `with_weights`."""
 
 
 class _Pair(NamedTuple):
     """One repeat in both precisions."""
 
     subject: Subject
+    full: Any
+    """`onnx.ModelProto` in float32."""
     quantized: Quantized
 
 
-def export_int8(subject: Subject, full: Path, target: Path, facts: dict[str, Any]) -> list[str]:
+def export_int8(
+    subject: Subject,
+    full: OnnxFile,
+    target: Path,
+    facts: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[str]:
     """Write the student of an ONNX file in int8, and compare it with float32.
 
-    The comparison is that of all repeats of the configuration, each quantized with its own
-    calibration, and that of this student alone.
+    The comparison is that of the repeats of the configuration, at most `MAX_REPEATS`, and that of
+    this student alone. Each is calibrated by itself, since the ranges depend on its weights. Those
+    of other repeats are made in memory.
 
     Args:
         subject: the student.
-        full: its ONNX file in float32.
+        full: its file in float32.
         target: the file to write.
         facts: what the file in float32 says about itself.
+        say: is given a line before each step.
 
     Returns:
         What was done and measured, as sentences.
@@ -68,24 +90,15 @@ def export_int8(subject: Subject, full: Path, target: Path, facts: dict[str, Any
     import onnx
 
     views = calibration_data(subject)
-    model = onnx.load(str(full))
-    train = views.calibration()
-    first = _Pair(subject, _quantize(subject, model, train))
-    others = [n for n in find_students(full.parent).repeats if n != subject.student.repeat]
-    pairs = [first, *_quantize_others(subject, others, first.quantized.method, train)]
-    judged = _judge(pairs)
-    cost = accuracy_cost(
-        [(one.small, one.full) for one in judged],
-        judged[0].changed,
-        [subject.student.repeat, *others],
-        subject.results.design,
-        views.split,
-    )
-    how = _describe_method(first.quantized, model, views)
+    model = onnx.load(str(full.path))
+    pairs = list(_pairs(subject, model, full, say))
+    cost, own = _cost(pairs, views), pairs[0].quantized
+    how = _describe_method(own, model, views)
     with atomic_write(target) as part:
-        write_onnx(first.quantized.model, part, as_texts(facts | {"quantization": how}))
-        timings = _timings(full, part, views)
-    sizes = full.stat().st_size, target.stat().st_size
+        write_onnx(own.model, part, as_texts(facts | {"quantization": how}))
+        say("int8: measuring latencies.")
+        timings = _timings(full.path, part, views)
+    sizes = full.path.stat().st_size, target.stat().st_size
     notes = [
         f"Quantized to int8: {how}",
         describe_accuracy(cost),
@@ -111,29 +124,58 @@ def calibration_data(subject: Subject) -> StudyViews:
     return subject.views
 
 
-def _quantize(subject: Subject, model: Any, train: Tensor, given: str | None = None) -> Quantized:
-    """Return a model in int8, calibrated on views of train."""
-    student, name = subject.student, subject.signature.name
-    (reference,) = run_all([student.logits], train.split(BATCH))
-    return quantize(model, train, reference, name, given)
+def compared_repeats(subject: Subject, folder: Path) -> tuple[list[int], int]:
+    """Return the repeats that are compared, the file's own first, and the number of all.
+
+    Args:
+        subject: whose repeat is the file's own.
+        folder: students/.
+    """
+    found, own = find_students(folder).repeats, subject.student.repeat
+    return [own, *sorted(set(found) - {own})][:MAX_REPEATS], len(found)
+
+
+def _pairs(
+    subject: Subject, model: Any, full: OnnxFile, say: Callable[[str], None]
+) -> Iterator[_Pair]:
+    """Yield the repeats that are compared in both precisions, that of the file first."""
+    views = calibration_data(subject)
+    train = views.calibration()
+    (first, *others), total = compared_repeats(subject, full.path.parent)
+    count = 1 + len(others)
+    say(
+        f"int8: calibrating repeat {first} (1 of {count}) on {len(train):,} train "
+        f"{views.examples}. Ctrl-C leaves {full.path.name} and the model card."
+    )
+    made = quantize(model, train, subject.signature.name)
+    yield _Pair(subject, model, made)
+    yield from _quantize_others(subject, full.template, others, made.method, train, say)
+    say(
+        f"int8: comparing the accuracy of {count}{f' of {total}' * (total > count)} repeats on "
+        f"{len(views.labels):,} {views.split} {views.examples}."
+    )
 
 
 def _quantize_others(
-    subject: Subject, repeats: Sequence[int], method: str, train: Tensor
+    subject: Subject,
+    template: Any,
+    repeats: Sequence[int],
+    method: str,
+    train: Tensor,
+    say: Callable[[str], None],
 ) -> Iterator[_Pair]:
     """Yield the students of other repeats in int8, made in memory by the same method."""
-    template: Any = None
     with_folds = subject.results.design.folds is not None  # each repeat has its own train
-    for repeat in repeats:
-        own = Subject.of(subject.results, repeat)
+    for number, repeat in enumerate(repeats, start=2):
+        say(f"int8: calibrating repeat {repeat} ({number} of {1 + len(repeats)}).")
+        own = subject.of_repeat(repeat)
         graph = Graph(own.student)
-        template = template or to_onnx(graph, own.signature, optimize=False)
-        model = with_weights(template, graph) or to_onnx(graph, own.signature)
+        model = with_weights(template, graph) or to_onnx(graph, own.signature).optimized
         views = calibration_data(own).calibration() if with_folds else train
         with temporary(model) as file:
             both = run_all([own.student.logits, predictor(file)], [views[:CHECKED]])
         compare(both[0], both[1], "train views")  # the weights are copied ones
-        yield _Pair(own, _quantize(own, model, views, method))
+        yield _Pair(own, model, quantize(model, views, own.signature.name, method))
 
 
 class _Judged(NamedTuple):
@@ -145,6 +187,15 @@ class _Judged(NamedTuple):
     """Images whose class differs."""
 
 
+def _cost(pairs: Sequence[_Pair], views: StudyViews) -> AccuracyCost:
+    """Return the accuracy of int8 minus that of float32, on the split that judges."""
+    judged = _judge(pairs)
+    correct = [(one.small, one.full) for one in judged]
+    repeats = [pair.subject.student.repeat for pair in pairs]
+    design = pairs[0].subject.results.design
+    return accuracy_cost(correct, judged[0].changed, repeats, design, views.split)
+
+
 def _judge(pairs: Sequence[_Pair]) -> list[_Judged]:
     """Return whether int8 and float32 are right for each image, by repeat."""
     first = pairs[0].subject
@@ -153,10 +204,11 @@ def _judge(pairs: Sequence[_Pair]) -> list[_Judged]:
     views = calibration_data(first)
     with ExitStack() as files:
         predictors = []
-        for subject, quantized in pairs:
-            file = files.enter_context(temporary(quantized.model))
-            predictors += [predictor(file), subject.student.logits]
-        logits = run_all(predictors, views.batches())  # photographs are decoded once
+        for pair in pairs:  # onnxruntime for both, which is several times as fast as PyTorch
+            for model in (pair.quantized.model, pair.full):
+                predictors.append(predictor(files.enter_context(temporary(model))))
+        batches = (part for own in views.batches() for part in own.split(COMPARED_AT_ONCE))
+        logits = run_all(predictors, batches, os.cpu_count() or 1)
     found = []
     for small, full in zip(logits[::2], logits[1::2], strict=True):
         classes = [own.argmax(1) for own in (small, full)]

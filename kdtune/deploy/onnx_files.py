@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,21 @@ def trace(graph: nn.Module, signature: Signature) -> Any:
     return program
 
 
-def to_onnx(graph: nn.Module, signature: Signature, optimize: bool = True) -> Any:
-    """Return the ONNX model of a graph, `onnx.ModelProto`.
+class OnnxModels(NamedTuple):
+    """The ONNX model of a graph in two forms, `onnx.ModelProto`."""
+
+    optimized: Any
+    """Batch norm and constants are folded."""
+    template: Any
+    """Before that: weights have their names in the state dict, see `with_weights`."""
+
+
+def to_onnx(graph: nn.Module, signature: Signature) -> OnnxModels:
+    """Return the ONNX model of a graph, as it is written and as a template for other weights.
 
     Args:
         graph: from views to logits.
         signature: its input.
-        optimize: fold batch norm and constants. Without it the weights keep their names in the
-            state dict, see `with_weights`.
 
     Raises:
         InputError: the model cannot be exported.
@@ -75,13 +82,16 @@ def to_onnx(graph: nn.Module, signature: Signature, optimize: bool = True) -> An
             input_names=[signature.name],
             output_names=[OUTPUT],
             external_data=False,
-            optimize=optimize,
+            optimize=False,
             verbose=False,
         )
         assert made is not None
-        model = made.model_proto
-    _strip(model)
-    return model
+        template = made.model_proto
+        made.optimize()  # what optimize=True does; to export once more takes half a minute
+        models = OnnxModels(made.model_proto, template)
+    for model in models:
+        _strip(model)
+    return models
 
 
 def with_weights(model: Any, graph: nn.Module) -> Any | None:

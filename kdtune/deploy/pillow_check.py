@@ -4,16 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdtune.deploy.description import Resize
+from kdtune.deploy.graph import Predict
 from kdtune.deploy.snippets import pillow_view
 from kdtune.deploy.subject import Subject
 
 
-def compare_pillow(subject: Subject) -> str:
+def compare_pillow(subject: Subject, logits: Tensor, predict: Predict) -> str:
     """Return how Pillow's views of the image files differ from kdtune's, as a sentence.
 
     Both resize with fixed-point numbers, but round some pixels differently.
+
+    Args:
+        subject: the student.
+        logits: of PyTorch on kdtune's views of the split that judges, [N, K].
+        predict: the exported file, which gets Pillow's views.
     """
     views = subject.views
     resize = Resize.of(subject.student, subject.signature)
@@ -26,8 +33,8 @@ def compare_pillow(subject: Subject) -> str:
         own = _views(files[start : start + len(batch)], resize)
         largest = max(largest, int((own.int() - batch.int()).abs().max()))
         with torch.no_grad():
-            mine, other = (subject.student.logits(x).argmax(1) for x in (batch, own))
-        same += int((mine == other).sum())
+            other = predict(own).argmax(1)
+        same += int((logits[start : start + len(batch)].argmax(1) == other).sum())
         start += len(batch)
     return (
         f"Resized by Pillow, as {subject.checked_on} are in the lines of README.md, {same:,} of "
@@ -35,5 +42,5 @@ def compare_pillow(subject: Subject) -> str:
     )
 
 
-def _views(files: Sequence[str], resize: Resize) -> torch.Tensor:
+def _views(files: Sequence[str], resize: Resize) -> Tensor:
     return torch.from_numpy(np.stack([pillow_view(file, resize) for file in files]))

@@ -19,9 +19,12 @@ from kdtune.config.errors import InputError, first_line
 from kdtune.deploy.check import BATCH, run_all
 from kdtune.deploy.onnx_files import predictor, quiet, temporary
 
-MAX_CALIBRATION = 128
+MIN_CALIBRATION, MAX_CALIBRATION = 32, 128
 """Images that the ranges of activations are measured on; the ranges are those of all of them, so
 that more images give wider ranges, not better ones."""
+CALIBRATION_VALUES = 2**23
+"""Values of all these images together; of larger images, fewer are taken, but not fewer than
+`MIN_CALIBRATION`: 41 of 260 x 260 pixels."""
 MAINLY = 0.5
 """A model is mainly linear if linear layers hold more than this share of its weights."""
 LINEAR, CONVOLUTIONS = ("MatMul", "Gemm"), ("Conv", "ConvTranspose")
@@ -38,22 +41,19 @@ class Quantized:
     """"static" or "dynamic"."""
     error: float
     """Mean absolute difference of its logits from those in float32, on the calibration images; NaN
-    if the method was given."""
+    if no other method was tried."""
     calibrated: int
     """Number of calibration images."""
     others: dict[str, float]
     """The same error of the methods that were tried and not taken."""
 
 
-def quantize(
-    model: Any, views: Tensor, reference: Tensor, name: str, given: str | None = None
-) -> Quantized:
+def quantize(model: Any, views: Tensor, name: str, given: str | None = None) -> Quantized:
     """Return a model in int8, by the method with the smallest error on images of train.
 
     Args:
         model: `onnx.ModelProto` in float32; it is not changed.
         views: images of train, [B, ...].
-        reference: logits of the model for them, [B, K].
         name: of the model's input.
         given: the method; by default static and, for models that are mainly linear, dynamic are
             tried.
@@ -62,17 +62,19 @@ def quantize(
         InputError: onnxruntime cannot quantize the model.
     """
     names = [given] if given else [STATIC, *[DYNAMIC] * (linear_share(model) > MAINLY)]
-    made, errors = {}, {}
-    for method in names:
-        made[method] = _quantized(model, views, name, method)
-        errors[method] = math.nan
-        if given is None:
-            with temporary(made[method]) as file:
-                (logits,) = run_all([predictor(file)], views.split(BATCH))
-            errors[method] = float((logits - reference).abs().mean())
+    made = {method: _quantized(model, views, name, method) for method in names}
+    errors = dict.fromkeys(names, math.nan)
+    if len(names) > 1:
+        reference = _logits(model, views)
+        errors = {k: float((_logits(v, views) - reference).abs().mean()) for k, v in made.items()}
     best = min(errors, key=lambda method: errors[method])
     others = {method: error for method, error in errors.items() if method != best}
     return Quantized(made[best], best, errors[best], len(views), others)
+
+
+def _logits(model: Any, views: Tensor) -> Tensor:
+    with temporary(model) as file:
+        return run_all([predictor(file)], views.split(BATCH))[0]
 
 
 def linear_share(model: Any) -> float:
@@ -140,11 +142,13 @@ class _Reader:
         return None if batch is None else {self._name: batch.numpy()}
 
 
-def calibration_index(index: Tensor) -> Tensor:
-    """Return at most `MAX_CALIBRATION` of these examples, evenly over them.
+def calibration_index(index: Tensor, values: int) -> Tensor:
+    """Return the examples to calibrate on, evenly over all.
 
     Args:
-        index: int64 [N].
+        index: of all, int64 [N].
+        values: numbers in a view, such as channels x height x width.
     """
-    count = min(len(index), MAX_CALIBRATION)
+    most = min(max(CALIBRATION_VALUES // values, MIN_CALIBRATION), MAX_CALIBRATION)
+    count = min(len(index), most)
     return index[torch.linspace(0, len(index) - 1, count).round().long()]

@@ -51,7 +51,16 @@ class StudyViews:
         """Return views of train for calibration, [B, ...], of those that the student saw."""
         own = self.student.record.configured_run
         index = self.data.subset(own)
-        return torch.cat(list(self._views("train", calibration_index(index)).batches()))
+        one = next(self._views("train", index[:1]).batches())
+        chosen = calibration_index(index, one.numel())
+        return torch.cat(list(self._views("train", chosen).batches()))
+
+    def of(self, student: TrainedStudent) -> "StudyViews":
+        """Return the same data, as another repeat's student sees them; data are not read again.
+
+        It must not be used with folds, whose repeats have other splits.
+        """
+        return StudyViews(self.data, self.split, student)
 
     def _views(self, split: str, index: Tensor) -> Views:
         run = self.student.record.configured_run

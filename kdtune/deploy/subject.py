@@ -1,7 +1,7 @@
 """The student that is exported, with its study, its data and its input."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -44,6 +44,17 @@ class Subject:
         except InputError as error:
             reason = str(error).rstrip(".")
         return Subject(results, student, views, reason, Signature.of(student, sample))
+
+    def of_repeat(self, repeat: int) -> "Subject":
+        """Return the student of another repeat, with its data, which only folds read again.
+
+        Raises:
+            InputError: the student cannot be loaded.
+        """
+        if self.views is None or self.results.design.folds is not None:
+            return Subject.of(self.results, repeat)
+        student = load_student(self.results.folder, repeat)
+        return replace(self, student=student, views=self.views.of(student))
 
     @property
     def checked_on(self) -> str:

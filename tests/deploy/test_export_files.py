@@ -71,8 +71,8 @@ def test_onnx_predicts_what_the_study_recorded(exported: All) -> None:
     for size in (1, 7):
         np.testing.assert_allclose(run(done.file, IMAGES[:size]), logits[:size], atol=1e-5)
     lines = exported.lines["onnx"]
-    assert "all 1,000 test images" in lines[1] and "same class for each" in lines[1]
-    assert "same class for 1,000 of 1,000" in lines[2]
+    assert "all 1,000 test images" in lines[2] and "same class for each" in lines[2]
+    assert "same class for 1,000 of 1,000" in lines[3]
     assert done.agreement.count == 1000 and done.agreement.largest_difference < 1e-5
 
 
@@ -184,7 +184,7 @@ def test_other_data_under_the_same_name_are_not_taken(fashion: Path) -> None:
     (fashion / "study.json").write_text(json.dumps(study))
     lines: list[str] = []
     assert export(fashion, "safetensors", say=lines.append).checked_on == "random images"
-    assert "holds other data than the study was run with" in lines[1]
+    assert "holds other data than the study was run with" in lines[2]
 
 
 def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
@@ -196,4 +196,4 @@ def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
     frame.to_parquet(fashion / "predictions.parquet")
     lines: list[str] = []
     export(fashion, "safetensors", say=lines.append)
-    assert lines[2].startswith("warning: The study recorded the same class for 0 of 1,000.")
+    assert lines[3].startswith("warning: The study recorded the same class for 0 of 1,000.")

@@ -17,11 +17,12 @@ from torch import nn
 import kdtune
 from kdtune.config.errors import InputError
 from kdtune.data.sources import load_fashion
-from kdtune.deploy import quantize
+from kdtune.deploy import int8, quantize
 from kdtune.deploy.export import export
 from kdtune.deploy.gains import accuracy_cost, describe_accuracy, interleaved
 from kdtune.deploy.graph import Graph, Signature
 from kdtune.deploy.onnx_files import to_onnx, with_weights
+from kdtune.deploy.subject import Subject
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.statistics.crossed import crossed
 
@@ -61,6 +62,53 @@ def test_the_file_in_int8_and_its_comparison(fashion: Path) -> None:
     assert any("static, per channel" in line and "100 train images" in line for line in lines)
     card = done.card.read_text()
     assert "best-int8.onnx" in card and "int8 minus float32, over 3 repeats" in card
+    (written,) = (k for k, line in enumerate(lines) if line.startswith("Wrote the model card"))
+    steps = [line for line in lines[written:] if line.startswith("int8:")]
+    assert [line for line in lines if line.startswith("int8:")] == steps
+    for k in range(3):
+        assert f"calibrating repeat {k} ({k + 1} of 3)" in steps[k]
+    assert "comparing the accuracy of 3 repeats on 1,000 test images" in steps[3]
+
+
+def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
+    fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything in float32 is there before int8 begins."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdtune.deploy.int8.quantize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(fashion, int8=True, say=str)
+    students = fashion / "students"
+    assert json.loads((students / "best.onnx.json").read_text())["check"]["count"] == 1000
+    inputs = load_fashion().splits["test"].inputs[:5]
+    assert classes_of(students / "best.onnx", inputs).shape == (5,)
+    card = (students / "README.md").read_text()
+    assert "Checked on all 1,000 test images" in card and "best-int8" not in card
+    assert not list(students.glob("best-int8*")) and not list(students.glob("*.part"))
+
+
+def test_of_many_repeats_the_first_are_compared(
+    fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repeat of the file comes first, whatever its number."""
+    monkeypatch.setattr(int8, "MAX_REPEATS", 2)
+    subject = Subject.of(kdtune.load(fashion), 2)
+    assert int8.compared_repeats(subject, fashion / "students") == ([2, 0], 3)
+
+
+def test_another_repeat_shares_the_data(fashion: Path) -> None:
+    """Its student is its own: that of a fresh load."""
+    one = Subject.of(kdtune.load(fashion), 0)
+    other, fresh = one.of_repeat(1), Subject.of(one.results, 1)
+    assert one.views is not None and other.views is not None and fresh.views is not None
+    assert other.views.data is one.views.data and other.student.repeat == 1
+    torch.testing.assert_close(other.views.calibration(), fresh.views.calibration())
+    batch = next(one.batches())[:4]
+    torch.testing.assert_close(other.student.logits(batch), fresh.student.logits(batch))
+    assert not torch.equal(other.student.logits(batch), one.student.logits(batch))
 
 
 def test_of_linear_layers_both_methods_are_tried(text: Path) -> None:
@@ -87,7 +135,7 @@ def test_the_method_with_the_smaller_error_is_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(quantize, "_quantized", lambda m, v, n, method: made[method])
     views = torch.ones(4, 2)
     monkeypatch.setattr(quantize, "linear_share", lambda model: 0.6)
-    own = quantize.quantize(scaled(1.0), views, views, "inputs")
+    own = quantize.quantize(scaled(1.0), views, "inputs")
     assert (own.method, own.error, own.others) == ("dynamic", 0.5, {"static": 1.0})
     assert own.model is made["dynamic"] and own.calibrated == 4
 
@@ -105,20 +153,30 @@ def test_the_share_of_linear_layers() -> None:
     assert quantize.linear_share(model) == pytest.approx(40 / 50)
 
 
-@pytest.mark.parametrize(("count", "most"), [(5, 5), (1000, 128)])
-def test_calibration_images_are_spread_over_all(count: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "shape", "most"),
+    [
+        (5, (1, 28, 28), 5),
+        (1000, (1, 28, 28), 128),
+        (1000, (3, 260, 260), 41),  # 2^23 / (3 x 260 x 260) = 41.4
+        (1000, (3, 600, 600), 32),
+    ],
+)
+def test_calibration_images_are_spread_over_all(
+    count: int, shape: tuple[int, ...], most: int
+) -> None:
     index = 3 + torch.arange(count)
-    chosen = quantize.calibration_index(index)
+    chosen = quantize.calibration_index(index, math.prod(shape))
     assert len(chosen) == len(set(chosen.tolist())) == most
     assert (chosen[0], chosen[-1]) == (3, count + 2)
-    assert chosen.diff().max() <= math.ceil(count / most)
+    assert chosen.diff().max() <= math.ceil((count - 1) / (most - 1))
 
 
 def test_weights_are_copied_between_models(fashion: Path) -> None:
     """A template with the weights of another student equals an export of that student."""
     one, two = (kdtune.load_student(fashion, r) for r in (0, 1))
     signature = Signature.of(one, None)
-    template = to_onnx(Graph(one), signature, optimize=False)
+    template = to_onnx(Graph(one), signature).template
     copied = with_weights(template, Graph(two))
     views = signature.random(4).numpy()
 
