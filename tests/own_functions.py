@@ -44,8 +44,7 @@ def stops_once(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[di
 
 def saves_too_early(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Two epochs; its state is from epoch 1 on that of a call that was never heard of."""
-    state = folder / "state"
-    first = 1 if state.exists() else 0
+    first = 1 if (folder / "state").exists() else 2 if (folder / "done").exists() else 0
     for epoch in range(first, 2):
         yield {"epoch": epoch, "val/acc": 0.5}
 
@@ -61,6 +60,11 @@ def without_torch(config: dict[str, Any], repeat: int) -> dict[str, Any]:
     model = SGDClassifier(alpha=config["l2"], max_iter=20, tol=None, random_state=repeat)
     model.fit(x[:600] / 16, y[:600])
     return {"val/acc": model.predict(x[600:1000] / 16) == y[600:1000]}
+
+
+def soft(config: dict[str, Any], repeat: int) -> dict[str, Any]:
+    """One epoch with probabilities per example."""
+    return {"val/acc": np.array([0.2, 0.9])}
 
 
 def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
@@ -80,4 +84,6 @@ def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
         "lengths": {"val/acc": [1, 0], "val/other": [1, 0, 1]},
         "epoch": {"epoch": 7, "val/acc": 1.0},
         "short": {"val/acc": 1.0},
+        "percent": {"val/acc": 81.0},
+        "reserved": {"val/acc": 1.0, "val/label": 1.0},
     }[kind]

@@ -5,6 +5,7 @@ References: configurations and ids worked out by hand.
 
 import hashlib
 import json
+import math
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from kdtune.config.cli import parse
 from kdtune.config.errors import InputError
+from kdtune.config.function_flags import function_flags
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -87,14 +89,23 @@ def test_commands_of_distillation_refuse_it(tmp_path) -> None:
         ({"train": 3}, "train must be a function or module:function, but got 3"),
         ({"space": {}}, "space must have at least one hyperparameter of train, but is empty"),
         ({"space": {"repeat": (1, 2)}}, "must have a name of 1 to 64 letters"),
-        ({"space": {"alpha": (1.0, None)}, "unless": {}}, "alpha must have numbers or texts"),
+        (
+            {"space": {"alpha": (1.0, None)}, "unless": {}},
+            "alpha must have finite numbers or texts",
+        ),
         ({"baseline": {"beta": 1}}, r"baseline must name hyperparameters of the space \(alpha, "),
         ({"unless": {"alpha": {"beta": 1}}}, r"unless of alpha must name hyperparameters"),
         (
             {"unless": {"alpha": {"temperature": 1}, "temperature": {"alpha": 1}}},
             "unless must not make hyperparameters depend on each other",
         ),
+        ({"space": {"alpha": (1.0, math.inf)}, "unless": {}}, "alpha must have finite numbers"),
         ({"metric": "acc"}, 'metric must be "val/NAME"'),
+        ({"metric": "val/seconds"}, "a metric must not be named seconds"),
+        (
+            {"baseline": {"alpha": 1.0, "temperature": 1}},
+            "baseline must not name temperature, which has no effect",
+        ),
         ({"metric": "val/auc"}, 'mode must be "max" or "min" for metric=\'val/auc\''),
         ({"mode": "up"}, "mode must be one of max, min"),
         ({"stop_early": True}, "stop_early must know how many epochs train yields; give epochs=N"),
@@ -113,3 +124,17 @@ def test_fields_of_functions_are_refused_without_one() -> None:
         Study(metric="val/nll")
     with pytest.raises(InputError, match=r"baseline is for a study of your own training function"):
         Study(baseline={"alpha": 1})
+
+
+def test_a_configuration_in_which_the_baseline_has_no_effect_is_none() -> None:
+    """Plan and tables agree: both look at the values that have an effect."""
+    study = make(baseline={"temperature": 1})
+    configs = {run.is_baseline: run.config for run in study.runs()}
+    assert configs[True]["temperature"] == 1 and configs[True]["alpha"] == 0.1
+    assert not any(run.is_baseline for run in study.runs() if run.config["temperature"] is None)
+
+
+def test_words_of_a_command_line_do_not_stand_for_truth_values() -> None:
+    space = {"flag": (True, False), "mixed": ("sqrt", 0.5), "depth": (1, 2)}
+    flags = {flag.name for flag in function_flags(make(space=space, baseline={}, unless={}))}
+    assert "depth" in flags and not {"flag", "mixed"} & flags

@@ -1,5 +1,7 @@
 """A trial of a training function, here without Ray: its reports are caught."""
 
+import linecache
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from s3_service import S3
 from kdtune.config.study import Study
 from kdtune.raytune import reporter
 from kdtune.raytune.function_trial import parse_epoch, run_function_trial
+from kdtune.raytune.own_function import fingerprint
 from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.object_store import Store
 
@@ -75,6 +78,8 @@ def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[
         ("no dict", "ValueError: train must yield dicts of metrics, but yielded 3"),
         ("text", "ValueError: val/acc must be a number or an array [N], but is 'high'"),
         ("lengths", "ValueError: arrays of val must have one value per example each"),
+        ("percent", "ValueError: val/acc must be a share in [0, 1], as kdtune's acc is, but is 81"),
+        ("reserved", "InputError: a metric must not be named label, as kdtune's records have it"),
         ("epoch", "CannotResumeError: train begins at epoch 7, but only 0 epochs"),
         ("short", "ValueError: train yielded 1 epochs, but there are 3"),
     ],
@@ -101,20 +106,30 @@ def test_what_is_not_finite_is_no_number_of_the_records() -> None:
     assert (epoch.number, epoch.splits["val"]["acc"]) == (4, 0.5)
 
 
-def test_a_state_of_an_epoch_that_was_never_yielded_is_deleted(
-    tmp_path: Path, reports: list[dict[str, Any]]
+@pytest.mark.parametrize("name", ["state", "done"])
+def test_files_of_epochs_that_were_never_heard_of_are_deleted(
+    tmp_path: Path, reports: list[dict[str, Any]], name: str
 ) -> None:
+    """A state that is ahead of its epochs, or of a trial that was complete and then dropped."""
     study = make(tmp_path, own_functions.saves_too_early, epochs=2)
     run = study.base_run.sample(alpha=0.5, repeat=0)
     folder = study.folder / "trials" / run.trial_id / "files"
     folder.mkdir(parents=True)
-    (folder / "state").touch()
+    (folder / name).touch()
     run_function_trial({"alpha": 0.5, "repeat": 0}, study)
-    assert "begins at epoch 1, but only 0 epochs were yielded before" in reports[-1]["error"]
-    reports.clear()
-    run_function_trial({"alpha": 0.5, "repeat": 0}, study)
-    assert reports[-1]["error"] is None and len(epochs_of(reports)) == 2
+    assert reports[-1]["error"] is None
+    assert [epoch["number"] for epoch in epochs_of(reports)] == [0, 1]
     assert not folder.exists()  # nothing of the user's is in it
+
+
+def test_auto_takes_no_values_that_its_test_cannot_use(
+    tmp_path: Path, reports: list[dict[str, Any]]
+) -> None:
+    study = make(
+        tmp_path, own_functions.soft, until_decided=True, budget="9runs", policy="race", epochs=1
+    )
+    run_function_trial({"alpha": 0.5, "repeat": 2000}, study)
+    assert "val/acc must be 0 or 1 for each example" in reports[-1]["error"]
 
 
 def test_the_files_of_a_trial_travel_through_the_store(
@@ -136,3 +151,16 @@ def test_the_files_of_a_trial_travel_through_the_store(
     place = f"trials/{study.base_run.sample(**sample).trial_id}"
     kept = Store(str(study.uri)).names(place)
     assert f"{place}/files/state.json" in kept and not any("kdtune-epochs" in n for n in kept)
+
+
+def test_the_fingerprint_of_a_script_is_of_all_that_its_function_needs(tmp_path: Path) -> None:
+    def of(helper: str, comment: str = "") -> str:
+        text = (
+            f"{comment}\ndef helper(x):\n    return {helper}\n"
+            "def train(config, repeat):\n    yield {'val/acc': helper(config['alpha'])}\n"
+        )
+        (tmp_path / "script.py").write_text(text)
+        linecache.clearcache()
+        return fingerprint(make(tmp_path, runpy.run_path(str(tmp_path / "script.py"))["train"]))
+
+    assert of("x") == of("x", "# a comment elsewhere") != of("x / 2")
