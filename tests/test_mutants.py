@@ -739,7 +739,7 @@ MUTANTS = {
         "training/teacher_origin.py",
         '("data", "teacher_weights", "student_weights")',
         "()",
-        "training/teacher",
+        "raytune/study_identity",
     ),
     "a teacher whose weights may change": Mutant(
         "training/teacher_origin.py",
@@ -764,6 +764,7 @@ def run(package: Path, tests: str) -> subprocess.CompletedProcess:
         "-p",
         "no:cacheprovider",
         "-n0",
+        "--timeout=60",  # some mutants search for ever
     ]
     command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *files]
     return subprocess.run(
