@@ -30,7 +30,7 @@ from kdtune.config.flags import (
     parse_flags,
     parse_range,
 )
-from kdtune.config.function_flags import function_flags, with_function_flags
+from kdtune.config.function_flags import function_flags, with_function_flags, with_repeats
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -231,12 +231,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             space.pop(name, None)
         else:
             space[name] = value
-    if own.get("repeats") == "auto":
-        own |= {"repeats": base.repeats, "until_decided": True}
-    elif "repeats" in own:
-        own["until_decided"] = False
-        if base.until_decided and own["budget"] == base.budget:
-            own["budget"] = None  # it is the experiment's own, for --repeats auto
+    own = with_repeats(base, own)
     if own["name"] == NAME_OF_DATA:
         own["name"] = ""
     run = replace(base.run, **fixed, study_values=()).absolute()

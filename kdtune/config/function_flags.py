@@ -42,11 +42,18 @@ def with_function_flags(base: Study, flags: dict[str, Any]) -> Study:
             space[name] = parse_range(name, value, _kind(base, name)) or value
         else:
             own[name] = value
+    return replace(base, space=space, **with_repeats(base, own))
+
+
+def with_repeats(base: Study, own: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of flags with --repeats, a number or "auto", as the study has it."""
     if own.get("repeats") == "auto":
-        own |= {"repeats": base.repeats, "until_decided": True}
-    elif "repeats" in own:
-        own["until_decided"] = False
-    return replace(base, space=space, **own)
+        return own | {"repeats": base.repeats, "until_decided": True}
+    if "repeats" not in own:
+        return own
+    # the experiment's own budget is for --repeats auto
+    is_of_auto = base.until_decided and own["budget"] == base.budget
+    return own | {"until_decided": False} | ({"budget": None} if is_of_auto else {})
 
 
 def _kind(base: Study, name: str) -> type | None:

@@ -138,3 +138,16 @@ def test_words_of_a_command_line_do_not_stand_for_truth_values() -> None:
     space = {"flag": (True, False), "mixed": ("sqrt", 0.5), "depth": (1, 2)}
     flags = {flag.name for flag in function_flags(make(space=space, baseline={}, unless={}))}
     assert "depth" in flags and not {"flag", "mixed"} & flags
+
+
+def test_a_number_of_repeats_ends_the_experiments_own_auto(tmp_path) -> None:
+    """The budget goes with it, as for distillation."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import kdtune\n"
+        "study = kdtune.Study(train='m:f', space={'alpha': (0.5, 1)}, baseline={'alpha': 1},\n"
+        "    until_decided=True, budget='40runs')\n"
+    )
+    study = parse("search", [str(file), "--repeats", "3"])
+    assert (study.repeats, study.until_decided, study.budget) == (3, False, None)
+    assert parse("search", [str(file)]).until_decided
