@@ -41,8 +41,7 @@ def fetch(uri: str) -> FetchedStudy:
     Raises:
         InputError: The place cannot be read, or holds no study.
     """
-    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _temporary_folder()
     store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
     try:
         is_running = _is_running(store)
@@ -77,8 +76,7 @@ def fetch_students(uri: str) -> tuple[Path, list[str]]:
     Raises:
         InputError: The place cannot be read, or holds no students.
     """
-    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _temporary_folder()
     store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
     try:
         names = store.names(STUDENTS)
@@ -103,3 +101,10 @@ def fetch_file(uri: str, name: str, folder: Path) -> None:
         Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).get(name, folder / name)
     except OSError as error:
         raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+
+
+def _temporary_folder() -> Path:
+    """Return a new folder that is deleted when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
