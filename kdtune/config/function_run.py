@@ -113,6 +113,25 @@ def make_task(
         raise InputError(
             f'mode must be "max" or "min" for metric={metric!r}, which kdtune does not know'
         )
+    hyperparameters = _declare(names, baseline, unless)
+    words = ", ".join(f"{name} = {value}" for name, value in baseline.items())
+    return Task(
+        hyperparameters=hyperparameters,
+        metrics={score: declared},
+        score=score,
+        baseline=dict(baseline),
+        table_metrics=(score,),
+        baseline_words=words,
+        examples="examples",
+    )
+
+
+def _declare(
+    names: Mapping[str, object],
+    baseline: Mapping[str, Value],
+    unless: Mapping[str, Mapping[str, Value]],
+) -> dict[str, Hyperparameter]:
+    """Return the hyperparameters by name; see `make_task`."""
     for what, given in (("baseline", baseline), ("unless", unless)):
         check_known(what, given, names)
     hyperparameters = {}
@@ -132,16 +151,7 @@ def make_task(
                 f"baseline must not name {name}, which has no effect with the other values of the "
                 f"baseline, but got {dict(baseline)}; leave it out"
             )
-    words = ", ".join(f"{name} = {value}" for name, value in baseline.items())
-    return Task(
-        hyperparameters=hyperparameters,
-        metrics={score: declared},
-        score=score,
-        baseline=dict(baseline),
-        table_metrics=(score,),
-        baseline_words=words,
-        examples="examples",
-    )
+    return hyperparameters
 
 
 def check_known(what: str, given: Mapping[str, object], names: Mapping[str, object]) -> None:
