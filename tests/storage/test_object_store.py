@@ -282,16 +282,18 @@ def test_large_files_are_streamed(s3: S3, tmp_path: Path) -> None:
 
 
 def test_a_denied_request_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
     def denied(*_: object) -> None:
+        asked.append(1)
         raise storage.PermissionDeniedError("<Code>AccessDenied</Code>")
 
     store = Store(f"memory://{tmp_path.name}")
     monkeypatch.setattr(store._store, "head", denied, raising=False)
     (tmp_path / "a").write_text("a")
-    began = time.monotonic()
     with pytest.raises(PermanentError, match="AccessDenied"):
         store.put(tmp_path / "a", "a")
-    assert time.monotonic() - began < 0.4
+    assert len(asked) == 1
 
 
 def test_a_store_in_a_folder_can_be_read(tmp_path: Path) -> None:
