@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from kdtune.config.defaults import fashion
-from kdtune.config.run import Precision, Run
+from kdtune.config.run import Run
+from kdtune.config.run_training import Precision
 from kdtune.config.study import Study
 from kdtune.statistics.intervals import Interval, paired_difference
 from kdtune.streams.resources import Resources, has_bf16

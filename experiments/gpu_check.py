@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from kdtune import __version__
 from kdtune.config.cli import run_and_exit
-from kdtune.config.run import Precision, Run
+from kdtune.config.run import Run
+from kdtune.config.run_training import Precision
 from kdtune.config.study import Device, Study
 from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import INFERENCE_BATCH

@@ -36,7 +36,8 @@ from typing import Any
 import torch
 from overhead import compare, sentence
 
-from kdtune.config.run import Precision, Run, Trainable
+from kdtune.config.run import Run
+from kdtune.config.run_training import Precision, Trainable
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views

@@ -4,7 +4,12 @@ Declarations
 - fields: annotations of config fields (bounds, commands, effects) and the checks they imply
 - base_run: what plan, records and tables know of a trial, whatever it trains
 - task: what the trials train: hyperparameters, metrics, baseline; that of distillation
-- run: `Run`, the configuration of one distillation run; a hyperparameter is declared here, once
+- run: `Run`, the configuration of one distillation run
+- run_data: its fields of the data; a hyperparameter is declared in one of these files, once
+- run_teacher: its fields of the teacher
+- run_student: its fields of the student
+- run_objective: its fields of the loss
+- run_training: its fields of optimiser, schedule, regularisation and batches
 - run_checks: its checks beyond the bounds of its fields
 - function_run: a trial of a training function of the user's own, and its task
 - study: `Study`, the configuration of a study

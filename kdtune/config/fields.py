@@ -14,7 +14,7 @@ import math
 import textwrap
 from collections import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -170,7 +170,12 @@ def requirement_error(name: str, requirement: str, value: object) -> InputError:
 
 
 def docstrings(owner: type) -> dict[str, str]:
-    """Return the string under each field of a dataclass, on one line."""
+    """Return the string under each field of a dataclass and of its bases, on one line."""
+    bases = (base for base in reversed(owner.__mro__) if is_dataclass(base))
+    return {name: text for base in bases for name, text in _own_docstrings(base).items()}
+
+
+def _own_docstrings(owner: type) -> dict[str, str]:
     texts = {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(tree, ast.ClassDef)

@@ -17,6 +17,11 @@ def check_run(run: "Run") -> None:
     """Raise InputError if loss, weights, repeat or teachers of a run cannot be as given."""
     allowed = f"{', '.join(effects.objective_names())} or module:function"
     check(run, "loss", effects.is_objective(run.loss), f"be one of {allowed}")
+    if run.extra_share > 0 and run.extra is None:
+        raise InputError(
+            f"--extra-share must be 0 without --extra, but got --extra-share {run.extra_share:g}; "
+            f"give a folder of images without labels (--extra FOLDER)"
+        )
     check_weights("teacher_weights", run.teacher_weights)
     check_weights("student_weights", run.student_weights)
     fits = run.repeat >= -run.teachers or run.folds is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad as pad_image
 from torchvision.transforms import v2
 
-from kdtune.config.run import Augment
+from kdtune.config.run_data import Augment
 
 Crop = Literal["crop", "resized-crop"]
 

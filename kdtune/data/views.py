@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.run import Interpolation, Run, derive_seed
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.run_data import Interpolation
 from kdtune.data.augmentations import AUGMENTATIONS, resized_crop, shifted, with_seed
 from kdtune.data.dataset import Data, Split
 

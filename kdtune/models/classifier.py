@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.inputs import are_images
 from kdtune.config.names import is_object
-from kdtune.config.run import Precision
+from kdtune.config.run_training import Precision
 from kdtune.models.preprocessing import Preprocessing
 
 Layout = Literal["channels_last", "contiguous"]

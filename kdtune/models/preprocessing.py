@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import requirement_error
-from kdtune.config.run import Interpolation
+from kdtune.config.run_data import Interpolation
 
 EXAMPLE = '{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 224}'
 """A dict that is a preprocessing, for error messages."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ class Batch:
     """Consecutive examples of a split. All tensors have the same length B."""
 
     labels: Tensor
-    """Classes, int64 [B]."""
+    """Classes, int64 [B]; of an image without a label, the teacher's class."""
     views: Tensor | None = None
     """Augmented images, uint8 [B, C, H, W], or other tensors, [B, ...]; None if features replace
     them."""
@@ -20,9 +21,23 @@ class Batch:
     """Input of the student's head, float32 [B, D]; None if the whole student learns."""
     teacher: Tensor | None = None
     """Logits of the teacher, float32 [B, K]; None without a teacher."""
+    partners: Tensor | None = None
+    """Of mixed images: the class of the image that was mixed in, int64 [B]."""
+    shares: Tensor | None = None
+    """Of mixed images: the share of the label in `labels`, float32 [B]; the same for all images of
+    a training batch. That of `partners` is the rest."""
+    unlabelled: int = 0
+    """Number of images without a label; they are the last ones."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> "Batch":
+        """The images that have a label."""
+        if not self.unlabelled:
+            return self
+        return replace(self[: len(self) - self.unlabelled], unlabelled=0)
 
     def __getitem__(self, rows: slice) -> "Batch":
         """Return some of the examples."""
@@ -41,14 +56,17 @@ class Batch:
     def followed_by(self, other: "Batch") -> "Batch":
         """Return the examples of this batch and then of the other, which has the same parts."""
         mine, others = self._parts(), other._parts()
-        return Batch(**{name: torch.cat([x, others[name]]) for name, x in mine.items()})
+        joined: dict[str, Any] = {name: torch.cat([x, others[name]]) for name, x in mine.items()}
+        return Batch(**joined)
 
     def _parts(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(self, **{name: change(value) for name, value in self._parts().items()})
+        changed: dict[str, Any] = {name: change(value) for name, value in self._parts().items()}
+        return replace(self, **changed)
 
 
 def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:

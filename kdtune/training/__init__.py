@@ -11,6 +11,7 @@
 - recipe_table: settings of a study, and where they came from
 - loop: the training loop, a generator of epochs
 - one_batch: one batch without a stream, for its memory and its time
+- losses: the loss of a batch
 - objectives: the table of distillation losses, and the user's own
 - metrics: metrics of an epoch, from the table in config/metrics
 - predictions: a student's predictions and their file

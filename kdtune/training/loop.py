@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -20,7 +19,8 @@ from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import seed_step
 from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.metrics import Epoch, Losses, Meter, Metrics
+from kdtune.training.losses import Losses, Outputs
+from kdtune.training.metrics import Epoch, Meter, Metrics
 from kdtune.training.objectives import BoundObjective, objective
 from kdtune.training.optim import make_optimizer, make_scheduler
 
@@ -92,9 +92,10 @@ def _train_epoch(training: _Training, number: int) -> Meter:
         if step == 0 and batch.features is None:  # a head on cached features has no mode
             student.set_mode(True, run.batch_norm == "train")
         seed_step(run, number, step)
-        logits = predict(student, batch)
-        losses = Losses.of(run, training.objective, logits, batch)
-        meter.add(logits, batch, losses)
+        outputs = predict(student, batch)
+        losses = Losses.of(run, training.objective, outputs, batch)
+        labelled = batch.labelled
+        meter.add(outputs.logits[: len(labelled)], labelled, losses)
         training.optimizer.zero_grad()
         losses.loss.backward()
         training.optimizer.step()
@@ -112,17 +113,18 @@ def _evaluate(training: _Training, split: str, number: int) -> Meter:
     for step, batch in enumerate(training.stream.evaluate(split, number)):
         if step == 0 and batch.features is None:
             student.set_mode(False)
-        logits = predict(student, batch)
-        meter.add(logits, batch, Losses.of(training.run, training.objective, logits, batch))
+        outputs = predict(student, batch)
+        losses = Losses.of(training.run, training.objective, outputs, batch)
+        meter.add(outputs.logits, batch, losses)
     return meter
 
 
-def predict(student: Classifier, batch: Batch) -> Tensor:
-    """Return the logits [B, K] of a batch, from its features if the backbone is frozen."""
+def predict(student: Classifier, batch: Batch) -> Outputs:
+    """Return the student's outputs for a batch, from its features if the backbone is frozen."""
     if batch.features is not None:
-        return student.classify(batch.features)
+        return Outputs(student.classify(batch.features))
     assert batch.views is not None
-    return student(batch.views)  # type: ignore[no-any-return]
+    return Outputs(student(batch.views))
 
 
 def _check_finite(splits: dict[str, Metrics], number: int) -> None:

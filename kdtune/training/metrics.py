@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from kdtune.config.metrics import METRICS, RECORDED
-from kdtune.config.run import Run
 from kdtune.streams.batches import Batch
-from kdtune.training.objectives import BoundObjective, cross_entropy, total
+from kdtune.training.losses import Losses
 from kdtune.training.predictions import Predictions
 
 Metrics = dict[str, float | int | None]
@@ -42,25 +41,6 @@ class Epoch:
             values = [f"{name} {metrics[name]:.4f}" for name in SHOWN if metrics[name] is not None]
             parts.append(f"{split} {' '.join(values)}")
         return "  ".join(parts)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The loss of one batch and its two terms: scalars in nats, with their graph."""
-
-    loss: Tensor
-    ce: Tensor
-    distill: Tensor | None
-    """None without a teacher and at alpha = 1."""
-
-    @staticmethod
-    def of(run: Run, objective: BoundObjective, logits: Tensor, batch: Batch) -> "Losses":
-        """Return the losses of the student's logits [B, K] on a batch."""
-        ce = cross_entropy(logits, batch.labels)
-        if batch.teacher is None or run.alpha == 1:
-            return Losses(ce, ce, None)
-        distill = objective(logits, batch.teacher, batch.labels)
-        return Losses(total(run.alpha, ce, distill), ce, distill)
 
 
 class Meter:

@@ -182,11 +182,22 @@ def check_searched(losses: Sequence[str], searched: Collection[str]) -> None:
             )
 
 
-def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy with the labels, int64 [B]: a scalar in nats, mean over B."""
+def cross_entropy(
+    student: Tensor, labels: Tensor, smoothing: float = 0.0, of_each: bool = False
+) -> Tensor:
+    """Return the cross-entropy with the labels in nats, mean over B or of each image.
+
+    Args:
+        student: Logits [B, K].
+        labels: int64 [B].
+        smoothing: Share of the labels' weight that is spread evenly over all K classes, in [0, 1)
+            (Szegedy et al., 2016, section 7).
+        of_each: Whether to return the values of the images, [B], instead of their mean.
+    """
     import torch.nn.functional as F
 
-    return F.cross_entropy(_wide(student), labels)
+    reduction = "none" if of_each else "mean"
+    return F.cross_entropy(_wide(student), labels, reduction=reduction, label_smoothing=smoothing)
 
 
 def total(alpha: float, ce: Tensor, distill: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import INFERENCE_BATCH
 from kdtune.streams.shards import view_size
 from kdtune.training.loop import predict
-from kdtune.training.metrics import Losses
+from kdtune.training.losses import Losses
 from kdtune.training.objectives import objective
 from kdtune.training.optim import make_optimizer
 from kdtune.training.recipe import resolve
@@ -75,8 +75,8 @@ def training_steps(run: Run, student: Classifier, batch: Batch) -> Iterator[Tens
     while True:
         with torch.no_grad():
             features = student.features(batch.views) if frozen and batch.views is not None else None
-        logits = predict(student, Batch(batch.labels, batch.views, features, batch.teacher))
-        loss = Losses.of(run, own, logits, batch).loss
+        outputs = predict(student, Batch(batch.labels, batch.views, features, batch.teacher))
+        loss = Losses.of(run, own, outputs, batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -12,7 +12,8 @@ from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
 from kdtune.config.names import Role, pairs
-from kdtune.config.run import Augment, Run
+from kdtune.config.run import Run
+from kdtune.config.run_data import Augment
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data

@@ -7,15 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.effects import keyword_parameters
 from kdtune.config.errors import InputError
+from kdtune.config.fields import OF_STUDENT, searchable
 from kdtune.config.migrations import migrate_run
 from kdtune.config.run import TEACHER_REPEAT, Run
 from kdtune.data.sources import load_data
 from kdtune.models.checkpoints import check_whole
 from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.models.registry import PREPROCESSING
-from kdtune.training.objectives import OBJECTIVES
 from kdtune.training.recipe import resolve, untrained
 
 COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
@@ -30,8 +29,9 @@ RECIPE = (
 def teacher_run(run: Run) -> Run:
     """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student."""
     run = resolve(run)
-    taken = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
-    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in taken}
+    of_student = {n for n, setting in searchable(Run).items() if setting.commands == OF_STUDENT}
+    reset = of_student | {"extra"}
+    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
     own: dict[str, Any] = {name: getattr(run, f"teacher_{name}") for name in RECIPE}
     own |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
     return replace(
@@ -41,7 +41,6 @@ def teacher_run(run: Run) -> Run:
         student=run.teacher,
         student_weights=run.weights_of("teacher"),
         teacher_weights=run.weights_of("teacher"),
-        loss="kl",
         alpha=1.0,
         repeat=run.teacher_repeat,
         study_values=(),

@@ -4,7 +4,7 @@ A key that lacks a part gives old numbers without a word, so every part is chang
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdtune.config.fields import searchable
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
 from kdtune.streams import keys
@@ -154,6 +155,10 @@ SEARCHED = {
     "lr_step_size": 3,
     "lr_gamma": 0.5,
     "epochs": 3,
+    "warmup_epochs": 1,
+    "clip_norm": 1.0,
+    "ema": 0.9,
+    "label_smoothing": 0.1,
 }
 
 
@@ -164,7 +169,8 @@ def test_nothing_that_is_searched_enters(kind: str) -> None:
         "batch_size",
         "batch_norm",
         *("trainable", "student", "teacher", "teacher_epochs"),  # fingerprints of models do
-        *(f.name for f in fields(Run) if f.name.startswith("dkd_")),
+        *("augment", "mixup", "cutmix", "extra_share"),  # make other views
+        *(name for name, setting in searchable(Run).items() if setting.of_objective),
     }
     run = replace(RUN, augment="crop", **SEARCHED)
     with_augment = replace(RUN, augment="crop")

@@ -1,0 +1,50 @@
+"""Fields of a run: the loss."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from kdtune.config import effects
+from kdtune.config.fields import OF_STUDENT, Hyperparameter
+
+
+@dataclass(frozen=True)
+class ObjectiveFields:
+    """The loss, alpha * CE + (1 - alpha) * D, and the hyperparameters of its terms."""
+
+    loss: Annotated[
+        str,
+        Hyperparameter(unless={"alpha": 1}, choices=effects.objective_choices, commands=OF_STUDENT),
+    ] = "kl"
+    """Distillation loss, a function of the logits of student and teacher: "kl" (KL divergence of
+    the softened probabilities, times T squared), "mse" (of the logits), another of the list, or
+    your own as module:function."""
+    alpha: Annotated[float, Hyperparameter(low=0, high=1, commands=OF_STUDENT)] = 0.5
+    """Weight of the cross-entropy with the labels; the distillation loss has weight 1 - alpha.
+    1 is training without distillation, 0 uses the teacher only."""
+    temperature: Annotated[
+        float, Hyperparameter(above=0, high=1000, of_objective=True, commands=OF_STUDENT)
+    ] = 4.0
+    """Temperature T that divides the logits of student and teacher before the softmax."""
+    teacher_temperature: Annotated[
+        float | None, Hyperparameter(above=0, high=1000, of_objective=True, commands=OF_STUDENT)
+    ] = None
+    """Temperature of the teacher's logits, where it is another than the student's. None: the same
+    temperature."""
+    dkd_alpha: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 1.0
+    """Weight of the target-class term of decoupled distillation (Zhao et al., 2022)."""
+    dkd_beta: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 8.0
+    """Weight of the non-target-class term of decoupled distillation (Zhao et al., 2022)."""
+    dist_beta: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 2.0
+    """Weight of the correlation over the classes of an image in the loss dist (Huang et al.,
+    2022)."""
+    dist_gamma: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = (
+        2.0
+    )
+    """Weight of the correlation over the images of a batch in the loss dist (Huang et al.,
+    2022)."""
+    nkd_gamma: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 1.5
+    """Weight of the classes other than the label in the loss nkd (Yang et al., 2023)."""
+    loss_weight: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = (
+        1.0
+    )
+    """Weight of the second of two losses: A+B is A + loss_weight * B."""
