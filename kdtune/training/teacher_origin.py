@@ -30,14 +30,13 @@ def teacher_run(run: Run) -> Run:
     """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student."""
     run = resolve(run)
     of_student = {n for n, setting in searchable(Run).items() if setting.commands == OF_STUDENT}
-    reset = of_student | {"extra"}
+    reset = (of_student | {"extra"}) - {"student", "alpha"}
     unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
     own: dict[str, Any] = {name: getattr(run, f"teacher_{name}") for name in RECIPE}
     own |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
     return replace(
         run,
-        **unused,
-        **own | {"epochs": max(1, own["epochs"])},
+        **unused | own | {"epochs": max(1, own["epochs"])},
         student=run.teacher,
         student_weights=run.weights_of("teacher"),
         teacher_weights=run.weights_of("teacher"),
