@@ -247,7 +247,7 @@ MUTANTS = {
         "models/ensemble",
     ),
     "plain training for each teacher": Mutant(
-        "config/run.py",
+        "config/run_teacher.py",
         'Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"',
         'Hyperparameter(of_study=True)] = "resnet50"',
         "config/study",

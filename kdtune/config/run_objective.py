@@ -34,17 +34,21 @@ class ObjectiveFields:
     """Weight of the target-class term of decoupled distillation (Zhao et al., 2022)."""
     dkd_beta: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 8.0
     """Weight of the non-target-class term of decoupled distillation (Zhao et al., 2022)."""
-    dist_beta: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 2.0
+    dist_beta: Annotated[
+        float, Hyperparameter(low=0, neutral=2, of_objective=True, commands=OF_STUDENT)
+    ] = 2.0
     """Weight of the correlation over the classes of an image in the loss dist (Huang et al.,
     2022)."""
-    dist_gamma: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = (
-        2.0
-    )
+    dist_gamma: Annotated[
+        float, Hyperparameter(low=0, neutral=2, of_objective=True, commands=OF_STUDENT)
+    ] = 2.0
     """Weight of the correlation over the images of a batch in the loss dist (Huang et al.,
     2022)."""
-    nkd_gamma: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = 1.5
+    nkd_gamma: Annotated[
+        float, Hyperparameter(low=0, neutral=1.5, of_objective=True, commands=OF_STUDENT)
+    ] = 1.5
     """Weight of the classes other than the label in the loss nkd (Yang et al., 2023)."""
-    loss_weight: Annotated[float, Hyperparameter(low=0, of_objective=True, commands=OF_STUDENT)] = (
-        1.0
-    )
+    loss_weight: Annotated[
+        float, Hyperparameter(low=0, neutral=1, of_objective=True, commands=OF_STUDENT)
+    ] = 1.0
     """Weight of the second of two losses: A+B is A + loss_weight * B."""

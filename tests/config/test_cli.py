@@ -286,7 +286,9 @@ OF_STUDENT = {
     *("trainable", "batch_norm", "train_images", "lr", "epochs", "optimizer", "momentum"),
     *("weight_decay", "schedule", "lr_step_size", "lr_gamma", "batch_size"),
     *("student_mean", "student_std", "student_size", "student_interpolation"),
-    "folds",
+    *("folds", "extra", "extra_share", "label_smoothing", "mixup", "cutmix"),
+    *("teacher_temperature", "dist_beta", "dist_gamma", "nkd_gamma", "loss_weight"),
+    *("lr_milestones", "warmup_epochs", "clip_norm", "ema"),
 }
 
 
@@ -316,7 +318,7 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
 
 
 def test_help_says_bounds_and_effects(search_help: str) -> None:
-    assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd." in search_help
+    assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd or nesterov." in search_help
     assert "Must be 0 or more. Only used with loss " in search_help
     assert re.search(r"--loss \[\{kl,mse[a-z,]*,module:function\}", search_help)
 

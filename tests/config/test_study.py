@@ -58,13 +58,17 @@ OTHER = {
     **{"loss": "mse", "alpha": 0.25, "temperature": 2, "optimizer": "adamw", "lr": 0.5},
     **{"momentum": 0, "weight_decay": 0.1, "schedule": "cosine", "lr_step_size": 3},
     **{"lr_gamma": 0.5, "epochs": 3, "batch_size": 8, "trainable": "head", "batch_norm": "eval"},
-    **{"dkd_alpha": 2, "dkd_beta": 2},
+    **{"dkd_alpha": 2, "dkd_beta": 2, "dist_beta": 1, "dist_gamma": 1, "nkd_gamma": 1},
+    **{"loss_weight": 2, "teacher_temperature": 2, "augment": "trivial", "label_smoothing": 0.1},
+    **{"mixup": 0.2, "cutmix": 1, "warmup_epochs": 1, "clip_norm": 1, "ema": 0.9},
+    "extra_share": 0.5,
     **{"teacher": "my:teacher", "teacher_epochs": 7, "student": "my:student"},
 }
 
-DKD = {"dkd_alpha", "dkd_beta"}
-"""Weights that only the loss "dkd", or one of the user's own, takes."""
-TEACHER = {"teacher", "teacher_epochs"}
+OWN = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma", "nkd_gamma", "loss_weight"}
+"""Weights that only the loss that they are named after, or one of the user's own, takes."""
+TEACHER = {"teacher", "teacher_epochs", "extra_share"}
+"""What has no effect without a teacher, besides loss and temperature."""
 
 positive = st.floats(1e-9, 1e3)
 counts = st.integers(1, 1000)
@@ -191,7 +195,7 @@ def test_choices_are_listed() -> None:
     words = r"loss must be one of kl, mse.* or module:function, but got loss='kd'"
     with pytest.raises(InputError, match=words):
         Run(loss="kd")
-    with pytest.raises(InputError, match="optimizer must be one of sgd, adamw, but got"):
+    with pytest.raises(InputError, match="optimizer must be one of sgd, nesterov, adamw, but got"):
         Run(optimizer="adam")  # type: ignore[arg-type]
 
 
@@ -218,23 +222,25 @@ def test_bad_spaces() -> None:
 @pytest.mark.parametrize(
     ("changes", "dead"),
     [
-        ({}, DKD),
-        ({"alpha": 0}, DKD),
-        ({"loss": "mse"}, {"temperature"} | DKD),
-        ({"alpha": 1}, {"loss", "temperature"} | DKD | TEACHER),
-        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | DKD | TEACHER),
+        ({}, OWN),
+        ({"alpha": 0}, {"label_smoothing"} | OWN),
+        ({"loss": "mse"}, {"temperature"} | OWN),
+        ({"alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
+        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | OWN | TEACHER),
         ({"loss": "mine:objective"}, set()),
-        ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | DKD | TEACHER),
-        ({"optimizer": "adamw"}, {"momentum"} | DKD),
-        ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | DKD),
-        ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"} | DKD),
-        ({"schedule": "onecycle"}, {"lr_step_size", "lr_gamma"} | DKD),
+        ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
+        ({"optimizer": "adamw"}, {"momentum"} | OWN),
+        ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | OWN),
+        ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"} | OWN),
+        ({"schedule": "multistep"}, {"lr_step_size"} | OWN),
+        ({"optimizer": "nesterov"}, OWN),
+        ({"schedule": "onecycle"}, {"lr_step_size", "lr_gamma", "warmup_epochs"} | OWN),
     ],
 )
 def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[str]) -> None:
     config = {name: getattr(Run(), name) for name in HYPERPARAMETERS} | changes
     assert canonical(config) == {n: None if n in dead else v for n, v in config.items()}
-    run = replace(Run(), **changes)
+    run = replace(Run(extra="photos"), **changes)
     assert run.config == canonical(config)
     for name in dead - changes.keys():  # equivalent: they differ only in what has no effect
         assert replace(run, **{name: OTHER[name]}).config_id == run.config_id
@@ -242,13 +248,14 @@ def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[s
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
 def test_config_id_names_every_hyperparameter(name: str) -> None:
-    base = Run(loss="mine:objective", teacher_epochs=5)  # takes what any objective takes
+    # an own loss takes what any objective takes
+    base = Run(loss="mine:objective", teacher_epochs=5, augment="crop", extra="photos")
     run = Study(run=base).run  # the models of the study are neutral, others are not
     assert replace(run, **{name: OTHER[name]}).config_id != run.config_id
 
 
 def test_config_id_names_nothing_else() -> None:
-    run = Run(data="/elsewhere/photos", repeat=3, seed=7, teacher="x:y", train_images=5)
+    run = Run(data="/elsewhere", extra="x", repeat=3, seed=7, teacher="x:y", train_images=5)
     assert run.config_id == Run().config_id
     assert re.fullmatch("[0-9a-f]{8}", run.config_id)
     assert run.trial_id == f"{run.config_id}-r03"

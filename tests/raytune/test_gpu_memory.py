@@ -103,9 +103,9 @@ def test_a_real_batch_is_trained_and_what_a_process_keeps_is_counted(
     batches: list[tuple[int, int]] = []
     losses = one_batch.Losses.of
 
-    def seen(run: Run, objective: Any, logits: torch.Tensor, batch: Any) -> Any:
-        batches.append((len(logits), len(batch.teacher)))
-        return losses(run, objective, logits, batch)
+    def seen(run: Run, objective: Any, outputs: Any, batch: Any) -> Any:
+        batches.append((len(outputs.logits), len(batch.teacher)))
+        return losses(run, objective, outputs, batch)
 
     monkeypatch.setattr(one_batch.Losses, "of", seen)
     study = Study(run=replace(tiny, batch_size=24, trainable=trainable), repeats=3)

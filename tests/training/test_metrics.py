@@ -23,7 +23,8 @@ from kdtune.config.metrics import (
 )
 from kdtune.config.run import Run
 from kdtune.streams.batches import Batch
-from kdtune.training.metrics import Epoch, Losses, Meter
+from kdtune.training.losses import Losses, Outputs
+from kdtune.training.metrics import Epoch, Meter
 from kdtune.training.objectives import objective
 from kdtune.training.predictions import Predictions
 
@@ -49,7 +50,7 @@ def meter(run: Run, student: Tensor, teacher: Tensor | None, y: Tensor, size: in
     targets = [None] * N if teacher is None else teacher.split(size)
     for s, t, part in zip(student.split(size), targets, y.split(size), strict=False):
         batch = Batch(views=None, features=None, labels=part, teacher=t)
-        found.add(s, batch, Losses.of(run, objective(run), s, batch))
+        found.add(s, batch, Losses.of(run, objective(run), Outputs(s), batch))
     return found
 
 
@@ -211,7 +212,7 @@ def test_the_loss_has_a_gradient_and_the_meter_keeps_none() -> None:
         Run(alpha=0.3),
         Meter(),
     )
-    losses = Losses.of(run, objective(run), s, batch)
+    losses = Losses.of(run, objective(run), Outputs(s), batch)
     found.add(s, batch, losses)
     (got,) = torch.autograd.grad(losses.loss, s)
     ce, kl = F.cross_entropy(s, y), objective(run)(s, t, y)
