@@ -218,7 +218,7 @@ def planned(replay: Replay, **changes: object) -> Outcome:
 def repeater(replay: Replay, samples: int, repeats: int) -> Outcome:
     """Run Ray's Repeater around Optuna: separate seeds for each configuration, which sees means."""
     scores = np.full((len(STUDY.cube), repeats), math.nan)
-    study = replace(STUDY.study, search="tpe", samples=samples, repeats=repeats)
+    study = replace(STUDY.study, search="tpe", samples=samples, repeats=repeats, plain_share=0.25)
     plan = Plan(replace(study, run=replace(study.run, seed=replay.seed)))
     while (run := plan.next_run()) is not None:
         row = STUDY.rows[run.config_id]

@@ -98,9 +98,10 @@ class Study:
     or "tpe"."""
     samples: Annotated[int, Setting(low=1, commands=ONLY_SEARCH)] = 60
     """Number of configurations that "random" and "tpe" propose."""
-    plain_share: Annotated[float, Setting(low=0, below=1, commands=ONLY_SEARCH)] = 0.25
-    """Share of the proposals of "random" and "tpe" without distillation (alpha = 1); a grid has
-    every setting of the other hyperparameters also at alpha = 1. 0: only what the space holds."""
+    plain_share: Annotated[float, Setting(low=0, below=1, commands=ONLY_SEARCH)] = 0.5
+    """Share of the proposals of "random" and "tpe" without distillation (alpha = 1), so that the
+    baseline is tuned as hard; a grid has every setting of the other hyperparameters also at alpha =
+    1. 0: only what the space holds."""
     policy: Annotated[Policy, Setting(commands=ONLY_SEARCH)] = "all"
     """How repeats are allocated: "all" (each configuration gets all repeats), or "race" (racing:
     one repeat each, more for configurations not yet eliminated, then new repeats to confirm the

@@ -14,6 +14,7 @@ from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.comparison import Criterion
 from kdtune.results.conclusion import default_sentences
 from kdtune.results.context import NOT_RECORDED, ComparisonContext
+from kdtune.results.effort import effort_text
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell, comparison_rows, count_of_planned, plus_minus
 from kdtune.statistics.intervals import wilson_interval
@@ -126,8 +127,9 @@ def comparisons(results: Results, criterion: Criterion) -> NotedTable:
         f"{context.method_in_full(m)}. Conclusions are about {context.holds_for}. The win rate is "
         f"the share of repeats in which the configuration is better than the baseline, ties "
         f"counted half. The correlation between the two over repeats shows the gain from pairing: "
-        f"the higher it is, the smaller is the variance of the difference."
-    )
+        f"the higher it is, the smaller is the variance of the difference. "
+        f"{effort_text(results.effort, results.task)}"
+    ).rstrip()
     head, rows = comparison_rows(table, results.by, criterion, context.anytime_level, full=True)
     return NotedTable(note, Table(head, rows))
 

@@ -30,6 +30,7 @@
 - student_metrics: what students.json says of the best configuration and its students
 - files_kept: what is gone of the files that runs have left
 - context: sentences about the baseline, repeats and method of a comparison
+- effort: configurations and runs of each arm
 - wording: the conclusion in words, about one student
 - advice: what a study could have detected, and whether repeats or images would help
 - conclusion: the conclusion and the summary of a study as text

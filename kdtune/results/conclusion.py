@@ -13,7 +13,8 @@ from kdtune.results.comparison import Criterion
 from kdtune.results.context import ComparisonContext
 from kdtune.results.costs import cost_text
 from kdtune.results.default_config import default_text
-from kdtune.results.labels import config_label
+from kdtune.results.effort import effort_text
+from kdtune.results.labels import config_label, join_words, regularisers
 from kdtune.results.summaries import best_rows
 from kdtune.results.tables import comparison_rows, format_table, markdown
 from kdtune.results.wording import best_sentence, verdict
@@ -86,7 +87,12 @@ def baseline(results: Results, criterion: Criterion, student: str | None) -> str
     chosen = results.trials[results.trials.config_id == own.baseline.iloc[0]].iloc[0]
     known = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
     others = [n for n in results.by if n not in known and not pd.isna(chosen[f"config/{n}"])]
-    return f"{given} ({config_label(chosen, others)})" if others else given
+    aids = regularisers(task, {name: chosen[f"config/{name}"] for name in others})
+    if aids:
+        but = " but" * criterion.has_plain_baseline
+        given += f"{but} with {join_words(aids.values())}"
+    rest = [name for name in others if name not in aids]
+    return f"{given} ({config_label(chosen, rest)})" if rest else given
 
 
 def verdict_by_student(results: Results, criterion: Criterion) -> str:
@@ -161,4 +167,5 @@ def _comparison_text(results: Results, criterion: Criterion) -> list[str]:
         return []
     head, rows = comparison_rows(table, results.by, criterion, own.anytime_level)
     heading = f"Difference in {criterion.label} from {own.baseline}{own.repeats_phrase}:"
-    return [heading, markdown(head, rows[:MAX_PRINTED_ROWS]), own.method]
+    effort = effort_text(results.effort, results.task)
+    return [heading, markdown(head, rows[:MAX_PRINTED_ROWS]), f"{own.method} {effort}".rstrip()]

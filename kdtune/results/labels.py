@@ -1,12 +1,13 @@
 """Readable labels of configurations, e.g. "alpha = 0.5, T = 4"."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from kdtune.config.hyperparameters import OF_STUDY
+from kdtune.config.task import Task
 
 PREFIX = "config/"
 """Of the columns of hyperparameters."""
@@ -68,6 +69,23 @@ def config_label(
                 shown = short_model(shown)
             parts.append(f"{_short_name(name)} = {shown}")
     return ", ".join(parts) or "the configuration"
+
+
+def regularisers(task: Task, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hyperparameters of a configuration that are off by default and on in it, in words.
+
+    For example {"label_smoothing": "label smoothing 0.1"}: these are what training without a
+    teacher is improved by.
+    """
+    neutral = {name: setting.neutral for name, setting in task.hyperparameters.items()}
+    on = {n: value for n, value in config.items() if neutral.get(n) == 0 and value != 0}
+    return {name: f"{name.replace('_', ' ')} {_number(value, False)}" for name, value in on.items()}
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Return words as a list in a sentence: "a", "a and b" or "a, b and c"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from kdtune.results import finals
 from kdtune.results.comparison import Criterion, best_config, by_repeat, students_of
 from kdtune.results.design import Design
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
+from kdtune.results.effort import effort_warning, tuning_effort
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames
 from kdtune.results.labels import PREFIX, distinguishing
@@ -145,9 +146,21 @@ class StudyData:
         Empty for a complete study.
         """
         models = [*self._teacher_warnings, *model_warnings(self.folder)]
+        if unequal := effort_warning(self.effort, self.task, self.study.search):
+            models.append(unequal)
         problems = find_problems(self.study, self.frames, self.by, self.task)
         missing = find_missing_files(self.folder, self.study, self.frames, self.best())
         return [*models, *problems, *missing]
+
+    @cached_property
+    def effort(self) -> pd.DataFrame:
+        """Configurations and runs with and without the baseline; see `effort.tuning_effort`.
+
+        >>> results.effort[["configs", "baseline_configs"]]
+           configs  baseline_configs
+        0        2                 1
+        """
+        return tuning_effort(self.trials, self.task)
 
     @property
     def _teacher_warnings(self) -> list[str]:

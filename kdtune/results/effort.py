@@ -1,0 +1,102 @@
+"""How hard each arm of a study was tuned: configurations and runs with and without the baseline."""
+
+import pandas as pd
+
+from kdtune.config.task import Task
+
+MAX_RATIO = 4
+"""Configurations of one arm per configuration of the other above which the report warns: the best
+of four equal configurations looks 1.03 standard deviations better than it is, the best of one not
+at all."""
+
+
+def tuning_effort(trials: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Return configurations and runs of each arm, by group.
+
+    Args:
+        trials: all trials of a study.
+        task: names the baseline, and the hyperparameter whose values have a baseline each.
+
+    Returns:
+        One row per group: group (a student, or ""), configs and runs (of all but the baseline),
+        baseline_configs and baseline_runs. Empty without a baseline and without trials.
+    """
+    if not task.baseline or not len(trials):
+        return pd.DataFrame()
+    is_baseline = pd.Series(True, index=trials.index)
+    for name, value in task.baseline.items():
+        is_baseline &= trials[f"config/{name}"] == value
+    group = pd.Series("", index=trials.index)
+    if task.group is not None and f"config/{task.group}" in trials:
+        group = trials[f"config/{task.group}"]
+    rows = []
+    for name, own in trials.groupby(group, sort=False):
+        inside = is_baseline[own.index]
+        rows.append(
+            {
+                "group": str(name),
+                "configs": own[~inside].config_id.nunique(),
+                "runs": int((~inside).sum()),
+                "baseline_configs": own[inside].config_id.nunique(),
+                "baseline_runs": int(inside.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def effort_text(effort: pd.DataFrame, task: Task) -> str:
+    """Return how many configurations and runs each arm had, as one sentence; "" without arms.
+
+    Args:
+        effort: of `tuning_effort`.
+        task: whose words name the arms.
+    """
+    both = effort[(effort.configs > 0) & (effort.baseline_configs > 0)] if len(effort) else effort
+    if not len(both):
+        return ""
+    parts = []
+    for _, row in both.iterrows():
+        own = f"{_count(row.configs, 'configuration')} ({_count(row.runs, 'run')})"
+        other = f"{row.baseline_configs} ({_count(row.baseline_runs, 'run')})"
+        of_group = f"{row.group}: " * (len(both) > 1)
+        if task.is_distillation:
+            parts.append(f"{of_group}{own} with distillation, {other} without")
+        else:
+            parts.append(f"{of_group}{own}, and {other} of the baseline")
+    return f"Tuning: {'; '.join(parts)}."
+
+
+def effort_warning(effort: pd.DataFrame, task: Task, search: str) -> str:
+    """Return a sentence if one arm had many more configurations than the other, else "".
+
+    Args:
+        effort: of `tuning_effort`.
+        task: whose words name the arms.
+        search: of the study.
+    """
+    for _, row in effort.iterrows():
+        few, many = sorted((row.configs, row.baseline_configs))
+        if not few or many <= MAX_RATIO * few:
+            continue
+        less = task.baseline_words or "the baseline"
+        if few != row.baseline_configs:
+            less = task.subject.lower() or "the other arm"
+        remedy = "--plain-share 0.5 gives both the same number"
+        if search == "grid":
+            remedy = (
+                "a random search gives both the same number (--search random), and values of "
+                "label_smoothing, mixup, cutmix, augment or lr give training without a teacher "
+                "more to choose from"
+                if task.is_distillation
+                else "a random search gives both the same number"
+            )
+        of_group = f" of {row.group}" * bool(row.group and len(effort) > 1)
+        return (
+            f"{less}{of_group} was tuned over {few} configurations, the other side over {many}: "
+            f"the comparison favours the side with more; {remedy}"
+        )
+    return ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
