@@ -1,0 +1,43 @@
+"""A study over the augmentation: one teacher, and ids that older studies keep."""
+
+from dataclasses import replace
+
+import pytest
+
+from kdtune.config.errors import InputError
+from kdtune.config.study import Study
+from kdtune.training.recipe import resolve_study
+from kdtune.training.teacher_origin import teacher_recipe
+from tests.tiny_run import TINY
+
+SPACE = {"augment": ("crop", "trivial", "none"), "alpha": (0.5, 1.0)}
+
+
+def test_all_augmentations_have_the_same_teacher() -> None:
+    study = resolve_study(Study(run=TINY, space=SPACE))
+    runs = study.runs()
+    assert {(r.augment, r.alpha) for r in runs} == {
+        (a, w) for a in SPACE["augment"] for w in (0.5, 1)
+    }
+    recipes = [teacher_recipe(run) for run in runs]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert recipes[0]["augment"] == "crop"
+    assert teacher_recipe(resolve_study(Study(run=TINY)).run) == recipes[0]
+
+
+def test_the_augmentation_that_a_study_began_with_is_in_no_id() -> None:
+    """As before augmentations could be searched: a study that is extended keeps its runs."""
+    before = resolve_study(Study(run=TINY, space={"alpha": (0.5, 1.0)}))
+    after = resolve_study(Study(run=before.run, space=SPACE))
+    old, new = ({run.config_id: run for run in study.runs()} for study in (before, after))
+    assert old.keys() <= new.keys() and len(new) == 6
+    assert {new[config].augment for config in old} == {"crop"}
+
+
+def test_a_range_of_augmentations_and_an_unknown_one_are_refused() -> None:
+    with pytest.raises(
+        InputError, match="augment must be one of none, crop, resized-crop, trivial"
+    ):
+        Study(run=TINY, space={"augment": ("crop", "strong")})
+    with pytest.raises(InputError, match="augment must be one of"):
+        replace(TINY, augment="strong")
