@@ -264,6 +264,18 @@ MUTANTS = {
         "",
         "planning/proposals planning/plan",
     ),
+    "log-odds sampled as they are": Mutant(
+        "planning/distributions.py",
+        "    if not values.logit:",
+        "    if True:",
+        "planning/distributions",
+    ),
+    "alphas close to 1 rounded to three digits": Mutant(
+        "planning/distributions.py",
+        "float(short(float(expit(odds)), DIGITS))",
+        'float(f"{expit(odds):.3g}")',
+        "planning/distributions",
+    ),
     "inactive hyperparameters are reported": Mutant(
         "planning/proposals.py",
         "[name for name in several if run.config[name] is not None]",

@@ -21,6 +21,7 @@ Declarations
 - objects: models and data that are passed as objects, and their names
 - effects: which hyperparameters have an effect in a configuration, and its id
 - hyperparameters: the hyperparameters by name, lists and ranges of values
+- numbers: text of numbers, distinct also close to 1
 - metrics: the table of metrics
 - migrations: schemas of study.json
 - student_record: content of students/students.json

@@ -38,8 +38,8 @@ from kdtune.config.user_code import user_code
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
-    "same repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log), is "
-    "searched: --alpha 0.1 0.5 1.",
+    "same repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log, "
+    "--alpha 0.001..0.999:logit), is searched: --alpha 0.1 0.5 1.",
     "teacher": "Fine-tune the teacher of a study.",
     "distill": "Run one distillation and print its epochs.",
 }

@@ -265,7 +265,7 @@ def number_or_range(kind: type[int] | type[float]) -> Any:
 
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log]",
+        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log|:logit]",
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, int | float | str),
         str_from_instance=lambda value: [str(value)],

@@ -30,39 +30,60 @@ class Range:
     >>> study = kdtune.Study(space={"lr": kdtune.Range(1e-4, 1e-1, log=True)}, search="random")
     >>> print(study.space["lr"])
     0.0001..0.1:log
+    >>> print(kdtune.Range(0.001, 0.999, logit=True))
+    0.001..0.999:logit
     """
 
     low: float
     high: float
     log: bool = False
     """Sample uniformly on a logarithmic scale."""
+    logit: bool = False
+    """Sample uniformly on the scale of the log-odds, log(x / (1 - x)): 0.001 to 0.01 is as likely
+    as 0.99 to 0.999. Both ends lie between 0 and 1."""
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
             raise InputError(f"a range must be LOW..HIGH with LOW < HIGH, but got {self}")
         if self.log and self.low <= 0:
             raise InputError(f"a range with :log must begin above 0, but got {self}")
+        if self.logit and not 0 < self.low < self.high < 1:
+            raise InputError(
+                f"a range with :logit must lie between 0 and 1, both excluded, but got {self}; "
+                f"0.001..0.999:logit would do"
+            )
+        if self.log and self.logit:
+            raise InputError(f"a range must have one scale, log or logit, but got {self} with both")
+
+    @property
+    def scale(self) -> str:
+        """The scale that is sampled evenly: "log", "logit", or "" for the values themselves."""
+        return "log" if self.log else "logit" if self.logit else ""
 
     def __str__(self) -> str:
         short = {end: f"{end:g}" for end in (self.low, self.high)}
         ends = (text if float(text) == end else repr(end) for end, text in short.items())
-        return "..".join(ends) + (":log" if self.log else "")
+        return "..".join(ends) + f":{self.scale}".rstrip(":")
 
     @staticmethod
     def parse(text: str, kind: type[int] | type[float]) -> "Range":
-        """Return the range of `LOW..HIGH` or `LOW..HIGH:log`; raise InputError for other text."""
+        """Return the range of `LOW..HIGH`, `LOW..HIGH:log` or `LOW..HIGH:logit`.
+
+        Raises InputError for other text.
+        """
         ends, _, scale = text.partition(":")
         low, dots, high = ends.partition("..")
         try:
-            if not dots or "..." in text or scale not in ("", "log"):
+            if not dots or "..." in text or scale not in ("", "log", "logit"):
                 raise ValueError
-            return Range(kind(low), kind(high), scale == "log")
+            return Range(kind(low), kind(high), log=scale == "log", logit=scale == "logit")
         except InputError:
             raise
         except ValueError:
             what = "whole numbers" if kind is int else "numbers"
             raise InputError(
-                f"a range must be LOW..HIGH or LOW..HIGH:log of {what}, but got {text}"
+                f"a range must be LOW..HIGH, LOW..HIGH:log or LOW..HIGH:logit of {what}, but got "
+                f"{text}"
             ) from None
 
 
@@ -95,10 +116,14 @@ def to_list_or_range(name: str, values: object) -> Values:
 
 
 def including(values: Range, value: Value) -> Range:
-    """Return a range that also contains a number."""
+    """Return a range that also contains a number; without its scale if the number is not on it.
+
+    For example alpha = 1, the baseline, is on no scale of log-odds.
+    """
     if isinstance(value, str) or values.low <= value <= values.high:
         return values
-    return replace(values, low=min(values.low, value), high=max(values.high, value))
+    low, high = min(values.low, value), max(values.high, value)
+    return Range(low, high, log=values.log and low > 0, logit=values.logit and 0 < low < high < 1)
 
 
 def ends_of(values: Sequence[Value] | Range) -> tuple[Value, ...]:

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from kdtune.config.files import atomic_write
 from kdtune.config.hyperparameters import Range, Values, including
 from kdtune.config.study import Study
+from kdtune.planning.distributions import distribution
 from kdtune.planning.ledger import ConfigState, Ledger, phase_of
-from kdtune.planning.proposals import distribution
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import Line
 
@@ -98,4 +98,6 @@ def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, Bas
             values = tuple(dict.fromkeys([*values, baseline[name]]))  # type: ignore[misc]
         several = isinstance(values, Range) or len(values) > 1
         if several and config.run.config[name] is not None:
+            # of true values, which Optuna's tools show; on the log-odds scale it is uniform, since
+            # Optuna has no such distribution and nothing is sampled from this one
             yield name, distribution(values)

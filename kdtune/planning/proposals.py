@@ -23,6 +23,7 @@ from kdtune.config.hyperparameters import Range, Values
 from kdtune.config.run import derive_seed
 from kdtune.config.space import as_declared
 from kdtune.config.study import Study
+from kdtune.planning.distributions import parameter, searched_distribution, suggest
 from kdtune.planning.ledger import Arm
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -82,11 +83,11 @@ class ConfigSampler:
         if self.study.search == "random":  # it does not use results
             self._trials[run.config_id] = (arm, 0)
             return
-        searched = self._searched(run)
+        allowed = {name: self._values_of_arm[arm][name] for name in self._searched(run)}
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params={name: run.value(name) for name in searched},
-            distributions={n: distribution(self._values_of_arm[arm][n]) for n in searched},
+            params={name: parameter(own, run.value(name)) for name, own in allowed.items()},
+            distributions={name: searched_distribution(own) for name, own in allowed.items()},
         )
         self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
         self.arms[arm].add_trial(trial)
@@ -158,7 +159,7 @@ class ConfigSampler:
             if not isinstance(values, Range) and len(values) == 1:
                 config[name] = values[0]
             elif self._task.canonical(config)[name] is not None:
-                config[name] = _suggest(trial, name, values)
+                config[name] = suggest(trial, name, values)
         study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
         return base.sample(repeat=0, **config)
 
@@ -193,22 +194,3 @@ def _listed(values: Values) -> Sequence[Value] | None:
     if isinstance(values.low, int) and isinstance(values.high, int):
         return range(values.low, values.high + 1)
     return None
-
-
-def _suggest(trial: optuna.Trial, name: str, values: Values) -> Any:
-    if not isinstance(values, Range):
-        return trial.suggest_categorical(name, values)
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return trial.suggest_int(name, values.low, values.high, log=values.log)
-    value = trial.suggest_float(name, values.low, values.high, log=values.log)
-    # three significant digits are precise enough, and short enough for a user to type
-    return min(max(float(f"{value:.3g}"), values.low), values.high)
-
-
-def distribution(values: Values) -> optuna.distributions.BaseDistribution:
-    """Return the Optuna distribution of a list or range; a range with integer ends is of ints."""
-    if not isinstance(values, Range):
-        return optuna.distributions.CategoricalDistribution(values)
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return optuna.distributions.IntDistribution(values.low, values.high, log=values.log)
-    return optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)

@@ -13,6 +13,7 @@ from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
 from kdtune.config.function_run import name_of
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values, covers
+from kdtune.config.numbers import short
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.study_checks import OF_FUNCTION
@@ -221,7 +222,7 @@ def _all_values(study: Study, name: str) -> Values:
 def _shown(values: Values) -> str:
     if isinstance(values, Range):
         return str(values)
-    return ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+    return ", ".join(value if isinstance(value, str) else short(value, 6) for value in values)
 
 
 def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:

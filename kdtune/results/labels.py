@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.hyperparameters import OF_STUDY
+from kdtune.config.numbers import short
 from kdtune.config.task import Task
 
 PREFIX = "config/"
@@ -100,11 +101,11 @@ def _short_name(name: str) -> str:
 
 
 def _number(value: float, full: bool) -> str:
-    """Return a number with four significant digits, whole ones and those in full with all."""
+    """Return a number with four digits, see `short`; whole ones and those in full with all."""
     if isinstance(value, bool):
         return str(value)
     is_whole = float(value).is_integer() and abs(value) < 1e6
-    return f"{value:.0f}" if is_whole else f"{value:.15g}" if full else f"{value:.4g}"
+    return f"{value:.0f}" if is_whole else f"{value:.15g}" if full else short(value, 4)
 
 
 def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.fields import Value
+from kdtune.config.numbers import short
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
@@ -118,7 +119,7 @@ def edges(
             continue
         for end, word in ((values.min(), "lowest"), (values.max(), "highest")):
             if value == end:
-                words.append(f"{name} = {value:.4g} ({word})")
+                words.append(f"{name} = {short(value, 4)} ({word})")
     return words
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, Values
+from kdtune.config.numbers import short
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.results.study_results import Results
@@ -122,4 +123,4 @@ def _all_values(study: Study, name: str) -> Values:
 def _shown(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str | Range):
         return ", ".join(map(_shown, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return short(value, 6) if isinstance(value, float) else str(value)

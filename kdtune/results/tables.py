@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from kdtune.config.numbers import short
 from kdtune.config.study import Format
 from kdtune.results.comparison import Criterion
 from kdtune.results.significance import p_value
@@ -201,7 +202,7 @@ def cell(value: object) -> str:
     """Return a hyperparameter's value as text; "-" if it is inactive."""
     if value is None or value != value:
         return "-"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return short(value, 6) if isinstance(value, int | float) else str(value)
 
 
 def _two_decimals(value: float) -> str:

@@ -95,6 +95,8 @@ def test_ranges() -> None:
     assert study.space["epochs"] == Range(5, 20) and isinstance(study.space["epochs"].low, int)
     assert study.space["temperature"] == (1, 4) and study.search == "tpe"
     assert study.run == fashion().run
+    odds = parse("search", ["--alpha", "0.001..0.999:logit", "--search", "random"])
+    assert odds.space["alpha"] == Range(0.001, 0.999, logit=True)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,8 @@ def test_ranges() -> None:
     [
         ("--lr 1..0", "LOW < HIGH, but got 1..0"),
         ("--lr 0..1:log", "begin above 0, but got 0..1:log"),
+        ("--alpha 0..1:logit --search tpe", "0 and 1, both excluded, but got 0..1:logit"),
+        ("--epochs 5..9:logit --search tpe", "0 and 1, both excluded, but got 5..9:logit"),
         ("--lr 0.1 1..2", "lr must be a list or one range, but got 0.1 1..2"),
         ("--lr 0.1..1", "lr must be a list for a grid, but got 0.1..1; --search random or tpe"),
         ("--alpha 0..2 --search tpe", r"alpha must lie in \[0, 1\], but got alpha=2"),

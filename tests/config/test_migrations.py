@@ -25,6 +25,12 @@ def schema_1(study: Study) -> dict:
     return json.loads(json.dumps({name: values[name] for name in written}))
 
 
+def test_ranges_of_before_the_log_odds_scale_are_read() -> None:
+    values = json.loads(STUDY.to_json())
+    assert values["space"]["lr"].pop("logit") is False
+    assert Study.from_json(json.dumps(values)) == STUDY
+
+
 def test_schema_1_is_read() -> None:
     """The teacher was fine-tuned with the student's settings, and views were cropped like them."""
     study = Study.from_json(json.dumps(schema_1(STUDY)))

@@ -380,6 +380,8 @@ def test_ranges_in_a_study() -> None:
     study = Study(space=ranges, search="tpe")
     assert Study.from_json(study.to_json()) == study
     assert study.searched == ["alpha", "lr", "epochs", "loss"] and study.runs() == []
+    odds = replace(study, space={"alpha": Range(0.001, 0.999, logit=True)})
+    assert Study.from_json(odds.to_json()) == odds
     with pytest.raises(InputError, match=r"lr must be a list for a grid, but got 0.0001..0.1:log"):
         replace(study, search="grid")
     for name, bad in (("epochs", Range(0.5, 3)), ("alpha", Range(0, 2)), ("loss", Range(0, 1))):

@@ -278,6 +278,14 @@ def test_the_heat_map_shows_the_means(wide) -> None:
     assert axes.texts[0].get_text() == f"{100 * table.iloc[0, 0]:.2f}"
 
 
+def test_the_heat_map_tells_alphas_close_to_1_apart(tmp_path) -> None:
+    """As a range of log-odds samples them; six digits of their own would all be 1 or 0.999999."""
+    alphas = ["0.00123", "0.99877", "0.99999877", "0.9999995"]
+    runs = grid([float(alpha) for alpha in alphas], temperature=[1.0, 4.0])
+    axes = heat_map(make(tmp_path, draw(dict.fromkeys(runs, 0.0), 2)), CRITERION).figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == alphas
+
+
 def test_a_missing_value_of_the_heat_map_has_no_number(tmp_path) -> None:
     runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0])
     last = draw(dict.fromkeys(runs, 0.0), 2)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kdtune.results.labels import label_by_config, short_model
+from kdtune.results.labels import config_label, label_by_config, short_model
 
 
 def trials(*students: str) -> pd.DataFrame:
@@ -25,3 +25,9 @@ def test_labels_tell_configurations_apart() -> None:
     }
     full = label_by_config(trials("a:net", "b:net"), names)
     assert full["b:net"] == "student = b:net, alpha = 0.5" and len(set(full.values())) == 2
+
+
+def test_an_alpha_close_to_1_is_not_called_1() -> None:
+    """alpha = 1 is the baseline."""
+    shown = [config_label({"alpha": x}, ["alpha"], prefix="") for x in (0.99997, 1.0, 0.00123456)]
+    assert shown == ["alpha = 0.99997", "alpha = 1", "alpha = 0.001235"]

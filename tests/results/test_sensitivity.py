@@ -131,6 +131,8 @@ def test_the_edge_of_the_search_space(tmp_path) -> None:
         "The best configuration is at the edge of the search space: lr = 0.1 (highest). "
         "Consider extending the range."
     )
+    odds = {at(x): [0.7 + 0.1 * x] * 2 for x in (0.001, 0.5, 0.99997)}
+    assert "alpha = 0.99997 (highest)" in make(tmp_path / "odds", odds).edges()
     best = at(0.5, lr=0.03)
     made = make(tmp_path / "middle", draw({run: 0.1 * (run == best) for run in runs}, 3))
     assert made.edges() == ""
