@@ -276,6 +276,18 @@ MUTANTS = {
         'float(f"{expit(odds):.3g}")',
         "planning/distributions",
     ),
+    "weight decay of a converted recipe stays": Mutant(
+        "config/conversion.py",
+        '"lr": scale, "weight_decay": 1 / scale}',
+        '"lr": scale}',
+        "training/conventions config/conversion",
+    ),
+    "division by the number of classes forgotten": Mutant(
+        "config/conventions.py",
+        "share = weight / _number_of_classes(p)",
+        "share = weight",
+        "training/conventions config/conversion",
+    ),
     "inactive hyperparameters are reported": Mutant(
         "planning/proposals.py",
         "[name for name in several if run.config[name] is not None]",

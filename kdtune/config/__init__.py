@@ -23,6 +23,9 @@ Declarations
 - hyperparameters: the hyperparameters by name, lists and ranges of values
 - numbers: text of numbers, distinct also close to 1
 - metrics: the table of metrics
+- conventions: the table of other tools' losses
+- convention: the form of its entries
+- conversion: another tool's weights as hyperparameters of kdtune
 - migrations: schemas of study.json
 - student_record: content of students/students.json
 - teacher_accuracy: the record of the teachers' accuracy
@@ -36,6 +39,7 @@ Command lines
 - table_flags: flags of analysis for a table of results, and how it is told from a study
 - completion: completion of commands and flags in a shell
 - export_flags: flags of export
+- convert_flags: flags of convert
 - defaults: the default study, and the recipe of teachers
 - trackers: trackers by name, and the flags of track
 - user_code: errors in the user's own modules

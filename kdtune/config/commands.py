@@ -90,6 +90,11 @@ COMMANDS = {
         flags="flags:track_flags",
         exit_codes=(0, 1, 2, 130),
     ),
+    "convert": Command(
+        summary="Convert the weights of another tool to alpha and temperature.",
+        parser="convert_flags:parse_convert",
+        flags="convert_flags:convert_flags",
+    ),
     "completion": Command(
         summary="Print the script that completes commands and flags in a shell.",
         parser="completion:parse",

@@ -104,7 +104,9 @@ def _flags_type(command: str) -> type:
         kind, default = _completed_type(flag)
         about = flag.help.partition(". ")[0].rstrip(".")
         metavar = None if _words(flag) else "VALUE"
-        marks: list[Any] = [tyro.conf.arg(help=about, metavar=metavar, help_behavior_hint="")]
+        marks: list[Any] = [
+            tyro.conf.arg(name=flag.given_name, help=about, metavar=metavar, help_behavior_hint="")
+        ]
         if command not in ALL_COMMANDS:
             marks.append(tyro.conf.FlagCreatePairsOff)
         fields.append((flag.name, Annotated[kind, *marks], default))

@@ -122,7 +122,7 @@ class Flag:
     """A flag of a command line."""
 
     name: str
-    """With underscores, the name of the field."""
+    """With underscores, the name of the field; with one at the end if it is a word of Python."""
     kind: Any
     """Its type, as tyro reads it."""
     help: str
@@ -132,6 +132,11 @@ class Flag:
     """What --help shows in place of the value; None: what tyro derives from the type."""
     choices: tuple[str, ...] = ()
     """Words that it may have, beside those of its type; shells complete them."""
+
+    @property
+    def given_name(self) -> str | None:
+        """Its name on the command line where it is not that of the field: "from" for from_."""
+        return self.name.rstrip("_") if self.name.endswith("_") else None
 
 
 def flags_of(owner: type) -> Iterator[Flag]:
@@ -199,7 +204,9 @@ def parse_flags(
 
     fields: list[Any] = []
     for flag in flags:
-        marks: list[Any] = [tyro.conf.arg(help=flag.help, metavar=flag.metavar)]
+        marks: list[Any] = [
+            tyro.conf.arg(name=flag.given_name, help=flag.help, metavar=flag.metavar)
+        ]
         if flag.default is dataclasses.MISSING:
             fields.append((flag.name, Annotated[flag.kind, tyro.conf.Positional, *marks]))
         else:

@@ -79,7 +79,7 @@ needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
     [
         ("se", "search"),
         ("search --al", "--alpha"),
-        ("search --optimizer ", "adamw sgd"),
+        ("search --optimizer ", "adamw nesterov sgd"),
         ("search --optimizer sgd a", "adamw"),  # several values
         ("search --loss ", "dkd kl ls mse"),  # without the placeholder module:function
         ("search --keep best ", None),
@@ -91,6 +91,8 @@ needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
         ("analysis --hi", "--higher-is-better"),  # of tables
         ("analysis --no", ""),
         ("teacher --alpha", ""),
+        ("convert --fr", "--from"),  # the field is from_
+        ("convert --from ti", "timm"),
         ("report runs/fash", ""),  # left to bash's own completion of file names
         ("search --data phot", ""),
     ],

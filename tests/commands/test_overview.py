@@ -105,7 +105,10 @@ def test_what_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--version"], ["serach"], ["search", "--alpa", "1"], ["completion", "bash"]],
+    [
+        *([], ["--version"], ["serach"], ["search", "--alpa", "1"], ["completion", "bash"]),
+        ["convert", "--from", "mdistiller-dkd"],
+    ],
     ids=" ".join,
 )
 def test_it_answers_without_heavy_modules(words: list[str]) -> None:
