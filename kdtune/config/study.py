@@ -174,6 +174,12 @@ class Study:
     """Shell command that is run when the study ends, with the conclusion on its standard input and
     in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
     KDTUNE_VERDICT. Not part of study.json."""
+    dump: Annotated[str | None, Setting(commands=("teacher",))] = field(
+        default=None, compare=False, repr=False
+    )
+    """File, .parquet or .npz, for the teacher's logits on train, val and test without augmentation.
+    Another study uses it with --teacher FILE --augment none, without the network. None: no file.
+    Not part of study.json."""
     flags: Annotated[tuple[str, ...], Setting(commands=())] = field(
         default=(), compare=False, repr=False
     )

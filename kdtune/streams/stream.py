@@ -175,8 +175,10 @@ class Stream:
 
         That can only be train in a run with alpha = 1, which needs no logits there.
         """
-        table = self.teacher is not None and self.teacher.outputs is not None
-        return table and not self.chunks.keys.same_views(split)
+        if self.teacher is None or self.teacher.outputs is None or split != "train":
+            return False
+        mixed = self.run.mixup > 0 or self.run.cutmix > 0
+        return mixed or not self.chunks.keys.same_views(split)
 
     def _of_member(self, member: int, key: Key, split: str, epoch: int) -> Tensor:
         """Return the logits of one member of the teacher, in the order of their chunk."""

@@ -19,6 +19,7 @@ from kdtune.training.recipe import kind_of_weights, students, teachers, untraine
 UNSHOWN = {
     *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
     *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
+    "dump",
     *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {
@@ -127,6 +128,8 @@ def _shown(value: Any) -> str:
 def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
+    if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
+        return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
     if saved is not None and before != now:
@@ -143,6 +146,11 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     if now == (here if is_fashion else elsewhere):
         return by_data
     return "experiment"
+
+
+def _are_files(study: Study) -> bool:
+    """Return True if every teacher of the study is a file of outputs."""
+    return all(is_output_file(run.teacher) for run in teachers(study))
 
 
 def _is_published(name: str, study: Study) -> bool:
