@@ -1,6 +1,6 @@
 """Files of a teacher's outputs, .parquet or .npz: reading and writing them.
 
-docs/teacher-outputs.md describes the formats. Nothing is unpickled.
+docs/teachers.md describes the formats. Nothing is unpickled.
 """
 
 import hashlib
@@ -80,6 +80,8 @@ def _read(file: Path, classes: tuple[str, ...], size: int, modified_ns: int) -> 
     """Read a file; its size and time make an edited file another entry."""
     try:
         content = _read_npz(file) if file.suffix == ".npz" else _read_parquet(file)
+    except InputError:  # which is a ValueError
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
         reason = first_line(error, 120)
         raise InputError(

@@ -151,7 +151,7 @@ def cost_note(costs: pd.DataFrame) -> str:
     return note
 
 
-def cost_rows(costs: pd.DataFrame, files: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of costs as text.
 
     Args:
