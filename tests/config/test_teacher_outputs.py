@@ -82,5 +82,5 @@ def test_training_without_the_teacher_may_augment() -> None:
 
 
 def test_files_of_one_name_are_refused() -> None:
-    with pytest.raises(InputError, match="different names, but got a/x.npz and b/x.npz"):
+    with pytest.raises(InputError, match=r"different names, but got a/x.npz and b/x.npz"):
         Study(space={"teacher": ("a/x.npz", "b/x.npz")})
