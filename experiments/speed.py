@@ -45,7 +45,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources, has_bf16
 from kdtune.training.run import clear_cached_models, distill, make_student
-from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher import initial_network
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop
@@ -144,7 +144,7 @@ def components(run: Run, times: int) -> dict[str, list[float]]:
     index = torch.arange(len(data.splits["train"]))
     views = Views(data.splits["train"], index, run, 224, 0)
     batch = next(views.batches(run.batch_size))
-    teacher = load_teacher(run, NOWHERE).place(torch.device("cpu"), run.precision)
+    teacher = initial_network(run).place(torch.device("cpu"), run.precision)
     teacher.freeze().set_mode(False)
     student = make_student(run).place(torch.device("cpu"), run.precision)
 

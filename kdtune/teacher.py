@@ -1,6 +1,6 @@
 """Fine-tune the teacher of a study.
 
-python -m kdtune.teacher [EXPERIMENT.py] [--flags]
+python -m kdtune.teacher [EXPERIMENT.py] [--flags] [--dump FILE]
 """
 
 if __name__ == "__main__":
@@ -21,6 +21,7 @@ from kdtune.data.sources import load_data
 from kdtune.models.finished import WEIGHTS
 from kdtune.results.teachers import check_teachers
 from kdtune.streams.resources import Resources, local_resources
+from kdtune.training.dump import check_dump, dump_teacher
 from kdtune.training.gate import find_unmeasured, key_of, measure, with_members
 from kdtune.training.loop import Diverged
 from kdtune.training.progress import Progress
@@ -40,17 +41,41 @@ Say = Callable[[str], None]
 def main(study: Study) -> int:
     """Fine-tune the teachers of a study, as far as they are not ready; print their accuracy.
 
-    Raises InputError if there is nothing to fine-tune, or the data or the model do not fit.
+    With --dump write the outputs of the teacher into a file, fine-tuned or not.
+
+    Raises InputError if there is nothing to do, or the data or the model do not fit.
     """
+    file = None if study.dump is None else Path(study.dump).expanduser()
     study = resolve_study(study)
+    if file is not None:
+        check_dump(study, file)
     study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
     root, progress = study.folder / "teacher", Progress()
     resources = local_resources(study, progress.show_build)
-    if study.run.teacher_epochs == 0:
+    if study.run.teacher_epochs == 0 and file is None:
         raise InputError(
             "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
             "--teacher-epochs 0, which takes the teacher's weights as they are"
         )
+    _train_missing(study, root, resources, progress)
+    every = numbered(study, whole_teachers(study))
+    gate(study.run, every, study.folder, resources, progress.print_line)
+    if file is not None:
+        counts = dump_teacher(every[0], root, resources, file)
+        shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        progress.print_line(
+            f"Wrote the teacher's logits to {file} ({shown}). kdtune.search uses them with "
+            f"--teacher {file} --augment none."
+        )
+    if study.run.teacher_epochs:
+        progress.print_line(_describe_use(study))
+    return 0
+
+
+def _train_missing(study: Study, root: Path, resources: Resources, progress: Progress) -> None:
+    """Fine-tune the teachers that are not ready."""
+    if study.run.teacher_epochs == 0:
+        return
     for own in numbered(study, teachers(study)):
         folder = root / teacher_place(study.run, own)
         if not missing_teachers(study.run, [own], root):
@@ -60,21 +85,17 @@ def main(study: Study) -> int:
         probe_teacher(own, initial_teacher(own))
         train_teacher(own, folder, resources, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
-    gate(
-        study.run,
-        numbered(study, whole_teachers(study)),
-        study.folder,
-        resources,
-        progress.print_line,
-    )
+
+
+def _describe_use(study: Study) -> str:
+    """Return the line that says how other commands use the teachers."""
     several = len(numbered(study, teachers(study))) > 1
-    progress.print_line(
+    return (
         f"kdtune.search with the same --name and teacher flags uses "
         f"{'them' if several else 'it'}. Other studies of these classes use "
         f"{'one of them' if several else 'it'} with --teacher {study.run.teacher} "
         f"--teacher-weights {'FILE' if several else study.folder}."
     )
-    return 0
 
 
 def train_teacher(run: Run, folder: Path, resources: Resources, progress: Progress) -> None:

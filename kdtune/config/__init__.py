@@ -16,7 +16,8 @@ Declarations
 - space: the configurations that its search space holds
 - study_json: the content of study.json
 - study_checks: its checks beyond the bounds of its fields
-- study_objects: such objects in a study
+- study_objects: objects and files of outputs in a study
+- teacher_outputs: teachers that are only a file: their names, and what a run with one may have
 - names: data and weights as they are named on a command line
 - objects: models and data that are passed as objects, and their names
 - effects: which hyperparameters have an effect in a configuration, and its id

@@ -32,6 +32,7 @@ from kdtune.config.flags import (
 )
 from kdtune.config.function_flags import function_flags, with_function_flags, with_repeats
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
+from kdtune.config.names import is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.user_code import user_code
@@ -136,11 +137,18 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
     flags = tuple(name for name in values if name.replace("_", "-") in given)
     if own_function:
         return replace(with_function_flags(base, values), flags=flags)
-    if "teacher_weights" in flags and base == fashion():  # whose recipe is for random weights
+    begins_otherwise = "teacher_weights" in flags or _is_file(values.get("teacher"))
+    if begins_otherwise and base == fashion():  # whose recipe is for random weights
         own = {f"teacher_{name}" for name in TEACHER_RECIPE} - set(flags)
         values |= {name: None for name in own & values.keys()}
     study = _lay_over(base, base.space if command == "search" else {}, values)
     return replace(study, flags=flags)
+
+
+def _is_file(teacher: Any) -> bool:
+    """Return True if the value of --teacher is one file of outputs, or several."""
+    names = teacher if isinstance(teacher, tuple) else (teacher,)
+    return all(isinstance(name, str) and is_output_file(name) for name in names)
 
 
 def study_flags(command: StudyCommand) -> Iterator[Flag]:

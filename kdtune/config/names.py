@@ -15,6 +15,8 @@ else:
 Role = Literal["teacher", "student"]
 Weights = str | tuple[str, ...]
 """One value for all models, or MODEL=WEIGHTS for each of several."""
+OUTPUT_SUFFIXES = (".parquet", ".npz")
+"""Endings of the files of teachers that are only a file of outputs."""
 OBJECT = "object:"
 """Beginning of the names of objects that were passed in Python, see `config.objects`."""
 
@@ -35,6 +37,11 @@ def check_weights(name: str, weights: Weights) -> None:
 def is_object(name: str) -> bool:
     """Return True for the name of an object that was passed in Python, such as object:SmallNet."""
     return name.startswith(OBJECT)
+
+
+def is_output_file(name: str) -> bool:
+    """Return True if a teacher is a file of outputs, see `kdtune.config.teacher_outputs`."""
+    return Path(name).suffix in OUTPUT_SUFFIXES
 
 
 def is_named_data(data: str) -> bool:

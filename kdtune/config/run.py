@@ -18,6 +18,7 @@ from kdtune.config.run_objective import ObjectiveFields
 from kdtune.config.run_student import StudentFields
 from kdtune.config.run_teacher import TeacherFields
 from kdtune.config.run_training import TrainingFields
+from kdtune.config.teacher_outputs import take_output_file
 
 if TYPE_CHECKING:
     from kdtune.config.task import Task
@@ -79,6 +80,7 @@ class Run(
                 inner = (tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, f.name, tuple(inner))
         check_fields(self)
+        take_output_file(self)
         for role in ("teacher", "student"):
             name, models = f"{role}_weights", getattr(self, role).split("+")
             weights = getattr(self, name)

@@ -8,6 +8,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.fields import check
 from kdtune.config.names import Weights, check_weights, pairs
 from kdtune.config.objects import KINDS, Objects
+from kdtune.config.teacher_outputs import check_output_file
 
 if TYPE_CHECKING:
     from kdtune.config.run import Run
@@ -23,6 +24,7 @@ def check_run(run: "Run") -> None:
             f"give a folder of images without labels (--extra FOLDER)"
         )
     check_weights("teacher_weights", run.teacher_weights)
+    check_output_file(run)
     check_weights("student_weights", run.student_weights)
     fits = run.repeat >= -run.teachers or run.folds is not None
     check(run, "repeat", fits, f"be {-run.teachers} or more")

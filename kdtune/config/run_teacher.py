@@ -18,7 +18,8 @@ class TeacherFields:
     teacher: Annotated[ModelName, Hyperparameter(unless={"alpha": 1}, of_study=True)] = "resnet50"
     """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory, a function of the number of classes that returns a module. NAME+NAME is an
-    ensemble: the mean probability."""
+    ensemble: the mean probability. A file of outputs, .parquet or .npz, is a teacher without a
+    network (docs/teachers.md); it needs --augment none."""
     teachers: Annotated[int, Setting(low=1)] = 1
     """Number of teachers that are fine-tuned by the same recipe, with other random weights of the
     head or of all layers, another order and another augmentation: repeat r learns from teacher r

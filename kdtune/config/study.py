@@ -38,7 +38,7 @@ from kdtune.config.space import (
 )
 from kdtune.config.study_checks import check_study
 from kdtune.config.study_json import arguments_of, to_json
-from kdtune.config.study_objects import take_objects
+from kdtune.config.study_objects import take_objects, take_output_files
 from kdtune.config.task import Task
 from kdtune.config.trackers import TrackerName, check_names
 
@@ -174,6 +174,12 @@ class Study:
     """Shell command that is run when the study ends, with the conclusion on its standard input and
     in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
     KDTUNE_VERDICT. Not part of study.json."""
+    dump: Annotated[str | None, Setting(commands=("teacher",))] = field(
+        default=None, compare=False, repr=False
+    )
+    """File, .parquet or .npz, for the teacher's logits on train, val and test without augmentation.
+    Another study uses it with --teacher FILE --augment none, without the network. None: no file.
+    Not part of study.json."""
     flags: Annotated[tuple[str, ...], Setting(commands=())] = field(
         default=(), compare=False, repr=False
     )
@@ -185,6 +191,7 @@ class Study:
         tracker = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
         object.__setattr__(self, "tracker", tracker)
         if self.train is None:
+            take_output_files(self)
             take_objects(self)
         own = self.train if self.train is None else name_of(self.train)
         name = name_of_data(self.run.data) if own is None else own.rpartition(":")[2]

@@ -16,7 +16,7 @@ from kdtune.config.study_checks import OF_FUNCTION
 if TYPE_CHECKING:
     from kdtune.config.study import Study
 
-NOT_SAVED = ("flags", "tracker", "notify")
+NOT_SAVED = ("flags", "tracker", "notify", "dump")
 """Fields that are no part of a study: how it was asked for and who hears of it. A command for
 notify may hold a password."""
 

@@ -1,4 +1,4 @@
-"""Objects in a study: those that its space lists, those that it lacks."""
+"""Objects and files of outputs in a study: those that its space lists, those that it lacks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kdtune.config.names import is_object
 from kdtune.config.objects import KINDS, missing_error
 from kdtune.config.run_checks import with_own_weights
+from kdtune.config.teacher_outputs import with_output_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,25 @@ def take_objects(study: Study) -> None:
     run = replace(study.run, **changes, objects=objects.only(used))
     object.__setattr__(study, "run", run)
     object.__setattr__(study, "space", space)
+
+
+def take_output_files(study: Study) -> None:
+    """Replace the paths of teachers in the space that are files by their names.
+
+    Their paths become weights of the run. Call it while the study is being made: it is changed.
+
+    Raises:
+        InputError: Two files have the same name.
+    """
+    values = study.space.get("teacher")
+    if not isinstance(values, list | tuple):
+        return
+    run = study.run
+    named, weights = with_output_files(run.teacher_weights, run.teacher, values)
+    if weights == run.teacher_weights:
+        return
+    object.__setattr__(study, "run", replace(run, teacher_weights=weights))
+    object.__setattr__(study, "space", {**study.space, "teacher": named})
 
 
 def _models(run: Run, space: Mapping[str, Any], role: str) -> list[str]:

@@ -6,6 +6,10 @@
 - weights: state dicts in and out, without pickle
 - checkpoints: files, entries and prefixes of checkpoints that others have saved
 - finished: files of weights of teachers that kdtune has fine-tuned
+- ensemble: a teacher: one network, several, or a table of outputs
+- outputs: a teacher that is only a table of outputs
+- output_files: files of outputs, reading and writing
+- output_rows: their rows as logits, checked
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on
 - passed: models from objects that were passed

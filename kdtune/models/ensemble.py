@@ -1,4 +1,4 @@
-"""Ensembles of teachers: the mean of their probabilities."""
+"""Teachers: one network, the mean probability of several, or a table of outputs."""
 
 import math
 from collections.abc import Sequence
@@ -8,20 +8,35 @@ import torch
 from torch import Tensor
 
 from kdtune.models.classifier import Classifier
+from kdtune.models.outputs import OutputTeacher
+
+Model = Classifier | OutputTeacher
+"""A network, or the outputs of one."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen teacher: one classifier, or an ensemble of several."""
+    """A frozen teacher: one classifier, an ensemble of several, or a table of outputs."""
 
     members: tuple[Classifier, ...]
+    """Empty for a table of outputs."""
     fingerprints: tuple[str, ...]
-    """Content hash of each member."""
+    """Content hash of each member, or of the table."""
+    outputs: OutputTeacher | None = None
+    """The table; None for networks."""
 
     @staticmethod
-    def of(members: Sequence[Classifier]) -> "Teacher":
-        """Return the teacher of these classifiers, which are hashed here."""
-        return Teacher(tuple(members), tuple(model.fingerprint() for model in members))
+    def of(models: Sequence[Model]) -> "Teacher":
+        """Return the teacher of these models, which are hashed here; a table stands alone."""
+        networks = tuple(model for model in models if isinstance(model, Classifier))
+        tables = [model for model in models if isinstance(model, OutputTeacher)]
+        hashes = tuple(model.fingerprint() for model in models)
+        return Teacher(networks, hashes, tables[0] if tables else None)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The members, or the table."""
+        return self.members if self.outputs is None else (self.outputs,)
 
 
 def combine(logits: Sequence[Tensor]) -> Tensor:

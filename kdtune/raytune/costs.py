@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
 
 import ray
 import torch
@@ -10,11 +9,12 @@ import torch
 from kdtune.config.cost import Cost, read_costs, write_costs
 from kdtune.config.errors import first_line
 from kdtune.config.files import COSTS
-from kdtune.config.names import Role
+from kdtune.config.names import Role, is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
+from kdtune.models.classifier import Classifier
 from kdtune.models.cost import measure
 from kdtune.raytune.machines import TrialResources
 from kdtune.storage.mirror import Mirror
@@ -95,13 +95,15 @@ def _measure(study: Study, role: Role, name: str, device: torch.device) -> Cost:
     data, student = load_data(run), make_student(run)
     teacher = [initial_teacher(member) for member in run.teacher_members]
     views = samples(data, run, view_size(run, data, student, *teacher))
-    members = [student] if role == "student" else teacher
+    networks = [model for model in teacher if isinstance(model, Classifier)]
+    members = [student] if role == "student" else networks
     placed = [model.place(device, run.precision) for model in members]
     return replace(measure(placed, role, views, study.cpus_per_trial or 1), model=name)
 
 
 def _models(study: Study) -> Iterator[tuple[Role, str]]:
-    """Yield every student and teacher of the study."""
+    """Yield every student and teacher of the study that is a network."""
     roles: tuple[Role, ...] = ("student", "teacher")
     for role in roles:
-        yield from product((role,), map(str, study.values(role)))  # type: ignore[arg-type]
+        names = map(str, study.values(role))  # type: ignore[arg-type]
+        yield from ((role, name) for name in names if not is_output_file(name))

@@ -17,6 +17,7 @@ from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
+from kdtune.training.dump import find_other_views
 from kdtune.training.other_cut import find_leaks
 from kdtune.training.recipe import numbered, resolve_study, teachers, with_weights_of_studies
 from kdtune.training.recipe_table import RecipeRow, format_recipe, recipe_rows
@@ -81,6 +82,7 @@ class DistillationJob(Job):
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""
         yield from find_leaks(study)
+        yield from find_other_views(study)
         yield from describe_fixed_students(study)
         cache = Cache(study.cache, study.cache_gb)
         student, own_teachers = make_student(study.run), teachers(study)

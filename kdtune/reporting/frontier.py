@@ -17,7 +17,7 @@ from kdtune.reporting.canvas import (
 )
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.comparison import Criterion, completed
-from kdtune.results.costs import COST_AXES, cost_note, cost_rows, with_prefix
+from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files, with_prefix
 from kdtune.results.study_results import Results
 
 FRONTIERS = {f"frontier-{cost}": cost for cost in COST_AXES}
@@ -33,7 +33,9 @@ def cost_table(results: Results) -> NotedTable | None:
     """Return the cost of every student and teacher; None if it was not measured."""
     if not len(results.costs):
         return None
-    return NotedTable(cost_note(results.costs), Table(*cost_rows(results.costs)))
+    return NotedTable(
+        cost_note(results.costs), Table(*cost_rows(results.costs, teacher_files(results.study)))
+    )
 
 
 def frontier_table(results: Results, criterion: Criterion) -> NotedTable | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from kdtune.results import sensitivity
 from kdtune.results.comparison import Criterion
 from kdtune.results.context import ComparisonContext
-from kdtune.results.costs import cost_text
+from kdtune.results.costs import cost_text, teacher_files
 from kdtune.results.default_config import default_text
 from kdtune.results.effort import effort_text
 from kdtune.results.labels import config_label, join_words, regularisers
@@ -143,7 +143,7 @@ def text(results: Results, by: Sequence[str], columns: Sequence[str], criterion:
             else ["No run has completed."]
         ),
         *_comparison_text(results, criterion),
-        *cost_text(results.costs),
+        *cost_text(results.costs, teacher_files(results.study)),
     ]
     if best := results.best(criterion):
         own = results.context(criterion, results.student(best))

@@ -9,6 +9,9 @@ import pandas as pd
 
 from kdtune.config.cost import Cost
 from kdtune.config.files import COSTS
+from kdtune.config.hyperparameters import ends_of
+from kdtune.config.names import is_output_file
+from kdtune.config.study import Study
 from kdtune.results.comparison import Criterion, best_config, by_repeat, completed
 from kdtune.results.labels import config_label
 from kdtune.results.tables import cell, decimals, markdown
@@ -109,11 +112,23 @@ def pareto(costs: Sequence[float], values: Sequence[float]) -> np.ndarray:
     return np.logical_not((as_good & better).any(axis=0))
 
 
-def cost_text(costs: pd.DataFrame) -> list[str]:
-    """Return heading, Markdown table and note of the models' costs; [] if there are none."""
+def cost_text(costs: pd.DataFrame, files: Sequence[str]) -> list[str]:
+    """Return heading, Markdown table and note of the models' costs; [] if there are none.
+
+    Args:
+        costs: of `cost_frame`.
+        files: of `teacher_files`.
+    """
     if not len(costs):
         return []
-    return ["Cost of the models:", markdown(*cost_rows(costs)), cost_note(costs)]
+    return ["Cost of the models:", markdown(*cost_rows(costs, files)), cost_note(costs)]
+
+
+def teacher_files(study: Study) -> list[str]:
+    """Return the teachers of a study that are files of outputs, whose cost is not known."""
+    if study.train is not None:
+        return []
+    return [name for name in map(str, ends_of(study.values("teacher"))) if is_output_file(name)]
 
 
 def cost_note(costs: pd.DataFrame) -> str:
@@ -136,8 +151,13 @@ def cost_note(costs: pd.DataFrame) -> str:
     return note
 
 
-def cost_rows(costs: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the table of costs as text."""
+def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of costs as text.
+
+    Args:
+        costs: of `cost_frame`.
+        files: of `teacher_files`; each has a row of unknown numbers.
+    """
     head = ["model", "role", "parameters", "size", "FLOPs"]
     head += ["latency, batch 1 (ms)", "latency, batch 32 (ms)"]
     places = _places(costs)
@@ -150,6 +170,8 @@ def cost_rows(costs: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             with_iqr(row[name], row[f"{name}_iqr"]) for name in ("latency_ms", "latency32_ms")
         ]
         rows.append([*cells, place] if differ else cells)
+    width = len(head) + differ
+    rows += [[name, "teacher", *["-"] * (width - 2)] for name in files]
     return [*head, "measured on"] if differ else head, rows
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdtune.config.errors import InputError
+from kdtune.config.names import is_output_file
 from kdtune.config.teacher_accuracy import (
     TeacherAccuracy,
     TeacherKey,
@@ -41,8 +42,7 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
     if by_chance:
         yield (
             f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. "
-            f"Students can learn nothing from it. Check its preprocessing (--teacher-mean, "
-            f"--teacher-std, --teacher-size), its weights and its learning rate (--teacher-lr)."
+            f"Students can learn nothing from it. {_advice(record)}"
         )
     before, after = record.acc_before, record.acc_after
     if before is not None and after is not None and after < before:
@@ -51,6 +51,19 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
             f"than before ({100 * before:.1f}%); use its weights as they are (--teacher-epochs 0) "
             f"or train it otherwise (--teacher-lr, --teacher-trainable head, --teacher-keep best)."
         )
+
+
+def _advice(record: TeacherAccuracy) -> str:
+    """Return what to check of a teacher that is no better than chance."""
+    if is_output_file(record.teacher):
+        return (
+            "Check that each row of the file has the outputs for its example, and that the classes "
+            "are in the order of the data (or named in the file as `classes`)."
+        )
+    return (
+        "Check its preprocessing (--teacher-mean, --teacher-std, --teacher-size), its weights and "
+        "its learning rate (--teacher-lr)."
+    )
 
 
 def check_teachers(
@@ -90,12 +103,18 @@ def _check_least(records: Sequence[TeacherAccuracy], least: float | None) -> Non
     for record in records:
         value = record.splits.get("val")
         if least is not None and value is not None and value.share < least:
+            is_file = is_output_file(record.teacher)
+            source = f"in {record.weights}" if is_file else f"with the weights {record.weights}"
+            others = "Give another file (--teacher)"
+            if not is_file:
+                others = (
+                    "Give other weights (--teacher-weights), train it otherwise under another "
+                    "--name (--teacher-epochs, --teacher-lr)"
+                )
             raise InputError(
                 f"the teacher {record.name} must have an accuracy of at least {least:g} on val "
                 f"(--teacher-min-acc), but has {value.share:.4f} ({value.correct} of {value.n}) "
-                f"with the weights {record.weights}. Give other weights (--teacher-weights), train "
-                f"it otherwise under another --name (--teacher-epochs, --teacher-lr), or lower "
-                f"--teacher-min-acc."
+                f"{source}. {others}, or lower --teacher-min-acc."
             )
 
 

@@ -12,7 +12,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.data.views import Views
-from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Model
 from kdtune.streams.batches import collect
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
@@ -21,7 +21,7 @@ SHARD_BYTES = 2**29
 """Maximum size of a shard: so much is held in memory of each split."""
 
 
-def view_size(run: Run, data: Data, *models: Classifier | None) -> int:
+def view_size(run: Run, data: Data, *models: Model | None) -> int:
     """Return the side of a view in pixels; 0 for data that are no images.
 
     It is the run's image_size, else the larger input size of the models, else the size of the

@@ -52,9 +52,9 @@ class Stream:
         student_fingerprint: str | None = None,
     ):
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
-        members = () if teacher is None else teacher.members
-        self.chunks = Chunks(run, data, view_size(run, data, student, *members), resources)
-        self.working_set = working_set(run, data, student, members, resources)
+        models = () if teacher is None else teacher.models
+        self.chunks = Chunks(run, data, view_size(run, data, student, *models), resources)
+        self.working_set = working_set(run, data, student, models, resources)
         stored = filter(self.working_set.keeps_views, data.splits)
         self.views = ShardedViews(self.chunks, frozenset(stored))
         self.features = None
@@ -101,7 +101,8 @@ class Stream:
         if per_image and order is not None:
             values = values[order]
         # after the features, whose building may have computed the logits on the way
-        teacher = None if self.teacher is None else self._logits(split, epoch, order)
+        has_logits = self.teacher is not None and not self._lacks_outputs(split)
+        teacher = self._logits(split, epoch, order) if has_logits else None
         return Batch(self._labels(split, order), features=values, teacher=teacher)
 
     @cached_property
@@ -128,13 +129,14 @@ class Stream:
             own_order: whether the images come in the split's order instead of the epoch's.
         """
         batches = self._views(split, epoch, own_order)
-        if self.teacher is None:
+        if self.teacher is None or self._lacks_outputs(split):
             yield from batches
             return
         keys = self._logit_keys(split, epoch)
         order = None if own_order else self.chunks.order(split, epoch)
         as_stored = order is None or not self.chunks.keys.same_views(split)
-        known = all(self.chunks.has(key, split, member) for member, key in enumerate(keys))
+        known = self.teacher.outputs is not None
+        known = known or all(self.chunks.has(key, split, m) for m, key in enumerate(keys))
         if as_stored and self.views.are_recomputed(split) and not known:
             yield from self._with_new_logits(keys, split, epoch, batches)
             return
@@ -160,10 +162,23 @@ class Stream:
         Views that are the same in every epoch have one chunk of logits, in the split's own order.
         Each member of an ensemble has its own chunks, which runs with that teacher share.
         """
+        if self.teacher is not None and self.teacher.outputs is not None:
+            logits = self.teacher.outputs.logits[split][self.chunks.index(split)]
+            return logits if order is None else logits[order]
         keys = self._logit_keys(split, epoch)
         logits = combine([self._of_member(m, key, split, epoch) for m, key in enumerate(keys)])
         same = self.chunks.keys.same_views(split)
         return logits[order] if same and order is not None else logits
+
+    def _lacks_outputs(self, split: str) -> bool:
+        """Return True if the teacher is a table, and these views are not those of its outputs.
+
+        That can only be train in a run with alpha = 1, which needs no logits there.
+        """
+        if self.teacher is None or self.teacher.outputs is None or split != "train":
+            return False
+        mixed = self.run.mixup > 0 or self.run.cutmix > 0
+        return mixed or not self.chunks.keys.same_views(split)
 
     def _of_member(self, member: int, key: Key, split: str, epoch: int) -> Tensor:
         """Return the logits of one member of the teacher, in the order of their chunk."""

@@ -18,6 +18,7 @@ from kdtune.config.study import Study
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Model
 from kdtune.streams.keys import Key
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_bytes, view_size
@@ -73,7 +74,7 @@ def working_set(
     run: Run,
     data: Data,
     student: Classifier,
-    teacher: Sequence[Classifier],
+    teacher: Sequence[Model],
     resources: Resources,
 ) -> WorkingSet:
     """Return the working set of a study, estimated from one of its runs.
@@ -87,7 +88,8 @@ def working_set(
     """
     counts = {split: len(values) for split, values in data.splits.items()}
     counts["train"] = run.train_images or counts["train"]
-    logits = FLOAT_BYTES * len(data.classes) * len(teacher)
+    networks = [model for model in teacher if isinstance(model, Classifier)]
+    logits = FLOAT_BYTES * len(data.classes) * len(networks)  # a table of outputs is a file itself
     same = run.augmentation == "none"
     per_repeat = 0 if same else run.epochs * counts["train"] * logits
     fixed = sum(counts.values()) - (0 if same else counts["train"])
@@ -109,7 +111,7 @@ def working_set(
     return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
 
 
-def _read_again(run: Run, split: str, teacher: Sequence[Classifier]) -> bool:
+def _read_again(run: Run, split: str, teacher: Sequence[Model]) -> bool:
     """Return True if more than one run, or more than one builder, reads the views of the split."""
     if not teacher:  # fine-tuning reads each view of train once; val would be worth little
         return False
@@ -140,7 +142,7 @@ def _feature_bytes(run: Run, counts: Mapping[str, int], student: Classifier) -> 
 
 
 def cache_warning(
-    study: Study, trials: int, student: Classifier, teacher: Sequence[Classifier]
+    study: Study, trials: int, student: Classifier, teacher: Sequence[Model]
 ) -> str | None:
     """Return a sentence if the cache is too small for the study's streams, else None.
 

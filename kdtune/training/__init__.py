@@ -2,6 +2,8 @@
 
 - run: one distillation run, and the checks before it
 - teacher: fine-tuning of a teacher
+- output_teacher: the teacher of a file of outputs, matched with the examples of the data
+- dump: writing a teacher's outputs into such a file
 - transforms: record of the transforms of images and models
 - teacher_origin: the training that makes a teacher, and whether a saved one was made by it
 - other_cut: warnings of teachers that may have trained on images of val

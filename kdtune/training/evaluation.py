@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from kdtune.config.run import Run
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
@@ -25,15 +27,25 @@ def evaluate(
         splits: Names of splits. Of train only the images that the run's student learns from are
             taken, without augmentation.
     """
-    data = load_data(run)
-    student = untrained(run, "student")  # only its input size matters
     accuracies = {}
-    for split in filter(data.splits.__contains__, splits):
-        own, used = replace(run, trainable="all"), resources
-        if split == "train" and run.augmentation != "none":  # no run needs these views
-            own = replace(own, augment="none")
-            used = replace(resources, cache=Cache(gigabytes=0))
-        logits, labels = Stream(own, data, student, teacher, used).teacher_logits(split)
+    for split in filter(load_data(run).splits.__contains__, splits):
+        logits, labels = teacher_logits(run, teacher, resources, split)
         correct = int((logits.argmax(1) == labels).sum())
         accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
     return accuracies
+
+
+def teacher_logits(
+    run: Run, teacher: Teacher, resources: Resources, split: str
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of a teacher, float32 [N, K], and the labels, int64 [N], of a split.
+
+    They are in the split's own order; the arguments are those of `evaluate`.
+    """
+    data = load_data(run)
+    student = untrained(run, "student")  # only its input size matters
+    own, used = replace(run, trainable="all", mixup=0.0, cutmix=0.0), resources
+    if split == "train" and run.augmentation != "none":  # no run needs these views
+        own = replace(own, augment="none")
+        used = replace(resources, cache=Cache(gigabytes=0))
+    return Stream(own, data, student, teacher, used).teacher_logits(split)

@@ -58,7 +58,7 @@ def measure(
     for own in teachers:
         teacher = _load(run, own, root)
         fingerprint = _fingerprint(own, teacher)
-        for model in teacher.members:
+        for model in teacher.models:
             model.place(resources.device, run.precision)
         tuned = own.teacher_epochs and len(own.teacher_members) == 1
         record = read_record(root / teacher_place(run, own)) if tuned else {}

@@ -30,13 +30,14 @@ class Models:
     """Teacher and student of a run on their device, in the modes in which a run uses them."""
 
     teacher: tuple[Classifier, ...]
-    """One, or the members of an ensemble."""
+    """One, or the members of an ensemble; empty if the teacher is a file of outputs."""
     student: Classifier
 
     @staticmethod
     def of(run: Run, device: torch.device) -> "Models":
         """Build the models of a run; the teacher as it is before any fine-tuning."""
-        teacher = tuple(initial_teacher(member) for member in run.teacher_members)
+        found = [initial_teacher(member) for member in run.teacher_members]
+        teacher = tuple(model for model in found if isinstance(model, Classifier))
         student = make_student(run).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)
@@ -55,7 +56,12 @@ def views_like(run: Run, models: Models, count: int) -> Tensor:
 
 @torch.no_grad()
 def teacher_logits(models: Models, views: Tensor) -> Tensor:
-    """Return logits of the teacher, float32 [B, K], on its device; the mean of an ensemble's."""
+    """Return logits of the teacher, float32 [B, K], on its device; the mean of an ensemble's.
+
+    Those of a file are not read: zeros take as much memory.
+    """
+    if not models.teacher:
+        return torch.zeros_like(models.student(views))
     return torch.stack([member(views) for member in models.teacher]).mean(0)
 
 

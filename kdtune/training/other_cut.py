@@ -6,10 +6,15 @@ of train and val is in val in some repeat.
 
 from pathlib import Path
 
+from kdtune.config.names import is_output_file
+from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.data.dataset import Data
 from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
-from kdtune.models.finished import read_finished
+from kdtune.models.finished import FinishedTeacher, read_finished
+from kdtune.models.outputs import OutputsRecord
+from kdtune.training.output_teacher import load_output_teacher
 from kdtune.training.recipe import teachers
 
 
@@ -23,6 +28,14 @@ def find_leaks(study: Study) -> list[str]:
         InputError: The data do not exist.
     """
     return [*find_shared(load_data(study.run)), *find_other_cuts(study)]
+
+
+def _recorded(run: Run, data: Data) -> FinishedTeacher | OutputsRecord | None:
+    """Return what the file of the run's teacher says of its data; None if these are unrelated."""
+    if is_output_file(run.teacher):
+        return load_output_teacher(run).record
+    finished = read_finished(Path(run.weights_of("teacher")).expanduser())
+    return finished if finished is not None and finished.classes == data.classes else None
 
 
 def find_other_cuts(study: Study) -> list[str]:
@@ -41,10 +54,7 @@ def find_other_cuts(study: Study) -> list[str]:
     data, found = load_data(study.run), {}
     for run in teachers(study):
         weights = run.weights_of("teacher")
-        finished = read_finished(Path(weights).expanduser())
-        if finished is None or finished.classes != data.classes:
-            continue
-        if finished.data is None:
+        if (finished := _recorded(run, data)) is None or finished.data is None:
             continue
         if data.fold is not None:
             found[weights] = (

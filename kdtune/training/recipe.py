@@ -11,7 +11,7 @@ from torch import Tensor
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
-from kdtune.config.names import Role, pairs
+from kdtune.config.names import Role, is_output_file, pairs
 from kdtune.config.run import Run
 from kdtune.config.run_data import Augment
 from kdtune.config.study import Study
@@ -19,9 +19,11 @@ from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Model
 from kdtune.models.finished import read_finished, teacher_file
 from kdtune.models.registry import build_model
 from kdtune.streams.shards import view_size
+from kdtune.training.output_teacher import load_output_teacher
 
 OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
 """Settings for which None is the value of each model, since a study may have several."""
@@ -75,7 +77,8 @@ def kind_of_weights(members: Sequence[Run]) -> WeightsKind:
     They count as finished if all are. If one is random, so that it has much to learn, they count as
     random.
     """
-    weights = [member.weights_of("teacher") for member in members]
+    networks = [member for member in members if not is_output_file(member.teacher)]
+    weights = [member.weights_of("teacher") for member in networks]
     if "none" in weights:
         return "random"
     finished = [read_finished(Path(own).expanduser()) for own in weights]
@@ -112,9 +115,17 @@ def _evaluation(run: Run) -> dict[str, Any]:
     """Return the evaluation transform that the run's teacher publishes, or the first of several.
 
     Its crop is for photographs: images that are no larger than the teacher's input are not cropped.
+    A file of outputs has the transform that it was written with; without a record, that of the
+    student is taken.
     """
     data, first = load_data(run), run.teacher_members[0]
-    published = untrained(first, "teacher").preprocessing
+    if is_output_file(first.teacher):
+        record = load_output_teacher(first).record
+        if record is not None and record.views:
+            return {name: record.views[name] for name in ("eval_crop", "eval_interpolation")}
+        published = untrained(run, "student").preprocessing  # nothing else is known
+    else:
+        published = untrained(first, "teacher").preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
@@ -155,7 +166,7 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
         return study
     data = load_data(study.run)
     own = [untrained(run, "student") for run in students(study)]
-    of_teacher = {run.teacher: untrained(run, "teacher") for run in teachers(study)}
+    of_teacher = {run.teacher: untrained_teacher(run) for run in teachers(study)}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
     every = {view_size(study.run, data, student, *t) for student in own for t in members}
@@ -176,6 +187,12 @@ def untrained(run: Run, role: Role) -> Classifier:
     without them: quickly, and on machines that lack the file.
     """
     return build_model(run, role, len(load_data(run).classes), seed=0, weights="none")
+
+
+def untrained_teacher(run: Run) -> Model:
+    """Return the run's teacher (no ensemble) with random weights, or its file of outputs."""
+    is_file = is_output_file(run.teacher)
+    return load_output_teacher(run) if is_file else untrained(run, "teacher")
 
 
 def students(study: Study) -> list[Run]:

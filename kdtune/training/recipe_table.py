@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion
 from kdtune.config.fields import declarations
 from kdtune.config.hyperparameters import HYPERPARAMETERS
-from kdtune.config.names import Role
+from kdtune.config.names import Role, is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.study_checks import OF_FUNCTION
 from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import describe_preprocessing
 from kdtune.models.registry import PREPROCESSING
-from kdtune.training.recipe import kind_of_weights, students, teachers, untrained
+from kdtune.training.recipe import kind_of_weights, students, teachers, untrained, untrained_teacher
 
 UNSHOWN = {
     *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
     *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
+    "dump",
     *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {
@@ -127,6 +128,8 @@ def _shown(value: Any) -> str:
 def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
+    if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
+        return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
     if saved is not None and before != now:
@@ -145,9 +148,14 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     return "experiment"
 
 
+def _are_files(study: Study) -> bool:
+    """Return True if every teacher of the study is a file of outputs."""
+    return all(is_output_file(run.teacher) for run in teachers(study))
+
+
 def _is_published(name: str, study: Study) -> bool:
     """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    published = untrained(teachers(study)[0], "teacher").preprocessing
+    published = untrained_teacher(teachers(study)[0]).preprocessing
     own = published.crop if name == "eval_crop" else published.interpolation
     return bool(own == getattr(study.run, name))
 
@@ -159,6 +167,8 @@ def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
         by_flag = any(f"{role}_{name}" in asked.flags for name in PREPROCESSING)
         for name, run in {getattr(run, role): run for run in runs}.items():
             weights = run.weights_of(role)
+            if role == "teacher" and is_output_file(run.teacher):  # which has no input
+                continue
             finished = read_finished(Path(weights).expanduser())
             model = untrained(run, role)
             values = model.preprocessing

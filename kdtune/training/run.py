@@ -1,6 +1,6 @@
 """One distillation run: one student learns from one teacher."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
+from kdtune.config.names import is_output_file
 from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
-from kdtune.models.ensemble import Teacher
+from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import WEIGHTS
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.user_source import source_digest
@@ -29,6 +30,7 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
 from kdtune.training.objectives import OBJECTIVES, check_objective, check_searched
+from kdtune.training.output_teacher import clear_output_teachers
 from kdtune.training.predictions import save_predictions
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
@@ -96,6 +98,8 @@ class _TeacherKey:
         names = [f"teacher_{name}" for name in PREPROCESSING]
         names += ["data", "data_root", "download", "val_share", "seed", "precision"]
         names += ["teacher", "teacher_weights", "objects"]
+        if is_output_file(run.teacher):  # which is matched with the examples
+            names += ["train_images", "folds"] + ["repeat"] * (run.folds is not None)
         folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
         epochs = min(run.teacher_epochs or 0, 1)
         own = tuple(
@@ -191,6 +195,7 @@ def _idle_students(*kind: object) -> dict[tuple[int, int], InitialStudent]:
 def clear_cached_models() -> None:
     """Drop the teacher and the students that this process keeps for its next runs."""
     _cached_teacher.cache_clear()
+    clear_output_teachers()
     _idle.clear()
 
 
@@ -218,10 +223,10 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
     verify(data)
     data.subset(run)
     made_of = {"data": data.study_fingerprint}
-    models: dict[str, list[tuple[Run, Classifier]]] = {
-        "teacher": [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")],
-        "student": [(own, make_student(own)) for own in students(study)],
-    }
+    own_teachers = [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")]
+    own_students = [(own, make_student(own)) for own in students(study)]
+    models: dict[str, Sequence[tuple[Run, Model]]]
+    models = {"teacher": own_teachers, "student": own_students}
     if fingerprints:  # before the models are probed, which changes running statistics
         for role, pairs in models.items():
             for own, model in pairs:
@@ -229,8 +234,8 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
                 key = role if name == begun.get(role, name) else f"{role} {name}"
                 made_of[key] = model.fingerprint()
     whole = "head" not in study.values("trainable")  # type: ignore[operator]
-    for _, student in models["student"]:
-        for own, teacher in models["teacher"]:
+    for _, student in own_students:
+        for own, teacher in own_teachers:
             views = probe_teacher(own, teacher, student)
         if not any(parameter.requires_grad for parameter in student.parameters()):
             raise InputError(

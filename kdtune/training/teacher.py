@@ -12,12 +12,13 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write
+from kdtune.config.names import is_output_file
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.classifier import Classifier, probe
-from kdtune.models.ensemble import Teacher
+from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
 from kdtune.models.registry import build_model
 from kdtune.models.weights import save_weights
@@ -28,6 +29,7 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.evaluation import evaluate
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
+from kdtune.training.output_teacher import load_output_teacher
 from kdtune.training.recipe import resolve, untrained
 from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, teacher_run
 
@@ -136,7 +138,7 @@ def fine_tune(
         )
     before, words = _accuracy_before(run, resources)
     say(f"Accuracy on val before: {words}.")
-    model = initial_teacher(run).place(resources.device, run.precision)
+    model = initial_network(run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:8]}.checkpoint.pt"
@@ -171,7 +173,7 @@ def _accuracy_before(run: Run, resources: Resources) -> tuple[Accuracy | None, s
     """
     if run.weights_of("teacher") == "none" and ":" not in run.teacher:
         return None, "not measured, since the weights are random"
-    model = initial_teacher(run).place(resources.device, run.precision)
+    model = initial_network(run).place(resources.device, run.precision)
     if model.has_new_head:
         return None, "not measured, since the head is new"
     own = teacher_run(run)
@@ -202,8 +204,8 @@ def _write_record(
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
-def load_teacher(run: Run, folder: Path) -> Classifier:
-    """Build the run's teacher (no ensemble), fine-tuned in `folder` or with the given weights.
+def load_teacher(run: Run, folder: Path) -> Model:
+    """Return the run's teacher (no ensemble), fine-tuned in `folder` or with the given weights.
 
     Raises InputError if given weights, which are used unchanged, do not fit the data.
     """
@@ -213,20 +215,32 @@ def load_teacher(run: Run, folder: Path) -> Classifier:
     return build_model(run, "teacher", classes, seed=0, replace_head=False, weights=weights)
 
 
-def initial_teacher(run: Run) -> Classifier:
-    """Build the teacher before any fine-tuning; without fine-tuning its head must fit the data."""
+def initial_teacher(run: Run) -> Model:
+    """Return the teacher before any fine-tuning; without fine-tuning its head must fit the data.
+
+    A teacher that is a file of outputs is read.
+    """
+    if is_output_file(run.teacher):
+        return load_output_teacher(run)
+    return initial_network(run)
+
+
+def initial_network(run: Run) -> Classifier:
+    """Build the teacher, which is a network, before any fine-tuning."""
     classes = len(load_data(run).classes)
     seed = derive_seed("init", run.seed, run.teacher_repeat)
     fresh = run.teacher_epochs != 0
     return build_model(run, "teacher", classes, seed=seed, replace_head=fresh)
 
 
-def probe_teacher(run: Run, teacher: Classifier, student: Classifier | None = None) -> Tensor:
+def probe_teacher(run: Run, teacher: Model, student: Classifier | None = None) -> Tensor:
     """Raise InputError, before any work, if the teacher cannot process the study's images.
 
-    Returns the images it was given, at the size for both models: uint8 [2, C, H, W].
+    Returns the images it was given, at the size for both models: uint8 [2, C, H, W]. A file of
+    outputs processes none.
     """
     data = load_data(run)
     views = samples(data, run, view_size(run, data, teacher, student))
-    probe(teacher, views, len(data.classes), whole=run.teacher_trainable != "head")
+    if isinstance(teacher, Classifier):
+        probe(teacher, views, len(data.classes), whole=run.teacher_trainable != "head")
     return views

@@ -16,7 +16,7 @@ from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.weights import licence_of
 from kdtune.streams.shards import view_size
 from kdtune.training.other_cut import find_leaks
-from kdtune.training.recipe import students, teachers, untrained
+from kdtune.training.recipe import students, teachers, untrained, untrained_teacher
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,13 @@ def transforms_of(study: Study) -> Transforms:
     sources = {f"student {model.name}": asdict(_source(own, model)) for own, model in pairs}
     if data.kind == "tensors":
         return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
-    of_teachers = [untrained(own, "teacher") for own in teachers(study)]
-    named = {f"teacher {model.name}": model for model in of_teachers}
+    of_teachers = [untrained_teacher(own) for own in teachers(study)]
+    networks = [model for model in of_teachers if isinstance(model, Classifier)]
+    named = {f"teacher {model.name}": model for model in networks}
     named |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
     views = {
-        "image_size": (size := view_size(run, data, *named.values())),
+        "image_size": (size := view_size(run, data, *of_teachers, *of_students)),
         **{name: getattr(run, name) for name in ("eval_crop", "eval_interpolation")},
     }
     return Transforms(

@@ -299,8 +299,8 @@ OF_STUDENT = {
 @pytest.mark.parametrize(
     ("which", "missing"),
     [
-        ("search", {"repeat"}),
-        ("distill", OF_SEARCH),
+        ("search", {"repeat", "dump"}),
+        ("distill", OF_SEARCH | {"dump"}),
         ("teacher", OF_SEARCH | OF_STUDENT | {"repeat"}),
     ],
 )

@@ -1,0 +1,294 @@
+"""A teacher that is only a file: equal to its network, matched with the data, refused if it fails.
+
+The law: without augmentation a study with a dump equals the study with the network, bit for bit.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from photos import photo, save
+from tiny_run import TINY, train_tiny_teacher
+
+from kdtune import teacher as teacher_command
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.data.sources import clear_cached_data, load_data, load_fashion
+from kdtune.raytune.study_identity import check_same, is_moved
+from kdtune.storage.records import SavedStudy
+from kdtune.streams.resources import Resources
+from kdtune.training.dump import dump_teacher, find_other_views
+from kdtune.training.gate import measure
+from kdtune.training.metrics import Epoch
+from kdtune.training.other_cut import find_other_cuts
+from kdtune.training.output_teacher import load_output_teacher
+from kdtune.training.recipe import resolve, resolve_study
+from kdtune.training.run import check, check_study, clear_cached_models, distill
+from kdtune.training.transforms import transforms_of
+
+DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
+PLAIN = replace(TINY, augment="none")
+FASHION = load_fashion()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the teacher of the tiny run and its outputs, t.parquet and t.npz."""
+    folder = train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
+    for suffix in ("parquet", "npz"):
+        counts = dump_teacher(resolve(PLAIN), folder, Resources(), folder / f"t.{suffix}")
+        assert counts == {"train": 2000, "val": 500, "test": 1000}
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    yield
+    clear_cached_models()
+
+
+def with_file(run: Run, file: Path) -> Run:
+    return replace(run, teacher=str(file), teacher_weights="default", teacher_epochs=0)
+
+
+def results(run: Run, teacher: Path, folder: Path) -> tuple[list[Any], dict[str, torch.Tensor]]:
+    """Return all metrics of all epochs, and the weights of the student at the end."""
+    from safetensors.torch import load_file
+
+    epochs: list[Epoch] = list(distill(run, teacher, Resources(), folder))
+    return [epoch.splits for epoch in epochs], load_file(folder / "student.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_the_file_equals_the_network_bit_for_bit(
+    made: Path, tmp_path: Path, suffix: str, trainable: Any
+) -> None:
+    run = replace(PLAIN, trainable=trainable, alpha=0.2)
+    metrics, weights = results(run, made, tmp_path / "network")
+    own, again = results(with_file(run, made / f"t.{suffix}"), made, tmp_path / "file")
+    assert own == metrics and metrics[0]["val"]["teacher_acc"] is not None
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    frames = [pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("network", "file")]
+    numbers = [frame.drop(columns="trial_id") for frame in frames]
+    pd.testing.assert_frame_equal(*numbers, check_exact=True)
+    other, _ = results(replace(run, alpha=0.9), made, tmp_path / "other")
+    assert other != metrics  # so the teacher matters
+
+
+def test_the_gate_measures_the_file_as_the_network(made: Path) -> None:
+    run = resolve(replace(PLAIN, teacher_weights="none"))
+    file = resolve(with_file(PLAIN, made / "t.npz"))
+    (network,), (own,) = (measure(r, [r], made, Resources()) for r in (run, file))
+    assert own.splits == network.splits and set(own.splits) == {"train", "val", "test"}
+    assert own.weights == str(made / "t.npz") and own.name == "t.npz"
+
+
+def test_plain_training_may_augment_and_is_measured_on_val(made: Path, tmp_path: Path) -> None:
+    run = replace(with_file(replace(TINY, alpha=1.0), made / "t.npz"), augment="crop")
+    network = replace(TINY, alpha=1.0, augment="crop")
+    metrics, weights = results(run, made, tmp_path / "file")
+    wanted, same = results(network, made, tmp_path / "network")
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert [epoch["val"] for epoch in metrics] == [epoch["val"] for epoch in wanted]
+    assert metrics[0]["train"]["agreement"] is None
+
+
+def test_a_moved_file_is_the_same_study_and_an_edited_one_is_not(
+    made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.npz").write_bytes((made / "t.npz").read_bytes())
+    asked = Study(run=with_file(PLAIN, made / "t.npz"))
+    study, moved = (
+        resolve_study(Study(run=with_file(PLAIN, f / "t.npz"))) for f in (made, tmp_path)
+    )
+    saved = SavedStudy(study, check_study(study))
+    assert asked.run.config_id == moved.run.config_id and is_moved(moved, saved)
+    check_same(moved, saved, check_study(moved))
+    arrays = dict(np.load(tmp_path / "t.npz"))
+    arrays["val_logits"][3, 2] += 1
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(InputError, match=r"the teacher t.npz .* has changed since"):
+        check_same(moved, saved, check_study(moved))
+
+
+def test_ids_that_do_not_match_are_refused_with_examples(made: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(made / "t.parquet")
+    val = table.index[table.split == "val"]
+    subset = load_data(PLAIN).subset(PLAIN)
+    cases = [
+        (table.drop(val[[3, 8]]), r"all 500 examples of val, but lacks 2 \(3, 8\)"),
+        (
+            table.drop(subset[:5].numpy()),
+            r"all 75 examples of train that the student .* lacks 5 \(",
+        ),
+        (table[table.split != "test"], r"all 1,000 examples of test, but lacks 1,000 \(0, 1, 2, "),
+        (table.assign(example=table.example + 1), r"the 2,000 examples of train .* has 1 \(2000\)"),
+        (pd.concat([table, table.loc[val[:1]]]), r"each example of val once, .* for 1 \(0\)"),
+        (table.assign(file="a.png"), "name the examples by split and index"),
+    ]
+    for number, (frame, message) in enumerate(cases):
+        frame.to_parquet(file := tmp_path / f"{number}.parquet")
+        with pytest.raises(InputError, match=message):
+            check(with_file(PLAIN, file))
+    rest = np.setdiff1d(np.arange(2000), subset.numpy())
+    table.drop(rest).to_parquet(file := tmp_path / "enough.parquet")
+    check(with_file(PLAIN, file))
+    with pytest.raises(InputError, match="all 2,000 examples of train"):
+        check(with_file(replace(PLAIN, train_images=None), file))
+
+
+def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
+    run = with_file(replace(PLAIN, data="own_data:text", train_images=None), made / "t.npz")
+    with pytest.raises(InputError, match="for the classes of the data"):
+        check(run)
+    with pytest.raises(InputError, match="name the examples by file with --folds"):
+        check(with_file(replace(PLAIN, folds=4), made / "t.npz"))
+    arrays = dict(np.load(made / "t.npz"))
+    arrays["kdtune"] = np.array(str(arrays["kdtune"]).replace(FASHION.fingerprint, "0" * 16))
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(InputError, match=rf"fingerprint {'0' * 16}, not {FASHION.fingerprint}"):
+        check(with_file(PLAIN, tmp_path / "t.npz"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of images without val: eight of each of two classes in train, one in test."""
+    for name, count in (("train", 8), ("test", 1)):
+        for seed in range(2 * count):
+            save(photo(seed), tmp_path / "photos" / name / "ab"[seed % 2] / f"{seed:02d}.png")
+    return tmp_path / "photos"
+
+
+def of_photos(photos: Path, image_size: int) -> Run:
+    resnet = {"teacher": "cifar_resnet20", "student": "cifar_resnet20"}
+    return replace(PLAIN, data=str(photos), train_images=None, image_size=image_size, **resnet)
+
+
+def named(photos: Path, numbers: np.ndarray) -> pd.DataFrame:
+    files = [file.relative_to(photos).as_posix() for file in sorted(photos.rglob("*.png"))]
+    return pd.DataFrame({"file": files, "logits": list(numbers)})
+
+
+def test_files_are_matched_by_name_whatever_the_split(photos: Path, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32)
+    frame = named(photos, numbers)
+    frame.sample(frac=1, random_state=0).to_parquet(file := tmp_path / "t.parquet")
+    run = of_photos(photos, image_size=32)
+    of_file = dict(zip(frame.file, numbers.tolist(), strict=True))
+    for own in (run, replace(run, folds=2), replace(run, folds=2, repeat=1), replace(run, seed=1)):
+        own, data = with_file(own, file), load_data(own)
+        logits = load_output_teacher(own).logits
+        assert set(logits) == {"train", "val", "test"}
+        for split, values in logits.items():
+            inputs = data.splits[split].inputs
+            names = [Path(str(path)).relative_to(photos).as_posix() for path in inputs]
+            assert values.tolist() == [of_file[name] for name in names]
+    frame.assign(file=f"{photos}/" + frame.file).to_parquet(tmp_path / "whole.parquet")
+    assert torch.equal(
+        load_output_teacher(with_file(run, tmp_path / "whole.parquet")).logits["val"],
+        load_output_teacher(with_file(run, file)).logits["val"],
+    )
+    wrong = frame.file.replace("train/a/00.png", "train/a/99.png")
+    frame.assign(file=wrong).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=r"such as \S+.png, but has 1 \(train/a/99.png\)"):
+        load_output_teacher(with_file(run, tmp_path / "other.parquet"))
+    clear_cached_data()
+
+
+def test_an_index_without_a_val_needs_the_record_of_a_dump(photos: Path, tmp_path: Path) -> None:
+    run = of_photos(photos, image_size=32)
+    count = {split: len(own) for split, own in load_data(run).splits.items()}
+    arrays = {f"{split}_logits": np.eye(2)[[0, 1] * (n // 2)] for split, n in count.items()}
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(InputError, match="by file, since val is cut from train"):
+        load_output_teacher(with_file(run, tmp_path / "t.npz"))
+    network = resolve(replace(run, teacher_epochs=0))
+    dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz")
+    file = with_file(run, tmp_path / "dump.npz")
+    assert load_output_teacher(file).record is not None
+    assert not find_other_cuts(Study(run=resolve(file)))
+    other = Study(run=resolve(replace(file, seed=1)))
+    assert "with another val than this" in find_other_cuts(other)[0]
+    clear_cached_data()
+
+
+def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_path: Path) -> None:
+    run = of_photos(photos, image_size=40)
+    network = resolve(replace(run, teacher_epochs=0, eval_crop=0.7, eval_interpolation="bicubic"))
+    dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz")
+    study = resolve_study(Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz")))
+    assert (study.run.eval_crop, study.run.eval_interpolation) == (0.7, "bicubic")
+    views = transforms_of(study)
+    assert views.views["image_size"] == 40
+    assert list(views.models) == ["student cifar_resnet20"]
+    assert not list(find_other_views(study))
+    other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
+    assert "(image_size 40 → 48)" in next(find_other_views(other))
+    clear_cached_data()
+
+
+def test_the_command_writes_the_file_and_refuses_what_it_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: Path
+) -> None:
+    run = replace(PLAIN, teacher_weights="none", teacher_epochs=0)
+    study = Study(name="one", out=str(tmp_path), run=run, dump=str(tmp_path / "t.npz"))
+    assert teacher_command.main(study) == 0
+    assert f"--teacher {tmp_path / 't.npz'} --augment none" in capsys.readouterr().out
+    again = replace(study, dump=str(tmp_path / "u.npz"), run=with_file(run, tmp_path / "t.npz"))
+    assert teacher_command.main(again) == 0  # a file of a file
+    first, second = (dict(np.load(tmp_path / name)) for name in ("t.npz", "u.npz"))
+    assert all(np.array_equal(first[name], second[name]) for name in first if name != "kdtune")
+    cases = [
+        ({"dump": "t.csv"}, "must end in .parquet or .npz"),
+        ({"dump": str(tmp_path / "no" / "t.npz")}, "in a folder that exists"),
+        ({"run": replace(run, folds=3)}, "leave out --folds"),
+        ({"run": replace(run, teacher_epochs=1, teachers=2)}, "but the study has 2"),
+    ]
+    for fields, message in cases:
+        with pytest.raises(InputError, match=message):
+            teacher_command.main(replace(study, **fields))
+
+
+def test_the_documented_lines_write_a_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    monkeypatch.chdir(tmp_path)
+    _, _, rest = DOCS.read_text("utf-8").partition("    # write_outputs.py\n")
+    scope: dict[str, Any] = {}
+    exec(textwrap.dedent(rest.partition("\nFor a folder")[0]), scope)
+    assert isinstance(scope["model"], neighbors.KNeighborsClassifier)
+    run = resolve(with_file(PLAIN, Path("outputs.npz")))
+    check(run)
+    logits = load_output_teacher(run).logits["val"]
+    wanted = scope["model"].predict_proba(scope["x"]["val"])
+    assert logits.softmax(1).numpy() == pytest.approx(wanted, abs=1e-6)
+    measured = measure(run, [run], tmp_path, Resources())[0].splits["val"]
+    assert measured.correct == (wanted.argmax(1) == FASHION.splits["val"].labels.numpy()).sum()
+
+
+def test_the_documented_lines_for_an_api_write_a_teacher(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in list(photos.rglob("*.png")):
+        file.rename(file.with_suffix(".jpg"))
+    (tmp_path / "my_api.py").write_text("def classify(file): return [(file.parent.name, 0.9)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    _, _, rest = DOCS.read_text("utf-8").partition("    # write_top.py\n")
+    exec(textwrap.dedent(rest.partition("\n## Formats")[0]), {})
+    run = of_photos(photos, image_size=32)
+    file = with_file(run, tmp_path / "outputs.parquet")
+    check(file)
+    labels = load_data(file).splits["val"].labels
+    p = load_output_teacher(file).logits["val"].softmax(1)
+    assert p[torch.arange(len(labels)), labels].numpy() == pytest.approx(0.9, rel=1e-6)
+    clear_cached_data()
