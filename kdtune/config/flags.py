@@ -178,7 +178,9 @@ def _describe_effect(name: str, setting: Hyperparameter) -> Iterator[str]:
         yield f"Only used with {other} {words}."
     for other, value in setting.unless.items():
         yield f"Not used with {other} {value}."
-    if setting.of_objective:
+    if name == effects.SUM_WEIGHT:
+        yield "Only used with a sum of two losses, A+B."
+    elif setting.of_objective:
         losses = effects.objective_names()
         taking = [loss for loss in losses if name in (effects.objective_parameters(loss) or ())]
         yield f"Only used with loss {' or '.join([*taking, 'module:function'])}."

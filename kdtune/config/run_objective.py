@@ -16,8 +16,9 @@ class ObjectiveFields:
         Hyperparameter(unless={"alpha": 1}, choices=effects.objective_choices, commands=OF_STUDENT),
     ] = "kl"
     """Distillation loss, a function of the logits of student and teacher: "kl" (KL divergence of
-    the softened probabilities, times T squared), "mse" (of the logits), another of the list, or
-    your own as module:function."""
+    the softened probabilities, times T squared), "mse" (of the logits), "dkd" (decoupled), "ls"
+    (standardised logits), another of the list, your own as module:function, or a sum of two,
+    "kl+mse" (see loss_weight)."""
     alpha: Annotated[float, Hyperparameter(low=0, high=1, commands=OF_STUDENT)] = 0.5
     """Weight of the cross-entropy with the labels; the distillation loss has weight 1 - alpha.
     1 is training without distillation, 0 uses the teacher only."""
@@ -49,6 +50,6 @@ class ObjectiveFields:
     ] = 1.5
     """Weight of the classes other than the label in the loss nkd (Yang et al., 2023)."""
     loss_weight: Annotated[
-        float, Hyperparameter(low=0, neutral=1, of_objective=True, commands=OF_STUDENT)
+        float, Hyperparameter(above=0, neutral=1, of_objective=True, commands=OF_STUDENT)
     ] = 1.0
     """Weight of the second of two losses: A+B is A + loss_weight * B."""
