@@ -20,6 +20,6 @@
 - checkpoint: the state of a run in a file
 - progress: progress of a run on a terminal
 
-A new objective is one function in logit_losses, listed in objectives.OBJECTIVES. May import config, data, models and
-streams; never Ray.
+A new objective is one function in logit_losses, listed in objectives.OBJECTIVES. May import config,
+data, models and streams; never Ray.
 """
