@@ -49,7 +49,22 @@ def canonical(config: Mapping[str, Any], conditional: Conditional) -> Config:
     for name, setting in conditional:
         if not _has_effect(name, config, setting, dead):
             dead.add(name)
-    return {name: None if name in dead else _plain(value) for name, value in config.items()}
+    # last: the other one may have no effect either
+    same = {n for n, s in conditional if s.like is not None and config[n] == config[s.like]}
+    return {n: None if n in dead | same else _plain(value) for n, value in config.items()}
+
+
+def resolved(config: Mapping[str, Any], declared: Declared) -> Config:
+    """Return a canonical configuration with a number where None stands for another's value.
+
+    None is then left for the hyperparameters that have no effect.
+
+    Args:
+        config: See `canonical`.
+        declared: Its hyperparameters.
+    """
+    alike = {n: s.like for n, s in declared.items() if s.like is not None and config[n] is None}
+    return {**config, **{name: config[other] for name, other in alike.items()}}
 
 
 def effect_order(declared: Declared) -> dict[str, Hyperparameter]:

@@ -27,7 +27,10 @@ class ObjectiveFields:
     ] = 4.0
     """Temperature T that divides the logits of student and teacher before the softmax."""
     teacher_temperature: Annotated[
-        float | None, Hyperparameter(above=0, high=1000, of_objective=True, commands=OF_STUDENT)
+        float | None,
+        Hyperparameter(
+            above=0, high=1000, like="temperature", of_objective=True, commands=OF_STUDENT
+        ),
     ] = None
     """Temperature of the teacher's logits, where it is another than the student's. None: the same
     temperature."""

@@ -194,7 +194,8 @@ def _started(starts: dict[str, Line], study: Study) -> pd.DataFrame:
 def _config_columns(start: Line, study: Study) -> Line:
     config = start["config"]
     if study.task.is_distillation:
-        config = complete(config, dict(study.run.study_values))
+        # with numbers in place of None that stands for the value of another hyperparameter
+        config = study.task.resolved(complete(config, dict(study.run.study_values)))
     return {f"{PREFIX}{name}": config[name] for name in study.task.names}
 
 

@@ -21,7 +21,7 @@ from kdtune.config.effects import keyword_parameters, terms_of
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
-from kdtune.training.logit_losses import dkd, kl, ls, mse, wide
+from kdtune.training.logit_losses import dist, dkd, kl, ls, mse, nkd, wide
 
 # torch is imported inside the functions: `--help` reads the names and the signatures of this
 # table, and loading torch would take it two seconds.
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 Objective = Callable[..., "Tensor"]
 """objective(student [B, K], teacher [B, K], labels [B], **hyperparameters) -> scalar."""
 
-OBJECTIVES: dict[str, Objective] = {function.__name__: function for function in (kl, mse, dkd, ls)}
+OBJECTIVES: dict[str, Objective] = {
+    function.__name__: function for function in (kl, mse, dkd, ls, dist, nkd)
+}
 """All objectives by name. A new one is one function in `logit_losses`, and its test."""
 
 

@@ -41,6 +41,8 @@ KINDS = {
     "mse": {"loss": "mse", "alpha": 0.2},
     "dkd": {"loss": "dkd", "dkd_alpha": 0.5, "dkd_beta": 2.0, "temperature": 2.0},
     "ls": {"loss": "ls", "alpha": 0.1},
+    "dist": {"loss": "dist", "dist_gamma": 1.0, "temperature": 2.0, "teacher_temperature": 3.0},
+    "nkd and mse": {"loss": "nkd+mse", "loss_weight": 0.2, "temperature": 2.0, "nkd_gamma": 2.0},
     "only the teacher": {"alpha": 0.0, "temperature": 1.0},
     "only the labels": {"alpha": 1.0},
     "head": {"trainable": "head", "schedule": "cosine", "weight_decay": 0.1},
