@@ -61,6 +61,8 @@ def test_equals_the_plain_loop_of_torch(kind: str) -> None:
     assert [list(e.splits) for e in epochs] == [["train", "val"]] * 3 + [["train", "val", "test"]]
     for epoch, reference in zip(epochs, plain, strict=True):
         for split, means in reference.metrics.items():
+            if kind == "dist":  # no mean over images: it depends on the batches
+                means = {k: v for k, v in means.items() if k not in ("loss", "distill")}
             got = {name: epoch.splits[split][name] for name in means}
             assert got == pytest.approx(means, rel=1e-4, abs=1e-6), (epoch.number, split)
             assert epoch.splits[split]["n_examples"] == len(blobs().splits[split])
