@@ -15,10 +15,10 @@ class ObjectiveFields:
         str,
         Hyperparameter(unless={"alpha": 1}, choices=effects.objective_choices, commands=OF_STUDENT),
     ] = "kl"
-    """Distillation loss, a function of the logits of student and teacher: "kl" (KL divergence of
-    the softened probabilities, times T squared), "mse" (of the logits), "dkd" (decoupled), "ls"
-    (standardised logits), another of the list, your own as module:function, or a sum of two,
-    "kl+mse" (see loss_weight)."""
+    """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
+    (of the logits), "dkd" (decoupled: label and other classes apart), "ls" (kl of standardised
+    logits), "dist" (correlation of the probabilities), "nkd" (cross-entropy of the label, kl of the
+    other classes), your own as module:function, or a sum of two, "kl+dist" (see loss_weight)."""
     alpha: Annotated[float, Hyperparameter(low=0, high=1, commands=OF_STUDENT)] = 0.5
     """Weight of the cross-entropy with the labels; the distillation loss has weight 1 - alpha.
     1 is training without distillation, 0 uses the teacher only."""
