@@ -28,7 +28,7 @@ from kdtune.results.significance import p_value
 from kdtune.results.tables import interval_words, plus_minus
 
 LR = Range(0.003, 0.1, log=True)
-ALPHA = Range(0.003, 0.9)
+ALPHA = Range(0.003, 0.9, logit=True)
 TEMPERATURE = Range(1.0, 20.0, log=True)
 
 
@@ -62,7 +62,7 @@ METHODS = {
         "kl+features_mse", temperature=TEMPERATURE, loss_weight=Range(0.1, 100.0, log=True)
     ),
     "unlabelled": Method(
-        {"loss": "kl", "extra": "rest"},
+        {"loss": "kl", "extra": "rest", "extra_share": 0.5},
         {"alpha": ALPHA, "temperature": TEMPERATURE, "extra_share": Range(0.2, 0.9)},
     ),
 }
@@ -72,12 +72,12 @@ METHODS = {
 def study_of(name: str, options: argparse.Namespace) -> Study:
     """Return the study of a method."""
     method, images = METHODS[name], options.images
-    base = fashion().run
-    run = replace(base, train_images=None if images == 2000 else images, epochs=options.epochs)
+    labelled = None if images == 2000 else images
+    values: dict[str, Any] = {"train_images": labelled, "epochs": options.epochs, **method.run}
     return Study(
         name=f"rivals-{images}-{name.replace(' ', '-')}",
         out=options.out,
-        run=replace(run, **({"extra_share": 0.5} if "extra" in method.run else {}), **method.run),
+        run=replace(fashion().run, **values),
         space={"lr": LR, **method.space},
         search="random",
         samples=options.samples,

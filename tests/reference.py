@@ -148,25 +148,45 @@ def total_loss(run: Run, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def distillation(run: Run, logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
-    t = run.temperature
-    if run.loss == "mse":
+    first, *second = run.loss.split("+")
+    loss = one_loss(first, run, logits, target, y)
+    for name in second:
+        loss = loss + run.loss_weight * one_loss(name, run, logits, target, y)
+    return loss
+
+
+def one_loss(name: str, run: Run, logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+    t, t_teacher = run.temperature, run.teacher_temperature or run.temperature
+    if name == "mse":
         return F.mse_loss(logits, target)
-    if run.loss == "ls":
+    if name == "ls":
         logits, target = (
             (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
             for z in (logits, target)
         )
-    if run.loss in ("kl", "ls"):
-        p, q = F.log_softmax(target / t, 1), F.log_softmax(logits / t, 1)
+    if name in ("kl", "ls"):
+        p, q = F.log_softmax(target / t_teacher, 1), F.log_softmax(logits / t, 1)
         return F.kl_div(q, p, reduction="batchmean", log_target=True) * t**2
-    assert run.loss == "dkd"
     hot = F.one_hot(y, logits.shape[1]).bool()
-    p, q = (target / t).softmax(1), (logits / t).softmax(1)
-    p_y, q_y = p[hot], q[hot]
-    tckd = p_y * (p_y / q_y).log() + (1 - p_y) * ((1 - p_y) / (1 - q_y)).log()
+    p, q = (target / t_teacher).softmax(1), (logits / t).softmax(1)
+    if name == "dist":
+        means = [correlation(p, q).mean(), correlation(p.T, q.T).mean()]
+        return run.dist_beta * (1 - means[0]) + run.dist_gamma * (1 - means[1])
     p_rest, q_rest = (r[~hot].view(len(y), -1) / (1 - r[hot])[:, None] for r in (p, q))
     nckd = (p_rest * (p_rest / q_rest).log()).sum(1)
+    if name == "nkd":
+        of_label = target.softmax(1)[hot] * F.cross_entropy(logits, y, reduction="none")
+        return (of_label + run.nkd_gamma * t**2 * nckd).mean()
+    assert name == "dkd"
+    p_y, q_y = p[hot], q[hot]
+    tckd = p_y * (p_y / q_y).log() + (1 - p_y) * ((1 - p_y) / (1 - q_y)).log()
     return t**2 * (run.dkd_alpha * tckd + run.dkd_beta * nckd).mean()
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, of each row; with the constant of Huang et al.'s code."""
+    a, b = (z - z.mean(1, keepdim=True) for z in (a, b))
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
 
 
 @torch.no_grad()

@@ -46,6 +46,11 @@ class BaseRun(ABC):
         found: Value = getattr(self, name)
         return found
 
+    def resolved_value(self, name: str) -> Value:
+        """Return the value of a hyperparameter; if None stands for another's value, that one."""
+        found, like = self.value(name), self.task.hyperparameters[name].like
+        return self.value(like) if found is None and like is not None else found
+
     @property
     def planned_epochs(self) -> int | None:
         """Number of epochs of the trial; None if it is not known."""

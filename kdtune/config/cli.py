@@ -197,7 +197,10 @@ def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
                 kind = int | Literal["auto"]
                 default = "auto" if base.until_decided else default
             elif command == "search" and name in searchable(Run):
-                one: Any = number_or_range(kind) if kind in (int, float) else kind
+                number = declared.number_kind
+                one: Any = kind
+                if number is not None:
+                    one = number_or_range(number, optional=number != kind)
                 kind = tuple[one, ...]
                 listed = base.values(name)
                 default = (str(listed),) if isinstance(listed, Range) else listed
@@ -232,7 +235,7 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             own[name] = value
         elif not isinstance(value, tuple) or name not in searchable(Run):
             fixed[name] = value
-        elif ranges := parse_range(name, value, declarations(Run)[name].kind):
+        elif ranges := parse_range(name, value, declarations(Run)[name].number_kind):
             space[name] = ranges
         elif len(value) == 1:
             fixed[name] = value[0]

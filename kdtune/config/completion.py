@@ -129,8 +129,8 @@ def _completed_type(flag: Flag) -> tuple[Any, Any]:
 
 
 def _words(flag: Flag) -> list[str]:
-    """Return the words that a flag may have; placeholders such as module:function are none."""
-    return [word for word in flag.choices or _literals(flag.kind) if ":" not in word]
+    """Return the words that a flag may have, without the placeholders module:function and A+B."""
+    return [word for word in flag.choices or _literals(flag.kind) if not {":", "+"} & {*word}]
 
 
 def _literals(kind: Any) -> tuple[str, ...]:

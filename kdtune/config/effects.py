@@ -26,6 +26,9 @@ OBJECTIVES = "kdtune.training.objectives"
 """The module that holds the table of objectives. It is named, not imported: config imports no other
 package, and the table is needed only when a run is checked."""
 
+SUM_WEIGHT = "loss_weight"
+"""The hyperparameter of a sum of two objectives: A+B is A + loss_weight * B."""
+
 
 Declared = Mapping[str, Hyperparameter]
 """Hyperparameters by name."""
@@ -46,7 +49,22 @@ def canonical(config: Mapping[str, Any], conditional: Conditional) -> Config:
     for name, setting in conditional:
         if not _has_effect(name, config, setting, dead):
             dead.add(name)
-    return {name: None if name in dead else _plain(value) for name, value in config.items()}
+    # last: the other one may have no effect either
+    same = {n for n, s in conditional if s.like is not None and config[n] == config[s.like]}
+    return {n: None if n in dead | same else _plain(value) for n, value in config.items()}
+
+
+def resolved(config: Mapping[str, Any], declared: Declared) -> Config:
+    """Return a canonical configuration with a number where None stands for another's value.
+
+    None is then left for the hyperparameters that have no effect.
+
+    Args:
+        config: See `canonical`.
+        declared: Its hyperparameters.
+    """
+    alike = {n: s.like for n, s in declared.items() if s.like is not None and config[n] is None}
+    return {**config, **{name: config[other] for name, other in alike.items()}}
 
 
 def effect_order(declared: Declared) -> dict[str, Hyperparameter]:
@@ -92,17 +110,33 @@ def objective_names() -> tuple[str, ...]:
 
 def objective_choices() -> tuple[str, ...]:
     """Return what `loss` may be, for --help and errors."""
-    return (*objective_names(), "module:function")
+    return (*objective_names(), "module:function", "A+B")
 
 
-def is_objective(loss: str) -> bool:
+def terms_of(loss: str) -> tuple[str, ...]:
+    """Return the objectives that a loss is the sum of: "kl" and "dist" of "kl+dist"."""
+    return tuple(loss.split("+"))
+
+
+def is_objective(term: str) -> bool:
     """Return True for a name of the table, and for text of the form module:function."""
-    return loss in objective_names() or re.fullmatch(r"[^\s:]+:[^\s:]+", loss) is not None
+    return term in objective_names() or re.fullmatch(r"[^\s:+]+:[^\s:+]+", term) is not None
+
+
+def takes(loss: str, name: str) -> bool:
+    """Return True if an objective, or a term of a sum, has a hyperparameter.
+
+    A user's own may have each of them, see `objective_parameters`.
+    """
+    terms = terms_of(loss)
+    if name == SUM_WEIGHT:
+        return len(terms) > 1
+    return any((own := objective_parameters(term)) is None or name in own for term in terms)
 
 
 @cache
 def objective_parameters(loss: str) -> frozenset[str] | None:
-    """Return the hyperparameters that an objective takes: its keyword-only parameters.
+    """Return the hyperparameters that an objective takes, not a sum: its keyword-only parameters.
 
     None for a user's own, module:function: its module is not imported here, since a study is also
     read on machines that do not have it.
@@ -153,10 +187,7 @@ def _has_effect(
         return False
     if any(config[other] not in _listed(value) for other, value in setting.when.items()):
         return False
-    if not setting.of_objective:
-        return True
-    taken = objective_parameters(config["loss"])
-    return taken is None or name in taken
+    return not setting.of_objective or takes(config["loss"], name)
 
 
 def _listed(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:

@@ -91,6 +91,10 @@ class Hyperparameter(Setting):
     """Values of other hyperparameters with which this one has no effect."""
     of_objective: bool = False
     """Whether it is a parameter of objectives: it has an effect if the loss takes it."""
+    like: str | None = None
+    """Another hyperparameter, whose value None stands for. That value itself is then None in a
+    canonical configuration, so that the two ways to write it are one configuration. It has an
+    effect wherever the other one has."""
     of_study: bool = False
     """Whether the value that the study began with (`Run.study_values`) is neutral."""
     neutral: Value | None = None
@@ -118,6 +122,15 @@ class Declaration:
     def flag(self) -> str:
         """The flag of the command line."""
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def number_kind(self) -> type[int] | type[float] | None:
+        """The type of the numbers that a search may draw from a range; None if it may not."""
+        kinds: tuple[type[int] | type[float], ...] = (int, float)
+        own: Any = self.kind
+        if isinstance(self.setting, Hyperparameter) and self.setting.like is not None:
+            own = next(option for option in _options(own) if option in kinds)
+        return own if own in kinds else None
 
     def check(self, value: object) -> None:
         """Raise InputError unless the value has the field's type and lies within its bounds."""

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Annotated, Any, get_origin
 
 from kdtune.config import effects
@@ -183,10 +184,13 @@ def _describe_effect(name: str, setting: Hyperparameter) -> Iterator[str]:
         yield f"Only used with {other} {words}."
     for other, value in setting.unless.items():
         yield f"Not used with {other} {value}."
-    if setting.of_objective:
+    if name == effects.SUM_WEIGHT:
+        yield "Only used with a sum of two losses, A+B."
+    elif setting.of_objective:
         losses = effects.objective_names()
         taking = [loss for loss in losses if name in (effects.objective_parameters(loss) or ())]
-        yield f"Only used with loss {' or '.join([*taking, 'module:function'])}."
+        words = f"{', '.join(taking)} or " if taking else ""
+        yield f"Only used with loss {words}module:function."
 
 
 def parse_flags(
@@ -262,22 +266,25 @@ def parse_reading(
     return kind(**values)  # type: ignore[no-any-return]
 
 
-def number_or_range(kind: type[int] | type[float]) -> Any:
-    """Return a type that tyro reads as a number or a range of numbers."""
+def number_or_range(kind: type[int] | type[float], optional: bool = False) -> Any:
+    """Return a type that tyro reads as a number, a range of numbers or, if `optional`, None."""
     import tyro
 
-    def read(words: list[str]) -> int | float | str:
+    def read(words: list[str]) -> int | float | str | None:
+        if optional and words[0] == "None":
+            return None
         # a range is parsed later, by parse_range: tyro replaces the words of an error raised here
         return words[0] if ".." in words[0] else kind(words[0])
 
+    optional_type: Any = NoneType if optional else kind
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log|:logit]",
         instance_from_str=read,
-        is_instance=lambda value: isinstance(value, int | float | str),
+        is_instance=lambda value: isinstance(value, int | float | str | optional_type),
         str_from_instance=lambda value: [str(value)],
     )
-    return Annotated[kind | str, spec]
+    return Annotated[kind | str | optional_type, spec]
 
 
 def parse_range(name: str, values: tuple[Any, ...], kind: Any) -> Range | None:

@@ -22,6 +22,9 @@ MISSING: Mapping[str, Any] = MappingProxyType({})
 OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
 """Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
 
+LIKE = {name: setting.like for name, setting in searchable(Run).items() if setting.like is not None}
+"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -94,12 +97,19 @@ Values = tuple[Value, ...] | Range
 def to_values(name: str, values: object) -> Values:
     """Return the values of a run's hyperparameter as a tuple or a range.
 
-    Raises InputError for anything else, and for a name that is no hyperparameter.
+    Raises InputError for anything else, for a name that is no hyperparameter, and for a None that
+    stands for the value of another one.
     """
     if name not in HYPERPARAMETERS:
         raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
     found = to_list_or_range(name, values)
-    if isinstance(found, Range) and declarations(Run)[name].kind is float:
+    like = searchable(Run)[name].like
+    if like is not None and not isinstance(found, Range) and None in found:
+        raise InputError(
+            f"{name} must be searched among numbers, but got None; give the values of {like} that "
+            f"it may be equal to"
+        )
+    if isinstance(found, Range) and declarations(Run)[name].number_kind is float:
         return replace(found, low=float(found.low), high=float(found.high))
     return found
 
@@ -168,4 +178,5 @@ def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = MISSIN
 
 def active_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a recorded configuration that have an effect, see `complete`."""
-    return {name: value for name, value in complete(config).items() if value is not None}
+    whole = effects.resolved(complete(config), searchable(Run))
+    return {name: value for name, value in whole.items() if value is not None}

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def check_run(run: "Run") -> None:
     """Raise InputError if loss, weights, repeat or teachers of a run cannot be as given."""
-    allowed = f"{', '.join(effects.objective_names())} or module:function"
-    check(run, "loss", effects.is_objective(run.loss), f"be one of {allowed}")
+    _check_loss(run)
     if run.extra_share > 0 and run.extra is None:
         raise InputError(
             f"--extra-share must be 0 without --extra, but got --extra-share {run.extra_share:g}; "
@@ -38,6 +37,18 @@ def check_run(run: "Run") -> None:
             f"--teachers must be 1 with --teacher-epochs 0, since all teachers would be the same, "
             f"but got --teachers {run.teachers}; fine-tune them (--teacher-epochs 10)"
         )
+
+
+def _check_loss(run: "Run") -> None:
+    """Raise InputError unless the loss is an objective or a sum of two different ones."""
+    terms = effects.terms_of(run.loss)
+    allowed = f"{', '.join(effects.objective_names())} or module:function"
+    for term in terms:
+        where = "be" if len(terms) == 1 else "be a sum A+B, and each of the two"
+        check(run, "loss", effects.is_objective(term), f"{where} one of {allowed}")
+    check(run, "loss", len(terms) <= 2, "have at most two terms, A+B")
+    fits = len(set(terms)) == len(terms)
+    check(run, "loss", fits, f"be a sum of two different losses; {terms[0]} alone is the same")
 
 
 def take_objects(run: "Run") -> None:

@@ -15,9 +15,10 @@ class ObjectiveFields:
         str,
         Hyperparameter(unless={"alpha": 1}, choices=effects.objective_choices, commands=OF_STUDENT),
     ] = "kl"
-    """Distillation loss, a function of the logits of student and teacher: "kl" (KL divergence of
-    the softened probabilities, times T squared), "mse" (of the logits), another of the list, or
-    your own as module:function."""
+    """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
+    (of the logits), "dkd" (decoupled: label and other classes apart), "ls" (kl of standardised
+    logits), "dist" (correlation of the probabilities), "nkd" (cross-entropy of the label, kl of the
+    other classes), your own as module:function, or a sum of two, "kl+dist" (see loss_weight)."""
     alpha: Annotated[float, Hyperparameter(low=0, high=1, commands=OF_STUDENT)] = 0.5
     """Weight of the cross-entropy with the labels; the distillation loss has weight 1 - alpha.
     1 is training without distillation, 0 uses the teacher only."""
@@ -26,7 +27,10 @@ class ObjectiveFields:
     ] = 4.0
     """Temperature T that divides the logits of student and teacher before the softmax."""
     teacher_temperature: Annotated[
-        float | None, Hyperparameter(above=0, high=1000, of_objective=True, commands=OF_STUDENT)
+        float | None,
+        Hyperparameter(
+            above=0, high=1000, like="temperature", of_objective=True, commands=OF_STUDENT
+        ),
     ] = None
     """Temperature of the teacher's logits, where it is another than the student's. None: the same
     temperature."""
@@ -49,6 +53,6 @@ class ObjectiveFields:
     ] = 1.5
     """Weight of the classes other than the label in the loss nkd (Yang et al., 2023)."""
     loss_weight: Annotated[
-        float, Hyperparameter(low=0, neutral=1, of_objective=True, commands=OF_STUDENT)
+        float, Hyperparameter(above=0, neutral=1, of_objective=True, commands=OF_STUDENT)
     ] = 1.0
     """Weight of the second of two losses: A+B is A + loss_weight * B."""

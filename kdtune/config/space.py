@@ -57,7 +57,11 @@ def has_effect(study: Study, name: str) -> bool:
     base = {other: study.base_run.value(other) for other in task.names}
     lists = (ends_of(study.values(other)) for other in task.deciding)
     every = (dict(zip(task.deciding, values, strict=True)) for values in itertools.product(*lists))
-    return any(task.canonical(base | values)[name] is not None for values in every)
+    like = task.hyperparameters[name].like
+    if like is not None and name not in study.space and study.base_run.value(name) is None:
+        return False  # it is what the other one is
+    configs = (task.resolved(task.canonical(base | values)) for values in every)
+    return any(config[name] is not None for config in configs)
 
 
 def function_run(study: Study) -> FunctionRun:
@@ -95,7 +99,7 @@ def as_declared(study: Study, name: str, value: Value) -> Value:
 
 def default_run(study: Study) -> BaseRun:
     """Return the recipe's default configuration, see `Study.default`."""
-    values = {n: _nearest(study.base_run.value(n), study.values(n)) for n in study.space}
+    values = {n: _nearest(study.base_run.resolved_value(n), study.values(n)) for n in study.space}
     return study.base_run.sample(repeat=0, **values)
 
 

@@ -81,6 +81,10 @@ class Task:
         """Return the configuration with None for every hyperparameter that has no effect in it."""
         return effects.canonical(config, self._conditional)
 
+    def resolved(self, config: Mapping[str, Any]) -> Config:
+        """Return a canonical configuration in which None means that there is no effect."""
+        return effects.resolved(config, self.hyperparameters)
+
     def is_baseline(self, config: Mapping[str, Any]) -> bool:
         """Return True if a configuration has the values of the baseline."""
         own = self.baseline.items()

@@ -74,7 +74,7 @@ def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial
         trial_id=-1,
         state=state,
         value=interval.mean if state == TrialState.COMPLETE else None,
-        params={name: config.run.value(name) for name in distributions},
+        params={name: config.run.resolved_value(name) for name in distributions},
         distributions=distributions,
         user_attrs=attributes,
         system_attrs={},
@@ -89,7 +89,7 @@ def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, Bas
 
     They always contain the values of the baseline (alpha = 1).
     """
-    baseline = study.task.baseline
+    baseline, active = study.task.baseline, study.task.resolved(config.run.config)
     for name in study.task.names:
         values: Values = study.values(name)
         if name in baseline and isinstance(values, Range):
@@ -97,7 +97,7 @@ def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, Bas
         elif name in baseline:
             values = tuple(dict.fromkeys([*values, baseline[name]]))  # type: ignore[misc]
         several = isinstance(values, Range) or len(values) > 1
-        if several and config.run.config[name] is not None:
+        if several and active[name] is not None:
             # of true values, which Optuna's tools show; on the log-odds scale it is uniform, since
             # Optuna has no such distribution and nothing is sampled from this one
             yield name, distribution(values)

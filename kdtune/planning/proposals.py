@@ -86,7 +86,7 @@ class ConfigSampler:
         allowed = {name: self._values_of_arm[arm][name] for name in self._searched(run)}
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params={name: parameter(own, run.value(name)) for name, own in allowed.items()},
+            params={n: parameter(own, run.resolved_value(n)) for n, own in allowed.items()},
             distributions={name: searched_distribution(own) for name, own in allowed.items()},
         )
         self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
@@ -158,7 +158,7 @@ class ConfigSampler:
             values = allowed[name]
             if not isinstance(values, Range) and len(values) == 1:
                 config[name] = values[0]
-            elif self._task.canonical(config)[name] is not None:
+            elif self._task.resolved(self._task.canonical(config))[name] is not None:
                 config[name] = suggest(trial, name, values)
         study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
         return base.sample(repeat=0, **config)
@@ -184,7 +184,8 @@ class ConfigSampler:
         """Return the hyperparameters that are searched and active in this configuration."""
         allowed = self._values_of_arm[Arm.of(run)]
         several = [n for n, own in allowed.items() if isinstance(own, Range) or len(own) > 1]
-        return [name for name in several if run.config[name] is not None]
+        config = self._task.resolved(run.config)
+        return [name for name in several if config[name] is not None]
 
 
 def _listed(values: Values) -> Sequence[Value] | None:

@@ -31,7 +31,7 @@ def best_of_other(study: Study) -> list[BaseRun]:
         ledger.add_record(line)
     found = []
     for state in ranked(ledger):
-        config = state.run.config
+        config = state.run.task.resolved(state.run.config)
         taken: dict[str, Any] = {n: v for n in study.searched if (v := config.get(n)) is not None}
         given = study.task.baseline.items()
         names = [name for name in taken if (name, taken[name]) not in given]

@@ -150,7 +150,8 @@ def make_table(plan: Plan) -> Table:
         state for arms in students for state in (*arms.distilled[: each - 1], *arms.baseline[:1])
     )
     for state in best:
-        values = [cell(state.run.config[name]) for name in names]
+        config = state.run.task.resolved(state.run.config)
+        values = [cell(config[name]) for name in names]
         interval = mean_interval([task.sign * score for score in state.scores.values()])
         spread = f" ± {interval.sd:.4f}" if interval.n > 1 else ""
         table.add_row(*values, str(interval.n), f"{interval.mean:.4f}{spread}")

@@ -42,7 +42,9 @@ class Frames:
     final), status (completed, pruned, failed, truncated, running or dropped), error (of a dropped
     run the reason), n_epochs, n_epochs_planned, val/<metric>@last, @best, @last-5-avg,
     test/<metric>@last, seconds, node.
-    An inactive hyperparameter is None or NaN; the label, e.g. "alpha = 0.5, T = 4", never is."""
+    An inactive hyperparameter is None or NaN, and one that is unset and stands for the value of
+    another has that one's (teacher_temperature that of temperature); the label, e.g. "alpha = 0.5,
+    T = 4", never is."""
     incomplete: list[str]
     """Records that could not be read, as file:line."""
     running: bool
@@ -194,7 +196,8 @@ def _started(starts: dict[str, Line], study: Study) -> pd.DataFrame:
 def _config_columns(start: Line, study: Study) -> Line:
     config = start["config"]
     if study.task.is_distillation:
-        config = complete(config, dict(study.run.study_values))
+        # with numbers in place of None that stands for the value of another hyperparameter
+        config = study.task.resolved(complete(config, dict(study.run.study_values)))
     return {f"{PREFIX}{name}": config[name] for name in study.task.names}
 
 

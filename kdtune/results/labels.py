@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.hyperparameters import OF_STUDY
+from kdtune.config.hyperparameters import LIKE, OF_STUDY
 from kdtune.config.numbers import short
 from kdtune.config.task import Task
 
@@ -36,7 +36,20 @@ def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
         for name in hyperparameters_of(trials)
         if trials[f"config/{name}"].nunique(dropna=name in OF_STUDY) > 1
     ]
-    return [n for n in searched if n in varied] or varied or [*searched, *_only(trials)][:1]
+    others = [name for name in varied if not _is_copy(name, trials)]
+    return [n for n in searched if n in varied] or others or [*searched, *_only(trials)][:1]
+
+
+def _is_copy(name: str, trials: pd.DataFrame) -> bool:
+    """Return True if a hyperparameter is everywhere equal to the one whose value it has if unset.
+
+    For example teacher_temperature to temperature in a study that does not search it.
+    """
+    other = LIKE.get(name)
+    if other is None:
+        return False
+    own = trials[f"config/{name}"].dropna()
+    return bool(own.equals(trials.loc[own.index, f"config/{other}"]))
 
 
 def _only(trials: pd.DataFrame) -> list[str]:
@@ -97,7 +110,7 @@ def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
 
 
 def _short_name(name: str) -> str:
-    return "T" if name == "temperature" else name
+    return {"temperature": "T", "teacher_temperature": "teacher T"}.get(name, name)
 
 
 def _number(value: float, full: bool) -> str:

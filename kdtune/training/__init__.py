@@ -14,13 +14,14 @@
 - loop: the training loop, a generator of epochs
 - one_batch: one batch without a stream, for its memory and its time
 - losses: the loss of a batch
-- objectives: the table of distillation losses, and the user's own
+- objectives: the table of distillation losses, the user's own, and sums of two
+- logit_losses: distillation losses of logits
 - metrics: metrics of an epoch, from the table in config/metrics
 - predictions: a student's predictions and their file
 - optim: optimisers and learning-rate schedules
 - checkpoint: the state of a run in a file
 - progress: progress of a run on a terminal
 
-A new objective is one function in objectives.OBJECTIVES. May import config, data, models and
-streams; never Ray.
+A new objective is one function in logit_losses, listed in objectives.OBJECTIVES. May import config,
+data, models and streams; never Ray.
 """

@@ -29,7 +29,7 @@ from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
-from kdtune.training.objectives import OBJECTIVES, check_objective, check_searched
+from kdtune.training.objectives import check_objective, check_searched, own_objectives
 from kdtune.training.output_teacher import clear_output_teachers
 from kdtune.training.predictions import save_predictions
 from kdtune.training.recipe import resolve, students, teachers
@@ -263,7 +263,7 @@ def check_objectives(study: Study) -> dict[str, str]:
     for loss in losses:
         check_objective(replace(study.run, loss=loss), classes)
     check_searched(losses, study.searched)
-    own = [loss for loss in losses if loss not in OBJECTIVES]
+    own = own_objectives(losses)
     modules = {loss: import_module(loss.partition(":")[0]) for loss in own}
     no_net = torch.nn.Module()
     return {f"objective {loss}": source_digest(modules[loss], no_net)[:16] for loss in own}

@@ -81,7 +81,7 @@ needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
         ("search --al", "--alpha"),
         ("search --optimizer ", "adamw nesterov sgd"),
         ("search --optimizer sgd a", "adamw"),  # several values
-        ("search --loss ", "dkd kl ls mse"),  # without the placeholder module:function
+        ("search --loss ", "dist dkd kl ls mse nkd"),  # without module:function and A+B
         ("search --keep best ", None),
         ("search --no-st", "--no-stop-early"),
         ("search --lr 1e-4..1e-1:log --mome", "--momentum"),

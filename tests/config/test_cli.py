@@ -324,12 +324,34 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
 def test_help_says_bounds_and_effects(search_help: str) -> None:
     assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd or nesterov." in search_help
     assert "Must be 0 or more. Only used with loss " in search_help
-    assert re.search(r"--loss \[\{kl,mse[a-z,]*,module:function\}", search_help)
+    assert re.search(r"--loss \[\{kl,mse[a-z,]*,module:function,A.B\}", search_help)
 
 
 def test_a_loss_of_the_users_own() -> None:
     study = parse("search", ["--loss", "mine:objective", "--dkd-beta", "1", "2"])
     assert (study.run.loss, study.space["dkd_beta"]) == ("mine:objective", (1, 2))
+
+
+def test_temperatures_of_student_and_teacher() -> None:
+    both = ["--temperature", "1", "4", "--teacher-temperature", "1", "4", "--alpha", "0.5"]
+    runs = parse("search", both).runs()
+    pairs = {(r.config["temperature"], r.config["teacher_temperature"]) for r in runs}
+    assert pairs == {(1, None), (4, None), (1, 4), (4, 1), (None, None)}  # the last is alpha = 1
+    drawn = parse("search", ["--teacher-temperature", "1..20:log", "--search", "random"])
+    assert drawn.space["teacher_temperature"] == Range(1.0, 20.0, log=True)
+    assert parse("search", ["--teacher-temperature", "2"]).run.teacher_temperature == 2
+    assert parse("search", ["--teacher-temperature", "None"]).run.teacher_temperature is None
+    assert parse("distill", ["--teacher-temperature", "2"]).run.teacher_temperature == 2
+    with pytest.raises(InputError, match="searched among numbers, but got None"):
+        parse("search", ["--teacher-temperature", "None", "2"])
+
+
+def test_a_sum_of_losses_on_the_command_line(search_help: str) -> None:
+    study = parse("search", ["--loss", "kl", "kl+mine:f", "--loss-weight", "0.5", "2"])
+    assert study.space == {**study.space, "loss": ("kl", "kl+mine:f"), "loss_weight": (0.5, 2)}
+    assert "Only used with a sum of two losses, A+B." in search_help
+    with pytest.raises(InputError, match="loss_weight is searched, but has no effect"):
+        parse("search", ["--loss", "kl", "mse", "--loss-weight", "0.5", "2"])
 
 
 # -- what a user sees ------------------------------------------------------------------------------

@@ -105,7 +105,10 @@ OF_ANY = {
         ("kl", {"temperature"}),
         ("dkd", {"temperature", "dkd_alpha", "dkd_beta"}),
         ("cosine", set()),
-        ("mine:objective", OF_ANY),
+        ("mine:objective", OF_ANY - {"loss_weight"}),
+        ("kl+cosine", {"temperature", "loss_weight"}),
+        ("cosine+dkd", {"temperature", "dkd_alpha", "dkd_beta", "loss_weight"}),
+        ("cosine+mine:objective", OF_ANY),
     ],
 )
 def test_the_signature_of_an_objective_says_what_has_an_effect(loss: str, effective: set) -> None:

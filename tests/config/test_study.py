@@ -34,6 +34,8 @@ BAD_RUNS = [
     ("precision", "fp16"),
     *((name, value) for name in ("dkd_alpha", "dkd_beta") for value in (-0.1, math.inf)),
     *(("loss", value) for value in ("", "mine:", ":objective", "mine:a:b")),
+    *(("loss", value) for value in ("kl+", "+kl", "kl + mse", "kl+kl", "kl+mse+dkd", "m:f+m:f")),
+    ("loss_weight", 0),
     ("image_size", 4097),
     ("loss", "KL"),
 ]
@@ -84,7 +86,7 @@ valid_runs = st.builds(
     teacher_lr=positive,
     trainable=st.sampled_from(["all", "head"]),
     batch_norm=st.sampled_from(["train", "eval"]),
-    loss=st.sampled_from(["mse", "kl", "mine:objective"]),
+    loss=st.sampled_from(["mse", "kl", "mine:objective", "dkd+mse", "kl+mine:objective"]),
     dkd_alpha=st.floats(0, 10) | counts,
     dkd_beta=st.floats(0, 10) | counts,
     alpha=st.sampled_from([0, 1]) | st.floats(0, 1),
@@ -199,6 +201,19 @@ def test_choices_are_listed() -> None:
         Run(optimizer="adam")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("kl+kd", "loss must be a sum A.B, and each of the two one of kl, .* or module:function"),
+        ("mse+mse", "loss must be a sum of two different losses; mse alone is the same"),
+        ("kl+mse+ls", "loss must have at most two terms, A.B, but got loss='kl.mse.ls'"),
+    ],
+)
+def test_a_sum_that_is_none_is_refused(loss: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Run(loss=loss)
+
+
 def test_misspelt_fields_are_errors() -> None:
     with pytest.raises(TypeError, match="temprature"):
         replace(Run(), **{"temprature": 4.0})
@@ -227,7 +242,8 @@ def test_bad_spaces() -> None:
         ({"loss": "mse"}, {"temperature"} | OWN),
         ({"alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
         ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | OWN | TEACHER),
-        ({"loss": "mine:objective"}, set()),
+        ({"loss": "mine:objective"}, {"loss_weight"}),
+        ({"loss": "kl+mine:objective"}, set()),
         ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
         ({"optimizer": "adamw"}, {"momentum"} | OWN),
         ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | OWN),
@@ -248,8 +264,8 @@ def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[s
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
 def test_config_id_names_every_hyperparameter(name: str) -> None:
-    # an own loss takes what any objective takes
-    base = Run(loss="mine:objective", teacher_epochs=5, augment="crop", extra="photos")
+    # an own loss takes what any objective takes, and a sum has a weight
+    base = Run(loss="kl+mine:objective", teacher_epochs=5, augment="crop", extra="photos")
     run = Study(run=base).run  # the models of the study are neutral, others are not
     assert replace(run, **{name: OTHER[name]}).config_id != run.config_id
 

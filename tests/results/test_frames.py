@@ -37,7 +37,8 @@ def test_frames_hold_what_was_recorded(tmp_path):
         assert val.loss.tolist() == [2 - acc for acc in accs]
         assert (val.n_examples == 500).all() and (val.seconds == 0.5).all()
         assert (val.config_id == run.config_id).all() and (val["repeat"] == run.repeat).all()
-        for name, value in run.config.items():
+        teachers = run.config["temperature"]  # the same one, not None
+        for name, value in (run.config | {"teacher_temperature": teachers}).items():
             column = val[f"config/{name}"]
             assert column.isna().all() if value is None else (column == value).all()
         context = [] if run.alpha == 1 else [2.25 - acc for acc in accs]

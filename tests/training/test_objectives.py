@@ -265,11 +265,14 @@ def test_the_run_says_which_objective_with_which_hyperparameters() -> None:
 
 def test_hyperparameters_are_fields_of_a_run() -> None:
     known = {field.name for field in fields(Run)}
+    temperatures_of_both = ("temperature", "teacher_temperature")
     assert {name: keyword_parameters(function) for name, function in OBJECTIVES.items()} == {
-        "kl": ("temperature",),
+        "kl": temperatures_of_both,
         "mse": (),
-        "dkd": ("temperature", "dkd_alpha", "dkd_beta"),
-        "ls": ("temperature",),
+        "dkd": (*temperatures_of_both, "dkd_alpha", "dkd_beta"),
+        "ls": temperatures_of_both,
+        "dist": (*temperatures_of_both, "dist_beta", "dist_gamma"),
+        "nkd": (*temperatures_of_both, "nkd_gamma"),
     }
     assert all(set(keyword_parameters(function)) <= known for function in OBJECTIVES.values())
 
@@ -480,7 +483,9 @@ def test_an_objective_that_cannot_work_is_refused(name: str, message: str, own: 
 def test_an_objective_that_is_not_there() -> None:
     with pytest.raises(InputError, match="no_such_module:f cannot be imported"):
         objective(Run(loss="no_such_module:f"))
-    with pytest.raises(InputError, match="loss must be one of kl, mse, dkd, ls or module:function"):
+    with pytest.raises(
+        InputError, match=r"loss must be one of kl, mse, dkd, .* or module:function"
+    ):
         resolve("KL")
 
 
@@ -490,6 +495,39 @@ def test_searching_what_an_objective_of_the_user_does_not_take(own: str) -> None
     check_searched(["mse", "kl"], ["temperature", "lr"])
     with pytest.raises(InputError, match=r"temperature is searched, but the objective .*:cosine"):
         check_searched(["kl", f"{own}:cosine"], ["lr", "temperature"])
+
+
+# -- sums of two -----------------------------------------------------------------------------------
+
+
+def test_a_sum_has_both_terms_with_their_hyperparameters(own: str) -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    got = objective(Run(loss="kl+mse", temperature=2, loss_weight=0.3))(student, teacher, LABELS)
+    want = kl(student, teacher, 2) + 0.3 * mse(student, teacher)
+    close(got, want)
+    close(gradient(got, student), gradient(want, student))
+    other = Run(loss=f"dkd+{own}:tempered", temperature=2, dkd_beta=3, loss_weight=5)
+    check_objective(other, K)
+    tempered = 3 * mse(student, teacher) / 4
+    want = dkd(student, teacher, 2, 1.0, 3.0) + 5 * tempered
+    close(objective(other)(student, teacher, LABELS), want)
+
+
+def test_a_single_loss_has_no_weight() -> None:
+    student, teacher = pair(torch.float32)
+    got = objective(Run(loss="kl", loss_weight=0.3))(student, teacher, LABELS)
+    assert torch.equal(got, kl(student, teacher, 4))
+
+
+def test_the_users_term_of_a_sum_is_checked(own: str) -> None:
+    with pytest.raises(InputError, match=rf"the objective {own}:nan must be finite"):
+        check_objective(Run(loss=f"kl+{own}:nan"), K)
+    with pytest.raises(InputError, match=r"keyword-only .* of .*misspelt must be fields"):
+        check_objective(Run(loss=f"{own}:misspelt+kl"), K)
+    check_searched([f"{own}:cosine+kl"], ["temperature", "loss_weight"])
+    with pytest.raises(InputError, match=rf"dkd_beta is searched, .* parameter of {own}:cosine$"):
+        check_searched([f"{own}:cosine+kl"], ["dkd_beta"])
 
 
 # -- laws ------------------------------------------------------------------------------------------

@@ -267,6 +267,7 @@ def test_a_run_with_an_objective_of_the_user(
     (before,) = check_objectives(study).items()
     assert before[0] == "objective objectives_of_mine:soft"
     assert check_objectives(Study(run=replace(run, loss="kl"))) == {}
+    assert check_objectives(Study(run=replace(run, loss=f"mse+{run.loss}"))) == dict([before])
     (tmp_path / "objectives_of_mine.py").write_text(OWN.replace("temperature**2", "4"))
     monkeypatch.delitem(sys.modules, "objectives_of_mine")  # as in another process
     (after,) = check_objectives(study).items()
