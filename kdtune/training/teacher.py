@@ -28,6 +28,7 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.evaluation import evaluate
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
+from kdtune.training.optim import milestones
 from kdtune.training.recipe import resolve, untrained
 from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, teacher_run
 
@@ -88,12 +89,15 @@ def describe_training(run: Run) -> str:
     layers = f"all layers, {counts[0]:,} parameters"
     if own.trainable == "head":
         layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
+    schedule: str = own.schedule
+    if schedule == "multistep":
+        schedule += f", × {own.lr_gamma:g} after epochs {', '.join(map(str, milestones(own)))}"
     what = "examples" if data.kind == "tensors" else "images"
     epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
     return (
         f"Training the teacher {own.student}{_which(run)}: {epochs}; {layers}; batch norm "
-        f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({own.schedule}){decay}; batch size "
+        f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({schedule}){decay}; batch size "
         f"{own.batch_size}; {len(data.subset(own)):,} {what}, augmentation {own.augmentation}; the "
         f"{own.teacher_keep} epoch is kept."
     )
