@@ -90,7 +90,9 @@ def _shortened(value: str) -> str:
 def _has_effect(name: str, study: Study) -> bool:
     run = study.run
     if name in HYPERPARAMETERS:
-        return study.has_effect(name)
+        neutral = searchable(Run)[name].neutral
+        is_off = neutral is not None and study.values(name) == (neutral,)
+        return study.has_effect(name) and not (is_off and name not in study.flags)
     if name in ONLY_WITH:
         other, values = ONLY_WITH[name]
         return getattr(study, other) in values

@@ -90,8 +90,9 @@ def describe_training(run: Run) -> str:
     if own.trainable == "head":
         layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
     schedule: str = own.schedule
-    if schedule == "multistep":
-        schedule += f", × {own.lr_gamma:g} after epochs {', '.join(map(str, milestones(own)))}"
+    if own.schedule == "multistep":
+        after = ", ".join(str(number) for number in milestones(own) if number < own.epochs)
+        schedule += f", × {own.lr_gamma:g} after epochs {after}" if after else ""
     what = "examples" if data.kind == "tensors" else "images"
     epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
