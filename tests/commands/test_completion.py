@@ -79,7 +79,7 @@ needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
     [
         ("se", "search"),
         ("search --al", "--alpha"),
-        ("search --optimizer ", "adamw sgd"),
+        ("search --optimizer ", "adamw nesterov sgd"),
         ("search --optimizer sgd a", "adamw"),  # several values
         ("search --loss ", "dkd kl ls mse"),  # without the placeholder module:function
         ("search --keep best ", None),
