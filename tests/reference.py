@@ -7,6 +7,7 @@ torch's. Augmented images, order and seeds are the repeat's, so its results must
 kdtune.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def plain_loop(
         student.head.requires_grad_(True)
     subset, size = data.subset(run), side(run, data, student, teacher)
     optimizer = make_optimizer(run, student)
-    scheduler = make_scheduler(run, optimizer, -(-len(subset) // run.batch_size))
+    steps = -(-len(subset) // run.batch_size)
+    scheduler, average = make_scheduler(run, optimizer, steps), Average(run, student)
     for epoch in range(run.epochs):
         seed = derive_seed("order", run.seed, run.repeat, epoch)
         order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(seed))
@@ -86,18 +88,67 @@ def plain_loop(
             loss = total_loss(run, logits, y, target)
             optimizer.zero_grad()
             loss.backward()
+            if run.clip_norm > 0:
+                clip(student, run.clip_norm)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] *= warmup(run, epoch * steps + step, steps)
             optimizer.step()
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            average.update(student)
             if run.schedule == "onecycle":
                 scheduler.step()
             passes.append((logits.detach().cpu(), target.detach().cpu(), y.cpu()))
-        if run.schedule != "onecycle":
+        waits = run.schedule == "cosine" and epoch < run.warmup_epochs
+        if run.schedule != "onecycle" and not waits:
             scheduler.step()
+        evaluated = average.student(student)
         metrics = {"train": measure(run, passes)}
         for name in ("val", "test") if epoch == run.epochs - 1 else ("val",):
             if name in data.splits:
-                passes = evaluate(data, name, run, size, student, teacher, where, workers)
+                passes = evaluate(data, name, run, size, evaluated, teacher, where, workers)
                 metrics[name] = measure(run, passes)
-        yield PlainEpoch(student, metrics)
+        yield PlainEpoch(evaluated, metrics)
+
+
+def clip(student: Classifier, most: float) -> None:
+    """Scale the gradient of all parameters to a norm of at most `most`."""
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    norm = sum(float((g.double() ** 2).sum()) for g in gradients) ** 0.5
+    for gradient in gradients:
+        gradient *= min(1.0, most / norm)
+
+
+def warmup(run: Run, step: int, steps_per_epoch: int) -> float:
+    """Share of the schedule's learning rate in a step of the run."""
+    last = run.warmup_epochs * steps_per_epoch
+    return (step + 1) / last if run.schedule != "onecycle" and step < last else 1.0
+
+
+class Average:
+    """Moving average of a student, value by value of its state dict."""
+
+    def __init__(self, run: Run, student: Classifier):
+        self.run, self.updates = run, 0
+        learns = {name for name, p in student.net.named_parameters() if p.requires_grad}
+        if run.trainable == "all":
+            learns |= {n for n, value in student.net.named_buffers() if value.is_floating_point()}
+        self.names, self.values = learns, dict[str, Tensor]()
+
+    def update(self, student: Classifier) -> None:
+        now = {n: v.clone() for n, v in student.net.state_dict().items() if n in self.names}
+        d = min(self.run.ema, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        self.values = {n: d * self.values.get(n, v) + (1 - d) * v for n, v in now.items()}
+        self.updates += 1
+
+    def student(self, student: Classifier) -> Classifier:
+        """A student with the average in place of what is averaged; itself without an average."""
+        if self.run.ema == 0:
+            return student
+        averaged = copy.deepcopy(student)
+        averaged.net.load_state_dict(student.net.state_dict() | self.values)
+        return averaged
 
 
 def build_teacher(run: Run, folder: Path, data: Data) -> Classifier:
@@ -119,8 +170,9 @@ def make_optimizer(run: Run, student: Classifier) -> torch.optim.Optimizer:
     learns = [p for p in student.parameters() if p.requires_grad]
     if run.optimizer == "adamw":
         return torch.optim.AdamW(learns, lr=run.lr, weight_decay=run.weight_decay)
-    assert run.optimizer == "sgd"
-    return torch.optim.SGD(learns, run.lr, momentum=run.momentum, weight_decay=run.weight_decay)
+    nesterov = {"sgd": False, "nesterov": True}[run.optimizer]
+    decay = run.weight_decay
+    return torch.optim.SGD(learns, run.lr, run.momentum, weight_decay=decay, nesterov=nesterov)
 
 
 def make_scheduler(
@@ -129,8 +181,11 @@ def make_scheduler(
     schedules = torch.optim.lr_scheduler
     if run.schedule == "step":
         return schedules.StepLR(optimizer, step_size=run.lr_step_size, gamma=run.lr_gamma)
+    if run.schedule == "multistep":
+        after = [int(share * run.epochs) for share in run.lr_milestones]  # whole numbers in tests
+        return schedules.MultiStepLR(optimizer, after, gamma=run.lr_gamma)
     if run.schedule == "cosine":
-        return schedules.CosineAnnealingLR(optimizer, T_max=run.epochs)
+        return schedules.CosineAnnealingLR(optimizer, T_max=run.epochs - run.warmup_epochs)
     if run.schedule == "onecycle":
         return schedules.OneCycleLR(
             optimizer, run.lr, epochs=run.epochs, steps_per_epoch=steps, cycle_momentum=False

@@ -603,6 +603,36 @@ MUTANTS = {
     "a clock in the figures": Mutant(
         "reporting/canvas.py", '"svg.hashsalt": "kdtune",', "", "reporting/figures"
     ),
+    "cosine begins during the warm-up": Mutant(
+        "training/optim.py",
+        'before = run.warmup_epochs if run.schedule == "cosine" else 0',
+        "before = 0",
+        "training/optim training/loop",
+    ),
+    "gradients are not clipped": Mutant(
+        "training/optim.py",
+        "clip_grad_norm_(trained, run.clip_norm",
+        "clip_grad_norm_(trained, 1e9",
+        "training/optim training/loop",
+    ),
+    "an average that remembers its first weights": Mutant(
+        "training/averaging.py",
+        "decay = min(self.decay, (1 + self.updates) / (10 + self.updates))",
+        "decay = self.decay",
+        "training/averaging training/loop",
+    ),
+    "the average is not evaluated": Mutant(
+        "training/loop.py",
+        "else training.average.in_student()",
+        "else nullcontext()",
+        "training/averaging training/loop",
+    ),
+    "an average is not resumed": Mutant(
+        "training/checkpoint.py",
+        'average.load_state_dict(state["average"])',
+        "pass",
+        "training/checkpoint",
+    ),
     "KL the other way round": Mutant(
         "training/objectives.py",
         'F.kl_div(log_p_student, log_p_teacher, reduction="batchmean"',

@@ -3,9 +3,11 @@
 All other defaults are those of the fields of `Run` and `Study`.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from kdtune.config.run import Run
+from kdtune.config.run_training import Optimizer
 from kdtune.config.study import Study
 
 WeightsKind = Literal["pretrained", "random", "finished"]
@@ -34,6 +36,8 @@ The new head of an EfficientNet-Lite2 on 244 photographs of ants and bees reache
 epochs with 0.1 (sgd), 92.0 % with 0.01 and 68.9 % with 0.001: timm's initial heads are large.
 """
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
+OPTIMIZER_DEFAULTS: Mapping[Optimizer, str] = {"sgd": "sgd", "nesterov": "sgd", "adamw": "adamw"}
+"""Optimizer whose learning rate and weight decay each optimizer has by default."""
 TEACHER_RECIPE = (*PRETRAINED, "lr", "weight_decay")
 """Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
 BATCH_NORM_OF_HEAD = "eval"
@@ -52,8 +56,8 @@ def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
     layers = "the head" if recipe["trainable"] == "head" else "all layers"
     part = "random weights" if kind == "random" else f"{layers} of pretrained weights"
     recipe = {
-        "lr": LR[part][recipe["optimizer"]],
-        "weight_decay": WEIGHT_DECAY[recipe["optimizer"]],
+        "lr": LR[part][OPTIMIZER_DEFAULTS[recipe["optimizer"]]],
+        "weight_decay": WEIGHT_DECAY[OPTIMIZER_DEFAULTS[recipe["optimizer"]]],
         **recipe,
     }
     if recipe["trainable"] == "head":
@@ -67,11 +71,13 @@ def describe_teacher_default(name: str) -> str:
     """Return the default of a part of the teacher's recipe as a sentence for --help; else ""."""
     if name == "lr":
         rates = [
-            f"{lr['sgd']:g} (sgd) or {lr['adamw']:g} (adamw) for {part}" for part, lr in LR.items()
+            f"{lr['sgd']:g} (sgd, nesterov) or {lr['adamw']:g} (adamw) for {part}"
+            for part, lr in LR.items()
         ]
         return f"None: {'; '.join(rates)}."
     if name == "weight_decay":
-        return f"None: {WEIGHT_DECAY['sgd']:g} with sgd, {WEIGHT_DECAY['adamw']:g} with adamw."
+        sgd, adamw = WEIGHT_DECAY["sgd"], WEIGHT_DECAY["adamw"]
+        return f"None: {sgd:g} with sgd and nesterov, {adamw:g} with adamw."
     if name not in PRETRAINED:
         return ""
     usual, scratch = PRETRAINED[name], FROM_SCRATCH[name]

@@ -1,5 +1,6 @@
 """Checks of a run's configuration beyond the type and bounds of one field; objects in it."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_run(run: "Run") -> None:
-    """Raise InputError if loss, weights, repeat or teachers of a run cannot be as given."""
+    """Raise InputError if loss, schedule, weights, repeat or teachers cannot be as given."""
     _check_loss(run)
+    for name in ("lr_milestones", "teacher_lr_milestones"):
+        decays = getattr(run, name)
+        rising = all(a < b for a, b in itertools.pairwise(decays))
+        check(run, name, rising, "be shares of the epochs in ascending order, each once")
     if run.extra_share > 0 and run.extra is None:
         raise InputError(
             f"--extra-share must be 0 without --extra, but got --extra-share {run.extra_share:g}; "
@@ -49,6 +54,20 @@ def _check_loss(run: "Run") -> None:
     check(run, "loss", len(terms) <= 2, "have at most two terms, A+B")
     fits = len(set(terms)) == len(terms)
     check(run, "loss", fits, f"be a sum of two different losses; {terms[0]} alone is the same")
+
+
+def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:
+    """Raise InputError unless a warm-up, which onecycle has not, ends before the training.
+
+    It is no check of `Run`: of a study's configurations each must fulfil it, and not the run whose
+    values they replace.
+    """
+    if schedule != "onecycle" and warmup_epochs >= epochs:
+        raise InputError(
+            f"--warmup-epochs must be less than --epochs, but got --warmup-epochs "
+            f"{warmup_epochs:g} with --epochs {epochs:g}; give fewer epochs of warm-up, or more "
+            f"epochs"
+        )
 
 
 def take_objects(run: "Run") -> None:

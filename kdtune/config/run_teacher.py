@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 from kdtune.config.fields import Hyperparameter, Setting
 from kdtune.config.names import ModelName, Weights
 from kdtune.config.run_data import Augment, Interpolation
-from kdtune.config.run_training import BatchNorm, Optimizer, Schedule, Trainable
+from kdtune.config.run_training import (
+    LR_MILESTONES,
+    BatchNorm,
+    Optimizer,
+    Schedule,
+    Trainable,
+)
 
 Keep = Literal["last", "best"]
 
@@ -53,7 +59,7 @@ class TeacherFields:
     teacher_lr: Annotated[float | None, Setting(above=0, resolved=True)] = None
     """Learning rate of the teacher."""
     teacher_momentum: Annotated[float | None, Setting(low=0, below=1, resolved=True)] = None
-    """Momentum of the teacher's optimizer sgd."""
+    """Momentum of the teacher's optimizer sgd or nesterov."""
     teacher_weight_decay: Annotated[float | None, Setting(low=0, resolved=True)] = None
     """Weight decay of the teacher."""
     teacher_schedule: Annotated[Schedule | None, Setting(resolved=True)] = None
@@ -61,7 +67,10 @@ class TeacherFields:
     teacher_lr_step_size: Annotated[int | None, Setting(low=1, resolved=True)] = None
     """Epochs between two decays of the teacher's learning rate with the schedule step."""
     teacher_lr_gamma: Annotated[float | None, Setting(above=0, high=1, resolved=True)] = None
-    """Factor of each decay of the teacher's learning rate."""
+    """Factor of each decay of the teacher's learning rate with the schedule step or multistep."""
+    teacher_lr_milestones: Annotated[tuple[float, ...], Setting(above=0, below=1)] = LR_MILESTONES
+    """Decays of the teacher's learning rate with the schedule multistep, as ascending shares of the
+    epochs."""
     teacher_batch_size: Annotated[int | None, Setting(low=1, resolved=True)] = None
     """Images per step of the teacher."""
     teacher_augment: Annotated[Augment | None, Setting(resolved=True)] = None

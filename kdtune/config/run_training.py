@@ -11,13 +11,17 @@ Optimizer = Literal["sgd", "nesterov", "adamw"]
 Schedule = Literal["constant", "step", "multistep", "cosine", "onecycle"]
 Precision = Literal["fp32", "bf16"]
 
+LR_MILESTONES = (0.625, 0.75, 0.875)
+"""Shares of the epochs after which multistep decays by default; of 240 epochs 150, 180 and 210."""
+
 
 @dataclass(frozen=True)
 class TrainingFields:
     """Optimiser, schedule, regularisation and batches."""
 
     optimizer: Annotated[Optimizer, Hyperparameter(commands=OF_STUDENT)] = "sgd"
-    """Optimizer: sgd, nesterov (sgd with Nesterov's momentum) or adamw."""
+    """Optimizer: sgd, nesterov (sgd with Nesterov's momentum; without momentum it is sgd) or
+    adamw."""
     lr: Annotated[float, Hyperparameter(above=0, commands=OF_STUDENT)] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
     momentum: Annotated[
@@ -44,12 +48,10 @@ class TrainingFields:
     ] = 0.1
     """Factor of each decay of the learning rate."""
     lr_milestones: Annotated[tuple[float, ...], Setting(above=0, below=1, commands=OF_STUDENT)] = (
-        0.625,
-        0.75,
-        0.875,
+        LR_MILESTONES
     )
-    """Decays of the schedule multistep, as shares of the epochs: of 240 epochs, the default decays
-    after 150, 180 and 210."""
+    """Decays of the schedule multistep, as ascending shares of the epochs: of 240 epochs, the
+    default decays after 150, 180 and 210."""
     warmup_epochs: Annotated[
         int,
         Hyperparameter(
@@ -59,13 +61,16 @@ class TrainingFields:
             commands=OF_STUDENT,
         ),
     ] = 0
-    """Epochs in which the learning rate rises linearly, batch by batch, to that of the schedule."""
+    """Epochs, fewer than --epochs, in which the learning rate rises linearly, batch by batch, to
+    that of the schedule. step and multistep decay by the epoch's number in the run; cosine falls
+    over the epochs that remain."""
     clip_norm: Annotated[float, Hyperparameter(low=0, neutral=0, commands=OF_STUDENT)] = 0.0
     """Largest norm of the gradient of all parameters together; a longer gradient is scaled down. 0:
     no limit."""
     ema: Annotated[float, Hyperparameter(low=0, below=1, neutral=0, commands=OF_STUDENT)] = 0.0
-    """Decay per step of an exponential moving average of the student's weights. The average is the
-    student that is evaluated and saved. 0: the weights themselves."""
+    """Decay per step of an exponential moving average of the student's weights and running
+    statistics, at most (1 + n) / (10 + n) after n steps. The average is the student that is
+    evaluated and saved. 0: no average."""
     label_smoothing: Annotated[
         float,
         Hyperparameter(low=0, below=1, unless={"alpha": 0}, neutral=0, commands=OF_STUDENT),

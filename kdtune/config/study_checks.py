@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import MISSING, fields, replace
@@ -13,6 +14,7 @@ from kdtune.config.fields import check
 from kdtune.config.hyperparameters import OF_STUDY, Range, covers, ends_of
 from kdtune.config.names import pairs
 from kdtune.config.run import Run
+from kdtune.config.run_checks import check_warmup
 
 if TYPE_CHECKING:
     from kdtune.config.study import Study
@@ -38,10 +40,19 @@ def check_study(study: Study) -> None:
     if study.train is None:
         check_folds(study)
         check_named_weights(study)
+        check_schedules(study)
     check_function(study)
     if study.warm_start is not None and study.search == "grid":
         raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
     check_space(study)
+
+
+def check_schedules(study: Study) -> None:
+    """Raise InputError if a configuration of the study has a warm-up as long as its training."""
+    names = ("schedule", "warmup_epochs", "epochs")
+    values = (ends_of(study.values(name)) for name in names)
+    for schedule, warmup_epochs, epochs in itertools.product(*values):
+        check_warmup(str(schedule), float(warmup_epochs), float(epochs))
 
 
 def check_function(study: Study) -> None:

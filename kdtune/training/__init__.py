@@ -18,7 +18,8 @@
 - logit_losses: distillation losses of logits
 - metrics: metrics of an epoch, from the table in config/metrics
 - predictions: a student's predictions and their file
-- optim: optimisers and learning-rate schedules
+- optim: optimisers, their steps and learning-rate schedules
+- averaging: the exponential moving average of a student's weights
 - checkpoint: the state of a run in a file
 - progress: progress of a run on a terminal
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdtune.config.files import atomic_write
 from kdtune.models.classifier import Classifier
+from kdtune.training.averaging import WeightAverage
 from kdtune.training.metrics import Epoch
 from kdtune.training.predictions import Predictions
 
@@ -69,7 +70,12 @@ class Checkpoint:
         self._save_seconds, self._unsaved_seconds = math.inf, math.inf
 
     def save(
-        self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler, past: list[Epoch]
+        self,
+        student: Classifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        past: list[Epoch],
+        average: WeightAverage | None = None,
     ) -> None:
         """Save the state after the last of the past epochs, unless the last save is too recent."""
         if self._keeps_best:
@@ -84,6 +90,7 @@ class Checkpoint:
             "student": student.net.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
+            "average": None if average is None else average.state_dict(),
             "epochs": [_values(epoch) for epoch in past],
             # in the same file, so that weights and epochs belong together whenever a crash comes
             "best": None if self.best is None else tuple(self.best),
@@ -97,7 +104,11 @@ class Checkpoint:
         self._unsaved_seconds = 0.0
 
     def load(
-        self, student: Classifier, optimizer: Optimizer, scheduler: LRScheduler
+        self,
+        student: Classifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        average: WeightAverage | None = None,
     ) -> list[Epoch]:
         """Restore the saved state and return its past epochs.
 
@@ -113,11 +124,15 @@ class Checkpoint:
                 return []
             past = [_epoch(values) for values in state["epochs"]]
             parts = state["student"], state["optimizer"], state["scheduler"]
+            if average is not None:
+                average.load_state_dict(state["average"])
             student.net.load_state_dict(parts[0])
             optimizer.load_state_dict(parts[1])
             scheduler.load_state_dict(parts[2])
             self.best = BestEpoch(*best) if (best := state.get("best")) else None
         except Exception:  # torch answers damage with many types
+            if average is not None:
+                average.updates = 0  # the first update replaces the averages
             student.net.load_state_dict(before)
             return []
         return past

@@ -7,6 +7,7 @@ teacher (a stream without a teacher).
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +19,17 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import seed_step
 from kdtune.streams.stream import Stream
+from kdtune.training.averaging import WeightAverage
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.losses import Losses, Outputs
 from kdtune.training.metrics import Epoch, Meter, Metrics
 from kdtune.training.objectives import BoundObjective, objective
-from kdtune.training.optim import make_optimizer, make_scheduler
+from kdtune.training.optim import (
+    is_stepped_by_batch,
+    make_optimizer,
+    make_scheduler,
+    take_step,
+)
 
 
 class Diverged(RuntimeError):
@@ -39,12 +46,16 @@ class _Training:
     objective: BoundObjective
     optimizer: Optimizer
     scheduler: LRScheduler
+    average: WeightAverage | None
+    """Of the student's weights, if it is the average that is evaluated."""
 
 
 def train(
     run: Run, student: Classifier, stream: Stream, checkpoint: Checkpoint | None = None
 ) -> Iterator[Epoch]:
     """Train the student on the stream; yield an epoch at a time.
+
+    With `run.ema` the student has the averaged weights at the end.
 
     Args:
         run: Objective, optimiser, schedule and number of epochs.
@@ -58,17 +69,20 @@ def train(
     """
     optimizer = make_optimizer(run, student)
     scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
-    training = _Training(run, student, stream, objective(run), optimizer, scheduler)
+    average = WeightAverage.of(run, student)
+    training = _Training(run, student, stream, objective(run), optimizer, scheduler, average)
     past: list[Epoch] = []
     if checkpoint is not None:
-        past = checkpoint.load(student, optimizer, scheduler)
+        past = checkpoint.load(student, optimizer, scheduler, average)
         yield from past
     for number in range(len(past), run.epochs):
         past.append(_epoch(training, number))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it
-            checkpoint.save(student, optimizer, scheduler, past)
+            checkpoint.save(student, optimizer, scheduler, past, average)
         yield past[-1]
+    if average is not None:
+        average.swap()
 
 
 def _epoch(training: _Training, number: int) -> Epoch:
@@ -76,9 +90,10 @@ def _epoch(training: _Training, number: int) -> Epoch:
     started = time.perf_counter()
     is_last = number == training.run.epochs - 1
     meters = {"train": _train_epoch(training, number)}
-    for split in ("val", "test") if is_last else ("val",):
-        if split in training.stream.data.splits:
-            meters[split] = _evaluate(training, split, number)
+    with nullcontext() if training.average is None else training.average.in_student():
+        for split in ("val", "test") if is_last else ("val",):
+            if split in training.stream.data.splits:
+                meters[split] = _evaluate(training, split, number)
     splits = {split: meter.metrics() for split, meter in meters.items()}
     _check_finite(splits, number)
     kept = [split for split in meters if is_last and split != "train"]
@@ -88,6 +103,7 @@ def _epoch(training: _Training, number: int) -> Epoch:
 
 def _train_epoch(training: _Training, number: int) -> Meter:
     run, student, meter = training.run, training.student, Meter()
+    by_batch = is_stepped_by_batch(run)
     for step, batch in enumerate(training.stream.train(number)):
         if step == 0 and batch.features is None:  # a head on cached features has no mode
             student.set_mode(True, run.batch_norm == "train")
@@ -96,12 +112,12 @@ def _train_epoch(training: _Training, number: int) -> Meter:
         losses = Losses.of(run, training.objective, outputs, batch)
         labelled = batch.labelled
         meter.add(outputs.logits[: len(labelled)], labelled, losses)
-        training.optimizer.zero_grad()
-        losses.loss.backward()
-        training.optimizer.step()
-        if run.schedule == "onecycle":
+        take_step(run, training.optimizer, losses.loss)
+        if training.average is not None:
+            training.average.update()
+        if by_batch:
             training.scheduler.step()
-    if run.schedule != "onecycle":
+    if not by_batch:
         training.scheduler.step()
     return meter
 

@@ -13,10 +13,11 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import INFERENCE_BATCH
 from kdtune.streams.shards import view_size
+from kdtune.training.averaging import WeightAverage
 from kdtune.training.loop import predict
 from kdtune.training.losses import Losses
 from kdtune.training.objectives import objective
-from kdtune.training.optim import make_optimizer
+from kdtune.training.optim import make_optimizer, take_step
 from kdtune.training.recipe import resolve
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
@@ -77,15 +78,16 @@ def training_steps(run: Run, student: Classifier, batch: Batch) -> Iterator[Tens
         batch: Views, labels and logits of the teacher on the same device.
     """
     optimizer, own = make_optimizer(run, student), objective(run)
+    average = WeightAverage.of(run, student)
     frozen = run.trainable == "head"
     while True:
         with torch.no_grad():
             features = student.features(batch.views) if frozen and batch.views is not None else None
         outputs = predict(student, Batch(batch.labels, batch.views, features, batch.teacher))
         loss = Losses.of(run, own, outputs, batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        take_step(run, optimizer, loss)
+        if average is not None:
+            average.update()
         yield loss.detach()
 
 

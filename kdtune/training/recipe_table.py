@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion
-from kdtune.config.fields import declarations
+from kdtune.config.fields import declarations, searchable
 from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.names import Role, is_output_file
 from kdtune.config.run import Run
@@ -91,21 +91,38 @@ def _shortened(value: str) -> str:
 def _has_effect(name: str, study: Study) -> bool:
     run = study.run
     if name in HYPERPARAMETERS:
-        return study.has_effect(name)
+        neutral = searchable(Run)[name].neutral
+        is_off = neutral is not None and study.values(name) == (neutral,)
+        return study.has_effect(name) and not (is_off and name not in study.flags)
     if name in ONLY_WITH:
         other, values = ONLY_WITH[name]
         return getattr(study, other) in values
     part = name.removeprefix("teacher_")
-    of_training = (*TEACHER_RECIPE, "augment", "train_images", "keep")
+    of_training = (*TEACHER_RECIPE, "lr_milestones", "augment", "train_images", "keep")
     if name.startswith("teacher_") and part in of_training:
         epochs = study.values("teacher_epochs")
         tuned = isinstance(epochs, tuple) and any(epochs)
-        unused = {"momentum": run.teacher_optimizer != "sgd"}
-        unused |= {n: run.teacher_schedule != "step" for n in ("lr_step_size", "lr_gamma")}
-        return tuned and not unused.get(part, False)
+        return tuned and _fits_teacher(part, run)
+    if name == "lr_milestones":
+        return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "val_share":
         return False
     return _value(name, study) is not None
+
+
+def _fits_teacher(part: str, run: Run) -> bool:
+    """Return True if a part of the teacher's recipe has an effect with its optimizer and schedule.
+
+    The conditions are those of the student's field of that name.
+    """
+    if part == "lr_milestones":
+        return run.teacher_schedule == "multistep"
+    field = searchable(Run).get(part)
+    when = {} if field is None else field.when
+    return all(
+        getattr(run, f"teacher_{other}") in (allowed if isinstance(allowed, tuple) else (allowed,))
+        for other, allowed in when.items()
+    )
 
 
 def _value(name: str, study: Study) -> Any:

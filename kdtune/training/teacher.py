@@ -29,6 +29,7 @@ from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.evaluation import evaluate
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
+from kdtune.training.optim import milestones
 from kdtune.training.output_teacher import load_output_teacher
 from kdtune.training.recipe import resolve, untrained
 from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, teacher_run
@@ -90,12 +91,16 @@ def describe_training(run: Run) -> str:
     layers = f"all layers, {counts[0]:,} parameters"
     if own.trainable == "head":
         layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
+    schedule: str = own.schedule
+    if own.schedule == "multistep":
+        after = ", ".join(str(number) for number in milestones(own) if number < own.epochs)
+        schedule += f", × {own.lr_gamma:g} after epochs {after}" if after else ""
     what = "examples" if data.kind == "tensors" else "images"
     epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
     return (
         f"Training the teacher {own.student}{_which(run)}: {epochs}; {layers}; batch norm "
-        f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({own.schedule}){decay}; batch size "
+        f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({schedule}){decay}; batch size "
         f"{own.batch_size}; {len(data.subset(own)):,} {what}, augmentation {own.augmentation}; the "
         f"{own.teacher_keep} epoch is kept."
     )

@@ -21,7 +21,15 @@ COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
 """Fields of a run that are paths: a teacher stays the same where its files have moved."""
 RECIPE = (
     *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
-    *("lr_step_size", "lr_gamma", "epochs", "batch_size", "augment", "train_images"),
+    *(
+        "lr_step_size",
+        "lr_gamma",
+        "lr_milestones",
+        "epochs",
+        "batch_size",
+        "augment",
+        "train_images",
+    ),
 )
 """Fields of a run for which the teacher has its own, teacher_*."""
 
@@ -58,6 +66,8 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
         names.append("eval_interpolation")
     if own.teacher_keep == "best" or own.augmentation == "none":
         names += ["eval_crop", "eval_interpolation"]  # val decides, or train is resized like it
+    if own.schedule == "multistep":
+        names.append("lr_milestones")
     recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
     if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
         recipe["repeat"] = own.repeat

@@ -19,6 +19,7 @@ from kdtune.config.study import Study
         ("pretrained", {"trainable": "head", "batch_norm": "train"}, {"batch_norm": "train"}),
         ("random", {}, {"optimizer": "adamw", "lr": 1e-3, "schedule": "onecycle", "epochs": 30}),
         ("random", {"optimizer": "sgd"}, {"lr": 0.1, "weight_decay": 1e-4}),
+        ("random", {"optimizer": "nesterov"}, {"lr": 0.1, "weight_decay": 1e-4}),
         ("finished", {}, {"epochs": 0, "optimizer": "sgd"}),
         ("finished", {"epochs": 3}, {"epochs": 3}),
         ("random", {"lr": 0.5, "epochs": 1}, {"lr": 0.5, "epochs": 1}),
@@ -31,7 +32,7 @@ def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
 
 
 def test_help_has_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert describe_teacher_default("lr").startswith("None: 0.001 (sgd) or 0.0001 (adamw) for all")
+    assert describe_teacher_default("lr").startswith("None: 0.001 (sgd, nesterov) or 0.0001 ")
     assert describe_teacher_default("epochs") == (
         "None: 10 for pretrained weights, 30 for random ones, 0 for a finished teacher of kdtune."
     )

@@ -9,8 +9,15 @@ import gpu_check
 import pytest
 import speed
 import torch
+import torch.nn.functional as F
 
 from kdtune.config.cli import parse
+from kdtune.config.files import STUDENT
+from kdtune.streams.resources import Resources
+from kdtune.training.objectives import objective, total
+from kdtune.training.optim import milestones
+from kdtune.training.run import distill
+from kdtune.training.teacher_origin import teacher_run
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 
@@ -31,6 +38,40 @@ def test_settings_are_those_of_the_published_study(name: str) -> None:
         assert (run.teacher_epochs, run.teacher_trainable) == (25, "all")
     assert run.augmentation == "resized-crop"
     assert study.name == name.removesuffix(".py").replace("_", "-")
+
+
+def test_the_recipe_of_the_cifar_tables() -> None:
+    """RepDistiller, commit b84f547: train_teacher.py, and train_student.py -r 0.1 -a 0.9."""
+    study = parse("search", [str(FOLDER / "cifar_recipe.py")])
+    for own in (study.run, teacher_run(replace(study.run, data="fashion"))):
+        assert (own.optimizer, own.lr, own.momentum, own.weight_decay) == ("sgd", 0.05, 0.9, 5e-4)
+        assert (own.schedule, milestones(own), own.lr_gamma) == ("multistep", [150, 180, 210], 0.1)
+        assert (own.epochs, own.batch_size, own.augmentation) == (240, 64, "crop")
+        assert (own.warmup_epochs, own.clip_norm, own.ema, own.label_smoothing) == (0, 0, 0, 0)
+    assert (study.run.data, study.run.trainable) == ("torchvision:CIFAR100", "all")
+    distilled, plain = study.runs()
+    assert (distilled.loss, distilled.temperature, distilled.alpha, plain.alpha) == (
+        "kl",
+        4,
+        0.1,
+        1,
+    )
+    s, t = torch.randn(2, 8, 100, generator=torch.Generator().manual_seed(0)).unbind()
+    y = torch.arange(8)
+    # distiller_zoo/KD.py, with the weights of scripts/run_cifar_distill.sh
+    p_s, p_t = F.log_softmax(s / 4, dim=1), F.softmax(t / 4, dim=1)
+    theirs = F.kl_div(p_s, p_t, reduction="sum") * 4**2 / 8
+    ours = total(distilled.alpha, F.cross_entropy(s, y), objective(distilled)(s, t, y))
+    assert float(ours) == pytest.approx(float(0.1 * F.cross_entropy(s, y) + 0.9 * theirs))
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_cifar_tables_runs_on_the_embedded_data(tmp_path: Path) -> None:
+    words = ["--data", "fashion", "--train-images", "70", "--epochs", "2", "--teacher-epochs", "0"]
+    words += ["--teacher", "cifar_resnet20_b"]
+    run = parse("search", [str(FOLDER / "cifar_recipe.py"), *words]).runs()[0]
+    epochs = list(distill(run, tmp_path / "none", Resources(), tmp_path))
+    assert [epoch.number for epoch in epochs] == [0, 1] and (tmp_path / STUDENT).is_file()
 
 
 def test_both_losses_and_every_alpha_get_the_same_learning_rates() -> None:

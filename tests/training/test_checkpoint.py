@@ -21,6 +21,9 @@ KINDS = {
     "sgd": replace(DROPOUT, schedule="step", lr_step_size=2),
     "adamw": replace(DROPOUT, optimizer="adamw", lr=0.01),
     "head": replace(DROPOUT, trainable="head", schedule="cosine"),
+    "warm-up": replace(DROPOUT, schedule="multistep", warmup_epochs=2, optimizer="nesterov"),
+    "average": replace(DROPOUT, ema=0.7, clip_norm=0.5, schedule="cosine", warmup_epochs=1),
+    "average of the head": replace(DROPOUT, ema=0.7, trainable="head"),
 }
 
 

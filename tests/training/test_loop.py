@@ -49,6 +49,16 @@ KINDS = {
     "batch norm eval": {"batch_norm": "eval"},
     "dropout": {"student": "factories:dropout_student", "image_size": 24},
     "another repeat": {"repeat": 2, "seed": 1},
+    "nesterov": {"optimizer": "nesterov"},
+    "multistep": {"schedule": "multistep", "lr_milestones": (0.25, 0.5), "lr_gamma": 0.5},
+    "warm-up": {"schedule": "step", "lr_step_size": 1, "lr_gamma": 0.5, "warmup_epochs": 2},
+    "warm-up and cosine": {"schedule": "cosine", "warmup_epochs": 1},
+    "clipped gradients": {"clip_norm": 0.5},
+    "average": {"ema": 0.6},
+    "average of the head": {"ema": 0.6, "trainable": "head"},
+    "average, batch norm eval": {"ema": 0.6, "batch_norm": "eval"},
+    "the last six": {"optimizer": "nesterov", "schedule": "cosine", "warmup_epochs": 2}
+    | {"clip_norm": 0.8, "ema": 0.8, "momentum": 0.5},
 }
 
 

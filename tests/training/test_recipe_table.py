@@ -38,8 +38,32 @@ def test_what_has_no_effect_is_not_shown() -> None:
     found = rows(parse("search", []))
     hidden = {"dkd_beta", "momentum", "lr_gamma", "samples", "race_level", "teacher_momentum"}
     assert hidden.isdisjoint(found)
+    # the value that leaves a run as it is
+    off = {"warmup_epochs", "clip_norm", "ema", "label_smoothing", "mixup"}
+    assert off.isdisjoint(found)
+    given = rows(parse("search", ["--ema", "0", "--clip-norm", "0", "1"]))
+    assert (given["ema"].value, given["clip_norm"].value) == ("0", "0, 1")
     as_they_are = rows(Study(run=replace(TINY, teacher_epochs=0)))
     assert "teacher_lr" not in as_they_are and as_they_are["teacher_epochs"].value == "0"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "want"),
+    [
+        ("nesterov", "multistep", {"momentum", "lr_gamma", "lr_milestones"}),
+        ("sgd", "step", {"momentum", "lr_gamma", "lr_step_size"}),
+        ("adamw", "cosine", set()),
+    ],
+)
+def test_settings_of_optimizers_and_schedules(
+    optimizer: str, schedule: str, want: set[str]
+) -> None:
+    words = ["--optimizer", optimizer, "--schedule", schedule, "--momentum", "0.5"]
+    words += ["--teacher-optimizer", optimizer, "--teacher-schedule", schedule]
+    found = rows(parse("search", words if optimizer != "adamw" else [*words[:4], *words[6:]]))
+    every = {"momentum", "lr_gamma", "lr_milestones", "lr_step_size"}
+    assert every & found.keys() == want
+    assert {f"teacher_{name}" for name in every} & found.keys() == {f"teacher_{n}" for n in want}
 
 
 def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:

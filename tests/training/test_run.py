@@ -4,6 +4,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -116,20 +117,31 @@ def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path
             assert equal(state(initial.student), state(make_student(run)))
 
 
-@pytest.mark.parametrize("trainable", ["all", "head"])
-def test_a_run_of_a_library_model_is_the_same_after_others(trainable: str, tiny: Run) -> None:
+@pytest.mark.parametrize("change", [{}, {"trainable": "head"}, {"ema": 0.9}])
+def test_a_run_of_a_library_model_is_the_same_after_others(change: Any, tiny: Run) -> None:
     small = replace(tiny, student=LIBRARY, image_size=32, train_images=20, epochs=2)
-    run = replace(small, trainable=trainable, teacher_epochs=0)
+    run = replace(small, **change, teacher_epochs=0)
     first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (0.01, 0.1))
+    list(distill(replace(run, ema=0.0), NOWHERE, Resources()))
     again = list(distill(run, NOWHERE, Resources()))
     assert [epoch.splits for epoch in again] == [epoch.splits for epoch in first]
 
 
-@pytest.mark.parametrize("trainable", ["all", "head"])
+ALL_AT_ONCE = {
+    **{"optimizer": "nesterov", "schedule": "multistep", "warmup_epochs": 2, "clip_norm": 0.5},
+    "ema": 0.9,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"trainable": "head"}, ALL_AT_ONCE, ALL_AT_ONCE | {"trainable": "head"}],
+    ids=["all", "head", "all, every option", "head, every option"],
+)
 def test_a_run_resumes_exactly_where_it_was_cut(
-    trainable: str, tiny: Run, teacher_folder: Path, tmp_path: Path
+    change: Any, tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    run = replace(tiny, trainable=trainable, student="factories:dropout_student")
+    run = replace(tiny, **change, student="factories:dropout_student")
     resources = Resources(cache=Cache(tmp_path / "cache", 1))
     whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
     cut = distill(run, teacher_folder, resources, tmp_path / "cut")
@@ -154,9 +166,11 @@ def test_a_damaged_checkpoint_is_ignored(
     assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_predictions_are_those_of_the_saved_student(
-    tiny: Run, teacher_folder: Path, tmp_path: Path
+    ema: float, tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
+    tiny = replace(tiny, ema=ema)
     list(distill(tiny, teacher_folder, Resources(), tmp_path))
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert list(frame) == [

@@ -118,6 +118,24 @@ def test_what_only_a_student_has_makes_no_other_teacher(run: Run) -> None:
     # momentum has no effect there
     assert teacher_recipe(replace(adamw, teacher_momentum=0.1)) == teacher_recipe(adamw)
     assert teacher_recipe(adamw) != teacher_recipe(run)
+    student = {"warmup_epochs": 3, "clip_norm": 1.0, "ema": 0.9, "lr_milestones": (0.5,)}
+    assert teacher_recipe(replace(run, **student)) == teacher_recipe(run)
+    other = replace(run, teacher_lr_milestones=(0.5,))
+    assert teacher_recipe(other) == teacher_recipe(run)  # its schedule has none
+    run, other = (replace(each, teacher_schedule="multistep") for each in (run, other))
+    assert teacher_recipe(other) != teacher_recipe(run)
+
+
+def test_a_teacher_learns_by_multistep_and_nesterov(run: Run, tmp_path: Path) -> None:
+    run = replace(run, teacher_optimizer="nesterov", teacher_schedule="multistep")
+    run = replace(run, teacher_epochs=4, teacher_lr_milestones=(0.5, 0.75), teacher_momentum=0.8)
+    text = describe_training(run)
+    assert "; nesterov, lr 0.001 (multistep, × 0.1 after epochs 2, 3)" in text
+    own = teacher_run(run)
+    assert (own.optimizer, own.momentum, own.lr_milestones) == ("nesterov", 0.8, (0.5, 0.75))
+    assert len(list(fine_tune(run, tmp_path, Resources()))) == 4 and is_ready(run, tmp_path)
+    assert not is_ready(replace(run, teacher_momentum=0.9), tmp_path)
+    assert "(multistep)," in describe_training(replace(run, teacher_epochs=1))
 
 
 def test_a_teacher_of_version_0_1_is_known(run: Run, tmp_path: Path) -> None:
