@@ -33,7 +33,7 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     lines = play(other, curve)
     save(other, lines)
     space = {"alpha": (0.1, 0.5), "lr": Range(1e-2, 1, log=True)}  # lr 1e-3 is outside
-    study = Study(run=RUN, search="tpe", samples=16, space=space, repeats=1)
+    study = Study(run=RUN, search="tpe", samples=16, plain_share=0.25, space=space, repeats=1)
     warm = play(replace(study, warm_start=str(other.folder)), curve)
     configs = [line["config"] for line in warm if line["kind"] == "start"]
     best = finalists(Plan(other, lines).ledger)[0].states
