@@ -49,11 +49,11 @@ def _check_loss(run: "Run") -> None:
     terms = effects.terms_of(run.loss)
     allowed = f"{', '.join(effects.objective_names())} or module:function"
     for term in terms:
-        where = "be" if len(terms) == 1 else "be a sum A+B, and each of the two"
-        check(run, "loss", effects.is_objective(term), f"{where} one of {allowed}")
+        what = "one of" if len(terms) == 1 else "a sum A+B of two of"
+        check(run, "loss", effects.is_objective(term), f"be {what} {allowed}")
     check(run, "loss", len(terms) <= 2, "have at most two terms, A+B")
     fits = len(set(terms)) == len(terms)
-    check(run, "loss", fits, f"be a sum of two different losses; {terms[0]} alone is the same")
+    check(run, "loss", fits, f"be a sum of two different losses ({terms[0]} alone is enough)")
 
 
 def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:

@@ -204,8 +204,8 @@ def test_choices_are_listed() -> None:
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        ("kl+kd", "loss must be a sum A.B, and each of the two one of kl, .* or module:function"),
-        ("mse+mse", "loss must be a sum of two different losses; mse alone is the same"),
+        ("kl+kd", "loss must be a sum A.B of two of kl, mse, .* or module:function, but got"),
+        ("mse+mse", r"loss must be a sum of two different losses \(mse alone is enough\), but got"),
         ("kl+mse+ls", "loss must have at most two terms, A.B, but got loss='kl.mse.ls'"),
     ],
 )
