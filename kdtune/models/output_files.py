@@ -8,7 +8,6 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class OutputTable:
 
 
 def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
-    """Return the content of a file of outputs; a process reads each file once.
+    """Return the content of a file of outputs.
 
     Args:
         file: A .parquet or .npz file.
@@ -71,13 +70,6 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
             f"a teacher whose name ends in {file.suffix} must be a file of its outputs, but "
             f"{describe_missing(file)}; python -m kdtune.teacher --dump {file.name} writes one"
         )
-    stat = file.stat()
-    return _read(file, classes, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _read(file: Path, classes: tuple[str, ...], size: int, modified_ns: int) -> OutputTable:
-    """Read a file; its size and time make an edited file another entry."""
     try:
         content = _read_npz(file) if file.suffix == ".npz" else _read_parquet(file)
     except InputError:  # which is a ValueError
@@ -198,9 +190,11 @@ def _parquet_lists(file: str, table: pa.Table, name: str) -> Lists:
 
 def _select(lists: Lists, rows: NDArray[np.int64]) -> Lists:
     """Return the lists of some rows, which ascend."""
+    if len(rows) == len(lists.lengths):
+        return lists
     kept = np.zeros(len(lists.lengths), dtype=np.bool_)
     kept[rows] = True
-    return Lists(lists.values[kept[lists.rows]], lists.lengths[rows])
+    return Lists(lists.values[np.repeat(kept, lists.lengths)], lists.lengths[rows])
 
 
 # -- npz ---------------------------------------------------------------------------------------
