@@ -93,7 +93,8 @@ def to_logits(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> N
     columns = [order.index(name) for name in classes]
     matrix = rows.outputs.values.reshape(len(lengths), len(classes))
     if rows.kind == "logits":  # without a copy in float64: a file may be large
-        return matrix.astype(np.float32)[:, columns]
+        logits = matrix.astype(np.float32)
+        return logits if order == classes else logits[:, columns]
     matrix = matrix.astype(np.float64)[:, columns]
     _check_probabilities(rows, matrix.sum(1), whole=np.ones(len(matrix), dtype=np.bool_))
     return _from_probabilities(matrix)
