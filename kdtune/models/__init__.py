@@ -8,7 +8,8 @@
 - finished: files of weights of teachers that kdtune has fine-tuned
 - ensemble: a teacher: one network, several, or a table of outputs
 - outputs: a teacher that is only a table of outputs
-- output_files: files of outputs, reading and writing
+- output_files: reading a file of outputs
+- output_writing: writing one
 - output_rows: their rows as logits, checked
 - factory: calls of a user's factory
 - user_source: the source code that a user's factory depends on

@@ -1,4 +1,4 @@
-"""Files of a teacher's outputs, .parquet or .npz: reading and writing them.
+"""Reading a file of a teacher's outputs, .parquet or .npz.
 
 docs/teachers.md describes the formats. Nothing is unpickled.
 """
@@ -6,9 +6,8 @@ docs/teachers.md describes the formats. Nothing is unpickled.
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import atomic_write, describe_missing
+from kdtune.config.files import describe_missing
 from kdtune.models.output_rows import Array, Lists, Rows, class_order, to_logits
 from kdtune.models.outputs import METADATA, OutputsRecord
 
@@ -57,7 +56,7 @@ class OutputTable:
 
 
 def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
-    """Return the content of a file of outputs; a process reads each file once.
+    """Return the content of a file of outputs.
 
     Args:
         file: A .parquet or .npz file.
@@ -71,13 +70,6 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
             f"a teacher whose name ends in {file.suffix} must be a file of its outputs, but "
             f"{describe_missing(file)}; python -m kdtune.teacher --dump {file.name} writes one"
         )
-    stat = file.stat()
-    return _read(file, classes, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _read(file: Path, classes: tuple[str, ...], size: int, modified_ns: int) -> OutputTable:
-    """Read a file; its size and time make an edited file another entry."""
     try:
         content = _read_npz(file) if file.suffix == ".npz" else _read_parquet(file)
     except InputError:  # which is a ValueError
@@ -198,9 +190,11 @@ def _parquet_lists(file: str, table: pa.Table, name: str) -> Lists:
 
 def _select(lists: Lists, rows: NDArray[np.int64]) -> Lists:
     """Return the lists of some rows, which ascend."""
+    if len(rows) == len(lists.lengths):
+        return lists
     kept = np.zeros(len(lists.lengths), dtype=np.bool_)
     kept[rows] = True
-    return Lists(lists.values[kept[lists.rows]], lists.lengths[rows])
+    return Lists(lists.values[np.repeat(kept, lists.lengths)], lists.lengths[rows])
 
 
 # -- npz ---------------------------------------------------------------------------------------
@@ -261,61 +255,3 @@ def _kind_of(what: str, present: list[str]) -> str:
             f"{what} must have one of {', '.join(KINDS)}, but has {' and '.join(found) or 'none'}"
         )
     return found[0]
-
-
-# -- writing -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SplitOutputs:
-    """Logits of a split that are to be written."""
-
-    logits: NDArray[np.float32]
-    """[N, K] in the split's own order."""
-    files: tuple[str, ...] | None
-    """Of each example; None where examples are no files."""
-
-
-def write_outputs(
-    file: Path,
-    splits: Mapping[str, SplitOutputs],
-    classes: tuple[str, ...],
-    record: OutputsRecord,
-) -> None:
-    """Write a teacher's logits as .parquet or .npz.
-
-    Args:
-        file: Its ending decides the format.
-        splits: By name.
-        classes: Of the data.
-        record: What the logits were made of.
-    """
-    if file.suffix == ".npz":
-        arrays: dict[str, Any] = {"classes": np.array(classes), METADATA: np.array(record.text)}
-        for split, own in splits.items():
-            arrays[f"{split}_logits"] = own.logits
-            ids = np.arange(len(own.logits)) if own.files is None else np.array(own.files)
-            arrays[f"{split}_ids"] = ids
-        with atomic_write(file) as part, part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        return
-    table = pa.concat_tables(_tables(splits))
-    metadata = {"classes": json.dumps(classes), METADATA: record.text}
-    with atomic_write(file) as part:
-        pq.write_table(table.replace_schema_metadata(metadata), part)
-
-
-def _tables(splits: Mapping[str, SplitOutputs]) -> Iterator[pa.Table]:
-    """Yield the rows of each split."""
-    for split, own in splits.items():
-        count, width = own.logits.shape
-        offsets = pa.array(np.arange(count + 1) * width, type=pa.int32())
-        values = pa.array(own.logits.ravel(), type=pa.float32())
-        yield pa.table(
-            {
-                "split": pa.array([split] * count, type=pa.string()),
-                "example": pa.array(np.arange(count), type=pa.int64()),
-                "file": pa.array(own.files or [None] * count, type=pa.string()),
-                "logits": pa.ListArray.from_arrays(offsets, values),
-            }
-        )

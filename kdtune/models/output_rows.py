@@ -79,12 +79,9 @@ def to_logits(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> N
         InputError: A row has too few or too many values, or values that are no logits or no
             probabilities.
     """
-    values = rows.outputs.values.astype(np.float64)
-    finite = np.ones(len(rows.outputs.lengths), dtype=np.bool_)
-    finite[rows.outputs.rows[~np.isfinite(values)]] = False
-    rows.refuse(~finite, lambda row: f"{rows.kind} must be finite numbers, but one is not")
+    _check_finite(rows)
     if rows.kind == "top_probabilities":
-        return _from_probabilities(_spread(rows, values, classes, order))
+        return _from_probabilities(_spread(rows, classes, order))
     lengths = rows.outputs.lengths
     rows.refuse(
         lengths != len(classes),
@@ -94,11 +91,20 @@ def to_logits(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> N
         ),
     )
     columns = [order.index(name) for name in classes]
-    matrix = values.reshape(len(lengths), len(classes))[:, columns]
-    if rows.kind == "logits":
-        return matrix.astype(np.float32)
-    _check_probabilities(rows, values, matrix.sum(1), whole=np.ones(len(matrix), dtype=np.bool_))
+    matrix = rows.outputs.values.reshape(len(lengths), len(classes))
+    if rows.kind == "logits":  # without a copy in float64: a file may be large
+        logits = matrix.astype(np.float32)
+        return logits if order == classes else logits[:, columns]
+    matrix = matrix.astype(np.float64)[:, columns]
+    _check_probabilities(rows, matrix.sum(1), whole=np.ones(len(matrix), dtype=np.bool_))
     return _from_probabilities(matrix)
+
+
+def _check_finite(rows: Rows) -> None:
+    finite = np.isfinite(rows.outputs.values)
+    if not finite.all():
+        row = int(rows.outputs.rows[~finite][0])
+        raise rows.error(row, f"{rows.kind} must be finite numbers, but one is not")
 
 
 def _from_probabilities(values: Floats) -> NDArray[np.float32]:
@@ -108,18 +114,17 @@ def _from_probabilities(values: Floats) -> NDArray[np.float32]:
     return centred.astype(np.float32)
 
 
-def _check_probabilities(rows: Rows, values: Floats, sums: Floats, whole: Bools) -> None:
+def _check_probabilities(rows: Rows, sums: Floats, whole: Bools) -> None:
     """Raise InputError unless the values are probabilities.
 
     Args:
         rows: As the file lists them.
-        values: Of all rows.
         sums: Sum of the values of each row, [N].
         whole: Whether a row has all classes, so that its sum must be 1, [N].
     """
-    low = np.zeros(len(sums), dtype=np.bool_)
-    low[rows.outputs.rows[values < 0]] = True
-    rows.refuse(low, lambda row: f"{rows.kind} must not be below 0, but one is")
+    if (low := rows.outputs.values.astype(np.float64) < 0).any():
+        row = int(rows.outputs.rows[low][0])
+        raise rows.error(row, f"{rows.kind} must not be below 0, but one is")
     wrong = (sums > 1 + TOLERANCE) | (whole & (sums < 1 - TOLERANCE))
     rows.refuse(
         wrong,
@@ -130,7 +135,7 @@ def _check_probabilities(rows: Rows, values: Floats, sums: Floats, whole: Bools)
     )
 
 
-def _spread(rows: Rows, values: Floats, classes: tuple[str, ...], order: tuple[str, ...]) -> Floats:
+def _spread(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> Floats:
     """Return all probabilities, [N, K]: what the top classes leave is spread over the others."""
     assert rows.top is not None
     top, lengths, count = rows.top, rows.outputs.lengths, len(classes)
@@ -147,9 +152,9 @@ def _spread(rows: Rows, values: Floats, classes: tuple[str, ...], order: tuple[s
     np.add.at(given, (top.rows, columns), 1)
     rows.refuse(np.any(given > 1, axis=1), lambda row: "top_classes must name each class once")
     matrix = np.zeros((len(lengths), count))
-    matrix[top.rows, columns] = values
+    matrix[top.rows, columns] = rows.outputs.values
     sums = matrix.sum(1)
-    _check_probabilities(rows, values, sums, whole=lengths == count)
+    _check_probabilities(rows, sums, whole=lengths == count)
     others = np.maximum(count - lengths, 1)
     rest = np.maximum(1 - sums, 0) / others
     return np.where(given > 0, matrix, rest[:, None])

@@ -47,7 +47,7 @@ class OutputTeacher:
     """A teacher without a network: its logits on the examples of a data set."""
 
     name: str
-    """That of the file."""
+    """Of the teacher in its study: that of the file, unless this was renamed."""
     digest: str
     """16 hex digits that change with the numbers of the file."""
     logits: Mapping[str, Tensor] = field(repr=False)

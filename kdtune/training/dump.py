@@ -12,7 +12,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.ensemble import Teacher
-from kdtune.models.output_files import SplitOutputs, write_outputs
+from kdtune.models.output_writing import SplitOutputs, write_outputs
 from kdtune.models.outputs import OutputsRecord
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size

@@ -20,7 +20,7 @@ MAX_SHOWN = 3
 MAX_MATCHED = 4
 """Teachers that a process keeps for its next runs."""
 _matched: dict[tuple[Any, ...], OutputTeacher] = {}
-"""By file, content, data and the part of train that the student learns from; the last is newest."""
+"""By file, its size and time, data, and the part of train that the student learns from."""
 
 
 def load_output_teacher(run: Run) -> OutputTeacher:
@@ -31,11 +31,13 @@ def load_output_teacher(run: Run) -> OutputTeacher:
             examples: of train those that the student learns from, all of val and all of test.
     """
     data = load_data(run)
-    table = read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
+    file = Path(run.weights_of("teacher")).expanduser()
+    stat = file.stat() if file.is_file() else None
+    version = None if stat is None else (stat.st_size, stat.st_mtime_ns)
     subset = () if run.train_images is None else (run.train_images, run.seed)
-    key = (table.file, table.digest, data.fingerprint, *subset)
+    key = (file, version, run.teacher, data.fingerprint, *subset)
     if key not in _matched:
-        _matched[key] = _match(run, data, table)
+        _matched[key] = _match(run, data, read_outputs(file, data.classes))
         while len(_matched) > MAX_MATCHED:
             del _matched[next(iter(_matched))]
     return _matched[key]
@@ -71,7 +73,7 @@ def _match(run: Run, data: Data, table: OutputTable) -> OutputTeacher:
                 f"{_examples(_names(data, split, lacking, table))}"
             )
     tensors = {split: torch.from_numpy(values) for split, values in found.items()}
-    return OutputTeacher(table.file, table.digest, tensors, table.record)
+    return OutputTeacher(run.teacher, table.digest, tensors, table.record)
 
 
 def _empty(data: Data) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdtune.config.errors import InputError
-from kdtune.models.output_files import OutputTable, SplitOutputs, read_outputs, write_outputs
+from kdtune.models.output_files import OutputTable, read_outputs
+from kdtune.models.output_writing import SplitOutputs, write_outputs
 from kdtune.models.outputs import OutputsRecord
 
 CLASSES = ("ant", "bee", "cat", "dog")
