@@ -570,6 +570,45 @@ MUTANTS = {
     "a key without the batch size": Mutant(
         "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys"
     ),
+    "a key of mixed images without the mixing": Mutant(
+        "streams/keys.py",
+        "parts |= self._batches(epoch) | self._mixing\n",
+        "parts |= self._batches(epoch)\n",
+        "streams/keys streams/mixtures",
+    ),
+    "features of val whatever train was augmented with": Mutant(
+        "streams/keys.py",
+        'parts |= {f"train_{name}": value for name, value in transform.items()}',
+        "pass",
+        "streams/keys streams/stream",
+    ),
+    "the same mixture in every batch": Mutant(
+        "data/mixing.py",
+        'derive_seed("mix", run.seed, run.repeat, epoch, number)',
+        'derive_seed("mix", run.seed, run.repeat, epoch)',
+        "data/mixing streams/mixtures",
+    ),
+    "mixup with the smaller share": Mutant(
+        "data/mixing.py", "max(share, 1 - share)", "share", "data/mixing streams/mixtures"
+    ),
+    "the area of CutMix before it is clipped": Mutant(
+        "data/mixing.py",
+        "1 - box.area / (height * width)",
+        "share",
+        "data/mixing streams/mixtures",
+    ),
+    "partners without their labels": Mutant(
+        "streams/mixtures.py",
+        "partners=batch.labels[mixture.partners]",
+        "partners=batch.labels",
+        "streams/mixtures",
+    ),
+    "a teacher that sees images before they are mixed": Mutant(
+        "streams/stream.py",
+        "views = self._views(split, epoch, own_order=same)",
+        "views = self._unmixed(split, epoch, own_order=same)",
+        "streams/mixtures",
+    ),
     "a key without the version of timm": Mutant(
         "streams/keys.py", '"timm": timm_version(),', "", "streams/keys"
     ),

@@ -79,11 +79,12 @@ class TrainingFields:
     et al., 2016). The metric ce is without it."""
     mixup: Annotated[float, Hyperparameter(low=0, neutral=0, commands=OF_STUDENT)] = 0.0
     """Mixup: parameter a of Beta(a, a), from which each batch draws the share with which its images
-    are averaged with each other (Zhang et al., 2018). 0: no mixup. With mixup and cutmix, each
-    batch has one of them."""
+    are averaged with each other (Zhang et al., 2018); the larger share is that of an image's own
+    label. 0: no mixup. With mixup and cutmix, each batch has one of them."""
     cutmix: Annotated[float, Hyperparameter(low=0, neutral=0, commands=OF_STUDENT)] = 0.0
     """CutMix: parameter a of Beta(a, a), from which each batch draws the share of the area that its
-    images keep; the rest is of another image of the batch (Yun et al., 2019). 0: no CutMix."""
+    images keep; the rest, a rectangle clipped at the border, is of another image of the batch (Yun
+    et al., 2019). 0: no CutMix."""
     extra_share: Annotated[
         float,
         Hyperparameter(low=0, below=1, unless={"alpha": 1}, neutral=0, commands=OF_STUDENT),

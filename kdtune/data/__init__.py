@@ -14,6 +14,7 @@
 - overlap: examples that several splits share
 - augmentations: the table of augmentations
 - views: seeded, augmented images before normalisation; other tensors as they are
+- mixing: mixup and CutMix of a training batch
 
 May import config.
 """

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.files import PROVENANCE
+from kdtune.config.hyperparameters import ends_of
 from kdtune.config.metrics import METRICS
 from kdtune.config.study import Study
 from kdtune.reporting.page import Cell, NotedTable, Table
@@ -110,11 +111,13 @@ def _what_repeats_vary(results: Results) -> str:
     if not results.task.is_distillation:
         own = "Repeats vary what the training function derives from the number of the repeat."
         return f"{own} {same}"
-    run = results.study.run
+    run, values = results.study.run, results.study.values
     augmented = "" if run.augmentation == "none" else ", the augmentation"
+    mixes = any(value != 0 for name in ("mixup", "cutmix") for value in ends_of(values(name)))
+    mixed = ", the mixing of images" if mixes else ""
     return (
-        f"Repeats vary the student's initial weights, the data order{augmented} and dropout, all "
-        f"determined by the seed {run.seed} and the number of the repeat. {same}"
+        f"Repeats vary the student's initial weights, the data order{augmented}{mixed} and "
+        f"dropout, all determined by the seed {run.seed} and the number of the repeat. {same}"
     )
 
 

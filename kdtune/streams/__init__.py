@@ -8,11 +8,13 @@ size.
 
 - stream: the batches of a repeat
 - batches: consecutive images with their labels, views, features and logits
+- mixtures: the training batches of an epoch, mixed
 - features: the output of a frozen backbone
 - shards: the views of a split
 - chunks: chunks in memory, from the cache or built
 - keys: the keys of the cache
 - cache: tensors on disk, shared by all processes of a machine
+- variants: the streams of a repeat that differ by augmentation, mixing or batch size
 - working_set: the bytes that a study needs in the cache, and what is stored there
 - resources: device, cache and loader workers of a run; checks of the machine
 

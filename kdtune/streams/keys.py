@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from typing import Literal
 
+import numpy as np
 import PIL
 import torch
 import torchvision
@@ -71,8 +72,19 @@ class Keys:
     inference_batch: int
 
     def same_views(self, split: str) -> bool:
-        """Return True if the views of the split are the same in every epoch and repeat."""
+        """Return True if the views of the split are the same in every epoch and repeat.
+
+        These are the views before they are mixed.
+        """
         return split != "train" or self.run.augmentation == "none"
+
+    def mixes(self, split: str) -> bool:
+        """Return True if the models see views of the split that are mixed with each other."""
+        return split == "train" and self.run.mixes
+
+    def same_inputs(self, split: str) -> bool:
+        """Return True if what the models see is the same in every epoch and repeat."""
+        return self.same_views(split) and not self.mixes(split)
 
     def views(self, split: str, epoch: int, first: int, count: int) -> Key:
         """Return the key of `count` views of the epoch, from position `first` on."""
@@ -81,6 +93,8 @@ class Keys:
     def logits(self, split: str, epoch: int, teacher: str) -> Key:
         """Return the key of the logits of the teacher with this fingerprint."""
         parts = self._views(split, epoch) | self._computation
+        if self.mixes(split):
+            parts |= self._batches(epoch) | self._mixing
         return Key("logits", parts | {"teacher": teacher})
 
     def features(self, split: str, epoch: int, student: str, per_image: bool = False) -> Key:
@@ -100,8 +114,10 @@ class Keys:
         # in train mode the running statistics, which val and test are evaluated with, follow
         # the batches of all epochs so far
         if by_batch or run.batch_norm == "train":
-            parts |= {"batch_size": run.batch_size, "train_images": run.train_images}
-            parts |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
+            parts |= self._batches(epoch) | (self._mixing if run.mixes else {})
+        if split != "train" and run.batch_norm == "train":
+            transform = self._transform("train")
+            parts |= {f"train_{name}": value for name, value in transform.items()}
         return Key("features", parts)
 
     def per_image(self, student: str) -> Key:
@@ -140,6 +156,19 @@ class Keys:
         if augment == "none":
             parts["crop"] = run.eval_crop
         return parts
+
+    def _batches(self, epoch: int) -> Parts:
+        """Return what the training batches of an epoch depend on, besides the views."""
+        run = self.run
+        parts: Parts = {"batch_size": run.batch_size, "train_images": run.train_images}
+        return parts | {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
+
+    @property
+    def _mixing(self) -> Parts:
+        """Return what decides how the images of a given batch are mixed."""
+        # numpy draws, and other versions may draw other numbers
+        run, drawn_by = self.run, np.__version__
+        return {"mixup": float(run.mixup), "cutmix": float(run.cutmix), "numpy": drawn_by}
 
     @cached_property
     def _computation(self) -> Parts:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.streams.cache import Cache
+from kdtune.streams.variants import Variant, variants_of
 
 MAX_LOADER_WORKERS = 16
 """More processes than this by default would wait for each other's batches and for memory."""
@@ -36,8 +36,8 @@ class Resources:
     """Threads of torch in the run's own process; who starts the run sets them."""
     repeats: int = 1
     """Repeats whose streams runs read in turn, so that the cache should hold all of them."""
-    feature_sets: int = 1
-    """Different features of one repeat: searched batch sizes and modes of batch norm."""
+    variants: tuple[Variant, ...] = ()
+    """Streams of one repeat that runs read in turn; none if it is one run's alone."""
     watch: ProgressCallback = ignore_progress
     """Called while a cache entry is built."""
 
@@ -63,7 +63,7 @@ class Resources:
             # with a GPU the work of the CPU is that of the loader workers
             threads=cores if device.type == "cpu" else max(1, cores - workers),
             repeats=min(study.repeats, trials) if in_blocks else study.repeats,
-            feature_sets=_feature_sets(study),
+            variants=variants_of(study),
         )
 
 
@@ -118,13 +118,6 @@ def loader_workers(study: Study, device: torch.device, cores: int) -> int:
     if device.type == "cpu" or not load_data(study.run).photos:
         return 0
     return min(cores - 1, MAX_LOADER_WORKERS)
-
-
-def _feature_sets(study: Study) -> int:
-    """Return how many different features a repeat has, if its backbone is frozen."""
-    modes, sizes = study.values("batch_norm"), study.values("batch_size")
-    count = study.samples if isinstance(sizes, Range) else len(set(sizes))
-    return count * len(set(modes)) if isinstance(modes, tuple) else count
 
 
 def local_resources(study: Study, watch: ProgressCallback) -> Resources:

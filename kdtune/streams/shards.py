@@ -6,6 +6,7 @@ stored in the cache shard by shard, or else computed a batch at a time at each u
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from kdtune.config.errors import InputError
@@ -50,7 +51,16 @@ def view_bytes(data: Data, size: int) -> int:
     if data.kind == "tensors":
         assert isinstance(inputs, Tensor)
         return inputs[0].nbytes
-    return (inputs.shape[1] if isinstance(inputs, Tensor) else 3) * size**2
+    return view_shape(data, size).numel()
+
+
+def view_shape(data: Data, size: int) -> torch.Size:
+    """Return the shape of one view, which has `size` pixels a side if it is an image."""
+    inputs = data.splits["train"].inputs
+    if data.kind == "tensors":
+        assert isinstance(inputs, Tensor)
+        return inputs.shape[1:]
+    return torch.Size((inputs.shape[1] if isinstance(inputs, Tensor) else 3, size, size))
 
 
 class ShardedViews:

@@ -23,8 +23,9 @@ from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
 from kdtune.streams.features import Features
 from kdtune.streams.keys import Key
+from kdtune.streams.mixtures import mixed, mixed_labels
 from kdtune.streams.resources import Resources
-from kdtune.streams.shards import ShardedViews, view_size
+from kdtune.streams.shards import ShardedViews, view_shape, view_size
 from kdtune.streams.working_set import working_set
 
 EVALUATION_BATCH = 64
@@ -101,16 +102,18 @@ class Stream:
         if per_image and order is not None:
             values = values[order]
         # after the features, whose building may have computed the logits on the way
-        has_logits = self.teacher is not None and not self._lacks_outputs(split)
-        teacher = self._logits(split, epoch, order) if has_logits else None
-        return Batch(self._labels(split, order), features=values, teacher=teacher)
+        teacher = self._logits(split, epoch, order) if self._has_logits(split) else None
+        batch = Batch(self._labels(split, order))
+        if self.chunks.keys.mixes(split):
+            batch = mixed_labels(self.run, epoch, batch.labels, self._shape)
+        return replace(batch, features=values, teacher=teacher)
 
     @cached_property
     def _per_image(self) -> bool:
         """Whether the features of train are the same in every epoch but for the order."""
         return (
             self.features is not None
-            and self.chunks.keys.same_views("train")
+            and self.chunks.keys.same_inputs("train")
             and self.features.are_per_image(self.views.sample("train"))
         )
 
@@ -129,12 +132,12 @@ class Stream:
             own_order: whether the images come in the split's order instead of the epoch's.
         """
         batches = self._views(split, epoch, own_order)
-        if self.teacher is None or self._lacks_outputs(split):
+        if self.teacher is None or not self._has_logits(split):
             yield from batches
             return
         keys = self._logit_keys(split, epoch)
         order = None if own_order else self.chunks.order(split, epoch)
-        as_stored = order is None or not self.chunks.keys.same_views(split)
+        as_stored = order is None or not self.chunks.keys.same_inputs(split)
         known = self.teacher.outputs is not None
         known = known or all(self.chunks.has(key, split, m) for m, key in enumerate(keys))
         if as_stored and self.views.are_recomputed(split) and not known:
@@ -146,7 +149,21 @@ class Stream:
             done += len(batch)
 
     def _views(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
-        """Yield views and labels, some images at a time."""
+        """Yield what the models see, with labels, some images at a time."""
+        batches = self._unmixed(split, epoch, own_order)
+        if self.chunks.keys.mixes(split):
+            # as many at a time as the teacher gets: it may compute its logits from these batches
+            batches = mixed(self.run, epoch, batches, self._shape)
+            batches = rebatched(batches, self.chunks.keys.inference_batch)
+        return batches
+
+    @property
+    def _shape(self) -> torch.Size:
+        """Shape of a view."""
+        return view_shape(self.data, self.chunks.size)
+
+    def _unmixed(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
+        """Yield views before any mixing and labels, some images at a time."""
         views = self.views.in_own_order(split) if own_order else self.views.of_epoch(split, epoch)
         labels = self._labels(split, None if own_order else self.chunks.order(split, epoch))
         done = 0
@@ -156,10 +173,23 @@ class Stream:
 
     # -- teacher -------------------------------------------------------------------------------
 
+    def _has_logits(self, split: str) -> bool:
+        """Return True if batches of the split have the teacher's logits.
+
+        Runs with alpha = 1 need none: the teacher is only measured. It is not measured on mixed
+        images, which it would see for this alone; nor, if it is a table, on images that change
+        from epoch to epoch.
+        """
+        if self.teacher is None:
+            return False
+        if self.teacher.outputs is not None and not self.chunks.keys.same_inputs(split):
+            return False
+        return self.run.alpha != 1 or not self.chunks.keys.mixes(split)
+
     def _logits(self, split: str, epoch: int, order: Tensor | None) -> Tensor:
         """Return the teacher's logits, float32 [N, K], in the order of the epoch.
 
-        Views that are the same in every epoch have one chunk of logits, in the split's own order.
+        Inputs that are the same in every epoch have one chunk of logits, in the split's own order.
         Each member of an ensemble has its own chunks, which runs with that teacher share.
         """
         if self.teacher is not None and self.teacher.outputs is not None:
@@ -167,22 +197,12 @@ class Stream:
             return logits if order is None else logits[order]
         keys = self._logit_keys(split, epoch)
         logits = combine([self._of_member(m, key, split, epoch) for m, key in enumerate(keys)])
-        same = self.chunks.keys.same_views(split)
+        same = self.chunks.keys.same_inputs(split)
         return logits[order] if same and order is not None else logits
-
-    def _lacks_outputs(self, split: str) -> bool:
-        """Return True if the teacher is a table, and these views are not those of its outputs.
-
-        That can only be train in a run with alpha = 1, which needs no logits there.
-        """
-        if self.teacher is None or self.teacher.outputs is None or split != "train":
-            return False
-        mixed = self.run.mixup > 0 or self.run.cutmix > 0
-        return mixed or not self.chunks.keys.same_views(split)
 
     def _of_member(self, member: int, key: Key, split: str, epoch: int) -> Tensor:
         """Return the logits of one member of the teacher, in the order of their chunk."""
-        same = self.chunks.keys.same_views(split)
+        same = self.chunks.keys.same_inputs(split)
 
         def build(progress: Progress) -> Tensors:
             views = self._views(split, epoch, own_order=same)

@@ -22,6 +22,7 @@ from kdtune.models.ensemble import Model
 from kdtune.streams.keys import Key
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_bytes, view_size
+from kdtune.streams.variants import Variant, variants_with
 
 FLOAT_BYTES = 4
 LARGEST = {"trainable": "head", "batch_norm": "train"}
@@ -84,27 +85,31 @@ def working_set(
         data: its data set.
         student: its student.
         teacher: all its teachers; none when a teacher is fine-tuned.
-        resources: the cache, and how many repeats and sets of features share it.
+        resources: the cache, and the repeats and variants of streams that share it.
     """
+    variants = variants_with(run, resources.variants)
     counts = {split: len(values) for split, values in data.splits.items()}
     counts["train"] = run.train_images or counts["train"]
     networks = [model for model in teacher if isinstance(model, Classifier)]
     logits = FLOAT_BYTES * len(data.classes) * len(networks)  # a table of outputs is a file itself
-    same = run.augmentation == "none"
-    per_repeat = 0 if same else run.epochs * counts["train"] * logits
+    sets = sum(v.logit_sets for v in variants if not v.same)
+    per_repeat = sets * run.epochs * counts["train"] * logits
+    same = any(v.same for v in variants)
     fixed = sum(counts.values()) - (0 if same else counts["train"])
     shared = fixed * logits * min(run.teachers, resources.repeats)
     if run.trainable == "head":
-        own, once = _feature_bytes(run, counts, student)
-        per_repeat += own * resources.feature_sets
-        shared += once * resources.feature_sets
+        own, once = _feature_bytes(run, variants, counts, student)
+        per_repeat, shared = per_repeat + own, shared + once
     view = view_bytes(data, view_size(run, data, student, *teacher))
     own_splits = 1
     if run.folds is not None:  # each repeat has other images in train and val
         per_repeat, shared, own_splits = per_repeat + shared, 0, resources.repeats
-    epochs = {"train": own_splits if same else run.epochs * resources.repeats}
+    of_train = sum(
+        own_splits if augment == "none" else run.epochs * resources.repeats
+        for augment in {v.augment for v in variants}
+    )
     views = {
-        split: view * count * epochs.get(split, own_splits)
+        split: view * count * (of_train if split == "train" else own_splits)
         for split, count in counts.items()
         if data.kind != "tensors" and _read_again(run, split, teacher)
     }
@@ -121,24 +126,26 @@ def _read_again(run: Run, split: str, teacher: Sequence[Model]) -> bool:
     return run.batch_norm == "train" and split != "train"
 
 
-def _feature_bytes(run: Run, counts: Mapping[str, int], student: Classifier) -> tuple[int, int]:
-    """Return the bytes of one set of features: those of one repeat, and those that all share.
+def _feature_bytes(
+    run: Run, variants: Sequence[Variant], counts: Mapping[str, int], student: Classifier
+) -> tuple[int, int]:
+    """Return the bytes of the features: those of one repeat, and those that all share.
 
-    Without augmentation the backbone is taken to treat each image by itself.
+    Without augmentation and mixing the backbone is taken to treat each image by itself.
     """
     weight = student.head.weight
     assert isinstance(weight, Tensor)
     size = {split: count * FLOAT_BYTES * weight.shape[1] for split, count in counts.items()}
-    evaluation = size["val"] + size.get("test", 0)
     if run.batch_norm == "train":
         statistics = sum(buffer.nbytes for buffer in student.net.buffers())
         epoch = size["train"] + statistics + size["val"]
-        return run.epochs * epoch + size.get("test", 0), 0
-    if run.augmentation == "none":
-        every = size["train"] + evaluation
-        return (every, 0) if run.weights_of("student") == "none" else (0, every)
-    own = run.epochs * size["train"]
-    return (own + evaluation, 0) if run.weights_of("student") == "none" else (own, evaluation)
+        one = run.epochs * epoch + size.get("test", 0)
+        return one * sum(v.feature_sets for v in variants), 0
+    sets = sum(v.feature_sets for v in variants if not v.same)
+    own = sets * run.epochs * size["train"]
+    once = size["val"] + size.get("test", 0)
+    once += size["train"] if any(v.same for v in variants) else 0
+    return (own + once, 0) if run.weights_of("student") == "none" else (own, once)
 
 
 def cache_warning(

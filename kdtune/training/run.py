@@ -17,6 +17,7 @@ from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.data.folder import verify
+from kdtune.data.mixing import check_mixing
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, probe
 from kdtune.models.ensemble import Model, Teacher
@@ -222,6 +223,7 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
     data = load_data(run)
     verify(data)
     data.subset(run)
+    check_mixing(study, data)
     made_of = {"data": data.study_fingerprint}
     own_teachers = [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")]
     own_students = [(own, make_student(own)) for own in students(study)]

@@ -19,6 +19,7 @@ import kdtune
 from kdtune.config.cost import write_costs
 from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.reporting import build
+from kdtune.reporting.background import methods
 from kdtune.reporting.choices import MAX_TABLE_ROWS, choices
 from kdtune.reporting.class_figures import class_plots
 from kdtune.reporting.classes import _accuracies, by_class
@@ -265,3 +266,14 @@ def test_a_wild_configuration_does_not_flatten_the_others(tmp_path) -> None:
     wild = at(0.3, epochs=40).config_id
     assert svg.count(f'data-config="{wild}"') == 3
     assert "<title>alpha = 0.3 (n = 3)</title>" in svg
+
+
+@pytest.mark.parametrize(("cutmix", "said"), [((0.0,), False), ((0.0, 0.5), True)])
+def test_methods_say_that_repeats_vary_the_mixing(
+    cutmix: tuple[float, ...], said: bool, tmp_path
+) -> None:
+    last = {at(alpha, cutmix=a): [0.7, 0.8] for alpha in (0.5, 1.0) for a in cutmix}
+    results = make(tmp_path / "s", last)
+    first, *_ = methods(results, CRITERION)
+    assert ("the augmentation, the mixing of images and dropout" in first) == said
+    assert ("the augmentation and dropout" in first) != said

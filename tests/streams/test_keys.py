@@ -42,6 +42,10 @@ COMPUTATION = {
     "precision": {"run": replace(RUN, precision="bf16")},
     "inference batch": {"inference_batch": 64},
 }
+MIXED = {
+    "mixup": {"run": replace(RUN, mixup=0.2)},
+    "cutmix": {"run": replace(RUN, cutmix=0.2)},
+}
 PASS = {
     "batch size": {"run": replace(RUN, batch_size=33)},
     "mode of batch norm": {"run": replace(RUN, batch_norm="eval")},
@@ -52,11 +56,12 @@ PASS = {
     ("kind", "change"),
     [
         *(("views", change) for change in INPUT.values()),
-        *(("logits", change) for change in (*INPUT.values(), *COMPUTATION.values())),
         *(
-            ("features", change)
-            for change in (*INPUT.values(), *COMPUTATION.values(), *PASS.values())
+            (kind, change)
+            for kind in ("logits", "features")
+            for change in (*INPUT.values(), *COMPUTATION.values(), *MIXED.values())
         ),
+        *(("features", change) for change in PASS.values()),
     ],
 )
 def test_each_part_of_the_run_changes_the_key(kind: str, change: dict[str, Any]) -> None:
@@ -132,6 +137,49 @@ def test_the_version_of_timm_is_that_of_its_package() -> None:
         assert f"'{keys.timm_version()}'" in Path(spec.origin).with_name("version.py").read_text()
 
 
+def test_features_of_val_follow_the_training_images_of_drifting_statistics() -> None:
+    names = set()
+    for change in ({}, {"augment": "none"}, {"augment": "trivial"}, {"mixup": 0.2}):
+        run = replace(RUN, **change)
+        names.add(replace(KEYS, run=run).features("val", 1, "student").name)
+    assert len(names) == 4
+
+
+BOTH = replace(RUN, mixup=0.5, cutmix=1.0)
+
+
+@pytest.mark.parametrize("augment", ["crop", "none"])
+@pytest.mark.parametrize("kind", ["logits", "features"])
+def test_mixed_images_are_of_one_mixing_batch_size_epoch_and_repeat(
+    kind: str, augment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, make = replace(BOTH, augment=augment, batch_norm="eval"), MAKERS[kind]
+    own = make(replace(KEYS, run=run))
+    assert own.of_one_repeat
+    changes = [{"mixup": 0.4}, {"mixup": 0.0}, {"cutmix": 0.9}, {"cutmix": 0.0}, {"repeat": 9}]
+    changes += [{"batch_size": 9}, {"seed": 9}, {"train_images": 50}]
+    others = [make(replace(KEYS, run=replace(run, **change))).name for change in changes]
+    others.append(make(replace(KEYS, run=run), epoch=2).name)
+    monkeypatch.setattr("numpy.__version__", "9.9")  # numpy draws the mixture
+    others.append(make(replace(KEYS, run=run)).name)
+    assert len({own.name, *others}) == len(others) + 1
+    assert make(replace(KEYS, run=replace(run, mixup=1))).name == (
+        make(replace(KEYS, run=replace(run, mixup=1.0))).name
+    )
+
+
+def test_mixing_enters_neither_views_nor_what_is_never_mixed() -> None:
+    for run, split in ((BOTH, "train"), (replace(BOTH, batch_norm="eval"), "val")):
+        unmixed = replace(run, mixup=0.0, cutmix=0.0)
+        kinds = ["views"] if split == "train" else ["views", "logits", "features"]
+        for kind in kinds:
+            keys = (replace(KEYS, run=each) for each in (run, unmixed))
+            assert len({MAKERS[kind](k, split).name for k in keys}) == 1, (kind, split)
+    # running statistics follow the training batches
+    drifting = [replace(KEYS, run=r).features("val", 1, "s") for r in (BOTH, RUN)]
+    assert drifting[0].name != drifting[1].name
+
+
 OTHER = {
     "teacher": "resnet18",
     "teacher_weights": "none",
@@ -196,7 +244,7 @@ def test_views_and_logits_of_val_are_shared_by_all_repeats(split: str) -> None:
 def test_crop_and_interpolation_of_val_enter_and_its_augmentation_does_not(
     kind: str, split: str
 ) -> None:
-    run = replace(RUN, eval_crop=1.0, eval_interpolation="bilinear")
+    run = replace(RUN, eval_crop=1.0, eval_interpolation="bilinear", batch_norm="eval")
     name = MAKERS[kind](replace(KEYS, run=run), split).name
     for change in ({"eval_crop": 0.9}, {"eval_interpolation": "bicubic"}):
         assert MAKERS[kind](replace(KEYS, run=replace(run, **change)), split).name != name

@@ -23,6 +23,7 @@ from kdtune.streams.resources import (
     device_of,
     trials_on_gpus,
 )
+from kdtune.streams.variants import Variant, variants_with
 
 STUDY = Study(name="s", repeats=8, gpus=0)
 
@@ -42,17 +43,55 @@ def test_repeats_that_are_read_in_turn(change: dict, trials: int | None, repeats
     assert Resources.of(replace(STUDY, **change), trials).repeats == repeats
 
 
+PLAIN = Variant("crop")
+BATCHES = {"batch_size": (16, 32, 64)}
+
+
 @pytest.mark.parametrize(
-    ("space", "count"),
+    ("space", "variants"),
     [
-        ({}, 1),
-        ({"batch_size": (16, 32, 64), "batch_norm": ("train", "eval")}, 6),
-        ({"batch_size": Range(16, 64)}, 60),
+        ({}, {PLAIN}),
+        (BATCHES | {"batch_norm": ("train", "eval")}, {Variant("crop", False, 1, 6)}),
+        ({"batch_size": Range(16, 64)}, {Variant("crop", False, 1, 60)}),
+        ({"augment": ("none", "crop")}, {Variant("none"), PLAIN}),
+        ({"mixup": (0.2,)}, {Variant("crop", True)}),
+        ({"mixup": (0.0, 0.2)}, {PLAIN, Variant("crop", True)}),
+        (
+            # 2 x 3 pairs without (0, 0), with each batch size
+            {"mixup": (0.0, 0.2), "cutmix": (0.0, 0.5, 1.0), **BATCHES},
+            {Variant("crop", False, 1, 3), Variant("crop", True, 5 * 3, 5 * 3)},
+        ),
+        (
+            {"mixup": (0.0, 0.2), "augment": ("none", "trivial"), "batch_norm": ("train", "eval")},
+            {
+                *(Variant(augment, False, 1, 2) for augment in ("none", "trivial")),
+                *(Variant(augment, True, 1, 2) for augment in ("none", "trivial")),
+            },
+        ),
+        (
+            {"mixup": Range(0.0, 1.0), **BATCHES},  # each sample may have another
+            {Variant("crop", False, 1, 3), Variant("crop", True, 60, 60)},
+        ),
+        ({"cutmix": Range(0.1, 1.0)}, {Variant("crop", True, 60, 60)}),
+        # the teacher does not see mixed images without distillation
+        ({"mixup": (0.2, 0.4), "alpha": (1.0,)}, {Variant("crop", True, 0, 2)}),
     ],
 )
-def test_feature_sets_are_the_searched_ways_to_compute_them(space: dict, count: int) -> None:
+def test_variants_are_the_streams_that_configurations_read(
+    space: dict, variants: set[Variant]
+) -> None:
     study = replace(STUDY, space=space, search="random" if space else "grid", samples=60)
-    assert Resources.of(study).feature_sets == count
+    found = Resources.of(study).variants
+    assert set(found) == variants and len(found) == len(variants)
+
+
+def test_a_stream_that_is_none_of_a_study_is_counted_alone() -> None:
+    every = Resources.of(replace(STUDY, space={"mixup": (0.0, 0.2)}, search="random")).variants
+    assert variants_with(Run(augment="crop"), every) == every
+    assert variants_with(Run(augment="none"), every) == (Variant("none"),)  # a teacher's
+    assert variants_with(Run(augment="crop", cutmix=1.0), ()) == (Variant("crop", True),)
+    alone = variants_with(Run(augment="crop", cutmix=1.0, alpha=1.0), ())
+    assert alone == (Variant("crop", True, 0),)
 
 
 def test_more_gpus_than_there_are_is_an_error() -> None:

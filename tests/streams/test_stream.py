@@ -302,6 +302,17 @@ def test_val_features_of_another_subset_are_not_shared(
     assert cached.splits == alone.splits
 
 
+def test_val_features_after_other_training_images_are_not_shared(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    """Running statistics follow the training images, and features of val follow these."""
+    run, resources = replace(tiny, trainable="head"), Resources(cache=Cache(tmp_path / "cache", 1))
+    for change in ({}, {"augment": "none"}, {"mixup": 0.4}, {"cutmix": 1.0}):
+        _, cached = over_stream(replace(run, **change), teacher_folder, resources)
+        _, alone = over_stream(replace(run, **change), teacher_folder, Resources())
+        assert cached.splits == alone.splits, change
+
+
 MODEL = """
 from torch import nn
 from my_activation import act

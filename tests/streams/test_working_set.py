@@ -1,5 +1,6 @@
 """The working set against sizes counted on the disk and by hand, and what is stored of it."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,32 @@ def test_the_estimate_is_what_a_study_leaves_on_the_disk(
     stream = stream_of(run, resources)
     needed = stream.working_set.needed
     assert on_disk - HEADER * len(files) <= needed <= on_disk
+
+
+VARIANTS = {
+    "mixing": {"mixup": (0.0, 0.2, 0.4), "cutmix": (0.0, 1.0), "batch_size": (32, 20)},
+    "only mixed": {"mixup": (0.3,), "augment": ("none", "crop")},
+    "augmentation": {"augment": ("none", "crop", "resized-crop")},
+}
+
+
+@pytest.mark.parametrize("space", VARIANTS)
+@pytest.mark.parametrize(
+    ("trainable", "batch_norm"), [("all", "train"), ("head", "train"), ("head", "eval")]
+)
+def test_the_estimate_counts_the_streams_of_all_configurations(
+    trainable: str, batch_norm: str, space: str, tmp_path: Path
+) -> None:
+    run = replace(RUN, trainable=trainable, batch_norm=batch_norm, epochs=2)
+    study = Study(name="s", run=run, repeats=1, gpus=0, space=VARIANTS[space])
+    resources = replace(Resources.of(study), cache=Cache(tmp_path, 1))
+    for values in itertools.product(*VARIANTS[space].values()):
+        read_all(replace(run, **dict(zip(VARIANTS[space], values, strict=True))), resources)
+    files = list(tmp_path.glob("*/*/*.safetensors"))
+    on_disk = sum(file.stat().st_size for file in files)
+    needed = {stream_of(r, resources).working_set.needed for r in study.runs()}
+    assert len(needed) == 1  # whichever configuration is asked
+    assert on_disk - HEADER * len(files) <= needed.pop() <= on_disk
 
 
 def test_a_study_worked_by_hand() -> None:
@@ -143,6 +170,19 @@ def test_a_cache_that_is_too_small_is_said_with_sizes() -> None:
     advised = float(text.split("--cache-gb ")[-1].split()[0])
     assert warning(replace(study, cache_gb=advised)) is None
     assert warning(replace(small, search="grid"), trials=2) is None  # two repeats fit
+
+
+def test_logits_of_mixed_images_count_once_for_each_mixing_and_batch_size() -> None:
+    """Views are shared; train has 1 + 7 * 4 sets of 10 float32 numbers for each image."""
+    study = replace(study_of(train_images=2000, epochs=10), search="tpe", cache_gb=0.3)
+    assert warning(study) is None
+    space = {"mixup": (0.0, 0.1, 0.2, 0.4), "cutmix": (0.0, 1.0), "batch_size": (16, 32, 64, 128)}
+    needed = 8 * 10 * 2000 * (784 + 29 * 40) + 1500 * (784 + 40)
+    text = warning(replace(study, space=space))
+    assert text is not None and f"streams of 8 repeats need {needed / 1e9:.2g} GB" in text
+    # the views need 0.127 GB, so a repeat's 23 MB of logits fit seven times
+    assert "--cache-gb is 0.3: logits of 7 repeats are stored" in text
+    assert warning(replace(study, space=space, cache_gb=needed / 1e9 + 1e-6)) is None
 
 
 def test_searched_epochs_and_layers_count() -> None:

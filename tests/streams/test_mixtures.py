@@ -1,0 +1,351 @@
+"""Runs on mixed images against a plain loop, and what their configurations share.
+
+The plain loop below draws, blends and weighs by itself, runs the teacher on each mixed batch and
+shares only the augmented images and the order with kdtune. Weights must agree to a relative 1e-6.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+import torch.nn.functional as F
+from blobs import CPU, NOWHERE, RUN, blobs, new_student
+from reference import build_teacher, distillation, evaluate, make_optimizer, measure, total_loss
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kdtune.config.run import Run, derive_seed
+from kdtune.data.dataset import Data, Split
+from kdtune.data.sources import load_data
+from kdtune.data.views import Views
+from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+from kdtune.training.checkpoint import Checkpoint
+from kdtune.training.evaluation import evaluate as accuracy_of
+from kdtune.training.loop import train
+from kdtune.training.metrics import Epoch
+from kdtune.training.teacher_origin import teacher_run
+
+MIXUP = replace(RUN, mixup=0.4, epochs=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def mix_by_hand(run: Run, epoch: int, step: int, x: Tensor) -> tuple[Tensor, float, Tensor]:
+    """The mixed images, the share of their own labels, and the positions of their partners."""
+    rng = np.random.default_rng(derive_seed("mix", run.seed, run.repeat, epoch, step))
+    with_mixup = run.mixup > 0
+    if run.mixup and run.cutmix:
+        with_mixup = rng.random() < 0.5
+    a = run.mixup if with_mixup else run.cutmix
+    share = rng.beta(a, a)
+    other = torch.tensor(rng.permutation(len(x)).tolist())
+    if with_mixup:
+        share = max(share, 1 - share)
+        blend = share * x.float() + (1 - share) * x[other].float()
+        return (blend.round().byte() if x.dtype == torch.uint8 else blend), share, other
+    height, width = x.shape[-2:]
+    row, column = rng.integers(height), rng.integers(width)
+    up, left = (int(0.5 * np.sqrt(1 - share) * side) for side in (height, width))
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside[max(0, row - up) : row + up, max(0, column - left) : column + left] = True
+    return torch.where(inside, x[other], x), 1 - float(inside.double().mean()), other
+
+
+def plain_loop(run: Run, data: Data, workers: int = 0) -> Iterator[tuple[Classifier, dict]]:
+    """Train on mixed batches as one writes it down; yield student and metrics of each epoch."""
+    teacher = build_teacher(run, NOWHERE, data).place(CPU, run.precision)
+    teacher.set_mode(False)
+    student, split = new_student(run), data.splits["train"]
+    if run.trainable == "head":
+        student.requires_grad_(False)
+        student.head.requires_grad_(True)
+    optimizer, size = make_optimizer(run, student), run.image_size or split.inputs.shape[-1]
+    for epoch in range(run.epochs):
+        seed = derive_seed("order", run.seed, run.repeat, epoch)
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+        views = Views(split, order, run, size, epoch).batches(run.batch_size, workers)
+        sums, count = dict.fromkeys(("loss", "ce", "distill", "acc", "agreement"), 0.0), 0
+        for step, x in enumerate(views):
+            y = split.labels[order][count : count + len(x)]
+            x, share, other = mix_by_hand(run, epoch, step, x)
+            student.set_mode(True, run.batch_norm == "train")
+            torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
+            logits = student(x)
+            with torch.no_grad():
+                target = teacher(x)
+            own, others = (
+                total_loss(run, logits, y, target),
+                total_loss(run, logits, y[other], target),
+            )
+            loss = share * own + (1 - share) * others
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            means = {
+                "loss": loss,
+                "ce": share * F.cross_entropy(logits, y)
+                + (1 - share) * F.cross_entropy(logits, y[other]),
+                "distill": share * distillation(run, logits, target, y)
+                + (1 - share) * distillation(run, logits, target, y[other]),
+                "acc": (logits.argmax(1) == y).double().mean(),
+                "agreement": (logits.argmax(1) == target.argmax(1)).double().mean(),
+            }
+            for name, value in means.items():
+                sums[name] += float(value.detach()) * len(x)
+            count += len(x)
+        passes = [
+            (s.double(), t.double(), y)  # small divergences cancel in float32
+            for s, t, y in evaluate(data, "val", run, size, student, teacher, CPU, workers)
+        ]
+        means = {name: value / count for name, value in sums.items()}
+        yield student, {"train": means, "val": measure(run, passes)}
+
+
+def over_stream(
+    run: Run, data: Data, resources: Resources, checkpoint: Checkpoint | None = None
+) -> Iterator[tuple[Classifier, Epoch]]:
+    student = new_student(run)
+    teacher = build_teacher(run, NOWHERE, data).place(CPU, run.precision)
+    stream = Stream(run, data, student, Teacher.of([teacher]), resources)
+    for epoch in train(run, student, stream, checkpoint):
+        yield student, epoch
+
+
+def assert_same(ours: Classifier, theirs: Classifier) -> None:
+    """The weights are equal to a relative 1e-6 of their norm; losses are summed in other orders."""
+    own, want = (
+        torch.cat([v.double().flatten() for v in model.net.state_dict().values()])
+        for model in (ours, theirs)
+    )
+    assert float((own - want).norm() / want.norm()) <= 1e-6
+
+
+KINDS = {
+    "mixup": {"mixup": 0.4},
+    "cutmix": {"cutmix": 1.0},
+    "both": {"mixup": 0.8, "cutmix": 1.0, "repeat": 1, "seed": 2},
+    "function matching": {"mixup": 1.0, "alpha": 0.0, "temperature": 1.0},
+    "a loss of the labels": {"mixup": 0.7, "loss": "dkd", "temperature": 2.0},
+    "a loss of the labels, cutmix": {"cutmix": 0.7, "loss": "dkd", "alpha": 0.2},
+    "plain": {"mixup": 0.4, "alpha": 1.0},
+    "no augmentation": {"mixup": 0.4, "augment": "none"},
+    "last batch of one": {"cutmix": 1.0, "batch_size": 20, "batch_norm": "eval"},
+    "dropout": {"mixup": 0.4, "student": "factories:dropout_student", "image_size": 24},
+    "head": {"mixup": 0.4, "trainable": "head"},
+    "head, cutmix, batch norm eval": {"cutmix": 1.0, "trainable": "head", "batch_norm": "eval"},
+    "head, no augmentation": {
+        **{"mixup": 0.4, "cutmix": 0.4, "trainable": "head"},
+        **{"batch_norm": "eval", "augment": "none"},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_loop(kind: str, tmp_path: Path) -> None:
+    run, data = replace(RUN, epochs=3, **KINDS[kind]), enlarged(KINDS[kind].get("image_size", 8))
+    plain = list(plain_loop(run, data))
+    resources = Resources(cache=Cache(tmp_path, 1))
+    for _ in ("built", "read"):
+        epochs = list(over_stream(run, data, resources))
+        assert_same(epochs[-1][0], plain[-1][0])
+        for (_, epoch), (_, metrics) in zip(epochs, plain, strict=True):
+            compare_metrics(run, epoch, metrics)
+
+
+def enlarged(side: int) -> Data:
+    """The blobs with images of this side."""
+    data, splits = blobs(), {}
+    for name, split in data.splits.items():
+        images = F.interpolate(split.inputs.float(), (side, side)).to(torch.uint8)
+        splits[name] = Split(split.labels, images)
+    return replace(data, splits=splits)
+
+
+def compare_metrics(run: Run, epoch: Epoch, metrics: dict[str, dict[str, float]]) -> None:
+    for split, means in metrics.items():
+        for name, value in means.items():
+            found = epoch.splits[split][name]
+            if run.alpha == 1 and (name == "distill" or (split, name) == ("train", "agreement")):
+                assert found is None
+            elif name in ("acc", "agreement", "teacher_acc"):
+                assert found == pytest.approx(value, abs=1e-12), (split, name)
+            else:
+                assert found == pytest.approx(value, rel=1e-4, abs=5e-6), (split, name)
+
+
+def test_the_kinds_differ() -> None:
+    """Each kind changes the weights: what is compared above is not without effect."""
+    seen = set()
+    for kind in (*KINDS.values(), {}):
+        run = replace(RUN, epochs=1, **kind)
+        ((student, _),) = over_stream(run, enlarged(kind.get("image_size", 8)), Resources())
+        seen.add(tuple(student.head.bias.tolist()))
+    assert len(seen) == len(KINDS) + 1
+
+
+def test_tensors_are_mixed_without_rounding() -> None:
+    data = blobs()
+    splits = {n: Split(s.labels, s.inputs.float() / 255) for n, s in data.splits.items()}
+    data = replace(data, splits=splits)
+    run = replace(MIXUP, cutmix=0.5, augment="none", student="factories:bare_student")
+    run = replace(run, teacher="factories:bare_student")
+    *_, (student, epoch) = over_stream(run, data, Resources())
+    *_, (reference, metrics) = plain_loop(run, data)
+    assert_same(student, reference)
+    compare_metrics(run, epoch, metrics)
+
+
+def test_photographs_are_mixed_after_they_are_cropped(tmp_path: Path) -> None:
+    for split, each in (("train", 6), ("val", 3)):
+        for i in range(3 * each):
+            photos.save(photos.photo(i), tmp_path / split / "abc"[i % 3] / f"{i}.png")
+    run = replace(RUN, data=str(tmp_path), image_size=48, augment="resized-crop", batch_size=5)
+    run = replace(run, mixup=0.4, cutmix=1.0, epochs=2, student="factories:photo_student")
+    run = replace(run, teacher="factories:photo_student")
+    data = load_data(run)
+    *_, (student, epoch) = over_stream(run, data, Resources(loader_workers=2))
+    *_, (reference, metrics) = plain_loop(run, data)
+    assert_same(student, reference)
+    compare_metrics(run, epoch, metrics)
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_loader_workers_change_nothing(
+    trainable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # views are made at each use
+    run = replace(MIXUP, trainable=trainable, epochs=1)
+    caches = [Cache(tmp_path / name, 1) for name in ("0", "2")]
+    students = [
+        list(over_stream(run, blobs(), Resources(cache=cache, loader_workers=workers)))[-1][0]
+        for cache, workers in zip(caches, (0, 2), strict=True)
+    ]
+    for name, value in students[0].net.state_dict().items():
+        assert torch.equal(value, students[1].net.state_dict()[name]), name
+    logits = [
+        {f.name: load_file(f)["logits"] for f in cache.folder.glob("logits/*/*.safetensors")}
+        for cache in caches
+    ]
+    assert logits[0].keys() == logits[1].keys() and len(logits[0]) == 3  # of train, val and test
+    assert all(torch.equal(values, logits[1][name]) for name, values in logits[0].items())
+
+
+@pytest.mark.parametrize("gigabytes", [0, 1])
+def test_views_too_many_to_hold_change_nothing(
+    gigabytes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for augment in ("crop", "none"):
+        run = replace(MIXUP, augment=augment)
+        *_, (reference, _) = plain_loop(run, blobs())
+        with monkeypatch.context() as patch:
+            patch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)
+            *_, (student, _) = over_stream(
+                run, blobs(), Resources(cache=Cache(tmp_path, gigabytes))
+            )
+        assert_same(student, reference)
+
+
+def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Train; return how many training images the teacher saw."""
+    seen: list[int] = []
+    forward = Stream._forward
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Stream, "_forward", lambda s, m, batch: seen.append(len(batch)) or forward(s, m, batch)
+        )
+        list(over_stream(run, blobs(), resources))
+    evaluated = {30, 24}  # val and test, one inference batch each
+    return sum(seen) - sum(n for n in seen if n in evaluated)
+
+
+def test_the_teacher_sees_a_mixed_batch_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    resources, once = Resources(cache=Cache(tmp_path, 1)), 2 * 41
+    assert count_passes(MIXUP, resources, monkeypatch) == once
+    for alpha, temperature in itertools.product((0.0, 0.5, 1.0), (1.0, 4.0)):
+        run = replace(MIXUP, alpha=alpha, temperature=temperature)
+        assert count_passes(run, resources, monkeypatch) == 0
+    for change in ({"loss": "mse"}, {"lr": 0.1}, {"label_smoothing": 0.1}, {"batch_norm": "eval"}):
+        assert count_passes(replace(MIXUP, **change), resources, monkeypatch) == 0
+    for change in ({"batch_size": 20}, {"mixup": 0.5}, {"cutmix": 1.0}, {"repeat": 1}, {"seed": 1}):
+        assert count_passes(replace(MIXUP, **change), resources, monkeypatch) == once, change
+    unmixed = replace(MIXUP, mixup=0.0)
+    assert count_passes(unmixed, resources, monkeypatch) == once
+    assert count_passes(replace(unmixed, batch_size=20), resources, monkeypatch) == 0
+
+
+def test_plain_training_on_mixed_images_needs_no_teacher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = replace(MIXUP, alpha=1.0)
+    assert count_passes(run, Resources(), monkeypatch) == 0
+    *_, (measured, epoch) = over_stream(run, blobs(), Resources())
+    assert epoch.splits["train"]["teacher_acc"] is None
+    assert epoch.splits["val"]["teacher_acc"] is not None
+    alone = new_student(run)
+    list(train(run, alone, Stream(run, blobs(), alone, None, Resources())))
+    for name, value in alone.net.state_dict().items():
+        assert torch.equal(value, measured.net.state_dict()[name]), name
+
+
+def test_without_a_weight_labels_change_nothing() -> None:
+    run, data = replace(MIXUP, alpha=0.0), blobs()
+    split = data.splits["train"]
+    other = replace(split, labels=split.labels.roll(1))
+    changed = replace(data, splits=data.splits | {"train": other})
+    students = [list(over_stream(run, each, Resources()))[-1][0] for each in (data, changed)]
+    for name, value in students[0].net.state_dict().items():
+        assert torch.equal(value, students[1].net.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_a_run_resumes_exactly(trainable: str, tmp_path: Path) -> None:
+    run = replace(RUN, mixup=0.4, cutmix=1.0, trainable=trainable, epochs=3)
+    *_, (whole, _) = over_stream(run, blobs(), Resources())
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+    next(iter(over_stream(run, blobs(), Resources(), checkpoint)))
+    *_, (resumed, _) = over_stream(run, blobs(), Resources(), checkpoint)
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+
+
+def test_a_teacher_is_neither_fine_tuned_nor_measured_on_mixed_images() -> None:
+    run = replace(MIXUP, cutmix=1.0, teacher_epochs=1)
+    assert not teacher_run(run).mixes
+    assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))
+    data, name = blobs(), "kdtune.training.evaluation.load_data"
+    teacher = Teacher.of([build_teacher(MIXUP, NOWHERE, data).place(CPU, "fp32")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(name, lambda run: data)
+        patch.setattr("kdtune.training.evaluation.untrained", lambda run, role: new_student(run))
+        measured = [
+            accuracy_of(replace(each, augment="none"), teacher, Resources(), ["train"])["train"]
+            for each in (run, replace(run, mixup=0.0, cutmix=0.0))
+        ]
+    assert measured[0] == measured[1] and measured[0].n == 41
+
+
+def test_val_and_test_are_never_mixed() -> None:
+    student = new_student(MIXUP)
+    stream = Stream(MIXUP, blobs(), student, None, Resources())
+    for split in ("val", "test"):
+        batches = list(stream.evaluate(split, 0))
+        assert all(batch.partners is None and batch.shares is None for batch in batches)
+        views = torch.cat([batch.views for batch in batches])
+        assert torch.equal(views, blobs().splits[split].inputs)
+    for batch in stream.train(0):
+        assert len(batch.partners) == len(batch.shares) == len(batch)
+        assert len(set(batch.shares.tolist())) == 1
