@@ -829,12 +829,12 @@ MUTANTS = {
         "training/loop",
     ),
     "gradients add up": Mutant(
-        "training/loop.py", "training.optimizer.zero_grad()", "pass", "training/loop"
+        "training/optim.py", "optimizer.zero_grad()", "pass", "training/loop"
     ),
     "the schedule stands still": Mutant(
         "training/loop.py",
-        'if run.schedule != "onecycle":',
-        'if run.schedule == "constant":',
+        "if not by_batch:",
+        "if False:",
         "training/loop",
     ),
     "dropout that is not seeded": Mutant(
@@ -857,8 +857,8 @@ MUTANTS = {
     ),
     "cosine that ends early": Mutant(
         "training/optim.py",
-        "CosineAnnealingLR(optimizer, run.epochs)",
-        "CosineAnnealingLR(optimizer, run.epochs - 1)",
+        "CosineAnnealingLR(optimizer, epochs)",
+        "CosineAnnealingLR(optimizer, epochs - 1)",
         "training/loop",
     ),
     "onecycle that moves the momentum": Mutant(
