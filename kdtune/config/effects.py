@@ -151,6 +151,14 @@ def keyword_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
+def takes_features(loss: str) -> bool:
+    """Return True if an objective compares penultimate features instead of logits.
+
+    A user's own is imported; what fails then raises InputError.
+    """
+    return bool(importlib.import_module(OBJECTIVES).takes_features(loss))
+
+
 def config_hash(config: Config, owner: type, study_values: Config) -> str:
     """Return eight hex digits that name a canonical configuration.
 

@@ -174,6 +174,11 @@ class Run(
         return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
 
     @property
+    def compares_features(self) -> bool:
+        """Whether the distillation term compares features of teacher and student."""
+        return self.alpha != 1 and effects.takes_features(self.loss)
+
+    @property
     def mixes(self) -> bool:
         """Whether training images are mixed with each other."""
         return self.mixup > 0 or self.cutmix > 0

@@ -18,7 +18,8 @@ class ObjectiveFields:
     """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
     (of the logits), "dkd" (decoupled: label and other classes apart), "ls" (kl of standardised
     logits), "dist" (correlation of the probabilities), "nkd" (cross-entropy of the label, kl of the
-    other classes), your own as module:function, or a sum of two, "kl+dist" (see loss_weight)."""
+    other classes), "features_mse" and "features_cosine" (of the inputs of the last layers, through
+    a projector), your own as module:function, or a sum of two, "kl+dist" (see loss_weight)."""
     alpha: Annotated[float, Hyperparameter(low=0, high=1, commands=OF_STUDENT)] = 0.5
     """Weight of the cross-entropy with the labels; the distillation loss has weight 1 - alpha.
     1 is training without distillation, 0 uses the teacher only."""

@@ -68,13 +68,21 @@ class Classifier(nn.Module):
 
     def features(self, views: Tensor) -> Tensor:
         """Return the features of the views, the input of the head, float32 [B, D]."""
+        return self.with_features(views)[1]
+
+    def with_features(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the views and their features, the input of the head, in one pass.
+
+        Returns:
+            float32 [B, K], with the bits of `forward`, and float32 [B, D].
+        """
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            self(views)
+            logits = self(views)
         finally:
             hook.remove()
-        return seen[0].float()
+        return logits, seen[0].float()
 
     def classify(self, features: Tensor) -> Tensor:
         """Return the logits of features, float32 [B, K].

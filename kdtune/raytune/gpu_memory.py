@@ -14,6 +14,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdtune.config.effects import takes_features
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
@@ -21,7 +22,7 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.raytune.machines import Node, TrialResources
 from kdtune.streams.keys import device_name
-from kdtune.streams.resources import device_of, trials_on_gpus
+from kdtune.streams.resources import device_of, losses_of, trials_on_gpus
 from kdtune.training.one_batch import Models, try_batch
 from kdtune.training.run import MAX_IDLE_STUDENT_BYTES
 
@@ -134,12 +135,18 @@ def share_of(trials: int) -> float:
 
 
 def largest_runs(study: Study) -> list[Run]:
-    """Return a run with the largest batch for each pair of a student and a teacher of the study."""
+    """Return a run with the largest batch for each pair of a student and a teacher of the study.
+
+    A loss of features, which has a projector, is taken where the study has one.
+    """
     batch: Any = max(ends_of(study.values("batch_size")))
     trainable = "all" if "all" in study.values("trainable") else "head"  # type: ignore[operator]
+    base = study.run
+    for loss in filter(takes_features, losses_of(study)):
+        base = replace(base, loss=loss, alpha=0.5)
     names = (ends_of(study.values(name)) for name in ("student", "teacher"))
     return [
-        replace(study.run, batch_size=batch, trainable=trainable, student=str(s), teacher=str(t))  # type: ignore[arg-type]
+        replace(base, batch_size=batch, trainable=trainable, student=str(s), teacher=str(t))  # type: ignore[arg-type]
         for s, t in itertools.product(*names)
     ]
 

@@ -28,6 +28,8 @@ class Batch:
     a training batch. That of `partners` is the rest."""
     unlabelled: int = 0
     """Number of images without a label; they are the last ones."""
+    teacher_features: Tensor | None = None
+    """Input of the teacher's head, float32 [B, D]; None unless the run's loss compares features."""
 
     def __len__(self) -> int:
         return len(self.labels)

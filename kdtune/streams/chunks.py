@@ -91,7 +91,8 @@ class Chunks:
         if found is not None:
             return found
         same = split != "train" or not key.of_one_repeat
-        what = f"{key.kind}, {split if same else f'repeat {self.run.repeat}, epoch {epoch}'}"
+        kind = key.kind.replace("-", " ")
+        what = f"{kind}, {split if same else f'repeat {self.run.repeat}, epoch {epoch}'}"
 
         def track(progress: Progress) -> Tensors:
             self._builds.append((what, progress))

@@ -20,8 +20,8 @@ import torchvision
 
 from kdtune.config.run import Run
 
-Kind = Literal["views", "logits", "features"]
-KINDS: tuple[Kind, ...] = ("views", "logits", "features")
+Kind = Literal["views", "logits", "teacher-features", "features"]
+KINDS: tuple[Kind, ...] = ("views", "logits", "teacher-features", "features")
 """Kinds of cache entries. Building an entry may need entries of an earlier kind."""
 
 Parts = dict[str, str | int | float | bool | None]
@@ -96,6 +96,10 @@ class Keys:
         if self.mixes(split):
             parts |= self._batches(epoch) | self._mixing
         return Key("logits", parts | {"teacher": teacher})
+
+    def teacher_features(self, split: str, epoch: int, teacher: str) -> Key:
+        """Return the key of the features of the teacher, which come from the pass of its logits."""
+        return Key("teacher-features", self.logits(split, epoch, teacher).parts)
 
     def features(self, split: str, epoch: int, student: str, per_image: bool = False) -> Key:
         """Return the key of the features of the student's frozen backbone.

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from kdtune.config.effects import takes_features
 from kdtune.config.errors import InputError
+from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
@@ -38,6 +40,9 @@ class Resources:
     """Repeats whose streams runs read in turn, so that the cache should hold all of them."""
     variants: tuple[Variant, ...] = ()
     """Streams of one repeat that runs read in turn; none if it is one run's alone."""
+    teacher_features: bool = False
+    """Whether runs that share the cache compare features. The pass that gives a teacher's logits
+    then gives its features, too."""
     watch: ProgressCallback = ignore_progress
     """Called while a cache entry is built."""
 
@@ -64,6 +69,7 @@ class Resources:
             threads=cores if device.type == "cpu" else max(1, cores - workers),
             repeats=min(study.repeats, trials) if in_blocks else study.repeats,
             variants=variants_of(study),
+            teacher_features=any(map(takes_features, losses_of(study))),
         )
 
 
@@ -118,6 +124,13 @@ def loader_workers(study: Study, device: torch.device, cores: int) -> int:
     if device.type == "cpu" or not load_data(study.run).photos:
         return 0
     return min(cores - 1, MAX_LOADER_WORKERS)
+
+
+def losses_of(study: Study) -> tuple[str, ...]:
+    """Return the distillation losses that the study compares; none at alpha = 1."""
+    if set(ends_of(study.values("alpha"))) == {1}:
+        return ()
+    return tuple(map(str, study.values("loss")))  # type: ignore[arg-type]
 
 
 def local_resources(study: Study, watch: ProgressCallback) -> Resources:

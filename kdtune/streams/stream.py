@@ -1,13 +1,13 @@
 """The stream of one repeat: its batches, computed once and shared by every configuration.
 
 The order of the images, their augmented views, the labels, the teacher's logits on exactly those
-views and, if the student's backbone is frozen, its features depend on the data, the models, the
-repeat and the epoch, and on nothing that is searched. A `Stream` yields them batch by batch; what
-is costly to compute comes a chunk at a time from the cache. Logits are stored as they are:
-the temperature is applied later.
+views, its features where a loss compares them and, if the student's backbone is frozen, those of
+the student depend on the data, the models, the repeat and the epoch, and on nothing that is
+searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk at a time
+from the cache. Logits are stored as they are: the temperature is applied later.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,15 +17,14 @@ from torch import Tensor
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher, combine
-from kdtune.streams.batches import Batch, collect, rebatched
-from kdtune.streams.cache import Progress, Tensors
+from kdtune.models.ensemble import Teacher
+from kdtune.streams.batches import Batch, rebatched
 from kdtune.streams.chunks import Chunks
 from kdtune.streams.features import Features
-from kdtune.streams.keys import Key
 from kdtune.streams.mixtures import mixed, mixed_labels
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import ShardedViews, view_shape, view_size
+from kdtune.streams.teacher_passes import Inputs, Place, TeacherPasses
 from kdtune.streams.working_set import working_set
 
 EVALUATION_BATCH = 64
@@ -58,6 +57,9 @@ class Stream:
         self.working_set = working_set(run, data, student, models, resources)
         stored = filter(self.working_set.keeps_views, data.splits)
         self.views = ShardedViews(self.chunks, frozenset(stored))
+        self.passes: TeacherPasses | None = None
+        if teacher is not None and teacher.members:
+            self.passes = TeacherPasses(teacher, self.chunks, self.working_set)
         self.features = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, self.working_set, student_fingerprint)
@@ -135,17 +137,19 @@ class Stream:
         if self.teacher is None or not self._has_logits(split):
             yield from batches
             return
-        keys = self._logit_keys(split, epoch)
         order = None if own_order else self.chunks.order(split, epoch)
         as_stored = order is None or not self.chunks.keys.same_inputs(split)
-        known = self.teacher.outputs is not None
-        known = known or all(self.chunks.has(key, split, m) for m, key in enumerate(keys))
-        if as_stored and self.views.are_recomputed(split) and not known:
-            yield from self._with_new_logits(keys, split, epoch, batches)
+        place, _ = self._teacher_inputs(split, epoch)
+        passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split)
+        if passes is not None and recomputed and not passes.are_known(place):
+            yield from passes.beside(place, batches)
             return
+        features = self._features_of_teacher(split, epoch, order)  # first: its pass gives both
         logits, done = self._logits(split, epoch, order), 0
         for batch in batches:
-            yield replace(batch, teacher=logits[done : done + len(batch)])
+            rows = slice(done, done + len(batch))
+            own = None if features is None else features[rows]
+            yield replace(batch, teacher=logits[rows], teacher_features=own)
             done += len(batch)
 
     def _views(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
@@ -190,58 +194,29 @@ class Stream:
         """Return the teacher's logits, float32 [N, K], in the order of the epoch.
 
         Inputs that are the same in every epoch have one chunk of logits, in the split's own order.
-        Each member of an ensemble has its own chunks, which runs with that teacher share.
         """
         if self.teacher is not None and self.teacher.outputs is not None:
             logits = self.teacher.outputs.logits[split][self.chunks.index(split)]
             return logits if order is None else logits[order]
-        keys = self._logit_keys(split, epoch)
-        logits = combine([self._of_member(m, key, split, epoch) for m, key in enumerate(keys)])
+        assert self.passes is not None
+        logits = self.passes.logits(*self._teacher_inputs(split, epoch))
         same = self.chunks.keys.same_inputs(split)
         return logits[order] if same and order is not None else logits
 
-    def _of_member(self, member: int, key: Key, split: str, epoch: int) -> Tensor:
-        """Return the logits of one member of the teacher, in the order of their chunk."""
+    def _features_of_teacher(self, split: str, epoch: int, order: Tensor | None) -> Tensor | None:
+        """Return the teacher's features, float32 [N, D], in the order of the epoch.
+
+        None if the run's loss does not compare features.
+        """
+        if not self.run.compares_features:
+            return None
+        assert self.passes is not None
+        features = self.passes.features(*self._teacher_inputs(split, epoch))
         same = self.chunks.keys.same_inputs(split)
+        return features[order] if same and order is not None else features
 
-        def build(progress: Progress) -> Tensors:
-            views = self._views(split, epoch, own_order=same)
-            batches = rebatched(views, self.chunks.keys.inference_batch)
-            logits = (self._forward(member, batch) for batch in batches)
-            return {"logits": collect(logits, progress, self.chunks.count(split))}
-
-        keep = self.working_set.keeps(key, self.run)
-        return self.chunks.get(key, split, epoch, build, keep, member)["logits"]
-
-    def _with_new_logits(
-        self, keys: Sequence[Key], split: str, epoch: int, batches: Iterator[Batch]
-    ) -> Iterator[Batch]:
-        """Yield the batches with new logits, so that views that are not kept are computed once."""
-        made: list[list[Tensor]] = [[] for _ in keys]
-        for batch in batches:
-            logits = [self._forward(member, batch) for member in range(len(keys))]
-            for values, new in zip(made, logits, strict=True):
-                values.append(new)
-            yield replace(batch, teacher=combine(logits))
-        for member, key in enumerate(keys):
-            whole = {"logits": torch.cat(made[member])}
-            keep = self.working_set.keeps(key, self.run)
-            self.chunks.get(key, split, epoch, lambda progress, w=whole: w, keep, member)  # type: ignore[misc]
-
-    def _logit_keys(self, split: str, epoch: int) -> list[Key]:
-        """Return the key of the logits of each member of the teacher."""
-        assert self.teacher is not None
-        return [self.chunks.keys.logits(split, epoch, f) for f in self.teacher.fingerprints]
-
-    @torch.no_grad()
-    def _forward(self, member: int, batch: Batch) -> Tensor:
-        """Return the logits of one member of the teacher, on the CPU."""
-        return self._frozen[member](batch.to(self.resources.device).views).cpu()  # type: ignore[no-any-return]
-
-    @cached_property
-    def _frozen(self) -> list[Classifier]:
-        """The members of the teacher in eval mode."""
-        assert self.teacher is not None
-        for model in self.teacher.members:
-            model.set_mode(False)
-        return [model.freeze() for model in self.teacher.members]
+    def _teacher_inputs(self, split: str, epoch: int) -> tuple[Place, Inputs]:
+        """Return what the teacher sees of an epoch, in the order of its chunks."""
+        same = self.chunks.keys.same_inputs(split)
+        place = Place(split, epoch, self.chunks.count(split))
+        return place, lambda: self._views(split, epoch, own_order=same)

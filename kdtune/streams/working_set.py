@@ -36,7 +36,7 @@ class WorkingSet:
     views: Mapping[str, int]
     """Bytes by split of the views that are worth storing, of all these streams."""
     per_repeat: int
-    """Bytes of the logits and features that one repeat has for itself."""
+    """Bytes of the logits and features, of teacher and student, that one repeat has for itself."""
     shared: int
     """Bytes of the logits and features that all repeats share."""
     repeats: int
@@ -91,12 +91,15 @@ def working_set(
     counts = {split: len(values) for split, values in data.splits.items()}
     counts["train"] = run.train_images or counts["train"]
     networks = [model for model in teacher if isinstance(model, Classifier)]
-    logits = FLOAT_BYTES * len(data.classes) * len(networks)  # a table of outputs is a file itself
+    # a table of outputs is a file itself
+    outputs = FLOAT_BYTES * len(data.classes) * len(networks)
+    if run.compares_features or resources.teacher_features:
+        outputs += FLOAT_BYTES * sum(map(_feature_size, networks))
     sets = sum(v.logit_sets for v in variants if not v.same)
-    per_repeat = sets * run.epochs * counts["train"] * logits
+    per_repeat = sets * run.epochs * counts["train"] * outputs
     same = any(v.same for v in variants)
     fixed = sum(counts.values()) - (0 if same else counts["train"])
-    shared = fixed * logits * min(run.teachers, resources.repeats)
+    shared = fixed * outputs * min(run.teachers, resources.repeats)
     if run.trainable == "head":
         own, once = _feature_bytes(run, variants, counts, student)
         per_repeat, shared = per_repeat + own, shared + once
@@ -126,6 +129,13 @@ def _read_again(run: Run, split: str, teacher: Sequence[Model]) -> bool:
     return run.batch_norm == "train" and split != "train"
 
 
+def _feature_size(model: Classifier) -> int:
+    """Return the number of inputs of the model's head."""
+    weight = model.head.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[1]
+
+
 def _feature_bytes(
     run: Run, variants: Sequence[Variant], counts: Mapping[str, int], student: Classifier
 ) -> tuple[int, int]:
@@ -133,9 +143,8 @@ def _feature_bytes(
 
     Without augmentation and mixing the backbone is taken to treat each image by itself.
     """
-    weight = student.head.weight
-    assert isinstance(weight, Tensor)
-    size = {split: count * FLOAT_BYTES * weight.shape[1] for split, count in counts.items()}
+    image = FLOAT_BYTES * _feature_size(student)
+    size = {split: count * image for split, count in counts.items()}
     if run.batch_norm == "train":
         statistics = sum(buffer.nbytes for buffer in student.net.buffers())
         epoch = size["train"] + statistics + size["val"]
@@ -171,7 +180,8 @@ def cache_warning(
     enough = max(need.needed, 2 * max(need.views.values(), default=0))
     advice = f"--cache-gb {math.ceil(enough / 1e8) / 10:g} keeps everything"
     if need.kept_repeats < need.repeats:
-        what = "logits and features" if run.trainable == "head" else "logits"
+        has_features = run.trainable == "head" or resources.teacher_features
+        what = "logits and features" if has_features else "logits"
         return (
             f"the streams of {need.repeats} repeats need {need.needed / 1e9:.2g} GB, but --cache-gb"
             f" is {study.cache_gb:g}: {what} of {need.kept_repeats} repeats are stored, and every "

@@ -16,6 +16,8 @@
 - losses: the loss of a batch
 - objectives: the table of distillation losses, the user's own, and sums of two
 - logit_losses: distillation losses of logits
+- feature_losses: distillation losses of features
+- projector: linear projector from the features of the student to those of the teacher
 - metrics: metrics of an epoch, from the table in config/metrics
 - predictions: a student's predictions and their file
 - optim: optimisers, their steps and learning-rate schedules

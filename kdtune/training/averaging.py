@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kdtune.config.run import Run
@@ -33,20 +33,27 @@ class WeightAverage:
         decay: In (0, 1).
         student: On its device, with a frozen backbone if only its head is trained.
         whole: Whether the whole student learns.
+        projector: Of the student's features, averaged as well: the distillation term is then that
+            of a student and a projector of the same steps.
     """
 
-    def __init__(self, decay: float, student: Classifier, whole: bool):
+    def __init__(
+        self, decay: float, student: Classifier, whole: bool, projector: nn.Module | None = None
+    ):
         self.decay, self.updates = decay, 0
         averaged = [p.detach() for p in student.parameters() if p.requires_grad]
         if whole:
             averaged += _statistics(student)
+        if projector is not None:
+            averaged += [p.detach() for p in projector.parameters()]
         self._weights = averaged
         self._averages = [weight.clone() for weight in averaged]
 
     @classmethod
-    def of(cls, run: Run, student: Classifier) -> Self | None:
+    def of(cls, run: Run, student: Classifier, projector: nn.Module | None = None) -> Self | None:
         """Return the average that the run asks for; None if it asks for none."""
-        return cls(run.ema, student, run.trainable == "all") if run.ema > 0 else None
+        whole = run.trainable == "all"
+        return cls(run.ema, student, whole, projector) if run.ema > 0 else None
 
     @torch.no_grad()
     def update(self) -> None:

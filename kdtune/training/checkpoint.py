@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -75,6 +75,7 @@ class Checkpoint:
         optimizer: Optimizer,
         scheduler: LRScheduler,
         past: list[Epoch],
+        projector: nn.Module | None = None,
         average: WeightAverage | None = None,
     ) -> None:
         """Save the state after the last of the past epochs, unless the last save is too recent."""
@@ -88,6 +89,7 @@ class Checkpoint:
         state = {
             "format": FORMAT,
             "student": student.net.state_dict(),
+            "projector": None if projector is None else projector.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
             "average": None if average is None else average.state_dict(),
@@ -108,32 +110,36 @@ class Checkpoint:
         student: Classifier,
         optimizer: Optimizer,
         scheduler: LRScheduler,
+        projector: nn.Module | None = None,
         average: WeightAverage | None = None,
     ) -> list[Epoch]:
         """Restore the saved state and return its past epochs.
 
         Without a state, or with one that is damaged, of another format or of another model, the
-        student is left as it is and the list is empty.
+        student and the projector are left as they are and the list is empty.
         """
         if not self.file.exists():
             return []
-        before = {name: value.clone() for name, value in student.net.state_dict().items()}
+        modules = [student.net] if projector is None else [student.net, projector]
+        before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
         try:
             state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 return []
             past = [_epoch(values) for values in state["epochs"]]
-            parts = state["student"], state["optimizer"], state["scheduler"]
+            parts = state["optimizer"], state["scheduler"]
             if average is not None:
                 average.load_state_dict(state["average"])
-            student.net.load_state_dict(parts[0])
-            optimizer.load_state_dict(parts[1])
-            scheduler.load_state_dict(parts[2])
+            for module, name in zip(modules, ("student", "projector"), strict=False):
+                module.load_state_dict(state[name])
+            optimizer.load_state_dict(parts[0])
+            scheduler.load_state_dict(parts[1])
             self.best = BestEpoch(*best) if (best := state.get("best")) else None
         except Exception:  # torch answers damage with many types
             if average is not None:
                 average.updates = 0  # the first update replaces the averages
-            student.net.load_state_dict(before)
+            for module, values in zip(modules, before, strict=True):
+                module.load_state_dict(values)
             return []
         return past
 

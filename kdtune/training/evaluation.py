@@ -47,5 +47,5 @@ def teacher_logits(
     own, used = replace(run, trainable="all", mixup=0.0, cutmix=0.0), resources
     if split == "train" and run.augmentation != "none":  # no run needs these views
         own = replace(own, augment="none")
-        used = replace(resources, cache=Cache(gigabytes=0))
+        used = replace(resources, cache=Cache(gigabytes=0), teacher_features=False)
     return Stream(own, data, student, teacher, used).teacher_logits(split)

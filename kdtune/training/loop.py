@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -30,6 +31,7 @@ from kdtune.training.optim import (
     make_scheduler,
     take_step,
 )
+from kdtune.training.projector import make_projector
 
 
 class Diverged(RuntimeError):
@@ -46,6 +48,8 @@ class _Training:
     objective: BoundObjective
     optimizer: Optimizer
     scheduler: LRScheduler
+    projector: nn.Linear | None
+    """From the student's features to the teacher's; None if the loss compares logits."""
     average: WeightAverage | None
     """Of the student's weights, if it is the average that is evaluated."""
 
@@ -67,19 +71,23 @@ def train(
     Raises:
         Diverged: A loss or another metric became NaN or infinite.
     """
-    optimizer = make_optimizer(run, student)
+    members = () if stream.teacher is None else stream.teacher.members
+    projector = make_projector(run, student, members)
+    optimizer = make_optimizer(run, student, projector)
     scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
-    average = WeightAverage.of(run, student)
-    training = _Training(run, student, stream, objective(run), optimizer, scheduler, average)
+    average = WeightAverage.of(run, student, projector)
+    training = _Training(
+        *(run, student, stream, objective(run), optimizer, scheduler, projector, average)
+    )
     past: list[Epoch] = []
     if checkpoint is not None:
-        past = checkpoint.load(student, optimizer, scheduler, average)
+        past = checkpoint.load(student, optimizer, scheduler, projector, average)
         yield from past
     for number in range(len(past), run.epochs):
         past.append(_epoch(training, number))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it
-            checkpoint.save(student, optimizer, scheduler, past, average)
+            checkpoint.save(student, optimizer, scheduler, past, projector, average)
         yield past[-1]
     if average is not None:
         average.swap()
@@ -108,7 +116,7 @@ def _train_epoch(training: _Training, number: int) -> Meter:
         if step == 0 and batch.features is None:  # a head on cached features has no mode
             student.set_mode(True, run.batch_norm == "train")
         seed_step(run, number, step)
-        outputs = predict(student, batch)
+        outputs = predict(student, batch, training.projector)
         losses = Losses.of(run, training.objective, outputs, batch)
         labelled = batch.labelled
         meter.add(outputs.logits[: len(labelled)], labelled, losses)
@@ -129,18 +137,27 @@ def _evaluate(training: _Training, split: str, number: int) -> Meter:
     for step, batch in enumerate(training.stream.evaluate(split, number)):
         if step == 0 and batch.features is None:
             student.set_mode(False)
-        outputs = predict(student, batch)
+        outputs = predict(student, batch, training.projector)
         losses = Losses.of(training.run, training.objective, outputs, batch)
         meter.add(outputs.logits, batch, losses)
     return meter
 
 
-def predict(student: Classifier, batch: Batch) -> Outputs:
-    """Return the student's outputs for a batch, from its features if the backbone is frozen."""
+def predict(student: Classifier, batch: Batch, projector: nn.Linear | None = None) -> Outputs:
+    """Return the student's outputs for a batch, from its features if the backbone is frozen.
+
+    Args:
+        student: In the mode of the pass.
+        batch: Its views, or the features that replace them.
+        projector: Of the student's features; None if the loss compares logits alone.
+    """
     if batch.features is not None:
         return Outputs(student.classify(batch.features))
     assert batch.views is not None
-    return Outputs(student(batch.views))
+    if projector is None:
+        return Outputs(student(batch.views))
+    logits, features = student.with_features(batch.views)
+    return Outputs(logits, projector(features))
 
 
 def _check_finite(splits: dict[str, Metrics], number: int) -> None:

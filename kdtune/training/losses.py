@@ -15,6 +15,9 @@ class Outputs:
 
     logits: Tensor
     """[B, K]."""
+    features: Tensor | None = None
+    """Projected features, float32 [B, D] with the D of the teacher; None unless the loss compares
+    features."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,11 @@ def _distillation(objective: BoundObjective, outputs: Outputs, batch: Batch) -> 
     one that does not, the two terms are equal.
     """
     assert batch.teacher is not None
-    term = objective(outputs.logits, batch.teacher, batch.labels)
+    features = outputs.features, batch.teacher_features
+    term = objective(outputs.logits, batch.teacher, batch.labels, *features)
     if batch.partners is None:
         return term
     assert batch.shares is not None
     share = batch.shares[0]  # all images of a training batch have the same
-    return share * term + (1 - share) * objective(outputs.logits, batch.teacher, batch.partners)
+    other = objective(outputs.logits, batch.teacher, batch.partners, *features)
+    return share * term + (1 - share) * other

@@ -6,6 +6,10 @@ D is an entry of `OBJECTIVES`, the user's own function, `--loss module:function`
 these, `--loss A+B`, which is A + loss_weight * B. Every term is called as
 `function(student, teacher, labels, **hyperparameters)`: logits [B, K] of both models, labels int64
 [B], and as keywords the fields of `Run` that are its keyword-only parameters. It returns a scalar.
+
+A term whose first two parameters are named student_features and teacher_features is given features
+[B, D] in place of logits: the input of the teacher's head, and that of the student's head after a
+linear projector (`projector`).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from kdtune.config.effects import keyword_parameters, terms_of
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
+from kdtune.training.feature_losses import features_cosine, features_mse
 from kdtune.training.logit_losses import dist, dkd, kl, ls, mse, nkd, wide
 
 # torch is imported inside the functions: `--help` reads the names and the signatures of this
@@ -29,12 +34,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Objective = Callable[..., "Tensor"]
-"""objective(student [B, K], teacher [B, K], labels [B], **hyperparameters) -> scalar."""
+"""objective(student [B, K], teacher [B, K], labels [B], **hyperparameters) -> scalar; or of
+student_features [B, D] and teacher_features [B, D]."""
+FEATURES = ("student_features", "teacher_features")
+"""Names of the first two parameters of an objective of features."""
 
 OBJECTIVES: dict[str, Objective] = {
-    function.__name__: function for function in (kl, mse, dkd, ls, dist, nkd)
+    function.__name__: function
+    for function in (kl, mse, dkd, ls, dist, nkd, features_mse, features_cosine)
 }
-"""All objectives by name. A new one is one function in `logit_losses`, and its test."""
+"""All objectives by name. A new one is one function in `logit_losses` or `feature_losses`, and its
+test."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Term:
     weight: float
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     """Of (student [B, K], teacher [B, K], labels [B]); its hyperparameters are set."""
+    of_features: bool = False
+    """Whether it is given features [B, D] in place of logits."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,34 @@ class BoundObjective:
     terms: tuple[Term, ...]
     """One or two; the weight of the first is 1."""
 
-    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, a scalar, of logits [B, K] of both models and labels [B]."""
+    def __call__(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        student_features: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            student: Logits [B, K].
+            teacher: Logits [B, K].
+            labels: int64 [B].
+            student_features: Projected, [B, D]; None if no term is of features.
+            teacher_features: [B, D]; None if no term is of features.
+        """
+
+        def value(term: Term) -> Tensor:
+            if not term.of_features:
+                return term.function(student, teacher, labels)
+            assert student_features is not None and teacher_features is not None
+            return term.function(student_features, teacher_features, labels)
+
         first, *others = self.terms
-        loss = first.function(student, teacher, labels)
+        loss = value(first)
         for term in others:
-            loss = loss + term.weight * term.function(student, teacher, labels)
+            loss = loss + term.weight * value(term)
         return loss
 
 
@@ -89,7 +123,13 @@ def objective(run: Run) -> BoundObjective:
     """Return the run's objective. Raises InputError as `resolve` does."""
     weights = (1.0, run.loss_weight)
     own = zip(weights, terms_of(run.loss), strict=False)
-    return BoundObjective(tuple(Term(weight, _bind(name, run)) for weight, name in own))
+    return BoundObjective(tuple(Term(w, _bind(n, run), takes_features(n)) for w, n in own))
+
+
+def takes_features(loss: str) -> bool:
+    """Return True if an objective or a term of a sum is of features; raise as `resolve` does."""
+    functions = map(resolve, terms_of(loss))
+    return any(tuple(inspect.signature(f).parameters)[:2] == FEATURES for f in functions)
 
 
 def _bind(name: str, run: Run) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -1,7 +1,7 @@
 """One batch of a run, without a stream: what it needs in memory and how long a step takes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from kdtune.training.loop import predict
 from kdtune.training.losses import Losses
 from kdtune.training.objectives import objective
 from kdtune.training.optim import make_optimizer, take_step
+from kdtune.training.projector import make_projector
 from kdtune.training.recipe import resolve
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
@@ -66,7 +67,15 @@ def teacher_logits(models: Models, views: Tensor) -> Tensor:
     return torch.stack([member(views) for member in models.teacher]).mean(0)
 
 
-def training_steps(run: Run, student: Classifier, batch: Batch) -> Iterator[Tensor]:
+@torch.no_grad()
+def teacher_features(models: Models, views: Tensor) -> Tensor:
+    """Return features of the teacher, one network, float32 [B, D], on its device."""
+    return models.teacher[0].features(views)
+
+
+def training_steps(
+    run: Run, student: Classifier, batch: Batch, teacher: Sequence[Classifier] = ()
+) -> Iterator[Tensor]:
     """Train the student on one batch again and again, as a run does; yield the losses.
 
     A student with a frozen backbone computes the features of the batch in every step, as the run
@@ -75,15 +84,18 @@ def training_steps(run: Run, student: Classifier, batch: Batch) -> Iterator[Tens
     Args:
         run: Objective, optimizer and precision.
         student: In training mode on its device.
-        batch: Views, labels and logits of the teacher on the same device.
+        batch: Views, labels and logits of the teacher on the same device; for a loss of features
+            also those of the teacher.
+        teacher: Its members, for a loss of features.
     """
-    optimizer, own = make_optimizer(run, student), objective(run)
-    average = WeightAverage.of(run, student)
+    projector, own = make_projector(run, student, teacher), objective(run)
+    optimizer = make_optimizer(run, student, projector)
+    average = WeightAverage.of(run, student, projector)
     frozen = run.trainable == "head"
     while True:
         with torch.no_grad():
             features = student.features(batch.views) if frozen and batch.views is not None else None
-        outputs = predict(student, Batch(batch.labels, batch.views, features, batch.teacher))
+        outputs = predict(student, replace(batch, features=features), projector)
         loss = Losses.of(run, own, outputs, batch).loss
         take_step(run, optimizer, loss)
         if average is not None:
@@ -108,9 +120,12 @@ def try_batch(run: Run, device: torch.device) -> Models:
     labels = torch.zeros(run.batch_size, dtype=torch.int64)
     teacher_logits(models, views[:inference].to(device))
     batch = Batch(labels, views[: run.batch_size]).to(device)
-    assert batch.views is not None
-    batch = Batch(batch.labels, batch.views, None, teacher_logits(models, batch.views))
-    steps = training_steps(run, models.student, batch)
+    given = batch.views
+    assert given is not None
+    batch = replace(batch, teacher=teacher_logits(models, given))
+    if run.compares_features:
+        batch = replace(batch, teacher_features=teacher_features(models, given))
+    steps = training_steps(run, models.student, batch, models.teacher)
     for _ in range(STEPS):
         next(steps).item()
     return models

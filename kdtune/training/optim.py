@@ -1,6 +1,6 @@
 """Optimisers, their steps, and learning-rate schedules."""
 
-from torch import Tensor, zeros
+from torch import Tensor, nn, zeros
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
@@ -18,9 +18,10 @@ from kdtune.config.run_checks import check_warmup
 from kdtune.models.classifier import Classifier
 
 
-def make_optimizer(run: Run, student: Classifier) -> Optimizer:
-    """Return the run's optimiser of the student's parameters that require a gradient."""
-    parameters = [p for p in student.parameters() if p.requires_grad]
+def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = None) -> Optimizer:
+    """Return the run's optimiser of all parameters of both modules that require a gradient."""
+    modules = (student,) if projector is None else (student, projector)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if run.optimizer == "adamw":
         return AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)
     return SGD(

@@ -33,6 +33,7 @@ from kdtune.training.metrics import Epoch
 from kdtune.training.objectives import check_objective, check_searched, own_objectives
 from kdtune.training.output_teacher import clear_output_teachers
 from kdtune.training.predictions import save_predictions
+from kdtune.training.projector import check_features
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
     initial_teacher,
@@ -245,6 +246,8 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
                 f"False for all; set it to True (net.requires_grad_())"
             )
         probe(student, views, len(data.classes), whole=whole)
+    networks = [student for _, student in own_students]
+    check_features(study, [teacher for _, teacher in own_teachers], networks, views)
     return made_of if fingerprints else {}
 
 

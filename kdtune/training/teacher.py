@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,8 @@ def _accuracy_before(run: Run, resources: Resources) -> tuple[Accuracy | None, s
     if model.has_new_head:
         return None, "not measured, since the head is new"
     own = teacher_run(run)
-    before = evaluate(own, Teacher.of([model]), resources, ["val"])["val"]
+    logits_only = replace(resources, teacher_features=False)  # no student learns from this teacher
+    before = evaluate(own, Teacher.of([model]), logits_only, ["val"])["val"]
     return before, str(before)
 
 

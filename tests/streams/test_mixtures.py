@@ -28,6 +28,7 @@ from kdtune.models.ensemble import Teacher
 from kdtune.streams.cache import Cache
 from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
+from kdtune.streams.teacher_passes import TeacherPasses
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.evaluation import evaluate as accuracy_of
 from kdtune.training.loop import train
@@ -260,10 +261,12 @@ def test_views_too_many_to_hold_change_nothing(
 def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> int:
     """Train; return how many training images the teacher saw."""
     seen: list[int] = []
-    forward = Stream._forward
+    forward = TeacherPasses._forward
     with monkeypatch.context() as patch:
         patch.setattr(
-            Stream, "_forward", lambda s, m, batch: seen.append(len(batch)) or forward(s, m, batch)
+            TeacherPasses,
+            "_forward",
+            lambda s, m, batch: seen.append(len(batch)) or forward(s, m, batch),
         )
         list(over_stream(run, blobs(), resources))
     evaluated = {30, 24}  # val and test, one inference batch each
