@@ -520,7 +520,7 @@ MUTANTS = {
         "streams/stream.py", "values = values[order]", "values = values", "streams/stream"
     ),
     "a teacher in train mode": Mutant(
-        "streams/stream.py",
+        "streams/teacher_passes.py",
         "model.set_mode(False)",
         "model.set_mode(True)",
         "streams/stream",
@@ -671,6 +671,24 @@ MUTANTS = {
         'average.load_state_dict(state["average"])',
         "pass",
         "training/checkpoint",
+    ),
+    "a projector is not resumed": Mutant(
+        "training/checkpoint.py",
+        'projector.load_state_dict(state["projector"])',
+        "pass",
+        "training/features_in_runs",
+    ),
+    "a projector that does not learn": Mutant(
+        "training/optim.py",
+        "(student,) if projector is None else (student, projector)",
+        "(student,)",
+        "training/features_in_runs",
+    ),
+    "a cosine of zeros is not a number": Mutant(
+        "training/feature_losses.py",
+        "squares.masked_fill(squares == 0, 1).sqrt()",
+        "squares.sqrt()",
+        "training/feature_losses",
     ),
     "KL the other way round": Mutant(
         "training/logit_losses.py",

@@ -1,5 +1,6 @@
 """Checkpoint of a run: its state in one file, from which an interrupted run resumes."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -120,26 +121,28 @@ class Checkpoint:
         """
         if not self.file.exists():
             return []
-        modules = [student.net] if projector is None else [student.net, projector]
-        before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
+        before = {name: value.clone() for name, value in student.net.state_dict().items()}
+        projected = {} if projector is None else copy.deepcopy(projector.state_dict())
         try:
             state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 return []
             past = [_epoch(values) for values in state["epochs"]]
-            parts = state["optimizer"], state["scheduler"]
+            parts = state["student"], state["optimizer"], state["scheduler"]
             if average is not None:
                 average.load_state_dict(state["average"])
-            for module, name in zip(modules, ("student", "projector"), strict=False):
-                module.load_state_dict(state[name])
-            optimizer.load_state_dict(parts[0])
-            scheduler.load_state_dict(parts[1])
+            if projector is not None:
+                projector.load_state_dict(state["projector"])
+            student.net.load_state_dict(parts[0])
+            optimizer.load_state_dict(parts[1])
+            scheduler.load_state_dict(parts[2])
             self.best = BestEpoch(*best) if (best := state.get("best")) else None
         except Exception:  # torch answers damage with many types
             if average is not None:
                 average.updates = 0  # the first update replaces the averages
-            for module, values in zip(modules, before, strict=True):
-                module.load_state_dict(values)
+            if projector is not None:
+                projector.load_state_dict(projected)
+            student.net.load_state_dict(before)
             return []
         return past
 

@@ -81,7 +81,10 @@ needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
         ("search --al", "--alpha"),
         ("search --optimizer ", "adamw nesterov sgd"),
         ("search --optimizer sgd a", "adamw"),  # several values
-        ("search --loss ", "dist dkd kl ls mse nkd"),  # without module:function and A+B
+        (
+            "search --loss ",
+            "dist dkd features_cosine features_mse kl ls mse nkd",
+        ),  # without module:function and A+B
         ("search --keep best ", None),
         ("search --no-st", "--no-stop-early"),
         ("search --lr 1e-4..1e-1:log --mome", "--momentum"),

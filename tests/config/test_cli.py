@@ -324,7 +324,7 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
 def test_help_says_bounds_and_effects(search_help: str) -> None:
     assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd or nesterov." in search_help
     assert "Must be 0 or more. Only used with loss " in search_help
-    assert re.search(r"--loss \[\{kl,mse[a-z,]*,module:function,A.B\}", search_help)
+    assert re.search(r"--loss \[\{kl,mse[a-z_,]*,module:function,A.B\}", search_help)
 
 
 def test_a_loss_of_the_users_own() -> None:

@@ -273,6 +273,8 @@ def test_hyperparameters_are_fields_of_a_run() -> None:
         "ls": temperatures_of_both,
         "dist": (*temperatures_of_both, "dist_beta", "dist_gamma"),
         "nkd": (*temperatures_of_both, "nkd_gamma"),
+        "features_mse": (),
+        "features_cosine": (),
     }
     assert all(set(keyword_parameters(function)) <= known for function in OBJECTIVES.values())
 

@@ -1,0 +1,312 @@
+"""Losses of features against their closed forms, and the checks before a run with one.
+
+References: torch's own functions, gradients by hand and by autograd of the definition, and laws.
+Float64, tolerance 1e-12, unless a test says otherwise.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from kdtune.config.effects import takes_features
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.models.outputs import OutputTeacher
+from kdtune.models.preprocessing import Preprocessing
+from kdtune.raytune.gpu_memory import largest_runs
+from kdtune.streams.resources import Resources
+from kdtune.training.objectives import OBJECTIVES, check_objective, objective
+from kdtune.training.one_batch import try_batch
+from kdtune.training.projector import check_features, make_projector
+from kdtune.training.run import check, check_study, make_student
+from kdtune.training.teacher import initial_teacher
+
+B, D, S = 6, 5, 3
+LABELS = torch.arange(B) % D
+LOSSES = ("features_mse", "features_cosine")
+CPU = torch.device("cpu")
+
+
+def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Features of student and teacher, [B, D]."""
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(B, D, generator=generator).double() for _ in range(2))
+    return student.to(dtype), (3 * teacher + 1).to(dtype)
+
+
+def value(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
+    return OBJECTIVES[loss](student, teacher, torch.arange(len(student)) % 2)
+
+
+def close(got: Tensor, want: Tensor | float) -> None:
+    torch.testing.assert_close(got, torch.as_tensor(want, dtype=got.dtype), rtol=1e-12, atol=1e-12)
+
+
+def test_hand_worked_numbers() -> None:
+    student, teacher = (
+        torch.tensor(rows).double() for rows in ([[3, 4], [0, 2]], [[4, 3], [0, -1]])
+    )
+    close(value("features_mse", student, teacher), (1 + 1 + 0 + 9) / 4)
+    close(value("features_cosine", student, teacher), ((1 - 24 / 25) + 2) / 2)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_is_its_definition_and_so_is_its_gradient(loss: str) -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    want = {
+        "features_mse": ((student - teacher) ** 2).sum() / (B * D),
+        "features_cosine": sum(
+            1 - (s @ t) / (s.norm() * t.norm()) for s, t in zip(student, teacher, strict=True)
+        )
+        / B,
+    }[loss]
+    got = value(loss, student, teacher)
+    close(got, want.detach())
+    close(*(torch.autograd.grad(x, student)[0] for x in (got, want)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_of_the_projector_by_hand(loss: str) -> None:
+    """d/dW = G^T x and d/db = the sum of G, where G is the gradient of the projected features."""
+    _, teacher = pair()
+    x = torch.randn(B, S, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
+    projector = nn.Linear(S, D).double()
+    value(loss, projected := projector(x), teacher).backward()
+    s, t = projected.detach(), teacher
+    if loss == "features_mse":
+        gradient = 2 * (s - t) / (B * D)
+    else:
+        u, v = F.normalize(s), F.normalize(t)
+        cosine = (u * v).sum(1, keepdim=True)
+        gradient = -(v - cosine * u) / s.norm(dim=1, keepdim=True) / B
+    assert projector.weight.grad is not None and projector.bias.grad is not None
+    close(projector.weight.grad, gradient.T @ x.detach())
+    close(projector.bias.grad, gradient.sum(0))
+    assert x.grad is not None
+    close(x.grad, gradient @ projector.weight.detach())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+def test_the_cosine_does_not_depend_on_size_and_is_half_a_distance(a: float, b: float) -> None:
+    student, teacher = pair()
+    want = value("features_cosine", student, teacher)
+    close(value("features_cosine", a * student, b * teacher), want)
+    close(want, value("features_mse", F.normalize(student), F.normalize(teacher)) * D / 2)
+    close(value("features_cosine", student, a * student), 0.0)
+    close(value("features_cosine", student, -a * student), 2.0)
+
+
+def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient() -> None:
+    student, teacher = pair()
+    student[0], teacher[1] = 0, 0
+    student.requires_grad_()
+    loss = value("features_cosine", student, teacher)
+    cosines = F.cosine_similarity(student, teacher)[2:]
+    close(loss, (2 + (1 - cosines).sum()).detach() / B)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.isfinite().all() and not gradient[1].any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_computed_in_float32_and_finite(loss: str, dtype: torch.dtype) -> None:
+    student, teacher = pair(dtype)
+    got = value(loss, student, teacher)
+    assert got.dtype == torch.float32
+    assert float(got) == pytest.approx(float(value(loss, student.double(), teacher.double())))
+    largest = {"features_mse": 1e15, "features_cosine": torch.finfo(dtype).max / 4}[loss]
+    for size in (min(largest, torch.finfo(dtype).max / 4), 1e-30, 0.0):
+        far = (student.float() * size / student.float().abs().max()).to(dtype).requires_grad_()
+        extreme = value(loss, far, -far.detach())
+        (gradient,) = torch.autograd.grad(extreme, far)
+        assert extreme.isfinite() and gradient.float().isfinite().all(), size
+    if loss == "features_cosine":  # as exact at the ends of bfloat16 as elsewhere
+        far = (student.float() * largest / student.float().abs().max()).to(dtype)
+        assert float(value(loss, far, teacher)) == pytest.approx(float(got), rel=0.02)
+
+
+# -- the table and sums ----------------------------------------------------------------------------
+
+
+def test_which_losses_take_features() -> None:
+    taking = {loss for loss in OBJECTIVES if takes_features(loss)}
+    assert taking == {"features_mse", "features_cosine"}
+    assert takes_features("kl+features_mse") and takes_features("features_mse+kl")
+    assert not takes_features("kl+mse")
+    assert Run(loss="features_mse").compares_features
+    assert not Run(loss="features_mse", alpha=1).compares_features
+
+
+def test_each_term_of_a_sum_has_its_inputs() -> None:
+    (s, t), (logits, target) = pair(), pair()
+    logits, target = logits.flip(0), 2 * target
+    run = Run(loss="kl+features_mse", loss_weight=0.3, temperature=2.0)
+    kl = OBJECTIVES["kl"](logits, target, LABELS, temperature=2.0)
+    mse = value("features_mse", s, t)
+    close(objective(run)(logits, target, LABELS, s, t), kl + 0.3 * mse)
+    turned = replace(run, loss="features_mse+kl")
+    close(objective(turned)(logits, target, LABELS, s, t), mse + 0.3 * kl)
+
+
+OWN = """
+def distance(student_features, teacher_features, labels):
+    return (student_features - teacher_features).abs().mean()
+
+def other_names(student, teacher, labels):
+    return (student - teacher).abs().mean()
+"""
+
+
+def test_an_objective_of_the_user_may_take_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "feature_losses_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = Run(loss="feature_losses_of_mine:distance")
+    assert run.compares_features and not takes_features("feature_losses_of_mine:other_names")
+    check_objective(run, 10)
+    (s, t), logits = pair(), torch.zeros(B, 10)
+    close(objective(run)(logits, logits, LABELS, s, t), (s - t).abs().mean())
+
+
+# -- the projector ---------------------------------------------------------------------------------
+
+
+def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else(tiny: Run) -> None:
+    run = replace(tiny, loss="features_mse")
+    student, teacher = make_student(run), initial_teacher(run)
+    before = torch.get_rng_state()
+
+    def weights(run: Run) -> Tensor:
+        projector = make_projector(run, student, [teacher])
+        assert projector is not None
+        return projector.weight
+
+    first = weights(run)
+    assert first.shape == (teacher.head.in_features, student.head.in_features) == (16, 8)
+    for same in ({"lr": 1.0}, {"alpha": 0.1}, {"loss": "kl+features_cosine"}, {"batch_size": 3}):
+        assert torch.equal(weights(replace(run, **same)), first)
+    others = [first, weights(replace(run, seed=1)), weights(replace(run, repeat=1))]
+    assert len({tuple(w.flatten().tolist()) for w in others}) == 3
+    assert first.abs().max() <= 1 / math.sqrt(8)
+    assert torch.equal(torch.get_rng_state(), before)
+    for none in ({"loss": "kl"}, {"alpha": 1.0}):
+        assert make_projector(replace(run, **none), student, [teacher]) is None
+    assert make_projector(run, student, []) is None  # a teacher that is fine-tuned
+
+
+# -- what cannot work ------------------------------------------------------------------------------
+
+
+def conv_head(classes: int) -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(1, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.preprocessing = Preprocessing(mean=(0.3,), std=(0.35,))  # type: ignore[assignment]
+    return net
+
+
+class Tokens(nn.Module):
+    """A head on each row of an image, and the mean of its outputs."""
+
+    preprocessing = Preprocessing(mean=(0.3,), std=(0.35,))
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(28, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x[:, 0]).mean(1)
+
+
+PLAIN = {"teacher_epochs": 0, "teacher_weights": "none"}
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "frozen": ({"trainable": "head"}, "--trainable must be all with --loss features_mse, since a"),
+    "ensemble": (
+        {"teacher": "factories:tiny_teacher+factories:dropout_student", **PLAIN},
+        r"--teacher must be one network .* but got --teacher factories:tiny_teacher\+factories",
+    ),
+    "teacher without a linear head": (
+        {"teacher": f"{__name__}:conv_head", **PLAIN},
+        "--teacher must have a Linear layer as its last .* 0, is a Conv2d; use another model",
+    ),
+    "student without a linear head": (
+        {"student": f"{__name__}:conv_head"},
+        "--student must have a Linear layer as its last one",
+    ),
+    "tokens": (
+        {"student": f"{__name__}:Tokens"},
+        r"--student must have features of the shape \[B, D\] .* have the shape \[B, 28, 28\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_learn_from_features_is_refused(fault: str, tiny: Run) -> None:
+    changes, sentence = FAULTS[fault]
+    run = replace(tiny, **changes)
+    check(replace(run, loss="features_mse", alpha=1.0))  # plain training compares none
+    check(replace(run, loss="kl"))
+    with pytest.raises(InputError, match=sentence):
+        check(replace(run, loss="features_mse"))
+
+
+def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
+    run = replace(tiny, teacher_epochs=0)
+    names = {"loss": ("kl", "mse+features_cosine"), "alpha": (0.5, 1.0)}
+    check_study(Study(run=run, space=names), fingerprints=False)
+    for space, flag in (
+        ({"trainable": ("all", "head")}, "--trainable"),
+        ({"teacher": (run.teacher, f"{run.teacher}+factories:dropout_student")}, "--teacher"),
+    ):
+        with pytest.raises(InputError, match=f"{flag} must be .* with --loss mse.features_cosine"):
+            check_study(Study(run=run, space=names | space), fingerprints=False)  # type: ignore[arg-type]
+        check_study(Study(run=run, space={**space, "loss": ("kl", "mse")}), fingerprints=False)  # type: ignore[arg-type]
+
+
+def test_a_file_of_outputs_has_no_features(tiny: Run) -> None:
+    table = OutputTeacher("outputs.parquet", "0" * 16, {})
+    study = Study(run=replace(tiny, loss="features_mse"))
+    with pytest.raises(InputError, match=r"--teacher must be a network .* got --teacher outputs"):
+        check_features(study, [table], [], torch.zeros(2, 1, 28, 28))
+    check_features(Study(run=tiny), [table], [], torch.zeros(2, 1, 28, 28))
+
+
+# -- before a study --------------------------------------------------------------------------------
+
+
+def test_the_study_says_whether_passes_of_the_teacher_give_features(tiny: Run) -> None:
+    def wanted(**space: Any) -> bool:
+        return Resources.of(Study(run=tiny, space=space, gpus=0)).teacher_features
+
+    assert not wanted(loss=("kl", "mse")) and not wanted(loss=("features_mse",), alpha=(1.0,))
+    assert wanted(loss=("kl", "features_mse"), alpha=(0.5, 1.0))
+    assert wanted(loss=("kl+features_cosine",), alpha=(0.0, 0.9))
+
+
+def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Study(run=replace(tiny, alpha=1.0, loss="features_mse"))
+    assert not any(run.compares_features for run in largest_runs(plain))
+    space = {"loss": ("kl", "features_mse"), "alpha": (0.5, 1.0)}
+    (run,) = largest_runs(Study(run=replace(tiny, alpha=1.0), space=space))
+    assert run.compares_features
+    made: list[nn.Linear | None] = []
+
+    def seen(*args: Any) -> nn.Linear | None:
+        made.append(make_projector(*args))
+        return made[-1]
+
+    monkeypatch.setattr("kdtune.training.one_batch.make_projector", seen)
+    try_batch(run, CPU)
+    (projector,) = made
+    assert projector is not None and projector.weight.grad is not None
+    assert projector.weight.grad.any()

@@ -1,0 +1,389 @@
+"""Runs with losses of features: against a plain loop, resumed, exported, and what they share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import build_teacher, side
+from safetensors import safe_open
+from tiny_run import TINY, train_tiny_teacher
+from torch import Tensor, nn
+
+from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
+from kdtune.config.run import Run, derive_seed
+from kdtune.data.sources import load_data
+from kdtune.data.views import Views
+from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
+from kdtune.models.registry import build
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+from kdtune.streams.working_set import working_set
+from kdtune.training.loop import train
+from kdtune.training.metrics import Epoch
+from kdtune.training.run import distill, make_student
+from kdtune.training.teacher import load_teacher
+
+CPU = torch.device("cpu")
+LIBRARY = "mobilenet_v3_small"
+
+
+# with fixtures of its own this file also runs without conftest.py, as test_mutants.py does it
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Results are equal at equal numbers of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Run:
+    return TINY
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+# -- the plain loop --------------------------------------------------------------------------------
+
+
+def watched(model: Classifier) -> dict[str, Tensor]:
+    """A dict that holds the input of the model's last linear layer after each pass."""
+    layer = [module for module in model.net.modules() if isinstance(module, nn.Linear)][-1]
+    seen: dict[str, Tensor] = {}
+    layer.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
+    return seen
+
+
+def written_down(run: Run, logits: Tensor, target: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """The distillation term as one writes it down."""
+    terms = {
+        "features_mse": lambda: F.mse_loss(s, t),
+        "features_cosine": lambda: (1 - F.cosine_similarity(s, t)).mean(),
+        "kl": lambda: (
+            F.kl_div(
+                F.log_softmax(logits / run.temperature, 1),
+                F.log_softmax(target / run.temperature, 1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            * run.temperature**2
+        ),
+    }
+    first, _, second = run.loss.partition("+")
+    return terms[first]() + (run.loss_weight * terms[second]() if second else 0)
+
+
+def plain_loop(run: Run, teacher_folder: Path) -> tuple[Classifier, float]:
+    """Distil without streams; return the student and the distillation term on val."""
+    data = load_data(run)
+    teacher = build_teacher(run, teacher_folder, data).place(CPU, run.precision)
+    seed = derive_seed("init", run.seed, run.repeat)
+    student = build(run.student, run.student_weights, len(data.classes), seed=seed)
+    student.place(CPU, run.precision)
+    teacher.set_mode(False)
+    of_student, of_teacher, size = watched(student), watched(teacher), side(run, data, student)
+    torch.manual_seed(derive_seed("projector", run.seed, run.repeat))
+    projector = nn.Linear(student.head.in_features, teacher.head.in_features)
+    learns = [*student.parameters(), *projector.parameters()]
+    make = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[run.optimizer]
+    optimizer = make(learns, lr=run.lr, weight_decay=run.weight_decay)
+    subset = data.subset(run)
+
+    def term(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = student(x)
+        with torch.no_grad():
+            target = teacher(x)
+        s = projector(of_student["x"].float())
+        return logits, written_down(run, logits, target, s, of_teacher["x"].float())
+
+    for epoch in range(run.epochs):
+        seed = derive_seed("order", run.seed, run.repeat, epoch)
+        order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(seed))
+        index = subset[order]
+        views = Views(data.splits["train"], index, run, size, epoch).batches(run.batch_size)
+        labels = data.splits["train"].labels[index].split(run.batch_size)
+        for step, (x, y) in enumerate(zip(views, labels, strict=True)):
+            student.set_mode(True, run.batch_norm == "train")
+            torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
+            logits, distillation = term(x)
+            loss = run.alpha * F.cross_entropy(logits, y) + (1 - run.alpha) * distillation
+            optimizer.zero_grad()
+            loss.backward()
+            if run.clip_norm:
+                nn.utils.clip_grad_norm_(learns, run.clip_norm)
+            optimizer.step()
+    student.set_mode(False)
+    val = data.splits["val"]
+    views = Views(val, torch.arange(len(val)), run, size).batches(25)
+    with torch.no_grad():
+        terms = [float(term(x)[1]) * len(x) for x in views]
+    return student, sum(terms) / len(val)
+
+
+def over_stream(
+    run: Run, teacher: Classifier, resources: Resources
+) -> tuple[Classifier, list[Epoch]]:
+    student = make_student(run).place(CPU, run.precision)
+    stream = Stream(run, load_data(run), student, Teacher.of([teacher]), resources)
+    return student, list(train(run, student, stream))
+
+
+def assert_same(ours: Classifier, theirs: Classifier) -> None:
+    got, want = ours.net.state_dict(), theirs.net.state_dict()
+    assert got.keys() == want.keys()
+    for key, value in want.items():
+        scale = value.abs().max().clamp(min=1e-2)  # biases begin at 0
+        assert (got[key] - value).abs().max() <= 1e-6 * scale, key
+
+
+@pytest.fixture
+def run(tiny: Run) -> Run:
+    return replace(tiny, loss="features_mse", schedule="constant")
+
+
+@pytest.fixture
+def teacher(tiny: Run, teacher_folder: Path) -> Classifier:
+    return load_teacher(tiny, teacher_folder).place(CPU, "fp32")
+
+
+SGD = {"optimizer": "sgd", "momentum": 0.0}
+"""AdamW makes much of the last bits of a gradient, which definitions of the cosine differ in."""
+KINDS: dict[str, dict[str, Any]] = {
+    "mse": {},
+    "mse, sgd, weight decay": {"weight_decay": 0.1, **SGD},
+    "cosine": {"loss": "features_cosine", **SGD},
+    "kl and mse": {"loss": "kl+features_mse", "loss_weight": 0.3, "temperature": 2.0},
+    "cosine and kl": {"loss": "features_cosine+kl", "loss_weight": 0.3, "alpha": 0.0, **SGD},
+    "clipped": {"clip_norm": 0.1, **SGD},
+    "no augmentation": {"augment": "none"},
+    "dropout": {"student": "factories:dropout_student", "batch_norm": "eval"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_loop(
+    kind: str, run: Run, teacher: Classifier, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(run, **KINDS[kind])
+    reference, distillation = plain_loop(run, teacher_folder)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    for _ in range(2):  # cold, then warm
+        student, epochs = over_stream(run, teacher, resources)
+        assert_same(student, reference)
+        assert epochs[-1].splits["val"]["distill"] == pytest.approx(distillation, rel=1e-5)
+
+
+@pytest.mark.parametrize("gigabytes", [0, 1])
+@pytest.mark.parametrize("augment", ["crop", "none"])
+def test_views_too_many_to_hold(
+    augment: str,
+    gigabytes: int,
+    run: Run,
+    teacher: Classifier,
+    teacher_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = replace(run, augment=augment, epochs=2)
+    reference, _ = plain_loop(run, teacher_folder)
+    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
+    student, _ = over_stream(run, teacher, Resources(cache=Cache(tmp_path, gigabytes)))
+    assert_same(student, reference)
+
+
+def test_alpha_1_equals_training_without_any_teacher(run: Run, teacher: Classifier) -> None:
+    run = replace(run, alpha=1.0, student="factories:dropout_student")
+    with_teacher, _ = over_stream(run, teacher, Resources(teacher_features=True))
+    alone = make_student(run).place(CPU, run.precision)
+    list(train(run, alone, Stream(run, load_data(run), alone, None, Resources())))
+    for key, value in alone.net.state_dict().items():
+        assert torch.equal(value, with_teacher.net.state_dict()[key]), key
+
+
+def test_bf16_learns_as_fp32_does(run: Run, teacher: Classifier) -> None:
+    accuracies = []
+    for precision in ("fp32", "bf16"):
+        own = replace(run, precision=precision, epochs=8, loss="kl+features_cosine")
+        _, epochs = over_stream(own, teacher.place(CPU, precision), Resources())  # type: ignore[arg-type]
+        accuracies.append(epochs[-1].splits["val"]["acc"])
+    assert accuracies[1] == pytest.approx(accuracies[0], abs=0.1)
+
+
+# -- one run ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "ema"), [("features_mse", 0.0), ("kl+features_cosine", 0.9)])
+def test_a_run_resumes_exactly_where_it_was_cut(
+    loss: str, ema: float, run: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(run, loss=loss, ema=ema, student="factories:dropout_student")
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
+    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
+    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
+    cut.close()
+    saved = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)
+    assert saved["projector"]["weight"].shape == (16, 32)
+    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
+    assert [e.splits for e in rest] == [e.splits for e in whole]
+    for name in (STUDENT, PREDICTIONS):
+        files = [tmp_path / folder / name for folder in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_projector_is_in_no_file_of_the_student(
+    run: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    names, columns = [], []
+    for loss in ("kl", "features_mse"):
+        list(distill(replace(run, loss=loss), teacher_folder, Resources(), tmp_path / loss))
+        with safe_open(tmp_path / loss / STUDENT, "pt") as file:
+            names.append(set(file.keys()))
+        columns.append(list(pd.read_parquet(tmp_path / loss / PREDICTIONS)))
+    assert names[0] == names[1] == set(make_student(run).net.state_dict())
+    assert columns[0] == columns[1]
+
+
+def test_a_run_is_the_same_after_others_of_its_process(run: Run, teacher_folder: Path) -> None:
+    """Students are kept and reset; each run has a projector of its own."""
+    run = replace(run, student=LIBRARY, image_size=32, train_images=20, epochs=1)
+    first, _, again = (
+        [e.splits for e in distill(replace(run, lr=lr), teacher_folder, Resources())]
+        for lr in (0.01, 0.1, 0.01)
+    )
+    assert again == first
+
+
+# -- what runs share -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passes(teacher: Classifier) -> Callable[[], int]:
+    """Return the number of views that the teacher has seen since the last call."""
+    seen: list[int] = []
+    teacher.net.register_forward_hook(lambda net, inputs, output: seen.append(len(output)))
+
+    def count() -> int:
+        total = sum(seen)
+        seen.clear()
+        return total
+
+    return count
+
+
+def every_view(run: Run) -> int:
+    splits = load_data(run).splits
+    assert run.train_images is not None
+    return run.epochs * run.train_images + len(splits["val"]) + len(splits["test"])
+
+
+CONFIGURATIONS: list[dict[str, Any]] = [
+    *({"loss": loss} for loss in ("kl", "features_mse", "features_cosine", "mse+features_mse")),
+    *({"lr": 0.1}, {"batch_size": 20}, {"alpha": 1.0}, {"alpha": 0.2}),
+]
+
+
+@pytest.mark.parametrize("shards", [1, None])
+def test_all_configurations_of_a_study_need_one_pass(
+    shards: int | None,
+    run: Run,
+    teacher: Classifier,
+    passes: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one compares no features; the study says that others do."""
+    run = replace(run, epochs=1)
+    if shards:  # views are then made again, with the logits on the way
+        monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", shards)
+    resources = Resources(cache=Cache(tmp_path, 1), teacher_features=True)
+    for change in CONFIGURATIONS:
+        over_stream(replace(run, **change), teacher, resources)
+    assert passes() == every_view(run)
+    kinds = [file.parent.parent.name for file in tmp_path.glob("*/*/*.safetensors")]
+    assert kinds.count("logits") == kinds.count("teacher-features") == run.epochs + 2
+
+
+@pytest.mark.parametrize("gigabytes", [0, 1])
+def test_a_run_that_needs_both_makes_one_pass(
+    gigabytes: int, run: Run, teacher: Classifier, passes: Callable[[], int], tmp_path: Path
+) -> None:
+    run = replace(run, loss="kl+features_mse", epochs=1)
+    resources = Resources(cache=Cache(tmp_path, gigabytes))
+    over_stream(run, teacher, resources)
+    assert passes() == every_view(run)
+    over_stream(replace(run, loss="kl"), teacher, resources)
+    assert passes() == (0 if gigabytes else every_view(run))
+
+
+def test_features_are_not_made_where_no_run_compares_them(
+    run: Run, teacher: Classifier, tmp_path: Path
+) -> None:
+    over_stream(replace(run, loss="kl", epochs=1), teacher, Resources(cache=Cache(tmp_path, 1)))
+    assert not (tmp_path / "teacher-features").exists()
+
+
+def outputs(stream: Stream, run: Run) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    for batch in (*stream.train(0), *stream.train(1), *stream.evaluate("val", 1)):
+        assert batch.views is not None and batch.teacher is not None
+        yield batch.views, batch.teacher, batch.teacher_features
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_have_the_same_bits_with_features_and_without(
+    precision: Any, run: Run, teacher: Classifier, tmp_path: Path
+) -> None:
+    """They are those of the head on the features, and their keys are the old ones."""
+    run = replace(run, precision=precision, batch_size=32)  # a CPU's inference batch
+    teacher.place(CPU, precision)
+    found = []
+    for loss in ("kl", "features_mse"):
+        own = replace(run, loss=loss)
+        cache = Cache(tmp_path / loss, 1)
+        student, own_teacher = make_student(own), Teacher.of([teacher])
+        stream = Stream(own, load_data(own), student, own_teacher, Resources(cache=cache))
+        found.append(list(outputs(stream, own)))
+    for (_, plain, none), (views, logits, features) in zip(*found, strict=True):
+        assert none is None and features is not None
+        assert torch.equal(plain, logits)
+        with torch.no_grad():
+            own_features = teacher.features(views)
+        torch.testing.assert_close(features, own_features, rtol=1e-2, atol=1e-2)
+    for views, logits, features in found[1][:4]:  # of train: whole inference batches but the last
+        assert features is not None
+        with torch.no_grad():
+            assert torch.equal(teacher.classify(features.clone()), logits)
+            assert torch.equal(teacher.features(views), features)
+    keys = [{f.name for f in (tmp_path / loss / "logits").glob("*/*")} for loss in ("kl", run.loss)]
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("augment", ["crop", "none"])
+def test_the_estimate_is_what_a_study_leaves_on_the_disk(
+    augment: str, run: Run, teacher: Classifier, tmp_path: Path
+) -> None:
+    run = replace(run, augment=augment, epochs=2)
+    resources = Resources(cache=Cache(tmp_path, 1), repeats=2, teacher_features=True)
+    for repeat in (0, 1):
+        over_stream(replace(run, repeat=repeat), teacher, resources)
+    files = list(tmp_path.glob("*/*/*.safetensors"))
+    on_disk = sum(file.stat().st_size for file in files)
+    need = working_set(run, load_data(run), make_student(run), [teacher], resources)
+    assert on_disk - 4096 * len(files) <= need.needed <= on_disk
+    # 16 features beside the 10 logits of the teacher
+    plain = replace(resources, teacher_features=False)
+    logits = working_set(
+        replace(run, loss="kl"), load_data(run), make_student(run), [teacher], plain
+    )
+    for name in ("per_repeat", "shared"):
+        assert getattr(need, name) * 10 == getattr(logits, name) * 26
