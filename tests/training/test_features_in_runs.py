@@ -369,6 +369,20 @@ def test_logits_have_the_same_bits_with_features_and_without(
 
 
 @pytest.mark.parametrize("augment", ["crop", "none"])
+def test_features_of_mixed_images_are_those_of_the_mixtures(
+    augment: str, run: Run, teacher: Classifier
+) -> None:
+    run = replace(run, augment=augment, mixup=1.0)
+    stream = Stream(run, load_data(run), make_student(run), Teacher.of([teacher]), Resources())
+    for batch in stream.train(1):
+        assert batch.views is not None and batch.partners is not None
+        with torch.no_grad():
+            logits, features = teacher.with_features(batch.views)
+        torch.testing.assert_close(batch.teacher, logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(batch.teacher_features, features, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("augment", ["crop", "none"])
 def test_the_estimate_is_what_a_study_leaves_on_the_disk(
     augment: str, run: Run, teacher: Classifier, tmp_path: Path
 ) -> None:
