@@ -9,6 +9,7 @@ size.
 - stream: the batches of a repeat
 - batches: consecutive images with their labels, views, features and logits
 - mixtures: the training batches of an epoch, mixed
+- extra: images without labels, an endless sequence beside the labelled ones
 - features: the output of a frozen backbone
 - shards: the views of a split
 - chunks: chunks in memory, from the cache or built

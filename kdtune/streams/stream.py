@@ -7,7 +7,7 @@ is costly to compute comes a chunk at a time from the cache. Logits are stored a
 the temperature is applied later.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -21,8 +21,9 @@ from kdtune.models.ensemble import Teacher, combine
 from kdtune.streams.batches import Batch, collect, rebatched
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
+from kdtune.streams.extra import ExtraImages
 from kdtune.streams.features import Features
-from kdtune.streams.keys import Key
+from kdtune.streams.keys import Key, Part
 from kdtune.streams.mixtures import mixed, mixed_labels
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import ShardedViews, view_shape, view_size
@@ -58,17 +59,32 @@ class Stream:
         self.working_set = working_set(run, data, student, models, resources)
         stored = filter(self.working_set.keeps_views, data.splits)
         self.views = ShardedViews(self.chunks, frozenset(stored))
-        self.features = None
+        self.features: Features | None = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, self.working_set, student_fingerprint)
+        self.extra: ExtraImages | None = None
+        if teacher is not None and run.unlabelled_per_batch:
+            # features of a batch that depend on all its images are not worth storing: no other
+            # share has the same. The frozen backbone then runs with the head
+            if self.features and not self.features.are_per_image(self.views.sample("train")):
+                self.features = None
+            of_student = self._extra_features if self.features else None
+            self.extra = ExtraImages(self.chunks, self.views, self._extra_logits, of_student)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, in the order of the repeat."""
-        return self._batches("train", epoch, self.run.batch_size)
+        """Yield the training batches of an epoch, in the order of the repeat.
+
+        Images without labels are the last ones of each batch, see `streams.extra`.
+        """
+        batches = self._on_host("train", epoch, self.run.labelled_per_batch)
+        if self.extra is not None:
+            batches = self.extra.beside(batches, epoch)
+        return (batch.to(self.resources.device) for batch in batches)
 
     def evaluate(self, split: str, epoch: int) -> Iterator[Batch]:
         """Yield the batches of val or test in their own order, for the student after this epoch."""
-        return self._batches(split, epoch, EVALUATION_BATCH)
+        batches = self._on_host(split, epoch, EVALUATION_BATCH)
+        return (batch.to(self.resources.device) for batch in batches)
 
     def teacher_logits(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the teacher's logits, float32 [N, K], and the labels, int64 [N], of a split.
@@ -79,10 +95,10 @@ class Stream:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of training batches in an epoch."""
-        return -(-self.chunks.count("train") // self.run.batch_size)
+        """Number of training batches in an epoch, which is one pass over the labelled images."""
+        return -(-self.chunks.count("train") // self.run.labelled_per_batch)
 
-    def _batches(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
+    def _on_host(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
         if self.features is None:
             batches = self._views_and_logits(split, epoch)
         else:
@@ -91,7 +107,7 @@ class Stream:
             if batch.features is not None:
                 # a copy: a file's alignment, unlike the allocator's, moves a product's last bits
                 batch = replace(batch, features=batch.features.clone())
-            yield batch.to(self.resources.device)
+            yield batch
 
     def _with_features(self, features: Features, split: str, epoch: int) -> Batch:
         """Return a whole split with the student's features in place of views."""
@@ -171,6 +187,38 @@ class Stream:
             yield Batch(labels[done : done + len(part)], part)
             done += len(part)
 
+    # -- images without labels -----------------------------------------------------------------
+
+    def _extra_logits(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
+        """Return the teacher's logits of a block of images without labels, float32 [n, K]."""
+        if self.chunks.keys.same_views("extra"):
+            return self._logits("extra", 0, rows)
+        assert self.teacher is not None
+        known = enumerate(self.teacher.fingerprints)
+        return combine([self._of_part(member, name, part, views) for member, name in known])
+
+    def _of_part(
+        self, member: int, fingerprint: str, part: Part, views: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return the logits of one member of the teacher of a block."""
+        key = self.chunks.keys.logits("extra", part.epoch, fingerprint, part)
+
+        def build(progress: Progress) -> Tensors:
+            batches = rebatched(_unlabelled(views), self.chunks.keys.inference_batch)
+            logits = (self._forward(member, batch) for batch in batches)
+            return {"logits": collect(logits, progress, part.count)}
+
+        keep = self.working_set.keeps(key, self.run)
+        return self.chunks.get(key, "extra", part.epoch, build, keep, member)["logits"]
+
+    def _extra_features(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
+        """Return the features of a block of images without labels, float32 [n, D]."""
+        assert self.features is not None
+        if self.chunks.keys.same_views("extra"):
+            batches = self._views("extra", 0, own_order=True)
+            return self.features.get("extra", 0, batches, per_image=True)[rows]
+        return self.features.get("extra", part.epoch, _unlabelled(views), False, part)
+
     # -- teacher -------------------------------------------------------------------------------
 
     def _has_logits(self, split: str) -> bool:
@@ -245,3 +293,9 @@ class Stream:
         for model in self.teacher.members:
             model.set_mode(False)
         return [model.freeze() for model in self.teacher.members]
+
+
+def _unlabelled(views: Callable[[], Tensor]) -> Iterator[Batch]:
+    """Yield views, which are made when they are asked for, as a batch whose labels mean nothing."""
+    made = views()
+    yield Batch(torch.zeros(len(made), dtype=torch.int64), made)
