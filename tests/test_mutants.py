@@ -638,8 +638,8 @@ MUTANTS = {
     ),
     "a teacher that sees images before they are mixed": Mutant(
         "streams/stream.py",
-        "views = self._views(split, epoch, own_order=same)",
-        "views = self._unmixed(split, epoch, own_order=same)",
+        "lambda: self._views(split, epoch, own_order=same)",
+        "lambda: self._unmixed(split, epoch, own_order=same)",
         "streams/mixtures",
     ),
     "a key without the version of timm": Mutant(
@@ -806,8 +806,8 @@ MUTANTS = {
     ),
     "a sum without weights": Mutant(
         "training/objectives.py",
-        "loss + term.weight * term.function",
-        "loss + term.function",
+        "loss + term.weight * value(term)",
+        "loss + value(term)",
         "training/objectives training/loop",
     ),
     "a sum whose second term has no hyperparameters": Mutant(
