@@ -548,9 +548,42 @@ MUTANTS = {
     ),
     "the same order in every epoch": Mutant(
         "streams/chunks.py",
-        'derive_seed("order", run.seed, run.repeat, epoch)',
-        'derive_seed("order", run.seed, run.repeat)',
-        "streams/chunks",
+        "derive_seed(of, run.seed, run.repeat, epoch)",
+        "derive_seed(of, run.seed, run.repeat)",
+        "streams/chunks streams/extra",
+    ),
+    "images without labels from the first one in each epoch": Mutant(
+        "streams/extra.py",
+        "start = epoch * extra_per_epoch(",
+        "start = 0 * extra_per_epoch(",
+        "streams/extra",
+    ),
+    "as many images without labels in the last batch": Mutant(
+        "streams/extra.py",
+        "max(1, round(whole * labelled / run.labelled_per_batch)) if whole else 0",
+        "whole",
+        "streams/extra",
+    ),
+    "a cross-entropy of images without labels": Mutant(
+        "training/losses.py", "own = batch.labelled", "own = batch", "streams/extra"
+    ),
+    "views of images without labels like those of train": Mutant(
+        "streams/shards.py",
+        'name = "view" if split == "train" else "extra view"',
+        'name = "view"',
+        "streams/extra",
+    ),
+    "a key of images without labels for every pass": Mutant(
+        "streams/keys.py",
+        "elif not self.same_views(split):\n            parts |=",
+        "elif not self.same_views(split):\n            _ =",
+        "streams/extra",
+    ),
+    "steps of whole batches of labelled images": Mutant(
+        "streams/stream.py",
+        "// self.run.labelled_per_batch)",
+        "// self.run.batch_size)",
+        "streams/extra",
     ),
     "images lost between batches": Mutant(
         "streams/batches.py",
@@ -568,7 +601,7 @@ MUTANTS = {
         "streams/keys.py", 'parts["crop"] = run.eval_crop', "pass", "streams/keys"
     ),
     "a key without the batch size": Mutant(
-        "streams/keys.py", '"batch_size": run.batch_size, ', "", "streams/keys"
+        "streams/keys.py", '"batch_size": run.labelled_per_batch, ', "", "streams/keys"
     ),
     "a key of mixed images without the mixing": Mutant(
         "streams/keys.py",
@@ -908,7 +941,7 @@ MUTANTS = {
     ),
     "a teacher known by its paths": Mutant(
         "training/teacher_origin.py",
-        '("data", "teacher_weights", "student_weights")',
+        '("data", "extra", "teacher_weights", "student_weights")',
         "()",
         "raytune/study_identity",
     ),

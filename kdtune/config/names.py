@@ -17,6 +17,8 @@ Weights = str | tuple[str, ...]
 """One value for all models, or MODEL=WEIGHTS for each of several."""
 OUTPUT_SUFFIXES = (".parquet", ".npz")
 """Endings of the files of teachers that are only a file of outputs."""
+REST = "rest"
+"""Value of `Run.extra`: the images of train that `Run.train_images` leaves out."""
 OBJECT = "object:"
 """Beginning of the names of objects that were passed in Python, see `config.objects`."""
 
@@ -46,8 +48,17 @@ def is_output_file(name: str) -> bool:
 
 def is_named_data(data: str) -> bool:
     """Return True if data are named, not a folder: fashion, torchvision:NAME, module:factory."""
-    named = re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", data) is not None
-    return data == "fashion" or is_object(data) or named
+    return data == "fashion" or is_object(data) or is_function_name(data)
+
+
+def is_function_name(name: str) -> bool:
+    """Return True for module:name, which is not the path of a folder."""
+    return re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", name) is not None
+
+
+def is_named_extra(extra: str) -> bool:
+    """Return True if images without labels are named, not a folder: rest, module:factory."""
+    return extra == REST or is_function_name(extra)
 
 
 def name_of_data(data: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from kdtune.config import effects
 from kdtune.config.base_run import BaseRun
 from kdtune.config.fields import Config, Setting, Value, check_fields
-from kdtune.config.names import Role, Weights, is_named_data, pairs
+from kdtune.config.names import Role, Weights, is_named_data, is_named_extra, pairs
 from kdtune.config.objects import Objects
 from kdtune.config.run_checks import check_run, take_objects
 from kdtune.config.run_data import Augment, DataFields
@@ -163,7 +163,9 @@ class Run(
             self,
             data=self.data if is_named_data(self.data) else path(self.data),
             data_root=self.data_root and path(self.data_root),
-            extra=self.extra if self.extra is None or ":" in self.extra else path(self.extra),
+            extra=self.extra
+            if self.extra is None or is_named_extra(self.extra)
+            else path(self.extra),
             teacher_weights=weights(self.teacher_weights),
             student_weights=weights(self.student_weights),
         )
@@ -177,6 +179,21 @@ class Run(
     def compares_features(self) -> bool:
         """Whether the distillation term compares features of teacher and student."""
         return self.alpha != 1 and effects.takes_features(self.loss)
+
+    @property
+    def unlabelled_per_batch(self) -> int:
+        """Number of images of --extra in a whole batch; at least one image has a label.
+
+        0 without distillation, since only the teacher says anything of them.
+        """
+        if self.extra is None or self.extra_share == 0 or self.alpha == 1:
+            return 0
+        return min(max(1, round(self.extra_share * self.batch_size)), self.batch_size - 1)
+
+    @property
+    def labelled_per_batch(self) -> int:
+        """Number of images with a label in a whole batch."""
+        return self.batch_size - self.unlabelled_per_batch
 
     @property
     def mixes(self) -> bool:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from kdtune.config import effects
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
-from kdtune.config.names import Weights, check_weights, pairs
-from kdtune.config.objects import KINDS, Objects
+from kdtune.config.names import REST, Weights, check_weights, pairs
+from kdtune.config.objects import KINDS, Objects, importable_name
 from kdtune.config.teacher_outputs import check_output_file
 
 if TYPE_CHECKING:
@@ -22,11 +22,7 @@ def check_run(run: "Run") -> None:
         decays = getattr(run, name)
         rising = all(a < b for a, b in itertools.pairwise(decays))
         check(run, name, rising, "be shares of the epochs in ascending order, each once")
-    if run.extra_share > 0 and run.extra is None:
-        raise InputError(
-            f"--extra-share must be 0 without --extra, but got --extra-share {run.extra_share:g}; "
-            f"give a folder of images without labels (--extra FOLDER)"
-        )
+    check_extra(run)
     check_weights("teacher_weights", run.teacher_weights)
     check_output_file(run)
     check_weights("student_weights", run.student_weights)
@@ -70,6 +66,30 @@ def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:
         )
 
 
+def check_extra(run: "Run") -> None:
+    """Raise InputError if images without labels and their share of a batch do not fit."""
+    if run.extra_share > 0 and run.extra is None:
+        raise InputError(
+            f"--extra-share must be 0 without --extra, but got --extra-share {run.extra_share:g}; "
+            f"give a folder of images without labels (--extra FOLDER)"
+        )
+    if run.extra_share > 0 and run.batch_size < 2:
+        raise InputError(
+            f"--batch-size must be 2 or more with --extra-share, since each batch has an image "
+            f"with a label and one without, but got --batch-size {run.batch_size}"
+        )
+    if run.extra == REST and run.train_images is None:
+        raise InputError(
+            "--extra rest must have --train-images, since it means the images of train that these "
+            "leave out; give their number, or a folder of images (--extra FOLDER)"
+        )
+    if run.extra is not None and run.extra.startswith("torchvision:"):
+        raise InputError(
+            f"--extra must be a folder of images, rest or module:factory, but got --extra "
+            f"{run.extra}; write a function that returns the dataset, and give its module:function"
+        )
+
+
 def take_objects(run: "Run") -> None:
     """Put objects that were passed as data, teacher or student into `Run.objects`.
 
@@ -78,6 +98,8 @@ def take_objects(run: "Run") -> None:
     Raises:
         InputError: A field cannot have the object it was given.
     """
+    if run.extra is not None and not isinstance(run.extra, str):
+        object.__setattr__(run, "extra", _name_of_extra(run.extra))
     # JSON has {} for no objects
     objects = run.objects if isinstance(run.objects, Objects) else Objects()
     for kind in KINDS:
@@ -92,6 +114,18 @@ def take_objects(run: "Run") -> None:
         if kind == "teacher" and run.teacher_epochs is None:
             object.__setattr__(run, "teacher_epochs", 0)
     object.__setattr__(run, "objects", objects)
+
+
+def _name_of_extra(extra: object) -> str:
+    """Return the module:function of a function that makes images without labels."""
+    name = importable_name(extra) if callable(extra) else None
+    if name is None:
+        raise InputError(
+            f"extra must be text or a function of a module that every process can import, but got "
+            f"a {type(extra).__name__}; write a function that returns the images into a file, and "
+            f"give its module:function"
+        )
+    return name
 
 
 def with_own_weights(weights: Weights, names: Sequence[str], objects: Objects) -> Weights:

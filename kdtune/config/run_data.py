@@ -36,8 +36,8 @@ class DataFields:
     all of train."""
     extra: Annotated[str | None, Setting(commands=OF_STUDENT)] = None
     """Images without labels, from which the student learns what the teacher says of them: a folder
-    of images, in which subfolders have no meaning, or module:factory. Labels that it may have are
-    not used. See --extra-share."""
+    of images, in which subfolders have no meaning; module:factory; or "rest", the images of train
+    that --train-images leaves out. Labels that they may have are not used. See --extra-share."""
     image_size: Annotated[int | None, Setting(low=1, high=4096)] = None
     """Side of the augmented images in pixels. None: the largest input size of the models."""
     augment: Annotated[Augment | None, Hyperparameter(of_study=True, resolved=True)] = None

@@ -89,8 +89,8 @@ class TrainingFields:
         float,
         Hyperparameter(low=0, below=1, unless={"alpha": 1}, neutral=0, commands=OF_STUDENT),
     ] = 0.0
-    """Share of each batch that is images of --extra. An epoch is a pass over the labelled
-    images."""
+    """Share of each batch that is images of --extra. An epoch is a pass over the labelled images,
+    so with a larger share it has more steps."""
     epochs: Annotated[int, Hyperparameter(low=1, commands=OF_STUDENT)] = 25
     """Passes over the training images."""
     batch_size: Annotated[int, Hyperparameter(low=1, commands=OF_STUDENT)] = 32

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
@@ -41,6 +41,7 @@ def check_study(study: Study) -> None:
         check_folds(study)
         check_named_weights(study)
         check_schedules(study)
+        check_extra(study)
     check_function(study)
     if study.warm_start is not None and study.search == "grid":
         raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
@@ -170,6 +171,20 @@ def check_folds(study: Study) -> None:
                 f"--folds must have a fixed number of repeats, but got {flag}; leave it out and "
                 f"give the number (--repeats {2 * study.run.folds})"
             )
+
+
+def check_extra(study: Study) -> None:
+    """Raise InputError if images without labels have no share of any batch, or no room in one."""
+    shares, sizes = ends_of(study.values("extra_share")), ends_of(study.values("batch_size"))
+    largest: Any = max(shares)
+    smallest: Any = min(sizes)
+    if study.run.extra is not None and largest == 0:
+        raise InputError(
+            "--extra has no effect with --extra-share 0; give a share of each batch, such as "
+            "--extra-share 0.5"
+        )
+    if largest > 0:  # which the run checks
+        replace(study.run, extra_share=largest, batch_size=smallest)
 
 
 def check_space(study: Study) -> None:

@@ -7,6 +7,7 @@
 - user_data: data sets that a function of the user's makes
 - arrays: checks and conversion of inputs and labels
 - torch_datasets: examples and labels of torch's datasets
+- extra: images without labels, a further split of the data
 - val_cut: a val that is cut from train
 - folds: train and val pooled, and split anew in each repeat
 - content: hashes of data by content, and notes of costly results

@@ -1,5 +1,6 @@
 """Data sets from arrays: checks and conversion of inputs and labels."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -116,14 +117,20 @@ def _check_inputs(
     """Raise InputError if a split is empty or its examples are not like those of train."""
     if (isinstance(own, Tensor) and own.ndim == 0) or not len(own):
         raise InputError(f"{name} ({split}) must have examples, [N, ...], but has none")
-    if (mine := _described(own)) != (other := _described(train)):
+    if (mine := describe_inputs(own)) != (other := describe_inputs(train)):
         raise InputError(
             f"the examples of {name} must have one shape and type, but train has {other} and "
             f"{split} has {mine}"
         )
 
 
-def _described(inputs: Tensor | tuple[str, ...]) -> str:
+def common_folder(*inputs: Tensor | tuple[str, ...]) -> str:
+    """Return the innermost folder that holds all image files; "" without any."""
+    files = [file for own in inputs if isinstance(own, tuple) for file in own]
+    return os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+
+
+def describe_inputs(inputs: Tensor | tuple[str, ...]) -> str:
     """Return the shape and type of an example in words."""
     if not isinstance(inputs, Tensor):
         return "image files"

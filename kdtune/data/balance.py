@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdtune.data.dataset import Data
+from kdtune.config.names import REST, is_named_extra
+from kdtune.data.dataset import Data, Extra
 
 IMBALANCED = 1.5
 """A split is imbalanced if its largest class has more than this many times the examples of the
@@ -26,6 +28,7 @@ def class_counts(data: Data) -> dict[str, dict[str, int]]:
     return {
         name: dict(zip(classes, _counts(split.labels, len(classes)), strict=True))
         for name, split in data.splits.items()
+        if name != "extra"  # which has no labels
     }
 
 
@@ -42,6 +45,10 @@ def data_record(data: Data) -> dict[str, Any]:
     }
     if data.fold is not None:  # the counts are those of repeat 0
         record["folds"] = {"folds": data.fold.folds, "seed": data.fold.seed}
+    if data.extra is not None:  # with folds, rest is that of repeat 0
+        source = data.extra.source
+        name = source if is_named_extra(source) else Path(source).name
+        record["extra"] = {"examples": len(data.splits["extra"]), "source": name}
     return record
 
 
@@ -64,6 +71,10 @@ def describe_data(data: Data) -> list[str]:
             f"in each repeat: one of {fold.folds} stratified folds (--folds), drawn with --seed "
             f"{fold.seed}, is val."
         )
+    if data.extra is not None:
+        lines.append(
+            f"Images without labels: {len(data.splits['extra']):,} ({_source(data.extra)})."
+        )
     for split, own in counts.items():
         smallest, largest = min(own.values()), max(own.values())
         if smallest and largest > IMBALANCED * smallest:
@@ -75,6 +86,13 @@ def describe_data(data: Data) -> list[str]:
                 f"about {'these classes' if len(missing) > 1 else 'this class'}"
             )
     return lines
+
+
+def _source(extra: Extra) -> str:
+    """Return where images without labels come from, in words."""
+    if extra.source == REST:
+        return "--extra rest: those of train that --train-images leaves out"
+    return f"--extra {extra.source}"
 
 
 def describe_counts(counts: dict[str, int]) -> str:

@@ -87,8 +87,24 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Where the images without labels come from."""
+
+    fingerprint: str
+    """16 hex digits that change with the content of the images."""
+    source: str
+    """As it was given: a folder, module:factory or rest."""
+    root: str
+    """Folder that the image files are named relative to; "" without files."""
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
-    """A data set: class names and the splits train, val and perhaps test."""
+    """A data set: class names and the splits train, val and perhaps test.
+
+    Where images without labels are used, the splits have "extra" as well, see `data.extra`. Two
+    data sets are equal only if they are one, so a cache can have them as keys.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, Split]
@@ -102,6 +118,8 @@ class Data:
     """How val was cut from train; None if the data have a val."""
     fold: Fold | None = None
     """How train and val were drawn from their pooled examples; None without --folds."""
+    extra: Extra | None = None
+    """Where the split "extra" comes from; None without it."""
 
     @property
     def study_fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """A data set in a folder of images."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +22,15 @@ def verify(data: Data) -> None:
     Raises:
         InputError: some files cannot be read; the message names the first.
     """
-    files = [f for s in data.splits.values() if isinstance(s.inputs, tuple) for f in s.inputs]
-    note = f"{data.fingerprint}-read-by-pillow-{PIL.__version__}"
+    own = [split for name, split in data.splits.items() if name != "extra"]
+    _verify(own, data.fingerprint)
+    if data.extra is not None:
+        _verify([data.splits["extra"]], data.extra.fingerprint)
+
+
+def _verify(splits: Sequence[Split], fingerprint: str) -> None:
+    files = [f for s in splits if isinstance(s.inputs, tuple) for f in s.inputs]
+    note = f"{fingerprint}-read-by-pillow-{PIL.__version__}"
     if not files or read_note(note) is not None:
         return
     with ThreadPoolExecutor() as pool:

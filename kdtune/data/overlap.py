@@ -1,10 +1,11 @@
 """Examples that several splits share, which makes a metric too good."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from kdtune.config.names import REST
 from kdtune.data.content import file_contents, keep_note, read_note, row_contents
 from kdtune.data.dataset import Data, Split
 
@@ -17,17 +18,60 @@ def find_shared(data: Data) -> list[str]:
     Examples are shared if the bytes of their files or tensors are equal. The answer is kept for
     later calls, in this or another process.
     """
-    note = f"{data.study_fingerprint}-shared"
+    found = _kept(f"{data.study_fingerprint}-shared", lambda: _find_shared(data))
+    if data.extra is None or data.extra.source == REST:  # which is part of train
+        return found
+    note = f"{data.study_fingerprint}-shared-with-{data.extra.fingerprint}"
+    return found + _kept(note, lambda: _find_shared_with_extra(data))
+
+
+def _kept(note: str, find: Callable[[], list[str]]) -> list[str]:
+    """Return the sentences that were kept in a note, or those that `find` returns."""
     if (known := read_note(note)) is not None:
         return [str(sentence) for sentence in json.loads(known)]
-    contents = {name: list(_contents(split)) for name, split in data.splits.items()}
+    keep_note(note, json.dumps(sentences := find()))
+    return sentences
+
+
+def _find_shared(data: Data) -> list[str]:
+    own = {name: split for name, split in data.splits.items() if name != "extra"}
+    contents = {name: list(_contents(split)) for name, split in own.items()}
     pairs = [(one, other) for one, other in PAIRS if one in contents]
     found = [_sentence(data, contents, one, other) for one, other in pairs if other in contents]
     if data.fold is not None:
         found[0] = _in_pool(data, contents)  # val of one repeat is train of another
-    sentences = [sentence for sentence in found if sentence]
-    keep_note(note, json.dumps(sentences))
-    return sentences
+    return [sentence for sentence in found if sentence]
+
+
+def _find_shared_with_extra(data: Data) -> list[str]:
+    """Return a sentence for val and for test if images without labels are in it as well.
+
+    With --folds each example of train is in val in some repeat.
+    """
+    contents = {name: list(_contents(split)) for name, split in data.splits.items()}
+    groups = [("train", "val") if data.fold is not None else ("val",), ("test",)]
+    found = [_sentence_of_extra(data, contents, group) for group in groups if group[0] in contents]
+    return [sentence for sentence in found if sentence]
+
+
+def _sentence_of_extra(
+    data: Data, contents: Mapping[str, list[bytes]], group: Sequence[str]
+) -> str:
+    """Return a sentence about the examples of splits that are among the extra ones; "" if none."""
+    first = {content: i for i, content in reversed(list(enumerate(contents["extra"])))}
+    every = [(split, i, content) for split in group for i, content in enumerate(contents[split])]
+    shared = [(split, i, first[content]) for split, i, content in every if content in first]
+    if not shared:
+        return ""
+    split, index, match = shared[0]
+    what = "images" if data.kind != "tensors" else "examples"
+    together = " together" if len(group) > 1 else ""
+    return (
+        f"{len(shared)} of the {len(every)} {what} in {' and '.join(group)}{together} are also in "
+        f"--extra (such as {_named(data, split, index)} = {_named(data, 'extra', match)}), so "
+        f"students learn what the teacher says of them, and metrics on {group[-1]} may be "
+        f"optimistic"
+    )
 
 
 def _in_pool(data: Data, contents: Mapping[str, list[bytes]]) -> str:
@@ -71,6 +115,7 @@ def _named(data: Data, split: str, index: int) -> str:
     """Return an example's file below the folder of the data, or its split and index."""
     inputs = data.splits[split].inputs
     if isinstance(inputs, Tensor):
-        pooled = data.fold is not None and split != "test"
+        pooled = data.fold is not None and split in ("train", "val")
         return f"{'pool' if pooled else split}[{data.numbers(split)[index]}]"
-    return inputs[index].removeprefix(data.root).lstrip("/\\")
+    root = data.extra.root if split == "extra" and data.extra is not None else data.root
+    return inputs[index].removeprefix(root).lstrip("/\\")

@@ -19,6 +19,7 @@ from kdtune.config.names import is_named_data, is_object
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data, Split, ValCut
+from kdtune.data.extra import clear_cached_extra
 from kdtune.data.folder import load_folder
 from kdtune.data.folds import FoldCut, cut_fold
 from kdtune.data.torchvision_data import dataset_names, load_torchvision
@@ -84,6 +85,7 @@ def clear_cached_data() -> None:
     _load_with_val.cache_clear()
     _load_fold.cache_clear()
     _fold_of_passed.cache_clear()
+    clear_cached_extra()
 
 
 @cache

@@ -38,7 +38,7 @@ def read_dataset(dataset: Any, what: str, in_order: bool = False) -> RawSplit:
         whole = read_dataset(dataset.dataset, what, in_order=True)  # indices count in its order
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return RawSplit(_selected(whole.inputs, index), np.asarray(whole.labels)[index.numpy()])
-    if _is_plain_torchvision(dataset):
+    if is_plain_torchvision(dataset):
         found = _arrays(dataset) or _files(dataset, in_order)
         if found is not None:
             return found
@@ -62,7 +62,7 @@ def _selected(inputs: Tensor | tuple[str, ...], index: Tensor) -> Tensor | tuple
     return tuple(inputs[i] for i in index.tolist())
 
 
-def _is_plain_torchvision(dataset: Any) -> bool:
+def is_plain_torchvision(dataset: Any) -> bool:
     """Return True for a dataset of torchvision whose items are its images and labels unchanged."""
     of_torchvision = type(dataset).__module__.startswith("torchvision.datasets.")
     changes = (getattr(dataset, n, None) for n in ("transform", "target_transform", "transforms"))

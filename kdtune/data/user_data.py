@@ -1,7 +1,6 @@
 """Data sets of the user's own: `module:factory`, a function without arguments; passed objects."""
 
 import importlib
-import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from kdtune.config.errors import InputError
 from kdtune.config.inputs import VAL_NAMES
 from kdtune.config.objects import Passed
 from kdtune.config.user_code import user_code
-from kdtune.data.arrays import RawSplit, as_tensor, make_data
+from kdtune.data.arrays import RawSplit, as_tensor, common_folder, make_data
 from kdtune.data.dataset import Data, name_splits
 from kdtune.data.torch_datasets import class_names, read_dataset
 
@@ -62,17 +61,13 @@ def read_passed_data(name: str, passed: Passed) -> Data:
 
 def _read_all(name: str, source: Any) -> Data:
     """Return the data set of a dict, or of the dict that a function returns."""
-    with _seeded(), user_code(f"the data {name} cannot be made"):
+    with seeded(), user_code(f"the data {name} cannot be made"):
         made = source() if callable(source) else source
         splits = _splits(name, made)
         raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
-    return make_data(name, raw, _classes(name, made), _common_folder(raw))
-
-
-def _common_folder(raw: Mapping[str, RawSplit]) -> str:
-    """Return the innermost folder that holds all image files; "" without any."""
-    files = [file for own in raw.values() if isinstance(own.inputs, tuple) for file in own.inputs]
-    return os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    return make_data(
+        name, raw, _classes(name, made), common_folder(*(own.inputs for own in raw.values()))
+    )
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:
@@ -109,7 +104,7 @@ def _classes(name: str, made: Mapping[str, Any]) -> list[str] | None:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """Seed the global generators, which a function may draw from; restore them at the end."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):

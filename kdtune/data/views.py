@@ -72,13 +72,22 @@ class Views(Dataset[Tensor]):
         run: names the augmentation, the seed and the repeat.
         size: side of a view in pixels; not used for data that are no images.
         epoch: of training; None for evaluation views, which have no augmentation.
+        name: first word of the seeds, so that other images have others.
     """
 
-    def __init__(self, split: Split, index: Tensor, run: Run, size: int, epoch: int | None = None):
+    def __init__(
+        self,
+        split: Split,
+        index: Tensor,
+        run: Run,
+        size: int,
+        epoch: int | None = None,
+        name: str = "view",
+    ):
         self.split, self.index = split, index
         self.augment, self.size = run.augmentation, size
         self.evaluation = evaluation(run, files=split.kind == "files")
-        self.key = None if epoch is None else ("view", run.seed, run.repeat, epoch)
+        self.key = None if epoch is None else (name, run.seed, run.repeat, epoch)
 
     def __len__(self) -> int:
         return len(self.index)

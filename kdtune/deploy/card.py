@@ -163,9 +163,11 @@ def _training(own: CardFacts) -> str:
     counts = record.get("data_set", {}).get("examples", {})
     sizes = ", ".join(f"{sum(n.values()):,} {escape(split)}" for split, n in counts.items())
     labelled = run.train_images and f", {run.train_images:,} of train for the student"
+    extra = record.get("data_set", {}).get("extra")
+    unlabelled = f", {extra['examples']:,} without labels" if extra else ""
     lines = [
         f"- Data: {code(name_of_data(run.data))}"
-        + (f" ({sizes}{labelled or ''})" if sizes else ""),
+        + (f" ({sizes}{labelled or ''}{unlabelled})" if sizes else ""),
         f"- Teacher: {code(own.student.record.configured_run.teacher)}{_teacher_accuracy(own)}",
     ]
     values = own.facts["metrics"]["configuration"].get("hyperparameters", {})

@@ -7,6 +7,7 @@ from typing import Any
 from kdtune.config.study import Study
 from kdtune.config.study_objects import check_objects, describe_fixed_students
 from kdtune.data.balance import data_record, describe_data
+from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
 from kdtune.raytune.job import Job, Say
@@ -55,7 +56,7 @@ class DistillationJob(Job):
     def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
         """Return classes, data, recipe and transforms."""
         rows = recipe_rows(asked, study, saved.study if saved else None)
-        transforms, data = transforms_of(study), load_data(study.run)
+        transforms, data = transforms_of(study), with_extra(load_data(study.run), study.run)
         return {
             "classes": data.classes,
             "data_set": data_record(data),
@@ -77,7 +78,7 @@ class DistillationJob(Job):
 
     def about_data(self, study: Study) -> Sequence[str]:
         """Return the counts of images by class, and what is suspicious about them."""
-        return list(describe_data(load_data(study.run)))
+        return list(describe_data(with_extra(load_data(study.run), study.run)))
 
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""

@@ -15,6 +15,7 @@ from kdtune.config.errors import InputError, first_line
 from kdtune.config.function_run import name_of
 from kdtune.config.names import Weights
 from kdtune.config.study import Study
+from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
 from kdtune.raytune.machines import Node, TrialResources, count_trials
@@ -48,6 +49,8 @@ class NodeStatus:
     """Fingerprints of the data set and of the weights before any training."""
     function: str = ""
     """Fingerprint of the code of the study's training function."""
+    extra: str = ""
+    """Fingerprint of the images without labels; "" without any."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
     precision_fault: str = ""
@@ -78,6 +81,7 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
         free=attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {}),
         function=attempt(lambda: fingerprint(study), "") if own else "",
         data="" if own else attempt(lambda: load_data(study.run).study_fingerprint, ""),
+        extra="" if own else attempt(lambda: _fingerprint_extra(study), ""),
         teacher="" if own else attempt(lambda: _fingerprint_teachers(study), ""),
         student=attempt(lambda: " ".join(model.fingerprint() for model in models), ""),
         precision_fault=_precision_fault(study, gpus),
@@ -105,16 +109,22 @@ def find_differences(study: Study, statuses: dict[Node, NodeStatus]) -> list[str
             have, need = getattr(status, name), getattr(own, name)
             if have and have != need:
                 found.append(f"{node} has {name} {have}, but {first} has {need}; install the same")
-        for name, path in (
-            ("data", study.run.data),
-            ("teacher", _shown(study.run.teacher_weights)),
-            ("student", _shown(study.run.student_weights)),
-            ("function", name_of(study.train) if study.train is not None else ""),
+        for name, what, path in (
+            ("data", "data", study.run.data),
+            ("extra", "set of images without labels", study.run.extra),
+            ("teacher", "teacher", _shown(study.run.teacher_weights)),
+            ("student", "student", _shown(study.run.student_weights)),
+            ("function", "function", name_of(study.train) if study.train is not None else ""),
         ):
             have, need = getattr(status, name), getattr(own, name)
             if have and need and have != need:  # what cannot be read has no fingerprint
-                found.append(f"{node} has another {name} than {first} in {path}; copy it there")
+                found.append(f"{node} has another {what} than {first} in {path}; copy it there")
     return found
+
+
+def _fingerprint_extra(study: Study) -> str:
+    extra = with_extra(load_data(study.run), study.run).extra
+    return "" if extra is None else extra.fingerprint
 
 
 def _fingerprint_teachers(study: Study) -> str:

@@ -118,8 +118,9 @@ def check_same(
     for name, fingerprint in fingerprints.items():
         before = saved.fingerprints.get(name, fingerprint)
         if before != fingerprint:
+            has = "have" if name.startswith("extra") else "has"
             raise InputError(
-                f"{_describe(name, run)} has changed since {study.folder} began (fingerprint "
+                f"{_describe(name, run)} {has} changed since {study.folder} began (fingerprint "
                 f"{before} → {fingerprint}); restore it, or begin another study (--name OTHER); if "
                 f'the change cannot affect any number, delete "{name}" from the fingerprints in '
                 f"{study.folder / STUDY}"
@@ -140,6 +141,8 @@ def _describe(name: str, run: Run) -> str:
     role, _, model = name.partition(" ")
     if role == "data":
         return f"the data in {run.data}"
+    if role == "extra":
+        return f"the images without labels of --extra {run.extra}"
     if role == "train":
         return "the training function (its code)"
     if role in ("teacher", "student"):

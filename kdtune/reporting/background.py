@@ -149,12 +149,14 @@ def provenance(results: Results) -> Provenance:
     fingerprints = read_saved(results.folder).fingerprints
     data_set = record.get("data_set", {})
     cut, texts = data_set.get("val_cut"), data_set.get("examples_text", {})
+    extra = data_set.get("extra")
     cut_text = (
         "val is {share:.0%} of each class, drawn with seed {seed}".format(**cut) if cut else ""
     )
     versions = {
         "data fingerprint": str(fingerprints.get("data", record.get("data", ""))),
         **{f"examples in {split}": str(text) for split, text in texts.items()},
+        "images without labels": f"{extra['examples']:,} ({extra['source']})" if extra else "",
         "cut from train": cut_text,
         "Python": str(record.get("python", "")),
         **{name: str(version) for name, version in record.get("versions", {}).items()},

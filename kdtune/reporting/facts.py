@@ -10,6 +10,7 @@ from kdtune.results.comparison import Criterion, completed, have_enough_repeats
 from kdtune.results.studies import data_name
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
+from kdtune.storage.records import read_provenance
 
 MAX_LISTED_VALUES = 8
 """Values of a hyperparameter that are listed; of more, the first and the last."""
@@ -43,6 +44,8 @@ def _subject(results: Results) -> dict[str, str]:
     if not results.task.is_distillation:
         return {"training function": data_name(results.study)}
     limit = f", {run.train_images} training images" if run.train_images else ""
+    if extra := read_provenance(results.folder).get("data_set", {}).get("extra"):
+        limit += f", {extra['examples']:,} images without labels ({extra['source']})"
     return {
         "teacher": run.teacher,
         "student": f"{run.student} (trainable layers: {run.trainable})",

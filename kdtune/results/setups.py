@@ -20,7 +20,7 @@ SHARED_BY_PAIRS = ("seed", "train_images", "augmentation", "folds", "teachers")
 split into train and val, and which of the teachers it learns from."""
 NOT_COMPARED = {
     *("name", "out", "run", "space", "keep", "rerun_dropped", "address", "cache", "cache_gb"),
-    *("gpus", "gpus_per_trial", "loader_workers", "data", "repeat", "study_values"),
+    *("gpus", "gpus_per_trial", "loader_workers", "data", "extra", "repeat", "study_values"),
 }
 """Fields of `Study` and `Run` without an influence on results, or that are compared otherwise: data
 by their content, the run and the space value by value."""

@@ -10,6 +10,7 @@ views are cached in *shards* of bounded size.
 - batches: consecutive images with their labels, views, features and logits
 - mixtures: the training batches of an epoch, mixed
 - teacher_passes: logits and features of the teacher
+- extra: images without labels, an endless sequence beside the labelled ones
 - features: the output of a frozen backbone
 - shards: the views of a split
 - chunks: chunks in memory, from the cache or built

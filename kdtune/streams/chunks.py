@@ -8,20 +8,25 @@ from torch import Tensor
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data
 from kdtune.streams.cache import Progress, Tensors
-from kdtune.streams.keys import Key, Keys
+from kdtune.streams.keys import TRAINING, Key, Keys
 from kdtune.streams.resources import Resources
 
 INFERENCE_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
 """Views in a forward pass of a frozen model. On a CPU 32 fit its caches (with 64 the default
 teacher took twice as long for a view); mps is not measured. Part of the keys, since it can change
 the last bits."""
+ORDERS = {"train": "order", "extra": "extra order"}
+"""First word of the seed of the order of each split that has one."""
 HAS_MPS = torch.backends.mps.is_available()
 """Whether this computer has a GPU whose generator must be seeded, too."""
 
 
-def epoch_order(run: Run, count: int, epoch: int) -> Tensor:
-    """Return the order in which this repeat sees `count` images in this epoch, int64 [count]."""
-    seed = derive_seed("order", run.seed, run.repeat, epoch)
+def epoch_order(run: Run, count: int, epoch: int, of: str = "order") -> Tensor:
+    """Return the order in which this repeat sees `count` images in this epoch, int64 [count].
+
+    `of` makes it another one for other images.
+    """
+    seed = derive_seed(of, run.seed, run.repeat, epoch)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
@@ -49,7 +54,8 @@ class Chunks:
         self.run, self.data, self.size, self.resources = run, data, size, resources
         self.subset = data.subset(run)
         batch = INFERENCE_BATCH[resources.device.type]
-        self.keys = Keys(run, data.fingerprint, size, resources.device, batch)
+        extra = None if data.extra is None else data.extra.fingerprint
+        self.keys = Keys(run, data.fingerprint, size, resources.device, batch, extra)
         self._builds: list[tuple[str, Progress]] = []
         self._held: dict[tuple[str, str, int], tuple[Key, Tensors]] = {}
 
@@ -64,9 +70,12 @@ class Chunks:
     def order(self, split: str, epoch: int) -> Tensor | None:
         """Return the order of the epoch, positions in the index, int64 [count].
 
-        None if it is the split's own order, as for val and test.
+        For extra it is that of the pass with this number. None if it is the split's own order, as
+        for val and test.
         """
-        return epoch_order(self.run, self.count(split), epoch) if split == "train" else None
+        if split not in ORDERS:
+            return None
+        return epoch_order(self.run, self.count(split), epoch, ORDERS[split])
 
     def get(
         self,
@@ -90,9 +99,11 @@ class Chunks:
         found = self._in_memory(key, split, member)
         if found is not None:
             return found
-        same = split != "train" or not key.of_one_repeat
         kind = key.kind.replace("-", " ")
-        what = f"{kind}, {split if same else f'repeat {self.run.repeat}, epoch {epoch}'}"
+        what = f"{kind}, {split}"
+        if split in TRAINING and key.of_one_repeat:
+            place = "epoch" if split == "train" else "extra images, pass"
+            what = f"{kind}, repeat {self.run.repeat}, {place} {epoch}"
 
         def track(progress: Progress) -> Tensors:
             self._builds.append((what, progress))

@@ -16,6 +16,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.batches import Batch, collect, rebatched
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import HAS_MPS, Chunks, seed_step
+from kdtune.streams.keys import TRAINING, Part
 from kdtune.streams.working_set import WorkingSet
 
 SAME = {"fp32": 1e-3, "bf16": 3e-2}
@@ -46,29 +47,38 @@ class Features:
         self.fingerprint = fingerprint or student.fingerprint(with_head=False)
         self._updates_statistics = self.run.batch_norm == "train"
 
-    def get(self, split: str, epoch: int, batches: Iterable[Batch], per_image: bool) -> Tensor:
+    def get(
+        self,
+        split: str,
+        epoch: int,
+        batches: Iterable[Batch],
+        per_image: bool,
+        part: Part | None = None,
+    ) -> Tensor:
         """Return the features of a split, float32 [N, D], in the order of the batches.
 
         Runs ask for their epochs in order, so the running statistics are always those that the
         builder of the chunk had.
 
         Args:
-            split: train, val or test.
+            split: train, val, test or extra.
             epoch: of training; for val and test the one before the evaluation.
             batches: the split's views. Nothing is taken from them if the chunk is there.
             per_image: whether the features of train are the same in every epoch.
+            part: if the batches are a part of the epoch; of extra only.
         """
-        key = self.chunks.keys.features(split, epoch, self.fingerprint, per_image)
+        key = self.chunks.keys.features(split, epoch, self.fingerprint, per_image, part)
+        total = self.chunks.count(split) if part is None else part.count
 
         def build(progress: Progress) -> Tensors:
             if split == "train" and not per_image:
                 self.student.set_mode(True, self._updates_statistics)
-                features = collect(self._steps(epoch, batches), progress, self.chunks.count(split))
+                features = collect(self._steps(epoch, batches), progress, total)
                 return {"features": features, **(self._state() if self._updates_statistics else {})}
-            self.student.set_mode(split == "train", False)
+            self.student.set_mode(split in TRAINING, False)
             views = rebatched(batches, self.chunks.keys.inference_batch)
             passes = (self._forward(batch.views) for batch in views)
-            return {"features": collect(passes, progress, self.chunks.count(split))}
+            return {"features": collect(passes, progress, total)}
 
         keep = self.working_set.keeps(key, self.run)
         chunk = self.chunks.get(key, split, epoch, build, keep)
@@ -77,7 +87,7 @@ class Features:
         return chunk["features"]
 
     def _steps(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Tensor]:
-        for step, batch in enumerate(rebatched(batches, self.run.batch_size)):
+        for step, batch in enumerate(rebatched(batches, self.run.labelled_per_batch)):
             seed_step(self.run, epoch, step)
             yield self._forward(batch.views)
 

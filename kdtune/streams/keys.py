@@ -30,6 +30,21 @@ FORMAT = 3
 """Version of the layout of an entry. Entries of another version are not found."""
 
 
+TRAINING = ("train", "extra")
+"""Splits that are augmented, and seen in another order in each epoch."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive images of one pass over a split."""
+
+    epoch: int
+    """Number of the pass."""
+    first: int
+    """Position of the first one in the order of the pass."""
+    count: int
+
+
 @dataclass(frozen=True)
 class Key:
     """Key of one cache entry."""
@@ -63,6 +78,7 @@ class Keys:
         size: side of a view in pixels.
         device: where the models run.
         inference_batch: views in a forward pass of a frozen model.
+        extra: fingerprint of the images without labels, if there are any.
     """
 
     run: Run
@@ -70,13 +86,14 @@ class Keys:
     size: int
     device: torch.device
     inference_batch: int
+    extra: str | None = None
 
     def same_views(self, split: str) -> bool:
         """Return True if the views of the split are the same in every epoch and repeat.
 
         These are the views before they are mixed.
         """
-        return split != "train" or self.run.augmentation == "none"
+        return split not in TRAINING or self.run.augmentation == "none"
 
     def mixes(self, split: str) -> bool:
         """Return True if the models see views of the split that are mixed with each other."""
@@ -90,18 +107,34 @@ class Keys:
         """Return the key of `count` views of the epoch, from position `first` on."""
         return Key("views", self._views(split, epoch) | {"first": first, "count": count})
 
-    def logits(self, split: str, epoch: int, teacher: str) -> Key:
-        """Return the key of the logits of the teacher with this fingerprint."""
-        parts = self._views(split, epoch) | self._computation
+    def logits(self, split: str, epoch: int, teacher: str, part: Part | None = None) -> Key:
+        """Return the key of the logits of the teacher with this fingerprint.
+
+        Args:
+            split: train, val, test or extra.
+            epoch: of train; number of the pass over extra.
+            teacher: fingerprint.
+            part: if they are those of a part of the epoch.
+        """
+        parts = self._views(split, epoch) | self._computation | _of_part(part)
         if self.mixes(split):
             parts |= self._batches(epoch) | self._mixing
         return Key("logits", parts | {"teacher": teacher})
 
-    def teacher_features(self, split: str, epoch: int, teacher: str) -> Key:
+    def teacher_features(
+        self, split: str, epoch: int, teacher: str, part: Part | None = None
+    ) -> Key:
         """Return the key of the features of the teacher, which come from the pass of its logits."""
-        return Key("teacher-features", self.logits(split, epoch, teacher).parts)
+        return Key("teacher-features", self.logits(split, epoch, teacher, part).parts)
 
-    def features(self, split: str, epoch: int, student: str, per_image: bool = False) -> Key:
+    def features(
+        self,
+        split: str,
+        epoch: int,
+        student: str,
+        per_image: bool = False,
+        part: Part | None = None,
+    ) -> Key:
         """Return the key of the features of the student's frozen backbone.
 
         Args:
@@ -110,9 +143,10 @@ class Keys:
             student: fingerprint of the backbone.
             per_image: whether the features of train are computed once, image by image, and not
                 batch by batch in every epoch.
+            part: if they are those of a part of the epoch.
         """
         run = self.run
-        parts = self._views(split, epoch) | self._computation
+        parts = self._views(split, epoch) | self._computation | _of_part(part)
         parts |= {"student": student, "batch_norm": run.batch_norm}
         by_batch = split == "train" and not per_image
         # in train mode the running statistics, which val and test are evaluated with, follow
@@ -132,7 +166,7 @@ class Keys:
     def _views(self, split: str, epoch: int) -> Parts:
         run = self.run
         parts: Parts = {
-            "data": self.data,
+            "data": self.extra if split == "extra" else self.data,
             "split": split,
             "size": self.size,
             **self._transform(split),
@@ -148,12 +182,14 @@ class Keys:
                 parts |= {"repeat": run.repeat, "epoch": epoch}
             elif run.train_images is None:  # the seed draws the subset and nothing else
                 del parts["study_seed"]
+        elif not self.same_views(split):
+            parts |= {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
         return parts
 
     def _transform(self, split: str) -> Parts:
         """Return the settings of the run that make the split's views from its images."""
         run = self.run
-        augment = run.augmentation if split == "train" else "none"
+        augment = run.augmentation if split in TRAINING else "none"
         parts: Parts = {"augment": augment}
         if augment != "resized-crop":  # which resizes by itself
             parts["interpolation"] = run.eval_interpolation
@@ -164,7 +200,7 @@ class Keys:
     def _batches(self, epoch: int) -> Parts:
         """Return what the training batches of an epoch depend on, besides the views."""
         run = self.run
-        parts: Parts = {"batch_size": run.batch_size, "train_images": run.train_images}
+        parts: Parts = {"batch_size": run.labelled_per_batch, "train_images": run.train_images}
         return parts | {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
 
     @property
@@ -185,6 +221,10 @@ class Keys:
             "timm": timm_version(),
             "inference_batch": self.inference_batch,
         }
+
+
+def _of_part(part: Part | None) -> Parts:
+    return {} if part is None else {"first": part.first, "count": part.count}
 
 
 def device_name(device: torch.device) -> str:

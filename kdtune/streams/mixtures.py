@@ -20,7 +20,7 @@ def mixed(run: Run, epoch: int, batches: Iterable[Batch], shape: torch.Size) -> 
         batches: All examples of the epoch in its order, with views or without.
         shape: Of a view.
     """
-    for number, batch in enumerate(rebatched(batches, run.batch_size)):
+    for number, batch in enumerate(rebatched(batches, run.labelled_per_batch)):
         mixture = Mixture.draw(run, epoch, number, len(batch), shape)
         yield replace(
             batch,

@@ -17,6 +17,7 @@ from kdtune.models.ensemble import Model
 from kdtune.streams.batches import collect
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
+from kdtune.streams.keys import TRAINING, Part
 
 SHARD_BYTES = 2**29
 """Maximum size of a shard: so much is held in memory of each split."""
@@ -90,6 +91,18 @@ class ShardedViews:
         else:
             yield from self._permuted(split, order)
 
+    def of_part(self, split: str, part: Part) -> Iterator[Tensor]:
+        """Yield the views of a part of an epoch in its order, [B, ...], some at a time."""
+        order = self.chunks.order(split, part.epoch)
+        assert order is not None
+        index, rows = self.chunks.index(split), order[part.first : part.first + part.count]
+        if not self.chunks.keys.same_views(split):
+            yield self._shard(split, part.epoch, index[order], part.first, part.count)
+        elif self.are_recomputed(split):
+            yield from self._computed(split, part.epoch, index[rows])
+        else:
+            yield from self._permuted(split, rows)
+
     def in_own_order(self, split: str) -> Iterator[Tensor]:
         """Yield views that are the same in every epoch, in the split's order, some at a time."""
         yield from self._in_turn(split, 0, self.chunks.index(split))
@@ -105,10 +118,10 @@ class ShardedViews:
             yield from self._computed(split, epoch, index)
             return
         for start in range(0, len(index), self._shard_length):
-            yield self._shard(split, epoch, index, start)
+            yield self._shard(split, epoch, index, start, self._shard_length)
 
-    def _shard(self, split: str, epoch: int, index: Tensor, start: int) -> Tensor:
-        part = index[start : start + self._shard_length]
+    def _shard(self, split: str, epoch: int, index: Tensor, start: int, length: int) -> Tensor:
+        part = index[start : start + length]
 
         def build(progress: Progress) -> Tensors:
             views = self._views(split, epoch, part)
@@ -119,12 +132,13 @@ class ShardedViews:
         return self.chunks.get(key, split, epoch, build, split in self.stored)["views"]
 
     def _permuted(self, split: str, order: Tensor) -> Iterator[Tensor]:
-        """Yield views that are the same in every epoch in the order of one."""
-        if split not in self._mapped and len(order) > self._shard_length:
+        """Yield views that are the same in every epoch in the order of one, or of a part of it."""
+        fit = self.chunks.count(split) <= self._shard_length
+        if split not in self._mapped and not fit:
             self._mapped[split] = self._map(split)
         shards = self._mapped.get(split) or []
-        if len(order) <= self._shard_length:
-            shards = [self._shard(split, 0, self.chunks.index(split), 0)]
+        if fit:
+            shards = [self._shard(split, 0, self.chunks.index(split), 0, self._shard_length)]
         if not shards:
             yield from self._computed(split, 0, self.chunks.index(split)[order])
             return
@@ -140,7 +154,7 @@ class ShardedViews:
         """Return all shards, mapped from the files of the cache; none if one cannot be stored."""
         index, shards = self.chunks.index(split), []
         for start in range(0, len(index), self._shard_length):
-            count = len(self._shard(split, 0, index, start))
+            count = len(self._shard(split, 0, index, start, self._shard_length))
             found = self.chunks.resources.cache.find(self.chunks.keys.views(split, 0, start, count))
             if found is None:
                 return []
@@ -154,8 +168,10 @@ class ShardedViews:
 
     def _views(self, split: str, epoch: int, index: Tensor) -> Views:
         chunks = self.chunks
-        training = epoch if split == "train" else None
-        return Views(chunks.data.splits[split], index, chunks.run, chunks.size, training)
+        training = epoch if split in TRAINING else None
+        own = chunks.data.splits[split]
+        name = "view" if split == "train" else "extra view"
+        return Views(own, index, chunks.run, chunks.size, training, name)
 
     @property
     def _batch(self) -> int:

@@ -7,7 +7,7 @@ searched. A `Stream` yields them batch by batch; what is costly to compute comes
 from the cache. Logits are stored as they are: the temperature is applied later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,7 +20,9 @@ from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Teacher
 from kdtune.streams.batches import Batch, rebatched
 from kdtune.streams.chunks import Chunks
+from kdtune.streams.extra import ExtraImages
 from kdtune.streams.features import Features
+from kdtune.streams.keys import Part
 from kdtune.streams.mixtures import mixed, mixed_labels
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import ShardedViews, view_shape, view_size
@@ -60,17 +62,33 @@ class Stream:
         self.passes: TeacherPasses | None = None
         if teacher is not None and teacher.members:
             self.passes = TeacherPasses(teacher, self.chunks, self.working_set)
-        self.features = None
+        self.features: Features | None = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, self.working_set, student_fingerprint)
+        self.extra: ExtraImages | None = None
+        if teacher is not None and run.unlabelled_per_batch:
+            # features of a batch that depend on all its images are not worth storing: no other
+            # share has the same. The frozen backbone then runs with the head
+            if self.features and not self.features.are_per_image(self.views.sample("train")):
+                self.features = None
+            of_student = self._extra_features if self.features else None
+            of_teacher = self._extra_logits, self._extra_teacher_features
+            self.extra = ExtraImages(self.chunks, self.views, *of_teacher, of_student)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, in the order of the repeat."""
-        return self._batches("train", epoch, self.run.batch_size)
+        """Yield the training batches of an epoch, in the order of the repeat.
+
+        Images without labels are the last ones of each batch, see `streams.extra`.
+        """
+        batches = self._on_host("train", epoch, self.run.labelled_per_batch)
+        if self.extra is not None:
+            batches = self.extra.beside(batches, epoch)
+        return (batch.to(self.resources.device) for batch in batches)
 
     def evaluate(self, split: str, epoch: int) -> Iterator[Batch]:
         """Yield the batches of val or test in their own order, for the student after this epoch."""
-        return self._batches(split, epoch, EVALUATION_BATCH)
+        batches = self._on_host(split, epoch, EVALUATION_BATCH)
+        return (batch.to(self.resources.device) for batch in batches)
 
     def teacher_logits(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the teacher's logits, float32 [N, K], and the labels, int64 [N], of a split.
@@ -81,10 +99,10 @@ class Stream:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of training batches in an epoch."""
-        return -(-self.chunks.count("train") // self.run.batch_size)
+        """Number of training batches in an epoch, which is one pass over the labelled images."""
+        return -(-self.chunks.count("train") // self.run.labelled_per_batch)
 
-    def _batches(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
+    def _on_host(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
         if self.features is None:
             batches = self._views_and_logits(split, epoch)
         else:
@@ -93,7 +111,7 @@ class Stream:
             if batch.features is not None:
                 # a copy: a file's alignment, unlike the allocator's, moves a product's last bits
                 batch = replace(batch, features=batch.features.clone())
-            yield batch.to(self.resources.device)
+            yield batch
 
     def _with_features(self, features: Features, split: str, epoch: int) -> Batch:
         """Return a whole split with the student's features in place of views."""
@@ -175,6 +193,34 @@ class Stream:
             yield Batch(labels[done : done + len(part)], part)
             done += len(part)
 
+    # -- images without labels -----------------------------------------------------------------
+
+    def _extra_logits(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
+        """Return the teacher's logits of a block of images without labels, float32 [n, K]."""
+        if self.chunks.keys.same_views("extra"):
+            return self._logits("extra", 0, rows)
+        assert self.passes is not None
+        place = Place("extra", part.epoch, part.count, part)
+        return self.passes.logits(place, lambda: _unlabelled(views))
+
+    def _extra_teacher_features(
+        self, part: Part, rows: Tensor, views: Callable[[], Tensor]
+    ) -> Tensor | None:
+        """Return the teacher's features of a block, float32 [n, D]; None if the loss needs none."""
+        if not self.run.compares_features or self.chunks.keys.same_views("extra"):
+            return self._features_of_teacher("extra", 0, rows)
+        assert self.passes is not None
+        place = Place("extra", part.epoch, part.count, part)
+        return self.passes.features(place, lambda: _unlabelled(views))
+
+    def _extra_features(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
+        """Return the features of a block of images without labels, float32 [n, D]."""
+        assert self.features is not None
+        if self.chunks.keys.same_views("extra"):
+            batches = self._views("extra", 0, own_order=True)
+            return self.features.get("extra", 0, batches, per_image=True)[rows]
+        return self.features.get("extra", part.epoch, _unlabelled(views), False, part)
+
     # -- teacher -------------------------------------------------------------------------------
 
     def _has_logits(self, split: str) -> bool:
@@ -220,3 +266,9 @@ class Stream:
         same = self.chunks.keys.same_inputs(split)
         place = Place(split, epoch, self.chunks.count(split))
         return place, lambda: self._views(split, epoch, own_order=same)
+
+
+def _unlabelled(views: Callable[[], Tensor]) -> Iterator[Batch]:
+    """Yield views, which are made when they are asked for, as a batch whose labels mean nothing."""
+    made = views()
+    yield Batch(torch.zeros(len(made), dtype=torch.int64), made)

@@ -12,7 +12,7 @@ from kdtune.models.ensemble import Teacher, combine
 from kdtune.streams.batches import Batch, collect, rebatched
 from kdtune.streams.cache import Progress, Tensors
 from kdtune.streams.chunks import Chunks
-from kdtune.streams.keys import Key
+from kdtune.streams.keys import Key, Part
 from kdtune.streams.working_set import WorkingSet
 
 
@@ -22,9 +22,11 @@ class Place:
 
     split: str
     epoch: int
-    """Of train."""
+    """Of train; number of the pass over extra."""
     count: int
     """Number of inputs."""
+    part: Part | None = None
+    """If they are a part of the epoch."""
 
 
 Inputs = Callable[[], Iterable[Batch]]
@@ -130,11 +132,11 @@ class TeacherPasses:
 
     def _logit_key(self, place: Place, member: int) -> Key:
         name = self.teacher.fingerprints[member]
-        return self.chunks.keys.logits(place.split, place.epoch, name)
+        return self.chunks.keys.logits(place.split, place.epoch, name, place.part)
 
     def _feature_key(self, place: Place) -> Key:
         name = self.teacher.fingerprints[0]
-        return self.chunks.keys.teacher_features(place.split, place.epoch, name)
+        return self.chunks.keys.teacher_features(place.split, place.epoch, name, place.part)
 
     def _batches(self, inputs: Inputs) -> Iterator[Batch]:
         return rebatched(inputs(), self.chunks.keys.inference_batch)

@@ -14,10 +14,10 @@ from kdtune.config.run_data import Augment
 from kdtune.config.study import Study
 
 MIXING = ("mixup", "cutmix")
-LOGITS = ("batch_size",)
+LOGITS = ("batch_size", "extra_share")
 """Hyperparameters, besides the augmentation and the mixing, that logits of mixed images depend on.
 """
-FEATURES = ("batch_size", "batch_norm")
+FEATURES = ("batch_size", "extra_share", "batch_norm")
 """The same of the features of a frozen backbone, computed batch by batch."""
 
 

@@ -6,7 +6,7 @@ the streams of as many repeats as fit are stored; the others would be read once 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,11 @@ from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data
+from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model
+from kdtune.streams.extra import extra_computed
 from kdtune.streams.keys import Key
 from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_bytes, view_size
@@ -90,15 +92,20 @@ def working_set(
     variants = variants_with(run, resources.variants)
     counts = {split: len(values) for split, values in data.splits.items()}
     counts["train"] = run.train_images or counts["train"]
+    if not run.unlabelled_per_batch:
+        counts.pop("extra", None)
     networks = [model for model in teacher if isinstance(model, Classifier)]
     # a table of outputs is a file itself
     outputs = FLOAT_BYTES * len(data.classes) * len(networks)
     if run.compares_features or resources.teacher_features:
         outputs += FLOAT_BYTES * sum(map(_feature_size, networks))
-    sets = sum(v.logit_sets for v in variants if not v.same)
-    per_repeat = sets * run.epochs * counts["train"] * outputs
-    same = any(v.same for v in variants)
-    fixed = sum(counts.values()) - (0 if same else counts["train"])
+    seen = _seen(run, counts)
+    augments = {v.augment for v in variants}
+    sets = {"train": sum(v.logit_sets for v in variants if not v.same)}
+    sets["extra"] = len(augments - {"none"})  # which is never mixed
+    per_repeat = sum(sets[split] * count for split, count in seen.items()) * outputs
+    same = {"train": any(v.same for v in variants), "extra": "none" in augments}
+    fixed = sum(count for split, count in counts.items() if same.get(split, True))
     shared = fixed * outputs * min(run.teachers, resources.repeats)
     if run.trainable == "head":
         own, once = _feature_bytes(run, variants, counts, student)
@@ -107,23 +114,43 @@ def working_set(
     own_splits = 1
     if run.folds is not None:  # each repeat has other images in train and val
         per_repeat, shared, own_splits = per_repeat + shared, 0, resources.repeats
-    of_train = sum(
-        own_splits if augment == "none" else run.epochs * resources.repeats
-        for augment in {v.augment for v in variants}
-    )
+    of_one = {split: count * own_splits for split, count in counts.items()}
     views = {
-        split: view * count * (of_train if split == "train" else own_splits)
-        for split, count in counts.items()
+        split: view * _of_all(augments, of_one[split], seen.get(split), resources.repeats)
+        for split in counts
         if data.kind != "tensors" and _read_again(run, split, teacher)
     }
     return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
+
+
+def _of_all(augments: Iterable[str], once: int, seen: int | None, repeats: int) -> int:
+    """Return the views of a split in all augmentations.
+
+    Args:
+        augments: Of the variants.
+        once: Views that are the same in every epoch.
+        seen: Views that one run learns from; None for val and test, which have no augmentation.
+        repeats: Repeats, which have other views.
+    """
+    if seen is None:
+        return once
+    return sum(once if augment == "none" else seen * repeats for augment in augments)
+
+
+def _seen(run: Run, counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of views that one run learns from in all epochs, of each split."""
+    seen = {"train": run.epochs * counts["train"]}
+    if "extra" in counts:
+        seen["extra"] = extra_computed(run, counts["train"], counts["extra"])
+    return seen
 
 
 def _read_again(run: Run, split: str, teacher: Sequence[Model]) -> bool:
     """Return True if more than one run, or more than one builder, reads the views of the split."""
     if not teacher:  # fine-tuning reads each view of train once; val would be worth little
         return False
-    if run.trainable == "all":
+    # with batch norm in train mode, each share of images without labels has other features
+    if run.trainable == "all" or (run.unlabelled_per_batch and run.batch_norm == "train"):
         return True
     # features replace views, but those of val are computed after each epoch of drifting statistics
     return run.batch_norm == "train" and split != "train"
@@ -145,15 +172,20 @@ def _feature_bytes(
     """
     image = FLOAT_BYTES * _feature_size(student)
     size = {split: count * image for split, count in counts.items()}
+    if run.unlabelled_per_batch and run.batch_norm == "train":
+        return 0, 0  # none are stored
     if run.batch_norm == "train":
         statistics = sum(buffer.nbytes for buffer in student.net.buffers())
         epoch = size["train"] + statistics + size["val"]
         one = run.epochs * epoch + size.get("test", 0)
         return one * sum(v.feature_sets for v in variants), 0
-    sets = sum(v.feature_sets for v in variants if not v.same)
-    own = sets * run.epochs * size["train"]
-    once = size["val"] + size.get("test", 0)
-    once += size["train"] if any(v.same for v in variants) else 0
+    augments = {v.augment for v in variants}
+    sets = {"train": sum(v.feature_sets for v in variants if not v.same)}
+    sets["extra"] = len(augments - {"none"})
+    same = {"train": any(v.same for v in variants), "extra": "none" in augments}
+    seen = sum(sets[split] * count for split, count in _seen(run, counts).items())
+    own = seen * image
+    once = sum(count for split, count in size.items() if same.get(split, True))
     return (own + once, 0) if run.weights_of("student") == "none" else (own, once)
 
 
@@ -173,9 +205,12 @@ def cache_warning(
         return None
     epochs: Any = ends_of(study.values("epochs"))
     largest: dict[str, Any] = {"epochs": max(epochs)}
+    shares: Any = ends_of(study.values("extra_share"))
+    alphas: Any = ends_of(study.values("alpha"))
+    largest |= {"extra_share": max(shares), "alpha": min(alphas)}
     largest |= {n: value for n, value in LARGEST.items() if value in ends_of(study.values(n))}
     run = replace(study.run, **largest)
-    need = working_set(run, load_data(run), student, teacher, resources)
+    need = working_set(run, with_extra(load_data(run), run), student, teacher, resources)
     missing = [split for split in need.views if not need.keeps_views(split)]
     enough = max(need.needed, 2 * max(need.views.values(), default=0))
     advice = f"--cache-gb {math.ceil(enough / 1e8) / 10:g} keeps everything"

@@ -44,7 +44,8 @@ def teacher_logits(
     """
     data = load_data(run)
     student = untrained(run, "student")  # only its input size matters
-    own, used = replace(run, trainable="all", mixup=0.0, cutmix=0.0), resources
+    own = replace(run, trainable="all", mixup=0.0, cutmix=0.0, extra=None, extra_share=0.0)
+    used = resources
     if split == "train" and run.augmentation != "none":  # no run needs these views
         own = replace(own, augment="none")
         used = replace(resources, cache=Cache(gigabytes=0), teacher_features=False)

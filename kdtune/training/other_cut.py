@@ -10,6 +10,7 @@ from kdtune.config.names import is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data
+from kdtune.data.extra import with_extra
 from kdtune.data.overlap import find_shared
 from kdtune.data.sources import load_data
 from kdtune.models.finished import FinishedTeacher, read_finished
@@ -27,7 +28,8 @@ def find_leaks(study: Study) -> list[str]:
     Raises:
         InputError: The data do not exist.
     """
-    return [*find_shared(load_data(study.run)), *find_other_cuts(study)]
+    data = with_extra(load_data(study.run), study.run)
+    return [*find_shared(data), *find_other_cuts(study)]
 
 
 def _recorded(run: Run, data: Data) -> FinishedTeacher | OutputsRecord | None:

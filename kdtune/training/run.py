@@ -16,6 +16,7 @@ from kdtune.config.names import is_output_file
 from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.data.extra import with_extra
 from kdtune.data.folder import verify
 from kdtune.data.mixing import check_mixing
 from kdtune.data.sources import load_data
@@ -67,7 +68,7 @@ def distill(
         on_save: Called after each save of the checkpoint, for instance to upload it.
     """
     run = resolve(run)
-    data = load_data(run)
+    data = with_extra(load_data(run), run)
     frozen = _cached_teacher(_TeacherKey.of(run, teacher, resources.device))
     with initial_student(run, resources.device) as initial:
         student = initial.student
@@ -221,11 +222,13 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
         `fingerprints`.
     """
     run, begun = study.run, dict(study.run.study_values)
-    data = load_data(run)
+    data = with_extra(load_data(run), run)
     verify(data)
     data.subset(run)
     check_mixing(study, data)
     made_of = {"data": data.study_fingerprint}
+    if data.extra is not None:
+        made_of["extra images"] = data.extra.fingerprint
     own_teachers = [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")]
     own_students = [(own, make_student(own)) for own in students(study)]
     models: dict[str, Sequence[tuple[Run, Model]]]

@@ -17,7 +17,7 @@ from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.models.registry import PREPROCESSING
 from kdtune.training.recipe import resolve, untrained
 
-COMPARED_BY_CONTENT = ("data", "teacher_weights", "student_weights")
+COMPARED_BY_CONTENT = ("data", "extra", "teacher_weights", "student_weights")
 """Fields of a run that are paths: a teacher stays the same where its files have moved."""
 RECIPE = (
     *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),

@@ -32,7 +32,7 @@ from kdtune.raytune.storage_probe import StorageProbe
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
 TRIAL = TrialResources(cpu=1, gpu=0)
-OWN = NodeStatus("1.0", "2.13.0", 0, {}, "images", "teacher", "student")
+OWN = NodeStatus("1.0", "2.13.0", 0, {}, "images", "teacher", "student", extra="more")
 
 
 @pytest.fixture
@@ -50,6 +50,10 @@ def study(tiny: Run, tmp_path: Path) -> Study:
         (replace(OWN, kdtune="0.9"), ["has kdtune 0.9, but 10.0.0.1 (h0) has 1.0; install the"]),
         (replace(OWN, torch="2.9.0"), ["has torch 2.9.0, but 10.0.0.1 (h0) has 2.13.0; install"]),
         (replace(OWN, data="others"), ["has another data than 10.0.0.1 (h0) in fashion; copy it"]),
+        (
+            replace(OWN, extra="others"),
+            ["has another set of images without labels than 10.0.0.1 (h0) in None; copy it"],
+        ),
         (replace(OWN, teacher="t", student="s"), ["another teacher", "another student"]),
         (replace(OWN, faults=("cannot",), data=""), []),
         (NodeStatus("1.0", no_answer="has not answered"), []),

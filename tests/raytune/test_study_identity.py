@@ -98,12 +98,33 @@ def test_cores_of_a_trial_matter_without_a_gpu_alone(
         of_run(augment=None, teacher_lr=None),  # the recorded values are taken
         of_run(data="/elsewhere", augment="crop", student_weights="/elsewhere/s.safetensors"),
         of_run(lr_step_size=7, dkd_beta=3),  # without effect
+        replace(  # with images that have no labels, in further configurations
+            OLD,
+            run=replace(RUN, extra="more"),
+            space={"alpha": (0.1, 0.5, 1), "extra_share": (0.0, 0.5)},
+        ),
         replace(OLD, cache="/elsewhere", gpus=0, name="renamed"),
     ],
 )
 def test_what_continues_a_study(asked: Study) -> None:
     recorded = replace(asked.run, augment="crop", teacher_lr=0.01)
     assert merge(asked) == (replace(asked, run=recorded), [])
+
+
+def test_images_without_labels_are_compared_by_content() -> None:
+    prints = PRINTS | {"extra images": "e"}
+    old, moved, rest = (
+        of_run(extra=extra, extra_share=0.5, train_images=60) for extra in ("a", "b/c", "rest")
+    )
+    saved = SavedStudy(old, prints)
+    for asked in (moved, rest):
+        assert merge(asked, old)[0] == asked
+        assert is_moved(asked, saved) and not is_moved(old, saved)
+    check_same(moved, saved, prints)
+    with pytest.raises(InputError, match="without labels of --extra rest have changed since"):
+        check_same(rest, saved, prints | {"extra images": "others"})
+    with pytest.raises(InputError, match=r"extra_share: 0\.5 → 0"):
+        merge(of_run(train_images=60), old)
 
 
 def test_the_size_of_views_of_several_models_is_kept() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.ensemble import Teacher
 from kdtune.models.registry import build
@@ -36,7 +37,8 @@ HEADER = 4096
 def stream_of(run: Run, resources: Resources) -> Stream:
     teacher = build(run.teacher, "none", 10, seed=1).place(CPU, run.precision)
     student = build(run.student, "none", 10, seed=2 + run.repeat).place(CPU, run.precision)
-    return Stream(run, load_data(Run()), student, Teacher.of([teacher]), resources)
+    data = with_extra(load_data(Run()), run)
+    return Stream(run, data, student, Teacher.of([teacher]), resources)
 
 
 def read_all(run: Run, resources: Resources) -> set[str]:
@@ -54,10 +56,13 @@ def read_all(run: Run, resources: Resources) -> set[str]:
 @pytest.mark.parametrize("trainable", ["all", "head"])
 @pytest.mark.parametrize("batch_norm", ["train", "eval"])
 @pytest.mark.parametrize("augment", ["crop", "none"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_the_estimate_is_what_a_study_leaves_on_the_disk(
-    trainable: str, batch_norm: str, augment: str, tmp_path: Path
+    trainable: str, batch_norm: str, augment: str, share: float, tmp_path: Path
 ) -> None:
     run = replace(RUN, trainable=trainable, batch_norm=batch_norm, augment=augment)
+    # in 3 epochs 210 or 2,031 of the 1,930 others: one block, or a whole pass and one block
+    run = replace(run, extra="rest" if share else None, extra_share=share)
     resources = Resources(cache=Cache(tmp_path, 1), repeats=2)
     for repeat in (0, 1):
         read_all(replace(run, repeat=repeat), resources)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
+from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
@@ -331,6 +332,31 @@ def test_features_are_not_made_where_no_run_compares_them(
 ) -> None:
     over_stream(replace(run, loss="kl", epochs=1), teacher, Resources(cache=Cache(tmp_path, 1)))
     assert not (tmp_path / "teacher-features").exists()
+
+
+@pytest.mark.parametrize("augment", ["crop", "none"])
+def test_images_without_labels_have_features_of_the_same_pass(
+    augment: str, run: Run, teacher: Classifier, passes: Callable[[], int], tmp_path: Path
+) -> None:
+    run = replace(run, augment=augment, train_images=1900, extra="rest", extra_share=0.25)
+    data, cache = with_extra(load_data(run), run), Cache(tmp_path, 1)
+    student, own_teacher = make_student(run).place(CPU, "fp32"), Teacher.of([teacher])
+    # 635 of the 100 without labels in an epoch
+    seen = 1900 + (100 if augment == "none" else 7 * 100)
+    for change in ({}, {"loss": "kl+features_cosine"}, {"loss": "kl"}):
+        own = replace(run, **change)  # type: ignore[arg-type]
+        stream = Stream(own, data, student, own_teacher, Resources(cache=cache))
+        assert len(list(stream.train(0))) == 159  # 12 of 1,900 in each
+        assert passes() == (0 if change else seen)
+    stream = Stream(run, data, student, own_teacher, Resources(cache=cache))
+    for batch in list(stream.train(0))[:40:13]:
+        assert batch.unlabelled == 4 and batch.views is not None
+        with torch.no_grad():
+            logits, features = teacher.with_features(batch.views)
+        torch.testing.assert_close(batch.teacher, logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(batch.teacher_features, features, rtol=1e-4, atol=1e-4)
+    *_, last = train(replace(run, epochs=1), student, stream)
+    assert last.splits["train"]["distill"] is not None
 
 
 def outputs(stream: Stream, run: Run) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

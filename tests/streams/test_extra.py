@@ -1,0 +1,426 @@
+"""Images without labels: runs against a plain loop, and what several configurations share.
+
+The plain loop is written here a second time, for batches with and without labels: it decodes,
+augments and runs the teacher itself, with torch's own losses.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import build_teacher, make_optimizer, make_scheduler, side
+from tiny_run import TINY, train_tiny_teacher
+from torch import Tensor
+
+from kdtune.config.run import Run, derive_seed
+from kdtune.data.dataset import Data
+from kdtune.data.extra import with_extra
+from kdtune.data.sources import load_data
+from kdtune.data.views import Views
+from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
+from kdtune.streams import extra as blocks
+from kdtune.streams.cache import Cache
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+from kdtune.streams.teacher_passes import TeacherPasses
+from kdtune.training.checkpoint import Checkpoint
+from kdtune.training.loop import train
+from kdtune.training.metrics import Epoch
+from kdtune.training.run import make_student
+from kdtune.training.teacher import load_teacher
+
+CPU = torch.device("cpu")
+EXTRA = 50
+RUN = replace(
+    TINY, train_images=75, extra=f"{__name__}:images", extra_share=0.4, temperature=2.0, alpha=0.3
+)
+"""Batches of 10 labelled images and 6 others; in an epoch 8 and 45 of them, the last one of 5 and
+3. So the second epoch begins in the first pass over the 50 others and ends in the second one."""
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """Images of val without their labels, which are replaced by random ones."""
+    inputs = load_data(Run()).splits["val"].inputs
+    assert isinstance(inputs, Tensor)
+    return inputs[:EXTRA], torch.randint(10, (EXTRA,))
+
+
+def bare_images() -> Tensor:
+    return images()[0]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+def over_stream(
+    run: Run,
+    folder: Path,
+    resources: Resources | None = None,
+    data: Data | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Classifier, list[Epoch]]:
+    student = make_student(run).place(CPU, run.precision)
+    teacher = Teacher.of([load_teacher(run, folder).place(CPU, run.precision)])
+    data = data or with_extra(load_data(run), run)
+    stream = Stream(run, data, student, teacher, resources or Resources())
+    return student, list(train(run, student, stream, checkpoint))
+
+
+def weights(student: Classifier) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in student.net.state_dict().items()}
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+# -- the plain loop ----------------------------------------------------------------------------
+
+
+def sequence(run: Run, data: Data, size: int) -> Iterator[Tensor]:
+    """Views of the images without labels, one at a time: pass after pass, each in its order."""
+    split = data.splits["extra"]
+    for k in range(10**6):
+        seed = derive_seed("extra order", run.seed, run.repeat, k)
+        order = torch.randperm(EXTRA, generator=torch.Generator().manual_seed(seed))
+        yield from torch.cat(list(Views(split, order, run, size, k, "extra view").batches()))
+
+
+def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifier, list[float]]:
+    """Train as one writes it down; return the student and the mean accuracy on train by epoch.
+
+    `unlabelled` are the numbers of images without labels in the batches of an epoch.
+    """
+    data = with_extra(load_data(run), run)
+    teacher = build_teacher(run, folder, data).place(CPU, run.precision)
+    student = make_student(run).place(CPU, run.precision)
+    teacher.set_mode(False)
+    if run.trainable == "head":
+        student.requires_grad_(False)
+        student.head.requires_grad_(True)
+    subset, size = data.subset(run), side(run, data, student, teacher)
+    optimizer = make_optimizer(run, student)
+    scheduler = make_scheduler(run, optimizer, len(unlabelled))
+    others, accuracies = sequence(run, data, size), []
+    n = run.batch_size - unlabelled[0]
+    for epoch in range(run.epochs):
+        seed = derive_seed("order", run.seed, run.repeat, epoch)
+        index = subset[torch.randperm(75, generator=torch.Generator().manual_seed(seed))]
+        views = torch.cat(list(Views(data.splits["train"], index, run, size, epoch).batches()))
+        labels, hits = data.splits["train"].labels[index], 0
+        for step, count in enumerate(unlabelled):
+            y = labels[step * n :][:n]
+            more = torch.stack([next(others) for _ in range(count)])
+            x = torch.cat([views[step * n :][:n], more])
+            student.set_mode(True, run.batch_norm == "train")
+            torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
+            logits = student(x)
+            with torch.no_grad():
+                target = teacher(x)
+            t = run.temperature
+            p, q = F.log_softmax(target / t, 1), F.log_softmax(logits / t, 1)
+            distill = t**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)
+            ce = F.cross_entropy(logits[: len(y)], y)
+            optimizer.zero_grad()
+            (run.alpha * ce + (1 - run.alpha) * distill).backward()
+            optimizer.step()
+            if run.schedule == "onecycle":
+                scheduler.step()
+            hits += int((logits[: len(y)].argmax(1) == y).sum())
+        accuracies.append(hits / 75)
+    return student, accuracies
+
+
+KINDS: dict[str, tuple[dict[str, object], list[int]]] = {
+    "share 0.4": ({}, [6] * 7 + [3]),
+    "share 0.75": ({"extra_share": 0.75}, [12] * 19),  # 18 of 4 labelled images, one of 3: 9
+    "at least one": ({"extra_share": 0.01}, [1] * 5),
+    "at most all but one": ({"extra_share": 0.99, "epochs": 1}, [15] * 75),
+    "only the teacher": ({"alpha": 0.0}, [6] * 7 + [3]),
+    "no augmentation": ({"augment": "none"}, [6] * 7 + [3]),
+    "dropout": ({"student": "factories:dropout_student"}, [6] * 7 + [3]),
+    "resized crop": ({"augment": "resized-crop", "image_size": 20}, [6] * 7 + [3]),
+    "another repeat": ({"repeat": 2, "seed": 1}, [6] * 7 + [3]),
+    "head, batch norm train": ({"trainable": "head"}, [6] * 7 + [3]),
+    "head, batch norm eval": ({"trainable": "head", "batch_norm": "eval"}, [6] * 7 + [3]),
+    "head, eval, no augmentation": (
+        {"trainable": "head", "batch_norm": "eval", "augment": "none"},
+        [6] * 7 + [3],
+    ),
+    "head, dropout": (
+        {"trainable": "head", "batch_norm": "eval", "student": "factories:dropout_student"},
+        [6] * 7 + [3],
+    ),
+}
+KINDS["share 0.75"][1][-1] = 9
+
+
+@pytest.mark.parametrize("block", [32, blocks.BLOCK])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_loop(
+    kind: str, block: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, unlabelled = KINDS[kind]
+    run = replace(RUN, **change)  # type: ignore[arg-type]
+    reference, accuracies = plain_loop(run, teacher_folder, unlabelled)
+    want = weights(reference)
+    monkeypatch.setattr(blocks, "BLOCK", block)  # two blocks in a pass, or one
+    for _ in ("built", "read"):
+        resources = Resources(cache=Cache(tmp_path, 1))
+        student, epochs = over_stream(run, teacher_folder, resources)
+        for name, value in weights(student).items():
+            scale = want[name].abs().max().clamp(min=1e-3)
+            assert (value - want[name]).abs().max() <= 1e-6 * scale, name
+        assert [epoch.splits["train"]["acc"] for epoch in epochs] == pytest.approx(accuracies)
+        assert [epoch.splits["train"]["n_examples"] for epoch in epochs] == [75] * run.epochs
+
+
+# -- what changes nothing ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["kl", "dkd"])
+def test_labels_of_these_images_change_no_bit(loss: str, teacher_folder: Path) -> None:
+    run = replace(RUN, loss=loss, epochs=2)
+    data = with_extra(load_data(run), run)
+    want, epochs = over_stream(run, teacher_folder, data=data)
+    own = data.splits["extra"]
+    random = replace(own, labels=torch.randint(10, (EXTRA,)))
+    with_labels = replace(data, splits={**data.splits, "extra": random})
+    bare = replace(run, extra=f"{__name__}:bare_images")
+    for changed, other in ((run, with_labels), (bare, with_extra(load_data(bare), bare))):
+        assert other.extra is not None and data.extra is not None
+        assert other.extra.fingerprint == data.extra.fingerprint
+        student, found = over_stream(changed, teacher_folder, data=other)
+        assert_equal(weights(student), weights(want))
+        assert [epoch.splits for epoch in found] == [epoch.splits for epoch in epochs]
+
+
+@pytest.mark.parametrize("change", [{"extra_share": 0.0}, {"alpha": 1.0}])
+def test_without_a_share_or_a_teacher_there_are_none(
+    change: dict[str, float], teacher_folder: Path
+) -> None:
+    run = replace(RUN, epochs=2, **change)  # type: ignore[arg-type]
+    alone = replace(run, extra=None, extra_share=0.0)
+    assert run.config_id == alone.config_id
+    student, found = over_stream(run, teacher_folder)
+    want, epochs = over_stream(alone, teacher_folder)
+    assert_equal(weights(student), weights(want))
+    assert [epoch.splits for epoch in found] == [epoch.splits for epoch in epochs]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_path: Path) -> None:
+    want, _ = over_stream(RUN, teacher_folder)
+    student = make_student(RUN).place(CPU, "fp32")
+    model = load_teacher(RUN, teacher_folder).place(CPU, "fp32")
+    data = with_extra(load_data(RUN), RUN)
+    stream = Stream(RUN, data, student, Teacher.of([model]), Resources())
+    file = tmp_path / "checkpoint"
+    next(train(RUN, student, stream, Checkpoint(file)))  # epoch 1 begins within the first pass
+    resumed, epochs = over_stream(RUN, teacher_folder, checkpoint=Checkpoint(file))
+    assert [epoch.number for epoch in epochs] == [0, 1, 2]
+    assert_equal(weights(resumed), weights(want))
+
+
+# -- the sequence ------------------------------------------------------------------------------
+
+
+def new_stream(run: Run, folder: Path, resources: Resources | None = None) -> Stream:
+    student = make_student(run).place(CPU, run.precision)
+    teacher = Teacher.of([load_teacher(run, folder).place(CPU, run.precision)])
+    data = with_extra(load_data(run), run)
+    return Stream(run, data, student, teacher, resources or Resources())
+
+
+def test_each_pass_has_all_images_once(teacher_folder: Path) -> None:
+    run = replace(RUN, augment="none")
+    stream = new_stream(run, teacher_folder)
+    assert stream.steps_per_epoch == 8
+    batches = [batch for epoch in range(10) for batch in stream.train(epoch)]
+    assert [batch.unlabelled for batch in batches] == ([6] * 7 + [3]) * 10
+    assert [len(batch.labelled) for batch in batches] == ([10] * 7 + [5]) * 10
+    rows = [row for b in batches for row in b.views[-b.unlabelled :]]  # type: ignore[index]
+    assert len(rows) == 450
+    seen = [[row.numpy().tobytes() for row in rows[i : i + EXTRA]] for i in range(0, 450, EXTRA)]
+    every = Counter(image.numpy().tobytes() for image in bare_images())
+    assert all(Counter(one_pass) == every for one_pass in seen)
+    assert len({tuple(one_pass) for one_pass in seen}) == 9  # each in another order
+
+
+def test_the_label_of_such_an_image_is_the_class_of_the_teacher(teacher_folder: Path) -> None:
+    for batch in new_stream(RUN, teacher_folder).train(0):
+        n = batch.unlabelled
+        assert batch.teacher is not None
+        assert torch.equal(batch.labels[-n:], batch.teacher[-n:].argmax(1))
+        assert len(batch) == len(batch.labelled) + n
+
+
+def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:
+    """Mixing is within the labelled part of a batch, whatever its size; the others stay."""
+    mixing = replace(RUN, mixup=1.0)
+    pairs = zip(
+        new_stream(RUN, teacher_folder).train(1),
+        new_stream(mixing, teacher_folder).train(1),
+        strict=True,
+    )
+    for plain, mixed in pairs:
+        n = plain.unlabelled
+        assert mixed.unlabelled == n
+        for one, other in zip(vars(plain).values(), vars(mixed).values(), strict=True):
+            if isinstance(one, Tensor):
+                assert torch.equal(one[-n:], other[-n:])
+        assert mixed.views is not None and plain.views is not None
+        assert not torch.equal(mixed.views[:-n], plain.views[:-n])
+        assert torch.equal(mixed.labels, plain.labels)
+        assert mixed.partners is not None and mixed.shares is not None
+        assert torch.equal(mixed.partners[-n:], mixed.labels[-n:])
+        assert sorted(mixed.partners[:-n].tolist()) == sorted(plain.labels[:-n].tolist())
+        share, most = mixed.shares[0], plain.views[:-n].float().amax()
+        low = (share * plain.views[:-n] - mixed.views[:-n].float()).amax()
+        high = (mixed.views[:-n].float() - share * plain.views[:-n]).amax()
+        assert low <= 1 and high <= (1 - share) * most + 1
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 16, 64, 1000])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.85, 0.999])
+@pytest.mark.parametrize("labelled", [3, 75, 300])
+def test_numbers_of_images_in_an_epoch(batch_size: int, share: float, labelled: int) -> None:
+    run = replace(RUN, batch_size=batch_size, extra_share=share)
+    n = batch_size - run.unlabelled_per_batch
+    assert 1 <= n < batch_size
+    sizes = [min(n, labelled - done) for done in range(0, labelled, n)]
+    beside = [blocks.extra_beside(run, size) for size in sizes]
+    assert sum(beside) == blocks.extra_per_epoch(run, labelled)
+    whole = Fraction(run.unlabelled_per_batch, n)
+    for size, count in zip(sizes, beside, strict=True):
+        assert count == 1 or abs(count - whole * size) <= Fraction(1, 2)
+    assert abs(run.unlabelled_per_batch - share * batch_size) <= 1
+
+
+def test_mixed_images_are_followed_by_unmixed_ones() -> None:
+    labels, shares = torch.tensor([0, 1, 2]), torch.full((3,), 0.7)
+    views, teacher = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, 10)
+    mixed = blocks.Batch(labels, views, None, teacher, labels.flip(0), shares)
+    both = blocks.joined(mixed, blocks.Batch(torch.tensor([5, 6]), views[:2], None, teacher[:2]))
+    assert both.unlabelled == 2
+    assert both.partners is not None and both.shares is not None
+    assert both.partners.tolist() == [2, 1, 0, 5, 6]
+    assert both.shares.tolist() == pytest.approx([0.7] * 5)
+    assert both.labelled.partners is not None
+    assert both.labelled.partners.tolist() == [2, 1, 0]
+
+
+# -- what is shared ----------------------------------------------------------------------------
+
+
+CONFIGURATIONS = [
+    {"alpha": 0.0},
+    {"temperature": 4.0, "lr": 0.1},
+    {"batch_size": 8},
+    {"extra_share": 0.2},
+    {"extra_share": 0.75},  # 225 images an epoch, so that it needs all passes first
+    {"loss": "mse", "epochs": 2},
+]
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_configurations_share_the_passes(
+    augment: str, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = Resources(cache=Cache(tmp_path, 1))
+    seen: list[int] = []
+    forward = TeacherPasses._forward
+    monkeypatch.setattr(
+        TeacherPasses, "_forward", lambda s, m, b: seen.append(len(b)) or forward(s, m, b)
+    )
+    runs = [replace(RUN, augment=augment, **change) for change in CONFIGURATIONS]  # type: ignore[arg-type]
+    longest = max(runs, key=lambda run: run.extra_share)
+    over_stream(longest, teacher_folder, resources)
+    evaluated = sum(len(load_data(RUN).splits[split]) for split in ("val", "test"))
+    per_epoch = 18 * 12 + 9
+    passes = 1 if augment == "none" else -(-3 * per_epoch // EXTRA)
+    epochs = 1 if augment == "none" else 3
+    assert sum(seen) == epochs * 75 + passes * EXTRA + evaluated
+    seen.clear()
+    for run in runs:
+        over_stream(run, teacher_folder, resources)
+    assert not seen  # all logits come from the cache
+
+
+def test_only_the_blocks_that_a_run_needs_are_computed(
+    teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 32)
+    seen: list[int] = []
+    forward = TeacherPasses._forward
+    monkeypatch.setattr(
+        TeacherPasses, "_forward", lambda s, m, b: seen.append(len(b)) or forward(s, m, b)
+    )
+    run = replace(RUN, extra_share=0.01)  # 5 images an epoch
+    batches = list(new_stream(run, teacher_folder).train(0))
+    assert sum(batch.unlabelled for batch in batches) == 5
+    assert sum(seen) == 75 + 32
+
+
+def test_features_of_a_frozen_backbone_are_computed_once(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = Resources(cache=Cache(tmp_path, 1))
+    run = replace(RUN, trainable="head", batch_norm="eval")
+    over_stream(run, teacher_folder, resources)
+
+    def fail(self: Classifier, views: Tensor) -> Tensor:
+        raise AssertionError("the backbone runs again")
+
+    monkeypatch.setattr(Classifier, "features", fail)
+    monkeypatch.setattr(Classifier, "forward", fail)
+    for change in ({"alpha": 0.1}, {"temperature": 1.0}):
+        over_stream(replace(run, **change), teacher_folder, resources)  # type: ignore[arg-type]
+
+
+CHANGES: dict[str, Callable[[Run], Run]] = {
+    "seed": lambda run: replace(run, seed=1),
+    "repeat": lambda run: replace(run, repeat=1),
+    "augmentation": lambda run: replace(run, augment="none"),
+    "image size": lambda run: replace(run, image_size=24),
+    "images": lambda run: replace(run, extra=f"{__name__}:fewer_images"),
+}
+
+
+def fewer_images() -> Tensor:
+    return bare_images()[:49]
+
+
+def key_texts(run: Run, folder: Path, split: str) -> list[str]:
+    keys = new_stream(run, folder).chunks.keys
+    return [keys.logits(split, 0, "teacher").text, keys.views(split, 0, 0, 10).text]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_keys_of_the_cache(change: str, teacher_folder: Path) -> None:
+    changed = CHANGES[change](RUN)
+    mine, theirs = (key_texts(run, teacher_folder, "extra") for run in (RUN, changed))
+    assert not set(mine) & set(theirs)
+
+
+def test_images_without_labels_change_no_other_key(teacher_folder: Path) -> None:
+    alone = replace(RUN, extra=None, extra_share=0.0)
+    for split in ("train", "val", "test"):
+        assert key_texts(RUN, teacher_folder, split) == key_texts(alone, teacher_folder, split)
+    other_labels = replace(RUN, train_images=60)
+    for run in (RUN, other_labels):  # which images have labels does not matter
+        assert key_texts(run, teacher_folder, "extra") == key_texts(RUN, teacher_folder, "extra")
