@@ -180,3 +180,13 @@ def active_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a recorded configuration that have an effect, see `complete`."""
     whole = effects.resolved(complete(config), searchable(Run))
     return {name: value for name, value in whole.items() if value is not None}
+
+
+def sample_values(config: Mapping[str, Any], base: Run) -> dict[str, Any]:
+    """Return the values with which `base.sample` makes the run of a recorded configuration.
+
+    A None that stands for the value of another hyperparameter stays None where `base` has it.
+    """
+    values = active_values(config)
+    alike = [n for n, other in LIKE.items() if values.get(n) == values.get(other)]
+    return {n: v for n, v in values.items() if n not in alike or base.value(n) is not None}

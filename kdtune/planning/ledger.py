@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.hyperparameters import LIKE, active_values
+from kdtune.config.hyperparameters import sample_values
+from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.study_checks import BUDGET
 from kdtune.statistics.early_stopping import rungs
@@ -211,14 +212,10 @@ class Ledger:
 
     def _sampled(self, config: Mapping[str, Any]) -> BaseRun:
         """Return the run of a recorded configuration."""
-        known = active_values(config) if self.study.task.is_distillation else config
-        values = {name: value for name, value in known.items() if value is not None}
-        base, declared = self.study.base_run, self._task.hyperparameters
-        for name in LIKE:  # the run itself says None where that stands for the other's value
-            other = declared[name].like if name in declared else None
-            if other and values.get(name) == values.get(other) and base.value(name) is None:
-                values.pop(name, None)
-        return base.sample(**values)
+        base = self.study.base_run
+        if isinstance(base, Run):
+            return base.sample(**sample_values(config, base))
+        return base.sample(**{name: v for name, v in config.items() if v is not None})
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the score of the metrics of an epoch on val; higher is better."""
