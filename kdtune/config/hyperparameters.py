@@ -104,11 +104,9 @@ def to_values(name: str, values: object) -> Values:
         raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
     found = to_list_or_range(name, values)
     like = searchable(Run)[name].like
-    if like is not None and not isinstance(found, Range) and None in found:
-        raise InputError(
-            f"{name} must be searched among numbers, but got None; give the values of {like} that "
-            f"it may be equal to"
-        )
+    if not isinstance(found, Range) and None in found and (like is not None or len(found) > 1):
+        remedy = f"give the values of {like} that it may be equal to" if like else "leave None out"
+        raise InputError(f"{name} must be searched among values, but got None; {remedy}")
     if isinstance(found, Range) and declarations(Run)[name].number_kind is float:
         return replace(found, low=float(found.low), high=float(found.high))
     return found
@@ -146,7 +144,10 @@ def covers(wide: Values, narrow: Values) -> bool:
     if isinstance(wide, tuple):
         return isinstance(narrow, tuple) and set(narrow) <= set(wide)
     ends = (narrow.low, narrow.high) if isinstance(narrow, Range) else narrow
-    return all(not isinstance(end, str) and wide.low <= end <= wide.high for end in ends)
+    return all(
+        isinstance(end, int | float) and wide.low <= end <= wide.high
+        for end in ends  # which may be a word, or None where that stands for another's value
+    )
 
 
 def canonical(config: Mapping[str, Any]) -> Config:

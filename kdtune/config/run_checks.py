@@ -23,6 +23,8 @@ def check_run(run: "Run") -> None:
         rising = all(a < b for a, b in itertools.pairwise(decays))
         check(run, name, rising, "be shares of the epochs in ascending order, each once")
     check_extra(run)
+    if run.optimizer == "nesterov":
+        check(run, "momentum", run.momentum > 0, "be greater than 0 with --optimizer nesterov")
     check_weights("teacher_weights", run.teacher_weights)
     check_output_file(run)
     check_weights("student_weights", run.student_weights)

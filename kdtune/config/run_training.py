@@ -20,8 +20,7 @@ class TrainingFields:
     """Optimiser, schedule, regularisation and batches."""
 
     optimizer: Annotated[Optimizer, Hyperparameter(commands=OF_STUDENT)] = "sgd"
-    """Optimizer: sgd, nesterov (sgd with Nesterov's momentum; without momentum it is sgd) or
-    adamw."""
+    """Optimizer: sgd, nesterov (sgd with Nesterov's momentum, which must be above 0) or adamw."""
     lr: Annotated[float, Hyperparameter(above=0, commands=OF_STUDENT)] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
     momentum: Annotated[

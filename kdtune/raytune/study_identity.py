@@ -72,6 +72,9 @@ def merge_with_saved(
             f"that no students are deleted"
         )
         study = replace(study, keep=old.keep)
+    if old.plain_share != study.plain_share and "plain_share" not in study.flags:
+        say(f"{study.folder} was begun with --plain-share {old.plain_share:g}; continuing with it")
+        study = replace(study, plain_share=old.plain_share)
     if old.repeats > study.repeats:
         say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
         study = replace(study, repeats=old.repeats)
@@ -201,7 +204,7 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
     """Yield what the new study's configurations lack of the old ones: "alpha lacks 0.1"."""
     if set(old.task.names) != set(new.task.names) or new.covers(old):
         return
-    names = [name for name in old.task.names if old.has_effect(name)]
+    names = [name for name in old.task.names if old.has_effect(name) or new.has_effect(name)]
     pairs = [(name, _all_values(old, name), _all_values(new, name)) for name in names]
     differing = [pair for pair in pairs if not covers(pair[2], pair[1])]
     if not differing:
@@ -225,7 +228,9 @@ def _all_values(study: Study, name: str) -> Values:
 def _shown(values: Values) -> str:
     if isinstance(values, Range):
         return str(values)
-    return ", ".join(value if isinstance(value, str) else short(value, 6) for value in values)
+    return ", ".join(
+        str(value) if isinstance(value, str | None) else short(value, 6) for value in values
+    )
 
 
 def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:

@@ -2,8 +2,11 @@
 
 import pandas as pd
 
+from kdtune.config.study import Study
 from kdtune.config.task import Task
 
+HALF = 0.5
+"""Share of configurations without distillation with which both arms are tuned alike."""
 MAX_RATIO = 4
 """Configurations of one arm per configuration of the other above which the report warns: the best
 of four equal configurations looks 1.03 standard deviations better than it is, the best of one not
@@ -66,36 +69,39 @@ def effort_text(effort: pd.DataFrame, task: Task) -> str:
     return f"Tuning: {'; '.join(parts)}."
 
 
-def effort_warning(effort: pd.DataFrame, task: Task, search: str) -> str:
+def effort_warning(effort: pd.DataFrame, study: Study) -> str:
     """Return a sentence if one arm had many more configurations than the other, else "".
 
     Args:
         effort: of `tuning_effort`.
-        task: whose words name the arms.
-        search: of the study.
+        study: whose search and words the sentence follows.
     """
+    task = study.task
     for _, row in effort.iterrows():
         few, many = sorted((row.configs, row.baseline_configs))
         if not few or many <= MAX_RATIO * few:
             continue
-        less = task.baseline_words or "the baseline"
+        words = task.baseline_words or "the baseline"
         if few != row.baseline_configs:
-            less = task.subject.lower() or "the other arm"
-        remedy = "--plain-share 0.5 gives both the same number"
-        if search == "grid":
-            remedy = (
-                "a random search gives both the same number (--search random), and values of "
-                "label_smoothing, mixup, cutmix, augment or lr give training without a teacher "
-                "more to choose from"
-                if task.is_distillation
-                else "a random search gives both the same number"
-            )
+            words = task.subject.lower() or "the other arm"
         of_group = f" of {row.group}" * bool(row.group and len(effort) > 1)
         return (
-            f"{less}{of_group} was tuned over {few} configurations, the other side over {many}: "
-            f"the comparison favours the side with more; {remedy}"
+            f"{words}{of_group} was tuned over {_count(few, 'configuration')}, the other side over "
+            f"{many}: the comparison favours the side with more; {_remedy(study)}"
         )
     return ""
+
+
+def _remedy(study: Study) -> str:
+    """Return what would give both arms the same number of configurations."""
+    if study.search != "grid" and study.plain_share < HALF:
+        return f"--plain-share {HALF:g} gives both the same number"
+    common = "what both sides have"
+    if study.task.is_distillation:
+        common = "what both sides have (--lr 0.001..0.1:log, --label-smoothing 0..0.2)"
+    if study.search == "grid":
+        return f"a random search over ranges of {common} gives both the same number"
+    return f"one side has no more configurations in this space: search ranges of {common}"
 
 
 def _count(number: int, what: str) -> str:

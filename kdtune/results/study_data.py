@@ -146,7 +146,7 @@ class StudyData:
         Empty for a complete study.
         """
         models = [*self._teacher_warnings, *model_warnings(self.folder)]
-        if unequal := effort_warning(self.effort, self.task, self.study.search):
+        if unequal := effort_warning(self.effort, self.study):
             models.append(unequal)
         problems = find_problems(self.study, self.frames, self.by, self.task)
         missing = find_missing_files(self.folder, self.study, self.frames, self.best())

@@ -21,8 +21,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kdtune.config.effects import keyword_parameters, terms_of
+from kdtune.config.effects import SUM_WEIGHT, keyword_parameters, terms_of
 from kdtune.config.errors import InputError
+from kdtune.config.fields import searchable
 from kdtune.config.run import Run
 from kdtune.config.user_code import user_code
 from kdtune.training.feature_losses import features_cosine, features_mse
@@ -232,6 +233,14 @@ def total(alpha: float, ce: Tensor, distill: Tensor) -> Tensor:
     return alpha * ce + (1 - alpha) * distill
 
 
+_OF_OTHERS = {SUM_WEIGHT} | {
+    name
+    for name, setting in searchable(Run).items()
+    if not setting.of_objective and setting.depends_on and dict(setting.unless) != {"alpha": 1}
+}
+"""Hyperparameters that may have no effect where a user's own objective would take them."""
+
+
 def _check_signature(loss: str, function: Objective) -> None:
     """Raise InputError unless a user's objective can be called as those of the table are."""
     known = {field.name for field in fields(Run)}
@@ -239,6 +248,11 @@ def _check_signature(loss: str, function: Objective) -> None:
         raise InputError(
             f"the keyword-only parameters of {loss} must be fields of kdtune.Run, but got "
             f"{unknown[0]}; give other values a place in the function itself"
+        )
+    if elsewhere := [name for name in keyword_parameters(function) if name in _OF_OTHERS]:
+        raise InputError(
+            f"{loss} must not take {elsewhere[0]}, which has an effect of its own, and none with "
+            f"some values of other hyperparameters; give the value a place in the function itself"
         )
     try:
         keywords = dict.fromkeys(keyword_parameters(function))

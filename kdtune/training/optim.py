@@ -29,7 +29,7 @@ def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = 
         lr=run.lr,
         momentum=run.momentum,
         weight_decay=run.weight_decay,
-        nesterov=run.optimizer == "nesterov" and run.momentum > 0,  # without momentum both are SGD
+        nesterov=run.optimizer == "nesterov",
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
 from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
+from kdtune.config.hyperparameters import ends_of
 from kdtune.config.names import Role, is_output_file, pairs
 from kdtune.config.run import Run
 from kdtune.config.run_data import Augment
@@ -161,7 +162,7 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
         InputError: The data or a model do not exist, or a model that is added to a study of one
             student and one teacher needs other views than these.
     """
-    study = replace(study, run=resolve(study.run, teachers(study)))
+    study = replace(study, run=resolve(_with_searched_augment(study), teachers(study)))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
     data = load_data(study.run)
@@ -178,6 +179,21 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
             f"{', '.join(map(str, sorted(every)))} pixels; begin another study (--name OTHER)"
         )
     return replace(study, run=replace(study.run, image_size=max(every)))
+
+
+def _with_searched_augment(study: Study) -> Run:
+    """Return the study's run whose teacher does not depend on the augmentations searched.
+
+    Raises InputError if one of them is for images and the data are none.
+    """
+    run, values = study.run, study.space.get("augment", ())
+    if not values:
+        return run
+    data = load_data(run)
+    if data.kind == "tensors":
+        for value in ends_of(values):
+            _refuse_image_settings(replace(run, augment=value), data)  # type: ignore[arg-type]
+    return replace(run, teacher_augment=run.teacher_augment or DEFAULT_AUGMENT[data.kind])
 
 
 def untrained(run: Run, role: Role) -> Classifier:

@@ -55,6 +55,7 @@ def of_run(**values: Any) -> Study:
         (replace(OLD, cpus_per_trial=2), "cpus_per_trial: 1 → 2"),
         (replace(OLD, space={"alpha": Range(0.2, 1)}, search="tpe"), "alpha: 0.1, 0.5, 1 → 0.2..1"),
         (of_run(epochs=10, lr=0.1), "lr: 0.05 → 0.1; epochs: 3 → 10"),
+        (of_run(teacher_temperature=2), "teacher_temperature: None → 2"),
     ],
 )
 def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) -> None:
@@ -152,6 +153,24 @@ def test_a_saved_value_that_wins_is_said() -> None:
     assert lines == [
         "runs/old was begun with --repeats auto; continuing with --budget 90runs and --level 0.01"
     ]
+
+
+def test_a_temperature_of_the_teacher_that_comes_or_goes_is_named() -> None:
+    """None, the temperature itself, is compared with ranges and lists without an error."""
+    random = replace(OLD, search="random", samples=4)
+    wide = replace(random, space={**OLD.space, "teacher_temperature": Range(1, 8)})
+    for one, other, words in ((wide, random, "1..8 → None"), (random, wide, "None → 1..8")):
+        with pytest.raises(InputError, match=rf"\(teacher_temperature: {words}\)"):
+            merge(other, one)
+
+
+def test_the_share_without_distillation_stays_unless_a_flag_says_otherwise() -> None:
+    old = replace(OLD, search="random", samples=4, plain_share=0.25)
+    study, lines = merge(replace(old, plain_share=0.5), old)
+    assert study.plain_share == 0.25
+    assert lines == ["runs/old was begun with --plain-share 0.25; continuing with it"]
+    given = replace(old, plain_share=0.5, flags=("plain_share",))
+    assert merge(given, old)[0].plain_share == 0.5
 
 
 def test_students_that_a_study_has_kept_are_not_deleted() -> None:

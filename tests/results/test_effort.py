@@ -55,8 +55,14 @@ def test_unequal_tuning_is_a_warning(tmp_path: Path, configs: int, search: str) 
     found = [w for w in results.warnings if "was tuned over" in w]
     assert len(found) == (configs > MAX_RATIO)
     if found:
-        assert "training without distillation was tuned over 1 configurations" in found[0]
-        assert "--plain-share 0.5" in found[0] if search == "random" else "--search random"
+        assert "training without distillation was tuned over 1 configuration, " in found[0]
+        assert ("a random search" if search == "grid" else "no more configurations") in found[0]
+
+
+def test_a_share_below_a_half_is_named_as_the_reason(tmp_path: Path) -> None:
+    last = {float(alpha): NOISE for alpha in np.linspace(0.1, 0.8, 5)} | {1.0: NOISE}
+    results = make(tmp_path, last, search="random", samples=6, plain_share=0.2)
+    assert any(w.endswith("--plain-share 0.5 gives both the same number") for w in results.warnings)
 
 
 def test_the_other_side_may_be_the_one_with_less(tmp_path: Path) -> None:
@@ -64,7 +70,7 @@ def test_the_other_side_may_be_the_one_with_less(tmp_path: Path) -> None:
     last = {at(1.0, lr=lr): NOISE for lr in space["lr"]} | {at(0.5, lr=0.1): NOISE}
     results = make(tmp_path, last, space=space)
     (found,) = [w for w in results.warnings if "was tuned over" in w]
-    assert found.startswith("distillation was tuned over 1 configurations, the other side over 5")
+    assert found.startswith("distillation was tuned over 1 configuration, the other side over 5")
 
 
 def test_random_searches_give_both_arms_as_many_configurations() -> None:
@@ -80,4 +86,4 @@ def test_random_searches_give_both_arms_as_many_configurations() -> None:
 def test_without_a_baseline_there_is_nothing_to_compare(tmp_path: Path) -> None:
     results = make(tmp_path, {0.5: NOISE}, plain_share=0.0)
     assert effort_text(results.effort, results.task) == ""
-    assert effort_warning(tuning_effort(results.trials, results.task), results.task, "grid") == ""
+    assert effort_warning(tuning_effort(results.trials, results.task), results.study) == ""

@@ -438,6 +438,14 @@ def steep(student, teacher, labels):
 def raises(student, teacher, labels):
     raise KeyError("weights")
 
+def weighed(student, teacher, labels, *, loss_weight):
+    return loss_weight * (student - teacher).square().mean()
+
+
+def smoothed(student, teacher, labels, *, label_smoothing):
+    return label_smoothing * (student - teacher).square().mean()
+
+
 constant = 3
 """
 
@@ -474,6 +482,8 @@ def test_an_objective_of_the_user(own: str) -> None:
         ("steep", "must have a finite gradient"),
         ("raises", r"failed on random logits of shape \[4, 5\]: KeyError: 'weights' .*line \d+"),
         ("constant", "must be a function, but it is of type int"),
+        ("weighed", "must not take loss_weight, which has an effect of its own"),
+        ("smoothed", "must not take label_smoothing, which has an effect of its own"),
         ("absent", "cannot be imported: AttributeError"),
     ],
 )

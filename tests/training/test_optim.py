@@ -155,11 +155,12 @@ def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
         make_scheduler(run, make_optimizer(run, new_student(run)), STEPS)
 
 
-def test_nesterov_without_momentum_is_sgd() -> None:
+def test_nesterov_has_momentum() -> None:
     run = replace(RUN, optimizer="nesterov")
     student = new_student(run)
     assert make_optimizer(run, student).param_groups[0]["nesterov"] is True
-    assert make_optimizer(replace(run, momentum=0.0), student).param_groups[0]["nesterov"] is False
+    with pytest.raises(InputError, match="momentum must be greater than 0 with --optimizer nester"):
+        replace(run, momentum=0.0)
 
 
 def stepped(run: Run, scale: float) -> list[float]:

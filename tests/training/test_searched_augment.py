@@ -25,6 +25,20 @@ def test_all_augmentations_have_the_same_teacher() -> None:
     assert teacher_recipe(resolve_study(Study(run=TINY)).run) == recipes[0]
 
 
+def test_the_order_of_the_list_does_not_change_the_teacher() -> None:
+    for space in (("none", "crop"), ("trivial", "none")):
+        study = resolve_study(Study(run=TINY, space={"augment": space}))
+        assert study.run.teacher_augment == "crop"  # as for these data without a search
+    own = replace(TINY, teacher_augment="none")
+    assert resolve_study(Study(run=own, space=SPACE)).run.teacher_augment == "none"
+
+
+def test_data_that_are_no_images_have_no_augmentation() -> None:
+    run = replace(TINY, data="own_data:text", teacher="factories:tiny_text", student="factories:x")
+    with pytest.raises(InputError, match=r"--augment is for images, but .* got --augment trivial"):
+        resolve_study(Study(run=run, space={"augment": ("none", "trivial")}))
+
+
 def test_the_augmentation_that_a_study_began_with_is_in_no_id() -> None:
     """As before augmentations could be searched: a study that is extended keeps its runs."""
     before = resolve_study(Study(run=TINY, space={"alpha": (0.5, 1.0)}))
@@ -41,3 +55,5 @@ def test_a_range_of_augmentations_and_an_unknown_one_are_refused() -> None:
         Study(run=TINY, space={"augment": ("crop", "strong")})
     with pytest.raises(InputError, match="augment must be one of"):
         replace(TINY, augment="strong")
+    with pytest.raises(InputError, match="among values, but got None; leave None out"):
+        Study(run=TINY, space={"augment": (None, "none")})
