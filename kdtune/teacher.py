@@ -21,7 +21,7 @@ from kdtune.data.sources import load_data
 from kdtune.models.finished import WEIGHTS
 from kdtune.results.teachers import check_teachers
 from kdtune.streams.resources import Resources, local_resources
-from kdtune.training.dump import check_dump, dump_teacher
+from kdtune.training.dump import check_dump, dump_teacher, with_views_of_teacher
 from kdtune.training.gate import find_unmeasured, key_of, measure, with_members
 from kdtune.training.loop import Diverged
 from kdtune.training.progress import Progress
@@ -59,7 +59,9 @@ def main(study: Study) -> int:
         )
     _train_missing(study, root, resources, progress)
     every = numbered(study, whole_teachers(study))
-    gate(study.run, every, study.folder, resources, progress.print_line)
+    # a file has the outputs for views of the teacher's own size
+    measured = every if file is None else [with_views_of_teacher(own) for own in every]
+    gate(study.run, measured, study.folder, resources, progress.print_line)
     if file is not None:
         counts = dump_teacher(every[0], root, resources, file)
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())

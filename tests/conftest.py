@@ -7,10 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
 from kdtune.config.run import Run
+
+hypothesis.settings.register_profile("busy", deadline=None)  # of another machine's load
+hypothesis.settings.load_profile("busy")
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, str(Path(HERE).parent / "experiments"))

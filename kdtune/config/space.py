@@ -128,3 +128,13 @@ def _added_by_baseline(study: Study, names: list[str]) -> list[str]:
         return []
     given: Mapping[str, Value] = study.task.baseline
     return [n for n, v in given.items() if n not in names and set(ends_of(study.values(n))) != {v}]
+
+
+def flags_without_effect(study: Study) -> list[str]:
+    """Return a sentence for each flag that was given and changes nothing in any configuration."""
+    given = (name for name in study.flags if name in study.task.names)
+    return [
+        f"--{name.replace('_', '-')} was given, but has no effect in any configuration"
+        for name in given
+        if not study.has_effect(name)
+    ]

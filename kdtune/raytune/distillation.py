@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from kdtune.config.space import flags_without_effect
 from kdtune.config.study import Study
 from kdtune.config.study_objects import check_objects, describe_fixed_students
 from kdtune.data.balance import data_record, describe_data
@@ -82,6 +83,7 @@ class DistillationJob(Job):
 
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""
+        yield from flags_without_effect(study)
         yield from find_leaks(study)
         yield from find_other_views(study)
         yield from describe_fixed_students(study)

@@ -11,6 +11,9 @@ MAX_RATIO = 4
 """Configurations of one arm per configuration of the other above which the report warns: the best
 of four equal configurations looks 1.03 standard deviations better than it is, the best of one not
 at all."""
+MAX_STEPS = 1.2
+"""Steps of the longest training with images of --extra, as a multiple of the longest without, above
+which the report warns."""
 
 
 def tuning_effort(trials: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -90,6 +93,30 @@ def effort_warning(effort: pd.DataFrame, study: Study) -> str:
             f"{many}: the comparison favours the side with more; {_remedy(study)}"
         )
     return ""
+
+
+def steps_warning(trials: pd.DataFrame, task: Task) -> str:
+    """Return a sentence if images without labels give a configuration more steps, else "".
+
+    An epoch is a pass over the labelled images, of which a batch with images of --extra has fewer.
+
+    Args:
+        trials: completed trials of a study.
+        task: of the study.
+    """
+    if not task.is_distillation or "config/extra_share" not in trials or not len(trials):
+        return ""
+    share = trials["config/extra_share"].fillna(0).astype(float)
+    steps = trials["config/epochs"] / trials["config/batch_size"] / (1 - share)
+    with_extra, others = steps[share > 0], steps[share == 0]
+    if not len(with_extra) or not len(others) or with_extra.max() <= MAX_STEPS * others.max():
+        return ""
+    times = with_extra.max() / others.max()
+    return (
+        f"configurations with images of --extra take up to {times:.2g} times as many steps as "
+        f"those without, since an epoch is a pass over the labelled images: part of a difference "
+        f"may be longer training; search --epochs, too, so that the others can train as long"
+    )
 
 
 def _remedy(study: Study) -> str:

@@ -14,10 +14,16 @@ from kdtune.config.fields import Value
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Task
 from kdtune.results import finals
-from kdtune.results.comparison import Criterion, best_config, by_repeat, students_of
+from kdtune.results.comparison import (
+    Criterion,
+    best_config,
+    by_repeat,
+    completed,
+    students_of,
+)
 from kdtune.results.design import Design
 from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
-from kdtune.results.effort import effort_warning, tuning_effort
+from kdtune.results.effort import effort_warning, steps_warning, tuning_effort
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames
 from kdtune.results.labels import PREFIX, distinguishing
@@ -148,6 +154,8 @@ class StudyData:
         models = [*self._teacher_warnings, *model_warnings(self.folder)]
         if unequal := effort_warning(self.effort, self.study):
             models.append(unequal)
+        if longer := steps_warning(completed(self.trials), self.task):
+            models.append(longer)
         problems = find_problems(self.study, self.frames, self.by, self.task)
         missing = find_missing_files(self.folder, self.study, self.frames, self.best())
         return [*models, *problems, *missing]

@@ -46,6 +46,15 @@ def check_dump(study: Study, file: Path) -> None:
         )
 
 
+def with_views_of_teacher(run: Run) -> Run:
+    """Return the run with views of its teacher's input size, whatever its student's is."""
+    data = load_data(run)
+    if data.kind == "tensors":
+        return run
+    members = [untrained(own, "teacher") for own in run.teacher_members]
+    return replace(run, image_size=view_size(run, data, *members))
+
+
 def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict[str, int]:
     """Write the logits of the run's teacher on train, val and test, without augmentation.
 
@@ -69,7 +78,7 @@ def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict
     ]
     teacher, views = Teacher.of(models), {}
     if data.kind != "tensors":
-        run = replace(run, image_size=view_size(run, data, *teacher.models))
+        run = with_views_of_teacher(run)
         views = {n: getattr(run, n) for n in ("image_size", "eval_crop", "eval_interpolation")}
     splits = {
         split: SplitOutputs(

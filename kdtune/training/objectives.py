@@ -260,5 +260,5 @@ def _check_signature(loss: str, function: Objective) -> None:
     except TypeError as error:
         raise InputError(
             f"{loss} must be a function (student, teacher, labels, *, hyperparameters), but "
-            f"cannot be called so ({error})"
+            f"cannot be called so ({error}); hyperparameters are keyword-only parameters, after *"
         ) from None

@@ -467,3 +467,11 @@ def test_values_of_another_type_or_choice_are_refused(change: dict) -> None:
 def test_a_space_of_a_single_value_is_refused_in_words() -> None:
     with pytest.raises(InputError, match="alpha must be given a list of values"):
         Study(space={"alpha": 0.5})  # type: ignore[dict-item]
+
+
+def test_a_flag_that_changes_nothing_is_named() -> None:
+    from kdtune.config.space import flags_without_effect
+
+    study = Study(space={"alpha": (0.5, 1.0)}, flags=("nkd_gamma", "momentum", "temperature"))
+    words = "--nkd-gamma was given, but has no effect in any configuration"
+    assert flags_without_effect(study) == [words]

@@ -1,5 +1,6 @@
 """How hard both arms were tuned, and the baseline's own regularisation in the verdict."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,17 @@ def test_without_a_baseline_there_is_nothing_to_compare(tmp_path: Path) -> None:
     results = make(tmp_path, {0.5: NOISE}, plain_share=0.0)
     assert effort_text(results.effort, results.task) == ""
     assert effort_warning(tuning_effort(results.trials, results.task), results.study) == ""
+
+
+def test_more_steps_with_images_without_labels_are_a_warning(tmp_path: Path) -> None:
+    """Three of four images of a batch have no label, so an epoch has four times the steps."""
+    run = replace(RUN, extra="images")
+    last = {
+        replace(run, alpha=0.5, extra_share=0.75): NOISE,
+        replace(run, alpha=1.0): NOISE,
+    }
+    results = make(tmp_path / "a", last, run=run)
+    assert sum("up to 4 times as many steps" in w for w in results.warnings) == 1
+    longer = {**last, replace(run, alpha=1.0, epochs=12): NOISE}
+    results = make(tmp_path / "b", longer, run=run)
+    assert not any("times as many steps" in w for w in results.warnings)
