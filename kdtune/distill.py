@@ -14,6 +14,7 @@ from kdtune.streams.resources import local_resources
 from kdtune.teacher import gate, train_teacher
 from kdtune.training.progress import Progress
 from kdtune.training.recipe import resolve
+from kdtune.training.recipe_table import describe_config
 from kdtune.training.run import check, distill
 from kdtune.training.teacher import missing_teachers
 
@@ -31,9 +32,8 @@ def main(study: Study) -> int:
     for own, folder in missing_teachers(run, run.teacher_members, root):
         train_teacher(own, folder, resources, progress)
     gate(run, [run], study.folder, resources, progress.print_line)
-    config = (f"{name} {value}" for name, value in run.config.items() if value is not None)
     progress.print_line(
-        f"Training the student {run.student}: repeat {run.repeat}, {', '.join(config)}."
+        f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )
     for epoch in distill(run, root, resources):
         progress.print_line(epoch)

@@ -65,8 +65,9 @@ class Run(
     study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
         default=(), compare=False
     )
-    """Set by the study: student, teacher and teacher_epochs that it began with. `config_id` leaves
-    them out, so that ids do not change when a study is extended to several models."""
+    """Set by the study: student, teacher, teacher_epochs and augment that it began with.
+    `config_id` leaves them out, so that ids do not change when a study is extended to several
+    models or augmentations."""
     objects: Annotated[Objects, Setting(defines=False, commands=())] = field(
         default_factory=Objects, compare=False, repr=False
     )

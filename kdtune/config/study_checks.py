@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
 from kdtune.config.hyperparameters import OF_STUDY, Range, covers, ends_of
-from kdtune.config.names import pairs
+from kdtune.config.names import is_output_file, pairs
 from kdtune.config.run import Run
 from kdtune.config.run_checks import check_warmup
 
@@ -42,6 +42,7 @@ def check_study(study: Study) -> None:
         check_named_weights(study)
         check_schedules(study)
         check_extra(study)
+        check_dumped(study)
     check_function(study)
     if study.warm_start is not None and study.search == "grid":
         raise InputError("warm_start needs --search random or tpe; a grid runs all it has")
@@ -54,6 +55,16 @@ def check_schedules(study: Study) -> None:
     values = (ends_of(study.values(name)) for name in names)
     for schedule, warmup_epochs, epochs in itertools.product(*values):
         check_warmup(str(schedule), float(warmup_epochs), float(epochs))
+
+
+def check_dumped(study: Study) -> None:
+    """Raise InputError if the outputs of a teacher that is a file are to be written."""
+    for name in ends_of(study.values("teacher")) if study.dump is not None else ():
+        if is_output_file(str(name)):
+            raise InputError(
+                f"--dump needs a teacher that is a network, but {name} is a file of outputs "
+                f"already; copy or convert the file itself"
+            )
 
 
 def check_function(study: Study) -> None:

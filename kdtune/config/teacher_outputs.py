@@ -134,14 +134,14 @@ def _check_same_images(run: "Run") -> None:
             f"--augment must be none with a teacher that is a file ({run.teacher}), which has "
             f"outputs for the unchanged images only, but it is {run.augment}; give --augment none"
         )
-    for name in ("mixup", "cutmix"):
-        if share := getattr(run, name, 0):
+    for name, share in (("mixup", run.mixup), ("cutmix", run.cutmix)):
+        if share:
             raise InputError(
                 f"--{name} must be 0 with a teacher that is a file ({run.teacher}), which has "
                 f"outputs for the unchanged images only, but it is {share:g}; leave it out"
             )
-    if share := getattr(run, "extra_share", 0):
+    if run.extra_share:
         raise InputError(
             f"--extra-share must be 0 with a teacher that is a file ({run.teacher}), which has no "
-            f"outputs for the images of --extra, but it is {share:g}; leave it out"
+            f"outputs for the images of --extra, but it is {run.extra_share:g}; leave it out"
         )

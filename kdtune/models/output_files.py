@@ -6,6 +6,7 @@ docs/teachers.md describes the formats. Nothing is unpickled.
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,25 @@ from numpy.typing import NDArray
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import describe_missing
-from kdtune.models.output_rows import Array, Lists, Rows, class_order, to_logits
+from kdtune.models.output_rows import (
+    Array,
+    Lists,
+    Rows,
+    class_names,
+    class_order,
+    indices,
+    to_logits,
+)
 from kdtune.models.outputs import METADATA, OutputsRecord
 
 SPLITS = ("train", "val", "test")
 KINDS = ("logits", "probabilities", "top_probabilities")
 TOP = "top_classes"
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, MemoryError),  # an encrypted archive; a damaged shape
+)
+"""Errors of the libraries that read the files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +88,7 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
         content = _read_npz(file) if file.suffix == ".npz" else _read_parquet(file)
     except InputError:  # which is a ValueError
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
+    except UNREADABLE as error:
         reason = first_line(error, 120)
         raise InputError(
             f"{file} must be a {file.suffix} file of a teacher's outputs, but cannot be read "
@@ -140,9 +154,10 @@ def _read_parquet(file: Path) -> _Content:
         parts.append(
             (split, ids[chosen], Rows(file.name, where, kind, _select(outputs, chosen), own))
         )
-    classes = json.loads(metadata[b"classes"]) if b"classes" in metadata else None
+    named = b"classes" in metadata
+    classes = class_names(file.name, json.loads(metadata[b"classes"])) if named else None
     record = OutputsRecord.of(metadata.get(METADATA.encode()))
-    return _Content(parts, None if classes is None else tuple(map(str, classes)), record)
+    return _Content(parts, classes, record)
 
 
 def _parquet_ids(file: str, table: pa.Table) -> tuple[Array, Array | None]:
@@ -168,7 +183,7 @@ def _parquet_ids(file: str, table: pa.Table) -> tuple[Array, Array | None]:
         raise InputError(
             f"{file}, row {row} (from 0): split must be train, val or test, but is {splits[row]}"
         )
-    return column.to_numpy().astype(np.int64), splits
+    return indices(column.to_numpy(), lambda row: f"{file}, row {row} (from 0): example"), splits
 
 
 def _parquet_lists(file: str, table: pa.Table, name: str) -> Lists:
@@ -202,8 +217,7 @@ def _select(lists: Lists, rows: NDArray[np.int64]) -> Lists:
 
 def _read_npz(file: Path) -> _Content:
     """Return the content of an npz file with arrays for each split."""
-    with np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = _npz_arrays(file)
     parts = []
     for split in SPLITS:
         start = f"{split}_"
@@ -215,9 +229,23 @@ def _read_npz(file: Path) -> _Content:
             f"{file.name} must have arrays such as train_logits and val_logits, but has "
             f"{', '.join(arrays) or 'none'}"
         )
-    classes = tuple(map(str, arrays["classes"].tolist())) if "classes" in arrays else None
+    named = "classes" in arrays
+    classes = class_names(file.name, arrays["classes"].tolist()) if named else None
     record = OutputsRecord.of(str(arrays[METADATA])) if METADATA in arrays else None
     return _Content(parts, classes, record)
+
+
+def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """Return all arrays of an npz file; raise ValueError if it has something else."""
+    archive = np.load(file, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")
+    with archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other files
+            raise ValueError(f"{name} in it is no array")
+    return arrays
 
 
 def _npz_part(
@@ -244,7 +272,9 @@ def _npz_part(
             f"{split}_{kind}, but is {ids.dtype} {list(ids.shape)}"
         )
     rows = Rows(file, lambda row: f"{split}_{kind}[{row}]", kind, lists[kind], lists.get(TOP))
-    return (None, ids, rows) if ids.dtype.kind == "U" else (split, ids.astype(np.int64), rows)
+    if ids.dtype.kind == "U":
+        return None, ids, rows
+    return split, indices(ids, lambda row: f"{file}: {split}_ids[{row}]"), rows
 
 
 def _kind_of(what: str, present: list[str]) -> str:

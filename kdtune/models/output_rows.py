@@ -4,6 +4,7 @@ Probabilities p become the logits log(max(p, 1e-8)), minus their mean over the c
 changes no probability, but the loss "mse" and the metric "logit_diff".
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,7 +94,15 @@ def to_logits(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> N
     columns = [order.index(name) for name in classes]
     matrix = rows.outputs.values.reshape(len(lengths), len(classes))
     if rows.kind == "logits":  # without a copy in float64: a file may be large
-        logits = matrix.astype(np.float32)
+        with np.errstate(over="ignore"):  # refused in the next line
+            logits = matrix.astype(np.float32)
+        rows.refuse(
+            np.any(~np.isfinite(logits), axis=1),
+            lambda row: (
+                f"logits must lie between -3.4e38 and 3.4e38, as float32 does, but one is "
+                f"{matrix[row][~np.isfinite(logits[row])][0]:.3g}"
+            ),
+        )
         return logits if order == classes else logits[:, columns]
     matrix = matrix.astype(np.float64)[:, columns]
     _check_probabilities(rows, matrix.sum(1), whole=np.ones(len(matrix), dtype=np.bool_))
@@ -181,6 +190,40 @@ def _columns(rows: Rows, top: Lists, classes: tuple[str, ...], order: tuple[str,
 
     rows.refuse(bad, text)
     return columns
+
+
+def class_names(file: str, given: object) -> tuple[str, ...]:
+    """Return the names of the classes as a file has them; whole numbers are names, too.
+
+    Args:
+        file: Its name.
+        given: What the file has, of JSON or an array.
+
+    Raises:
+        InputError: It is no list of names.
+    """
+    of_names = isinstance(given, list) and all(type(name) in (str, int) for name in given)
+    if not isinstance(given, list) or not of_names:
+        shown = json.dumps(given, default=str)[:60]
+        raise InputError(f"{file}: `classes` must be a list of names, but got {shown}")
+    return tuple(map(str, given))
+
+
+def indices(numbers: Array, where: Callable[[int], str]) -> Integers:
+    """Return indices of examples as int64; raise InputError where one is too large for that.
+
+    Args:
+        numbers: Whole numbers of any type, [N].
+        where: Returns, in words, where a row's index stands in the file.
+    """
+    found = numbers.astype(np.int64)
+    wrapped = (found < 0) & (numbers.dtype.kind == "u")
+    if wrapped.any():
+        row = int(wrapped.argmax())
+        raise InputError(
+            f"{where(row)} must be the index of an example in the split, but got {numbers[row]}"
+        )
+    return found
 
 
 def class_order(

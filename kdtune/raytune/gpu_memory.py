@@ -137,11 +137,12 @@ def share_of(trials: int) -> float:
 def largest_runs(study: Study) -> list[Run]:
     """Return a run with the largest batch for each pair of a student and a teacher of the study.
 
-    A loss of features, which has a projector, is taken where the study has one.
+    A loss of features, which has a projector, is taken where the study has one, and an average of
+    the weights, which is a copy of the student.
     """
-    batch: Any = max(ends_of(study.values("batch_size")))
+    batch, ema = (_largest(study, name) for name in ("batch_size", "ema"))
     trainable = "all" if "all" in study.values("trainable") else "head"  # type: ignore[operator]
-    base = study.run
+    base = replace(study.run, ema=ema)
     for loss in filter(takes_features, losses_of(study)):
         base = replace(base, loss=loss, alpha=0.5)
     names = (ends_of(study.values(name)) for name in ("student", "teacher"))
@@ -149,6 +150,12 @@ def largest_runs(study: Study) -> list[Run]:
         replace(base, batch_size=batch, trainable=trainable, student=str(s), teacher=str(t))  # type: ignore[arg-type]
         for s, t in itertools.product(*names)
     ]
+
+
+def _largest(study: Study, name: str) -> Any:
+    """Return the largest value of a hyperparameter that is a number."""
+    values: Any = ends_of(study.values(name))
+    return max(values)
 
 
 def measure_trial(study: Study, meter: MemoryMeter, device: torch.device) -> TrialMemory:

@@ -96,8 +96,6 @@ def _whole_split(run: Run, teacher: Teacher, resources: Resources, split: str) -
     own, _ = teacher_logits(run, teacher, resources, split)
     if split != "train" or run.train_images is None:
         return own
-    if teacher.outputs is not None:
-        return teacher.outputs.logits[split]
     whole, _ = teacher_logits(replace(run, train_images=None), teacher, resources, split)
     whole = whole.clone()
     whole[load_data(run).subset(run)] = own

@@ -10,6 +10,7 @@ from kdtune.config.run import Run
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import combine
 from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import INFERENCE_BATCH
 from kdtune.streams.shards import view_size
@@ -58,13 +59,13 @@ def views_like(run: Run, models: Models, count: int) -> Tensor:
 
 @torch.no_grad()
 def teacher_logits(models: Models, views: Tensor) -> Tensor:
-    """Return logits of the teacher, float32 [B, K], on its device; the mean of an ensemble's.
+    """Return logits of the teacher, one network or an ensemble, float32 [B, K], on its device.
 
     Those of a file are not read: zeros take as much memory.
     """
     if not models.teacher:
         return torch.zeros_like(models.student(views))
-    return torch.stack([member(views) for member in models.teacher]).mean(0)
+    return combine([member(views) for member in models.teacher])
 
 
 @torch.no_grad()

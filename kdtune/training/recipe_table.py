@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion
 from kdtune.config.fields import declarations, searchable
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.hyperparameters import HYPERPARAMETERS, Values
 from kdtune.config.names import Role, is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -78,6 +78,18 @@ def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table]
 
 
+def describe_config(run: Run) -> str:
+    """Return the hyperparameters of a run as text, the student apart.
+
+    Left out are those without effect and those that leave the run as it is without them.
+    """
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in run.config.items()
+        if name != "student" and value is not None and not _is_neutral(name, (value,))
+    )
+
+
 def _shortened(value: str) -> str:
     """Return a long value with the ends of its paths only."""
     if len(value) <= MAX_WIDTH:
@@ -91,8 +103,7 @@ def _shortened(value: str) -> str:
 def _has_effect(name: str, study: Study) -> bool:
     run = study.run
     if name in HYPERPARAMETERS:
-        neutral = searchable(Run)[name].neutral
-        is_off = neutral is not None and study.values(name) == (neutral,)
+        is_off = _is_neutral(name, study.values(name))
         return study.has_effect(name) and not (is_off and name not in study.flags)
     if name in ONLY_WITH:
         other, values = ONLY_WITH[name]
@@ -108,6 +119,12 @@ def _has_effect(name: str, study: Study) -> bool:
     if name == "val_share":
         return False
     return _value(name, study) is not None
+
+
+def _is_neutral(name: str, values: Values) -> bool:
+    """Return True if a hyperparameter has only the value that leaves a run as it is without it."""
+    neutral = searchable(Run)[name].neutral
+    return neutral is not None and values == (neutral,)
 
 
 def _fits_teacher(part: str, run: Run) -> bool:

@@ -41,6 +41,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     one = call("kdtune.distill", *flags, "--alpha", "0.2", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     assert one.stdout.count("epoch ") == 2 and "alpha 0.2" in one.stdout
+    assert one.stdout.count("student") == 2 and "mixup" not in one.stdout  # "the student NAME"
 
     search = call("kdtune", "search", *flags, "--alpha", "0.1", "1", "--repeats", "3", cwd=tmp_path)
     assert search.returncode == 0, search.stderr

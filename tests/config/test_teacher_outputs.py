@@ -81,6 +81,17 @@ def test_training_without_the_teacher_may_augment() -> None:
         replace(run, alpha=0.9)
 
 
+def test_outputs_of_a_file_are_not_dumped() -> None:
+    wanted = "--dump needs a teacher that is a network, but x.parquet is a file of outputs already"
+    with pytest.raises(InputError, match=wanted):
+        Study(run=FILE, dump="copy.npz")
+    network = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
+    with pytest.raises(InputError, match=wanted):
+        Study(run=network, space={"teacher": ("resnet50", "x.parquet")}, dump="copy.npz")
+    with pytest.raises(InputError, match="--dump needs a teacher that is a network"):
+        parse("teacher", ["--teacher", "no/x.npz", "--augment", "none", "--dump", "y.npz"])
+
+
 def test_files_of_one_name_are_refused() -> None:
     with pytest.raises(InputError, match=r"different names, but got a/x.npz and b/x.npz"):
         Study(space={"teacher": ("a/x.npz", "b/x.npz")})

@@ -1,6 +1,7 @@
 """Files of outputs: numbers by hand, round trips, and what is refused."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"logits": [GOOD], "split": ["dev"]}, "split must be train, val or test, but is dev"),
     ({"logits": [GOOD], "example": [0.5]}, "example must be the index"),
     ({"logits": [GOOD] * 2, "file": ["a", None]}, "row 1 .*file must be given"),
+    ({"logits": [GOOD, [-1e300, 0, 0, 0]]}, r"row 1 .*as float32 does, but one is -1e\+300"),
+    (
+        {"logits": [GOOD] * 2, "example": np.array([1, 2**64 - 1], dtype=np.uint64)},
+        "row 1 .*example must be the index .*but got 18446744073709551615",
+    ),
     ({"top_probabilities": [[0.5]]}, "must have the column top_classes"),
     (
         {"top_classes": [["bee"], ["emu"]], "top_probabilities": [[0.5], [0.5]]},
@@ -165,6 +171,11 @@ def test_wrong_arrays_are_refused(tmp_path: Path) -> None:
         ({"logits": np.zeros((2, 4))}, "such as train_logits and val_logits, but has logits"),
         ({"val_logits": np.zeros((1, 4)), "classes": np.array(["a", "b"])}, "`classes` are a, b"),
         ({"val_logits": np.array([[object()]])}, "cannot be read .*allow_pickle"),
+        ({"val_logits": np.array([GOOD, [0, 0, 1e300, 0]])}, r"val_logits\[1\]: .*one is 1e\+300"),
+        (
+            {"val_logits": np.zeros((2, 4)), "val_ids": np.array([0, 2**63], dtype=np.uint64)},
+            r"val_ids\[1\] must be the index .* but got 9223372036854775808",
+        ),
     ]
     for arrays, message in cases:
         with pytest.raises(InputError, match=message):
@@ -178,3 +189,59 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"bad.{suffix}").write_bytes(b"PK\3\4 nothing")
         with pytest.raises(InputError, match=rf"bad.{suffix} must be a .{suffix} file"):
             read_outputs(tmp_path / f"bad.{suffix}", CLASSES)
+
+
+@pytest.mark.parametrize(
+    "classes", [5, "abcd", {"ant": 0, "bee": 1, "cat": 2, "dog": 3}, None, [["ant"]], [0.5], [True]]
+)
+def test_classes_that_are_no_list_of_names_are_refused(tmp_path: Path, classes: Any) -> None:
+    files = [parquet(tmp_path, logits=[GOOD])]
+    table = pq.read_table(files[0])
+    pq.write_table(table.replace_schema_metadata({"classes": json.dumps(classes)}), files[0])
+    if not (isinstance(classes, dict) or classes is None):  # arrays of objects are refused
+        files.append(npz(tmp_path, val_logits=np.array([GOOD]), classes=np.array(classes)))
+    for file in files:
+        with pytest.raises(
+            InputError, match="`classes` must be a list of names, but got"
+        ) as caught:
+            read_outputs(file, ("a", "b", "c", "d") if classes == "abcd" else CLASSES)
+        assert str(caught.value).startswith(file.name)
+
+
+def test_classes_may_be_whole_numbers(tmp_path: Path) -> None:
+    file = npz(tmp_path, val_logits=np.array([[1, 2]]), classes=np.array([1, 0]))
+    assert read_outputs(file, ("0", "1")).parts[0].logits.tolist() == [[2, 1]]
+
+
+def test_other_files_with_the_name_of_an_archive_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    with file.open("wb") as stream:
+        np.save(stream, np.zeros((2, 4)))
+    with pytest.raises(InputError, match=r"x.npz must be .*one array of numpy.save"):
+        read_outputs(file, CLASSES)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("val_logits", "0 0 0 0")
+    with pytest.raises(InputError, match=r"x.npz must be .*val_logits in it is no array"):
+        read_outputs(file, CLASSES)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_damaged_bytes_are_refused_and_never_a_traceback(tmp_path: Path, suffix: str) -> None:
+    random = np.random.default_rng(0)
+    splits = {"val": SplitOutputs(random.normal(size=(50, 4)).astype(np.float32), None)}
+    file, refused = tmp_path / f"t.{suffix}", 0
+    write_outputs(file, splits, CLASSES, RECORD)
+    if suffix == "npz":  # compressed: a damaged stream is an error of zlib
+        np.savez_compressed(file, **dict(np.load(file)))
+    whole = file.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        start = int(random.integers(len(whole)))
+        damaged[start : start + 4] = random.bytes(4)
+        file.write_bytes(bytes(damaged[: len(whole)]))
+        try:
+            read_outputs(file, CLASSES)  # a few bytes have no effect
+        except InputError as error:
+            assert file.name in str(error)
+            refused += 1
+    assert refused > 100

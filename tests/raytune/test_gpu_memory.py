@@ -25,6 +25,7 @@ from kdtune.raytune.gpu_memory import (
 )
 from kdtune.raytune.machines import Node, TrialResources
 from kdtune.training import one_batch
+from kdtune.training.recipe import resolve
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -88,6 +89,25 @@ def test_the_largest_batch_of_the_space_is_tried(tiny: Run) -> None:
     assert (run.batch_size, run.trainable) == (64, "all")
     ranged = replace(study, search="random", space={"batch_size": Range(8, 32)})
     assert largest_runs(ranged)[0].batch_size == 32
+
+
+def test_an_average_of_the_weights_is_in_memory_where_the_study_has_one(tiny: Run) -> None:
+    for values in ((0.0, 0.9), (0.9, 0.0)):
+        (run,) = largest_runs(Study(run=tiny, space={"ema": values}))
+        assert run.ema == 0.9
+    assert largest_runs(Study(run=tiny))[0].ema == 0
+    assert largest_runs(Study(run=replace(tiny, ema=0.5)))[0].ema == 0.5
+
+
+def test_an_ensemble_has_the_logits_of_its_mean_probability(tiny: Run) -> None:
+    run = resolve(replace(tiny, teacher=f"{tiny.teacher}+{tiny.student}"))
+    models = one_batch.Models.of(run, CPU)
+    views = one_batch.views_like(run, models, 4)
+    found = one_batch.teacher_logits(models, views).softmax(1)
+    with torch.no_grad():
+        own = [member(views).softmax(1) for member in models.teacher]
+    assert len(own) == 2
+    torch.testing.assert_close(found, (own[0] + own[1]) / 2)
 
 
 def test_every_student_is_tried_with_every_teacher(tiny: Run) -> None:

@@ -242,10 +242,6 @@ def test_the_command_writes_the_file_and_refuses_what_it_cannot(
     study = Study(name="one", out=str(tmp_path), run=run, dump=str(tmp_path / "t.npz"))
     assert teacher_command.main(study) == 0
     assert f"--teacher {tmp_path / 't.npz'} --augment none" in capsys.readouterr().out
-    again = replace(study, dump=str(tmp_path / "u.npz"), run=with_file(run, tmp_path / "t.npz"))
-    assert teacher_command.main(again) == 0  # a file of a file
-    first, second = (dict(np.load(tmp_path / name)) for name in ("t.npz", "u.npz"))
-    assert all(np.array_equal(first[name], second[name]) for name in first if name != "kdtune")
     cases = [
         ({"dump": "t.csv"}, "must end in .parquet or .npz"),
         ({"dump": str(tmp_path / "no" / "t.npz")}, "in a folder that exists"),

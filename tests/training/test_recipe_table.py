@@ -9,7 +9,7 @@ from tiny_run import TINY
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
 from kdtune.training.recipe import resolve_study
-from kdtune.training.recipe_table import RecipeRow, format_recipe, recipe_rows
+from kdtune.training.recipe_table import RecipeRow, describe_config, format_recipe, recipe_rows
 
 
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:
@@ -77,6 +77,21 @@ def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:
     table = recipe_rows(study, resolve_study(merged), saved)
     sources = {row.setting: row.source for row in table}
     assert sources["repeats"] == sources["teacher_trainable"] == "saved study"
+
+
+def test_the_configuration_of_one_run_has_what_differs_from_neutral() -> None:
+    run = resolve_study(Study(run=replace(TINY, lr=0.25, ema=0.9, alpha=0.5))).run
+    pairs = dict(pair.split(" ") for pair in describe_config(run).split(", "))
+    off = {"clip_norm", "label_smoothing", "mixup", "cutmix", "extra_share", "warmup_epochs"}
+    no_effect = {"dkd_beta", "teacher_temperature", "lr_gamma"}
+    assert ({"student"} | off | no_effect).isdisjoint(pairs)
+    assert (pairs["lr"], pairs["ema"], pairs["alpha"], pairs["loss"]) == (
+        "0.25",
+        "0.9",
+        "0.5",
+        "kl",
+    )
+    assert "loss" not in describe_config(replace(run, alpha=1.0))
 
 
 @pytest.mark.parametrize("name", ["setting", "value", "source"])
