@@ -26,11 +26,23 @@ def of_default(trials: pd.DataFrame, round_: Round | None, default: str) -> pd.D
     return final[final["repeat"] >= round_.first_repeat]
 
 
-def has_both_arms(final: pd.DataFrame, criterion: Criterion) -> bool:
-    """Return whether a student has completed final trials with and without distillation."""
-    done = completed(final)
-    arms = criterion.is_baseline(done).groupby(criterion.groups(done)).nunique()
-    return bool((arms == 2).any())
+def has_all_arms(final: pd.DataFrame, trials: pd.DataFrame, criterion: Criterion) -> bool:
+    """Return whether a student has completed final trials of all arms that it has.
+
+    These are with and without distillation, or one of them in a study without the other.
+
+    Args:
+        final: see `of_round`.
+        trials: all trials of the study.
+        criterion: names baseline and groups.
+    """
+
+    def arms(some: pd.DataFrame) -> pd.Series:
+        done = completed(some)
+        return criterion.is_baseline(done).groupby(criterion.groups(done)).nunique()
+
+    found = arms(final)
+    return bool((found == arms(trials).reindex(found.index)).any())
 
 
 def recorded_best(final: pd.DataFrame, round_: Round | None) -> str | None:

@@ -121,11 +121,12 @@ class StudyData:
     def uses_held_out_repeats(self, criterion: Criterion) -> bool:
         """Return whether a criterion is judged by the final repeats.
 
-        That needs a completed one of both finalists of a student, and training without distillation
-        as the baseline, since the finalists are the best with and without distillation.
+        That needs a completed one of each finalist of a student, and training without distillation
+        as the baseline, since the finalists are the best with and without distillation. A study
+        without one of the two has one finalist.
         """
         own = criterion.has_plain_baseline
-        return own and finals.has_both_arms(self.final_trials, self.default_criterion)
+        return own and finals.has_all_arms(self.final_trials, self.trials, self.default_criterion)
 
     @property
     def finalists_are_recorded(self) -> bool:

@@ -1,13 +1,14 @@
 """The class Results and the analysis command."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from study_folders import at, draw, grid, make, write_records
+from study_folders import at, draw, grid, make, make_final, write_records
 
 import kdtune
 from kdtune.analysis import main
@@ -166,3 +167,13 @@ def test_pooled_tables_have_a_caveat(tmp_path, capsys) -> None:
     make(tmp_path, LAST)
     _, out, _ = asked(capsys, tmp_path, pooled=True)
     assert "the SD describes the learning curve, not repeats" in out
+
+
+def test_a_race_of_one_arm_is_judged_by_its_final_repeats(tmp_path: Path) -> None:
+    """As rivals that are studies of their own: the search has selected the finalist."""
+    last = {1.0: [0.7, 0.71, 0.72]}
+    made = make_final(tmp_path, last, {1.0: [0.6, 0.61, 0.62, 0.63]}, policy="race")
+    assert made.uses_held_out_repeats(made.default_criterion)
+    assert list(made.trials_for(made.default_criterion)["repeat"]) == [2000, 2001, 2002, 2003]
+    (row,) = made.selection().to_dict("records")[:1]
+    assert row["val/mean"] == pytest.approx(0.615) and row["val/n"] == 4
