@@ -1,13 +1,14 @@
 """What distillation must beat, and what makes it better: ten methods, tuned by the same budget.
 
     python experiments/rivals.py --images 300
-    python experiments/rivals.py --images 2000 --epochs 20
+    python experiments/rivals.py --images 2000 --epochs 10 --samples 6 --repeats 5
 
 The teacher, the student and the data are those of the default study. Each method is a study of its
-own: a random search over 16 configurations, a race with early stopping, the best three confirmed on
-new repeats, and final numbers on eight repeats that no decision has seen. All studies have the same
-repeats, so their final students are compared in pairs, by repeat and by test image. The learning
-rate has the same range in all of them; the other ranges are those that the methods' authors search.
+own: by default a random search over 16 configurations, a race with early stopping, the best three
+confirmed on new repeats, and final numbers on eight repeats that no decision has seen. All studies
+have the same repeats, so their final students are compared in pairs, by repeat and by test image.
+The learning rate has the same range in all of them; the other ranges are those that the methods'
+authors search.
 
 The same command resumes an interrupted experiment; `--table` prints the table of what is there.
 """
@@ -134,7 +135,11 @@ def show(options: argparse.Namespace) -> None:
         order = [reference, *(name for name in found if name != reference)]
         side = load_several([str(folders[name]) for name in order])
         print(f"\n{options.images} labelled images; test accuracy (%), difference from {reference}")
-        print(table({name: found[name] for name in order}, side).to_markdown(index=False))
+        print(
+            table({name: found[name] for name in order}, side).to_markdown(
+                index=False, disable_numparse=True
+            )
+        )
 
 
 def main() -> None:
