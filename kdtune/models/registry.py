@@ -170,7 +170,7 @@ def _construct(name: str, classes: int) -> Classifier:
         raise InputError(
             f"--teacher and --student must name an architecture, but got the file {name}. Give the "
             f"file as --teacher-weights or --student-weights, and its architecture as --teacher or "
-            f"--student."
+            f"--student. A teacher that is only a file of its outputs ends in .parquet or .npz."
         )
     if name.startswith("timm/"):
         return _construct_timm(name, classes)

@@ -239,8 +239,20 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
                 name = getattr(own, role)
                 key = role if name == begun.get(role, name) else f"{role} {name}"
                 made_of[key] = model.fingerprint()
+    networks = [student for _, student in own_students]
+    _check_models(study, own_teachers, networks, len(data.classes))
+    return made_of if fingerprints else {}
+
+
+def _check_models(
+    study: Study,
+    own_teachers: Sequence[tuple[Run, Model]],
+    own_students: Sequence[Classifier],
+    classes: int,
+) -> None:
+    """Raise InputError unless all teachers and students work on views of the study's data."""
     whole = "head" not in study.values("trainable")  # type: ignore[operator]
-    for _, student in own_students:
+    for student in own_students:
         for own, teacher in own_teachers:
             views = probe_teacher(own, teacher, student)
         if not any(parameter.requires_grad for parameter in student.parameters()):
@@ -248,10 +260,8 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
                 f"the student {student.name} must have parameters that learn, but requires_grad is "
                 f"False for all; set it to True (net.requires_grad_())"
             )
-        probe(student, views, len(data.classes), whole=whole)
-    networks = [student for _, student in own_students]
-    check_features(study, [teacher for _, teacher in own_teachers], networks, views)
-    return made_of if fingerprints else {}
+        probe(student, views, classes, whole=whole)
+    check_features(study, [teacher for _, teacher in own_teachers], own_students, views)
 
 
 def _by_name(runs: list[Run], name: str) -> list[Run]:
