@@ -105,8 +105,10 @@ def to_values(name: str, values: object) -> Values:
     found = to_list_or_range(name, values)
     like = searchable(Run)[name].like
     if not isinstance(found, Range) and None in found and (like is not None or len(found) > 1):
-        remedy = f"give the values of {like} that it may be equal to" if like else "leave None out"
-        raise InputError(f"{name} must be searched among values, but got None; {remedy}")
+        what, remedy = "values", "leave None out"
+        if like is not None:
+            what, remedy = "numbers", f"give the values of {like} that it may be equal to"
+        raise InputError(f"{name} must be searched among {what}, but got None; {remedy}")
     if isinstance(found, Range) and declarations(Run)[name].number_kind is float:
         return replace(found, low=float(found.low), high=float(found.high))
     return found
