@@ -63,7 +63,7 @@ def main(study: Study) -> int:
     measured = every if file is None else [with_views_of_teacher(own) for own in every]
     gate(study.run, measured, study.folder, resources, progress.print_line)
     if file is not None:
-        counts = dump_teacher(every[0], root, resources, file)
+        counts = dump_teacher(measured[0], root, resources, file)
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         progress.print_line(
             f"Wrote the teacher's logits to {file} ({shown}). kdtune.search uses them with "

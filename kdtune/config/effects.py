@@ -193,13 +193,9 @@ def _has_effect(
         return False
     if any(config[other] == value for other, value in setting.unless.items()):
         return False
-    if any(config[other] not in _listed(value) for other, value in setting.when.items()):
+    if not setting.is_used_with(config):
         return False
     return not setting.of_objective or takes(config["loss"], name)
-
-
-def _listed(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def _plain(value: Value | None) -> Value | None:

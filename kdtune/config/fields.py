@@ -101,6 +101,13 @@ class Hyperparameter(Setting):
     """A value that leaves a run as it was before the hyperparameter was introduced. It is left out
     of `Run.config_id`, so that older studies keep their ids. None: there is no such value."""
 
+    def is_used_with(self, values: Mapping[str, Any]) -> bool:
+        """Return True if other hyperparameters have values that `when` allows."""
+        return all(
+            values[other] in (allowed if isinstance(allowed, tuple) else (allowed,))
+            for other, allowed in self.when.items()
+        )
+
     @cached_property
     def depends_on(self) -> frozenset[str]:
         """The hyperparameters that decide whether this one has an effect."""

@@ -59,6 +59,11 @@ class Range:
             raise InputError(f"a range must have one scale, log or logit, but got {self} with both")
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the range is of whole numbers: both ends are."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
     def scale(self) -> str:
         """The scale that is sampled evenly: "log", "logit", or "" for the values themselves."""
         return "log" if self.log else "logit" if self.logit else ""

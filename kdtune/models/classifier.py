@@ -57,6 +57,13 @@ class Classifier(nn.Module):
         return self.net.get_submodule(self.head_name)
 
     @property
+    def feature_size(self) -> int:
+        """Number of inputs of the head, D."""
+        weight = self.head.weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[1]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all parameters and buffers that a state dict has."""
         return sum(value.nbytes for value in self.net.state_dict().values())

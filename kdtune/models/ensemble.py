@@ -1,7 +1,7 @@
 """Teachers: one network, the mean probability of several, or a table of outputs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,11 @@ from kdtune.models.outputs import OutputTeacher
 
 Model = Classifier | OutputTeacher
 """A network, or the outputs of one."""
+
+
+def networks(models: Iterable[Model]) -> tuple[Classifier, ...]:
+    """Return those of the models that are networks."""
+    return tuple(model for model in models if isinstance(model, Classifier))
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,9 @@ class Teacher:
     @staticmethod
     def of(models: Sequence[Model]) -> "Teacher":
         """Return the teacher of these models, which are hashed here; a table stands alone."""
-        networks = tuple(model for model in models if isinstance(model, Classifier))
         tables = [model for model in models if isinstance(model, OutputTeacher)]
         hashes = tuple(model.fingerprint() for model in models)
-        return Teacher(networks, hashes, tables[0] if tables else None)
+        return Teacher(networks(models), hashes, tables[0] if tables else None)
 
     @property
     def models(self) -> tuple[Model, ...]:

@@ -25,7 +25,7 @@ def suggest(trial: optuna.Trial, name: str, values: Values) -> Any:
     """
     if not isinstance(values, Range):
         return trial.suggest_categorical(name, values)
-    if _is_whole(values):
+    if values.is_whole:
         return trial.suggest_int(name, int(values.low), int(values.high), log=values.log)
     if not values.logit:
         value = trial.suggest_float(name, values.low, values.high, log=values.log)
@@ -60,7 +60,7 @@ def distribution(values: Values) -> BaseDistribution:
     """
     if not isinstance(values, Range):
         return optuna.distributions.CategoricalDistribution(values)
-    if _is_whole(values):
+    if values.is_whole:
         return optuna.distributions.IntDistribution(
             int(values.low), int(values.high), log=values.log
         )
@@ -69,10 +69,6 @@ def distribution(values: Values) -> BaseDistribution:
 
 def _log_odds(value: float) -> float:
     return float(logit(value))
-
-
-def _is_whole(values: Range) -> bool:
-    return isinstance(values.low, int) and isinstance(values.high, int)
 
 
 def _within(values: Range, value: float) -> float:

@@ -192,6 +192,4 @@ def _listed(values: Values) -> Sequence[Value] | None:
     """Return all values of a list or a range of integers; None for a range of floats."""
     if not isinstance(values, Range):
         return values
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return range(values.low, values.high + 1)
-    return None
+    return range(int(values.low), int(values.high) + 1) if values.is_whole else None

@@ -14,8 +14,8 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
-from kdtune.models.classifier import Classifier
 from kdtune.models.cost import measure
+from kdtune.models.ensemble import networks
 from kdtune.raytune.machines import TrialResources
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
@@ -95,8 +95,7 @@ def _measure(study: Study, role: Role, name: str, device: torch.device) -> Cost:
     data, student = load_data(run), make_student(run)
     teacher = [initial_teacher(member) for member in run.teacher_members]
     views = samples(data, run, view_size(run, data, student, *teacher))
-    networks = [model for model in teacher if isinstance(model, Classifier)]
-    members = [student] if role == "student" else networks
+    members = (student,) if role == "student" else networks(teacher)
     placed = [model.place(device, run.precision) for model in members]
     return replace(measure(placed, role, views, study.cpus_per_trial or 1), model=name)
 

@@ -4,6 +4,7 @@ import pandas as pd
 
 from kdtune.config.study import Study
 from kdtune.config.task import Task
+from kdtune.results.comparison import Criterion
 
 HALF = 0.5
 """Share of configurations without distillation with which both arms are tuned alike."""
@@ -16,27 +17,22 @@ MAX_STEPS = 1.2
 which the report warns."""
 
 
-def tuning_effort(trials: pd.DataFrame, task: Task) -> pd.DataFrame:
+def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     """Return configurations and runs of each arm, by group.
 
     Args:
         trials: all trials of a study.
-        task: names the baseline, and the hyperparameter whose values have a baseline each.
+        criterion: names the baseline, and which configurations have one of their own.
 
     Returns:
         One row per group: group (a student, or ""), configs and runs (of all but the baseline),
         baseline_configs and baseline_runs. Empty without a baseline and without trials.
     """
-    if not task.baseline or not len(trials):
+    if not criterion.fixed or not len(trials):
         return pd.DataFrame()
-    is_baseline = pd.Series(True, index=trials.index)
-    for name, value in task.baseline.items():
-        is_baseline &= trials[f"config/{name}"] == value
-    group = pd.Series("", index=trials.index)
-    if task.group is not None and f"config/{task.group}" in trials:
-        group = trials[f"config/{task.group}"]
+    is_baseline = criterion.is_baseline(trials)
     rows = []
-    for name, own in trials.groupby(group, sort=False):
+    for name, own in trials.groupby(criterion.groups(trials), sort=False):
         inside = is_baseline[own.index]
         rows.append(
             {

@@ -169,7 +169,7 @@ class StudyData:
            configs  baseline_configs
         0        2                 1
         """
-        return tuning_effort(self.trials, self.task)
+        return tuning_effort(self.trials, self.default_criterion)
 
     @property
     def _teacher_warnings(self) -> list[str]:

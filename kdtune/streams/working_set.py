@@ -6,11 +6,9 @@ the streams of as many repeats as fit are stored; the others would be read once 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
@@ -19,7 +17,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Model
+from kdtune.models.ensemble import Model, networks
 from kdtune.streams.extra import extra_computed
 from kdtune.streams.keys import Key
 from kdtune.streams.resources import Resources
@@ -94,19 +92,13 @@ def working_set(
     counts["train"] = run.train_images or counts["train"]
     if not run.unlabelled_per_batch:
         counts.pop("extra", None)
-    networks = [model for model in teacher if isinstance(model, Classifier)]
+    members = networks(teacher)
     # a table of outputs is a file itself
-    outputs = FLOAT_BYTES * len(data.classes) * len(networks)
+    outputs = FLOAT_BYTES * len(data.classes) * len(members)
     if run.compares_features or resources.teacher_features:
-        outputs += FLOAT_BYTES * sum(map(_feature_size, networks))
-    seen = _seen(run, counts)
-    augments = {v.augment for v in variants}
-    sets = {"train": sum(v.logit_sets for v in variants if not v.same)}
-    sets["extra"] = len(augments - {"none"})  # which is never mixed
-    per_repeat = sum(sets[split] * count for split, count in seen.items()) * outputs
-    same = {"train": any(v.same for v in variants), "extra": "none" in augments}
-    fixed = sum(count for split, count in counts.items() if same.get(split, True))
-    shared = fixed * outputs * min(run.teachers, resources.repeats)
+        outputs += FLOAT_BYTES * sum(model.feature_size for model in members)
+    own, once = _count_outputs(run, variants, counts, lambda variant: variant.logit_sets)
+    per_repeat, shared = own * outputs, once * outputs * min(run.teachers, resources.repeats)
     if run.trainable == "head":
         own, once = _feature_bytes(run, variants, counts, student)
         per_repeat, shared = per_repeat + own, shared + once
@@ -114,27 +106,50 @@ def working_set(
     own_splits = 1
     if run.folds is not None:  # each repeat has other images in train and val
         per_repeat, shared, own_splits = per_repeat + shared, 0, resources.repeats
-    of_one = {split: count * own_splits for split, count in counts.items()}
+    of_one, seen = {s: count * own_splits for s, count in counts.items()}, _seen(run, counts)
     views = {
-        split: view * _of_all(augments, of_one[split], seen.get(split), resources.repeats)
+        split: view * _of_all(variants, of_one[split], seen.get(split), resources.repeats)
         for split in counts
         if data.kind != "tensors" and _read_again(run, split, teacher)
     }
     return WorkingSet(views, per_repeat, shared, resources.repeats, resources.cache.limit)
 
 
-def _of_all(augments: Iterable[str], once: int, seen: int | None, repeats: int) -> int:
+def _of_all(variants: Iterable[Variant], once: int, seen: int | None, repeats: int) -> int:
     """Return the views of a split in all augmentations.
 
     Args:
-        augments: Of the variants.
+        variants: Of the study.
         once: Views that are the same in every epoch.
         seen: Views that one run learns from; None for val and test, which have no augmentation.
         repeats: Repeats, which have other views.
     """
     if seen is None:
         return once
+    augments = {variant.augment for variant in variants}
     return sum(once if augment == "none" else seen * repeats for augment in augments)
+
+
+def _count_outputs(
+    run: Run,
+    variants: Sequence[Variant],
+    counts: Mapping[str, int],
+    sets: Callable[[Variant], int],
+) -> tuple[int, int]:
+    """Return the number of outputs that one repeat has for itself, and of those that all share.
+
+    Args:
+        run: Its epochs, and what of a batch has no label.
+        variants: Of the study.
+        counts: Images by split.
+        sets: Returns how many different outputs of train a variant has in one epoch.
+    """
+    augments = {variant.augment for variant in variants}
+    of_repeat = {"train": sum(sets(v) for v in variants if not v.same)}
+    of_repeat["extra"] = len(augments - {"none"})  # which is never mixed
+    same = {"train": any(v.same for v in variants), "extra": "none" in augments}
+    own = sum(of_repeat[split] * count for split, count in _seen(run, counts).items())
+    return own, sum(count for split, count in counts.items() if same.get(split, True))
 
 
 def _seen(run: Run, counts: Mapping[str, int]) -> dict[str, int]:
@@ -156,13 +171,6 @@ def _read_again(run: Run, split: str, teacher: Sequence[Model]) -> bool:
     return run.batch_norm == "train" and split != "train"
 
 
-def _feature_size(model: Classifier) -> int:
-    """Return the number of inputs of the model's head."""
-    weight = model.head.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[1]
-
-
 def _feature_bytes(
     run: Run, variants: Sequence[Variant], counts: Mapping[str, int], student: Classifier
 ) -> tuple[int, int]:
@@ -170,7 +178,7 @@ def _feature_bytes(
 
     Without augmentation and mixing the backbone is taken to treat each image by itself.
     """
-    image = FLOAT_BYTES * _feature_size(student)
+    image = FLOAT_BYTES * student.feature_size
     size = {split: count * image for split, count in counts.items()}
     if run.unlabelled_per_batch and run.batch_norm == "train":
         return 0, 0  # none are stored
@@ -179,13 +187,8 @@ def _feature_bytes(
         epoch = size["train"] + statistics + size["val"]
         one = run.epochs * epoch + size.get("test", 0)
         return one * sum(v.feature_sets for v in variants), 0
-    augments = {v.augment for v in variants}
-    sets = {"train": sum(v.feature_sets for v in variants if not v.same)}
-    sets["extra"] = len(augments - {"none"})
-    same = {"train": any(v.same for v in variants), "extra": "none" in augments}
-    seen = sum(sets[split] * count for split, count in _seen(run, counts).items())
-    own = seen * image
-    once = sum(count for split, count in size.items() if same.get(split, True))
+    counted = _count_outputs(run, variants, counts, lambda variant: variant.feature_sets)
+    own, once = (count * image for count in counted)
     return (own + once, 0) if run.weights_of("student") == "none" else (own, once)
 
 

@@ -49,7 +49,7 @@ def check_dump(study: Study, file: Path) -> None:
 def with_views_of_teacher(run: Run) -> Run:
     """Return the run with views of its teacher's input size, whatever its student's is."""
     data = load_data(run)
-    if data.kind == "tensors":
+    if data.kind == "tensors" or run.image_size is not None:
         return run
     members = [untrained(own, "teacher") for own in run.teacher_members]
     return replace(run, image_size=view_size(run, data, *members))

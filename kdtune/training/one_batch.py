@@ -10,7 +10,7 @@ from kdtune.config.run import Run
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import combine
+from kdtune.models.ensemble import combine, networks
 from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import INFERENCE_BATCH
 from kdtune.streams.shards import view_size
@@ -39,8 +39,7 @@ class Models:
     @staticmethod
     def of(run: Run, device: torch.device) -> "Models":
         """Build the models of a run; the teacher as it is before any fine-tuning."""
-        found = [initial_teacher(member) for member in run.teacher_members]
-        teacher = tuple(model for model in found if isinstance(model, Classifier))
+        teacher = networks(initial_teacher(member) for member in run.teacher_members)
         student = make_student(run).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)

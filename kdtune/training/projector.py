@@ -29,17 +29,11 @@ def make_projector(
     """
     if not run.compares_features or not teacher:
         return None
-    sizes = feature_size(student), feature_size(teacher[0])
+    sizes = student.feature_size, teacher[0].feature_size
     with torch.random.fork_rng(devices=[]):  # a student draws the same numbers with and without
         torch.default_generator.manual_seed(derive_seed("projector", run.seed, run.repeat))
         projector = nn.Linear(*sizes)
     return projector.to(next(student.parameters()).device)
-
-
-def feature_size(model: Classifier) -> int:
-    """Return the number of inputs of a model's head, a Linear layer."""
-    assert isinstance(model.head, nn.Linear)
-    return model.head.in_features
 
 
 def check_features(
@@ -92,7 +86,7 @@ def _check_head(role: str, model: Model, loss: str, views: Tensor) -> None:
     model.set_mode(False)
     with torch.no_grad():
         shape = list(model.features(views).shape)
-    if shape != [len(views), model.head.in_features]:
+    if shape != [len(views), model.feature_size]:
         raise InputError(
             f"--{role} must have features of the shape [B, D] with --loss {loss}, but those of "
             f"{model.name}, the input of {model.head_name}, have the shape "

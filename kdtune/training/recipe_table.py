@@ -135,11 +135,9 @@ def _fits_teacher(part: str, run: Run) -> bool:
     if part == "lr_milestones":
         return run.teacher_schedule == "multistep"
     field = searchable(Run).get(part)
-    when = {} if field is None else field.when
-    return all(
-        getattr(run, f"teacher_{other}") in (allowed if isinstance(allowed, tuple) else (allowed,))
-        for other, allowed in when.items()
-    )
+    if field is None:
+        return True
+    return field.is_used_with({other: getattr(run, f"teacher_{other}") for other in field.when})
 
 
 def _value(name: str, study: Study) -> Any:

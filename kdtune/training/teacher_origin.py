@@ -21,15 +21,8 @@ COMPARED_BY_CONTENT = ("data", "extra", "teacher_weights", "student_weights")
 """Fields of a run that are paths: a teacher stays the same where its files have moved."""
 RECIPE = (
     *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
-    *(
-        "lr_step_size",
-        "lr_gamma",
-        "lr_milestones",
-        "epochs",
-        "batch_size",
-        "augment",
-        "train_images",
-    ),
+    *("lr_step_size", "lr_gamma", "lr_milestones", "epochs", "batch_size"),
+    *("augment", "train_images"),
 )
 """Fields of a run for which the teacher has its own, teacher_*."""
 

@@ -13,6 +13,7 @@ from kdtune.config.study_objects import describe_fixed_students
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, describe_assumption
+from kdtune.models.ensemble import networks
 from kdtune.models.weights import licence_of
 from kdtune.streams.shards import view_size
 from kdtune.training.other_cut import find_leaks
@@ -54,8 +55,7 @@ def transforms_of(study: Study) -> Transforms:
     if data.kind == "tensors":
         return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
     of_teachers = [untrained_teacher(own) for own in teachers(study)]
-    networks = [model for model in of_teachers if isinstance(model, Classifier)]
-    named = {f"teacher {model.name}": model for model in networks}
+    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
     named |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
     views = {

@@ -87,7 +87,8 @@ def test_random_searches_give_both_arms_as_many_configurations() -> None:
 def test_without_a_baseline_there_is_nothing_to_compare(tmp_path: Path) -> None:
     results = make(tmp_path, {0.5: NOISE}, plain_share=0.0)
     assert effort_text(results.effort, results.task) == ""
-    assert effort_warning(tuning_effort(results.trials, results.task), results.study) == ""
+    effort = tuning_effort(results.trials, results.default_criterion)
+    assert effort_warning(effort, results.study) == ""
 
 
 def test_more_steps_with_images_without_labels_are_a_warning(tmp_path: Path) -> None:
