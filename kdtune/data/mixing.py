@@ -40,7 +40,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the images of one batch are mixed with each other."""
+    """Mixture of the images of one batch with each other."""
 
     partners: Tensor
     """Position in the batch of the image that each one is mixed with, int64 [B]."""

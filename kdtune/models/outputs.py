@@ -16,7 +16,7 @@ METADATA = "kdtune"
 
 @dataclass(frozen=True)
 class OutputsRecord:
-    """What a file of outputs that kdtune has written says about them."""
+    """Record that kdtune keeps in a file of outputs which it has written."""
 
     teacher: str
     """Name of the network."""

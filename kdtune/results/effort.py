@@ -1,4 +1,4 @@
-"""How hard each arm of a study was tuned: configurations and runs with and without the baseline."""
+"""Tuning effort of each arm of a study: its configurations, runs and steps, with a warning."""
 
 import pandas as pd
 

@@ -11,7 +11,7 @@ from kdtune.training.objectives import BoundObjective, cross_entropy, total
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the student returns for a batch."""
+    """Outputs of the student for a batch."""
 
     logits: Tensor
     """[B, K]."""
