@@ -110,7 +110,7 @@ def runs_of(lines: list[Line]) -> list[tuple[str, int]]:
 
 def _line(kind: str, run: Any, **values: Any) -> Line:
     names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
-    return {"kind": kind, **names, **values}
+    return {"kind": kind, **names, "attempt": 0, "time": 0.0, **values}
 
 
 def _write(plan: Plan, lines: list[Line], line: Line) -> None:

@@ -50,6 +50,11 @@ class Metric:
     columns of predictions.parquet. With it, comparisons hold for new images. None: the metric is no
     mean over examples, and comparisons hold for the images of the study only."""
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is recorded and lies in [0, 1]."""
+        return self.unit == "points" and self.derived is None
+
 
 def _accuracy(student: Tensor, teacher: Any, labels: Tensor) -> Tensor:
     return (student.argmax(1) == labels).double()

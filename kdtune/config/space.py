@@ -16,6 +16,7 @@ from kdtune.config.hyperparameters import (
     Values,
     covers,
     ends_of,
+    sample_values,
     to_list_or_range,
     to_values,
 )
@@ -101,6 +102,20 @@ def default_run(study: Study) -> BaseRun:
     """Return the recipe's default configuration, see `Study.default`."""
     values = {n: _nearest(study.base_run.resolved_value(n), study.values(n)) for n in study.space}
     return study.base_run.sample(repeat=0, **values)
+
+
+def recorded_run(study: Study, config: Mapping[str, Any]) -> BaseRun:
+    """Return the run of a configuration that a record of the study has, of repeat 0.
+
+    Raises:
+        TypeError, KeyError, ValueError: It is no configuration of the study's task.
+    """
+    base = study.base_run
+    if isinstance(base, Run):
+        return base.sample(**sample_values(config, base))
+    if set(config) != set(study.task.names):
+        raise KeyError(f"config must have {', '.join(study.task.names)}")
+    return base.sample(**{name: v for name, v in config.items() if v is not None})
 
 
 def _nearest(value: Value, values: Values) -> Value:

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.hyperparameters import sample_values
-from kdtune.config.run import Run
+from kdtune.config.space import recorded_run
 from kdtune.config.study import Study
 from kdtune.config.study_checks import BUDGET
 from kdtune.statistics.early_stopping import rungs
@@ -195,12 +194,12 @@ class Ledger:
         if line["kind"] == "start":
             # a known configuration keeps the inactive values with which it was suggested
             state = self.configs.get(config_id)
-            base = state.run if state else self._sampled(line["config"])
+            base = state.run if state else recorded_run(self.study, line["config"])
             self.start_run(base.at(repeat))
             if phase_of(repeat) == "final":
                 self._note_final_start(repeat)
         elif config_id not in self.configs:
-            return  # its start was an incomplete record
+            return  # its start could not be read
         elif line["kind"] == "epoch" and line["split"] == "val":
             self._add_epoch(line["trial_id"], self.configs[config_id].run, repeat, line)
         elif line["kind"] == "end":
@@ -209,13 +208,6 @@ class Ledger:
             self._drop_run(self.configs[config_id], repeat)
         elif line["kind"] == "restore":
             self._restore_run(self.configs[config_id], line["trial_id"])
-
-    def _sampled(self, config: Mapping[str, Any]) -> BaseRun:
-        """Return the run of a recorded configuration."""
-        base = self.study.base_run
-        if isinstance(base, Run):
-            return base.sample(**sample_values(config, base))
-        return base.sample(**{name: v for name, v in config.items() if v is not None})
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the score of the metrics of an epoch on val; higher is better."""

@@ -20,7 +20,7 @@ from kdtune.config.study import Study
 from kdtune.planning.distributions import distribution
 from kdtune.planning.ledger import ConfigState, Ledger, phase_of
 from kdtune.statistics.intervals import mean_interval
-from kdtune.storage.records import Line
+from kdtune.storage.schema import Line
 
 FILE = "optuna.db"
 

@@ -26,8 +26,9 @@ def best_of_other(study: Study) -> list[BaseRun]:
     if study.warm_start is None:
         return []
     folder = Path(study.warm_start).expanduser()
-    ledger = Ledger(read_study(folder))
-    for line in read_lines(folder)[0]:
+    other = read_study(folder)
+    ledger = Ledger(other)
+    for line in read_lines(folder, other)[0]:
         ledger.add_record(line)
     found = []
     for state in ranked(ledger):

@@ -93,7 +93,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         asked, study = study, merge_with_saved(study, saved)
-        is_done = Plan(study, read_lines(folder)[0]).is_done
+        is_done = Plan(study, read_lines(folder, study)[0]).is_done
         if not is_done:
             study = job.resolve(study, begun=saved is not None)
         mirror.pull(*job.files(study))
@@ -154,7 +154,7 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
     capacity = Capacity(study, print)
     study = replace(study, cpus_per_trial=capacity.trial.cpu)
     count = capacity.concurrent_trials()
-    plan = Plan(study, read_lines(study.folder)[0], count)
+    plan = Plan(study, read_lines(study.folder, study)[0], count)
     with ProgressDisplay(plan, Cache(study.cache, study.cache_gb)) as display:
         for line in (*job.about_data(study), *preflight(study, capacity.trial)):
             display.print_line(line)

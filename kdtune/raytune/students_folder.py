@@ -24,7 +24,8 @@ from kdtune.results.files_kept import exported_config
 from kdtune.results.student_metrics import configuration_record, trial_metrics
 from kdtune.results.study_results import Results
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import Line, read_provenance
+from kdtune.storage.records import read_provenance
+from kdtune.storage.schema import Line
 
 
 def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:

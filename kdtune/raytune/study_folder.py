@@ -118,7 +118,8 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
         mirror: Its object store.
         objects: That were passed, among which its data may be.
     """
-    results, (lines, _) = load(folder), read_lines(folder)
+    results = load(folder)
+    lines, _ = read_lines(folder, results.study)
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     with atomic_write(folder / SUMMARY_CSV) as part:

@@ -2,13 +2,11 @@
 
 import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from kdtune.config.files import PROVENANCE
 from kdtune.config.hyperparameters import ends_of
 from kdtune.config.metrics import METRICS
 from kdtune.config.study import Study
@@ -19,7 +17,7 @@ from kdtune.results.frames import SCOPES
 from kdtune.results.significance import p_text
 from kdtune.results.study_results import Results
 from kdtune.results.tables import cell
-from kdtune.storage.records import read_saved
+from kdtune.storage.records import read_provenance, read_saved
 
 
 def epoch_selection(results: Results, criterion: Criterion) -> NotedTable | None:
@@ -142,10 +140,7 @@ class Provenance:
 
 def provenance(results: Results) -> Provenance:
     """Return the study's versions, data fingerprint, command and settings."""
-    file = results.folder / PROVENANCE
-    record: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # missing or damaged: no number depends on it
-        record = json.loads(file.read_text("utf-8"))
+    record = read_provenance(results.folder)
     fingerprints = read_saved(results.folder).fingerprints
     data_set = record.get("data_set", {})
     cut, texts = data_set.get("val_cut"), data_set.get("examples_text", {})

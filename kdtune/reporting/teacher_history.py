@@ -1,6 +1,5 @@
 """Section of the report on the teachers: their accuracy and their history."""
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -10,6 +9,7 @@ from kdtune.config.teacher_accuracy import TeacherAccuracy, read_teacher_accurac
 from kdtune.reporting.page import Cell, NotedTable, Table, interval_cell
 from kdtune.results.study_results import Results
 from kdtune.statistics.intervals import wilson_interval
+from kdtune.storage.schema import parse_teacher
 
 
 def teachers(results: Results) -> NotedTable | None:
@@ -62,8 +62,8 @@ def _records(results: Results) -> Iterator[dict[str, Any]]:
     folder = results.folder / TEACHER
     for file in sorted(folder.rglob(TEACHER_RECORD), key=lambda path: (len(path.parts), path)):
         with suppress(OSError, ValueError):  # missing or damaged: no number depends on it
-            record = json.loads(file.read_text("utf-8"))
-            if isinstance(record, dict) and isinstance(record.get("run"), dict):
+            record = parse_teacher(file.read_bytes())
+            if "run" in record:
                 yield record
 
 

@@ -7,7 +7,6 @@ baseline), repeat, image.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from kdtune.config.files import TEACHER, TEACHER_RECORD
 from kdtune.results.comparison import Criterion, baseline_of, completed, have_enough_repeats
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.results.predictions import read_predictions
 from kdtune.storage.records import read_provenance
+from kdtune.storage.schema import parse_teacher
 
 if TYPE_CHECKING:
     from kdtune.results.study_results import Results
@@ -112,8 +113,8 @@ def class_names(folder: Path, count: int) -> tuple[str, ...]:
 
 
 def _teachers_classes(folder: Path) -> Any:
-    with suppress(OSError, ValueError, AttributeError):
-        return json.loads((folder / "teacher" / "teacher.json").read_text("utf-8")).get("classes")
+    with suppress(OSError, ValueError):
+        return parse_teacher((folder / TEACHER / TEACHER_RECORD).read_bytes()).get("classes")
     return None
 
 

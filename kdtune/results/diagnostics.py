@@ -11,16 +11,18 @@ from kdtune.config.task import DISTILLATION, Task
 from kdtune.results.comparison import completed
 from kdtune.results.frames import Frames
 from kdtune.results.labels import config_label
-from kdtune.storage.records import read_provenance
+from kdtune.storage.records import provenance_faults, read_provenance
 
 MAX_LISTED = 10
 """Trials that are listed one by one; further ones are only counted."""
+SHOWN = 3
+"""Unreadable records that are named; further ones are only counted."""
 
 
 def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -> list[str]:
     """Return what is missing or wrong in a study's records, most serious first."""
     return [
-        *(f"incomplete record skipped: {place}" for place in frames.incomplete),
+        *_unreadable(frames.incomplete),
         *_not_completed(frames.trials, by),
         *_not_started(study, frames.trials),
         *_missing_metrics(frames.trials, by, task),
@@ -29,10 +31,18 @@ def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -
     ]
 
 
-def model_warnings(folder: Path) -> list[str]:
-    """Return the warnings of a study's models that its driver recorded in provenance.json."""
-    warnings = read_provenance(folder).get("warnings", [])
-    return [str(warning) for warning in warnings]
+def _unreadable(places: Sequence[str]) -> list[str]:
+    """Return a sentence about the records that could not be read, if there are any."""
+    if not places:
+        return []
+    named, word = ", ".join(places[:SHOWN]), f"record{'s' * (len(places) > 1)}"
+    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+    return [f"unreadable {word} skipped: {named}{more}"]
+
+
+def recorded_warnings(folder: Path) -> list[str]:
+    """Return the warnings that the driver recorded in provenance.json, and of a damaged file."""
+    return [*provenance_faults(folder), *read_provenance(folder).get("warnings", [])]
 
 
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:

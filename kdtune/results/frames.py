@@ -18,8 +18,9 @@ from kdtune.config.task import DISTILLATION, Task
 from kdtune.results.labels import PREFIX, config_columns, distinguishing, label_by_config
 from kdtune.results.predictions import read_predictions
 from kdtune.storage.correctness import CORRECT
-from kdtune.storage.records import Line, is_running, iter_lines
+from kdtune.storage.records import is_running, iter_lines
 from kdtune.storage.rounds import FINALISTS, Round
+from kdtune.storage.schema import Line
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
@@ -75,7 +76,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     dropped: dict[str, Line] = {}
     epochs = _Epochs(study.task)
     last, round_ = None, None
-    for line in iter_lines(folder, incomplete):
+    for line in iter_lines(folder, incomplete, study):
         last = line.get("time")
         if line["kind"] == FINALISTS:
             round_ = Round.from_line(line)

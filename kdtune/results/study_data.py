@@ -22,7 +22,7 @@ from kdtune.results.comparison import (
     students_of,
 )
 from kdtune.results.design import Design
-from kdtune.results.diagnostics import describe_status, find_problems, model_warnings
+from kdtune.results.diagnostics import describe_status, find_problems, recorded_warnings
 from kdtune.results.effort import effort_warning, steps_warning, tuning_effort
 from kdtune.results.files_kept import find_missing_files
 from kdtune.results.frames import Frames
@@ -152,7 +152,7 @@ class StudyData:
 
         Empty for a complete study.
         """
-        models = [*self._teacher_warnings, *model_warnings(self.folder)]
+        models = [*self._teacher_warnings, *recorded_warnings(self.folder)]
         if unequal := effort_warning(self.effort, self.study):
             models.append(unequal)
         if longer := steps_warning(completed(self.trials), self.task):

@@ -1,22 +1,31 @@
 """Writer and reader of a study's records: JSON lines, epoch by epoch."""
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import LOCK, PROVENANCE, STUDY
 from kdtune.config.migrations import check_schema, migrate, schema_of
 from kdtune.config.study import Study
 from kdtune.storage.correctness import CORRECT
-from kdtune.storage.rounds import FINALISTS, Round
+from kdtune.storage.record_check import RecordCheck
+from kdtune.storage.rounds import Round
+from kdtune.storage.schema import (
+    Line,
+    describe_first,
+    parse_line,
+    parse_provenance,
+    parse_study,
+)
 
-Line = dict[str, Any]
+PART = re.compile(r"\d{5,9}\.jsonl")
+"""Name of a part of the records."""
 Mark = Literal["drop", "restore"]
 """Kinds of records that exclude a trial from the study, or include it again."""
 
@@ -111,7 +120,8 @@ class Records:
         self._file.close()
 
     def _new_part(self) -> TextIO:
-        number = max((int(p.stem) for p in self._parts.glob("*.jsonl")), default=-1) + 1
+        names = (p for p in self._parts.glob("*.jsonl") if PART.fullmatch(p.name))
+        number = max((int(p.stem) for p in names), default=-1) + 1
         return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
     def _write(self, kind: str, run: BaseRun, attempt: int, **values: Any) -> Line:
@@ -144,16 +154,21 @@ def read_saved(folder: Path) -> SavedStudy:
     if not file.is_file():
         raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        schema = schema_of(values)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
-    check_schema(schema, str(folder))
+        values = parse_study(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise _no_study(file, describe_first(error)) from None
+    check_schema(schema_of(values), str(folder))
     try:
         values = migrate(values, read_provenance(folder))
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"{file} is not a study of this version of kdtune ({error})") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _no_study(file, first_line(error)) from None
+
+
+def _no_study(file: Path, reason: str) -> InputError:
+    return InputError(f"{file} is not a study of this version of kdtune ({reason})")
 
 
 def read_study(folder: Path) -> Study:
@@ -162,17 +177,37 @@ def read_study(folder: Path) -> Study:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Return the content of provenance.json; {} if it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) else {}
-    return {}
+    """Return the content of provenance.json without damaged fields; {} if it is missing."""
+    return _provenance(folder)[0]
 
 
-def read_lines(folder: Path) -> tuple[list[Line], list[str]]:
-    """Return all lines of a study in the order written, and the places of incomplete records."""
-    incomplete: list[str] = []
-    return list(iter_lines(folder, incomplete)), incomplete
+def provenance_faults(folder: Path) -> list[str]:
+    """Return a sentence if provenance.json is damaged, else nothing."""
+    faults = _provenance(folder)[1]
+    if not faults:
+        return []
+    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return [
+        f"{PROVENANCE} is damaged ({faults[0]}{more}): what it said of data, models and machine is "
+        f"left out, and no result depends on it"
+    ]
+
+
+def _provenance(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        return parse_provenance((folder / PROVENANCE).read_bytes())
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        return {}, [str(error.strerror)]
+    except ValueError as error:
+        return {}, [describe_first(error)]
+
+
+def read_lines(folder: Path, study: Study | None = None) -> tuple[list[Line], list[str]]:
+    """Return all lines of a study in the order written, and the places of unreadable records."""
+    unreadable: list[str] = []
+    return list(iter_lines(folder, unreadable, study)), unreadable
 
 
 def is_running(folder: Path) -> bool:
@@ -189,49 +224,38 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def iter_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
-    """Yield the lines of a study in the order written; skip incomplete records.
+def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) -> Iterator[Line]:
+    """Yield the lines of a study in the order written; skip records that cannot be right.
 
-    A trial that is recorded as completed without its last epochs was cut off. Its end is left out,
-    for the tables as for the search that resumes.
+    What is yielded is as `storage.schema` declares it. A record of a trial without a start is left
+    out, for the tables as for the search that resumes: the trial runs again. So is the end of a
+    trial that is recorded as completed without its last epochs; it was cut off.
 
     Args:
         folder: Folder of the study.
-        incomplete: Gets the place of each skipped line, as file:line.
+        unreadable: Gets the place of each skipped line, as file:line.
+        study: Says which configurations and metrics are possible. None: any.
     """
-    planned: dict[str, int] = {}
-    seen: dict[str, int] = {}
-    for line in _complete_lines(folder, incomplete):
-        kind, trial = line["kind"], line.get("trial_id", "")
-        if kind == "start":
-            planned[trial] = line["epochs"] or 0
-        elif kind == "epoch":
-            seen[trial] = line["epoch"] + 1
-        elif (
-            kind == "end"
-            and line["status"] == "completed"
-            and seen.get(trial, 0) < planned.get(trial, 0)
-        ):
+    check = RecordCheck(study)
+    for place, text in _texts(folder, unreadable):
+        try:
+            line = parse_line(text)
+            check.possible(line)
+        except (ValueError, KeyError, TypeError):
+            unreadable.append(place)
             continue
-        yield line
+        if check.counts(line):
+            yield line
 
 
-def _complete_lines(folder: Path, incomplete: list[str]) -> Iterator[Line]:
+def _texts(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the place and the text of each line of the records."""
     for file in sorted((folder / "epochs").glob("*.jsonl")):
-        with file.open(encoding="utf-8", errors="replace") as texts:
-            for number, text in enumerate(texts, 1):
-                try:
-                    line = json.loads(text)
-                    _check(line)
-                except (ValueError, KeyError, TypeError):
-                    incomplete.append(f"{file.name}:{number}")
-                else:
-                    yield line
-
-
-def _check(line: Line) -> None:
-    """Raise KeyError or TypeError if a line is no record of this version."""
-    if line["kind"] == FINALISTS:  # the only record that is about no trial
-        Round.from_line(line)
-    else:
-        line["trial_id"]
+        if not PART.fullmatch(file.name):  # a copy that somebody has made
+            unreadable.append(file.name)
+            continue
+        try:
+            with file.open("rb") as texts:
+                yield from ((f"{file.name}:{n}", text) for n, text in enumerate(texts, 1))
+        except OSError:
+            unreadable.append(file.name)

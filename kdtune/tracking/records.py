@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kdtune.storage.records import Line
+from kdtune.storage.rounds import FINALISTS
+from kdtune.storage.schema import Line, parse_line
 
 NO_METRICS = {
     *("kind", "trial_id", "config_id", "repeat", "attempt", "time"),
@@ -90,13 +92,10 @@ class RecordReader:
 
 
 def _parse(text: bytes, position: str) -> Iterator[Record]:
-    try:
-        line = json.loads(text)
-        if line["kind"] in ("start", "epoch", "end", "drop", "restore"):
-            line["trial_id"], line["time"]  # raises KeyError
+    with suppress(ValueError):
+        line = parse_line(text)
+        if line["kind"] != FINALISTS:
             yield Record(position, line)
-    except (ValueError, KeyError, TypeError):
-        return
 
 
 def study_id(folder: Path) -> str | None:

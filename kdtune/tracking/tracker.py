@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdtune.config.study import Study
 from kdtune.results.labels import config_label, short_model
-from kdtune.storage.records import Line
+from kdtune.storage.schema import Line
 from kdtune.tracking.records import TrialUpdate
 
 VERDICT = "verdict"

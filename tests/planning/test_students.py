@@ -75,7 +75,7 @@ def test_a_warm_start_knows_its_student(tmp_path, monkeypatch) -> None:  # type:
     study = make("grid", {**LISTS, **STUDENTS}, "all")
     lines = play(study, of_student)
     monkeypatch.setattr("kdtune.planning.warm_start.read_study", lambda folder: study)
-    monkeypatch.setattr("kdtune.planning.warm_start.read_lines", lambda folder: (lines, []))
+    monkeypatch.setattr("kdtune.planning.warm_start.read_lines", lambda *_: (lines, []))
     later = replace(make("random", {**RANGES, **STUDENTS}, "all"), warm_start=str(tmp_path))
     assert {run.student for run in best_of_other(later)} == {"small", "large"}
     only = replace(make("random", {**RANGES, "student": ("small",)}, "all"), warm_start="x")

@@ -81,7 +81,7 @@ def test_an_incomplete_record_is_named(tmp_path) -> None:
     text = file.read_text()
     file.write_text(text[:-20])
     first, *rest = kdtune.load(tmp_path).warnings
-    assert first == f"incomplete record skipped: 00000.jsonl:{text.count(chr(10))}"
+    assert first == f"unreadable record skipped: 00000.jsonl:{text.count(chr(10))}"
     assert rest[0].startswith("truncated run excluded")  # its end was in that line
 
 
@@ -89,10 +89,10 @@ def test_a_missing_metric_is_reported(tmp_path) -> None:
     make(tmp_path, LAST)
     trial = at(0.5, 1).trial_id
     edit_records(
-        tmp_path, lambda line: line["trial_id"] == trial and line.update(kl=None, acc=None)
+        tmp_path, lambda line: line["trial_id"] == trial and line.update(kl=None, agreement=None)
     )
     warnings = kdtune.load(tmp_path).warnings
-    assert "val acc missing: alpha = 0.5, repeat 1" in warnings
+    assert "val agreement missing: alpha = 0.5, repeat 1" in warnings
     assert "val kl missing: alpha = 0.5, repeat 1" in warnings
     assert len(warnings) == 2  # alpha = 1 has no distillation term, which is not a problem
 

@@ -71,7 +71,7 @@ def test_trials_have_the_documented_columns(tmp_path):
 
 
 def test_epoch_selections_match_hand_worked_values(tmp_path):
-    write_records(tmp_path, {at(0.5, 0): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
+    write_records(tmp_path, {at(0.5, epochs=6): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
     (trial,) = read_frames(tmp_path).trials.to_dict("records")
     assert trial["val/acc@last"] == 0.5 and trial["val/loss@last"] == 1.5
     assert trial["val/acc@best"] == 0.9 and trial["val/loss@best"] == pytest.approx(1.1)
@@ -156,7 +156,7 @@ def test_epoch_selections_match_ray_tune(tmp_path, n_epochs):
     for epoch, acc in enumerate(accs):
         trial.update_last_result({"acc": acc, "training_iteration": epoch + 1})
     rays = trial.metric_analysis["acc"]
-    write_records(tmp_path, {at(0.5): accs})
+    write_records(tmp_path, {at(0.5, epochs=n_epochs): accs})
     (ours,) = read_frames(tmp_path).trials.to_dict("records")
     assert ours["val/acc@last"] == rays["last"]
     assert ours["val/acc@last-5-avg"] == pytest.approx(rays["last-5-avg"], rel=1e-12)
