@@ -9,6 +9,7 @@ if __name__ == "__main__":
     start("distill")  # refuses wrong flags before torch is loaded; does not return
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import check_links
 from kdtune.config.study import Study
 from kdtune.streams.resources import local_resources
 from kdtune.teacher import gate, train_teacher
@@ -24,6 +25,7 @@ def main(study: Study) -> int:
 
     Raises InputError if the run is not possible.
     """
+    check_links(study.folder)
     run, root, progress = resolve(study.run), study.folder / "teacher", Progress()
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdtune.config.errors import InputError
+from kdtune.config.files import check_links
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
@@ -50,6 +51,7 @@ def main(study: Study) -> int:
     if file is not None:
         check_dump(study, file)
     study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
+    check_links(study.folder)
     root, progress = study.folder / "teacher", Progress()
     resources = local_resources(study, progress.show_build)
     if study.run.teacher_epochs == 0 and file is None:

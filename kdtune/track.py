@@ -20,6 +20,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import check_links
 from kdtune.config.trackers import TrackFlags
 from kdtune.reporting.build import write
 from kdtune.results.comparison import completed
@@ -38,6 +39,7 @@ LOCK_SECONDS = 120.0
 def main(flags: TrackFlags) -> int:
     """Send the study to each tracker; return the exit code: 1 if one has not got everything."""
     folder = fetch(flags.run).folder if "://" in flags.run else Path(flags.run).expanduser()
+    check_links(folder)
     study, over = read_study(folder), Event()
     if flags.follow:
         is_complete = _until_input_ends(over)

@@ -44,12 +44,14 @@ Command lines
 - defaults: the default study, and the recipe of teachers
 - trackers: trackers by name, and the flags of track
 - user_code: errors in the user's own modules
+- text: texts of others, made safe to show
 
 Shared by all packages
 - errors: exceptions whose message is for the user
 - cost: cost of a model, its file and limits on it
 - inputs: what counts as an image
 - files: names of a study's files, atomic writes, the cache folder
+- owners: files that other users of the machine may write, which are not trusted
 
 Imports no other package; the table of objectives in `kdtune.training` is looked up by name. Needs
 the standard library, tyro and platformdirs only, the latter two imported when they are needed.

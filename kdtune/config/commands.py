@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
+from kdtune.config.files import not_writable_by_all
 
 if TYPE_CHECKING:
     from kdtune.config.flags import Flag
@@ -126,7 +127,8 @@ def run_command(name: str, argument: Any) -> int:
 
     Its module is loaded under its own name: Ray cannot unpickle what `__main__` defines.
     """
-    return int(import_module(f"kdtune.{name}").main(argument))
+    with not_writable_by_all():
+        return int(import_module(f"kdtune.{name}").main(argument))
 
 
 def _function(place: str) -> Callable[..., Any]:

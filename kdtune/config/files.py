@@ -1,9 +1,12 @@
 """Names of a study's files, atomic writes, the cache folder."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from kdtune.config.errors import InputError
 
 STUDY = "study.json"
 PROVENANCE = "provenance.json"
@@ -26,6 +29,9 @@ CHECKPOINT = "checkpoint.pt"
 """State of an unfinished run, in trials/<trial_id>."""
 STUDENT = "student.safetensors"
 """Weights of a trained student, in trials/<trial_id>."""
+EPOCHS, FIGURES, RAY = "epochs", "figures", "tune"
+FOLDERS = (EPOCHS, TEACHER, TRIALS, STUDENTS, f"{STUDENTS}.part", THUMBNAILS, FIGURES, RAY)
+"""Names of the folders that kdtune and Ray make in a study's folder."""
 
 
 @contextmanager
@@ -33,13 +39,59 @@ def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a temporary path; at the end rename it to the file.
 
     Readers see the old file or the whole new one. If writing fails, the temporary file is deleted.
+    A file that is a symbolic link is replaced; nothing is written to where it leads.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    # a name that nobody can foresee, and O_EXCL: no link that others have put there is followed
+    part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664))
     try:
         yield part
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_links(folder: Path) -> None:
+    """Raise InputError if something in a study's folder leads out of it when it is written.
+
+    Folders there must be no symbolic links, and nothing in Ray's own folder may be one. The study's
+    folder itself may be reached through a link. Other files may be links: they are replaced.
+    """
+    for entry, level in _entries(folder, 2):
+        of_ray = level == 2 and Path(entry.path).parent.name == RAY
+        if entry.is_symlink() and (of_ray or entry.name in FOLDERS or entry.is_dir()):
+            raise InputError(
+                f"{entry.path} must be no symbolic link, since files would be written to where it "
+                f"leads, {os.path.realpath(entry.path)}; replace it by a folder of its own, or "
+                f"copy the study's folder with `cp -rL`"
+            )
+
+
+def _entries(folder: Path, levels: int, level: int = 1) -> Iterator[tuple[os.DirEntry[str], int]]:
+    """Yield what is in a folder and in the folders in it, with its level, from 1."""
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError:  # it does not exist; who needs it says so
+        return
+    for entry in entries:
+        yield entry, level
+        if level < levels and entry.is_dir(follow_symlinks=False):
+            yield from _entries(Path(entry.path), levels, level + 1)
+
+
+@contextmanager
+def not_writable_by_all() -> Iterator[None]:
+    """Have this process and its children create no files that every user may write.
+
+    Otherwise the user's umask holds.
+    """
+    before = os.umask(0o077)
+    os.umask(before | 0o002)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def student_file(repeat: int) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write, cache_folder
+from kdtune.config.owners import make_folder, open_trusted
 
 
 def hash_files(root: Path, files: Sequence[str]) -> str:
@@ -80,10 +81,11 @@ def combine_hashes(*parts: str) -> str:
 
 
 def read_note(name: str) -> str | None:
-    """Return the text that was kept under a name; None if there is none."""
+    """Return the text that was kept under a name; None if there is none that can be trusted."""
     try:
-        return _note(name).read_text(encoding="utf-8")
-    except OSError:
+        with open_trusted(_note(name)) as note:
+            return note.read().decode()
+    except (OSError, UnicodeDecodeError):
         return None
 
 
@@ -91,7 +93,7 @@ def keep_note(name: str, text: str) -> None:
     """Keep a text under a name, for this and other processes."""
     note = _note(name)
     with suppress(OSError):  # if it cannot be written, it is computed again next time
-        note.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(cache_folder(), note.parent.name)
         with atomic_write(note) as part:
             part.write_text(text, encoding="utf-8")
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import atomic_write
+from kdtune.config.files import STUDY, atomic_write, check_links
 
 BEST, INT8 = "best", "best-int8"
 CARD, EARLIER_CARD = "README.md", "README.old.md"
@@ -22,8 +22,10 @@ def writable(folder: Path) -> Iterator[None]:
     """Check that files can be written into a folder; errors of writing become sentences.
 
     Raises:
-        InputError: they cannot.
+        InputError: they cannot, or it is a link inside a study's folder.
     """
+    if (folder.parent / STUDY).is_file():
+        check_links(folder.parent)
     try:
         with TemporaryFile(dir=folder):
             pass

@@ -50,7 +50,8 @@ class DistillationJob(Job):
         return check_study(study) | own_objectives
 
     def check(self, study: Study) -> None:
-        """Raise InputError if a finished teacher is damaged."""
+        """Raise InputError if a finished teacher is damaged, or others may write the cache."""
+        Cache(study.cache, study.cache_gb).check()
         every = numbered(study, teachers(study))
         missing_teachers(study.run, every, study.folder / "teacher")
 
@@ -89,6 +90,8 @@ class DistillationJob(Job):
         yield from describe_fixed_students(study)
         cache = Cache(study.cache, study.cache_gb)
         student, own_teachers = make_student(study.run), teachers(study)
+        if strangers := cache.strangers():
+            yield strangers
         if fault := cache.fault():
             yield fault
         elif too_small := cache_warning(

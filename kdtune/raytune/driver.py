@@ -10,7 +10,13 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import first_line
-from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY
+from kdtune.config.files import (
+    COSTS,
+    PROVENANCE,
+    STUDY,
+    TEACHER_ACCURACY,
+    not_writable_by_all,
+)
 from kdtune.config.study import Study
 from kdtune.config.trackers import check_packages
 from kdtune.planning.plan import Plan
@@ -84,7 +90,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     study = job.begin(replace(study, tracker=(), notify=None))
     study = take_objects(study, ray_init)
     folder, mirror = study.folder, Mirror(study)
-    with _outages_as_interrupts(study), ExitStack() as locks:
+    with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
             reach(study.uri)
         locks.enter_context(lock_study(folder))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.files import PREDICTIONS, atomic_write
+from kdtune.config.files import PREDICTIONS, atomic_write, not_writable_by_all
 from kdtune.config.function_run import SPLITS, Train, load_function, parse_metric
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
@@ -57,6 +57,7 @@ class FunctionEpoch:
     """Values per example, [N], of the metrics that were given as arrays, by split."""
 
 
+@not_writable_by_all()  # another machine's Ray may have another umask
 def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
     """Run one trial, a call of the study's training function, and report its epochs to Tune.
 

@@ -72,6 +72,8 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
 
     attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
     own = study.train is not None
+    if not own:
+        attempt(Cache(study.cache, study.cache_gb).check, None)
     models = [] if own else attempt(lambda: [make_student(run) for run in students(study)], [])
     folders = (study.folder, Cache(study.cache).folder)
     gpus = attempt(lambda: _visible_gpus(study), 0)

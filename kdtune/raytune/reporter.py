@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 
 from kdtune.config.base_run import BaseRun
+from kdtune.config.files import atomic_write
 from kdtune.config.study import Study
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.correctness import CORRECT
@@ -86,6 +87,7 @@ def save_traceback(mirror: Mirror, place: str) -> None:
     """Write the traceback of the current exception into the trial's folder."""
     folder = mirror.folder / place
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    with atomic_write(folder / "error.txt") as part:
+        part.write_text(traceback.format_exc(), encoding="utf-8")
     with suppress(OSError):  # perhaps the store is what failed
         mirror.push(f"{place}/error.txt")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import CHECKPOINT
+from kdtune.config.files import CHECKPOINT, not_writable_by_all
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
@@ -25,6 +25,7 @@ from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 
+@not_writable_by_all()  # another machine's Ray may have another umask
 def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
     """Run one trial, which is one distillation run, and report its epochs to Tune.
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
+from kdtune.config.files import FIGURES, atomic_write, check_links
 from kdtune.reporting import answer, background
 from kdtune.reporting.choices import choices
 from kdtune.reporting.class_figures import CLASS_FIGURES
@@ -45,9 +46,10 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
     The same records give the same bytes.
 
     Raises:
-        InputError: If the folder cannot be written.
+        InputError: If the folder cannot be written, or a folder in it is a symbolic link.
     """
-    files = folder / "figures"
+    check_links(folder)
+    files = folder / FIGURES
     try:
         files.mkdir(parents=True, exist_ok=True)
         for old in files.iterdir():  # figures of an earlier report, but no other files
@@ -56,11 +58,14 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
         figures = {}
         arms = read_arms(results, criterion)
         for figure in all_figures(results, criterion, arms):
-            (files / f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
-            (files / f"{figure.name}.png").write_bytes(figure.png())
+            with atomic_write(files / f"{figure.name}.svg") as part:
+                part.write_text(figure.svg(), encoding="utf-8")
+            with atomic_write(files / f"{figure.name}.png") as part:
+                part.write_bytes(figure.png())
             figures[figure.name] = inline(figure)
         page = folder / "report.html"
-        page.write_text(html(results, criterion, figures, arms), encoding="utf-8")
+        with atomic_write(page) as part:
+            part.write_text(html(results, criterion, figures, arms), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder} ({error})") from None
     return page

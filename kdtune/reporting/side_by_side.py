@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kdtune import __version__
 from kdtune.config.errors import InputError
-from kdtune.config.files import STUDY
+from kdtune.config.files import STUDY, atomic_write
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
@@ -41,7 +41,8 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(html(side), encoding="utf-8")
+        with atomic_write(file) as part:
+            part.write_text(html(side), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report cannot be written to {file} ({error})") from None
     return file

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import LOCK
+from kdtune.config.files import LOCK, check_links
 
 TIMEOUT_SECONDS = 0.5
 """A reader of the study takes the lock for a moment, to learn whether a driver holds it."""
@@ -21,8 +21,10 @@ def lock_study(folder: Path) -> Iterator[None]:
     that a study with invalid input leaves no folders.
 
     Raises:
-        InputError: Another process holds the lock, or the folder cannot be written.
+        InputError: Another process holds the lock, the folder cannot be written, or something in
+            it is a symbolic link that leads out of it.
     """
+    check_links(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = _acquire(folder)
     try:

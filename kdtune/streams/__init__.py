@@ -16,6 +16,7 @@ views are cached in *shards* of bounded size.
 - chunks: chunks in memory, from the cache or built
 - keys: the keys of the cache
 - cache: tensors on disk, shared by all processes of a machine
+- entries: the files of the cache
 - variants: the streams of a repeat that differ by augmentation, mixing or batch size
 - working_set: the bytes that a study needs in the cache, and what is stored there
 - resources: device, cache and loader workers of a run; checks of the machine

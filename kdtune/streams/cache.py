@@ -5,29 +5,35 @@ renamed, with its key and a checksum inside. The first process that needs an ent
 holds the lock of its key; others wait. A process that waits for a builder that has died or hangs
 builds the entry itself. An entry that cannot be read is built again, and one that cannot be written
 is not kept, so the numbers are the same as without a cache.
+
+Whoever may write an entry decides numbers of a study. So the folder must be this user's or root's,
+and nobody else's to write, and an entry of another user counts as missing.
 """
 
 import json
 import os
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
-import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
-from kdtune.config.errors import first_line
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import atomic_write, cache_folder
+from kdtune.config.owners import (
+    StrangerError,
+    make_folder,
+    why_folder_untrusted,
+    why_untrusted,
+)
+from kdtune.streams.entries import Tensors, checksum, read
 from kdtune.streams.keys import KINDS, Key
-
-Tensors = dict[str, Tensor]
 
 Progress = Callable[[int, int], None]
 """progress(done, total): called by a builder regularly, which also shows that it is alive."""
@@ -69,7 +75,7 @@ class Cache:
         self.limit = int(gigabytes * 1e9)
         # bytes written since the size of the folder was last computed; the first write computes it
         self._uncounted = self.limit
-        self._warned = False
+        self._warned = self._distrusted = False
 
     def get(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
         """Return the entry of this key, built by `build(progress)` if it is not there.
@@ -101,17 +107,43 @@ class Cache:
 
     def find(self, key: Key) -> Tensors | None:
         """Return the entry of this key, or None if it is not there; never wait, never build."""
-        return read(self._path(key), key.text) if self.limit else None
+        try:
+            return read(self._path(key), key.text) if self.limit else None
+        except StrangerError as error:
+            self._distrust(error)
+            return None
+
+    def check(self) -> None:
+        """Raise InputError if other users may change what is in the folder."""
+        if self.limit and (why := why_folder_untrusted(self.folder)):
+            raise InputError(
+                f"the cache must be a folder that only you may write, but {why}, who could change "
+                f"the logits that runs read; name another one (--cache FOLDER), or if it is yours, "
+                f"close it: chmod -R go-w {self.folder}"
+            )
+
+    def strangers(self) -> str | None:
+        """Return a sentence on entries that others own or may write; None if there are none."""
+        found = []
+        for path in self._entries():
+            with suppress(FileNotFoundError):
+                if why := why_untrusted(path.lstat()):
+                    found.append(f"{path} {why}")
+        if not self.limit or not found:
+            return None
+        return (
+            f"{len(found)} entries of the cache are not used, but computed again, since others "
+            f"could have made them up: {min(found)}"
+        )
 
     def fault(self) -> str | None:
         """Return why nothing can be written, in a sentence; None if all is well or limit is 0."""
         if not self.limit:
             return None
-        probe = self.folder / f"{os.getpid()}.probe"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_text("kdtune")
-            probe.unlink()
+            make_folder(self.folder)
+            with TemporaryFile(dir=self.folder) as probe:
+                probe.write(b"kdtune")
         except OSError as error:
             return self._sentence(error)
         return None
@@ -130,8 +162,8 @@ class Cache:
         """Wait for the lock of this key and take it; return None if its holder hangs."""
         file = self.folder / "locks" / f"{key.kind}-{key.name}.lock"
         heartbeat, last = self._heartbeat(key), time.time()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file)
+        make_folder(self.folder, file.parent.name)
+        lock = FileLock(file, mode=0o644)
         while True:
             try:
                 lock.acquire(timeout=1.0, poll_interval=0.02)
@@ -158,7 +190,7 @@ class Cache:
             if time.time() - last >= HEARTBEAT_SECONDS:
                 last = time.time()
                 with suppress(OSError):
-                    heartbeat.parent.mkdir(exist_ok=True)
+                    make_folder(self.folder, heartbeat.parent.name)
                     heartbeat.write_text(json.dumps(Building(what, done, total)._asdict()))
 
         try:
@@ -177,7 +209,7 @@ class Cache:
         if size > self.limit:
             return
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, *path.parent.relative_to(self.folder).parts)
         with suppress(_LargerThanCache), atomic_write(path) as part:
             save_file(tensors, part, {"key": key.text, "crc": str(checksum(tensors))})
             if part.stat().st_size > self.limit:
@@ -191,9 +223,7 @@ class Cache:
     def _evict(self) -> None:
         """Delete the least recently used entries until the others fit the limit."""
         entries = []
-        # only files with names of entries: the user may keep other files in this folder
-        files = (f for kind in KINDS for f in (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*"))
-        for path in files:
+        for path in self._entries():
             with suppress(FileNotFoundError):
                 stat = path.stat()
                 entries.append((stat.st_mtime, stat.st_size, path))
@@ -204,6 +234,11 @@ class Cache:
             path.unlink(missing_ok=True)
             excess -= size
 
+    def _entries(self) -> Iterator[Path]:
+        """Yield files with names of entries; the user may keep other files in this folder."""
+        for kind in KINDS:
+            yield from (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*")
+
     def _delete_old_locks(self) -> None:
         """Delete lock files that nobody has taken for a day and nobody holds.
 
@@ -213,7 +248,7 @@ class Cache:
         for file in (self.folder / "locks").glob("*.lock"):
             with suppress(OSError, Timeout):
                 if time.time() - file.stat().st_mtime > LOCK_SECONDS:
-                    with FileLock(file, timeout=0):
+                    with FileLock(file, timeout=0, mode=0o644):
                         file.unlink(missing_ok=True)
 
     def _warn(self, error: Exception) -> None:
@@ -221,38 +256,14 @@ class Cache:
             self._warned = True
             print(self._sentence(error), file=sys.stderr)
 
+    def _distrust(self, error: StrangerError) -> None:
+        if not self._distrusted:
+            self._distrusted = True
+            print(f"the cache entry {error}, so it is computed again", file=sys.stderr)
+
     def _sentence(self, error: Exception) -> str:
         return (
             f"the cache folder {self.folder} cannot be written ({first_line(error)}), so every "
             f"run computes its own views, logits and features; --cache FOLDER names another "
             f"folder, --cache-gb 0 uses no cache"
         )
-
-
-def read(path: Path, text: str) -> Tensors | None:
-    """Return the tensors of an entry; None if the file is missing, damaged or of another key.
-
-    Args:
-        path: the file.
-        text: the key as it must stand in the file.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError):
-        return None
-    if metadata.get("key") != text or metadata.get("crc") != str(checksum(tensors)):
-        return None
-    with suppress(OSError):
-        os.utime(path)  # used now, so evicted late
-    return tensors
-
-
-def checksum(tensors: Tensors) -> int:
-    """Return the CRC-32 of names, types, shapes and bytes."""
-    crc = 0
-    for name, value in sorted(tensors.items()):
-        crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
-        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, crc)
-    return crc

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data
-from kdtune.streams.cache import Progress, Tensors
+from kdtune.streams.cache import Progress
+from kdtune.streams.entries import Tensors
 from kdtune.streams.keys import TRAINING, Key, Keys
 from kdtune.streams.resources import Resources
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from kdtune.models.classifier import Classifier
 from kdtune.streams.batches import Batch, collect, rebatched
-from kdtune.streams.cache import Progress, Tensors
+from kdtune.streams.cache import Progress
 from kdtune.streams.chunks import HAS_MPS, Chunks, seed_step
+from kdtune.streams.entries import Tensors
 from kdtune.streams.keys import TRAINING, Part
 from kdtune.streams.working_set import WorkingSet
 

@@ -55,15 +55,19 @@ class Resources:
             trials: trials that run at a time, on all machines together. A grid and a random
                 search finish so many repeats of all configurations before they begin others.
                 None: as many as this machine can run.
+
+        Raises:
+            InputError: other users may write the cache.
         """
-        device = device_of(study)
+        device, cache = device_of(study), Cache(study.cache, study.cache_gb)
+        cache.check()
         in_blocks = study.search != "tpe" and study.policy == "all"
         trials = trials or _trials_here(study, device)
         cores = study.cpus_per_trial or (1 if device.type == "cpu" else local_cpus())
         workers = loader_workers(study, device, cores)
         return Resources(
             device=device,
-            cache=Cache(study.cache, study.cache_gb),
+            cache=cache,
             loader_workers=workers,
             # with a GPU the work of the CPU is that of the loader workers
             threads=cores if device.type == "cpu" else max(1, cores - workers),

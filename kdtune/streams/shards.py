@@ -15,8 +15,9 @@ from kdtune.data.dataset import Data
 from kdtune.data.views import Views
 from kdtune.models.ensemble import Model
 from kdtune.streams.batches import collect
-from kdtune.streams.cache import Progress, Tensors
+from kdtune.streams.cache import Progress
 from kdtune.streams.chunks import Chunks
+from kdtune.streams.entries import Tensors
 from kdtune.streams.keys import TRAINING, Part
 
 SHARD_BYTES = 2**29

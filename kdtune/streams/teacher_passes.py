@@ -10,8 +10,9 @@ from torch import Tensor
 from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Teacher, combine
 from kdtune.streams.batches import Batch, collect, rebatched
-from kdtune.streams.cache import Progress, Tensors
+from kdtune.streams.cache import Progress
 from kdtune.streams.chunks import Chunks
+from kdtune.streams.entries import Tensors
 from kdtune.streams.keys import Key, Part
 from kdtune.streams.working_set import WorkingSet
 

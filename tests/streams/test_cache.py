@@ -16,7 +16,8 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 import kdtune.streams.cache
-from kdtune.streams.cache import Cache, read
+from kdtune.streams.cache import Cache
+from kdtune.streams.entries import read
 from kdtune.streams.keys import Key
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
