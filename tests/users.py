@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -33,13 +35,19 @@ needs_users = pytest.mark.skipif(
 
 
 def give(folder: Path, user: int) -> Path:
-    """Give a folder, and all that is in it, to a user; let users pass pytest's folders above it."""
+    """Give a folder, and all that is in it, to a user; let all users see what is in it."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user, user, follow_symlinks=False)
-    for parent in folder.parents:
-        if "pytest-" in parent.name or "pytest-" in parent.parent.name:
-            parent.chmod(0o711)
+    folder.chmod(0o755)
     return folder
+
+
+@contextmanager
+def common_folder() -> Iterator[Path]:
+    """Yield a temporary folder that all users reach; those of pytest are for their owner alone."""
+    with TemporaryDirectory(prefix="users-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def as_user(
