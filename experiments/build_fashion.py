@@ -26,7 +26,8 @@ def read_idx(path: Path) -> np.ndarray:
     """The array of an idx file: two zero bytes, a type (8: uint8), rank, shape, data."""
     data = gzip.decompress(path.read_bytes())
     _, kind, rank = struct.unpack(">HBB", data[:4])
-    assert kind == 8, f"{path} does not hold bytes"
+    if kind != 8:
+        raise ValueError(f"{path} does not hold bytes")
     shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 

@@ -191,7 +191,7 @@ def measure_steps(study: Study, row: Row, size: Size) -> Found:
     views = views_like(run, models, max(count, run.batch_size)).to(device)
     labels = torch.arange(run.batch_size, device=device) % CLASSES
     inference, batch = views[:count], Batch(labels, views[: run.batch_size])
-    assert batch.views is not None
+    assert batch.views is not None  # noqa: S101 - not of features
     batch = replace(batch, teacher=teacher_logits(models, batch.views))
     steps: Iterator[Tensor] = training_steps(run, models.student, batch)
     return {

@@ -409,7 +409,7 @@ def simulate(gpus: int, trials: int) -> None:
 
 
 def _simulate(study: Study, gpus: int) -> str:
-    rng, before = random.Random(0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rng, before = random.Random(0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # noqa: S311 - no secret
     plan, clock, busy, number = Plan(study, concurrency=gpus), 0.0, 0.0, 0
     spent, worst = 0.0, 0.0
     full_until, busy_then = 0.0, 0.0

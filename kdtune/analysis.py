@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from kdtune.config.errors import InputError
 from kdtune.config.flags import AnalysisFlags
 from kdtune.config.table_flags import TableFlags
+from kdtune.config.text import printable_lines
 from kdtune.results.criterion_flags import (
     check_baseline,
     criterion_for_several,
@@ -37,7 +38,7 @@ def main(flags: AnalysisFlags | TableFlags) -> int:
     """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
     warnings = _print_table(flags) if isinstance(flags, TableFlags) else _print_studies(flags)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable_lines(warning)}", file=sys.stderr)
     return 3 if flags.strict and warnings else 0
 
 
@@ -59,7 +60,7 @@ def _print_table(flags: TableFlags) -> list[str]:
         unpaired=flags.unpaired,
         keep_incomplete=flags.keep_incomplete,
     )
-    print(result.text(flags.format))
+    _print(result.text(flags.format))
     return [*notes, *result.warnings]
 
 
@@ -78,13 +79,18 @@ def _print_study(place: str, flags: AnalysisFlags) -> list[str]:
     criterion = criterion_of(flags, results)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
-        print(results.text(flags.by, columns, criterion))
+        _print(results.text(flags.by, columns, criterion))
     else:
         table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)
-        print(format_table(table, flags.format))
+        _print(format_table(table, flags.format))
     if flags.format == "md" and flags.pooled:
         print("\npooled over epochs: the SD describes the learning curve, not repeats")
     return results.warnings
+
+
+def _print(text: str) -> None:
+    """Print a text in which names and errors of others may stand."""
+    print(printable_lines(text))
 
 
 def _mark(place: str, flags: AnalysisFlags) -> None:
@@ -131,12 +137,12 @@ def _print_several(flags: AnalysisFlags) -> list[str]:
     criterion = criterion_for_several(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)
-        print(studies_text(table, criterion, flags.format))
+        _print(studies_text(table, criterion, flags.format))
         return _damaged(table["name"][table.state.str.startswith("damaged")])
     side = load_several(flags.runs, criterion)
     for results in side.results:
         check_baseline(criterion, results.study)
-    print(text(side, flags.format))
+    _print(text(side, flags.format))
     return [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from kdtune.config.errors import InputError
 from kdtune.config.predict_flags import PredictFlags, PredictFormat
 from kdtune.config.study import Study
+from kdtune.config.text import in_spreadsheet, printable
 from kdtune.streams.resources import check_gpus, count_gpus, device_of
 from kdtune.students.image_files import find_images
 from kdtune.students.loading import load_student
@@ -53,7 +54,7 @@ def main(flags: PredictFlags) -> int:
     shown = _shown(predictions, len(files), flags.format)
     _PRINT[flags.format](_tops(shown, student.classes, flags.top, faults))
     for fault in faults:
-        print(fault, file=sys.stderr)
+        print(printable(fault), file=sys.stderr)
     if faults:
         print(f"{len(faults)} of {len(files)} images could not be read", file=sys.stderr)
     return 1 if faults else 0
@@ -99,7 +100,10 @@ def _top(probabilities: Tensor, classes: tuple[str, ...], count: int) -> Top:
 
 def _print_table(tops: Iterable[tuple[str, Top]]) -> None:
     """Print a line for each image: its file, then class and probability of its top classes."""
-    rows = [[file, *(cell for name, p in top for cell in (name, f"{p:.3f}"))] for file, top in tops]
+    rows = [
+        [printable(file), *(cell for name, p in top for cell in (printable(name), f"{p:.3f}"))]
+        for file, top in tops
+    ]
     if not rows:
         return
     rows.insert(0, ["file", *["class", "probability"] * ((len(rows[0]) - 1) // 2)])
@@ -109,11 +113,19 @@ def _print_table(tops: Iterable[tuple[str, Top]]) -> None:
 
 
 def _print_csv(tops: Iterable[tuple[str, Top]]) -> None:
-    """Print a line for each image and class as soon as they are there."""
+    """Print a line for each image and class as soon as they are there.
+
+    Names are exact where a program reads them, but for formulas, see `text.in_spreadsheet`.
+    """
+
+    def cell(name: str) -> str:
+        return in_spreadsheet(printable(name) if sys.stdout.isatty() else name)
+
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
     for file, top in tops:
-        writer.writerows((file, rank, name, p) for rank, (name, p) in enumerate(top, 1))
+        rows = enumerate(top, 1)
+        writer.writerows((cell(file), rank, cell(name), p) for rank, (name, p) in rows)
 
 
 def _print_json(tops: Iterable[tuple[str, Top]]) -> None:

@@ -9,6 +9,7 @@ if __name__ == "__main__":
     start("search")  # refuses wrong flags before torch and Ray are loaded; does not return
 
 from kdtune.config.study import Study
+from kdtune.config.text import printable_lines
 from kdtune.raytune.driver import run
 
 
@@ -27,6 +28,6 @@ def main(study: Study) -> int:
     print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv{students}, ...")
     print(f"For figures and one page of all results: python -m kdtune.report {place}")
     for warning in results.warnings:
-        print(f"warning: {warning}")
-    print(f"\n{(results.folder / 'summary.md').read_text('utf-8')}")
+        print(f"warning: {printable_lines(warning)}")
+    print(f"\n{printable_lines((results.folder / 'summary.md').read_text('utf-8'))}")
     return 0 if "completed" in set(results.trials.status) else 1

@@ -25,6 +25,7 @@ from kdtune.config.trackers import TrackFlags
 from kdtune.reporting.build import write
 from kdtune.results.comparison import completed
 from kdtune.results.study_results import Results, load
+from kdtune.results.tables import csv_text
 from kdtune.storage.fetch import fetch
 from kdtune.storage.records import is_running, read_study
 from kdtune.tracking.sync import Sync
@@ -107,7 +108,7 @@ def make_conclusion(results: Results, place: Path, say: Callable[[str], None]) -
         place: The folder.
         say: Is given a warning if the page cannot be made; the rest is sent without it.
     """
-    results.summary().to_csv(place / "summary.csv", index=False)
+    (place / "summary.csv").write_text(csv_text(results.summary()), encoding="utf-8")
     (place / "summary.md").write_text(f"{results.text()}\n", encoding="utf-8")
     try:
         write(results, results.default_criterion, place)

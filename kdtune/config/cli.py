@@ -35,6 +35,7 @@ from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.names import is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import printable, printable_lines
 from kdtune.config.user_code import user_code
 
 ABOUT: dict[StudyCommand, str] = {
@@ -85,7 +86,7 @@ def _format_warning(
 ) -> str:
     """Return a line for a warning of kdtune; those of libraries keep their file and line."""
     if filename.startswith(str(Path(__file__).parents[1])):
-        return f"warning: {message}\n"
+        return f"warning: {printable_lines(str(message))}\n"
     return _format_of_python(message, category, filename, lineno, line)
 
 
@@ -99,10 +100,10 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
     except KeyboardInterrupt as stop:
-        reason = f" ({stop})" if str(stop) else ""
+        reason = f" ({printable(str(stop))})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
         print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130

@@ -3,6 +3,8 @@
 import traceback
 from pathlib import Path
 
+from kdtune.config.text import printable
+
 PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -53,6 +55,9 @@ class ExportMismatchError(UserError):
 
 
 def first_line(error: BaseException, length: int = 200) -> str:
-    """Return the first line of an error's message, at most `length` characters of it."""
+    """Return the first line of an error's message, at most `length` characters of it.
+
+    It may quote what others wrote, so nothing in it acts on the terminal, see `text.printable`.
+    """
     text = str(error).strip() or repr(error)
-    return text.splitlines()[0][:length]
+    return printable(text.splitlines()[0][:length])

@@ -198,10 +198,10 @@ def docstrings(owner: type) -> dict[str, str]:
 def _own_docstrings(owner: type) -> dict[str, str]:
     texts = {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-    assert isinstance(tree, ast.ClassDef)
+    assert isinstance(tree, ast.ClassDef)  # noqa: S101 - source of a class is a class
     for statement, below in itertools.pairwise(tree.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
-            assert isinstance(statement.target, ast.Name)
+            assert isinstance(statement.target, ast.Name)  # noqa: S101 - source of a class is a class
             texts[statement.target.id] = " ".join(ast.literal_eval(below.value).split())
     return texts
 

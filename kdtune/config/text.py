@@ -22,5 +22,28 @@ def printable(text: str) -> str:
     return "".join(_escape(c) if category(c) in HIDDEN else c for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return the text with each of its lines as `printable` returns it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def in_spreadsheet(text: str) -> str:
+    """Return a text for a cell of a csv file, which a spreadsheet must not take for a formula.
+
+    Spreadsheets evaluate texts that begin with = + - or @. They get an apostrophe in front, unless
+    they are numbers.
+
+    >>> [in_spreadsheet(text) for text in ("=1+1", "-0.5", "-x", "alpha 0.5", "-")]
+    ["'=1+1", '-0.5', "'-x", 'alpha 0.5', '-']
+    """
+    if not text.startswith(("=", "+", "-", "@")) or len(text) == 1:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdtune.config.text import printable
+
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
 _BLOCK = re.compile(r"^(#+|[-+](?=\s|$)|[-=]+$|\d+(?=[.)](?:\s|$)))")
 """What begins a heading, a list, a quotation or an underline at the start of a line."""
@@ -12,7 +14,7 @@ _BLOCK = re.compile(r"^(#+|[-+](?=\s|$)|[-=]+$|\d+(?=[.)](?:\s|$)))")
 
 def escape(text: object) -> str:
     """Return a text that Markdown shows as it is: one line, no markup, no HTML, no links."""
-    line = " ".join(str(text).split())
+    line = printable(" ".join(str(text).split()))
     line = _SPECIAL.sub(r"\\\1", line)
     line = _BLOCK.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), line)
     # the Hub makes links of addresses without brackets, too
@@ -21,7 +23,7 @@ def escape(text: object) -> str:
 
 def code(text: object) -> str:
     """Return a text as a code span, in a fence longer than any in the text."""
-    line = " ".join(str(text).split())
+    line = printable(" ".join(str(text).split()))
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)
     space = " " * line.startswith("`") or " " * line.endswith("`")
@@ -37,5 +39,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def front_matter(values: Mapping[str, Any]) -> str:
     """Return the YAML block at the head of a model card; every value is JSON, which is YAML."""
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    lines = [f"{name}: {printable(text)}" for name, text in texts.items()]  # YAML has these escapes
     return "\n".join(["---", *lines, "---"])

@@ -85,7 +85,7 @@ def to_onnx(graph: nn.Module, signature: Signature) -> OnnxModels:
             optimize=False,
             verbose=False,
         )
-        assert made is not None
+        assert made is not None  # noqa: S101 - None for other arguments
         template = made.model_proto
         made.optimize()  # what optimize=True does; to export once more takes half a minute
         models = OnnxModels(made.model_proto, template)

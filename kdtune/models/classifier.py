@@ -60,7 +60,7 @@ class Classifier(nn.Module):
     def feature_size(self) -> int:
         """Number of inputs of the head, D."""
         weight = self.head.weight
-        assert isinstance(weight, Tensor)
+        assert isinstance(weight, Tensor)  # noqa: S101 - a layer has a weight
         return weight.shape[1]
 
     @property

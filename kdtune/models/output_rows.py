@@ -146,7 +146,7 @@ def _check_probabilities(rows: Rows, sums: Floats, whole: Bools) -> None:
 
 def _spread(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> Floats:
     """Return all probabilities, [N, K]: what the top classes leave is spread over the others."""
-    assert rows.top is not None
+    assert rows.top is not None  # noqa: S101 - the caller has looked
     top, lengths, count = rows.top, rows.outputs.lengths, len(classes)
     rows.refuse(
         top.lengths != lengths,

@@ -126,7 +126,7 @@ class Cost:
         if budget is None:
             return False
         match = re.fullmatch(BUDGET, budget)
-        assert match is not None  # Study has checked it
+        assert match is not None  # noqa: S101 - Study has checked it
         spent = {"runs": self.runs, "epochs": self.epochs, "h": self.seconds / 3600}
         return spent[match[2]] >= float(match[1])
 

@@ -292,7 +292,7 @@ class Plan:
         if not self.study.stop_early or run.repeat != 0:
             return False
         configs, planned = self.ledger.configs, run.planned_epochs
-        assert planned is not None  # Study has checked it
+        assert planned is not None  # noqa: S101 - Study has checked it
         for epoch in epochs:
             done = epoch["number"] + 1
             here = self.ledger.rungs.get(Rung(Arm.of(run), planned, done), {})

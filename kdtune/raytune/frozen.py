@@ -63,7 +63,7 @@ def thaw(content: Any) -> Any:
     Args:
         content: bytes, or a buffer of them.
     """
-    return pickle.loads(content)
+    return pickle.loads(content)  # noqa: S301 - bytes of this process
 
 
 class _Storage:

@@ -265,7 +265,7 @@ def _report(epoch: FunctionEpoch, study: Study, run: BaseRun, seconds: float) ->
     planned, correct = run.planned_epochs, None
     is_last = study.until_decided if planned is None else epoch.number + 1 == planned
     if is_binary and is_last:
-        assert score is not None
+        assert score is not None  # noqa: S101 - is_binary says so
         correct = pack_correct(score == (1 if run.task.sign > 0 else 0))
     return EpochReport(epoch.number, seconds, splits, correct)
 

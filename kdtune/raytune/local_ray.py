@@ -148,7 +148,7 @@ def _remove_abandoned(place: Path) -> None:
 
 def _temporary_place() -> str:
     """Return the first temporary folder whose path is short enough for Ray's sockets."""
-    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
+    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - only the last resort, a folder of mode 0700 in it
     for place in filter(None, places):
         length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
         if length <= SOCKET_PATH_BYTES and os.access(place, os.W_OK | os.X_OK):

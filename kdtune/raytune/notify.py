@@ -10,6 +10,7 @@ from signal import SIGKILL
 
 from kdtune.config.errors import first_line
 from kdtune.config.study import Study
+from kdtune.config.text import printable
 from kdtune.results.study_results import load
 
 TIMEOUT_SECONDS = 60.0
@@ -80,7 +81,7 @@ def notify(command: str, study: Study, outcome: Outcome, say: Callable[[str], No
         text.write(f"{outcome.verdict}\n".encode())
         text.seek(0)
         try:  # files, not pipes: a command may read nothing, or leave a process in the background
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S602 - the user's own command
                 command,
                 shell=True,
                 stdin=text,
@@ -102,5 +103,5 @@ def notify(command: str, study: Study, outcome: Outcome, say: Callable[[str], No
             if code != 0:
                 output.seek(0)
                 last = output.read().decode(errors="replace").strip().splitlines()[-1:]
-                reason = "".join(f": {line[:200]}" for line in last)
+                reason = "".join(f": {printable(line[:200])}" for line in last)
                 say(f"warning: --notify ended with exit code {code}{reason}")

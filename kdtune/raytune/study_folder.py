@@ -39,6 +39,7 @@ from kdtune.results.comparison import Criterion
 from kdtune.results.frames import write_frames
 from kdtune.results.shown_images import has_thumbnails, write_thumbnails
 from kdtune.results.study_results import Results, load
+from kdtune.results.tables import csv_text
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines, read_provenance
 
@@ -123,7 +124,7 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
     mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
     write_frames(folder, results.frames)
     with atomic_write(folder / SUMMARY_CSV) as part:
-        results.summary(full=True).to_csv(part, index=False)
+        part.write_text(csv_text(results.summary(full=True)), encoding="utf-8")
     export(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")

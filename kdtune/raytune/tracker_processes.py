@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
+from kdtune.config.text import printable
+
 END_SECONDS = 120.0
 """Longest time that a search waits at its end for a tracker to receive the rest."""
 COMMAND, COMPLETE = "kdtune.track", "complete"
@@ -35,7 +37,7 @@ class TrackerProcess:
         self.name, self.say = name, say
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         command = [sys.executable, "-m", COMMAND, str(folder), "--tracker", name, "--follow"]
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - kdtune itself
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -48,13 +50,13 @@ class TrackerProcess:
         self._printer.start()
 
     def _print(self) -> None:
-        assert self.process.stdout is not None
+        assert self.process.stdout is not None  # noqa: S101 - a pipe, see __init__
         for line in self.process.stdout:
-            self.say(line.rstrip())
+            self.say(printable(line.rstrip()))
 
     def close_input(self, is_complete: bool) -> None:
         """Tell the process that no more records come, and whether the study is complete."""
-        assert self.process.stdin is not None
+        assert self.process.stdin is not None  # noqa: S101 - a pipe, see __init__
         with suppress(OSError):  # it has ended
             if is_complete:
                 self.process.stdin.write(f"{COMPLETE}\n")

@@ -168,7 +168,7 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
     """Label the rows y = 0, 1, 2, ... with names, the first at the top; wrap long ones."""
     lines = [wrapped(name, MAX_ROW_LINE) for name in names]
     figure = axes.figure
-    assert isinstance(figure, Figure)
+    assert isinstance(figure, Figure)  # noqa: S101 - of no subfigure
     more = max((line.count("\n") for line in lines), default=0)
     figure.set_figheight(figure.get_figheight() + 0.13 * more * len(lines))
     axes.set_yticks(range(len(names)), lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdtune.config.names import is_named_data
+from kdtune.config.text import printable
 from kdtune.reporting.page import Table
 from kdtune.results.arms import Arms
 from kdtune.results.shown_images import (
@@ -98,7 +99,7 @@ def _line(arm: str, row: pd.Series) -> str:
 
 
 def _name(row: pd.Series) -> str:
-    return str(row["file"]) if row["file"] is not None else f"val image {row['image']}"
+    return printable(str(row["file"])) if row["file"] is not None else f"val image {row['image']}"
 
 
 def _as_table(table: pd.DataFrame) -> Table:

@@ -151,7 +151,7 @@ def metric_values(trials: pd.DataFrame, metric: str, scope: str, split: str = "v
     if (column := f"{split}/{metric}@{scope}") in trials:
         return trials[column]
     derived = DISTILLATION.metrics[metric].derived
-    assert derived is not None  # a recorded metric has a column
+    assert derived is not None  # noqa: S101 - a recorded metric has a column
     columns = {f"{split}/{name}@{scope}": name for name in DISTILLATION.recorded}
     return derived(trials.rename(columns=columns))
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.table_flags import table_file
+from kdtune.config.text import printable
 from kdtune.results.table_optuna import Tidy, only_done, read_journal, read_sqlite
 
 HEAD = 4096
@@ -62,7 +63,19 @@ def read_table(place: str, epoch: str | None = None, study: str | None = None) -
     reader = next(reader for reader in READERS if reader.recognizes(head))
     if study is not None and not reader.name.startswith("Optuna"):
         raise InputError(f"--study must be used with an Optuna storage, but {file} is none")
-    return reader.read(file, epoch, study)
+    frame, notes = reader.read(file, epoch, study)
+    return _without_controls(frame), notes
+
+
+def _without_controls(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its names and texts as `text.printable` returns them."""
+
+    def safe(value: object) -> object:
+        return printable(value) if isinstance(value, str) else value
+
+    for name in frame.select_dtypes(["object", "string", "category"]):
+        frame[name] = frame[name].map(safe)
+    return frame.rename(columns=safe)
 
 
 def read_tables(places: Sequence[str], epoch: str | None, study: str | None) -> Tidy:

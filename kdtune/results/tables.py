@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdtune.config.numbers import short
 from kdtune.config.study import Format
+from kdtune.config.text import in_spreadsheet
 from kdtune.results.comparison import Criterion
 from kdtune.results.significance import p_value
 
@@ -19,7 +20,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     all columns in full precision.
     """
     if format == "csv":
-        return str(table.to_csv(index=False))
+        return csv_text(table)
     if format == "json":
         records = table.astype(object).where(table.notna(), None).to_dict("records")
         return json.dumps(records, indent=2)
@@ -36,6 +37,18 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as csv in full precision, without texts that a spreadsheet evaluates."""
+
+    def cell(value: object) -> object:
+        return in_spreadsheet(value) if isinstance(value, str) else value
+
+    shown = table.copy()
+    for name in shown.select_dtypes(["object", "string", "category"]):
+        shown[name] = shown[name].map(cell)
+    return str(shown.rename(columns=cell).to_csv(index=False))
 
 
 def comparison_rows(

@@ -123,7 +123,7 @@ class ExtraImages:
     def _block(self, epoch: int, first: int) -> Batch:
         """Return the images of a pass from a position on, `BLOCK` or as many as are left."""
         order = self.chunks.order("extra", epoch)
-        assert order is not None
+        assert order is not None  # noqa: S101 - training has an order
         rows = order[first : first + BLOCK]
         part = Part(epoch, first, len(rows))
 

@@ -94,7 +94,7 @@ class Features:
 
     @torch.no_grad()
     def _forward(self, views: Tensor | None) -> Tensor:
-        assert views is not None
+        assert views is not None  # noqa: S101 - of raw batches
         return self.student.features(views.to(self.chunks.resources.device)).cpu()
 
     # -- independence of images ----------------------------------------------------------------

@@ -199,7 +199,7 @@ class Stream:
         """Return the teacher's logits of a block of images without labels, float32 [n, K]."""
         if self.chunks.keys.same_views("extra"):
             return self._logits("extra", 0, rows)
-        assert self.passes is not None
+        assert self.passes is not None  # noqa: S101 - the run needs them
         place = Place("extra", part.epoch, part.count, part)
         return self.passes.logits(place, lambda: _unlabelled(views))
 
@@ -209,13 +209,13 @@ class Stream:
         """Return the teacher's features of a block, float32 [n, D]; None if the loss needs none."""
         if not self.run.compares_features or self.chunks.keys.same_views("extra"):
             return self._features_of_teacher("extra", 0, rows)
-        assert self.passes is not None
+        assert self.passes is not None  # noqa: S101 - the run needs them
         place = Place("extra", part.epoch, part.count, part)
         return self.passes.features(place, lambda: _unlabelled(views))
 
     def _extra_features(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
         """Return the features of a block of images without labels, float32 [n, D]."""
-        assert self.features is not None
+        assert self.features is not None  # noqa: S101 - the run needs them
         if self.chunks.keys.same_views("extra"):
             batches = self._views("extra", 0, own_order=True)
             return self.features.get("extra", 0, batches, per_image=True)[rows]
@@ -244,7 +244,7 @@ class Stream:
         if self.teacher is not None and self.teacher.outputs is not None:
             logits = self.teacher.outputs.logits[split][self.chunks.index(split)]
             return logits if order is None else logits[order]
-        assert self.passes is not None
+        assert self.passes is not None  # noqa: S101 - the run needs them
         logits = self.passes.logits(*self._teacher_inputs(split, epoch))
         same = self.chunks.keys.same_inputs(split)
         return logits[order] if same and order is not None else logits
@@ -256,7 +256,7 @@ class Stream:
         """
         if not self.run.compares_features:
             return None
-        assert self.passes is not None
+        assert self.passes is not None  # noqa: S101 - the run needs them
         features = self.passes.features(*self._teacher_inputs(split, epoch))
         same = self.chunks.keys.same_inputs(split)
         return features[order] if same and order is not None else features

@@ -34,7 +34,7 @@ class BestEpoch(NamedTuple):
 def _better(best: BestEpoch | None, epoch: Epoch, student: Classifier) -> BestEpoch:
     """Return the better of the best epoch so far and the one that has just ended."""
     acc = epoch.splits["val"]["acc"]
-    assert acc is not None
+    assert acc is not None  # noqa: S101 - val is labelled
     if best is not None and best.acc >= acc:
         return best
     state = student.net.state_dict()

@@ -153,7 +153,7 @@ def predict(student: Classifier, batch: Batch, projector: nn.Linear | None = Non
     """
     if batch.features is not None:
         return Outputs(student.classify(batch.features))
-    assert batch.views is not None
+    assert batch.views is not None  # noqa: S101 - no features, so views
     if projector is None:
         return Outputs(student(batch.views))
     logits, features = student.with_features(batch.views)

@@ -53,7 +53,7 @@ def _cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tens
     logits = logits[: len(own)]
     if own.partners is None:
         return cross_entropy(logits, own.labels, smoothing)
-    assert own.shares is not None
+    assert own.shares is not None  # noqa: S101 - mixed, with a teacher
     first = cross_entropy(logits, own.labels, smoothing, of_each=True)
     second = cross_entropy(logits, own.partners, smoothing, of_each=True)
     return (own.shares * first + (1 - own.shares) * second).mean()
@@ -65,12 +65,12 @@ def _distillation(objective: BoundObjective, outputs: Outputs, batch: Batch) -> 
     So an objective that uses the labels sees those of both images, as the cross-entropy does. For
     one that does not, the two terms are equal.
     """
-    assert batch.teacher is not None
+    assert batch.teacher is not None  # noqa: S101 - mixed, with a teacher
     features = outputs.features, batch.teacher_features
     term = objective(outputs.logits, batch.teacher, batch.labels, *features)
     if batch.partners is None:
         return term
-    assert batch.shares is not None
+    assert batch.shares is not None  # noqa: S101 - mixed, with a teacher
     share = batch.shares[0]  # all images of a training batch have the same
     other = objective(outputs.logits, batch.teacher, batch.partners, *features)
     return share * term + (1 - share) * other

@@ -82,7 +82,7 @@ class Meter:
         for means, count in self._means:
             self._add(means.cpu(), count)
         self._means.clear()
-        assert self._sums is not None
+        assert self._sums is not None  # noqa: S101 - there was a batch
         sums = dict(zip(self._names, self._sums.tolist(), strict=True))
         values = {name: value / self.count for name, value in sums.items()}
         student, teacher, labels = self._outputs()

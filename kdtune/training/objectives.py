@@ -87,7 +87,7 @@ class BoundObjective:
         def value(term: Term) -> Tensor:
             if not term.of_features:
                 return term.function(student, teacher, labels)
-            assert student_features is not None and teacher_features is not None
+            assert student_features is not None and teacher_features is not None  # noqa: S101 - of_features says so
             return term.function(student_features, teacher_features, labels)
 
         first, *others = self.terms

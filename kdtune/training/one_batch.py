@@ -121,7 +121,7 @@ def try_batch(run: Run, device: torch.device) -> Models:
     teacher_logits(models, views[:inference].to(device))
     batch = Batch(labels, views[: run.batch_size]).to(device)
     given = batch.views
-    assert given is not None
+    assert given is not None  # noqa: S101 - made two lines above
     batch = replace(batch, teacher=teacher_logits(models, given))
     if run.compares_features:
         batch = replace(batch, teacher_features=teacher_features(models, given))

@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.console import Console
 
+from kdtune.config.text import printable_lines
+
 MIN_BUILD_SECONDS = 0.5
 """What is built in a shorter time is not shown."""
 LINE_SECONDS = 15.0
@@ -34,7 +36,7 @@ class Progress:
     def print_line(self, text: object) -> None:
         """Print a line that stays."""
         self._status.stop()
-        self.console.print(str(text), markup=False)
+        self.console.print(printable_lines(str(text)), markup=False)
 
     def show_build(self, what: str, done: int, total: int) -> None:
         """Show what is being built, and how much of it is done; a `ProgressCallback`."""

@@ -258,5 +258,5 @@ def whole_teachers(study: Study) -> list[Run]:
 
 def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
     values = study.values(hyperparameter)
-    assert isinstance(values, tuple)  # Study has checked it
+    assert isinstance(values, tuple)  # noqa: S101 - Study has checked it
     return values
