@@ -8,14 +8,22 @@ if __name__ == "__main__":
 
     start("export")  # answers bad flags before torch loads; does not return
 
+import sys
+from contextlib import suppress
 from functools import partial
 
+from kdtune.config.errors import InputError
 from kdtune.config.export_flags import ExportFlags
+from kdtune.config.text import printable
 from kdtune.deploy.export import export
+from kdtune.students.loading import describe_code
 
 
 def main(flags: ExportFlags) -> int:
     """Export the student, print what was written and return the exit code 0."""
+    with suppress(InputError):  # which export says
+        if code := describe_code(flags.study):
+            print(printable(code), file=sys.stderr)
     say = partial(print, flush=True)  # --int8 takes minutes: a pipe shows each step at once
     export(flags.study, flags.format, flags.int8, flags.repeat, say)
     return 0

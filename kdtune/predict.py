@@ -24,7 +24,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import in_spreadsheet, printable
 from kdtune.streams.resources import check_gpus, count_gpus, device_of
 from kdtune.students.image_files import find_images
-from kdtune.students.loading import load_student
+from kdtune.students.loading import describe_code, load_student
 from kdtune.students.predicting import Prediction, predict_files
 
 COLUMNS = ("file", "rank", "class", "probability")
@@ -43,6 +43,8 @@ def main(flags: PredictFlags) -> int:
     study = Study(device=flags.device)
     check_gpus(study, count_gpus(study))
     files = find_images(flags.images)
+    if code := describe_code(flags.student):
+        print(printable(code), file=sys.stderr)
     student = load_student(flags.student, flags.repeat).to(device_of(study))
     if student.image_size is None:
         raise InputError(

@@ -98,6 +98,19 @@ def load_student(
     return TrainedStudent(model.net, record.model.name, classes, own, chosen, record)
 
 
+def describe_code(place: str | Path | Study | StudyResults) -> str:
+    """Return which code `load_student` will import, as a sentence; "" if only kdtune's own.
+
+    Who has written the students' record has chosen the module. Python looks for it where it looks
+    for all modules, which is never the study's folder unless the user is in there.
+    """
+    name = find_students(_place_of(place)).record.model.name
+    home = name.partition(":")[0]
+    if ":" not in name or is_object(name) or home.partition(".")[0] == "kdtune":
+        return ""
+    return f"The student is built by {name}, as its record says, so the module {home} is imported."
+
+
 def _place_of(place: str | Path | Study | StudyResults) -> str | Path:
     if isinstance(place, str | Path):
         return place

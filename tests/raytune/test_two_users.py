@@ -110,10 +110,10 @@ class Victim:
         return self.home / "runs" / "tiny"
 
     def trials_run(self) -> bool:
-        """Wait until both trials run; return False if they do not."""
-        for _ in range(120):
+        """Wait until a trial runs; return False if none does."""
+        for _ in range(240):
             names = [process.name() for process in self.processes]
-            if sum(name.startswith("ray::Implicit") for name in names) == 2:
+            if any(name.startswith("ray::Implicit") for name in names):
                 return True
             time.sleep(0.5)
         return False
@@ -128,8 +128,9 @@ class Victim:
 
     @property
     def token(self) -> str:
-        of_trials = [p for p in self.processes if p.name().startswith("ray::")]
-        return str(of_trials[0].environ()["RAY_AUTH_TOKEN"])
+        # processes whose title Ray sets have it where their environment was
+        raylet = next(process for process in self.processes if process.name() == "raylet")
+        return str(raylet.environ()["RAY_AUTH_TOKEN"])
 
     @property
     def gcs(self) -> str:
@@ -240,7 +241,7 @@ def test_nothing_of_a_study_is_every_users_to_write(victim: Victim) -> None:
     open_ = {path for path in paths if is_open(path)}
     # Ray's own, behind a folder that only its owner passes
     assert {path for path in open_ if not path.is_relative_to(victim.private)} == set()
-    of_owner = [p for p in Path("/tmp").iterdir() if p.lstat().st_uid == OWNER]
+    of_owner = [p for p in Path("/tmp").iterdir() if p.lstat().st_uid == OWNER and p != victim.home]
     assert {path for path in of_owner if stat.S_IMODE(path.lstat().st_mode) & 0o077} <= {
         Path(f"/tmp/torchinductor_uid_{OWNER}")  # PyTorch's; kdtune compiles nothing
     }

@@ -25,6 +25,11 @@ from kdtune.results.study_results import Results
 from kdtune.students.image_files import find_images
 from kdtune.students.predicting import predict_files
 
+IMPORTED = (
+    "The student is built by factories:tiny_student, as its record says, so the module factories "
+    "is imported."
+)
+
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     """Return exit code, stdout and stderr of the command in this process."""
@@ -78,11 +83,11 @@ def test_table_and_json_say_the_same(
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     pattern = str(tmp_path / "[01].png")
     code, out, err = run(capsys, fashion.folder, pattern, "--top", 2)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"{IMPORTED}\n")
     head, *lines = (line.split() for line in out.splitlines())
     assert head == ["file", "class", "probability", "class", "probability"] and len(lines) == 2
     code, out, err = run(capsys, fashion.folder, pattern, "--top", 2, "--format", "json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"{IMPORTED}\n")
     for line, one in zip(lines, json.loads(out), strict=True):
         words = [one["file"]]
         for top in one["predictions"]:

@@ -1,0 +1,104 @@
+"""What a study, a table or a file name of a stranger does to who reads it: nothing.
+
+No module that it names is imported, and no character of it acts on the terminal.
+"""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_study import write_small_study
+
+from kdtune.analysis import main as analysis
+from kdtune.config.cli import run_and_exit
+from kdtune.config.errors import InputError, first_line
+from kdtune.config.flags import parse_reading
+from kdtune.deploy.markdown import code, escape, front_matter
+from kdtune.results.tables import csv_text
+
+EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb"
+SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"
+READ = """
+import sys
+import kdtune
+from kdtune.config.flags import ReportFlags
+from kdtune.report import main
+results = kdtune.load(sys.argv[1])
+print(results.text(), results._repr_html_())
+main(ReportFlags(runs=(sys.argv[1],)))
+"""
+
+
+def test_reading_a_study_imports_no_module_that_it_names(tmp_path: Path) -> None:
+    study = write_small_study(tmp_path / "small").folder
+    (tmp_path / "hostile.py").write_text("open('executed', 'w').close()\nmodel = data = loss = 1\n")
+    names = {
+        **{"student": "hostile:model", "teacher": "hostile:model", "loss": "hostile:loss"},
+        "data": "hostile:data",
+    }
+    saved = json.loads((study / "study.json").read_text())
+    saved["run"] |= {name: value for name, value in names.items() if name in saved["run"]}
+    (study / "study.json").write_text(json.dumps(saved))
+    for file in (study / "epochs").iterdir():
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            if "config" in line:
+                known = set(line["config"]) & set(names)
+                line["config"] |= {name: names[name] for name in known}
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(study)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (study / "report.html").is_file() and not (tmp_path / "executed").exists()
+    control = [sys.executable, "-c", "import hostile"]
+    subprocess.run(control, cwd=tmp_path, check=True)
+    assert (tmp_path / "executed").exists()
+
+
+def test_an_error_acts_on_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise InputError(f"the class {EVIL} is unknown")
+
+    with pytest.raises(SystemExit):
+        run_and_exit(fail)
+    assert capsys.readouterr().err == f"error: the class {SHOWN} is unknown\n"
+    assert first_line(ValueError(f"{EVIL}\nmore")) == SHOWN
+
+
+@pytest.mark.parametrize("format", ["md", "csv", "json", "latex"])
+def test_a_table_of_others_acts_on_no_terminal(
+    tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"method": method, "seed": seed, f"note{EVIL}": EVIL, "acc": 0.5 + 0.1 * k + 0.01 * seed}
+        for k, method in enumerate((EVIL, "=cmd|' /C calc'!A0"))
+        for seed in range(3)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "results.csv", index=False)
+    words = [str(tmp_path / "results.csv"), "--by", "method", "--repeat", "seed"]
+    analysis(parse_reading("analysis", [*words, "--metric", "acc", "--format", format]))
+    out, err = capsys.readouterr()
+    assert not set("\x1b\x07\x9b\u202e") & set(out + err)
+    assert "owned" in out
+    if format == "csv":
+        cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
+        assert "'=cmd|' /C calc'!A0" in cells
+        assert not [cell for cell in cells if cell.startswith(("=", "@"))]
+
+
+def test_numbers_in_csv_stay_numbers() -> None:
+    table = pd.DataFrame({"x": [-0.5, 1e-7], "text": ["-0.5", "+x"], "mixed": [None, -1]})
+    found = pd.read_csv(io.StringIO(csv_text(table)))
+    assert found.x.tolist() == [-0.5, 1e-7] and found.text.tolist() == ["-0.5", "'+x"]
+    assert found.mixed[1] == -1 and pd.isna(found.mixed[0])
+
+
+def test_a_model_card_has_no_characters_that_mislead() -> None:
+    text = escape(EVIL) + code(EVIL) + front_matter({"name": EVIL})
+    assert not set("\x1b\x07\x9b\u202e") & set(text)
