@@ -194,7 +194,7 @@ def attack(victim: Victim) -> Any:
         "study": str(victim.study),
         "cache": str(victim.home / "cache"),
         "private": str(victim.private),
-        "trials": [f"{TRIALS}/{path.name}" for path in (victim.study / TRIALS).iterdir()],
+        "trials": [f"{TRIALS}/{path.name}" for path in victim.study.glob(f"{TRIALS}/*")],
         "sockets": [str(path) for path in victim.private.rglob("sockets/*")],
         "pids": [process.pid for process in victim.processes],
         "ports": victim.ports,
