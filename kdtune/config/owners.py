@@ -39,13 +39,13 @@ def why_folder_untrusted(folder: Path) -> str:
     A folder that does not exist yet is trusted if the folder where it will be is no place where
     every user may rename what others own (one without the sticky bit that /tmp has).
     """
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # it does not exist; or it is of no use, which its first use says
         if why := why_untrusted(folder.lstat()):  # of a link, too: its owner may turn it elsewhere
             return f"{folder} {why}"
         if why := why_untrusted(folder.stat()):
             return f"{folder} {why}"
-    for parent in folder.resolve().parents:
-        with suppress(FileNotFoundError):
+    for parent in Path(os.path.realpath(folder)).parents:
+        with suppress(OSError):
             mode = parent.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 return f"{folder} is inside {parent}, which may be written by every user"
