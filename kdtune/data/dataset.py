@@ -1,18 +1,23 @@
 """Data sets: their classes and splits."""
 
+import struct
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import DataChangedError, InputError, first_line
 from kdtune.config.inputs import VAL_NAMES, are_images
 from kdtune.config.run import Run, derive_seed
+from kdtune.config.run_data import Orientation
+from kdtune.data.content import printable, stamp_of
 
 Kind = Literal["files", "images", "tensors"]
 """What examples are: image files, images of one size, or other tensors of one shape."""
@@ -26,6 +31,8 @@ class Split:
     """Class of each example, int64 [N]."""
     inputs: Tensor | tuple[str, ...]
     """Images, uint8 [N, C, H, W], or their files, or other tensors of any type, [N, ...]."""
+    stamps: Tensor | None = None
+    """Stamp of each file when it was hashed, int64 [N], see `content.stamp_of`; None without."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,11 +44,40 @@ class Split:
             return "files"
         return "images" if are_images(self.inputs) else "tensors"
 
-    def example(self, index: int) -> Tensor:
-        """Return one example; an image from a file is uint8 [3, H, W]."""
+    def example(self, index: int, orientation: Orientation | None = None) -> Tensor:
+        """Return one example; an image from a file is uint8 [3, H, W].
+
+        Args:
+            index: of the example.
+            orientation: of an image from a file, see `decode`.
+
+        Raises:
+            InputError: the file cannot be read.
+            DataChangedError: it is not the file that was hashed any more.
+        """
         if isinstance(self.inputs, Tensor):
             return self.inputs[index]
-        return decode(self.inputs[index])
+        file = self.inputs[index]
+        try:
+            return decode(file, orientation)
+        finally:  # afterwards: a file may be overwritten while it is decoded
+            self._check_stamp(index, file)
+
+    def _check_stamp(self, index: int, file: str) -> None:
+        """Raise DataChangedError if a file is not the one that was hashed."""
+        if self.stamps is None or (now := stamp_of(file)) == int(self.stamps[index]):
+            return
+        raise DataChangedError(
+            f"the image {printable(file)} has been {'removed' if now is None else 'changed'} since "
+            f"the study read its data; restore it, and the same command goes on"
+        )
+
+    def changed_files(self) -> list[str]:
+        """Return the files that have been changed or removed since they were hashed."""
+        if isinstance(self.inputs, Tensor) or self.stamps is None:
+            return []
+        pairs = zip(self.inputs, self.stamps.tolist(), strict=True)
+        return [file for file, stamp in pairs if stamp_of(file) != stamp]
 
     def select(self, index: Tensor) -> "Split":
         """Return some of the examples, in this order.
@@ -51,7 +87,8 @@ class Split:
         """
         if isinstance(self.inputs, Tensor):
             return Split(self.labels[index], self.inputs[index])
-        return Split(self.labels[index], tuple(self.inputs[i] for i in index.tolist()))
+        files = tuple(self.inputs[i] for i in index.tolist())
+        return Split(self.labels[index], files, None if self.stamps is None else self.stamps[index])
 
 
 @dataclass(frozen=True)
@@ -120,6 +157,10 @@ class Data:
     """How train and val were drawn from their pooled examples; None without --folds."""
     extra: Extra | None = None
     """Where the split "extra" comes from; None without it."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on images that were left out."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on images whose labels may surprise."""
 
     @property
     def study_fingerprint(self) -> str:
@@ -194,14 +235,49 @@ def name_splits(present: Collection[str], what: str) -> dict[str, str]:
     return {split: name for split, name in named.items() if name in present}
 
 
-def decode(file: str) -> Tensor:
-    """Return an image file with 8 bits per channel, uint8 [3, H, W].
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+    *(LookupError, TypeError, ArithmeticError, AttributeError, EOFError, struct.error, zlib.error),
+)
+"""Errors of Pillow for a file that is no image, or a damaged one."""
+
+
+def decode(
+    file: Image.Image | str | Path,
+    orientation: Orientation | None,
+    mode: Literal["L", "RGB"] = "RGB",
+) -> Tensor:
+    """Return an image file with 8 bits per channel, uint8 [3, H, W]; in mode L [1, H, W].
+
+    Args:
+        file: the file; or an image of Pillow.
+        orientation: whether the image is rotated and mirrored as its EXIF data say; None: it is.
+        mode: of Pillow.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded.
+        InputError: it cannot be decoded.
     """
-    with Image.open(file) as image:
-        return pixels(image, "RGB")
+    try:
+        if isinstance(file, Image.Image):
+            return pixels(oriented(file, orientation), mode)
+        with Image.open(file) as image:
+            return pixels(oriented(image, orientation), mode)
+    except UNREADABLE as error:
+        reason = first_line(error).replace(f" '{file}'", "")
+        text = f"the image {printable(str(file))} cannot be read ({printable(reason)})"
+        raise InputError(text) from None
+
+
+def oriented(image: Image.Image, orientation: Orientation | None) -> Image.Image:
+    """Return an image of Pillow as its EXIF data say, or as it is stored; see `decode`."""
+    if orientation == "stored":
+        return image
+    try:
+        number = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except UNREADABLE:  # damaged EXIF data say nothing
+        return image
+    # which copies the image
+    return image if number == 1 else ImageOps.exif_transpose(image)
 
 
 def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:

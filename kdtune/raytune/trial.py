@@ -13,6 +13,7 @@ from kdtune.config.files import CHECKPOINT
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.data.changes import Contents
 from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
 from kdtune.storage.correctness import pack_correct
@@ -25,7 +26,12 @@ from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 
-def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
+def run_trial(
+    config: dict[str, Any],
+    study: Study,
+    concurrent: int | None = None,
+    contents: Contents | None = None,
+) -> None:
     """Run one trial, which is one distillation run, and report its epochs to Tune.
 
     A run that raises is reported as failed, with the reason, and its worker stays in use. Ray
@@ -35,6 +41,7 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         config: A sample of the study's space, and the repeat.
         study: The study.
         concurrent: Trials that run at a time, on all machines together; None if not known.
+        contents: What the data of the study must be; None if that is not known.
     """
     run: Run = make_run(study, config)
     place = f"trials/{run.trial_id}"
@@ -42,6 +49,8 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(run, mirror)
+        if contents is not None:
+            contents.check(run)
         resources = Resources.of(study, concurrent)
         torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
@@ -87,14 +96,16 @@ def _report(epoch: Epoch) -> EpochReport:
     return EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)
 
 
-def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
+def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
     """Fine-tune a teacher in a Ray task, which may have a GPU; yield lines for the terminal.
 
     Args:
         study: The study.
         run: Its base run with the teacher.
         folder: Of the teacher.
+        contents: What the data of the study must be.
     """
+    contents.check(run)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     mirror, lines = Mirror(study), list[str]()
@@ -111,13 +122,17 @@ def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
         yield line
 
 
-def measure_teachers(study: Study, teachers: Sequence[Run]) -> list[TeacherAccuracy]:
+def measure_teachers(
+    study: Study, teachers: Sequence[Run], contents: Contents
+) -> list[TeacherAccuracy]:
     """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
 
     Args:
         study: The study.
         teachers: Its base run with each of them.
+        contents: What the data of the study must be.
     """
+    contents.check(study.run)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     for run in teachers:

@@ -100,6 +100,8 @@ def _fingerprint(run: Run, teacher: Teacher) -> str:
     )
     parts = [load_data(run).fingerprint, *teacher.fingerprints]
     parts += [str(getattr(run, name)) for name in names]
+    if run.orientation != "stored":  # which earlier versions did not name
+        parts.append("exif")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

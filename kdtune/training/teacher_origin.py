@@ -62,6 +62,8 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
     if own.schedule == "multistep":
         names.append("lr_milestones")
     recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
+    if own.orientation != "stored":  # which older records do not name
+        recipe["orientation"] = own.orientation
     if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
         recipe["repeat"] = own.repeat
     return recipe | own.config
