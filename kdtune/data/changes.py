@@ -5,14 +5,15 @@ when it is decoded (`Split.example`); a process that reads the data later compar
 (`Contents.check`); and at its end a study looks at all files once more (`find_changes`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import uuid4
 
 from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.names import REST, is_named_extra
 from kdtune.config.run import Run
 from kdtune.data.content import printable
 from kdtune.data.extra import extra_differs, with_extra
-from kdtune.data.sources import folder_differs, load_data
+from kdtune.data.sources import clear_cached_data, folder_differs, load_data
 
 MAX_NAMED = 3
 """Files that a sentence names."""
@@ -25,6 +26,8 @@ class Contents:
     data: str
     extra: str = ""
     """Of the images without labels; "" if there are none, or if they are part of train."""
+    token: str = field(default_factory=lambda: uuid4().hex, compare=False)
+    """Tells the call that has read them from all others."""
 
     @staticmethod
     def of(run: Run) -> "Contents":
@@ -50,6 +53,17 @@ class Contents:
                 f"the {what} have changed since the study read them; restore them, and the same "
                 f"command goes on"
             )
+
+
+def forget_changed_data(run: Run) -> None:
+    """Drop what this process has read of a folder of images whose files have changed since.
+
+    Raises:
+        InputError: The data do not exist.
+    """
+    data = with_extra(load_data(run), run)
+    if any(split.changed_files() for split in data.splits.values()) or _differ(run, False):
+        clear_cached_data()
 
 
 def find_changes(run: Run) -> str:

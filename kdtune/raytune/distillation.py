@@ -9,7 +9,7 @@ from kdtune.config.space import flags_without_effect
 from kdtune.config.study import Study
 from kdtune.config.study_objects import check_objects, describe_fixed_students
 from kdtune.data.balance import data_record, describe_data
-from kdtune.data.changes import Contents, find_changes
+from kdtune.data.changes import Contents, find_changes, forget_changed_data
 from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
@@ -40,6 +40,7 @@ class DistillationJob(Job):
     def resolve(self, study: Study, begun: bool) -> Study:
         """Return the study with its whole recipe."""
         check_objects(study)
+        forget_changed_data(study.run)
         return resolve_study(study, begun=begun)
 
     def files(self, study: Study) -> list[str]:

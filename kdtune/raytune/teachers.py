@@ -83,10 +83,10 @@ def _measure(study: Study, missing: list[Run], trial: TrialResources) -> list[Te
     if study.address is None and Resources.of(study).device.type == "cpu":
         threads = torch.get_num_threads()
         try:
-            return measure_teachers(study, missing, Contents.of(study.run))
+            return measure_teachers(study, missing)
         finally:
             torch.set_num_threads(threads)
-    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(measure_teachers)
+    task: Any = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(measure_teachers)
     try:
         reference = task.remote(study, missing, Contents.of(study.run))
         measured: list[TeacherAccuracy] = ray.get(reference)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.data.changes import Contents
+from kdtune.data.sources import clear_cached_data
 from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
 from kdtune.storage.correctness import pack_correct
@@ -22,7 +23,7 @@ from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import numbered, teachers
-from kdtune.training.run import distill
+from kdtune.training.run import clear_cached_models, distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 
@@ -50,7 +51,7 @@ def run_trial(
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(run, mirror)
         if contents is not None:
-            contents.check(run)
+            _check_data(run, contents)
         resources = Resources.of(study, concurrent)
         torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
@@ -64,6 +65,23 @@ def run_trial(
         save_traceback(mirror, place)
         error = f"{type(caught).__name__}: {caught}"
     reporter.report(error)
+
+
+def _check_data(run: Run, contents: Contents) -> None:
+    """Raise DataChangedError unless this process reads the data that the study has begun with."""
+    _forget_others(contents.token)
+    contents.check(run)
+
+
+@lru_cache(maxsize=1)
+def _forget_others(token: str) -> None:
+    """Drop what this process, a worker of Ray, has read for another call; files may have changed.
+
+    Args:
+        token: Of the call that it works for now.
+    """
+    clear_cached_data()
+    clear_cached_models()
 
 
 def _pull_teacher(run: Run, mirror: Mirror) -> None:
@@ -105,7 +123,7 @@ def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> I
         folder: Of the teacher.
         contents: What the data of the study must be.
     """
-    contents.check(run)
+    _check_data(run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     mirror, lines = Mirror(study), list[str]()
@@ -123,16 +141,17 @@ def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> I
 
 
 def measure_teachers(
-    study: Study, teachers: Sequence[Run], contents: Contents
+    study: Study, teachers: Sequence[Run], contents: Contents | None = None
 ) -> list[TeacherAccuracy]:
     """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
 
     Args:
         study: The study.
         teachers: Its base run with each of them.
-        contents: What the data of the study must be.
+        contents: What the data of the study must be; None in the process that has read them.
     """
-    contents.check(study.run)
+    if contents is not None:
+        _check_data(study.run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     for run in teachers:
