@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -242,6 +242,14 @@ UNREADABLE = (
 """Errors of Pillow for a file that is no image, or a damaged one."""
 
 
+TURNS = {
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180},
+    **{4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE},
+    **{6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
+}
+"""How an image is shown, by its EXIF orientation; 1 is as stored."""
+
+
 def decode(
     file: Image.Image | str | Path,
     orientation: Orientation | None,
@@ -272,12 +280,14 @@ def oriented(image: Image.Image, orientation: Orientation | None) -> Image.Image
     """Return an image of Pillow as its EXIF data say, or as it is stored; see `decode`."""
     if orientation == "stored":
         return image
+    # first, since some formats load in getexif; a second load after a failure returns black
+    image.load()
     try:
-        number = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except UNREADABLE:  # damaged EXIF data say nothing
         return image
-    # which copies the image
-    return image if number == 1 else ImageOps.exif_transpose(image)
+    # not ImageOps.exif_transpose, which also writes the other EXIF data anew and may fail
+    return image if turn is None else image.transpose(turn)
 
 
 def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:

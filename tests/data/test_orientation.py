@@ -9,6 +9,7 @@ import torch
 from photos import photo, save
 from PIL import Image, ImageOps
 
+from kdtune.config.errors import InputError
 from kdtune.config.migrations import migrate, migrate_run
 from kdtune.config.run import Run
 from kdtune.data.dataset import Split, decode
@@ -17,6 +18,8 @@ from kdtune.streams.keys import Keys
 from kdtune.training.recipe import resolve
 
 ORIENTATION = 0x0112
+TEXT = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0"
+"""EXIF data in which the orientation is a text."""
 
 
 def oriented(file, number, size=(40, 24)):
@@ -48,7 +51,19 @@ def test_each_orientation_gives_the_pixels_of_the_standard(tmp_path, number):
     assert decode(Image.open(file), "exif", "L").shape == (1, *want.shape[1:])
 
 
-@pytest.mark.parametrize("content", [b"", b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+def test_a_truncated_image_is_refused_in_either_orientation(tmp_path):
+    """Pillow loads a png to look for EXIF data; its second load after a failure does not fail."""
+    file = tmp_path / "a.png"
+    save(photo(1), file)
+    file.write_bytes(file.read_bytes()[:-300])
+    for orientation in ("exif", "stored"):
+        with pytest.raises(InputError, match=r"a\.png cannot be read"):
+            decode(str(file), orientation)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", TEXT]
+)
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_data_say_nothing(tmp_path, content):
     values = photo(3, 40, 24)
