@@ -1,6 +1,7 @@
 """Data sets, and seeded views of their examples (torch).
 
 - dataset: a data set and its splits
+- decoding: image files to pixels, rotated as their EXIF data say
 - sources: data sets by name or path, one entry of a table for each source
 - scan: image files in folders: which are taken, and what is refused or said about others
 - folder: data sets in folders of images

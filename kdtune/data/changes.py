@@ -11,7 +11,7 @@ from uuid import uuid4
 from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.names import REST, is_named_extra
 from kdtune.config.run import Run
-from kdtune.data.content import printable
+from kdtune.config.text import printable
 from kdtune.data.extra import extra_differs, with_extra
 from kdtune.data.sources import clear_cached_data, folder_differs, load_data
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write, cache_folder
+from kdtune.config.text import printable
 
 
 class HashedFiles(NamedTuple):
@@ -91,11 +92,6 @@ def _stat(file: str) -> os.stat_result:
 
 def _unreadable(file: str, error: OSError) -> str:
     return f"the image {printable(file)} cannot be read ({error.strerror})"
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes in place of control characters and of bytes that are no UTF-8."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def file_contents(files: Sequence[str]) -> Iterable[bytes]:

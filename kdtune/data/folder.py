@@ -12,8 +12,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.config.errors import InputError
 from kdtune.config.inputs import VAL_NAMES
-from kdtune.data.content import hash_files, keep_note, printable, read_note
-from kdtune.data.dataset import Data, Split, decode, name_splits
+from kdtune.config.text import printable
+from kdtune.data.content import hash_files, keep_note, read_note
+from kdtune.data.dataset import Data, Split, name_splits
+from kdtune.data.decoding import decode
 from kdtune.data.scan import (
     class_folders,
     describe_left_out,

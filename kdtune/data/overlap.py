@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor
 
 from kdtune.config.names import REST
-from kdtune.data.content import file_contents, keep_note, printable, read_note, row_contents
+from kdtune.config.text import printable
+from kdtune.data.content import file_contents, keep_note, read_note, row_contents
 from kdtune.data.dataset import Data, Split
 
 PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.config.errors import InputError
-from kdtune.data.content import printable
+from kdtune.config.text import printable
 
 OTHER_FORMATS = (
     *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jfif", ".jpe", ".jp2", ".j2k", ".apng", ".svg"),

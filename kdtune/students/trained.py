@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdtune.config.errors import InputError
 from kdtune.config.run_data import Orientation
 from kdtune.config.student_record import StudentsRecord
-from kdtune.data.dataset import decode
+from kdtune.data.decoding import decode
 from kdtune.data.views import Resizing
 from kdtune.models.preprocessing import Preprocessing
 

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from kdtune.config.errors import InputError
 from kdtune.config.migrations import migrate, migrate_run
 from kdtune.config.run import Run
-from kdtune.data.dataset import Split, decode
+from kdtune.data.dataset import Split
+from kdtune.data.decoding import decode
 from kdtune.data.views import Views
 from kdtune.streams.keys import Keys
 from kdtune.training.recipe import resolve
