@@ -18,7 +18,13 @@ from typing import Any, Literal, NoReturn
 
 from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
-from kdtune.config.errors import ExportMismatchError, InputError, LeaseLostError, UserError
+from kdtune.config.errors import (
+    DataChangedError,
+    ExportMismatchError,
+    InputError,
+    LeaseLostError,
+    UserError,
+)
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import (
@@ -101,7 +107,8 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = main()
     except UserError as error:
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
-        code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
+        valid = LeaseLostError | ExportMismatchError | DataChangedError
+        code = 1 if isinstance(error, valid) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({printable(str(stop))})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""

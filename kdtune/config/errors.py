@@ -43,6 +43,13 @@ class LeaseLostError(UserError):
     """
 
 
+class DataChangedError(UserError):
+    """The data changed while a study was reading them; its results are of the data as they were.
+
+    The input was valid when the study began, so commands end with exit code 1, not 2.
+    """
+
+
 class NodeMismatchError(UserError):
     """A machine of the cluster cannot run the study's trials, or differs from the driver's."""
 

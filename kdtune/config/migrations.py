@@ -51,23 +51,30 @@ def migrate(
         migrated = _from_1(migrated, provenance or {})
     if schema <= 2:
         migrated = _from_2(migrated)
+    if isinstance(run := migrated.get("run"), Mapping):
+        migrated["run"] = _with_orientation(run)
     return migrated | {"schema": SCHEMA}
 
 
+def _with_orientation(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a run whose images were read before `Run.orientation` was introduced."""
+    return {"orientation": "stored", **run}
+
+
 def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a run of schema 2 or older in the present schema; others unchanged.
+    """Return the values of a run that was saved by an earlier version in the present schema.
 
     Until schema 2 the teacher was fine-tuned with the student's settings, all layers on all of
     train, and the augmentation decided how val and test were cropped.
     """
     if "teacher_trainable" in values:
-        return dict(values)
+        return _with_orientation(values)
     own = ("optimizer", "momentum", "weight_decay", "schedule", "lr_step_size", "lr_gamma")
     photos = values.get("data", "fashion") != "fashion"
     augment = values.get("augment") or ("resized-crop" if photos else "crop")
     shrinks = {name: "bilinear" for name in INTERPOLATIONS}
     return {
-        **values,
+        **_with_orientation(values),
         **{f"teacher_{name}": values[name] for name in (*own, "batch_size") if name in values},
         **{"teacher_trainable": "all", "teacher_batch_norm": "train", "teacher_augment": augment},
         **{"augment": augment, "eval_crop": 0.875 if augment == "resized-crop" else 1.0, **shrinks},

@@ -8,6 +8,7 @@ from kdtune.config.names import DataName
 
 Augment = Literal["none", "crop", "resized-crop", "trivial"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Orientation = Literal["exif", "stored"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class DataFields:
     """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
     (RandomResizedCrop, flip), "trivial" (crop or resized-crop as the data need it, then
     TrivialAugment) or "none". None: "crop" for images of one size, "resized-crop" for files."""
+    orientation: Annotated[Orientation | None, Setting(resolved=True)] = None
+    """Orientation of image files: "exif" (rotated and mirrored as their EXIF data say, as viewers
+    show them) or "stored" (as the pixels are stored in the file). None: exif; but stored for a
+    study that an earlier version of kdtune began."""
     eval_crop: Annotated[float | None, Setting(above=0, high=1, resolved=True)] = None
     """Side of the central crop of val and test images, as a share of the resized image's shorter
     side; 1 crops only to a square. None: that of the teacher's published evaluation transform, else

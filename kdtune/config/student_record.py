@@ -77,9 +77,9 @@ class StudentsRecord:
     input: InputRecord | None = None
     """One view; None if it is not known."""
     preprocessing: Mapping[str, Any] | None = None
-    """`image_size`, `eval_crop` and `eval_interpolation`, which turn an image into a view, and the
-    other fields of `models.Preprocessing`, which turn it into the model's input. None: the data are
-    no images, or it is not known."""
+    """`image_size`, `orientation`, `eval_crop` and `eval_interpolation`, which turn an image into a
+    view, and the other fields of `models.Preprocessing`, which turn it into the model's input.
+    None: the data are no images, or it is not known."""
     students: tuple[StudentRecord, ...] = ()
     """The students that the study kept, by repeat."""
     configuration: Mapping[str, Any] = field(default_factory=dict)

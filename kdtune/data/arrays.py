@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,22 +52,16 @@ def make_data(
                 f"examples and {len(labels[split])} labels"
             )
     names, numbers = _numbered(name, labels, classes)
-    splits = {split: Split(numbers[split], own) for split, own in inputs.items()}
-    fingerprint = combine_hashes(*names, *_hashes(splits, root))
+    splits, hashes = dict[str, Split](), list[str]()
+    for split, own in inputs.items():
+        if isinstance(own, Tensor):
+            content, stamps = hash_tensor(own), None
+        else:
+            content, stamps = hash_files(Path(root), own)
+        splits[split] = Split(numbers[split], own, stamps)
+        hashes += [split, content, hash_tensor(numbers[split])]
     is_files = isinstance(inputs["train"], tuple)
-    return Data(names, splits, fingerprint, photos=is_files, root=root)
-
-
-def _hashes(splits: Mapping[str, Split], root: str) -> list[str]:
-    """Return hashes of all that the splits hold."""
-    from pathlib import Path
-
-    found = []
-    for name, split in splits.items():
-        own = split.inputs
-        content = hash_tensor(own) if isinstance(own, Tensor) else hash_files(Path(root), own)
-        found += [name, content, hash_tensor(split.labels)]
-    return found
+    return Data(names, splits, combine_hashes(*names, *hashes), photos=is_files, root=root)
 
 
 # -- inputs ------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def describe_data(data: Data) -> list[str]:
         lines.append(
             f"Images without labels: {len(data.splits['extra']):,} ({_source(data.extra)})."
         )
+    lines += [f"{remark}." for remark in data.remarks]
     for split, own in counts.items():
         smallest, largest = min(own.values()), max(own.values())
         if smallest and largest > IMBALANCED * smallest:

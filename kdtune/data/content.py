@@ -1,15 +1,19 @@
 """Hashes of data by content, and notes in the cache folder of results that are costly to compute.
 
 The content of files is read once; its hash is then kept under their names, sizes and times of
-change.
+change. Their stamps, which are taken before the content is read, tell later whether a file is still
+the one that was hashed.
 """
 
 import hashlib
+import os
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,22 +21,34 @@ from torch import Tensor
 from kdtune.config.errors import InputError
 from kdtune.config.files import atomic_write, cache_folder
 from kdtune.config.owners import make_folder, open_trusted
+from kdtune.config.text import printable
 
 
-def hash_files(root: Path, files: Sequence[str]) -> str:
-    """Return a hash of the names below `root` and the contents of files, 16 hex digits.
+class HashedFiles(NamedTuple):
+    """A hash of files, and what tells that they have not changed since."""
+
+    hash: str
+    """16 hex digits, of the names below a folder and of the contents."""
+    stamps: Tensor
+    """Stamp of each file when it was hashed, int64 [N]; see `stamp_of`."""
+
+
+def hash_files(root: Path, files: Sequence[str]) -> HashedFiles:
+    """Return a hash of the names below `root` and the contents of files, and their stamps.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file is missing, is no file or cannot be read.
     """
     paths = [Path(file) for file in files]
-    stats = [path.stat() for path in paths]
+    stats = [_stat(file) for file in files]
+    stamps = torch.tensor([_stamp(s) for s in stats], dtype=torch.int64)
     seen = (
-        f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0" for f, s in zip(paths, stats, strict=True)
+        f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ino}\0"
+        for f, s in zip(paths, stats, strict=True)
     )
     name = hashlib.sha256("".join([f"{root.absolute()}\0", *seen]).encode()).hexdigest()
     if (known := read_note(name)) is not None:
-        return known
+        return HashedFiles(known, stamps)
     digest = hashlib.sha256()
     for path, content in zip(paths, file_contents(files), strict=True):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + content)
@@ -40,7 +56,43 @@ def hash_files(root: Path, files: Sequence[str]) -> str:
     # as git does: a file that has just been written may be written again at the same time stamp
     if max(s.st_mtime for s in stats) < time.time() - 2:
         keep_note(name, found)
+    return HashedFiles(found, stamps)
+
+
+def stamp_of(file: str) -> int | None:
+    """Return a number that changes if a file is written or replaced; None if there is no file.
+
+    It is made of the size, the time of change in nanoseconds and the inode.
+    """
+    try:
+        return _stamp(os.stat(file))
+    except OSError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> int:
+    # Python's hash of numbers, unlike that of strings, is the same in every process
+    return hash((found.st_size, found.st_mtime_ns, found.st_ino))
+
+
+def _stat(file: str) -> os.stat_result:
+    """Return the status of a file, of a link that of its target; raise InputError without one."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        if os.path.islink(file):
+            raise InputError(
+                f"the image {printable(file)} is a link to {printable(os.readlink(file))}, which "
+                f"cannot be reached ({error.strerror}); restore that file or remove the link"
+            ) from None
+        raise InputError(_unreadable(file, error)) from None
+    if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+        raise InputError(f"the image {printable(file)} is no file; remove it")
     return found
+
+
+def _unreadable(file: str, error: OSError) -> str:
+    return f"the image {printable(file)} cannot be read ({error.strerror})"
 
 
 def file_contents(files: Sequence[str]) -> Iterable[bytes]:
@@ -54,7 +106,7 @@ def _content(file: str) -> bytes:
         with Path(file).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
     except OSError as error:
-        raise InputError(f"the image {file} cannot be read ({error.strerror})") from None
+        raise InputError(_unreadable(file, error)) from None
 
 
 def row_contents(rows: Tensor) -> Iterable[bytes]:

@@ -4,15 +4,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.inputs import VAL_NAMES, are_images
 from kdtune.config.run import Run, derive_seed
+from kdtune.config.run_data import Orientation
+from kdtune.config.text import printable
+from kdtune.data.content import stamp_of
+from kdtune.data.decoding import decode
 
 Kind = Literal["files", "images", "tensors"]
 """What examples are: image files, images of one size, or other tensors of one shape."""
@@ -26,6 +27,8 @@ class Split:
     """Class of each example, int64 [N]."""
     inputs: Tensor | tuple[str, ...]
     """Images, uint8 [N, C, H, W], or their files, or other tensors of any type, [N, ...]."""
+    stamps: Tensor | None = None
+    """Stamp of each file when it was hashed, int64 [N], see `content.stamp_of`; None without."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,11 +40,40 @@ class Split:
             return "files"
         return "images" if are_images(self.inputs) else "tensors"
 
-    def example(self, index: int) -> Tensor:
-        """Return one example; an image from a file is uint8 [3, H, W]."""
+    def example(self, index: int, orientation: Orientation | None = None) -> Tensor:
+        """Return one example; an image from a file is uint8 [3, H, W].
+
+        Args:
+            index: of the example.
+            orientation: of an image from a file, see `decode`.
+
+        Raises:
+            InputError: the file cannot be read.
+            DataChangedError: it is not the file that was hashed any more.
+        """
         if isinstance(self.inputs, Tensor):
             return self.inputs[index]
-        return decode(self.inputs[index])
+        file = self.inputs[index]
+        try:
+            return decode(file, orientation)
+        finally:  # afterwards: a file may be overwritten while it is decoded
+            self._check_stamp(index, file)
+
+    def _check_stamp(self, index: int, file: str) -> None:
+        """Raise DataChangedError if a file is not the one that was hashed."""
+        if self.stamps is None or (now := stamp_of(file)) == int(self.stamps[index]):
+            return
+        raise DataChangedError(
+            f"the image {printable(file)} has been {'removed' if now is None else 'changed'} since "
+            f"the study read its data; restore it, and the same command goes on"
+        )
+
+    def changed_files(self) -> list[str]:
+        """Return the files that have been changed or removed since they were hashed."""
+        if isinstance(self.inputs, Tensor) or self.stamps is None:
+            return []
+        pairs = zip(self.inputs, self.stamps.tolist(), strict=True)
+        return [file for file, stamp in pairs if stamp_of(file) != stamp]
 
     def select(self, index: Tensor) -> "Split":
         """Return some of the examples, in this order.
@@ -51,7 +83,8 @@ class Split:
         """
         if isinstance(self.inputs, Tensor):
             return Split(self.labels[index], self.inputs[index])
-        return Split(self.labels[index], tuple(self.inputs[i] for i in index.tolist()))
+        files = tuple(self.inputs[i] for i in index.tolist())
+        return Split(self.labels[index], files, None if self.stamps is None else self.stamps[index])
 
 
 @dataclass(frozen=True)
@@ -120,6 +153,10 @@ class Data:
     """How train and val were drawn from their pooled examples; None without --folds."""
     extra: Extra | None = None
     """Where the split "extra" comes from; None without it."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on images that were left out."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on images whose labels may surprise."""
 
     @property
     def study_fingerprint(self) -> str:
@@ -192,27 +229,3 @@ def name_splits(present: Collection[str], what: str) -> dict[str, str]:
         )
     named = {"train": "train", "val": of_val[0] if of_val else "val", "test": "test"}
     return {split: name for split, name in named.items() if name in present}
-
-
-def decode(file: str) -> Tensor:
-    """Return an image file with 8 bits per channel, uint8 [3, H, W].
-
-    Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded.
-    """
-    with Image.open(file) as image:
-        return pixels(image, "RGB")
-
-
-def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:
-    """Return an image of Pillow with 8 bits per channel, uint8 [1, H, W] (L) or [3, H, W] (RGB).
-
-    Raises:
-        ValueError: its pixels have neither 8 nor 16 bits.
-    """
-    shown: Image.Image = image
-    if image.mode.startswith("I;16"):  # Pillow clips at 255, which leaves white
-        shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
-    return F.pil_to_tensor(shown.convert(mode))  # type: ignore[no-any-return]

@@ -5,8 +5,6 @@ train that the student has no labels of. Labels that they may have are dropped w
 """
 
 import importlib
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,6 +23,7 @@ from kdtune.config.user_code import user_code
 from kdtune.data.arrays import as_images, as_tensor, common_folder, describe_inputs
 from kdtune.data.content import combine_hashes, hash_files, hash_tensor
 from kdtune.data.dataset import Data, Extra, Split
+from kdtune.data.scan import describe_left_out, find_images
 from kdtune.data.torch_datasets import is_plain_torchvision, read_dataset
 from kdtune.data.user_data import seeded
 
@@ -48,9 +47,22 @@ def with_extra(data: Data, run: Run) -> Data:
         return data
     if run.extra == REST:
         return _with_rest(data, run.train_images, run.seed)
-    inputs, root = _load(run.extra)
+    inputs, root, warnings = _load(run.extra)
     _check_like_train(run.extra, inputs, data)
-    return _joined(data, inputs, Extra(_hash(run.extra), run.extra, root))
+    fingerprint, stamps = _hash(run.extra)
+    own = Split(torch.full((len(inputs),), NO_LABEL), inputs, stamps)
+    return _joined(data, own, Extra(fingerprint, run.extra, root), warnings)
+
+
+def extra_differs(folder: str) -> bool:
+    """Return whether a folder of images without labels holds others than this process has read.
+
+    Raises:
+        InputError: The folder can no longer be read.
+    """
+    inputs, root, _ = _files(Path(folder).expanduser())
+    assert not isinstance(inputs, Tensor)
+    return _hash(folder)[0] != combine_hashes("extra", hash_files(Path(root), inputs).hash)
 
 
 def clear_cached_extra() -> None:
@@ -59,9 +71,9 @@ def clear_cached_extra() -> None:
         function.cache_clear()
 
 
-def _joined(data: Data, inputs: Inputs, extra: Extra) -> Data:
-    labels = torch.full((len(inputs),), NO_LABEL)
-    return replace(data, splits={**data.splits, "extra": Split(labels, inputs)}, extra=extra)
+def _joined(data: Data, own: Split, extra: Extra, warnings: tuple[str, ...] = ()) -> Data:
+    splits = {**data.splits, "extra": own}
+    return replace(data, splits=splits, extra=extra, warnings=data.warnings + warnings)
 
 
 @lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
@@ -76,23 +88,27 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
             f"takes all of train; use fewer, or a folder of images (--extra FOLDER)"
         )
     fingerprint = combine_hashes(data.fingerprint, REST, hash_tensor(left))
-    inputs = train.select(left.nonzero()[:, 0]).inputs
-    return _joined(data, inputs, Extra(fingerprint, REST, data.root))
+    own = train.select(left.nonzero()[:, 0])
+    own = replace(own, labels=torch.full((len(own),), NO_LABEL))
+    return _joined(data, own, Extra(fingerprint, REST, data.root))
 
 
 # -- reading -----------------------------------------------------------------------------------
 
 
 @cache
-def _load(name: str) -> tuple[Inputs, str]:
-    """Return the images of a folder or function, and the folder that files are named relative to.
+def _load(name: str) -> tuple[Inputs, str, tuple[str, ...]]:
+    """Return the images of a folder or function, and what is known of their files.
+
+    Returns:
+        The images, the folder that files are named relative to, and warnings.
 
     Raises:
         InputError: There are none, or the function fails.
     """
     if not is_function_name(name):
         root = Path(name).expanduser()
-        return _files(root), str(root)
+        return _files(root)
     home, _, attribute = name.partition(":")
     with user_code(f"the images without labels {name} cannot be imported"):
         function = getattr(importlib.import_module(home), attribute)
@@ -100,32 +116,27 @@ def _load(name: str) -> tuple[Inputs, str]:
         inputs = as_images(_read(function(), name))
     if (isinstance(inputs, Tensor) and inputs.ndim == 0) or not len(inputs):
         raise InputError(f"{name} must return images without labels, [N, ...], but returns none")
-    return inputs, common_folder(inputs)
+    return inputs, common_folder(inputs), ()
 
 
-def _files(root: Path) -> tuple[str, ...]:
+def _files(root: Path) -> tuple[Inputs, str, tuple[str, ...]]:
     """Return the image files in a folder and all folders in it, sorted by their names in it."""
     if not root.is_dir():
         raise InputError(
             f"--extra must be a folder of images, rest or module:factory, but there is no folder "
             f"{root}; give one (--extra FOLDER)"
         )
-    files = [file for file in _walk(root) if file.suffix.lower() in IMG_EXTENSIONS]
+    found = find_images(root, links=True)
+    # a hidden file without a name has no suffix here
+    files = [file for file in map(Path, found.images) if file.suffix.lower() in IMG_EXTENSIONS]
     if not files:
         raise InputError(
             f"--extra must be a folder of images, but {root} has no files with the suffixes "
             f"{', '.join(IMG_EXTENSIONS)}; give another folder"
         )
-    return tuple(str(file) for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()))
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder; links to folders are followed, but never in a circle."""
-    for place, folders, files in os.walk(root, followlinks=True):
-        here = os.path.realpath(place)
-        below = ((name, os.path.realpath(os.path.join(place, name))) for name in folders)
-        folders[:] = [name for name, real in below if os.path.commonpath([real, here]) != real]
-        yield from (Path(place, name) for name in files)
+    files.sort(key=lambda file: file.relative_to(root).as_posix())
+    left_out = describe_left_out(found.left_out, root)
+    return tuple(map(str, files)), str(root), (left_out,) if left_out else ()
 
 
 def _read(value: Any, what: str) -> Inputs:
@@ -169,12 +180,13 @@ class _WithoutLabels(Dataset[Any]):
 
 
 @cache
-def _hash(name: str) -> str:
-    """Return the fingerprint of the images of a folder or function."""
-    inputs, root = _load(name)
+def _hash(name: str) -> tuple[str, Tensor | None]:
+    """Return the fingerprint of the images of a folder or function, and the stamps of files."""
+    inputs, root, _ = _load(name)
     if isinstance(inputs, Tensor):
-        return combine_hashes("extra", hash_tensor(inputs))
-    return combine_hashes("extra", hash_files(Path(root), inputs))
+        return combine_hashes("extra", hash_tensor(inputs)), None
+    content, stamps = hash_files(Path(root), inputs)
+    return combine_hashes("extra", content), stamps
 
 
 def _check_like_train(name: str, inputs: Inputs, data: Data) -> None:

@@ -61,7 +61,10 @@ def pooled(data: Data) -> Split:
     if isinstance(train.inputs, Tensor) and isinstance(val.inputs, Tensor):
         return Split(labels, torch.cat([train.inputs, val.inputs]))
     assert isinstance(train.inputs, tuple) and isinstance(val.inputs, tuple)  # noqa: S101 - both splits are of one kind
-    return Split(labels, (*train.inputs, *val.inputs))
+    stamps = None
+    if train.stamps is not None and val.stamps is not None:
+        stamps = torch.cat([train.stamps, val.stamps])
+    return Split(labels, (*train.inputs, *val.inputs), stamps)
 
 
 def assign_folds(labels: Tensor, cut: FoldCut) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor
 
 from kdtune.config.names import REST
+from kdtune.config.text import printable
 from kdtune.data.content import file_contents, keep_note, read_note, row_contents
 from kdtune.data.dataset import Data, Split
 
@@ -118,4 +119,4 @@ def _named(data: Data, split: str, index: int) -> str:
         pooled = data.fold is not None and split in ("train", "val")
         return f"{'pool' if pooled else split}[{data.numbers(split)[index]}]"
     root = data.extra.root if split == "extra" and data.extra is not None else data.root
-    return inputs[index].removeprefix(root).lstrip("/\\")
+    return printable(inputs[index].removeprefix(root).lstrip("/\\"))

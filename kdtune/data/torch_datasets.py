@@ -14,7 +14,7 @@ from torchvision.datasets.folder import default_loader
 from kdtune.config.errors import InputError
 from kdtune.config.user_code import user_code
 from kdtune.data.arrays import RawSplit, as_tensor
-from kdtune.data.dataset import pixels
+from kdtune.data.decoding import pixels
 
 
 def read_dataset(dataset: Any, what: str, in_order: bool = False) -> RawSplit:

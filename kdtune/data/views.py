@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 from torchvision.transforms.v2 import functional as F
 
+from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.run_data import Interpolation
 from kdtune.data.augmentations import AUGMENTATIONS, resized_crop, shifted, with_seed
@@ -85,7 +86,7 @@ class Views(Dataset[Tensor]):
         name: str = "view",
     ):
         self.split, self.index = split, index
-        self.augment, self.size = run.augmentation, size
+        self.augment, self.size, self.orientation = run.augmentation, size, run.orientation
         self.evaluation = evaluation(run, files=split.kind == "files")
         self.key = None if epoch is None else (name, run.seed, run.repeat, epoch)
 
@@ -105,7 +106,7 @@ class Views(Dataset[Tensor]):
         if crop == "crop":
             views = shifted(self._resized(index, replace(self.evaluation, crop=1.0)), seeds)
         else:
-            images = zip(map(self.split.example, index.tolist()), seeds, strict=True)
+            images = zip(map(self._example, index.tolist()), seeds, strict=True)
             views = torch.stack([resized_crop(x, self.size, s) for x, s in images])
         if (change := augmentation.change) is None:
             return views
@@ -125,14 +126,27 @@ class Views(Dataset[Tensor]):
         # with a generator of its own, a loader does not advance the global one
         own = torch.Generator()
         # a batch is one item, since cropping a batch of 28 x 28 at once takes a third of the time
-        yield from DataLoader(
+        loader = DataLoader(
             self, batch_size=None, sampler=lists, num_workers=workers, generator=own
         )
+        try:
+            yield from loader
+        except (InputError, DataChangedError) as error:
+            # from a worker the message is a traceback, whose last line has the sentence
+            last = str(error).strip().splitlines()[-1]
+            raise type(error)(last.removeprefix(f"{_full_name(type(error))}: ")) from None
 
     def _resized(self, index: Tensor, resize: Resizing) -> Tensor:
         if isinstance(self.split.inputs, Tensor):
             return resize(self.split.inputs[index], self.size)
-        return torch.stack([resize(self.split.example(i), self.size) for i in index.tolist()])
+        return torch.stack([resize(self._example(i), self.size) for i in index.tolist()])
+
+    def _example(self, index: int) -> Tensor:
+        return self.split.example(index, self.orientation)
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def samples(data: Data, run: Run, size: int) -> Tensor:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.names import name_of_data
+from kdtune.config.run_data import Orientation
 from kdtune.deploy.graph import OUTPUT, Signature
 from kdtune.models.preprocessing import Preprocessing, describe_preprocessing
 from kdtune.results.comparison import completed
@@ -28,6 +29,8 @@ class Resize:
     interpolation: str
     mode: str
     """Mode of Pillow, "RGB" or "L" (grey)."""
+    orientation: Orientation | None = None
+    """Whether an image is first rotated and mirrored as its EXIF data say; None: it is."""
 
     @staticmethod
     def of(student: TrainedStudent, signature: Signature) -> "Resize | None":
@@ -36,14 +39,16 @@ class Resize:
         if own is None:
             return None
         mode = "L" if signature.shape[0] == 1 else "RGB"
-        return Resize(round(size / own.crop), size, own.interpolation, mode)
+        short, orientation = round(size / own.crop), student.input.orientation
+        return Resize(short, size, own.interpolation, mode, orientation)
 
     @property
     def words(self) -> str:
         """The steps in words."""
+        rotate = "" if self.orientation == "stored" else "rotate as the EXIF data say, "
         return (
-            f"convert to {self.mode}, resize the shorter side to {self.shorter_side} pixels "
-            f"({self.interpolation}), crop the central {self.crop} x {self.crop}"
+            f"{rotate}convert to {self.mode}, resize the shorter side to {self.shorter_side} "
+            f"pixels ({self.interpolation}), crop the central {self.crop} x {self.crop}"
         )
 
 

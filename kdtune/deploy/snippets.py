@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kdtune.deploy.description import Resize
 from kdtune.deploy.graph import Signature
@@ -30,7 +30,8 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
             f'inputs = np.load("inputs.npy")  # {signature.type_name} [{shape}]',
         ]
     else:
-        head.append("from PIL import Image")
+        rotates = resize.orientation != "stored"
+        head.append("from PIL import Image, ImageOps" if rotates else "from PIL import Image")
         body = [
             'session = onnxruntime.InferenceSession("best.onnx")',
             *(_resizing(resize) if resizes else [_reading(resize)]),
@@ -46,7 +47,14 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
 
 
 def _reading(resize: Resize) -> str:
-    return f'image = Image.open("image.png").convert("{resize.mode}")'
+    return _opening("image.png", resize)
+
+
+def _opening(name: str, resize: Resize) -> str:
+    opened = f'Image.open("{name}")'
+    if resize.orientation != "stored":
+        opened = f"ImageOps.exif_transpose({opened})"
+    return f'image = {opened}.convert("{resize.mode}")'
 
 
 def _as_batch(resize: Resize) -> str:
@@ -57,7 +65,7 @@ def _resizing(resize: Resize) -> Sequence[str]:
     """Return lines that read, resize and crop an image, as `data.views.Resizing` does."""
     short, size, mode = resize.shorter_side, resize.crop, PILLOW_NAMES[resize.interpolation]
     return [
-        f'image = Image.open("image.jpg").convert("{resize.mode}")',
+        _opening("image.jpg", resize),
         "short = min(image.size)",
         f"if short != {short}:  # the longer side is rounded down",
         f"    size = tuple({short} if side == short else int({short} * side / short) "
@@ -72,7 +80,8 @@ def pillow_view(file: str, resize: Resize) -> NDArray[np.uint8]:
     """Return the view that these lines make of an image file, uint8 [C, S, S]."""
     short, size = resize.shorter_side, resize.crop
     with Image.open(file) as opened:
-        image = opened.convert(resize.mode)
+        shown = opened if resize.orientation == "stored" else ImageOps.exif_transpose(opened)
+        image = shown.convert(resize.mode)
     own = min(image.size)
     if own != short:
         to = tuple(short if side == own else int(short * side / own) for side in image.size)

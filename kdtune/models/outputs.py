@@ -25,8 +25,8 @@ class OutputsRecord:
     has_cut_val: bool
     """Whether val was cut from train in these data."""
     views: dict[str, Any]
-    """`image_size`, `eval_crop` and `eval_interpolation` of the images that the network saw; {} for
-    data that are no images."""
+    """`image_size`, `orientation`, `eval_crop` and `eval_interpolation` of the images that the
+    network saw; {} for data that are no images."""
 
     @property
     def text(self) -> str:

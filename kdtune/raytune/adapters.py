@@ -20,11 +20,17 @@ class RepeatSearcher(Searcher):
     Args:
         plan: Says which run is next.
         concurrent_trials: Returns how many trials may run now.
+        is_over: Returns True if no further run can succeed.
     """
 
-    def __init__(self, plan: Plan, concurrent_trials: Callable[[], int]):
+    def __init__(
+        self,
+        plan: Plan,
+        concurrent_trials: Callable[[], int],
+        is_over: Callable[[], bool] = bool,
+    ):
         super().__init__()
-        self.plan, self.concurrent_trials = plan, concurrent_trials
+        self.plan, self.concurrent_trials, self.is_over = plan, concurrent_trials, is_over
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that never happens
@@ -35,6 +41,8 @@ class RepeatSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration and repeat of the next trial; None to wait; or FINISHED."""
+        if self.is_over():
+            return None if self.plan.ledger.running else Searcher.FINISHED
         if len(self.plan.ledger.running) >= self.concurrent_trials():
             return None
         run = self.plan.next_run()

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from kdtune.config.space import flags_without_effect
 from kdtune.config.study import Study
 from kdtune.config.study_objects import check_objects, describe_fixed_students
 from kdtune.data.balance import data_record, describe_data
+from kdtune.data.changes import Contents, find_changes, forget_changed_data
 from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.raytune.costs import measure_before_ray, measure_with_ray
@@ -38,6 +40,7 @@ class DistillationJob(Job):
     def resolve(self, study: Study, begun: bool) -> Study:
         """Return the study with its whole recipe."""
         check_objects(study)
+        forget_changed_data(study.run)
         return resolve_study(study, begun=begun)
 
     def files(self, study: Study) -> list[str]:
@@ -85,6 +88,7 @@ class DistillationJob(Job):
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""
         yield from flags_without_effect(study)
+        yield from with_extra(load_data(study.run), study.run).warnings
         yield from find_leaks(study)
         yield from find_other_views(study)
         yield from describe_fixed_students(study)
@@ -118,6 +122,10 @@ class DistillationJob(Job):
         train_teachers(study, trial, say, say_epoch)
         check_teachers(study, mirror, trial, say)
 
-    def trainable(self) -> Callable[..., None]:
-        """Return the function of a distillation run."""
-        return run_trial
+    def trainable(self, study: Study) -> Callable[..., None]:
+        """Return the function of a distillation run on the data as this process has read them."""
+        return partial(run_trial, contents=Contents.of(study.run))
+
+    def find_changes(self, study: Study) -> str:
+        """Return a sentence on image files that have changed while the study ran; "" if none."""
+        return find_changes(study.run)

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.config.errors import first_line
+from kdtune.config.errors import DataChangedError, first_line
 from kdtune.config.files import (
     COSTS,
     PROVENANCE,
@@ -35,7 +35,7 @@ from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.shared_objects import share_objects
-from kdtune.raytune.study_folder import finish, write_study
+from kdtune.raytune.study_folder import add_warning, finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.tracker_processes import tracked
 from kdtune.results.advice import undecidable_sentence
@@ -82,6 +82,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         InputError: The study cannot run as asked; raised before any work.
         NodeMismatchError: A machine of the cluster cannot run the study's trials.
         LeaseLostError: Another driver has taken over the study on its object store.
+        DataChangedError: Images were changed or removed while the study ran.
         Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
     """
     check_packages(study.tracker)
@@ -175,8 +176,17 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             RecordsUploader(mirror, records) as uploader,
             MachineMonitor(study, capacity.trial) as monitor,
         ):
-            recorder = Recorder(study, plan, display, records, uploader, monitor)
-            _fit_until_done(job, study, plan, capacity, recorder)
+            changes = partial(job.find_changes, study)
+            recorder = Recorder(study, plan, display, records, uploader, monitor, changes)
+            try:
+                _fit_until_done(job, study, plan, capacity, recorder)
+            finally:
+                if recorder.changes:
+                    add_warning(study.folder, recorder.changes)
+        if found := changes():
+            add_warning(study.folder, found)
+            mirror.push(PROVENANCE)
+            display.print_line(f"warning: {found}")
         if study.until_decided:
             display.print_line(_describe_end(plan))
 
@@ -211,6 +221,7 @@ def _fit_until_done(
     """Run Tune until the plan is done.
 
     Raises:
+        DataChangedError: A run has met data that changed, so that others cannot succeed.
         Interrupted: Ctrl-C, or Ray stops again and again without any progress.
     """
     restarts_without_progress = 0
@@ -224,6 +235,8 @@ def _fit_until_done(
         else:
             crashed = False
         plan.requeue_running()
+        if recorder.changes and not plan.is_done:
+            raise DataChangedError(recorder.changes)
         if not (crashed or plan.is_done):
             raise Interrupted("some runs have not ended")
         progressed = recorder.ended_trials > before
@@ -236,9 +249,13 @@ def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recor
     """Run Tune once."""
     count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
     tuner = tune.Tuner(
-        tune.with_resources(partial(job.trainable(), study=study, concurrent=count), resources),
+        tune.with_resources(
+            partial(job.trainable(study), study=study, concurrent=count), resources
+        ),
         tune_config=tune.TuneConfig(
-            search_alg=RepeatSearcher(plan, capacity.concurrent_trials),
+            search_alg=RepeatSearcher(
+                plan, capacity.concurrent_trials, lambda: bool(recorder.changes)
+            ),
             scheduler=EarlyStopper(plan, study),
             num_samples=-1,
             max_concurrent_trials=MAX_CONCURRENT_TRIALS,

@@ -90,5 +90,9 @@ class Job(ABC):
         return None
 
     @abstractmethod
-    def trainable(self) -> Callable[..., None]:
+    def trainable(self, study: Study) -> Callable[..., None]:
         """Return function(config, study, concurrent), which Ray calls for each trial."""
+
+    def find_changes(self, study: Study) -> str:
+        """Return a sentence on data that have changed while the study ran; "" if none have."""
+        return ""

@@ -55,7 +55,7 @@ class FunctionJob(Job):
         if not study.has_plain:
             yield "the study has no baseline (baseline={...}), so there will be no verdict"
 
-    def trainable(self) -> Callable[..., None]:
+    def trainable(self, study: Study) -> Callable[..., None]:
         """Return the function that calls the user's."""
         return run_function_trial
 

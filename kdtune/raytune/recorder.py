@@ -1,12 +1,14 @@
 """A Tune callback that writes each trial's start, epochs and end, and passes them to the plan."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from kdtune.config.base_run import BaseRun
+from kdtune.config.errors import DataChangedError
 from kdtune.config.files import CHECKPOINT
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
@@ -38,6 +40,7 @@ class Recorder(tune.Callback):
         records: Writes the records.
         uploader: Uploads them to the study's object store.
         monitor: Names the machines that join or are lost.
+        find_changes: Returns a sentence on data that have changed since the study began, or "".
     """
 
     def __init__(
@@ -48,9 +51,11 @@ class Recorder(tune.Callback):
         records: Records,
         uploader: RecordsUploader,
         monitor: MachineMonitor,
+        find_changes: Callable[[], str] = str,
     ):
         self.study, self.plan, self.display = study, plan, display
         self.records, self.uploader, self.monitor = records, uploader, monitor
+        self.find_changes, self.changes = find_changes, ""
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
@@ -120,6 +125,8 @@ class Recorder(tune.Callback):
         attempt = self.attempts[run.trial_id]
         self.plan.add_record(self.records.end(run, attempt, status, error, node))
         self.ended_trials += 1
+        if str(error).startswith(DataChangedError.__name__):
+            self.changes = self.changes or self.find_changes()
         if status != "failed":  # the student is kept, the state of the optimiser is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
             self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")

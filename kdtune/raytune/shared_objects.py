@@ -130,8 +130,8 @@ class _PackedTensor:
 class _PackedData:
     """A data set that has been read."""
 
-    splits: dict[str, tuple[_PackedTensor, _PackedTensor | tuple[str, ...]]]
-    """Labels and inputs of each split."""
+    splits: dict[str, tuple[_PackedTensor, _PackedTensor | tuple[str, ...], _PackedTensor | None]]
+    """Labels, inputs and stamps of each split."""
     rest: dict[str, Any]
     """The other fields of `Data`."""
 
@@ -143,10 +143,11 @@ class _PackedData:
                 _PackedTensor.of(split.inputs)
                 if isinstance(split.inputs, Tensor)
                 else split.inputs,
+                None if split.stamps is None else _PackedTensor.of(split.stamps),
             )
             for name, split in data.splits.items()
         }
-        names = ("classes", "fingerprint", "photos", "root")
+        names = ("classes", "fingerprint", "photos", "root", "warnings", "remarks")
         return _PackedData(packed, {name: getattr(data, name) for name in names})
 
     def unpacked(self) -> Data:
@@ -154,7 +155,8 @@ class _PackedData:
             name: Split(
                 labels.unpacked(),
                 inputs.unpacked() if isinstance(inputs, _PackedTensor) else inputs,
+                None if stamps is None else stamps.unpacked(),
             )
-            for name, (labels, inputs) in self.splits.items()
+            for name, (labels, inputs, stamps) in self.splits.items()
         }
         return Data(splits=splits, **self.rest)

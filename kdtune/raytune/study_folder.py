@@ -80,6 +80,14 @@ def write_study(
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
+def add_warning(folder: Path, sentence: str) -> None:
+    """Add a sentence to the warnings of a study that has begun, which results and report show."""
+    record = read_provenance(folder)
+    warnings = list(dict.fromkeys([*record.get("warnings", []), sentence]))
+    with atomic_write(folder / PROVENANCE) as part:
+        part.write_text(json.dumps(record | {"warnings": warnings}, indent=2), encoding="utf-8")
+
+
 def _provenance() -> dict[str, Any]:
     """Return the driver's machine, versions and command of a new study."""
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
@@ -155,7 +163,8 @@ def _write_thumbnails(results: Results, objects: Objects) -> None:
         def picture(split: str, index: int) -> Image.Image:
             if splits[split].kind == "tensors":
                 raise ValueError("not an image")
-            channels = splits[split].example(index).numpy()  # uint8 [C, H, W]
+            own = splits[split].example(index, results.study.run.orientation)
+            channels = own.numpy()  # uint8 [C, H, W]
             last = channels.transpose(1, 2, 0)
             return Image.fromarray(last[..., 0] if len(channels) == 1 else last)
 

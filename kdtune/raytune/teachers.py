@@ -11,6 +11,7 @@ from kdtune.config.files import TEACHER_ACCURACY
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.data.changes import Contents
 from kdtune.raytune.machines import TrialResources
 from kdtune.raytune.preflight import describe_ray_error
 from kdtune.raytune.trial import measure_teachers, teacher_files, train_teacher
@@ -43,7 +44,7 @@ def train_teachers(
     for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
         say(describe_training(run))
         task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
-        references: Any = task(train_teacher).remote(study, run, folder)
+        references: Any = task(train_teacher).remote(study, run, folder, Contents.of(study.run))
         try:
             for reference in references:
                 say_epoch(f"  {ray.get(reference)}")
@@ -85,9 +86,10 @@ def _measure(study: Study, missing: list[Run], trial: TrialResources) -> list[Te
             return measure_teachers(study, missing)
         finally:
             torch.set_num_threads(threads)
-    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(measure_teachers)
+    task: Any = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(measure_teachers)
     try:
-        measured: list[TeacherAccuracy] = ray.get(task.remote(study, missing))
+        reference = task.remote(study, missing, Contents.of(study.run))
+        measured: list[TeacherAccuracy] = ray.get(reference)
         return measured
     except ray.exceptions.RayTaskError as error:
         raise InputError(f"the teacher's accuracy cannot be measured: {error.cause}") from error

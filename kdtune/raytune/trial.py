@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +13,8 @@ from kdtune.config.files import CHECKPOINT, not_writable_by_all
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.data.changes import Contents
+from kdtune.data.sources import clear_cached_data
 from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
 from kdtune.storage.correctness import pack_correct
@@ -21,12 +23,17 @@ from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
 from kdtune.training.recipe import numbered, teachers
-from kdtune.training.run import distill
+from kdtune.training.run import clear_cached_models, distill
 from kdtune.training.teacher import fine_tune, is_ready, teacher_place
 
 
 @not_writable_by_all()  # another machine's Ray may have another umask
-def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
+def run_trial(
+    config: dict[str, Any],
+    study: Study,
+    concurrent: int | None = None,
+    contents: Contents | None = None,
+) -> None:
     """Run one trial, which is one distillation run, and report its epochs to Tune.
 
     A run that raises is reported as failed, with the reason, and its worker stays in use. Ray
@@ -36,6 +43,7 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         config: A sample of the study's space, and the repeat.
         study: The study.
         concurrent: Trials that run at a time, on all machines together; None if not known.
+        contents: What the data of the study must be; None if that is not known.
     """
     run: Run = make_run(study, config)
     place = f"trials/{run.trial_id}"
@@ -43,6 +51,8 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(run, mirror)
+        if contents is not None:
+            _check_data(run, contents)
         resources = Resources.of(study, concurrent)
         torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
@@ -56,6 +66,23 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         save_traceback(mirror, place)
         error = f"{type(caught).__name__}: {caught}"
     reporter.report(error)
+
+
+def _check_data(run: Run, contents: Contents) -> None:
+    """Raise DataChangedError unless this process reads the data that the study has begun with."""
+    _forget_others(contents.token)
+    contents.check(run)
+
+
+@lru_cache(maxsize=1)
+def _forget_others(token: str) -> None:
+    """Drop what this process, a worker of Ray, has read for another call; files may have changed.
+
+    Args:
+        token: Of the call that it works for now.
+    """
+    clear_cached_data()
+    clear_cached_models()
 
 
 def _pull_teacher(run: Run, mirror: Mirror) -> None:
@@ -88,14 +115,16 @@ def _report(epoch: Epoch) -> EpochReport:
     return EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)
 
 
-def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
+def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
     """Fine-tune a teacher in a Ray task, which may have a GPU; yield lines for the terminal.
 
     Args:
         study: The study.
         run: Its base run with the teacher.
         folder: Of the teacher.
+        contents: What the data of the study must be.
     """
+    _check_data(run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     mirror, lines = Mirror(study), list[str]()
@@ -112,13 +141,18 @@ def train_teacher(study: Study, run: Run, folder: Path) -> Iterator[str]:
         yield line
 
 
-def measure_teachers(study: Study, teachers: Sequence[Run]) -> list[TeacherAccuracy]:
+def measure_teachers(
+    study: Study, teachers: Sequence[Run], contents: Contents | None = None
+) -> list[TeacherAccuracy]:
     """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
 
     Args:
         study: The study.
         teachers: Its base run with each of them.
+        contents: What the data of the study must be; None in the process that has read them.
     """
+    if contents is not None:
+        _check_data(study.run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
     for run in teachers:

@@ -80,7 +80,10 @@ def examples(results: Results, arms: Mapping[str, Arms]) -> Examples | None:
 def _thumbnail(results: Results, arms: Arms, image: int) -> bytes:
     data = results.study.run.data
     root = None if is_named_data(data) else Path(data).expanduser()
-    content = read_thumbnail(results.folder, root, arms.split, image, arms.files[image])
+    orientation = results.study.run.orientation
+    content = read_thumbnail(
+        results.folder, root, arms.split, image, arms.files[image], orientation
+    )
     return content if len(content) <= MAX_BYTES else b""
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
+from kdtune.config.errors import UserError
 from kdtune.config.files import THUMBNAILS, atomic_write
+from kdtune.config.run_data import Orientation
 from kdtune.results.arms import ARMS, Arms, Numbers
 
 MOST_SHOWN = 12
@@ -84,13 +86,13 @@ def write_thumbnails(
     Args:
         folder: of the study.
         arms: see `arms.read_arms`.
-        picture: picture(split, index) returns an image of the data; what raises OSError or
-            ValueError gets no thumbnail.
+        picture: picture(split, index) returns an image of the data; what raises OSError,
+            ValueError or UserError gets no thumbnail.
     """
     target = folder / THUMBNAILS
     shutil.rmtree(target, ignore_errors=True)  # those of an earlier best configuration
     for split, image in _shown(arms):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, UserError):
             content = thumbnail(picture(split, image))
             target.mkdir(exist_ok=True)
             with atomic_write(target / f"{_stem(split, image)}.{image_type(content)}") as part:
@@ -109,7 +111,12 @@ def image_type(content: bytes) -> str:
 
 
 def read_thumbnail(
-    folder: Path, root: Path | None, split: str, image: int, file: str | None
+    folder: Path,
+    root: Path | None,
+    split: str,
+    image: int,
+    file: str | None,
+    orientation: Orientation | None = None,
 ) -> bytes:
     """Return the thumbnail of an image as PNG or JPEG; b"" if there is none.
 
@@ -119,21 +126,23 @@ def read_thumbnail(
         split: of the image.
         image: its index in the split.
         file: its file, relative to the folder of the data.
+        orientation: whether it is rotated as its EXIF data say (None: it is), or as it is stored.
     """
     for kind in ("png", "jpeg"):
         with suppress(OSError):
             return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
     if root is not None and file is not None:
         with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return _from_file(root / file)
+            return _from_file(root / file, orientation)
     return b""
 
 
-def _from_file(file: Path) -> bytes:
+def _from_file(file: Path, orientation: Orientation | None) -> bytes:
     with Image.open(file) as image:
         if image.width * image.height > MAX_PIXELS:
             return b""
-        return thumbnail(image)
+        upright = image if orientation == "stored" else ImageOps.exif_transpose(image)
+        return thumbnail(upright)
 
 
 def _shown(arms: Mapping[str, Arms]) -> Iterator[tuple[str, int]]:

@@ -56,7 +56,8 @@ class Chunks:
         self.subset = data.subset(run)
         batch = INFERENCE_BATCH[resources.device.type]
         extra = None if data.extra is None else data.extra.fingerprint
-        self.keys = Keys(run, data.fingerprint, size, resources.device, batch, extra)
+        files = data.kind == "files"
+        self.keys = Keys(run, data.fingerprint, size, resources.device, batch, extra, files)
         self._builds: list[tuple[str, Progress]] = []
         self._held: dict[tuple[str, str, int], tuple[Key, Tensors]] = {}
 

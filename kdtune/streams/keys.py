@@ -79,6 +79,7 @@ class Keys:
         device: where the models run.
         inference_batch: views in a forward pass of a frozen model.
         extra: fingerprint of the images without labels, if there are any.
+        files: whether the examples are image files.
     """
 
     run: Run
@@ -87,6 +88,7 @@ class Keys:
     device: torch.device
     inference_batch: int
     extra: str | None = None
+    files: bool = False
 
     def same_views(self, split: str) -> bool:
         """Return True if the views of the split are the same in every epoch and repeat.
@@ -195,6 +197,9 @@ class Keys:
             parts["interpolation"] = run.eval_interpolation
         if augment == "none":
             parts["crop"] = run.eval_crop
+        # entries of earlier versions, which read images as they are stored, have no such part
+        if self.files and run.orientation != "stored":
+            parts["orientation"] = "exif"
         return parts
 
     def _batches(self, epoch: int) -> Parts:

@@ -28,7 +28,7 @@ from kdtune.students.places import FoundStudents, find_students
 from kdtune.students.trained import StudentInput, TrainedStudent
 
 AGAIN = "copy the file again, or choose another repeat"
-OF_VIEWS = ("image_size", "eval_crop", "eval_interpolation")
+OF_VIEWS = ("image_size", "orientation", "eval_crop", "eval_interpolation")
 """Entries of the record's preprocessing that turn an image into a view."""
 
 
@@ -227,4 +227,4 @@ def _student_input(
         return StudentInput(view.shape, dtype, None, None)
     own = {key: value for key, value in steps.items() if key not in OF_VIEWS}
     resizing = evaluation(run, files=view.kind == "files")
-    return StudentInput(view.shape, dtype, resizing, Preprocessing(**own))
+    return StudentInput(view.shape, dtype, resizing, Preprocessing(**own), run.orientation)

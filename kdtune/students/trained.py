@@ -9,14 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kdtune.config.errors import InputError, first_line
+from kdtune.config.errors import InputError
+from kdtune.config.run_data import Orientation
 from kdtune.config.student_record import StudentsRecord
-from kdtune.data.dataset import pixels
+from kdtune.data.decoding import decode
 from kdtune.data.views import Resizing
 from kdtune.models.preprocessing import Preprocessing
-
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""Errors of Pillow for a file that is no image."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class StudentInput:
     """From an image of any size to the square that the study used; None: not images."""
     preprocessing: Preprocessing | None
     """From the square to the network's input; None: not images."""
+    orientation: Orientation | None = None
+    """Whether an image is rotated and mirrored as its EXIF data say; None: it is."""
 
 
 class TrainedStudent(nn.Module):
@@ -130,8 +130,9 @@ class TrainedStudent(nn.Module):
     def view(self, image: Image.Image | str | Path) -> Tensor:
         """Return an image as the study's views of val and test, uint8 [C, image_size, image_size].
 
-        The study does not rotate an image as its EXIF data say. Palettes and transparency become
-        RGB, or grey if the data of the study were; 16 bits become 8.
+        An image is rotated as its EXIF data say, unless the study read its images as they are
+        stored (`Run.orientation`), as those of earlier versions did. Palettes and transparency
+        become RGB, or grey if the data of the study were; 16 bits become 8.
 
         Args:
             image: an image of Pillow, or its file.
@@ -146,15 +147,7 @@ class TrainedStudent(nn.Module):
                 f"{self.name} were none; give the student tensors like one of its batches"
             )
         mode: Literal["L", "RGB"] = "L" if self.input.shape[0] == 1 else "RGB"
-        try:
-            if isinstance(image, Image.Image):
-                decoded = pixels(image, mode)
-            else:
-                with Image.open(image) as opened:
-                    decoded = pixels(opened, mode)
-        except UNREADABLE as error:
-            reason = first_line(error).replace(f" '{image}'", "")
-            raise InputError(f"the image {image} cannot be read ({reason})") from None
+        decoded = decode(image, self.input.orientation, mode)
         return self.input.resizing(decoded, size)
 
     def _check(self, inputs: Tensor) -> None:

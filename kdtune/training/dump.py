@@ -18,7 +18,15 @@ from kdtune.streams.resources import Resources
 from kdtune.streams.shards import view_size
 from kdtune.training.evaluation import teacher_logits
 from kdtune.training.output_teacher import file_names, load_output_teacher
-from kdtune.training.recipe import numbered, students, teachers, untrained, whole_teachers
+from kdtune.training.recipe import (
+    BEFORE_ORIENTATION,
+    OF_VIEWS,
+    numbered,
+    students,
+    teachers,
+    untrained,
+    whole_teachers,
+)
 from kdtune.training.teacher import load_teacher, teacher_place
 
 
@@ -79,7 +87,7 @@ def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict
     teacher, views = Teacher.of(models), {}
     if data.kind != "tensors":
         run = with_views_of_teacher(run)
-        views = {n: getattr(run, n) for n in ("image_size", "eval_crop", "eval_interpolation")}
+        views = {name: getattr(run, name) for name in ("image_size", *OF_VIEWS)}
     splits = {
         split: SplitOutputs(
             _whole_split(run, teacher, resources, split).numpy(), file_names(data, split)
@@ -119,9 +127,12 @@ def find_other_views(study: Study) -> Iterator[str]:
         made_of = {} if teacher.record is None else teacher.record.views
         seen = {
             "image_size": max(view_size(run, data, teacher, one) for one in own_students),
-            "eval_crop": run.eval_crop,
-            "eval_interpolation": run.eval_interpolation,
+            **{name: getattr(run, name) for name in OF_VIEWS},
         }
+        if data.kind != "files":
+            made_of = {name: value for name, value in made_of.items() if name != "orientation"}
+        elif made_of:
+            made_of = BEFORE_ORIENTATION | made_of
         other = [name for name, value in made_of.items() if seen.get(name) != value]
         if other:
             shown = ", ".join(f"{name} {made_of[name]} → {seen[name]}" for name in other)

@@ -100,6 +100,9 @@ def _fingerprint(run: Run, teacher: Teacher) -> str:
     )
     parts = [load_data(run).fingerprint, *teacher.fingerprints]
     parts += [str(getattr(run, name)) for name in names]
+    # earlier versions did not name it, and it has no effect on other data
+    if run.orientation != "stored" and load_data(run).kind == "files":
+        parts.append("exif")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -34,6 +34,10 @@ DEFAULT_AUGMENT: dict[Kind, Augment] = {
     "tensors": "none",
 }
 """Augmentation by the kind of data."""
+OF_VIEWS = ("orientation", "eval_crop", "eval_interpolation")
+"""Settings of the transform of val and test images."""
+BEFORE_ORIENTATION = {"orientation": "stored"}
+"""What the views of records of earlier versions, which do not say it, were."""
 OF_IMAGES = (
     *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
     *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
@@ -99,7 +103,7 @@ def _teacher_recipe(run: Run, members: Sequence[Run]) -> dict[str, Any]:
 
 def _transforms(run: Run) -> dict[str, Any]:
     """Return the defaults of the augmentations and of the evaluation transform."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"orientation": "exif"}
     if run.augment is None or run.eval_crop is None or run.eval_interpolation is None:
         data = load_data(run)
         if data.kind == "tensors":
@@ -107,7 +111,7 @@ def _transforms(run: Run) -> dict[str, Any]:
             values |= {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
         values["augment"] = DEFAULT_AUGMENT[data.kind]
     values["teacher_augment"] = run.augment or values.get("augment")
-    if "eval_crop" not in values and None in (run.eval_crop, run.eval_interpolation):
+    if "eval_crop" not in values and None in [getattr(run, name) for name in OF_VIEWS]:
         values |= _evaluation(run)
     return values
 
@@ -123,7 +127,7 @@ def _evaluation(run: Run) -> dict[str, Any]:
     if is_output_file(first.teacher):
         record = load_output_teacher(first).record
         if record is not None and record.views:
-            return {name: record.views[name] for name in ("eval_crop", "eval_interpolation")}
+            return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_VIEWS}
         published = untrained(run, "student").preprocessing  # nothing else is known
     else:
         published = untrained(first, "teacher").preprocessing

@@ -11,6 +11,7 @@ from kdtune.config.names import Role, is_output_file
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.study_checks import OF_FUNCTION
+from kdtune.data.sources import load_data
 from kdtune.models.finished import read_finished
 from kdtune.models.preprocessing import describe_preprocessing
 from kdtune.models.registry import PREPROCESSING
@@ -116,6 +117,8 @@ def _has_effect(name: str, study: Study) -> bool:
         return tuned and _fits_teacher(part, run)
     if name == "lr_milestones":
         return "multistep" in study.values("schedule")  # type: ignore[operator]
+    if name == "orientation":
+        return load_data(run).kind == "files"
     if name == "val_share":
         return False
     return _value(name, study) is not None

@@ -62,6 +62,9 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
     if own.schedule == "multistep":
         names.append("lr_milestones")
     recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
+    # older records do not name it, and it has no effect on other data
+    if own.orientation != "stored" and load_data(run).kind == "files":
+        recipe["orientation"] = own.orientation
     if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
         recipe["repeat"] = own.repeat
     return recipe | own.config

@@ -11,13 +11,14 @@ from kdtune.config.student_record import InputRecord, ModelRecord
 from kdtune.config.study import Study
 from kdtune.config.study_objects import describe_fixed_students
 from kdtune.data.dataset import Data
+from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.ensemble import networks
 from kdtune.models.weights import licence_of
 from kdtune.streams.shards import view_size
 from kdtune.training.other_cut import find_leaks
-from kdtune.training.recipe import students, teachers, untrained, untrained_teacher
+from kdtune.training.recipe import OF_VIEWS, students, teachers, untrained, untrained_teacher
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class Transforms:
     """What provenance.json says of a study's images and models."""
 
     views: dict[str, Any]
-    """`image_size`, `eval_crop` and `eval_interpolation`. The shorter side of an image is resized
-    to image_size / eval_crop, then the central square of image_size is cropped."""
+    """`image_size`, `orientation`, `eval_crop` and `eval_interpolation`. The shorter side of an
+    image is resized to image_size / eval_crop, then the central square of image_size is cropped."""
     models: dict[str, dict[str, Any]]
     """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
     warnings: list[str]
     """Sentences on models without preprocessing of their own, on students whose initial weights do
-    not vary, on examples that splits share, and on teachers that may have trained on val."""
+    not vary, on examples that splits share, on teachers that may have trained on val, and on images
+    that were left out."""
     input: dict[str, Any] = field(default_factory=dict)
     """The fields of `InputRecord`: one view of the data."""
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -47,7 +49,7 @@ def transforms_of(study: Study) -> Transforms:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
-    others = [*describe_fixed_students(study), *find_leaks(study)]
+    others = [*describe_fixed_students(study), *find_leaks(study), *with_extra(data, run).warnings]
     runs = students(study)
     of_students = [untrained(own, "student") for own in runs]
     pairs = zip(runs, of_students, strict=True)
@@ -60,7 +62,7 @@ def transforms_of(study: Study) -> Transforms:
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
     views = {
         "image_size": (size := view_size(run, data, *of_teachers, *of_students)),
-        **{name: getattr(run, name) for name in ("eval_crop", "eval_interpolation")},
+        **{name: getattr(run, name) for name in OF_VIEWS},
     }
     return Transforms(
         views,

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import from_numpy
 
 import kdtune
-from kdtune.data.dataset import decode
+from kdtune.data.decoding import decode
 from kdtune.data.sources import load_fashion
 from kdtune.data.views import Resizing
 from kdtune.deploy.description import Resize
@@ -113,10 +113,12 @@ def test_pillow_makes_the_same_views(
     """But for rounding: 2 of 255 levels is what 153 photographs showed at most."""
     file = tmp_path / "photo.png"
     for seed, (height, width) in enumerate([(60, 80), (81, 57), (50, 50)]):
-        Image.fromarray(photo(seed, height, width).permute(1, 2, 0).numpy()).save(file)
-        resize = Resize(round(size / crop), size, interpolation, "RGB")
+        exif = Image.Exif()
+        exif[0x0112] = 1 + 5 * (seed % 2)  # 6 is turned by 90 degrees
+        Image.fromarray(photo(seed, height, width).permute(1, 2, 0).numpy()).save(file, exif=exif)
+        resize = Resize(round(size / crop), size, interpolation, "RGB", "exif")
         mine = from_numpy(np.array(pillow_view(str(file), resize)))
-        want = Resizing(crop, interpolation)(decode(str(file)), size)  # type: ignore[arg-type]
+        want = Resizing(crop, interpolation)(decode(str(file), "exif"), size)  # type: ignore[arg-type]
         assert mine.shape == want.shape and (mine.int() - want.int()).abs().max() <= 2
 
 

@@ -163,7 +163,8 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     run = Run(data=str(photos), teacher="resnet18", teacher_weights="none", teacher_epochs=0)
     study = Study(run=resolve(run), space={"student": ("factories:bare_student", "cifar_resnet20")})
     record = transforms_of(study)
-    views = {"image_size": 224, "eval_crop": 224 / 256, "eval_interpolation": "bilinear"}
+    views = {"image_size": 224, "orientation": "exif", "eval_crop": 224 / 256}
+    views["eval_interpolation"] = "bilinear"
     assert record.views == views
     names = ["teacher resnet18", "student factories:bare_student", "student cifar_resnet20"]
     assert list(record.models) == names

@@ -1,0 +1,253 @@
+"""Folders of images as users have them: links, odd names, other formats, folders in folders."""
+
+import os
+
+import pytest
+from photos import photo, save
+from torchvision.datasets import ImageFolder
+
+from kdtune.config.errors import InputError
+from kdtune.config.run import Run
+from kdtune.data.balance import describe_data
+from kdtune.data.extra import with_extra
+from kdtune.data.folder import verify
+from kdtune.data.sources import clear_cached_data, load_data
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Make train/ and val/ with two images each of ants and bees."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+    for i, split in enumerate(("train", "val")):
+        for k, name in enumerate(("ant", "bee")):
+            for j in range(2):
+                save(photo(10 * i + 4 * k + j), tmp_path / "photos" / split / name / f"{j}.png")
+    yield tmp_path / "photos"
+    clear_cached_data()
+
+
+def refusal(root):
+    """The sentence with which the data are refused."""
+    with pytest.raises(InputError) as caught:
+        verify(load_data(Run(data=str(root))))
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.isprintable() and len(sentence) < 600
+    return sentence
+
+
+def test_images_are_found_in_the_order_of_torchvision(root):
+    train = root / "train"
+    for name in ("B.JPG", "a.Jpeg", "ä.png", "b c.webp", "%s.png", "$x$.png", "'q\".png", ".h.png"):
+        save(photo(7), train / "ant" / f"{name}")
+    for place in ("z", "a/b", "a-b", "a/B", ".hidden"):
+        save(photo(8), train / "bee" / place / "n.png")
+    (train / "ant" / "cat.jpg").mkdir()
+    (train / "ant" / ("n" * 251 + ".png")).write_bytes((train / "ant" / "0.png").read_bytes())
+    (train / "notes.txt").write_text("no class")
+    os.symlink(train / "ant" / "0.png", train / "ant" / "link.png")
+    data = load_data(Run(data=str(root)))
+    reference = ImageFolder(train)
+    assert data.classes == tuple(reference.classes)
+    assert data.splits["train"].inputs == tuple(path for path, _ in reference.samples)
+    assert data.splits["train"].labels.tolist() == reference.targets
+    verify(data)
+
+
+def test_links_to_classes_and_to_splits_are_followed(root, tmp_path):
+    (tmp_path / "linked").mkdir()
+    os.symlink(root / "val", tmp_path / "linked" / "val")
+    (tmp_path / "linked" / "train").mkdir()
+    for name in ("ant", "bee"):
+        os.symlink(root / "train" / name, tmp_path / "linked" / "train" / name)
+    linked, own = (load_data(Run(data=str(place))) for place in (tmp_path / "linked", root))
+    assert linked.fingerprint == own.fingerprint and not linked.warnings and not linked.remarks
+
+
+def to_another_class(root):
+    os.symlink(root / "train" / "bee", root / "train" / "ant" / "more")
+    return "train/ant/more links to", "whose images would be ant", "remove the link"
+
+
+def to_itself(root):
+    os.symlink(root / "train" / "ant", root / "train" / "ant" / "loop")
+    return "train/ant/loop links to", "remove the link"
+
+
+def class_of_all(root):
+    os.symlink(root / "train", root / "train" / "all")
+    return "in", "train/all", "are also in", "remove the link"
+
+
+def class_twice(root):
+    os.symlink(root / "train" / "ant", root / "train" / "wasp")
+    return "train/wasp", "are also in", "train/ant"
+
+
+def class_in_another(root):
+    save(photo(5), root / "train" / "bee" / "young" / "a.png")
+    os.symlink(root / "train" / "bee" / "young", root / "train" / "larva")
+    return "train/larva", "are also in", "train/bee"
+
+
+def dangling_class(root):
+    os.symlink(root / "gone", root / "train" / "wasp")
+    return "the link", "train/wasp to", "leads nowhere", "restore its target"
+
+
+def circular_split(root):
+    os.symlink("test", root / "test")
+    return "the link", "photos/test to test leads nowhere, or in a circle"
+
+
+def dangling_image(root):
+    os.symlink(root / "gone.png", root / "val" / "bee" / "9.png")
+    return "val/bee/9.png is a link to", "gone.png, which cannot be reached"
+
+
+def circular_image(root):
+    os.symlink("9.png", root / "val" / "bee" / "9.png")
+    return "val/bee/9.png is a link to 9.png", "Too many levels"
+
+
+def pipe(root):
+    os.mkfifo(root / "val" / "bee" / "9.png")
+    return ("val/bee/9.png is no file; remove it",)
+
+
+def no_utf8_file(root):
+    os.link(root / "val" / "bee" / "0.png", os.fsencode(root / "val" / "bee") + b"/caf\xe9.png")
+    return "printable characters of UTF-8 only", r"val/bee/caf\udce9.png"
+
+
+def no_utf8_folder(root):
+    os.mkdir(os.fsencode(root / "val" / "bee") + b"/caf\xe9")
+    save(photo(1), root / "val" / "bee" / "caf\udce9" / "0.png")
+    return (r"val/bee/caf\udce9/0.png",)
+
+
+def no_utf8_class(root):
+    os.mkdir(os.fsencode(root / "val") + b"/caf\xe9")
+    return "the name of a class", r"val/caf\udce9", r"such as '\udce9'; rename it"
+
+
+def newline(root):
+    save(photo(1), root / "val" / "bee" / "a\nb.png")
+    return (r"val/bee/a\nb.png' has others; rename it",)
+
+
+def escape(root):
+    save(photo(1), root / "train" / "\x1b[31mred" / "0.png")
+    return r"train/\x1b[31mred", r"such as '\x1b'; rename it"
+
+
+def bidirectional(root):
+    save(photo(1), root / "train" / "a\u202egnp" / "0.png")
+    return r"train/a\u202egnp", r"such as '\u202e'; rename it"
+
+
+def file_as_split(root):
+    (root / "test").write_text("")
+    return ("photos/test must be a folder, but is a file",)
+
+
+def no_class(root):
+    for name in ("ant", "bee"):
+        (root / "val" / name).rename(root / "train" / name / name)
+    return ("val must hold one folder of images for each class, but holds no folder",)
+
+
+def only_heic(root):
+    for k in range(2):
+        (root / "val" / "bee" / f"{k}.png").rename(root / "val" / "bee" / f"{k}.HEIC")
+    return "bee has none with the suffixes .jpg", "2 images of other formats are left out"
+
+
+def two_classes_without_images(root):
+    for name in ("cat", "dog"):
+        (root / "train" / name).mkdir()
+    return ("cat, dog have none with the suffixes",)
+
+
+def a_truncated_one(root):
+    file = root / "val" / "bee" / "0.png"
+    file.write_bytes(file.read_bytes()[:-300])
+    return "the image", "val/bee/0.png cannot be read (", "replace or remove the file"
+
+
+def an_empty_one(root):
+    (root / "val" / "bee" / "0.png").write_bytes(b"")
+    return ("val/bee/0.png cannot be read (cannot identify image file)",)
+
+
+def a_bomb(root):
+    head = (root / "val" / "bee" / "0.png").read_bytes()
+    import struct
+    import zlib
+
+    size = b"IHDR" + struct.pack(">II", 60000, 60000) + head[24:29]
+    whole = head[:12] + size + struct.pack(">I", zlib.crc32(size)) + head[33:]
+    (root / "val" / "bee" / "0.png").write_bytes(whole)
+    return "val/bee/0.png cannot be read (Image size (3600000000 pixels) exceeds limit", "bomb"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(to_another_class, to_itself, class_of_all, class_twice, class_in_another),
+        *(dangling_class, circular_split, dangling_image, circular_image, pipe),
+        *(no_utf8_file, no_utf8_folder, no_utf8_class, newline, escape, bidirectional),
+        *(file_as_split, no_class, only_heic, two_classes_without_images),
+        *(a_truncated_one, an_empty_one, a_bomb),
+    ],
+)
+def test_an_odd_folder_is_refused_in_one_sentence(root, spoil):
+    words = spoil(root)
+    sentence = refusal(root)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_a_circle_of_links_to_folders_ends(root):
+    """torchvision follows it until the name is too long for the system: 82 images for 6."""
+    to_itself(root)
+    to_another_class(root)
+    assert len(ImageFolder(root / "train").samples) > 40
+    assert "remove the link" in refusal(root)
+
+
+def test_images_that_are_left_out_are_said_once_with_an_example(root):
+    for name in ("a.gif", "b.HEIC", "c.avif"):
+        (root / "train" / "bee" / name).write_bytes(b"not opened")
+    picture = (root / "train" / "bee" / "0.png").read_bytes()
+    (root / "train" / "bee" / "download").write_bytes(picture)
+    for name in (".hidden.gif", "notes.txt", "labels.json", "Thumbs.db", "README"):
+        (root / "train" / "bee" / name).write_bytes(b"text")
+    save(photo(3), root / "train" / "lost.png")
+    found = load_data(Run(data=str(root))).warnings
+    assert len(found) == 2
+    assert found[0].startswith(
+        f"4 images in {root}/train are left out (such as bee/a.gif), since only files with the "
+        f"suffixes .jpg, .jpeg, .png"
+    )
+    assert found[1].startswith(f"1 image in {root}/train is in no folder of a class (such as lost")
+
+
+def test_images_without_labels_that_are_left_out_are_said_too(root, tmp_path):
+    save(photo(1), tmp_path / "more" / "a.png")
+    (tmp_path / "more" / "b.gif").write_bytes(b"GIF89a")
+    os.symlink(tmp_path / "more", tmp_path / "more" / "circle")
+    run = Run(data=str(root), extra=str(tmp_path / "more"))
+    data = with_extra(load_data(run), run)
+    assert len(data.splits["extra"]) == 1
+    assert [text.partition(" (")[0] for text in data.warnings] == [
+        f"1 image in {tmp_path}/more is left out"
+    ]
+
+
+def test_folders_inside_a_class_are_walked_and_said(root):
+    save(photo(1), root / "val" / "bee" / "old" / "0.png")
+    data = load_data(Run(data=str(root)))
+    assert data.splits["val"].labels.tolist() == [0, 0, 1, 1, 1] and not data.warnings
+    sentence = (
+        "is in folders inside the folder of a class (such as bee/old/0.png) and has the label"
+    )
+    assert any(sentence in line for line in describe_data(data))
