@@ -2,6 +2,7 @@
 
 - registry: models by name
 - classifier: a network with its preprocessing
+- probe: trial of a model on two views of the data, before any work
 - preprocessing: from views to a model's input, as libraries publish it or the user gives it
 - weights: state dicts in and out, without pickle
 - checkpoints: files, entries and prefixes of checkpoints that others have saved

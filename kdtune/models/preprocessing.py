@@ -17,9 +17,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.fields import requirement_error
 from kdtune.config.run_data import Interpolation
+from kdtune.config.user_code import user_code
 
 EXAMPLE = '{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 224}'
 """A dict that is a preprocessing, for error messages."""
@@ -180,17 +181,28 @@ def of_module(net: nn.Module, name: str) -> Preprocessing | None:
     Raises:
         InputError: the attribute is something else, or a value is not allowed.
     """
-    given = getattr(net, "preprocessing", None)
+    with user_code(f"the preprocessing of {name} cannot be read"):
+        given = getattr(net, "preprocessing", None)
     if given is not None:
-        try:
-            return _read(given)
-        except InputError as error:
-            raise InputError(f"the preprocessing of {name} is not valid: {error}") from None
+        return _valid(name, given)
     for attribute in ("pretrained_cfg", "default_cfg"):
         config = getattr(net, attribute, None)
         if isinstance(config, Mapping) and {"input_size", "mean", "std"} <= config.keys():
-            return published_by_timm(config)
+            return _valid(name, config)
     return None
+
+
+def _valid(name: str, given: object) -> Preprocessing:
+    """Return the preprocessing that a module of this name has; raise InputError as `of_module`."""
+    try:
+        return _read(given)
+    except InputError as error:
+        raise InputError(f"the preprocessing of {name} is not valid: {error}") from None
+    except Exception as error:  # an object that only looks like a library's
+        reason = f"{type(error).__name__}: {first_line(error, 120)}"
+        raise InputError(
+            f"the preprocessing of {name} is not valid ({reason}); give a dict such as {EXAMPLE}"
+        ) from None
 
 
 def _read(given: object) -> Preprocessing:

@@ -145,10 +145,15 @@ def torchvision_names() -> frozenset[str]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and Python for a factory; restore their states at the end."""
+    """Seed torch, numpy and Python for a factory; restore their states at the end.
+
+    So are the settings of torch that a factory or its module may change, such as those of a script
+    for inference: gradients and the type of new tensors.
+    """
     # the global generators, since a user's factory draws from them
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
+    dtype = torch.get_default_dtype()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -157,6 +162,7 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
+            torch.set_default_dtype(dtype)
 
 
 def _construct(name: str, classes: int) -> Classifier:

@@ -14,7 +14,13 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
+from kdtune.raytune.reporter import (
+    EpochReport,
+    Reporter,
+    describe_error,
+    make_run,
+    save_traceback,
+)
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
@@ -53,7 +59,7 @@ def run_trial(config: dict[str, Any], study: Study, concurrent: int | None = Non
         error = None
     except Exception as caught:
         save_traceback(mirror, place)
-        error = f"{type(caught).__name__}: {caught}"
+        error = describe_error(caught)
     reporter.report(error)
 
 

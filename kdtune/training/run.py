@@ -20,9 +20,10 @@ from kdtune.data.extra import with_extra
 from kdtune.data.folder import verify
 from kdtune.data.mixing import check_mixing
 from kdtune.data.sources import load_data
-from kdtune.models.classifier import Classifier, probe
+from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import WEIGHTS
+from kdtune.models.probe import check_learns, probe
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.user_source import source_digest
 from kdtune.models.weights import save_weights
@@ -261,6 +262,7 @@ def _check_models(
                 f"False for all; set it to True (net.requires_grad_())"
             )
         probe(student, views, classes, whole=whole)
+        check_learns(student, views, whole=whole)
     check_features(study, [teacher for _, teacher in own_teachers], own_students, views)
 
 

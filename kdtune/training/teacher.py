@@ -17,9 +17,10 @@ from kdtune.config.run import Run, derive_seed
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
-from kdtune.models.classifier import Classifier, probe
+from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
+from kdtune.models.probe import check_learns, probe
 from kdtune.models.registry import build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
@@ -248,5 +249,8 @@ def probe_teacher(run: Run, teacher: Model, student: Classifier | None = None) -
     data = load_data(run)
     views = samples(data, run, view_size(run, data, teacher, student))
     if isinstance(teacher, Classifier):
-        probe(teacher, views, len(data.classes), whole=run.teacher_trainable != "head")
+        whole = run.teacher_trainable != "head"
+        probe(teacher, views, len(data.classes), whole=whole)
+        if run.teacher_epochs:
+            check_learns(teacher, views, whole=whole)
     return views

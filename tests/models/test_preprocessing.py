@@ -12,7 +12,6 @@ from torch import nn
 import kdtune.models
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.models.classifier import probe
 from kdtune.models.fashion import fashion_student
 from kdtune.models.preprocessing import (
     Preprocessing,
@@ -21,6 +20,7 @@ from kdtune.models.preprocessing import (
     published_by_timm,
     published_by_torchvision,
 )
+from kdtune.models.probe import probe
 from kdtune.models.registry import build, build_model
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
