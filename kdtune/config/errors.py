@@ -59,6 +59,13 @@ class Diverged(UserError, RuntimeError):
     """
 
 
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError),
+    *(RecursionError, OverflowError),
+)
+"""Errors of reading JSON that has other values than kdtune writes; InputError is a ValueError."""
+
+
 def first_line(error: BaseException, length: int = 200) -> str:
     """Return the first line of an error's message, at most `length` characters of it."""
     try:

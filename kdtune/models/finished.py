@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import DAMAGED, InputError, first_line
 from kdtune.models.preprocessing import Preprocessing
 
 WEIGHTS = "teacher.safetensors"
@@ -40,18 +40,33 @@ class FinishedTeacher:
 
 
 def read_finished(file: Path) -> FinishedTeacher | None:
-    """Return what a file of weights says about its teacher; None for files of others."""
+    """Return what a file of weights says about its teacher; None for files of others.
+
+    Raises:
+        InputError: It says so in a way that this version cannot read. Without its preprocessing the
+            teacher's predictions would be wrong.
+    """
     try:
         with safe_open(file, framework="pt") as weights:
             metadata = weights.metadata() or {}
-        if METADATA in metadata:
-            return _finished(**json.loads(metadata[METADATA]))
-        if file.name != WEIGHTS:
+        if METADATA not in metadata and file.name != WEIGHTS:
             return None
+    except (OSError, SafetensorError):
+        return None  # no file, or of another kind
+    if METADATA in metadata:
+        try:
+            return _finished(**json.loads(metadata[METADATA]))
+        except DAMAGED as error:
+            raise InputError(
+                f"{file} is of a teacher that kdtune has fine-tuned, but what it says of it "
+                f"({METADATA} in its metadata) is damaged or of a newer version "
+                f"({first_line(error, 120)}); copy the file again, or fine-tune the teacher again"
+            ) from None
+    try:
         record = json.loads((file.parent / RECORD).read_text(encoding="utf-8"))
         return _finished(record["run"]["student"], record["classes"], record["preprocessing"])
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
-        return None  # no file, of another kind, or without a record
+    except (OSError, *DAMAGED):
+        return None  # of others, or without a record
 
 
 def _finished(
@@ -61,6 +76,11 @@ def _finished(
     data: str | None = None,
     has_cut_val: bool = False,
 ) -> FinishedTeacher:
+    texts = [model, *classes] if data is None else [model, data, *classes]
+    if not isinstance(classes, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("the model, its classes and its data must be text")
+    if not isinstance(has_cut_val, bool):
+        raise TypeError("has_cut_val must be true or false")
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()
     }

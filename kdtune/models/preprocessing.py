@@ -24,6 +24,8 @@ from kdtune.config.user_code import user_code
 
 EXAMPLE = '{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 224}'
 """A dict that is a preprocessing, for error messages."""
+MAX_SIZE = 4096
+"""Greatest side of a model's input in pixels, as of `Run.teacher_size`, and number of channels."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +240,8 @@ def _check(p: Preprocessing) -> None:
     """Raise InputError unless all values are allowed."""
     for name in ("size", "channels"):
         value = getattr(p, name)
-        whole = value is None or (type(value) is int and value >= 1)
-        _require(whole, name, "be a whole number of 1 or more, or None", value)
+        whole = value is None or (type(value) is int and 1 <= value <= MAX_SIZE)
+        _require(whole, name, f"be a whole number from 1 to {MAX_SIZE}, or None", value)
     for name in ("mean", "std"):
         values = getattr(p, name)
         numbers = len(values) > 0 and all(map(_is_number, values))
@@ -266,5 +268,6 @@ def _require(holds: bool, name: str, requirement: str, value: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    whole_or_float = isinstance(value, int | float) and not isinstance(value, bool)
-    return whole_or_float and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import atomic_write, describe_missing
-from kdtune.models.checkpoints import COUNTERS, StateDict, align, read_checkpoint
+from kdtune.models.checkpoints import COUNTERS, StateDict, align, read_checkpoint, shown
 
 
 def load_weights(name: str, weights: str) -> StateDict:
@@ -87,16 +87,18 @@ def differences(expected: StateDict, state: StateDict) -> list[str]:
     differ = [k for k in expected if k in state and state[k].shape != expected[k].shape]
     faults = []
     if missing:
-        faults.append(f"missing keys: {len(missing)}, first {missing[0]}")
+        faults.append(f"missing keys: {len(missing)}, first {shown(missing[0])}")
     if foreign:
-        faults.append(f"unexpected keys: {len(foreign)}, first {foreign[0]}")
+        faults.append(f"unexpected keys: {len(foreign)}, first {shown(foreign[0])}")
     if differ:
         key, (have, need) = differ[0], [list(side[differ[0]].shape) for side in (state, expected)]
-        faults.append(f"other shapes: {len(differ)}, first {key}, {have} instead of {need}")
+        faults.append(f"other shapes: {len(differ)}, first {shown(key)}, {have} instead of {need}")
     shared = [k for k in expected if k in state and not k.endswith(counter)]
     if other := [k for k in shared if _kind(state[k]) != _kind(expected[k])]:
         kinds = [_kind(side[other[0]]) for side in (state, expected)]
-        faults.append(f"other types: {len(other)}, first {other[0]}, {' instead of '.join(kinds)}")
+        faults.append(
+            f"other types: {len(other)}, first {shown(other[0])}, {' instead of '.join(kinds)}"
+        )
     return faults
 
 
@@ -132,8 +134,8 @@ def check_finite(state: StateDict, own: StateDict, what: str) -> None:
     others = f", and in {len(bad) - 1} others" if len(bad) > 1 else ""
     raise InputError(
         f"{what} must be finite numbers, but hold {sum(bad.values()):,} that are NaN or infinite, "
-        f"{count:,} of them in {key}{others}; their training has diverged, or the file is damaged: "
-        f"give other weights"
+        f"{count:,} of them in {shown(key)}{others}; their training has diverged, or the file is "
+        f"damaged: give other weights"
     )
 
 

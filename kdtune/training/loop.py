@@ -189,10 +189,10 @@ def _cause(training: _Training, meters: Mapping[str, Meter], number: int) -> str
             f"{total:,} examples before its first training step; check its initial weights and the "
             f"images"
         )
-    own = own_objectives([run.loss]) if run.alpha < 1 and training.stream.teacher else []
-    if own and not any(meter.count_not_finite("student")[0] for meter in meters.values()):
+    own = own_objectives([run.loss]) if run.alpha < 1 and not run.compares_features else []
+    if own and not meters["train"].is_finite(training.objective):
         return (
-            f"the logits of student and teacher are finite, so it is the value of the objective "
-            f"{own[0]}; return a finite number for all finite logits"
+            f"the objective {run.loss} is NaN or infinite for a batch of train with finite logits; "
+            f"check {own[0]}, which must return a finite number for all finite logits"
         )
     return "a lower lr may help" + ", or --precision fp32" * (run.precision == "bf16")

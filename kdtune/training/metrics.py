@@ -1,5 +1,6 @@
 """Metrics of an epoch, computed as the table `kdtune.config.metrics.METRICS` says."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -105,6 +106,19 @@ class Meter:
         logits = [student if of == "student" else teacher for student, teacher, _ in own]
         wrong = sum(int((~one.isfinite()).any(1).sum()) for one in logits if one is not None)
         return wrong, sum(len(labels) for *_, labels in own)
+
+    @torch.no_grad()
+    def is_finite(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor]) -> bool:
+        """Return True if an objective is finite for all batches whose logits are finite.
+
+        Args:
+            objective: Of the student's logits, the teacher's and the labels.
+        """
+        return all(
+            bool(objective(student, teacher, labels).isfinite())
+            for student, teacher, labels in self._batches
+            if teacher is not None and student.isfinite().all() and teacher.isfinite().all()
+        )
 
     def predictions(self) -> Predictions:
         """Return the predictions on the batches so far."""

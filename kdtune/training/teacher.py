@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,10 @@ def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what was recorded of the teacher that was fine-tuned in a folder; {} if nothing."""
-    file = folder / RECORD
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    with suppress(OSError, ValueError, RecursionError):  # none, or damaged
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def describe_training(run: Run) -> str:
