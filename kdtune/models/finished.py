@@ -5,7 +5,7 @@ preprocessed. Files of earlier versions have that in teacher.json beside them.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def read_finished(file: Path) -> FinishedTeacher | None:
         return None  # no file, or of another kind
     if METADATA in metadata:
         try:
-            return _finished(**json.loads(metadata[METADATA]))
+            return _finished(**_known(json.loads(metadata[METADATA])))
         except DAMAGED as error:
             raise InputError(
                 f"{file} is of a teacher that kdtune has fine-tuned, but what it says of it "
@@ -69,6 +69,18 @@ def read_finished(file: Path) -> FinishedTeacher | None:
         return None  # of others, or without a record
 
 
+def _known(values: object) -> dict[str, Any]:
+    """Return what a file says by name; raise ValueError if a name is unknown to this version."""
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    known = {field.name for field in fields(FinishedTeacher)}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"it has an entry {unknown[0]!r:.40}")
+    if missing := [name for name in ("model", "classes", "preprocessing") if name not in values]:
+        raise ValueError(f"it has no entry {missing[0]!r}")
+    return values
+
+
 def _finished(
     model: str,
     classes: list[str],
@@ -76,11 +88,12 @@ def _finished(
     data: str | None = None,
     has_cut_val: bool = False,
 ) -> FinishedTeacher:
-    texts = [model, *classes] if data is None else [model, data, *classes]
-    if not isinstance(classes, list) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("the model, its classes and its data must be text")
-    if not isinstance(has_cut_val, bool):
-        raise TypeError("has_cut_val must be true or false")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("its classes are no list of texts")
+    if not isinstance(model, str) or not isinstance(data, str | None):
+        raise TypeError("its model or its data is no text")
+    if not isinstance(has_cut_val, bool) or not isinstance(preprocessing, dict):
+        raise TypeError("has_cut_val or preprocessing has another type")
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()
     }

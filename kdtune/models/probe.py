@@ -1,6 +1,7 @@
 """Trial of a model on two views of the data, before any work: what it returns and what learns."""
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -45,10 +46,11 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
         reason = first_line(error, 120)
         raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
     if in_train_mode:
+        part = f"its part {in_train_mode[0]}" if in_train_mode[0] else "it"
         raise InputError(
-            f"{model.name} must be in eval mode after .eval(), but its part "
-            f"{in_train_mode[0] or 'itself'} stays in train mode, so that an evaluation would "
-            f"change it or be random; leave its method train() as torch has it"
+            f"{model.name} must be in eval mode after train(False), but {part} stays in train "
+            f"mode, so that an evaluation would change it or be random; leave its method train() "
+            f"as torch has it"
         )
     if not torch.equal(views, before):
         raise InputError(
@@ -120,3 +122,30 @@ def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
             f"forward and its initial weights",
             stacklevel=1,
         )
+
+
+def check_single(
+    model: Classifier, views: Tensor, count: int, batch_sizes: Iterable[int], flag: str
+) -> None:
+    """Raise InputError if the last batch has one example, from which the model cannot learn.
+
+    Args:
+        model: on the CPU, after `probe`.
+        views: two of the data, [2, ...].
+        count: number of examples of an epoch.
+        batch_sizes: those that are used.
+        flag: of the batch size.
+    """
+    lonely = [size for size in batch_sizes if size == 1 or count % size == 1]
+    if not lonely:
+        return
+    model.set_mode(True)
+    try:
+        with torch.no_grad():
+            model(views[:1])
+    except Exception as error:  # that of batch norm is a ValueError
+        raise InputError(
+            f"{model.name} cannot be trained on a batch of one example ({first_line(error, 80)}), "
+            f"but {flag} {lonely[0]} makes such a batch of {count:,} examples; give another "
+            f"{flag}, or layers without batch statistics"
+        ) from None

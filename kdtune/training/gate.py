@@ -82,7 +82,9 @@ def measure(
 def _share_of(record: object, key: str) -> float | None:
     """Return a share in a record of a teacher; None if it has none there."""
     value = record.get(key) if isinstance(record, dict) else None
-    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= 1 else None
 
 
 def _which(run: Run) -> str:

@@ -21,7 +21,7 @@ from kdtune.data.views import samples
 from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
-from kdtune.models.probe import check_learns, probe
+from kdtune.models.probe import check_learns, check_single, probe
 from kdtune.models.registry import build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
@@ -256,4 +256,8 @@ def probe_teacher(run: Run, teacher: Model, student: Classifier | None = None) -
         probe(teacher, views, len(data.classes), whole=whole)
         if run.teacher_epochs:
             check_learns(teacher, views, whole=whole)
+            own = teacher_run(run)
+            if whole and own.batch_norm == "train":
+                count, sizes = len(data.subset(own)), [own.batch_size]
+                check_single(teacher, views, count, sizes, "--teacher-batch-size")
     return views
