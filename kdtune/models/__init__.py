@@ -10,6 +10,7 @@
 - ensemble: a teacher: one network, several, or a table of outputs
 - outputs: a teacher that is only a table of outputs
 - output_files: reading a file of outputs
+- output_size: its size in memory
 - output_writing: writing one
 - output_rows: their rows as logits, checked
 - factory: calls of a user's factory

@@ -5,10 +5,9 @@ docs/teachers.md describes the formats. Nothing is unpickled.
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from kdtune.models.output_rows import (
     indices,
     to_logits,
 )
+from kdtune.models.output_size import check_npz_size, check_parquet_size
 from kdtune.models.outputs import METADATA, OutputsRecord
 
 SPLITS = ("train", "val", "test")
@@ -139,7 +139,7 @@ def _read_parquet(file: Path) -> _Content:
     present = pq.read_schema(file).names
     kind = _kind_of(file.name, present)
     wanted = {"split", "example", "file", kind} | ({TOP} if kind == "top_probabilities" else set())
-    _check_parquet_memory(file, wanted)
+    check_parquet_size(file, wanted)
     table = pq.read_table(file, columns=[name for name in present if name in wanted])
     if kind == "top_probabilities" and TOP not in present:
         raise InputError(f"{file.name} must have the column {TOP} beside {kind}")
@@ -161,17 +161,6 @@ def _read_parquet(file: Path) -> _Content:
     classes = class_names(file.name, json.loads(metadata[b"classes"])) if named else None
     record = OutputsRecord.of(metadata.get(METADATA.encode()))
     return _Content(parts, classes, record)
-
-
-def _check_parquet_memory(file: Path, columns: Collection[str]) -> None:
-    """Raise ValueError if columns do not fit into the memory; one value may stand for millions."""
-    metadata, count = pq.read_metadata(file), 0
-    for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                count += chunk.num_values
-    _check_memory(8 * count)
 
 
 def _parquet_ids(file: str, table: pa.Table) -> tuple[Array, Array | None]:
@@ -249,24 +238,13 @@ def _read_npz(file: Path) -> _Content:
     return _Content(parts, classes, record)
 
 
-def _check_memory(nbytes: int) -> None:
-    """Raise ValueError if the unpacked content of a file does not fit into the memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if nbytes > memory // 2:
-        raise ValueError(
-            f"it unpacks to {nbytes / 1e9:,.1f} GB, more than half of the {memory / 1e9:,.1f} GB of "
-            f"memory"
-        )
-
-
 def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """Return all arrays of an npz file; raise ValueError if it has something else."""
+    check_npz_size(file)
     archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")
     with archive:
-        # a small file may unpack to any size
-        _check_memory(sum(part.file_size for part in archive.zip.infolist()))
         arrays = {name: archive[name] for name in archive.files}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other files
