@@ -43,7 +43,9 @@ def user_code(failure: str) -> Iterator[None]:
 
 @contextmanager
 def no_exit(what: str) -> Iterator[None]:
-    """Turn sys.exit() that is called inside into an InputError; other exceptions stay as they are.
+    """Turn sys.exit() that is called inside into an InputError; errors stay as they are.
+
+    So is a class of the user's that derives from BaseException, which nothing else would catch.
 
     Args:
         what: Whose code is called, such as "the student mine:net".
@@ -52,6 +54,11 @@ def no_exit(what: str) -> Iterator[None]:
         yield
     except SystemExit as stop:
         raise InputError(f"{what} ended: {describe_exit(stop)}") from stop
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{what} ended: {reason}{_place(error)}") from error
 
 
 def describe_exit(stop: SystemExit) -> str:

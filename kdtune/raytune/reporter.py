@@ -18,7 +18,7 @@ from kdtune.storage.mirror import Mirror
 REPORT_SECONDS = 0.5
 """Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
 
-MAX_ERROR = 4000
+MAX_ERROR = 2000
 """Letters of an error that the records keep; the trial's error.txt has it whole."""
 
 
