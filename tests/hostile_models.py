@@ -96,6 +96,10 @@ def detached(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y.detach())
 
 
+def frozen(classes: int) -> nn.Module:
+    return small_cnn(classes, width=2).requires_grad_(False)
+
+
 def blind(classes: int) -> nn.Module:
     """Its logits are its last biases."""
     return Changed(classes, lambda y, net: y * 0 + net.net[-1].bias)

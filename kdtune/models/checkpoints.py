@@ -60,8 +60,11 @@ def read_checkpoint(file: Path) -> StateDict:
     Raises:
         InputError: the file is damaged, holds objects of other classes, or no state dict.
     """
-    with file.open("rb") as stream:
-        start = stream.read(32)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(32)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); give another file") from None
     for beginning, kind in FOREIGN.items():
         if start.startswith(beginning):
             raise InputError(f"{file} is {kind}")

@@ -47,6 +47,8 @@ def read_finished(file: Path) -> FinishedTeacher | None:
             teacher's predictions would be wrong.
     """
     try:
+        if not file.is_file():  # a pipe would never end
+            return None
         with safe_open(file, framework="pt") as weights:
             metadata = weights.metadata() or {}
         if METADATA not in metadata and file.name != WEIGHTS:

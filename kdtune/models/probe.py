@@ -93,8 +93,13 @@ def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
         whole: whether all its layers learn, and not only its head.
     """
     trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
+    if not trained and whole:
+        raise InputError(
+            f"{model.name} must have parameters that learn, but requires_grad is False for all; "
+            f"set it to True (net.requires_grad_())"
+        )
     if not trained:
-        return  # a frozen head is set to learn; other checks name a frozen model
+        return  # a frozen head is set to learn
     model.set_mode(True)
     try:
         with torch.enable_grad():

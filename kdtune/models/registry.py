@@ -172,7 +172,7 @@ def _construct(name: str, classes: int) -> Classifier:
     if name in torchvision_names():
         net = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return Classifier(name, net, published_by_torchvision(name, "default"))
-    if Path(name).suffix in SUFFIXES or Path(name).expanduser().is_file():
+    if Path(name).suffix in SUFFIXES or _is_file(name):
         raise InputError(
             f"--teacher and --student must name an architecture, but got the file {name}. Give the "
             f"file as --teacher-weights or --student-weights, and its architecture as --teacher or "
@@ -186,6 +186,13 @@ def _construct(name: str, classes: int) -> Classifier:
         f"{name!r} is not a classifier of torchvision or kdtune, and models can also be named "
         f"timm/NAME or module:factory{_nearest(name)}"
     )
+
+
+def _is_file(name: str) -> bool:
+    """Return True if a name is that of a file; False for one that no file can have."""
+    with suppress(OSError, RuntimeError, ValueError):  # too long; of an unknown user; with a NUL
+        return Path(name).expanduser().is_file()
+    return False
 
 
 def _construct_timm(name: str, classes: int) -> Classifier:

@@ -83,7 +83,8 @@ def train(
         past = checkpoint.load(student, optimizer, scheduler, projector, average)
         yield from past
     for number in range(len(past), run.epochs):
-        with no_exit(f"the student {run.student}, or the objective {run.loss},"):
+        objective_too = f", or the objective {run.loss}," * (run.alpha < 1)
+        with no_exit(f"the model {run.student}{objective_too}"):
             past.append(_epoch(training, number))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it
@@ -185,7 +186,7 @@ def _cause(training: _Training, meters: Mapping[str, Meter], number: int) -> str
     first, total = meters["train"].count_not_finite("student", batches=1)
     if first and number == 0:
         return (
-            f"the logits of the student {run.student} are NaN or infinite for {first:,} of "
+            f"the logits of {run.student} are NaN or infinite for {first:,} of "
             f"{total:,} examples before its first training step; check its initial weights and the "
             f"images"
         )

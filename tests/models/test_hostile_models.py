@@ -40,6 +40,7 @@ def tried(name: str) -> None:
         ("nan_in_training", "must return finite logits, .* in train mode"),
         ("whole_numbers", r"floating-point numbers, but returns one of int64"),
         ("complex_numbers", r"floating-point numbers, but returns one of complex64"),
+        ("frozen", "must have parameters that learn, but requires_grad is False for all"),
         ("detached", "cannot learn: its logits have no gradient"),
         ("exits", r"exits\(classes=3\), failed: it calls sys\.exit\(0\) .*line \d+\); leave"),
         ("exits_in_forward", r"ended: it calls sys\.exit\(0\)"),

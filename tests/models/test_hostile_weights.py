@@ -1,6 +1,7 @@
 """Weights with other numbers than a network's, and files that only look like weights."""
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -177,3 +178,12 @@ def test_a_whole_record_of_a_finished_teacher_is_read(tmp_path: Path) -> None:
     save_file(state(), file, {METADATA: json.dumps(GOOD)})
     found = read_finished(file)
     assert found is not None and (found.model, found.classes) == ("m:net", ("a", "b"))
+
+
+def test_files_that_no_weights_can_be_in_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert read_finished(tmp_path / "pipe.pt") is None  # without waiting for a writer
+    assert "pipe.pt is not one" in refused(tmp_path / "pipe.pt")
+    assert "/proc/self/mem cannot be read (Input/output error)" in refused(Path("/proc/self/mem"))
+    with pytest.raises(InputError, match="cannot be imported"):
+        build(f"{'x' * 5000}:net", "none", 10, seed=1)

@@ -34,7 +34,7 @@ def trained(run: Run, student: Classifier | None = None) -> None:
         ),
         (
             {"student": "hostile_models:nan_for_many"},
-            "the logits of the student hostile_models:nan_for_many are NaN or infinite for 16 of "
+            "the logits of hostile_models:nan_for_many are NaN or infinite for 16 of "
             "16 examples before its first training step",
         ),
         (
