@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import Diverged, InputError
 from kdtune.config.files import check_links
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -24,7 +24,6 @@ from kdtune.results.teachers import check_teachers
 from kdtune.streams.resources import Resources, local_resources
 from kdtune.training.dump import check_dump, dump_teacher, with_views_of_teacher
 from kdtune.training.gate import find_unmeasured, key_of, measure, with_members
-from kdtune.training.loop import Diverged
 from kdtune.training.progress import Progress
 from kdtune.training.recipe import numbered, resolve_study, teachers, whole_teachers
 from kdtune.training.teacher import (

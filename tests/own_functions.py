@@ -67,6 +67,24 @@ def soft(config: dict[str, Any], repeat: int) -> dict[str, Any]:
     return {"val/acc": np.array([0.2, 0.9])}
 
 
+class Odd(BaseException):
+    """No Exception, as no user's class should be."""
+
+
+class Silent(Exception):
+    """Cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def exits_after_an_epoch(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
+    """Ends its process, as it thinks, with the exit code of a success."""
+    yield {"val/acc": 0.5}
+    if config["alpha"] < 1:
+        sys.exit(0)
+
+
 def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
     """What goes wrong is the value of the hyperparameter."""
     kind = config["kind"]
@@ -74,7 +92,21 @@ def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
         raise RuntimeError("no more data")
     if kind == "nothing":
         return
+    if kind == "exits":
+        sys.exit(0)
+    if kind == "interrupts":
+        raise KeyboardInterrupt
+    if kind == "odd":
+        raise Odd("odd")
+    if kind == "long":
+        raise RuntimeError("a name that is no text: \udcff" + "x" * 100_000)
+    if kind == "silent":
+        raise Silent
     yield {
+        "many": {f"val/m{number}": 1.0 for number in range(20_000)},
+        "control": {"val/acc": 1.0, "val/\x1b[31m": 1.0},
+        "huge": {"val/acc": 1.0, "val/huge": 10**400},
+        "negative": {"epoch": -1, "val/acc": 1.0},
         "nan": {"val/acc": float("nan")},
         "no score": {"val/loss": 1.0},
         "no split": {"acc": 1.0},

@@ -20,6 +20,7 @@ from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.errors import (
     DataChangedError,
+    Diverged,
     ExportMismatchError,
     InputError,
     LeaseLostError,
@@ -54,6 +55,12 @@ ABOUT: dict[StudyCommand, str] = {
 
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
+
+LOST = (LeaseLostError, ExportMismatchError, Diverged)
+"""Errors with valid input: a command ends with exit code 1, not 2."""
+
+MAX_SHOWN = 80
+"""Longest value that an error message shows whole."""
 
 
 def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
@@ -107,8 +114,7 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = main()
     except UserError as error:
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
-        valid = LeaseLostError | ExportMismatchError | DataChangedError
-        code = 1 if isinstance(error, valid) else 2
+        code = 1 if isinstance(error, LOST) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({printable(str(stop))})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
@@ -179,15 +185,28 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
 def _experiment(file: Path) -> Study:
     """Return the study of an experiment, a Python file."""
     if not file.is_file() or file.suffix != ".py":
-        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
+        others = [p.name for p in file.parent.glob("*.py") if p.name != file.name]
+        near = get_close_matches(file.name, others, n=1)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
         raise InputError(
             f"an experiment must be a Python file (.py), but {describe_missing(file)}{hint}"
         )
-    with user_code(f"{file} cannot be run"):
-        study = runpy.run_path(str(file)).get("study")
+    folder, streams = Path.cwd(), (sys.stdin, sys.stdout, sys.stderr)
+    try:
+        with user_code(f"{file} cannot be run"):
+            study = runpy.run_path(str(file)).get("study")
+            shown = repr(study)
+    finally:  # otherwise nobody would see what the command prints
+        sys.stdin, sys.stdout, sys.stderr = streams
     if not isinstance(study, Study):
-        raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {study!r}")
+        shown = shown if len(shown) <= MAX_SHOWN else f"a {type(study).__name__}"
+        raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {shown}")
+    if Path.cwd() != folder:
+        warnings.warn(
+            f"{file} has changed the working folder from {folder} to {Path.cwd()}; relative paths, "
+            f"also those of flags, are relative to the latter",
+            stacklevel=1,
+        )
     return study
 
 

@@ -64,7 +64,9 @@ COMMANDS = {
         exit_codes=(0, 1, 2, 130),
         resumes=True,
     ),
-    "distill": _of_study(summary="Run one distillation and print its epochs."),
+    "distill": _of_study(
+        summary="Run one distillation and print its epochs.", exit_codes=(0, 1, 2, 130)
+    ),
     "teacher": _of_study(summary="Fine-tune the teacher of a study.", resumes=True),
     "analysis": _of_reading(
         summary="Print the table, comparison and conclusion of a study or a csv file.",

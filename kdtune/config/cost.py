@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+from kdtune.config.errors import DAMAGED, InputError
 from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import COSTS, atomic_write
 from kdtune.config.names import Role
@@ -59,11 +60,22 @@ def read_costs(folder: Path) -> list[Cost]:
     The driver measures what is missing when it next runs trials.
     """
     names = {field.name for field in fields(Cost)}
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    with suppress(OSError, *DAMAGED):
         models: list[dict[str, Any]] = json.loads((folder / COSTS).read_text("utf-8"))["models"]
         # a later version may have added fields
-        return [Cost(**{k: v for k, v in model.items() if k in names}) for model in models]
+        costs = [Cost(**{k: v for k, v in model.items() if k in names}) for model in models]
+        for cost in costs:
+            _check(cost)
+        return costs
     return []
+
+
+def _check(cost: Cost) -> None:
+    """Raise InputError, which is a ValueError, unless all values have their types."""
+    check_fields(cost)
+    for name, value in vars(cost).items():
+        if isinstance(value, int | float) and value < 0:
+            raise InputError(f"{name} must be 0 or more, but got {value}")
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,27 @@ class ExportMismatchError(UserError):
     """
 
 
+class Diverged(UserError, RuntimeError):
+    """A metric of a run became NaN or infinite. The run is lost: commands end with exit code 1.
+
+    Records begin its message with the name of this class, and such a run is not tried again.
+    """
+
+
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError),
+    *(RecursionError, OverflowError),
+)
+"""Errors of reading JSON that has other values than kdtune writes; InputError is a ValueError."""
+
+
 def first_line(error: BaseException, length: int = 200) -> str:
     """Return the first line of an error's message, at most `length` characters of it.
 
     It may quote what others wrote, so nothing in it acts on the terminal, see `text.printable`.
     """
-    text = str(error).strip() or repr(error)
+    try:
+        text = str(error).strip() or repr(error)
+    except Exception:  # a class of the user's may raise here as well
+        text = f"a {type(error).__name__} without a message"
     return printable(text.splitlines()[0][:length])

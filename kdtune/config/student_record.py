@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.errors import InputError, first_line
+from kdtune.config.errors import DAMAGED, InputError, first_line
+from kdtune.config.fields import check_fields
 from kdtune.config.files import STUDENTS_CONFIG
 from kdtune.config.migrations import migrate_run
 from kdtune.config.run import Run
@@ -113,7 +114,7 @@ def read_students_record(folder: Path) -> StudentsRecord:
         raise InputError(
             f"a folder of students must hold {STUDENTS_CONFIG}, but {folder} does not; {REMEDY}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is damaged ({first_line(error)}); {REMEDY}") from None
     if not isinstance(values, dict):
         raise InputError(f"{file} is damaged (it is no JSON object); {REMEDY}")
@@ -126,7 +127,8 @@ def read_students_record(folder: Path) -> StudentsRecord:
     try:
         record = _from_1(values) if schema == 1 else _from_2(values)
         record.configured_run  # noqa: B018 - checks the values
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _check(record)
+    except DAMAGED as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{file} is damaged ({reason}); {REMEDY}") from None
     return record
@@ -149,13 +151,36 @@ def _from_2(values: Mapping[str, Any]) -> StudentsRecord:
         **known
         | {
             "model": ModelRecord(**_known(ModelRecord, values["model"])),
-            "input": own and InputRecord(own["kind"], tuple(own["shape"]), own["dtype"]),
-            "classes": tuple(values["classes"]),
+            "input": own and InputRecord(own["kind"], _listed(own["shape"]), own["dtype"]),
+            "classes": _listed(values["classes"]),
             "students": tuple(
                 StudentRecord(**_known(StudentRecord, one)) for one in values["students"]
             ),
         }
     )
+
+
+def _listed(values: object) -> tuple[Any, ...]:
+    """Return the items of a list; raise TypeError for a text, which has items, too."""
+    if not isinstance(values, list):
+        raise TypeError(f"a list is expected, but got a {type(values).__name__}")
+    return tuple(values)
+
+
+def _check(record: StudentsRecord) -> None:
+    """Raise InputError, which is a ValueError, for a value of another type."""
+    for part in (record, record.model, record.input, *record.students):
+        if part is not None:
+            check_fields(part)
+    own = record.input
+    if own is not None and not all(type(n) is int and 0 < n < 2**31 for n in own.shape):
+        raise ValueError(f"the shape of the input must be whole numbers, but is {own.shape}")
+    if not all(isinstance(name, str) for name in record.classes):
+        raise ValueError("the names of the classes must be a list of texts")
+    for name in ("preprocessing", "configuration", "versions", "run"):
+        value = getattr(record, name)
+        if not isinstance(value, Mapping) and (name, value) != ("preprocessing", None):
+            raise ValueError(f"{name} must be an object, but is a {type(value).__name__}")
 
 
 def _known(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:

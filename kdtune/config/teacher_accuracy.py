@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdtune.config.errors import DAMAGED
+from kdtune.config.fields import check_fields
 from kdtune.config.files import TEACHER_ACCURACY, atomic_write
 
 
@@ -85,7 +87,7 @@ class TeacherAccuracy:
 
 def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:
     """Return the record in a study's folder; [] if there is none, or it is damaged."""
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    with suppress(OSError, *DAMAGED):
         return [_read(one) for one in json.loads((folder / TEACHER_ACCURACY).read_text("utf-8"))]
     return []
 
@@ -99,5 +101,12 @@ def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> 
 
 
 def _read(values: Mapping[str, Any]) -> TeacherAccuracy:
+    """Return a record; raise ValueError or another error for values that none has."""
     splits = {split: Accuracy(**counts) for split, counts in values["splits"].items()}
-    return TeacherAccuracy(**{**values, "splits": splits})
+    record = TeacherAccuracy(**{**values, "splits": splits})
+    for part in (record, *splits.values()):
+        check_fields(part)
+    for one in splits.values():
+        if not (one.n > 0 <= one.correct <= one.n and 0 <= one.largest_class <= one.n):
+            raise ValueError(f"an accuracy must be a share of examples, but got {one!r}")
+    return record

@@ -19,7 +19,9 @@ _NOT_THE_USERS = (
 
 @contextmanager
 def user_code(failure: str) -> Iterator[None]:
-    """Turn every exception raised inside into an InputError.
+    """Turn every exception raised inside into an InputError, but for an interrupt by the user.
+
+    That includes sys.exit(), which would end a command with the exit code of a success.
 
     Args:
         failure: What failed, such as "mine.py cannot be run". The message adds the exception and
@@ -27,17 +29,45 @@ def user_code(failure: str) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, KeyboardInterrupt, GeneratorExit):
         raise
+    except SystemExit as stop:
+        raise InputError(f"{failure}: {describe_exit(stop)}") from stop
     except SyntaxError as error:
-        place = f" ({error.filename}, line {error.lineno})"
+        place = f" ({error.filename}, line {error.lineno})" if error.filename else ""
         raise InputError(f"{failure}: SyntaxError: {error.msg}{place}") from error
-    except Exception as error:
+    except BaseException as error:  # a class of the user's may derive from it
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{failure}: {reason}{_place(error)}") from error
 
 
-def _place(error: Exception) -> str:
+@contextmanager
+def no_exit(what: str) -> Iterator[None]:
+    """Turn sys.exit() that is called inside into an InputError; errors stay as they are.
+
+    So is a class of the user's that derives from BaseException, which nothing else would catch.
+
+    Args:
+        what: Whose code is called, such as "the student mine:net".
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        raise InputError(f"{what} ended: {describe_exit(stop)}") from stop
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{what} ended: {reason}{_place(error)}") from error
+
+
+def describe_exit(stop: SystemExit) -> str:
+    """Return what the user's code called to end the process, where, and what would do."""
+    code = "" if stop.code is None else f"{stop.code!r:.60}"
+    return f"it calls sys.exit({code}){_place(stop)}; leave the call out, or raise an error"
+
+
+def _place(error: BaseException) -> str:
     """Return file and line of the last call in the user's code; "" if there is none."""
     calls = traceback.extract_tb(error.__traceback__)
     own = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from kdtune.config.errors import InputError, first_line
+from kdtune.config.errors import DAMAGED, InputError, first_line
 from kdtune.config.files import STUDY, atomic_write, check_links
 
 BEST, INT8 = "best", "best-int8"
@@ -68,11 +68,25 @@ def read_facts(folder: Path, config_id: str) -> list[dict[str, Any]]:
     """
     found = []
     for file in sorted(folder.glob(f"{BEST}*.json"), key=lambda f: (INT8 in f.name, f.name)):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or not ours
+        with suppress(OSError, *DAMAGED):  # or not ours
             facts = json.loads(file.read_text(encoding="utf-8"))
-            if facts["config_id"] == config_id and (folder / facts["file"]).is_file():
+            if facts["config_id"] == config_id and _are_facts(facts, folder):
                 found.append(facts)
     return found
+
+
+def _are_facts(facts: Mapping[str, Any], folder: Path) -> bool:
+    """Return True if facts have what a card shows of a file, and the file is in the folder."""
+    name, notes = facts["file"], facts.get("notes", [])
+    texts = isinstance(notes, list) and all(
+        isinstance(text, str) for text in (name, facts["format"], *notes)
+    )
+    return (
+        texts
+        and type(facts["repeat"]) is int
+        and Path(name).name == name
+        and (folder / name).is_file()
+    )
 
 
 def write_card(folder: Path, text: str) -> tuple[Path, bool]:

@@ -2,6 +2,7 @@
 
 - registry: models by name
 - classifier: a network with its preprocessing
+- probe: trial of a model on two views of the data, before any work
 - preprocessing: from views to a model's input, as libraries publish it or the user gives it
 - weights: state dicts in and out, without pickle
 - checkpoints: files, entries and prefixes of checkpoints that others have saved
@@ -9,6 +10,7 @@
 - ensemble: a teacher: one network, several, or a table of outputs
 - outputs: a teacher that is only a table of outputs
 - output_files: reading a file of outputs
+- output_size: its size in memory
 - output_writing: writing one
 - output_rows: their rows as logits, checked
 - factory: calls of a user's factory

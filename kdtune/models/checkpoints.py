@@ -43,6 +43,10 @@ FOREIGN = {
     b"\x1f\x8b": "compressed; unpack it and give the file inside",
 }
 """First bytes of files that are no checkpoints, and what these are."""
+MAX_NESTING = 8
+"""Entries within entries of a checkpoint in which a state dict is looked for."""
+MAX_SHOWN = 80
+"""Letters of a name that a message shows."""
 ADVICE = "save the state dict alone with torch.save(model.state_dict(), ...) or as .safetensors"
 
 
@@ -56,8 +60,11 @@ def read_checkpoint(file: Path) -> StateDict:
     Raises:
         InputError: the file is damaged, holds objects of other classes, or no state dict.
     """
-    with file.open("rb") as stream:
-        start = stream.read(32)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(32)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); give another file") from None
     for beginning, kind in FOREIGN.items():
         if start.startswith(beginning):
             raise InputError(f"{file} is {kind}")
@@ -94,11 +101,20 @@ def align(state: StateDict, names: Mapping[str, object]) -> StateDict:
 
 def _variants(state: StateDict) -> Iterator[StateDict]:
     """Yield the state dict, then without its first prefix, its first two, and so on."""
-    yield state
-    keys = state.keys() - COUNTERS
-    for prefix in PREFIXES:
-        if keys and all(key.startswith(prefix) for key in keys):
-            yield from _variants({k.removeprefix(prefix): v for k, v in state.items() if k in keys})
+    while True:
+        yield state
+        keys = state.keys() - COUNTERS
+        common = (prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in keys))
+        prefix = next(common, None)
+        if not keys or prefix is None:
+            return
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key in keys}
+
+
+def shown(key: object) -> str:
+    """Return the name of a weight for a message: short, and without codes of the terminal."""
+    text = str(key)
+    return text if text.isprintable() and len(text) <= MAX_SHOWN else f"{text!r:.{MAX_SHOWN}}..."
 
 
 def _load_torch(file: Path) -> object:
@@ -131,7 +147,7 @@ def _unwrap(content: object, file: Path) -> StateDict:
         found = own if len(own) == 1 else {}
     if not found:
         kind = f"a {type(content).__name__}"
-        got = ", ".join(map(str, [*content][:8])) if isinstance(content, Mapping) else kind
+        got = ", ".join(map(shown, [*content][:8])) if isinstance(content, Mapping) else kind
         raise InputError(
             f"{file} must hold a state dict, names to tensors, itself or as an entry such as "
             f"state_dict or model, but holds {got or 'nothing'}; {ADVICE}"
@@ -150,16 +166,17 @@ def _find(content: object, path: tuple[str, ...]) -> Iterator[tuple[str, StateDi
     """Yield the state dicts in a checkpoint under their names, the preferred one first."""
     if _is_state_dict(content):
         yield ".".join(path), content  # type: ignore[misc]
-    elif isinstance(content, Mapping):
+    elif isinstance(content, Mapping) and len(path) < MAX_NESTING:
         for name in (*AVERAGED, *TRAINED):
             if name in content:
                 yield from _find(content[name], (*path, name))
 
 
 def _is_state_dict(content: object) -> bool:
-    """Return True for a mapping, not empty, of names to tensors."""
+    """Return True for a mapping, not empty, of names to tensors that have a shape."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
         and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+        and not any(value.is_nested for value in content.values())
     )

@@ -1,17 +1,19 @@
 """Classifiers: a network with its preprocessing, from views to logits."""
 
 import hashlib
-import warnings
+import itertools
+import re
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
-from kdtune.config.errors import InputError, first_line
+from kdtune.config.errors import InputError
 from kdtune.config.inputs import are_images
-from kdtune.config.names import is_object
 from kdtune.config.run_training import Precision
+from kdtune.config.user_code import user_code
 from kdtune.models.preprocessing import Preprocessing
 
 Layout = Literal["channels_last", "contiguous"]
@@ -35,13 +37,15 @@ class Classifier(nn.Module):
         source: digest of the source code of a user's factory, part of the fingerprint.
 
     Raises:
-        InputError: the network has no Linear or Conv2d layer to be its head.
+        InputError: the network has no Linear or Conv2d layer to be its head, or weights that cannot
+            be trained or saved.
     """
 
     def __init__(
         self, name: str, net: nn.Module, preprocessing: Preprocessing | None, source: str = ""
     ):
         super().__init__()
+        _check_parts(net, name)
         self.name, self.net, self.source = name, net, source
         self.preprocessing = preprocessing or Preprocessing()
         self.is_normalized = preprocessing is not None
@@ -136,7 +140,9 @@ class Classifier(nn.Module):
         Args:
             with_head: whether the weights of the head count.
         """
-        parts = (self.name, str(self.net), self.preprocessing.identity, self.source)
+        # addresses, as of functions that are printed, differ between processes
+        layers = re.sub(r"\b0x[0-9a-f]{6,}\b", "0x", str(self.net))
+        parts = (self.name, layers, self.preprocessing.identity, self.source)
         digest = hashlib.sha256("\0".join(parts).encode())
         for key, value in self.net.state_dict().items():
             if not with_head and key.startswith(f"{self.head_name}."):
@@ -155,6 +161,12 @@ class Classifier(nn.Module):
                 f"{self.name} must return the logits [B, K], one tensor, but returns a "
                 f"{type(y).__name__}; wrap it in a module that returns its logits alone"
             )
+        if not y.is_floating_point() or y.layout is not torch.strided:
+            raise InputError(
+                f"{self.name} must return the logits [B, K], a dense tensor of floating-point "
+                f"numbers, but returns one of {_words(y.dtype)} ({_words(y.layout)}); return what "
+                f"its last layer computes"
+            )
         return y.float()
 
 
@@ -168,49 +180,33 @@ def describe_assumption(model: Classifier) -> str:
     )
 
 
-def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
-    """Run the model on two views, and warn if it has no preprocessing of its own.
+def _words(value: torch.dtype | torch.layout) -> str:
+    return str(value).removeprefix("torch.")
 
-    Args:
-        model: on the CPU.
-        views: two of the data, [2, ...].
-        classes: K of the data.
-        whole: whether all its layers learn. If not, its head must be its last operation, since
-            features then replace views.
 
-    Raises:
-        InputError: the model fails, or its logits or head do not fit.
-    """
-    if are_images(views):
-        if not model.is_normalized:
-            warnings.warn(describe_assumption(model), stacklevel=1)
-        model.preprocessing.check_channels(views, model.name)
-    model.set_mode(False)
-    shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
-    try:
-        with torch.no_grad():
-            logits, features = model(views), model.features(views)
-            from_head = model.classify(features)
-            model.set_mode(True)
-            model(views)
-    except InputError:
-        raise
-    except Exception as error:  # a user's model may raise anything
-        reason = first_line(error, 120)
-        raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
-    if logits.shape != (2, classes):
-        remedy = "Let its factory have a parameter num_classes and return a module"
-        if is_object(model.name):
-            remedy = "Pass a module, or a function with a parameter num_classes that returns one,"
-        raise InputError(
-            f"{model.name} must return logits [B, {classes}], one for each class of the data, but "
-            f"got {list(logits.shape)}. {remedy} with as many outputs."
-        )
-    if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
-        raise InputError(
-            f"{model.name} cannot be trained with --trainable head, since its last layer "
-            f"{model.head_name} is not its last operation; use --trainable all"
-        )
+def _check_parts(net: nn.Module, name: str) -> None:
+    """Raise InputError if weights have no values, are elsewhere or cannot be read."""
+    for key, value in itertools.chain(net.named_parameters(), net.named_buffers()):
+        if is_lazy(value):
+            raise InputError(
+                f"{name} must have layers of known sizes, but {key} is of a lazy layer such as "
+                f"nn.LazyLinear, which has no weights before its first batch; give the number of "
+                f"its inputs (nn.Linear(IN, OUT)), or call the module on a batch in its factory"
+            )
+        if value.device.type != "cpu":
+            raise InputError(
+                f"{name} must be made on the CPU, but {key} is on the device {value.device}; "
+                f"kdtune moves it itself"
+            )
+    with user_code(f"the layers and weights of {name} cannot be read"):
+        str(net)  # a part of the fingerprint
+        state = net.state_dict()
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} must have a state dict of tensors alone, but {key} is a "
+                f"{type(value).__name__}; leave out get_extra_state() and quantised layers"
+            )
 
 
 def _head_name(net: nn.Module, name: str) -> str:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import nn
 
@@ -26,7 +27,7 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
         classes: K of the data.
 
     Raises:
-        InputError: the factory is none, needs more, fails, or does not make a module.
+        InputError: the factory is none, needs more, fails, or does not make a new module.
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         raise InputError(
@@ -41,8 +42,20 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
     else:
         net = _call(factory, name, classes)
     if not isinstance(net, nn.Module):
-        raise InputError(f"{name} must return a torch.nn.Module, but got {type(net).__name__}")
+        got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
+        raise InputError(f"{name} must return a torch.nn.Module, but got {got}")
+    if _made.get(id(net)) is net:
+        raise InputError(
+            f"{name} must make a new module in each call, but has returned the same one twice, "
+            f"whose weights the runs would train one after the other; construct it inside the "
+            f"function, or return copy.deepcopy of it"
+        )
+    _made[id(net)] = net
     return net
+
+
+_made: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+"""Modules that factories have made and that are still in use, by id."""
 
 
 def _call(factory: Callable[..., Any], name: str, *values: int, **named: int) -> object:

@@ -5,13 +5,13 @@ preprocessed. Files of earlier versions have that in teacher.json beside them.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import DAMAGED, InputError, first_line
 from kdtune.models.preprocessing import Preprocessing
 
 WEIGHTS = "teacher.safetensors"
@@ -40,18 +40,47 @@ class FinishedTeacher:
 
 
 def read_finished(file: Path) -> FinishedTeacher | None:
-    """Return what a file of weights says about its teacher; None for files of others."""
+    """Return what a file of weights says about its teacher; None for files of others.
+
+    Raises:
+        InputError: It says so in a way that this version cannot read. Without its preprocessing the
+            teacher's predictions would be wrong.
+    """
     try:
+        if not file.is_file():  # a pipe would never end
+            return None
         with safe_open(file, framework="pt") as weights:
             metadata = weights.metadata() or {}
-        if METADATA in metadata:
-            return _finished(**json.loads(metadata[METADATA]))
-        if file.name != WEIGHTS:
+        if METADATA not in metadata and file.name != WEIGHTS:
             return None
+    except (OSError, SafetensorError):
+        return None  # no file, or of another kind
+    if METADATA in metadata:
+        try:
+            return _finished(**_known(json.loads(metadata[METADATA])))
+        except DAMAGED as error:
+            raise InputError(
+                f"{file} is of a teacher that kdtune has fine-tuned, but what it says of it "
+                f"({METADATA} in its metadata) is damaged or of a newer version "
+                f"({first_line(error, 120)}); copy the file again, or fine-tune the teacher again"
+            ) from None
+    try:
         record = json.loads((file.parent / RECORD).read_text(encoding="utf-8"))
         return _finished(record["run"]["student"], record["classes"], record["preprocessing"])
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
-        return None  # no file, of another kind, or without a record
+    except (OSError, *DAMAGED):
+        return None  # of others, or without a record
+
+
+def _known(values: object) -> dict[str, Any]:
+    """Return what a file says by name; raise ValueError if a name is unknown to this version."""
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    known = {field.name for field in fields(FinishedTeacher)}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"it has an entry {unknown[0]!r:.40}")
+    if missing := [name for name in ("model", "classes", "preprocessing") if name not in values]:
+        raise ValueError(f"it has no entry {missing[0]!r}")
+    return values
 
 
 def _finished(
@@ -61,6 +90,12 @@ def _finished(
     data: str | None = None,
     has_cut_val: bool = False,
 ) -> FinishedTeacher:
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("its classes are no list of texts")
+    if not isinstance(model, str) or not isinstance(data, str | None):
+        raise TypeError("its model or its data is no text")
+    if not isinstance(has_cut_val, bool) or not isinstance(preprocessing, dict):
+        raise TypeError("has_cut_val or preprocessing has another type")
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()
     }

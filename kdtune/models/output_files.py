@@ -28,6 +28,7 @@ from kdtune.models.output_rows import (
     indices,
     to_logits,
 )
+from kdtune.models.output_size import check_npz_size, check_parquet_size
 from kdtune.models.outputs import METADATA, OutputsRecord
 
 SPLITS = ("train", "val", "test")
@@ -35,7 +36,8 @@ KINDS = ("logits", "probabilities", "top_probabilities")
 TOP = "top_classes"
 UNREADABLE = (
     *(OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error),
-    *(RuntimeError, MemoryError),  # an encrypted archive; a damaged shape
+    # an encrypted archive; a damaged shape; deep nesting; metadata of other types
+    *(RuntimeError, MemoryError, RecursionError, AttributeError),
 )
 """Errors of the libraries that read the files."""
 
@@ -137,6 +139,7 @@ def _read_parquet(file: Path) -> _Content:
     present = pq.read_schema(file).names
     kind = _kind_of(file.name, present)
     wanted = {"split", "example", "file", kind} | ({TOP} if kind == "top_probabilities" else set())
+    check_parquet_size(file, wanted)
     table = pq.read_table(file, columns=[name for name in present if name in wanted])
     if kind == "top_probabilities" and TOP not in present:
         raise InputError(f"{file.name} must have the column {TOP} beside {kind}")
@@ -237,6 +240,7 @@ def _read_npz(file: Path) -> _Content:
 
 def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """Return all arrays of an npz file; raise ValueError if it has something else."""
+    check_npz_size(file)
     archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtune.config.errors import first_line
 from kdtune.models.preprocessing import Preprocessing
 
 METADATA = "kdtune"
@@ -35,11 +36,30 @@ class OutputsRecord:
 
     @staticmethod
     def of(text: str | bytes | None) -> "OutputsRecord | None":
-        """Return the record of `text`; None if there is none, or another version's."""
+        """Return the record of `text`; None if there is none, or another version's.
+
+        Raises:
+            ValueError: It is damaged.
+        """
         try:
-            return OutputsRecord(**json.loads(text or "null"))
-        except (TypeError, ValueError):
+            values = json.loads(text or "null")
+            record = OutputsRecord(**values)
+            record.preprocessing_of_views  # noqa: B018 - checks the values
+        except TypeError:  # null, or other fields
             return None
+        except (AttributeError, OverflowError, RecursionError, ValueError) as error:
+            raise ValueError(f"its entry {METADATA} is damaged: {first_line(error, 120)}") from None
+        texts = all(isinstance(text, str) for text in (record.teacher, record.data))
+        if not texts or not isinstance(record.has_cut_val, bool):
+            raise ValueError(f"its entry {METADATA} is damaged: a value has another type")
+        return record
+
+    @property
+    def preprocessing_of_views(self) -> Preprocessing:
+        """The views in the form of a preprocessing; raises InputError for impossible values."""
+        size, crop = self.views.get("image_size"), self.views.get("eval_crop")
+        interpolation = self.views.get("eval_interpolation", "bilinear")
+        return Preprocessing(size=size, crop=crop, interpolation=interpolation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +82,7 @@ class OutputTeacher:
     @property
     def preprocessing(self) -> Preprocessing:
         """The views that the outputs were made of, as far as they are known."""
-        views = {} if self.record is None else self.record.views
-        size, crop = views.get("image_size"), views.get("eval_crop")
-        return Preprocessing(
-            size=size, crop=crop, interpolation=views.get("eval_interpolation", "bilinear")
-        )
+        return Preprocessing() if self.record is None else self.record.preprocessing_of_views
 
     def fingerprint(self) -> str:
         """Return the digest, as `Classifier.fingerprint` returns a network's."""

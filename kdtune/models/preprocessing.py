@@ -17,12 +17,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, first_line
 from kdtune.config.fields import requirement_error
 from kdtune.config.run_data import Interpolation
+from kdtune.config.user_code import user_code
 
 EXAMPLE = '{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 224}'
 """A dict that is a preprocessing, for error messages."""
+MAX_SIZE = 4096
+"""Greatest side of a model's input in pixels, as of `Run.teacher_size`, and number of channels."""
 
 
 @dataclass(frozen=True)
@@ -180,17 +183,28 @@ def of_module(net: nn.Module, name: str) -> Preprocessing | None:
     Raises:
         InputError: the attribute is something else, or a value is not allowed.
     """
-    given = getattr(net, "preprocessing", None)
+    with user_code(f"the preprocessing of {name} cannot be read"):
+        given = getattr(net, "preprocessing", None)
     if given is not None:
-        try:
-            return _read(given)
-        except InputError as error:
-            raise InputError(f"the preprocessing of {name} is not valid: {error}") from None
+        return _valid(name, given)
     for attribute in ("pretrained_cfg", "default_cfg"):
         config = getattr(net, attribute, None)
         if isinstance(config, Mapping) and {"input_size", "mean", "std"} <= config.keys():
-            return published_by_timm(config)
+            return _valid(name, config)
     return None
+
+
+def _valid(name: str, given: object) -> Preprocessing:
+    """Return the preprocessing that a module of this name has; raise InputError as `of_module`."""
+    try:
+        return _read(given)
+    except InputError as error:
+        raise InputError(f"the preprocessing of {name} is not valid: {error}") from None
+    except Exception as error:  # an object that only looks like a library's
+        reason = f"{type(error).__name__}: {first_line(error, 120)}"
+        raise InputError(
+            f"the preprocessing of {name} is not valid ({reason}); give a dict such as {EXAMPLE}"
+        ) from None
 
 
 def _read(given: object) -> Preprocessing:
@@ -226,8 +240,8 @@ def _check(p: Preprocessing) -> None:
     """Raise InputError unless all values are allowed."""
     for name in ("size", "channels"):
         value = getattr(p, name)
-        whole = value is None or (type(value) is int and value >= 1)
-        _require(whole, name, "be a whole number of 1 or more, or None", value)
+        whole = value is None or (type(value) is int and 1 <= value <= MAX_SIZE)
+        _require(whole, name, f"be a whole number from 1 to {MAX_SIZE}, or None", value)
     for name in ("mean", "std"):
         values = getattr(p, name)
         numbers = len(values) > 0 and all(map(_is_number, values))
@@ -254,5 +268,6 @@ def _require(holds: bool, name: str, requirement: str, value: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    whole_or_float = isinstance(value, int | float) and not isinstance(value, bool)
-    return whole_or_float and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -145,10 +145,15 @@ def torchvision_names() -> frozenset[str]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and Python for a factory; restore their states at the end."""
+    """Seed torch, numpy and Python for a factory; restore their states at the end.
+
+    So are the settings of torch that a factory or its module may change, such as those of a script
+    for inference: gradients and the type of new tensors.
+    """
     # the global generators, since a user's factory draws from them
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
+    dtype = torch.get_default_dtype()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -157,6 +162,7 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
+            torch.set_default_dtype(dtype)
 
 
 def _construct(name: str, classes: int) -> Classifier:
@@ -166,7 +172,7 @@ def _construct(name: str, classes: int) -> Classifier:
     if name in torchvision_names():
         net = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return Classifier(name, net, published_by_torchvision(name, "default"))
-    if Path(name).suffix in SUFFIXES or Path(name).expanduser().is_file():
+    if Path(name).suffix in SUFFIXES or _is_file(name):
         raise InputError(
             f"--teacher and --student must name an architecture, but got the file {name}. Give the "
             f"file as --teacher-weights or --student-weights, and its architecture as --teacher or "
@@ -180,6 +186,13 @@ def _construct(name: str, classes: int) -> Classifier:
         f"{name!r} is not a classifier of torchvision or kdtune, and models can also be named "
         f"timm/NAME or module:factory{_nearest(name)}"
     )
+
+
+def _is_file(name: str) -> bool:
+    """Return True if a name is that of a file; False for one that no file can have."""
+    with suppress(OSError, RuntimeError, ValueError):  # too long; of an unknown user; with a NUL
+        return Path(name).expanduser().is_file()
+    return False
 
 
 def _construct_timm(name: str, classes: int) -> Classifier:

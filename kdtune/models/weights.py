@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import atomic_write, describe_missing
-from kdtune.models.checkpoints import COUNTERS, StateDict, align, read_checkpoint
+from kdtune.models.checkpoints import COUNTERS, StateDict, align, read_checkpoint, shown
 
 
 def load_weights(name: str, weights: str) -> StateDict:
@@ -69,12 +70,16 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
             f"architecture, or as the model a factory (module:factory) whose layers have these "
             f"names and shapes."
         )
+    check_finite(used, expected, what)
     net.load_state_dict(used, strict=False)
     return bool(left_out)
 
 
 def differences(expected: StateDict, state: StateDict) -> list[str]:
-    """Return in words where a state dict differs in names and shapes; names the first of each."""
+    """Return in words where a state dict differs in names, shapes and kinds of numbers.
+
+    The first of each is named.
+    """
     # the counter has no effect on logits, and weights from before 2018 lack it
     counter = ".num_batches_tracked"
     missing = [k for k in expected if k not in state and not k.endswith(counter)]
@@ -82,13 +87,63 @@ def differences(expected: StateDict, state: StateDict) -> list[str]:
     differ = [k for k in expected if k in state and state[k].shape != expected[k].shape]
     faults = []
     if missing:
-        faults.append(f"missing keys: {len(missing)}, first {missing[0]}")
+        faults.append(f"missing keys: {len(missing)}, first {shown(missing[0])}")
     if foreign:
-        faults.append(f"unexpected keys: {len(foreign)}, first {foreign[0]}")
+        faults.append(f"unexpected keys: {len(foreign)}, first {shown(foreign[0])}")
     if differ:
         key, (have, need) = differ[0], [list(side[differ[0]].shape) for side in (state, expected)]
-        faults.append(f"other shapes: {len(differ)}, first {key}, {have} instead of {need}")
+        faults.append(f"other shapes: {len(differ)}, first {shown(key)}, {have} instead of {need}")
+    shared = [k for k in expected if k in state and not k.endswith(counter)]
+    if other := [k for k in shared if _kind(state[k]) != _kind(expected[k])]:
+        kinds = [_kind(side[other[0]]) for side in (state, expected)]
+        faults.append(
+            f"other types: {len(other)}, first {shown(other[0])}, {' instead of '.join(kinds)}"
+        )
     return faults
+
+
+def _kind(value: Tensor) -> str:
+    """Return which values a tensor can take without loss from another of the same kind."""
+    if value.layout is not torch.strided or value.device.type == "meta" or value.is_quantized:
+        return "a tensor without plain values"  # sparse, without values, quantised
+    if value.is_complex():
+        return "complex numbers"
+    return "floating-point numbers" if value.is_floating_point() else "whole numbers"
+
+
+def check_finite(state: StateDict, own: StateDict, what: str) -> None:
+    """Raise InputError if weights are NaN or infinite where those of the network are finite.
+
+    A mask of attention may hold infinities: those that the network has itself are no fault.
+
+    Args:
+        state: weights that fit the network.
+        own: the network's state dict before they are loaded.
+        what: the weights in words.
+    """
+    bad = {
+        key: count
+        for key, value in state.items()
+        if key in own
+        if (count := _count_not_finite(value.to(own[key].dtype)))
+        and count > _count_not_finite(own[key])
+    }
+    if not bad:
+        return
+    key, count = next(iter(bad.items()))
+    others = f", and in {len(bad) - 1} others" if len(bad) > 1 else ""
+    raise InputError(
+        f"{what} must be finite numbers, but hold {sum(bad.values()):,} that are NaN or infinite, "
+        f"{count:,} of them in {shown(key)}{others}; their training has diverged, or the file is "
+        f"damaged: give other weights"
+    )
+
+
+def _count_not_finite(value: Tensor) -> int:
+    """Return how many numbers of a tensor are NaN or infinite."""
+    if not value.is_floating_point():
+        return 0
+    return value.numel() - int(value.isfinite().sum())
 
 
 def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:

@@ -22,6 +22,7 @@
 - machine_monitor: machines that join or are lost while a study runs
 - trial: the functions that Ray runs on its workers
 - function_trial: the one that calls a training function; imports no torch
+- function_epochs: what such a function yields, checked; imports no torch
 - reporter: reports of a trial to Tune; imports no torch
 - adapters: Ray Tune's searcher and scheduler on top of the plan
 - recorder: from Ray Tune's callbacks to the records

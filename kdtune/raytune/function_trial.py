@@ -7,9 +7,9 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,17 @@ import numpy as np
 
 from kdtune.config.base_run import BaseRun
 from kdtune.config.files import PREDICTIONS, atomic_write, not_writable_by_all
-from kdtune.config.function_run import SPLITS, Train, load_function, parse_metric
+from kdtune.config.function_run import Train, load_function
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import own_metric
-from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
+from kdtune.raytune.function_epochs import FunctionEpoch, parse_epoch, yielded
+from kdtune.raytune.reporter import (
+    EpochReport,
+    Reporter,
+    describe_error,
+    make_run,
+    save_traceback,
+)
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 
@@ -29,11 +35,6 @@ FILES = "files"
 """Folder of a trial that its function may write to; it is kept, and is there again on resuming."""
 LOG = ".kdtune-epochs.json"
 """The epochs that the function has yielded so far, in its folder."""
-Values = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class Diverged(RuntimeError):
-    """A metric became NaN or infinite."""
 
 
 class CannotResumeError(RuntimeError):
@@ -44,17 +45,6 @@ class CannotResumeError(RuntimeError):
             f"train begins at epoch {first}, but only {known} epochs were yielded before; save the "
             f"state of an epoch after its yield"
         )
-
-
-@dataclass(frozen=True)
-class FunctionEpoch:
-    """What a training function has yielded for one epoch."""
-
-    number: int
-    splits: dict[str, dict[str, float]]
-    """Metrics by split."""
-    examples: dict[str, dict[str, Values]] = field(default_factory=dict)
-    """Values per example, [N], of the metrics that were given as arrays, by split."""
 
 
 @not_writable_by_all()  # another machine's Ray may have another umask
@@ -91,7 +81,7 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
         with suppress(OSError):  # perhaps the store is what failed
             mirror.push(f"{place}/{FILES}")  # a retry goes on from them
         save_traceback(mirror, place)
-        error = f"{type(caught).__name__}: {caught}"
+        error = describe_error(caught)
     reporter.report(error)
 
 
@@ -146,6 +136,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
 
     Raises:
         ValueError: What it yields is not as documented in `Study.train`.
+        InputError: It calls sys.exit().
         CannotResumeError: It goes on after an epoch that no call has yielded.
         Diverged: The metric that decides is NaN or infinite.
     """
@@ -154,7 +145,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
     own = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
     values = {name: value for name, value in run.config.items() if value is not None}
     planned, due = run.planned_epochs, None
-    for given in _as_epochs(train(values, run.repeat, **own)):
+    for given in yielded(lambda: train(values, run.repeat, **own)):
         epoch = parse_epoch(given, run.task.score, due or 0)
         if due is None and epoch.number > known:
             raise CannotResumeError(epoch.number, known)
@@ -177,74 +168,6 @@ def _read_log(folder: Path) -> list[EpochReport]:
     with suppress(OSError, ValueError, TypeError):  # none, or damaged
         return [EpochReport(**own) for own in json.loads((folder / LOG).read_text("utf-8"))]
     return []
-
-
-def _as_epochs(result: object) -> Iterable[Mapping[str, Any]]:
-    """Return what a function yields; a function of one epoch may return its dict."""
-    if isinstance(result, Mapping):
-        return [result]
-    if not isinstance(result, Iterable) or isinstance(result, str | bytes):
-        raise ValueError(f"train must yield dicts of metrics, but returned {type(result).__name__}")
-    return result
-
-
-def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
-    """Return an epoch of what a training function has yielded.
-
-    Args:
-        given: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is the
-            metric; and perhaps "epoch", its number.
-        score: Metric on val that it must hold.
-        number: Of the epoch, unless it says another.
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
-    splits: dict[str, dict[str, float]] = {}
-    examples: dict[str, dict[str, Values]] = {}
-    for key, value in given.items():
-        if key == "epoch":
-            number = _parse_number(value)
-            continue
-        split, name = _parse_key(key)
-        values = _as_numbers(key, value)
-        if values.ndim > 1 or not values.size:
-            raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
-        if values.ndim == 1:
-            examples.setdefault(split, {})[name] = values
-        splits.setdefault(split, {})[name] = mean = float(values.mean())
-        if own_metric(name).unit == "points" and math.isfinite(mean) and not 0 <= mean <= 1:
-            raise ValueError(
-                f"{key} must be a share in [0, 1], as kdtune's {name} is, but is {mean:g}; divide "
-                f"a percentage by 100, or give the metric another name"
-            )
-    if score not in splits.get("val", {}):
-        raise ValueError(f"train must yield val/{score} in each epoch, but yielded {list(given)}")
-    for split, own in examples.items():
-        if len({len(values) for values in own.values()}) > 1:
-            raise ValueError(f"arrays of {split} must have one value per example each")
-    if not math.isfinite(splits["val"][score]):
-        raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
-    return FunctionEpoch(number, splits, examples)
-
-
-def _as_numbers(key: str, value: Any) -> Values:
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{key} must be a number or an array [N], but is {value!r:.80}") from None
-
-
-def _parse_number(value: Any) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"epoch must be a whole number from 0 on, but got {value!r}")
-    return int(value)
-
-
-def _parse_key(key: object) -> tuple[str, str]:
-    split = str(key).partition("/")[0]
-    if not isinstance(key, str) or split not in SPLITS:
-        raise ValueError(f"a metric must be named train/NAME, val/NAME or test/NAME, not {key!r}")
-    return split, parse_metric(key, split)
 
 
 def _report(epoch: FunctionEpoch, study: Study, run: BaseRun, seconds: float) -> EpochReport:

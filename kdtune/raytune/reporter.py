@@ -19,6 +19,9 @@ from kdtune.storage.mirror import Mirror
 REPORT_SECONDS = 0.5
 """Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
 
+MAX_ERROR = 2000
+"""Letters of an error that the records keep; the trial's error.txt has it whole."""
+
 
 @dataclass(frozen=True)
 class EpochReport:
@@ -83,11 +86,22 @@ def _values(epoch: EpochReport) -> dict[str, Any]:
     return values if epoch.correct is None else values | {CORRECT: epoch.correct}
 
 
+def describe_error(error: Exception) -> str:
+    """Return the class and message of what a trial has raised, as the records keep it."""
+    try:
+        text = str(error)
+    except Exception:  # a class of the user's may raise here as well
+        text = "without a message"
+    # the names of files may hold bytes that are no text
+    text = text[:MAX_ERROR].encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"{type(error).__name__}: {text}"
+
+
 def save_traceback(mirror: Mirror, place: str) -> None:
     """Write the traceback of the current exception into the trial's folder."""
     folder = mirror.folder / place
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "error.txt") as part:
-        part.write_text(traceback.format_exc(), encoding="utf-8")
+        part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
     with suppress(OSError):  # perhaps the store is what failed
         mirror.push(f"{place}/error.txt")

@@ -16,7 +16,13 @@ from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.data.changes import Contents
 from kdtune.data.sources import clear_cached_data
 from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
+from kdtune.raytune.reporter import (
+    EpochReport,
+    Reporter,
+    describe_error,
+    make_run,
+    save_traceback,
+)
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
@@ -64,7 +70,7 @@ def run_trial(
         error = None
     except Exception as caught:
         save_traceback(mirror, place)
-        error = f"{type(caught).__name__}: {caught}"
+        error = describe_error(caught)
     reporter.report(error)
 
 

@@ -47,7 +47,10 @@ def histories(results: Results) -> NotedTable | None:
     Returns None if no teacher was fine-tuned. Of studies of earlier versions only the epoch that
     was kept is known.
     """
-    rows = [row for record in _records(results) for row in _history(record)]
+    rows: list[list[str]] = []
+    for record in _records(results):
+        with suppress(ArithmeticError, AttributeError, KeyError, TypeError, ValueError):  # damaged
+            rows += list(_history(record))
     if not rows:
         return None
     note = (

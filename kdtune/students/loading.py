@@ -22,7 +22,7 @@ from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier
 from kdtune.models.preprocessing import Preprocessing
 from kdtune.models.registry import build
-from kdtune.models.weights import differences
+from kdtune.models.weights import check_finite, differences
 from kdtune.students.earlier import input_of, known_classes
 from kdtune.students.places import FoundStudents, find_students
 from kdtune.students.trained import StudentInput, TrainedStudent
@@ -201,6 +201,7 @@ def _build(
             f"{_where(recorded)}",
             stacklevel=3,
         )
+    check_finite(state, model.net.state_dict(), f"the weights in {file}")
     model.net.load_state_dict(state, strict=False)
     return model
 

@@ -6,6 +6,7 @@
 - dump: writing a teacher's outputs into such a file
 - transforms: record of the transforms of images and models
 - teacher_origin: the training that makes a teacher, and whether a saved one was made by it
+- model_checks: checks of models on views of the data, before any work
 - other_cut: warnings of teachers that may have trained on images of val
 - evaluation: accuracy of a teacher on the splits
 - gate: accuracy of all teachers, measured once

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
@@ -26,13 +27,28 @@ def evaluate(
         resources: Device, cache and loader workers.
         splits: Names of splits. Of train only the images that the run's student learns from are
             taken, without augmentation.
+
+    Raises:
+        InputError: Some of its logits are NaN or infinite.
     """
     accuracies = {}
     for split in filter(load_data(run).splits.__contains__, splits):
         logits, labels = teacher_logits(run, teacher, resources, split)
+        _check_finite(run, logits, split)
         correct = int((logits.argmax(1) == labels).sum())
         accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
     return accuracies
+
+
+def _check_finite(run: Run, logits: Tensor, split: str) -> None:
+    """Raise InputError if logits of the teacher are NaN or infinite: argmax says nothing then."""
+    wrong = ~logits.isfinite().all(1)
+    if wrong.any():
+        raise InputError(
+            f"the teacher {run.teacher} must return finite logits, but they are NaN or infinite "
+            f"for {int(wrong.sum()):,} of {len(wrong):,} examples of {split} (first: number "
+            f"{int(wrong.int().argmax())}); check its weights, its forward and these examples"
+        )
 
 
 def teacher_logits(

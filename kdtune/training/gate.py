@@ -70,13 +70,21 @@ def measure(
                 classes=len(load_data(run).classes),
                 splits=evaluate(own, teacher, resources, SPLITS),
                 fingerprint=fingerprint,
-                acc_before=record.get("acc_before"),
-                acc_after=record["val"]["acc"] if record.get("val") else None,
+                acc_before=_share_of(record, "acc_before"),
+                acc_after=_share_of(record.get("val"), "acc"),
                 number=own.teacher_number,
                 which=_which(own),
             )
         )
     return measured
+
+
+def _share_of(record: object, key: str) -> float | None:
+    """Return a share in a record of a teacher; None if it has none there."""
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= 1 else None
 
 
 def _which(run: Run) -> str:

@@ -6,7 +6,7 @@ teacher (a stream without a teacher).
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -15,7 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from kdtune.config.errors import Diverged
 from kdtune.config.run import Run
+from kdtune.config.user_code import no_exit
 from kdtune.models.classifier import Classifier
 from kdtune.streams.batches import Batch
 from kdtune.streams.chunks import seed_step
@@ -24,7 +26,7 @@ from kdtune.training.averaging import WeightAverage
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.losses import Losses, Outputs
 from kdtune.training.metrics import Epoch, Meter, Metrics
-from kdtune.training.objectives import BoundObjective, objective
+from kdtune.training.objectives import BoundObjective, objective, own_objectives
 from kdtune.training.optim import (
     is_stepped_by_batch,
     make_optimizer,
@@ -32,10 +34,6 @@ from kdtune.training.optim import (
     take_step,
 )
 from kdtune.training.projector import make_projector
-
-
-class Diverged(RuntimeError):
-    """A metric became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ def train(
 
     Raises:
         Diverged: A loss or another metric became NaN or infinite.
+        InputError: A model or objective of the user's calls sys.exit().
     """
     members = () if stream.teacher is None else stream.teacher.members
     projector = make_projector(run, student, members)
@@ -84,7 +83,9 @@ def train(
         past = checkpoint.load(student, optimizer, scheduler, projector, average)
         yield from past
     for number in range(len(past), run.epochs):
-        past.append(_epoch(training, number))
+        objective_too = f", or the objective {run.loss}," * (run.alpha < 1)
+        with no_exit(f"the model {run.student}{objective_too}"):
+            past.append(_epoch(training, number))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it
             checkpoint.save(student, optimizer, scheduler, past, projector, average)
@@ -103,12 +104,13 @@ def _epoch(training: _Training, number: int) -> Epoch:
             if split in training.stream.data.splits:
                 meters[split] = _evaluate(training, split, number)
     splits = {split: meter.metrics() for split, meter in meters.items()}
-    _check_finite(splits, number)
+    _check_finite(training, meters, splits, number)
     kept = [split for split in meters if is_last and split != "train"]
     predictions = {split: meters[split].predictions() for split in kept}
     return Epoch(number, time.perf_counter() - started, splits, predictions)
 
 
+@torch.enable_grad()  # which a script for inference, as part of the user's code, may turn off
 def _train_epoch(training: _Training, number: int) -> Meter:
     run, student, meter = training.run, training.student, Meter()
     by_batch = is_stepped_by_batch(run)
@@ -160,10 +162,38 @@ def predict(student: Classifier, batch: Batch, projector: nn.Linear | None = Non
     return Outputs(logits, projector(features))
 
 
-def _check_finite(splits: dict[str, Metrics], number: int) -> None:
+def _check_finite(
+    training: _Training, meters: Mapping[str, Meter], splits: Mapping[str, Metrics], number: int
+) -> None:
+    """Raise Diverged if a metric is NaN or infinite; the message names the probable cause."""
     for split, metrics in splits.items():
         for name, value in metrics.items():
             if value is not None and not math.isfinite(value):
-                raise Diverged(
-                    f"{name} on {split} became {value} in epoch {number}; a lower lr may help"
-                )
+                cause = _cause(training, meters, number)
+                raise Diverged(f"{name} on {split} became {value} in epoch {number}; {cause}")
+
+
+def _cause(training: _Training, meters: Mapping[str, Meter], number: int) -> str:
+    """Return why a metric is probably not finite, and what would do."""
+    run = training.run
+    for split, meter in meters.items():
+        count, total = meter.count_not_finite("teacher")
+        if count:
+            return (
+                f"the logits of the teacher {run.teacher} are NaN or infinite for {count:,} of "
+                f"{total:,} examples of {split}; check its weights and the images"
+            )
+    first, total = meters["train"].count_not_finite("student", batches=1)
+    if first and number == 0:
+        return (
+            f"the logits of {run.student} are NaN or infinite for {first:,} of "
+            f"{total:,} examples before its first training step; check its initial weights and the "
+            f"images"
+        )
+    own = own_objectives([run.loss]) if run.alpha < 1 and not run.compares_features else []
+    if own and not meters["train"].is_finite(training.objective):
+        return (
+            f"the objective {run.loss} is NaN or infinite for a batch of train with finite logits; "
+            f"check {own[0]}, which must return a finite number for all finite logits"
+        )
+    return "a lower lr may help" + ", or --precision fp32" * (run.precision == "bf16")

@@ -1,6 +1,8 @@
 """Metrics of an epoch, computed as the table `kdtune.config.metrics.METRICS` says."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -90,6 +92,33 @@ class Meter:
             if metric.of_split is not None and not (metric.needs_teacher and teacher is None):
                 values[name] = metric.of_split(student, teacher, labels)
         return {"n_examples": self.count} | {name: values.get(name) for name in RECORDED}
+
+    def count_not_finite(
+        self, of: Literal["student", "teacher"], batches: int | None = None
+    ) -> tuple[int, int]:
+        """Return for how many examples logits are NaN or infinite, and the number of examples.
+
+        Args:
+            of: Whose logits. Without a teacher, none of its logits is wrong.
+            batches: Of the first batches only; None: of all.
+        """
+        own = self._batches[:batches]
+        logits = [student if of == "student" else teacher for student, teacher, _ in own]
+        wrong = sum(int((~one.isfinite()).any(1).sum()) for one in logits if one is not None)
+        return wrong, sum(len(labels) for *_, labels in own)
+
+    @torch.no_grad()
+    def is_finite(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor]) -> bool:
+        """Return True if an objective is finite for all batches whose logits are finite.
+
+        Args:
+            objective: Of the student's logits, the teacher's and the labels.
+        """
+        return all(
+            bool(objective(student, teacher, labels).isfinite())
+            for student, teacher, labels in self._batches
+            if teacher is not None and student.isfinite().all() and teacher.isfinite().all()
+        )
 
     def predictions(self) -> Predictions:
         """Return the predictions on the batches so far."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -163,8 +164,15 @@ def _check_own(name: str, run: Run, classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, classes, generator=generator) for _ in range(2))
     student.requires_grad_()
+    given = {"student": student, "teacher": teacher, "labels": torch.arange(4) % classes}
+    before = {argument: value.detach().clone() for argument, value in given.items()}
     with user_code(f"the objective {name} failed on random logits of shape [4, {classes}]"):
-        loss: Any = function(student, teacher, torch.arange(4) % classes)
+        loss: Any = function(*given.values())
+    if changed := [key for key, value in given.items() if not torch.equal(value, before[key])]:
+        raise InputError(
+            f"the objective {name} must leave its arguments as they are, but has changed "
+            f"{changed[0]} in place; other runs use the same logits: compute new tensors instead"
+        )
     if not isinstance(loss, torch.Tensor) or loss.ndim > 0:
         got = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise InputError(f"the objective {name} must return a scalar tensor, but got {got}")
@@ -178,6 +186,12 @@ def _check_own(name: str, run: Run, classes: int) -> None:
         raise InputError(
             f"the objective {name} must have a finite gradient with respect to the student's "
             f"logits; return a value computed from them with torch operations"
+        )
+    if not found[0].any():
+        warnings.warn(
+            f"the gradient of the objective {name} with respect to the student's logits is 0 for "
+            f"random logits, so a student may learn nothing from it; check that it depends on them",
+            stacklevel=1,
         )
 
 

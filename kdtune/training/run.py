@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdtune.config.errors import InputError
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.names import is_output_file
 from kdtune.config.objects import Objects
@@ -20,7 +19,7 @@ from kdtune.data.extra import with_extra
 from kdtune.data.folder import verify
 from kdtune.data.mixing import check_mixing
 from kdtune.data.sources import load_data
-from kdtune.models.classifier import Classifier, probe
+from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import WEIGHTS
 from kdtune.models.registry import PREPROCESSING, build_model
@@ -31,15 +30,14 @@ from kdtune.streams.stream import Stream
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
 from kdtune.training.metrics import Epoch
+from kdtune.training.model_checks import check_models
 from kdtune.training.objectives import check_objective, check_searched, own_objectives
 from kdtune.training.output_teacher import clear_output_teachers
 from kdtune.training.predictions import save_predictions
-from kdtune.training.projector import check_features
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import (
     initial_teacher,
     load_teacher,
-    probe_teacher,
     teacher_place,
 )
 
@@ -240,28 +238,8 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
                 key = role if name == begun.get(role, name) else f"{role} {name}"
                 made_of[key] = model.fingerprint()
     networks = [student for _, student in own_students]
-    _check_models(study, own_teachers, networks, len(data.classes))
+    check_models(study, own_teachers, networks, data)
     return made_of if fingerprints else {}
-
-
-def _check_models(
-    study: Study,
-    own_teachers: Sequence[tuple[Run, Model]],
-    own_students: Sequence[Classifier],
-    classes: int,
-) -> None:
-    """Raise InputError unless all teachers and students work on views of the study's data."""
-    whole = "head" not in study.values("trainable")  # type: ignore[operator]
-    for student in own_students:
-        for own, teacher in own_teachers:
-            views = probe_teacher(own, teacher, student)
-        if not any(parameter.requires_grad for parameter in student.parameters()):
-            raise InputError(
-                f"the student {student.name} must have parameters that learn, but requires_grad is "
-                f"False for all; set it to True (net.requires_grad_())"
-            )
-        probe(student, views, classes, whole=whole)
-    check_features(study, [teacher for _, teacher in own_teachers], own_students, views)
 
 
 def _by_name(runs: list[Run], name: str) -> list[Run]:

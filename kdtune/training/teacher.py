@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from kdtune.config.run import Run, derive_seed
 from kdtune.config.teacher_accuracy import Accuracy
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
-from kdtune.models.classifier import Classifier, probe
+from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model, Teacher
 from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
+from kdtune.models.probe import check_learns, check_single, probe
 from kdtune.models.registry import build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.resources import Resources
@@ -79,8 +81,10 @@ def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what was recorded of the teacher that was fine-tuned in a folder; {} if nothing."""
-    file = folder / RECORD
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    with suppress(OSError, ValueError, RecursionError):  # none, or damaged
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def describe_training(run: Run) -> str:
@@ -248,5 +252,12 @@ def probe_teacher(run: Run, teacher: Model, student: Classifier | None = None) -
     data = load_data(run)
     views = samples(data, run, view_size(run, data, teacher, student))
     if isinstance(teacher, Classifier):
-        probe(teacher, views, len(data.classes), whole=run.teacher_trainable != "head")
+        whole = run.teacher_trainable != "head"
+        probe(teacher, views, len(data.classes), whole=whole)
+        if run.teacher_epochs:
+            check_learns(teacher, views, whole=whole)
+            own = teacher_run(run)
+            if whole and own.batch_norm == "train":
+                count, sizes = len(data.subset(own)), [own.batch_size]
+                check_single(teacher, views, count, sizes, "--teacher-batch-size")
     return views

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import DAMAGED, InputError, first_line
 from kdtune.config.fields import OF_STUDENT, searchable
 from kdtune.config.migrations import migrate_run
 from kdtune.config.run import TEACHER_REPEAT, Run
@@ -95,15 +95,16 @@ def origin_of_saved(run: Run, folder: Path) -> Origin | None:
     if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
         return None
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         check_whole(folder / WEIGHTS)
         # fields that were added after the record was written had their defaults
         made_by = _without_default(Run(**migrate_run(record["run"])), run)
         weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
         return Origin(teacher_recipe(made_by), record["data"], weights)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, *DAMAGED) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(
-            f"the teacher in {folder} is damaged ({error}); remove that folder, and the same "
+            f"the teacher in {folder} is damaged ({reason}); remove that folder, and the same "
             f"command fine-tunes it again"
         ) from None
 

@@ -17,7 +17,7 @@ import pytest
 import kdtune
 from kdtune.config.cli import _format_warning, parse, run_and_exit
 from kdtune.config.defaults import fashion
-from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError
+from kdtune.config.errors import Diverged, InputError, LeaseLostError, NodeMismatchError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -402,6 +402,7 @@ def test_answers_before_torch_and_ray_load(line: tuple[str, ...]) -> None:
     [
         (InputError("alpha is wrong"), 2, "error: alpha is wrong\n"),
         (NodeMismatchError("node7 has no torch"), 2, "error: node7 has no torch\n"),
+        (Diverged("loss became nan"), 1, "error: loss became nan\n"),
         (LeaseLostError("taken over"), 1, "error: taken over\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume\n"),
         (KeyboardInterrupt("no disk"), 130, "interrupted (no disk); run the same command "),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from kdtune.config.errors import InputError
 from kdtune.models.cifar import CIFAR_RESNETS
-from kdtune.models.classifier import probe
+from kdtune.models.probe import probe
 from kdtune.models.registry import build
 
 

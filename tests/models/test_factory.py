@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from kdtune.config.errors import InputError
-from kdtune.models.classifier import probe
 from kdtune.models.factory import CLASS_KEYWORDS, call_factory
+from kdtune.models.probe import probe
 from kdtune.models.registry import build
 
 

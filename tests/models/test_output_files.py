@@ -245,3 +245,41 @@ def test_damaged_bytes_are_refused_and_never_a_traceback(tmp_path: Path, suffix:
             assert file.name in str(error)
             refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["[" * 50_000, "{", *({**vars(RECORD), **bad} for bad in ({"views": []}, {"teacher": 1}))]
+    + [{**vars(RECORD), "views": {"image_size": size}} for size in ("x", 10**9)]
+    + [{**vars(RECORD), "has_cut_val": "maybe"}],
+)
+def test_a_damaged_record_is_refused(tmp_path: Path, said: Any) -> None:
+    """What it says of the data is compared with the study's, so it is not ignored."""
+    text = said if isinstance(said, str) else json.dumps(said)
+    with pytest.raises(InputError, match="its entry kdtune is damaged"):
+        read_outputs(npz(tmp_path, val_logits=np.array([GOOD]), kdtune=np.array(text)), CLASSES)
+    file = parquet(tmp_path, logits=[GOOD])
+    pq.write_table(pq.read_table(file).replace_schema_metadata({"kdtune": text}), file)
+    with pytest.raises(InputError, match="its entry kdtune is damaged"):
+        read_outputs(file, CLASSES)
+
+
+def test_a_file_that_unpacks_to_more_than_the_memory_is_not_read(tmp_path: Path) -> None:
+    """A header of numpy and an entry of the archive that claim 10 TB, of 1 MB of zeros."""
+    file = npz(tmp_path, val_logits=np.array([GOOD]))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.npy", bytes(2**20))
+        archive.infolist()[-1].file_size = 10**13
+    with pytest.raises(InputError, match=r"cannot be read \(it unpacks to 10,000\.0 GB, more than"):
+        read_outputs(file, CLASSES)
+
+
+def test_a_column_of_more_values_than_the_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = parquet(tmp_path, logits=[GOOD] * 4000)
+    assert file.stat().st_size < 8 * 16_000  # equal values are stored once
+    pages = {"SC_PHYS_PAGES": 40, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("kdtune.models.output_size.os.sysconf", pages.__getitem__)
+    with pytest.raises(InputError, match=r"it unpacks to 0\.0 GB, more than half of the memory"):
+        read_outputs(file, CLASSES)

@@ -16,8 +16,9 @@ from torch import nn
 from kdtune.config.errors import InputError
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
-from kdtune.models.classifier import Classifier, probe
+from kdtune.models.classifier import Classifier
 from kdtune.models.object_source import ObjectSource
+from kdtune.models.probe import probe
 from kdtune.models.registry import build, build_model
 
 VIEWS = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)

@@ -16,8 +16,9 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.errors import InputError
-from kdtune.models.classifier import Preprocessing, probe
+from kdtune.models.classifier import Preprocessing
 from kdtune.models.fashion import fashion_student
+from kdtune.models.probe import probe
 from kdtune.models.registry import MAX_SUGGESTIONS, build
 from kdtune.models.weights import save_weights
 

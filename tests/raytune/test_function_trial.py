@@ -15,7 +15,8 @@ from s3_service import S3
 
 from kdtune.config.study import Study
 from kdtune.raytune import reporter
-from kdtune.raytune.function_trial import parse_epoch, run_function_trial
+from kdtune.raytune.function_epochs import parse_epoch
+from kdtune.raytune.function_trial import run_function_trial
 from kdtune.raytune.own_function import fingerprint
 from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.object_store import Store
@@ -81,6 +82,15 @@ def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[
         ("percent", "ValueError: val/acc must be a share in [0, 1], as kdtune's acc is, but is 81"),
         ("reserved", "InputError: a metric must not be named label, as kdtune's records have it"),
         ("epoch", "CannotResumeError: train begins at epoch 7, but only 0 epochs"),
+        ("exits", "InputError: train ended: it calls sys.exit(0) ("),
+        ("interrupts", "RuntimeError: train raised KeyboardInterrupt"),
+        ("odd", "InputError: train ended: Odd: odd ("),
+        ("long", "RuntimeError: a name that is no text: \\udcffxxx"),
+        ("silent", "Silent: without a message"),
+        ("many", "ValueError: train must yield at most 10,000 metrics per epoch, but yielded 20,0"),
+        ("control", 'InputError: metric must be "val/NAME" with a NAME of letters, digits and _'),
+        ("huge", "ValueError: val/huge must be a number or an array [N], but is 1000"),
+        ("negative", "ValueError: epoch must be a whole number from 0 on, but got -1"),
         ("short", "ValueError: train yielded 1 epochs, but there are 3"),
     ],
 )
@@ -89,7 +99,7 @@ def test_what_a_function_does_wrong_is_said(
 ) -> None:
     study = make(tmp_path, own_functions.failing, space={"kind": (kind,)}, baseline={})
     run_function_trial({"kind": kind, "repeat": 0}, study)
-    assert reports[-1]["error"].startswith(message)
+    assert reports[-1]["error"].startswith(message) and len(reports[-1]["error"]) < 5000
     assert list(study.folder.glob("trials/*/error.txt"))
 
 

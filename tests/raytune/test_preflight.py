@@ -166,7 +166,7 @@ class TestOnTwoNodes:
         status = inspect_node(nowhere, probe)
         probe.remove()
         assert "File name too long" in status.faults[0]
-        assert status.faults[1] == "these weights cannot be read"
+        assert "these weights cannot be read" in status.faults[1]
         assert status.data and status.teacher  # the rest is inspected all the same
 
     def test_machines_that_join_are_inspected_and_those_lost_are_named(

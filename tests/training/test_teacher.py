@@ -155,7 +155,10 @@ def test_a_teacher_of_version_0_1_is_known(run: Run, tmp_path: Path) -> None:
     assert not is_ready(replace(run, teacher_lr=0.5), folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"run": 3, "data": ""}', '{"run": {"no": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "3", '{"run": 3, "data": ""}', '{"run": {"no": 1}}', "[" * 50_000, '{"run": []}'],
+)
 def test_a_damaged_record_is_said(content: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(content)
     save_weights(torch.nn.Linear(2, 2), tmp_path / WEIGHTS)

@@ -1,0 +1,123 @@
+"""Records of costs, teachers, students and exports with values that kdtune never writes."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_folders import cost
+
+from kdtune.config.cost import read_costs
+from kdtune.config.errors import InputError
+from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY
+from kdtune.config.student_record import (
+    InputRecord,
+    ModelRecord,
+    StudentRecord,
+    StudentsRecord,
+    read_students_record,
+)
+from kdtune.config.teacher_accuracy import (
+    Accuracy,
+    TeacherAccuracy,
+    read_teacher_accuracy,
+    write_teacher_accuracy,
+)
+from kdtune.deploy.writing import read_facts
+
+DEEP = "[" * 50_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"params": "many"}, {"params": -1}, {"params": 1.5}, {"role": 3}, {"model": None}),
+        *({"latency_ms": float("nan")}, {"latency_ms": "fast"}, {"latency_ms": 10**400}),
+        *({"threads": True}, {"flops": [1]}, {"hardware": {}}),
+    ],
+)
+def test_costs_of_other_types_are_measured_again(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    models = [asdict(cost("a")), asdict(cost("b")) | wrong]
+    (tmp_path / COSTS).write_text(json.dumps({"models": models}))
+    assert read_costs(tmp_path) == []
+    (tmp_path / COSTS).write_text(DEEP)
+    assert read_costs(tmp_path) == []
+
+
+MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5)}, "0123")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"n": 0}, {"n": -1}, {"correct": 51}, {"correct": -1}, {"largest_class": 51}),
+        *({"n": "50"}, {"n": 1.5}, {"correct": None}, {"correct": True}, {"more": 1}),
+    ],
+)
+def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    write_teacher_accuracy(tmp_path, [MEASURED])
+    assert read_teacher_accuracy(tmp_path) == [MEASURED]
+    file, saved = tmp_path / TEACHER_ACCURACY, [asdict(MEASURED)]
+    saved[0]["splits"]["val"] |= wrong
+    file.write_text(json.dumps(saved))
+    assert read_teacher_accuracy(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"teacher": 1}, {"epochs": "3"}, {"weights": None}, {"classes": 1.5}, {"number": "0"}),
+        *({"splits": []}, {"splits": {"val": 3}}, {"acc_before": "high"}, {"fingerprint": 5}),
+    ],
+)
+def test_accuracies_of_other_types_are_measured_again(tmp_path: Path, wrong: Any) -> None:
+    write_teacher_accuracy(tmp_path, [MEASURED])
+    (tmp_path / TEACHER_ACCURACY).write_text(json.dumps([asdict(MEASURED) | wrong]))
+    assert read_teacher_accuracy(tmp_path) == []
+    (tmp_path / TEACHER_ACCURACY).write_text(DEEP)
+    assert read_teacher_accuracy(tmp_path) == []
+
+
+STUDENTS = StudentsRecord(
+    model=ModelRecord("resnet18"),
+    classes=("a", "b"),
+    input=InputRecord("images", (3, 32, 32), "uint8"),
+    students=(StudentRecord(0, "repeat-0.safetensors"),),
+    run={"student": "resnet18"},
+)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"classes": "ab"}, {"classes": [1, 2]}, {"classes": 3}, {"model": 3}, {"run": [1]}),
+        *({"model": {"name": 3}}, {"model": {"name": "m", "file": 3}}, {"input": 3}),
+        *({"input": {"kind": "images", "shape": shape, "dtype": "uint8"}} for shape in ("ab", [0])),
+        *({"input": {"kind": "images", "shape": [3], "dtype": 8}}, {"students": [3]}),
+        *({"students": [{"repeat": "0", "file": "f"}]}, {"preprocessing": [1]}, {"schema": None}),
+        *({"configuration": 3}, {"versions": []}, {"run": {"alpha": 10**400}}, {"run": {"lr": {}}}),
+    ],
+)
+def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: Any) -> None:
+    file = tmp_path / STUDENTS_CONFIG
+    file.write_text(STUDENTS.to_json())
+    assert read_students_record(tmp_path) == STUDENTS
+    for text in (json.dumps(json.loads(STUDENTS.to_json()) | wrong), DEEP):
+        file.write_text(text)
+        with pytest.raises(InputError, match="is damaged"):
+            read_students_record(tmp_path)
+
+
+def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "best.onnx").touch()
+    (tmp_path.parent / "outside").touch()
+    good = {"config_id": "c", "file": "best.onnx", "format": "ONNX", "repeat": 0, "notes": ["n"]}
+    file = tmp_path / "best.onnx.json"
+    file.write_text(json.dumps(good))
+    assert read_facts(tmp_path, "c") == [good]
+    wrong: list[dict[str, Any]] = [{"file": "../outside"}, {"file": 3}, {"file": "best\0.onnx"}]
+    wrong += [{"repeat": "0"}, {"format": None}, {"notes": "n"}, {"notes": [3]}]
+    for text in (*(json.dumps(good | own) for own in wrong), "[]", DEEP):
+        file.write_text(text)
+        assert read_facts(tmp_path, "c") == []

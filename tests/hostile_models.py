@@ -1,0 +1,167 @@
+"""Models and objectives that cannot work, named as users name theirs: `hostile_models:lazy`."""
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kdtune.models.fashion import small_cnn
+from kdtune.models.preprocessing import Preprocessing
+
+
+class Changed(nn.Module):
+    """A small network whose output a function changes; it gets the logits and the module."""
+
+    preprocessing = Preprocessing()
+
+    def __init__(self, classes: int, change: Callable[[Tensor, nn.Module], Tensor]):
+        super().__init__()
+        self.net, self.change = small_cnn(classes, width=2), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.net(x), self)
+
+
+class NoTrain(Changed):
+    def train(self, mode: bool = True) -> "NoTrain":
+        return super().train(True)
+
+
+class Printless(Changed):
+    def extra_repr(self) -> str:
+        raise RuntimeError("nothing to print")
+
+
+class Stateful(Changed):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 1}
+
+
+def lazy(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def on_meta(classes: int) -> nn.Module:
+    with torch.device("meta"):
+        return small_cnn(classes, width=2)
+
+
+def printless(classes: int) -> nn.Module:
+    return Printless(classes, lambda y, net: y)
+
+
+def stateful(classes: int) -> nn.Module:
+    return Stateful(classes, lambda y, net: y)
+
+
+def no_train(classes: int) -> nn.Module:
+    return NoTrain(classes, lambda y, net: y)
+
+
+def pairs(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: (y, y))
+
+
+def pairs_in_training(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: (y, y) if net.training else y)
+
+
+def one_logit_in_training(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y[:, :1] if net.training else y)
+
+
+def not_a_number(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y * float("nan"))
+
+
+def nan_in_training(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y / 0 if net.training else y)
+
+
+def nan_for_many(classes: int) -> nn.Module:
+    """Finite for the two views that are tried, and not for larger batches."""
+    return Changed(classes, lambda y, net: y * float("nan") if len(y) > 2 else y)
+
+
+def whole_numbers(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y.long())
+
+
+def complex_numbers(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y.to(torch.complex64))
+
+
+def detached(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y.detach())
+
+
+def frozen(classes: int) -> nn.Module:
+    return small_cnn(classes, width=2).requires_grad_(False)
+
+
+def blind(classes: int) -> nn.Module:
+    """Its logits are its last biases."""
+    return Changed(classes, lambda y, net: y * 0 + net.net[-1].bias)
+
+
+def exits(classes: int) -> nn.Module:
+    sys.exit(0)
+
+
+def exits_in_forward(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: sys.exit(0))
+
+
+def exits_in_training(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
+
+
+class Odd(BaseException):
+    """No Exception, as no user's class should be."""
+
+
+def raises_odd(classes: int) -> nn.Module:
+    raise Odd("odd")
+
+
+_shared = small_cnn(3, width=2)
+
+
+def shared(classes: int) -> nn.Module:
+    return _shared
+
+
+def with_running_statistics(classes: int) -> nn.Module:
+    """Batch norm after a linear layer, which one example has no statistics for."""
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+    net(torch.zeros(2, 1, 8, 8))
+    net.preprocessing = Preprocessing()
+    return net
+
+
+def turns_gradients_off(classes: int) -> nn.Module:
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    return small_cnn(classes, width=2).float()
+
+
+def changes_the_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    teacher.mul_(0)
+    return ((student - teacher) ** 2).mean()
+
+
+def has_no_slope(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return student.sum() * 0
+
+
+def is_nan_for_many(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Finite for the four rows that it is tried on."""
+    value = ((student - teacher) ** 2).mean()
+    return value if len(student) == 4 else value * float("nan")
+
+
+def exits_late(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    if len(student) > 4:
+        sys.exit(0)
+    return ((student - teacher) ** 2).mean()

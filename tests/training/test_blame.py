@@ -1,0 +1,83 @@
+"""What a run that diverges is blamed on: the teacher, the student, the objective or the lr."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from blobs import RUN, blobs, new_student
+
+from kdtune.config.errors import Diverged, InputError
+from kdtune.config.run import Run
+from kdtune.models.classifier import Classifier
+from kdtune.models.ensemble import Teacher
+from kdtune.models.registry import build
+from kdtune.streams.resources import Resources
+from kdtune.streams.stream import Stream
+from kdtune.training import evaluation
+from kdtune.training.loop import train
+from kdtune.training.objectives import check_objective
+
+
+def trained(run: Run, student: Classifier | None = None) -> None:
+    """Train on the blobs with the run's teacher."""
+    student = student or new_student(run)
+    teacher = Teacher.of([build(run.teacher, "none", 3, seed=0)])
+    list(train(run, student, Stream(run, blobs(), student, teacher, Resources())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"teacher": "hostile_models:nan_for_many"},
+            "the logits of the teacher hostile_models:nan_for_many are NaN or infinite for 41 of",
+        ),
+        (
+            {"student": "hostile_models:nan_for_many"},
+            "the logits of hostile_models:nan_for_many are NaN or infinite for 16 of "
+            "16 examples before its first training step",
+        ),
+        (
+            {"loss": "hostile_models:is_nan_for_many"},
+            "the objective hostile_models:is_nan_for_many is NaN or infinite for a batch of train",
+        ),
+        ({"lr": 1e30, "loss": "mse"}, "a lower lr may help$"),
+        ({"lr": 1e30, "precision": "bf16"}, "a lower lr may help, or --precision fp32$"),
+    ],
+)
+def test_the_culprit_is_named(changes: dict[str, object], cause: str) -> None:
+    with pytest.raises(Diverged, match=rf"became .* in epoch 0; {cause}"):
+        trained(replace(RUN, **changes))  # type: ignore[arg-type]
+
+
+def test_an_exit_in_training_is_no_success() -> None:
+    with pytest.raises(InputError, match=r"exits_in_training, or .* ended: it calls sys"):
+        trained(replace(RUN, student="hostile_models:exits_in_training"))
+    with pytest.raises(InputError, match=r"objective .*exits_late, ended: it calls sys\.exit\(0\)"):
+        trained(replace(RUN, loss="hostile_models:exits_late"))
+
+
+def test_a_student_learns_where_gradients_are_turned_off() -> None:
+    student = new_student(RUN)
+    before = student.head.weight.clone()
+    with torch.no_grad():  # as a script for inference does for its whole process
+        trained(replace(RUN, epochs=1), student)
+    assert not torch.equal(student.head.weight, before)
+
+
+def test_the_accuracy_of_a_teacher_without_finite_logits_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = replace(RUN, teacher="hostile_models:nan_for_many")
+    monkeypatch.setattr(evaluation, "load_data", lambda run: blobs())
+    monkeypatch.setattr("kdtune.training.recipe.load_data", lambda run: blobs())
+    teacher = Teacher.of([build(run.teacher, "none", 3, seed=0)])
+    with pytest.raises(InputError, match=r"NaN or infinite for 30 of 30 examples of val \(first"):
+        evaluation.evaluate(run, teacher, Resources(), ["val"])
+
+
+def test_an_objective_must_leave_its_arguments_and_have_a_slope() -> None:
+    with pytest.raises(InputError, match="has changed teacher in place"):
+        check_objective(Run(loss="hostile_models:changes_the_teacher"), 3)
+    with pytest.warns(UserWarning, match="has_no_slope with respect to .* is 0 for random logits"):
+        check_objective(Run(loss="hostile_models:has_no_slope"), 3)
