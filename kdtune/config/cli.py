@@ -26,16 +26,16 @@ from kdtune.config.flags import (
     choices_of,
     help_of,
     metavar_of,
-    number_or_range,
     parse_flags,
-    parse_range,
 )
 from kdtune.config.function_flags import function_flags, with_function_flags, with_repeats
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.names import is_output_file
+from kdtune.config.process import check_environment, end_streams, output_error, prepare_streams
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.user_code import user_code
+from kdtune.config.words import check_distinct, number_or_range, parse_range
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
@@ -64,6 +64,7 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
         atexit.register(gc.freeze)  # otherwise the exit collects the garbage of the whole run
 
     def main() -> int:
+        check_environment()
         if arguments[:1] == ["--version"]:
             print(version())
             return 0
@@ -96,20 +97,41 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         main: The command; returns its exit code.
         resumes: Whether the same command continues where it was interrupted.
     """
+    prepare_streams()
     try:
-        code = main()
+        code = _run(main)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
+        code = _tell(error)
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
         print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head
-        sys.stderr.close()
         code = 141
+    except OSError as error:
+        if (of_output := output_error(error)) is None:
+            raise
+        code = _tell(of_output)
+    end_streams()
     sys.exit(code)
+
+
+def _tell(error: UserError) -> int:
+    """Print an error as one sentence; return the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
+
+
+def _run(main: Callable[[], int]) -> int:
+    """Return the exit code of a command, once its output is written; raise OSError if it is not."""
+    try:
+        code = main()
+    except SystemExit:  # of tyro, after --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def parse(command: StudyCommand, arguments: list[str]) -> Study:
@@ -210,7 +232,8 @@ def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
             about = help_of(declared, text.rstrip())
             if is_default_study:
                 about += _default_elsewhere(name, base, elsewhere)
-            yield Flag(name, kind, about, default, metavar, choices_of(declared))
+            choices, place = choices_of(declared), declared.setting.place
+            yield Flag(name, kind, about, default, metavar, choices, place)
 
 
 def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
@@ -241,6 +264,8 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             fixed[name] = value[0]
             space.pop(name, None)
         else:
+            if value != space.get(name):  # an experiment may have made its list as it likes
+                check_distinct(name, value)
             space[name] = value
     own = with_repeats(base, own)
     if own["name"] == NAME_OF_DATA:
