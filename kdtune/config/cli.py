@@ -31,9 +31,11 @@ from kdtune.config.flags import (
 from kdtune.config.function_flags import function_flags, with_function_flags, with_repeats
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.names import is_output_file
-from kdtune.config.process import check_environment, end_streams, output_error, prepare_streams
+from kdtune.config.places import check_place
+from kdtune.config.process import check_environment, end_streams, prepare_streams
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import printable
 from kdtune.config.user_code import user_code
 from kdtune.config.words import check_distinct, number_or_range, parse_range
 
@@ -101,7 +103,8 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
     try:
         code = _run(main)
     except UserError as error:
-        code = _tell(error)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
@@ -109,22 +112,12 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = 130
     except BrokenPipeError:  # | head
         code = 141
-    except OSError as error:
-        if (of_output := output_error(error)) is None:
-            raise
-        code = _tell(of_output)
     end_streams()
     sys.exit(code)
 
 
-def _tell(error: UserError) -> int:
-    """Print an error as one sentence; return the exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    return 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
-
-
 def _run(main: Callable[[], int]) -> int:
-    """Return the exit code of a command, once its output is written; raise OSError if it is not."""
+    """Return the exit code of a command, once its output is written; raise if it cannot be."""
     try:
         code = main()
     except SystemExit:  # of tyro, after --help
@@ -192,8 +185,11 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
 
 def _experiment(file: Path) -> Study:
     """Return the study of an experiment, a Python file."""
+    check_place("EXPERIMENT", str(file))
     if not file.is_file() or file.suffix != ".py":
-        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
+        near = get_close_matches(
+            file.name, [p.name for p in file.parent.glob("*.py") if p.is_file()], n=1
+        )
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
         raise InputError(
             f"an experiment must be a Python file (.py), but {describe_missing(file)}{hint}"

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from kdtune.config.errors import InputError
 from kdtune.config.places import check_place
-from kdtune.config.text import has_hidden, shown
+from kdtune.config.text import has_hidden, locale_hint, shown
 
 Value = float | int | str
 Config = dict[str, Value | None]
@@ -160,7 +160,7 @@ class Declaration:
             raise requirement_error(self.name, self.setting.requirement, value)
         for text in (part for part in parts if isinstance(part, str)):
             if has_hidden(text) and not self.setting.any_text:
-                raise requirement_error(self.name, NOT_HIDDEN, value)
+                raise requirement_error(self.name, f"{NOT_HIDDEN}{locale_hint(text)}", value)
             if self.setting.place:
                 check_place(
                     self.name, text.partition("=")[2] or text if self.setting.pairs else text

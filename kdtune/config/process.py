@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.text import shown
@@ -21,13 +23,16 @@ def prepare_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for name in ("write", "flush"):
+        if sys.stdout is sys.__stdout__:  # not that of a test or a notebook
+            setattr(sys.stdout, name, _saying(name))
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:  # not that of a test or a notebook
+        if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
@@ -47,18 +52,24 @@ def check_environment() -> None:
             raise InputError(f"{name} must be an absolute path, but got {name}={shown(value)}")
 
 
-def output_error(error: OSError) -> InputError | None:
-    """Return what to say of an error if it is one of the standard output; else None."""
-    if error.filename is not None:
-        return None
-    try:
-        sys.stdout.flush()
-    except OSError as again:
-        if again.errno == error.errno:
-            return InputError(
+def _saying(name: str) -> Callable[..., Any]:
+    """Return a method of the standard output that raises InputError where it cannot be written.
+
+    A full disk raises OSError without the name of a file, as if it were one of the study's.
+    """
+    method = getattr(sys.stdout, name)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except BrokenPipeError:  # the reader has ended
+            raise
+        except OSError as error:
+            raise InputError(
                 f"the standard output cannot be written ({error.strerror}); direct it elsewhere"
-            )
-    return None
+            ) from None
+
+    return call
 
 
 def end_streams() -> None:
@@ -66,5 +77,5 @@ def end_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except (OSError, InputError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,5 +1,6 @@
 """Texts of unknown origin, made safe to show."""
 
+import sys
 from unicodedata import category
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -35,6 +36,14 @@ def has_hidden(text: str) -> bool:
     if text.isprintable():
         return False
     return any(category(c) in HIDDEN and c not in JOINERS for c in text)
+
+
+def locale_hint(text: str) -> str:
+    """Return what to do if text of a command line is only wrong because of the locale, else ""."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8" or not any(category(c) == "Cs" for c in text):
+        return ""
+    return f" (the locale has the encoding {encoding}; set PYTHONUTF8=1)"
 
 
 def shown(value: object) -> str:
