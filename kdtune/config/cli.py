@@ -32,7 +32,7 @@ from kdtune.config.function_flags import function_flags, with_function_flags, wi
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.names import is_output_file
 from kdtune.config.places import check_place
-from kdtune.config.process import check_environment, end_streams, prepare_streams
+from kdtune.config.process import check_docstrings, check_environment, end_streams, prepare_streams
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import printable
@@ -70,7 +70,10 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
         if arguments[:1] == ["--version"]:
             print(version())
             return 0
-        return run_command(command, parse_command(command, arguments))
+        argument = parse_command(command, arguments)
+        if COMMANDS[command].uses_ray:
+            check_docstrings()
+        return run_command(command, argument)
 
     warnings.formatwarning = _format_warning
     run_and_exit(main, resumes=COMMANDS[command].resumes)
@@ -157,6 +160,8 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         own = {f"teacher_{name}" for name in TEACHER_RECIPE} - set(flags)
         values |= {name: None for name in own & values.keys()}
     study = _lay_over(base, base.space if command == "search" else {}, values)
+    if "cache" in flags and Path(str(study.cache)).expanduser().is_file():
+        raise InputError(f"cache must be a folder, but {study.cache} is a file")
     return replace(study, flags=flags)
 
 

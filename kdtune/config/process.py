@@ -52,6 +52,15 @@ def check_environment() -> None:
             raise InputError(f"{name} must be an absolute path, but got {name}={shown(value)}")
 
 
+def check_docstrings() -> None:
+    """Raise InputError if Python drops docstrings, without which Ray cannot be imported."""
+    if sys.flags.optimize > 1:
+        raise InputError(
+            "Ray needs docstrings, which Python drops with -OO and PYTHONOPTIMIZE=2; leave it out, "
+            "or use -O or PYTHONOPTIMIZE=1"
+        )
+
+
 def _saying(name: str) -> Callable[..., Any]:
     """Return a method of the standard output that raises InputError where it cannot be written.
 

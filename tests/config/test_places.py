@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,12 @@ def test_all_paths_are_marked() -> None:
 def test_of_a_command_line(words: str, message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         parse("search", words.split())
+
+
+def test_a_file_is_no_cache(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"^cache must be a folder, but {file} is a file"):
+        parse("search", ["--cache", str(file)])
 
 
 def test_of_the_other_commands() -> None:
