@@ -1,6 +1,7 @@
 """Configuration of a study: what it is, its checks, its JSON, the command lines.
 
 Declarations
+- bounds: bounds that several fields share
 - fields: annotations of config fields (bounds, commands, effects) and the checks they imply
 - base_run: what plan, records and tables know of a trial, whatever it trains
 - task: what the trials train: hyperparameters, metrics, baseline; that of distillation
@@ -18,10 +19,12 @@ Declarations
 - study_checks: its checks beyond the bounds of its fields
 - study_objects: objects and files of outputs in a study
 - teacher_outputs: teachers that are only a file: their names, and what a run with one may have
+- places: paths and URIs that cannot be are refused
 - names: data and weights as they are named on a command line
 - objects: models and data that are passed as objects, and their names
 - effects: which hyperparameters have an effect in a configuration, and its id
 - hyperparameters: the hyperparameters by name, lists and ranges of values
+- text: texts of unknown origin, made safe to show
 - numbers: text of numbers, distinct also close to 1
 - metrics: the table of metrics
 - conventions: the table of other tools' losses
@@ -34,6 +37,8 @@ Declarations
 Command lines
 - commands: the table of commands, exit codes, `kdtune --help`
 - cli: start of a command, parsing of studies, experiments
+- process: standard streams, current folder and environment of a command
+- words: words of a command line: numbers, ranges, what is refused
 - flags: how a field becomes a flag; the flags of analysis and report
 - function_flags: flags of an experiment with a training function
 - predict_flags: flags of predict

@@ -33,17 +33,18 @@ from kdtune.config.flags import (
     choices_of,
     help_of,
     metavar_of,
-    number_or_range,
     parse_flags,
-    parse_range,
 )
 from kdtune.config.function_flags import function_flags, with_function_flags, with_repeats
 from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
 from kdtune.config.names import is_output_file
+from kdtune.config.places import check_place
+from kdtune.config.process import check_docstrings, check_environment, end_streams, prepare_streams
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import printable, printable_lines
 from kdtune.config.user_code import user_code
+from kdtune.config.words import check_distinct, number_or_range, parse_range
 
 ABOUT: dict[StudyCommand, str] = {
     "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
@@ -56,7 +57,7 @@ ABOUT: dict[StudyCommand, str] = {
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
 
-LOST = (LeaseLostError, ExportMismatchError, Diverged)
+LOST = (LeaseLostError, ExportMismatchError, Diverged, DataChangedError)
 """Errors with valid input: a command ends with exit code 1, not 2."""
 
 MAX_SHOWN = 80
@@ -78,10 +79,14 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
         atexit.register(gc.freeze)  # otherwise the exit collects the garbage of the whole run
 
     def main() -> int:
+        check_environment()
         if arguments[:1] == ["--version"]:
             print(version())
             return 0
-        return run_command(command, parse_command(command, arguments))
+        argument = parse_command(command, arguments)
+        if COMMANDS[command].uses_ray:
+            check_docstrings()
+        return run_command(command, argument)
 
     warnings.formatwarning = _format_warning
     run_and_exit(main, resumes=COMMANDS[command].resumes)
@@ -110,8 +115,9 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         main: The command; returns its exit code.
         resumes: Whether the same command continues where it was interrupted.
     """
+    prepare_streams()
     try:
-        code = main()
+        code = _run(main)
     except UserError as error:
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         code = 1 if isinstance(error, LOST) else 2
@@ -121,9 +127,20 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head
-        sys.stderr.close()
         code = 141
+    end_streams()
     sys.exit(code)
+
+
+def _run(main: Callable[[], int]) -> int:
+    """Return the exit code of a command, once its output is written; raise if it cannot be."""
+    try:
+        code = main()
+    except SystemExit:  # of tyro, after --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def parse(command: StudyCommand, arguments: list[str]) -> Study:
@@ -156,6 +173,8 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         own = {f"teacher_{name}" for name in TEACHER_RECIPE} - set(flags)
         values |= {name: None for name in own & values.keys()}
     study = _lay_over(base, base.space if command == "search" else {}, values)
+    if "cache" in flags and Path(str(study.cache)).expanduser().is_file():
+        raise InputError(f"cache must be a folder, but {study.cache} is a file")
     return replace(study, flags=flags)
 
 
@@ -184,8 +203,9 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
 
 def _experiment(file: Path) -> Study:
     """Return the study of an experiment, a Python file."""
+    check_place("EXPERIMENT", str(file))
     if not file.is_file() or file.suffix != ".py":
-        others = [p.name for p in file.parent.glob("*.py") if p.name != file.name]
+        others = [p.name for p in file.parent.glob("*.py") if p.is_file() and p != file]
         near = get_close_matches(file.name, others, n=1)
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
         raise InputError(
@@ -237,7 +257,8 @@ def _flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
             about = help_of(declared, text.rstrip())
             if is_default_study:
                 about += _default_elsewhere(name, base, elsewhere)
-            yield Flag(name, kind, about, default, metavar, choices_of(declared))
+            choices, place = choices_of(declared), declared.setting.place
+            yield Flag(name, kind, about, default, metavar, choices, place)
 
 
 def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
@@ -268,6 +289,8 @@ def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> S
             fixed[name] = value[0]
             space.pop(name, None)
         else:
+            if value != space.get(name):  # an experiment may have made its list as it likes
+                check_distinct(name, value)
             space[name] = value
     own = with_repeats(base, own)
     if own["name"] == NAME_OF_DATA:

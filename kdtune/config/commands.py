@@ -52,6 +52,8 @@ class Command:
     """Exit codes that --help lists; keys of `EXIT_CODES`."""
     resumes: bool = False
     """Whether the same command continues where it was interrupted."""
+    uses_ray: bool = False
+    """Whether it imports Ray."""
     collects_garbage: bool = True
     """Whether cyclic garbage is collected; a short process is faster without."""
 
@@ -63,6 +65,7 @@ COMMANDS = {
         summary="Run a study: every configuration in every repeat. Repeat it to resume.",
         exit_codes=(0, 1, 2, 130),
         resumes=True,
+        uses_ray=True,
     ),
     "distill": _of_study(
         summary="Run one distillation and print its epochs.", exit_codes=(0, 1, 2, 130)

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, make_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from kdtune.config.commands import COMMANDS, command_flags
-from kdtune.config.fields import ALL_COMMANDS
+from kdtune.config.fields import ALL_COMMANDS, docstring
 from kdtune.config.flags import Flag, flags_of, parse_flags
 
 Shell = Literal["bash", "zsh", "fish"]
@@ -71,7 +71,7 @@ def flags(command: str) -> Iterator[Flag]:
 
 def parse(command: str, arguments: list[str]) -> CompletionFlags:
     """Return what the command line of "completion" asks for; see `parse_flags`."""
-    about = str(CompletionFlags.__doc__)
+    about = docstring(CompletionFlags)
     return CompletionFlags(**parse_flags(command, about, tuple(flags(command)), arguments))
 
 

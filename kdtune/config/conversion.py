@@ -15,6 +15,9 @@ from kdtune.config.errors import InputError
 from kdtune.config.fields import declarations
 from kdtune.config.run import Run
 
+LEAST, MOST = 1e-9, 1e9
+"""Bounds on weights other than 0, so that their quotients are finite."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -118,8 +121,13 @@ def _value(parameter: Parameter, text: str) -> float | str:
         value = float(text) if parameter.number else -1.0
     except ValueError:
         value = -1.0
-    if 0 < value < float("inf") or (value == 0 and not parameter.positive):
+    if LEAST <= value <= MOST or (value == 0 and not parameter.positive):
         return value
+    if value > 0 and parameter.number:
+        raise InputError(
+            f"{parameter.name} must lie between {LEAST:g} and {MOST:g}, but got "
+            f"{parameter.name}={text}"
+        )
     number = ["a number greater than 0" if parameter.positive else "a number of 0 or more"]
     allowed = " or ".join([*parameter.words, *(number if parameter.number else [])])
     raise InputError(f"{parameter.name} must be {allowed}, but got {parameter.name}={text}")

@@ -1,13 +1,13 @@
 """Flags of `kdtune.convert`."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from kdtune.config.bounds import MAX_COUNT
 from kdtune.config.conventions import CONVENTIONS
 from kdtune.config.errors import InputError
-from kdtune.config.fields import Setting, check_fields
+from kdtune.config.fields import Setting, check_fields, docstring
 from kdtune.config.flags import Flag, flags_of, parse_flags
 from kdtune.config.run_training import Optimizer
 
@@ -25,11 +25,11 @@ class ConvertFlags:
     """The tool's parameters."""
     from_: Annotated[str, Setting(choices=lambda: tuple(CONVENTIONS))] = ""
     """The tool."""
-    lr: Annotated[float | None, Setting(above=0)] = None
+    lr: Annotated[float | None, Setting(above=0, high=MAX_COUNT)] = None
     """The tool's learning rate, to be converted, too."""
-    weight_decay: Annotated[float | None, Setting(low=0)] = None
+    weight_decay: Annotated[float | None, Setting(low=0, high=MAX_COUNT)] = None
     """The tool's weight decay, to be converted, too."""
-    clip_norm: Annotated[float | None, Setting(low=0)] = None
+    clip_norm: Annotated[float | None, Setting(low=0, high=MAX_COUNT)] = None
     """The tool's largest norm of the gradient, to be converted, too."""
     optimizer: Optimizer = "sgd"
     """Optimizer, which decides how the learning rate is converted."""
@@ -66,5 +66,5 @@ def convert_flags(command: str) -> Iterator[Flag]:
 def parse_convert(command: str, arguments: Sequence[str]) -> ConvertFlags:
     """Return what the command line of "convert" asks for; see `flags.parse_flags`."""
     tools = "\n\n".join(f"{name}: {tool.signature}" for name, tool in CONVENTIONS.items())
-    about = f"{inspect.getdoc(ConvertFlags)}\n\nTools and their parameters:\n\n{tools}"
+    about = f"{docstring(ConvertFlags)}\n\nTools and their parameters:\n\n{tools}"
     return ConvertFlags(**parse_flags(command, about, tuple(convert_flags(command)), arguments))

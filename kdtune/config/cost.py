@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+from kdtune.config.bounds import MAX_COUNT, MAX_PARAMS
 from kdtune.config.errors import DAMAGED, InputError
 from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import COSTS, atomic_write
@@ -82,9 +83,9 @@ def _check(cost: Cost) -> None:
 class Limits:
     """Limits on the cost of a student; raises InputError for impossible ones."""
 
-    max_ms: Annotated[float | None, Setting(above=0)] = None
+    max_ms: Annotated[float | None, Setting(above=0, high=MAX_COUNT)] = None
     """Greatest median latency at batch size 1 in milliseconds."""
-    max_params: Annotated[int | None, Setting(low=1)] = None
+    max_params: Annotated[int | None, Setting(low=1, high=MAX_PARAMS)] = None
     """Greatest number of parameters."""
 
     def __post_init__(self) -> None:

@@ -1,13 +1,13 @@
 """Flags of `kdtune.export`."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated
 
+from kdtune.config.bounds import MAX_REPEAT
 from kdtune.config.errors import InputError
-from kdtune.config.fields import Setting, check_fields
+from kdtune.config.fields import Setting, check_fields, docstring
 from kdtune.config.flags import Flag, flags_of, parse_flags
 
 EXPORT_FORMATS = ("onnx", "torch-export", "safetensors")
@@ -24,7 +24,7 @@ class ExportFlags:
     model card, students/README.md.
     """
 
-    study: str
+    study: Annotated[str, Setting(place=True)]
     """Folder of the study."""
     format: Annotated[str, Setting(choices=lambda: EXPORT_FORMATS)] = "onnx"
     """Format of the file: "onnx" for onnxruntime and others, "torch-export" for PyTorch without
@@ -32,7 +32,7 @@ class ExportFlags:
     int8: bool = False
     """Also write students/best-int8.onnx, calibrated on train images, and compare it with float32:
     accuracy on test, size and latency. Only with format onnx."""
-    repeat: Annotated[int | None, Setting(low=0)] = None
+    repeat: Annotated[int | None, Setting(low=0, high=MAX_REPEAT)] = None
     """Repeat of the student. None: the lowest one that is there. The one with the best accuracy
     would be a selection on the data that are to judge it."""
 
@@ -70,5 +70,5 @@ def parse_export(command: str, arguments: Sequence[str]) -> ExportFlags:
         raise InputError(
             "STUDY must be given, the folder of a study (python -m kdtune.export runs/NAME)"
         )
-    about = str(inspect.getdoc(ExportFlags))
+    about = docstring(ExportFlags)
     return ExportFlags(**parse_flags(command, about, tuple(export_flags(command)), arguments))

@@ -15,16 +15,20 @@ import textwrap
 from collections import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from decimal import Decimal
 from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from kdtune.config.errors import InputError
+from kdtune.config.places import check_place
+from kdtune.config.text import has_hidden, locale_hint, shown
 
 Value = float | int | str
 Config = dict[str, Value | None]
 StudyCommand = Literal["search", "teacher", "distill"]
 
+NOT_HIDDEN = "be UTF-8 text without control or invisible characters"
 ALL_COMMANDS: tuple[StudyCommand, ...] = ("search", "teacher", "distill")
 OF_STUDENT: tuple[StudyCommand, ...] = ("search", "distill")
 ONLY_SEARCH: tuple[StudyCommand, ...] = ("search",)
@@ -48,6 +52,12 @@ class Setting:
     """Returns the words that --help lists, where the type does not."""
     defines: bool = True
     """Whether a study with another value is another study."""
+    any_text: bool = False
+    """Whether text may have control characters, such as the line ends of a shell script."""
+    place: bool = False
+    """Whether text is a path or a URI, or may be one."""
+    pairs: bool = False
+    """Whether it may also be NAME=PATH."""
     resolved: bool = False
     """Whether None is replaced by a value that follows from the data and the models when a study
     begins, unless it stands for a value of each model. Later commands on the same study take the
@@ -56,8 +66,8 @@ class Setting:
     @property
     def requirement(self) -> str:
         """The bounds in words, such as "lie in [0, 1)"; empty if there are none."""
-        low = self.above if self.low is None else self.low
-        high = self.below if self.high is None else self.high
+        low = _digits(self.above if self.low is None else self.low)
+        high = _digits(self.below if self.high is None else self.high)
         if low is None and high is None:
             return ""
         if high is None:
@@ -145,9 +155,16 @@ class Declaration:
             return
         if self.type_requirement and not _has_type(value, self.kind):
             raise requirement_error(self.name, self.type_requirement, value)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(n, int | float) and not self.setting.allows(n) for n in numbers):
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(n, int | float) and not self.setting.allows(n) for n in parts):
             raise requirement_error(self.name, self.setting.requirement, value)
+        for text in (part for part in parts if isinstance(part, str)):
+            if has_hidden(text) and not self.setting.any_text:
+                raise requirement_error(self.name, f"{NOT_HIDDEN}{locale_hint(text)}", value)
+            if self.setting.place:
+                check_place(
+                    self.name, text.partition("=")[2] or text if self.setting.pairs else text
+                )
 
 
 @cache
@@ -186,7 +203,17 @@ def check(config: Any, name: str, holds: object, requirement: str) -> None:
 
 def requirement_error(name: str, requirement: str, value: object) -> InputError:
     """Return the error for a field's value that does not meet a requirement."""
-    return InputError(f"{name} must {requirement}, but got {name}={value!r}")
+    return InputError(f"{name} must {requirement}, but got {name}={shown(value)}")
+
+
+def _digits(number: float | None) -> str | None:
+    """Return a number in plain digits: 0.0001 and 1000000, not 1e-04 and 1e+06."""
+    return None if number is None else f"{Decimal(str(number)):f}"
+
+
+def docstring(owner: type) -> str:
+    """Return the docstring of a dataclass, from its source: `python -OO` drops docstrings."""
+    return ast.get_docstring(_class_of(owner)) or ""
 
 
 def docstrings(owner: type) -> dict[str, str]:
@@ -197,13 +224,17 @@ def docstrings(owner: type) -> dict[str, str]:
 
 def _own_docstrings(owner: type) -> dict[str, str]:
     texts = {}
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-    assert isinstance(tree, ast.ClassDef)  # noqa: S101 - source of a class is a class
-    for statement, below in itertools.pairwise(tree.body):
+    for statement, below in itertools.pairwise(_class_of(owner).body):
         if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
             assert isinstance(statement.target, ast.Name)  # noqa: S101 - source of a class is a class
             texts[statement.target.id] = " ".join(ast.literal_eval(below.value).split())
     return texts
+
+
+def _class_of(owner: type) -> ast.ClassDef:
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    assert isinstance(tree, ast.ClassDef)
+    return tree
 
 
 @cache
@@ -241,5 +272,6 @@ def _has_type(value: object, kind: Any) -> bool:
         member = next((get_args(o)[0] for o in options if get_origin(o) is tuple), None)
         return len(value) > 0 and all(_has_type(one, member) for one in value)
     if float in options:
-        return isinstance(value, float | int) and math.isfinite(value)
+        # whole numbers are finite, but math.isfinite fails for those that no float can hold
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, tuple(o for o in options if o in (int, str)))

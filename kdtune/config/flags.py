@@ -4,13 +4,12 @@ tyro parses every command line. It is imported only for that, so that reading a 
 """
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import Annotated, Any, get_origin
 
 from kdtune.config import effects
+from kdtune.config.bounds import MAX_COUNT, MAX_PARAMS
 from kdtune.config.commands import describe_exit_codes, program
 from kdtune.config.errors import InputError
 from kdtune.config.fields import (
@@ -20,18 +19,21 @@ from kdtune.config.fields import (
     Setting,
     check_fields,
     declarations,
+    docstring,
     docstrings,
 )
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Range
+from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.metrics import COMPARABLE, METRICS
 from kdtune.config.study import Format, Scope
 from kdtune.config.table_flags import TableFlags, check_kind, is_table, put_tables_first
 from kdtune.config.trackers import TrackFlags
+from kdtune.config.words import check_given_once, check_not_empty
 
 _COLUMN = dict.fromkeys(("repeat", "epoch", "example"), "COLUMN")
 METAVARS = {"run": "RUN", "runs": "RUN [RUN ...]", "tables": "TABLE [TABLE ...]", **_COLUMN}
 """What --help shows in place of a value, for fields whose type does not say it."""
 
+_place = Setting(place=True)
 _names = Setting(choices=lambda: HYPERPARAMETERS)
 _metrics = Setting(choices=lambda: tuple(METRICS))
 _comparable = Setting(choices=lambda: COMPARABLE)
@@ -44,9 +46,9 @@ class ReportFlags:
     Of several studies of the same data it is one page that compares them.
     """
 
-    runs: tuple[str, ...]
+    runs: Annotated[tuple[str, ...], _place]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first."""
-    out: str | None = None
+    out: Annotated[str | None, _place] = None
     """Folder for report.html and figures/. None: the study's own. With several studies the file of
     the page; None: comparison-NAME-NAME.html."""
     metric: Annotated[str | None, _comparable] = None
@@ -58,10 +60,10 @@ class ReportFlags:
     baseline: str | None = None
     """Baseline of the comparison: the best configuration with these values,
     NAME=VALUE[,NAME=VALUE...]. None: that of the study, alpha=1 for distillation."""
-    max_ms: Annotated[float | None, Setting(above=0)] = None
+    max_ms: Annotated[float | None, Setting(above=0, high=MAX_COUNT)] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. None: the study's own."""
-    max_params: Annotated[int | None, Setting(low=1)] = None
+    max_params: Annotated[int | None, Setting(low=1, high=MAX_PARAMS)] = None
     """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class AnalysisFlags:
     own: python -m kdtune.analysis results.csv --help.
     """
 
-    runs: tuple[str, ...]
+    runs: Annotated[tuple[str, ...], _place]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first. A
     folder of studies is listed."""
     by: Annotated[tuple[str, ...], _names] = ()
@@ -108,10 +110,10 @@ class AnalysisFlags:
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
-    max_ms: Annotated[float | None, Setting(above=0)] = None
+    max_ms: Annotated[float | None, Setting(above=0, high=MAX_COUNT)] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. None: the study's own."""
-    max_params: Annotated[int | None, Setting(low=1)] = None
+    max_params: Annotated[int | None, Setting(low=1, high=MAX_PARAMS)] = None
     """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
 
     def __post_init__(self) -> None:
@@ -133,6 +135,8 @@ class Flag:
     """What --help shows in place of the value; None: what tyro derives from the type."""
     choices: tuple[str, ...] = ()
     """Words that it may have, beside those of its type; shells complete them."""
+    place: bool = False
+    """Whether it is a path or URI, see `Setting.place`."""
 
     @property
     def given_name(self) -> str | None:
@@ -147,7 +151,8 @@ def flags_of(owner: type) -> Iterator[Flag]:
     for name, declared in declarations(owner).items():
         metavar = metavar_of(declared) or METAVARS.get(name)
         about, choices = help_of(declared, texts[name]), choices_of(declared)
-        yield Flag(name, declared.kind, about, defaults[name], metavar, choices)
+        place = declared.setting.place
+        yield Flag(name, declared.kind, about, defaults[name], metavar, choices, place)
 
 
 def reading_flags(command: str) -> Iterator[Flag]:
@@ -202,10 +207,11 @@ def parse_flags(
     0 or 2, with the nearest flag named.
 
     Raises:
-        InputError: A flag for several values is given none.
+        InputError: A flag is given twice, or a path is empty.
     """
     import tyro
 
+    check_given_once(arguments)
     fields: list[Any] = []
     for flag in flags:
         marks: list[Any] = [
@@ -222,12 +228,14 @@ def parse_flags(
         description=f"{description}\n\n{describe_exit_codes(command)}",
         config=() if command in ALL_COMMANDS else (tyro.conf.FlagCreatePairsOff,),
     )
-    return dict(vars(parsed))
+    values = dict(vars(parsed))
+    check_not_empty({flag.name: values[flag.name] for flag in flags if flag.place})
+    return values
 
 
 def parse_own(owner: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the values of the flags that a dataclass declares; see `parse_flags`."""
-    return parse_flags(command, str(inspect.getdoc(owner)), tuple(flags_of(owner)), arguments)
+    return parse_flags(command, docstring(owner), tuple(flags_of(owner)), arguments)
 
 
 def parse_track(command: str, arguments: Sequence[str]) -> TrackFlags:
@@ -254,7 +262,7 @@ def parse_reading(
     elif command == "analysis":
         place = next((word for word in arguments if not word.startswith("-")), "none")
         check_kind(list(arguments), AnalysisFlags, TableFlags, place)
-    values = parse_flags(command, str(inspect.getdoc(kind)), tuple(flags_of(kind)), arguments)
+    values = parse_flags(command, docstring(kind), tuple(flags_of(kind)), arguments)
     if not values.get("runs", values.get("tables")):
         raise InputError(
             f"RUN must be given, the folder of a study (python -m kdtune.{command} runs/NAME)"
@@ -264,35 +272,3 @@ def parse_reading(
         if value == () and given:
             raise InputError(f"{name} must have at least one value (--{name} NAME [NAME ...])")
     return kind(**values)  # type: ignore[no-any-return]
-
-
-def number_or_range(kind: type[int] | type[float], optional: bool = False) -> Any:
-    """Return a type that tyro reads as a number, a range of numbers or, if `optional`, None."""
-    import tyro
-
-    def read(words: list[str]) -> int | float | str | None:
-        if optional and words[0] == "None":
-            return None
-        # a range is parsed later, by parse_range: tyro replaces the words of an error raised here
-        return words[0] if ".." in words[0] else kind(words[0])
-
-    optional_type: Any = NoneType if optional else kind
-    spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log|:logit]",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, int | float | str | optional_type),
-        str_from_instance=lambda value: [str(value)],
-    )
-    return Annotated[kind | str | optional_type, spec]
-
-
-def parse_range(name: str, values: tuple[Any, ...], kind: Any) -> Range | None:
-    """Return the range that a flag's values are; None if they are a list."""
-    texts = [value for value in values if isinstance(value, str)]
-    if kind not in (int, float) or not texts:
-        return None
-    if len(values) > 1:
-        shown = " ".join(map(str, values))
-        raise InputError(f"{name} must be a list or one range, but got {shown}")
-    return Range.parse(texts[0], kind)

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from kdtune.config.fields import declarations, docstrings
-from kdtune.config.flags import Flag, help_of, metavar_of, number_or_range, parse_range
+from kdtune.config.flags import Flag, help_of, metavar_of
 from kdtune.config.hyperparameters import Range, ends_of
 from kdtune.config.study import Study
+from kdtune.config.words import check_distinct, number_or_range, parse_range
 
 NOT_USED = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb")
 """Fields of a study that have flags, but no effect on a training function."""
@@ -23,7 +24,8 @@ def function_flags(base: Study) -> Iterator[Flag]:
         if name == "repeats":
             kind = int | Literal["auto"]
             default = "auto" if base.until_decided else default
-        yield Flag(name, kind, help_of(declared, texts[name]), default, metavar_of(declared))
+        about, place = help_of(declared, texts[name]), declared.setting.place
+        yield Flag(name, kind, about, default, metavar_of(declared), place=place)
     for name, values in base.space.items():
         one: Any = _kind(base, name)
         if one is not None and name.isidentifier() and name not in declarations(Study):
@@ -39,7 +41,10 @@ def with_function_flags(base: Study, flags: dict[str, Any]) -> Study:
     space, own = dict(base.space), {}
     for name, value in flags.items():
         if name in space and name not in declarations(Study):
-            space[name] = parse_range(name, value, _kind(base, name)) or value
+            ranges = parse_range(name, value, _kind(base, name))
+            if ranges is None and value != base.space[name]:
+                check_distinct(name, value)
+            space[name] = ranges or value
         else:
             own[name] = value
     return replace(base, space=space, **with_repeats(base, own))

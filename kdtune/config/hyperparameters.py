@@ -3,19 +3,23 @@
 Which fields these are, their bounds and their effects stand in one place, the annotations of `Run`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from kdtune.config import effects
+from kdtune.config.bounds import MAX_INTEGER, MAX_NUMBER
 from kdtune.config.errors import InputError
 from kdtune.config.fields import Config, Value, declarations, searchable
 from kdtune.config.run import Run
+from kdtune.config.text import shown
 
 HYPERPARAMETERS = effects.hyperparameters_of(Run)
 """Fields of a run that a configuration may set. The others define the study."""
+
+BOUNDED = f"be a finite number of at most {MAX_NUMBER:g}, or a whole number of 64 bits"
+"""What `is_bounded` demands, in words."""
 
 MISSING: Mapping[str, Any] = MappingProxyType({})
 
@@ -46,7 +50,13 @@ class Range:
     as 0.99 to 0.999. Both ends lie between 0 and 1."""
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.low < self.high < math.inf:
+        for end in (self.low, self.high):
+            if not is_bounded(end):
+                raise InputError(
+                    f"a range must be LOW..HIGH with LOW < HIGH, each of which must {BOUNDED}, but "
+                    f"got {shown(end)}"
+                )
+        if not self.low < self.high:
             raise InputError(f"a range must be LOW..HIGH with LOW < HIGH, but got {self}")
         if self.log and self.low <= 0:
             raise InputError(f"a range with :log must begin above 0, but got {self}")
@@ -97,6 +107,13 @@ class Range:
 
 Values = tuple[Value, ...] | Range
 """Possible values of a hyperparameter: a list or a range."""
+
+
+def is_bounded(value: object) -> bool:
+    """Return True for a finite number that is small enough for the records, see `BOUNDED`."""
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    return isinstance(value, float) and abs(value) <= MAX_NUMBER  # False for NaN
 
 
 def to_values(name: str, values: object) -> Values:

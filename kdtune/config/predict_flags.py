@@ -1,12 +1,12 @@
 """Flags of `python -m kdtune.predict`."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from kdtune.config.bounds import MAX_BATCH, MAX_COUNT, MAX_REPEAT
 from kdtune.config.errors import InputError
-from kdtune.config.fields import Setting, check_fields
+from kdtune.config.fields import Setting, check_fields, docstring
 from kdtune.config.flags import Flag, flags_of, parse_flags
 from kdtune.config.study import Device
 
@@ -22,19 +22,19 @@ class PredictFlags:
     Exit code 1 says that some images could not be read; they are named, the others are predicted.
     """
 
-    student: str
+    student: Annotated[str, Setting(place=True)]
     """Folder of the study, s3://BUCKET/PREFIX/NAME, its students/, or one file in students/."""
-    images: tuple[str, ...]
+    images: Annotated[tuple[str, ...], Setting(place=True)]
     """Image files, folders (searched with all their folders) and patterns, quoted: "new/*.jpg"."""
-    repeat: Annotated[int | None, Setting(low=0)] = None
+    repeat: Annotated[int | None, Setting(low=0, high=MAX_REPEAT)] = None
     """Repeat of the student. None: that of the file, else the lowest; never the most accurate one,
     whose accuracy would be optimistic."""
-    top: Annotated[int, Setting(low=1)] = 1
+    top: Annotated[int, Setting(low=1, high=MAX_COUNT)] = 1
     """Number of the most probable classes that are shown, at most all."""
     format: PredictFormat = "table"
     """Format of the output: a table for reading, or csv or json with each probability in full
     precision."""
-    batch_size: Annotated[int, Setting(low=1)] = 64
+    batch_size: Annotated[int, Setting(low=1, high=MAX_BATCH)] = 64
     """Images that are predicted at once."""
     device: Device = "auto"
     """Device of the student: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda
@@ -60,7 +60,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictFlags:
     Raises:
         InputError: There is no student or no image, or a value is not allowed.
     """
-    about = str(inspect.getdoc(PredictFlags))
+    about = docstring(PredictFlags)
     named = ((flag, METAVARS.get(flag.name, flag.metavar)) for flag in flags_of(PredictFlags))
     flags = tuple(replace(flag, metavar=metavar) for flag, metavar in named)
     if list(arguments) in ([], ["--"]):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from kdtune.config import effects
 from kdtune.config.base_run import BaseRun
+from kdtune.config.bounds import MAX_INTEGER, MAX_REPEAT
 from kdtune.config.fields import Config, Setting, Value, check_fields
 from kdtune.config.names import Role, Weights, is_named_data, is_named_extra, pairs
 from kdtune.config.objects import Objects
@@ -58,9 +59,9 @@ class Run(
     study may search, is annotated with `Hyperparameter`.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Setting(low=-MAX_INTEGER, high=MAX_INTEGER)] = 0
     """Seed of the study: with the repeat it fixes everything random."""
-    repeat: Annotated[int, Setting(commands=("distill",))] = 0
+    repeat: Annotated[int, Setting(low=-MAX_REPEAT, high=MAX_REPEAT, commands=("distill",))] = 0
     """Number of the repeat, from 0. All configurations are trained in the same repeats."""
     study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
         default=(), compare=False

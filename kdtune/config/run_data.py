@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from kdtune.config.bounds import MAX_COUNT, MAX_REPEAT
 from kdtune.config.fields import OF_STUDENT, Hyperparameter, Setting
 from kdtune.config.names import DataName
 
@@ -15,11 +16,11 @@ Orientation = Literal["exif", "stored"]
 class DataFields:
     """Data, labelled and not, and the views of their images."""
 
-    data: DataName = "fashion"
+    data: Annotated[DataName, Setting(place=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
     torchvision:CIFAR10), module:factory, or a folder with train/, val/ and optionally test/, each
     with one subfolder of images per class."""
-    data_root: Annotated[str | None, Setting(defines=False)] = None
+    data_root: Annotated[str | None, Setting(defines=False, place=True)] = None
     """Folder that holds the files of torchvision:NAME. None: torchvision in the user's cache
     folder."""
     download: Annotated[bool, Setting(defines=False)] = False
@@ -27,15 +28,15 @@ class DataFields:
     val_share: Annotated[float, Setting(above=0, below=1)] = 0.2
     """Share of train that becomes val where the data have no val: drawn with the seed, the same
     share of each class."""
-    folds: Annotated[int | None, Setting(low=2, commands=OF_STUDENT)] = None
+    folds: Annotated[int | None, Setting(low=2, high=MAX_REPEAT, commands=OF_STUDENT)] = None
     """Pool train and val, and split them anew in each repeat: N folds of equal size with the same
     share of each class, of which one is val and the others are train. Each repeat takes the next
     fold and, after all N, a new partition into folds. Each repeat has a teacher of its own,
     fine-tuned on its train. Test stays apart. None: the data's own val, the same in all repeats."""
-    train_images: Annotated[int | None, Setting(low=1, commands=OF_STUDENT)] = None
+    train_images: Annotated[int | None, Setting(low=1, high=MAX_COUNT, commands=OF_STUDENT)] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train."""
-    extra: Annotated[str | None, Setting(commands=OF_STUDENT)] = None
+    extra: Annotated[str | None, Setting(commands=OF_STUDENT, place=True)] = None
     """Images without labels, from which the student learns what the teacher says of them: a folder
     of images, in which subfolders have no meaning; module:factory; or "rest", the images of train
     that --train-images leaves out. Labels that they may have are not used. See --extra-share."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from kdtune.config.bounds import MIN_STD
 from kdtune.config.fields import OF_STUDENT, Hyperparameter, Setting
 from kdtune.config.names import ModelName, Weights
 from kdtune.config.run_data import Interpolation
@@ -16,7 +17,9 @@ class StudentFields:
     student: Annotated[ModelName, Hyperparameter(commands=OF_STUDENT, of_study=True)] = "resnet18"
     """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory."""
-    student_weights: Annotated[Weights, Setting(commands=OF_STUDENT)] = "default"
+    student_weights: Annotated[Weights, Setting(commands=OF_STUDENT, place=True, pairs=True)] = (
+        "default"
+    )
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""
     student_mean: Annotated[
@@ -25,7 +28,7 @@ class StudentFields:
     """Mean of each channel, or one for all, that the student's input is normalised with after
     scaling to [0, 1]. None: that of the model."""
     student_std: Annotated[
-        tuple[float, ...] | None, Setting(above=0, high=1, commands=OF_STUDENT)
+        tuple[float, ...] | None, Setting(low=MIN_STD, high=1, commands=OF_STUDENT)
     ] = None
     """Standard deviation of each channel, or one for all, that the student's input is normalised
     with. None: that of the model."""

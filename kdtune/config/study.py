@@ -14,6 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from kdtune.config.base_run import BaseRun
+from kdtune.config.bounds import (
+    MAX_CONFIGURATIONS,
+    MAX_CORES,
+    MAX_COUNT,
+    MAX_EPOCHS,
+    MAX_PARAMS,
+    MAX_REPEATS,
+    MIN_GPU,
+)
 from kdtune.config.cost import Limits
 from kdtune.config.fields import ONLY_SEARCH, Setting, Value, check, check_fields
 from kdtune.config.files import cache_folder, join_uri
@@ -64,7 +73,7 @@ class Study:
 
     name: str = ""
     """Name of the study and of its folder in --out. By default that of the data."""
-    out: str = "runs"
+    out: Annotated[str, Setting(place=True)] = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, Setting(commands=())] = field(default_factory=Run)
@@ -89,14 +98,14 @@ class Study:
     )
     """Hyperparameters of `train` with the values of others with which they have no effect, such as
     {"temperature": {"alpha": 1.0}}. Configurations that differ in nothing else are run once."""
-    epochs: Annotated[int | None, Setting(low=1, commands=())] = None
+    epochs: Annotated[int | None, Setting(low=1, high=MAX_EPOCHS, commands=())] = None
     """Number of epochs that `train` yields, unless a hyperparameter named epochs says it. A trial
     with fewer counts as truncated. None: it is not known."""
     search: Annotated[Search, Setting(commands=ONLY_SEARCH)] = "grid"
     """How configurations are proposed: "grid" (every combination of the lists), "random", or "tpe"
     (Optuna's Tree-structured Parzen Estimator, which learns from the results). Ranges need "random"
     or "tpe"."""
-    samples: Annotated[int, Setting(low=1, commands=ONLY_SEARCH)] = 60
+    samples: Annotated[int, Setting(low=1, high=MAX_CONFIGURATIONS, commands=ONLY_SEARCH)] = 60
     """Number of configurations that "random" and "tpe" propose."""
     plain_share: Annotated[float, Setting(low=0, below=1, commands=ONLY_SEARCH)] = 0.5
     """Share of the proposals of "random" and "tpe" without distillation (alpha = 1), so that the
@@ -109,12 +118,12 @@ class Study:
     race_level: Annotated[float, Setting(above=0, below=1, commands=ONLY_SEARCH)] = 0.1
     """Error rate of racing: probability, over all interim analyses, of dropping a configuration in
     favour of an equally good one; per pair, not family-wise."""
-    confirm: Annotated[int, Setting(low=0, commands=ONLY_SEARCH)] = 3
+    confirm: Annotated[int, Setting(low=0, high=MAX_CONFIGURATIONS, commands=ONLY_SEARCH)] = 3
     """Number of configurations with, and of those without distillation that "race" confirms on new
     repeats."""
     stop_early: Annotated[bool, Setting(commands=ONLY_SEARCH)] = False
     """Prune trials of the first repeat that are behind the others at the same epoch."""
-    repeats: Annotated[int, Setting(low=1, high=999, commands=ONLY_SEARCH)] = 8
+    repeats: Annotated[int, Setting(low=1, high=MAX_REPEATS, commands=ONLY_SEARCH)] = 8
     """Number of repeats (random seeds) of every configuration; with "race" the maximum. Use 8 or
     more: 4 rarely reach significance. "auto": add final repeats until the difference in validation
     accuracy is decided for new repeats and new images, --budget is spent, or more repeats cannot
@@ -128,7 +137,7 @@ class Study:
     budget: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
     trials). A study ends before it where it is decided, or where only more images could decide."""
-    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
+    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH, place=True)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
     keep: Annotated[KeptStudents, Setting(commands=ONLY_SEARCH)] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
@@ -136,30 +145,32 @@ class Study:
     always stay."""
     rerun_dropped: Annotated[bool, Setting(commands=ONLY_SEARCH)] = False
     """Run the dropped runs again, see `python -m kdtune.analysis STUDY --drop TRIAL`."""
-    max_ms: Annotated[float | None, Setting(above=0, commands=ONLY_SEARCH)] = None
+    max_ms: Annotated[float | None, Setting(above=0, high=MAX_COUNT, commands=ONLY_SEARCH)] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. All students are trained. None: no limit."""
-    max_params: Annotated[int | None, Setting(low=1, commands=ONLY_SEARCH)] = None
+    max_params: Annotated[int | None, Setting(low=1, high=MAX_PARAMS, commands=ONLY_SEARCH)] = None
     """Limit on the student's number of parameters, as --max-ms. None: no limit."""
     device: Device = "auto"
     """Device of the models: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda if
     there is such a GPU, else cpu)."""
-    gpus: Annotated[int | None, Setting(low=0)] = None
+    gpus: Annotated[int | None, Setting(low=0, high=MAX_CORES)] = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
-    gpus_per_trial: Annotated[float, Setting(above=0, commands=ONLY_SEARCH)] = 1.0
+    gpus_per_trial: Annotated[float, Setting(low=MIN_GPU, high=MAX_CORES, commands=ONLY_SEARCH)] = (
+        1.0
+    )
     """GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two trials on one GPU."""
-    cpus_per_trial: Annotated[int | None, Setting(low=1)] = None
+    cpus_per_trial: Annotated[int | None, Setting(low=1, high=MAX_CORES)] = None
     """CPU cores per trial. None: 1 without a GPU; with GPUs, the machine's cores divided by the
     number of its concurrent trials. Without a GPU it is also the number of threads."""
-    loader_workers: Annotated[int | None, Setting(low=0)] = None
+    loader_workers: Annotated[int | None, Setting(low=0, high=MAX_CORES)] = None
     """Processes per trial that decode and augment images. 0: the trial does it itself. None: 0
     without a GPU; with one, a process for each core of the trial but one if images are files."""
     address: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = None
     """Address of a running Ray cluster ("auto" on one of its machines). None: this machine only."""
-    cache: str | None = None
+    cache: Annotated[str | None, Setting(place=True)] = None
     """Folder of the cache of images, logits and features. None: kdtune in the user's cache
     folder."""
-    cache_gb: Annotated[float, Setting(low=0)] = 20.0
+    cache_gb: Annotated[float, Setting(low=0, high=MAX_COUNT)] = 20.0
     """Maximum size of the cache in GB; least recently used entries are deleted first. 0: no
     cache."""
     tracker: Annotated[tuple[TrackerName, ...], Setting(commands=ONLY_SEARCH)] = field(
@@ -168,13 +179,13 @@ class Study:
     """Trackers that the study is sent to while it runs: mlflow, wandb (Weights & Biases), one run
     per trial. They are configured by their own variables, MLFLOW_TRACKING_URI, WANDB_MODE, .... Not
     part of study.json."""
-    notify: Annotated[str | None, Setting(commands=ONLY_SEARCH)] = field(
+    notify: Annotated[str | None, Setting(commands=ONLY_SEARCH, any_text=True)] = field(
         default=None, compare=False, repr=False
     )
     """Shell command that is run when the study ends, with the conclusion on its standard input and
     in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
     KDTUNE_VERDICT. Not part of study.json."""
-    dump: Annotated[str | None, Setting(commands=("teacher",))] = field(
+    dump: Annotated[str | None, Setting(commands=("teacher",), place=True)] = field(
         default=None, compare=False, repr=False
     )
     """File, .parquet or .npz, for the teacher's logits on train, val and test without augmentation.

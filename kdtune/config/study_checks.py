@@ -9,17 +9,19 @@ from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from kdtune.config.bounds import MAX_BUDGET, MAX_CONFIGURATIONS, MAX_NUMBER, MAX_RUNS
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check
-from kdtune.config.hyperparameters import OF_STUDY, Range, covers, ends_of
+from kdtune.config.hyperparameters import OF_STUDY, Range, covers, ends_of, is_bounded
 from kdtune.config.names import is_output_file, pairs
 from kdtune.config.run import Run
 from kdtune.config.run_checks import check_warmup
+from kdtune.config.text import shown
 
 if TYPE_CHECKING:
     from kdtune.config.study import Study
 
-BUDGET = r"(\d+(?:\.\d+)?)(runs|epochs|h)"
+BUDGET = r"([0-9]+(?:\.[0-9]+)?)(runs|epochs|h)"
 """Form of a budget, such as 400runs."""
 
 
@@ -37,6 +39,7 @@ def check_study(study: Study) -> None:
     check(study, "gpus_per_trial", whole, "be a fraction of 1 or a whole number")
     check_device(study)
     check_budget(study)
+    check_size(study)  # before anything looks at each value
     if study.train is None:
         check_folds(study)
         check_named_weights(study)
@@ -93,6 +96,7 @@ def check_function(study: Study) -> None:
             "named epochs"
         )
     for name, value in study.baseline.items():
+        check_value(f"baseline: {name}", value)
         if (study.plain_share == 0 or len(study.baseline) > 1) and not covers(
             study.values(name), (value,)
         ):
@@ -105,11 +109,6 @@ def check_function(study: Study) -> None:
             "max_ms and max_params are limits on students, but the study has train=...; leave them "
             "out"
         )
-
-
-def is_finite(value: float | int | str) -> bool:
-    """Return False for NaN and infinity, which JSON does not have."""
-    return isinstance(value, str) or math.isfinite(value)
 
 
 def check_device(study: Study) -> None:
@@ -162,8 +161,9 @@ def check_named_weights(study: Study) -> None:
 def check_budget(study: Study) -> None:
     """Raise InputError unless the budget can be read and goes with --repeats auto."""
     match = re.fullmatch(BUDGET, study.budget or "1h")
-    fits = match is not None and float(match[1]) > 0
-    check(study, "budget", fits, "be a number above 0 with runs, epochs or h, such as 400runs")
+    fits = match is not None and 0 < float(match[1]) <= MAX_BUDGET
+    what = f"be a number in (0, {MAX_BUDGET}] with runs, epochs or h, such as 400runs"
+    check(study, "budget", fits, what)
     if study.until_decided and study.budget is None:
         raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
     if study.budget is not None and not study.until_decided:
@@ -198,6 +198,44 @@ def check_extra(study: Study) -> None:
         replace(study.run, extra_share=largest, batch_size=smallest)
 
 
+def check_value(name: str, value: object) -> None:
+    """Raise InputError unless a value can be that of a training function's hyperparameter."""
+    if not isinstance(value, str) and not is_bounded(value):
+        raise InputError(
+            f"{name} must have finite numbers or texts as values (numbers up to {MAX_NUMBER:g}, "
+            f"whole ones of 64 bits), but got {shown(value)}"
+        )
+
+
+def check_size(study: Study) -> None:
+    """Raise InputError if the study has too many configurations, or runs, to be planned.
+
+    They are counted without being made, so equal ones (temperature at alpha = 1) count apart.
+    """
+    lists = [len(values) for values in study.space.values() if not isinstance(values, Range)]
+    if study.search != "grid":
+        largest = max(lists, default=0)
+        if largest > MAX_CONFIGURATIONS:
+            raise InputError(
+                f"a list of the space must have at most {MAX_CONFIGURATIONS} values, but one has "
+                f"{largest}; give a range LOW..HIGH"
+            )
+        count, remedy = study.samples, "give fewer --samples or --repeats"
+    else:
+        count, remedy = math.prod(lists), "use --search random --samples N, or shorter lists"
+        if count > MAX_CONFIGURATIONS:
+            raise InputError(
+                f"a grid must have at most {MAX_CONFIGURATIONS} configurations, but the lists have "
+                f"{shown(count)} ({' * '.join(map(str, lists))}); {remedy}"
+            )
+    # a race decides itself how many repeats a configuration gets
+    if study.policy == "all" and count * study.repeats > MAX_RUNS:
+        raise InputError(
+            f"a study must have at most {MAX_RUNS} runs, but {count} configurations in "
+            f"{study.repeats} repeats are {count * study.repeats}; {remedy}"
+        )
+
+
 def check_space(study: Study) -> None:
     """Raise InputError unless each value is allowed, and has an effect somewhere."""
     for name, values in study.space.items():
@@ -210,10 +248,8 @@ def check_space(study: Study) -> None:
         for value in ends_of(values):
             if study.train is None:
                 replace(study.run, **{name: value})  # type: ignore[arg-type]
-            elif not isinstance(value, int | float | str) or not is_finite(value):
-                raise InputError(
-                    f"{name} must have finite numbers or texts as values, but got {value!r}"
-                )
+            else:
+                check_value(name, value)
     for name, values in study.space.items():
         if len(set(ends_of(values))) > 1 and not study.has_effect(name):
             raise InputError(

@@ -1,5 +1,6 @@
 """Flags of `kdtune.analysis` for a table of results that was made elsewhere."""
 
+import os
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from kdtune.config.errors import InputError
 from kdtune.config.fields import check_fields
 from kdtune.config.files import describe_missing
+from kdtune.config.places import check_place
 from kdtune.config.study import Format
 
 _SUFFIXES = ".csv .tsv .txt .parquet .pq .db .sqlite .sqlite3 .log .journal .xlsx .xls .zip"
@@ -90,6 +92,7 @@ def table_file(place: str) -> Path:
 
     Raises InputError if there is none.
     """
+    check_place("tables", place.removeprefix(SQLITE))
     file = Path(place.removeprefix(SQLITE)).expanduser()
     if not file.is_file():
         names = [other.name for other in file.parent.glob("*.*")]
@@ -105,10 +108,11 @@ def is_table(word: str) -> bool:
         return False
     if word.startswith("sqlite:"):
         return True
-    file = Path(word).expanduser()
-    if "://" in word or file.is_dir():
+    file = os.path.expanduser(word)  # what cannot be a path is said later, by check_place
+    if "://" in word or os.path.isdir(file):
         return False
-    return file.suffix.lower() in SUFFIXES or (file.is_file() and file.suffix != ".json")
+    suffix = os.path.splitext(file)[1].lower()
+    return suffix in SUFFIXES or (os.path.isfile(file) and suffix != ".json")
 
 
 def put_tables_first(arguments: list[str]) -> list[str]:

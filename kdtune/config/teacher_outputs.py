@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.names import Weights, is_output_file, pairs
+from kdtune.config.places import check_place
 
 if TYPE_CHECKING:
     from kdtune.config.run import Run
@@ -30,6 +31,7 @@ def take_output_file(run: "Run") -> None:
     path = run.teacher
     if not is_output_file(path) or "+" in path:  # `check_output_file` refuses ensembles
         return
+    check_place("teacher", path)
     name, weights = Path(path).name, run.teacher_weights
     if isinstance(weights, str):
         if not _is_path_of(weights, path):

@@ -1,10 +1,16 @@
 """Texts of unknown origin, made safe to show."""
 
+import sys
 from unicodedata import category
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of controls, of formats (bidi and zero-width characters, the soft hyphen),
 of lone surrogates (bytes of a file name that are not UTF-8), of line and paragraph separators."""
+
+JOINERS = "\u200c\u200d"
+"""Formats without which Persian, Indian languages and some emoji cannot be written."""
+MAX_SHOWN = 200
+"""Letters or digits of a value that an error shows."""
 
 
 def printable(text: str) -> str:
@@ -43,6 +49,33 @@ def in_spreadsheet(text: str) -> str:
     except ValueError:
         return f"'{text}"
     return text
+
+
+def has_hidden(text: str) -> bool:
+    """Return True if the text has characters of `HIDDEN`, but for joiners.
+
+    They could forge what a terminal, a page or a file name shows.
+    """
+    if text.isprintable():
+        return False
+    return any(category(c) in HIDDEN and c not in JOINERS for c in text)
+
+
+def locale_hint(text: str) -> str:
+    """Return what to do if text of a command line is only wrong because of the locale, else ""."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8" or not any(category(c) == "Cs" for c in text):
+        return ""
+    return f" (the locale has the encoding {encoding}; set PYTHONUTF8=1)"
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: `repr`, but not too long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write whole numbers of some thousand digits
+        return "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _escape(character: str) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from kdtune.config.errors import InputError
+from kdtune.config.fields import Setting, check_fields
 
 TrackerName = Literal["mlflow", "wandb"]
 """Trackers that a study can be sent to; the package and the extra of each have its name."""
@@ -40,7 +41,7 @@ class TrackFlags:
     study that ran without, or while the tracker could not be reached.
     """
 
-    run: str
+    run: Annotated[str, Setting(place=True)]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
     tracker: tuple[TrackerName, ...] = ()
     """Trackers: mlflow, wandb (Weights & Biases)."""
@@ -49,6 +50,7 @@ class TrackFlags:
     "complete", the conclusion."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.tracker:
             names = " or ".join(get_args(TrackerName))
             raise InputError(f"--tracker must be given, {names} (or both)")

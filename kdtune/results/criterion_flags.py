@@ -86,6 +86,11 @@ def parse_baseline(text: str, names: Collection[str], hint: str = "") -> dict[st
                 f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, but "
                 f"got {text}. {hint}"
             )
+        if name in values:
+            raise InputError(
+                f"--baseline must give each hyperparameter one value, but got {name} twice in "
+                f"{text}. The baseline is one configuration"
+            )
         try:
             values[name] = float(value)
         except ValueError:

@@ -18,9 +18,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from kdtune.config.errors import InputError
+from kdtune.config.places import AZURE, S3, check_uri
 
-S3, AZURE = ("s3", "s3a"), ("az", "azure", "abfs", "abfss")
-SCHEMES = (*S3, "gs", *AZURE, "file", "memory")
 GLOBAL_S3 = "https://s3.amazonaws.com"
 """Answers for each bucket of Amazon's, among other things with its region."""
 CREDENTIALS_SECONDS = 600
@@ -116,9 +115,8 @@ def _service(store: Any) -> str | None:
 
 def _options(uri: str, query: str) -> dict[str, str]:
     """Return the options of a URI, checked."""
+    check_uri(uri)
     parts = urlsplit(uri)
-    if parts.scheme not in SCHEMES:
-        raise InputError(f"the scheme of a URI must be one of {', '.join(SCHEMES)}, but got {uri}")
     options = dict(parse_qsl(query, keep_blank_values=True))
     secret = any(SECRET.search(name.lower()) for name in options)
     if secret or ("@" in parts.netloc and parts.scheme not in AZURE):

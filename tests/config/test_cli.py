@@ -274,7 +274,7 @@ def test_flags_of_several_numbers_are_one_value(which) -> None:
         0.6,
     )
     assert several.space == one.space  # nothing more is searched
-    with pytest.raises(InputError, match=r"teacher_std must lie in \(0, 1\], but got .*58.4"):
+    with pytest.raises(InputError, match=r"teacher_std must lie in \[0.0001, 1\], but got .*58.4"):
         parse(which, ["--teacher-std", "58.4", "57.1", "57.4"])
 
 
@@ -323,7 +323,7 @@ def test_flags_of_each_command(which, missing: set[str], capsys) -> None:
 
 def test_help_says_bounds_and_effects(search_help: str) -> None:
     assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd or nesterov." in search_help
-    assert "Must be 0 or more. Only used with loss " in search_help
+    assert "Must lie in [0, 1000000]. Only used with loss " in search_help
     assert re.search(r"--loss \[\{kl,mse[a-z_,]*,module:function,A.B\}", search_help)
 
 

@@ -69,7 +69,7 @@ def test_help_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
         ("--from repdistiller alpha=1 alpha=2", "must be given once, but got alpha=1, alpha=2"),
         ("--from repdistiller alpha=1 beta=2", "no alpha and temperature make kdtune's loss equal"),
         ("--from repdistiller gamma=0 alpha=0", "both of repdistiller are 0"),
-        ("--from repdistiller alpha=1 kd_T=1e4", r"temperature must lie in (0, 1000]"),
+        ("--from repdistiller alpha=1 kd_T=1e4", r"temperature must lie in [0.0001, 1000]"),
         ("--from torchdistill alpha=Non temperature=1", "must be None or a number of 0 or more"),
         ("--from torchdistill alpha=2 temperature=1", "1 - alpha by default, which is negative"),
         ("--from torchdistill alpha=1 temperature=1 reduction=sum", "the last, smaller one"),
@@ -83,7 +83,7 @@ def test_help_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
         ("--from deit distillation_type=soft", "num_classes must be given, 2 or more"),
         ("--from keras loss=categorical_crossentropy", "the logits, not the probabilities"),
         ("--from kd_lib loss_fn=KLDivLoss", "probabilities, where it takes their logarithms"),
-        ("--from keras --lr 0", "lr must be greater than 0, but got lr=0"),
+        ("--from keras --lr 0", "lr must lie in (0, 1000000000], but got lr=0"),
     ],
 )
 def test_what_is_refused(line: str, words: str) -> None:

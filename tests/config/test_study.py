@@ -73,6 +73,9 @@ TEACHER = {"teacher", "teacher_epochs", "extra_share"}
 """What has no effect without a teacher, besides loss and temperature."""
 
 positive = st.floats(1e-9, 1e3)
+words = st.text(
+    st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"], exclude_characters="~:")
+)
 counts = st.integers(1, 1000)
 valid_runs = st.builds(
     Run,
@@ -80,8 +83,8 @@ valid_runs = st.builds(
     train_images=st.none() | counts,
     image_size=st.none() | counts,
     augment=st.sampled_from([None, "none", "crop", "resized-crop"]),
-    teacher=st.text(),
-    teacher_weights=st.text(),
+    teacher=words,
+    teacher_weights=words,
     teacher_epochs=st.integers(0, 100),
     teacher_lr=positive,
     trainable=st.sampled_from(["all", "head"]),
@@ -90,7 +93,7 @@ valid_runs = st.builds(
     dkd_alpha=st.floats(0, 10) | counts,
     dkd_beta=st.floats(0, 10) | counts,
     alpha=st.sampled_from([0, 1]) | st.floats(0, 1),
-    temperature=positive | counts,
+    temperature=st.floats(1e-4, 1e3) | counts,
     optimizer=st.sampled_from(["sgd", "adamw"]),
     lr=positive | counts,
     momentum=st.floats(0, 0.999),

@@ -31,7 +31,7 @@ def test_what_the_command_line_says() -> None:
     assert "--int8 must be used with --format onnx" in refused(
         "x", "--int8", "--format", "safetensors"
     )
-    assert "repeat must be 0 or more" in refused("x", "--repeat", "-1")
+    assert "repeat must lie in [0, 1000000]" in refused("x", "--repeat", "-1")
     with pytest.raises(InputError, match="STUDY must be given"):
         parse_export("export", [])
 

@@ -169,8 +169,8 @@ def test_wrong_flags(tmp_path: Path, text: Results, capsys: pytest.CaptureFixtur
         ([], "STUDENT and IMAGE must be given"),
         (["runs/x"], "IMAGE must be given"),
         (["runs/x", "--top", "3"], "IMAGE must be given"),
-        (["runs/x", "a.png", "--top", "0"], "top must be 1 or more"),
-        (["runs/x", "a.png", "--batch-size", "0"], "batch_size must be 1 or more"),
+        (["runs/x", "a.png", "--top", "0"], "top must lie in"),
+        (["runs/x", "a.png", "--batch-size", "0"], "batch_size must lie in"),
     ):
         with pytest.raises(InputError, match=want):
             parse_predict(words)

@@ -1,0 +1,166 @@
+"""Commands in odd surroundings, as real processes: they work, or say why not in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONVERT = "-m kdtune.convert --from repdistiller gamma=1 alpha=1"
+"""A command that imports little and prints a little."""
+ANSWER = "--loss kl --alpha 0.5 --temperature 4"
+ASCII = {
+    **{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "PYTHONIOENCODING": "ascii",
+}
+SEARCH = (
+    "-m kdtune.search --train-images 60 --epochs 1 --teacher-epochs 1 --gpus 0 --repeats 1 "
+    "--alpha 0 1 --temperature 1 --teacher factories:tiny_teacher --student factories:tiny_student"
+)
+
+
+def shell(script: str, cwd: Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a script of bash, in which $PYTHON is this Python; None unsets a variable."""
+    changed = os.environ | variables | {"PYTHON": sys.executable}
+    return subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={name: value for name, value in changed.items() if value is not None},
+        check=False,
+    )
+
+
+def check_is_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
+    """Assert an exit code, and that neither a traceback nor Python's own complaint was printed."""
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    assert "Traceback" not in said and "Exception ignored" not in said, said
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HOME": None, "XDG_CACHE_HOME": None, "TMPDIR": None, "TERM": None},
+        {"HOME": "", "XDG_CACHE_HOME": "", "TMPDIR": "", "TERM": ""},
+        {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": "/etc/passwd"},
+        {"TERM": "dumb", "COLUMNS": "10", "PYTHONOPTIMIZE": "1"},
+        {"PYTHONOPTIMIZE": "2", "PYTHONHASHSEED": "3", "PYTHONDONTWRITEBYTECODE": "1"},
+        ASCII,
+    ],
+    ids=["unset", "empty", "no-folder", "dumb", "without-docstrings", "ascii"],
+)
+def test_a_command_works(variables: dict[str, str | None], tmp_path: Path) -> None:
+    done = shell(f"ulimit -n 256; $PYTHON {CONVERT}", tmp_path, **variables)
+    check_is_clean(done, 0)
+    assert ANSWER in done.stdout
+
+
+@pytest.mark.parametrize("name", ["HOME", "XDG_CACHE_HOME", "TMPDIR"])
+def test_a_relative_folder_of_the_environment_is_refused(name: str, tmp_path: Path) -> None:
+    done = shell(f"$PYTHON {CONVERT}", tmp_path, **{name: "here"})
+    check_is_clean(done, 2)
+    assert done.stderr == f"error: {name} must be an absolute path, but got {name}='here'\n"
+
+
+def test_a_current_folder_that_was_deleted_is_said(tmp_path: Path) -> None:
+    done = shell(f"mkdir gone; cd gone; rmdir ../gone; $PYTHON {CONVERT}", tmp_path)
+    check_is_clean(done, 2)
+    assert done.stderr.startswith("error: the current folder cannot be used (No such file or")
+
+
+@pytest.mark.parametrize("command", [CONVERT, "-m kdtune.search --help"])
+@pytest.mark.parametrize(
+    ("streams", "code"),
+    [(">&-", 0), ("<&- >&- 2>&-", 0), ("2>&-", 0), (">/dev/full", 2), ("| true", 141)],
+)
+def test_standard_streams_that_cannot_be_used(
+    command: str, streams: str, code: int, tmp_path: Path
+) -> None:
+    script = f"$PYTHON {command} {streams}"
+    if streams == "| true":  # which has ended before the command prints
+        script = f"{{ sleep 0.2; $PYTHON {command}; }} {streams}; exit ${{PIPESTATUS[0]}}"
+    done = shell(script, tmp_path)
+    check_is_clean(done, code)
+    if streams == ">/dev/full":
+        assert done.stderr == (
+            "error: the standard output cannot be written (No space left on device); direct it "
+            "elsewhere\n"
+        )
+
+
+def test_a_closed_stream_is_no_file_of_the_command(tmp_path: Path) -> None:
+    """The number of a closed stream is given to the next file, into which others then print."""
+    code = (
+        "import subprocess; from kdtune.config.process import prepare_streams; prepare_streams();"
+        "file = open('own', 'wb'); subprocess.run(['echo', 'of a child']); print('of this one');"
+        "file.close()"
+    )
+    done = shell(f'$PYTHON -c "{code}" <&- >&- 2>&-', tmp_path)
+    check_is_clean(done, 0)
+    assert (tmp_path / "own").read_bytes() == b""
+
+
+def test_the_help_is_whole_without_docstrings(tmp_path: Path) -> None:
+    for command in ("search", "analysis"):
+        words = f"-m kdtune.{command} --help"
+        texts = [shell(f"$PYTHON {o} {words}", tmp_path, COLUMNS="80").stdout for o in ("", "-OO")]
+        assert texts[0] == texts[1] and len(texts[0]) > 300
+
+
+def test_letters_that_the_encoding_lacks_are_escaped(tmp_path: Path) -> None:
+    code = "from kdtune.config.cli import run_and_exit as run; run(lambda: print(chr(8211)) or 0)"
+    done = shell(f'$PYTHON -c "{code}"', tmp_path, **ASCII)
+    check_is_clean(done, 0)
+    assert done.stdout == "\\u2013\n"
+
+
+def test_a_name_that_the_locale_cannot_read_is_said_with_the_remedy(tmp_path: Path) -> None:
+    done = shell("$PYTHON -m kdtune.search --data ärzte", tmp_path, **ASCII)
+    check_is_clean(done, 2)
+    assert "the locale has the encoding ascii; set PYTHONUTF8=1" in done.stderr
+
+
+def test_an_error_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    done = shell("$PYTHON -m kdtune $'\\x1b[31m\\u202e'", tmp_path)
+    check_is_clean(done, 2)
+    assert r"\x1b[31m\u202e" in done.stderr and "\x1b" not in done.stderr
+
+
+def test_ray_without_docstrings_is_refused(tmp_path: Path) -> None:
+    done = shell(f"$PYTHON -OO {SEARCH}", tmp_path)
+    check_is_clean(done, 2)
+    assert done.stderr.startswith("error: Ray needs docstrings, which Python drops with -OO")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after", "variables"),
+    [
+        ("", "<&- >&- 2>&-", {}),
+        ("ulimit -n 256;", "", {"HOME": "/nonexistent", **ASCII}),
+        ("", "</dev/null", {"PYTHONOPTIMIZE": "1", "COLUMNS": "10", "TERM": None}),
+        ("", "", {"HOME": "/etc/passwd", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": None}),
+        ("", "", {"HOME": "", "TMPDIR": "/etc/passwd", "XDG_CACHE_HOME": "/etc/passwd"}),
+    ],
+    ids=["closed", "256-files", "without-asserts", "no-folders", "files-for-folders"],
+)
+def test_a_study_works(
+    before: str, after: str, variables: dict[str, str | None], tmp_path: Path
+) -> None:
+    done = shell(f"{before} $PYTHON {SEARCH} {after}", tmp_path, **variables)
+    check_is_clean(done, 0)
+    table = shell(f"{before} $PYTHON -m kdtune.analysis runs/fashion", tmp_path, **variables)
+    check_is_clean(table, 0)
+    assert "| alpha |" in table.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["/etc/passwd", "/dev/null/x", "/proc/x"])
+def test_a_study_in_no_folder_is_refused(out: str, tmp_path: Path) -> None:
+    done = shell(f"$PYTHON {SEARCH} --out {out}", tmp_path)
+    check_is_clean(done, 2)
+    assert done.stderr.startswith(f"error: {out}/fashion cannot be written (")

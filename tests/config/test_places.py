@@ -1,0 +1,130 @@
+"""Paths, URIs and other text: what cannot be is one sentence, before anything is opened."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdtune.config.cli import parse
+from kdtune.config.errors import InputError
+from kdtune.config.fields import declarations
+from kdtune.config.flags import parse_reading, parse_track
+from kdtune.config.predict_flags import parse_predict
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.storage.connection import connect
+
+PLACES = [
+    (owner, name)
+    for owner in (Run, Study)
+    for name, declared in declarations(owner).items()
+    if declared.setting.place
+]
+LONG = "a" * 256
+
+
+@pytest.mark.parametrize(("owner", "name"), PLACES)
+@pytest.mark.parametrize("path", ["~nouser/x", LONG, "s3://", "ftp://a/b"])
+def test_a_path_that_cannot_be_is_refused(owner: type, name: str, path: str) -> None:
+    with pytest.raises(InputError):
+        replace(owner(), **{name: path})
+
+
+def test_all_paths_are_marked() -> None:
+    names = {name for _, name in PLACES}
+    assert names == {
+        *("data", "data_root", "extra", "teacher_weights", "student_weights"),
+        *("out", "cache", "warm_start", "dump"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data ~nouser/x", "data must be a path, but got data='~nouser/x', and there is no user"),
+        ("--out s3://", "a URI must name a bucket, s3://BUCKET/PREFIX, but got s3://"),
+        ("--out s3:///x", "a URI must name a bucket, s3://BUCKET/PREFIX, but got s3:///x"),
+        ("--out s3://[x", "a URI must be SCHEME://BUCKET/PREFIX, but got s3://[x"),
+        ("--out ftp://a/b", "the scheme of a URI must be one of s3, "),
+        ("--student-weights resnet18=~nouser/x", "student_weights must be a path, but got"),
+        ("--teacher ~nouser/x.npz", "teacher must be a path, but got teacher='~nouser/x.npz'"),
+        (
+            f"--cache {LONG}",
+            "cache must be a path of at most 4095 bytes, with names of at most 255",
+        ),
+        ("~nouser/x.py", "EXPERIMENT must be a path, but got"),
+        (f"{LONG}.py", "EXPERIMENT must be a path of at most"),
+        ("--name ..", "name must match"),
+        (f"--name {LONG[:65]}", "name must match"),
+    ],
+)
+def test_of_a_command_line(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        parse("search", words.split())
+
+
+def test_a_file_is_no_cache(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"^cache must be a folder, but {file} is a file"):
+        parse("search", ["--cache", str(file)])
+
+
+def test_of_the_other_commands() -> None:
+    no_user = "must be a path, but got .*~nouser.*, and there is no user nouser; give the whole"
+    for command in ("analysis", "report"):
+        with pytest.raises(InputError, match=f"^runs {no_user}"):
+            parse_reading(command, ["~nouser/x"])
+    with pytest.raises(InputError, match=f"^tables {no_user}"):
+        parse_reading("analysis", ["~nouser/x.csv", "--by", "a"])
+    with pytest.raises(InputError, match=f"^images {no_user}"):
+        parse_predict(["runs/x", "~nouser/a.png"])
+    with pytest.raises(InputError, match=f"^run {no_user}"):
+        parse_track("track", ["~nouser/x", "--tracker", "mlflow"])
+
+
+def test_a_home_folder_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user without an entry
+    with pytest.raises(InputError, match=r"the home folder is not known \(HOME\); give the whole"):
+        Study(cache="~/x")
+
+
+def test_an_empty_path_is_no_current_folder() -> None:
+    for words in (["--out", ""], ["--data="], ["--cache", ""]):
+        with pytest.raises(InputError, match="must be a path, but is empty; is a variable not set"):
+            parse("search", words)
+    with pytest.raises(InputError, match=r"^runs must be a path, but is empty"):
+        parse_reading("analysis", [""])
+    assert Study(out="").out == ""  # of an older study.json
+
+
+@pytest.mark.parametrize("uri", ["s3://", "gs:///x", "http://a/b", "s3://[x/y"])
+def test_a_store_is_reached_only_by_a_whole_uri(uri: str) -> None:
+    with pytest.raises(InputError):
+        connect(uri, 1)
+
+
+ESCAPES = {"escape": "\x1b[31m", "line end": "a\nb", "bidi": "a\u202eb", "zero width": "a\u200bb"}
+
+
+@pytest.mark.parametrize("text", [*ESCAPES.values(), "a\udcff", "\x00"], ids=ascii)
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Run, "data"), (Run, "student"), (Run, "loss"), (Study, "out"), (Study, "address")],
+)
+def test_text_that_acts_on_a_terminal_is_refused(owner: Any, name: str, text: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} must be UTF-8 text") as caught:
+        replace(owner(), **{name: text})
+    assert str(caught.value).isprintable()
+
+
+def test_text_of_other_languages_is_allowed() -> None:
+    for name in (
+        "/data/Ärzte",
+        "/data/می\u200cخواهم",
+        "/data/新しい\u3000フォルダー",
+        "/a b/🧑\u200d🔬",
+    ):
+        assert Run(data=name).data == name
+    assert Study(notify="echo a\necho b").notify == "echo a\necho b"  # a script of the user's
