@@ -38,6 +38,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # its small models and services
 from soak_faults import FAULTS
+from soak_places import Lab, OnHosts, OnStore, Service, is_there
 from soak_processes import adopt_orphans, end, remaining
 from soak_run import Disturbed, Outcome, draw_events
 from soak_studies import KINDS, PLACES, ROOT, Scene, as_json, said_by
@@ -63,9 +64,11 @@ class Soak:
         self.out, self.seed = out, seed
         self.has_root = os.geteuid() == 0
         kinds = [kind for kind in KINDS if kind in only] or list(KINDS)
-        places = [place for place in PLACES if place in only] or ["folder"]
+        places = [place for place in PLACES if place in only] or list(filter(is_there, PLACES))
         self._pairs = [(kind, place) for place in places for kind in kinds]
         self._references: dict[str, Path] = {}
+        self._service: Service | None = None
+        self._lab: Lab | None = None
         out.mkdir(parents=True)
         os.environ["XDG_CACHE_HOME"] = str(out / "working folders")
 
@@ -77,10 +80,10 @@ class Soak:
         events = draw_events(Random(f"{self.seed} study {number}"), place, self.has_root)
         outcome = Outcome(number, kind, place, events)
         reference = self._reference(kind)
-        with self._scene(kind, f"{number:03d}-{kind}-{place}") as scene:
+        with self._scene(kind, f"{number:03d}-{kind}-{place}", place) as scene:
             if any(FAULTS[event.fault].needs_disk for event in events):
                 scene.mount_disks()
-            Disturbed(scene, outcome, set).run(reference)
+            Disturbed(scene, outcome, self._kept).run(reference)
         (scene.home / "outcome.json").write_text(as_json(outcome.as_dict()))
         return outcome
 
@@ -96,16 +99,36 @@ class Soak:
         return self._references[kind]
 
     @contextmanager
-    def _scene(self, kind: str, name: str) -> Iterator[Scene]:
+    def _scene(self, kind: str, name: str, place: str = "folder") -> Iterator[Scene]:
         """Yield a scene; at the end, nothing that it has started is left, whatever happens."""
-        scene = Scene(kind, self.out / name, ENVIRONMENT)
+        scene = self._make_scene(kind, self.out / name, place)
         try:
             yield scene
         finally:
-            end(remaining(set(), 0))
+            end(remaining(self._kept(), 0))
             if scene.driver is not None:
                 scene.driver.wait()
             scene.close()
+
+    def _make_scene(self, kind: str, home: Path, place: str) -> Scene:
+        if place == "s3":
+            self._service = self._service or Service(self.out / "moto")
+            return OnStore(kind, home, ENVIRONMENT, self._service)
+        if place == "hosts":
+            self._lab = self._lab or Lab(self.out / "hosts")
+            return OnHosts(kind, home, ENVIRONMENT, self._lab)
+        return Scene(kind, home, ENVIRONMENT)
+
+    def _kept(self) -> set[int]:
+        """Return the processes that serve all studies."""
+        moto = set() if self._service is None else {self._service.moto.process.pid}
+        return moto if self._lab is None else moto | self._lab.hosts.outer_pids()
+
+    def close(self) -> None:
+        """End what serves all studies."""
+        for service in (self._service, self._lab):
+            if service is not None:
+                service.close()
 
 
 def table(outcomes: list[Outcome], seconds: float, seed: int) -> str:
@@ -157,6 +180,7 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the study that ran is not counted", file=sys.stderr)
     finally:
+        soak.close()
         seconds = time.time() - began
         text = table(outcomes, seconds, flags.seed)
         (out / "soak.md").write_text(text)

@@ -1,7 +1,6 @@
 """The faults of a soak: one function each, in one table. A new fault is one more entry."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -10,12 +9,20 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
-from soak_comparison import told
+from soak_damage import (
+    append_garbage,
+    cut_last_line,
+    damage_tables,
+    delete_trial_folder,
+    delete_working_folder,
+    empty_cache,
+    flip_checkpoint,
+    truncate_cache_entry,
+    truncate_checkpoint,
+)
+from soak_places import WORKERS, OnHosts, OnStore
 from soak_processes import end, send
 from soak_studies import PLACES, Scene, said_by
-
-from kdtune.config.files import CHECKPOINT
-from kdtune.storage.records import Line, read_lines
 
 Moment = Literal["running", "stopped", "complete"]
 """When a fault comes: while the driver runs; between two calls; when the study is complete, before
@@ -108,128 +115,6 @@ def _start_second_driver(scene: Scene, rng: Random) -> str | None:
     return said_by(log).strip()[-200:]
 
 
-def _empty_cache(scene: Scene, rng: Random) -> str | None:
-    entries = list(scene.cache.iterdir())
-    for entry in entries:
-        shutil.rmtree(entry, ignore_errors=True)
-    return f"{len(entries)} folders" if entries else None
-
-
-def _truncate_cache_entry(scene: Scene, rng: Random) -> str | None:
-    entries = sorted(scene.cache.rglob("*.safetensors"))
-    return _truncate(rng.choice(entries), rng) if entries else None
-
-
-def _truncate(file: Path, rng: Random) -> str | None:
-    """Cut a file as a crash of the machine does; those who have mapped the old one keep it."""
-    with suppress(FileNotFoundError):
-        content = file.read_bytes()
-        size = rng.randrange(len(content)) if content else 0
-        _replace(file, content[:size])
-        return f"{file.name} to {size} of {len(content)} bytes"
-    return None
-
-
-def _flip(file: Path, rng: Random) -> str | None:
-    content = bytearray(file.read_bytes())
-    if not content:
-        return None
-    place, bit = rng.randrange(len(content)), rng.randrange(8)
-    content[place] ^= 1 << bit
-    _replace(file, bytes(content))
-    return f"bit {bit} of byte {place} of {len(content)} of {file.parent.name}/{file.name}"
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write the content as a new file: one that is mapped, cut in place, would kill its reader."""
-    part = file.with_name(f"{file.name}.soak")
-    part.write_bytes(content)
-    part.rename(file)
-
-
-def _newest_checkpoint(scene: Scene) -> Path | None:
-    files = (scene.folder / "trials").glob(f"*/{CHECKPOINT}")
-    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
-
-
-def _truncate_checkpoint(scene: Scene, rng: Random) -> str | None:
-    newest = _newest_checkpoint(scene)
-    return None if newest is None else _truncate(newest, rng)
-
-
-def _flip_checkpoint(scene: Scene, rng: Random) -> str | None:
-    newest = _newest_checkpoint(scene)
-    return None if newest is None else _flip(newest, rng)
-
-
-def _delete_trial_folder(scene: Scene, rng: Random) -> str | None:
-    folders = [scene.folder / "trials" / trial for trial in scene.unfinished()]
-    there = [folder for folder in folders if folder.is_dir()]
-    if not there:
-        return None
-    shutil.rmtree(hit := rng.choice(there))
-    return hit.name
-
-
-def _delete_working_folder(scene: Scene, rng: Random) -> str | None:
-    """Delete what this machine has of a study on a store, as if another machine went on."""
-    if not scene.folder.exists():
-        return None
-    shutil.rmtree(scene.folder)
-    return str(scene.folder)
-
-
-GARBAGE = (
-    b"\x00\xff\xfe binary \x80\n",
-    b"{\n",
-    b'{"kind": "epoch"}\n',
-    b'{"kind": "epoch", "trial_id": "stran',
-    b"[]\n",
-    b"\n\n",
-    b'"text"\n',
-)
-
-
-def _append_garbage(scene: Scene, rng: Random) -> str | None:
-    parts = sorted((scene.folder / "epochs").glob("*.jsonl"))
-    if not parts:
-        return None
-    part, garbage = rng.choice(parts), rng.choice(GARBAGE)
-    with part.open("ab") as file:
-        file.write(garbage)
-    return f"{garbage!r} to {part.name}"
-
-
-def _cut_last_line(scene: Scene, rng: Random) -> str | None:
-    """Cut the last line of the records, as a crash of the machine does."""
-    parts = [p for p in sorted((scene.folder / "epochs").glob("*.jsonl")) if p.stat().st_size]
-    if not parts:
-        return None
-    part = parts[-1]
-    before = _all_lines(scene)
-    whole = part.read_bytes().rstrip(b"\n")
-    start = whole.rfind(b"\n") + 1
-    part.write_bytes(whole[: rng.randrange(start, len(whole))])
-    after = _all_lines(scene)
-    gone = [line for line in before if line not in after]
-    scene.damaged |= {told(line) for line in gone if line["kind"] == "epoch"}
-    return f"{part.name}: {[(line['kind'], line.get('trial_id')) for line in gone]}"
-
-
-def _all_lines(scene: Scene) -> list[Line]:
-    return read_lines(scene.folder)[0]
-
-
-def _damage_tables(scene: Scene, rng: Random) -> str | None:
-    names = ("epochs.parquet", "trials.parquet", "predictions.parquet", "summary.csv", "summary.md")
-    files = [scene.folder / name for name in names if (scene.folder / name).exists()]
-    if not files:
-        return None
-    file = rng.choice(files)
-    how = rng.choice((_truncate, _flip))
-    return f"{file.name}: {how(file, rng)}"
-
-
 def _fill_cache(scene: Scene, rng: Random) -> str | None:
     return _fill(scene.cache, rng.uniform(2, 8))
 
@@ -253,6 +138,45 @@ def _fill(place: Path, seconds: float) -> str:
     return f"{place.name} for {seconds:.1f} s"
 
 
+def _freeze_store(scene: Scene, rng: Random) -> str | None:
+    assert isinstance(scene, OnStore)
+    return _freeze(scene.service.moto.process.pid, rng.uniform(5, 20), "moto")
+
+
+def _restart_store(scene: Scene, rng: Random) -> str | None:
+    """Let the store go away and come back."""
+    assert isinstance(scene, OnStore)
+    seconds = rng.uniform(1, 15)
+    scene.service.relay.down()
+    try:
+        time.sleep(seconds)
+    finally:
+        scene.service.relay.up()
+    return f"for {seconds:.1f} s"
+
+
+def _cycle_power(scene: Scene, rng: Random) -> str | None:
+    assert isinstance(scene, OnHosts)
+    name, seconds = rng.choice(WORKERS), rng.uniform(1, 10)
+    scene.lab.hosts.off(name)
+    try:
+        time.sleep(seconds)
+    finally:
+        scene.lab.hosts.on(name)
+    return f"{name} for {seconds:.1f} s"
+
+
+def _cut_cable(scene: Scene, rng: Random) -> str | None:
+    assert isinstance(scene, OnHosts)
+    name, seconds = rng.choice(WORKERS), rng.uniform(2, 45)
+    scene.lab.hosts.cut(name)
+    try:
+        time.sleep(seconds)
+    finally:
+        scene.lab.hosts.plug(name)
+    return f"{name} for {seconds:.1f} s"
+
+
 HERE = ("folder", "s3")
 FAULTS: dict[str, Fault] = {
     "driver killed": Fault(_to_driver(signal.SIGKILL)),
@@ -265,17 +189,21 @@ FAULTS: dict[str, Fault] = {
     "SIGTERM": Fault(_to_driver(signal.SIGTERM)),
     "terminal closed (SIGHUP)": Fault(_to_driver(signal.SIGHUP)),
     "second driver": Fault(_start_second_driver),
-    "cache emptied": Fault(_empty_cache, places=HERE),
-    "cache entry truncated": Fault(_truncate_cache_entry, places=HERE),
+    "cache emptied": Fault(empty_cache, places=HERE),
+    "cache entry truncated": Fault(truncate_cache_entry, places=HERE),
     "cache's disk full": Fault(_fill_cache, places=("folder",), needs_disk=True),
     "study's disk full": Fault(_fill_study, places=("folder",), needs_disk=True),
-    "checkpoint truncated": Fault(_truncate_checkpoint, "stopped", ("folder", "hosts")),
-    "bit of checkpoint flipped": Fault(_flip_checkpoint, "stopped", ("folder", "hosts")),
-    "trial's folder deleted": Fault(_delete_trial_folder, "stopped", ("folder", "hosts")),
-    "working folder deleted": Fault(_delete_working_folder, "stopped", ("s3",)),
-    "garbage in records": Fault(_append_garbage, "stopped", ("folder", "hosts")),
-    "record cut": Fault(_cut_last_line, "stopped", ("folder", "hosts")),
-    "table damaged": Fault(_damage_tables, "complete", ("folder", "hosts")),
+    "store frozen": Fault(_freeze_store, places=("s3",)),
+    "store restarted": Fault(_restart_store, places=("s3",)),
+    "host powered off and on": Fault(_cycle_power, places=("hosts",)),
+    "host's cable cut": Fault(_cut_cable, places=("hosts",)),
+    "checkpoint truncated": Fault(truncate_checkpoint, "stopped", ("folder", "hosts")),
+    "bit of checkpoint flipped": Fault(flip_checkpoint, "stopped", ("folder", "hosts")),
+    "trial's folder deleted": Fault(delete_trial_folder, "stopped", ("folder", "hosts")),
+    "working folder deleted": Fault(delete_working_folder, "stopped", ("s3",)),
+    "garbage in records": Fault(append_garbage, "stopped", ("folder", "hosts")),
+    "record cut": Fault(cut_last_line, "stopped", ("folder", "hosts")),
+    "table damaged": Fault(damage_tables, "complete", ("folder", "hosts")),
 }
 ENDING = ("driver killed", "Ctrl-C", "SIGTERM", "terminal closed (SIGHUP)")
 """Faults that end a driver, for those that come between two calls."""
@@ -296,4 +224,4 @@ def stop(scene: Scene) -> None:
         _to_driver(signal.SIGKILL)(scene, Random(0))
         assert scene.driver is not None
         scene.driver.wait()
-    end(scene.processes("ray"))
+    end(scene.leftovers())

@@ -64,7 +64,7 @@ class Outcome:
 
     def as_dict(self) -> dict[str, object]:
         """Return the outcome for JSON."""
-        return asdict(self)
+        return vars(self) | {"events": [asdict(event) for event in self.events]}
 
 
 def draw_events(rng: Random, place: str, has_root: bool) -> list[Event]:

@@ -131,6 +131,10 @@ class Scene:
         """Return Ray's processes by a pattern of their command without its flags."""
         return [p for p in below(os.getpid()) if re.search(name, p.command.partition(" --")[0])]
 
+    def leftovers(self) -> list[Process]:
+        """Return what may outlive a driver that is killed: all processes of its Ray."""
+        return self.processes("ray")
+
     def lines(self) -> list[Line]:
         """Return the records so far."""
         with suppress(OSError):  # of a store: the driver replaces its working folder
