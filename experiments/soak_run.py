@@ -78,7 +78,7 @@ def draw_events(rng: Random, place: str, has_root: bool) -> list[Event]:
 def _event(rng: Random, name: str) -> Event:
     if rng.random() < 0.3:
         return Event(name, "start", round(rng.uniform(0, 15), 1), rng.randrange(2**32))
-    return Event(name, "epochs", rng.randint(1, 60), rng.randrange(2**32))
+    return Event(name, "epochs", rng.randint(1, 300), rng.randrange(2**32))
 
 
 class Disturbed:

@@ -31,7 +31,7 @@ RUN = Run(
     optimizer="adamw",
     lr=1e-2,
     schedule="onecycle",
-    epochs=20,
+    epochs=80,
     batch_size=16,
 )
 """A run of one or two seconds. Its student has dropout and batch norm, so that a state that is
