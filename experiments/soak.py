@@ -39,7 +39,7 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # its small models and services
 from soak_faults import FAULTS
 from soak_places import Lab, OnHosts, OnStore, Service, is_there
-from soak_processes import adopt_orphans, end, remaining
+from soak_processes import adopt_orphans, end_all
 from soak_run import Disturbed, Outcome, draw_events
 from soak_studies import KINDS, PLACES, ROOT, Scene, as_json, said_by
 
@@ -105,7 +105,7 @@ class Soak:
         try:
             yield scene
         finally:
-            end(remaining(self._kept(), 0))
+            end_all(self._kept())
             if scene.driver is not None:
                 scene.driver.wait()
             scene.close()

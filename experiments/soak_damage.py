@@ -9,10 +9,10 @@ from pathlib import Path
 from random import Random
 
 from soak_comparison import told
-from soak_studies import Scene
+from soak_studies import ADAPTIVE, Scene
 
 from kdtune.config.files import CHECKPOINT
-from kdtune.storage.records import Line, read_lines
+from kdtune.storage.records import read_lines
 
 
 def empty_cache(scene: Scene, rng: Random) -> str | None:
@@ -118,19 +118,38 @@ def cut_last_line(scene: Scene, rng: Random) -> str | None:
     parts = [p for p in sorted((scene.folder / "epochs").glob("*.jsonl")) if p.stat().st_size]
     if not parts:
         return None
-    part = parts[-1]
-    before = _all_lines(scene)
-    whole = part.read_bytes().rstrip(b"\n")
+    content = parts[-1].read_bytes()
+    whole = content[: content.rfind(b"\n")]  # without what an earlier cut has left
+    if not whole:
+        return None
     start = whole.rfind(b"\n") + 1
-    part.write_bytes(whole[: rng.randrange(start, len(whole))])
-    after = _all_lines(scene)
+    return _rewrite(scene, parts[-1], whole[: rng.randrange(start, len(whole))])
+
+
+def damage_line(scene: Scene, rng: Random) -> str | None:
+    """Overwrite a part of any line of a grid's records, as a faulty disk does.
+
+    Not in adaptive studies: a run of the search that has to be run again after the finalists are
+    fixed begins another round of final repeats, as if the study were extended (`planning.rounds`).
+    """
+    parts = [p for p in sorted((scene.folder / "epochs").glob("*.jsonl")) if p.stat().st_size]
+    if not parts or scene.kind in ADAPTIVE:
+        return None
+    part = rng.choice(parts)
+    lines = part.read_bytes().split(b"\n")
+    number = rng.randrange(max(1, len(lines) - 1))
+    lines[number] = b"\x00" * 16 + lines[number][16:]
+    return _rewrite(scene, part, b"\n".join(lines))
+
+
+def _rewrite(scene: Scene, part: Path, content: bytes) -> str:
+    """Give a part of the records another content; note the epochs that are lost with it."""
+    before = read_lines(scene.folder)[0]
+    part.write_bytes(content)
+    after = read_lines(scene.folder)[0]
     gone = [line for line in before if line not in after]
     scene.damaged |= {told(line) for line in gone if line["kind"] == "epoch"}
-    return f"{part.name}: {[(line['kind'], line.get('trial_id')) for line in gone]}"
-
-
-def _all_lines(scene: Scene) -> list[Line]:
-    return read_lines(scene.folder)[0]
+    return f"{part.name}: {[(line['kind'], line.get('trial_id')) for line in gone][:3]}"
 
 
 def damage_tables(scene: Scene, rng: Random) -> str | None:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from soak_damage import (
     append_garbage,
     cut_last_line,
+    damage_line,
     damage_tables,
     delete_trial_folder,
     delete_working_folder,
@@ -203,6 +204,7 @@ FAULTS: dict[str, Fault] = {
     "working folder deleted": Fault(delete_working_folder, "stopped", ("s3",)),
     "garbage in records": Fault(append_garbage, "stopped", ("folder", "hosts")),
     "record cut": Fault(cut_last_line, "stopped", ("folder", "hosts")),
+    "record damaged": Fault(damage_line, "stopped", ("folder", "hosts")),
     "table damaged": Fault(damage_tables, "complete", ("folder", "hosts")),
 }
 ENDING = ("driver killed", "Ctrl-C", "SIGTERM", "terminal closed (SIGHUP)")

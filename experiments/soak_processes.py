@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36
+MOST_SECONDS_TO_END = 30.0
+"""Time that a killed process may take to end."""
 
 
 class Process(NamedTuple):
@@ -80,9 +82,21 @@ def remaining(kept: set[int], seconds: float) -> list[Process]:
 
 
 def end(processes: list[Process]) -> None:
-    """Kill processes, also those that are suspended, and wait for their end."""
+    """Kill processes, also those that are suspended."""
     for process in processes:
         send(process.pid, signal.SIGKILL)
+
+
+def end_all(kept: set[int]) -> None:
+    """Kill the processes of this one until none is left: some start others meanwhile.
+
+    Args:
+        kept: Processes that shall go on, with all of their descendants.
+    """
+    until = time.monotonic() + MOST_SECONDS_TO_END
+    while (found := _running(kept)) and time.monotonic() < until:
+        end(found)
+        time.sleep(0.1)
 
 
 def _running(kept: set[int]) -> list[Process]:

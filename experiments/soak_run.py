@@ -110,7 +110,6 @@ class Disturbed:
             self.scene.tell(f"BROKEN {fault}")
         finally:
             stop(self.scene)
-            end(remaining(self._kept(), 0))
             self.outcome.seconds = time.monotonic() - began
             self.outcome.calls = self.scene.calls
 

@@ -5,18 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
 import pandas as pd
 import pytest
 from soak_comparison import Told, compare
+from soak_damage import append_garbage, cut_last_line, damage_line
 from soak_processes import below
 from soak_run import draw_events
+from soak_studies import Scene
 from study_folders import edit_records, make, write_predictions
 
 from kdtune.results.frames import write_frames
+from kdtune.storage.records import Records, read_lines
 
 SOAK = Path(__file__).parents[2] / "experiments" / "soak.py"
 LAST = {0.5: [0.8, 0.81, 0.82], 1.0: [0.7, 0.71, 0.7]}
@@ -130,6 +134,46 @@ def test_a_seed_draws_the_same_faults_again() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """A study of two epochs of one trial whose driver has not been started."""
+    made = Scene("grid", tmp_path / "scene", {})
+    values = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
+    with Records(made.folder) as records:
+        records.start(made.study.run, 0)
+        for epoch in range(2):
+            records.epoch(made.study.run, 0, epoch, 1.0, values)
+    yield made
+    made.close()
+
+
+def test_garbage_is_skipped_by_the_reader(scene: Scene) -> None:
+    before = read_lines(scene.folder)[0]
+    for seed in range(30):
+        assert append_garbage(scene, Random(seed)) is not None
+    assert read_lines(scene.folder)[0] == before
+
+
+def test_a_record_that_is_cut_is_noted(scene: Scene) -> None:
+    before = read_lines(scene.folder)[0]
+    for seed, (gone, kept) in enumerate(((2, 1), (1, 1))):
+        assert "epoch" in str(cut_last_line(scene, Random(seed)))
+        assert read_lines(scene.folder)[0] == before[:gone]
+        assert len(scene.damaged) == kept + seed
+    assert {what.epoch for what in scene.damaged} == {0, 1}
+
+
+def test_any_record_of_a_grid_is_damaged_and_noted(scene: Scene) -> None:
+    whole, before = (scene.folder / "epochs" / "00000.jsonl").read_bytes(), scene.lines()
+    hit = set()
+    for seed in range(12):
+        (scene.folder / "epochs" / "00000.jsonl").write_bytes(whole)
+        assert damage_line(scene, Random(seed)) is not None
+        (gone,) = [line for line in before if line not in scene.lines()]
+        hit.add((gone["kind"], gone.get("epoch")))
+    assert hit == {("start", None), ("epoch", 0), ("epoch", 1)} and len(scene.damaged) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
@@ -152,6 +196,7 @@ def test_a_soak_that_is_interrupted_ends_what_it_has_started(tmp_path: Path) -> 
         started: list = []
         while len(started) < 4 and soak.poll() is None:
             started = below(soak.pid)
+            time.sleep(0.2)
         soak.send_signal(signal.SIGINT)
         soak.communicate(timeout=120)
     assert soak.returncode == 1
