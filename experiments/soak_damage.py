@@ -119,7 +119,7 @@ def cut_last_line(scene: Scene, rng: Random) -> str | None:
     if not parts:
         return None
     content = parts[-1].read_bytes()
-    whole = content[: content.rfind(b"\n")]  # without what an earlier cut has left
+    whole = content.rpartition(b"\n")[0]  # without what an earlier cut has left
     if not whole:
         return None
     start = whole.rfind(b"\n") + 1

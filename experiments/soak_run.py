@@ -205,8 +205,8 @@ class Disturbed:
         self.scene.tell(f"call {self.scene.calls - 1} has ended with exit code {code}")
         if code not in WANTED_CODES:
             self._find(f"{log.name}: exit code {code}: {_last_line(log)}")
-        if match := re.search(r"Traceback[^\n]*\n(?:[ \t][^\n]*\n)*([^\n]*)", said_by(log)):
-            self._find(f"{log.name}: Traceback: {match[1][:200]}")
+        for error in tracebacks(said_by(log)):
+            self._find(f"{log.name}: Traceback: {error[:200]}")
         if left := remaining(self._kept(), LEFT_SECONDS):
             shown = "; ".join(f"{p.pid} {p.command[:60]}" for p in left[:4])
             self._find(
@@ -237,6 +237,16 @@ class Disturbed:
         self.outcome.differences += found.differences
         for difference in found.differences:
             self.scene.tell(f"DIFFERENCE {difference}")
+
+
+def tracebacks(text: str) -> list[str]:
+    """Return the errors of the tracebacks that a driver has printed.
+
+    Without those that Ray Tune logs of a worker that has died, which name the trial.
+    """
+    pattern = r"([^\n]*)\n?^Traceback [^\n]*\n(?:[ \t][^\n]*\n)*([^\n]*)"
+    found = re.findall(pattern, text, flags=re.MULTILINE)
+    return [error for before, error in found if "Trial task failed" not in before]
 
 
 def _last_line(log: Path) -> str:

@@ -36,12 +36,13 @@ RUN = Run(
 )
 """A run of one or two seconds. Its student has dropout and batch norm, so that a state that is
 restored in part gives other numbers."""
-_WIDE = {"alpha": (0.0, 0.5, 1.0), "lr": (1e-2, 3e-3)}
-_FEW = {"alpha": (0.0, 1.0), "lr": (1e-2, 3e-3)}
+_SPACE = {"alpha": (0.0, 1.0), "lr": (1e-2, 3e-3)}
+_SHORT = replace(RUN, epochs=40)
+"""Of kinds that run one trial at a time."""
 KINDS = {
     "grid": Study(run=RUN, space={"alpha": (0.0, 0.5, 1.0)}, repeats=3, gpus=0),
-    "race": Study(run=RUN, space=_WIDE, repeats=3, policy="race", confirm=1, gpus=0),
-    "auto": Study(run=RUN, space=_FEW, repeats=2, until_decided=True, budget="20runs", gpus=0),
+    "race": Study(run=_SHORT, space=_SPACE, repeats=3, policy="race", confirm=1, gpus=0),
+    "auto": Study(run=_SHORT, space=_SPACE, repeats=2, until_decided=True, budget="20runs", gpus=0),
 }
 ADAPTIVE = ("race", "auto")
 """Kinds whose trials depend on results. They run one trial at a time: see soak.py."""

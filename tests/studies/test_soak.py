@@ -15,7 +15,7 @@ import pytest
 from soak_comparison import Told, compare
 from soak_damage import append_garbage, cut_last_line, damage_line
 from soak_processes import below
-from soak_run import draw_events
+from soak_run import draw_events, tracebacks
 from soak_studies import Scene
 from study_folders import edit_records, make, write_predictions
 
@@ -127,6 +127,13 @@ def test_files_that_differ_or_cannot_be_read_are_found(pair: tuple[Path, Path]) 
     assert "trials.parquet cannot be read" in said
     assert "predictions.parquet: " in said
     assert "students/repeat-00.safetensors differs" in said
+
+
+def test_tracebacks_of_the_driver_are_found_and_those_of_dead_workers_are_not() -> None:
+    own = 'Traceback (most recent call last):\n  File "x", line 1\n    y\nIndexError: no\n'
+    of_worker = f"ERROR tune_controller.py -- Trial task failed for trial a\n{own}"
+    assert tracebacks(f"{of_worker}words\n") == []
+    assert tracebacks(own) == tracebacks(f"words\n{own}{of_worker}") == ["IndexError: no"]
 
 
 def test_a_seed_draws_the_same_faults_again() -> None:
