@@ -17,7 +17,8 @@ from soak_processes import Process, below
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.storage.records import Line, read_lines
+from kdtune.storage.records import read_lines
+from kdtune.storage.schema import Line
 
 ROOT = Path(__file__).parent.parent
 RUN = Run(
