@@ -168,6 +168,10 @@ class Hosts:
         assert code in ok, f"{name}: {command}: exit code {code}\n{text[-6000:]}"
         return text
 
+    def outer_pids(self) -> set[int]:
+        """Return the processes below which all others of the machines are."""
+        return {outer.pid for outer in self._outer.values()}
+
     def memory(self, name: str) -> int:
         """Bytes that the machine's processes hold, shared ones counted once (PSS)."""
         text = self.run(name, "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | grep ^Pss: || true")

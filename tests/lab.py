@@ -58,6 +58,22 @@ class Cluster:
         return f"{self._environment}\n{start}"
 
 
+def local_config(hosts: Hosts) -> dict[str, Any]:
+    """Return experiments/cluster_local.yaml for hosts: h0 is the head, all others are workers.
+
+    Each of one core, and of one GPU to Ray, which torch does not see.
+    """
+    file = (ROOT / "experiments" / "cluster_local.yaml").read_text()
+    config: dict[str, Any] = yaml.safe_load(file)
+    head, *workers = (a for name, a in hosts.addresses.items() if name != "ctl")
+    config["provider"] |= {"head_ip": head, "worker_ips": workers}
+    config["auth"]["ssh_user"] = "root"
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        start = config[name][1].replace("ray start ", "ray start --num-cpus=1 --num-gpus=1 ")
+        config[name][1] = start  # each would take this machine's for its own
+    return config
+
+
 def search(name: str, out: str = "/mnt/shared/runs") -> str:
     command = f"TERM=dumb {SEARCH} --address auto --out {out} --name {name}"
     return f"ray exec cluster.yaml '{command}'"

@@ -10,9 +10,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from hosts import Hosts, why_not
-from lab import ROOT, SEARCH, UP, Cluster, check_faults, epochs, note, numbers, search, wait_until
+from lab import (
+    SEARCH,
+    UP,
+    Cluster,
+    check_faults,
+    epochs,
+    local_config,
+    note,
+    numbers,
+    search,
+    wait_until,
+)
 
 import kdtune
 from kdtune.storage.records import read_lines
@@ -26,19 +36,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def local(begun: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """experiments/cluster_local.yaml, up: h0 is the head, h1 and h2 are workers.
-
-    Each of one core, and of one GPU to Ray, which torch does not see.
-    """
+    """experiments/cluster_local.yaml, up: h0 is the head, h1 and h2 are workers."""
     hosts = Hosts(tmp_path_factory.mktemp("hosts"), 3)
     try:
-        config = yaml.safe_load((ROOT / "experiments" / "cluster_local.yaml").read_text())
-        config["provider"] |= {"head_ip": hosts.addresses["h0"]}
-        config["provider"] |= {"worker_ips": [hosts.addresses["h1"], hosts.addresses["h2"]]}
-        config["auth"]["ssh_user"] = "root"
-        for name in ("head_start_ray_commands", "worker_start_ray_commands"):
-            start = config[name][1].replace("ray start ", "ray start --num-cpus=1 --num-gpus=1 ")
-            config[name][1] = start  # each would take this machine's for its own
+        config = local_config(hosts)
         cluster = Cluster(hosts)
         began = time.time()
         cluster.up(config)
