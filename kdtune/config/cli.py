@@ -11,6 +11,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,14 @@ from typing import Any, Literal, NoReturn
 
 from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
-from kdtune.config.errors import ExportMismatchError, InputError, LeaseLostError, UserError
+from kdtune.config.errors import (
+    DiskFullError,
+    ExportMismatchError,
+    InputError,
+    LeaseLostError,
+    RayLostError,
+    UserError,
+)
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import (
@@ -44,6 +52,9 @@ ABOUT: dict[StudyCommand, str] = {
     "teacher": "Fine-tune the teacher of a study.",
     "distill": "Run one distillation and print its epochs.",
 }
+
+NOT_OF_THE_INPUT = (DiskFullError, ExportMismatchError, LeaseLostError, RayLostError)
+"""Errors of a command whose input is valid."""
 
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
@@ -100,11 +111,12 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 1 if isinstance(error, LeaseLostError | ExportMismatchError) else 2
+        code = 1 if isinstance(error, NOT_OF_THE_INPUT) else 2
     except KeyboardInterrupt as stop:
         reason = f" ({stop})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
-        print(f"interrupted{reason}{rest}", file=sys.stderr)
+        with suppress(OSError):  # of a terminal that is closed
+            print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head
         sys.stderr.close()

@@ -21,7 +21,7 @@ from kdtune.config.function_run import SPLITS, Train, load_function, parse_metri
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import own_metric
-from kdtune.raytune.reporter import EpochReport, Reporter, make_run, save_traceback
+from kdtune.raytune.reporter import EpochReport, Reporter, describe_failure, make_run
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 
@@ -89,8 +89,7 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
     except Exception as caught:
         with suppress(OSError):  # perhaps the store is what failed
             mirror.push(f"{place}/{FILES}")  # a retry goes on from them
-        save_traceback(mirror, place)
-        error = f"{type(caught).__name__}: {caught}"
+        error = describe_failure(caught, mirror, place)
     reporter.report(error)
 
 

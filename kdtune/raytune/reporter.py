@@ -13,6 +13,7 @@ from kdtune.config.base_run import BaseRun
 from kdtune.config.study import Study
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.correctness import CORRECT
+from kdtune.storage.full_disk import MARK, describe_full_disk, is_disk_full
 from kdtune.storage.mirror import Mirror
 
 REPORT_SECONDS = 0.5
@@ -60,9 +61,14 @@ class Reporter:
         if at_rung or time.monotonic() - self._last >= REPORT_SECONDS:
             self.report()
 
-    def report(self, error: str | None = None) -> None:
-        """Report the epochs that have not been reported, and why the trial failed, if it did."""
-        tune.report(as_report(self._unreported, error))
+    def report(self, error: str | None = None, warning: str | None = None) -> None:
+        """Report the epochs that have not been reported, and why the trial failed, if it did.
+
+        Args:
+            error: Why the trial failed.
+            warning: A sentence about its machine, which is shown once.
+        """
+        tune.report(as_report(self._unreported, error) | {"warning": warning})
         self._unreported, self._last = [], time.monotonic()
 
 
@@ -82,10 +88,13 @@ def _values(epoch: EpochReport) -> dict[str, Any]:
     return values if epoch.correct is None else values | {CORRECT: epoch.correct}
 
 
-def save_traceback(mirror: Mirror, place: str) -> None:
-    """Write the traceback of the current exception into the trial's folder."""
+def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
+    """Return what is reported of an exception; write its traceback into the trial's folder."""
     folder = mirror.folder / place
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    with suppress(OSError):  # perhaps the store is what failed
+    with suppress(OSError):  # perhaps the disk or the store is what failed
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         mirror.push(f"{place}/error.txt")
+    if is_disk_full(error):
+        return MARK + describe_full_disk(folder, mirror.folder)
+    return f"{type(error).__name__}: {error}"
