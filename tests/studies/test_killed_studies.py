@@ -17,6 +17,8 @@ from kdtune.config.study import Study
 from kdtune.storage.records import read_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+THRICE = "its worker died 3 times"
+"""Also if two of the three died before Tune has started the trial again."""
 ALPHAS, REPEATS = (0.25, 0.5, 1.0), 4
 
 
@@ -36,7 +38,7 @@ def check_numbers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     completed = [line["trial_id"] for line in ends if line["status"] == "completed"]
     assert sorted(completed) == sorted(trials.trial_id)  # each once
     for line in ends:  # a worker that is killed three times is the only other end
-        assert line["status"] == "completed" or line["attempt"] == 2, line
+        assert line["status"] == "completed" or line["error"] == THRICE, line
     for trial in trials.itertuples():
         alone = tmp_path / "alone" / trial.trial_id
         alone.mkdir(parents=True)
