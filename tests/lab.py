@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -12,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from drivers import recomputed_epochs
 from hosts import Hosts, call
 
 import kdtune
@@ -84,22 +84,6 @@ def numbers(folder: Path | str) -> pd.DataFrame:
     trials = kdtune.load(folder).trials
     assert set(trials.status) == {"completed"}
     return trials[["trial_id", "n_epochs", *(c for c in trials if "@" in c)]]
-
-
-def recomputed_epochs(folder: Path) -> dict[str, list[float]]:
-    """Return the seconds of each epoch that was computed twice, by trial.
-
-    A trial that resumes reports its past epochs again, with their original times: an epoch with
-    two different times was computed twice.
-    """
-    times: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for line in read_lines(folder)[0]:
-        if line["kind"] == "epoch" and line["split"] == "val":
-            times[line["trial_id"], line["epoch"]].append(line["seconds"])
-    again: dict[str, list[float]] = defaultdict(list)
-    for (trial, _), seconds in times.items():
-        again[trial] += list(dict.fromkeys(seconds))[:-1]
-    return again
 
 
 def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:

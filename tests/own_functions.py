@@ -119,3 +119,68 @@ def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
         "percent": {"val/acc": 81.0},
         "reserved": {"val/acc": 1.0, "val/label": 1.0},
     }[kind]
+
+
+def steady(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Eight epochs whose numbers follow from all epochs before; keeps its state.
+
+    They last KDTUNE_TEST_SECONDS each.
+    """
+    import os
+    import time
+
+    state = folder / "state.json"
+    epoch, value = json.loads(state.read_text()) if state.exists() else (0, 0.5)
+    while epoch < 8:
+        time.sleep(float(os.environ.get("KDTUNE_TEST_SECONDS", "0.1")))
+        value = (3.7 * value * (1 - value) + 0.1 * config["alpha"] + 0.01 * repeat) % 1
+        yield {"epoch": epoch, "val/acc": value, "test/acc": value / 2}
+        epoch += 1
+        part = folder / "state.part"
+        part.write_text(json.dumps((epoch, value)))
+        part.replace(state)
+
+
+def freezes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Three epochs; with alpha 0.5 its process stops once, with alpha 1 the second lasts 12 s."""
+    import os
+    import signal
+    import time
+
+    state = folder / "state.json"
+    done = json.loads(state.read_text()) if state.exists() else 0
+    for epoch in range(done, 3):
+        if epoch == 1 and config["alpha"] == 1:
+            time.sleep(12)
+        yield {"epoch": epoch, "val/acc": (1 + epoch + config["alpha"]) / 8}
+        state.write_text(json.dumps(epoch + 1))
+        if done == 0 and epoch == 1 and config["alpha"] < 1:
+            time.sleep(1)  # until Tune has the report
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hungry(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Two epochs that fit into the memory of a GPU alone; those with alpha 0.75 never do."""
+    import time
+
+    mine = folder.parents[1] / f"gpu-{config['alpha']}-{repeat}"
+    mine.touch()
+    try:
+        time.sleep(2)
+        others = [name for name in folder.parents[1].glob("gpu-*") if name != mine]
+        if others or config["alpha"] == 0.75:
+            raise MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        for epoch in range(2):
+            yield {"epoch": epoch, "val/acc": (1 + epoch + config["alpha"]) / 4}
+    finally:
+        mine.unlink()
+
+
+def bloats(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
+    """Two epochs; those with alpha 0.75 take 4 GB of memory."""
+    import time
+
+    for epoch in range(2):
+        ballast = np.ones(2**29 if config["alpha"] == 0.75 else 1)
+        time.sleep(3)
+        yield {"epoch": epoch, "val/acc": ballast[0] * (1 + epoch + config["alpha"]) / 4}

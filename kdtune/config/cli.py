@@ -11,6 +11,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,10 +21,12 @@ from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.errors import (
     DataChangedError,
+    DiskFullError,
     Diverged,
     ExportMismatchError,
     InputError,
     LeaseLostError,
+    RayLostError,
     UserError,
 )
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
@@ -57,7 +60,10 @@ ABOUT: dict[StudyCommand, str] = {
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
 
-LOST = (LeaseLostError, ExportMismatchError, Diverged, DataChangedError)
+LOST = (
+    *(DataChangedError, DiskFullError, Diverged),
+    *(ExportMismatchError, LeaseLostError, RayLostError),
+)
 """Errors with valid input: a command ends with exit code 1, not 2."""
 
 MAX_SHOWN = 80
@@ -124,7 +130,8 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
     except KeyboardInterrupt as stop:
         reason = f" ({printable(str(stop))})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
-        print(f"interrupted{reason}{rest}", file=sys.stderr)
+        with suppress(OSError):  # of a terminal that is closed
+            print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # | head
         code = 141

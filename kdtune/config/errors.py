@@ -50,6 +50,20 @@ class DataChangedError(UserError):
     """
 
 
+class RayLostError(UserError):
+    """Ray itself has ended while a study ran; the same command resumes the study.
+
+    The input is valid, so commands end with exit code 1, not 2.
+    """
+
+
+class DiskFullError(UserError):
+    """The disk of the study's folder, or of Ray's, is full; with room the study resumes.
+
+    The input is valid, so commands end with exit code 1, not 2.
+    """
+
+
 class NodeMismatchError(UserError):
     """A machine of the cluster cannot run the study's trials, or differs from the driver's."""
 

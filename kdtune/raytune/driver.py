@@ -1,12 +1,13 @@
 """Driver of a study: checks, Ray, the tuner, resuming."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import DataChangedError, first_line
@@ -24,13 +25,14 @@ from kdtune.planning.standing import complete_pairs, final_test, is_decided, lev
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.distillation import DistillationJob
 from kdtune.raytune.job import Job
+from kdtune.raytune.local_ray import check_local_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.notify import notified
 from kdtune.raytune.objects import take_objects
 from kdtune.raytune.own_function import FunctionJob
 from kdtune.raytune.preflight import preflight
-from kdtune.raytune.progress import ProgressDisplay, print_recipe
+from kdtune.raytune.progress import ProgressDisplay, describe_state, print_recipe
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
@@ -38,9 +40,11 @@ from kdtune.raytune.shared_objects import share_objects
 from kdtune.raytune.study_folder import add_warning, finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.tracker_processes import tracked
+from kdtune.raytune.worker_watch import WorkerWatch
 from kdtune.results.advice import undecidable_sentence
 from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results, load
+from kdtune.storage.full_disk import full_disk_of_driver, is_disk_full
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
@@ -81,6 +85,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     Raises:
         InputError: The study cannot run as asked; raised before any work.
         NodeMismatchError: A machine of the cluster cannot run the study's trials.
+        DiskFullError: A disk is full; with room on it the same call resumes the study.
+        RayLostError: Ray itself has ended; the same call resumes the study.
         LeaseLostError: Another driver has taken over the study on its object store.
         DataChangedError: Images were changed or removed while the study ran.
         Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
@@ -100,14 +106,22 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.pull_folders("epochs")
         saved = read_if_saved(folder)
         asked, study = study, merge_with_saved(study, saved)
-        is_done = Plan(study, read_lines(folder, study)[0]).is_done
-        if not is_done:
-            study = job.resolve(study, begun=saved is not None)
+        if saved is None:
+            study = job.resolve(study, begun=False)
+        lines, _ = read_lines(folder, study)
+        if saved is None and lines:
+            print(
+                f"warning: {folder} has records but no {STUDY}; it is written again, and the "
+                f"records are taken for those of this study"
+            )
+        is_done = Plan(study, lines).is_done
+        if saved is not None and not is_done:
+            study = job.resolve(study, begun=True)
         mirror.pull(*job.files(study))
         fingerprints = dict(saved.fingerprints) if saved else {}
         if not is_done:
             _check_resources(study, ray_init)
-        if not is_done or is_moved(study, saved) or study.train is not None:
+        if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
             fingerprints |= _fingerprints(job, study, saved)
         if is_done:
             write_study(study, fingerprints)
@@ -118,8 +132,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.push(STUDY, PROVENANCE)
         with notified(command, study), tracked(trackers, folder):
             if not is_done:
-                if lines := job.describe(provenance):
-                    print_recipe(f"Recipe of {study.uri or folder}:", lines)
+                if recipe := job.describe(provenance):
+                    print_recipe(f"Recipe of {study.uri or folder}:", recipe)
                 job.prepare_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
                     _run_all(job, share_objects(study.absolute()), mirror)
@@ -129,10 +143,16 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
 
 @contextmanager
 def _outages_as_interrupts(study: Study) -> Iterator[None]:
-    """Raise Interrupted for an outage of the study's store that outlasts all retries."""
+    """Raise Interrupted for an outage of the study's store that outlasts all retries.
+
+    Raises:
+        DiskFullError: A disk of this machine is full.
+    """
     try:
         yield
     except OSError as error:
+        if is_disk_full(error):
+            raise full_disk_of_driver(study.folder) from error
         if study.uri is None:
             raise
         raise Interrupted(str(error)) from error
@@ -177,9 +197,14 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             MachineMonitor(study, capacity.trial) as monitor,
         ):
             changes = partial(job.find_changes, study)
-            recorder = Recorder(study, plan, display, records, uploader, monitor, changes)
+            own = (study, plan, display, records, uploader, monitor, capacity, changes)
+            recorder = Recorder(*own)
             try:
                 _fit_until_done(job, study, plan, capacity, recorder)
+            except KeyboardInterrupt:
+                with suppress(OSError):  # of a terminal that is closed
+                    display.print_line(f"So far: {describe_state(plan)}")
+                raise
             finally:
                 if recorder.changes:
                     add_warning(study.folder, recorder.changes)
@@ -230,7 +255,10 @@ def _fit_until_done(
         try:
             _fit(job, study, plan, capacity, recorder)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and fit() with it
+            check_local_ray()
             recorder.display.print_line(f"Ray has stopped ({first_line(error)}) and is restarted.")
+            if isinstance(error.__cause__, OutOfMemoryError):
+                recorder.on_worker_killed()
             crashed = True
         else:
             crashed = False
@@ -248,6 +276,10 @@ def _fit_until_done(
 def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
     """Run Tune once."""
     count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
+    watch = WorkerWatch(
+        lambda trial: recorder.describe(make_run(study, trial.config)),
+        recorder.display.print_line,
+    )
     tuner = tune.Tuner(
         tune.with_resources(
             partial(job.trainable(study), study=study, concurrent=count), resources
@@ -265,7 +297,7 @@ def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recor
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.folder),
-            callbacks=[recorder, TBXLoggerCallback()],
+            callbacks=[recorder, watch, TBXLoggerCallback()],
             # Ray's own reporter for notebooks clears what the study has printed, even if verbose=0
             progress_reporter=tune.CLIReporter(),
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),

@@ -21,13 +21,7 @@ from kdtune.config.function_run import Train, load_function
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
 from kdtune.raytune.function_epochs import FunctionEpoch, parse_epoch, yielded
-from kdtune.raytune.reporter import (
-    EpochReport,
-    Reporter,
-    describe_error,
-    make_run,
-    save_traceback,
-)
+from kdtune.raytune.reporter import EpochReport, Reporter, describe_failure, make_run
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 
@@ -80,8 +74,7 @@ def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | N
     except Exception as caught:
         with suppress(OSError):  # perhaps the store is what failed
             mirror.push(f"{place}/{FILES}")  # a retry goes on from them
-        save_traceback(mirror, place)
-        error = describe_error(caught)
+        error = describe_failure(caught, mirror, place)
     reporter.report(error)
 
 

@@ -1,5 +1,6 @@
 """The machines of a Ray cluster: what they have, what may be added, how many trials fit."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import ray
 import yaml
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import InputError, RayLostError
 from kdtune.config.study import Study
 from kdtune.streams.resources import (
     check_gpus,
@@ -63,9 +64,14 @@ class TrialResources(NamedTuple):
 
 
 def alive_nodes() -> list[Node]:
-    """Return the machines of the cluster, that of the driver first."""
+    """Return the machines of the cluster, that of the driver first.
+
+    Raises RayLostError if there is none, not even that of the driver.
+    """
     own = ray.get_runtime_context().get_node_id()
     nodes = [_node(n) for n in ray.nodes() if n["Alive"]]
+    if not nodes:
+        raise RayLostError("no machine of Ray is alive; run the same command again to resume")
     return sorted(nodes, key=lambda node: (node.id != own, node.name))
 
 
@@ -141,6 +147,7 @@ class Capacity:
         self._file = yaml.safe_load(path.read_text()) if on_head else None
         self.study = study
         self._concurrent, self._counted = 0, -POLL_SECONDS
+        self._limit = sys.maxsize
         self._wait_for_minimum(tell)
         now = [node.resources for node in alive_nodes()]
         workers = potential_workers(self._file)
@@ -161,7 +168,12 @@ class Capacity:
         """Return how many trials may run now; at least one, which waits for a machine."""
         if time.monotonic() - self._counted >= POLL_SECONDS:
             self._concurrent, self._counted = self._count(), time.monotonic()
-        return self._concurrent
+        return min(self._concurrent, self._limit)
+
+    def lower(self, count: int) -> int:
+        """Let fewer trials run at a time from now on; return how many, at least 1."""
+        self._limit = max(1, min(self._limit, count))
+        return self._limit
 
     def _count(self) -> int:
         nodes = [node.resources for node in alive_nodes()]

@@ -1,27 +1,33 @@
 """A Tune callback that writes each trial's start, epochs and end, and passes them to the plan."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.errors import DataChangedError
+from kdtune.config.errors import DataChangedError, DiskFullError
 from kdtune.config.files import CHECKPOINT
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
+from kdtune.raytune.local_ray import check_local_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
+from kdtune.raytune.machines import Capacity
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.reporter import make_run, shown_names
 from kdtune.storage.correctness import CORRECT
+from kdtune.storage.full_disk import MARK
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
 
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "MemoryError")
+"""Words in the errors of PyTorch, cuBLAS and Python."""
+MEMORY_ADVICE = "; no other run ran beside it: it needs a smaller batch size or a smaller model"
 NODE_LOST_PHRASES = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
 """Phrases in Ray's messages about a machine that was lost or does not answer. There is no exception
 class for it."""
@@ -40,6 +46,7 @@ class Recorder(tune.Callback):
         records: Writes the records.
         uploader: Uploads them to the study's object store.
         monitor: Names the machines that join or are lost.
+        capacity: Says how many trials may run at a time; fewer once memory has not sufficed.
         find_changes: Returns a sentence on data that have changed since the study began, or "".
     """
 
@@ -51,8 +58,10 @@ class Recorder(tune.Callback):
         records: Records,
         uploader: RecordsUploader,
         monitor: MachineMonitor,
+        capacity: Capacity,
         find_changes: Callable[[], str] = str,
     ):
+        self.capacity = capacity
         self.study, self.plan, self.display = study, plan, display
         self.records, self.uploader, self.monitor = records, uploader, monitor
         self.find_changes, self.changes = find_changes, ""
@@ -61,6 +70,7 @@ class Recorder(tune.Callback):
         self.nodes: dict[str, str] = {}
         self.ended_trials = 0
         self.scores: dict[str, float] = {}
+        self._warnings: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
@@ -84,11 +94,19 @@ class Recorder(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Record the epochs that a trial reports, or keep why it failed."""
+        """Record the epochs that a trial reports, or keep why it failed.
+
+        Raises:
+            DiskFullError: A disk that the trial writes to is full.
+        """
         run = make_run(self.study, trial.config)
         self.nodes[run.trial_id] = result["hostname"]
-        if result.get("error"):
-            self.errors[run.trial_id] = result["error"]
+        if error := result.get("error"):
+            self.errors[run.trial_id] = error
+        warning = result.get("warning")
+        if warning and warning not in self._warnings:
+            self._warnings.add(warning)
+            self.display.print_line(f"warning: {result['hostname']}: {warning}")
         for epoch in result.get("epochs", ()):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
@@ -96,13 +114,51 @@ class Recorder(tune.Callback):
             for line in self.records.epoch(run, attempt, number, seconds, splits, correct):
                 self.plan.add_record(line)
             self.scores[run.trial_id] = splits["val"][self.study.task.score]
+        if error and error.startswith(MARK):  # the study cannot go on, and the run is not at fault
+            raise DiskFullError(f"{result['hostname']}: {error.removeprefix(MARK)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end of a trial that completed, was pruned, or reported an error."""
         run = make_run(self.study, trial.config)
-        error = self.errors.get(run.trial_id)
+        error = self.errors.pop(run.trial_id, None)
+        if error is not None and is_out_of_memory(error):
+            if self.retry_with_fewer([run]):
+                return
+            error += MEMORY_ADVICE
         status = "pruned" if run.trial_id in self.plan.pruned else "completed"
         self._end(run, status if error is None else "failed", error)
+
+    def retry_with_fewer(self, killed: Sequence[BaseRun]) -> bool:
+        """Retry runs for which memory did not suffice, with half as many at a time.
+
+        Returns:
+            False if only one ran, which nothing can help.
+        """
+        running = len(self.plan.ledger.running)
+        if running <= 1:
+            return False
+        fewer = self.capacity.lower(running // 2)
+        for run in killed:
+            self.plan.requeue(run)
+        named = "; ".join(map(self.describe, killed))
+        self.display.print_line(
+            f"  {named}: out of memory while {running} runs ran at a time; retried with {fewer} at "
+            f"a time"
+        )
+        return True
+
+    def on_worker_killed(self) -> None:
+        """Act on a run that Ray's memory monitor has killed, with Tune's whole loop.
+
+        Which of several it was is not known: all are retried, with half as many at a time. A run
+        that it kills although it runs alone has failed.
+        """
+        running = list(self.plan.ledger.running.values())
+        if running and not self.retry_with_fewer(running):
+            if self.attempts.get(running[0].trial_id) is None:
+                return  # it had not started
+            text = f"Ray's memory monitor killed it for lack of memory{MEMORY_ADVICE}"
+            self._end(running[0], "failed", text)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Do not count the death of a worker as the trial's failure if its machine was lost."""
@@ -110,7 +166,12 @@ class Recorder(tune.Callback):
             trial.run_metadata.num_failures -= 1
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record that a trial's worker died too often or did not start."""
+        """Record that a trial's worker died too often or did not start.
+
+        Raises:
+            RayLostError: It died with the local Ray, without which no worker starts.
+        """
+        check_local_ray()
         run = make_run(self.study, trial.config)
         if is_machine_lost(trial):  # before the trial started, or after its last retry
             self.plan.requeue(run)
@@ -130,10 +191,11 @@ class Recorder(tune.Callback):
         if status != "failed":  # the student is kept, the state of the optimiser is not
             (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
             self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
-        text = f"  {self._describe(run)}: {error or self._score(run, status)}"
+        text = f"  {self.describe(run)}: {error or self._score(run, status)}"
         self.display.advance(text, failed=status == "failed")
 
-    def _describe(self, run: BaseRun) -> str:
+    def describe(self, run: BaseRun) -> str:
+        """Return the name of a run for people."""
         values = {**run.config, "repeat": run.repeat}
         names = [*shown_names(self.study), "repeat"]
         return ", ".join(f"{name} {values[name]}" for name in names if values[name] is not None)
@@ -142,6 +204,11 @@ class Recorder(tune.Callback):
         pruned = " (pruned)" if status == "pruned" else ""
         score = self.scores.get(run.trial_id, math.nan)
         return f"val {self.study.task.score} {score:.4f}{pruned}"
+
+
+def is_out_of_memory(error: str) -> bool:
+    """Return True if the error of a run is that of a GPU or machine without memory left."""
+    return any(words in error for words in OUT_OF_MEMORY)
 
 
 def is_machine_lost(trial: Any) -> bool:

@@ -14,6 +14,7 @@ from kdtune.config.files import atomic_write
 from kdtune.config.study import Study
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.correctness import CORRECT
+from kdtune.storage.full_disk import MARK, describe_full_disk, is_disk_full
 from kdtune.storage.mirror import Mirror
 
 REPORT_SECONDS = 0.5
@@ -64,9 +65,14 @@ class Reporter:
         if at_rung or time.monotonic() - self._last >= REPORT_SECONDS:
             self.report()
 
-    def report(self, error: str | None = None) -> None:
-        """Report the epochs that have not been reported, and why the trial failed, if it did."""
-        tune.report(as_report(self._unreported, error))
+    def report(self, error: str | None = None, warning: str | None = None) -> None:
+        """Report the epochs that have not been reported, and why the trial failed, if it did.
+
+        Args:
+            error: Why the trial failed.
+            warning: A sentence about its machine, which is shown once.
+        """
+        tune.report(as_report(self._unreported, error) | {"warning": warning})
         self._unreported, self._last = [], time.monotonic()
 
 
@@ -86,7 +92,20 @@ def _values(epoch: EpochReport) -> dict[str, Any]:
     return values if epoch.correct is None else values | {CORRECT: epoch.correct}
 
 
-def describe_error(error: Exception) -> str:
+def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
+    """Return what is reported of an exception; write its traceback into the trial's folder."""
+    folder = mirror.folder / place
+    with suppress(OSError):  # perhaps the disk or the store is what failed
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / "error.txt") as part:
+            part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        mirror.push(f"{place}/error.txt")
+    if is_disk_full(error):
+        return MARK + describe_full_disk(folder, mirror.folder)
+    return _as_text(error)
+
+
+def _as_text(error: Exception) -> str:
     """Return the class and message of what a trial has raised, as the records keep it."""
     try:
         text = str(error)
@@ -95,13 +114,3 @@ def describe_error(error: Exception) -> str:
     # the names of files may hold bytes that are no text
     text = text[:MAX_ERROR].encode("utf-8", "backslashreplace").decode("utf-8")
     return f"{type(error).__name__}: {text}"
-
-
-def save_traceback(mirror: Mirror, place: str) -> None:
-    """Write the traceback of the current exception into the trial's folder."""
-    folder = mirror.folder / place
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "error.txt") as part:
-        part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-    with suppress(OSError):  # perhaps the store is what failed
-        mirror.push(f"{place}/error.txt")

@@ -14,7 +14,13 @@ import ray
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.study import Study
-from kdtune.raytune.local_ray import environment, private_ray
+from kdtune.raytune.local_ray import (
+    STOP_SIGNALS,
+    environment,
+    handled,
+    lost_ray_in_words,
+    private_ray,
+)
 from kdtune.streams.resources import count_gpus, local_cpus
 
 DEFAULTS = {
@@ -58,7 +64,8 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         stack.enter_context(environment(**unset))
         stack.enter_context(_sigterm_restored())
         stack.enter_context(_started(study, ray_init))
-        stack.enter_context(_sigterm_as_ctrl_c())
+        stack.enter_context(_signals_as_ctrl_c())
+        stack.enter_context(lost_ray_in_words())
         yield
 
 
@@ -131,16 +138,15 @@ def _sigterm_restored() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, sent by `kill` or a batch system, end a study as Ctrl-C does.
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, sent by `kill` or a batch system, and SIGHUP end a study as Ctrl-C does.
 
-    Ray's own handler would end the process at once.
+    A terminal that is closed sends SIGHUP. Ray's own handler of SIGTERM would end the process at
+    once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set a handler
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
+    numbers = [number for number in STOP_SIGNALS if number != signal.SIGINT]
+    with handled(numbers, lambda *_: signal.raise_signal(signal.SIGINT)):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -16,13 +16,7 @@ from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.data.changes import Contents
 from kdtune.data.sources import clear_cached_data
 from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.raytune.reporter import (
-    EpochReport,
-    Reporter,
-    describe_error,
-    make_run,
-    save_traceback,
-)
+from kdtune.raytune.reporter import EpochReport, Reporter, describe_failure, make_run
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
@@ -54,12 +48,12 @@ def run_trial(
     run: Run = make_run(study, config)
     place = f"trials/{run.trial_id}"
     mirror, reporter = Mirror(study), Reporter(study, run)
+    resources = Resources.of(study, concurrent)
     try:
         mirror.pull(f"{place}/{CHECKPOINT}")
         _pull_teacher(run, mirror)
         if contents is not None:
             _check_data(run, contents)
-        resources = Resources.of(study, concurrent)
         torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             teacher = study.folder / "teacher"
@@ -69,9 +63,10 @@ def run_trial(
         mirror.clear(place)
         error = None
     except Exception as caught:
-        save_traceback(mirror, place)
-        error = describe_error(caught)
-    reporter.report(error)
+        error = describe_failure(caught, mirror, place)
+    if error is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # a run that did not fit leaves no memory to the next
+    reporter.report(error, resources.cache.warning)
 
 
 def _check_data(run: Run, contents: Contents) -> None:

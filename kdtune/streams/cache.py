@@ -75,7 +75,9 @@ class Cache:
         self.limit = int(gigabytes * 1e9)
         # bytes written since the size of the folder was last computed; the first write computes it
         self._uncounted = self.limit
-        self._warned = self._distrusted = False
+        self._distrusted = False
+        self.warning: str | None = None
+        """Why an entry could not be written, in a sentence."""
 
     def get(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
         """Return the entry of this key, built by `build(progress)` if it is not there.
@@ -161,7 +163,8 @@ class Cache:
     def _lock(self, key: Key) -> FileLock | None:
         """Wait for the lock of this key and take it; return None if its holder hangs."""
         file = self.folder / "locks" / f"{key.kind}-{key.name}.lock"
-        heartbeat, last = self._heartbeat(key), time.time()
+        heartbeat, seen = self._heartbeat(key), 0.0
+        last = time.monotonic()  # clocks may jump: only a change of the heartbeat's time counts
         make_folder(self.folder, file.parent.name)
         lock = FileLock(file, mode=0o644)
         while True:
@@ -170,8 +173,10 @@ class Cache:
             except Timeout:
                 # kept: a builder that writes its entry has removed its heartbeat
                 with suppress(FileNotFoundError):
-                    last = max(last, heartbeat.stat().st_mtime)
-                if time.time() - last > HANG_SECONDS:
+                    beat = heartbeat.stat().st_mtime
+                    if beat != seen:
+                        seen, last = beat, time.monotonic()
+                if time.monotonic() - last > HANG_SECONDS:
                     return None
             else:
                 with suppress(OSError):
@@ -183,12 +188,12 @@ class Cache:
 
     def _build(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
         heartbeat = self._heartbeat(key)
-        last = time.time()  # a build that is shorter than a heartbeat needs no file
+        last = time.monotonic()  # a build that is shorter than a heartbeat needs no file
 
         def progress(done: int, total: int) -> None:
             nonlocal last
-            if time.time() - last >= HEARTBEAT_SECONDS:
-                last = time.time()
+            if time.monotonic() - last >= HEARTBEAT_SECONDS:
+                last = time.monotonic()
                 with suppress(OSError):
                     make_folder(self.folder, heartbeat.parent.name)
                     heartbeat.write_text(json.dumps(Building(what, done, total)._asdict()))
@@ -252,9 +257,9 @@ class Cache:
                         file.unlink(missing_ok=True)
 
     def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            self._warned = True
-            print(self._sentence(error), file=sys.stderr)
+        if self.warning is None:
+            self.warning = self._sentence(error)
+            print(self.warning, file=sys.stderr)
 
     def _distrust(self, error: StrangerError) -> None:
         if not self._distrusted:

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ class Checkpoint:
         file: The file of the state.
         on_save: Called after each save, for instance to upload the file.
         keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
+        owner: What the state is of, such as the id of a trial; that of another is ignored. States
+            of earlier versions do not say it.
     """
 
     MAX_TIME_SHARE = 0.01
@@ -63,9 +66,14 @@ class Checkpoint:
     """Training time after which the state is saved at the next epoch, however long that takes."""
 
     def __init__(
-        self, file: Path, on_save: Callable[[], None] = _nothing, keeps_best: bool = False
+        self,
+        file: Path,
+        on_save: Callable[[], None] = _nothing,
+        keeps_best: bool = False,
+        owner: str = "",
     ):
         self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
+        self._owner = owner
         self.best: BestEpoch | None = None
         """The epoch with the highest accuracy on val, the first of equal ones."""
         self._save_seconds, self._unsaved_seconds = math.inf, math.inf
@@ -89,6 +97,7 @@ class Checkpoint:
         began = time.perf_counter()
         state = {
             "format": FORMAT,
+            "owner": self._owner,
             "student": student.net.state_dict(),
             "projector": None if projector is None else projector.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -98,8 +107,9 @@ class Checkpoint:
             # in the same file, so that weights and epochs belong together whenever a crash comes
             "best": None if self.best is None else tuple(self.best),
         }
-        with atomic_write(self.file) as part:
-            torch.save(state, part)
+        # a stream, not the path: only its errors tell that the disk is full
+        with atomic_write(self.file) as part, part.open("wb") as stream:
+            torch.save(state, stream)
         self._on_save()
         took = time.perf_counter() - began
         # at most doubled: one slow save does not make all later ones rare
@@ -116,7 +126,7 @@ class Checkpoint:
     ) -> list[Epoch]:
         """Restore the saved state and return its past epochs.
 
-        Without a state, or with one that is damaged, of another format or of another model, the
+        Without a state, or with one that is damaged, of another format, model or owner, the
         student and the projector are left as they are and the list is empty.
         """
         if not self.file.exists():
@@ -124,8 +134,11 @@ class Checkpoint:
         before = {name: value.clone() for name, value in student.net.state_dict().items()}
         projected = {} if projector is None else copy.deepcopy(projector.state_dict())
         try:
+            with zipfile.ZipFile(self.file) as archive:
+                if archive.testzip() is not None:  # torch does not compare the checksums
+                    return []
             state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
+            if state["format"] != FORMAT or state.get("owner", self._owner) != self._owner:
                 return []
             past = [_epoch(values) for values in state["epochs"]]
             parts = state["student"], state["optimizer"], state["scheduler"]

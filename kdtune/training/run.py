@@ -75,7 +75,8 @@ def distill(
             yield from train(run, student, stream)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for epoch in train(run, student, stream, Checkpoint(folder / CHECKPOINT, on_save)):
+        checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id)
+        for epoch in train(run, student, stream, checkpoint):
             yield epoch
         save_weights(student.net, folder / STUDENT)
         save_predictions(run, data, epoch.predictions, folder / PREDICTIONS)

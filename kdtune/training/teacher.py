@@ -151,7 +151,7 @@ def fine_tune(
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:8]}.checkpoint.pt"
-    checkpoint = Checkpoint(file, on_save, keeps_best=own.teacher_keep == "best")
+    checkpoint = Checkpoint(file, on_save, keeps_best=own.teacher_keep == "best", owner=digest)
     epochs = []
     for epoch in train(own, model, Stream(own, data, model, None, resources), checkpoint):
         epochs.append(epoch)

@@ -11,6 +11,7 @@ from simulated_runs import LISTS, make
 
 from kdtune.planning.plan import Plan
 from kdtune.raytune.adapters import RepeatSearcher
+from kdtune.raytune.machines import Capacity
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import Recorder
 from kdtune.storage.mirror import Mirror, RecordsUploader
@@ -29,7 +30,9 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
     with Records(study.folder) as records:
         uploader = RecordsUploader(Mirror(study), records)
         monitor: Any = None  # of machines, which needs Ray
-        yield Recorder(study, plan, display, records, uploader, monitor)
+        capacity: Any = Capacity.__new__(Capacity)  # its machines are Ray's, too
+        capacity._limit = 4
+        yield Recorder(study, plan, display, records, uploader, monitor, capacity)
 
 
 def begin(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:

@@ -235,6 +235,17 @@ def test_a_builder_with_a_heartbeat_is_waited_for(tmp_path, start, monkeypatch):
     assert built == 0 and equal(tensors, make()) and clean(tmp_path)
 
 
+def test_a_clock_that_jumps_makes_no_builder_hang(tmp_path, start, monkeypatch):
+    """The clock of the waiter is set a day ahead while it waits."""
+    start(1)
+    before, real = time.monotonic(), time.time
+    jump = lambda: real() + 86_400 * (time.monotonic() > before + 0.5)  # noqa: E731
+    monkeypatch.setattr(time, "time", jump)
+    threading.Timer(3.0, (tmp_path / "hold").unlink).start()
+    tensors, built = get(Cache(tmp_path / "c"))
+    assert built == 0 and equal(tensors, make()) and clean(tmp_path)
+
+
 def test_a_waiter_replaces_a_killed_builder(tmp_path, start):
     (process,) = start(1)
     threading.Timer(1.0, process.kill).start()

@@ -125,6 +125,42 @@ def test_a_damaged_file_is_ignored(left: int, tmp_path: Path) -> None:
     assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
 
 
+def test_a_file_with_flipped_bits_is_ignored(tmp_path: Path) -> None:
+    """Anywhere in it, also amid the weights, where torch itself does not notice."""
+    whole, _ = follow(RUN, tmp_path / "state", 3)
+    content = (tmp_path / "state").read_bytes()
+    student = new_student(RUN)
+    optimizer = make_optimizer(RUN, student)
+    scheduler = make_scheduler(RUN, optimizer, 3)
+    spoilt = tmp_path / "spoilt"
+    for place in range(100, len(content), len(content) // 40):
+        spoilt.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        past = Checkpoint(spoilt).load(student, optimizer, scheduler)
+        weights = {name: value.clone() for name, value in student.net.state_dict().items()}
+        if past:  # the bit is one that nothing reads, between two entries of the archive
+            again = Checkpoint(tmp_path / "state").load(student, optimizer, scheduler)
+            assert numbers(past) == numbers(again) == numbers(whole)
+            for name, value in student.net.state_dict().items():
+                assert torch.equal(value, weights[name]), (place, name)
+        student = new_student(RUN)
+        optimizer = make_optimizer(RUN, student)
+        scheduler = make_scheduler(RUN, optimizer, 3)
+
+
+def test_the_state_of_another_run_is_ignored(tmp_path: Path) -> None:
+    """One of an earlier version, which does not say whose it is, is taken."""
+    student = new_student(RUN)
+    optimizer = make_optimizer(RUN, student)
+    scheduler = make_scheduler(RUN, optimizer, 3)
+    file = tmp_path / "state"
+    list(train(RUN, student, new_stream(RUN, student), Eager(file, owner="a-r00")))
+    models = student, optimizer, scheduler
+    assert len(Checkpoint(file, owner="a-r00").load(*models)) == RUN.epochs
+    assert Checkpoint(file, owner="a-r01").load(*models) == []
+    rewrite(file, lambda state: state.pop("owner"))
+    assert len(Checkpoint(file, owner="a-r01").load(*models)) == RUN.epochs
+
+
 def test_a_costly_checkpoint_is_saved_less_often(tmp_path: Path) -> None:
     saved: list[int] = []
     past: list[Epoch] = []

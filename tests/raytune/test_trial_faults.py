@@ -1,0 +1,56 @@
+"""Trials that freeze or run out of memory, under a real Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import own_functions
+import pytest
+
+import kdtune
+from kdtune.storage.records import read_lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
+
+
+def run(tmp_path: Path, function: Any, **changes: Any) -> kdtune.Results:
+    own: dict[str, Any] = {"baseline": {"alpha": 1.0}, "epochs": 3}
+    return kdtune.run(kdtune.Study(train=function, out=str(tmp_path / "runs"), **own | changes))
+
+
+def starts(results: kdtune.Results) -> list[str]:
+    lines = read_lines(results.folder)[0]
+    return [line["trial_id"] for line in lines if line["kind"] == "start"]
+
+
+def test_a_frozen_process_is_killed_and_its_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that is silent for as long, but alive, is left alone."""
+    monkeypatch.setattr("kdtune.raytune.worker_watch.SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("kdtune.raytune.worker_watch.LOOK_SECONDS", 4.0)
+    results = run(tmp_path, own_functions.freezes, space={"alpha": (0.5, 1.0)}, repeats=1)
+    assert set(results.trials.status) == {"completed"}
+    assert results.trials["val/acc@last"].tolist() == [3.5 / 8, 4 / 8]
+    said = capsys.readouterr().out
+    assert said.count("uses no CPU time, so it is killed") == 1
+    assert "alpha 0.5, repeat 0: no epoch for" in said
+    again = [trial for trial in starts(results) if starts(results).count(trial) > 1]
+    frozen = results.trials.set_index("config/alpha").trial_id[0.5]
+    assert again == [frozen, frozen]
+    lines = read_lines(results.folder)[0]
+    ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
+    assert sorted(ends) == sorted(results.trials.trial_id)
+
+
+def test_runs_that_do_not_fit_together_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that does not fit alone either has failed, with advice; the study goes on."""
+    space = {"alpha": (0.25, 0.75, 1.0)}
+    trials = run(tmp_path, own_functions.hungry, space=space, repeats=1, epochs=2).trials
+    by_alpha = trials.set_index("config/alpha")
+    assert by_alpha.status.to_dict() == {0.25: "completed", 0.75: "failed", 1.0: "completed"}
+    assert "CUDA out of memory" in by_alpha.error[0.75]
+    assert "no other run ran beside it: it needs a smaller batch size" in by_alpha.error[0.75]
+    said = capsys.readouterr().out
+    assert "out of memory while 2 runs ran at a time; retried with 1 at a time" in said

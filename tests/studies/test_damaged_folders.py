@@ -1,0 +1,115 @@
+"""Folders that lose parts while a study runs or between two calls: the numbers stay the same."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import kdtune
+from kdtune.config.study import Study
+from kdtune.storage.records import read_lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "one_at_a_time")]
+
+
+def numbers(folder: Path) -> pd.DataFrame:
+    """Return every metric of each epoch, sorted; all runs must be completed."""
+    results = kdtune.load(folder)
+    assert set(results.trials.status) == {"completed"}
+    frame = results.epochs.drop(columns=["seconds", "time"], errors="ignore")
+    return frame.sort_values(["trial_id", "epoch", "split"]).reset_index(drop=True)
+
+
+@contextmanager
+def disturbed(spoil: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Do something again and again while the context lasts."""
+    is_over = threading.Event()
+
+    def disturb() -> None:
+        while not is_over.wait(seconds):
+            with suppress(OSError):
+                spoil()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.fixture
+def small(taught: Study) -> Study:
+    return replace(taught, space={"alpha": (0.0, 1.0)}, repeats=1)
+
+
+def empty(cache: Path) -> None:
+    for part in cache.glob("*"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def test_a_cache_that_is_emptied_again_and_again(small: Study) -> None:
+    kdtune.run(small)
+    other = replace(small, name="other", cache=f"{small.cache}-other")
+    with disturbed(lambda: empty(Path(str(other.cache))), 0.05):
+        kdtune.run(other)
+    pd.testing.assert_frame_equal(numbers(small.folder), numbers(other.folder))
+
+
+def starts(folder: Path) -> list[str]:
+    return [line["trial_id"] for line in read_lines(folder)[0] if line["kind"] == "start"]
+
+
+def test_what_is_deleted_between_two_calls_is_made_again(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher is of the study itself; what is left is kept."""
+    study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=1)
+    kdtune.run(study)
+    folder, expected = study.folder, numbers(study.folder)
+    first = starts(folder)
+    for name in ("epochs.parquet", "trials.parquet", "summary.md", "predictions.parquet"):
+        (folder / name).write_bytes(b"PAR1 damaged")
+    for name in ("students", "thumbnails", "tune"):
+        shutil.rmtree(folder / name)
+    kdtune.run(study)
+    assert starts(folder) == first  # nothing is computed again
+    pd.testing.assert_frame_equal(numbers(folder), expected)
+    assert len(pd.read_parquet(folder / "epochs.parquet")) == len(expected)
+    shutil.rmtree(folder / "trials")
+    shutil.rmtree(folder / "teacher")
+    more = replace(study, repeats=2)
+    kdtune.run(more)  # the teacher is made again
+    assert starts(folder)[: len(first)] == first and len(starts(folder)) == 2 * len(first)
+    again = numbers(folder)
+    pd.testing.assert_frame_equal(
+        again[again.trial_id.isin(first)].reset_index(drop=True), expected, check_dtype=False
+    )
+    parts = sorted((folder / "epochs").glob("*.jsonl"))
+    parts[0].unlink()  # with the first repeat
+    kdtune.run(more)
+    pd.testing.assert_frame_equal(numbers(folder), again)
+    (folder / "study.json").unlink()
+    capsys.readouterr()
+    kdtune.run(more)
+    assert f"warning: {folder} has records but no study.json" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(numbers(folder), again)
+
+
+def test_trials_that_lose_their_folders_while_they_run(small: Study) -> None:
+    study = replace(small, run=replace(small.run, epochs=12), space={"alpha": (0.0,)})
+    kdtune.run(replace(study, name="calm"))
+    with disturbed(lambda: shutil.rmtree(study.folder / "trials"), 0.3):
+        results = kdtune.run(study)
+    if set(results.trials.status) != {"completed"}:  # its folder went while it was written
+        assert "No such file" in str(results.trials.error.iloc[0])
+        kdtune.run(study)
+    pd.testing.assert_frame_equal(
+        numbers(study.folder), numbers(replace(study, name="calm").folder)
+    )
