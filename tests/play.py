@@ -43,7 +43,7 @@ def rest_of(run: Any, plan: Plan, curve: Curve) -> Iterator[Line]:
         yield _line("epoch", run, epoch=number, split="val", acc=acc, seconds=1.0)
         if end["status"] == "pruned":
             break
-    yield _line("end", run, **end)
+    yield _line("end", run, **end, node=None)
 
 
 def with_correct(lines: Iterable[Line], correct: Sequence[bool], epochs: int) -> Iterator[Line]:

@@ -325,9 +325,9 @@ MUTANTS = {
         "results/summaries results/wording results/comparison",
     ),
     "a truncated run counts": Mutant(
-        "storage/records.py",
-        "seen.get(trial, 0) < planned.get(trial, 0)",
-        "False",
+        "storage/record_check.py",
+        "self._seen.get(trial, 0) >= max(1, self._planned[trial] or 0)",
+        "True",
         "results/diagnostics results/summaries",
     ),
     "legend from the first run": Mutant(
@@ -499,7 +499,7 @@ MUTANTS = {
         "models/preprocessing",
     ),
     "a model without preprocessing in silence": Mutant(
-        "models/classifier.py",
+        "models/probe.py",
         "if not model.is_normalized:",
         "if False:",
         "models/preprocessing",
@@ -658,7 +658,7 @@ MUTANTS = {
         "streams/cache",
     ),
     "entries that are not checked": Mutant(
-        "streams/cache.py",
+        "streams/entries.py",
         ' or metadata.get("crc") != str(checksum(tensors))',
         "",
         "streams/cache",
@@ -935,8 +935,8 @@ MUTANTS = {
     ),
     "a checkpoint of any format": Mutant(
         "training/checkpoint.py",
-        'if state["format"] != FORMAT:',
-        "if False:",
+        'state["format"] != FORMAT or ',
+        "",
         "training/checkpoint",
     ),
     "a teacher known by its paths": Mutant(

@@ -12,6 +12,10 @@ from kdtune.config.errors import DAMAGED, InputError
 from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import COSTS, atomic_write
 from kdtune.config.names import Role
+from kdtune.config.text import shown
+
+LARGEST = 1e30
+"""No number of a model is greater."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def _check(cost: Cost) -> None:
     """Raise InputError, which is a ValueError, unless all values have their types."""
     check_fields(cost)
     for name, value in vars(cost).items():
-        if isinstance(value, int | float) and value < 0:
-            raise InputError(f"{name} must be 0 or more, but got {value}")
+        if isinstance(value, int | float) and not 0 <= value <= LARGEST:
+            raise InputError(f"{name} must lie in [0, {LARGEST:g}], but got {shown(value)}")
 
 
 @dataclass(frozen=True)

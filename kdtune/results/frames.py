@@ -68,7 +68,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
         study: names the hyperparameters of the labels and the metrics. None: a study with the
             defaults of `Study`.
     """
-    study = study or Study()
+    given, study = study, study or Study()
     incomplete: list[str] = []
     running = is_running(folder) if running is None else running
     starts: dict[str, Line] = {}
@@ -76,7 +76,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     dropped: dict[str, Line] = {}
     epochs = _Epochs(study.task)
     last, round_ = None, None
-    for line in iter_lines(folder, incomplete, study):
+    for line in iter_lines(folder, incomplete, given):
         last = line.get("time")
         if line["kind"] == FINALISTS:
             round_ = Round.from_line(line)

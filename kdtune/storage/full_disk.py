@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from kdtune.config.errors import DiskFullError
@@ -21,8 +22,11 @@ def is_disk_full(error: BaseException) -> bool:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if getattr(cause, "errno", None) in FULL or f"(os error {errno.ENOSPC})" in str(cause):
+        if getattr(cause, "errno", None) in FULL:
             return True
+        with suppress(Exception):  # a class of the user's may have no text
+            if f"(os error {errno.ENOSPC})" in str(cause):
+                return True
         cause = cause.__cause__ or cause.__context__
     return False
 

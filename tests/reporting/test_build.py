@@ -16,7 +16,6 @@ from study_folders import (
     at,
     cost,
     draw,
-    edit_records,
     grid,
     make,
     starting_repository,
@@ -192,14 +191,8 @@ def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(wh
 def test_texts_from_records_are_escaped(tmp_path) -> None:
     run = {"data": f"/tmp/{HOSTILE}", "teacher": f"module:{HOSTILE}", "student": HOSTILE}
     study = {"run": replace(RUN, **run), "cache": HOSTILE}
-    last = draw({at(0.1, optimizer="adamw"): 0, 0.5: 0, 1.0: 0}, 4)
+    last = draw({at(0.1, student=HOSTILE): 0, 0.5: 0, 1.0: 0}, 4)
     make(tmp_path, last, {(0.5, 1): "failed"}, HOSTILE, **study)
-
-    def change(line: dict) -> None:
-        if line.get("config", {}).get("optimizer") == "adamw":
-            line["config"]["optimizer"] = HOSTILE
-
-    edit_records(tmp_path, change)
     record = {"data": HOSTILE, "python": HOSTILE, "versions": {HOSTILE: HOSTILE}}
     (tmp_path / PROVENANCE).write_text(json.dumps(record | {"command": ["python", HOSTILE]}))
     text = html_of(kdtune.load(tmp_path))
@@ -207,8 +200,8 @@ def test_texts_from_records_are_escaped(tmp_path) -> None:
     assert [a.get("type") for t, a in read.tags if t == "script"] == ["application/json", None]
     assert "alert(" not in "".join(text for text in read.within("script") if text[0] != "{")
     assert not {"alert"} & {tag for tag, _ in read.tags}
-    assert HOSTILE in read.data["trials"]["config/optimizer"]
-    # error, data, teacher, student, cache, fingerprint, version and its name, command, optimizer
+    assert HOSTILE in read.data["trials"]["config/student"]
+    # error, data, teacher, student, cache, fingerprint, version and its name, command, label
     assert read.words.count(HOSTILE) >= 10
     assert text.count("</script>") == 2 and text.count("<script") == 2
 

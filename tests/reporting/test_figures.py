@@ -324,15 +324,8 @@ def test_numbers_in_text_are_not_rounded(wide) -> None:
 
 
 def test_text_is_not_parsed_as_mathematics(tmp_path) -> None:
-    make(tmp_path, draw({at(0.5): 0.0, at(0.5, optimizer="adamw"): 0.0, 1.0: 0.0}, 2))
     words = r"$\frac{1$ <b>&"
-
-    def change(line) -> None:
-        if "config" in line and line["config"]["optimizer"] == "adamw":
-            line["config"]["optimizer"] = words
-
-    edit_records(tmp_path, change)
-    made = kdtune.load(tmp_path)
+    made = make(tmp_path, draw({at(0.5): 0.0, at(0.5, student=words): 0.0, 1.0: 0.0}, 2))
     svg = next(p for p in all_figures(made, CRITERION) if p.name == "repeats").svg()
     assert r"$\frac{1$ &lt;b&gt;&amp;" in svg
 

@@ -79,12 +79,12 @@ def test_failed_and_truncated_runs_are_not_averaged(tmp_path) -> None:
 def test_a_run_without_a_metric_does_not_count_in_its_mean(tmp_path) -> None:
     make(tmp_path, LAST)
     trial = at(0.5, 2).trial_id
-    edit_records(tmp_path, lambda line: line["trial_id"] == trial and line.update(acc=None))
+    edit_records(tmp_path, lambda line: line["trial_id"] == trial and line.update(ce=None))
     made = kdtune.load(tmp_path)
     row = made.summary(metrics=("acc", "ce"), full=True).set_index("alpha").loc[0.5]
-    assert (row["val/acc/mean"], row["val/acc/n"], row["val/ce/n"]) == (exact(0.55), 2, 3)
-    assert made.compare().n.tolist() == [2]
-    assert any("val acc missing" in w for w in made.warnings)
+    assert (row["val/ce/mean"], row["val/ce/n"], row["val/acc/n"]) == (exact(1.5 - 0.55), 2, 3)
+    assert made.compare().n.tolist() == [3]
+    assert any("val ce missing" in w for w in made.warnings)
 
 
 def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path) -> None:
