@@ -160,12 +160,14 @@ class TestOnTwoNodes:
         self, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         student = replace(study.run, student="factories:unreadable_student")
-        nowhere = replace(study, run=student, cache=str(tmp_path / ("x" * 300)))
+        (tmp_path / "open").mkdir()
+        (tmp_path / "open").chmod(0o777)
+        nowhere = replace(study, run=student, cache=str(tmp_path / "open"))
         probe = StorageProbe(nowhere)
         probe.write("driver")
         status = inspect_node(nowhere, probe)
         probe.remove()
-        assert "File name too long" in status.faults[0]
+        assert "only you may write" in status.faults[0]
         assert "these weights cannot be read" in status.faults[1]
         assert status.data and status.teacher  # the rest is inspected all the same
 
