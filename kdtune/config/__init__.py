@@ -49,7 +49,6 @@ Command lines
 - defaults: the default study, and the recipe of teachers
 - trackers: trackers by name, and the flags of track
 - user_code: errors in the user's own modules
-- text: texts of others, made safe to show
 
 Shared by all packages
 - errors: exceptions whose message is for the user

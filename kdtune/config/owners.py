@@ -11,9 +11,17 @@ import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 ROOT = 0
+
+
+class Distrust(NamedTuple):
+    """Why what is in a folder is not trusted, and what would do."""
+
+    why: str
+    """A sentence without its end."""
+    remedy: str
 
 
 class StrangerError(PermissionError):
@@ -33,23 +41,29 @@ def why_untrusted(status: os.stat_result) -> str:
     return ""
 
 
-def why_folder_untrusted(folder: Path) -> str:
-    """Return who else may change what a folder holds, as a sentence without its end; "" if nobody.
+def distrust_of(folder: Path) -> Distrust | None:
+    """Return who else may change what a folder holds, and what would do; None if nobody may.
 
     A folder that does not exist yet is trusted if the folder where it will be is no place where
     every user may rename what others own (one without the sticky bit that /tmp has).
     """
     with suppress(OSError):  # it does not exist; or it is of no use, which its first use says
-        if why := why_untrusted(folder.lstat()):  # of a link, too: its owner may turn it elsewhere
-            return f"{folder} {why}"
-        if why := why_untrusted(folder.stat()):
-            return f"{folder} {why}"
+        # of a link, too: its owner may turn it elsewhere
+        for status in (folder.lstat(), folder.stat()):
+            if why := why_untrusted(status):
+                is_mine = status.st_uid in (os.geteuid(), ROOT)
+                close = f"if it is yours, close it: chmod -R go-w {folder}"
+                take = f"take it over, as root: chown -R {os.geteuid()} {folder}"
+                return Distrust(f"{folder} {why}", close if is_mine else take)
     for parent in Path(os.path.realpath(folder)).parents:
         with suppress(OSError):
             mode = parent.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                return f"{folder} is inside {parent}, which may be written by every user"
-    return ""
+                return Distrust(
+                    f"{folder} is inside {parent}, which may be written by every user",
+                    f"if that folder is yours, close it: chmod o-w {parent}, or chmod +t {parent}",
+                )
+    return None
 
 
 def make_folder(base: Path, *names: str) -> Path:

@@ -27,7 +27,7 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
         classes: K of the data.
 
     Raises:
-        InputError: the factory is none, needs more, fails, or does not make a new module.
+        InputError: the factory is none, needs more, fails, or does not make a module.
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         raise InputError(
@@ -44,18 +44,22 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
     if not isinstance(net, nn.Module):
         got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
         raise InputError(f"{name} must return a torch.nn.Module, but got {got}")
-    if _made.get(id(net)) is net:
+    return net
+
+
+_trained: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+"""Modules that factories have made to be trained and that are still in use, by id."""
+
+
+def check_new(net: nn.Module, name: str) -> None:
+    """Raise InputError if a module that is to be trained has been made for another run already."""
+    if _trained.get(id(net)) is net:
         raise InputError(
             f"{name} must make a new module in each call, but has returned the same one twice, "
             f"whose weights the runs would train one after the other; construct it inside the "
             f"function, or return copy.deepcopy of it"
         )
-    _made[id(net)] = net
-    return net
-
-
-_made: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
-"""Modules that factories have made and that are still in use, by id."""
+    _trained[id(net)] = net
 
 
 def _call(factory: Callable[..., Any], name: str, *values: int, **named: int) -> object:

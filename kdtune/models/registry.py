@@ -28,7 +28,7 @@ from kdtune.config.user_code import user_code
 from kdtune.models.checkpoints import SUFFIXES, StateDict
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import Classifier
-from kdtune.models.factory import call_factory
+from kdtune.models.factory import call_factory, check_new
 from kdtune.models.finished import read_finished
 from kdtune.models.passed import construct_passed
 from kdtune.models.preprocessing import of_module, published_by_timm, published_by_torchvision
@@ -123,6 +123,8 @@ def build_model(
             f"{weights} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
             f"{finished.model}"
         ) from None
+    if role == "student" or run.teacher_epochs != 0:  # a teacher that stays as it is may be shared
+        check_new(model.net, name)
     if finished is not None:
         model.preprocessing, model.is_normalized = finished.preprocessing, True
     elif name in torchvision_names():  # a fine-tuned model keeps that of its initial weights

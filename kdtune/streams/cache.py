@@ -28,8 +28,8 @@ from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import atomic_write, cache_folder
 from kdtune.config.owners import (
     StrangerError,
+    distrust_of,
     make_folder,
-    why_folder_untrusted,
     why_untrusted,
 )
 from kdtune.streams.entries import Tensors, checksum, read
@@ -117,11 +117,11 @@ class Cache:
 
     def check(self) -> None:
         """Raise InputError if other users may change what is in the folder."""
-        if self.limit and (why := why_folder_untrusted(self.folder)):
+        if self.limit and (found := distrust_of(self.folder)):
             raise InputError(
-                f"the cache must be a folder that only you may write, but {why}, who could change "
-                f"the logits that runs read; name another one (--cache FOLDER), or if it is yours, "
-                f"close it: chmod -R go-w {self.folder}"
+                f"the cache must be a folder that only you may write, but {found.why}, who could "
+                f"change the logits that runs read; name another one (--cache FOLDER), or "
+                f"{found.remedy}"
             )
 
     def strangers(self) -> str | None:

@@ -13,6 +13,9 @@ from kdtune.config.owners import StrangerError, open_trusted
 
 Tensors = dict[str, Tensor]
 
+HAS_DEV_FD = os.path.isdir("/dev/fd")
+"""Whether an opened file has a path of its own; not in every container."""
+
 
 def read(path: Path, text: str) -> Tensors | None:
     """Return the tensors of an entry; None if the file is missing, damaged or of another key.
@@ -27,7 +30,8 @@ def read(path: Path, text: str) -> Tensors | None:
     try:
         with open_trusted(path) as opened:
             # the file that was checked, whatever has its name now; a path is all safe_open takes
-            with safe_open(f"/dev/fd/{opened.fileno()}", "pt") as file:
+            place = f"/dev/fd/{opened.fileno()}" if HAS_DEV_FD else path
+            with safe_open(place, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
             if metadata.get("key") != text or metadata.get("crc") != str(checksum(tensors)):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from kdtune.config.study import Study
+from kdtune.storage.record_check import RecordCheck
 from kdtune.storage.rounds import FINALISTS
 from kdtune.storage.schema import Line, parse_line
 
@@ -64,10 +66,12 @@ class RecordReader:
 
     Args:
         folder: Folder of the study.
+        study: Says which configurations and metrics are possible. None: any.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, study: Study | None = None):
         self._parts = folder / "epochs"
+        self._check = RecordCheck(study)
         self._offsets: dict[Path, tuple[int, int]] = {}
 
     def read(self, most: int) -> list[Record]:
@@ -85,17 +89,18 @@ class RecordReader:
                 file.seek(offset)
                 while len(found) < most and (text := file.readline()).endswith(b"\n"):
                     number += 1
-                    found.extend(_parse(text, f"{part.stem}:{number:09d}"))
+                    found.extend(self._parse(text, f"{part.stem}:{number:09d}"))
                     offset += len(text)
             self._offsets[part] = (offset, number)
         return found
 
-
-def _parse(text: bytes, position: str) -> Iterator[Record]:
-    with suppress(ValueError):
-        line = parse_line(text)
-        if line["kind"] != FINALISTS:
-            yield Record(position, line)
+    def _parse(self, text: bytes, position: str) -> Iterator[Record]:
+        with suppress(ValueError, KeyError, TypeError):  # as the tables skip it
+            line = parse_line(text)
+            self._check.possible(line)
+            self._check.counts(line)  # which notes the starts
+            if line["kind"] != FINALISTS:
+                yield Record(position, line)
 
 
 def study_id(folder: Path) -> str | None:

@@ -34,7 +34,7 @@ class Sync:
     def __init__(self, name: str, study: Study, folder: Path, say: Callable[[str], None]):
         self.name, self.study, self.folder, self.say = name, study, folder, say
         self._tracker: Tracker | None = None
-        self._reader, self._trials = RecordReader(folder), Trials()
+        self._reader, self._trials = RecordReader(folder, study), Trials()
         self._is_announced = self._has_failed = self._has_warned = False
 
     def follow(self, over: Event, conclusion: Callable[[], Conclusion | None]) -> bool:
@@ -74,7 +74,8 @@ class Sync:
             if not self._is_announced:
                 self.say(f"{tracker.title}: {without_credentials(place)}")
                 self._is_announced = True
-            self._tracker, self._reader, self._trials = tracker, RecordReader(self.folder), Trials()
+            self._tracker, self._trials = tracker, Trials()
+            self._reader = RecordReader(self.folder, self.study)
         while records := self._reader.read(MAX_RECORDS):
             for update in self._trials.updates(records, self._tracker.positions):
                 self._tracker.send(update)

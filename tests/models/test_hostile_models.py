@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from kdtune.config.errors import InputError
+from kdtune.config.run import Run
 from kdtune.models.classifier import Classifier
 from kdtune.models.preprocessing import Preprocessing, of_module
 from kdtune.models.probe import check_learns, check_single, probe
-from kdtune.models.registry import build
+from kdtune.models.registry import build, build_model
 
 VIEWS = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
 
@@ -64,10 +66,16 @@ def test_logits_that_do_not_depend_on_the_input_are_warned_of() -> None:
 
 
 def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:
-    first = build("hostile_models:shared", "none", 3, seed=0)
+    shared = {"student": "hostile_models:shared", "teacher": "hostile_models:shared"}
+    run = Run(**shared, student_weights="none", teacher_weights="none", teacher_epochs=0)
+    first = build_model(run, "student", 3, seed=0)
     with pytest.raises(InputError, match="a new module in each call, but has returned the same"):
-        build("hostile_models:shared", "none", 3, seed=0)
+        build_model(run, "student", 3, seed=0)
     assert isinstance(first, Classifier)
+    build_model(run, "teacher", 3, seed=0)  # which is taken as it is
+    build_model(run, "teacher", 3, seed=0)
+    with pytest.raises(InputError, match="a new module in each call"):
+        build_model(replace(run, teacher_epochs=2), "teacher", 3, seed=0)
 
 
 def test_settings_of_torch_that_a_factory_changes_are_restored() -> None:

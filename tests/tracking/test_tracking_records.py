@@ -38,6 +38,15 @@ def test_every_record_is_read_once_in_order_over_parts_and_portions(tmp_path: Pa
     assert positions == sorted(set(positions))
 
 
+def test_a_record_that_the_tables_skip_is_skipped_here_too(tmp_path: Path) -> None:
+    folders.write_records(tmp_path, {RUN: [0.5, 0.6, 0.7]})
+    part = tmp_path / "epochs" / "00000.jsonl"
+    part.write_text(part.read_text().replace('"acc": 0.6,', '"acc": 2.0,'))
+    records = [record.line for record in RecordReader(tmp_path).read(99)]
+    assert records == read_lines(tmp_path)[0] and len(records) > 3
+    assert not [line for line in records if line.get("acc") == 2.0]
+
+
 def test_damaged_and_other_lines_are_skipped(tmp_path: Path) -> None:
     folders.write_records(tmp_path, {RUN: [0.5]})
     part = tmp_path / "epochs" / "00000.jsonl"
