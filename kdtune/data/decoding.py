@@ -1,5 +1,6 @@
 """Decoding of image files by Pillow: pixels of 8 bits, rotated as their EXIF data say."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -33,6 +34,7 @@ def decode(
     file: Image.Image | str | Path,
     orientation: Orientation | None,
     mode: Literal["L", "RGB"] = "RGB",
+    content: bytes | None = None,
 ) -> Tensor:
     """Return an image file with 8 bits per channel, uint8 [3, H, W]; in mode L [1, H, W].
 
@@ -40,6 +42,7 @@ def decode(
         file: the file; or an image of Pillow.
         orientation: whether the image is rotated and mirrored as its EXIF data say; None: it is.
         mode: of Pillow.
+        content: of the file, if it has been read.
 
     Raises:
         InputError: it cannot be decoded.
@@ -47,7 +50,7 @@ def decode(
     try:
         if isinstance(file, Image.Image):
             return pixels(oriented(file, orientation), mode)
-        with Image.open(file) as image:
+        with Image.open(file if content is None else io.BytesIO(content)) as image:
             return pixels(oriented(image, orientation), mode)
     except UNREADABLE as error:
         reason = first_line(error).replace(f" '{file}'", "")
