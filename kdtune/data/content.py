@@ -27,7 +27,6 @@ from kdtune.config.files import atomic_write, cache_folder
 from kdtune.config.owners import make_folder, open_trusted
 from kdtune.config.text import printable
 
-
 UNKNOWN = -1
 """Stamp of a file that this machine has not seen; no file has it, since no hash of Python is -1."""
 

@@ -138,6 +138,7 @@ class PackedData:
 
     @staticmethod
     def of(data: Data) -> "PackedData":
+        """Return a data set for other processes, without what only holds on this machine."""
         packed = {
             name: (
                 _PackedTensor.of(split.labels),
@@ -152,6 +153,7 @@ class PackedData:
         return PackedData(packed, {name: getattr(data, name) for name in names})
 
     def unpacked(self) -> Data:
+        """Return the data set, whose tensors lie where they were packed."""
         splits = {
             name: Split(
                 labels.unpacked(),
