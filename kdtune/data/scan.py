@@ -55,7 +55,8 @@ def find_images(folder: Path, circles: bool = False) -> Found:
         circles: whether links to a folder around them are passed over; else they are refused.
 
     Raises:
-        InputError: a folder cannot be read, a link leads in a circle, or a name cannot be written.
+        InputError: a folder cannot be read, a link leads in a circle or nowhere, or a name cannot
+            be written.
     """
     images, nested, left_out = list[str](), list[str](), list[str]()
     folders = dict[str, str]()
@@ -71,6 +72,8 @@ def find_images(folder: Path, circles: bool = False) -> Found:
                     nested.append(file)
             elif _looks_like_image(file, name):
                 left_out.append(file)
+            elif _may_be_folder(name):
+                check_link(Path(file))
     return Found(tuple(images), tuple(nested), tuple(left_out), folders)
 
 
@@ -154,6 +157,11 @@ def check_link(path: Path) -> None:
         )
 
 
+def _may_be_folder(name: str) -> bool:
+    """Return False for a name that a link to a folder would not have."""
+    return not name.startswith(".") and not name.lower().endswith(NO_IMAGES)
+
+
 def _is_dangling(path: str) -> bool:
     return os.path.islink(path) and not os.path.exists(path)
 
@@ -167,7 +175,7 @@ def class_folders(split: Path) -> list[Path]:
     """
     names = list_folder(split)
     for name in names:
-        if not name.startswith(".") and not name.lower().endswith(NO_IMAGES):
+        if _may_be_folder(name):
             check_link(split / name)
     folders = [split / name for name in names if (split / name).is_dir()]
     for own in folders:

@@ -114,6 +114,11 @@ def dangling_class(root):
     return "the link", "train/wasp to", "leads nowhere", "restore its target"
 
 
+def dangling_folder_of_a_class(root):
+    os.symlink("/not/mounted", root / "train" / "bee" / "more")
+    return "the link", "train/bee/more to /not/mounted leads nowhere"
+
+
 def circular_split(root):
     os.symlink("test", root / "test")
     return "the link", "photos/test to test leads nowhere, or in a circle"
@@ -231,7 +236,14 @@ def a_bomb(root):
             invisible,
             dangling_outside,
         ),
-        *(dangling_class, circular_split, dangling_image, circular_image, pipe),
+        *(
+            dangling_folder_of_a_class,
+            dangling_class,
+            circular_split,
+            dangling_image,
+            circular_image,
+            pipe,
+        ),
         *(no_utf8_file, no_utf8_folder, no_utf8_class, newline, escape, bidirectional),
         *(file_as_split, no_class, only_heic, two_classes_without_images),
         *(a_truncated_one, an_empty_one, a_bomb),
@@ -268,6 +280,7 @@ def test_links_that_lead_nowhere_and_stand_for_nothing_do_no_harm(root):
     os.symlink("gone", root / "old.png")
     os.symlink("somebody@host.123:456", root / "train" / ".#notes")
     os.symlink("gone", root / "train" / "labels.csv")
+    os.symlink("gone", root / "train" / "ant" / "notes.txt")
     os.symlink("somebody@host.123:456", root / "train" / "ant" / ".#0.png")
     data = load_data(Run(data=str(root)))
     verify(data)
