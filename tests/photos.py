@@ -1,5 +1,7 @@
 """Random photographs as image files, for tests of folders of images."""
 
+import struct
+
 import torch
 from PIL import Image
 
@@ -10,6 +12,17 @@ def photo(seed, height=60, width=80):
     coarse = torch.rand(1, 3, 8, 8, generator=generator)
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
     return (fine[0].clamp(0, 1) * 255).to(torch.uint8)
+
+
+def rotated_with_damage(tag):
+    """Return EXIF data with the orientation 6 in which another number is a text.
+
+    `ImageOps.exif_transpose` writes them anew and fails: struct.error for the tag 0x100 (width),
+    TypeError for 0x11a (resolution).
+    """
+    orientation = struct.pack(">HHII", 0x112, 3, 1, 6 << 16)
+    damage = struct.pack(">HHI4s", tag, 2, 4, b"abc\0")
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + damage + orientation + b"\0\0\0\0"
 
 
 def save(image, file, grey=False):

@@ -54,9 +54,11 @@ Shared by all packages
 - errors: exceptions whose message is for the user
 - cost: cost of a model, its file and limits on it
 - inputs: what counts as an image
+- orientation: EXIF orientation of images of Pillow
 - files: names of a study's files, atomic writes, the cache folder
 - owners: files that other users of the machine may write, which are not trusted
 
 Imports no other package; the table of objectives in `kdtune.training` is looked up by name. Needs
-the standard library, tyro and platformdirs only, the latter two imported when they are needed.
+the standard library, tyro, platformdirs and Pillow only, the latter three imported when they are
+needed.
 """

@@ -56,9 +56,21 @@ def has_hidden(text: str) -> bool:
 
     They could forge what a terminal, a page or a file name shows.
     """
+    return bool(hidden_characters(text))
+
+
+def hidden_characters(text: str, formats: bool = True) -> list[str]:
+    """Return the characters of `HIDDEN` in a text, but for joiners.
+
+    Args:
+        text: Any text.
+        formats: Whether those of formats are among them. They are harmless where the text is only
+            shown by `printable`, such as the marks that Windows puts into dates in file names.
+    """
     if text.isprintable():
-        return False
-    return any(category(c) in HIDDEN and c not in JOINERS for c in text)
+        return []
+    kinds = HIDDEN if formats else HIDDEN - {"Cf"}
+    return [c for c in text if category(c) in kinds and c not in JOINERS]
 
 
 def locale_hint(text: str) -> str:

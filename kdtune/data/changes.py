@@ -1,8 +1,9 @@
 """Changes of a study's data while it runs.
 
 What a run reads must be what the study's fingerprint says. Each file is compared with its stamp
-when it is decoded (`Split.example`); a process that reads the data later compares their fingerprint
-(`Contents.check`); and at its end a study looks at all files once more (`find_changes`).
+when it is decoded, and where that is another with its content (`Split.example`); a process that
+reads the data later compares their fingerprint (`Contents.check`); and at its end a study looks at
+all files once more (`find_changes`).
 """
 
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def _differ(run: Run, changed: bool) -> bool:
 
     Args:
         run: Names the data.
-        changed: Whether a file has another stamp.
+        changed: Whether a file has another content.
     """
     try:
         differs = folder_differs(run)

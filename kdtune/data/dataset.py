@@ -1,6 +1,7 @@
 """Data sets: their classes and splits."""
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from kdtune.config.inputs import VAL_NAMES, are_images
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.run_data import Orientation
 from kdtune.config.text import printable
-from kdtune.data.content import stamp_of
+from kdtune.data.content import read_if_same, stamp_of, unreadable
 from kdtune.data.decoding import decode
 
 Kind = Literal["files", "images", "tensors"]
@@ -28,7 +29,10 @@ class Split:
     inputs: Tensor | tuple[str, ...]
     """Images, uint8 [N, C, H, W], or their files, or other tensors of any type, [N, ...]."""
     stamps: Tensor | None = None
-    """Stamp of each file when it was hashed, int64 [N], see `content.stamp_of`; None without."""
+    """Stamp and content of each file, int64 [N, 2], see `content.HashedFiles`; None without.
+
+    Where a file has another stamp but the same content, it is replaced by the new one.
+    """
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,26 +58,54 @@ class Split:
         if isinstance(self.inputs, Tensor):
             return self.inputs[index]
         file = self.inputs[index]
-        try:
+        if self.stamps is None:
             return decode(file, orientation)
-        finally:  # afterwards: a file may be overwritten while it is decoded
-            self._check_stamp(index, file)
+        if self._has_stamp(index, file):
+            try:
+                image = decode(file, orientation)
+            except InputError:
+                if self._has_stamp(index, file):
+                    raise
+            else:  # afterwards: a file may be overwritten while it is decoded
+                if self._has_stamp(index, file):
+                    return image
+        return decode(file, orientation, content=self._hashed_content(index, file))
 
-    def _check_stamp(self, index: int, file: str) -> None:
-        """Raise DataChangedError if a file is not the one that was hashed."""
-        if self.stamps is None or (now := stamp_of(file)) == int(self.stamps[index]):
-            return
+    def _has_stamp(self, index: int, file: str) -> bool:
+        return self.stamps is None or stamp_of(file) == int(self.stamps[index, 0])
+
+    def _hashed_content(self, index: int, file: str) -> bytes:
+        """Return the content of a file that has another stamp, if it is the one that was hashed."""
+        assert self.stamps is not None  # noqa: S101 - without stamps none is another
+        what = "changed"
+        try:
+            if found := read_if_same(file, int(self.stamps[index, 1])):
+                content, self.stamps[index, 0] = found
+                return content
+        except (FileNotFoundError, NotADirectoryError):
+            what = "removed"
+        except OSError as error:
+            raise InputError(unreadable(file, error)) from None
         raise DataChangedError(
-            f"the image {printable(file)} has been {'removed' if now is None else 'changed'} since "
-            f"the study read its data; restore it, and the same command goes on"
+            f"the image {printable(file)} has been {what} since the study read its data; restore "
+            f"it, and the same command goes on"
         )
 
     def changed_files(self) -> list[str]:
         """Return the files that have been changed or removed since they were hashed."""
         if isinstance(self.inputs, Tensor) or self.stamps is None:
             return []
-        pairs = zip(self.inputs, self.stamps.tolist(), strict=True)
-        return [file for file, stamp in pairs if stamp_of(file) != stamp]
+        others = [i for i, file in enumerate(self.inputs) if not self._has_stamp(i, file)]
+        with ThreadPoolExecutor() as pool:
+            changed = list(pool.map(self._is_changed, others))
+        return [self.inputs[i] for i, is_changed in zip(others, changed, strict=True) if is_changed]
+
+    def _is_changed(self, index: int) -> bool:
+        try:
+            self._hashed_content(index, str(self.inputs[index]))
+        except (InputError, DataChangedError):
+            return True
+        return False
 
     def select(self, index: Tensor) -> "Split":
         """Return some of the examples, in this order.

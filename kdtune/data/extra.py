@@ -126,7 +126,7 @@ def _files(root: Path) -> tuple[Inputs, str, tuple[str, ...]]:
             f"--extra must be a folder of images, rest or module:factory, but there is no folder "
             f"{root}; give one (--extra FOLDER)"
         )
-    found = find_images(root, links=True)
+    found = find_images(root, circles=True)
     # a hidden file without a name has no suffix here
     files = [file for file in map(Path, found.images) if file.suffix.lower() in IMG_EXTENSIONS]
     if not files:

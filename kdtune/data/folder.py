@@ -17,6 +17,8 @@ from kdtune.data.content import hash_files, keep_note, read_note
 from kdtune.data.dataset import Data, Split, name_splits
 from kdtune.data.decoding import decode
 from kdtune.data.scan import (
+    check_apart,
+    check_link,
     class_folders,
     describe_left_out,
     describe_nested,
@@ -146,6 +148,7 @@ def _read_split(folder: Path) -> _Images:
             f"{folder} must hold one folder of images for each class, but holds no folder"
         )
     found = [find_images(own) for own in folders]
+    check_apart(found)
     left_out = tuple(file for own in found for file in own.left_out)
     if empty := [own.name for own, its in zip(folders, found, strict=True) if not its.images]:
         others = f". {len(left_out)} images of other formats are left out" if left_out else ""
@@ -174,6 +177,7 @@ def _folders(root: Path) -> dict[str, Path]:
         )
     present = list_folder(root)
     for name in ("train", *VAL_NAMES, "test"):
+        check_link(root / name)
         if name in present and not (root / name).is_dir():
             raise InputError(f"{root / name} must be a folder, but is a file; remove or rename it")
     folders = [name for name in present if (root / name).is_dir()]

@@ -6,15 +6,14 @@ without a word.
 """
 
 import os
-import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.config.errors import InputError
-from kdtune.config.text import printable
+from kdtune.config.text import hidden_characters, printable
 
 OTHER_FORMATS = (
     *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jfif", ".jpe", ".jp2", ".j2k", ".apng", ".svg"),
@@ -31,8 +30,6 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 """First bytes of images: JPEG, PNG, GIF and TIFF."""
 MAGIC_OF_BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"WEBP")
 """Bytes 4 to 12, or 8 to 12, of others: HEIC, AVIF and WebP."""
-BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Characters that change the direction of writing, so that a name looks like another."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +41,30 @@ class Found:
     """Those of the images that are not in the folder itself."""
     left_out: tuple[str, ...] = ()
     """Images in other formats, or without a known suffix."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """The folder itself and all in it: the path without links, and the one that leads there."""
 
 
-def find_images(folder: Path, links: bool = False) -> Found:
+def find_images(folder: Path, circles: bool = False) -> Found:
     """Return the images in a folder and in all folders in it, in the order of their names.
+
+    Links to folders inside are followed, but each folder is taken once.
 
     Args:
         folder: which may be a link itself.
-        links: whether links to folders inside are followed, but never in a circle; else they are
-            refused.
+        circles: whether links to a folder around them are passed over; else they are refused.
 
     Raises:
-        InputError: a folder cannot be read, is a link, or a name cannot be written.
+        InputError: a folder cannot be read, a link leads in a circle or nowhere, or a name cannot
+            be written.
     """
     images, nested, left_out = list[str](), list[str](), list[str]()
-    for place, names in sorted(_walk(folder, links)):
+    folders = dict[str, str]()
+    for place, names in sorted(_walk(folder, circles, folders)):
         for name in sorted(names):
             file = os.path.join(place, name)
+            if name.startswith(".") and _is_dangling(file):  # such as the lock of an editor
+                continue
             if name.lower().endswith(IMG_EXTENSIONS):
                 _check_file_name(file)
                 images.append(file)
@@ -68,24 +72,63 @@ def find_images(folder: Path, links: bool = False) -> Found:
                     nested.append(file)
             elif _looks_like_image(file, name):
                 left_out.append(file)
-    return Found(tuple(images), tuple(nested), tuple(left_out))
+            elif _may_be_folder(name):
+                check_link(Path(file))
+    return Found(tuple(images), tuple(nested), tuple(left_out), folders)
 
 
-def _walk(folder: Path, links: bool) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder and the names of its files."""
-    for place, folders, names in os.walk(folder, followlinks=links, onerror=_refuse):
-        if links:
-            here = os.path.realpath(place)
-            real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
-            folders[:] = [n for n in folders if os.path.commonpath([real[n], here]) != real[n]]
-        elif linked := [n for n in folders if os.path.islink(os.path.join(place, n))]:
-            link = os.path.join(place, sorted(linked)[0])
+def _walk(folder: Path, circles: bool, seen: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder and the names of its files, once.
+
+    Links are followed after the folders that are reached without, in the order of their names, so
+    which of several paths a folder has does not depend on the order of the system.
+
+    Args:
+        folder: to begin with.
+        circles: whether links to a folder around them are passed over; else they are refused.
+        seen: gets the folders, see `Found.folders`.
+    """
+    pending = [str(folder)]
+    while pending:
+        links = list[str]()
+        for begin in sorted(pending):
+            for place, folders, names in os.walk(begin, onerror=_refuse):
+                here = os.path.realpath(place)
+                if here in seen:
+                    folders.clear()
+                    continue
+                seen[here] = place
+                inside = (os.path.join(place, name) for name in sorted(folders))
+                links += [p for p in inside if os.path.islink(p) and not _is_circle(p, circles)]
+                yield place, names
+        pending = links
+
+
+def _is_circle(link: str, allowed: bool) -> bool:
+    """Return True if a link leads to a folder around it; raise InputError if it may not."""
+    real, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+    if os.path.commonpath([real, here]) != real:
+        return False
+    if allowed:
+        return True
+    raise InputError(
+        f"a link inside the folder of a class must not lead to a folder around it, but "
+        f"{printable(link)} links to {printable(os.readlink(link))}; remove the link"
+    )
+
+
+def check_apart(found: Sequence[Found]) -> None:
+    """Raise InputError if links lead from two classes of a split to the same folder."""
+    places = dict[str, str]()
+    for own in found:
+        if twice := sorted(own.folders.keys() & places.keys()):
+            real = twice[0]
             raise InputError(
-                f"a folder inside the folder of a class must not be a link, but {printable(link)} "
-                f"links to {printable(os.readlink(link))}, whose images would be "
-                f"{printable(folder.name)}; remove the link, or copy the images that belong there"
+                f"each image must be in the folder of one class, but the folder {printable(real)} "
+                f"is reached as {printable(places[real])} and as {printable(own.folders[real])}; "
+                f"remove the link"
             )
-        yield place, names
+        places |= own.folders
 
 
 def _refuse(error: OSError) -> None:
@@ -96,25 +139,31 @@ def _refuse(error: OSError) -> None:
 
 
 def list_folder(folder: Path) -> list[str]:
-    """Return the sorted names of what a folder holds.
-
-    Raises:
-        InputError: it cannot be read, or a link in it leads nowhere.
-    """
+    """Return the sorted names of what a folder holds; raise InputError if it cannot be read."""
     try:
-        names = sorted(os.listdir(folder))
+        return sorted(os.listdir(folder))
     except OSError as error:
         error.filename = str(folder)
         _refuse(error)
         raise
-    for name in names:
-        path = os.path.join(folder, name)
-        if os.path.islink(path) and not os.path.exists(path):
-            raise InputError(
-                f"the link {printable(path)} to {printable(os.readlink(path))} leads nowhere, or "
-                f"in a circle; restore its target or remove it"
-            )
-    return names
+
+
+def check_link(path: Path) -> None:
+    """Raise InputError if a path in the place of a folder is a link that leads nowhere."""
+    if _is_dangling(str(path)):
+        raise InputError(
+            f"the link {printable(str(path))} to {printable(os.readlink(path))} leads nowhere, or "
+            f"in a circle; restore its target or remove it"
+        )
+
+
+def _may_be_folder(name: str) -> bool:
+    """Return False for a name that a link to a folder would not have."""
+    return not name.startswith(".") and not name.lower().endswith(NO_IMAGES)
+
+
+def _is_dangling(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def class_folders(split: Path) -> list[Path]:
@@ -124,7 +173,11 @@ def class_folders(split: Path) -> list[Path]:
         InputError: a name cannot be shown, a link leads nowhere, or an image would have two
             classes.
     """
-    folders = [split / name for name in list_folder(split) if (split / name).is_dir()]
+    names = list_folder(split)
+    for name in names:
+        if _may_be_folder(name):
+            check_link(split / name)
+    folders = [split / name for name in names if (split / name).is_dir()]
     for own in folders:
         check_class_name(own.name, f"the folder {str(own)!a}")
     real = {own: Path(os.path.realpath(own)) for own in folders}
@@ -143,8 +196,7 @@ def class_folders(split: Path) -> list[Path]:
 
 def check_class_name(name: str, what: str) -> None:
     """Raise InputError if the name of a class could not be written or would show as another."""
-    odd = ("Cc", "Cs", "Zl", "Zp")
-    if hidden := [c for c in name if unicodedata.category(c) in odd or c in BIDIRECTIONAL]:
+    if hidden := hidden_characters(name):
         raise InputError(
             f"the name of a class must have printable characters of UTF-8 only, but {what} has "
             f"others, such as {hidden[0]!a}; rename it"
@@ -152,9 +204,7 @@ def check_class_name(name: str, what: str) -> None:
 
 
 def _check_file_name(file: str) -> None:
-    if file.isprintable():
-        return
-    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in file):
+    if hidden_characters(file, formats=False):
         raise InputError(
             f"the name of an image must have printable characters of UTF-8 only, but the file "
             f"{file!a} has others; rename it"

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from kdtune.config.orientation import TURNS, oriented
 from kdtune.deploy.description import Resize
 from kdtune.deploy.graph import Signature
 
@@ -30,11 +31,10 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
             f'inputs = np.load("inputs.npy")  # {signature.type_name} [{shape}]',
         ]
     else:
-        rotates = resize.orientation != "stored"
-        head.append("from PIL import Image, ImageOps" if rotates else "from PIL import Image")
+        head.append("from PIL import Image")
         body = [
             'session = onnxruntime.InferenceSession("best.onnx")',
-            *(_resizing(resize) if resizes else [_reading(resize)]),
+            *(_resizing(resize) if resizes else _opening("image.png", resize)),
             "pixels = np.asarray(image)",
             f"images = {_as_batch(resize)}  # uint8 [1, {', '.join(map(str, signature.shape))}]",
         ]
@@ -46,15 +46,19 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
     return "\n".join([*head, "", *body, *rest])
 
 
-def _reading(resize: Resize) -> str:
-    return _opening("image.png", resize)
-
-
-def _opening(name: str, resize: Resize) -> str:
-    opened = f'Image.open("{name}")'
-    if resize.orientation != "stored":
-        opened = f"ImageOps.exif_transpose({opened})"
-    return f'image = {opened}.convert("{resize.mode}")'
+def _opening(name: str, resize: Resize) -> Sequence[str]:
+    """Return lines that read an image, as `data.decoding.decode` does."""
+    if resize.orientation == "stored":
+        return [f'image = Image.open("{name}").convert("{resize.mode}")']
+    turns = {number: int(turn) for number, turn in TURNS.items()}
+    return [  # not ImageOps.exif_transpose, see `config.orientation`
+        f'image = Image.open("{name}")',
+        "image.load()",
+        f"turn = {turns}.get(image.getexif().get(274))",
+        "if turn is not None:  # rotated or mirrored, by its EXIF orientation",
+        "    image = image.transpose(turn)",
+        f'image = image.convert("{resize.mode}")',
+    ]
 
 
 def _as_batch(resize: Resize) -> str:
@@ -65,7 +69,7 @@ def _resizing(resize: Resize) -> Sequence[str]:
     """Return lines that read, resize and crop an image, as `data.views.Resizing` does."""
     short, size, mode = resize.shorter_side, resize.crop, PILLOW_NAMES[resize.interpolation]
     return [
-        _opening("image.jpg", resize),
+        *_opening("image.jpg", resize),
         "short = min(image.size)",
         f"if short != {short}:  # the longer side is rounded down",
         f"    size = tuple({short} if side == short else int({short} * side / short) "
@@ -80,8 +84,7 @@ def pillow_view(file: str, resize: Resize) -> NDArray[np.uint8]:
     """Return the view that these lines make of an image file, uint8 [C, S, S]."""
     short, size = resize.shorter_side, resize.crop
     with Image.open(file) as opened:
-        shown = opened if resize.orientation == "stored" else ImageOps.exif_transpose(opened)
-        image = shown.convert(resize.mode)
+        image = oriented(opened, resize.orientation).convert(resize.mode)
     own = min(image.size)
     if own != short:
         to = tuple(short if side == own else int(short * side / own) for side in image.size)

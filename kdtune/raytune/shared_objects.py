@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdtune.config.objects import Passed
 from kdtune.config.study import Study
+from kdtune.data.content import UNKNOWN
 from kdtune.data.dataset import Data, Split
 from kdtune.data.user_data import read_passed_data
 from kdtune.models.passed import source_of
@@ -42,7 +43,7 @@ def _content(name: str, passed: Passed) -> Any:
     """Return what the store holds of an object."""
     if isinstance(passed, Frozen):
         return np.frombuffer(passed.content, dtype=np.uint8)  # bytes alone would be copied
-    return _PackedData.of(passed.once("data", lambda: read_passed_data(name, passed)))
+    return PackedData.of(passed.once("data", lambda: read_passed_data(name, passed)))
 
 
 class _OfDriver(Passed):
@@ -127,36 +128,46 @@ class _PackedTensor:
 
 
 @dataclass(frozen=True)
-class _PackedData:
+class PackedData:
     """A data set that has been read."""
 
     splits: dict[str, tuple[_PackedTensor, _PackedTensor | tuple[str, ...], _PackedTensor | None]]
-    """Labels, inputs and stamps of each split."""
+    """Labels, inputs and contents of the files of each split."""
     rest: dict[str, Any]
     """The other fields of `Data`."""
 
     @staticmethod
-    def of(data: Data) -> "_PackedData":
+    def of(data: Data) -> "PackedData":
+        """Return a data set for other processes, without what only holds on this machine."""
         packed = {
             name: (
                 _PackedTensor.of(split.labels),
                 _PackedTensor.of(split.inputs)
                 if isinstance(split.inputs, Tensor)
                 else split.inputs,
-                None if split.stamps is None else _PackedTensor.of(split.stamps),
+                None if split.stamps is None else _PackedTensor.of(split.stamps[:, 1]),
             )
             for name, split in data.splits.items()
         }
         names = ("classes", "fingerprint", "photos", "root", "warnings", "remarks")
-        return _PackedData(packed, {name: getattr(data, name) for name in names})
+        return PackedData(packed, {name: getattr(data, name) for name in names})
 
     def unpacked(self) -> Data:
+        """Return the data set, whose tensors lie where they were packed."""
         splits = {
             name: Split(
                 labels.unpacked(),
                 inputs.unpacked() if isinstance(inputs, _PackedTensor) else inputs,
-                None if stamps is None else stamps.unpacked(),
+                None if contents is None else _unseen(contents.unpacked()),
             )
-            for name, (labels, inputs, stamps) in self.splits.items()
+            for name, (labels, inputs, contents) in self.splits.items()
         }
         return Data(splits=splits, **self.rest)
+
+
+def _unseen(contents: Tensor) -> Tensor:
+    """Return the stamps of files of known contents, int64 [N, 2], that are read here first.
+
+    On another machine equal files have other times: each is compared by its content once.
+    """
+    return torch.stack([torch.full_like(contents, UNKNOWN), contents], 1)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kdtune.config.errors import UserError
 from kdtune.config.files import THUMBNAILS, atomic_write
+from kdtune.config.orientation import UNREADABLE, oriented
 from kdtune.config.run_data import Orientation
 from kdtune.results.arms import ARMS, Arms, Numbers
 
@@ -132,7 +133,7 @@ def read_thumbnail(
         with suppress(OSError):
             return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
     if root is not None and file is not None:
-        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with suppress(*UNREADABLE):
             return _from_file(root / file, orientation)
     return b""
 
@@ -141,8 +142,7 @@ def _from_file(file: Path, orientation: Orientation | None) -> bytes:
     with Image.open(file) as image:
         if image.width * image.height > MAX_PIXELS:
             return b""
-        upright = image if orientation == "stored" else ImageOps.exif_transpose(image)
-        return thumbnail(upright)
+        return thumbnail(oriented(image, orientation))
 
 
 def _shown(arms: Mapping[str, Arms]) -> Iterator[tuple[str, int]]:

@@ -65,12 +65,32 @@ def test_links_to_classes_and_to_splits_are_followed(root, tmp_path):
 
 def to_another_class(root):
     os.symlink(root / "train" / "bee", root / "train" / "ant" / "more")
-    return "train/ant/more links to", "whose images would be ant", "remove the link"
+    return "train/bee is reached as", "train/ant/more and as", "train/bee; remove the link"
 
 
 def to_itself(root):
     os.symlink(root / "train" / "ant", root / "train" / "ant" / "loop")
     return "train/ant/loop links to", "remove the link"
+
+
+def to_the_split(root):
+    os.symlink("..", root / "train" / "bee" / "all")
+    return "train/bee/all links to ..", "a folder around it", "remove the link"
+
+
+def to_what_another_class_holds(root):
+    save(photo(5), root / "train" / "bee" / "young" / "a.png")
+    os.symlink(root / "train" / "bee" / "young", root / "train" / "ant" / "more")
+    return "train/bee/young is reached as", "train/ant/more and as", "train/bee/young"
+
+
+def around_another_class(root):
+    (root / "train" / "bee").rename(root.parent / "bee")
+    os.symlink(root.parent / "bee", root / "train" / "bee")
+    (root.parent / "else").mkdir()
+    os.symlink(root.parent / "bee", root.parent / "else" / "own")
+    os.symlink(root.parent / "else", root / "train" / "ant" / "more")
+    return "train/ant/more/own and as", "train/bee; remove the link"
 
 
 def class_of_all(root):
@@ -92,6 +112,11 @@ def class_in_another(root):
 def dangling_class(root):
     os.symlink(root / "gone", root / "train" / "wasp")
     return "the link", "train/wasp to", "leads nowhere", "restore its target"
+
+
+def dangling_folder_of_a_class(root):
+    os.symlink("/not/mounted", root / "train" / "bee" / "more")
+    return "the link", "train/bee/more to /not/mounted leads nowhere"
 
 
 def circular_split(root):
@@ -145,6 +170,16 @@ def bidirectional(root):
     return r"train/a\u202egnp", r"such as '\u202e'; rename it"
 
 
+def invisible(root):
+    save(photo(1), root / "train" / "ant\u200b" / "0.png")
+    return r"train/ant\u200b", r"such as '\u200b'; rename it"
+
+
+def dangling_outside(root):
+    os.symlink(root / "gone.png", root / "train" / "lost.png")
+    return "the link", "train/lost.png to", "leads nowhere"
+
+
 def file_as_split(root):
     (root / "test").write_text("")
     return ("photos/test must be a folder, but is a file",)
@@ -194,7 +229,21 @@ def a_bomb(root):
     "spoil",
     [
         *(to_another_class, to_itself, class_of_all, class_twice, class_in_another),
-        *(dangling_class, circular_split, dangling_image, circular_image, pipe),
+        *(
+            to_the_split,
+            to_what_another_class_holds,
+            around_another_class,
+            invisible,
+            dangling_outside,
+        ),
+        *(
+            dangling_folder_of_a_class,
+            dangling_class,
+            circular_split,
+            dangling_image,
+            circular_image,
+            pipe,
+        ),
         *(no_utf8_file, no_utf8_folder, no_utf8_class, newline, escape, bidirectional),
         *(file_as_split, no_class, only_heic, two_classes_without_images),
         *(a_truncated_one, an_empty_one, a_bomb),
@@ -204,6 +253,46 @@ def test_an_odd_folder_is_refused_in_one_sentence(root, spoil):
     words = spoil(root)
     sentence = refusal(root)
     assert all(word in sentence for word in words), sentence
+
+
+def test_folders_that_a_class_links_to_belong_to_it_once(root, tmp_path):
+    for name in ("terrier", "poodle"):
+        save(photo(len(name)), tmp_path / "breeds" / name / "a.png")
+    os.symlink(tmp_path / "breeds" / "terrier", root / "train" / "ant" / "terrier")
+    assert load_data(Run(data=str(root))).splits["train"].inputs == tuple(
+        path for path, _ in ImageFolder(root / "train").samples
+    )
+    clear_cached_data()
+    os.symlink(tmp_path / "breeds" / "poodle", tmp_path / "breeds" / "terrier" / "x")
+    os.symlink(tmp_path / "breeds" / "terrier", tmp_path / "breeds" / "poodle" / "x")
+    os.symlink("0.png", root / "train" / "ant" / "again.png")
+    train = load_data(Run(data=str(root))).splits["train"]
+    names = [file.removeprefix(f"{root}/train/") for file in train.inputs]
+    assert names == [
+        *("ant/0.png", "ant/1.png", "ant/again.png", "ant/terrier/a.png", "ant/terrier/x/a.png"),
+        *("bee/0.png", "bee/1.png"),
+    ]
+
+
+def test_links_that_lead_nowhere_and_stand_for_nothing_do_no_harm(root):
+    os.symlink("somebody@host.123:456", root / ".#notes.txt")
+    os.symlink("gone", root / "notes")
+    os.symlink("gone", root / "old.png")
+    os.symlink("somebody@host.123:456", root / "train" / ".#notes")
+    os.symlink("gone", root / "train" / "labels.csv")
+    os.symlink("gone", root / "train" / "ant" / "notes.txt")
+    os.symlink("somebody@host.123:456", root / "train" / "ant" / ".#0.png")
+    data = load_data(Run(data=str(root)))
+    verify(data)
+    assert len(data.splits["train"]) == 4 and not data.warnings
+
+
+def test_names_with_joiners_and_files_with_marks_of_direction_are_taken(root):
+    save(photo(1), root / "train" / "\u0645\u06cc\u200c\u0631\u0648" / "\u200e24.\u200e12.png")
+    save(photo(2), root / "val" / "\u0645\u06cc\u200c\u0631\u0648" / "\u202a0.png")
+    data = load_data(Run(data=str(root)))
+    verify(data)
+    assert len(data.classes) == 3
 
 
 def test_a_circle_of_links_to_folders_ends(root):
@@ -229,6 +318,21 @@ def test_images_that_are_left_out_are_said_once_with_an_example(root):
         f"suffixes .jpg, .jpeg, .png"
     )
     assert found[1].startswith(f"1 image in {root}/train is in no folder of a class (such as lost")
+
+
+def test_folders_of_images_without_labels_that_link_to_each_other_are_taken_once(root, tmp_path):
+    more = tmp_path / "more"
+    for k in range(8):  # without a memory of them, as many paths as orders of the folders
+        save(photo(k), more / f"{k}" / "a.png")
+        for j in range(8):
+            if j != k:
+                os.symlink(f"../{j}", more / f"{k}" / f"to{j}")
+    save(photo(9), tmp_path / "outside" / "b.png")
+    os.symlink(tmp_path / "outside", more / "c")
+    os.symlink(tmp_path / "outside", more / "d")
+    run = Run(data=str(root), extra=str(more))
+    files = with_extra(load_data(run), run).splits["extra"].inputs
+    assert files == (*(f"{more}/{k}/a.png" for k in range(8)), f"{more}/c/b.png")
 
 
 def test_images_without_labels_that_are_left_out_are_said_too(root, tmp_path):

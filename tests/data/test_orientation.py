@@ -1,12 +1,13 @@
 """EXIF orientation of image files, and its absence in studies of earlier versions."""
 
 import io
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from photos import photo, save
+from photos import photo, rotated_with_damage, save
 from PIL import Image, ImageOps
 
 from kdtune.config.errors import InputError
@@ -74,6 +75,15 @@ def test_damaged_exif_data_say_nothing(tmp_path, content):
     image.save(plain, "jpeg")
     want = decode(Image.open(plain), "stored")
     assert torch.equal(decode(str(tmp_path / "a.jpg"), "exif"), want)
+
+
+@pytest.mark.parametrize("tag", [0x100, 0x11A])
+def test_damaged_exif_data_beside_the_orientation_do_no_harm(tmp_path, tag):
+    stored = oriented(file := tmp_path / "a.png", 1)
+    Image.open(file).save(file, exif=rotated_with_damage(tag))
+    with pytest.raises((TypeError, struct.error)):
+        ImageOps.exif_transpose(Image.open(file))
+    assert torch.equal(decode(str(file), "exif"), by_hand(stored, 6))
 
 
 def test_views_of_train_and_val_are_rotated(tmp_path):

@@ -15,9 +15,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from photos import photo
+from photos import photo, rotated_with_damage
 from PIL import Image
-from torch import from_numpy
+from torch import from_numpy, uint8
 
 import kdtune
 from kdtune.data.decoding import decode
@@ -25,8 +25,9 @@ from kdtune.data.sources import load_fashion
 from kdtune.data.views import Resizing
 from kdtune.deploy.description import Resize
 from kdtune.deploy.export import export
+from kdtune.deploy.graph import Signature
 from kdtune.deploy.markdown import code, escape, front_matter
-from kdtune.deploy.snippets import pillow_view
+from kdtune.deploy.snippets import onnx_lines, pillow_view
 from kdtune.raytune.study_folder import finish
 from kdtune.results.student_classes import student_classes
 from kdtune.storage.mirror import Mirror
@@ -120,6 +121,28 @@ def test_pillow_makes_the_same_views(
         mine = from_numpy(np.array(pillow_view(str(file), resize)))
         want = Resizing(crop, interpolation)(decode(str(file), "exif"), size)  # type: ignore[arg-type]
         assert mine.shape == want.shape and (mine.int() - want.int()).abs().max() <= 2
+
+
+def test_the_lines_read_an_image_as_kdtune_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = Image.fromarray(photo(1, 30, 40).permute(1, 2, 0).numpy())
+    orientations = [Image.Exif() for _ in range(9)]
+    for number, exif in enumerate(orientations):
+        exif[0x0112] = number
+    resize = Resize(30, 30, "bilinear", "RGB", "exif")
+    lines = onnx_lines(Signature("images", (3, 30, 40), uint8), resize, resizes=False)
+    reading = lines[lines.index("image = ") : lines.index("pixels = ")]
+    for exif in (*orientations, rotated_with_damage(0x100), rotated_with_damage(0x11A)):
+        for suffix in ("png", "tiff") if isinstance(exif, Image.Exif) else ("png",):
+            image.save(file := tmp_path / f"image.{suffix}", exif=exif)
+            own = {"Image": Image}
+            exec(reading.replace("image.png", file.name), own)
+            mine = from_numpy(np.array(own["image"])).permute(2, 0, 1)
+            want = decode(str(file), "exif")
+            assert mine.shape == want.shape and bool((mine == want).all())
+            assert pillow_view(str(file), resize).shape == (3, 30, 30)
 
 
 def python_lines(markdown: Path) -> str:

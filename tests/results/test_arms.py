@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from photos import rotated_with_damage
 from PIL import Image
 from study_folders import at, draw, make, write_predictions
 from whole_predictions import write_whole_predictions
@@ -116,6 +117,23 @@ def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
     assert read_thumbnail(tmp_path, tmp_path, "val", 3, "gone.png") == b""
     (tmp_path / "text.png").write_text("no image")
     assert read_thumbnail(tmp_path, tmp_path, "val", 3, "text.png") == b""
+
+
+@pytest.mark.parametrize("tag", [0x100, 0x11A])
+def test_an_image_with_damaged_exif_data_has_a_thumbnail(tmp_path, tag) -> None:
+    image = Image.new("RGB", (40, 20))
+    image.save(tmp_path / "a.png", exif=rotated_with_damage(tag))
+    for orientation, size in ((None, (20, 40)), ("exif", (20, 40)), ("stored", (40, 20))):
+        content = read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png", orientation)
+        assert Image.open(io.BytesIO(content)).size == size
+
+
+def test_an_image_that_pillow_cannot_read_has_no_thumbnail(tmp_path) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    for cut in range(0, len(content), 5):
+        (tmp_path / "a.png").write_bytes(content[:cut])
+        assert isinstance(read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png"), bytes)
 
 
 def test_small_images_keep_their_pixels(tmp_path) -> None:

@@ -98,6 +98,21 @@ def test_an_overwritten_image_stops_the_study_which_goes_on_when_it_is_back(
     pd.testing.assert_frame_equal(numbers(study.folder), numbers(undisturbed.folder))
 
 
+def test_images_that_are_only_touched_fail_no_run(study: Study, tmp_path: Path) -> None:
+    def touch() -> None:
+        for file in (tmp_path / "photos").rglob("*.png"):
+            copy = file.with_name("copy")
+            copy.write_bytes(file.read_bytes())  # another inode and time
+            copy.replace(file)
+
+    thread = after_the_first_run(study, touch)
+    results = kdtune.run(study)
+    thread.join()
+    assert list(results.trials.status) == ["completed"] * 4
+    assert not [text for text in results.warnings if "while the study ran" in text]
+    kdtune.run(replace(study, repeats=5))
+
+
 def test_a_removed_image_whose_views_are_stored_is_said_at_the_end(
     study: Study, tmp_path: Path
 ) -> None:
