@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
+from kdtune.config.text import printable
 
 
 def check_given_once(arguments: Sequence[str]) -> None:
@@ -41,7 +42,8 @@ def check_distinct(name: str, values: Sequence[object]) -> None:
     """Raise InputError if a list on a command line has a value twice."""
     for number, value in enumerate(values):
         if value in values[:number]:
-            raise InputError(f"{name} must list each value once, but got {value} twice")
+            again = printable(str(value))
+            raise InputError(f"{name} must list each value once, but got {again} twice")
 
 
 def number_or_range(kind: type[int] | type[float], optional: bool = False) -> Any:

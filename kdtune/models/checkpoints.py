@@ -127,7 +127,7 @@ def _load_torch(file: Path) -> object:
             return torch.load(stream, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
-        kind = f" ({refused[1]})" if refused else ""
+        kind = f" ({shown(refused[1])})" if refused else ""
         damaged = "" if refused else ", or is damaged"
         raise InputError(
             f"{file} holds objects other than tensors{kind}, which are not unpickled since that "

@@ -102,6 +102,8 @@ def _read_csv(file: Path, epoch: str | None, study: str | None) -> Tidy:
     """Return the table of a text file, with any usual delimiter and decimal comma."""
     text = _decode(file)
     lines = text.splitlines()
+    if not text.strip():  # bytes that only say the encoding
+        raise InputError(f"a table of results must have rows, but {file} is empty")
     header = lines[0]
     delimiter = max(DELIMITERS, key=header.count)  # the comma if there is none
     names = next(csv.reader([header], delimiter=delimiter))

@@ -149,6 +149,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("x.csv", b"", "x.csv is empty"),
+        ("x.csv", b"\xff\xfe", "x.csv is empty"),
         (
             "x.csv",
             b"alpha,T,seed,acc\n",
