@@ -1,7 +1,7 @@
 """Driver of a study: checks, Ray, the tuner, resuming."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from kdtune.planning.standing import complete_pairs, final_test, is_decided, lev
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.distillation import DistillationJob
 from kdtune.raytune.job import Job
-from kdtune.raytune.local_ray import check_local_ray
+from kdtune.raytune.lost_ray import check_local_ray, lost_ray_in_words
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.notify import notified
@@ -37,6 +37,7 @@ from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.shared_objects import share_objects
+from kdtune.raytune.stop_signals import summarised
 from kdtune.raytune.study_folder import add_warning, finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.tracker_processes import tracked
@@ -200,11 +201,9 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             own = (study, plan, display, records, uploader, monitor, capacity, changes)
             recorder = Recorder(*own)
             try:
-                _fit_until_done(job, study, plan, capacity, recorder)
-            except KeyboardInterrupt:
-                with suppress(OSError):  # of a terminal that is closed
-                    display.print_line(f"So far: {describe_state(plan)}")
-                raise
+                so_far = summarised(partial(describe_state, plan), display.print_line)
+                with so_far, lost_ray_in_words():
+                    _fit_until_done(job, study, plan, capacity, recorder)
             finally:
                 if recorder.changes:
                     add_warning(study.folder, recorder.changes)

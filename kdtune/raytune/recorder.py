@@ -13,7 +13,7 @@ from kdtune.config.files import CHECKPOINT
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.raytune.local_ray import check_local_ray
+from kdtune.raytune.lost_ray import check_local_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity
 from kdtune.raytune.progress import ProgressDisplay

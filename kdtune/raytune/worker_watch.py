@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray._private import state
 
-from kdtune.raytune.local_ray import check_local_ray
+from kdtune.raytune.lost_ray import check_local_ray
 from kdtune.raytune.machines import Node, alive_nodes
 from kdtune.raytune.preflight import start_on
 
