@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -87,7 +88,7 @@ def lost_sentence() -> str | None:
     """Return a sentence if a process of the Ray that this process has started has ended."""
     node = ray._private.worker._global_node
     # a copy, since another thread may shut Ray down; Ray's dead_processes() makes none
-    started = [] if node is None else list(node.all_processes.items())
+    started: list[tuple[str, Any]] = [] if node is None else list(node.all_processes.items())
     dead = {kind for kind, infos in started if any(i.process.poll() is not None for i in infos)}
     for kind in sorted(dead & {"gcs_server", "raylet"}):
         return (
