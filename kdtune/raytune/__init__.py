@@ -14,6 +14,8 @@
 - costs: cost of the study's models, measured once
 - session: the start and the end of Ray as a study asks for it
 - local_ray: a local Ray that other users of the machine cannot reach
+- lost_ray: what becomes of a study whose local Ray loses a process
+- stop_signals: signals that end a study before its end
 - machines: the machines of a cluster, and how many trials fit on them
 - preflight: checks of every machine before a trial runs there
 - gpu_memory: whether the concurrent trials of a GPU fit into its memory

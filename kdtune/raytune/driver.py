@@ -1,7 +1,7 @@
 """Driver of a study: checks, Ray, the tuner, resuming."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,28 +21,26 @@ from kdtune.config.files import (
 from kdtune.config.study import Study
 from kdtune.config.trackers import check_packages
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import complete_pairs, final_test, is_decided, level_per_pair
 from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
 from kdtune.raytune.distillation import DistillationJob
 from kdtune.raytune.job import Job
-from kdtune.raytune.local_ray import check_local_ray
+from kdtune.raytune.lost_ray import check_local_ray, lost_ray_in_words
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity, check_local_resources
 from kdtune.raytune.notify import notified
 from kdtune.raytune.objects import take_objects
 from kdtune.raytune.own_function import FunctionJob
 from kdtune.raytune.preflight import preflight
-from kdtune.raytune.progress import ProgressDisplay, describe_state, print_recipe
+from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, print_recipe
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.shared_objects import share_objects
+from kdtune.raytune.stop_signals import summarised
 from kdtune.raytune.study_folder import add_warning, finish, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.tracker_processes import tracked
 from kdtune.raytune.worker_watch import WorkerWatch
-from kdtune.results.advice import undecidable_sentence
-from kdtune.results.comparison import Criterion
 from kdtune.results.study_results import Results, load
 from kdtune.storage.full_disk import full_disk_of_driver, is_disk_full
 from kdtune.storage.lease import hold_lease
@@ -104,34 +102,10 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         locks.enter_context(hold_lease(mirror))
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
-        saved = read_if_saved(folder)
-        asked, study = study, merge_with_saved(study, saved)
-        if saved is None:
-            study = job.resolve(study, begun=False)
-        lines, _ = read_lines(folder, study)
-        if saved is None and lines:
-            print(
-                f"warning: {folder} has records but no {STUDY}; it is written again, and the "
-                f"records are taken for those of this study"
-            )
-        is_done = Plan(study, lines).is_done
-        if saved is not None and not is_done:
-            study = job.resolve(study, begun=True)
-        mirror.pull(*job.files(study))
-        fingerprints = dict(saved.fingerprints) if saved else {}
-        if not is_done:
-            _check_resources(study, ray_init)
-        if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
-            fingerprints |= _fingerprints(job, study, saved)
-        if is_done:
-            write_study(study, fingerprints)
-        else:
-            job.check(study)
-            provenance = job.provenance(asked, study, saved)
-            write_study(study, fingerprints, provenance)
+        study, provenance = _begin(job, study, mirror, ray_init)
         mirror.push(STUDY, PROVENANCE)
         with notified(command, study), tracked(trackers, folder):
-            if not is_done:
+            if provenance is not None:
                 if recipe := job.describe(provenance):
                     print_recipe(f"Recipe of {study.uri or folder}:", recipe)
                 job.prepare_before_ray(study.absolute(), mirror)
@@ -139,6 +113,43 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                     _run_all(job, share_objects(study.absolute()), mirror)
             finish(folder, mirror, study.run.objects)
     return load(folder)
+
+
+def _begin(
+    job: Job, asked: Study, mirror: Mirror, ray_init: dict[str, Any] | None
+) -> tuple[Study, Mapping[str, Any] | None]:
+    """Check the study against the machine and its folder, and write what is known at its start.
+
+    Returns:
+        The study as it runs or has run, and its provenance; None if no run is left.
+    """
+    folder = asked.folder
+    saved = read_if_saved(folder)
+    study = merge_with_saved(asked, saved)
+    if saved is None:
+        study = job.resolve(study, begun=False)
+    lines, _ = read_lines(folder, study)
+    if saved is None and lines:
+        print(
+            f"warning: {folder} has records but no {STUDY}; it is written again, and the "
+            f"records are taken for those of this study"
+        )
+    is_done = Plan(study, lines).is_done
+    if saved is not None and not is_done:
+        study = job.resolve(study, begun=True)
+    mirror.pull(*job.files(study))
+    fingerprints = dict(saved.fingerprints) if saved else {}
+    if not is_done:
+        _check_resources(study, ray_init)
+    if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
+        fingerprints |= _fingerprints(job, study, saved)
+    if is_done:
+        write_study(study, fingerprints)
+        return study, None
+    job.check(study)
+    provenance = job.provenance(asked, study, saved)
+    write_study(study, fingerprints, provenance)
+    return study, provenance
 
 
 @contextmanager
@@ -200,11 +211,9 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             own = (study, plan, display, records, uploader, monitor, capacity, changes)
             recorder = Recorder(*own)
             try:
-                _fit_until_done(job, study, plan, capacity, recorder)
-            except KeyboardInterrupt:
-                with suppress(OSError):  # of a terminal that is closed
-                    display.print_line(f"So far: {describe_state(plan)}")
-                raise
+                so_far = summarised(partial(describe_state, plan), display.print_line)
+                with so_far, lost_ray_in_words():
+                    _fit_until_done(job, study, plan, capacity, recorder)
             finally:
                 if recorder.changes:
                     add_warning(study.folder, recorder.changes)
@@ -213,31 +222,7 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             mirror.push(PROVENANCE)
             display.print_line(f"warning: {found}")
         if study.until_decided:
-            display.print_line(_describe_end(plan))
-
-
-def _describe_end(plan: Plan) -> str:
-    """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, level = complete_pairs(plan.ledger), level_per_pair(plan.ledger)
-    shown, undecidable = [], []
-    for pair in pairs:
-        test = final_test(plan.ledger, pair)
-        student = f"{pair.states[0].arm.group}: " * (len(pairs) > 1)
-        shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
-        if not test.excludes_0(level) and test.is_undecidable(level):
-            criterion = Criterion(task=plan.study.task)
-            words = undecidable_sentence(test.images, test.least_decidable(level), criterion)
-            undecidable.append(f"{student}{words}")
-    evidence = "; ".join(shown)
-    if is_decided(plan.ledger):
-        return f"Decided at level {plan.study.level:g}: {evidence}."
-    if not pairs:
-        why = "there are no two finalists to compare"
-    elif plan.ledger.cost.reaches(plan.study.budget):
-        why = f"the budget of {plan.study.budget} is spent ({evidence})"
-    else:
-        why = evidence
-    return " ".join([f"Not decided: {why}.", *undecidable])
+            display.print_line(describe_end(plan))
 
 
 def _fit_until_done(

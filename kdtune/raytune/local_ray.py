@@ -10,39 +10,30 @@ listen on loopback; and the files are in a folder of mode 0700.
 import os
 import secrets
 import shutil
-import signal
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from filelock import FileLock, Timeout
-from ray._private import ray_constants, utils
+from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from kdtune.config.errors import InputError, RayLostError, UserError
+from kdtune.config.errors import InputError
+from kdtune.raytune.lost_ray import PREFIX, ended_if_ray_is_lost
+from kdtune.raytune.stop_signals import signals_delayed
 
 SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket (macOS; Linux allows 107)."""
 RAY_SOCKET = "kdtune-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Path of Ray's longest socket below the system's temporary folder."""
-PREFIX = "kdtune-"
 LOCK = "lock"
 ROOM_BYTES = 20e6
 """Free space that Ray needs for its logs; without it `ray.init` waits for a minute and fails."""
 REMOVAL_TRIES = 20
-GRACE_SECONDS = 10.0
-"""Time for the driver to end by itself once Ray is lost."""
-STOP_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
-"""What ends a study before its end: Ctrl-C, `kill` or a batch system, a terminal that is closed."""
 
 
 @contextmanager
@@ -64,128 +55,13 @@ def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
         if arguments.get("_temp_dir") is None:
             own["_temp_dir"] = str(stack.enter_context(_private_folder()))
         stack.enter_context(_private_token())
-        stack.enter_context(_ended_if_ray_is_lost())
-        stack.callback(ray.shutdown)
+        stack.enter_context(ended_if_ray_is_lost())
         with ExitStack() as starting:
             if arguments.get("_node_ip_address") is None:
                 starting.enter_context(_loopback())
             starting.enter_context(signals_delayed())
             ray.init(**{**arguments, **own, "address": "local"})
         yield
-
-
-@contextmanager
-def signals_delayed() -> Iterator[None]:
-    """Delay Ctrl-C, SIGTERM and SIGHUP until the context is left; the second one is not delayed.
-
-    `ray.init` that is interrupted leaves processes of which `ray.shutdown` knows nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
-    arrived: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        arrived.append(number)
-        if len(arrived) > 1:
-            raise KeyboardInterrupt
-
-    of_ray = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None  # `ray.init` begins with one that exits
-    try:
-        with handled(STOP_SIGNALS, note):
-            yield
-    finally:
-        utils.set_sigterm_handler = of_ray
-    if arrived:
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Give signals a handler until the context is left; those that nohup ignores stay ignored.
-
-    Only the main thread may do so.
-    """
-    before = {number: signal.getsignal(number) for number in numbers}
-    own = [n for n, old in before.items() if old not in (signal.SIG_IGN, None)]
-    for number in own:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number in own:
-            signal.signal(number, before[number])
-
-
-@contextmanager
-def _ended_if_ray_is_lost() -> Iterator[None]:
-    """End this process in a sentence if Ray has lost a process of its own and blocks all else.
-
-    Without gcs_server every call of Ray waits for a minute, and then Ray aborts this process.
-    """
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(1.0):
-            sentence = lost_sentence()
-            if sentence is not None:
-                if not is_over.wait(GRACE_SECONDS):
-                    print(f"error: {sentence}", file=sys.stderr, flush=True)
-                    _kill_ray()
-                    os._exit(1)
-                return
-
-    threading.Thread(target=watch, daemon=True, name="kdtune-ray-watch").start()
-    try:
-        yield
-    finally:
-        is_over.set()
-
-
-def _kill_ray() -> None:
-    """Kill what is left of the local Ray and remove its private folder."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        parent = Path(node.get_temp_dir_path()).parent
-        own = [process.pid for _, process in node.live_processes()]
-        below = [child for pid in own for child in psutil.Process(pid).children(recursive=True)]
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
-        for child in below:  # they notice the death of their parent, but late
-            with suppress(psutil.Error):
-                child.kill()
-        if parent.name.startswith(PREFIX):
-            shutil.rmtree(parent, ignore_errors=True)
-
-
-def lost_sentence() -> str | None:
-    """Return a sentence if a process of the Ray that this process has started has ended."""
-    node = ray._private.worker._global_node
-    dead = set[str]() if node is None else {kind for kind, _ in node.dead_processes()}
-    for kind in sorted(dead & {"gcs_server", "raylet"}):
-        return (
-            f"Ray's process {kind} has ended (it was killed, perhaps for lack of memory, or has "
-            f"crashed); run the same command again to resume"
-        )
-    return None
-
-
-def check_local_ray() -> None:
-    """Raise RayLostError if a process of the Ray that this process has started has ended."""
-    if (sentence := lost_sentence()) is not None:
-        raise RayLostError(sentence)
-
-
-@contextmanager
-def lost_ray_in_words() -> Iterator[None]:
-    """Raise RayLostError in place of what follows from the end of the local Ray."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception:
-        check_local_ray()
-        raise
 
 
 @contextmanager

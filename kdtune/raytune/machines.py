@@ -1,8 +1,7 @@
 """The machines of a Ray cluster: what they have, what may be added, how many trials fit."""
 
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,7 +146,7 @@ class Capacity:
         self._file = yaml.safe_load(path.read_text()) if on_head else None
         self.study = study
         self._concurrent, self._counted = 0, -POLL_SECONDS
-        self._limit = sys.maxsize
+        self._limits: list[tuple[frozenset[str], int]] = []
         self._wait_for_minimum(tell)
         now = [node.resources for node in alive_nodes()]
         workers = potential_workers(self._file)
@@ -168,12 +167,24 @@ class Capacity:
         """Return how many trials may run now; at least one, which waits for a machine."""
         if time.monotonic() - self._counted >= POLL_SECONDS:
             self._concurrent, self._counted = self._count(), time.monotonic()
-        return min(self._concurrent, self._limit)
+        return min([self._concurrent, *(limit for _, limit in self._limits)])
 
-    def lower(self, count: int) -> int:
-        """Let fewer trials run at a time from now on; return how many, at least 1."""
-        self._limit = max(1, min(self._limit, count))
-        return self._limit
+    def lower(self, count: int, trial_ids: Iterable[str]) -> int:
+        """Let fewer trials run at a time from now on; return how many, at least 1.
+
+        Args:
+            count: How many.
+            trial_ids: Of the runs one of which is the cause.
+        """
+        self._limits.append((frozenset(trial_ids), max(1, count)))
+        return min(limit for _, limit in self._limits)
+
+    def restore(self, trial_id: str) -> bool:
+        """Drop the limits of which a run may be the cause; return True if there are any."""
+        kept = [(causes, limit) for causes, limit in self._limits if trial_id not in causes]
+        dropped = len(kept) < len(self._limits)
+        self._limits = kept
+        return dropped
 
     def _count(self) -> int:
         nodes = [node.resources for node in alive_nodes()]

@@ -16,12 +16,17 @@ from kdtune.planning.plan import Plan
 from kdtune.planning.standing import (
     Finalists,
     active_configs,
+    complete_pairs,
     describe_decision,
     final_differences,
+    final_test,
     finalists,
+    is_decided,
+    level_per_pair,
 )
 from kdtune.raytune.notebook_output import NotebookOutput, show_folded
 from kdtune.raytune.reporter import shown_names
+from kdtune.results.advice import undecidable_sentence
 from kdtune.results.comparison import Criterion
 from kdtune.results.tables import cell
 from kdtune.statistics.intervals import mean_interval, paired_difference
@@ -175,6 +180,30 @@ def describe_state(plan: Plan) -> str:
             student = f"{pair.baseline.arm.group}: " * (len(pairs) > 1)
             parts.append(student + _describe_lead(plan, pair, pair.baseline, pair.distilled))
     return ", ".join(parts)
+
+
+def describe_end(plan: Plan) -> str:
+    """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
+    pairs, level = complete_pairs(plan.ledger), level_per_pair(plan.ledger)
+    shown, undecidable = [], []
+    for pair in pairs:
+        test = final_test(plan.ledger, pair)
+        student = f"{pair.states[0].arm.group}: " * (len(pairs) > 1)
+        shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
+        if not test.excludes_0(level) and test.is_undecidable(level):
+            criterion = Criterion(task=plan.study.task)
+            words = undecidable_sentence(test.images, test.least_decidable(level), criterion)
+            undecidable.append(f"{student}{words}")
+    evidence = "; ".join(shown)
+    if is_decided(plan.ledger):
+        return f"Decided at level {plan.study.level:g}: {evidence}."
+    if not pairs:
+        why = "there are no two finalists to compare"
+    elif plan.ledger.cost.reaches(plan.study.budget):
+        why = f"the budget of {plan.study.budget} is spent ({evidence})"
+    else:
+        why = evidence
+    return " ".join([f"Not decided: {why}.", *undecidable])
 
 
 def _describe_lead(

@@ -13,7 +13,7 @@ from kdtune.config.files import CHECKPOINT
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.raytune.local_ray import check_local_ray
+from kdtune.raytune.lost_ray import check_local_ray
 from kdtune.raytune.machine_monitor import MachineMonitor
 from kdtune.raytune.machines import Capacity
 from kdtune.raytune.progress import ProgressDisplay
@@ -25,9 +25,13 @@ from kdtune.storage.records import Records
 
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
-OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "MemoryError")
-"""Words in the errors of PyTorch, cuBLAS and Python."""
-MEMORY_ADVICE = "; no other run ran beside it: it needs a smaller batch size or a smaller model"
+OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""Words in the errors of PyTorch and cuBLAS."""
+OUT_OF_MEMORY = (*OUT_OF_GPU_MEMORY, "can't allocate memory", "MemoryError")
+"""The same, and those of PyTorch on a CPU and of Python."""
+ADVICE = "it needs a smaller batch size or a smaller model"
+ALONE = f"; no other run ran beside it: {ADVICE}"
+OWN_GPU = f"; no other run shared its GPU: {ADVICE}"
 NODE_LOST_PHRASES = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
 """Phrases in Ray's messages about a machine that was lost or does not answer. There is no exception
 class for it."""
@@ -122,11 +126,19 @@ class Recorder(tune.Callback):
         run = make_run(self.study, trial.config)
         error = self.errors.pop(run.trial_id, None)
         if error is not None and is_out_of_memory(error):
-            if self.retry_with_fewer([run]):
+            if self._has_own_gpu and is_out_of_memory(error, OUT_OF_GPU_MEMORY):
+                error += OWN_GPU
+            else:
+                if not self.retry_with_fewer([run]):
+                    self._fail_alone(run, error)
                 return
-            error += MEMORY_ADVICE
         status = "pruned" if run.trial_id in self.plan.pruned else "completed"
         self._end(run, status if error is None else "failed", error)
+
+    @property
+    def _has_own_gpu(self) -> bool:
+        """Whether no trial shares a GPU with another one."""
+        return self.capacity.trial.gpu >= 1
 
     def retry_with_fewer(self, killed: Sequence[BaseRun]) -> bool:
         """Retry runs for which memory did not suffice, with half as many at a time.
@@ -137,7 +149,7 @@ class Recorder(tune.Callback):
         running = len(self.plan.ledger.running)
         if running <= 1:
             return False
-        fewer = self.capacity.lower(running // 2)
+        fewer = self.capacity.lower(running // 2, [run.trial_id for run in killed])
         for run in killed:
             self.plan.requeue(run)
         named = "; ".join(map(self.describe, killed))
@@ -157,8 +169,17 @@ class Recorder(tune.Callback):
         if running and not self.retry_with_fewer(running):
             if self.attempts.get(running[0].trial_id) is None:
                 return  # it had not started
-            text = f"Ray's memory monitor killed it for lack of memory{MEMORY_ADVICE}"
-            self._end(running[0], "failed", text)
+            text = "Ray's memory monitor killed it for lack of memory"
+            self._fail_alone(running[0], text)
+
+    def _fail_alone(self, run: BaseRun, error: str) -> None:
+        """Record a run for which memory does not suffice although no other runs.
+
+        It was this run, not their number, so as many as before may run again.
+        """
+        self._end(run, "failed", error + ALONE)
+        if self.capacity.restore(run.trial_id):
+            self.display.print_line("  as many runs at a time again as before it")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Do not count the death of a worker as the trial's failure if its machine was lost."""
@@ -206,9 +227,9 @@ class Recorder(tune.Callback):
         return f"val {self.study.task.score} {score:.4f}{pruned}"
 
 
-def is_out_of_memory(error: str) -> bool:
+def is_out_of_memory(error: str, phrases: Sequence[str] = OUT_OF_MEMORY) -> bool:
     """Return True if the error of a run is that of a GPU or machine without memory left."""
-    return any(words in error for words in OUT_OF_MEMORY)
+    return any(words in error for words in phrases)
 
 
 def is_machine_lost(trial: Any) -> bool:

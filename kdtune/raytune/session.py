@@ -14,13 +14,9 @@ import ray
 
 from kdtune.config.errors import InputError, first_line
 from kdtune.config.study import Study
-from kdtune.raytune.local_ray import (
-    STOP_SIGNALS,
-    environment,
-    handled,
-    lost_ray_in_words,
-    private_ray,
-)
+from kdtune.raytune.local_ray import environment, private_ray
+from kdtune.raytune.lost_ray import lost_ray_in_words
+from kdtune.raytune.stop_signals import forget, signals_as_ctrl_c
 from kdtune.streams.resources import count_gpus, local_cpus
 
 DEFAULTS = {
@@ -62,9 +58,10 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         logger.setLevel(logging.ERROR)
         unset = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
         stack.enter_context(environment(**unset))
+        stack.callback(forget)
         stack.enter_context(_sigterm_restored())
         stack.enter_context(_started(study, ray_init))
-        stack.enter_context(_signals_as_ctrl_c())
+        stack.enter_context(signals_as_ctrl_c())
         stack.enter_context(lost_ray_in_words())
         yield
 
@@ -135,18 +132,3 @@ def _sigterm_restored() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _signals_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, sent by `kill` or a batch system, and SIGHUP end a study as Ctrl-C does.
-
-    A terminal that is closed sends SIGHUP. Ray's own handler of SIGTERM would end the process at
-    once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
-    numbers = [number for number in STOP_SIGNALS if number != signal.SIGINT]
-    with handled(numbers, lambda *_: signal.raise_signal(signal.SIGINT)):
-        yield

@@ -1,7 +1,9 @@
 """A watch over the processes of a study's trials, which Ray does not have.
 
-Ray notices a process that ends, not one that is frozen (SIGSTOP, a frozen cgroup, a driver of a GPU
-that never returns): its trial would be waited for as long as the study lives.
+Ray notices a process that ends, not one that is frozen (SIGSTOP, a frozen cgroup): its trial would
+be waited for as long as the study lives. Frozen is a process none of whose threads uses CPU time.
+One that waits for a GPU that never answers is not noticed, since Ray's threads in it go on, nor is
+one that loops for ever. The training of a teacher is not watched.
 """
 
 import os
@@ -17,7 +19,7 @@ import ray
 from ray import tune
 from ray._private import state
 
-from kdtune.raytune.local_ray import check_local_ray
+from kdtune.raytune.lost_ray import check_local_ray
 from kdtune.raytune.machines import Node, alive_nodes
 from kdtune.raytune.preflight import start_on
 

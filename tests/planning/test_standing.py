@@ -21,7 +21,7 @@ from kdtune.planning.standing import (
     is_decided,
     undecided,
 )
-from kdtune.raytune.driver import _describe_end
+from kdtune.raytune.progress import describe_end
 from kdtune.statistics.sequential import anytime_p
 
 
@@ -129,8 +129,8 @@ def test_a_study_stops_where_its_images_cannot_decide_it() -> None:
     assert plan.ledger.cost.runs < 120
     test = final_test(plan.ledger, pair)
     assert test.images == 300 and test.p > 0.05 and test.is_undecidable(0.05)
-    assert _describe_end(plan).startswith("Not decided: 11 final repeats, always-valid p = 0.97. ")
-    assert "More repeats cannot decide it with 300 val images: on these, a" in _describe_end(plan)
+    assert describe_end(plan).startswith("Not decided: 11 final repeats, always-valid p = 0.97. ")
+    assert "More repeats cannot decide it with 300 val images: on these, a" in describe_end(plan)
     assert describe_decision(plan.ledger, pair).startswith("undecidable with these images (alw")
     alone = played(0.7, 1.5, records_images=False)
     (pair,) = finalists(alone.ledger)

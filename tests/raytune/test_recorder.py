@@ -1,5 +1,6 @@
 """Records of trials that Ray gives up; of the others, under a real Ray: test_search.py."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from simulated_runs import LISTS, make
 
 from kdtune.planning.plan import Plan
 from kdtune.raytune.adapters import RepeatSearcher
-from kdtune.raytune.machines import Capacity
+from kdtune.raytune.machines import Capacity, TrialResources
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import Recorder
 from kdtune.storage.mirror import Mirror, RecordsUploader
@@ -31,7 +32,8 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
         uploader = RecordsUploader(Mirror(study), records)
         monitor: Any = None  # of machines, which needs Ray
         capacity: Any = Capacity.__new__(Capacity)  # its machines are Ray's, too
-        capacity._limit = 4
+        capacity._concurrent, capacity._counted, capacity._limits = 8, math.inf, []
+        capacity.trial = TrialResources(cpu=1, gpu=0.25)
         yield Recorder(study, plan, display, records, uploader, monitor, capacity)
 
 
@@ -69,3 +71,103 @@ def test_a_run_whose_worker_died_has_failed(
     start, end = read_lines(recorder.study.folder)[0]
     assert (start["kind"], end["status"]) == ("start", "failed") and error in end["error"]
     assert searcher.suggest("b") not in (None, trial.config)
+
+
+GPU = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+HOST = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+
+
+class Tune:
+    """Starts as many runs as may run, and ends them."""
+
+    def __init__(self, recorder: Recorder):
+        self.recorder, self.trials = recorder, dict[str, Any]()
+        self.searcher = RepeatSearcher(recorder.plan, recorder.capacity.concurrent_trials)
+
+    def start(self) -> list[str]:
+        """Start runs; return all that run."""
+        while isinstance(config := self.searcher.suggest("a"), dict):
+            trial = SimpleNamespace(config=config, error_file=None)
+            self.recorder.on_trial_start(0, [], trial)
+            self.trials |= {list(self.recorder.plan.ledger.running)[-1]: trial}
+        return list(self.recorder.plan.ledger.running)
+
+    def end(self, trial_id: str, error: str | None = None) -> None:
+        """End a run."""
+        splits = {"val": {self.recorder.study.task.score: 0.5, "loss": 1.0}}
+        epochs = [{"number": 0, "seconds": 1.0, "splits": splits}]
+        result = {"hostname": "h", "error": error, "epochs": [] if error else epochs}
+        self.recorder.on_trial_result(0, [], self.trials[trial_id], result)
+        self.recorder.on_trial_complete(0, [], self.trials[trial_id])
+
+
+def ends(recorder: Recorder) -> dict[str, str | None]:
+    lines = read_lines(recorder.study.folder)[0]
+    return {line["trial_id"]: line["error"] for line in lines if line["kind"] == "end"}
+
+
+def test_a_run_that_never_fits_does_not_lower_the_number_for_ever(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = Tune(recorder)
+    hungry, *_ = tune.start()
+    for before, after in ((8, 4), (4, 2), (2, 1)):
+        assert recorder.capacity.concurrent_trials() == len(tune.start()) == before
+        tune.end(hungry, GPU)
+        assert recorder.capacity.concurrent_trials() == after
+        while len(recorder.plan.ledger.running) >= after:
+            tune.end(next(iter(recorder.plan.ledger.running)))
+    assert tune.start() == [hungry]
+    tune.end(hungry, GPU)
+    assert "no other run ran beside it: it needs a smaller batch" in str(ends(recorder)[hungry])
+    assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
+    assert "as many runs at a time again as before" in capsys.readouterr().out
+
+
+def test_a_number_with_which_a_run_has_succeeded_is_kept(recorder: Recorder) -> None:
+    """Also if another run does not even fit alone."""
+    tune = Tune(recorder)
+    large, hungry, *others = tune.start()
+    tune.end(large, GPU)
+    for trial_id in others:
+        tune.end(trial_id)
+    assert large in tune.start()
+    tune.end(large)
+    assert recorder.capacity.concurrent_trials() == len(tune.start()) == 4
+    tune.end(hungry, GPU)
+    for trial_id in list(recorder.plan.ledger.running):
+        tune.end(trial_id)
+    assert hungry in tune.start() and recorder.capacity.concurrent_trials() == 2
+    tune.end(hungry, GPU)
+    tune.end(next(iter(recorder.plan.ledger.running)))
+    assert tune.start() == [hungry]
+    tune.end(hungry, GPU)
+    assert recorder.capacity.concurrent_trials() == len(tune.start()) == 4
+
+
+def test_a_run_that_has_a_gpu_of_its_own_fails_at_once(recorder: Recorder) -> None:
+    """Memory of the machine is shared nevertheless."""
+    recorder.capacity.trial = TrialResources(cpu=1, gpu=1.0)
+    tune = Tune(recorder)
+    first, second, *_ = tune.start()
+    tune.end(first, GPU)
+    assert ends(recorder)[first] == (
+        f"{GPU}; no other run shared its GPU: it needs a smaller batch size or a smaller model"
+    )
+    assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
+    tune.end(second, HOST)
+    assert second not in ends(recorder) and recorder.capacity.concurrent_trials() == 4
+
+
+def test_a_run_that_ray_kills_alone_is_the_cause_of_those_before(recorder: Recorder) -> None:
+    """Ray's memory monitor ends Tune; which of the runs that ran it has killed is not known."""
+    tune = Tune(recorder)
+    hungry = tune.start()[0]
+    for after in (4, 2, 1):
+        recorder.on_worker_killed()
+        assert recorder.capacity.concurrent_trials() == len(tune.start()) == after
+        while hungry not in (running := tune.start()):
+            tune.end(running[0])
+    recorder.on_worker_killed()
+    assert [trial_id for trial_id, error in ends(recorder).items() if error] == [hungry]
+    assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8

@@ -145,6 +145,23 @@ def test_a_study_that_is_told_to_end(when: str, name: str, tmp_path: Path) -> No
         assert driver.left() == []
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
+def test_a_study_all_of_whose_processes_are_told_to_end(
+    when: str, name: str, tmp_path: Path
+) -> None:
+    """A terminal that is closed, `timeout` and batch systems signal Ray's processes as well."""
+    with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}) as driver:
+        starts = when == "Ray starts"
+        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
+        os.killpg(driver.process.pid, getattr(signal, name))
+        assert driver.wait(120) == 130, driver.said()
+        said = driver.said()
+        assert "run the same command again to resume" in said and "Traceback" not in said
+        assert "error: " not in said and said.count("So far: ") == (not starts)
+        assert driver.left() == []
+
+
 def test_an_impatient_user_presses_ctrl_c_twice(tmp_path: Path) -> None:
     with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}) as driver:
         wait_until(lambda: driver.epochs() > 3)
