@@ -197,7 +197,7 @@ def test_flags_replace_the_models_own_numbers() -> None:
         with pytest.raises(InputError, match=r"teacher_mean must lie in \[0, 1\]"):
             Run(teacher_mean=values)
     for values in ((0.0,), (58.4,)):
-        with pytest.raises(InputError, match=r"teacher_std must lie in \[0.0001, 1\]"):
+        with pytest.raises(InputError, match=r"teacher_std must lie in \[0.000001, 1\]"):
             Run(teacher_std=values)
 
 
