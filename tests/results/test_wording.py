@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from study_folders import draw, grid, make, trials_of
 
@@ -280,7 +280,8 @@ def check(text: str, last) -> str:
             untested = run.p_holm.isna()
             assert ("too few common repeats for a test" in text) == untested.any()
             run = run[~untested]
-            assert (run.p_holm < 0.05).all() and (run.high < 0).all()
+            if "in every configuration" in text:  # else it is about the best one alone
+                assert (run.p_holm < 0.05).all() and (run.high < 0).all()
         printed = re.search(rf"p = ({NUMBER})", text)
         assert (
             row.p_holm < 0.001
@@ -305,6 +306,7 @@ def check(text: str, last) -> str:
     images=st.sampled_from([50, 500, 10**9]),
     gaps=st.floats(0, 0.3),
 )
+@example(seed=403, repeats=4, effects=[-0.05, -0.05], images=500, gaps=0.25)  # one of two is clear
 def test_it_never_claims_what_the_interval_does_not_carry(
     seed: int, repeats: int, effects: list, images: int, gaps: float
 ) -> None:
