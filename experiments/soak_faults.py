@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
@@ -147,35 +148,31 @@ def _freeze_store(scene: Scene, rng: Random) -> str | None:
 def _restart_store(scene: Scene, rng: Random) -> str | None:
     """Let the store go away and come back."""
     assert isinstance(scene, OnStore)
-    seconds = rng.uniform(1, 15)
-    scene.service.relay.down()
-    try:
-        time.sleep(seconds)
-    finally:
-        scene.service.relay.up()
-    return f"for {seconds:.1f} s"
+    return _for_a_while(rng.uniform(1, 15), scene.service.relay.down, scene.service.relay.up)
 
 
 def _cycle_power(scene: Scene, rng: Random) -> str | None:
     assert isinstance(scene, OnHosts)
-    name, seconds = rng.choice(WORKERS), rng.uniform(1, 10)
-    scene.lab.hosts.off(name)
-    try:
-        time.sleep(seconds)
-    finally:
-        scene.lab.hosts.on(name)
-    return f"{name} for {seconds:.1f} s"
+    name, hosts = rng.choice(WORKERS), scene.lab.hosts
+    cut, mend = partial(hosts.off, name), partial(hosts.on, name)
+    return f"{name} {_for_a_while(rng.uniform(1, 10), cut, mend)}"
 
 
 def _cut_cable(scene: Scene, rng: Random) -> str | None:
     assert isinstance(scene, OnHosts)
-    name, seconds = rng.choice(WORKERS), rng.uniform(2, 45)
-    scene.lab.hosts.cut(name)
+    name, hosts = rng.choice(WORKERS), scene.lab.hosts
+    cut, mend = partial(hosts.cut, name), partial(hosts.plug, name)
+    return f"{name} {_for_a_while(rng.uniform(2, 45), cut, mend)}"
+
+
+def _for_a_while(seconds: float, begin: Callable[[], None], end: Callable[[], None]) -> str:
+    """Begin a fault, end it after some seconds, and return how long it was."""
+    begin()
     try:
         time.sleep(seconds)
     finally:
-        scene.lab.hosts.plug(name)
-    return f"{name} for {seconds:.1f} s"
+        end()
+    return f"for {seconds:.1f} s"
 
 
 HERE = ("folder", "s3")

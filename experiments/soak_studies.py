@@ -14,27 +14,14 @@ from typing import IO
 
 from soak_comparison import Told
 from soak_processes import Process, below
+from tiny_run import TINY
 
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.storage.records import read_lines
 from kdtune.storage.schema import Line
 
 ROOT = Path(__file__).parent.parent
-RUN = Run(
-    train_images=75,
-    teacher="factories:tiny_teacher",  # of tests/
-    teacher_weights="none",
-    teacher_epochs=5,
-    teacher_lr=1e-2,
-    student="factories:dropout_student",
-    student_weights="none",
-    optimizer="adamw",
-    lr=1e-2,
-    schedule="onecycle",
-    epochs=80,
-    batch_size=16,
-)
+RUN = replace(TINY, teacher_epochs=5, student="factories:dropout_student", epochs=80)
 """A run of one or two seconds. Its student has dropout and batch norm, so that a state that is
 restored in part gives other numbers."""
 _SPACE = {"alpha": (0.0, 1.0), "lr": (1e-2, 3e-3)}

@@ -14,6 +14,14 @@ def photo(seed, height=60, width=80):
     return (fine[0].clamp(0, 1) * 255).to(torch.uint8)
 
 
+def save_photos(root, count):
+    """Write train/ and val/ with so many photographs each of two classes, ant and bee."""
+    for i, split in enumerate(("train", "val")):
+        for k, name in enumerate(("ant", "bee")):
+            for j in range(count):
+                save(photo(10 * i + 4 * k + j), root / split / name / f"{j}.png")
+
+
 def rotated_with_damage(tag):
     """Return EXIF data with the orientation 6 in which another number is a text.
 

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from kdtune.config.task import Task
 
 
+def name_trial(config_id: str, repeat: int) -> str:
+    """Return the name of the trial of a configuration in a repeat."""
+    return f"{config_id}-r{repeat:02d}"
+
+
 class BaseRun(ABC):
     """One trial: a configuration in a repeat. Its subclasses are frozen dataclasses."""
 
@@ -60,7 +65,7 @@ class BaseRun(ABC):
     @property
     def trial_id(self) -> str:
         """Name of the trial: this configuration in this repeat."""
-        return f"{self.config_id}-r{self.repeat:02d}"
+        return name_trial(self.config_id, self.repeat)
 
     @property
     def is_baseline(self) -> bool:

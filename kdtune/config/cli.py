@@ -19,16 +19,7 @@ from typing import Any, Literal, NoReturn
 
 from kdtune.config.commands import COMMANDS, parse_command, run_command, version
 from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
-from kdtune.config.errors import (
-    DataChangedError,
-    DiskFullError,
-    Diverged,
-    ExportMismatchError,
-    InputError,
-    LeaseLostError,
-    RayLostError,
-    UserError,
-)
+from kdtune.config.errors import InputError, UserError
 from kdtune.config.fields import StudyCommand, declarations, docstrings, searchable
 from kdtune.config.files import describe_missing
 from kdtune.config.flags import (
@@ -45,7 +36,7 @@ from kdtune.config.places import check_place
 from kdtune.config.process import check_docstrings, check_environment, end_streams, prepare_streams
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.text import printable, printable_lines
+from kdtune.config.text import printable, printable_lines, repr_or_type
 from kdtune.config.user_code import user_code
 from kdtune.config.words import check_distinct, number_or_range, parse_range
 
@@ -59,12 +50,6 @@ ABOUT: dict[StudyCommand, str] = {
 
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
-
-LOST = (
-    *(DataChangedError, DiskFullError, Diverged),
-    *(ExportMismatchError, LeaseLostError, RayLostError),
-)
-"""Errors with valid input: a command ends with exit code 1, not 2."""
 
 MAX_SHOWN = 80
 """Longest value that an error message shows whole."""
@@ -126,7 +111,7 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         code = _run(main)
     except UserError as error:
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
-        code = 1 if isinstance(error, LOST) else 2
+        code = error.exit_code
     except KeyboardInterrupt as stop:
         reason = f" ({printable(str(stop))})" if str(stop) else ""
         rest = "; run the same command again to resume" if resumes else ""
@@ -222,11 +207,10 @@ def _experiment(file: Path) -> Study:
     try:
         with user_code(f"{file} cannot be run"):
             study = runpy.run_path(str(file)).get("study")
-            shown = repr(study)
+            shown = repr_or_type(study, MAX_SHOWN)
     finally:  # otherwise nobody would see what the command prints
         sys.stdin, sys.stdout, sys.stderr = streams
     if not isinstance(study, Study):
-        shown = shown if len(shown) <= MAX_SHOWN else f"a {type(study).__name__}"
         raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {shown}")
     if Path.cwd() != folder:
         warnings.warn(

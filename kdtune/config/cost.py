@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from kdtune.config.bounds import MAX_COUNT, MAX_PARAMS
-from kdtune.config.errors import DAMAGED, InputError
+from kdtune.config.errors import DAMAGED
 from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import COSTS, atomic_write
 from kdtune.config.names import Role
-from kdtune.config.text import shown
 
-LARGEST = 1e30
-"""No number of a model is greater."""
+MEASURED = Setting(low=0, high=1e30)
+"""Bounds of a number of a model: none is greater."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,22 @@ class Cost:
     role: Role
     model: str
     """Name, as the user gives it."""
-    params: int
+    params: Annotated[int, MEASURED]
     """Number of parameters."""
-    bytes: int
+    bytes: Annotated[int, MEASURED]
     """Size of its weights as a safetensors file."""
-    flops: int | None
+    flops: Annotated[int | None, MEASURED]
     """Floating-point operations of one example; a multiply-add counts as two, element-wise
     operations are not counted. None: not known, since the model has operations without a count."""
-    latency_ms: float
+    latency_ms: Annotated[float, MEASURED]
     """Median time of one example, from view to logits, in milliseconds."""
-    latency_ms_iqr: float | None
+    latency_ms_iqr: Annotated[float | None, MEASURED]
     """Interquartile range of that time. None: too few measurements."""
-    latency32_ms: float
+    latency32_ms: Annotated[float, MEASURED]
     """Median time of a batch of 32 examples, in milliseconds."""
-    latency32_ms_iqr: float | None
+    latency32_ms_iqr: Annotated[float | None, MEASURED]
     """Interquartile range of that time. None: too few measurements."""
-    threads: int
+    threads: Annotated[int, MEASURED]
     """Threads of the CPU that the measurement may use."""
     device: str
     """"cpu" or "cuda"."""
@@ -70,17 +69,9 @@ def read_costs(folder: Path) -> list[Cost]:
         # a later version may have added fields
         costs = [Cost(**{k: v for k, v in model.items() if k in names}) for model in models]
         for cost in costs:
-            _check(cost)
+            check_fields(cost)
         return costs
     return []
-
-
-def _check(cost: Cost) -> None:
-    """Raise InputError, which is a ValueError, unless all values have their types."""
-    check_fields(cost)
-    for name, value in vars(cost).items():
-        if isinstance(value, int | float) and not 0 <= value <= LARGEST:
-            raise InputError(f"{name} must lie in [0, {LARGEST:g}], but got {shown(value)}")
 
 
 @dataclass(frozen=True)

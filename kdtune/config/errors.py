@@ -15,6 +15,9 @@ class UserError(Exception):
     True
     """
 
+    exit_code = 2
+    """Of a command that ends with the error: 2 if the input is invalid, 1 if it is not to blame."""
+
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the line that called kdtune, and the message."""
         line = ""
@@ -37,31 +40,27 @@ class InputError(UserError, ValueError):
 
 
 class LeaseLostError(UserError):
-    """Another driver has taken over the study on its object store; this one must not write.
+    """Another driver has taken over the study on its object store; this one must not write."""
 
-    The input is valid, so commands end with exit code 1, not 2.
-    """
+    exit_code = 1
 
 
 class DataChangedError(UserError):
-    """The data changed while a study was reading them; its results are of the data as they were.
+    """The data changed while a study was reading them; its results are of the data as they were."""
 
-    The input was valid when the study began, so commands end with exit code 1, not 2.
-    """
+    exit_code = 1
 
 
 class RayLostError(UserError):
-    """Ray itself has ended while a study ran; the same command resumes the study.
+    """Ray itself has ended while a study ran; the same command resumes the study."""
 
-    The input is valid, so commands end with exit code 1, not 2.
-    """
+    exit_code = 1
 
 
 class DiskFullError(UserError):
-    """The disk of the study's folder, or of Ray's, is full; with room the study resumes.
+    """The disk of the study's folder, or of Ray's, is full; with room the study resumes."""
 
-    The input is valid, so commands end with exit code 1, not 2.
-    """
+    exit_code = 1
 
 
 class NodeMismatchError(UserError):
@@ -69,17 +68,18 @@ class NodeMismatchError(UserError):
 
 
 class ExportMismatchError(UserError):
-    """An exported file does not compute what the student does in PyTorch.
+    """An exported file does not compute what the student does in PyTorch."""
 
-    The input is valid, so commands end with exit code 1, not 2.
-    """
+    exit_code = 1
 
 
 class Diverged(UserError, RuntimeError):
-    """A metric of a run became NaN or infinite. The run is lost: commands end with exit code 1.
+    """A metric of a run became NaN or infinite, and the run is lost.
 
     Records begin its message with the name of this class, and such a run is not tried again.
     """
+
+    exit_code = 1
 
 
 DAMAGED = (

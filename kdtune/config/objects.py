@@ -17,6 +17,7 @@ from typing import Any
 
 from kdtune.config.errors import InputError
 from kdtune.config.names import OBJECT, is_object
+from kdtune.config.text import repr_or_type
 
 KINDS = ("data", "teacher", "student")
 """Fields of a run that may be given an object, in the order in which objects are named."""
@@ -128,8 +129,7 @@ class Objects:
         if isinstance(value, str | os.PathLike):
             return value, self  # type: ignore[return-value] # the check of the fields refuses paths
         if not (is_module(value) and kind != "data") and not _makes(kind, value):
-            shown = repr(value)
-            shown = shown if len(shown) <= MAX_SHOWN else f"a {type(value).__name__}"
+            shown = repr_or_type(value, MAX_SHOWN)
             raise InputError(f"{kind} must be {_ALLOWED[kind]}, but got {shown}")
         is_function = callable(value) and not is_module(value)
         name = importable_name(value) if is_function else None

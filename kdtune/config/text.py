@@ -90,5 +90,11 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
+def repr_or_type(value: object, most: int) -> str:
+    """Return the `repr` of a value, or, if that has more than `most` letters, "a TYPE"."""
+    text = repr(value)
+    return text if len(text) <= most else f"a {type(value).__name__}"
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

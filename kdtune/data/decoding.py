@@ -39,7 +39,7 @@ def decode(
             return pixels(oriented(image, orientation), mode)
     except UNREADABLE as error:
         reason = first_line(error).replace(f" '{file}'", "")
-        text = f"the image {printable(str(file))} cannot be read ({printable(reason)})"
+        text = f"the image {printable(str(file))} cannot be read ({reason})"
         raise InputError(text) from None
 
 

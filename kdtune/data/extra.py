@@ -23,7 +23,7 @@ from kdtune.config.user_code import user_code
 from kdtune.data.arrays import as_images, as_tensor, common_folder, describe_inputs
 from kdtune.data.content import combine_hashes, hash_files, hash_tensor
 from kdtune.data.dataset import Data, Extra, Split
-from kdtune.data.scan import describe_left_out, find_images
+from kdtune.data.scan import LEFT_OUT, describe, find_images
 from kdtune.data.torch_datasets import is_plain_torchvision, read_dataset
 from kdtune.data.user_data import seeded
 
@@ -135,7 +135,7 @@ def _files(root: Path) -> tuple[Inputs, str, tuple[str, ...]]:
             f"{', '.join(IMG_EXTENSIONS)}; give another folder"
         )
     files.sort(key=lambda file: file.relative_to(root).as_posix())
-    left_out = describe_left_out(found.left_out, root)
+    left_out = describe(found.left_out, root, LEFT_OUT)
     return tuple(map(str, files)), str(root), (left_out,) if left_out else ()
 
 

@@ -17,12 +17,13 @@ from kdtune.data.content import hash_files, keep_note, read_note
 from kdtune.data.dataset import Data, Split, name_splits
 from kdtune.data.decoding import decode
 from kdtune.data.scan import (
+    LEFT_OUT,
+    NESTED,
+    OUTSIDE,
     check_apart,
     check_link,
     class_folders,
-    describe_left_out,
-    describe_nested,
-    describe_outside,
+    describe,
     find_images,
     is_image,
     list_folder,
@@ -90,9 +91,9 @@ def load_folder(root: Path) -> Data:
     warnings, remarks = list[str](), list[str]()
     for name, folder in _folders(root).items():
         found[name] = own = _read_split(folder)
-        warnings += [describe_left_out(own.left_out, folder)]
-        warnings += [describe_outside(own.outside, folder)]
-        remarks += [describe_nested(own.nested, folder)]
+        warnings += [describe(own.left_out, folder, LEFT_OUT)]
+        warnings += [describe(own.outside, folder, OUTSIDE)]
+        remarks += [describe(own.nested, folder, NESTED)]
         classes[name] = own.classes
         if classes[name] != classes["train"]:
             lacks = {

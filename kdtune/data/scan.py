@@ -31,6 +31,22 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 MAGIC_OF_BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"WEBP")
 """Bytes 4 to 12, or 8 to 12, of others: HEIC, AVIF and WebP."""
 
+LEFT_OUT = (
+    "{images} {are} left out (such as {example}), since only files with the suffixes "
+    f"{', '.join(IMG_EXTENSIONS)} are read; convert {{them}}"
+)
+OUTSIDE = (
+    "{images} {are} in no folder of a class (such as {example}) and left out; put {them} into such "
+    "a folder"
+)
+NESTED = (
+    "{images} {are} in folders inside the folder of a class (such as {example}) and {have} the "
+    "label of that class"
+)
+"""Sentences of `describe`."""
+ONE = {"s": "", "are": "is", "have": "has", "them": "it"}
+MANY = {"s": "s", "are": "are", "have": "have", "them": "them"}
+
 
 @dataclass(frozen=True)
 class Found:
@@ -231,40 +247,19 @@ def _looks_like_image(file: str, name: str) -> bool:
     return head.startswith(MAGIC) or head[4:12].endswith(MAGIC_OF_BOXES)
 
 
-def describe_left_out(files: Sequence[str], root: Path) -> str:
-    """Return a sentence on images that were left out; "" if there are none."""
+def describe(files: Sequence[str], root: Path, what: str) -> str:
+    """Return a sentence on images; "" if there are none.
+
+    Args:
+        files: The images.
+        root: Folder that they are in.
+        what: `LEFT_OUT`, `OUTSIDE` or `NESTED`.
+    """
     if not files:
         return ""
-    many = len(files) > 1
-    return (
-        f"{len(files):,} image{'s' * many} in {root} {'are' if many else 'is'} left out (such as "
-        f"{_below(files[0], root)}), since only files with the suffixes "
-        f"{', '.join(IMG_EXTENSIONS)} are read; convert {'them' if many else 'it'}"
-    )
-
-
-def describe_outside(files: Sequence[str], root: Path) -> str:
-    """Return a sentence on images in no folder of a class; "" if there are none."""
-    if not files:
-        return ""
-    many = len(files) > 1
-    return (
-        f"{len(files):,} image{'s' * many} in {root} {'are' if many else 'is'} in no folder of a "
-        f"class (such as {_below(files[0], root)}) and left out; put {'them' if many else 'it'} "
-        f"into such a folder"
-    )
-
-
-def describe_nested(files: Sequence[str], root: Path) -> str:
-    """Return a sentence on images in folders inside those of classes; "" if there are none."""
-    if not files:
-        return ""
-    many = len(files) > 1
-    return (
-        f"{len(files):,} image{'s' * many} in {root} {'are' if many else 'is'} in folders inside "
-        f"the folder of a class (such as {_below(files[0], root)}) and {'have' if many else 'has'} "
-        f"the label of that class"
-    )
+    words = MANY if len(files) > 1 else ONE
+    images, example = f"{len(files):,} image{words['s']} in {root}", _below(files[0], root)
+    return what.format(images=images, example=example, **words)
 
 
 def _below(file: str, root: Path) -> str:

@@ -84,6 +84,15 @@ def _check_logits(name: str, logits: Tensor, classes: int, mode: str = "") -> No
         )
 
 
+def check_some_learn(model: Classifier, what: str) -> None:
+    """Raise InputError, which begins with `what`, if requires_grad is False for all parameters."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"{what} must have parameters that learn, but requires_grad is False for all; set it "
+            f"to True (net.requires_grad_())"
+        )
+
+
 def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
     """Raise InputError if the gradient of the logits reaches no parameter; warn if it is zero.
 
@@ -93,11 +102,8 @@ def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
         whole: whether all its layers learn, and not only its head.
     """
     trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
-    if not trained and whole:
-        raise InputError(
-            f"{model.name} must have parameters that learn, but requires_grad is False for all; "
-            f"set it to True (net.requires_grad_())"
-        )
+    if whole:
+        check_some_learn(model, model.name)
     if not trained:
         return  # a frozen head is set to learn
     model.set_mode(True)

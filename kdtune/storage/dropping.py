@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import CHECKPOINT, TRIALS
+from kdtune.config.files import CHECKPOINT, EPOCHS, TRIALS
 from kdtune.storage.fetch import fetch
 from kdtune.storage.lease import hold_lease
-from kdtune.storage.mirror import EPOCHS, Mirror
+from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Mark, Records, is_running, read_lines, read_study
 from kdtune.storage.schema import Line
 from kdtune.storage.study_lock import lock_study

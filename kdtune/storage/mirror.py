@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from kdtune.config.errors import LeaseLostError
+from kdtune.config.files import EPOCHS
 from kdtune.config.study import Study
 from kdtune.storage.object_store import BULK_BYTES, ConflictError, Store, Version
 from kdtune.storage.records import Records
@@ -22,8 +23,6 @@ from kdtune.storage.records import Records
 PART_SECONDS = 5.0
 """Time between two parts of the records, or a 200th of the time since the start if that is more:
 a week makes some 1,500 parts."""
-EPOCHS = "epochs"
-"""Folder of the parts of the records."""
 
 
 class Mirror:

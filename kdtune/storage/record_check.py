@@ -27,20 +27,23 @@ class RecordCheck:
         metrics = METRICS if study is None else study.task.metrics
         self._shares = [name for name, metric in metrics.items() if metric.is_share]
 
-    def possible(self, line: Line) -> None:
-        """Raise ValueError, KeyError or TypeError if the study cannot have such a record."""
-        if line["kind"] == "start":
-            self._check_config(line["config_id"], line["config"])
-        elif line["kind"] == "epoch":
-            self._check_epoch(line)
-
     def counts(self, line: Line) -> bool:
-        """Return whether a record tells something of a trial that has started."""
+        """Return whether the next record counts.
+
+        It does not if its trial has not started, or is recorded as completed without its last
+        epochs.
+
+        Raises:
+            ValueError, KeyError, TypeError: The study cannot have such a record.
+        """
         if line["kind"] == FINALISTS:
             return True
         kind, trial = line["kind"], line["trial_id"]
         if kind == "start":
+            self._check_config(line["config_id"], line["config"])
             self._planned[trial] = line["epochs"]
+        elif kind == "epoch":
+            self._check_epoch(line)
         if trial not in self._planned:
             return False
         if kind == "epoch" and line["split"] == "val":

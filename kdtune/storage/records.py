@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TextIO
 
 from kdtune.config.base_run import BaseRun
 from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import LOCK, PROVENANCE, STUDY
+from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
 from kdtune.config.migrations import check_schema, migrate, schema_of
 from kdtune.config.study import Study
 from kdtune.storage.correctness import CORRECT
@@ -38,7 +38,7 @@ class Records:
     """
 
     def __init__(self, folder: Path):
-        self._parts = folder / "epochs"
+        self._parts = folder / EPOCHS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._file = self._new_part()
 
@@ -120,8 +120,7 @@ class Records:
         self._file.close()
 
     def _new_part(self) -> TextIO:
-        names = (p for p in self._parts.glob("*.jsonl") if PART.fullmatch(p.name))
-        number = max((int(p.stem) for p in names), default=-1) + 1
+        number = max((int(p.stem) for p in list_parts(self._parts)), default=-1) + 1
         return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
     def _write(self, kind: str, run: BaseRun, attempt: int, **values: Any) -> Line:
@@ -240,22 +239,27 @@ def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) 
     for place, text in _texts(folder, unreadable):
         try:
             line = parse_line(text)
-            check.possible(line)
+            counts = check.counts(line)
         except (ValueError, KeyError, TypeError):
             unreadable.append(place)
             continue
-        if check.counts(line):
+        if counts:
             yield line
 
 
 def _texts(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the place and the text of each line of the records."""
-    for file in sorted((folder / "epochs").glob("*.jsonl")):
-        if not PART.fullmatch(file.name):  # a copy that somebody has made
-            unreadable.append(file.name)
-            continue
+    parts = list_parts(folder / EPOCHS)
+    copies = set((folder / EPOCHS).glob("*.jsonl")) - set(parts)  # that somebody has made
+    unreadable.extend(sorted(file.name for file in copies))
+    for file in parts:
         try:
             with file.open("rb") as texts:
                 yield from ((f"{file.name}:{n}", text) for n, text in enumerate(texts, 1))
         except OSError:
             unreadable.append(file.name)
+
+
+def list_parts(folder: Path) -> list[Path]:
+    """Return the parts of the records in epochs/, the first one first."""
+    return sorted(file for file in folder.glob("*.jsonl") if PART.fullmatch(file.name))

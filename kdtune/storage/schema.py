@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, from_json
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
+from kdtune.config.base_run import name_trial
 from kdtune.config.text import printable
 from kdtune.storage.rounds import FINALISTS
 
@@ -234,14 +235,11 @@ TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
 def parse_line(text: bytes) -> Line:
     """Return a record; raise ValueError if it is none."""
     line: Line = LINE.validate_json(text)
-    if line["kind"] != FINALISTS and line["trial_id"] != _trial_id(line):
+    if line["kind"] != FINALISTS and line["trial_id"] != name_trial(
+        line["config_id"], line["repeat"]
+    ):
         raise ValueError("trial_id must be made of config_id and repeat")
     return line
-
-
-def _trial_id(line: Line) -> str:
-    """Return what `BaseRun.trial_id` is for the record."""
-    return f"{line['config_id']}-r{line['repeat']:02d}"
 
 
 def parse_study(text: bytes) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from kdtune.config.files import EPOCHS
 from kdtune.config.study import Study
 from kdtune.storage.record_check import RecordCheck
+from kdtune.storage.records import list_parts
 from kdtune.storage.rounds import FINALISTS
 from kdtune.storage.schema import Line, parse_line
 
@@ -70,18 +72,20 @@ class RecordReader:
     """
 
     def __init__(self, folder: Path, study: Study | None = None):
-        self._parts = folder / "epochs"
+        self._parts = folder / EPOCHS
         self._check = RecordCheck(study)
         self._offsets: dict[Path, tuple[int, int]] = {}
 
     def read(self, most: int) -> list[Record]:
-        """Return the next records, at most so many; incomplete lines are skipped.
+        """Return the next records, at most so many; unreadable lines are skipped.
+
+        A trial that is recorded as completed without its last epochs has the status truncated.
 
         The last line of the last part may be incomplete because it is being written: it is read
         by a later call.
         """
         found: list[Record] = []
-        for part in sorted(self._parts.glob("*.jsonl")):
+        for part in list_parts(self._parts):
             offset, number = self._offsets.get(part, (0, 0))
             if offset == part.stat().st_size:
                 continue
@@ -97,8 +101,9 @@ class RecordReader:
     def _parse(self, text: bytes, position: str) -> Iterator[Record]:
         with suppress(ValueError, KeyError, TypeError):  # as the tables skip it
             line = parse_line(text)
-            self._check.possible(line)
-            self._check.counts(line)  # which notes the starts
+            counts = self._check.counts(line)
+            if line["kind"] == "end" and not counts:  # its last epochs are missing
+                line |= {"status": "truncated"}
             if line["kind"] != FINALISTS:
                 yield Record(position, line)
 
@@ -140,8 +145,7 @@ class Trials:
                 self._starts.setdefault(trial, line)
                 self._ended.pop(trial, None)
             elif line["kind"] == "end":
-                cut = line["status"] == "completed" and self._lacks_epochs(trial)
-                self._ended[trial] = line | ({"status": "truncated"} if cut else {})
+                self._ended[trial] = line
             is_repeated = line["kind"] == "epoch" and self._is_repeated(line)
             if trial not in self._starts or position <= sent.get(trial, ""):
                 continue
@@ -151,11 +155,6 @@ class Trials:
                 _add_point(update, line)
             self._set_status(update, line)
         return list(updates.values())
-
-    def _lacks_epochs(self, trial: str) -> bool:
-        """Return True if the records of a trial's last epochs are missing, see `iter_lines`."""
-        last = max((epoch for _, epoch in self._seen.get(trial, ())), default=-1)
-        return last + 1 < (self._starts.get(trial, {}).get("epochs") or 0)
 
     def _is_repeated(self, line: Line) -> bool:
         seen = self._seen.setdefault(line["trial_id"], set())

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kdtune.config.errors import InputError
 from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
 from kdtune.models.ensemble import Model
-from kdtune.models.probe import check_learns, check_single, probe
+from kdtune.models.probe import check_learns, check_single, check_some_learn, probe
 from kdtune.training.projector import check_features
 from kdtune.training.teacher import probe_teacher
 
@@ -27,11 +26,7 @@ def check_models(
     for student in own_students:
         for own, teacher in own_teachers:
             views = probe_teacher(own, teacher, student)
-        if not any(parameter.requires_grad for parameter in student.parameters()):
-            raise InputError(
-                f"the student {student.name} must have parameters that learn, but requires_grad is "
-                f"False for all; set it to True (net.requires_grad_())"
-            )
+        check_some_learn(student, f"the student {student.name}")
         probe(student, views, len(data.classes), whole=whole)
         check_learns(student, views, whole=whole)
         _check_last_batch(study, student, views, len(data.subset(study.run)))

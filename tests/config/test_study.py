@@ -73,8 +73,9 @@ TEACHER = {"teacher", "teacher_epochs", "extra_share"}
 """What has no effect without a teacher, besides loss and temperature."""
 
 positive = st.floats(1e-9, 1e3)
-words = st.text(
-    st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"], exclude_characters="~:")
+words = st.text(  # of at most 240 bytes: a file may have a name of 255
+    st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"], exclude_characters="~:"),
+    max_size=60,
 )
 counts = st.integers(1, 1000)
 valid_runs = st.builds(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photos import photo, save
+from photos import photo, save, save_photos
 
 from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.run import Run
@@ -28,10 +28,7 @@ NOBODY = 65534
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
-    for i, split in enumerate(("train", "val")):
-        for k, name in enumerate(("ant", "bee")):
-            for j in range(3):
-                save(photo(10 * i + 4 * k + j), tmp_path / "photos" / split / name / f"{j}.png")
+    save_photos(tmp_path / "photos", 3)
     yield tmp_path / "photos"
     clear_cached_data()
 

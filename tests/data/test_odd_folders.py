@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from photos import photo, save
+from photos import photo, save, save_photos
 from torchvision.datasets import ImageFolder
 
 from kdtune.config.errors import InputError
@@ -18,10 +18,7 @@ from kdtune.data.sources import clear_cached_data, load_data
 def root(tmp_path, monkeypatch):
     """Make train/ and val/ with two images each of ants and bees."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
-    for i, split in enumerate(("train", "val")):
-        for k, name in enumerate(("ant", "bee")):
-            for j in range(2):
-                save(photo(10 * i + 4 * k + j), tmp_path / "photos" / split / name / f"{j}.png")
+    save_photos(tmp_path / "photos", 2)
     yield tmp_path / "photos"
     clear_cached_data()
 

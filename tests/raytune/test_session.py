@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import ray_constants
+from users import CONNECT
 
 import kdtune
 from kdtune.config.errors import InputError
@@ -33,15 +34,6 @@ from kdtune.raytune.machines import TrialResources, alive_nodes
 from kdtune.raytune.session import DEFAULTS, _own_places, check_address, ray_session
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-
-STRANGER = """
-import sys
-from ray._raylet import GcsClient
-try:
-    print("keys", GcsClient(address=sys.argv[1]).internal_kv_keys(b"", b"session", timeout=10))
-except Exception as error:
-    print(type(error).__name__)
-"""
 
 
 @dataclass
@@ -82,7 +74,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_a_process_without_the_token_cannot_connect(session: Session) -> None:
-    command = [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address]
+    command = [sys.executable, "-c", CONNECT, ray.get_runtime_context().gcs_address]
     own = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
     mode = {"RAY_AUTH_MODE": "token"}
     for given, said in (

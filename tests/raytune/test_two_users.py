@@ -20,6 +20,7 @@ from typing import Any
 import psutil  # Ray brings its own
 import pytest
 from users import (
+    CONNECT,
     OWNER,
     STRANGER,
     as_user,
@@ -87,14 +88,6 @@ grep = ["grep", "-rlsFf", "-", *map(str, readable)]
 found = subprocess.run(grep, input=given["token"], capture_output=True, text=True).stdout
 worked += [f"token in {file}" for file in found.splitlines()]
 print(json.dumps(worked))
-"""
-CONNECT = """
-import sys
-from ray._raylet import GcsClient
-try:
-    print("keys", GcsClient(address=sys.argv[1]).internal_kv_keys(b"", b"session", timeout=10))
-except Exception as error:
-    print(type(error).__name__)
 """
 
 

@@ -131,3 +131,11 @@ def test_a_copy_has_the_id_of_its_study_and_a_new_study_another(
         first.rename(tmp_path / "c")
         assert study_id(tmp_path / "c") == before
     assert before != study_id(second)
+
+
+def test_a_copy_of_a_part_is_not_read(tmp_path: Path) -> None:
+    folders.write_records(tmp_path, {RUN: [0.5]})
+    part = tmp_path / "epochs" / "00000.jsonl"
+    part.with_name("00000 (1).jsonl").write_bytes(part.read_bytes())
+    records = [record.line for record in RecordReader(tmp_path).read(99)]
+    assert len(records) == len(part.read_text().splitlines())
