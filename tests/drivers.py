@@ -90,7 +90,7 @@ class Driver:
         """Return the number of epochs that are recorded."""
         return len(epochs(self.study.folder))
 
-    def wait(self, seconds: float = 200) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """Return the exit code of the driver."""
         return self.process.wait(seconds)
 
@@ -99,7 +99,7 @@ class Driver:
         texts = (self.out.read_text(errors="replace"), self.err.read_text(errors="replace"))
         return "\n".join(texts)
 
-    def left(self, seconds: float = 20) -> list[str]:
+    def left(self, seconds: float = 60) -> list[str]:
         """Return the processes and files that are left after its end, after a grace."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -124,7 +124,7 @@ def epochs(folder: Path) -> set[tuple[str, int]]:
     return {(line["trial_id"], line["epoch"]) for line in lines if line["kind"] == "epoch"}
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(holds: Callable[[], object], seconds: float = 240) -> None:
     """Wait until something is so; fail if it takes too long."""
     until = time.monotonic() + seconds
     while not holds():

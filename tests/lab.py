@@ -3,8 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -110,13 +108,6 @@ def note(what: str, value: Any) -> None:
     """Print a measurement for experiments/README.md; pytest shows it with -s."""
     shown = f"{value:.3g}" if isinstance(value, float) else value
     print(f"MEASURED {what}: {shown}", file=sys.stderr, flush=True)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 def epochs(folder: Path) -> int:

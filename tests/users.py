@@ -65,7 +65,7 @@ def as_user(
     """Run Python code as a user, and wait for its end."""
     command = command_of(user, [sys.executable, "-c", code, *map(str, words)], mask)
     own = variables_of(**variables)
-    return subprocess.run(command, env=own, cwd="/", capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=own, cwd="/", capture_output=True, text=True, timeout=240)
 
 
 def command_of(user: int, command: list[str], mask: int = 0o022) -> list[str]:

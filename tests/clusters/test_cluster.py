@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from drivers import wait_until
 from hosts import Hosts, why_not
 from lab import (
     SEARCH,
@@ -21,7 +22,6 @@ from lab import (
     note,
     numbers,
     search,
-    wait_until,
 )
 
 import kdtune

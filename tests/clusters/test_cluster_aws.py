@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from drivers import wait_until
 from fake_ec2 import ENVIRONMENT, FakeEC2
 from hosts import Hosts, why_not
-from lab import ROOT, Cluster, check_faults, note, search, wait_until
+from lab import ROOT, Cluster, check_faults, note, search
 
 pytestmark = [
     pytest.mark.cluster,

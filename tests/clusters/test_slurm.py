@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from drivers import wait_until
 from hosts import Hosts, call, why_not
-from lab import ROOT, epochs, recomputed_epochs, wait_until
+from lab import ROOT, epochs, recomputed_epochs
 from slurm import start_slurm, why_no_slurm
 
 import kdtune

@@ -58,7 +58,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[Shell, Path]:
 
 def run(*line: object, cwd: Path | None = None) -> str:
     words = [str(word) for word in line]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=cwd, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout

@@ -36,7 +36,7 @@ def call(*words: str, cwd: Path | None = None, script: Path | None = None) -> tu
     line = [sys.executable, *(["-m", "kdtune"] if script is None else [str(script)]), *words]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "COLUMNS": "200"}
     done = subprocess.run(
-        line, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd, check=False
+        line, capture_output=True, text=True, timeout=240, env=environment, cwd=cwd, check=False
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -113,7 +113,7 @@ def test_what_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
 )
 def test_it_answers_without_heavy_modules(words: list[str]) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "kdtune", *words]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
     loaded = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
     assert "kdtune.config.commands" in loaded
     assert not HEAVY & loaded

@@ -51,7 +51,7 @@ def command(module: str, *arguments: str, python: tuple[str, ...] = ()) -> tuple
     """Exit code, output without its frames and line breaks, standard error."""
     line = [sys.executable, *python, "-m", f"kdtune.{module}", *arguments]
     environment = os.environ | {"COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240, env=environment)
     return done.returncode, " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split()), done.stderr
 
 

@@ -171,7 +171,7 @@ def running_study(home: Path) -> Iterator[Victim]:
             assert process.poll() is None  # no attack has ended it
         finally:
             process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=120)[0]
+            rest = process.communicate(timeout=240)[0]
     assert "Interrupted" in rest
     assert not [line for line in read_lines(made.study)[0] if line.get("status") == "failed"]
 

@@ -125,7 +125,7 @@ def open_in_browser(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[s
     url = f"http://127.0.0.1:{server.server_port}/wrapper.html"
     try:
         done = subprocess.run(
-            [CHROMIUM, *flags, url], capture_output=True, text=True, timeout=120, check=True
+            [CHROMIUM, *flags, url], capture_output=True, text=True, timeout=240, check=True
         )
     finally:
         server.shutdown()

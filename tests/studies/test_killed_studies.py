@@ -121,7 +121,7 @@ def test_a_lost_ray_is_one_sentence(process: str, tmp_path: Path) -> None:
         wait_until(lambda: driver.epochs() > 3)
         for pid in driver.pids(f"/{process} "):
             os.kill(pid, signal.SIGKILL)
-        assert driver.wait(120) == 1
+        assert driver.wait() == 1
         said = driver.said()
         assert said.rstrip().splitlines()[-1] == (
             f"error: Ray's process {process} has ended (it was killed, perhaps for lack of memory, "
@@ -138,7 +138,7 @@ def test_a_study_that_is_told_to_end(when: str, name: str, tmp_path: Path) -> No
         starts = when == "Ray starts"
         wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
         driver.process.send_signal(getattr(signal, name))
-        assert driver.wait(120) == 130, driver.said()
+        assert driver.wait() == 130, driver.said()
         said = driver.said()
         assert "run the same command again to resume" in said and "Traceback" not in said
         assert "So far: " in said or starts
@@ -155,7 +155,7 @@ def test_a_study_all_of_whose_processes_are_told_to_end(
         starts = when == "Ray starts"
         wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
         os.killpg(driver.process.pid, getattr(signal, name))
-        assert driver.wait(120) == 130, driver.said()
+        assert driver.wait() == 130, driver.said()
         said = driver.said()
         assert "run the same command again to resume" in said and "Traceback" not in said
         assert "error: " not in said and said.count("So far: ") == (not starts)
@@ -168,7 +168,7 @@ def test_an_impatient_user_presses_ctrl_c_twice(tmp_path: Path) -> None:
         for _ in range(2):
             driver.process.send_signal(signal.SIGINT)
             time.sleep(0.4)
-        assert driver.wait(120) == 130, driver.said()
+        assert driver.wait() == 130, driver.said()
         said = driver.said()
         assert "run the same command again to resume" in said and "Traceback" not in said
         assert driver.left() == []
@@ -181,7 +181,7 @@ def test_ctrl_c_during_the_end_of_a_study(tmp_path: Path, monkeypatch: pytest.Mo
         wait_until(lambda: sum(x["kind"] == "end" for x in read_lines(study.folder)[0]) == 6)
         wait_until(lambda: (study.folder / "epochs.parquet").exists())
         driver.process.send_signal(signal.SIGINT)
-        code = driver.wait(120)
+        code = driver.wait()
         assert code in (0, 130) and "Traceback" not in driver.said(), driver.said()
         assert driver.left() == []
     before = read_lines(study.folder)[0]
@@ -220,6 +220,6 @@ def test_a_driver_without_terminal_input_and_output(
     study = make(tmp_path, repeats=2)
     closed = "import os\nfor i in (0, 1, 2): os.close(i)"
     with Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0"}, code=closed) as driver:
-        driver.wait(120)
+        driver.wait()
         assert driver.left() == []
     check_numbers(study, tmp_path, monkeypatch)

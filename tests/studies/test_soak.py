@@ -207,7 +207,7 @@ def test_a_soak_that_is_interrupted_ends_what_it_has_started(tmp_path: Path) -> 
             started = below(soak.pid)
             time.sleep(0.2)
         soak.send_signal(signal.SIGINT)
-        soak.communicate(timeout=120)
+        soak.communicate(timeout=240)
     assert soak.returncode == 1
     left = [p for p in started if Path(f"/proc/{p.pid}").exists()]
     assert not left
