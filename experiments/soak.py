@@ -44,6 +44,7 @@ from soak_run import Disturbed, Outcome, draw_events
 from soak_studies import KINDS, PLACES, ROOT, Scene, as_json, said_by
 
 ENVIRONMENT = {
+    "PYTHONFAULTHANDLER": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     "RAY_enable_metrics_collection": "0",
     "TERM": "dumb",
@@ -163,7 +164,9 @@ def main(words: list[str] | None = None) -> int:
     """Run studies until the time is over; write the table."""
     flags = parse(words)
     adopt_orphans()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # a background job of a script ignores Ctrl-C, and so would the drivers
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = flags.out or Path("runs") / f"soak-{time.strftime('%Y%m%d-%H%M%S')}"
     soak, outcomes, began = (
         Soak(out.absolute(), flags.seed, flags.only),

@@ -87,7 +87,10 @@ def _freeze_worker(scene: Scene, rng: Random) -> str | None:
 
 
 def _freeze_driver(scene: Scene, rng: Random) -> str | None:
-    return _freeze(scene.driver_pid, rng.uniform(2, 12), "driver")
+    hit = _freeze(scene.driver_pid, rng.uniform(2, 12), "driver")
+    assert scene.driver is not None
+    send(scene.driver.pid, signal.SIGCONT)  # of a host: nsenter suspends itself with its child
+    return hit
 
 
 def _freeze(pid: int, seconds: float, what: str) -> str | None:

@@ -1,6 +1,7 @@
 """One study of a soak: drawn, run under its faults until it is complete, and compared."""
 
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Literal
 
 from soak_comparison import compare
 from soak_faults import ENDING, FAULTS, Broken, applicable, stop
-from soak_processes import end, remaining
+from soak_processes import end, remaining, send
 from soak_studies import Scene, said_by, statuses
 
 SILENT_SECONDS = 300.0
@@ -227,6 +228,8 @@ class Disturbed:
             if now != seen:
                 seen, since = now, time.monotonic()
             if time.monotonic() - since > SILENT_SECONDS:
+                send(self.scene.driver_pid, signal.SIGABRT)  # its log then has its stacks
+                time.sleep(1)
                 raise Broken(f"{log.name}: nothing is recorded or said for {SILENT_SECONDS:g} s")
             time.sleep(0.3)
 

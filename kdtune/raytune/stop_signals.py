@@ -75,6 +75,8 @@ def signals_as_ctrl_c() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         _note(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a script
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     with handled([number for number in STOP_SIGNALS if number != signal.SIGINT], stop):

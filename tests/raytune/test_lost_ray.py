@@ -117,6 +117,18 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
         check_local_ray()
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_background_job_which_ignores_ctrl_c_ends_all_the_same(name: str) -> None:
+    """A shell lets the commands that a script starts with & ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_signals.signals_as_ctrl_c():
+            signal.raise_signal(getattr(signal, name))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        stop_signals.forget()
+
+
 @pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
 def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
     arrived: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

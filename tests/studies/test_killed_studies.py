@@ -162,6 +162,21 @@ def test_a_study_all_of_whose_processes_are_told_to_end(
         assert driver.left() == []
 
 
+@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
+def test_a_background_job_that_ignores_ctrl_c_is_told_to_end(when: str, tmp_path: Path) -> None:
+    """As `python -m kdtune.search &` in a script."""
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    slow = {"KDTUNE_TEST_SECONDS": "0.6"}
+    with Driver(make(tmp_path), tmp_path / "d", slow, ignored) as driver:
+        starts = when == "Ray starts"
+        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.wait() == 130, driver.said()
+        said = driver.said()
+        assert "run the same command again to resume" in said and "Traceback" not in said
+        assert driver.left() == []
+
+
 def test_an_impatient_user_presses_ctrl_c_twice(tmp_path: Path) -> None:
     with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}) as driver:
         wait_until(lambda: driver.epochs() > 3)
