@@ -30,6 +30,7 @@ class Driver:
         folder: For its experiment and its output.
         environment: Further variables of its environment.
         code: Lines of Python to run before the study, in the driver alone.
+        terminal: Its controlling terminal, which then has its output in place of the files.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Driver:
         folder: Path,
         environment: Mapping[str, str] | None = None,
         code: str = "",
+        terminal: int | None = None,
     ):
         self.study, self._mark = study, uuid4().hex
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,14 +48,15 @@ class Driver:
         experiment.write_text(f"{code}\nfrom kdtune import Run, Study\nstudy = {study!r}\n")
         self.temporary = Path(tempfile.mkdtemp(prefix="kd", dir="/tmp"))  # sockets: short
         own = {MARK: self._mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        leads = [] if terminal is None else ["setsid", "--ctty"]  # of a session, like a login shell
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kdtune.search", str(experiment)],
+                [*leads, sys.executable, "-m", "kdtune.search", str(experiment)],
                 env={**os.environ, **own, **(environment or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
+                stdout=out if terminal is None else terminal,
+                stderr=err if terminal is None else terminal,
+                start_new_session=terminal is None,
             )
 
     def __enter__(self) -> "Driver":

@@ -67,7 +67,8 @@ def signals_delayed() -> Iterator[None]:
 def signals_as_ctrl_c() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end a study as Ctrl-C does.
 
-    Ray's own handler of SIGTERM would end the process at once.
+    Ray's own handler of SIGTERM would end the process at once. An error after such a signal is
+    taken for its effect: nothing can be printed on a terminal that is closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set a handler
@@ -79,8 +80,13 @@ def signals_as_ctrl_c() -> Iterator[None]:
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
-    with handled([number for number in STOP_SIGNALS if number != signal.SIGINT], stop):
-        yield
+    try:
+        with handled([number for number in STOP_SIGNALS if number != signal.SIGINT], stop):
+            yield
+    except Exception as error:
+        if has_arrived():
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _note(number: int) -> None:

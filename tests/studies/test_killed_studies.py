@@ -1,8 +1,11 @@
 """Studies whose processes are killed or told to end: the same command goes on, nothing is left."""
 
 import os
+import pty
 import random
+import select
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +163,38 @@ def test_a_study_all_of_whose_processes_are_told_to_end(
         assert "run the same command again to resume" in said and "Traceback" not in said
         assert "error: " not in said and said.count("So far: ") == (not starts)
         assert driver.left() == []
+
+
+@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
+def test_a_terminal_that_is_closed(when: str, tmp_path: Path) -> None:
+    """The system sends SIGHUP, and whatever is printed after it fails."""
+    study, screen = make(tmp_path), list[bytes]()
+    own_end, terminal = pty.openpty()
+    with Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}, "", terminal) as driver:
+        os.close(terminal)
+        reader = threading.Thread(target=lambda: screen.extend(iter(lambda: read(own_end), b"")))
+        reader.start()
+        starts = when == "Ray starts"
+        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
+        os.close(own_end)
+        reader.join()
+        assert driver.wait() == 130, b"".join(screen)
+        assert driver.left() == []
+        before = driver.epochs()
+        assert b"Traceback" not in b"".join(screen)
+    with Driver(study, tmp_path / "again") as driver:
+        assert driver.wait() == 0, driver.said()
+        assert driver.epochs() > before
+
+
+def read(terminal: int) -> bytes:
+    """Return what a terminal shows next; nothing once it is closed."""
+    try:
+        while not select.select([terminal], [], [], 0.2)[0]:
+            os.fstat(terminal)
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
