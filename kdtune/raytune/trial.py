@@ -123,7 +123,7 @@ def _report(epoch: Epoch) -> EpochReport:
 
 
 def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
-    """Fine-tune a teacher in a Ray task, which may have a GPU; yield lines for the terminal.
+    """Fine-tune a teacher on one of Ray's workers, which may have a GPU; yield lines to print.
 
     Args:
         study: The study.
@@ -146,6 +146,14 @@ def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> I
     mirror.delete_removed("teacher")
     for line in lines:
         yield line
+
+
+class TeacherTrainer:
+    """Actor of Ray that fine-tunes teachers; unlike the process of a task, its own is known."""
+
+    def train(self, study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
+        """Fine-tune a teacher, see `train_teacher`."""
+        yield from train_teacher(study, run, folder, contents)
 
 
 def measure_teachers(
