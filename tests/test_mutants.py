@@ -935,7 +935,7 @@ MUTANTS = {
     ),
     "a checkpoint of any format": Mutant(
         "training/checkpoint.py",
-        'if state["format"] != FORMAT:',
+        'if state.get("format") != FORMAT:',
         "if False:",
         "training/checkpoint",
     ),

@@ -198,7 +198,7 @@ class Checkpoint:
             if archive.testzip() is not None:  # torch does not compare the checksums
                 raise ValueError("it is damaged")
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
+        if state.get("format") != FORMAT:
             raise ValueError("another version of kdtune has written it")
         if state.get("owner", self._owner) != self._owner:
             raise ValueError("it is of another run")
