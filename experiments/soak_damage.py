@@ -62,13 +62,13 @@ def _newest_checkpoint(scene: Scene) -> Path | None:
 
 
 def truncate_checkpoint(scene: Scene, rng: Random) -> str | None:
-    """Truncate the newest checkpoint of a trial."""
+    """Truncate the newest checkpoint of a trial; the state before it stays."""
     newest = _newest_checkpoint(scene)
     return None if newest is None else _truncate(newest, rng)
 
 
 def flip_checkpoint(scene: Scene, rng: Random) -> str | None:
-    """Flip a bit of the newest checkpoint of a trial."""
+    """Flip a bit of the newest checkpoint of a trial; the state before it stays."""
     newest = _newest_checkpoint(scene)
     return None if newest is None else _flip(newest, rng)
 

@@ -929,15 +929,33 @@ MUTANTS = {
     ),
     "a checkpoint that does not fit leaves traces": Mutant(
         "training/checkpoint.py",
-        "            student.net.load_state_dict(before)\n",
+        "                student.net.load_state_dict(before)\n",
         "",
         "training/checkpoint",
     ),
     "a checkpoint of any format": Mutant(
         "training/checkpoint.py",
-        'state["format"] != FORMAT or ',
-        "",
+        'if state.get("format") != FORMAT:',
+        "if False:",
         "training/checkpoint",
+    ),
+    "a damaged state takes the place of the one before": Mutant(
+        "training/checkpoint.py",
+        "self._is_last_whole = file == self.file",
+        "self._is_last_whole = True",
+        "training/checkpoint",
+    ),
+    "the state before the last is not read": Mutant(
+        "training/checkpoint.py",
+        "state_files(self.file) if file.exists()",
+        "[self.file] if file.exists()",
+        "training/checkpoint",
+    ),
+    "copies in one class are contradictory": Mutant(
+        "data/overlap.py",
+        "first.setdefault(c, label) != label",
+        "c in first or first.setdefault(c, label) != label",
+        "data/val_cut",
     ),
     "a teacher known by its paths": Mutant(
         "training/teacher_origin.py",

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,9 @@ STUDENTS_CONFIG = "students.json"
 EXPORTS = ("best.*", "best-int8.*", "README*.md")
 """Patterns of the files that kdtune.export writes into students/."""
 CHECKPOINT = "checkpoint.pt"
-"""State of an unfinished run, in trials/<trial_id>."""
+"""Last state of an unfinished run, in trials/<trial_id>; see `state_files`."""
+PREVIOUS_STATE = ".previous-state"
+"""Suffix of the state before the last one."""
 STUDENT = "student.safetensors"
 """Weights of a trained student, in trials/<trial_id>."""
 EPOCHS, FIGURES, RAY = "epochs", "figures", "tune"
@@ -49,6 +52,25 @@ def atomic_write(file: Path) -> Iterator[Path]:
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def state_files(file: Path) -> tuple[Path, Path]:
+    """Return the file of the last state of a run or teacher, and that of the state before it."""
+    return file, file.with_name(f"{file.name}{PREVIOUS_STATE}")
+
+
+def delete_states(file: Path) -> None:
+    """Delete both states of a run or teacher, as far as they exist; see `state_files`."""
+    for state in state_files(file):
+        delete(state)
+
+
+def delete(file: Path) -> None:
+    """Delete a file if it exists, or a folder that somebody has put in its place."""
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def check_links(folder: Path) -> None:

@@ -15,7 +15,7 @@
 - changes: whether data are still those that a study has read
 - content: hashes of data by content, and notes of costly results
 - balance: examples of each class, as they are recorded and said before a study
-- overlap: examples that several splits share
+- overlap: copies of examples in several splits or classes
 - augmentations: the table of augmentations
 - views: seeded, augmented images before normalisation; other tensors as they are
 - mixing: mixup and CutMix of a training batch

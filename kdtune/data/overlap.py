@@ -1,4 +1,4 @@
-"""Examples that several splits share, which makes a metric too good."""
+"""Copies of examples: in several splits, which makes a metric too good, or in several classes."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +13,14 @@ from kdtune.data.dataset import Data, Split
 PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 
-def find_shared(data: Data) -> list[str]:
-    """Return a sentence for each pair of splits that share examples; none if they share none.
+def find_copies(data: Data) -> list[str]:
+    """Return a sentence for each pair of splits that share examples, and for contradictory labels.
 
-    Examples are shared if the bytes of their files or tensors are equal. The answer is kept for
-    later calls, in this or another process.
+    Examples are copies if the bytes of their files or tensors are equal. Labels contradict each
+    other if copies in one split are in several classes. The answer is kept for later calls, in this
+    or another process.
     """
-    found = _kept(f"{data.study_fingerprint}-shared", lambda: _find_shared(data))
+    found = _kept(f"{data.study_fingerprint}-copies", lambda: _find_copies(data))
     if data.extra is None or data.extra.source == REST:  # which is part of train
         return found
     note = f"{data.study_fingerprint}-shared-with-{data.extra.fingerprint}"
@@ -34,14 +35,47 @@ def _kept(note: str, find: Callable[[], list[str]]) -> list[str]:
     return sentences
 
 
-def _find_shared(data: Data) -> list[str]:
+def _find_copies(data: Data) -> list[str]:
     own = {name: split for name, split in data.splits.items() if name != "extra"}
     contents = {name: list(_contents(split)) for name, split in own.items()}
     pairs = [(one, other) for one, other in PAIRS if one in contents]
     found = [_sentence(data, contents, one, other) for one, other in pairs if other in contents]
     if data.fold is not None:
         found[0] = _in_pool(data, contents)  # val of one repeat is train of another
+    together = ("train", "val") if data.fold is not None else ()
+    groups = [(name,) for name in own if name not in together]
+    found += [_sentence_of_labels(data, contents, group) for group in (together, *groups)]
     return [sentence for sentence in found if sentence]
+
+
+def _sentence_of_labels(
+    data: Data, contents: Mapping[str, list[bytes]], group: Sequence[str]
+) -> str:
+    """Return a sentence about copies in splits that are in several classes; "" if none are."""
+    labels = {split: data.splits[split].labels.tolist() for split in group}
+    every = [(labels[s][i], s, i, c) for s in group for i, c in enumerate(contents[s])]
+    first: dict[bytes, int] = {}
+    several = {c for label, _, _, c in every if first.setdefault(c, label) != label}
+    copies = [example for example in every if example[3] in several]
+    if not copies:
+        return ""
+    label, split, index, content = copies[0]
+    match = next((s, i) for own, s, i, c in copies if c == content and own != label)
+    what = "images" if data.kind != "tensors" else "examples"
+    return (
+        f"{len(copies)} of the {len(every)} {what} in {' and '.join(group)} are copies of others "
+        f"in another class (such as {_in_class(data, split, index)} = "
+        f"{_in_class(data, *match)}), so their labels contradict each other; remove the copies in "
+        f"the wrong class"
+    )
+
+
+def _in_class(data: Data, split: str, index: int) -> str:
+    """Return the name of an example; of a tensor, which has no folder, also its class."""
+    split_data = data.splits[split]
+    if not isinstance(split_data.inputs, Tensor):
+        return _named(data, split, index)
+    return f"{_named(data, split, index)} of {data.classes[int(split_data.labels[index])]}"
 
 
 def _find_shared_with_extra(data: Data) -> list[str]:

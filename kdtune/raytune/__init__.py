@@ -22,7 +22,7 @@
 - node_status: what one machine reports about itself
 - storage_probe: whether all machines see the study's folder or object store
 - machine_monitor: machines that join or are lost while a study runs
-- worker_watch: frozen processes of trials, which Ray does not notice
+- worker_watch: frozen processes of trials and teachers, which Ray does not notice
 - trial: the functions that Ray runs on its workers
 - function_trial: the one that calls a training function; imports no torch
 - function_epochs: what such a function yields, checked; imports no torch

@@ -22,7 +22,7 @@ from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
 from kdtune.training.dump import find_other_views
-from kdtune.training.other_cut import find_leaks
+from kdtune.training.other_cut import find_faults
 from kdtune.training.recipe import numbered, resolve_study, teachers, with_weights_of_studies
 from kdtune.training.recipe_table import RecipeRow, format_recipe, recipe_rows
 from kdtune.training.run import check_objectives, check_study, make_student
@@ -89,7 +89,7 @@ class DistillationJob(Job):
         """Yield a sentence for what makes the study slower or less useful."""
         yield from flags_without_effect(study)
         yield from with_extra(load_data(study.run), study.run).warnings
-        yield from find_leaks(study)
+        yield from find_faults(study)
         yield from find_other_views(study)
         yield from describe_fixed_students(study)
         cache = Cache(study.cache, study.cache_gb)

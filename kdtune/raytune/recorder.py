@@ -9,7 +9,7 @@ from ray import tune
 
 from kdtune.config.base_run import BaseRun
 from kdtune.config.errors import DataChangedError, DiskFullError
-from kdtune.config.files import CHECKPOINT
+from kdtune.config.files import CHECKPOINT, delete_states
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
@@ -107,10 +107,10 @@ class Recorder(tune.Callback):
         self.nodes[run.trial_id] = result["hostname"]
         if error := result.get("error"):
             self.errors[run.trial_id] = error
-        warning = result.get("warning")
-        if warning and warning not in self._warnings:
-            self._warnings.add(warning)
-            self.display.print_line(f"warning: {result['hostname']}: {warning}")
+        for warning in result.get("warnings", ()):
+            if warning not in self._warnings:
+                self._warnings.add(warning)
+                self.display.print_line(f"warning: {result['hostname']}: {warning}")
         for epoch in result.get("epochs", ()):
             attempt = self.attempts[run.trial_id]
             number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
@@ -210,7 +210,7 @@ class Recorder(tune.Callback):
         if str(error).startswith(DataChangedError.__name__):
             self.changes = self.changes or self.find_changes()
         if status != "failed":  # the student is kept, the state of the optimiser is not
-            (self.study.folder / "trials" / run.trial_id / CHECKPOINT).unlink(missing_ok=True)
+            delete_states(self.study.folder / "trials" / run.trial_id / CHECKPOINT)
             self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
         text = f"  {self.describe(run)}: {error or self._score(run, status)}"
         self.display.advance(text, failed=status == "failed")

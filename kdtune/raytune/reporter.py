@@ -56,6 +56,7 @@ class Reporter:
         prunes = study.stop_early and run.repeat == 0 and planned is not None
         self._rungs = rungs(planned) if prunes and planned is not None else []
         self._unreported: list[EpochReport] = []
+        self._warnings: list[str] = []
         self._last = time.monotonic()
 
     def add(self, epoch: EpochReport) -> None:
@@ -65,15 +66,14 @@ class Reporter:
         if at_rung or time.monotonic() - self._last >= REPORT_SECONDS:
             self.report()
 
-    def report(self, error: str | None = None, warning: str | None = None) -> None:
-        """Report the epochs that have not been reported, and why the trial failed, if it did.
+    def warn(self, sentence: str) -> None:
+        """Have a sentence about the trial's machine or files shown with the next report."""
+        self._warnings.append(sentence)
 
-        Args:
-            error: Why the trial failed.
-            warning: A sentence about its machine, which is shown once.
-        """
-        tune.report(as_report(self._unreported, error) | {"warning": warning})
-        self._unreported, self._last = [], time.monotonic()
+    def report(self, error: str | None = None) -> None:
+        """Report the epochs that have not been reported, and why the trial failed, if it did."""
+        tune.report(as_report(self._unreported, error) | {"warnings": self._warnings})
+        self._unreported, self._warnings, self._last = [], [], time.monotonic()
 
 
 def as_report(epochs: Sequence[EpochReport], error: str | None = None) -> dict[str, Any]:

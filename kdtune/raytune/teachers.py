@@ -1,6 +1,6 @@
 """The teachers of a study before its trials: their training, and the gate on their accuracy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -14,13 +14,17 @@ from kdtune.config.teacher_accuracy import TeacherAccuracy
 from kdtune.data.changes import Contents
 from kdtune.raytune.machines import TrialResources
 from kdtune.raytune.preflight import describe_ray_error
-from kdtune.raytune.trial import measure_teachers, teacher_files, train_teacher
+from kdtune.raytune.trial import TeacherTrainer, measure_teachers, teacher_files
+from kdtune.raytune.worker_watch import POLL_SECONDS, ProcessWatch
 from kdtune.results import teachers as results
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.resources import Resources
 from kdtune.training.gate import find_unmeasured, key_of, with_members
 from kdtune.training.recipe import numbered, teachers, whole_teachers
 from kdtune.training.teacher import describe_training, missing_teachers
+
+MAX_RETRIES = 3
+"""Times that the training of teachers goes on in another process after one has died."""
 
 
 def train_teachers(
@@ -29,7 +33,7 @@ def train_teachers(
     say: Callable[[str], None],
     say_epoch: Callable[[str], None],
 ) -> None:
-    """Train the teachers that are not ready, each in a Ray task, which then releases its GPU.
+    """Train the teachers that are not ready, in a Ray actor, which then releases its GPU.
 
     Args:
         study: The study.
@@ -40,18 +44,41 @@ def train_teachers(
     Raises:
         InputError: If one cannot be trained.
     """
-    root = study.folder / "teacher"
+    root, trainer = study.folder / "teacher", None
     for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
         say(describe_training(run))
-        task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, num_returns="streaming")
-        references: Any = task(train_teacher).remote(study, run, folder, Contents.of(study.run))
+        trainer = trainer or _start_trainer(trial)
+        training = trainer.train.options(num_returns="streaming")
         try:
-            for reference in references:
-                say_epoch(f"  {ray.get(reference)}")
+            references = training.remote(study, run, folder, Contents.of(study.run))
+            for line in _watched(trainer, references, say):
+                say_epoch(f"  {line}")
         except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
             raise InputError(
                 f"the teacher could not be trained: {describe_ray_error(error)}"
             ) from error
+
+
+def _start_trainer(trial: TrialResources) -> Any:
+    """Return the actor that trains teachers; Ray starts it anew if its process dies."""
+    actor: Any = ray.remote(TeacherTrainer)
+    retries = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES}
+    return actor.options(num_cpus=trial.cpu, num_gpus=trial.gpu, **retries).remote()
+
+
+def _watched(trainer: Any, references: Any, say: Callable[[str], None]) -> Iterator[str]:
+    """Yield the lines of a training; if the actor's process is frozen, it is killed."""
+    watch = ProcessWatch(lambda _: "the teacher", say)
+    watch.begin("teacher", trainer)
+    while True:
+        watch.poll()
+        if ray.wait([references], timeout=POLL_SECONDS)[0]:
+            watch.hear("teacher")
+            try:
+                reference = next(references)
+            except StopIteration:
+                return
+            yield ray.get(reference)
 
 
 def check_teachers(

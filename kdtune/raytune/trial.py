@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import CHECKPOINT, not_writable_by_all
+from kdtune.config.files import CHECKPOINT, not_writable_by_all, state_files
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.teacher_accuracy import TeacherAccuracy
@@ -50,14 +50,18 @@ def run_trial(
     mirror, reporter = Mirror(study), Reporter(study, run)
     resources = Resources.of(study, concurrent)
     try:
-        mirror.pull(f"{place}/{CHECKPOINT}")
+        # the state before the last is on no store: an earlier one here, of a run that was dropped
+        # meanwhile, is deleted
+        mirror.pull(*(f"{place}/{file.name}" for file in state_files(Path(CHECKPOINT))))
         _pull_teacher(run, mirror)
         if contents is not None:
             _check_data(run, contents)
         torch.set_num_threads(resources.threads)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             teacher = study.folder / "teacher"
-            for epoch in distill(run, teacher, resources, study.folder / place, push):
+            for epoch in distill(
+                *(run, teacher, resources, study.folder / place, push), say=reporter.warn
+            ):
                 reporter.add(_report(epoch))
         mirror.push(place)
         mirror.clear(place)
@@ -66,7 +70,9 @@ def run_trial(
         error = describe_failure(caught, mirror, place)
     if error is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # a run that did not fit leaves no memory to the next
-    reporter.report(error, resources.cache.warning)
+    if (warning := resources.cache.warning) is not None:
+        reporter.warn(warning)
+    reporter.report(error)
 
 
 def _check_data(run: Run, contents: Contents) -> None:
@@ -117,7 +123,7 @@ def _report(epoch: Epoch) -> EpochReport:
 
 
 def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
-    """Fine-tune a teacher in a Ray task, which may have a GPU; yield lines for the terminal.
+    """Fine-tune a teacher on one of Ray's workers, which may have a GPU; yield lines to print.
 
     Args:
         study: The study.
@@ -140,6 +146,14 @@ def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> I
     mirror.delete_removed("teacher")
     for line in lines:
         yield line
+
+
+class TeacherTrainer:
+    """Actor of Ray that fine-tunes teachers; unlike the process of a task, its own is known."""
+
+    def train(self, study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
+        """Fine-tune a teacher, see `train_teacher`."""
+        yield from train_teacher(study, run, folder, contents)
 
 
 def measure_teachers(

@@ -1,9 +1,9 @@
-"""A watch over the processes of a study's trials, which Ray does not have.
+"""A watch over the processes of a study's trials and teachers, which Ray does not have.
 
 Ray notices a process that ends, not one that is frozen (SIGSTOP, a frozen cgroup): its trial would
 be waited for as long as the study lives. Frozen is a process none of whose threads uses CPU time.
 One that waits for a GPU that never answers is not noticed, since Ray's threads in it go on, nor is
-one that loops for ever. The training of a teacher is not watched.
+one that loops for ever.
 """
 
 import os
@@ -55,14 +55,14 @@ class Look:
     """When the last look began."""
 
 
-class WorkerWatch(tune.Callback):
-    """Tune callback that kills the process of a trial that is frozen; Tune then retries the trial.
+class ProcessWatch:
+    """Kills the process of a Ray actor that is frozen; Ray or Tune then starts it in another one.
 
-    Frozen is a process that uses no CPU time from one look to the next while its trial is silent.
+    Frozen is a process that uses no CPU time from one look to the next while its run is silent.
     Long epochs, slow disks and streams that are being built are therefore no fault.
 
     Args:
-        describe: Returns the name of a trial for people.
+        describe: Returns the name of a run for people.
         say: Gets a line about each process that is killed.
     """
 
@@ -73,34 +73,23 @@ class WorkerWatch(tune.Callback):
         self._looks: dict[str, Look] = {}
         self._polled = time.monotonic()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore that never happens
+    def begin(self, name: str, run: Any) -> None:
+        """Begin to watch a run."""
+        self._running[name] = run
+        self.hear(name)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Begin to watch a trial."""
-        self._running[trial.trial_id] = trial
-        self._hear(trial.trial_id)
+    def hear(self, name: str) -> None:
+        """Note that a run is alive."""
+        self._heard[name] = time.monotonic()
+        self._looks.pop(name, None)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Note that the trial is alive."""
-        self._hear(trial.trial_id)
+    def forget(self, name: str) -> None:
+        """Watch a run no longer, until it begins again."""
+        for own in (self._running, self._heard, self._looks):
+            own.pop(name, None)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Watch the trial no longer."""
-        self._forget(trial.trial_id)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Watch the trial no longer, until it starts again."""
-        self._forget(trial.trial_id)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Watch the trial no longer."""
-        self._forget(trial.trial_id)
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look at the processes of silent trials; Tune calls this all the time.
+    def poll(self) -> None:
+        """Look at the processes of silent runs; called all the time.
 
         Raises:
             RayLostError: A process of the local Ray itself has ended.
@@ -113,24 +102,20 @@ class WorkerWatch(tune.Callback):
         self._polled = now
         if was_away:  # the driver was suspended or busy: what has been reported is not read yet
             for name in self._running:
-                self._hear(name)
+                self.hear(name)
         for name in [n for n, at in self._heard.items() if now - at >= SILENT_SECONDS]:
             self._look(name, now)
 
-    def _hear(self, name: str) -> None:
-        self._heard[name] = time.monotonic()
-        self._looks.pop(name, None)
-
-    def _forget(self, name: str) -> None:
-        for own in (self._running, self._heard, self._looks):
-            own.pop(name, None)
+    def _actor(self, run: Any) -> Any:
+        """Return the actor of a run; None if it has none now."""
+        return run
 
     def _look(self, name: str, now: float) -> None:
-        """Begin a look at the process of a trial, or read the one that has ended."""
+        """Begin a look at the process of a run, or read the one that has ended."""
         look = self._looks.get(name)
         if look is None:
-            if (found := find_process(self._running[name])) is None:
-                self._hear(name)
+            if (found := find_process(self._actor(self._running[name]))) is None:
+                self.hear(name)
                 return
             look = self._looks[name] = Look(*found)
         if look.task is not None:
@@ -148,7 +133,7 @@ class WorkerWatch(tune.Callback):
             sign = None
         look.task = None
         if sign is None or look.before not in (None, sign):
-            self._hear(name)
+            self.hear(name)
         elif look.before is None:
             look.before = sign
         else:
@@ -159,12 +144,47 @@ class WorkerWatch(tune.Callback):
                 f"resumes from its last checkpoint"
             )
             start_on(look.node, kill, look.pid, sign.created)
-            self._hear(name)
+            self.hear(name)
 
 
-def find_process(trial: Any) -> tuple[Node, int] | None:
-    """Return the machine and the process of a trial; None if Ray does not know them (any more)."""
-    actor = trial.temporary_state.ray_actor
+class WorkerWatch(ProcessWatch, tune.Callback):
+    """Tune callback that watches the trials."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that never happens
+
+    def _actor(self, run: Any) -> Any:
+        return run.temporary_state.ray_actor
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Begin to watch a trial."""
+        self.begin(trial.trial_id, trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note that the trial is alive."""
+        self.hear(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Watch the trial no longer."""
+        self.forget(trial.trial_id)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Watch the trial no longer, until it starts again."""
+        self.forget(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Watch the trial no longer."""
+        self.forget(trial.trial_id)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look at the processes of silent trials; Tune calls this all the time."""
+        self.poll()
+
+
+def find_process(actor: Any) -> tuple[Node, int] | None:
+    """Return the machine and the process of an actor; None if Ray does not know them (any more)."""
     known = {} if actor is None else state.actors(actor_id=actor._actor_id.hex())
     nodes = {node.id: node for node in alive_nodes()}
     node = nodes.get(known.get("Address", {}).get("NodeID", ""))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import CHECKPOINT, EPOCHS, TRIALS
+from kdtune.config.files import CHECKPOINT, EPOCHS, TRIALS, delete_states
 from kdtune.storage.fetch import fetch
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror
@@ -60,7 +60,7 @@ def mark_trials(
                     records.mark(kind, standing.started[trial], reason)
         mirror.push(EPOCHS)
         for trial in drop:  # a run that is dropped for a fault must not continue from its state
-            (folder / TRIALS / trial / CHECKPOINT).unlink(missing_ok=True)
+            delete_states(folder / TRIALS / trial / CHECKPOINT)
             mirror.delete(f"{TRIALS}/{trial}/{CHECKPOINT}")
 
 

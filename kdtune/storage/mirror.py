@@ -1,8 +1,9 @@
 """Copies between a study's working folder on this machine and its place on an object store.
 
 An object cannot be appended to, so the records are uploaded as parts that never change afterwards;
-checkpoints, students and predictions are uploaded whole. The store has
-precedence: a machine downloads what it needs, in place of earlier files in its folder.
+checkpoints, students and predictions are uploaded whole. An upload replaces the object or fails, so
+of a run's states the store has the last one alone. The store has precedence: a machine downloads
+what it needs, in place of earlier files in its folder.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from kdtune.config.errors import LeaseLostError
-from kdtune.config.files import EPOCHS
+from kdtune.config.files import EPOCHS, PREVIOUS_STATE
 from kdtune.config.study import Study
 from kdtune.storage.object_store import BULK_BYTES, ConflictError, Store, Version
 from kdtune.storage.records import Records
@@ -54,7 +55,8 @@ class Mirror:
     def push(self, *names: str) -> None:
         """Upload files of the working folder, or all files below a folder of it, if they changed.
 
-        Files that are missing, empty, or still being written (*.part) are left out.
+        Files that are missing, empty, still being written (*.part), or the state before a run's
+        last one are left out.
 
         Raises:
             LeaseLostError: Another driver has written a file that this one wants to write.
@@ -71,7 +73,7 @@ class Mirror:
 
     def _push_file(self, store: Store, file: Path) -> None:
         name = file.relative_to(self.folder).as_posix()
-        if file.suffix == ".part" or not file.is_file():
+        if file.suffix in (".part", PREVIOUS_STATE) or not file.is_file():
             return
         written, size = file.stat().st_mtime_ns, file.stat().st_size
         if not size or self._sent.get(name) == written:

@@ -1,7 +1,8 @@
-"""Checkpoint of a run: its state in one file, from which an interrupted run resumes."""
+"""Checkpoint of a run: its last two states in files, from which an interrupted run resumes."""
 
 import copy
 import math
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdtune.config.files import atomic_write
+from kdtune.config.errors import first_line
+from kdtune.config.files import atomic_write, delete, state_files
 from kdtune.models.classifier import Classifier
 from kdtune.training.averaging import WeightAverage
 from kdtune.training.metrics import Epoch
@@ -46,18 +48,25 @@ def _nothing() -> None:
     """Do nothing after saving."""
 
 
+def _say_nothing(sentence: str) -> None:
+    """Tell nobody of a state that cannot be used."""
+
+
 class Checkpoint:
     """The state of a run in a file, saved after an epoch; after several if they are very short.
 
     A crash loses one epoch, or 100 times as long as saving takes, but not more than one epoch and
-    two seconds.
+    two seconds. The state before the last one is kept as well, see `state_files`: if the last one
+    is damaged, as a machine without power may leave it, the run resumes from the one before.
 
     Args:
-        file: The file of the state.
-        on_save: Called after each save, for instance to upload the file.
+        file: The file of the last state.
+        on_save: Called after each save, for instance to upload the file. An upload is whole or
+            does not happen, so a store needs no second state.
         keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
         owner: What the state is of, such as the id of a trial; that of another is ignored. States
             of earlier versions do not say it.
+        say: Is given a sentence if a state cannot be used.
     """
 
     MAX_TIME_SHARE = 0.01
@@ -71,9 +80,13 @@ class Checkpoint:
         on_save: Callable[[], None] = _nothing,
         keeps_best: bool = False,
         owner: str = "",
+        say: Callable[[str], None] = _say_nothing,
     ):
         self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
-        self._owner = owner
+        self._owner, self._say = owner, say
+        self._is_last_whole = False
+        """Whether the last state was written or read by this process, so that it is worth keeping
+        as the one before."""
         self.best: BestEpoch | None = None
         """The epoch with the highest accuracy on val, the first of equal ones."""
         self._save_seconds, self._unsaved_seconds = math.inf, math.inf
@@ -110,11 +123,29 @@ class Checkpoint:
         # a stream, not the path: only its errors tell that the disk is full
         with atomic_write(self.file) as part, part.open("wb") as stream:
             torch.save(state, stream)
+            stream.close()  # an error on closing leaves the last state in its place
+            self._keep_last()
+        self._is_last_whole = True
         self._on_save()
         took = time.perf_counter() - began
         # at most doubled: one slow save does not make all later ones rare
         self._save_seconds = min(took, 2 * self._save_seconds)
         self._unsaved_seconds = 0.0
+
+    def _keep_last(self) -> None:
+        """Make the last state the one before as well, unless it is known to be of no use."""
+        last, previous = state_files(self.file)
+        if not self._is_last_whole:
+            if last.is_dir():
+                delete(last)  # no file can take the place of a folder
+            return
+        delete(previous)
+        try:
+            os.link(last, previous)  # the last state also stays where an upload may be reading it
+        except FileNotFoundError:  # somebody has deleted it
+            pass
+        except OSError:  # a file system without links; a crash now leaves the one before alone
+            os.replace(last, previous)
 
     def load(
         self,
@@ -124,39 +155,63 @@ class Checkpoint:
         projector: nn.Module | None = None,
         average: WeightAverage | None = None,
     ) -> list[Epoch]:
-        """Restore the saved state and return its past epochs.
+        """Restore the last state that can be used, and return its past epochs.
 
-        Without a state, or with one that is damaged, of another format, model or owner, the
+        Without a state, or with states that are damaged, of another format, model or owner, the
         student and the projector are left as they are and the list is empty.
         """
-        if not self.file.exists():
+        files = [file for file in state_files(self.file) if file.exists()]
+        if not files:
             return []
         before = {name: value.clone() for name, value in student.net.state_dict().items()}
         projected = {} if projector is None else copy.deepcopy(projector.state_dict())
-        try:
-            with zipfile.ZipFile(self.file) as archive:
-                if archive.testzip() is not None:  # torch does not compare the checksums
-                    return []
-            state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT or state.get("owner", self._owner) != self._owner:
-                return []
-            past = [_epoch(values) for values in state["epochs"]]
-            parts = state["student"], state["optimizer"], state["scheduler"]
-            if average is not None:
-                average.load_state_dict(state["average"])
-            if projector is not None:
-                projector.load_state_dict(state["projector"])
-            student.net.load_state_dict(parts[0])
-            optimizer.load_state_dict(parts[1])
-            scheduler.load_state_dict(parts[2])
-            self.best = BestEpoch(*best) if (best := state.get("best")) else None
-        except Exception:  # torch answers damage with many types
-            if average is not None:
-                average.updates = 0  # the first update replaces the averages
-            if projector is not None:
-                projector.load_state_dict(projected)
-            student.net.load_state_dict(before)
-            return []
+        past, faults = list[Epoch](), list[str]()
+        for file in files:
+            try:
+                past = self._restore(file, student, optimizer, scheduler, projector, average)
+            except Exception as error:  # torch answers damage with many types
+                if average is not None:
+                    average.updates = 0  # the first update replaces the averages
+                if projector is not None:
+                    projector.load_state_dict(projected)
+                student.net.load_state_dict(before)
+                faults.append(f"{file} cannot be used ({first_line(error, 100)})")
+            else:
+                self._is_last_whole = file == self.file
+                break
+        if faults:
+            what = f"resumes after epoch {past[-1].number}" if past else "begins again"
+            self._say(f"{' and '.join(faults)}, so the run {what}")
+        return past
+
+    def _restore(
+        self,
+        file: Path,
+        student: Classifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        projector: nn.Module | None,
+        average: WeightAverage | None,
+    ) -> list[Epoch]:
+        """Restore the state in a file and return its past epochs; raise whatever is wrong."""
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:  # torch does not compare the checksums
+                raise ValueError("it is damaged")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if state.get("format") != FORMAT:
+            raise ValueError("another version of kdtune has written it")
+        if state.get("owner", self._owner) != self._owner:
+            raise ValueError("it is of another run")
+        past = [_epoch(values) for values in state["epochs"]]
+        parts = state["student"], state["optimizer"], state["scheduler"]
+        if average is not None:
+            average.load_state_dict(state["average"])
+        if projector is not None:
+            projector.load_state_dict(state["projector"])
+        student.net.load_state_dict(parts[0])
+        optimizer.load_state_dict(parts[1])
+        scheduler.load_state_dict(parts[2])
+        self.best = BestEpoch(*best) if (best := state.get("best")) else None
         return past
 
 

@@ -11,7 +11,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.dataset import Data
 from kdtune.data.extra import with_extra
-from kdtune.data.overlap import find_shared
+from kdtune.data.overlap import find_copies
 from kdtune.data.sources import load_data
 from kdtune.models.finished import FinishedTeacher, read_finished
 from kdtune.models.outputs import OutputsRecord
@@ -19,8 +19,10 @@ from kdtune.training.output_teacher import load_output_teacher
 from kdtune.training.recipe import teachers
 
 
-def find_leaks(study: Study) -> list[str]:
-    """Return a sentence for each way in which training may have seen what val or test measure.
+def find_faults(study: Study) -> list[str]:
+    """Return a sentence for each fault of the data that makes results wrong or too good.
+
+    Training may have seen what val or test measure, or copies may be in several classes.
 
     Args:
         study: See `find_other_cuts`.
@@ -29,7 +31,7 @@ def find_leaks(study: Study) -> list[str]:
         InputError: The data do not exist.
     """
     data = with_extra(load_data(study.run), study.run)
-    return [*find_shared(data), *find_other_cuts(study)]
+    return [*find_copies(data), *find_other_cuts(study)]
 
 
 def _recorded(run: Run, data: Data) -> FinishedTeacher | OutputsRecord | None:

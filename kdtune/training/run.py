@@ -53,6 +53,7 @@ def distill(
     resources: Resources,
     folder: Path | None = None,
     on_save: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Epoch]:
     """Distil the run's teacher into its student; yield an epoch at a time.
 
@@ -64,6 +65,7 @@ def distill(
         folder: Where the checkpoint and, at the end, the student's weights and its predictions are
             written. A run whose checkpoint is there resumes. None: nothing is written.
         on_save: Called after each save of the checkpoint, for instance to upload it.
+        say: Is given a sentence if a checkpoint cannot be used.
     """
     run = resolve(run)
     data = with_extra(load_data(run), run)
@@ -75,7 +77,7 @@ def distill(
             yield from train(run, student, stream)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id)
+        checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id, say=say)
         for epoch in train(run, student, stream, checkpoint):
             yield epoch
         save_weights(student.net, folder / STUDENT)

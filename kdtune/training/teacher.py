@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from kdtune.config.errors import InputError
-from kdtune.config.files import atomic_write
+from kdtune.config.files import atomic_write, delete_states
 from kdtune.config.names import is_output_file
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.teacher_accuracy import Accuracy
@@ -133,7 +133,8 @@ def fine_tune(
         folder: Of the teacher.
         resources: Device, cache and loader workers.
         on_save: Called after each save of the checkpoint.
-        say: Is given a line with the accuracy before the training, and one with that after it.
+        say: Is given a line with the accuracy before the training, and one with that after it; and
+            one if the checkpoint cannot be used.
 
     Raises:
         InputError: The folder holds another teacher, which results may depend on.
@@ -151,7 +152,10 @@ def fine_tune(
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:8]}.checkpoint.pt"
-    checkpoint = Checkpoint(file, on_save, keeps_best=own.teacher_keep == "best", owner=digest)
+    keeps_best = own.teacher_keep == "best"
+    checkpoint = Checkpoint(
+        *(file, on_save, keeps_best, digest), say=lambda line: say(f"warning: {line}")
+    )
     epochs = []
     for epoch in train(own, model, Stream(own, data, model, None, resources), checkpoint):
         epochs.append(epoch)
@@ -169,7 +173,7 @@ def fine_tune(
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
     _write_record(folder, own, origin, finished, epochs, kept, before)
-    file.unlink(missing_ok=True)
+    delete_states(file)
     say(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
     )

@@ -17,7 +17,7 @@ from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.ensemble import networks
 from kdtune.models.weights import licence_of
 from kdtune.streams.shards import view_size
-from kdtune.training.other_cut import find_leaks
+from kdtune.training.other_cut import find_faults
 from kdtune.training.recipe import OF_VIEWS, students, teachers, untrained, untrained_teacher
 
 
@@ -49,7 +49,11 @@ def transforms_of(study: Study) -> Transforms:
         InputError: the data or a model do not exist.
     """
     run, data = study.run, load_data(study.run)
-    others = [*describe_fixed_students(study), *find_leaks(study), *with_extra(data, run).warnings]
+    others = [
+        *describe_fixed_students(study),
+        *find_faults(study),
+        *with_extra(data, run).warnings,
+    ]
     runs = students(study)
     of_students = [untrained(own, "student") for own in runs]
     pairs = zip(runs, of_students, strict=True)

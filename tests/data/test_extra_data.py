@@ -21,7 +21,7 @@ from kdtune.data.balance import data_record, describe_data
 from kdtune.data.dataset import Data
 from kdtune.data.extra import with_extra
 from kdtune.data.folder import verify
-from kdtune.data.overlap import find_shared
+from kdtune.data.overlap import find_copies
 from kdtune.data.sources import clear_cached_data, load_data
 
 REST = Run(train_images=300, extra="rest")
@@ -330,19 +330,19 @@ def some_of_val_and_test() -> Tensor:
 
 def test_images_of_val_and_test_are_said() -> None:
     run = Run(extra=f"{__name__}:some_of_val_and_test")
-    val, test = find_shared(load(run))
+    val, test = find_copies(load(run))
     assert val == (
         "3 of the 500 images in val are also in --extra (such as val[3] = extra[5]), so students "
         "learn what the teacher says of them, and metrics on val may be optimistic"
     )
     assert test.startswith("1 of the 1000 images in test are also in --extra (such as test[10] =")
-    assert find_shared(load(run)) == [val, test]  # from a note
-    assert find_shared(load_data(Run())) == []
-    assert find_shared(load(REST)) == []
+    assert find_copies(load(run)) == [val, test]  # from a note
+    assert find_copies(load_data(Run())) == []
+    assert find_copies(load(REST)) == []
 
 
 def test_with_folds_every_image_of_train_is_in_val_once() -> None:
-    (pool, _) = find_shared(load(Run(extra=f"{__name__}:some_of_val_and_test", folds=5)))
+    (pool, _) = find_copies(load(Run(extra=f"{__name__}:some_of_val_and_test", folds=5)))
     assert pool.startswith("8 of the 2500 images in train and val together are also in --extra")
 
 
@@ -350,5 +350,5 @@ def test_files_are_named_below_their_own_folder(tmp_path: Path) -> None:
     data, root = make_photos(tmp_path / "photos"), make_extra(tmp_path / "extra")
     copy = root / "a" / "copy.png"
     copy.write_bytes((data / "val" / "bees" / "1.png").read_bytes())
-    (sentence,) = find_shared(load(Run(data=str(data), extra=str(root))))
+    (sentence,) = find_copies(load(Run(data=str(data), extra=str(root))))
     assert "(such as val/bees/1.png = a/copy.png)" in sentence

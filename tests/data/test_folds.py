@@ -11,7 +11,7 @@ from kdtune.config.run import TEACHER_REPEAT, Run
 from kdtune.data.balance import describe_data
 from kdtune.data.dataset import Data, Split
 from kdtune.data.folds import FoldCut, cut_fold
-from kdtune.data.overlap import find_shared
+from kdtune.data.overlap import find_copies
 from kdtune.data.sources import load_data
 
 FOLDS = 4
@@ -106,8 +106,14 @@ def test_small_classes_and_too_many_images_are_refused() -> None:
 
 def test_copies_in_the_pool_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert find_shared(cut_fold(data(rows(8, 8, 8)), FoldCut(0, FOLDS, 0))) == []
+    assert find_copies(cut_fold(data(rows(8, 8, 8)), FoldCut(0, FOLDS, 0))) == []
     twice = data(rows(4, 4, 4), val=rows(4, 4, 4))
     twice = replace(twice, fingerprint="twice")
-    (sentence,) = find_shared(cut_fold(twice, FoldCut(0, FOLDS, 0)))
+    (sentence,) = find_copies(cut_fold(twice, FoldCut(0, FOLDS, 0)))
     assert sentence.startswith("12 of the 24 examples in train and val together are copies")
+    val = twice.splits["val"]
+    others = Split((val.labels + 1) % 3, val.inputs)
+    moved = replace(twice, fingerprint="moved", splits=twice.splits | {"val": others})
+    _, labels = find_copies(cut_fold(moved, FoldCut(0, FOLDS, 0)))
+    assert labels.startswith("24 of the 24 examples in train and val are copies of others in anoth")
+    assert " = pool[" in labels

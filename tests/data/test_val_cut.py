@@ -1,5 +1,6 @@
 """A val cut from train, counts of classes, and examples that splits share: laws and hand counts."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,13 @@ from photos import photo, save
 
 from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.data.balance import data_record, describe_data
 from kdtune.data.dataset import Data, Split, ValCut
-from kdtune.data.overlap import find_shared
+from kdtune.data.overlap import find_copies
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.val_cut import cut_val
+from kdtune.training.other_cut import find_faults
 
 
 @pytest.fixture(autouse=True)
@@ -101,19 +104,44 @@ def test_classes_of_one_name_are_counted_apart():
 
 def test_shared_examples_are_counted_by_content(tmp_path, monkeypatch):
     train, val = rows((4, 4, 4)), rows((2, 2, 2), 9)  # 9, 10 and 11 are in both
-    found = find_shared(data(train=train, val=val, test=rows((1, 1, 1), 50)))
+    found = find_copies(data(train=train, val=val, test=rows((1, 1, 1), 50)))
     assert found == [
         "3 of the 6 examples in val are also in train (such as val[0] = train[9]), so metrics on "
         "val are optimistic"
     ]
-    assert find_shared(data(train=train, test=rows((1, 1, 1), 50))) == []
+    assert find_copies(data(train=train, test=rows((1, 1, 1), 50))) == []
     for split, names in (("train", "ab"), ("val", "cd"), ("test", "ef")):
         for label in ("x", "y"):
             for i, name in enumerate(names):
                 same = split == "test" and label == "y" and i == 1  # val/y/d.png again
                 seed = ord("d" if same else name) + 100 * (label == "y")
                 save(photo(seed, 8, 8), tmp_path / split / label / f"{name}.png")
-    (sentence,) = find_shared(load_data(Run(data=str(tmp_path))))
+    (sentence,) = find_copies(load_data(Run(data=str(tmp_path))))
     assert sentence.startswith("1 of the 4 images in test are also in val (such as test/y/f.png = ")
     monkeypatch.setattr("kdtune.data.overlap._contents", None)  # kept: not read again
-    assert find_shared(load_data(Run(data=str(tmp_path)))) == [sentence]
+    assert find_copies(load_data(Run(data=str(tmp_path)))) == [sentence]
+
+
+def test_copies_in_several_classes_of_a_split_are_counted(tmp_path):
+    """Copies in one class, and a copy in another split, are no contradiction of this kind."""
+    inputs = torch.tensor([[0], [1], [0], [0], [1], [2]])
+    split = Split(torch.tensor([0, 0, 1, 0, 0, 2]), inputs)  # 0 is in a, b and a; 1 twice in a
+    tensors = Data(("a", "b", "c"), {"train": split}, "contradictory", photos=False)
+    assert find_copies(tensors) == [
+        "3 of the 6 examples in train are copies of others in another class (such as train[0] of a "
+        "= train[2] of b), so their labels contradict each other; remove the copies in the wrong "
+        "class"
+    ]
+    for split, seeds in (("train", (1, 2)), ("val", (3, 4))):
+        for label in ("ant", "bee"):
+            for seed in seeds:
+                file = tmp_path / split / label / f"{seed}.png"
+                save(photo(seed + 10 * (label == "bee"), 8, 8), file)
+    shutil.copy(tmp_path / "val" / "ant" / "3.png", tmp_path / "val" / "bee" / "copy.png")
+    shutil.copy(tmp_path / "train" / "ant" / "1.png", tmp_path / "train" / "ant" / "copy.png")
+    run = Run(data=str(tmp_path))
+    (sentence,) = find_faults(Study(run=run))
+    assert sentence.startswith(
+        "2 of the 5 images in val are copies of others in another class (such as val/ant/3.png = "
+        "val/bee/copy.png), so"
+    )

@@ -101,6 +101,20 @@ class Tune:
         self.recorder.on_trial_complete(0, [], self.trials[trial_id])
 
 
+def test_what_trials_warn_of_is_shown_once(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = Tune(recorder)
+    for trial_id in tune.start()[:2]:
+        warnings = ["the disk is slow", f"{trial_id}: its state cannot be used"]
+        for _ in range(2):
+            result = {"hostname": "h", "error": None, "epochs": [], "warnings": warnings}
+            recorder.on_trial_result(0, [], tune.trials[trial_id], result)
+    said = capsys.readouterr().out
+    assert said.count("warning: h: the disk is slow") == 1
+    assert said.count("its state cannot be used") == 2
+
+
 def ends(recorder: Recorder) -> dict[str, str | None]:
     lines = read_lines(recorder.study.folder)[0]
     return {line["trial_id"]: line["error"] for line in lines if line["kind"] == "end"}

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from s3_service import S3
 
+from kdtune.config.files import CHECKPOINT, state_files
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune import reporter
 from kdtune.raytune.trial import run_trial
 from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.mirror import Mirror
+from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.teacher import RECORD, WEIGHTS
 
 
@@ -75,3 +77,33 @@ def test_the_last_epoch_reports_which_images_of_val_are_correct(
         assert correct.tolist() == frame.correct[frame.split == "val"].tolist()
         assert correct.mean() == pytest.approx(last["splits"]["val"]["acc"])
         reports.clear()
+
+
+def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
+    study: Study, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state before the last that is left on this machine, perhaps of a dropped run, is not used.
+
+    It is a whole one here, so the run would resume from it.
+    """
+    monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # saves after every epoch
+    place = f"trials/{study.run.trial_id}"
+    last, before = state_files(study.folder / place / CHECKPOINT)
+    run_trial({}, study)
+    mirror = Mirror(study)
+    assert mirror.store is not None
+    assert f"{place}/{last.name}" in mirror.store.names(place)
+    assert f"{place}/{before.name}" not in mirror.store.names(place)
+    mirror.pull(f"{place}/{last.name}")
+    shutil.copy(last, before)
+    last.write_bytes(last.read_bytes()[:100])
+    Mirror(study).push(place)
+    first = [epoch for report in reports for epoch in report["epochs"]]
+    reports.clear()
+    run_trial({}, study)
+    again = [epoch for report in reports for epoch in report["epochs"]]
+    assert reports[-1]["error"] is None
+    assert [epoch["splits"] for epoch in again] == [epoch["splits"] for epoch in first]
+    assert not {epoch["seconds"] for epoch in again} & {epoch["seconds"] for epoch in first}
+    (warning,) = [warning for report in reports for warning in report["warnings"]]
+    assert warning == (f"{last} cannot be used (File is not a zip file), so the run begins again")

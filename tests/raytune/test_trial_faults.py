@@ -1,13 +1,22 @@
 """Trials that freeze or run out of memory, under a real Ray."""
 
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import own_functions
 import pytest
+from ray._private import state
+from tiny_run import TINY
 
 import kdtune
+from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.storage.records import read_lines
+from kdtune.training.teacher import read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
@@ -40,6 +49,38 @@ def test_a_frozen_process_is_killed_and_its_run_resumes(
     lines = read_lines(results.folder)[0]
     ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
     assert sorted(ends) == sorted(results.trials.trial_id)
+
+
+def freeze_teacher(folder: Path, frozen: list[int]) -> None:
+    """Freeze the process that trains the study's teacher once it has saved a state."""
+    while not list(folder.glob("teacher/*.checkpoint.pt")):
+        time.sleep(0.05)
+    (trainer,) = (a for a in state.actors().values() if a["ActorClassName"] == "TeacherTrainer")
+    os.kill(trainer["Pid"], signal.SIGSTOP)
+    frozen.append(trainer["Pid"])
+
+
+def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdtune.raytune.worker_watch.SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("kdtune.raytune.worker_watch.LOOK_SECONDS", 4.0)
+    own = replace(TINY, teacher_epochs=150)
+    study = kdtune.Study(name="frozen", out=str(tmp_path), run=own, repeats=1)
+    frozen: list[int] = []
+    freezer = threading.Thread(target=freeze_teacher, args=(study.folder, frozen), daemon=True)
+    freezer.start()
+    results = kdtune.run(study)
+    freezer.join()
+    assert set(results.trials.status) == {"completed"}
+    said = capsys.readouterr().out
+    assert said.count("uses no CPU time, so it is killed") == 1
+    assert "the teacher: no epoch for" in said and f"its process {frozen[0]} on" in said
+    told = [line for line in said.splitlines() if line.startswith("  epoch ")]
+    assert len(told) == len(set(told)) == 150
+    assert len(read_record(study.folder / "teacher")["history"]) == 150
+    names = sorted(file.name for file in (study.folder / "teacher").iterdir())
+    assert names == ["accuracy.json", RECORD, WEIGHTS]
 
 
 def test_runs_that_do_not_fit_together_run_alone(

@@ -10,6 +10,7 @@ from study_folders import at, draw, make, write_records
 import kdtune
 from kdtune.analysis import main
 from kdtune.config.errors import InputError
+from kdtune.config.files import state_files
 from kdtune.config.flags import AnalysisFlags
 from kdtune.storage.dropping import mark_trials
 from kdtune.storage.mirror import Mirror
@@ -31,10 +32,11 @@ def test_a_dropped_run_counts_in_no_table_until_it_is_restored(
     before, lines = kdtune.load(folder), read_lines(folder)[0]
     checkpoint = folder / "trials" / GONE / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    for file in state_files(checkpoint):
+        file.touch()
     assert main(AnalysisFlags((str(folder),), drop=(GONE,), reason="its GPU was faulty")) == 0
     assert f"dropped {GONE}" in capsys.readouterr().err
-    assert not checkpoint.exists()
+    assert not list(checkpoint.parent.iterdir())
     dropped = kdtune.load(folder)
     kept = before.trials.trial_id != GONE
     assert dropped.trials.status.tolist() == ["completed" if k else "dropped" for k in kept]

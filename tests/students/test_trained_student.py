@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +79,20 @@ def test_plain_torchvision_predicts_the_same(photos: Results) -> None:
             torch.testing.assert_close(student(student.view(file)[None]), want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("orientation", ["exif", "stored", "earlier version"])
 def test_the_code_of_the_documentation_predicts_the_same_with_timm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    orientation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("timm")
     run = of_photos(tmp_path / "images", "timm/test_resnet")
-    folder = run_here(run, tmp_path, "study", repeats=1).folder
-    shutil.copy(next((tmp_path / "images" / "test" / "bee").glob("grey.jpg")), folder / "cat.jpg")
+    own = "exif" if orientation == "exif" else "stored"
+    folder = run_here(replace(run, orientation=own), tmp_path, "study", repeats=1).folder
+    if orientation == "earlier version":
+        file = folder / "students" / "students.json"
+        record = json.loads(file.read_text())
+        del record["preprocessing"]["orientation"], record["run"]["orientation"]
+        file.write_text(json.dumps(record))
+    shutil.copy(tmp_path / "images" / "test" / "bee" / "rotated.jpg", folder / "cat.jpg")
     monkeypatch.chdir(folder)
     text = DOCUMENTATION.read_text().partition("## Without kdtune")[2]
     code = [line for line in text.splitlines() if line.startswith("    ")]

@@ -1,6 +1,9 @@
 """Checkpoints: what an interrupted run resumes from, and which files are ignored."""
 
+import os
 import time
+import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 from blobs import RUN, new_stream, new_student
 from torch import Tensor
 
+from kdtune.config.files import state_files
 from kdtune.config.run import Run
 from kdtune.training.checkpoint import Checkpoint
 from kdtune.training.loop import train
@@ -38,10 +42,13 @@ class Eager(Checkpoint):
     MAX_AGE_SECONDS = 0.0
 
 
-def follow(run: Run, file: Path, epochs: int) -> tuple[list[Epoch], dict[str, Tensor]]:
+def follow(
+    run: Run, file: Path, epochs: int, said: list[str] | None = None
+) -> tuple[list[Epoch], dict[str, Tensor]]:
     """The first epochs of a run that saves its state, and the student's weights then."""
     student = new_student(run)
-    loop = train(run, student, new_stream(run, student), Eager(file))
+    say = (said if said is not None else []).append
+    loop = train(run, student, new_stream(run, student), Eager(file, say=say))
     return [next(loop) for _ in range(epochs)], student.net.state_dict()
 
 
@@ -103,7 +110,8 @@ UNFIT = {
 @pytest.mark.parametrize("kind", UNFIT)
 def test_a_state_that_does_not_fit_is_ignored(kind: str, tmp_path: Path) -> None:
     whole, weights = follow(RUN, tmp_path / "state", 4)
-    rewrite(tmp_path / "state", UNFIT[kind])
+    for file in state_files(tmp_path / "state"):
+        rewrite(file, UNFIT[kind])
     student = new_student(RUN)
     before = {name: value.clone() for name, value in student.net.state_dict().items()}
     optimizer = make_optimizer(RUN, student)
@@ -116,13 +124,106 @@ def test_a_state_that_does_not_fit_is_ignored(kind: str, tmp_path: Path) -> None
     assert all(torch.equal(repeated[name], value) for name, value in weights.items())
 
 
-@pytest.mark.parametrize("left", [0, 100, 2000])
-def test_a_damaged_file_is_ignored(left: int, tmp_path: Path) -> None:
+def truncate(left: int) -> Callable[[Path], None]:
+    return lambda file: file.write_bytes(file.read_bytes()[:left]) and None
+
+
+def flip(file: Path) -> None:
+    """Flip a bit of the largest tensor: elsewhere are bytes that nothing reads."""
+    with zipfile.ZipFile(file) as archive:
+        largest = max(map(archive.read, archive.namelist()), key=len)
+    content = bytearray(file.read_bytes())
+    content[content.index(largest) + len(largest) // 2] ^= 16
+    file.write_bytes(content)
+
+
+def make_folder(file: Path) -> None:
+    file.unlink()
+    (file / "folder").mkdir(parents=True)
+
+
+def of_another(file: Path) -> None:
+    rewrite(file, lambda state: state.update(owner="another"))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty": (truncate(0), "File is not a zip file"),
+    "cut at once": (truncate(100), "File is not a zip file"),
+    "cut": (truncate(2000), "File is not a zip file"),
+    "a bit flipped": (flip, "it is damaged"),
+    "a folder in its place": (make_folder, "Is a directory"),
+    "of another run": (of_another, "it is of another run"),
+    "without weights": (lambda file: rewrite(file, UNFIT["no weights"]), "'student'"),
+}
+
+
+def seconds(epochs: list[Epoch]) -> list[float]:
+    return [epoch.seconds for epoch in epochs]
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_without_the_last_state_a_run_resumes_from_the_one_before(
+    kind: str, tmp_path: Path
+) -> None:
+    """Also a second time; without both it begins again."""
+    damage, reason = DAMAGE[kind]
+    run = replace(KINDS["average"], epochs=5)
+    whole, weights = follow(run, tmp_path / "whole", 5)
+    file, before = state_files(tmp_path / "state")
+    cut, _ = follow(run, file, 4)
+    damage(file)
+    said: list[str] = []
+    again, _ = follow(run, file, 4, said)
+    assert numbers(again) == numbers(whole[:4])
+    assert seconds(again)[:3] == seconds(cut)[:3] and seconds(again)[3] != seconds(cut)[3]
+    (sentence,) = said
+    assert sentence.startswith(f"{file} cannot be used (") and reason in sentence
+    assert sentence.endswith("), so the run resumes after epoch 2")
+    damage(file)  # that of epoch 2 is still the one before: the damaged one never took its place
+    third, _ = follow(run, file, 5, said := [])
+    assert seconds(third)[:3] == seconds(cut)[:3] and len(said) == 1
+    damage(file), damage(before)
+    last, resumed = follow(run, file, 5, said := [])
+    assert numbers(last) == numbers(third) == numbers(whole)
+    assert not set(seconds(last)) & set(seconds(third))
+    for name, value in weights.items():
+        assert torch.equal(resumed[name], value), name
+    (sentence,) = said
+    assert f" and {before} cannot be used (" in sentence
+    assert sentence.endswith("), so the run begins again")
+
+
+@pytest.mark.parametrize("gone", ["last", "before"])
+def test_one_state_suffices(gone: str, tmp_path: Path) -> None:
+    """Where there are no links, a crash between two renames leaves the one before alone."""
     whole, _ = follow(RUN, tmp_path / "state", 4)
-    (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:left])
-    again, _ = follow(RUN, tmp_path / "state", 4)
-    assert numbers(again) == numbers(whole)
-    assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
+    (last, before), said = state_files(tmp_path / "state"), list[str]()
+    (last if gone == "last" else before).unlink()
+    again, _ = follow(RUN, last, 4, said)
+    kept = 3 if gone == "last" else 4
+    assert numbers(again) == numbers(whole) and said == []
+    assert seconds(again)[:kept] == seconds(whole)[:kept]
+    assert (seconds(again) == seconds(whole)) == (gone == "before")
+
+
+def test_both_states_are_kept_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what Linux says of vfat
+
+    monkeypatch.setattr(os, "link", refuse)
+    whole, _ = follow(RUN, tmp_path / "state", 3)
+    flip(tmp_path / "state")
+    again, _ = follow(RUN, tmp_path / "state", 3)
+    assert numbers(again) == numbers(whole) and seconds(again)[:2] == seconds(whole)[:2]
+
+
+def test_a_folder_in_place_of_the_state_before_is_no_hindrance(tmp_path: Path) -> None:
+    follow(RUN, tmp_path / "state", 2)
+    make_folder(before := state_files(tmp_path / "state")[1])
+    follow(RUN, tmp_path / "state", 4)
+    assert len(torch.load(before, weights_only=True)["epochs"]) == 3
 
 
 def test_a_file_with_flipped_bits_is_ignored(tmp_path: Path) -> None:

@@ -159,9 +159,10 @@ def test_a_damaged_checkpoint_is_ignored(
     left: int, tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
     whole = list(distill(tiny, teacher_folder, Resources(), tmp_path))
-    file = tmp_path / CHECKPOINT
+    file, said = tmp_path / CHECKPOINT, list[str]()
     file.write_bytes(file.read_bytes()[:left])
-    again = list(distill(tiny, teacher_folder, Resources(), tmp_path))
+    again = list(distill(tiny, teacher_folder, Resources(), tmp_path, say=said.append))
+    assert len(said) == 1 and said[0].startswith(f"{file} cannot be used (")
     assert [epoch.splits for epoch in again] == [epoch.splits for epoch in whole]
     assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
 

@@ -180,6 +180,29 @@ def test_an_interrupted_fine_tuning_resumes(run: Run, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == [RECORD, WEIGHTS]
 
 
+def test_a_fine_tuning_whose_last_state_is_damaged_resumes_from_the_one_before(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # saves after every epoch
+    run = replace(run, teacher_epochs=3)
+    whole = list(fine_tune(run, tmp_path / "whole", Resources()))
+    cut = fine_tune(run, tmp_path / "cut", Resources())
+    begun = [next(cut), next(cut)]
+    cut.close()
+    (last,) = (tmp_path / "cut").glob("*.checkpoint.pt")
+    last.write_bytes(last.read_bytes()[:100])
+    said: list[str] = []
+    rest = list(fine_tune(run, tmp_path / "cut", Resources(), say=said.append))
+    assert [e.splits for e in rest] == [e.splits for e in whole]
+    assert rest[0].seconds == begun[0].seconds and rest[1].seconds != begun[1].seconds
+    assert [s for s in said if s.startswith("warning")] == [
+        f"warning: {last} cannot be used (File is not a zip file), so the run resumes after epoch 0"
+    ]
+    for name in (WEIGHTS, RECORD):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == [RECORD, WEIGHTS]
+
+
 # -- what is trained and kept ----------------------------------------------------------------------
 
 

@@ -44,8 +44,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
         label = index % 2 if index >= WRONG else 1 - index % 2
         save((image * 255).byte(), root / "val" / "ab"[label] / f"{index:02d}.png")
-    for label in "ab":
-        save(photo(1), root / "train" / label / "one.png")
+    for seed, label in enumerate("ab", 1):
+        save(photo(seed), root / "train" / label / "one.png")
     return root
 
 
