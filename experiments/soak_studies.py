@@ -145,7 +145,7 @@ class Scene:
         """Put the study and its cache on small disks of their own, in memory; needs root."""
         for place in (self.cache, self.folder.parent):
             place.mkdir(parents=True, exist_ok=True)
-            disk = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "soak", str(place)]
+            disk = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "soak", str(place)]
             subprocess.run(disk, check=True)
             self._mounted.append(place)
 
