@@ -142,6 +142,7 @@ def table(outcomes: list[Outcome], seconds: float, seed: int) -> str:
         ("studies", len(outcomes)),
         *((f"{kind}, {place}", count) for (kind, place), count in sorted(studies.items())),
         ("calls of their drivers", sum(o.calls for o in outcomes)),
+        ("of them ended with one sentence", sum(o.sentences for o in outcomes)),
         ("faults", sum(faults.values())),
         *((f"fault: {name}", faults[name]) for name in FAULTS),
         ("faults that met nothing", sum(missed.values())),
@@ -164,7 +165,8 @@ def main(words: list[str] | None = None) -> int:
     """Run studies until the time is over; write the table."""
     flags = parse(words)
     adopt_orphans()
-    # a background job of a script ignores Ctrl-C, and so would the drivers
+    # a background job of a script ignores Ctrl-C, and nohup SIGHUP; then so would the drivers
+    signal.signal(signal.SIGHUP, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = flags.out or Path("runs") / f"soak-{time.strftime('%Y%m%d-%H%M%S')}"

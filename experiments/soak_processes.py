@@ -7,6 +7,7 @@ be found, and ended by their number.
 
 import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -66,18 +67,20 @@ def send(pid: int, number: signal.Signals) -> bool:
     return False
 
 
-def remaining(kept: set[int], seconds: float) -> list[Process]:
+def remaining(kept: set[int], seconds: float, late: re.Pattern[str]) -> list[Process]:
     """Return the processes of this one that have not ended after some seconds.
 
     Args:
         kept: Processes that shall go on, with all of their descendants.
         seconds: How long to wait.
+        late: Matches the commands of those that may end later; they are killed.
     """
     until = time.monotonic() + seconds
-    while found := _running(kept):
+    while found := [process for process in _running(kept) if not late.match(process.command)]:
         if time.monotonic() >= until:
             break
         time.sleep(0.2)
+    end([process for process in _running(kept) if late.match(process.command)])
     return found
 
 

@@ -21,6 +21,8 @@ MOST_CALLS_AFTER_FAULTS = 6
 """Calls after the last fault; a study that is then not complete never will be."""
 LEFT_SECONDS = 30.0
 """Time that Ray's processes have to end after their driver."""
+AGENTS = re.compile(r"ray::(DashboardAgent|RuntimeEnvAgent)")
+"""Processes of Ray that end by themselves, 60 s after a gcs_server that was killed."""
 WANTED_CODES = (0, 130, 143, -1, -2, -9, -15)
 """Exit codes of a driver that is complete, interrupted, or ended by a signal of the soak."""
 
@@ -56,6 +58,8 @@ class Outcome:
     seconds: float = 0.0
     epochs_twice: int = 0
     epochs_lost: int = 0
+    sentences: int = 0
+    """Calls that ended with exit code 1 and one sentence, as for a full disk or a lost Ray."""
     failed_trials: int = 0
     """Trials that were recorded as failed, and were run again by the next call."""
     differences: list[str] = field(default_factory=list)
@@ -204,11 +208,15 @@ class Disturbed:
             status == "failed" for status in statuses(self.scene.lines()).values()
         )
         self.scene.tell(f"call {self.scene.calls - 1} has ended with exit code {code}")
-        if code not in WANTED_CODES:
+        if code == 1 and _last_line(log).startswith("error: "):
+            self.outcome.sentences += 1
+            self.scene.tell(_last_line(log))
+        elif code not in WANTED_CODES:
             self._find(f"{log.name}: exit code {code}: {_last_line(log)}")
         for error in tracebacks(said_by(log)):
             self._find(f"{log.name}: Traceback: {error[:200]}")
-        if left := remaining(self._kept(), LEFT_SECONDS):
+        left = remaining(self._kept(), LEFT_SECONDS, AGENTS)
+        if left:
             shown = "; ".join(f"{p.pid} {p.command[:60]}" for p in left[:4])
             self._find(
                 f"{log.name}: {len(left)} processes are left {LEFT_SECONDS:g} s after: {shown}"
