@@ -8,7 +8,7 @@ from typing import Any
 from ray import tune
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.errors import DataChangedError, DiskFullError
+from kdtune.config.errors import DataChangedError, FolderUnusableError
 from kdtune.config.files import CHECKPOINT
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
@@ -19,9 +19,9 @@ from kdtune.raytune.machines import Capacity
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.reporter import make_run, shown_names
 from kdtune.storage.correctness import CORRECT
-from kdtune.storage.full_disk import MARK
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
+from kdtune.storage.unusable_folder import MARK
 
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
@@ -101,7 +101,7 @@ class Recorder(tune.Callback):
         """Record the epochs that a trial reports, or keep why it failed.
 
         Raises:
-            DiskFullError: A disk that the trial writes to is full.
+            FolderUnusableError: A folder that the trial writes to can no longer be used.
         """
         run = make_run(self.study, trial.config)
         self.nodes[run.trial_id] = result["hostname"]
@@ -119,7 +119,7 @@ class Recorder(tune.Callback):
                 self.plan.add_record(line)
             self.scores[run.trial_id] = splits["val"][self.study.task.score]
         if error and error.startswith(MARK):  # the study cannot go on, and the run is not at fault
-            raise DiskFullError(f"{result['hostname']}: {error.removeprefix(MARK)}")
+            raise FolderUnusableError(f"{result['hostname']}: {error.removeprefix(MARK)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end of a trial that completed, was pruned, or reported an error."""
