@@ -58,7 +58,7 @@ class RayLostError(UserError):
 
 
 class FolderUnusableError(UserError):
-    """The study's folder, or Ray's, is full, read-only, gone or fails; mended, the study resumes."""
+    """The study's folder, or Ray's, is full, read-only, gone or fails; once mended it resumes."""
 
     exit_code = 1
 

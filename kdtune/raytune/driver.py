@@ -8,17 +8,10 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
-from ray.tune.error import TuneError
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import DataChangedError, first_line
-from kdtune.config.files import (
-    COSTS,
-    PROVENANCE,
-    STUDY,
-    TEACHER_ACCURACY,
-    not_writable_by_all,
-)
+from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_writable_by_all
 from kdtune.config.study import Study
 from kdtune.config.trackers import check_packages
 from kdtune.planning.plan import Plan
@@ -85,8 +78,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     Raises:
         InputError: The study cannot run as asked; raised before any work.
         NodeMismatchError: A machine of the cluster cannot run the study's trials.
-        FolderUnusableError: The study's folder, or Ray's, is full, read-only, gone or fails; once it
-            is mended, the same call resumes the study.
+        FolderUnusableError: The study's folder, or Ray's, is full, read-only, gone or fails.
         RayLostError: Ray itself has ended; the same call resumes the study.
         LeaseLostError: Another driver has taken over the study on its object store.
         DataChangedError: Images were changed or removed while the study ran.
@@ -295,10 +287,8 @@ def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recor
             verbose=0,
         ),
     )
-    try:
-        tuner.fit()
-    except TuneError as error:  # of a callback that has raised; Tune keeps its traceback as text
-        raise error.__context__ or error from None
+    tuner.fit()
+    recorder.raise_failure()
 
 
 def _folder_name(trial: Any, study: Study) -> str:

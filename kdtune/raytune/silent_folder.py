@@ -27,9 +27,7 @@ TICK_SECONDS = 1.0
 
 
 @contextmanager
-def silence_said(
-    folder: Path, say: Callable[[str], None] = partial(print, flush=True)
-) -> Iterator[None]:
+def silence_said(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
     """Say if a folder does not answer while the context lasts, and when it answers again.
 
     Args:
