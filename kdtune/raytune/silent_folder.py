@@ -24,6 +24,7 @@ SILENT_SECONDS = 30
 ASK_SECONDS = 5.0
 """Time between two questions."""
 TICK_SECONDS = 1.0
+"""Time between two looks at whether an answer is awaited; shorter, so that none is missed."""
 
 
 @contextmanager
