@@ -103,7 +103,7 @@ def test_a_run_that_met_an_unusable_folder_ends_the_study_at_the_next_step(
     report = {"hostname": "h1", "error": f"{MARK}the disk is full"}
     recorder.on_trial_result(0, [], trial, report)
     recorder.on_trial_complete(0, [], trial)
-    with pytest.raises(FolderUnusableError, match="^h1: the disk is full$"):
+    with pytest.raises(FolderUnusableError, match=r"^h1: the disk is full$"):
         recorder.on_step_begin(0, [])
     assert [line["kind"] for line in read_lines(recorder.study.folder)[0]] == ["start"]
 

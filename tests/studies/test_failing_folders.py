@@ -151,13 +151,13 @@ def test_a_silent_mount_is_waited_for(
             began = time.monotonic()
             wait_until(lambda: "has not answered for 30 s; waiting" in driver.said(), 90)
             assert time.monotonic() - began < SILENT_SECONDS + 15
-            time.sleep(150 - (time.monotonic() - began))
+            time.sleep(140 - (time.monotonic() - began))
         assert driver.wait() == 0, driver.said()
         said = driver.said()
     assert f"warning: {study.folder} has not answered for 30 s; waiting" in said
     assert f"{study.folder} answers again; the study goes on" in said
     assert "so it is killed" not in said and "Traceback" not in said, said
-    assert recomputed_epochs(study.folder) == {}
+    assert not any(recomputed_epochs(study.folder).values())
     check_numbers(study, tmp_path, monkeypatch)
 
 
