@@ -57,8 +57,8 @@ class RayLostError(UserError):
     exit_code = 1
 
 
-class DiskFullError(UserError):
-    """The disk of the study's folder, or of Ray's, is full; with room the study resumes."""
+class FolderUnusableError(UserError):
+    """The study's folder, or Ray's, is full, read-only, gone or fails; once mended it resumes."""
 
     exit_code = 1
 

@@ -1,6 +1,7 @@
 """Names of a study's files, atomic writes, the cache folder."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ STUDENT = "student.safetensors"
 EPOCHS, FIGURES, RAY = "epochs", "figures", "tune"
 FOLDERS = (EPOCHS, TEACHER, TRIALS, STUDENTS, f"{STUDENTS}.part", THUMBNAILS, FIGURES, RAY)
 """Names of the folders that kdtune and Ray make in a study's folder."""
+
+PART = re.compile(r"(?P<file>.+)\.[0-9a-f]{8}\.part")
+"""Name of the temporary file of `atomic_write`, which a killed process leaves."""
 
 
 @contextmanager

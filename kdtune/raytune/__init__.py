@@ -15,6 +15,7 @@
 - session: the start and the end of Ray as a study asks for it
 - local_ray: a local Ray that other users of the machine cannot reach
 - lost_ray: what becomes of a study whose local Ray loses a process
+- silent_folder: a study's folder that does not answer, as a network mount
 - stop_signals: signals that end a study before its end
 - machines: the machines of a cluster, and how many trials fit on them
 - preflight: checks of every machine before a trial runs there

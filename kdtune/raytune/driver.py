@@ -11,13 +11,7 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config.errors import DataChangedError, first_line
-from kdtune.config.files import (
-    COSTS,
-    PROVENANCE,
-    STUDY,
-    TEACHER_ACCURACY,
-    not_writable_by_all,
-)
+from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_writable_by_all
 from kdtune.config.study import Study
 from kdtune.config.trackers import check_packages
 from kdtune.planning.plan import Plan
@@ -36,18 +30,19 @@ from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.reporter import make_run
 from kdtune.raytune.session import check_address, ray_session
 from kdtune.raytune.shared_objects import share_objects
+from kdtune.raytune.silent_folder import silence_said
 from kdtune.raytune.stop_signals import summarised
-from kdtune.raytune.study_folder import add_warning, finish, write_study
+from kdtune.raytune.study_folder import add_warning, finish, remove_parts, write_study
 from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.tracker_processes import tracked
 from kdtune.raytune.worker_watch import WorkerWatch
 from kdtune.results.study_results import Results, load
-from kdtune.storage.full_disk import full_disk_of_driver, is_disk_full
 from kdtune.storage.lease import hold_lease
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.object_store import reach
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.study_lock import lock_study
+from kdtune.storage.unusable_folder import fault_of_driver
 from kdtune.streams.cache import Cache
 
 MAX_CONCURRENT_TRIALS = 10_000
@@ -83,7 +78,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     Raises:
         InputError: The study cannot run as asked; raised before any work.
         NodeMismatchError: A machine of the cluster cannot run the study's trials.
-        DiskFullError: A disk is full; with room on it the same call resumes the study.
+        FolderUnusableError: The study's folder, or Ray's, is full, read-only, gone or fails.
         RayLostError: Ray itself has ended; the same call resumes the study.
         LeaseLostError: Another driver has taken over the study on its object store.
         DataChangedError: Images were changed or removed while the study ran.
@@ -99,7 +94,9 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         if study.uri is not None:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
+        locks.enter_context(silence_said(folder))
         locks.enter_context(hold_lease(mirror))
+        remove_parts(folder)
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         study, provenance = _begin(job, study, mirror, ray_init)
@@ -111,6 +108,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 job.prepare_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
                     _run_all(job, share_objects(study.absolute()), mirror)
+            (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run.objects)
     return load(folder)
 
@@ -157,14 +155,14 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
     """Raise Interrupted for an outage of the study's store that outlasts all retries.
 
     Raises:
-        DiskFullError: A disk of this machine is full.
+        FolderUnusableError: A folder of this machine can no longer be used.
     """
     try:
         yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise full_disk_of_driver(study.folder) from error
-        if study.uri is None:
+    except Exception as error:
+        if fault := fault_of_driver(error, study.folder):
+            raise fault from error
+        if study.uri is None or not isinstance(error, OSError):
             raise
         raise Interrupted(str(error)) from error
 
@@ -290,6 +288,7 @@ def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recor
         ),
     )
     tuner.fit()
+    recorder.raise_failure()
 
 
 def _folder_name(trial: Any, study: Study) -> str:

@@ -62,12 +62,12 @@ def _end(sentence: str) -> None:
             sys.stdout.flush()
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
-        _kill_ray()
+        kill_ray()
     finally:
         os._exit(code)
 
 
-def _kill_ray() -> None:
+def kill_ray() -> None:
     """Kill what is left of the local Ray and remove its private folder."""
     node = ray._private.worker._global_node
     if node is not None:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from kdtune.config.base_run import BaseRun
-from kdtune.config.errors import DataChangedError, DiskFullError
+from kdtune.config.errors import DataChangedError, FolderUnusableError
 from kdtune.config.files import CHECKPOINT, delete_states
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
@@ -19,9 +20,9 @@ from kdtune.raytune.machines import Capacity
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.reporter import make_run, shown_names
 from kdtune.storage.correctness import CORRECT
-from kdtune.storage.full_disk import MARK
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import Records
+from kdtune.storage.unusable_folder import MARK
 
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
@@ -35,6 +36,23 @@ OWN_GPU = f"; no other run shared its GPU: {ADVICE}"
 NODE_LOST_PHRASES = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
 """Phrases in Ray's messages about a machine that was lost or does not answer. There is no exception
 class for it."""
+
+
+def _deferring(method: Callable[..., None]) -> Callable[..., None]:
+    """Keep the failure of a callback that writes records, until the next step raises it.
+
+    Of most callbacks Tune prints what they raise, and goes on or raises its text.
+    """
+
+    @wraps(method)
+    def call(self: "Recorder", *args: Any, **info: Any) -> None:
+        if self._failure is None:  # after it nothing can be recorded
+            try:
+                method(self, *args, **info)
+            except (OSError, FolderUnusableError) as error:
+                self._failure = error
+
+    return call
 
 
 class Recorder(tune.Callback):
@@ -75,17 +93,30 @@ class Recorder(tune.Callback):
         self.ended_trials = 0
         self.scores: dict[str, float] = {}
         self._warnings: set[str] = set()
+        self._failure: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Update display, uploads and the list of machines; Tune calls this all the time."""
+        """Update display, uploads and the list of machines; Tune calls this all the time.
+
+        Raises:
+            FolderUnusableError: A folder that a trial writes to can no longer be used.
+            OSError: The records can no longer be written.
+        """
+        self.raise_failure()
         self.display.refresh()
         self.uploader.tick()
         for line in self.monitor.poll():
             self.display.print_line(line)
 
+    def raise_failure(self) -> None:
+        """Raise why nothing more can be recorded, if so."""
+        if self._failure is not None:
+            raise self._failure
+
+    @_deferring
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a trial starts, or starts again; before, the round of finals it begins."""
         run = make_run(self.study, trial.config)
@@ -95,14 +126,11 @@ class Recorder(tune.Callback):
             self.plan.add_record(self.records.finalists(round_))
         self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
 
+    @_deferring
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Record the epochs that a trial reports, or keep why it failed.
-
-        Raises:
-            DiskFullError: A disk that the trial writes to is full.
-        """
+        """Record the epochs that a trial reports, or keep why it failed."""
         run = make_run(self.study, trial.config)
         self.nodes[run.trial_id] = result["hostname"]
         if error := result.get("error"):
@@ -119,8 +147,9 @@ class Recorder(tune.Callback):
                 self.plan.add_record(line)
             self.scores[run.trial_id] = splits["val"][self.study.task.score]
         if error and error.startswith(MARK):  # the study cannot go on, and the run is not at fault
-            raise DiskFullError(f"{result['hostname']}: {error.removeprefix(MARK)}")
+            raise FolderUnusableError(f"{result['hostname']}: {error.removeprefix(MARK)}")
 
+    @_deferring
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end of a trial that completed, was pruned, or reported an error."""
         run = make_run(self.study, trial.config)
@@ -186,6 +215,7 @@ class Recorder(tune.Callback):
         if is_machine_lost(trial):
             trial.run_metadata.num_failures -= 1
 
+    @_deferring
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a trial's worker died too often or did not start.
 

@@ -14,8 +14,8 @@ from kdtune.config.files import atomic_write
 from kdtune.config.study import Study
 from kdtune.statistics.early_stopping import rungs
 from kdtune.storage.correctness import CORRECT
-from kdtune.storage.full_disk import MARK, describe_full_disk, is_disk_full
 from kdtune.storage.mirror import Mirror
+from kdtune.storage.unusable_folder import MARK, describe_fault, find_fault
 
 REPORT_SECONDS = 0.5
 """Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
@@ -95,13 +95,14 @@ def _values(epoch: EpochReport) -> dict[str, Any]:
 def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
     """Return what is reported of an exception; write its traceback into the trial's folder."""
     folder = mirror.folder / place
+    fault = find_fault(error, mirror.folder)  # before a folder that is gone is made again
     with suppress(OSError):  # perhaps the disk or the store is what failed
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "error.txt") as part:
             part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         mirror.push(f"{place}/error.txt")
-    if is_disk_full(error):
-        return MARK + describe_full_disk(folder, mirror.folder)
+    if fault is not None:
+        return MARK + describe_fault(fault, mirror.folder)
     return _as_text(error)
 
 

@@ -18,11 +18,13 @@ from kdtune import __version__
 from kdtune.config.errors import InputError
 from kdtune.config.files import (
     COSTS,
+    PART,
     PREDICTIONS,
     PROVENANCE,
     STUDENT,
     STUDENTS,
     STUDY,
+    TEACHER,
     THUMBNAILS,
     TRIALS,
     atomic_write,
@@ -33,6 +35,7 @@ from kdtune.data.sources import load_data
 from kdtune.models.cost import hardware_name
 from kdtune.planning.optuna_export import FILE as OPTUNA
 from kdtune.planning.optuna_export import export
+from kdtune.raytune.function_trial import FILES, LOG
 from kdtune.raytune.students_folder import export_students
 from kdtune.results.arms import read_arms
 from kdtune.results.comparison import Criterion
@@ -78,6 +81,28 @@ def write_study(
         record |= seen | {"models": models, "sources": sources, "warnings": warnings}
     with atomic_write(study.folder / PROVENANCE) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files of drivers and trials that were killed while they wrote.
+
+    Call it with the study's lock and lease. Then no other driver of the study lives, on any machine
+    that shares the folder, and its trials have ended with it. One that a cut-off machine has not
+    ended yet works for nobody; it fails if its file is removed. What other commands write, as a
+    report, may be under way and stays, and so do the user's own files.
+    """
+    trials = folder / TRIALS
+    places = (
+        *((part, (STUDY, PROVENANCE, *FINISHED)) for part in folder.glob("*.part")),
+        *((part, (LOG,)) for part in trials.glob(f"*/{FILES}/{LOG}.*.part")),
+        *((part, None) for part in trials.glob("*/*.part")),
+        *((part, None) for part in (folder / TEACHER).rglob("*.part")),
+        *((part, None) for part in (folder / THUMBNAILS).glob("*.part")),
+    )
+    for part, names in places:
+        found = PART.fullmatch(part.name)
+        if found and (names is None or found["file"] in names) and part.is_file():
+            part.unlink(missing_ok=True)
 
 
 def add_warning(folder: Path, sentence: str) -> None:

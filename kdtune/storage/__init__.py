@@ -4,7 +4,7 @@
 - rounds: the record that fixes the finalists of a round of final repeats
 - correctness: correctness of each example as short text, for the records
 - dropping: runs that are dropped from a study, and restored
-- full_disk: a full disk in one sentence
+- unusable_folder: a folder that is full, read-only, gone or fails, in one sentence
 - study_lock: the lock that lets one process of a machine write to a study
 - connection: URI, options and credentials to an object store (obstore)
 - object_store: whole objects in and out, conditional writes, retries

@@ -1,6 +1,7 @@
 """Writer and reader of a study's records: JSON lines, epoch by epoch."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -129,8 +130,18 @@ class Records:
         return self._append(line)
 
     def _append(self, line: Line) -> Line:
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        """Write a line.
+
+        Raises:
+            OSError: It cannot be written, or the file was deleted, so that nobody would read it.
+        """
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+            os.stat(self._file.name)
+        except OSError as error:
+            error.filename = self._file.name  # which those of writing lack
+            raise
         return line
 
 

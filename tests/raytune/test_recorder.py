@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from simulated_runs import LISTS, make
 
+from kdtune.config.errors import FolderUnusableError
+from kdtune.config.files import EPOCHS
 from kdtune.planning.plan import Plan
 from kdtune.raytune.adapters import RepeatSearcher
 from kdtune.raytune.machines import Capacity, TrialResources
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import Recorder
 from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.records import Records, read_lines
+from kdtune.storage.records import Records, list_parts, read_lines
+from kdtune.storage.unusable_folder import MARK
 from kdtune.streams.cache import Cache
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
@@ -75,6 +78,34 @@ def test_a_run_whose_worker_died_has_failed(
 
 GPU = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 HOST = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+
+
+def test_records_that_are_deleted_end_the_study_at_the_next_step(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    """Tune would print what a callback for a trial raises, and go on."""
+    searcher = RepeatSearcher(recorder.plan, lambda: 2)
+    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+    (part,) = list_parts(recorder.study.folder / EPOCHS)
+    part.unlink()
+    recorder.on_trial_complete(0, [], trial)
+    recorder.on_trial_start(0, [], trial)
+    with pytest.raises(FileNotFoundError) as gone:
+        recorder.on_step_begin(0, [])
+    assert gone.value.filename == str(part)
+
+
+def test_a_run_that_met_an_unusable_folder_ends_the_study_at_the_next_step(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    searcher = RepeatSearcher(recorder.plan, lambda: 2)
+    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+    report = {"hostname": "h1", "error": f"{MARK}the disk is full"}
+    recorder.on_trial_result(0, [], trial, report)
+    recorder.on_trial_complete(0, [], trial)
+    with pytest.raises(FolderUnusableError, match=r"^h1: the disk is full$"):
+        recorder.on_step_begin(0, [])
+    assert [line["kind"] for line in read_lines(recorder.study.folder)[0]] == ["start"]
 
 
 class Tune:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ import kdtune
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDY, THUMBNAILS
 from kdtune.config.study import Study
 from kdtune.data.sources import load_fashion
-from kdtune.raytune.study_folder import finish, write_study
+from kdtune.raytune.study_folder import finish, remove_parts, write_study
 from kdtune.results.arms import read_arms
 from kdtune.results.comparison import Criterion
 from kdtune.results.shown_images import most_different
@@ -197,3 +200,35 @@ def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Pa
     assert named["model"] == source | {"weights": "unknown"}
     assert [one["repeat"] for one in named["students"]] == [0, 1]
     assert named["configuration"]["config_id"] == made.best()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kdtune.config.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
+    """But for what other commands may be writing now, and the user's own files."""
+    dead = ("study.json", "teacher/1/teacher.json", "trials/t/checkpoint.pt")
+    alive = ("report.html", "figures/a.svg", "students/best.onnx", "mine")
+    files = (*dead, "trials/t/files/.kdtune-epochs.json", *alive, "trials/t/files/mine")
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("whole")
+    for name in ("study.json", "trials/t/checkpoint.pt"):
+        command = [sys.executable, "-c", KILLED, tmp_path / name]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+    for name in files:
+        (tmp_path / f"{name}.0123abcd.part").write_text("half")
+    (tmp_path / "trials/t/files/state.part").touch()
+    assert len(list(tmp_path.rglob("*.part"))) == len(files) + 3
+    remove_parts(tmp_path)
+    left = {str(part.relative_to(tmp_path)) for part in tmp_path.rglob("*.part")}
+    kept = {f"{name}.0123abcd.part" for name in (*alive, "trials/t/files/mine")}
+    assert left == kept | {"trials/t/files/state.part"}
+    assert all((tmp_path / name).read_text() == "whole" for name in files)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from disks import Disk, why_not
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
@@ -158,6 +159,20 @@ def test_a_full_disk_is_said_once_and_leaves_nothing(tmp_path, capsys, monkeypat
         assert built == 1 and equal(tensors, make())
     assert not entries(tmp_path) and clean(tmp_path)
     assert str(fault) in one_line(capsys)
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.parametrize("spoil", [Disk.become_read_only, Disk.fail])
+def test_a_disk_that_fails_is_said_once(tmp_path, capsys, spoil):
+    with Disk(tmp_path) as disk:
+        cache = Cache(disk.place / "cache")
+        get(cache)
+        spoil(disk)
+        for number in (0, 1, 1):
+            tensors, _ = get(cache, {"n": number}, number)
+            assert equal(tensors, make(number))
+        assert equal(get(cache)[0], make())
+        assert str(cache.folder) in one_line(capsys)
 
 
 def test_eviction_takes_the_least_recently_used(tmp_path):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import kdtune
-from kdtune.config.errors import DiskFullError
+from kdtune.config.errors import FolderUnusableError
 from kdtune.config.study import Study
 
 pytestmark = [
@@ -69,7 +69,7 @@ def test_the_disk_of_a_study_is_full(
 
     with monkeypatch.context() as patch:
         patch.setattr("kdtune.raytune.progress.ProgressDisplay.refresh", fill_at_once)
-        with pytest.raises(DiskFullError) as full:
+        with pytest.raises(FolderUnusableError) as full:
             kdtune.run(study)
     said = str(full.value)
     assert f"the disk of {study.folder}" in said and "is full: 0" in said

@@ -1,0 +1,180 @@
+"""Studies whose folder fails while they run: one sentence, and the same command goes on.
+
+Needs root: each disk is an ext4 file system in a file of the test.
+"""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import own_functions
+import pytest
+from disks import Disk, why_not
+from drivers import Driver, recomputed_epochs, wait_until
+
+import kdtune
+from kdtune.config.study import Study
+from kdtune.raytune.silent_folder import SILENT_SECONDS
+from kdtune.storage.records import read_lines
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
+AGAIN = "run the same command again"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with Disk(tmp_path) as disk:
+        yield disk
+
+
+@pytest.fixture
+def study(disk: Disk) -> Study:
+    return Study(
+        train="own_functions:steady",
+        space={"alpha": (0.25, 1.0)},
+        baseline={"alpha": 1.0},
+        repeats=2,
+        epochs=8,
+        out=str(disk.place / "runs"),
+        name="s",
+    )
+
+
+def start(study: Study, tmp_path: Path, seconds: float = 0.6) -> Driver:
+    """Start a driver of the study whose epochs last so long."""
+    return Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": str(seconds)})
+
+
+def check_numbers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare each epoch of a complete study with the function called alone."""
+    monkeypatch.setenv("KDTUNE_TEST_SECONDS", "0")
+    results = kdtune.load(study.folder)
+    assert len(results.trials) == 4 and set(results.trials.status) == {"completed"}
+    for trial in results.trials.to_dict("records"):
+        alone = tmp_path / "alone" / trial["trial_id"]
+        alone.mkdir(parents=True)
+        config = {"alpha": trial["config/alpha"]}
+        expected = [one["val/acc"] for one in own_functions.steady(config, trial["repeat"], alone)]
+        own = results.epochs[results.epochs.trial_id == trial["trial_id"]]
+        assert own[own.split == "val"].sort_values("epoch").acc.tolist() == expected
+
+
+def end_in_a_sentence(driver: Driver) -> str:
+    """Return the sentence with which a driver ends; nothing else of it may be left or printed."""
+    assert driver.wait() == 1, driver.said()
+    said = driver.said()
+    assert driver.left() == []
+    assert "Traceback" not in said and said.count("error: ") == 1, said
+    return said.partition("error: ")[2].strip()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (Disk.become_read_only, "has become read-only (Read-only file system); make it writable"),
+        (Disk.fail, "cannot be used any more (Input/output error); check its disk"),
+    ],
+    ids=["read-only", "failing"],
+)
+def test_a_folder_that_fails_in_mid_study(
+    spoil: Callable[[Disk], None],
+    words: str,
+    disk: Disk,
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with start(study, tmp_path) as driver:
+        wait_until(lambda: driver.epochs() >= 3)
+        spoil(disk)
+        said = end_in_a_sentence(driver)
+    assert f"{study.folder} {words}" in said and AGAIN in said
+    disk.mend()
+    with start(study, tmp_path) as driver:
+        assert driver.wait() == 0, driver.said()
+    check_numbers(study, tmp_path, monkeypatch)
+    ends = [line for line in read_lines(study.folder)[0] if line["kind"] == "end"]
+    assert {line["status"] for line in ends} == {"completed"}
+
+
+@pytest.mark.parametrize("gone", ["epochs", "study.json", "."])
+def test_parts_of_the_folder_are_deleted_in_mid_study(
+    gone: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is kept: without study.json nothing is computed again."""
+    with start(study, tmp_path) as driver:
+        wait_until(lambda: driver.epochs() >= 3)
+        if gone == "study.json":
+            (study.folder / gone).unlink()
+        else:
+            shutil.rmtree(study.folder / gone, ignore_errors=True)  # trials write meanwhile
+        said = end_in_a_sentence(driver)
+    assert str(study.folder) in said and "is gone (No such file or directory)" in said
+    assert AGAIN in said
+    with start(study, tmp_path) as driver:
+        assert driver.wait() == 0, driver.said()
+    check_numbers(study, tmp_path, monkeypatch)
+    if gone == "study.json":
+        assert "has records but no study.json" in driver.said()
+        starts = [line["trial_id"] for line in read_lines(study.folder)[0] if "config" in line]
+        assert len(starts) == 4
+
+
+def test_rays_part_and_the_trials_are_deleted_in_mid_study(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's part is not needed; trials write their files again, or fail and are tried again."""
+    with start(study, tmp_path) as driver:
+        wait_until(lambda: driver.epochs() >= 3)
+        for name in ("tune", "trials"):
+            shutil.rmtree(study.folder / name, ignore_errors=True)
+        assert driver.wait() in (0, 1), driver.said()
+        assert "Traceback" not in driver.said()
+    with start(study, tmp_path) as driver:
+        assert driver.wait() == 0, driver.said()
+    check_numbers(study, tmp_path, monkeypatch)
+
+
+def test_a_silent_mount_is_waited_for(
+    disk: Disk, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a frozen process would be waited for, and longer."""
+    with start(study, tmp_path) as driver:
+        wait_until(lambda: driver.epochs() >= 3)
+        with disk.frozen():
+            began = time.monotonic()
+            wait_until(lambda: "has not answered for 30 s; waiting" in driver.said(), 90)
+            assert time.monotonic() - began < SILENT_SECONDS + 15
+            time.sleep(140 - (time.monotonic() - began))
+        assert driver.wait() == 0, driver.said()
+        said = driver.said()
+    assert f"warning: {study.folder} has not answered for 30 s; waiting" in said
+    assert f"{study.folder} answers again; the study goes on" in said
+    assert "so it is killed" not in said and "Traceback" not in said, said
+    assert not any(recomputed_epochs(study.folder).values())
+    check_numbers(study, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_during_a_silence(
+    times: int, disk: Disk, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(study, tmp_path) as driver:
+        wait_until(lambda: driver.epochs() >= 3)
+        with disk.frozen():
+            wait_until(lambda: "has not answered" in driver.said(), 90)
+            for _ in range(times):
+                driver.process.send_signal(signal.SIGINT)
+                time.sleep(3)
+        assert driver.wait() == 130, driver.said()
+        assert driver.left() == []
+        assert "run the same command again to resume" in driver.said()
+    with start(study, tmp_path) as driver:
+        assert driver.wait() == 0, driver.said()
+    check_numbers(study, tmp_path, monkeypatch)
