@@ -110,7 +110,7 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
     try:
         code = _run(main)
     except UserError as error:
-        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt as stop:
         reason = f" ({printable(str(stop))})" if str(stop) else ""

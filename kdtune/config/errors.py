@@ -3,7 +3,7 @@
 import traceback
 from pathlib import Path
 
-from kdtune.config.text import printable
+from kdtune.config.text import printable, printable_lines
 
 PACKAGE = str(Path(__file__).parents[1])
 
@@ -17,6 +17,10 @@ class UserError(Exception):
 
     exit_code = 2
     """Of a command that ends with the error: 2 if the input is invalid, 1 if it is not to blame."""
+
+    def __str__(self) -> str:
+        """Return the message; what it repeats of a file or flag cannot act on a terminal."""
+        return printable_lines(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the line that called kdtune, and the message."""

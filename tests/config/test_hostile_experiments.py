@@ -61,6 +61,13 @@ def test_the_command_of_an_experiment_that_exits_ends_with_2(tmp_path: Path) -> 
     assert "Traceback" not in ended.stderr and not (tmp_path / "runs").exists()
 
 
+def test_no_error_repeats_what_acts_on_a_terminal(tmp_path: Path) -> None:
+    """Found by experiments/fuzz.py: names of hyperparameters are any text."""
+    content = "import kdtune\nstudy = kdtune.Study(space={'\\x1b[2J\\u202eal': [1]})"
+    with pytest.raises(InputError, match=r"\\x1b\[2J\\u202eal cannot be searched"):
+        parse("search", [experiment(tmp_path, content)])
+
+
 def test_streams_that_an_experiment_replaces_are_restored(tmp_path: Path) -> None:
     before = sys.stdin, sys.stdout, sys.stderr
     text = f"import io, sys\nsys.stdin = sys.stdout = sys.stderr = io.StringIO()\n{STUDY}"
