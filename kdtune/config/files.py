@@ -37,6 +37,8 @@ EPOCHS, FIGURES, RAY = "epochs", "figures", "tune"
 FOLDERS = (EPOCHS, TEACHER, TRIALS, STUDENTS, f"{STUDENTS}.part", THUMBNAILS, FIGURES, RAY)
 """Names of the folders that kdtune and Ray make in a study's folder."""
 
+RAY_PREFIX = "kdtune-"
+"""Begins the name of a private folder of Ray in the temporary folder."""
 PART = re.compile(r"(?P<file>.+)\.[0-9a-f]{8}\.part")
 """Name of the temporary file of `atomic_write`, which a killed process leaves."""
 

@@ -23,8 +23,10 @@ from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from kdtune.config.errors import InputError
-from kdtune.raytune.lost_ray import PREFIX, ended_if_ray_is_lost
+from kdtune.config.files import RAY_PREFIX
+from kdtune.raytune.lost_ray import ended_if_ray_is_lost
 from kdtune.raytune.stop_signals import signals_delayed
+from kdtune.storage.unusable_folder import temporary_folders
 
 SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket (macOS; Linux allows 107)."""
@@ -126,7 +128,7 @@ def _private_folder() -> Iterator[Path]:
     """
     place = Path(_temporary_place())
     _remove_abandoned(place)
-    new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=place))
+    new = Path(tempfile.mkdtemp(prefix=f".{RAY_PREFIX}", dir=place))
     with FileLock(new / LOCK):
         parent = new.rename(place / new.name.removeprefix("."))  # now that it is locked
         try:
@@ -141,7 +143,7 @@ def _private_folder() -> Iterator[Path]:
 
 def _remove_abandoned(place: Path) -> None:
     """Remove this user's folders whose lock no process holds any more."""
-    for parent in place.glob(f"{PREFIX}*"):
+    for parent in place.glob(f"{RAY_PREFIX}*"):
         with suppress(OSError, Timeout):
             # Ray's last processes may write after its lock has been removed
             of_ray = (parent / LOCK).exists() or (parent / "ray").is_dir()
@@ -152,9 +154,8 @@ def _remove_abandoned(place: Path) -> None:
 
 def _temporary_place() -> str:
     """Return the first temporary folder with room and a path short enough for Ray's sockets."""
-    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - only the last resort, a folder of mode 0700 in it
     full = None
-    for place in filter(None, places):
+    for place in map(str, temporary_folders()):
         length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
         if length <= SOCKET_PATH_BYTES and os.access(place, os.W_OK | os.X_OK):
             if shutil.disk_usage(place).free >= ROOM_BYTES:

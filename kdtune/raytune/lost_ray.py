@@ -13,10 +13,9 @@ import psutil
 import ray
 
 from kdtune.config.errors import RayLostError, UserError
+from kdtune.config.files import RAY_PREFIX
 from kdtune.raytune.stop_signals import has_arrived, say_summary
 
-PREFIX = "kdtune-"
-"""Of the names of the private folders of Ray."""
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 """Time for the driver to end by itself once Ray is lost."""
@@ -62,12 +61,12 @@ def _end(sentence: str) -> None:
             sys.stdout.flush()
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
-        kill_ray()
+        _kill_ray()
     finally:
         os._exit(code)
 
 
-def kill_ray() -> None:
+def _kill_ray() -> None:
     """Kill what is left of the local Ray and remove its private folder."""
     node = ray._private.worker._global_node
     if node is not None:
@@ -80,7 +79,7 @@ def kill_ray() -> None:
         for child in below:  # they notice the death of their parent, but late
             with suppress(psutil.Error):
                 child.kill()
-        if parent.name.startswith(PREFIX):
+        if parent.name.startswith(RAY_PREFIX):
             shutil.rmtree(parent, ignore_errors=True)
 
 

@@ -27,9 +27,9 @@ from kdtune.training.recipe import students, teachers
 from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
 
-RUN_BYTES_PER_STUDENT_BYTE = 7
-"""Size of a trial's files in sizes of its student: the weights, and the last two states with the
-weights again and up to two moments of the optimiser each."""
+RUN_BYTES_PER_STUDENT_BYTE = 9
+"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
+with the weights and up to two moments of the optimiser. The student's own file comes after them."""
 
 
 @dataclass(frozen=True)

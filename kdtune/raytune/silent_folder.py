@@ -1,23 +1,20 @@
 """A study's folder that does not answer, as a network mount whose server is away.
 
 Every call of the system that writes there waits then, in the driver and in the trials, and goes on
-by itself once the folder answers: nothing fails and nothing is lost. So it is only said. Python
-cannot act on Ctrl-C while its main thread waits in such a call; the watch does it instead.
+by itself once the folder answers: nothing fails and nothing is lost. So kdtune only prints a
+warning. Ctrl-C and other signals take effect once the folder answers: until then the system keeps
+every process that waits for it.
 """
 
 import os
-import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from kdtune.config.errors import UserError
 from kdtune.config.files import LOCK
-from kdtune.raytune.lost_ray import kill_ray
-from kdtune.raytune.stop_signals import STOP_SIGNALS
 
 SILENT_SECONDS = 30
 """A folder that has not answered for so long is named."""
@@ -62,51 +59,16 @@ def _watch(
 ) -> None:
     """Say when the folder has been silent for long, and when it answers."""
     seconds = 0.0  # counted, so that a process that was suspended takes that for no silence
+    is_silent = False
     while not is_over.wait(TICK_SECONDS):
         seconds = seconds + TICK_SECONDS if asking.is_set() else 0.0
-        if seconds >= SILENT_SECONDS:
-            say(f"warning: {folder} has not answered for {SILENT_SECONDS} s; waiting")
-            stopped = _wait_for_answer(asking, is_over, say)
-            if not is_over.is_set():
-                say(f"{folder} answers again; the study goes on")
-            seconds = 0.0
-            if stopped is not None:
-                os.kill(os.getpid(), stopped)  # for the main thread, which can act on it now
-
-
-def _wait_for_answer(
-    asking: threading.Event, is_over: threading.Event, say: Callable[[str], None]
-) -> int | None:
-    """Wait until the folder answers; end this process on a second signal to stop.
-
-    Returns:
-        The first signal, which has not been acted upon; None if none came.
-    """
-    stopped = None
-    while asking.is_set() and not is_over.is_set():
-        if (arrived := _next_signal()) is None:
-            continue
-        if stopped is not None:
-            _end()
-        stopped = arrived
-        say("interrupted; the study ends when its folder answers, or at once with a second Ctrl-C")
-    return stopped
-
-
-def _end() -> NoReturn:
-    """End this process and its Ray; the system delays the end of what waits for the folder."""
-    try:
-        with suppress(OSError):  # of a terminal that is closed
-            print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
-        kill_ray()
-    finally:
-        os._exit(130)
-
-
-def _next_signal() -> int | None:
-    """Wait for a signal to stop that the main thread does not take; None after a tick."""
-    if not hasattr(signal, "sigtimedwait"):  # macOS
-        threading.Event().wait(TICK_SECONDS)
-        return None
-    found = signal.sigtimedwait(STOP_SIGNALS, TICK_SECONDS)
-    return None if found is None else found.si_signo
+        line = None
+        if seconds >= SILENT_SECONDS and not is_silent:
+            is_silent = True
+            line = f"warning: {folder} has not answered for {SILENT_SECONDS} s; waiting"
+        elif is_silent and seconds == 0:
+            is_silent = False
+            line = f"{folder} answers again; the study goes on"
+        if line is not None:
+            with suppress(OSError, UserError):  # of a terminal that is closed
+                say(line)

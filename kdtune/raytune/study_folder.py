@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -52,6 +53,9 @@ FINISHED = (
     *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS, THUMBNAILS),
 )
 """What a finished study has on an object store, besides its trials and its teacher."""
+TEACHER_PART_SECONDS = 3600.0
+"""A temporary file of a teacher that is older is of a process that was killed: kdtune.teacher and
+kdtune.distill train teachers without the study's lock."""
 
 
 def write_study(
@@ -87,22 +91,25 @@ def remove_parts(folder: Path) -> None:
     """Remove the temporary files of drivers and trials that were killed while they wrote.
 
     Call it with the study's lock and lease. Then no other driver of the study lives, on any machine
-    that shares the folder, and its trials have ended with it. One that a cut-off machine has not
-    ended yet works for nobody; it fails if its file is removed. What other commands write, as a
-    report, may be under way and stays, and so do the user's own files.
+    that shares the folder, and its trials have ended with it. A trial that still runs on a machine
+    that was cut off may fail when its file is removed; its results are not used. Reports, teachers
+    and other files that another command may be writing stay, and so do the user's own.
     """
-    trials = folder / TRIALS
+    old = time.time() - TEACHER_PART_SECONDS
+    trials, teacher = folder / TRIALS, folder / TEACHER
     places = (
         *((part, (STUDY, PROVENANCE, *FINISHED)) for part in folder.glob("*.part")),
         *((part, (LOG,)) for part in trials.glob(f"*/{FILES}/{LOG}.*.part")),
         *((part, None) for part in trials.glob("*/*.part")),
-        *((part, None) for part in (folder / TEACHER).rglob("*.part")),
+        *((part, None) for part in teacher.rglob("*.part")),
         *((part, None) for part in (folder / THUMBNAILS).glob("*.part")),
     )
     for part, names in places:
         found = PART.fullmatch(part.name)
-        if found and (names is None or found["file"] in names) and part.is_file():
-            part.unlink(missing_ok=True)
+        if found and (names is None or found["file"] in names):
+            with suppress(OSError):  # that of another user stays
+                if part.is_file() and (teacher not in part.parents or part.stat().st_mtime < old):
+                    part.unlink()
 
 
 def add_warning(folder: Path, sentence: str) -> None:

@@ -1,12 +1,13 @@
 """The teachers of a study before its trials: their training, and the gate on their accuracy."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import ray
 import torch
 
-from kdtune.config.errors import InputError
+from kdtune.config.errors import FolderUnusableError, InputError
 from kdtune.config.files import TEACHER_ACCURACY
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -43,20 +44,30 @@ def train_teachers(
 
     Raises:
         InputError: If one cannot be trained.
+        FolderUnusableError: A folder can no longer be used.
     """
     root, trainer = study.folder / "teacher", None
-    for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
-        say(describe_training(run))
-        trainer = trainer or _start_trainer(trial)
-        training = trainer.train.options(num_returns="streaming")
-        try:
+    try:
+        for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
+            say(describe_training(run))
+            trainer = trainer or _start_trainer(trial)
+            training = trainer.train.options(num_returns="streaming")
             references = training.remote(study, run, folder, Contents.of(study.run))
             for line in _watched(trainer, references, say):
                 say_epoch(f"  {line}")
-        except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
-            raise InputError(
-                f"the teacher could not be trained: {describe_ray_error(error)}"
-            ) from error
+    except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
+        text = f"the teacher could not be trained: {describe_ray_error(error)}"
+        raise _of_folder(error) or InputError(text) from error
+    finally:
+        if trainer is not None:  # else it goes on after Ctrl-C, in a Ray that the user has started
+            with suppress(ray.exceptions.RayError):
+                ray.kill(trainer)
+
+
+def _of_folder(error: ray.exceptions.RayError) -> FolderUnusableError | None:
+    """Return the error of a folder that has ended a task of Ray; None if something else has."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, FolderUnusableError) else None
 
 
 def _start_trainer(trial: TrialResources) -> Any:
@@ -119,4 +130,5 @@ def _measure(study: Study, missing: list[Run], trial: TrialResources) -> list[Te
         measured: list[TeacherAccuracy] = ray.get(reference)
         return measured
     except ray.exceptions.RayTaskError as error:
-        raise InputError(f"the teacher's accuracy cannot be measured: {error.cause}") from error
+        text = f"the teacher's accuracy cannot be measured: {error.cause}"
+        raise _of_folder(error) or InputError(text) from error

@@ -19,6 +19,7 @@ from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.raytune.reporter import EpochReport, Reporter, describe_failure, make_run
 from kdtune.storage.correctness import pack_correct
 from kdtune.storage.mirror import Mirror
+from kdtune.storage.unusable_folder import faults_said
 from kdtune.streams.resources import Resources
 from kdtune.training.gate import measure
 from kdtune.training.metrics import Epoch
@@ -152,8 +153,13 @@ class TeacherTrainer:
     """Actor of Ray that fine-tunes teachers; unlike the process of a task, its own is known."""
 
     def train(self, study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
-        """Fine-tune a teacher, see `train_teacher`."""
-        yield from train_teacher(study, run, folder, contents)
+        """Fine-tune a teacher, see `train_teacher`.
+
+        Raises:
+            FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
+        """
+        with faults_said(study.folder):
+            yield from train_teacher(study, run, folder, contents)
 
 
 def measure_teachers(
@@ -165,11 +171,15 @@ def measure_teachers(
         study: The study.
         teachers: Its base run with each of them.
         contents: What the data of the study must be; None in the process that has read them.
+
+    Raises:
+        FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
     """
     if contents is not None:
         _check_data(study.run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
-    for run in teachers:
-        _pull_teacher(run, Mirror(study))
-    return measure(study.run, teachers, study.folder / "teacher", resources)
+    with faults_said(study.folder):
+        for run in teachers:
+            _pull_teacher(run, Mirror(study))
+        return measure(study.run, teachers, study.folder / "teacher", resources)

@@ -1,8 +1,8 @@
 """A folder of kdtune's own that can no longer be used: one sentence with what to do.
 
-Folders of its own are the study's and the temporary one, where Ray has its files. What a user's
-data, model or training function meets elsewhere is not meant: that is the fault of the run or of
-the input, and is said as such. A cache that cannot be written is a warning, see `streams.cache`.
+Folders of its own are the study's and the temporary one, where Ray has its files. Errors of the
+user's data, models and training functions in other folders are not handled here: they are those of
+a run or of the input. A cache that cannot be written is a warning, see `streams.cache`.
 """
 
 import errno
@@ -11,12 +11,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from kdtune.config.errors import FolderUnusableError, UserError
-from kdtune.config.files import TRIALS
+from kdtune.config.files import RAY_PREFIX, TRIALS
 
 MARK = "FolderUnusable: "
 """Begins the error of a run that an unusable folder has ended; the sentence follows."""
@@ -24,8 +24,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 _WRITE = "make it writable, and run the same command again to resume"
 _MOUNT = "mount it again, and run the same command again to resume"
 _AGAIN = (
-    "mount it again if it was a mount, and run the same command again: what is left is kept, and "
-    "what is gone is computed again"
+    "if it was a mount, mount it again; then run the same command again to resume. What is left is "
+    "kept, what is gone is computed again"
 )
 _CONNECTION = (
     *(errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO),
@@ -41,6 +41,8 @@ WORDS = {
     errno.ENOTDIR: ("is gone", _AGAIN),
 }
 """Of each error of the system: what has become of the folder, and what to do."""
+ROOM_BYTES = 1e9
+"""A disk with more room than that is not the one that is full, if the error names no file."""
 _IN_TEXT = re.compile(r"\(os error (\d+)\)")
 """How Rust's libraries, as safetensors, name an error of the system."""
 
@@ -56,39 +58,74 @@ class Fault(NamedTuple):
 def find_fault(error: BaseException, study: Path) -> Fault | None:
     """Return the folder of kdtune's own that led to an error; None if none did.
 
-    A full disk is taken for one of these folders' if the error names no file elsewhere. Of other
-    errors the folder is asked, since a training function may meet the same ones, and a part that
-    was deleted may be made again: the folder is at fault if it takes no new file.
+    A training function may meet the same errors elsewhere, and a part of the study that was deleted
+    may be made again. So a new file is tried in the folder; only if that fails is it at fault. On a
+    full disk a small file may succeed: there the error counts if it names a file of the folder, or
+    names none and the disk has little room.
 
     Args:
         error: What was raised.
         study: The study's folder.
     """
+    study = Path(os.path.abspath(study))
     for number, file in _system_errors(error):
-        for folder in (study, temporary_folder()):
-            if file is not None and not _is_inside(file, folder):
-                continue
-            if number in FULL:
+        for folder in _own_folders(study, file):
+            if number in FULL and (file is not None or _has_little_room(folder, number)):
                 return Fault(folder, number)
-            if number in WORDS and (refused := _refusal(folder, Path(file or folder))):
+            is_meant = file is not None or folder == study
+            if number in WORDS and is_meant and (refused := _refusal(folder)):
                 return Fault(folder, refused)
     return None
+
+
+def _own_folders(study: Path, file: str | None) -> list[Path]:
+    """Return the folders that an error may be about: of the file it names, or all.
+
+    Args:
+        study: The study's folder.
+        file: That the error names.
+    """
+    if file is None:
+        return [study, *temporary_folders()]
+    if _is_inside(file, study):
+        part = study.joinpath(*Path(os.path.abspath(file)).relative_to(study).parts[:1])
+        return [study, *([part] if part.is_dir() else [])]
+    return [
+        place
+        for place in temporary_folders()
+        if _is_inside(file, place)
+        and Path(os.path.abspath(file)).relative_to(place).parts[0].startswith(RAY_PREFIX)
+    ]
+
+
+@contextmanager
+def faults_said(study: Path) -> Iterator[None]:
+    """Raise FolderUnusableError in place of an error that a folder of kdtune's own has led to."""
+    try:
+        yield
+    except Exception as error:
+        if (fault := find_fault(error, study)) is not None:
+            raise FolderUnusableError(describe_fault(fault, study)) from None
+        raise
 
 
 def fault_of_driver(error: Exception, study: Path) -> FolderUnusableError | None:
     """Return the error of a driver that met an unusable folder; None if it met something else.
 
-    The driver runs no code of the user's. So what it cannot do to a file of the study is a fault of
-    the folder, even if the folder takes other files; and of several full disks any may be meant.
+    No training function runs in the driver. So what it cannot do to a file of the study is a fault
+    of the folder, even if the folder takes other files, and a full disk ends the study wherever the
+    file is. If the error names no file, the folder with the least room is named.
     """
     if isinstance(error, UserError):
         return None
-    found = find_fault(error, study)
+    found, study = find_fault(error, study), Path(os.path.abspath(study))
     for number, file in _system_errors(error):
         if number in FULL:
-            places = [place for place in (study, temporary_folder()) if place.exists()]
-            fullest = min(places, key=lambda place: shutil.disk_usage(place).free)
-            found = Fault(fullest, number)
+            places = [place for place in (study, *temporary_folders()) if place.exists()]
+            if file is not None and not _is_inside(file, study):
+                places = [Path(file).parent]
+            place = min(places, key=lambda place: shutil.disk_usage(place).free)
+            found = Fault(place, number) if file or _has_little_room(place, number) else found
         is_own = file is not None and isinstance(error, OSError) and _is_inside(file, study)
         if found is None and number in WORDS and is_own:
             found = Fault(Path(str(file)), number)
@@ -108,22 +145,33 @@ def describe_fault(fault: Fault, study: Path) -> str:
     return f"{fault.place} {what} ({os.strerror(fault.number)}); {remedy}"
 
 
-def temporary_folder() -> Path:
-    """Return the folder in which Ray makes its own."""
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+def temporary_folders() -> list[Path]:
+    """Return the folders in which Ray's may be, in the order in which they are tried."""
+    last = "/tmp"  # noqa: S108 - the last resort, and a folder of mode 0700 in it
+    names = filter(None, [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), last])
+    return [Path(os.path.abspath(name)) for name in dict.fromkeys(names)]
 
 
 def _describe_full_disk(folder: Path, study: Path) -> str:
     free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-    sizes = [
-        sum(file.stat().st_size for file in one.rglob("*") if file.is_file())
-        for one in (study / TRIALS).glob("*")
-    ]
+    sizes = []
+    for one in (study / TRIALS).glob("*"):
+        with suppress(OSError):  # other trials write and rename their files meanwhile
+            sizes.append(sum(file.stat().st_size for file in one.rglob("*") if file.is_file()))
     need = f" and a run has needed up to {_mb(max(sizes))} MB" if any(sizes) else ""
     return (
         f"the disk of {folder} is full: {_mb(free)} MB are free{need}; make room, and run the same "
         f"command again to resume"
     )
+
+
+def _has_little_room(folder: Path, number: int) -> bool:
+    """Return True if a full disk, or quota, may be that of a folder."""
+    if number != errno.ENOSPC:  # room does not say how much of a quota is left
+        return True
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free < ROOM_BYTES
+    return False
 
 
 def _system_errors(error: BaseException) -> Iterator[tuple[int, str | None]]:
@@ -150,17 +198,10 @@ def _is_inside(file: str, folder: Path) -> bool:
     return Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
 
 
-def _refusal(folder: Path, place: Path) -> int | None:
-    """Return the number of the error with which a folder refuses a new file; None if it takes it.
-
-    Args:
-        folder: The folder.
-        place: A file or a folder in it; the file is tried there, or above where that is gone.
-    """
+def _refusal(folder: Path) -> int | None:
+    """Return the number of the error with which a folder refuses a new file; None if none."""
     try:
-        while place != folder and not place.is_dir():
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place) as probe:
+        with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"kdtune")
             probe.flush()
             os.fsync(probe.fileno())  # else some disks fail later

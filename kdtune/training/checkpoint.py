@@ -6,6 +6,7 @@ import os
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,18 +134,20 @@ class Checkpoint:
         self._unsaved_seconds = 0.0
 
     def _keep_last(self) -> None:
-        """Make the last state the one before as well, unless it is known to be of no use."""
+        """Make the last state the previous one as well, if it is known to be whole."""
         last, previous = state_files(self.file)
         if not self._is_last_whole:
             if last.is_dir():
                 delete(last)  # no file can take the place of a folder
             return
         delete(previous)
+        with suppress(OSError), last.open("rb") as stream:
+            os.fsync(stream.fileno())  # so that a loss of power cannot damage both states
         try:
             os.link(last, previous)  # the last state also stays where an upload may be reading it
         except FileNotFoundError:  # somebody has deleted it
             pass
-        except OSError:  # a file system without links; a crash now leaves the one before alone
+        except OSError:  # a file system without links; a crash here leaves only the previous state
             os.replace(last, previous)
 
     def load(

@@ -135,7 +135,7 @@ def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
 ) -> None:
     codes: list[int] = []
     monkeypatch.setattr(lost_ray.os, "_exit", codes.append)
-    monkeypatch.setattr(lost_ray, "kill_ray", lambda: None)
+    monkeypatch.setattr(lost_ray, "_kill_ray", lambda: None)
     monkeypatch.setattr(stop_signals, "_arrived", threading.Event())
     if arrived:
         stop_signals._note(signal.SIGTERM)

@@ -1,9 +1,7 @@
 """The watch over a folder that does not answer; of a real one: test_failing_folders.py."""
 
+import errno
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -87,40 +85,17 @@ def test_a_silent_folder_does_not_delay_the_end(folder: Path, answers: threading
     assert time.monotonic() - began < 10 * SILENT
 
 
-BLOCKED = """
-import signal, sys, time
-from pathlib import Path
-from kdtune.raytune import silent_folder
-silent_folder.SILENT_SECONDS, silent_folder.ASK_SECONDS, silent_folder.TICK_SECONDS = 0.3, 0.5, 0.1
-silent_folder.os.utime = lambda file: time.sleep(float(sys.argv[1]))
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as in a call of the system
-with silent_folder.silence_said(Path("f"), lambda line: print(line, flush=True)):
-    time.sleep(float(sys.argv[1]))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    time.sleep(10)
-"""
+def test_a_terminal_that_is_closed_does_not_end_the_watch(
+    folder: Path, answers: threading.Event
+) -> None:
+    said: list[str] = []
 
+    def say(line: str) -> None:
+        said.append(line)
+        raise OSError(errno.EIO, "the terminal is closed")
 
-@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="needs sigtimedwait")
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_while_the_main_thread_takes_no_signal(times: int) -> None:
-    """The first is kept for it, the second ends the process."""
-    seconds = "2.5" if times == 1 else "60"
-    with subprocess.Popen(
-        [sys.executable, "-c", BLOCKED, seconds],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert "has not answered" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert "at once with a second Ctrl-C" in process.stdout.readline()
-        if times == 2:
-            process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    if times == 2:
-        assert (process.returncode, out) == (130, "")
-        assert err == "interrupted; run the same command again to resume\n"
-    else:
-        assert "answers again" in out and "KeyboardInterrupt" in err
+    with silence_said(folder, say):
+        answers.clear()
+        wait_until(lambda: len(said) == 1, 10)
+        answers.set()
+        wait_until(lambda: len(said) == 2, 10)

@@ -1,10 +1,12 @@
 """What is written at the end of a study, from records without training; the rest in test_search."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -215,7 +217,7 @@ with atomic_write(Path(sys.argv[1])) as part:
 def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
     """But for what other commands may be writing now, and the user's own files."""
     dead = ("study.json", "teacher/1/teacher.json", "trials/t/checkpoint.pt")
-    alive = ("report.html", "figures/a.svg", "students/best.onnx", "mine")
+    alive = ("report.html", "figures/a.svg", "students/best.onnx", "mine", "teacher/2/teacher.json")
     files = (*dead, "trials/t/files/.kdtune-epochs.json", *alive, "trials/t/files/mine")
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -226,6 +228,8 @@ def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
     for name in files:
         (tmp_path / f"{name}.0123abcd.part").write_text("half")
     (tmp_path / "trials/t/files/state.part").touch()
+    old = time.time() - 3601
+    os.utime(tmp_path / "teacher/1/teacher.json.0123abcd.part", (old, old))
     assert len(list(tmp_path.rglob("*.part"))) == len(files) + 3
     remove_parts(tmp_path)
     left = {str(part.relative_to(tmp_path)) for part in tmp_path.rglob("*.part")}

@@ -5,6 +5,7 @@ test_failing_folders.py.
 """
 
 import errno
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -13,7 +14,14 @@ import pytest
 
 from kdtune.config.errors import FolderUnusableError, InputError
 from kdtune.storage import unusable_folder
-from kdtune.storage.unusable_folder import FULL, WORDS, Fault, fault_of_driver, find_fault
+from kdtune.storage.unusable_folder import (
+    FULL,
+    WORDS,
+    Fault,
+    fault_of_driver,
+    faults_said,
+    find_fault,
+)
 
 RESUMES = "run the same command again"
 
@@ -77,8 +85,8 @@ def test_errors_of_other_files_are_those_of_the_run(number: int, study: Path) ->
 def test_the_driver_names_a_file_of_the_study_in_a_folder_that_takes_others(study: Path) -> None:
     file = study / "epochs" / "00000.jsonl"
     said = str(fault_of_driver(error(errno.ENOENT, file), study))
-    assert said.startswith(f"{file} is gone (No such file or directory); mount it again if it was")
-    assert "what is left is kept, and what is gone is computed again" in said
+    assert said.startswith(f"{file} is gone (No such file or directory); if it was a mount")
+    assert "What is left is kept, what is gone is computed again" in said
     wrapped = ValueError("a bug")
     wrapped.__context__ = error(errno.ENOENT, file)
     assert fault_of_driver(wrapped, study) is None  # which deserves its traceback
@@ -92,16 +100,62 @@ def test_a_study_that_is_gone(study: Path) -> None:
 
 @pytest.mark.parametrize("number", FULL, ids=lambda number: errno.errorcode[number])
 def test_a_full_disk_is_one_of_kdtunes_unless_the_error_names_another(
-    number: int, study: Path, tmp_path: Path
+    number: int, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(unusable_folder, "ROOM_BYTES", math.inf)
     assert find_fault(error(number), study) == Fault(study, number)
-    assert find_fault(error(number, tmp_path / "tmp" / "x"), study) == Fault(
-        tmp_path / "tmp", number
-    )
-    assert find_fault(error(number, Path("/elsewhere/x")), study) is None
-    said = fault_of_driver(error(number, Path("/elsewhere/x")), study)
+    of_ray = tmp_path / "tmp" / "kdtune-1" / "ray" / "x"
+    assert find_fault(error(number, of_ray), study) == Fault(tmp_path / "tmp", number)
+    for mine in (tmp_path / "x", tmp_path / "tmp" / "x"):
+        assert find_fault(error(number, mine), study) is None
+        said = fault_of_driver(error(number, mine), study)
+        assert str(said).startswith(f"the disk of {mine.parent} is full: ")
+    said = fault_of_driver(error(number), study)
     assert isinstance(said, FolderUnusableError) and said.exit_code == 1
     assert "is full: " in str(said) and RESUMES in str(said)
+
+
+def test_a_disk_with_room_is_not_the_one_that_is_full(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a training function writes to a full disk of its own, without the name of the file."""
+    monkeypatch.setattr(unusable_folder, "ROOM_BYTES", 0.0)
+    assert find_fault(error(errno.ENOSPC), study) is None
+    assert fault_of_driver(error(errno.ENOSPC), study) is None
+    inside = error(errno.ENOSPC, study / "trials" / "t" / "checkpoint.pt")
+    assert find_fault(inside, study) == Fault(study, errno.ENOSPC)  # a part that was deleted
+
+
+def test_a_place_of_the_users_in_the_temporary_folder_is_not_kdtunes(
+    study: Path, refused: dict[Path, int]
+) -> None:
+    mine = study.parents[1] / "tmp" / "data"
+    for folder in (mine, mine.parent):
+        refused[folder] = errno.EACCES
+        assert find_fault(error(errno.EACCES, mine / "ants" / "1.png"), study) is None
+        assert find_fault(error(errno.EACCES), study) is None
+    refused[mine.parent] = errno.EROFS
+    of_ray = error(errno.EROFS, mine.parent / "kdtune-1" / "ray" / "x")
+    assert find_fault(of_ray, study) == Fault(mine.parent, errno.EROFS)
+
+
+def test_a_relative_folder_that_is_gone(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study.parents[1])
+    study.rmdir()
+    wrapped = RuntimeError("Tune")
+    wrapped.__context__ = error(errno.ENOENT, study / "epochs" / "00000.jsonl")
+    said = fault_of_driver(wrapped, Path("runs/s"))
+    assert str(said).startswith(f"{study} is gone (No such file or directory); if it was a mount")
+
+
+def test_an_error_of_a_folder_takes_the_place_of_its_effect(
+    study: Path, refused: dict[Path, int]
+) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), faults_said(study):
+        raise RuntimeError("a bug")
+    refused[study] = errno.EROFS
+    with pytest.raises(FolderUnusableError, match="has become read-only"), faults_said(study):
+        raise RuntimeError("of torch") from error(errno.EROFS, study / "teacher" / "x")
 
 
 def test_what_led_to_an_error_is_looked_at(study: Path, refused: dict[Path, int]) -> None:
