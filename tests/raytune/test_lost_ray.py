@@ -106,12 +106,15 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
     raylet.process.wait()
     with pytest.raises(RayLostError):
         check_local_ray()
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup lets this process ignore SIGHUP
     try:
         with pytest.raises(KeyboardInterrupt), stop_signals.signals_as_ctrl_c():
-            signal.raise_signal(getattr(signal, name))
+            signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             check_local_ray()
     finally:
+        signal.signal(number, before)
         stop_signals.forget()
     with pytest.raises(RayLostError):
         check_local_ray()
@@ -120,12 +123,14 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_background_job_which_ignores_ctrl_c_ends_all_the_same(name: str) -> None:
     """A shell lets the commands that a script starts with & ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with pytest.raises(KeyboardInterrupt), stop_signals.signals_as_ctrl_c():
-            signal.raise_signal(getattr(signal, name))
+            signal.raise_signal(number)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in zip((number, signal.SIGINT), before, strict=True):
+            signal.signal(one, handler)
         stop_signals.forget()
 
 

@@ -220,7 +220,18 @@ def test_a_damaged_field_of_provenance_is_left_out_and_said(
     (sentence,) = provenance_faults(folder)
     assert sentence.startswith(f"provenance.json is damaged ({name}")
     assert sentence in kdtune.load(folder).warnings
+
+
+def test_a_report_needs_no_field_of_provenance_that_can_be_damaged(tmp_path: Path) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    file = folder / "provenance.json"
+    record = json.loads(file.read_text("utf-8"))
+    for _, name in PROVENANCES.values():
+        record[name] = 0
+    file.write_text(json.dumps(record), "utf-8")
     results = kdtune.load(folder)
+    (sentence,) = provenance_faults(folder)
+    assert all(name in sentence for _, name in PROVENANCES.values())
     assert write(results, results.default_criterion, folder).is_file()
 
 
