@@ -103,6 +103,8 @@ class Soak:
     def _scene(self, kind: str, name: str, place: str = "folder") -> Iterator[Scene]:
         """Yield a scene; at the end, nothing that it has started is left, whatever happens."""
         scene = self._make_scene(kind, self.out / name, place)
+        if place != "hosts":
+            scene.kept = self._kept
         try:
             yield scene
         finally:

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -37,14 +37,19 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def below(root: int) -> list[Process]:
-    """Return the descendants of a process, parents before children, in the order of numbers."""
+def below(root: int, kept: Collection[int] = ()) -> list[Process]:
+    """Return the descendants of a process, parents before children, in the order of numbers.
+
+    Args:
+        root: The process.
+        kept: Those that are left out, with all of their descendants.
+    """
     children: dict[int, list[Process]] = {}
     for process in sorted(_all()):
         children.setdefault(process.parent, []).append(process)
     found, open_ = [], [root]
     while open_:
-        own = children.get(open_.pop(0), [])
+        own = [process for process in children.get(open_.pop(0), []) if process.pid not in kept]
         found += own
         open_ += [process.pid for process in own]
     return found
@@ -104,11 +109,9 @@ def end_all(kept: set[int]) -> None:
 
 def _running(kept: set[int]) -> list[Process]:
     """Return this process's descendants; bury those that have ended and have no other parent."""
-    own, found, skipped = os.getpid(), [], set(kept)
-    for process in below(own):
-        if process.pid in skipped or process.parent in skipped:
-            skipped.add(process.pid)
-        elif process.state != "Z":
+    own, found = os.getpid(), []
+    for process in below(own, kept):
+        if process.state != "Z":
             found.append(process)
         elif process.parent == own:
             with suppress(ChildProcessError):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,8 @@ class Scene:
         self.file = home / "experiment.py"
         self.file.write_text(f"from kdtune import Run, Study\nstudy = {self.study!r}\n")
         self.driver: subprocess.Popen[bytes] | None = None
+        self.kept: Callable[[], Collection[int]] = tuple
+        """Returns processes that serve all studies, to which no fault of this one may come."""
         self.calls = 0
         self.damaged: set[Told] = set()
         """Records of epochs that a fault has damaged."""
@@ -118,7 +121,8 @@ class Scene:
 
     def processes(self, name: str) -> list[Process]:
         """Return Ray's processes by a pattern of their command without its flags."""
-        return [p for p in below(os.getpid()) if re.search(name, p.command.partition(" --")[0])]
+        own = below(os.getpid(), self.kept())
+        return [p for p in own if re.search(name, p.command.partition(" --")[0])]
 
     def leftovers(self) -> list[Process]:
         """Return what may outlive a driver that is killed: all processes of its Ray."""
