@@ -1,6 +1,7 @@
 """A Tune callback that writes each trial's start, epochs and end, and passes them to the plan."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -93,6 +94,7 @@ class Recorder(tune.Callback):
         self.ended_trials = 0
         self.scores: dict[str, float] = {}
         self._warnings: set[str] = set()
+        self._not_started: Counter[str] = Counter()
         self._failure: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,9 +230,12 @@ class Recorder(tune.Callback):
             self.plan.requeue(run)
         elif run.trial_id in self.attempts:
             self._end(run, "failed", f"its worker died {MAX_RETRIES + 1} times")
+        elif self._not_started[run.trial_id] < MAX_RETRIES:  # Tune retries only those that started
+            self._not_started[run.trial_id] += 1
+            self.plan.requeue(run)
         else:
             self.on_trial_start(iteration, trials, trial)
-            self._end(run, "failed", "its worker did not start")
+            self._end(run, "failed", f"its worker did not start, {MAX_RETRIES + 1} times")
 
     def _end(self, run: BaseRun, status: str, error: str | None) -> None:
         node = self.nodes.get(run.trial_id)
