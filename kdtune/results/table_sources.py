@@ -141,14 +141,14 @@ def _check_header(names: list[str], file: Path) -> None:
 def _decode(file: Path) -> str:
     """Return the text of a file: UTF-8, or UTF-16 with its mark, as Excel writes it."""
     data = file.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16")
+    mark = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if mark else "utf-8-sig")
     except UnicodeDecodeError as error:
+        kind = "UTF-16, as its first two bytes say" if mark else "UTF-8"
         raise InputError(
-            f"{file} must be UTF-8, but byte {error.start} is {error.object[error.start]:#x}. Save "
-            f"it as UTF-8 (iconv -f latin1 -t utf-8; in Excel: CSV UTF-8)."
+            f"{file} must be {kind}, but byte {error.start} is {error.object[error.start]:#x}. "
+            f"Save it as UTF-8 (iconv -f latin1 -t utf-8; in Excel: CSV UTF-8)."
         ) from error
 
 

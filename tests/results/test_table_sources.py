@@ -156,6 +156,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
             "the table must have rows, but it holds column names only",
         ),
         ("x.csv", b"alpha,T,seed,acc\n1,1,0,\xe9\n", "must be UTF-8, but byte 23 is 0xe9"),
+        ("x.csv", b"\xfe\xff\0a\0,S", "must be UTF-16, as its first two bytes say, but byte 6 is"),
         ("x.csv", b"alpha,T,seed,acc\n1,1,0,.5,7\n", "must have the 4 fields .*but they have more"),
         (
             "x.csv",
