@@ -67,6 +67,14 @@ def check_numbers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert own[own.split == "val"].sort_values("epoch").acc.tolist() == expected
 
 
+def resume(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the same command again, which completes the study; return what it has printed."""
+    with start(study, tmp_path) as driver:
+        assert driver.wait() == 0, driver.said()
+    check_numbers(study, tmp_path, monkeypatch)
+    return driver.said()
+
+
 def end_in_a_sentence(driver: Driver) -> str:
     """Return the sentence with which a driver ends; nothing else of it may be left or printed."""
     assert driver.wait() == 1, driver.said()
@@ -98,9 +106,7 @@ def test_a_folder_that_fails_in_mid_study(
         said = end_in_a_sentence(driver)
     assert f"{study.folder} {words}" in said and AGAIN in said
     disk.mend()
-    with start(study, tmp_path) as driver:
-        assert driver.wait() == 0, driver.said()
-    check_numbers(study, tmp_path, monkeypatch)
+    resume(study, tmp_path, monkeypatch)
     ends = [line for line in read_lines(study.folder)[0] if line["kind"] == "end"]
     assert {line["status"] for line in ends} == {"completed"}
 
@@ -130,11 +136,9 @@ def test_parts_of_the_folder_are_deleted_in_mid_study(
         said = end_in_a_sentence(driver)
     assert str(study.folder) in said and "is gone (No such file or directory)" in said
     assert AGAIN in said
-    with start(study, tmp_path) as driver:
-        assert driver.wait() == 0, driver.said()
-    check_numbers(study, tmp_path, monkeypatch)
+    said = resume(study, tmp_path, monkeypatch)
     if gone == "study.json":
-        assert "has records but no study.json" in driver.said()
+        assert "has records but no study.json" in said
         starts = [line["trial_id"] for line in read_lines(study.folder)[0] if "config" in line]
         assert len(starts) == 4
 
@@ -149,9 +153,7 @@ def test_rays_part_and_the_trials_are_deleted_in_mid_study(
             shutil.rmtree(study.folder / name, ignore_errors=True)
         assert driver.wait() in (0, 1), driver.said()
         assert "Traceback" not in driver.said()
-    with start(study, tmp_path) as driver:
-        assert driver.wait() == 0, driver.said()
-    check_numbers(study, tmp_path, monkeypatch)
+    resume(study, tmp_path, monkeypatch)
 
 
 def test_a_silent_mount_is_waited_for(
@@ -187,6 +189,4 @@ def test_ctrl_c_during_a_silence(
         assert driver.wait() == 130, driver.said()
         assert driver.left() == []
         assert "run the same command again to resume" in driver.said()
-    with start(study, tmp_path) as driver:
-        assert driver.wait() == 0, driver.said()
-    check_numbers(study, tmp_path, monkeypatch)
+    resume(study, tmp_path, monkeypatch)
