@@ -18,12 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdtune.config.defaults import fashion
-from kdtune.config.run import Run
-from kdtune.config.run_training import Precision
-from kdtune.config.study import Study
+from kdtune.config.run import Precision, Run
+from kdtune.config.study import Study, fashion
 from kdtune.statistics.intervals import Interval, paired_difference
-from kdtune.streams.resources import Resources, has_bf16
+from kdtune.streams.views import Resources, has_bf16
 from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune
 

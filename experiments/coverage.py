@@ -5,7 +5,7 @@
     python experiments/coverage.py --study runs/coverage                # or --part simulated
 
 Two intervals of 95 % are compared: over repeats alone, and over repeats and images (two-way,
-`kdtune.statistics.crossed`). The truth is the difference for new repeats and new images.
+`kdtune.statistics.intervals`). The truth is the difference for new repeats and new images.
 
 simulated: correctness of two configurations, R repeats x N images, from a probit model: a latent
     score is 0.9 + image (SD 1.2, common to all configurations) + image x configuration (SD 0.38) +
@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from kdtune.statistics.crossed import Estimate, crossed, over_repeats
-from kdtune.statistics.multiplicity import holm
+from kdtune.statistics.intervals import Estimate, crossed, over_repeats
+from kdtune.statistics.tests import holm
 
 REPEATS, IMAGES = (4, 8, 16), (153, 500, 2000, 5000)
 NOISE = (0.02, 0.08, 0.2)

@@ -37,17 +37,14 @@ from safetensors.torch import save
 
 import kdtune
 from kdtune.config.cli import parse, study_flags
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.text import printable, printable_lines
+from kdtune.config.text import InputError, printable, printable_lines
 from kdtune.data.folder import load_folder, verify
-from kdtune.models.checkpoints import read_checkpoint
+from kdtune.models.weights import read_checkpoint
 from kdtune.reporting.build import write
-from kdtune.results.table import compare
-from kdtune.streams.cache import Cache
-from kdtune.streams.entries import read
-from kdtune.streams.keys import Key
+from kdtune.results.tables import compare
+from kdtune.streams.cache import Cache, Key, read
 
 BATCH = 20
 """Examples between two looks at the clock."""

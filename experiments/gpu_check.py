@@ -35,16 +35,19 @@ from torch import Tensor, nn
 
 from kdtune import __version__
 from kdtune.config.cli import run_and_exit
-from kdtune.config.run import Run
-from kdtune.config.run_training import Precision
+from kdtune.config.run import Precision, Run
 from kdtune.config.study import Device, Study
-from kdtune.streams.batches import Batch
-from kdtune.streams.chunks import INFERENCE_BATCH
-from kdtune.streams.keys import device_name
-from kdtune.streams.resources import Resources, check_gpus, count_gpus, local_cpus
-from kdtune.training.one_batch import Models, teacher_logits, training_steps, views_like
+from kdtune.streams.cache import device_name
+from kdtune.streams.views import (
+    INFERENCE_BATCH,
+    Batch,
+    Resources,
+    check_gpus,
+    count_gpus,
+    local_cpus,
+)
 from kdtune.training.recipe import resolve
-from kdtune.training.run import distill
+from kdtune.training.run import Models, distill, teacher_logits, training_steps, views_like
 
 NOWHERE = Path("no-teacher-folder")
 BARRIER_SECONDS = 600.0

@@ -18,9 +18,8 @@ from scipy.stats import levene, norm, t
 
 import kdtune
 from kdtune.results.comparison import Criterion, by_repeat
-from kdtune.statistics.crossed import Components
-from kdtune.statistics.intervals import MIN_REPEATS, unpaired_difference
-from kdtune.statistics.variance import variance_shares
+from kdtune.statistics.intervals import MIN_REPEATS, Components, unpaired_difference
+from kdtune.statistics.selection import variance_shares
 
 POWER = float(norm.ppf(0.975) + norm.ppf(0.8))
 """True difference in standard errors that a two-sided test of 5 % detects with 80 % power."""

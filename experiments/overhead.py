@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 
-from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
-from kdtune.config.study import Study
+from kdtune.config.study import Study, fashion
 from kdtune.raytune.driver import run as search
 from kdtune.storage.records import read_lines
-from kdtune.streams.resources import Resources
+from kdtune.streams.views import Resources
 from kdtune.training.run import distill
 from kdtune.training.teacher import fine_tune
 

@@ -23,10 +23,10 @@ import pandas as pd
 
 import kdtune
 from kdtune import Range, Study
-from kdtune.config.defaults import fashion
-from kdtune.results.side_by_side import SideBySide, load_several
-from kdtune.results.significance import p_value
-from kdtune.results.tables import interval_words, plus_minus
+from kdtune.config.study import fashion
+from kdtune.results.comparison import interval_words, plus_minus
+from kdtune.results.design import p_value
+from kdtune.results.several import SideBySide, load_several
 
 LR = Range(0.003, 0.1, log=True)
 ALPHA = Range(0.003, 0.9, logit=True)

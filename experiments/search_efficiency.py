@@ -44,15 +44,14 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from play import rest_of, round_before, start_of
 
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.planning.ledger import final_differences, finalists, is_decided
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_differences, finalists, is_decided
-from kdtune.statistics.early_stopping import rungs
 from kdtune.statistics.intervals import paired_difference
-from kdtune.statistics.multiplicity import holm
-from kdtune.statistics.racing import rank_by_common_mean
+from kdtune.statistics.selection import rank_by_common_mean, rungs
+from kdtune.statistics.tests import holm
 
 FILE = Path(__file__).with_suffix(".csv")
 EPOCHS = 30

@@ -20,7 +20,7 @@ from soak_processes import Process, below
 from soak_studies import ADAPTIVE, KINDS, Scene
 
 from kdtune.config.study import Study
-from kdtune.storage.object_store import Store
+from kdtune.storage.store import Store
 
 SHARED = "/mnt/shared"
 """Folder that the hosts share, as they see it."""

@@ -18,8 +18,7 @@ from soak_processes import Process, below
 from tiny_run import TINY
 
 from kdtune.config.study import Study
-from kdtune.storage.records import read_lines
-from kdtune.storage.schema import Line
+from kdtune.storage.records import Line, read_lines
 
 ROOT = Path(__file__).parent.parent
 RUN = replace(TINY, teacher_epochs=5, student="factories:dropout_student", epochs=80)

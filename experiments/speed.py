@@ -36,14 +36,13 @@ from typing import Any
 import torch
 from overhead import compare, sentence
 
-from kdtune.config.run import Run
-from kdtune.config.run_training import Precision, Trainable
+from kdtune.config.run import Precision, Run, Trainable
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources, has_bf16
+from kdtune.streams.views import Resources, has_bf16
 from kdtune.training.run import clear_cached_models, distill, make_student
 from kdtune.training.teacher import initial_network
 

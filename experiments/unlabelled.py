@@ -18,10 +18,10 @@ import pandas as pd
 
 import kdtune
 from kdtune import Study
-from kdtune.config.defaults import fashion
-from kdtune.results.side_by_side import load_several
-from kdtune.results.significance import p_value
-from kdtune.results.tables import interval_words, plus_minus
+from kdtune.config.study import fashion
+from kdtune.results.comparison import interval_words, plus_minus
+from kdtune.results.design import p_value
+from kdtune.results.several import load_several
 
 BATCH = 64
 TEMPERATURES = (1.0, 4.0)

@@ -17,13 +17,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdtune.config.errors import InputError, UserError
-    from kdtune.config.hyperparameters import Range
     from kdtune.config.run import Run
     from kdtune.config.study import Study
+    from kdtune.config.task import Range
+    from kdtune.config.text import InputError, UserError
     from kdtune.raytune.driver import run
-    from kdtune.results.study_results import Results, load
-    from kdtune.results.table import compare
+    from kdtune.results.results import Results, load
+    from kdtune.results.tables import compare
     from kdtune.students.loading import load_student
     from kdtune.students.trained import TrainedStudent
 

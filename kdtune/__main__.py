@@ -8,8 +8,7 @@ import os
 import sys
 from typing import NoReturn
 
-from kdtune.config.cli import run_and_exit, start
-from kdtune.config.commands import COMMANDS, overview, unknown_command, version
+from kdtune.config.cli import COMMANDS, overview, run_and_exit, start, unknown_command, version
 
 
 def main() -> NoReturn:

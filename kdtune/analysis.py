@@ -15,23 +15,22 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Iterable
 
-from kdtune.config.errors import InputError
-from kdtune.config.flags import AnalysisFlags
-from kdtune.config.table_flags import TableFlags
-from kdtune.config.text import printable_lines
-from kdtune.results.criterion_flags import (
+from kdtune.config.cli import AnalysisFlags, TableFlags
+from kdtune.config.text import InputError, printable_lines
+from kdtune.results.comparison import format_table
+from kdtune.results.results import (
     check_baseline,
     criterion_for_several,
     criterion_of,
+    is_folder_of_studies,
+    list_studies,
+    load,
     parse_baseline,
+    studies_text,
 )
-from kdtune.results.side_by_side import load_several
-from kdtune.results.side_by_side_text import text
-from kdtune.results.studies import is_folder_of_studies, list_studies, studies_text
-from kdtune.results.study_results import load
-from kdtune.results.table import compare
-from kdtune.results.table_sources import read_tables
-from kdtune.results.tables import format_table
+from kdtune.results.several import load_several, text
+from kdtune.results.sources import read_tables
+from kdtune.results.tables import compare
 
 
 def main(flags: AnalysisFlags | TableFlags) -> int:
@@ -99,7 +98,7 @@ def _mark(place: str, flags: AnalysisFlags) -> None:
         if flags.reason is not None:
             raise InputError("--reason must be given with --drop or --restore")
         return
-    from kdtune.storage.dropping import mark_trials
+    from kdtune.storage.mirror import mark_trials
 
     mark_trials(place, flags.drop, flags.restore, flags.reason)
     for word, trials in (("dropped", flags.drop), ("restored", flags.restore)):

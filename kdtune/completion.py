@@ -8,7 +8,7 @@ if __name__ == "__main__":
 
     start("completion")  # does not return
 
-from kdtune.config.completion import CompletionFlags, script
+from kdtune.config.cli import CompletionFlags, script
 
 
 def main(flags: CompletionFlags) -> int:

@@ -10,8 +10,8 @@ if __name__ == "__main__":
 
 import math
 
-from kdtune.config.conversion import Conversion, convert, converted_training
-from kdtune.config.convert_flags import ConvertFlags
+from kdtune.config.cli import ConvertFlags
+from kdtune.config.conventions import Conversion, convert, converted_training
 
 TRAINING = ("lr", "weight_decay", "clip_norm")
 """Flags whose values depend on the size of the loss."""

@@ -8,14 +8,12 @@ if __name__ == "__main__":
 
     start("distill")  # refuses wrong flags before torch is loaded; does not return
 
-from kdtune.config.errors import InputError
 from kdtune.config.files import check_links
 from kdtune.config.study import Study
-from kdtune.streams.resources import local_resources
+from kdtune.config.text import InputError
+from kdtune.streams.views import local_resources
 from kdtune.teacher import gate, train_teacher
-from kdtune.training.progress import Progress
-from kdtune.training.recipe import resolve
-from kdtune.training.recipe_table import describe_config
+from kdtune.training.recipe import Progress, describe_config, resolve
 from kdtune.training.run import check, distill
 from kdtune.training.teacher import missing_teachers
 

@@ -12,9 +12,8 @@ import sys
 from contextlib import suppress
 from functools import partial
 
-from kdtune.config.errors import InputError
-from kdtune.config.export_flags import ExportFlags
-from kdtune.config.text import printable
+from kdtune.config.cli import ExportFlags
+from kdtune.config.text import InputError, printable
 from kdtune.deploy.export import export
 from kdtune.students.loading import describe_code
 

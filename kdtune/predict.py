@@ -18,14 +18,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from kdtune.config.errors import InputError
-from kdtune.config.predict_flags import PredictFlags, PredictFormat
+from kdtune.config.cli import PredictFlags, PredictFormat
 from kdtune.config.study import Study
-from kdtune.config.text import in_spreadsheet, printable
-from kdtune.streams.resources import check_gpus, count_gpus, device_of
-from kdtune.students.image_files import find_images
+from kdtune.config.text import InputError, in_spreadsheet, printable
+from kdtune.streams.views import check_gpus, count_gpus, device_of
 from kdtune.students.loading import describe_code, load_student
-from kdtune.students.predicting import Prediction, predict_files
+from kdtune.students.trained import Prediction, find_images, predict_files
 
 COLUMNS = ("file", "rank", "class", "probability")
 Top = list[tuple[str, float]]

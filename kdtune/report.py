@@ -11,13 +11,11 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from kdtune.config.errors import InputError
-from kdtune.config.flags import ReportFlags
-from kdtune.reporting.build import write
-from kdtune.reporting.side_by_side import output_file, write_comparison
-from kdtune.results.criterion_flags import check_baseline, criterion_for_several, criterion_of
-from kdtune.results.side_by_side import load_several
-from kdtune.results.study_results import load
+from kdtune.config.cli import ReportFlags
+from kdtune.config.text import InputError
+from kdtune.reporting.build import output_file, write, write_comparison
+from kdtune.results.results import check_baseline, criterion_for_several, criterion_of, load
+from kdtune.results.several import load_several
 
 
 def main(flags: ReportFlags) -> int:

@@ -12,27 +12,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from kdtune.config.errors import Diverged, InputError
 from kdtune.config.files import check_links
+from kdtune.config.records import TeacherAccuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.teacher_accuracy import TeacherAccuracy
+from kdtune.config.text import Diverged, InputError
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
-from kdtune.models.finished import WEIGHTS
-from kdtune.results.teachers import check_teachers
-from kdtune.streams.resources import Resources, local_resources
-from kdtune.training.dump import check_dump, dump_teacher, with_views_of_teacher
-from kdtune.training.gate import find_unmeasured, key_of, measure, with_members
-from kdtune.training.progress import Progress
-from kdtune.training.recipe import numbered, resolve_study, teachers, whole_teachers
+from kdtune.models.weights import WEIGHTS
+from kdtune.results.warnings import check_teachers
+from kdtune.streams.views import Resources, local_resources
+from kdtune.training.recipe import Progress, numbered, resolve_study, teachers, whole_teachers
 from kdtune.training.teacher import (
+    check_dump,
     describe_training,
+    dump_teacher,
+    find_unmeasured,
     fine_tune,
     initial_teacher,
+    key_of,
+    measure,
     missing_teachers,
     probe_teacher,
     teacher_place,
+    with_members,
+    with_views_of_teacher,
 )
 
 Say = Callable[[str], None]

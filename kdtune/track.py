@@ -19,17 +19,15 @@ from threading import Event, Thread
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from kdtune.config.errors import InputError, first_line
 from kdtune.config.files import check_links
-from kdtune.config.trackers import TrackFlags
+from kdtune.config.study import TrackFlags
+from kdtune.config.text import InputError, first_line
 from kdtune.reporting.build import write
-from kdtune.results.comparison import completed
-from kdtune.results.study_results import Results, load
-from kdtune.results.tables import csv_text
-from kdtune.storage.fetch import fetch
+from kdtune.results.comparison import completed, csv_text
+from kdtune.results.results import Results, load
+from kdtune.storage.mirror import fetch
 from kdtune.storage.records import is_running, read_study
-from kdtune.tracking.sync import Sync
-from kdtune.tracking.tracker import Conclusion
+from kdtune.tracking.sync import Conclusion, Sync
 
 COMPLETE = "complete"
 """What a search writes to the standard input of --follow once a study is complete."""

@@ -8,10 +8,10 @@ from reference import build_teacher
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data, Split
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
+from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
-from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
+from kdtune.streams.views import Resources
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no-teacher-folder")

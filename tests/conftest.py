@@ -65,7 +65,7 @@ def one_thread() -> None:
 def short_benchmarks() -> Iterator[None]:
     """Latencies are measured for a moment only: no test depends on their precision."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdtune.models.cost.MIN_SECONDS", 0.01)
+        patch.setattr("kdtune.models.checks.MIN_SECONDS", 0.01)
         yield
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from kdtune.models.classifier import Preprocessing
-from kdtune.models.fashion import small_cnn
+from kdtune.models.classifier import Preprocessing, small_cnn
 
 
 def tiny_teacher(classes: int) -> nn.Module:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kdtune.models.fashion import small_cnn
-from kdtune.models.preprocessing import Preprocessing
+from kdtune.models.classifier import Preprocessing, small_cnn
 
 
 class Changed(nn.Module):

@@ -8,7 +8,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.storage.correctness import pack_correct
+from kdtune.storage.records import pack_correct
 
 Curve = Callable[[Run], list[float] | None]
 """Validation accuracies of a run by epoch; None: the run fails; NaN: it diverges there."""

@@ -3,9 +3,9 @@
 import math
 import random
 
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.config.task import Range
 
 RUN = Run(epochs=8, optimizer="adamw")
 LISTS = {"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2, 1e-1), "loss": ("mse", "kl")}

@@ -10,12 +10,12 @@ from PIL import Image
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune.distillation import DistillationJob
-from kdtune.raytune.study_folder import finish, write_study
-from kdtune.results.study_results import Results
+from kdtune.raytune.driver import DistillationJob
+from kdtune.raytune.folder import finish, write_study
+from kdtune.results.results import Results
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Records
-from kdtune.streams.resources import Resources
+from kdtune.streams.views import Resources
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import distill
 

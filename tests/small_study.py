@@ -5,8 +5,8 @@ from pathlib import Path
 from study_folders import cost, draw, make, write_predictions
 
 import kdtune
-from kdtune.config.cost import write_costs
-from kdtune.results.study_results import Results
+from kdtune.config.records import write_costs
+from kdtune.results.results import Results
 
 
 def write_small_study(folder: Path) -> Results:

@@ -13,15 +13,14 @@ import numpy as np
 import pandas as pd
 
 import kdtune
-from kdtune.config.cost import Cost, Role
 from kdtune.config.files import PREDICTIONS
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.records import Cost, Role
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.results.labels import config_label
-from kdtune.results.study_results import Results
-from kdtune.storage.records import Records
-from kdtune.storage.rounds import FinalPair, Round
+from kdtune.config.task import HYPERPARAMETERS
+from kdtune.results.frames import config_label
+from kdtune.results.results import Results
+from kdtune.storage.records import FinalPair, Records, Round
 
 RUN = Run(data="fashion", epochs=3, lr=0.05)
 IMAGES = {"train": 300, "val": 500, "test": 1000}

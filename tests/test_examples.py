@@ -19,11 +19,11 @@ from small_students import FASHION, run_here
 from small_study import write_small_study
 
 import kdtune
-from kdtune.reporting.plots import Plots
+from kdtune.reporting.figures import Plots
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
 MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
-OTHERS = ["kdtune.results.study_data", "kdtune.results.study_comparisons", "kdtune.reporting.plots"]
+OTHERS = ["kdtune.results.results", "kdtune.results.results", "kdtune.reporting.figures"]
 """Modules of base classes of `Results`, and of what its properties return."""
 EXAMPLES_OF_RESULTS = {
     *("trials", "epochs", "configs", "predictions", "label", "criterion", "plot"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kdtune.config.run import Run
-from kdtune.streams.resources import Resources
+from kdtune.streams.views import Resources
 from kdtune.training.teacher import fine_tune
 
 TINY = Run(

@@ -8,7 +8,7 @@ import pandas as pd
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, PROVENANCE
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 SPLITS = {"val": 0.0, "test": -0.1}
 """By split: what is added to the val accuracy, as `study_folders.write_records` does for test."""

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdtune.config.errors import InputError
-from kdtune.config.names import OBJECT, is_object
-from kdtune.config.text import repr_or_type
+from kdtune.config.fields import OBJECT, is_object
+from kdtune.config.text import InputError, repr_or_type
 
 KINDS = ("data", "teacher", "student")
 """Fields of a run that may be given an object, in the order in which objects are named."""

@@ -1,19 +1,213 @@
-"""What the trials of a study train: its hyperparameters, its metrics and its baseline.
+"""What the trials of a study train: hyperparameters, metrics, own training functions."""
 
-Plan, tables and report know of distillation only what its task declares. A study of a training
-function of the user's own has a task that is made from the arguments of `Study`.
-"""
+from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from kdtune.config import effects
-from kdtune.config.errors import InputError
-from kdtune.config.fields import Config, Hyperparameter, Value, searchable
-from kdtune.config.metrics import METRICS, Metric
-from kdtune.config.run import Run
+from kdtune.config import fields as effects
+from kdtune.config.fields import (
+    MAX_INTEGER,
+    MAX_NUMBER,
+    Config,
+    Hyperparameter,
+    Value,
+    declarations,
+    searchable,
+)
+from kdtune.config.run import BaseRun, Run
+from kdtune.config.text import InputError, shown, user_code
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+# Metrics of a split: one table that the loop, the records, tables, figures and flags read.
+#
+# Nothing here imports torch or numpy: the functions use methods of the tensors that they are
+# given,
+# so that the results and `--help` can read the table without it. Logits are [B, K] for a batch
+# and
+# [N, K] for a whole split, labels int64 [B] or [N]. `teacher` is None where there is no teacher;
+# only
+# metrics with `needs_teacher` use it, and they are not computed then.
+
+
+if TYPE_CHECKING:
+    OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
+    OfSplit = Callable[[Tensor, Any, Tensor], float]
+    OfExample = Callable[[Any, Mapping[str, Any]], Any]
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of one split in one epoch of a run."""
+
+    name: str
+    """Its column in records and dataframes."""
+    label: str
+    """In words, for axes and tables."""
+    unit: Literal["points", "nats", ""]
+    """How differences are shown: "points" are percentage points of a share, nats are printed."""
+    better: Literal["higher", "lower"] | None
+    """Which of two values is better; None: neither."""
+    comparable: bool
+    """Whether it means the same in every configuration; a loss that alpha weights does not."""
+    needs_teacher: bool = False
+    of_batch: OfBatch | None = None
+    """of_batch(student, teacher, labels): a value per example [B], or their mean as a scalar. The
+    metric of the split is the mean over its examples."""
+    of_split: OfSplit | None = None
+    """of_split(student, teacher, labels): the metric, from all logits of the split at once. For
+    what is not a mean over examples, and for means that cost too much at each training step."""
+    derived: Callable[[Mapping[str, Any]], Any] | None = None
+    """From other metrics of the same split, numbers or columns; not recorded."""
+    of_example: OfExample | None = None
+    """of_example(numpy, predictions): a value per example [N], whose mean is the metric, from
+    columns of predictions.parquet. With it, comparisons hold for new images. None: the metric is no
+    mean over examples, and comparisons hold for the images of the study only."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is recorded and lies in [0, 1]."""
+        return self.unit == "points" and self.derived is None
+
+
+def _accuracy(student: Tensor, teacher: Any, labels: Tensor) -> Tensor:
+    return (student.argmax(1) == labels).double()
+
+
+def _teacher_accuracy(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return (teacher.argmax(1) == labels).double()
+
+
+def _agreement(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return (teacher.argmax(1) == student.argmax(1)).double()
+
+
+def _logit_difference(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over examples and classes of |teacher - student|."""
+    return (teacher - student).abs().mean()
+
+
+def _kl(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over examples of KL(softmax(teacher) || softmax(student)), at T = 1."""
+    log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum() / len(labels)
+
+
+def negative_log_likelihood(student: Tensor, teacher: Any, labels: Tensor) -> float:
+    """Return the mean over examples of -log p(label), in nats, >= 0.
+
+    It is the cross-entropy with the labels, computed in float64 and so without the rounding of the
+    batch means of `ce`.
+    """
+    log_p = student.double().log_softmax(1)
+    return -float(log_p.gather(1, labels[:, None]).mean())
+
+
+def expected_calibration_error(student: Tensor, teacher: Any, labels: Tensor) -> float:
+    """Return the mean over examples of |accuracy - confidence| of their bin, in [0, 1].
+
+    The confidence is the probability of the predicted class; the bins are `ECE_BINS` of equal
+    width, open on the left, closed on the right (Guo et al., 2017, equation 3).
+    """
+    confidence, predicted = student.double().softmax(1).max(1)
+    difference = (predicted == labels).double() - confidence
+    # ceil: a confidence on an edge belongs to the bin below, as in Guo's (low, high]
+    index = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+    # on the CPU: a GPU adds the weights in an order that varies from run to run
+    sums = index.cpu().bincount(weights=difference.cpu(), minlength=ECE_BINS)
+    return float(sums.abs().sum()) / len(labels)
+
+
+def macro_f1(student: Tensor, teacher: Any, labels: Tensor) -> float:
+    """Return the unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in [0, 1].
+
+    Over the classes that occur among labels or predictions, as in scikit-learn's `f1_score`.
+    """
+    classes, predicted = student.shape[1], student.argmax(1)
+    hits = labels[predicted == labels].bincount(minlength=classes).double()
+    both = labels.bincount(minlength=classes) + predicted.bincount(minlength=classes)
+    occurs = both > 0
+    return float((2 * hits[occurs] / both[occurs]).mean())
+
+
+def _nll_of_examples(np: Any, of: Mapping[str, Any]) -> Any:
+    p = np.asarray(of["p_label"], dtype="float64")
+    return -np.log(np.maximum(p, 1e-45))  # the least positive number of float32
+
+
+def _gap(metrics: Mapping[str, Any]) -> Any:
+    return metrics["teacher_acc"] - metrics["acc"]
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        # the loop computes these three, with the gradient
+        Metric("loss", "loss", "nats", "lower", comparable=False),
+        Metric("ce", "cross-entropy", "nats", "lower", True, of_example=_nll_of_examples),
+        Metric("distill", "distillation term", "nats", "lower", comparable=False),
+        Metric(
+            *("acc", "accuracy", "points", "higher", True),
+            of_batch=_accuracy,
+            of_example=lambda np, of: of["correct"],
+        ),
+        Metric("teacher_acc", "teacher accuracy", "points", None, True, True, _teacher_accuracy),
+        Metric(
+            *("logit_diff", "logit difference", "", "lower", True, True, _logit_difference),
+            of_example=lambda np, of: of["logit_diff"],
+        ),
+        Metric(
+            *("agreement", "agreement", "points", "higher", True, True, _agreement),
+            of_example=lambda np, of: of["predicted"] == of["teacher"],
+        ),
+        Metric(
+            *("kl", "KL divergence", "nats", "lower", True, True, _kl),
+            of_example=lambda np, of: of["kl"],
+        ),
+        Metric(
+            *("nll", "negative log-likelihood", "nats", "lower", True),
+            of_split=negative_log_likelihood,
+            of_example=_nll_of_examples,
+        ),
+        Metric(
+            *("ece", "calibration error", "points", "lower", True),
+            of_split=expected_calibration_error,
+        ),
+        Metric("macro_f1", "macro F1", "points", "higher", True, of_split=macro_f1),
+        Metric(
+            *("gap", "gap to the teacher", "points", "lower", True, True),
+            derived=_gap,
+            of_example=lambda np, of: 1.0 * (of["teacher"] == of["label"]) - of["correct"],
+        ),
+    )
+}
+"""All metrics by name. A new one is one entry here, and its test."""
+
+RECORDED = tuple(name for name, metric in METRICS.items() if metric.derived is None)
+COMPARABLE = tuple(
+    name for name, metric in METRICS.items() if metric.comparable and metric.better is not None
+)
+"""Metrics by which configurations can be compared."""
+
+
+# What the trials of a study train: its hyperparameters, its metrics and its baseline.
+#
+# Plan, tables and report know of distillation only what its task declares. A study of a training
+# function of the user's own has a task that is made from the arguments of `Study`.
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +284,7 @@ class Task:
         own = self.baseline.items()
         return bool(self.baseline) and all(config[name] == value for name, value in own)
 
-    def with_metrics(self, names: Collection[str], shown: Collection[str] = ()) -> "Task":
+    def with_metrics(self, names: Collection[str], shown: Collection[str] = ()) -> Task:
         """Return the task with further metrics that a training function has reported.
 
         Args:
@@ -142,3 +336,437 @@ def check_names(what: str, names: Collection[str], known: Collection[str]) -> No
     for name in names:
         if name not in known:
             raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
+
+
+# A trial of a training function of the user's own, and the task that its study declares.
+
+
+Train = Callable[..., Any]
+"""train(config, repeat) or train(config, repeat, folder): yields a dict of metrics per epoch."""
+Mode = Literal["max", "min"]
+SPLITS = ("train", "val", "test")
+NO_MODULES = ("__main__", "<run_path>")
+"""Modules that another process cannot import: the script that was started, an experiment."""
+RESERVED_METRICS = (
+    *("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", "correct", "epoch"),
+    *("seconds", "n_examples", "label", "run", "self", "phase", "example", "configuration"),
+)
+"""Names that the records and the dataframes have for something else."""
+RESERVED_HYPERPARAMETERS = ("repeat", "label", "self", "n", "n_planned", "value", "hyperparameter")
+MAX_NAME = 64
+"""Letters of a hyperparameter's or a metric's name."""
+
+
+@dataclass(frozen=True)
+class FunctionRun(BaseRun):
+    """One call of a training function: a configuration in a repeat."""
+
+    declared: Task
+    """What the study declares."""
+    values: tuple[tuple[str, Value], ...]
+    """Value of each hyperparameter."""
+    epochs: int | None = None
+    """Number of epochs; None if it is not known."""
+    seed: int = 0
+    """Of the proposals of configurations. The function is given the repeat and seeds itself."""
+    repeat: int = 0
+
+    @property
+    def task(self) -> Task:
+        """What the study declares."""
+        return self.declared
+
+    @cached_property
+    def _values(self) -> dict[str, Value]:
+        return dict(self.values)
+
+    def value(self, name: str) -> Value:
+        """Return the value of a hyperparameter, whether it has an effect or not."""
+        return self._values[name]
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """Number of epochs: the hyperparameter of this name, else that of the study."""
+        own = self._values.get("epochs", self.epochs)
+        return own if isinstance(own, int) else None
+
+    @cached_property
+    def config(self) -> Config:
+        """The hyperparameters, with None for those that have no effect."""
+        return self.declared.canonical(self._values)
+
+    @cached_property
+    def config_id(self) -> str:
+        """Eight hex digits that name the configuration, the same in every repeat."""
+        text = json.dumps(self.config, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def sample(self, **values: Any) -> Self:
+        """Return the run with a sample of the space, and perhaps another repeat."""
+        repeat = values.pop("repeat", self.repeat)
+        return replace(self, values=tuple((self._values | values).items()), repeat=repeat)
+
+
+def make_task(
+    names: Mapping[str, object],
+    metric: str,
+    mode: Mode | None,
+    baseline: Mapping[str, Value],
+    unless: Mapping[str, Mapping[str, Value]],
+) -> Task:
+    """Return the task of a training function.
+
+    Args:
+        names: The hyperparameters, the keys of the search space.
+        metric: The metric that decides, such as "val/acc".
+        mode: Whether it is to be as large as possible ("max") or as small ("min"). None: as for
+            kdtune's metric of this name.
+        baseline: Values of the baseline.
+        unless: By hyperparameter, values of others with which it has no effect.
+
+    Raises:
+        InputError: One of them names what is not there, or mode is missing.
+    """
+    score = parse_metric(metric)
+    better = None if mode is None else "higher" if mode == "max" else "lower"
+    declared = own_metric(score, better)
+    if declared.better is None:
+        raise InputError(
+            f'mode must be "max" or "min" for metric={metric!r}, which kdtune does not know'
+        )
+    hyperparameters = _declare(names, baseline, unless)
+    words = ", ".join(f"{name} = {value}" for name, value in baseline.items())
+    return Task(
+        hyperparameters=hyperparameters,
+        metrics={score: declared},
+        score=score,
+        baseline=dict(baseline),
+        table_metrics=(score,),
+        baseline_words=words,
+        examples="examples",
+    )
+
+
+def _declare(
+    names: Mapping[str, object],
+    baseline: Mapping[str, Value],
+    unless: Mapping[str, Mapping[str, Value]],
+) -> dict[str, Hyperparameter]:
+    """Return the hyperparameters by name; see `make_task`."""
+    for what, given in (("baseline", baseline), ("unless", unless)):
+        check_known(what, given, names)
+    hyperparameters = {}
+    for name in names:
+        others = unless.get(name, {})
+        check_known(f"unless of {name}", others, names)
+        hyperparameters[name] = Hyperparameter(unless=dict(others))
+    try:
+        effects.effect_order(hyperparameters)
+    except StopIteration:
+        raise InputError(
+            f"unless must not make hyperparameters depend on each other, but got {dict(unless)}"
+        ) from None
+    for name, others in unless.items():
+        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
+            raise InputError(
+                f"baseline must not name {name}, which has no effect with the other values of the "
+                f"baseline, but got {dict(baseline)}; leave it out"
+            )
+    return hyperparameters
+
+
+def check_known(what: str, given: Mapping[str, object], names: Mapping[str, object]) -> None:
+    """Raise InputError if a mapping names what is no hyperparameter of the space."""
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(
+            f"{what} must name hyperparameters of the space ({', '.join(names)}), but got "
+            f"{unknown[0]!r}"
+        )
+
+
+def check_name(name: object) -> None:
+    """Raise InputError unless the text can name a hyperparameter: it becomes a column."""
+    fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME
+    if not fits or name in RESERVED_HYPERPARAMETERS:
+        raise InputError(
+            f"a hyperparameter of the space must have a name of 1 to {MAX_NAME} letters other than "
+            f"{', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
+        )
+
+
+def parse_metric(text: str, split: str = "val") -> str:
+    """Return the name of a metric that is given as SPLIT/NAME, of a certain split."""
+    own, slash, name = text.partition("/")
+    if not slash or own != split or not name.isidentifier() or len(name) > MAX_NAME:
+        raise InputError(
+            f'metric must be "{split}/NAME" with a NAME of letters, digits and _, but got {text!r}'
+        )
+    if name in RESERVED_METRICS:
+        raise InputError(
+            f"a metric must not be named {name}, as kdtune's records have it for something else, "
+            f"but got {text!r}; give it another name"
+        )
+    return name
+
+
+def name_of(train: Train | str) -> str:
+    """Return module:function of a training function; raise InputError if it is none."""
+    if isinstance(train, str):
+        home, colon, attribute = train.partition(":")
+        if not (colon and home and attribute):
+            raise InputError(f"train must be a function or module:function, but got {train!r}")
+        return train
+    if not callable(train) or not hasattr(train, "__qualname__"):
+        raise InputError(f"train must be a function or module:function, but got {train!r}")
+    home = train.__module__
+    if home in NO_MODULES:  # a script has a name, which a notebook has not
+        main = getattr(sys.modules.get("__main__"), "__file__", None)
+        file = getattr(getattr(train, "__code__", None), "co_filename", "")
+        home = Path(file).stem if home != "__main__" or file == main else home
+    return f"{home}:{train.__qualname__}"
+
+
+def is_importable(train: Train) -> bool:
+    """Return True if another process finds the function in its module."""
+    home = train.__module__
+    if home in NO_MODULES or home not in sys.modules:
+        return False
+    return getattr(sys.modules[home], train.__qualname__, None) is train
+
+
+def load_function(name: str) -> Train:
+    """Return the training function module:function.
+
+    Raises:
+        InputError: It cannot be imported, is no function, or takes other arguments.
+    """
+    home, _, attribute = name.partition(":")
+    with user_code(f"the training function {name} cannot be imported"):
+        function = getattr(importlib.import_module(home), attribute)
+    check_signature(function, name)
+    return function  # type: ignore[no-any-return]
+
+
+def check_signature(function: object, name: str) -> None:
+    """Raise InputError unless a function can be called as train(config, repeat[, folder])."""
+    if not callable(function):
+        raise InputError(f"{name} must be a function, but is a {type(function).__name__}")
+    try:
+        signature = inspect.signature(function)
+        folder = {"folder": None} if "folder" in signature.parameters else {}
+        signature.bind({}, 0, **folder)
+    except ValueError:  # of a compiled function
+        return
+    except TypeError as error:
+        raise InputError(
+            f"{name} must be a function train(config, repeat) or train(config, repeat, folder), "
+            f"but {error}"
+        ) from None
+
+
+# Hyperparameters that a study may search, and the lists and ranges that it searches.
+#
+# Which fields these are, their bounds and their effects stand in one place, the annotations of
+# `Run`.
+
+
+HYPERPARAMETERS = effects.hyperparameters_of(Run)
+"""Fields of a run that a configuration may set. The others define the study."""
+
+BOUNDED = f"be a finite number of at most {MAX_NUMBER:g}, or a whole number of 64 bits"
+"""What `is_bounded` demands, in words."""
+
+MISSING: Mapping[str, Any] = MappingProxyType({})
+
+OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
+"""Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
+
+LIKE = {name: setting.like for name, setting in searchable(Run).items() if setting.like is not None}
+"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from low to high, both included; whole numbers if the field is whole.
+
+    >>> study = kdtune.Study(space={"lr": kdtune.Range(1e-4, 1e-1, log=True)}, search="random")
+    >>> print(study.space["lr"])
+    0.0001..0.1:log
+    >>> print(kdtune.Range(0.001, 0.999, logit=True))
+    0.001..0.999:logit
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    """Sample uniformly on a logarithmic scale."""
+    logit: bool = False
+    """Sample uniformly on the scale of the log-odds, log(x / (1 - x)): 0.001 to 0.01 is as likely
+    as 0.99 to 0.999. Both ends lie between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        for end in (self.low, self.high):
+            if not is_bounded(end):
+                raise InputError(
+                    f"a range must be LOW..HIGH with LOW < HIGH, each of which must {BOUNDED}, but "
+                    f"got {shown(end)}"
+                )
+        if not self.low < self.high:
+            raise InputError(f"a range must be LOW..HIGH with LOW < HIGH, but got {self}")
+        if self.log and self.low <= 0:
+            raise InputError(f"a range with :log must begin above 0, but got {self}")
+        if self.logit and not 0 < self.low < self.high < 1:
+            raise InputError(
+                f"a range with :logit must lie between 0 and 1, both excluded, but got {self}; "
+                f"0.001..0.999:logit would do"
+            )
+        if self.log and self.logit:
+            raise InputError(f"a range must have one scale, log or logit, but got {self} with both")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the range is of whole numbers: both ends are."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def scale(self) -> str:
+        """The scale that is sampled evenly: "log", "logit", or "" for the values themselves."""
+        return "log" if self.log else "logit" if self.logit else ""
+
+    def __str__(self) -> str:
+        short = {end: f"{end:g}" for end in (self.low, self.high)}
+        ends = (text if float(text) == end else repr(end) for end, text in short.items())
+        return "..".join(ends) + f":{self.scale}".rstrip(":")
+
+    @staticmethod
+    def parse(text: str, kind: type[int] | type[float]) -> Range:
+        """Return the range of `LOW..HIGH`, `LOW..HIGH:log` or `LOW..HIGH:logit`.
+
+        Raises InputError for other text.
+        """
+        ends, _, scale = text.partition(":")
+        low, dots, high = ends.partition("..")
+        try:
+            if not dots or "..." in text or scale not in ("", "log", "logit"):
+                raise ValueError
+            return Range(kind(low), kind(high), log=scale == "log", logit=scale == "logit")
+        except InputError:
+            raise
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            raise InputError(
+                f"a range must be LOW..HIGH, LOW..HIGH:log or LOW..HIGH:logit of {what}, but got "
+                f"{text}"
+            ) from None
+
+
+Values = tuple[Value, ...] | Range
+"""Possible values of a hyperparameter: a list or a range."""
+
+
+def is_bounded(value: object) -> bool:
+    """Return True for a finite number that is small enough for the records, see `BOUNDED`."""
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    return isinstance(value, float) and abs(value) <= MAX_NUMBER  # False for NaN
+
+
+def to_values(name: str, values: object) -> Values:
+    """Return the values of a run's hyperparameter as a tuple or a range.
+
+    Raises InputError for anything else, for a name that is no hyperparameter, and for a None that
+    stands for the value of another one.
+    """
+    if name not in HYPERPARAMETERS:
+        raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
+    found = to_list_or_range(name, values)
+    like = searchable(Run)[name].like
+    if not isinstance(found, Range) and None in found and (like is not None or len(found) > 1):
+        what, remedy = "values", "leave None out"
+        if like is not None:
+            what, remedy = "numbers", f"give the values of {like} that it may be equal to"
+        raise InputError(f"{name} must be searched among {what}, but got None; {remedy}")
+    if isinstance(found, Range) and declarations(Run)[name].number_kind is float:
+        return replace(found, low=float(found.low), high=float(found.high))
+    return found
+
+
+def to_list_or_range(name: str, values: object) -> Values:
+    """Return the values of a space as a tuple or a range; raise InputError for anything else."""
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
+    if not values:
+        raise InputError(f"{name} must have at least one value to search, but has none")
+    return tuple(values)
+
+
+def including(values: Range, value: Value) -> Range:
+    """Return a range that also contains a number; without its scale if the number is not on it.
+
+    For example alpha = 1, the baseline, is on no scale of log-odds.
+    """
+    if isinstance(value, str) or values.low <= value <= values.high:
+        return values
+    low, high = min(values.low, value), max(values.high, value)
+    return Range(low, high, log=values.log and low > 0, logit=values.logit and 0 < low < high < 1)
+
+
+def ends_of(values: Sequence[Value] | Range) -> tuple[Value, ...]:
+    """Return all values of a list, or both ends of a range."""
+    return (values.low, values.high) if isinstance(values, Range) else tuple(values)
+
+
+def covers(wide: Values, narrow: Values) -> bool:
+    """Return True if `wide` allows every value that `narrow` allows."""
+    if isinstance(wide, tuple):
+        return isinstance(narrow, tuple) and set(narrow) <= set(wide)
+    ends = (narrow.low, narrow.high) if isinstance(narrow, Range) else narrow
+    return all(
+        isinstance(end, int | float) and wide.low <= end <= wide.high
+        for end in ends  # which may be a word, or None where that stands for another's value
+    )
+
+
+def canonical(config: Mapping[str, Any]) -> Config:
+    """Return the configuration with None for every hyperparameter that has no effect in it.
+
+    For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
+    the optimizer "adamw", lr_step_size with any schedule but "step".
+    """
+    return effects.canonical(config, effects.conditional_of_class(Run))
+
+
+def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = MISSING) -> Config:
+    """Return a recorded configuration with the hyperparameters that later versions have added.
+
+    They have their neutral values where they have an effect, else None. So a configuration is the
+    same whether it was recorded before or after a hyperparameter was added.
+
+    Args:
+        config: The recorded configuration.
+        study_values: Of the study, see `Run.study_values`; without them these are None.
+    """
+    missing = [name for name in HYPERPARAMETERS if name not in config]
+    if not missing:
+        return dict(config)
+    neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
+    whole = neutral | dict(study_values) | dict(config)
+    return dict(config) | {n: canonical(whole)[n] for n in missing}
+
+
+def active_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recorded configuration that have an effect, see `complete`."""
+    whole = effects.resolved(complete(config), searchable(Run))
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+def sample_values(config: Mapping[str, Any], base: Run) -> dict[str, Any]:
+    """Return the values with which `base.sample` makes the run of a recorded configuration.
+
+    A None that stands for the value of another hyperparameter stays None where `base` has it.
+    """
+    values = active_values(config)
+    alike = [n for n, other in LIKE.items() if values.get(n) == values.get(other)]
+    return {n: v for n, v in values.items() if n not in alike or base.value(n) is not None}

@@ -1,7 +1,18 @@
-"""Texts of unknown origin, made safe to show."""
+"""Text for people: error messages, numbers, names of unknown origin."""
 
+import os
 import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 from unicodedata import category
+
+# Texts of unknown origin, made safe to show.
+
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of controls, of formats (bidi and zero-width characters, the soft hyphen),
@@ -98,3 +109,220 @@ def repr_or_type(value: object, most: int) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+# Exceptions whose message is one sentence for the user; a traceback is for bugs.
+
+
+PACKAGE = str(Path(__file__).parents[1])
+
+
+class UserError(Exception):
+    """An error that the user can act on: a command prints its message, not its traceback.
+
+    >>> issubclass(kdtune.InputError, kdtune.UserError)
+    True
+    """
+
+    exit_code = 2
+    """Of a command that ends with the error: 2 if the input is invalid, 1 if it is not to blame."""
+
+    def __str__(self) -> str:
+        """Return the message; what it repeats of a file or flag cannot act on a terminal."""
+        return printable_lines(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the line that called kdtune, and the message."""
+        line = ""
+        for frame in traceback.extract_tb(self.__traceback__):
+            if frame.filename.startswith(PACKAGE):
+                break
+            line = frame.line or line  # the __init__ of a dataclass has no source
+        return [*([f"----> {line}"] if line else []), f"{type(self).__name__}: {self}"]
+
+
+class InputError(UserError, ValueError):
+    """Invalid input of the user. The message names the value and the valid alternatives.
+
+    >>> try:
+    ...     kdtune.Run(alpha=2)
+    ... except kdtune.InputError as error:
+    ...     print(error)
+    alpha must lie in [0, 1], but got alpha=2
+    """
+
+
+class LeaseLostError(UserError):
+    """Another driver has taken over the study on its object store; this one must not write."""
+
+    exit_code = 1
+
+
+class DataChangedError(UserError):
+    """The data changed while a study was reading them; its results are of the data as they were."""
+
+    exit_code = 1
+
+
+class RayLostError(UserError):
+    """Ray itself has ended while a study ran; the same command resumes the study."""
+
+    exit_code = 1
+
+
+class FolderUnusableError(UserError):
+    """The study's folder, or Ray's, is full, read-only, gone or fails; once mended it resumes."""
+
+    exit_code = 1
+
+
+class NodeMismatchError(UserError):
+    """A machine of the cluster cannot run the study's trials, or differs from the driver's."""
+
+
+class ExportMismatchError(UserError):
+    """An exported file does not compute what the student does in PyTorch."""
+
+    exit_code = 1
+
+
+class Diverged(UserError, RuntimeError):
+    """A metric of a run became NaN or infinite, and the run is lost.
+
+    Records begin its message with the name of this class, and such a run is not tried again.
+    """
+
+    exit_code = 1
+
+
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError),
+    *(RecursionError, OverflowError),
+)
+"""Errors of reading JSON that has other values than kdtune writes; InputError is a ValueError."""
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Return the first line of an error's message, at most `length` characters of it.
+
+    It may quote what others wrote, so nothing in it acts on the terminal, see `text.printable`.
+    """
+    try:
+        text = str(error).strip() or repr(error)
+    except Exception:  # a class of the user's may raise here as well
+        text = f"a {type(error).__name__} without a message"
+    return printable(text.splitlines()[0][:length])
+
+
+# Text of numbers: short, and distinct also close to 1.
+
+
+_CLOSE_TO_ONE = 0.99
+"""Above it, significant digits are those of the distance from 1."""
+
+
+def short(value: float, digits: int) -> str:
+    """Return a number with so many significant digits; close below 1 they are those of 1 - value.
+
+    0.99987 and 0.99991 are as different as 0.00013 and 0.00009 on the log-odds scale; with three
+    digits of their own both would be 1, which is a different hyperparameter value altogether.
+
+    >>> short(0.123456, 3), short(0.00123456, 3), short(0.99876544, 3)
+    ('0.123', '0.00123', '0.99877')
+    """
+    if not _CLOSE_TO_ONE < value < 1:
+        return f"{value:.{digits}g}"
+    return f"{1 - Decimal(f'{1 - value:.{digits}g}'):f}"
+
+
+# Errors in the user's own code: experiments, factories of models, objectives.
+
+
+_LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_NOT_THE_USERS = (
+    "<",
+    *(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *_LIBRARIES)),
+)
+"""Beginnings of the names of files that are not the user's: of kdtune, Python and its packages."""
+
+
+@contextmanager
+def user_code(failure: str) -> Iterator[None]:
+    """Turn every exception raised inside into an InputError, but for an interrupt by the user.
+
+    That includes sys.exit(), which would end a command with the exit code of a success.
+
+    Args:
+        failure: What failed, such as "mine.py cannot be run". The message adds the exception and
+            the file and line of the user's code.
+    """
+    try:
+        yield
+    except (InputError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except SystemExit as stop:
+        raise InputError(f"{failure}: {describe_exit(stop)}") from stop
+    except SyntaxError as error:
+        place = f" ({error.filename}, line {error.lineno})" if error.filename else ""
+        raise InputError(f"{failure}: SyntaxError: {error.msg}{place}") from error
+    except BaseException as error:  # a class of the user's may derive from it
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{failure}: {reason}{_place(error)}") from error
+
+
+@contextmanager
+def no_exit(what: str) -> Iterator[None]:
+    """Turn sys.exit() that is called inside into an InputError; errors stay as they are.
+
+    So is a class of the user's that derives from BaseException, which nothing else would catch.
+
+    Args:
+        what: Whose code is called, such as "the student mine:net".
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        raise InputError(f"{what} ended: {describe_exit(stop)}") from stop
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{what} ended: {reason}{_place(error)}") from error
+
+
+def describe_exit(stop: SystemExit) -> str:
+    """Return what the user's code called to end the process, where, and what would do."""
+    code = "" if stop.code is None else f"{stop.code!r:.60}"
+    return f"it calls sys.exit({code}){_place(stop)}; leave the call out, or raise an error"
+
+
+def _place(error: BaseException) -> str:
+    """Return file and line of the last call in the user's code; "" if there is none."""
+    calls = traceback.extract_tb(error.__traceback__)
+    own = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
+def is_users_own(file: str) -> bool:
+    """Return True if a file belongs neither to Python nor to a package nor to kdtune."""
+    packages = {"site-packages", "dist-packages"}
+    return not file.startswith(_NOT_THE_USERS) and not packages & set(Path(file).parts)
+
+
+# What counts as an image, for data sets and models alike.
+
+
+VAL_NAMES = ("val", "validation", "valid", "dev")
+"""Names under which data may hold the split val."""
+IMAGE_CHANNELS = (1, 3)
+"""Channels of an image: grey or RGB."""
+
+
+def are_images(inputs: Any) -> bool:
+    """Return True if a tensor holds images: uint8 [N, C, H, W] with one or three channels.
+
+    All other tensors are given to the models as they are.
+    """
+    # compared by name, since config does without torch
+    is_bytes = str(inputs.dtype) == "torch.uint8"
+    return is_bytes and inputs.ndim == 4 and inputs.shape[1] in IMAGE_CHANNELS

@@ -1,20 +1,261 @@
-"""Data sets: their classes and splits."""
+"""Data sets: classes, splits, folds, hashes by content."""
 
-from collections.abc import Collection
+import base64
+import binascii
+import hashlib
+import io
+import os
+import stat
+import time
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.errors import DataChangedError, InputError
-from kdtune.config.inputs import VAL_NAMES, are_images
-from kdtune.config.run import Run, derive_seed
-from kdtune.config.run_data import Orientation
-from kdtune.config.text import printable
-from kdtune.data.content import read_if_same, stamp_of, unreadable
-from kdtune.data.decoding import decode
+from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted
+from kdtune.config.records import UNREADABLE, oriented
+from kdtune.config.run import Orientation, Run, derive_seed
+from kdtune.config.text import (
+    VAL_NAMES,
+    DataChangedError,
+    InputError,
+    are_images,
+    first_line,
+    printable,
+)
+
+# Hashes of data by content, and notes in the cache folder of results that are costly to compute.
+#
+# The content of files is read once; its hash is then kept under their names, sizes and times of
+# change. Their stamps, which are taken before the content is read, tell later that a file is
+# still
+# the one that was hashed; where a stamp is another, the content is compared. An inode is no part
+# of
+# a stamp, since it may be another one at each look in a file system of the network.
+
+
+UNKNOWN = -1
+"""Stamp of a file that this machine has not seen; no file has it, since no hash of Python is -1."""
+
+
+class HashedFiles(NamedTuple):
+    """A hash of files, and what tells that they have not changed since."""
+
+    hash: str
+    """16 hex digits, of the names below a folder and of the contents."""
+    stamps: Tensor
+    """Stamp and content of each file, int64 [N, 2]; see `stamp_of` and `content_number`."""
+
+
+def hash_files(root: Path, files: Sequence[str]) -> HashedFiles:
+    """Return a hash of the names below `root` and the contents of files, and their stamps.
+
+    Raises:
+        InputError: a file is missing, is no file or cannot be read.
+    """
+    paths = [Path(file) for file in files]
+    stats = [_stat(file) for file in files]
+    stamps = torch.tensor([_stamp(s) for s in stats], dtype=torch.int64)
+    seen = (
+        f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ctime_ns}\0"
+        for f, s in zip(paths, stats, strict=True)
+    )
+    name = hashlib.sha256("".join([f"{root.absolute()}\0", *seen]).encode()).hexdigest()
+    if (known := _read_hashes(name, len(files))) is not None:
+        return HashedFiles(known[0], torch.stack([stamps, known[1]], 1))
+    digest, numbers = hashlib.sha256(), list[int]()
+    for path, content in zip(paths, file_contents(files), strict=True):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + content)
+        numbers.append(content_number(content))
+    found, contents = digest.hexdigest()[:16], torch.tensor(numbers, dtype=torch.int64)
+    # as git does: a file that has just been written may be written again at the same time stamp
+    if max(s.st_mtime for s in stats) < time.time() - 2:
+        own = base64.b64encode(contents.numpy().astype("<i8").tobytes()).decode()
+        keep_note(name, f"{found} {own}")
+    return HashedFiles(found, torch.stack([stamps, contents], 1))
+
+
+def _read_hashes(name: str, count: int) -> tuple[str, Tensor] | None:
+    """Return the hash of files and the numbers of their contents, int64 [N], from a note."""
+    found, _, own = (read_note(name) or "").partition(" ")
+    try:
+        numbers = np.frombuffer(base64.b64decode(own, validate=True), "<i8").astype(np.int64)
+    except (ValueError, binascii.Error):
+        return None
+    return (found, torch.from_numpy(numbers)) if found and len(numbers) == count else None
+
+
+def content_number(digest: bytes) -> int:
+    """Return the first 64 bits of the hash of a content, as many as a fingerprint has."""
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def read_if_same(file: str, content: int) -> tuple[bytes, int] | None:
+    """Return the content of a file and its stamp; None if the content is not the one of a number.
+
+    Raises:
+        OSError: There is no file, or it cannot be read.
+    """
+    found = os.stat(file)
+    if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+        return None
+    own = Path(file).read_bytes()
+    same = content_number(hashlib.sha256(own).digest()) == content
+    return (own, _stamp(found)) if same else None
+
+
+def stamp_of(file: str) -> int | None:
+    """Return a number that changes if a file is written or replaced; None if there is no file.
+
+    It is made of the size and the times at which the content and the status were changed, in
+    nanoseconds. The second of them cannot be set back.
+    """
+    try:
+        return _stamp(os.stat(file))
+    except OSError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> int:
+    # Python's hash of numbers, unlike that of strings, is the same in every process
+    return hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+def _stat(file: str) -> os.stat_result:
+    """Return the status of a file, of a link that of its target; raise InputError without one."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        if os.path.islink(file):
+            raise InputError(
+                f"the image {printable(file)} is a link to {printable(os.readlink(file))}, which "
+                f"cannot be reached ({error.strerror}); restore that file or remove the link"
+            ) from None
+        raise InputError(unreadable(file, error)) from None
+    if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+        raise InputError(f"the image {printable(file)} is no file; remove it")
+    return found
+
+
+def unreadable(file: str, error: OSError) -> str:
+    """Return a sentence on a file that cannot be read."""
+    return f"the image {printable(file)} cannot be read ({error.strerror})"
+
+
+def file_contents(files: Sequence[str]) -> Iterable[bytes]:
+    """Yield the hash of the content of each file; raise InputError if one cannot be read."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(_content, files)
+
+
+def _content(file: str) -> bytes:
+    try:
+        with Path(file).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise InputError(unreadable(file, error)) from None
+
+
+def row_contents(rows: Tensor) -> Iterable[bytes]:
+    """Yield the hash of the content of each row of a tensor [N, ...]."""
+    for row in _bytes(rows).reshape(len(rows), -1).numpy():
+        yield hashlib.sha256(row.tobytes()).digest()
+
+
+def hash_tensor(values: Tensor) -> str:
+    """Return a hash of the type, shape and values of a tensor, 64 hex digits."""
+    digest = hashlib.sha256(f"{values.dtype} {list(values.shape)}\0".encode())
+    digest.update(_bytes(values).numpy().data)
+    return digest.hexdigest()
+
+
+def _bytes(values: Tensor) -> Tensor:
+    """Return the bytes of a tensor, uint8 [size]."""
+    return values.contiguous().view(-1).view(torch.uint8)
+
+
+def combine_hashes(*parts: str) -> str:
+    """Return 16 hex digits that change with every part."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def read_note(name: str) -> str | None:
+    """Return the text that was kept under a name; None if there is none that can be trusted."""
+    try:
+        with open_trusted(_note(name)) as note:
+            return note.read().decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def keep_note(name: str, text: str) -> None:
+    """Keep a text under a name, for this and other processes."""
+    note = _note(name)
+    with suppress(OSError):  # if it cannot be written, it is computed again next time
+        make_folder(cache_folder(), note.parent.name)
+        with atomic_write(note) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def _note(name: str) -> Path:
+    return cache_folder() / "data" / name
+
+
+# Decoding of image files by Pillow: pixels of 8 bits, rotated as their EXIF data say.
+
+
+def decode(
+    file: Image.Image | str | Path,
+    orientation: Orientation | None,
+    mode: Literal["L", "RGB"] = "RGB",
+    content: bytes | None = None,
+) -> Tensor:
+    """Return an image file with 8 bits per channel, uint8 [3, H, W]; in mode L [1, H, W].
+
+    Args:
+        file: the file; or an image of Pillow.
+        orientation: whether the image is rotated and mirrored as its EXIF data say; None: it is.
+        mode: of Pillow.
+        content: of the file, if it has been read.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    try:
+        if isinstance(file, Image.Image):
+            return pixels(oriented(file, orientation), mode)
+        with Image.open(file if content is None else io.BytesIO(content)) as image:
+            return pixels(oriented(image, orientation), mode)
+    except UNREADABLE as error:
+        reason = first_line(error).replace(f" '{file}'", "")
+        text = f"the image {printable(str(file))} cannot be read ({reason})"
+        raise InputError(text) from None
+
+
+def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:
+    """Return an image of Pillow with 8 bits per channel, uint8 [1, H, W] (L) or [3, H, W] (RGB).
+
+    Raises:
+        ValueError: its pixels have neither 8 nor 16 bits.
+    """
+    shown: Image.Image = image
+    if image.mode.startswith("I;16"):  # Pillow clips at 255, which leaves white
+        shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
+    return F.pil_to_tensor(shown.convert(mode))  # type: ignore[no-any-return]
+
+
+# Data sets: their classes and splits.
+
 
 Kind = Literal["files", "images", "tensors"]
 """What examples are: image files, images of one size, or other tensors of one shape."""
@@ -261,3 +502,133 @@ def name_splits(present: Collection[str], what: str) -> dict[str, str]:
         )
     named = {"train": "train", "val": of_val[0] if of_val else "val", "test": "test"}
     return {split: name for split, name in named.items() if name in present}
+
+
+# A val that is cut from train, where data have none.
+
+
+def cut_val(data: Data, cut: ValCut) -> Data:
+    """Return the data with a val that is cut from train.
+
+    Each class gives the same share of its examples, rounded, but at least one and not all. A class
+    with a single example stays in train.
+
+    Args:
+        data: without val.
+        cut: seed and share.
+
+    Returns:
+        The data; the examples in val are part of its fingerprint.
+
+    Raises:
+        InputError: no class has two examples.
+    """
+    train = data.splits["train"]
+    generator = torch.Generator().manual_seed(derive_seed(cut.seed, "val"))
+    order = torch.randperm(len(train), generator=generator)
+    chosen = torch.zeros(len(train), dtype=torch.bool)
+    for k in range(len(data.classes)):
+        members = order[train.labels[order] == k]
+        count = min(max(round(cut.share * len(members)), 1), len(members) - 1)
+        chosen[members[: max(count, 0)]] = True
+    if not chosen.any():
+        raise InputError(
+            "val cannot be cut from train, since no class has two examples; give the data a val"
+        )
+    own, val = (train.select(part.nonzero()[:, 0]) for part in (~chosen, chosen))
+    rest = {name: split for name, split in data.splits.items() if name != "train"}
+    # the examples themselves, since another version of torch may draw others
+    fingerprint = combine_hashes(data.fingerprint, hash_tensor(chosen))
+    splits = {"train": own, "val": val, **rest}
+    return replace(data, splits=splits, fingerprint=fingerprint, cut=cut)
+
+
+# Train and val pooled, and split anew in each repeat: repeated stratified k-fold.
+
+
+@dataclass(frozen=True)
+class FoldCut:
+    """Which split of the pool into train and val is asked for."""
+
+    seed: int
+    """Seed of the study, which draws the partitions."""
+    folds: int
+    """Number of folds N in a partition."""
+    repeat: int
+    """Repeat r, from 0: val is fold r mod N of partition number r // N."""
+
+
+def cut_fold(data: Data, cut: FoldCut) -> Data:
+    """Return the data with the train and val of a repeat, both from their pooled examples.
+
+    The examples in val are part of its fingerprint, and so of the identity of the repeat's teacher
+    and of every cache key. Test stays as it is.
+
+    Args:
+        data: Of a study, with or without val; the pool is train, followed by val.
+        cut: The repeat and the number of folds.
+
+    Raises:
+        InputError: A class has fewer examples than there are folds.
+    """
+    pool = pooled(data)
+    _check_classes(data, pool.labels, cut.folds)
+    # the examples themselves, since another version of torch may draw others
+    first = hash_tensor(assign_folds(pool.labels, replace(cut, repeat=0)))
+    of_pool = combine_hashes(data.fingerprint, "folds", first)
+    is_val = assign_folds(pool.labels, cut) == cut.repeat % cut.folds
+    train, val = (part.nonzero()[:, 0] for part in (~is_val, is_val))
+    rest = {name: split for name, split in data.splits.items() if name not in ("train", "val")}
+    return replace(
+        data,
+        splits={"train": pool.select(train), "val": pool.select(val), **rest},
+        fingerprint=combine_hashes(of_pool, hash_tensor(is_val)),
+        fold=Fold(cut.folds, cut.repeat, cut.seed, data.fingerprint, of_pool, train, val),
+    )
+
+
+def pooled(data: Data) -> Split:
+    """Return the examples of train, followed by those of val if the data have one."""
+    train, val = data.splits["train"], data.splits.get("val")
+    if val is None:
+        return train
+    labels = torch.cat([train.labels, val.labels])
+    if isinstance(train.inputs, Tensor) and isinstance(val.inputs, Tensor):
+        return Split(labels, torch.cat([train.inputs, val.inputs]))
+    assert isinstance(train.inputs, tuple) and isinstance(val.inputs, tuple)  # noqa: S101 - both splits are of one kind
+    stamps = None
+    if train.stamps is not None and val.stamps is not None:
+        stamps = torch.cat([train.stamps, val.stamps])
+    return Split(labels, (*train.inputs, *val.inputs), stamps)
+
+
+def assign_folds(labels: Tensor, cut: FoldCut) -> Tensor:
+    """Return the fold of each example in the partition of a repeat.
+
+    The examples are shuffled, sorted by class and dealt to the folds in turn, so that the folds
+    have each class, and all examples, in equal numbers within 1.
+
+    Args:
+        labels: Class of each example, int64 [N].
+        cut: The repeat; all those with the same quotient r // folds have the same partition.
+
+    Returns:
+        int64 [N], in [0, folds).
+    """
+    seed = derive_seed(cut.seed, "folds", cut.repeat // cut.folds)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[torch.argsort(labels[order], stable=True)]
+    folds = torch.empty(len(labels), dtype=torch.int64)
+    folds[order] = torch.arange(len(labels)) % cut.folds
+    return folds
+
+
+def _check_classes(data: Data, labels: Tensor, folds: int) -> None:
+    counts = labels.bincount(minlength=len(data.classes)).tolist()
+    smallest, count = min(zip(data.classes, counts, strict=True), key=lambda pair: pair[1])
+    if count < folds:
+        raise InputError(
+            f"--folds must be at most the number of examples of each class in train and val, but "
+            f"got --folds {folds}, and {smallest} has {count}; use fewer folds, or remove the class"
+        )

@@ -1,24 +1,102 @@
-"""Seeded views of a split's examples.
+"""Seeded views of a split's examples: augmentation and mixing."""
 
-A view is an augmented image before normalisation, uint8 [C, H, W]. Of data that are no images it is
-the tensor itself. Teacher and student see the same
-view, each through its own preprocessing. Its random numbers depend on its seed alone, so it is the
-same in any process, with any number of workers, and in any batch.
-"""
-
-from collections.abc import Iterator, Sequence
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.errors import DataChangedError, InputError
-from kdtune.config.run import Run, derive_seed
-from kdtune.config.run_data import Interpolation
-from kdtune.data.augmentations import AUGMENTATIONS, resized_crop, shifted, with_seed
+from kdtune.config.run import Augment, Interpolation, Run, derive_seed
+from kdtune.config.study import Study
+from kdtune.config.task import ends_of
+from kdtune.config.text import DataChangedError, InputError
 from kdtune.data.dataset import Data, Split
+
+# Augmentations of training images.
+#
+# Each is one entry of `AUGMENTATIONS`: a random crop, and perhaps a further change of the cropped
+# image. All random numbers follow from a seed of the view.
+
+
+Crop = Literal["crop", "resized-crop"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A crop, and a change of the cropped image."""
+
+    crop: Crop | None
+    """None: "crop" for images of one size, "resized-crop" for files of any size."""
+    change: Callable[[Tensor], Tensor] | None = None
+    """Function of one image, uint8 [C, H, W], that draws from torch's global generator."""
+
+
+AUGMENTATIONS: Mapping[Augment, Augmentation] = {
+    "crop": Augmentation("crop"),
+    "resized-crop": Augmentation("resized-crop"),
+    # Mueller and Hutter, 2021, arXiv:2103.10158; the wide space of changes
+    "trivial": Augmentation(None, v2.TrivialAugmentWide()),
+}
+"""Augmentations by name, without "none"."""
+
+
+def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return the images, each padded by an eighth, cropped and perhaps flipped.
+
+    Args:
+        images: uint8 [B, C, S, S].
+        seeds: one for each image.
+    """
+    size = images.shape[-1]
+    pad = max(1, size // 8)
+    shifts = 2 * pad + 1
+    # seeding a generator of Python takes a tenth of the time of seeding torch's
+    draw, draws = random.Random(), []  # noqa: S311 - no secret
+    for seed in seeds:
+        draw.seed(seed)
+        draws.append((draw.randrange(shifts), draw.randrange(shifts), draw.random() < 0.5))
+    top, left, flip = (torch.tensor(column) for column in zip(*draws, strict=True))
+    # all possible crops without a copy: [B, C, 2 pad + 1, 2 pad + 1, S, S]
+    crops = pad_image(images, [pad] * 4).unfold(2, size, 1).unfold(3, size, 1)
+    views = crops[torch.arange(len(images)), :, top, left]
+    views[flip] = views[flip].flip(-1)
+    return views
+
+
+def resized_crop(image: Tensor, size: int, seed: int) -> Tensor:
+    """Return a random resized crop, perhaps flipped, uint8 [C, size, size]."""
+    crop, flip = v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()
+    return with_seed(seed, lambda x: flip(crop(x)), image)
+
+
+def with_seed(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Return what a change draws with a seed for an image, uint8 [C, H, W].
+
+    Torchvision's transforms draw from torch's global generator and take no other, so it is seeded
+    for the call.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return change(image)
+
+
+# Seeded views of a split's examples.
+#
+# A view is an augmented image before normalisation, uint8 [C, H, W]. Of data that are no images
+# it is
+# the tensor itself. Teacher and student see the same
+# view, each through its own preprocessing. Its random numbers depend on its seed alone, so it is
+# the
+# same in any process, with any number of workers, and in any batch.
+
 
 PHOTO_CROP = 224 / 256
 """Crop of image files where no model publishes another: resized to 256, then the central 224."""
@@ -154,3 +232,142 @@ def samples(data: Data, run: Run, size: int) -> Tensor:
     split = data.splits["val"]
     index = torch.arange(2) % len(split)
     return next(Views(split, index, run, size).batches())
+
+
+# Mixtures of training images: mixup and CutMix, as functions of a seed.
+#
+# How a training batch is mixed depends on the study seed, the repeat, the epoch and the number of
+# the
+# batch. So it is the same in any process, and mixed images are views that all configurations with
+# the
+# same mixing and batch size share.
+
+
+BLOCK = 2**17
+"""Numbers that are blended at a time, so that they stay in the cache of a CPU: a batch of 64
+images of 3 x 224 x 224 took a third of the time."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels: rows top to bottom and columns left to right, without the ends."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Number of its pixels."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Mixture of the images of one batch with each other."""
+
+    partners: Tensor
+    """Position in the batch of the image that each one is mixed with, int64 [B]."""
+    share: float
+    """Share of each image's own label, in [0, 1]; that of its partner's is the rest."""
+    box: Box | None
+    """CutMix: the pixels that are the partner's. None: mixup."""
+
+    @staticmethod
+    def draw(run: Run, epoch: int, number: int, count: int, shape: torch.Size) -> "Mixture":
+        """Draw how a training batch is mixed.
+
+        A generator of the batch draws, in this order: which of the two it is, if the run has both
+        mixup and CutMix (half of the batches have mixup); a share from Beta(a, a); the partners, a
+        permutation; and for CutMix the centre of the box, its row before its column.
+
+        Args:
+            run: Its mixup and cutmix, of which one is greater than 0, its seed and its repeat.
+            epoch: Of training.
+            number: Of the batch in its epoch, from 0.
+            count: Images in the batch, B.
+            shape: Of a view; CutMix needs [C, H, W].
+        """
+        seed = derive_seed("mix", run.seed, run.repeat, epoch, number)
+        generator = np.random.default_rng(seed)
+        is_mixup = run.mixup > 0
+        if run.mixup > 0 and run.cutmix > 0:
+            is_mixup = bool(generator.random() < 0.5)
+        a = run.mixup if is_mixup else run.cutmix
+        share = float(generator.beta(a, a))
+        partners = torch.from_numpy(generator.permutation(count))
+        if is_mixup:
+            # as fastai does it: the label of an image is that of its larger share
+            return Mixture(partners, max(share, 1 - share), None)
+        _, height, width = shape
+        centre = int(generator.integers(height)), int(generator.integers(width))
+        box = box_around(centre, share, height, width)
+        return Mixture(partners, 1 - box.area / (height * width), box)
+
+    def of(self, views: Tensor) -> Tensor:
+        """Return the mixed views, of the same type and shape.
+
+        Args:
+            views: uint8 images [B, C, H, W], which mixup rounds, or other tensors [B, ...].
+        """
+        if self.box is None:
+            return _blended(views, views[self.partners], self.share)
+        rows, columns = slice(self.box.top, self.box.bottom), slice(self.box.left, self.box.right)
+        mixed = views.clone()
+        mixed[..., rows, columns] = views[self.partners][..., rows, columns]
+        return mixed
+
+
+def box_around(centre: tuple[int, int], share: float, height: int, width: int) -> Box:
+    """Return the box of CutMix, clipped at the border (Yun et al., 2019, equation 2).
+
+    Args:
+        centre: Its row and column.
+        share: Of the area outside an unclipped box, in [0, 1]. Half a side is rounded down.
+        height: Of the image in pixels.
+        width: Of the image in pixels.
+    """
+    half = 0.5 * math.sqrt(1 - share)
+    (row, column), rows, columns = centre, int(half * height), int(half * width)
+    top, bottom = max(row - rows, 0), min(row + rows, height)
+    left, right = max(column - columns, 0), min(column + columns, width)
+    return Box(top, bottom, left, right)
+
+
+def check_mixing(study: Study, data: Data) -> None:
+    """Raise InputError if a configuration of the study mixes examples that cannot be mixed.
+
+    Args:
+        study: The study.
+        data: Of the study, loaded.
+    """
+    inputs = data.splits["train"].inputs
+    if data.kind != "tensors" or not isinstance(inputs, Tensor):
+        return
+    used = {name: max(ends_of(study.values(name))) for name in ("mixup", "cutmix")}
+    what = f"the examples of {study.run.data} are"
+    if used["mixup"] and not inputs.is_floating_point():
+        kind = str(inputs.dtype).removeprefix("torch.")
+        raise InputError(
+            f"--mixup must be 0 for these data, since it averages examples, but got --mixup "
+            f"{used['mixup']} and {what} tensors of {kind} that are no images; leave out --mixup"
+        )
+    if used["cutmix"] and inputs.dim() != 4:
+        raise InputError(
+            f"--cutmix must be 0 for these data, since it needs examples of the shape [C, H, W], "
+            f"but got --cutmix {used['cutmix']} and {what} tensors of the shape "
+            f"{list(inputs.shape[1:])}; leave out --cutmix"
+        )
+
+
+def _blended(own: Tensor, other: Tensor, share: float) -> Tensor:
+    """Return share * own + (1 - share) * other, [B, ...]; integers are rounded."""
+    if own.is_floating_point():
+        return share * own + (1 - share) * other
+    mixed = torch.empty_like(own)
+    at_once = max(1, BLOCK // max(1, own[0].numel()))
+    for start in range(0, len(own), at_once):
+        part = slice(start, start + at_once)
+        mixed[part] = (own[part] * share + other[part] * (1 - share)).round_()
+    return mixed

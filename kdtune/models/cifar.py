@@ -17,9 +17,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.config.errors import InputError
-from kdtune.models.checkpoints import StateDict, strip_prefixes
-from kdtune.models.preprocessing import Preprocessing
+from kdtune.config.text import InputError
+from kdtune.models.classifier import Preprocessing
+from kdtune.models.weights import StateDict, strip_prefixes
 
 Option = Literal["A", "B"]
 

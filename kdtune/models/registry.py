@@ -1,39 +1,458 @@
-"""Teachers and students by name, with their preprocessing.
+"""Teachers and students by name, and the source that a factory depends on."""
 
-A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`) or
-`module:factory`, a function or class of the user's that takes the number of classes, if anything,
-and makes a torch module; or that of a passed object, such a factory or a module. The preprocessing
-of the first three is the published one; for the others see `of_module`.
-"""
-
+import ast
+import functools
+import hashlib
 import importlib
+import inspect
 import random
-from collections.abc import Callable, Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from kdtune.config.errors import InputError, first_line
-from kdtune.config.names import Role, is_object
-from kdtune.config.objects import Passed
+from kdtune.config.fields import Role, is_object
+from kdtune.config.objects import Passed, is_importable
 from kdtune.config.run import Run
-from kdtune.config.user_code import user_code
-from kdtune.models.checkpoints import SUFFIXES, StateDict
+from kdtune.config.text import InputError, first_line, is_users_own, user_code
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
-from kdtune.models.classifier import Classifier
-from kdtune.models.factory import call_factory, check_new
-from kdtune.models.finished import read_finished
-from kdtune.models.passed import construct_passed
-from kdtune.models.preprocessing import of_module, published_by_timm, published_by_torchvision
-from kdtune.models.user_source import source_digest
-from kdtune.models.weights import fill, import_timm, load_weights
+from kdtune.models.classifier import (
+    Classifier,
+    of_module,
+    published_by_timm,
+    published_by_torchvision,
+)
+from kdtune.models.weights import (
+    SUFFIXES,
+    StateDict,
+    fill,
+    import_timm,
+    load_weights,
+    read_finished,
+)
+
+# Calls of a user's factory: a function or class that makes a torch module.
+
+
+CLASS_KEYWORDS = ("num_classes", "n_classes", "classes", "nb_classes", "num_labels")
+"""Names of parameters that are the number of classes."""
+
+
+def call_factory(factory: object, name: str, classes: int) -> nn.Module:
+    """Return the module that a factory makes.
+
+    The number of classes is given to the parameter with a name of `CLASS_KEYWORDS`, or else to the
+    only required one, or to `*args`, or as `num_classes` to `**kwargs`. Other factories are
+    called without it; `probe` checks that their logits fit.
+
+    Args:
+        factory: a function or a class.
+        name: as the user gives it, module:factory.
+        classes: K of the data.
+
+    Raises:
+        InputError: the factory is none, needs more, fails, or does not make a module.
+    """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise InputError(
+            f"{name} must be a function or class that makes a torch.nn.Module, but is a "
+            f"{type(factory).__name__}. Write a function of the number of classes that returns it."
+        )
+    argument = _argument(factory, name)
+    if argument is None:
+        net = _call(factory, name)
+    elif argument:
+        net = _call(factory, name, **{argument: classes})
+    else:
+        net = _call(factory, name, classes)
+    if not isinstance(net, nn.Module):
+        got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
+        raise InputError(f"{name} must return a torch.nn.Module, but got {got}")
+    return net
+
+
+_trained: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+"""Modules that factories have made to be trained and that are still in use, by id."""
+
+
+def check_new(net: nn.Module, name: str) -> None:
+    """Raise InputError if a module that is to be trained has been made for another run already."""
+    if _trained.get(id(net)) is net:
+        raise InputError(
+            f"{name} must make a new module in each call, but has returned the same one twice, "
+            f"whose weights the runs would train one after the other; construct it inside the "
+            f"function, or return copy.deepcopy of it"
+        )
+    _trained[id(net)] = net
+
+
+def _call(factory: Callable[..., Any], name: str, *values: int, **named: int) -> object:
+    given = ", ".join([*map(str, values), *(f"{key}={value}" for key, value in named.items())])
+    with user_code(f"{name}, called as {name.partition(':')[2]}({given}), failed"):
+        return factory(*values, **named)
+
+
+def _argument(factory: Callable[..., Any], name: str) -> str | None:
+    """Return the keyword for the number of classes; "" for the first position, None for neither.
+
+    Raises InputError if the factory requires more than the number of classes.
+    """
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (ValueError, TypeError):  # of a compiled function
+        return ""
+    any_position = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    named = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    keyword = next((word for word in CLASS_KEYWORDS if word in named), None)
+    required = [p for p in parameters if p.default is p.empty and p.name != keyword]
+    if keyword is None and required and required[0].kind is not required[0].KEYWORD_ONLY:
+        keyword, required = "", required[1:]
+    if required:
+        raise InputError(
+            f"{name} must require nothing but the number of classes, but also requires "
+            f"{', '.join(p.name for p in required)}. Write a function `def net(num_classes)` that "
+            f"calls it."
+        )
+    if keyword is None and any_position:
+        return ""
+    return "num_classes" if keyword is None and any_keyword else keyword
+
+
+# Source of objects that were passed: code that lives in no module that others can import.
+#
+# A class or function of a script or a notebook has no file of its own: the script also holds the
+# study, and a notebook has no file at all. So what counts is the code of the class or function
+# itself, and of everything that it names: functions, classes, constants, values it encloses.
+# Whatever
+# these take from modules of the user's own is followed there, see `models.user_source`.
+
+
+CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
+CONTAINERS = (tuple, list, set, frozenset)
+
+
+@dataclass(frozen=True)
+class ObjectSource:
+    """The code behind an object."""
+
+    digest: str
+    """64 hex digits that change with the code that is in no module of its own."""
+    modules: frozenset[str]
+    """Names of modules that the code needs."""
+
+    @staticmethod
+    def of(value: object) -> "ObjectSource":
+        """Return the code behind a module, or a function or class that makes one."""
+        search = _Search()
+        text = "\0".join(search.texts(value))
+        return ObjectSource(hashlib.sha256(text.encode()).hexdigest(), frozenset(search.modules))
+
+
+class _Search:
+    """A walk through everything that an object names."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self._seen: dict[int, object] = {}  # the objects, so that no other gets the same id
+
+    def texts(self, value: Any) -> Iterator[str]:
+        """Yield texts that change with a value, and note the modules that it needs."""
+        if isinstance(value, CONSTANTS):
+            yield repr(value)
+            return
+        if isinstance(value, np.ndarray | Tensor):
+            yield from _object_content(value)
+            return
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, ModuleType):
+            self._note(value.__name__)
+        elif isinstance(value, (*CONTAINERS, Mapping)):
+            yield from self._items(value)
+            del self._seen[id(value)]  # equal tuples may be one object, or not
+        elif isinstance(value, functools.partial):
+            for part in (value.func, value.args, value.keywords):
+                yield from self.texts(part)
+        elif isinstance(value, nn.Module):
+            for part in value.modules():  # its weights are hashed where they are used
+                yield from self.texts(type(part))
+        elif isinstance(value, MethodType):
+            yield from self.texts(value.__func__)
+            yield from self.texts(value.__self__)
+        elif isinstance(value, FunctionType):
+            yield from self._function(value)
+        elif isinstance(value, type):
+            yield from self._class(value)
+        else:
+            yield from self.texts(type(value))
+
+    def _items(self, value: Any) -> Iterator[str]:
+        is_ordered = isinstance(value, tuple | list)
+        yield f"{type(value).__name__} {len(value)}"
+        parts = value.items() if isinstance(value, Mapping) else value
+        texts = ["\0".join(self.texts(part)) for part in parts]
+        yield from texts if is_ordered else sorted(texts)
+
+    def _note(self, module: str) -> bool:
+        """Note a module; return True if its code is all there is to an object from it."""
+        importable = is_importable(module)
+        if importable:
+            self.modules.add(module)
+        return importable
+
+    def _function(self, function: FunctionType) -> Iterator[str]:
+        in_module = self._note(function.__module__ or "")
+        yield f"function {function.__qualname__}"
+        yield from self.texts(function.__defaults__)
+        yield from self.texts(function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # an empty cell
+                yield from self.texts(cell.cell_contents)
+        if in_module:
+            return
+        yield _code(function)
+        for name in sorted(_names(function.__code__)):
+            if name in function.__globals__:
+                yield name
+                yield from self.texts(function.__globals__[name])
+
+    def _class(self, cls: type) -> Iterator[str]:
+        yield f"class {cls.__module__}.{cls.__qualname__}"
+        if self._note(cls.__module__):
+            return
+        for base in cls.__bases__:
+            yield from self.texts(base)
+        for name, value in sorted(vars(cls).items()):
+            if name in ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"):
+                continue
+            yield name
+            if isinstance(value, property):
+                value = (value.fget, value.fset)
+            yield from self.texts(getattr(value, "__func__", value))
+
+
+def _object_content(values: np.ndarray[Any, Any] | Tensor) -> Iterator[str]:
+    """Yield type, shape and a hash of the values of an array or tensor."""
+    yield f"{values.dtype} {list(values.shape)}"
+    with suppress(TypeError, ValueError, RuntimeError):  # of objects, sparse, without storage
+        if isinstance(values, Tensor):
+            flat = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        else:
+            flat = np.ascontiguousarray(values)
+        yield hashlib.sha256(flat.tobytes()).hexdigest()
+
+
+def _code(function: FunctionType) -> str:
+    """Return the source of a function without comments; else, and of a lambda, its bytecode."""
+    if function.__name__ != "<lambda>":  # whose lines hold other code as well
+        with suppress(OSError, TypeError, SyntaxError):
+            return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    return "\0".join(_bytecode(function.__code__))
+
+
+def _bytecode(code: CodeType) -> Iterator[str]:
+    yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars}"
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _bytecode(constant)
+        else:
+            yield repr(constant)
+
+
+def _names(code: CodeType) -> set[str]:
+    """Return the names that code uses besides its own variables, nested functions included."""
+    nested = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return {*code.co_names}.union(*map(_names, nested))
+
+
+# Source of a factory: its module and all modules of the user's own that it needs.
+#
+# A network is more than its layers and weights: an activation in an imported file changes the
+# logits
+# as well. Installed packages are left out; the versions of those that matter are parts of the
+# cache's
+# keys.
+
+
+_read: WeakKeyDictionary[ModuleType, tuple[object, bytes]] = WeakKeyDictionary()
+"""Content of a module's file when this process first saw the module, and the module's spec."""
+
+
+def source_digest(module: ModuleType, net: nn.Module) -> str:
+    """Return 64 hex digits that change with the source of the user's modules behind a network.
+
+    These are the module of the factory, the modules of the network's classes, and whatever modules
+    of the user's own these import, directly or indirectly, also inside of functions. Modules that
+    are imported by a computed name, and have no class in the network, are not seen.
+
+    Returns:
+        The digest; "" for a factory of kdtune or of an installed package.
+    """
+    return digest_of_modules([module.__name__], net)
+
+
+def digest_of_modules(names: Iterable[str], net: nn.Module) -> str:
+    """Return the digest of the user's modules of these names and behind a network.
+
+    The main program has no part in it: other processes do not import it.
+    """
+    classes = {type(part).__module__ for part in net.modules()}
+    waiting = [*names, *classes - {"__main__"}]
+    found: dict[str, bytes] = {}
+    while waiting:
+        name = waiting.pop()
+        file = None if name in found else _file(name)
+        if file is None or not is_users_own(file):
+            continue
+        found[name] = _content(name, file)
+        waiting += _imported(name, found[name])
+    if not found:
+        return ""
+    digest = hashlib.sha256()
+    for name, content in sorted(found.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _file(name: str) -> str | None:
+    """Return the file of a module, loaded or not; None if there is none."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None)
+    with suppress(Exception):  # the name is not a module's, or its package cannot be imported
+        spec = find_spec(name)
+        return spec.origin if spec is not None and spec.has_location else None
+    return None
+
+
+def _content(name: str, file: str) -> bytes:
+    """Return the bytes of a module's file, as they were when the module was loaded.
+
+    A file may be edited while a long-lived process still runs its old code, so the bytes are read
+    once for each loading of the module.
+    """
+    module = sys.modules.get(name)
+    known = _read.get(module) if module is not None else None
+    if module is not None and known is not None and known[0] is module.__spec__:
+        return known[1]  # a reloaded module would have a new spec
+    content = b""
+    with suppress(OSError):  # in an archive
+        content = Path(file).read_bytes()
+    if module is not None:
+        _read[module] = (module.__spec__, content)
+    return content
+
+
+def _imported(name: str, content: bytes) -> set[str]:
+    """Return the names of modules that a module imports, as its source and its namespace say."""
+    module, names = sys.modules.get(name), set[str]()
+    for value in list(vars(module).values()) if module is not None else []:
+        if isinstance(value, ModuleType):
+            # a package holds those of its modules that anyone has imported so far
+            names |= set() if value.__name__.startswith(f"{name}.") else {value.__name__}
+        elif isinstance(value, type | FunctionType):
+            names.add(value.__module__)
+    with suppress(SyntaxError, ValueError):  # a compiled module
+        for node in ast.walk(ast.parse(content)):
+            names |= set(_named(node, name, module))
+    with_parents = set[str]()
+    for one in filter(None, names):
+        parts = one.split(".")  # importing a.b.c also runs a and a.b
+        if _may_be_users_own(parts[0]):
+            with_parents |= {".".join(parts[: end + 1]) for end in range(len(parts))}
+    return with_parents
+
+
+def _may_be_users_own(top: str) -> bool:
+    """Return False for the packages of others, so that their modules are not looked for."""
+    file = _file(top)
+    return is_users_own(file) if file else top not in sys.stdlib_module_names
+
+
+def _named(node: ast.AST, name: str, module: ModuleType | None) -> Iterator[str]:
+    """Yield the names of the modules that an import statement in module `name` may load."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            package = getattr(module, "__package__", None) or name.rpartition(".")[0]
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join(filter(None, (*parents, base)))
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+# Models from objects that were passed: a module, or a function that makes one.
+
+
+def construct_passed(name: str, passed: Passed, classes: int) -> Classifier:
+    """Return the model of an object. The object itself stays as it is.
+
+    A module begins with the weights, modes and settings of its parameters that it was passed with,
+    each time. A function is called for each model.
+
+    Args:
+        name: of the object.
+        passed: the object.
+        classes: K of the data.
+
+    Raises:
+        InputError: the object makes no module.
+    """
+    own = passed.fresh()
+    net = own if isinstance(own, nn.Module) else call_factory(own, name, classes)
+    net = unwrapped(net)
+    return Classifier(name, net, of_module(net, name), _source_digest(passed, net))
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """Return the module inside of one that only runs it: torch.compile's or DataParallel."""
+    while True:
+        if isinstance(inner := getattr(net, "_orig_mod", None), nn.Module):
+            net = inner
+        elif isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        else:
+            return net
+
+
+def source_of(passed: Passed) -> ObjectSource:
+    """Return the code behind an object."""
+    return passed.once("source", lambda: ObjectSource.of(passed.value))  # type: ignore[no-any-return]
+
+
+def _source_digest(passed: Passed, net: nn.Module) -> str:
+    """Return a digest that changes with the code of an object and of its network."""
+    source = source_of(passed)
+    text = source.digest + digest_of_modules(source.modules, net)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Teachers and students by name, with their preprocessing.
+#
+# A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`)
+# or
+# `module:factory`, a function or class of the user's that takes the number of classes, if
+# anything,
+# and makes a torch module; or that of a passed object, such a factory or a module. The
+# preprocessing
+# of the first three is the published one; for the others see `of_module`.
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,109 @@
-"""Sampler of configurations: Optuna's random and TPE samplers, used by ask and tell, in memory.
-
-Each arm (baselines, distilled) has an Optuna study of its own: a baseline has fewer active
-hyperparameters, and each arm is to find its own best configuration. A suggestion is a function of
-its number and of the configurations added and reported so far, so that a sampler rebuilt from the
-records makes the same suggestions as the one that was interrupted.
-"""
+"""Proposals of configurations: Optuna's samplers, and the export for its tools."""
 
 import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import expit, logit
 
-from kdtune.config.base_run import BaseRun
 from kdtune.config.fields import Value
-from kdtune.config.hyperparameters import Range, Values
-from kdtune.config.run import derive_seed
-from kdtune.config.space import as_declared
-from kdtune.config.study import Study
-from kdtune.planning.distributions import parameter, searched_distribution, suggest
-from kdtune.planning.ledger import Arm
+from kdtune.config.files import atomic_write
+from kdtune.config.run import BaseRun, derive_seed
+from kdtune.config.study import Study, as_declared
+from kdtune.config.task import Range, Values, including
+from kdtune.config.text import short
+from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
+from kdtune.statistics.intervals import mean_interval
+from kdtune.storage.records import Line
+
+# Optuna's distributions of lists and ranges, and the conversion of values to its parameters.
+#
+# Optuna has no log-odds scale. The sampler therefore searches the log-odds of such a
+# hyperparameter,
+# log(x / (1 - x)), and the values of configurations are converted both ways.
+
+
+DIGITS = 3
+"""Significant digits of a suggestion: precise enough, and short enough for a user to type."""
+
+
+def suggest(trial: optuna.Trial, name: str, values: Values) -> Any:
+    """Return a value of a list or range that a trial suggests, with three significant digits.
+
+    On the log-odds scale they are those of the smaller of x and 1 - x: 0.00123 or 0.99877.
+    """
+    if not isinstance(values, Range):
+        return trial.suggest_categorical(name, values)
+    if values.is_whole:
+        return trial.suggest_int(name, int(values.low), int(values.high), log=values.log)
+    if not values.logit:
+        value = trial.suggest_float(name, values.low, values.high, log=values.log)
+        return _within(values, float(f"{value:.{DIGITS}g}"))
+    odds = trial.suggest_float(name, _log_odds(values.low), _log_odds(values.high))
+    return _within(values, float(short(float(expit(odds)), DIGITS)))
+
+
+def parameter(values: Values, value: Value) -> Value:
+    """Return the parameter of a trial that stands for a value: the value itself, or its log-odds.
+
+    Args:
+        values: List or range of the hyperparameter.
+        value: One of them.
+    """
+    if not isinstance(values, Range) or not values.logit or isinstance(value, str):
+        return value
+    return _log_odds(value)
+
+
+def searched_distribution(values: Values) -> BaseDistribution:
+    """Return the distribution of the parameters that `parameter` returns."""
+    if isinstance(values, Range) and values.logit:
+        return FloatDistribution(_log_odds(values.low), _log_odds(values.high))
+    return distribution(values)
+
+
+def distribution(values: Values) -> BaseDistribution:
+    """Return the distribution of the values themselves; of ints if both ends of a range are.
+
+    That of a range on the log-odds scale has the right ends, but is uniform.
+    """
+    if not isinstance(values, Range):
+        return optuna.distributions.CategoricalDistribution(values)
+    if values.is_whole:
+        return optuna.distributions.IntDistribution(
+            int(values.low), int(values.high), log=values.log
+        )
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _log_odds(value: float) -> float:
+    return float(logit(value))
+
+
+def _within(values: Range, value: float) -> float:
+    """Return a rounded value, or the end of the range that rounding has passed."""
+    return min(max(value, values.low), values.high)
+
+
+# Sampler of configurations: Optuna's random and TPE samplers, used by ask and tell, in memory.
+#
+# Each arm (baselines, distilled) has an Optuna study of its own: a baseline has fewer active
+# hyperparameters, and each arm is to find its own best configuration. A suggestion is a function
+# of
+# its number and of the configurations added and reported so far, so that a sampler rebuilt from
+# the
+# records makes the same suggestions as the one that was interrupted.
+
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -193,3 +272,90 @@ def _listed(values: Values) -> Sequence[Value] | None:
     if not isinstance(values, Range):
         return values
     return range(int(values.low), int(values.high) + 1) if values.is_whole else None
+
+
+# Export of a study for Optuna's tools: runs/<name>/optuna.db, one trial per configuration.
+#
+# optuna-dashboard sqlite:///runs/fashion/optuna.db
+# optuna.load_study(study_name="fashion", storage="sqlite:///runs/fashion/optuna.db")
+
+
+FILE = "optuna.db"
+
+
+def export(study: Study, lines: list[Line]) -> Path:
+    """Write optuna.db into the study's folder, replacing an earlier one.
+
+    The value of a trial is the mean score, for distillation the validation accuracy, over its
+    completed repeats of the search. Its user attributes are config_id, n, sd and repeat/<number>
+    (all phases). Inactive hyperparameters of a configuration are no parameters of its trial.
+    Configurations with a pruned run are PRUNED, others without a completed run FAIL.
+
+    Args:
+        study: the study.
+        lines: its records, in the order written.
+
+    Returns:
+        The file.
+    """
+    ledger = Ledger(study)
+    times: dict[str, list[float]] = {}
+    for line in lines:
+        ledger.add_record(line)
+        if "config_id" in line:
+            times.setdefault(line["config_id"], []).append(line["time"])
+    file = study.folder / FILE
+    with atomic_write(file) as part:
+        part.unlink(missing_ok=True)  # of a process of the same id that was killed
+        storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
+        direction = StudyDirection.MAXIMIZE if study.task.sign > 0 else StudyDirection.MINIMIZE
+        target = optuna.create_study(study_name=study.name, storage=storage, direction=direction)
+        for state in ledger.by_row:
+            if state.status:
+                target.add_trial(_trial(study, state, times[state.run.config_id]))
+        storage.engine.dispose()
+    return file
+
+
+def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial:
+    values = {repeat: study.task.sign * score for repeat, score in config.scores.items()}
+    scores = [value for repeat, value in values.items() if phase_of(repeat) == "search"]
+    interval = mean_interval(scores)
+    sd = interval.sd if interval.n > 1 else None
+    attributes: dict[str, Any] = {"config_id": config.run.config_id, "n": interval.n, "sd": sd}
+    attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(values.items())}
+    pruned = "pruned" in config.status.values()
+    state = TrialState.PRUNED if pruned else TrialState.COMPLETE if scores else TrialState.FAIL
+    distributions = dict(_distributions(study, config))
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=state,
+        value=interval.mean if state == TrialState.COMPLETE else None,
+        params={name: config.run.resolved_value(name) for name in distributions},
+        distributions=distributions,
+        user_attrs=attributes,
+        system_attrs={},
+        intermediate_values={},
+        datetime_start=datetime.fromtimestamp(min(times)),
+        datetime_complete=datetime.fromtimestamp(max(times)),
+    )
+
+
+def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, BaseDistribution]]:
+    """Yield the distributions of the active hyperparameters.
+
+    They always contain the values of the baseline (alpha = 1).
+    """
+    baseline, active = study.task.baseline, study.task.resolved(config.run.config)
+    for name in study.task.names:
+        values: Values = study.values(name)
+        if name in baseline and isinstance(values, Range):
+            values = including(values, baseline[name])
+        elif name in baseline:
+            values = tuple(dict.fromkeys([*values, baseline[name]]))  # type: ignore[misc]
+        several = isinstance(values, Range) or len(values) > 1
+        if several and active[name] is not None:
+            # of true values, which Optuna's tools show; on the log-odds scale it is uniform, since
+            # Optuna has no such distribution and nothing is sampled from this one
+            yield name, distribution(values)

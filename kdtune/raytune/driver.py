@@ -1,49 +1,440 @@
 """Driver of a study: checks, Ray, the tuner, resuming."""
 
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import OutOfMemoryError
 from ray.tune.logger import TBXLoggerCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from torch import nn
 
-from kdtune.config.errors import DataChangedError, first_line
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_writable_by_all
-from kdtune.config.study import Study
-from kdtune.config.trackers import check_packages
+from kdtune.config.study import (
+    Study,
+    check_objects,
+    check_packages,
+    describe_fixed_students,
+    flags_without_effect,
+)
+from kdtune.config.task import check_signature, is_importable, load_function, name_of
+from kdtune.config.text import DataChangedError, InputError, first_line
+from kdtune.data.arrays import with_extra
+from kdtune.data.checks import (
+    Contents,
+    data_record,
+    describe_data,
+    find_changes,
+    forget_changed_data,
+)
+from kdtune.data.sources import load_data
+from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.planning.plan import Plan
-from kdtune.raytune.adapters import EarlyStopper, RepeatSearcher
-from kdtune.raytune.distillation import DistillationJob
-from kdtune.raytune.job import Job
-from kdtune.raytune.lost_ray import check_local_ray, lost_ray_in_words
-from kdtune.raytune.machine_monitor import MachineMonitor
-from kdtune.raytune.machines import Capacity, check_local_resources
-from kdtune.raytune.notify import notified
-from kdtune.raytune.objects import take_objects
-from kdtune.raytune.own_function import FunctionJob
-from kdtune.raytune.preflight import preflight
-from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, print_recipe
-from kdtune.raytune.recorder import MAX_RETRIES, Recorder
-from kdtune.raytune.reporter import make_run
-from kdtune.raytune.session import check_address, ray_session
-from kdtune.raytune.shared_objects import share_objects
-from kdtune.raytune.silent_folder import silence_said
-from kdtune.raytune.stop_signals import summarised
-from kdtune.raytune.study_folder import add_warning, finish, remove_parts, write_study
-from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
-from kdtune.raytune.tracker_processes import tracked
-from kdtune.raytune.worker_watch import WorkerWatch
-from kdtune.results.study_results import Results, load
-from kdtune.storage.lease import hold_lease
-from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.object_store import reach
+from kdtune.raytune.folder import (
+    add_warning,
+    check_same,
+    finish,
+    is_moved,
+    merge_with_saved,
+    read_if_saved,
+    remove_parts,
+    write_study,
+)
+from kdtune.raytune.function import make_run, run_function_trial
+from kdtune.raytune.machines import (
+    Capacity,
+    MachineMonitor,
+    TrialResources,
+    check_local_resources,
+    preflight,
+)
+from kdtune.raytune.objects import share_objects, take_objects
+from kdtune.raytune.progress import (
+    ProgressDisplay,
+    describe_end,
+    describe_state,
+    notified,
+    print_recipe,
+    tracked,
+)
+from kdtune.raytune.recorder import MAX_RETRIES, Recorder, WorkerWatch
+from kdtune.raytune.session import (
+    check_address,
+    check_local_ray,
+    lost_ray_in_words,
+    ray_session,
+    silence_said,
+    summarised,
+)
+from kdtune.raytune.teachers import (
+    check_teachers,
+    measure_before_ray,
+    measure_with_ray,
+    train_teachers,
+)
+from kdtune.raytune.trial import run_trial, teacher_files
+from kdtune.results.results import Results, load
+from kdtune.storage.folder import fault_of_driver, lock_study
+from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
 from kdtune.storage.records import Records, SavedStudy, read_lines
-from kdtune.storage.study_lock import lock_study
-from kdtune.storage.unusable_folder import fault_of_driver
+from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
+from kdtune.streams.working_set import cache_warning
+from kdtune.training.recipe import (
+    RecipeRow,
+    find_faults,
+    format_recipe,
+    numbered,
+    recipe_rows,
+    resolve_study,
+    teachers,
+    transforms_of,
+    with_weights_of_studies,
+)
+from kdtune.training.run import check_objectives, check_study, make_student
+from kdtune.training.teacher import find_other_views, initial_teacher, missing_teachers
+
+# Ray Tune's searcher and scheduler on top of the plan.
+#
+# Neither has a state of its own, on disk or in memory: the plan follows from the records.
+
+
+class RepeatSearcher(Searcher):
+    """Searcher that suggests each run of the plan once.
+
+    Args:
+        plan: Says which run is next.
+        concurrent_trials: Returns how many trials may run now.
+        is_over: Returns True if no further run can succeed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        concurrent_trials: Callable[[], int],
+        is_over: Callable[[], bool] = bool,
+    ):
+        super().__init__()
+        self.plan, self.concurrent_trials, self.is_over = plan, concurrent_trials, is_over
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher for a restore that never happens
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """Ignore metric, mode and space, which are the study's."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the configuration and repeat of the next trial; None to wait; or FINISHED."""
+        if self.is_over():
+            return None if self.plan.ledger.running else Searcher.FINISHED
+        if len(self.plan.ledger.running) >= self.concurrent_trials():
+            return None
+        run = self.plan.next_run()
+        if run is not None:
+            values = {name: run.value(name) for name in self.plan.study.task.names}
+            return values | {"repeat": run.repeat}
+        return None if self.plan.ledger.running else Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: the recorder passes to the plan what it writes."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the records say which runs are left."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing."""
+
+
+class EarlyStopper(FIFOScheduler):
+    """Scheduler that prunes the trials that the plan tells it to."""
+
+    def __init__(self, plan: Plan, study: Study):
+        super().__init__()
+        self.plan, self.study = plan, study
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return STOP or CONTINUE; Tune asks this before the recorder writes the epochs."""
+        run = make_run(self.study, trial.config)
+        if self.plan.should_prune(run, result.get("epochs", ())):
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+
+# What a study's trials are, for its driver: checks, preparations, and the function of a trial.
+
+
+Say = Callable[[str], None]
+"""Prints a line on the terminal."""
+
+
+class Job(ABC):
+    """Steps of a driver that depend on the kind of trials, in the order of their calls.
+
+    An adapter without state: every method is given the study as it is by then.
+    """
+
+    def begin(self, study: Study) -> Study:
+        """Return the study as it is compared with the one that its folder holds."""
+        return study
+
+    def resolve(self, study: Study, begun: bool) -> Study:
+        """Return the study with a value for each setting that follows from data and models.
+
+        Args:
+            study: That has trials left.
+            begun: Whether its folder already holds it.
+        """
+        return study
+
+    def files(self, study: Study) -> list[str]:
+        """Return the names of files in the study's folder that trials need."""
+        return []
+
+    @abstractmethod
+    def fingerprints(self, study: Study) -> dict[str, str]:
+        """Return content hashes of what the trials are made of.
+
+        Raises InputError if one of them cannot work.
+        """
+
+    def check(self, study: Study) -> None:
+        """Raise InputError if a study that has trials left cannot run."""
+        return None
+
+    @abstractmethod
+    def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
+        """Return what provenance.json says of the trials, see `study_folder.write_study`.
+
+        Args:
+            asked: The study as it was asked for.
+            study: The study as it is run, with trials left.
+            saved: What its folder holds.
+        """
+
+    @abstractmethod
+    def describe(self, provenance: Mapping[str, Any]) -> Sequence[str]:
+        """Return lines for the terminal that say what is run."""
+
+    def prepare_before_ray(self, study: Study, mirror: Mirror) -> None:
+        """Do what is to be done before Ray's workers use the machine."""
+        return None
+
+    def about_data(self, study: Study) -> Sequence[str]:
+        """Return lines for the terminal about the data."""
+        return []
+
+    def warnings(self, study: Study, count: int) -> Iterator[str]:
+        """Yield a sentence for what makes a study of so many concurrent trials less useful."""
+        yield from ()
+
+    def prepare(
+        self, study: Study, mirror: Mirror, trial: TrialResources, say: Say, say_epoch: Say
+    ) -> None:
+        """Make what all trials need, such as the teacher.
+
+        Args:
+            study: The study.
+            mirror: Of its folder.
+            trial: What a trial uses.
+            say: Gets each line.
+            say_epoch: Gets the lines about epochs of a teacher.
+        """
+        return None
+
+    @abstractmethod
+    def trainable(self, study: Study) -> Callable[..., None]:
+        """Return function(config, study, concurrent), which Ray calls for each trial."""
+
+    def find_changes(self, study: Study) -> str:
+        """Return a sentence on data that have changed while the study ran; "" if none have."""
+        return ""
+
+
+# The job of a study of distillation: data, teachers, students.
+
+
+class DistillationJob(Job):
+    """Trials are distillation runs: a teacher is trained first, streams are shared."""
+
+    def begin(self, study: Study) -> Study:
+        """Return the study with absolute paths, and the weights of other studies by file."""
+        return replace(study, run=with_weights_of_studies(study.run.absolute()))
+
+    def resolve(self, study: Study, begun: bool) -> Study:
+        """Return the study with its whole recipe."""
+        check_objects(study)
+        forget_changed_data(study.run)
+        return resolve_study(study, begun=begun)
+
+    def files(self, study: Study) -> list[str]:
+        """Return the names of the teachers' files."""
+        return teacher_files(study)
+
+    def fingerprints(self, study: Study) -> dict[str, str]:
+        """Return the fingerprints of data, models and the user's own objectives."""
+        own_objectives = check_objectives(study)
+        return check_study(study) | own_objectives
+
+    def check(self, study: Study) -> None:
+        """Raise InputError if a finished teacher is damaged, or others may write the cache."""
+        Cache(study.cache, study.cache_gb).check()
+        every = numbered(study, teachers(study))
+        missing_teachers(study.run, every, study.folder / "teacher")
+
+    def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
+        """Return classes, data, recipe and transforms."""
+        rows = recipe_rows(asked, study, saved.study if saved else None)
+        transforms, data = transforms_of(study), with_extra(load_data(study.run), study.run)
+        return {
+            "classes": data.classes,
+            "data_set": data_record(data),
+            "recipe": [row._asdict() for row in rows],
+            "views": transforms.views,
+            "models": transforms.models,
+            "input": transforms.input,
+            "sources": transforms.sources,
+            "warnings": transforms.warnings,
+        }
+
+    def describe(self, provenance: Mapping[str, Any]) -> Sequence[str]:
+        """Return the recipe: all settings, and where they came from."""
+        return format_recipe([RecipeRow(**row) for row in provenance["recipe"]])
+
+    def prepare_before_ray(self, study: Study, mirror: Mirror) -> None:
+        """Measure the cost of the models while the machine is idle."""
+        measure_before_ray(study, mirror)
+
+    def about_data(self, study: Study) -> Sequence[str]:
+        """Return the counts of images by class, and what is suspicious about them."""
+        return list(describe_data(with_extra(load_data(study.run), study.run)))
+
+    def warnings(self, study: Study, count: int) -> Iterator[str]:
+        """Yield a sentence for what makes the study slower or less useful."""
+        yield from flags_without_effect(study)
+        yield from with_extra(load_data(study.run), study.run).warnings
+        yield from find_faults(study)
+        yield from find_other_views(study)
+        yield from describe_fixed_students(study)
+        cache = Cache(study.cache, study.cache_gb)
+        student, own_teachers = make_student(study.run), teachers(study)
+        if strangers := cache.strangers():
+            yield strangers
+        if fault := cache.fault():
+            yield fault
+        elif too_small := cache_warning(
+            study, count, student, [initial_teacher(run) for run in own_teachers]
+        ):
+            yield too_small
+        count_used = len({run.teacher_number for run in numbered(study, own_teachers)})
+        if count_used < study.run.teachers:
+            yield (
+                f"--repeats {study.repeats} uses only {count_used} of --teachers "
+                f"{study.run.teachers}"
+            )
+        if not study.has_plain:
+            yield (
+                "the study has no baseline without distillation (alpha = 1), so there will be no "
+                "verdict"
+            )
+
+    def prepare(
+        self, study: Study, mirror: Mirror, trial: TrialResources, say: Say, say_epoch: Say
+    ) -> None:
+        """Measure the models on the device of the trials, train and check the teachers."""
+        measure_with_ray(study, mirror, trial, say)
+        train_teachers(study, trial, say, say_epoch)
+        check_teachers(study, mirror, trial, say)
+
+    def trainable(self, study: Study) -> Callable[..., None]:
+        """Return the function of a distillation run on the data as this process has read them."""
+        return partial(run_trial, contents=Contents.of(study.run))
+
+    def find_changes(self, study: Study) -> str:
+        """Return a sentence on image files that have changed while the study ran; "" if none."""
+        return find_changes(study.run)
+
+
+# The job of a study of a training function of the user's own.
+
+
+class FunctionJob(Job):
+    """Trials are calls of a function that yields metrics."""
+
+    def begin(self, study: Study) -> Study:
+        """Return the study; raise InputError if other machines cannot import its function."""
+        if callable(study.train) and not is_importable(study.train):
+            if study.address is not None or study.uri is not None:
+                raise InputError(
+                    f"train must be importable on every machine of a cluster, but "
+                    f"{name_of(study.train)} is defined in a notebook, a script or another "
+                    f"function; put it into a module and give train='module:function'"
+                )
+            try:
+                cloudpickle.dumps(study.train)
+            except Exception as error:  # whatever an object of the user raises
+                raise InputError(
+                    f"train cannot be sent to another process ({first_line(error)}); put it into a "
+                    f"module and give train='module:function'"
+                ) from None
+        return study
+
+    def fingerprints(self, study: Study) -> dict[str, str]:
+        """Return the fingerprint of the function's module and of what it imports of the user's."""
+        return {"train": fingerprint(study)}
+
+    def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
+        """Return nothing: kdtune knows nothing of the function's data and models."""
+        return {}
+
+    def describe(self, provenance: Mapping[str, Any]) -> Sequence[str]:
+        """Return no lines."""
+        return []
+
+    def warnings(self, study: Study, count: int) -> Iterator[str]:
+        """Yield a sentence if there will be no verdict."""
+        if not study.has_plain:
+            yield "the study has no baseline (baseline={...}), so there will be no verdict"
+
+    def trainable(self, study: Study) -> Callable[..., None]:
+        """Return the function that calls the user's."""
+        return run_function_trial
+
+
+def fingerprint(study: Study) -> str:
+    """Return 16 hex digits that change with the code of the training function.
+
+    The code is that of its module and of the user's own modules that it imports. Of a script or a
+    notebook it is that which the function needs.
+
+    Raises:
+        InputError: It cannot be imported, or called as a training function.
+    """
+    name = name_of(study.train or "")
+    if callable(study.train):
+        check_signature(study.train, name)
+        if not is_importable(study.train):
+            return ObjectSource.of(study.train).digest[:16]
+    else:
+        load_function(name)
+    return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
+
+
+# Driver of a study: checks, Ray, the tuner, resuming.
+
 
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""

@@ -1,16 +1,158 @@
-"""Objects that were passed, before a study: whether it can have them; copies of them."""
+"""Objects that were passed, and their copies on Ray's workers."""
 
+import io
+import pickle
+import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import ray
+import torch
+from ray import cloudpickle
+from ray.cloudpickle.cloudpickle import _get_or_create_tracker_id
+from torch import Tensor, nn
 
-from kdtune.config.errors import InputError
 from kdtune.config.objects import Objects, Passed, describe
-from kdtune.config.study import Study
-from kdtune.config.study_objects import object_names
-from kdtune.raytune.frozen import Frozen
+from kdtune.config.study import Study, object_names
+from kdtune.config.text import InputError, first_line
+from kdtune.data.arrays import read_passed_data
+from kdtune.data.dataset import UNKNOWN, Data, Split
+from kdtune.models.registry import source_of
+
+# Copies of passed models as bytes, for the driver and for Ray's workers.
+#
+# Each model of a study is made of a new copy. So the user's object is never changed, runs of one
+# process share nothing, and a function that hands out one and the same module does no harm. The
+# bytes are pickles that this process has made itself, of objects in its own memory; like the
+# study,
+# they reach the workers through Ray, and they are never written to a file.
+
+
+class Frozen(Passed):
+    """A module or function as it was when it was passed.
+
+    Args:
+        kind: "teacher" or "student", for errors.
+        name: of the object, for errors.
+        value: the module or function.
+
+    Raises:
+        InputError: it holds what cannot be copied, such as an open file.
+    """
+
+    def __init__(self, kind: str, name: str, value: Any):
+        super().__init__(value)
+        try:
+            self.content = freeze(value)
+            thaw(self.content)
+        except Exception as error:  # whatever its classes raise
+            raise InputError(
+                f"{describe(kind, name)} cannot be copied for Ray's workers "
+                f"({type(error).__name__}: {first_line(error, 100)}); remove what it holds besides "
+                f"weights and settings, such as open files, locks and generators, or pass a "
+                f"function that makes it"
+            ) from error
+
+    def fresh(self) -> Any:
+        """Return a copy of the module or function, which the caller may change."""
+        return thaw(self.content)
+
+
+def freeze(value: Any) -> bytes:
+    """Return a copy of a module or function as bytes, its tensors on the CPU."""
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return stream.getvalue()
+
+
+def thaw(content: Any) -> Any:
+    """Return a new copy of what `freeze` has made bytes of, bit for bit.
+
+    Args:
+        content: bytes, or a buffer of them.
+    """
+    return pickle.loads(content)  # noqa: S301 - bytes of this process
+
+
+class _Storage:
+    """Memory of tensors, uint8 [bytes]; tensors that share it do so in a copy."""
+
+    def __init__(self, values: np.ndarray[Any, Any]):
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        return _Storage, (self.values,)
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    """Pickler of functions and classes by value that copies tensors only once.
+
+    torch's own way to pickle a tensor copies its memory three times, separates tensors that share
+    it, and leaves those of a GPU to processes that may not have one.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._storages: dict[int, tuple[Any, _Storage]] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, type):
+            return _untracked(value, super().reducer_override(value))
+        if type(value) not in (Tensor, nn.Parameter) or not _is_plain(value):
+            return super().reducer_override(value)
+        storage = value.untyped_storage()
+        if storage._cdata not in self._storages:
+            on_cpu = torch.empty(0, dtype=torch.uint8).set_(storage.cpu())
+            # with the storage itself, whose number no other then gets
+            self._storages[storage._cdata] = storage, _Storage(on_cpu.numpy())
+        shape = value.size(), value.stride(), value.storage_offset()
+        learns = value.requires_grad and value.is_leaf
+        own = self._storages[storage._cdata][1]
+        return _tensor, (type(value), own, value.dtype, *shape, learns)
+
+
+def _untracked(cls: type, reduced: Any) -> Any:
+    """Return how a class is pickled, without the number under which cloudpickle knows it.
+
+    By this number it would find the class itself when it unpickles in the same process, and replace
+    all its methods: the user's class would be changed.
+    """
+    if not isinstance(reduced, tuple):
+        return reduced  # by its name
+    make, arguments, *rest = reduced
+    own = _get_or_create_tracker_id(cls)
+    return make, tuple(None if one == own else one for one in arguments), *rest
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Return True for a tensor that is its memory, shape and strides, and nothing else."""
+    return (
+        value.layout is torch.strided
+        and value.device.type != "meta"
+        and not (value.is_quantized or value.is_conj() or value.is_neg() or value.__dict__)
+    )
+
+
+def _tensor(
+    kind: type,
+    storage: _Storage,
+    dtype: torch.dtype,
+    size: torch.Size,
+    stride: tuple[int, ...],
+    offset: int,
+    learns: bool,
+) -> Tensor:
+    memory = torch.from_numpy(storage.values).untyped_storage()
+    tensor = torch.empty(0, dtype=dtype).set_(memory, offset, size, stride)
+    if kind is nn.Parameter:
+        return nn.Parameter(tensor, requires_grad=learns)
+    return tensor.requires_grad_(learns)
+
+
+# Objects that were passed, before a study: whether it can have them; copies of them.
 
 
 def take_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> Study:
@@ -68,3 +210,160 @@ def _check_place(
         f"and {describe(kind, name)}; put a function that makes the {kind} into a module that "
         f'every machine can import, and give its name: {kind}="my_module:my_function"'
     )
+
+
+# Objects that were passed, in Ray's object store, from which the workers take them.
+
+
+MAX_ATTACHED = 16
+"""Objects that a worker keeps attached for its next trials."""
+
+
+def share_objects(study: Study) -> Study:
+    """Return the study with its objects in Ray's object store, until Ray ends.
+
+    Each is there once, however many trials and workers have it: they read arrays where they lie. A
+    study itself is copied to every worker, so it has references alone.
+
+    Args:
+        study: Of `objects.take_objects`.
+    """
+    passed = {
+        name: _OfDriver(one, ray.put(_content(name, one)))
+        for name, one in study.run.objects.passed.items()
+    }
+    return with_objects(study, passed) if passed else study
+
+
+def _content(name: str, passed: Passed) -> Any:
+    """Return what the store holds of an object."""
+    if isinstance(passed, Frozen):
+        return np.frombuffer(passed.content, dtype=np.uint8)  # bytes alone would be copied
+    return PackedData.of(passed.once("data", lambda: read_passed_data(name, passed)))
+
+
+class _OfDriver(Passed):
+    """An object in the process of the driver: it reaches others as a reference.
+
+    Args:
+        own: The object.
+        reference: To what the store holds of it.
+    """
+
+    def __init__(self, own: Passed, reference: Any):
+        super().__init__(own.value)
+        self.notes = own.notes
+        self.fresh = own.fresh  # type: ignore[method-assign]
+        source = source_of(own) if isinstance(own, Frozen) else None
+        self._attached = uuid4().hex, reference, own.is_module, source
+
+    def __reduce__(self) -> Any:
+        return attach, self._attached
+
+
+class _OfWorker(Passed):
+    """An object in the process of a worker, see `attach`."""
+
+    def __init__(self, token: str, reference: Any, is_module: bool, source: Any):
+        super().__init__(None)
+        self._attached = token, reference, is_module, source
+        if source is None:
+            self.value = ray.get(reference).unpacked()
+        else:
+            self.notes["source"] = source
+
+    def fresh(self) -> Any:
+        """Return a new copy of the module or function."""
+        return thaw(memoryview(ray.get(self._attached[1])))
+
+    def __reduce__(self) -> Any:
+        return attach, self._attached
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a module, which has weights of its own."""
+        return self._attached[2]
+
+
+_attached: dict[str, _OfWorker] = {}
+
+
+def attach(token: str, reference: Any, is_module: bool, source: Any) -> Passed:
+    """Return an object of Ray's store; one that this process has attached before is the same.
+
+    Args:
+        token: Tells it from all others.
+        reference: To what the store holds of it.
+        is_module: Whether it is a module.
+        source: Of its code, see `source_of`; None for data.
+    """
+    if token not in _attached:
+        _attached[token] = _OfWorker(token, reference, is_module, source)
+        while len(_attached) > MAX_ATTACHED:
+            del _attached[next(iter(_attached))]
+    return _attached[token]
+
+
+@dataclass(frozen=True)
+class _PackedTensor:
+    """A tensor whose bytes other processes read where they lie."""
+
+    values: np.ndarray[Any, Any]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(tensor: Tensor) -> "_PackedTensor":
+        flat = tensor.contiguous().view(-1).view(torch.uint8)  # NumPy lacks some types
+        return _PackedTensor(flat.numpy(), tensor.dtype, tuple(tensor.shape))
+
+    def unpacked(self) -> Tensor:
+        with warnings.catch_warnings():  # the memory is read-only, and nothing writes to it
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.values).view(self.dtype).view(self.shape)
+
+
+@dataclass(frozen=True)
+class PackedData:
+    """A data set that has been read."""
+
+    splits: dict[str, tuple[_PackedTensor, _PackedTensor | tuple[str, ...], _PackedTensor | None]]
+    """Labels, inputs and contents of the files of each split."""
+    rest: dict[str, Any]
+    """The other fields of `Data`."""
+
+    @staticmethod
+    def of(data: Data) -> "PackedData":
+        """Return a data set for other processes, without what only holds on this machine."""
+        packed = {
+            name: (
+                _PackedTensor.of(split.labels),
+                _PackedTensor.of(split.inputs)
+                if isinstance(split.inputs, Tensor)
+                else split.inputs,
+                None if split.stamps is None else _PackedTensor.of(split.stamps[:, 1]),
+            )
+            for name, split in data.splits.items()
+        }
+        names = ("classes", "fingerprint", "photos", "root", "warnings", "remarks")
+        return PackedData(packed, {name: getattr(data, name) for name in names})
+
+    def unpacked(self) -> Data:
+        """Return the data set, whose tensors lie where they were packed."""
+        splits = {
+            name: Split(
+                labels.unpacked(),
+                inputs.unpacked() if isinstance(inputs, _PackedTensor) else inputs,
+                None if contents is None else _unseen(contents.unpacked()),
+            )
+            for name, (labels, inputs, contents) in self.splits.items()
+        }
+        return Data(splits=splits, **self.rest)
+
+
+def _unseen(contents: Tensor) -> Tensor:
+    """Return the stamps of files of known contents, int64 [N, 2], that are read here first.
+
+    On another machine equal files have other times: each is compared by its content once.
+    """
+    return torch.stack([torch.full_like(contents, UNKNOWN), contents], 1)

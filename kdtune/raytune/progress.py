@@ -1,9 +1,21 @@
-"""Progress of a study: a live table on a terminal or in a notebook, otherwise lines."""
+"""Progress of a study: live table, lines, notification, trackers."""
 
 import io
 import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from signal import SIGKILL
+from threading import Thread
+from typing import IO, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,9 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from kdtune.planning.ledger import ConfigState
-from kdtune.planning.plan import Plan
-from kdtune.planning.standing import (
+from kdtune.config.study import Study
+from kdtune.config.text import first_line, printable
+from kdtune.planning.ledger import (
+    ConfigState,
     Finalists,
     active_configs,
     complete_pairs,
@@ -24,14 +37,55 @@ from kdtune.planning.standing import (
     is_decided,
     level_per_pair,
 )
-from kdtune.raytune.notebook_output import NotebookOutput, show_folded
-from kdtune.raytune.reporter import shown_names
-from kdtune.results.advice import undecidable_sentence
-from kdtune.results.comparison import Criterion
-from kdtune.results.tables import cell
+from kdtune.planning.plan import Plan
+from kdtune.raytune.function import shown_names
+from kdtune.results.comparison import Criterion, cell
+from kdtune.results.results import load
+from kdtune.results.words import undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
-from kdtune.training.progress import Progress, describe_build
+from kdtune.training.recipe import Progress, describe_build
+
+# Outputs of a notebook's cell: one that is replaced at each update, and one that is folded.
+#
+# IPython is imported where it is used: kdtune does not need it, and a notebook has it.
+
+
+class NotebookOutput:
+    """Text below a notebook's cell that an update replaces, as a terminal redraws its last lines.
+
+    A saved notebook holds the last text only.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._text = ""
+
+    def show(self, text: str) -> None:
+        """Show a text in place of the last one."""
+        if text == self._text:
+            return
+        self._text = text
+        content = {"text/plain": text}
+        if self._handle is None:
+            from IPython.display import display
+
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+
+def show_folded(title: str, lines: Sequence[str]) -> None:
+    """Show a title in a notebook, and the lines below it once the reader clicks on it."""
+    from IPython.display import display
+
+    text = "\n".join(lines)
+    html = f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    display({"text/plain": f"{title}\n{text}", "text/html": html}, raw=True)
+
+
+# Progress of a study: a live table on a terminal or in a notebook, otherwise lines.
+
 
 REFRESH_SECONDS = 1.0
 """Time between two updates of the live table."""
@@ -231,3 +285,211 @@ def _describe_lead(
 
 def _form(criterion: Criterion) -> str:
     return "+.1f" if criterion.in_points else "+.3g"
+
+
+# The command of --notify, which is run once at the end of a study.
+
+
+TIMEOUT_SECONDS = 60.0
+"""Longest time that the command may take."""
+MAX_VARIABLE = 10_000
+"""Characters of KDTUNE_VERDICT; systems limit the size of the environment."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended."""
+
+    status: str
+    """completed, failed (no run completed, or an error) or interrupted."""
+    verdict: str
+    """The conclusion in words; without one, why the study ended."""
+
+
+@contextmanager
+def notified(
+    command: str | None, study: Study, say: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Run a command when the context ends, with the study's outcome; None runs nothing.
+
+    Args:
+        command: For the shell.
+        study: Its results are read if the context ends without an exception.
+        say: Is given a warning if the command fails.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if command is not None:
+            notify(command, study, outcome_of_error(error), say)
+        raise
+    if command is not None:
+        notify(command, study, outcome_of_results(study), say)
+
+
+def outcome_of_error(error: BaseException) -> Outcome:
+    """Return the outcome of a study that an exception has ended."""
+    if isinstance(error, KeyboardInterrupt):
+        reason = f" ({error})" if str(error) else ""
+        return Outcome("interrupted", f"The study was interrupted{reason}.")
+    return Outcome("failed", f"The study failed: {type(error).__name__}: {first_line(error)}")
+
+
+def outcome_of_results(study: Study) -> Outcome:
+    """Return the outcome of a study that has ended, from its folder."""
+    results = load(study.folder)
+    has_completed = "completed" in set(results.trials.status)
+    return Outcome("completed" if has_completed else "failed", results.verdict())
+
+
+def notify(command: str, study: Study, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """Run the command; a command that fails or takes too long is a warning.
+
+    It gets the verdict on its standard input and in environment variables. No text of the study
+    becomes part of the command, so nothing in a verdict can be run.
+    """
+    variables = {
+        "KDTUNE_STUDY": study.name,
+        "KDTUNE_FOLDER": study.uri or str(study.folder.absolute()),
+        "KDTUNE_STATUS": outcome.status,
+        "KDTUNE_VERDICT": outcome.verdict.replace("\0", "")[:MAX_VARIABLE],
+    }
+    with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as output:
+        text.write(f"{outcome.verdict}\n".encode())
+        text.seek(0)
+        try:  # files, not pipes: a command may read nothing, or leave a process in the background
+            process = subprocess.Popen(  # noqa: S602 - the user's own command
+                command,
+                shell=True,
+                stdin=text,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | variables,
+                start_new_session=True,
+            )
+            code = process.wait(TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            with suppress(OSError, AttributeError):  # Windows has no groups of processes
+                os.killpg(process.pid, SIGKILL)
+            process.kill()
+            process.wait()
+            say(f"warning: --notify was ended after {TIMEOUT_SECONDS:.0f} s")
+        except OSError as error:
+            say(f"warning: --notify cannot be run ({error})")
+        else:
+            if code != 0:
+                output.seek(0)
+                last = output.read().decode(errors="replace").strip().splitlines()[-1:]
+                reason = "".join(f": {printable(line[:200])}" for line in last)
+                say(f"warning: --notify ended with exit code {code}{reason}")
+
+
+# Processes that send a running study's records to trackers.
+
+
+END_SECONDS = 120.0
+"""Longest time that a search waits at its end for a tracker to receive the rest."""
+COMMAND, COMPLETE = "kdtune.track", "complete"
+"""The module that sends, and what it reads at the end of a complete study. It may use the report,
+which raytune may not import; so it is named here."""
+
+
+class TrackerProcess:
+    """A process that sends records until this one closes its input or dies.
+
+    A client of a tracker may hang in a silent network, start threads or leave functions for the
+    interpreter's end. In a process of its own it cannot slow or harm the search. It reads the
+    records from the study's folder, so there is no queue that could be lost or overflow.
+
+    Args:
+        name: Of the tracker.
+        folder: Of the study, with its study.json.
+        say: Is given lines for the terminal, from another thread.
+    """
+
+    def __init__(self, name: str, folder: Path, say: Callable[[str], None]):
+        self.name, self.say = name, say
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
+        command = [sys.executable, "-m", COMMAND, str(folder), "--tracker", name, "--follow"]
+        self.process = subprocess.Popen(  # noqa: S603 - kdtune itself
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C must not end it before it has sent the rest
+        )
+        self._printer = Thread(target=self._print, daemon=True)
+        self._printer.start()
+
+    def _print(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101 - a pipe, see __init__
+        for line in self.process.stdout:
+            self.say(printable(line.rstrip()))
+
+    def close_input(self, is_complete: bool) -> None:
+        """Tell the process that no more records come, and whether the study is complete."""
+        assert self.process.stdin is not None  # noqa: S101 - a pipe, see __init__
+        with suppress(OSError):  # it has ended
+            if is_complete:
+                self.process.stdin.write(f"{COMPLETE}\n")
+            self.process.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the process to send the rest; kill it after so many seconds."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.say(
+                f"warning: {self.name} did not receive everything within {seconds:.0f} s; python "
+                f"-m {COMMAND} STUDY --tracker {self.name} sends the rest"
+            )
+            self.kill()
+            return
+        self._printer.join(1)
+        if code not in (0, 1):  # 1: it has said why itself
+            reason = self._last_error() or f"exit code {code}"
+            self.say(f"warning: {self.name} has ended ({reason})")
+
+    def kill(self) -> None:
+        """End the process at once, and those that it has started."""
+        with suppress(OSError, AttributeError):  # Windows has no groups of processes
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
+        self._errors.close()
+
+    def _last_error(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+@contextmanager
+def tracked(
+    names: Sequence[str], folder: Path, say: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Send the records of a study to trackers while the context lasts.
+
+    A study whose context ends without an exception is complete, and trackers get its conclusion.
+    """
+    with ExitStack() as stack:
+        processes = []
+        for name in names:
+            try:
+                process = TrackerProcess(name, folder, say)
+            except OSError as error:
+                say(f"warning: {name} cannot be started ({error})")
+                continue
+            processes.append(process)
+            stack.callback(process.kill)
+        is_complete = False
+        try:
+            yield
+            is_complete = True
+        finally:
+            for process in processes:
+                process.close_input(is_complete)
+            for process in processes:
+                process.wait(END_SECONDS)

@@ -1,23 +1,431 @@
-"""The start and the end of Ray as a study asks for it."""
+"""The start and the end of Ray, and what ends a study before its end."""
 
 import logging
 import os
+import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from filelock import FileLock, Timeout
+from ray._private import ray_constants, utils
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from kdtune.config.errors import InputError, first_line
+from kdtune.config.files import LOCK, RAY_PREFIX
 from kdtune.config.study import Study
-from kdtune.raytune.local_ray import environment, private_ray
-from kdtune.raytune.lost_ray import lost_ray_in_words
-from kdtune.raytune.stop_signals import forget, signals_as_ctrl_c
-from kdtune.streams.resources import count_gpus, local_cpus
+from kdtune.config.text import InputError, RayLostError, UserError, first_line
+from kdtune.storage.folder import temporary_folders
+from kdtune.streams.views import count_gpus, local_cpus
+
+# What ends a study before its end: Ctrl-C, `kill` or a batch system, a terminal that is closed.
+#
+# A batch system, `timeout` and a terminal signal all processes of a study, so Ray may be lost
+# with
+# the driver. Hence it is noted here that a signal has arrived.
+
+
+STOP_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+_arrived = threading.Event()
+_summaries: list[Callable[[], str]] = []
+"""Of the study that runs; empty once it is printed."""
+
+
+def has_arrived() -> bool:
+    """Return True if SIGTERM or SIGHUP has told the study of this process to end."""
+    return _arrived.is_set()
+
+
+def forget() -> None:
+    """Forget the signals that have arrived."""
+    _arrived.clear()
+
+
+@contextmanager
+def signals_delayed() -> Iterator[None]:
+    """Delay Ctrl-C, SIGTERM and SIGHUP until the context is left; the second one is not delayed.
+
+    `ray.init` that is interrupted leaves processes of which `ray.shutdown` knows nothing. An error
+    after a signal is taken for its effect.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+    arrived: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        _note(number)
+        arrived.append(number)
+        if len(arrived) > 1:
+            raise KeyboardInterrupt
+
+    of_ray = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None  # `ray.init` begins with one that exits
+    try:
+        with handled(STOP_SIGNALS, note):
+            yield
+    except Exception as error:
+        if arrived:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        utils.set_sigterm_handler = of_ray
+    if arrived:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def signals_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a study as Ctrl-C does.
+
+    Ray's own handler of SIGTERM would end the process at once. An error after such a signal is
+    taken for its effect: nothing can be printed on a terminal that is closed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+
+    def stop(number: int, _: object) -> None:
+        _note(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a script
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    try:
+        with handled([number for number in STOP_SIGNALS if number != signal.SIGINT], stop):
+            yield
+    except Exception as error:
+        if has_arrived():
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _note(number: int) -> None:
+    if number != signal.SIGINT:  # which Ray's own processes ignore
+        _arrived.set()
+
+
+@contextmanager
+def handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Give signals a handler until the context is left; those that nohup ignores stay ignored.
+
+    Only the main thread may do so.
+    """
+    before = {number: signal.getsignal(number) for number in numbers}
+    own = [n for n, old in before.items() if old not in (signal.SIG_IGN, None)]
+    for number in own:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in own:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def summarised(describe: Callable[[], str], say: Callable[[str], None]) -> Iterator[None]:
+    """Say how far a study has come if it is interrupted in the context.
+
+    Args:
+        describe: Returns the state of the study.
+        say: Gets the line.
+    """
+    _summaries.append(describe)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say_summary(say)
+        raise
+    finally:
+        _summaries.clear()
+
+
+def say_summary(say: Callable[[str], None]) -> None:
+    """Say how far the study that runs has come, once."""
+    with suppress(OSError, IndexError):  # of a terminal that is closed
+        say(f"So far: {_summaries.pop()()}")
+
+
+# What becomes of a study whose local Ray loses a process: one sentence, and nothing is left.
+
+
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 10.0
+"""Time for the driver to end by itself once Ray is lost."""
+
+
+@contextmanager
+def ended_if_ray_is_lost() -> Iterator[None]:
+    """End this process in a sentence if Ray has lost a process of its own and blocks all else.
+
+    Without gcs_server every call of Ray waits for a minute, and then Ray aborts this process. A Ray
+    that is whole when the context is left is no longer watched: `ray.shutdown` ends its processes.
+    """
+    is_over = threading.Event()
+    threading.Thread(target=_watch, args=[is_over], daemon=True, name="kdtune-ray-watch").start()
+    try:
+        yield
+    finally:
+        if lost_sentence() is None:
+            is_over.set()
+        try:
+            ray.shutdown()
+        finally:
+            is_over.set()
+
+
+def _watch(is_over: threading.Event) -> None:
+    while not is_over.wait(POLL_SECONDS):
+        if lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
+            sentence = lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
+            if sentence is not None:
+                _end(sentence)
+
+
+def _end(sentence: str) -> None:
+    """End this process; as interrupted if it was told to end, since Ray was told so, too."""
+    code = 130 if has_arrived() else 1
+    try:
+        text = f"error: {sentence}"
+        if has_arrived():
+            say_summary(print)
+            text = "interrupted; run the same command again to resume"
+        with suppress(OSError):  # of a terminal that is closed
+            sys.stdout.flush()
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+        _kill_ray()
+    finally:
+        os._exit(code)
+
+
+def _kill_ray() -> None:
+    """Kill what is left of the local Ray and remove its private folder."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        parent = Path(node.get_temp_dir_path()).parent
+        below: list[psutil.Process] = []
+        for _, process in node.live_processes():
+            with suppress(psutil.Error):  # it has ended just now
+                below += psutil.Process(process.pid).children(recursive=True)
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        for child in below:  # they notice the death of their parent, but late
+            with suppress(psutil.Error):
+                child.kill()
+        if parent.name.startswith(RAY_PREFIX):
+            shutil.rmtree(parent, ignore_errors=True)
+
+
+def lost_sentence() -> str | None:
+    """Return a sentence if a process of the Ray that this process has started has ended."""
+    node = ray._private.worker._global_node
+    # a copy, since another thread may shut Ray down; Ray's dead_processes() makes none
+    started: list[tuple[str, Any]] = [] if node is None else list(node.all_processes.items())
+    dead = {kind for kind, infos in started if any(i.process.poll() is not None for i in infos)}
+    for kind in sorted(dead & {"gcs_server", "raylet"}):
+        return (
+            f"Ray's process {kind} has ended (it was killed, perhaps for lack of memory, or has "
+            f"crashed); run the same command again to resume"
+        )
+    return None
+
+
+def check_local_ray() -> None:
+    """Raise if a process of the Ray that this process has started has ended.
+
+    Raises:
+        RayLostError: It has ended.
+        KeyboardInterrupt: It has ended, and this process was told to end, as Ray was then, too.
+    """
+    if (sentence := lost_sentence()) is not None:
+        if has_arrived():
+            raise KeyboardInterrupt
+        raise RayLostError(sentence)
+
+
+@contextmanager
+def lost_ray_in_words() -> Iterator[None]:
+    """Raise what `check_local_ray` does in place of what follows from the end of the local Ray."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        check_local_ray()
+        raise
+
+
+# A local Ray that other users of the machine cannot reach.
+#
+# Whoever connects to Ray can run code as its owner. By default `ray.init` listens on all
+# addresses,
+# keeps its files where all users may read them, and writes the token that protects its ports into
+# the home folder with the permissions of the umask (0644). Here the token is random and exists
+# only
+# in the environment of this process and its children, which other users cannot read; the ports
+# listen on loopback; and the files are in a folder of mode 0700.
+
+
+SOCKET_PATH_BYTES = 103
+"""Longest path of a Unix socket (macOS; Linux allows 107)."""
+RAY_SOCKET = "kdtune-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Path of Ray's longest socket below the system's temporary folder."""
+RAY_LOCK = "lock"
+ROOM_BYTES = 20e6
+"""Free space that Ray needs for its logs; without it `ray.init` waits for a minute and fails."""
+REMOVAL_TRIES = 20
+
+
+@contextmanager
+def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Start a local Ray for this process and its children alone, and stop it at the end.
+
+    Environment variables are restored at the end.
+
+    Args:
+        arguments: Of `ray.init`. `_temp_dir` and `_node_ip_address` are kept if they are given, and
+            so are the user's RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and a RAY_AUTH_MODE other than
+            "token".
+
+    Raises:
+        InputError: No temporary folder has a path short enough for Ray's sockets.
+    """
+    with ExitStack() as stack:
+        own: dict[str, Any] = {}
+        if arguments.get("_temp_dir") is None:
+            own["_temp_dir"] = str(stack.enter_context(_private_folder()))
+        stack.enter_context(_private_token())
+        stack.enter_context(ended_if_ray_is_lost())
+        with ExitStack() as starting:
+            if arguments.get("_node_ip_address") is None:
+                starting.enter_context(_loopback())
+            starting.enter_context(signals_delayed())
+            ray.init(**{**arguments, **own, "address": "local"})
+        yield
+
+
+@contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Set environment variables, or unset those that are None; restore all of them at the end."""
+    before = {name: os.environ.get(name) for name in values}
+    _update(values)
+    try:
+        yield
+    finally:
+        _update(before)
+
+
+def _update(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """Give Ray a random token in the environment, unless the user has made a choice."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    given = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if name in os.environ]
+    own = {} if mode.lower() != "token" or given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ExitStack() as stack:
+        stack.callback(_reload_settings)  # after the environment is restored
+        stack.enter_context(environment(RAY_AUTH_MODE=mode, **own))
+        _reload_settings()
+        yield
+
+
+def _reload_settings() -> None:
+    """Have Ray's library read its settings and the token again; this process caches both."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have a Ray that starts take 127.0.0.1 for the machine's address, and listen there alone.
+
+    Ray does so on macOS and Windows. On Linux `ray.init` replaces `_node_ip_address="127.0.0.1"` by
+    an address that other machines can reach, and Ray's ports then listen on all addresses.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Yield a folder for Ray inside a temporary one of mode 0700, which is removed at the end.
+
+    Ray gives the folder itself mode 0777, also if it exists. So the folder above it is private. A
+    process that is killed cannot remove it; the next one does.
+    """
+    place = Path(_temporary_place())
+    _remove_abandoned(place)
+    new = Path(tempfile.mkdtemp(prefix=f".{RAY_PREFIX}", dir=place))
+    with FileLock(new / RAY_LOCK):
+        parent = new.rename(place / new.name.removeprefix("."))  # now that it is locked
+        try:
+            yield parent / "ray"
+        finally:
+            for _ in range(REMOVAL_TRIES):  # Ray's last processes may still write
+                shutil.rmtree(parent, ignore_errors=True)
+                if not parent.exists():
+                    break
+                time.sleep(0.1)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove this user's folders whose lock no process holds any more."""
+    for parent in place.glob(f"{RAY_PREFIX}*"):
+        with suppress(OSError, Timeout):
+            # Ray's last processes may write after its lock has been removed
+            of_ray = (parent / RAY_LOCK).exists() or (parent / "ray").is_dir()
+            if of_ray and parent.lstat().st_uid == os.getuid():
+                with FileLock(parent / RAY_LOCK, timeout=0):
+                    shutil.rmtree(parent)
+
+
+def _temporary_place() -> str:
+    """Return the first temporary folder with room and a path short enough for Ray's sockets."""
+    full = None
+    for place in map(str, temporary_folders()):
+        length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
+        if length <= SOCKET_PATH_BYTES and os.access(place, os.W_OK | os.X_OK):
+            if shutil.disk_usage(place).free >= ROOM_BYTES:
+                return place
+            full = full or place
+    if full is not None:
+        free = shutil.disk_usage(full).free / 1e6
+        raise InputError(
+            f"Ray needs {ROOM_BYTES / 1e6:g} MB for its temporary files, but the disk of {full} is "
+            f"full: {free:.3g} MB are free; make room, or name another folder with TMPDIR"
+        )
+    limit = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
+    raise InputError(
+        f"TMPDIR must be a writable folder whose path has at most {limit} bytes, but got "
+        f"TMPDIR={tempfile.gettempdir()}. Ray's sockets have longer paths than the system allows"
+    )
+
+
+# The start and the end of Ray as a study asks for it.
+
 
 DEFAULTS = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -132,3 +540,71 @@ def _sigterm_restored() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+# A study's folder that does not answer, as a network mount whose server is away.
+#
+# Every call of the system that writes there waits then, in the driver and in the trials, and goes
+# on
+# by itself once the folder answers: nothing fails and nothing is lost. So kdtune only prints a
+# warning. Ctrl-C and other signals take effect once the folder answers: until then the system
+# keeps
+# every process that waits for it.
+
+
+SILENT_SECONDS = 30
+"""A folder that has not answered for so long is named."""
+ASK_SECONDS = 5.0
+"""Time between two questions."""
+TICK_SECONDS = 1.0
+"""Time between two looks at whether an answer is awaited; shorter, so that none is missed."""
+
+
+@contextmanager
+def silence_said(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Say if a folder does not answer while the context lasts, and when it answers again.
+
+    Args:
+        folder: Of a study whose lock this process holds.
+        say: Gets the lines, in another thread.
+    """
+    asking, is_over = threading.Event(), threading.Event()
+    own = (folder, asking, is_over)
+    for task in (partial(_ask, *own), partial(_watch_folder, *own, say)):
+        threading.Thread(target=task, daemon=True, name="kdtune-folder-watch").start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def _ask(folder: Path, asking: threading.Event, is_over: threading.Event) -> None:
+    """Ask the folder again and again; `asking` is set while an answer is awaited."""
+    while not is_over.wait(ASK_SECONDS):
+        asking.set()
+        with suppress(OSError):  # an error is an answer; who writes there says it
+            os.utime(folder / LOCK)  # changes what is on the disk, and makes nothing
+        asking.clear()
+
+
+def _watch_folder(
+    folder: Path,
+    asking: threading.Event,
+    is_over: threading.Event,
+    say: Callable[[str], None],
+) -> None:
+    """Say when the folder has been silent for long, and when it answers."""
+    seconds = 0.0  # counted, so that a process that was suspended takes that for no silence
+    is_silent = False
+    while not is_over.wait(TICK_SECONDS):
+        seconds = seconds + TICK_SECONDS if asking.is_set() else 0.0
+        line = None
+        if seconds >= SILENT_SECONDS and not is_silent:
+            is_silent = True
+            line = f"warning: {folder} has not answered for {SILENT_SECONDS} s; waiting"
+        elif is_silent and seconds == 0:
+            is_silent = False
+            line = f"{folder} answers again; the study goes on"
+        if line is not None:
+            with suppress(OSError, UserError):  # of a terminal that is closed
+                say(line)

@@ -8,24 +8,23 @@ from typing import Any
 
 import torch
 
-from kdtune.config.errors import InputError
 from kdtune.config.files import CHECKPOINT, not_writable_by_all, state_files
+from kdtune.config.records import TeacherAccuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.teacher_accuracy import TeacherAccuracy
-from kdtune.data.changes import Contents
+from kdtune.config.text import InputError
+from kdtune.data.checks import Contents
 from kdtune.data.sources import clear_cached_data
-from kdtune.models.finished import RECORD, WEIGHTS
-from kdtune.raytune.reporter import EpochReport, Reporter, describe_failure, make_run
-from kdtune.storage.correctness import pack_correct
+from kdtune.models.weights import RECORD, WEIGHTS
+from kdtune.raytune.function import EpochReport, Reporter, describe_failure, make_run
+from kdtune.storage.folder import faults_said
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.unusable_folder import faults_said
-from kdtune.streams.resources import Resources
-from kdtune.training.gate import measure
-from kdtune.training.metrics import Epoch
+from kdtune.storage.records import pack_correct
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import Epoch
 from kdtune.training.recipe import numbered, teachers
 from kdtune.training.run import clear_cached_models, distill
-from kdtune.training.teacher import fine_tune, is_ready, teacher_place
+from kdtune.training.teacher import fine_tune, is_ready, measure, teacher_place
 
 
 @not_writable_by_all()  # another machine's Ray may have another umask

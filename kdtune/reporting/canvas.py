@@ -1,25 +1,101 @@
-"""Style, axes and export of figures (matplotlib)."""
+"""Style and export of figures, and the HTML page that holds them."""
 
 import base64
+import hashlib
 import io
+import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from html import escape
 from typing import Any
+from xml.sax.saxutils import escape as xml_escape
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image
 
-from kdtune.reporting.hover import Titles, with_titles
+# Titles of elements of a figure, which browsers show when the pointer is on them.
+#
+# They are `<title>` elements of the SVG and need no script. An element gets a name with
+# `Artist.set_gid`; names of elements that belong to a configuration come from `config_gid`, so
+# that
+# the page's script can hide them.
+
+
+Titles = str | Sequence[str]
+"""Title of an element, or of each of its markers in the order drawn."""
+_CONFIG = "config-"
+
+
+def config_gid(config_id: str, part: str) -> str:
+    """Return the name of the part of a figure that belongs to a configuration."""
+    return f"{_CONFIG}{config_id}-{part}"
+
+
+def with_titles(svg: str, titles: Mapping[str, Titles]) -> str:
+    """Return a figure of matplotlib with titles.
+
+    Args:
+        svg: the figure.
+        titles: by gid. Elements that matplotlib has not drawn, such as empty lines, are skipped.
+    """
+    for gid, title in titles.items():
+        opening = f'<g id="{gid}">'
+        before, found, after = svg.partition(opening)
+        if not found:
+            continue
+        tag = opening
+        if gid.startswith(_CONFIG):
+            config_id = gid.removeprefix(_CONFIG).partition("-")[0]
+            tag = f'<g id="{gid}" data-config="{config_id}">'
+        if isinstance(title, str):
+            svg = f"{before}{tag}<title>{xml_escape(title)}</title>{after}"
+        else:
+            svg = f"{before}{tag}{_with_titled_markers(after, title)}"
+    return svg
+
+
+def _with_titled_markers(rest: str, titles: Sequence[str]) -> str:
+    """Return what follows the opening tag of a group, with a title in each of its markers.
+
+    Markers are left as they are if matplotlib has not drawn all of them.
+    """
+    end = _end_of_group(rest)
+    group = rest[:end]
+    marks = re.findall(r"<use [^>]*/>", group)
+    if len(marks) != len(titles):
+        return rest
+    left = iter(titles)
+
+    def titled(mark: re.Match[str]) -> str:
+        return f"{mark[0][:-2]}><title>{xml_escape(next(left))}</title></use>"
+
+    return re.sub(r"<use [^>]*/>", titled, group) + rest[end:]
+
+
+def _end_of_group(rest: str) -> int:
+    """Return where the group ends whose opening tag the text follows."""
+    depth = 1
+    for tag in re.finditer(r"<g\b|</g>", rest):
+        depth += 1 if tag[0] == "<g" else -1
+        if depth == 0:
+            return tag.start()
+    return len(rest)
+
+
+# Style, axes and export of figures (matplotlib).
+
 
 INK = "#1a1b1c"
 """Colour of text and axes; on the page it becomes the page's text colour."""
@@ -174,3 +250,159 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), lines)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")
+
+
+# Limits of an axis that one wild line does not set alone.
+
+
+MAX_GROWTH = 5.0
+"""Lines are left outside if the axis would otherwise be more than this factor longer."""
+MARGIN = 0.05
+"""Share of the height above and below the lines inside."""
+
+
+def outside(
+    values: Mapping[str, ArrayLike], better: str | None, growth: float = MAX_GROWTH
+) -> list[str]:
+    """Return the worst lines if an axis is much shorter without them.
+
+    These are the fewest of the worst lines, less than half of all, without which the range of the
+    others is less than 1 / growth of the range of all. So the axis shows what most lines do, and
+    not what one that diverged or stayed at chance makes of it.
+
+    Args:
+        values: numbers of each line, by its name; NaN does not count.
+        better: which numbers are better, "higher" or "lower"; None: no line is left outside.
+        growth: see above.
+    """
+    ranges = {name: _range(numbers) for name, numbers in values.items()}
+    known = {name: ends for name, ends in ranges.items() if not math.isnan(ends[0])}
+    if better is None or not known:
+        return []
+    if better == "higher":
+        worst_first = sorted(known, key=lambda name: known[name][0])
+    else:
+        worst_first = sorted(known, key=lambda name: -known[name][1])
+    whole = _height(list(known.values()))
+    for count in range(1, (len(known) + 1) // 2):
+        rest = _height([known[name] for name in worst_first[count:]])
+        if 0 < growth * rest < whole:
+            return worst_first[:count]
+    return []
+
+
+def limits(values: Sequence[ArrayLike]) -> tuple[float, float]:
+    """Return the ends of an axis that shows these numbers, with a margin."""
+    ends = [end for end in map(_range, values) if not math.isnan(end[0])]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    margin = MARGIN * (high - low)
+    return low - margin, high + margin
+
+
+def _range(numbers: ArrayLike) -> tuple[float, float]:
+    """Return least and greatest number; NaN without any."""
+    known = np.asarray(numbers, dtype=float)
+    known = known[np.isfinite(known)]
+    return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
+
+
+def _height(ends: Sequence[tuple[float, float]]) -> float:
+    return max(high for _, high in ends) - min(low for low, _ in ends)
+
+
+# The HTML page: its Jinja2 environment, its tables and its inlined figures.
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table with additional smaller text."""
+
+    text: str
+    small: str
+    below: bool = False
+    """True if the smaller text has a line of its own."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+
+
+@dataclass(frozen=True)
+class NotedTable:
+    """A table with a note that explains it."""
+
+    note: str
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class InlineFigure:
+    """A figure as part of the page."""
+
+    caption: str
+    svg: Markup
+
+
+@cache
+def environment() -> Environment:
+    """Return the Jinja2 environment of the templates.
+
+    Every text is escaped, an unknown name is an error, and the filter `tojson` accepts only finite
+    numbers.
+    """
+    made = Environment(
+        loader=PackageLoader("kdtune.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return made
+
+
+def render(template: str = "report.html", /, **content: object) -> str:
+    """Return a page with the content that its template names, and the script of all pages.
+
+    The page allows this one script by its hash and nothing else: no network, no other script.
+    """
+    script, digest = _script()
+    return environment().get_template(template).render(content, script=script, digest=digest)
+
+
+@cache
+def _script() -> tuple[Markup, str]:
+    """Return the script of the page and its SHA-256 in base64, as security policies have it."""
+    made = environment()
+    assert made.loader is not None  # noqa: S101 - set in environment()
+    source, _, _ = made.loader.get_source(made, "page.js")
+    text = f"\n{source}"  # as it stands in the page
+    return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()  # noqa: S704 - kdtune's own script
+
+
+def interval_cell(estimate: str, low: str, high: str) -> Cell:
+    """Return an estimate with its interval below it."""
+    return Cell(estimate, f"{low} to {high}", below=True)
+
+
+def inline(figure: CaptionedFigure) -> InlineFigure:
+    """Return a figure for the page: with ids of its own, and text in the colour of the page."""
+    svg = figure.svg()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # only in tags, since text stands between them
+    svg = re.sub(r"<[^>]+>", lambda tag: _own(tag[0], figure.name), svg)
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
+    label = Markup('{} role="img" aria-label="{}">').format(Markup(opening), figure.caption)  # noqa: S704 - matplotlib escapes texts
+    return InlineFigure(figure.caption, label + Markup(rest))  # noqa: S704 - matplotlib escapes texts
+
+
+def _own(tag: str, name: str) -> str:
+    """Return an SVG tag whose ids begin with the figure's name and whose colours are the page's."""
+    tag = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", tag)
+    return tag.replace(INK, "currentColor").replace("#ffffff", "none")

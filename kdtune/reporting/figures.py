@@ -1,47 +1,547 @@
-"""Figures of a study: dataframes in, matplotlib figures out, without global state.
-
-A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. Each has a colour
-(Okabe and Ito's palette, safe for colour-blind readers), a line style and a marker, so that they
-can also be distinguished in greyscale.
-"""
+"""Figures of a study: dataframes in, matplotlib figures out, without global state."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
+from kdtune.config.task import ECE_BINS, Metric, Task, check_names
+from kdtune.config.text import InputError
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
+    LINE_STYLES,
     MARKERS,
+    MAX_GROWTH,
     CaptionedFigure,
+    Cell,
+    NotedTable,
+    StudyFigure,
+    Table,
+    Titles,
     add_legend_below,
+    config_gid,
     figure_style,
+    interval_cell,
     label_rows,
+    limits,
     new_axes,
+    outside,
 )
-from kdtune.reporting.class_figures import CLASS_FIGURES, class_plots
-from kdtune.reporting.frontier import FRONTIERS, frontier_plot
-from kdtune.reporting.hover import Titles, config_gid
-from kdtune.reporting.learning_curves import (
-    LAST_EPOCHS,
-    WHOLE_ONLY,
-    WITH_LAST_EPOCHS,
-    curve_data,
-    learning_curve,
-)
-from kdtune.results.arms import Arms, read_arms
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
+    cell,
     completed,
+    difference_and_interval,
+    levels,
     metric_values,
     students_of,
     with_enough_repeats,
 )
-from kdtune.results.study_results import Results
-from kdtune.results.tables import cell, difference_and_interval, levels
+from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files, with_prefix
+from kdtune.results.examples import (
+    ARMS,
+    Arms,
+    Numbers,
+    calibration,
+    calibration_errors,
+    confusion,
+    read_arms,
+)
+from kdtune.results.frames import add_derived, short_model
+from kdtune.results.results import Results
 from kdtune.statistics.intervals import mean_interval
+
+# Figures of confusion and calibration of the best distilled configuration and its baseline.
+
+
+CLASS_FIGURES = ("confusion", "confusion-change", "calibration")
+MAX_CLASSES = 20
+"""Classes of a confusion matrix; of more, the largest confusions are a table."""
+MAX_NUMBERED = 12
+"""Classes of a confusion matrix with a number in each cell."""
+MAX_NAME = 14
+"""Characters of the name of a class beside a matrix."""
+
+
+def judged_split(arms: Mapping[str, Arms]) -> Arms | None:
+    """Return the predictions that confusion and calibration are of: on test, else on val."""
+    return arms.get("test", arms.get("val"))
+
+
+def class_plots(results: Results, arms: Mapping[str, Arms]) -> Iterator[CaptionedFigure]:
+    """Yield the figures, see `CLASS_FIGURES`."""
+    if (own := judged_split(arms)) is None:
+        return
+    labels = [results.label(config) for config in own.configs]
+    if len(own.classes) <= MAX_CLASSES:
+        yield from _confusion_plots(own, labels)
+    yield _calibration_plot(own, labels)
+
+
+def _confusion_plots(arms: Arms, labels: list[str]) -> Iterator[CaptionedFigure]:
+    """Yield the matrix of the distilled students, and its difference from the baseline."""
+    shares = 100 * confusion(arms)
+    n = len(arms.repeats)
+    caption = (
+        f"Share of the {arms.split} images of each class (row) that the students predict as each "
+        f"class (column), in percent: mean over {n} repeats of {labels[0]}."
+    )
+    yield _matrix("confusion", caption, arms, shares[0], {"cmap": "cividis", "vmin": 0})
+    change = shares[0] - shares[1]
+    most = float(np.nanmax(np.abs(change))) or 1.0
+    caption = (
+        f"Difference of that share from {labels[1]}, in percentage points. On the diagonal a "
+        f"positive number is better, elsewhere a negative one."
+    )
+    style = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
+    yield _matrix("confusion-change", caption, arms, change, style)
+
+
+def _matrix(
+    name: str, caption: str, arms: Arms, values: Numbers, style: dict[str, Any]
+) -> CaptionedFigure:
+    count = len(arms.classes)
+    figure, axes = new_axes()
+    figure.set_size_inches(4.6, min(4.2, 2.2 + 0.2 * count))
+    axes.grid(False)
+    image = axes.imshow(values, aspect="auto", **style)
+    if count <= MAX_NUMBERED:
+        _number_cells(axes, values, image, signed="vmax" in style)
+    names = [one if len(one) <= MAX_NAME else f"{one[: MAX_NAME - 1]}…" for one in arms.classes]
+    axes.set_xticks(range(count), names, rotation=90 if count > 2 else 0)
+    axes.set_yticks(range(count), names)
+    axes.set(xlabel="prediction", ylabel="label")
+    figure.colorbar(image, ax=axes, label="points" if "vmax" in style else "%")
+    return CaptionedFigure(name, caption, figure)
+
+
+def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None:
+    for (y, x), value in np.ndenumerate(values):
+        if np.isnan(value) or round(value) == 0:
+            continue
+        # dark text on light cells, by the luminance that readers see
+        red, green, blue, _ = image.cmap(image.norm(value))
+        colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
+        form = "+.0f" if signed else ".0f"
+        axes.text(
+            x,
+            y,
+            format(value, form),
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=7 if len(values) > 5 else 9,
+        )
+
+
+def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
+    """Return the reliability diagram of both arms."""
+    table, errors = calibration(arms), 100 * calibration_errors(arms).mean(1)
+    figure, axes = new_axes()
+    axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=(0, (2, 4)))
+    titles: dict[str, Titles] = {}
+    most = table.n.max()
+    for i, arm in enumerate(ARMS):
+        rows = table[table.arm == arm]
+        label = f"{labels[i]} (ECE {errors[i]:.1f}%)"
+        line: Any = {"color": COLOURS[i], "ls": LINE_STYLES[i], "lw": 1.4, "label": label}
+        axes.plot(100 * rows.confidence, 100 * rows.accuracy, **line)
+        for row in rows.itertuples():
+            x, y, gid = 100 * row.confidence, 100 * row.accuracy, f"arm-{i}-{row.bin}"
+            mark: Any = {"color": COLOURS[i], "mew": 0, "ms": 2 + 7 * (row.n / most) ** 0.5}
+            axes.plot(x, y, "os"[i], gid=gid, **mark)
+            titles[gid] = (
+                f"{labels[i]}: confidence {x:.1f}%, accuracy {y:.1f}%, {row.n:,} predictions"
+            )
+    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
+    figure.set_figheight(3.4)
+    figure.legend(loc="outside lower center", ncols=1)
+    caption = (
+        f"Calibration on {arms.split}: accuracy of the predictions by their confidence, in "
+        f"{ECE_BINS} bins that pool all repeats; larger markers hold more predictions. On the "
+        f"dotted line confidence and accuracy agree; below it students are overconfident. ECE: "
+        f"expected calibration error, mean over repeats (Guo et al., 2017)."
+    )
+    return CaptionedFigure("calibration", caption, figure, titles)
+
+
+# Accuracy against cost: the figures of the frontier, and the tables beside them.
+
+
+FRONTIERS = {f"frontier-{cost}": cost for cost in COST_AXES}
+"""Names of the figures, and the cost of each."""
+MIN_RATIO_OF_LOG_AXIS = 5
+"""A cost is drawn on a logarithmic axis if its values differ by more than this factor."""
+GREY = "#7f7f7f"
+DODGE = {"distilled": -2.5, "plain": 2.5}
+"""Shift of markers in points: both arms of a student have the same cost."""
+
+
+def cost_table(results: Results) -> NotedTable | None:
+    """Return the cost of every student and teacher; None if it was not measured."""
+    if not len(results.costs):
+        return None
+    return NotedTable(
+        cost_note(results.costs), Table(*cost_rows(results.costs, teacher_files(results.study)))
+    )
+
+
+def frontier_table(results: Results, criterion: Criterion) -> NotedTable | None:
+    """Return the numbers of the figures; None if there are none."""
+    table = results.frontier(criterion)
+    if not len(table):
+        return None
+    percent = " (%)" * criterion.in_points
+    head = ["student", "training", "configuration", f"{criterion.label}{percent}", "n"]
+    head += [*COST_AXES.values(), "on the frontier of"]
+    rows = [_row(row, criterion) for _, row in table.iterrows()]
+    note = (
+        f"The best configuration of each student, distilled and plain (without distillation), with "
+        f"the 95% t interval {results.design.single_interval}. The best was selected by the same "
+        f"{criterion.label}, which is optimistic. A configuration is on the frontier of a cost if "
+        f"none is cheaper and at least as good, or as cheap and better; that compares means, and "
+        f"neighbours whose intervals overlap may change places."
+    )
+    return NotedTable(note, Table(head, rows))
+
+
+def _row(row: pd.Series, criterion: Criterion) -> list[str | Cell]:
+    form = ".1f" if criterion.in_points else ".4g"
+    mean, low, high = (f"{criterion.scale * row[k]:{form}}" for k in ("mean", "low", "high"))
+    estimate = mean if pd.isna(row.low) else interval_cell(mean, low, high)
+    on = [name.partition(" ")[0] for k, name in COST_AXES.items() if row[f"efficient/{k}"]]
+    return [
+        *(row.student, row.arm, row.label, estimate, f"{row.n}"),
+        *(f"{row.latency_ms:.3g}", f"{row.params:,.0f}", ", ".join(on) or "-"),
+    ]
+
+
+def frontier_plot(results: Results, criterion: Criterion, name: str) -> CaptionedFigure | None:
+    """Return the figure of a metric against a cost; None if there is no student with a cost.
+
+    Args:
+        results: the study.
+        criterion: the metric, on val, and the epoch selection.
+        name: of the figure, see `FRONTIERS`.
+    """
+    table, cost = results.frontier(criterion), FRONTIERS[name]
+    if not len(table):
+        return None
+    teachers = teacher_points(results, criterion, cost)
+    figure, axes = new_axes()
+    values = pd.concat([table[cost], teachers[cost]])
+    is_log = values.max() > MIN_RATIO_OF_LOG_AXIS * values.min()
+    if is_log:
+        axes.set_xscale("log")
+    for number, (student, rows) in enumerate(table.groupby("student", sort=False)):
+        for i, (_, row) in enumerate(rows.iterrows()):
+            _draw_point(axes, row, criterion, cost, number, label=student if i == 0 else None)
+    for _, row in teachers.iterrows():
+        axes.axhline(row["mean"], color=INK, lw=0.8, ls=(0, (2, 4)))
+        label = f"{row.teacher} (teacher)"
+        axes.plot(row[cost], row["mean"], "*", color=INK, ms=9, mew=0, label=label)
+    if "plain" in set(table.arm):
+        hollow: Any = {"color": GREY, "mfc": "#ffffff", "mew": 1.2, "ms": 6}
+        axes.plot([], [], "o", label="hollow: without distillation", **hollow)
+    _draw_frontier(axes, table, criterion, cost, values.max())
+    _label_axes(axes, criterion, cost, values, is_log)
+    add_legend_below(figure, axes)
+    titles = {gid_of(row): _title(row, criterion, cost) for _, row in table.iterrows()}
+    caption = _caption(criterion, cost, len(teachers), results.design.single_interval)
+    return CaptionedFigure(name, caption, figure, titles)
+
+
+def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.DataFrame:
+    """Return teacher, mean (of its val accuracy in percent) and cost of each teacher.
+
+    Of a teacher that was fine-tuned for several numbers of epochs, the most accurate one. Only the
+    accuracy of a teacher is recorded, so the frame is empty for other metrics.
+    """
+    own = results.costs[results.costs.role == "teacher"].set_index("model")[cost]
+    run, done = results.study.run, completed(results.search_trials)
+    # training without distillation is measured against the teacher that the study began with
+    teacher = done["config/teacher"].fillna(run.teacher)
+    epochs = done["config/teacher_epochs"].fillna(run.teacher_epochs or 0)
+    means = 100 * done["val/teacher_acc@last"].groupby([teacher, epochs]).mean().dropna()
+    best = means.groupby(level=0).max()
+    best = best[best.index.isin(own.index)] if criterion.metric == "acc" else best[:0]
+    return pd.DataFrame({"teacher": best.index, "mean": best.array, cost: own[best.index].array})
+
+
+def _draw_frontier(
+    axes: Axes, table: pd.DataFrame, criterion: Criterion, cost: str, highest: float
+) -> None:
+    """Draw the best mean that is reached up to each cost as steps, to the highest cost shown."""
+    on = table[table[f"efficient/{cost}"]].sort_values(cost)
+    x, y = [*on[cost], highest], [*(criterion.scale * on["mean"])]
+    style: Any = {"color": GREY, "lw": 1.2, "zorder": 1}
+    axes.plot(x, [*y, y[-1]], drawstyle="steps-post", label="frontier of the students", **style)
+
+
+def _draw_point(
+    axes: Axes, row: pd.Series, criterion: Criterion, cost: str, number: int, label: str | None
+) -> None:
+    """Draw the mean of one configuration and its interval."""
+    colour, marker = style_of(number)
+    shift = ScaledTranslation(DODGE[row.arm] / 72, 0, axes.figure.dpi_scale_trans)
+    place: Any = {"transform": axes.transData + shift, "color": colour}
+    x, y = row[cost], criterion.scale * row["mean"]
+    ends = [y, y] if pd.isna(row.low) else [criterion.scale * row.low, criterion.scale * row.high]
+    axes.update_datalim([(x, end) for end in ends])  # shifted lines do not count by themselves
+    axes.plot([x, x], ends, lw=1.2, **place)
+    face = colour if row.arm == "distilled" else "#ffffff"
+    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, gid=gid_of(row), **place)
+
+
+def gid_of(row: pd.Series) -> str:
+    """Return the name of the marker of a configuration, see `hover`."""
+    return f"point-{row.config_id}"
+
+
+def _title(row: pd.Series, criterion: Criterion, cost: str) -> str:
+    mean = f"{criterion.scale * row['mean']:.4g}"
+    return f"{row.student}, {row.arm}, {row.label}: {mean}, {COST_AXES[cost]} {row[cost]:,.4g}"
+
+
+def style_of(number: int) -> tuple[str, str]:
+    """Return colour and marker of a student; the first 49 differ."""
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // 7) % len(MARKERS)]
+
+
+def _label_axes(
+    axes: Axes, criterion: Criterion, cost: str, values: pd.Series, is_log: bool
+) -> None:
+    percent = " (%)" * criterion.in_points
+    axes.set(xlabel=COST_AXES[cost], ylabel=f"{criterion.label}{percent}")
+    shown = FuncFormatter(lambda value, _: with_prefix(value) if cost == "params" else f"{value:g}")
+    axes.xaxis.set_major_formatter(shown)
+    if is_log:
+        decades = values.max() / values.min()
+        subs = (1.0, 2.0, 5.0) if decades < 100 else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.12, y=0.1)
+
+
+def _caption(criterion: Criterion, cost: str, teachers: int, interval: str) -> str:
+    stars = "The star is the teacher." if teachers == 1 else "The stars are the teachers."
+    return (
+        f"Best configuration of each student, distilled (filled) and without distillation "
+        f"(hollow): mean {criterion.label} with the 95% t interval {interval}, against "
+        f"{COST_AXES[cost]}. The grey steps are the frontier of the students: no configuration is "
+        f"cheaper and at least as good, or as cheap and better.{f' {stars}' * (teachers > 0)}"
+    )
+
+
+# Learning curves: metrics on val by epoch, with the mean and spread over repeats.
+
+
+MAX_POINTS = 3000
+"""Points of all lines of a figure; if there are more, every k-th epoch is drawn."""
+LAST_EPOCHS = 15
+"""Epochs in the figures of the end of training."""
+WITH_LAST_EPOCHS, WHOLE_ONLY = ("acc", "loss", "logit_diff"), ("ce", "distill")
+"""Metrics with learning curves: with a second figure of the last epochs, or without."""
+
+
+@dataclass(frozen=True)
+class CurveData:
+    """Epochs on val of the completed search trials of the shown configurations."""
+
+    trials: dict[str, list[pd.DataFrame]]
+    """config_id to one frame per repeat with a row per drawn epoch."""
+    epochs: pd.DataFrame
+    """The rows of all these frames."""
+    n_epochs: int
+    """Epochs of the longest trial."""
+    last: int | None
+    """Number of last epochs that the data are limited to; None: all epochs."""
+    stride: int
+    """Every stride-th epoch is drawn, counted back from the last one."""
+
+
+def curve_data(results: Results, shown: Sequence[str], last: int | None = None) -> CurveData:
+    """Return the data of learning curves, thinned to `MAX_POINTS` points.
+
+    Args:
+        results: the study.
+        shown: config_ids.
+        last: number of last epochs; None: all epochs.
+    """
+    val = results.epochs[results.epochs.split == "val"]
+    val = val[val.trial_id.isin(completed(results.search_trials).trial_id)]
+    end = 0 if val.empty else int(val.epoch.max()) + 1
+    start = 0 if last is None else max(0, end - last)
+    val = val[(val.epoch >= start) & val.config_id.isin(shown)]
+    stride = max(1, -(-len(val) // MAX_POINTS))
+    val = val[(end - 1 - val.epoch) % stride == 0]
+    trials: dict[str, list[pd.DataFrame]] = {config: [] for config in shown}
+    for (config, _), trial in val.groupby(["config_id", "repeat"]):
+        trials[config].append(trial)
+    return CurveData(trials, val, end, last, stride)
+
+
+def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
+    """Return mean, std (ddof = 1) and n over the repeats of each group and epoch.
+
+    Args:
+        epochs: one row per (by, repeat, epoch).
+        by: column of the groups.
+        metric: column that is averaged; rows without it do not count.
+
+    Returns:
+        Columns by, epoch, mean, std, n.
+    """
+    known = epochs[epochs[metric].notna()]
+    groups = known.groupby([by, "epoch"], dropna=False, sort=False)[metric]
+    frame = groups.agg(mean="mean", std="std", n="count").reset_index()
+    return frame.sort_values([by, "epoch"], ignore_index=True)
+
+
+def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedFigure | None:
+    """Return the figure of a metric on val by epoch: mean, standard deviation and every repeat.
+
+    Returns None if no shown configuration has the metric: without a teacher there is no
+    distillation term.
+    """
+    frame = curve_frame(data.epochs, "config_id", metric)
+    if not len(frame):
+        return None
+    figure, axes = new_axes()
+    lines = dict(list(frame.groupby("config_id", sort=False)))
+    titles: dict[str, Titles] = {}
+    for i, config in enumerate(data.trials):
+        if config in lines:
+            label = results.label(config)
+            titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label)
+    declared = results.task.metrics[metric]
+    with_teachers = metric == "acc" and results.task.is_distillation
+    teachers = _draw_teachers(axes, data.epochs) if with_teachers else []
+    wild = _set_limits(axes, lines, data, declared, teachers)
+    axes.set(xlabel="epoch", ylabel=f"validation {declared.label}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    add_legend_below(figure, axes)
+    name = f"{metric}-last-{data.last}" if data.last else metric
+    caption = _curve_caption(declared, data) + _outside(results, wild)
+    return CaptionedFigure(name, caption, figure, titles)
+
+
+def _draw_curve(
+    axes: Axes,
+    number: int,
+    trials: Sequence[pd.DataFrame],
+    line: pd.DataFrame,
+    metric: str,
+    label: str,
+) -> dict[str, Titles]:
+    """Draw mean, standard deviation and repeats of one configuration; return their titles."""
+    config, colour = str(line.config_id.iloc[0]), COLOURS[number]
+    names = [config_gid(config, part) for part in ("repeats", "sd", "mean")]
+    repeats = [np.column_stack([trial.epoch + 1, trial[metric]]) for trial in trials]
+    thin = LineCollection(repeats, colors=colour, linewidths=0.4, alpha=0.35, gid=names[0])
+    axes.add_collection(thin)
+    x = line.epoch + 1
+    low, high = line["mean"] - line["std"], line["mean"] + line["std"]
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, gid=names[1])
+    n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
+    label = f"{label} (n = {n})"
+    style: Any = {"color": colour, "ls": LINE_STYLES[number], "lw": 1.6, "gid": names[2]}
+    axes.plot(x, line["mean"], label=label, **style)
+    return dict.fromkeys(names, label)
+
+
+def _set_limits(
+    axes: Axes,
+    lines: dict[str, pd.DataFrame],
+    data: CurveData,
+    metric: Metric,
+    teachers: Sequence[float],
+) -> dict[str, tuple[float, float]]:
+    """Let no wild configuration set the limits of the figure alone.
+
+    Args:
+        axes: with everything drawn.
+        lines: rows of `curve_frame` by configuration.
+        data: of the figure.
+        metric: that is drawn.
+        teachers: their accuracies.
+
+    Returns:
+        Least and greatest mean of each configuration that runs outside.
+    """
+    bands = {}
+    for config, line in lines.items():
+        sd = line["std"].fillna(0)
+        bands[config] = np.concatenate([line["mean"] - sd, line["mean"] + sd])
+    # a loss that alpha weights has another scale in each configuration, by design
+    growth = MAX_GROWTH if metric.comparable else 5 * MAX_GROWTH
+    wild = outside(bands, metric.better, growth)
+    if not wild:
+        return {}
+    inside = [config for config in lines if config not in wild]
+    values = [bands[config] for config in inside]
+    values += [trial[metric.name].to_numpy() for c in inside for trial in data.trials[c]]
+    axes.set_ylim(*limits([*values, np.asarray(teachers)]))
+    return {c: (float(lines[c]["mean"].min()), float(lines[c]["mean"].max())) for c in wild}
+
+
+def _outside(results: Results, wild: dict[str, tuple[float, float]]) -> str:
+    """Return the sentence about configurations outside the frame; "" without any."""
+    if not wild:
+        return ""
+    shown = [
+        f"{results.label(c)} (means {low:.3g} to {high:.3g})" for c, (low, high) in wild.items()
+    ]
+    verb = "run" if len(shown) > 1 else "runs"
+    return f" Outside the frame {verb} {'; '.join(shown)}."
+
+
+def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> list[float]:
+    """Draw the accuracy of each teacher as a line across; return the accuracies."""
+    distilled = epochs[epochs["config/teacher"].notna()]
+    keys = ["config/teacher", "config/teacher_epochs"]
+    accuracies = distilled.groupby(keys, dropna=False).teacher_acc.mean()
+    if len(accuracies) < 2:
+        mean = epochs.teacher_acc.mean()
+        axes.axhline(mean, color=INK, lw=1, ls=(0, (2, 4)), label="teacher")
+        return [float(mean)]
+    several = distilled["config/teacher_epochs"].nunique() > 1
+    for i, ((name, epochs_trained), accuracy) in enumerate(accuracies.items()):
+        label = f"teacher {short_model(name)}" + f", {epochs_trained:g} epochs" * several
+        axes.axhline(accuracy, color=INK, lw=1, ls=(0, (2 + 2 * i, 4)), label=label)
+    return [float(accuracy) for accuracy in accuracies]
+
+
+def _curve_caption(metric: Metric, data: CurveData) -> str:
+    label = metric.label
+    where = f", last {min(data.n_epochs, data.last)} epochs" if data.last else ""
+    caption = (
+        f"Validation {label}{where}: mean ± SD over repeats. Thin lines are the single repeats."
+    )
+    if not metric.comparable:
+        caption += (
+            f" The {label} is not comparable across configurations, because hyperparameters such "
+            f"as alpha are part of its definition."
+        )
+    return caption
+
+
+# Figures of a study: dataframes in, matplotlib figures out, without global state.
+#
+# A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. Each has a
+# colour
+# (Okabe and Ito's palette, safe for colour-blind readers), a line style and a marker, so that
+# they
+# can also be distinguished in greyscale.
+
 
 MAX_CONFIGS = len(COLOURS)
 """Configurations in a figure with lines or markers."""
@@ -259,3 +759,115 @@ def _val_size(results: Results) -> int:
     """Return the number of val images."""
     val = results.epochs[results.epochs.split == "val"]
     return int(val.n_examples.max())
+
+
+# Figures for notebooks and scripts: what `Results.plot` is.
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Figures of a study as matplotlib figures, neither shown nor saved.
+
+    A notebook shows the figure that is the last line of a cell, with its caption. pyplot does not
+    know these figures: nothing has to be closed, and any backend will do. `figure.savefig(FILE)`
+    writes one, `figure.axes[0]` changes it, and `figure.caption` is its caption. The report
+    (`python -m kdtune.report`) has the same figures and more.
+
+        >>> results.plot.curves().savefig("curves.svg")
+        >>> results.plot.differences().axes[0].get_xlabel()
+        'difference in accuracy (pp)'
+
+    Raises:
+        InputError: There is nothing to draw, or no such metric.
+    """
+
+    _results: Results
+
+    def curves(self, metric: str = "", last: int | None = None) -> StudyFigure:
+        """Return learning curves of a metric on val: mean ± SD over repeats, and each repeat.
+
+        The best configurations and the baseline are drawn.
+
+            >>> figure = results.plot.curves("ce", last=2)
+            >>> figure.axes[0].get_ylabel()
+            'validation cross-entropy'
+
+        Args:
+            metric: Name of a metric. Empty: the one that decides the search, accuracy.
+            last: Number of last epochs that are drawn. None: all.
+        """
+        task = self._results.task
+        metric = metric or task.score
+        check_names("metric", [metric], task.metrics)
+        if not len(completed(self._results.search_trials)):
+            raise self._nothing("learning curves", "a completed run")
+        if last is not None and last < 1:
+            raise InputError(f"last must be a number of epochs, at least 1, but got {last}")
+        shown = shown_configs(self._results, self._results.default_criterion)
+        data = _with_derived(curve_data(self._results, shown, last), task)
+        with figure_style():
+            drawn = learning_curve(self._results, metric, data)
+        return self._figure(drawn, "learning curves", f"recorded values of {metric}")
+
+    def differences(self, criterion: Criterion | None = None) -> StudyFigure:
+        """Return the differences of `Results.compare` with their intervals, best first.
+
+        >>> figure = results.plot.differences(results.criterion("ce"))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['alpha = 0.1', 'alpha = 0.5']
+        """
+        with figure_style():
+            drawn = forest_plot(self._results, self._criterion(criterion))
+        return self._figure(
+            drawn, "differences", "a baseline and another configuration with two repeats in common"
+        )
+
+    def repeats(self, criterion: Criterion | None = None) -> StudyFigure:
+        """Return every repeat of every configuration, with mean and 95 % t interval.
+
+        >>> results.plot.repeats().axes[0].get_xlabel()
+        'validation accuracy (%)'
+        """
+        if not len(completed(self._results.search_trials)):
+            raise self._nothing("repeats", "a completed run")
+        with figure_style():
+            return self._figure(
+                repeats_plot(self._results, self._criterion(criterion)), "repeats", ""
+            )
+
+    def frontier(self, cost: str = "latency_ms", criterion: Criterion | None = None) -> StudyFigure:
+        """Return each student's best configurations against what the student costs.
+
+            >>> results.plot.frontier("params").axes[0].get_xlabel()
+            'parameters'
+
+        Args:
+            cost: "latency_ms" (at batch size 1) or "params".
+            criterion: Selects the best configurations.
+        """
+        check_names("cost", [cost], list(COST_AXES))
+        name = next(name for name, axis in FRONTIERS.items() if axis == cost)
+        with figure_style():
+            drawn = frontier_plot(self._results, self._criterion(criterion), name)
+        return self._figure(drawn, "the frontier", "a completed run of a student with known costs")
+
+    def _criterion(self, criterion: Criterion | None) -> Criterion:
+        return criterion or self._results.default_criterion
+
+    def _figure(self, drawn: CaptionedFigure | None, what: str, needed: str) -> StudyFigure:
+        if drawn is None:
+            raise self._nothing(what, needed)
+        drawn.figure.caption = drawn.caption
+        return drawn.figure
+
+    def _nothing(self, what: str, needed: str) -> InputError:
+        return InputError(
+            f"a figure of {what} must have {needed}, but {self._results.study.name} has none "
+            f"({self._results.status})"
+        )
+
+
+def _with_derived(data: CurveData, task: Task) -> CurveData:
+    """Return the data of curves with the metrics that are not recorded but derived."""
+    trials = {config: [add_derived(t, task) for t in own] for config, own in data.trials.items()}
+    return replace(data, trials=trials, epochs=add_derived(data.epochs, task))

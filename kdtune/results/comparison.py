@@ -1,26 +1,42 @@
-"""Comparison of configurations with the baseline, paired by repeat and image.
+"""Comparison of configurations with the baseline, and tables as text."""
 
-`trials` is the dataframe `Frames.trials` or rows of it. Only completed trials count.
-"""
-
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from kdtune.config.cost import NO_LIMITS, Limits
-from kdtune.config.errors import InputError
 from kdtune.config.fields import Value
-from kdtune.config.metrics import Metric
-from kdtune.config.study import Scope
-from kdtune.config.task import DISTILLATION, Task, check_names
-from kdtune.results.design import ONE_TEACHER, Design
-from kdtune.results.labels import config_columns
-from kdtune.results.pairs import ExampleReader, Pair, make_pairs, max_t_over_repeats, no_examples
+from kdtune.config.records import NO_LIMITS, Limits
+from kdtune.config.study import Format, Scope
+from kdtune.config.task import DISTILLATION, Metric, Task, check_names
+from kdtune.config.text import InputError, in_spreadsheet, short
+from kdtune.results.design import (
+    ONE_TEACHER,
+    Design,
+    ExampleReader,
+    Pair,
+    Values,
+    difference_table,
+    make_pairs,
+    max_t_over_repeats,
+    no_examples,
+    p_value,
+    stack_examples,
+)
+from kdtune.results.frames import config_columns, read_predictions
 from kdtune.statistics.intervals import MIN_REPEATS
-from kdtune.statistics.multiplicity import holm
-from kdtune.statistics.sequential import AnytimeTest
+from kdtune.statistics.selection import bootstrap_corrected
+from kdtune.statistics.tests import AnytimeTest, holm
+from kdtune.storage.records import Round
+
+# Comparison of configurations with the baseline, paired by repeat and image.
+#
+# `trials` is the dataframe `Frames.trials` or rows of it. Only completed trials count.
+
 
 SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
@@ -306,3 +322,421 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
         return None
     rows = table[(table.config_id == config_id) | (table.baseline == config_id)]
     return str(rows.baseline.iloc[0]) if len(rows) else None
+
+
+# Performance of the selected configuration on val, which selected it, and on test.
+
+
+Row = dict[str, str | float]
+
+
+class Chosen(NamedTuple):
+    """Configurations whose performance is reported, by config_id."""
+
+    best: str
+    """The chosen configuration."""
+    baseline: str | None
+    """The baseline of its student, perhaps itself; None if there is none."""
+    default: str
+    """The recipe's default, perhaps itself or without any completed run."""
+
+
+def selection(
+    folder: Path,
+    trials: pd.DataFrame,
+    criterion: Criterion,
+    chosen: Chosen,
+    anytime_level: float | None = None,
+    read: Callable[[str], ExampleReader] = lambda split: no_examples,
+    design: Design = ONE_TEACHER,
+) -> pd.DataFrame:
+    """Return the criterion's metric of the chosen configurations, on val and test.
+
+    About one search in ten chooses a configuration that is worse on new data than the recipe's
+    default (overtuning, arXiv:2506.19540), so the two are compared.
+
+    Args:
+        folder: of the study, with the predictions.
+        trials: by which the criterion is judged, and those of the default on the same repeats.
+        criterion: of the metric and the epoch selection.
+        chosen: the configurations.
+        anytime_level: level of a study that added repeats until the comparison was decided; its
+            intervals are always-valid. None: 95 % t intervals.
+        read: returns the reader of values per example of a split, see `pairs.ExampleReader`.
+        design: what the repeats vary, which decides the standard error.
+
+    Returns:
+        Rows, differences paired by repeat: "best", "baseline", "difference" (best - baseline),
+        "default" and "chosen - default" (best - default; not if they are the same). Columns: row,
+        config_id, label (of a difference both labels) and means with the ends of their intervals:
+        val/mean, /low, /high (optimistic where val selected the best), corrected/mean, /low, /high
+        (best row, accuracy at the last epoch: BBC-CV, see `statistics.selection_bias`) and
+        test/mean, /low, /high (test selects nothing); val/n, val/n_images, test/n, test/n_images:
+        the repeats and images that an interval generalises from; without a number of images it
+        holds for these images. NaN where there is no such number.
+    """
+    scopes = {"val": criterion.scope, "test": "last"}
+    samples = {
+        split: _Samples.of(trials, criterion, scope, split, read(split), chosen, design)
+        for split, scope in scopes.items()
+    }
+    labels = trials.drop_duplicates("config_id").set_index("config_id").label
+    rows = [
+        {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
+        | samples["val"].interval("val", of, anytime_level)
+        | samples["test"].interval("test", of, anytime_level)
+        for row, config, of in _rows(chosen, samples["val"].values)
+    ]
+    # other repeats have selected the finalists of the final phase: nothing to correct there
+    if criterion.has_predictions and (trials.phase == "search").all():
+        known = with_enough_repeats(samples["val"].values, students_of(trials))
+        rows[0] |= _corrected(folder, trials, list(known))
+    columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
+    columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
+    return pd.DataFrame(rows, columns=["row", "config_id", "label", *columns])
+
+
+def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield name and config_id of each row of `selection`, and whose mean or difference it is."""
+    yield "best", chosen.best, (chosen.best,)
+    for row, difference, other in (
+        ("baseline", "difference", chosen.baseline),
+        ("default", "chosen - default", chosen.default),
+    ):
+        if other is not None and other in values:
+            yield row, other, (other,)
+            if other != chosen.best:
+                yield difference, "", (chosen.best, other)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """A metric of some configurations on one split."""
+
+    values: pd.DataFrame
+    """A row per repeat, a column per config_id."""
+    examples: Mapping[tuple[str, int], Values]
+    """Values per example, (N,), by configuration and repeat."""
+    design: Design
+    largest: float
+    """The largest possible mean; the least is 0 if it is finite."""
+
+    @staticmethod
+    def of(
+        trials: pd.DataFrame,
+        criterion: Criterion,
+        scope: str,
+        split: str,
+        read: ExampleReader,
+        chosen: Chosen,
+        design: Design,
+    ) -> "_Samples":
+        """Read the samples of the chosen configurations on a split."""
+        done = completed(trials)
+        own = done[done.config_id.isin([c for c in chosen if c is not None])]
+        found = read(list(own.trial_id)) if design.folds is None else {}
+        keys = zip(own.config_id, own["repeat"], own.trial_id, strict=True)
+        examples = {(c, int(r)): found[trial] for c, r, trial in keys if trial in found}
+        values = by_repeat(trials, criterion.metric, scope, split)
+        return _Samples(values, examples, design, criterion.largest_difference)
+
+    def interval(self, name: str, of: tuple[str, ...], anytime_level: float | None) -> Row:
+        """Return the mean of a configuration, or of the difference of two, and its interval.
+
+        It is for new repeats and new images where all values per example are known, else for new
+        repeats. NaN for infinite ends.
+        """
+        both = self.values[list(of)].dropna()
+        sample = (both[of[0]] if len(of) < 2 else both[of[0]] - both[of[1]]).to_numpy()
+        repeats = [int(repeat) for repeat in both.index]
+        tables = [[self.examples.get((config, repeat)) for repeat in repeats] for config in of]
+        table = stack_examples(tables[0]) if len(of) < 2 else difference_table(*tables)
+        mean = float(sample.mean()) if len(sample) else math.nan
+        low = high = math.nan
+        if anytime_level is not None:
+            low, high = AnytimeTest.of(sample.tolist(), table).interval(anytime_level)
+        elif len(sample):
+            estimate = self.design.estimate(sample, table, repeats)
+            mean, (low, high) = estimate.mean, estimate.interval()
+        if not math.isfinite(high - low):
+            low = high = math.nan
+        least = -self.largest if len(of) > 1 else 0.0 if math.isfinite(self.largest) else -math.inf
+        low, high = max(low, least), min(high, self.largest)
+        images = math.nan if table is None or self.design.folds is not None else table.shape[1]
+        numbers: Row = {f"{name}/mean": mean, f"{name}/low": low, f"{name}/high": high}
+        return numbers | {f"{name}/n": float(len(sample)), f"{name}/n_images": float(images)}
+
+
+def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
+    """Return the bias-corrected accuracy of the best; {} if predictions of a trial are missing."""
+    done = completed(trials)
+    done = done[done.config_id.isin(configs)]
+    columns = ["split", "example", "correct"]
+    frame = read_predictions(folder, list(done.trial_id), columns)
+    if not len(frame) or not set(done.trial_id) <= set(frame.trial_id.unique()):
+        return {}
+    val = frame[frame.split == "val"].merge(done[["trial_id", "config_id"]], on="trial_id")
+    correct = val.astype({"correct": float}).pivot_table(
+        index="config_id", columns="example", values="correct"
+    )
+    correct = correct.dropna(axis=1)  # with folds a failed run may have had an example alone
+    c = bootstrap_corrected(correct.loc[configs].to_numpy())
+    return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
+
+
+# Trials of the last round of final repeats, and the finalist that was the best before it.
+#
+# `trials` is the dataframe `Frames.trials`. The round is None if the finalists were not recorded
+# before their final repeats (studies of schema 3 and older).
+
+
+def of_round(trials: pd.DataFrame, round_: Round | None) -> pd.DataFrame:
+    """Return the final trials of the finalists, without those of earlier rounds."""
+    final = trials[trials.phase == "final"]
+    if round_ is None:
+        return final
+    return final[final["repeat"].ge(round_.first_repeat) & final.config_id.isin(round_.finalists)]
+
+
+def of_default(trials: pd.DataFrame, round_: Round | None, default: str) -> pd.DataFrame:
+    """Return the final trials of the recipe's default; none if it is one of the finalists."""
+    final = trials[(trials.phase == "final") & (trials.config_id == default)]
+    if round_ is None or default in round_.finalists:
+        return final.head(0)
+    return final[final["repeat"] >= round_.first_repeat]
+
+
+def has_all_arms(final: pd.DataFrame, trials: pd.DataFrame, criterion: Criterion) -> bool:
+    """Return whether a student has completed final trials of all arms that it has.
+
+    These are with and without distillation, or one of them in a study without the other.
+
+    Args:
+        final: see `of_round`.
+        trials: all trials of the study.
+        criterion: names baseline and groups.
+    """
+
+    def arms(some: pd.DataFrame) -> pd.Series:
+        done = completed(some)
+        return criterion.is_baseline(done).groupby(criterion.groups(done)).nunique()
+
+    found = arms(final)
+    return bool((found == arms(trials).reindex(found.index)).any())
+
+
+def recorded_best(final: pd.DataFrame, round_: Round | None) -> str | None:
+    """Return the best of the finalists, by search and confirmation, that has a completed trial."""
+    return None if round_ is None else round_.best(set(completed(final).config_id))
+
+
+# Tables as text: Markdown, LaTeX, CSV and JSON, and the text of single values.
+
+
+def format_table(table: pd.DataFrame, format: Format = "md") -> str:
+    """Return the summary as text.
+
+    "md" and "latex" show mean ± SD of each metric and the number of repeats; "csv" and "json" have
+    all columns in full precision.
+    """
+    if format == "csv":
+        return csv_text(table)
+    if format == "json":
+        records = table.astype(object).where(table.notna(), None).to_dict("records")
+        return json.dumps(records, indent=2)
+    means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
+    keys = (
+        list(table.columns[: list(table).index("n_planned")])
+        if "n_planned" in table
+        else [c for c in table if "/" not in c and c != "label"]
+    )
+    rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
+    for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
+        n = int(max(row[f"{name}/n"] for name in means))
+        cells.append(count_of_planned(n, row.get("n_planned", n)))
+        cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
+    head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
+    return _latex(head, rows) if format == "latex" else markdown(head, rows)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as csv in full precision, without texts that a spreadsheet evaluates."""
+
+    def cell(value: object) -> object:
+        return in_spreadsheet(value) if isinstance(value, str) else value
+
+    shown = table.copy()
+    for name in shown.select_dtypes(["object", "string", "category"]):
+        shown[name] = shown[name].map(cell)
+    return str(shown.rename(columns=cell).to_csv(index=False))
+
+
+def comparison_rows(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    criterion: Criterion,
+    anytime_level: float | None = None,
+    full: bool = False,
+) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of `comparison.compare` as text.
+
+    The interval is the one that conclusion and figures show as well: simultaneous, or always-valid
+    at the level `anytime_level` (see `comparison.compare`).
+
+    Args:
+        table: of `comparison.compare`.
+        by: hyperparameters that tell the configurations apart.
+        criterion: by which the table was made.
+        anytime_level: see `comparison.compare`.
+        full: whether there are columns for max-T, win rate and correlation.
+    """
+    unit = "points" if criterion.in_points else criterion.metric
+    head = [*by, f"difference ({unit})"]
+    interval, p = "95% CI (simultaneous)", "p (Holm)"
+    if anytime_level is not None:
+        interval, p = f"{100 * (1 - anytime_level):g}% CI (always-valid)", "p (always-valid)"
+    both = anytime_level is None and bool(table.n_images.notna().any())
+    here = f"for these {criterion.task.examples}"
+    head += [interval, *[here] * both, "n", p, *["p (max-T)"] * full]
+    head += ["wins/ties/losses", *["win rate", "correlation"] * full]
+    rows = []
+    for _, row in table.iterrows():
+        cells = [cell(row[f"config/{name}"]) for name in by]
+        cells += difference_and_interval(row, criterion.scale)
+        if both:
+            cells.append(interval_text(row.low_here, row.high_here, criterion.scale))
+        cells += [str(int(row.n)), p_value(row.p_holm), *[p_value(row.p_max_t)] * full]
+        cells.append(f"{row.wins}/{row.ties}/{row.losses}")
+        cells += [_two_decimals(row[name]) for name in ("p_better", "correlation") if full]
+        rows.append(cells)
+    return head, rows
+
+
+def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:
+    """Return the signed difference of a comparison and its interval, e.g. "+3.1", "[+1.1, +5.1]".
+
+    All have as many decimals as the half width of the interval needs for two significant digits.
+    "-" stands for a number that does not exist or is infinite.
+
+    Args:
+        row: of the table of `comparison.compare`.
+        scale: 100 for percentage points, else 1.
+    """
+    value, low, high = scale * row["diff"], scale * row.low, scale * row.high
+    if math.isnan(value):
+        return "-", "-"
+    if not math.isfinite(high - low):
+        return f"{value:+z.2f}" if scale == 100 else f"{value:+z.4g}", "-"
+    return f"{value:+z.{decimals((high - low) / 2, value)}f}", interval_text(low, high)
+
+
+def interval_text(low: float, high: float, scale: float = 1) -> str:
+    """Return an interval, e.g. "[+1.1, +5.1]", with two significant digits of its half width.
+
+    "-" stands for an interval that does not exist or is infinite.
+    """
+    low, high = scale * low, scale * high
+    if not math.isfinite(high - low):
+        return "-"
+    digits = decimals((high - low) / 2, (high + low) / 2)
+    return f"[{low:+z.{digits}f}, {high:+z.{digits}f}]"
+
+
+def interval_words(low: float, high: float, scale: float) -> str:
+    """Return the ends of an interval, e.g. "+1.1 to +5.1"; "" if it is infinite or does not exist.
+
+    The digits and the arguments are those of `interval_text`.
+    """
+    text = interval_text(low, high, scale)
+    return "" if text == "-" else text.strip("[]").replace(", ", " to ")
+
+
+def amount(row: pd.Series, scale: float, unit: str, signed: bool = False) -> str:
+    """Return the mean difference with its unit, as many decimals as its interval has; else two.
+
+    Args:
+        row: of the table of `comparison.compare`, at least diff, low and high.
+        scale: 100 for percentage points, else 1.
+        unit: in words, see `comparison.Criterion.unit`.
+        signed: whether there is a sign.
+    """
+    half, value = scale * (row.high - row.low) / 2, scale * row["diff"]
+    digits = decimals(half, value) if math.isfinite(half) else 2
+    number = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
+    return f"{number} {unit}".rstrip()
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table whose columns are also aligned as plain text."""
+    widths = [max(2, *(len(r[i]) for r in [head, *rows])) for i in range(len(head))]
+    lines = [[c.rjust(w) for c, w in zip(r, widths, strict=True)] for r in [head, *rows]]
+    lines.insert(1, ["-" * (w - 1) + ":" for w in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _latex(head: list[str], rows: list[list[str]]) -> str:
+    style = pd.DataFrame(rows, columns=head).style.hide(axis="index")
+    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    text = str(style.to_latex(column_format="r" * len(head)))
+    return text.rstrip("\n").replace("±", r"$\pm$")
+
+
+def levels(values: pd.Series) -> pd.Series:
+    """Return a hyperparameter's values as groups: four ranges if there are more than 8 numbers."""
+    numeric = pd.to_numeric(values, errors="coerce")
+    if values.nunique() <= 8 or numeric.isna().sum() > values.isna().sum():
+        return values
+    cut = pd.qcut(numeric, 4, labels=False, duplicates="drop")
+    ends = numeric.groupby(cut).agg(["min", "max"])
+    names = dict(zip(ends.index, _range_names(ends.to_numpy().tolist()), strict=True))
+    return cut.map(names).astype(pd.CategoricalDtype(list(names.values()), ordered=True))
+
+
+def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
+    """Return ranges as text with enough digits to tell all their ends apart, at least 3."""
+    values = {end for pair in ends for end in pair}
+    enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in values}) == len(values))
+    digits = next(enough, 17)  # 17 tell any two apart
+    return [f"{low:.{digits}g} … {high:.{digits}g}" for low, high in ends]
+
+
+def plus_minus(mean: float, sd: float) -> str:
+    """Return mean ± SD with two significant digits of the SD; "-" if there is no mean.
+
+    Of equal numbers, whose SD is 0 or a rounding error, the mean alone has digits.
+    """
+    if math.isnan(mean):
+        return "-"
+    if not math.isfinite(sd):
+        return f"{mean:z.4g}"
+    if sd <= 1e-12 * abs(mean):
+        return f"{mean:z.4g} ± 0"
+    digits = decimals(sd, mean)
+    return f"{mean:z.{digits}f} ± {sd:.{digits}f}"  # z: no -0
+
+
+def decimals(spread: float, value: float) -> int:
+    """Return how many decimals show two significant digits of the spread of a value.
+
+    Four if the spread is 0, or no more than the rounding error of equal numbers.
+    """
+    if spread <= 1e-12 * abs(value):
+        return 4
+    exponent = int(f"{spread:.1e}".partition("e")[2])  # of the rounded number: 0.00996 is 0.010
+    return max(0, 1 - exponent)
+
+
+def count_of_planned(n: int, planned: float) -> str:
+    """Return a count as text, "3 of 4" if it falls short of the planned one (NaN: no plan)."""
+    return f"{n:.0f} of {planned:.0f}" if n < planned else f"{n:.0f}"
+
+
+def cell(value: object) -> str:
+    """Return a hyperparameter's value as text; "-" if it is inactive."""
+    if value is None or value != value:
+        return "-"
+    return short(value, 6) if isinstance(value, int | float) else str(value)
+
+
+def _two_decimals(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"

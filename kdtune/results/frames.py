@@ -1,26 +1,282 @@
-"""Dataframes of a study's records: one row per epoch and one row per trial.
+"""Dataframes of a study's records: epochs, trials, predictions, labels."""
 
-If a trial was started more than once, its last attempt counts (see `storage.records`).
-"""
-
+import re
 from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kdtune.config.files import PREDICTIONS, atomic_write
-from kdtune.config.hyperparameters import complete
 from kdtune.config.study import Scope, Study
-from kdtune.config.task import DISTILLATION, Task
-from kdtune.results.labels import PREFIX, config_columns, distinguishing, label_by_config
-from kdtune.results.predictions import read_predictions
-from kdtune.storage.correctness import CORRECT
-from kdtune.storage.records import is_running, iter_lines
-from kdtune.storage.rounds import FINALISTS, Round
-from kdtune.storage.schema import Line
+from kdtune.config.task import DISTILLATION, LIKE, OF_STUDY, Metric, Task, complete
+from kdtune.config.text import short
+from kdtune.storage.records import CORRECT, FINALISTS, Line, Round, is_running, iter_lines
+
+# Readable labels of configurations, e.g. "alpha = 0.5, T = 4".
+
+
+PREFIX = "config/"
+"""Of the columns of hyperparameters."""
+
+
+def config_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of a dataframe that describe a configuration."""
+    return ["config_id", "label", *(c for c in frame if c.startswith(PREFIX))]
+
+
+def hyperparameters_of(frame: pd.DataFrame) -> list[str]:
+    """Return the hyperparameters of a dataframe with config/*."""
+    return [c.removeprefix(PREFIX) for c in frame if c.startswith(PREFIX)]
+
+
+def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
+    """Return the hyperparameters that tell the configurations apart.
+
+    They are those of `searched` that differ between trials, in that order; otherwise all that
+    differ; the first of `searched` if none does, else alpha.
+    """
+    # a teacher is inactive without distillation, which does not make it a second one
+    varied = [
+        name
+        for name in hyperparameters_of(trials)
+        if trials[f"config/{name}"].nunique(dropna=name in OF_STUDY) > 1
+    ]
+    others = [name for name in varied if not _is_copy(name, trials)]
+    return [n for n in searched if n in varied] or others or [*searched, *_only(trials)][:1]
+
+
+def _is_copy(name: str, trials: pd.DataFrame) -> bool:
+    """Return True if a hyperparameter is everywhere equal to the one whose value it has if unset.
+
+    For example teacher_temperature to temperature in a study that does not search it.
+    """
+    other = LIKE.get(name)
+    if other is None:
+        return False
+    own = trials[f"config/{name}"].dropna()
+    return bool(own.equals(trials.loc[own.index, f"config/{other}"]))
+
+
+def _only(trials: pd.DataFrame) -> list[str]:
+    """Return the hyperparameters of trials of one configuration, that which names it first."""
+    names = hyperparameters_of(trials)
+    return ["alpha"] if "alpha" in names else names
+
+
+def short_model(name: str) -> str:
+    """Return a model's name without its module or library: "net" for "my_models:net"."""
+    return "+".join(re.split("[:/]", member)[-1] for member in name.split("+"))
+
+
+def config_label(
+    row: Mapping[str, Any], by: Sequence[str], prefix: str = "config/", full: bool = False
+) -> str:
+    """Return a configuration as text; inactive hyperparameters are left out.
+
+    Args:
+        row: with a value per hyperparameter.
+        by: hyperparameters to show; numbers have four significant digits.
+        prefix: of the hyperparameters' names in the row.
+        full: whether models have their full names, see `short_model`, and numbers all digits.
+    """
+    parts = []
+    for name in by:
+        value = row[f"{prefix}{name}"]
+        if not pd.isna(value):
+            shown = _number(value, full) if isinstance(value, int | float) else str(value)
+            if name in ("student", "teacher") and not full:
+                shown = short_model(shown)
+            parts.append(f"{_short_name(name)} = {shown}")
+    return ", ".join(parts) or "the configuration"
+
+
+def regularisers(task: Task, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hyperparameters of a configuration that are off by default and on in it, in words.
+
+    For example {"label_smoothing": "label smoothing 0.1"}: these are what training without a
+    teacher is improved by.
+    """
+    neutral = {name: setting.neutral for name, setting in task.hyperparameters.items()}
+    on = {n: value for n, value in config.items() if neutral.get(n) == 0 and value != 0}
+    return {name: f"{name.replace('_', ' ')} {_number(value, False)}" for name, value in on.items()}
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Return words as a list in a sentence: "a", "a and b" or "a, b and c"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
+    """Return the label of a row of a summary; "T = -" where no hyperparameter of `by` is active."""
+    if all(pd.isna(row[name]) for name in by):
+        return ", ".join(f"{_short_name(name)} = -" for name in by)
+    return config_label(row, by, prefix="")
+
+
+def _short_name(name: str) -> str:
+    return {"temperature": "T", "teacher_temperature": "teacher T"}.get(name, name)
+
+
+def _number(value: float, full: bool) -> str:
+    """Return a number with four digits, see `short`; whole ones and those in full with all."""
+    if isinstance(value, bool):
+        return str(value)
+    is_whole = float(value).is_integer() and abs(value) < 1e6
+    return f"{value:.0f}" if is_whole else f"{value:.15g}" if full else short(value, 4)
+
+
+def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
+    """Return the label of each config_id of the trials; models have full names if need be."""
+    configs = trials.drop_duplicates("config_id")
+    rows = configs[["config_id", *(f"config/{name}" for name in by)]].to_dict("records")
+    short = {row["config_id"]: config_label(row, by) for row in rows}
+    if len(set(short.values())) == len(short):
+        return short
+    return {row["config_id"]: config_label(row, by, full=True) for row in rows}
+
+
+# Predictions of a study's trials on val and test, one row per example.
+
+
+NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
+NUMBERS += ["kl", "logit_diff"]
+"""Columns that metrics per example are computed from. Files of older versions lack some."""
+
+
+def read_predictions(
+    folder: Path, trial_ids: Sequence[str], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the predictions of trials at their last epoch, in the order of the trials.
+
+    Columns: trial_id, split, example (index in the split), file (relative to the data's folder),
+    label, predicted, p_predicted, p_label, teacher (the teacher's class), kl, logit_diff, correct.
+    Studies of version 0.1 have trial_id, split, example and correct only; those of schema 2 and 3
+    lack kl and logit_diff.
+
+    A trial's predictions come from its own folder. The study's predictions.parquet is used for
+    trials whose file was deleted or is damaged. A trial that neither file holds has no rows.
+
+    Args:
+        folder: of the study.
+        trial_ids: trials to read.
+        columns: columns to read; None for all.
+    """
+    try:
+        import pyarrow as pa
+    except ImportError:  # pandas works without pyarrow, but cannot read parquet
+        return pd.DataFrame()
+    names = None if columns is None else ["trial_id", *columns]
+    tables = list(_tables(folder, trial_ids, names).values())
+    if not tables:
+        return pd.DataFrame()
+    # permissive: trials recorded by version 0.1 lack columns
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+
+
+def of_trials(folder: Path, trials: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return the predictions of the completed trials on a split, with their configurations.
+
+    Args:
+        folder: of the study.
+        trials: rows of `Frames.trials`.
+        split: "val" or "test".
+
+    Returns:
+        trial_id, config_id, configuration (its readable label), repeat, then the columns of
+        `read_predictions`. Empty if no predictions were kept.
+    """
+    done = trials[trials.status == "completed"]
+    frame = read_predictions(folder, list(done.trial_id))
+    if not len(frame):
+        return frame
+    own = done[["trial_id", "config_id", "label", "repeat"]]
+    own = own.rename(columns={"label": "configuration"})
+    return own.merge(frame[frame.split == split], on="trial_id").reset_index(drop=True)
+
+
+def read_examples(
+    folder: Path, trial_ids: Sequence[str], metric: Metric, split: str
+) -> dict[str, NDArray[np.float64]]:
+    """Return a metric of each example of a split at the last epoch, (N,), by trial.
+
+    A trial whose predictions are missing, or do not give the metric, is left out; see
+    `config.metrics.Metric.of_example`.
+    """
+    of_example = metric.of_example
+    if of_example is None:
+        return {}
+    with suppress(ImportError):
+        found = {}
+        for trial, table in _tables(folder, trial_ids, [*NUMBERS, metric.name]).items():
+            # predictions of an older version lack columns, those without a teacher values
+            with suppress(KeyError, TypeError, ValueError):
+                frame = table.to_pandas()
+                own = of_example(np, frame[frame.split == split].sort_values("example"))
+                found[trial] = np.asarray(own, dtype=float)
+        known = {t: own for t, own in found.items() if len(own) and np.isfinite(own).all()}
+        # trials of a training function may be of other examples: they are not paired
+        return known if len({len(own) for own in known.values()}) < 2 else {}
+    return {}
+
+
+def _tables(
+    folder: Path, trial_ids: Sequence[str], names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the predictions of trials as pyarrow tables, in the order of the trials."""
+    found: dict[str, Any] = {}
+    for trial in trial_ids:
+        with suppress(OSError, ValueError):
+            found[trial] = _read(folder / "trials" / trial / PREDICTIONS, names)
+    if missing := [trial for trial in trial_ids if trial not in found]:
+        with suppress(OSError, ValueError):
+            found |= _split(_read(folder / PREDICTIONS, names), missing)
+    return {trial: found[trial] for trial in trial_ids if trial in found}
+
+
+def _read(file: Path, columns: Sequence[str] | None) -> Any:
+    """Return a parquet file as a pyarrow table."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as source:
+        return source.read(columns)
+
+
+def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of each trial that the table holds."""
+    codes = table["trial_id"].combine_chunks().dictionary_encode()
+    indices, wanted = codes.indices.to_numpy(), set(trial_ids)
+    if (np.diff(indices) < 0).any():  # a user may have sorted the file otherwise
+        order = np.argsort(indices, kind="stable")
+        table, indices = table.take(order), indices[order]
+    starts = np.flatnonzero(np.diff(indices, prepend=-1))
+    found = {}
+    for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
+        if (trial := codes.dictionary[int(indices[start])].as_py()) in wanted:
+            found[trial] = table.slice(start, end - start)
+    return found
+
+
+def trials_with_predictions(folder: Path) -> set[str]:
+    """Return the trials that the study's predictions.parquet holds; empty if it cannot be read."""
+    with suppress(ImportError, OSError, ValueError):
+        from pyarrow import compute
+
+        table = _read(folder / PREDICTIONS, ["trial_id"])
+        return set(compute.unique(table["trial_id"]).to_pylist())
+    return set()
+
+
+# Dataframes of a study's records: one row per epoch and one row per trial.
+#
+# If a trial was started more than once, its last attempt counts (see `storage.records`).
+
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val

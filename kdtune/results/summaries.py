@@ -1,25 +1,36 @@
-"""Means over repeats of the completed trials.
+"""Means over repeats, and how much the ranking depends on choices."""
 
-`trials` are rows of the dataframe `Frames.trials`, all of one phase. The epoch selection gives one
-number per trial; mean, SD and interval are over repeats.
-"""
-
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 
+from kdtune.config.fields import Value
 from kdtune.config.study import Scope
 from kdtune.config.task import DISTILLATION, Task
+from kdtune.config.text import short
 from kdtune.results.comparison import (
     Criterion,
+    by_repeat,
+    complete_block,
     completed,
+    completed_configs,
     have_enough_repeats,
+    levels,
     metric_values,
+    with_enough_repeats,
 )
-from kdtune.results.frames import add_derived
-from kdtune.results.labels import config_columns, group_label
-from kdtune.results.tables import levels
+from kdtune.results.frames import SCOPES, Frames, add_derived, config_columns, group_label
 from kdtune.statistics.intervals import mean_interval
+from kdtune.statistics.selection import importance, repeated_measures, variance_shares
+
+# Means over repeats of the completed trials.
+#
+# `trials` are rows of the dataframe `Frames.trials`, all of one phase. The epoch selection gives
+# one
+# number per trial; mean, SD and interval are over repeats.
 
 
 def configs(trials: pd.DataFrame, planned: float, criterion: Criterion) -> pd.DataFrame:
@@ -124,3 +135,120 @@ def best_rows(table: pd.DataFrame, criterion: Criterion, most: int) -> pd.DataFr
     if len(table) <= most or column not in table:
         return table
     return table.loc[(-criterion.sign * table[column]).sort_values().index[:most]]
+
+
+# Sensitivity of a study's ranking: epoch selection, shares of variance, importances, range ends.
+#
+# `trials` is the dataframe `Frames.trials` or rows of it.
+
+
+def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
+    """Return mean and rank of the configurations for each epoch selection.
+
+    One row per configuration with enough repeats: config_id, label, config/*, then <scope>/mean and
+    <scope>/rank (1 is best; ties share the better rank), sorted by last/rank.
+    """
+    table = completed_configs(trials)
+    for scope in SCOPES:
+        means = with_enough_repeats(by_repeat(trials, criterion.metric, scope)).mean()
+        table[f"{scope}/mean"] = means
+        table[f"{scope}/rank"] = (criterion.sign * means).rank(ascending=False, method="min")
+    table = table.dropna(subset=["last/mean"]).sort_values("last/rank", kind="stable")
+    return table.reset_index()
+
+
+def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
+    """Return shares of variance over configurations, repeats and epochs.
+
+    They are computed over completed trials of the search that form a block without gaps (see
+    `comparison.complete_block`). Two rows, epochs "last" and "all", the second only if all trials
+    have the same length: configuration, repeat, epoch, residual (shares of the sum of squares),
+    n_configs, n_repeats, and for the last epoch f, p (F test of equal configurations) and icc
+    (intraclass correlation of the repeats). Empty with fewer than 2 configurations or repeats.
+    """
+    trials = frames.trials[frames.trials.phase == "search"]
+    values = complete_block(by_repeat(trials, criterion.metric, "last"))
+    if values.shape[0] < 2 or values.shape[1] < 2:
+        return pd.DataFrame()
+    last = values.to_numpy().T  # [K, n]
+    counts = {"n_configs": last.shape[0], "n_repeats": last.shape[1]}
+    rows = [{"epochs": "last"} | asdict(variance_shares(last[..., None])) | counts]
+    rows[0] |= asdict(repeated_measures(last)) | {"epoch": math.nan}
+    curves = _curves(frames, criterion, values)
+    if curves is not None:
+        rows.append({"epochs": "all"} | asdict(variance_shares(curves)) | counts)
+    return pd.DataFrame(rows)
+
+
+def _curves(frames: Frames, criterion: Criterion, values: pd.DataFrame) -> np.ndarray | None:
+    """Return the block's values in every epoch [K, n, E]; None if trials differ in length."""
+    val = add_derived(frames.epochs[frames.epochs.split == "val"], criterion.task)
+    table = val.pivot_table(index=["config_id", "repeat"], columns="epoch", values=criterion.metric)
+    index = pd.MultiIndex.from_product([values.columns, values.index])
+    table = table.reindex(index)
+    if table.isna().any(axis=None):
+        return None
+    curves: np.ndarray = table.to_numpy().reshape(len(values.columns), len(values), -1)
+    return curves
+
+
+def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -> pd.DataFrame:
+    """Return the share of the variance between configurations that each hyperparameter explains.
+
+    It is computed from the means of the configurations in which the hyperparameter is active. One
+    row per hyperparameter: hyperparameter, share (eta squared), null (95 % quantile of the share of
+    a hyperparameter without effect), n (configurations). Values of a hyperparameter with more than
+    eight are cut into four ranges.
+    """
+    means = complete_block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
+    configs = completed_configs(trials)
+    rows = []
+    for name in by:
+        values = configs.loc[means.index, f"config/{name}"].dropna()
+        labels = pd.factorize(levels(values), use_na_sentinel=False)[0]
+        if len(set(labels)) < 2 or len(values) <= len(set(labels)):
+            continue  # one value per configuration would explain everything
+        rows.append({"hyperparameter": name} | asdict(importance(means[values.index], labels)))
+    table = pd.DataFrame(rows, columns=["hyperparameter", "share", "null", "n"])
+    return table.sort_values("share", ascending=False, ignore_index=True)
+
+
+def edges(
+    trials: pd.DataFrame, config_id: str, by: Sequence[str], criterion: Criterion
+) -> list[str]:
+    """Return where a configuration is at the edge of the search, e.g. ["lr = 0.1 (highest)"].
+
+    Of two values each is an end of the list. One of them is an edge if it is better than the other
+    at every setting of the other hyperparameters. alpha = 0 and alpha = 1 are no edges, since they
+    are the limits of alpha.
+    """
+    configs = completed_configs(trials)
+    means = criterion.sign * by_repeat(trials, criterion.metric, criterion.scope).mean()
+    words = []
+    for name in by:
+        values = configs[f"config/{name}"].dropna()
+        numeric = pd.api.types.is_numeric_dtype(values.infer_objects())
+        if not numeric or values.nunique() < 2 or config_id not in values.index:
+            continue
+        value = values[config_id]
+        if name == "alpha" and value in (0, 1):
+            continue
+        if values.nunique() == 2 and not _is_better_everywhere(value, name, configs, means):
+            continue
+        for end, word in ((values.min(), "lowest"), (values.max(), "highest")):
+            if value == end:
+                words.append(f"{name} = {short(value, 4)} ({word})")
+    return words
+
+
+def _is_better_everywhere(value: Value, name: str, configs: pd.DataFrame, means: pd.Series) -> bool:
+    """Return whether one of two values is better at every setting of the other hyperparameters.
+
+    There must be two such settings: with one, the better value is always an end of the list.
+    """
+    column = f"config/{name}"
+    known = configs[configs[column].notna()].assign(mean=means)
+    others = [c for c in configs if c.startswith("config/") and c != column]
+    table = known.pivot_table(index=others, columns=column, values="mean", dropna=False).dropna()
+    rest = table.drop(columns=value).iloc[:, 0]
+    return len(table) > 1 and bool((table[value] > rest).all())

@@ -1,16 +1,9 @@
 """Where a study lives: folders and object stores, the records, and who may write them.
 
-- records: writer and reader of a study's records
-- rounds: the record that fixes the finalists of a round of final repeats
-- correctness: correctness of each example as short text, for the records
-- dropping: runs that are dropped from a study, and restored
-- unusable_folder: a folder that is full, read-only, gone or fails, in one sentence
-- study_lock: the lock that lets one process of a machine write to a study
-- connection: URI, options and credentials to an object store (obstore)
-- object_store: whole objects in and out, conditional writes, retries
-- mirror: copies between a working folder and an object store; upload of the records
-- lease: one driver at a time writes to a study on an object store
-- fetch: copy of a study on an object store, for reading it
+- records: records of a study: their schema, writer and reader
+- store: object stores: whole objects in and out, conditional writes, connections
+- mirror: a study on an object store: its lease, copies to and from it, dropped runs
+- folder: a study's folder on this machine: its lock, and folders that cannot be used
 
 May import config; never torch or Ray.
 """

@@ -1,25 +1,63 @@
-"""Copies between a study's working folder on this machine and its place on an object store.
+"""A study on an object store: its lease, copies to and from it, dropped runs."""
 
-An object cannot be appended to, so the records are uploaded as parts that never change afterwards;
-checkpoints, students and predictions are uploaded whole. An upload replaces the object or fails, so
-of a run's states the store has the last one alone. The store has precedence: a machine downloads
-what it needs, in place of earlier files in its folder.
-"""
-
+import atexit
+import json
+import os
 import shutil
+import socket
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self
 
-from kdtune.config.errors import LeaseLostError
-from kdtune.config.files import EPOCHS, PREVIOUS_STATE
+from kdtune.config.files import (
+    CHECKPOINT,
+    COSTS,
+    EPOCHS,
+    PREDICTIONS,
+    PREVIOUS_STATE,
+    PROVENANCE,
+    STUDENTS,
+    STUDENTS_CONFIG,
+    STUDY,
+    TEACHER,
+    TEACHER_ACCURACY,
+    TEACHER_RECORD,
+    THUMBNAILS,
+    TRIALS,
+    delete_states,
+)
 from kdtune.config.study import Study
-from kdtune.storage.object_store import BULK_BYTES, ConflictError, Store, Version
-from kdtune.storage.records import Records
+from kdtune.config.text import InputError, LeaseLostError, first_line
+from kdtune.storage.folder import lock_study
+from kdtune.storage.records import Line, Mark, Records, is_running, read_lines, read_study
+from kdtune.storage.store import (
+    BULK_BYTES,
+    SHORT_RETRY_TIMEOUT_SECONDS,
+    ConflictError,
+    Object,
+    Store,
+    Version,
+)
+
+# Copies between a study's working folder on this machine and its place on an object store.
+#
+# An object cannot be appended to, so the records are uploaded as parts that never change
+# afterwards;
+# checkpoints, students and predictions are uploaded whole. An upload replaces the object or
+# fails, so
+# of a run's states the store has the last one alone. The store has precedence: a machine
+# downloads
+# what it needs, in place of earlier files in its folder.
+
 
 PART_SECONDS = 5.0
 """Time between two parts of the records, or a 200th of the time since the start if that is more:
@@ -231,3 +269,479 @@ class RecordsUploader:
             self.mirror.delete(*self._superfluous)
         self._superfluous = []
         self._last = time.monotonic()
+
+
+# Lease that lets one driver at a time write to a study on an object store.
+#
+# A store has no locks. The lease is an object that its holder renews every few seconds; one that
+# is
+# not renewed for LEASE_TIMEOUT_SECONDS has expired. Creating, renewing, taking over and releasing
+# it
+# are conditional writes, so of several drivers that try at once the store lets exactly one
+# through.
+# A driver that has not renewed its lease lately (cut off, suspended) does so before it writes
+# anything else, and stops if it fails.
+
+
+LEASE = "driver.json"
+"""Name of the lease on the store: a JSON object that says who runs the study."""
+LEASE_TIMEOUT_SECONDS = 30.0
+"""A lease that is not renewed for this time has expired."""
+RENEW_SECONDS = LEASE_TIMEOUT_SECONDS / 3
+"""Time between two renewals."""
+POLL_SECONDS = 1.0
+"""Time between two reads of another driver's lease."""
+RELEASE_SECONDS = 3.0
+"""Its holder needs at most this time to delete a lease that it has marked as released."""
+TOKEN = uuid.uuid4().hex
+"""Of this process. Hosts and containers may have names and process numbers in common."""
+
+Holder = dict[str, Any]
+
+
+@contextmanager
+def hold_lease(mirror: Mirror) -> Iterator[None]:
+    """Hold the lease of a study on an object store; do nothing for a study in a folder.
+
+    After the lease is lost nothing more is written to the store, and the mirror's `check` and
+    `push` raise LeaseLostError.
+
+    Raises:
+        InputError: Another driver holds the lease, or the store has no conditional writes.
+    """
+    store = mirror.store
+    if store is None:
+        yield
+        return
+    lease = Lease(mirror, store)
+    lease.acquire()
+    store.guard, mirror.leased = lease.guard, True
+    ended = threading.Event()
+    heartbeat = threading.Thread(target=_keep_renewing, args=(lease, ended), daemon=True)
+    heartbeat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heartbeat.join()
+        # another driver's lease stays; one that cannot be deleted now expires
+        with suppress(LeaseLostError, OSError):
+            lease.release()
+
+
+class Lease:
+    """This process's lease of a study."""
+
+    def __init__(self, mirror: Mirror, store: Store):
+        self.mirror, self._store = mirror, store
+        self._renewals = 0
+        self._renewed = 0.0
+        self._version: dict[str, str] | None = None
+        self._lock = threading.Lock()
+
+    def acquire(self) -> None:
+        """Create the lease, or take over one that has expired.
+
+        Raises:
+            InputError: Another driver holds the lease, or the store has no conditional writes.
+            OSError: The store does not answer.
+        """
+        if self._store.uri.startswith("file:"):
+            raise InputError(
+                f"{self._store.uri} has no conditional writes. Give the folder by its path instead "
+                f"(--out FOLDER)"
+            )
+        self._version = self._wait_for_expiry()
+        self.mirror.lost = None
+        try:
+            self._store.retry(self._write)
+        except ConflictError:
+            found = self._read()
+            if found is None or not _is_ours(read_holder(found)):
+                raise self._refusal(found) from None
+            self._version = found.version  # a write whose answer was lost
+        self._check_conditional_writes()
+
+    def renew(self) -> None:
+        """Renew the lease.
+
+        Raises:
+            LeaseLostError: Another driver has taken over the lease, or it was deleted.
+            OSError: The store does not answer.
+        """
+        with self._lock:
+            self.mirror.check()
+            self._overwrite()
+
+    def guard(self) -> None:
+        """Renew the lease if that was long ago; called before each write.
+
+        Raises:
+            LeaseLostError: Another driver has taken over the lease, or it was deleted.
+        """
+        self.mirror.check()
+        # half of the time, since the write that follows takes some; monotonic clocks stop in sleep
+        if not 0 <= time.time() - self._renewed < LEASE_TIMEOUT_SECONDS / 2:
+            self._store.retry(self.renew)
+
+    def release(self) -> None:
+        """Delete the lease; that of another driver stays.
+
+        Deleting cannot be made conditional. So the lease is first marked as released, by a
+        conditional write; others wait a moment before they take over a marked lease.
+
+        Raises:
+            LeaseLostError: Another driver has taken over the lease, or it was deleted.
+            OSError: The store does not answer.
+        """
+        with self._lock:
+            self.mirror.check()
+            self._store.retry(lambda: self._overwrite(released=True))
+            self._store.guard = lambda: None  # which might renew the lease
+            self._store.delete(LEASE)
+
+    def _overwrite(self, **state: bool) -> None:
+        """Write the lease over this driver's own; raise LeaseLostError if there is none."""
+        while True:
+            try:
+                return self._write(**state)
+            except ConflictError:
+                found = self._store.read(LEASE)
+            if found is None or not _is_ours(read_holder(found)):
+                self.mirror.lost = _loss(self._store.uri, found)
+                raise LeaseLostError(self.mirror.lost)
+            self._version = found.version  # an earlier write whose answer was lost
+
+    def _write(self, **state: bool) -> None:
+        now = time.time()
+        self._renewals += 1  # no two contents are equal, so no two ETags are
+        holder = _this_process() | {"time": now, "renewals": self._renewals} | state
+        content = json.dumps(holder).encode()
+        self._version = self._store.write_if(self._version, content, LEASE)
+        self._renewed = now
+
+    def _read(self) -> Object | None:
+        return self._store.retry(lambda: self._store.read(LEASE))
+
+    def _wait_for_expiry(self) -> dict[str, str] | None:
+        """Return the version of the lease that is there, once it has expired; None if none is.
+
+        A lease has expired if it does not change for the timeout by this machine's monotonic
+        clock. The clocks of two machines are never compared.
+        """
+        found, began = self._read(), time.monotonic()
+        while found is not None:
+            holder = read_holder(found)
+            timeout = RELEASE_SECONDS if holder.get("released") else LEASE_TIMEOUT_SECONDS
+            if _is_abandoned(holder) or time.monotonic() - began >= timeout:
+                return found.version
+            time.sleep(POLL_SECONDS)
+            before, found = found, self._read()
+            if found is not None and found.version != before.version:
+                if not read_holder(found).get("released"):
+                    raise self._refusal(found)
+                began = time.monotonic()
+        return None
+
+    def _refusal(self, found: Object | None) -> InputError:
+        holder = {} if found is None else read_holder(found)
+        return InputError(
+            f"{self._store.uri} is being run on {holder.get('host')} by process "
+            f"{holder.get('pid')}. Wait for it, or give this study another name (--name OTHER)"
+        )
+
+    def _check_conditional_writes(self) -> None:
+        """Raise InputError if the store overwrites an object that may only be created."""
+
+        def attempt() -> None:
+            found = self._store.read(LEASE)
+            if found is not None:
+                with suppress(ConflictError):
+                    self._store.write_if(None, found.content, LEASE)
+                    self._store.delete(LEASE)
+                    raise InputError(
+                        f"{self._store.uri} ignores conditional writes (If-None-Match), which keep "
+                        f"two drivers apart. Use another store, or a shared folder"
+                    )
+
+        self._store.retry(attempt)
+
+
+def _keep_renewing(lease: Lease, ended: threading.Event) -> None:
+    """Renew the lease until the driver ends or has lost it."""
+    while not ended.wait(RENEW_SECONDS):
+        try:
+            lease.renew()
+        except LeaseLostError:
+            return  # the main thread raises it at its next tick
+        except OSError:
+            continue  # an outage: the next renewal may get through
+
+
+def _this_process() -> Holder:
+    """Return who this process is, for other drivers and for its users."""
+    names = {"host": socket.gethostname(), "pid": os.getpid(), "token": TOKEN}
+    with suppress(OSError):  # Linux only
+        names |= {"boot": _boot(), "started": _started(os.getpid())}
+    return names
+
+
+def _is_abandoned(holder: Holder) -> bool:
+    """Return True if the holder was a process of this machine that has provably ended.
+
+    The machine is the same if it is the same boot of a kernel and the same namespace of process
+    numbers: containers and clones can have one host name, and processes one number.
+    """
+    if _is_ours(holder):
+        return True  # this process could not release it
+    try:
+        if holder.get("boot") != _boot() or holder.get("host") != socket.gethostname():
+            return False
+        os.kill(int(holder["pid"]), 0)
+        return _started(int(holder["pid"])) != str(holder["started"])
+    except ProcessLookupError:
+        return True
+    except (OSError, KeyError, TypeError, ValueError):  # a process of another user, or no Linux
+        return False
+
+
+def _boot() -> str:
+    """Return what identifies a boot of this machine and a namespace of process numbers."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, in clock ticks since the boot; "" if it has ended."""
+    # the second field, in parentheses, may hold spaces: count from its end
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def read_holder(found: Object) -> Holder:
+    """Return who holds a lease; an empty dictionary if its content is no JSON object."""
+    try:
+        holder = json.loads(found.content)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _is_ours(holder: Holder) -> bool:
+    return (holder.get("pid"), holder.get("token")) == (os.getpid(), TOKEN)
+
+
+def _loss(uri: str, found: Object | None) -> str:
+    """Return how the lease was lost, in a sentence."""
+    if found is None:
+        return (
+            f"the lease of this driver on {uri} is gone: another driver has run the study "
+            f"meanwhile, or {LEASE} was deleted. The same command resumes the study"
+        )
+    holder = read_holder(found)
+    return (
+        f"{uri} was taken over by process {holder.get('pid')} on {holder.get('host')} while this "
+        f"driver was cut off. The study continues there"
+    )
+
+
+# Copy of a study on an object store, for reading it.
+
+
+READ = (STUDY, PROVENANCE, PREDICTIONS, COSTS, TEACHER_ACCURACY)
+"""Files that `load` and the report read, besides the records."""
+
+
+class FetchedStudy(NamedTuple):
+    """A copy of what `load` reads of a study."""
+
+    folder: Path
+    """Temporary; deleted when the process ends."""
+    is_running: bool
+    """Whether a driver held the study's lease."""
+
+
+def fetch(uri: str) -> FetchedStudy:
+    """Download what `load` reads of a study on an object store.
+
+    Raises:
+        InputError: The place cannot be read, or holds no study.
+    """
+    folder = _temporary_folder()
+    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
+    try:
+        is_running = _is_running(store)
+        of_teachers = [n for n in store.names(TEACHER) if n.endswith(f"/{TEACHER_RECORD}")]
+        others = [*store.names("epochs"), *of_teachers, *store.names(THUMBNAILS)]
+        store.get_all([*READ, *others], folder)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+    if not (folder / STUDY).exists():
+        raise InputError(f"the place of a study must hold {STUDY}, but {uri} does not")
+    return FetchedStudy(folder, is_running)
+
+
+def _is_running(store: Store) -> bool:
+    """Return whether a driver has renewed the study's lease lately.
+
+    Both times are the store's own: this machine's clock may be wrong by more than the timeout.
+    """
+    found = store.retry(lambda: store.read(LEASE))
+    if found is None or read_holder(found).get("released"):
+        return False
+    return store.clock() - found.modified < LEASE_TIMEOUT_SECONDS
+
+
+def fetch_students(uri: str) -> tuple[Path, list[str]]:
+    """Download students.json of a study on an object store.
+
+    Returns:
+        The folder students/ in a temporary copy of the study, and the names of all its files on
+        the store, students/...; `fetch_file` downloads the others.
+
+    Raises:
+        InputError: The place cannot be read, or holds no students.
+    """
+    folder = _temporary_folder()
+    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
+    try:
+        names = store.names(STUDENTS)
+        store.get_all([f"{STUDENTS}/{STUDENTS_CONFIG}", PROVENANCE], folder)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+    if not names:
+        raise InputError(
+            f"{uri} has no folder {STUDENTS}/, which is written when a study is complete; give the "
+            f"place of a study, or repeat the study's command"
+        )
+    return folder / STUDENTS, names
+
+
+def fetch_file(uri: str, name: str, folder: Path) -> None:
+    """Download one file of a study on an object store into a folder, under the same name.
+
+    Raises:
+        InputError: The store cannot be read.
+    """
+    try:
+        Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).get(name, folder / name)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+
+
+def _temporary_folder() -> Path:
+    """Return a new folder that is deleted when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="kdtune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# Runs that are dropped from a study, and restored: records appended while no driver runs it.
+#
+# A dropped run stays in the records, counts in no table, and is not run again unless
+# `--rerun-dropped` asks for it.
+
+
+class _Standing(NamedTuple):
+    """Runs of a study by trial_id."""
+
+    started: dict[str, Line]
+    dropped: dict[str, Line]
+
+
+def mark_trials(
+    place: str, drop: Sequence[str], restore: Sequence[str], reason: str | None = None
+) -> None:
+    """Drop runs of a study and restore dropped ones; all of them, or none if one is refused.
+
+    Args:
+        place: Folder of the study, or its URI on an object store.
+        drop: Ids of the trials to drop.
+        restore: Ids of dropped trials that count again, with the results that they had.
+        reason: Why; recorded and shown with the runs.
+
+    Raises:
+        InputError: A driver runs the study, or a trial is not in a state to be dropped or restored.
+    """
+    wanted: dict[Mark, list[str]] = {
+        "drop": list(dict.fromkeys(drop)),
+        "restore": list(dict.fromkeys(restore)),
+    }
+    if both := set(drop) & set(restore):
+        raise InputError(
+            f"--drop and --restore must name different runs, but both name {min(both)}"
+        )
+    with _hold(place) as (folder, mirror):
+        standing = _read_standing(folder)
+        for kind, trials in wanted.items():
+            _check(kind, trials, standing, place)
+        with Records(folder) as records:
+            for kind, trials in wanted.items():
+                for trial in trials:
+                    records.mark(kind, standing.started[trial], reason)
+        mirror.push(EPOCHS)
+        for trial in drop:  # a run that is dropped for a fault must not continue from its state
+            delete_states(folder / TRIALS / trial / CHECKPOINT)
+            mirror.delete(f"{TRIALS}/{trial}/{CHECKPOINT}")
+
+
+@contextmanager
+def _hold(place: str) -> Iterator[tuple[Path, Mirror]]:
+    """Hold the lock of a study, on a store its lease; yield its folder with current records."""
+    if "://" in place:
+        copy = fetch(place)
+        _refuse_if_running(copy.is_running, place)
+        uri, mark, options = place.partition("?")
+        out, _, name = uri.rstrip("/").rpartition("/")
+        study = replace(read_study(copy.folder), out=f"{out}{mark}{options}", name=name)
+        folder = study.folder
+    else:
+        folder = Path(place).expanduser()
+        study = read_study(folder)
+        _refuse_if_running(is_running(folder), place)
+        if study.uri is not None and folder.resolve() == study.folder.resolve():
+            raise InputError(f"{place} is a copy of {study.uri}; give that URI instead")
+        study = replace(study, out=str(folder.resolve().parent), name=folder.resolve().name)
+    mirror = Mirror(study)
+    with lock_study(folder), hold_lease(mirror):
+        mirror.pull_folders(EPOCHS)
+        yield folder, mirror
+
+
+def _refuse_if_running(running: bool, place: str) -> None:
+    if running:
+        raise InputError(
+            f"--drop and --restore need a study that is not running, but {place} is; wait for its "
+            f"end, or stop it with Ctrl-C"
+        )
+
+
+def _read_standing(folder: Path) -> _Standing:
+    standing = _Standing({}, {})
+    for line in read_lines(folder)[0]:
+        if line["kind"] == "start":
+            standing.started[line["trial_id"]] = line
+        if line["kind"] == "drop":
+            standing.dropped[line["trial_id"]] = line
+        elif line["kind"] in ("start", "restore"):
+            standing.dropped.pop(line["trial_id"], None)
+    return standing
+
+
+def _check(kind: Mark, trials: Sequence[str], standing: _Standing, place: str) -> None:
+    """Raise InputError unless all trials are in a state to be dropped or restored."""
+    for trial in trials:
+        if trial not in standing.started:
+            near = get_close_matches(trial, standing.started, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"--{kind} must be the trial_id of runs of {place}, but got {trial}{hint}"
+            )
+        if kind == "drop" and trial in standing.dropped:
+            raise InputError(
+                f"--drop must be runs that are not dropped yet, but got {trial}; --restore {trial} "
+                f"undoes it"
+            )
+        if kind == "restore" and trial not in standing.dropped:
+            names = ", ".join(standing.dropped) or "there are none"
+            raise InputError(f"--restore must be dropped runs ({names}), but got {trial}")

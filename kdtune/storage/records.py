@@ -1,29 +1,480 @@
-"""Writer and reader of a study's records: JSON lines, epoch by epoch."""
+"""Records of a study: their schema, writer and reader."""
 
+import base64
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TextIO
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Self, TextIO
 
-from kdtune.config.base_run import BaseRun
-from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
-from kdtune.config.migrations import check_schema, migrate, schema_of
-from kdtune.config.study import Study
-from kdtune.storage.correctness import CORRECT
-from kdtune.storage.record_check import RecordCheck
-from kdtune.storage.rounds import Round
-from kdtune.storage.schema import (
-    Line,
-    describe_first,
-    parse_line,
-    parse_provenance,
-    parse_study,
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    with_config,
 )
+from pydantic_core import ErrorDetails, from_json
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+
+from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
+from kdtune.config.run import BaseRun, check_schema, migrate, name_trial, schema_of
+from kdtune.config.study import Study, recorded_run
+from kdtune.config.task import METRICS
+from kdtune.config.text import InputError, first_line, printable
+
+# Correctness of each example as short text, for the records.
+#
+# With it the plan of a study knows, from the records alone, how much an accuracy depends on the
+# images. N examples take N / 6 characters.
+
+
+CORRECT = "correct"
+"""Name of the text in the records of val at the last epoch."""
+
+
+def pack_correct(correct: ArrayLike) -> str:
+    """Return whether each of N predictions is correct, bool [N], as bits in base64."""
+    return base64.b64encode(np.packbits(np.asarray(correct, dtype=bool)).tobytes()).decode()
+
+
+def unpack_correct(line: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Return whether each prediction is correct, bool [N], from a record of a split.
+
+    None for records of version 0.12 and older, which lack it, and for damaged ones.
+    """
+    with suppress(KeyError, TypeError, ValueError):
+        packed = np.frombuffer(base64.b64decode(line[CORRECT], validate=True), dtype=np.uint8)
+        count = int(line["n_examples"])
+        if -(-count // 8) == len(packed):
+            return np.unpackbits(packed, count=count).astype(bool)
+    return None
+
+
+# Round of final repeats: the record that fixes its finalists before the first of them starts.
+
+
+FINALISTS = "finalists"
+"""Kind of the record."""
+
+
+class FinalPair(NamedTuple):
+    """The finalists of one student, by config_id; None for an arm without any score."""
+
+    student: str
+    baseline: str | None
+    distilled: str | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of final repeats and the configurations that run it."""
+
+    number: int
+    """From 0. A study that is extended begins another round."""
+    first_repeat: int
+    """Number of the first of its repeats."""
+    pairs: tuple[FinalPair, ...]
+    """The finalists of each student."""
+    ranking: tuple[str, ...]
+    """The finalists by search and confirmation, the best first, by config_id."""
+    default: str | None = None
+    """config_id of the recipe's default, which runs the round, too, and takes no part in any
+    decision; None if it is not among the study's configurations."""
+    is_recorded: bool = True
+    """Whether the finalists were recorded before their first final repeat; versions before schema 4
+    did not do that, and `pairs` and `ranking` of their studies are empty."""
+
+    @property
+    def finalists(self) -> frozenset[str]:
+        """The config_id of each finalist."""
+        return frozenset(self.ranking)
+
+    def best(self, among: Collection[str]) -> str | None:
+        """Return the best finalist, by search and confirmation, of those that are `among`."""
+        return next((config for config in self.ranking if config in among), None)
+
+    def to_line(self) -> dict[str, Any]:
+        """Return the content of the record, without its time."""
+        return {
+            "kind": FINALISTS,
+            "round": self.number,
+            "first_repeat": self.first_repeat,
+            "finalists": [pair._asdict() for pair in self.pairs],
+            "best": self.ranking[0],
+            "ranking": list(self.ranking),
+            "default": self.default,
+        }
+
+    @staticmethod
+    def from_line(line: Mapping[str, Any]) -> "Round":
+        """Return the round of a record; raise KeyError or TypeError if it is damaged."""
+        pairs = tuple(FinalPair(**pair) for pair in line["finalists"])
+        ranking = tuple(line["ranking"])
+        return Round(line["round"], line["first_repeat"], pairs, ranking, line["default"])
+
+    @staticmethod
+    def unrecorded(first_repeat: int) -> "Round":
+        """Return the round of final repeats that an older version ran without a record."""
+        return Round(0, first_repeat, (), (), None, is_recorded=False)
+
+
+# Schema of the JSON files of a study, and the one reader of them.
+#
+# Whatever is not as declared here is refused while it is read: other types, numbers that are not
+# finite or out of range, missing fields, deep nesting. So nothing behind the reader checks again.
+# Texts may be shown anywhere: their control characters are escaped.
+
+
+Line = dict[str, Any]
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+OPEN = STRICT | ConfigDict(extra="allow")
+"""For records with fields of later versions, and with metrics of the user's own."""
+
+Text = Annotated[str, AfterValidator(printable)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+ConfigId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-r\d{2,16}$")]
+"""A folder has this name."""
+
+
+def _as_is(text: str) -> str:
+    """Return a text; raise ValueError if it has characters that may not be shown."""
+    if printable(text) != text:
+        raise ValueError("holds control characters")
+    return text
+
+
+ConfigValue = int | float | Annotated[str, AfterValidator(_as_is)] | None
+"""Of a hyperparameter: it is compared with those of the study, so it is not escaped."""
+
+
+class OfTrial(TypedDict):
+    """What every record of a trial has."""
+
+    trial_id: TrialId
+    config_id: ConfigId
+    repeat: Count
+    time: Seconds
+
+
+@with_config(OPEN)
+class Start(OfTrial):
+    """A trial starts."""
+
+    kind: Literal["start"]
+    attempt: Count
+    config: dict[str, ConfigValue]
+    epochs: Count | None
+    phase: NotRequired[Literal["search", "confirm", "final"]]
+
+
+@with_config(OPEN)
+class Epoch(OfTrial):
+    """Metrics of one split after an epoch of a trial, besides these fields."""
+
+    kind: Literal["epoch"]
+    attempt: Count
+    split: Literal["train", "val", "test"]
+    epoch: Count
+    seconds: Seconds
+    n_examples: NotRequired[Count | None]
+    correct: NotRequired[str | None]
+
+
+@with_config(OPEN)
+class End(OfTrial):
+    """A trial ended."""
+
+    kind: Literal["end"]
+    attempt: Count
+    status: Literal["completed", "pruned", "failed"]
+    error: Text | None
+    node: Text | None
+
+
+@with_config(OPEN)
+class MarkLine(OfTrial):
+    """A trial is dropped from the study, or restored."""
+
+    kind: Literal["drop", "restore"]
+    reason: Text | None
+
+
+class Pair(TypedDict):
+    """The finalists of one student."""
+
+    student: Text
+    baseline: ConfigId | None
+    distilled: ConfigId | None
+
+
+@with_config(OPEN)
+class Finalists(TypedDict):
+    """The finalists of a round of final repeats."""
+
+    kind: Literal["finalists"]
+    round: Count
+    first_repeat: Count
+    finalists: list[Pair]
+    ranking: Annotated[list[ConfigId], Field(min_length=1)]
+    default: ConfigId | None
+    time: Seconds
+
+
+LINE: TypeAdapter[Any] = TypeAdapter(
+    Annotated[Start | Epoch | End | MarkLine | Finalists, Discriminator("kind")]
+)
+
+
+@with_config(OPEN)
+class StudyFile(TypedDict):
+    """The envelope of study.json; `Study` checks the fields of a study."""
+
+    schema: NotRequired[Annotated[int, Field(ge=1)]]
+    fingerprints: NotRequired[dict[str, Text]]
+    run: NotRequired[dict[str, JsonValue]]
+    space: dict[str, list[JsonValue] | dict[str, JsonValue]]
+
+
+STUDY_FILE: TypeAdapter[Any] = TypeAdapter(StudyFile)
+
+
+class Extra(TypedDict):
+    """Images without labels."""
+
+    examples: Count
+    source: Text
+
+
+@with_config(OPEN)
+class ValCut(TypedDict):
+    """The part of train that is val."""
+
+    share: float
+    seed: int
+
+
+@with_config(OPEN)
+class DataSet(TypedDict, total=False):
+    """The data of a study."""
+
+    kind: Text
+    examples: dict[Text, dict[Text, Count]]
+    examples_text: dict[Text, Text]
+    val_cut: ValCut | None
+    extra: Extra | None
+
+
+@with_config(OPEN)
+class Machine(TypedDict, total=False):
+    """The machine of the driver."""
+
+    system: Text | None
+    processor: Text | None
+    cores: Count | None
+
+
+class RecipeRow(TypedDict):
+    """A setting of the recipe and where its value comes from."""
+
+    setting: Text
+    value: Text
+    source: Text
+
+
+@with_config(OPEN)
+class Provenance(TypedDict, total=False):
+    """provenance.json: how and with what a study was begun. No number depends on it."""
+
+    data: Text
+    teacher: Text
+    student: Text
+    classes: list[Text]
+    data_set: DataSet
+    machine: Machine
+    python: Text
+    versions: dict[Text, Text]
+    command: list[Text]
+    warnings: list[Text]
+    recipe: list[RecipeRow]
+    models: dict[Text, dict[str, JsonValue]]
+    sources: dict[Text, dict[str, JsonValue]]
+    views: dict[str, JsonValue]
+    input: dict[str, JsonValue] | None
+
+
+PROVENANCE_SCHEMA: TypeAdapter[Any] = TypeAdapter(Provenance)
+
+
+class TeacherEpoch(TypedDict):
+    """Accuracy of a teacher after an epoch of its fine-tuning."""
+
+    epoch: int
+    train: NotRequired[Share | None]
+    val: NotRequired[Share | None]
+
+
+@with_config(OPEN)
+class TeacherFile(TypedDict, total=False):
+    """teacher.json, as far as results and report show it."""
+
+    run: dict[str, JsonValue]
+    classes: list[Text] | None
+    kept_epoch: int | None
+    acc_before: Share | None
+    history: list[TeacherEpoch] | None
+    epochs: Count
+    val: dict[str, float | None] | None
+
+
+TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
+
+
+def parse_line(text: bytes) -> Line:
+    """Return a record; raise ValueError if it is none."""
+    line: Line = LINE.validate_json(text)
+    if line["kind"] != FINALISTS and line["trial_id"] != name_trial(
+        line["config_id"], line["repeat"]
+    ):
+        raise ValueError("trial_id must be made of config_id and repeat")
+    return line
+
+
+def parse_study(text: bytes) -> dict[str, Any]:
+    """Return the content of study.json; raise ValueError if it is none."""
+    values: dict[str, Any] = STUDY_FILE.validate_json(text)
+    return values
+
+
+def parse_provenance(text: bytes) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of provenance.json, and why fields of it are left out.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    return _without_damaged(PROVENANCE_SCHEMA, text)
+
+
+def parse_teacher(text: bytes) -> dict[str, Any]:
+    """Return the content of teacher.json without fields that are damaged.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    return _without_damaged(TEACHER, text)[0]
+
+
+def _without_damaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of an object that are as declared, and why others are not."""
+    try:
+        return adapter.validate_json(text), []
+    except ValidationError as error:
+        faults = {str(e["loc"][0]): describe(e) for e in error.errors() if e["loc"]}
+        if not faults:
+            raise
+    kept = {name: own for name, own in from_json(text).items() if name not in faults}
+    return adapter.validate_python(kept), list(faults.values())
+
+
+def describe(error: ErrorDetails) -> str:
+    """Return one error of a ValidationError in words, such as "classes.3: a valid string"."""
+    place = ".".join(str(part) for part in error["loc"])
+    words = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return printable(f"{place}: {words}" if place else words)
+
+
+def describe_first(error: ValueError) -> str:
+    """Return the first error of what a parser of this module has raised, in words."""
+    return describe(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
+
+
+# Check of a study's records against the study, beyond the form that `schema` declares.
+
+
+ROUNDING = 1e-6
+"""By which a share may lie outside [0, 1]."""
+NO_METRICS = frozenset(Epoch.__annotations__)
+
+
+class RecordCheck:
+    """Check of each record against the study and the records before it."""
+
+    def __init__(self, study: Study | None):
+        self._study = study
+        self._known: dict[str, Mapping[str, Any]] = {}
+        self._planned: dict[str, int | None] = {}
+        self._seen: dict[str, int] = {}
+        self._score = None if study is None else study.task.score
+        metrics = METRICS if study is None else study.task.metrics
+        self._shares = [name for name, metric in metrics.items() if metric.is_share]
+
+    def counts(self, line: Line) -> bool:
+        """Return whether the next record counts.
+
+        It does not if its trial has not started, or is recorded as completed without its last
+        epochs.
+
+        Raises:
+            ValueError, KeyError, TypeError: The study cannot have such a record.
+        """
+        if line["kind"] == FINALISTS:
+            return True
+        kind, trial = line["kind"], line["trial_id"]
+        if kind == "start":
+            self._check_config(line["config_id"], line["config"])
+            self._planned[trial] = line["epochs"]
+        elif kind == "epoch":
+            self._check_epoch(line)
+        if trial not in self._planned:
+            return False
+        if kind == "epoch" and line["split"] == "val":
+            self._seen[trial] = line["epoch"] + 1
+        if kind == "end" and line["status"] == "completed":
+            return self._seen.get(trial, 0) >= max(1, self._planned[trial] or 0)
+        return True
+
+    def _check_config(self, config_id: str, config: Mapping[str, Any]) -> None:
+        if self._study is None or self._known.get(config_id) == config:
+            return
+        if recorded_run(self._study, config).config_id != config_id:
+            raise ValueError("config_id must be that of config")
+        self._known[config_id] = config
+
+    def _check_epoch(self, line: Line) -> None:
+        planned = self._planned.get(line["trial_id"])
+        if planned is not None and line["epoch"] >= planned:
+            raise ValueError("epoch must be less than the number of epochs")
+        for name, value in line.items():
+            if name not in NO_METRICS and value is not None and not _is_finite(value):
+                raise ValueError(f"{name} must be a finite number")
+        for name in self._shares:
+            value = line.get(name)
+            if value is not None and not -ROUNDING <= value <= 1 + ROUNDING:
+                raise ValueError(f"{name} must lie in [0, 1]")
+        if self._score is not None and line["split"] == "val" and line[self._score] is None:
+            raise ValueError(f"{self._score} must be a number")
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (float, int) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+# Writer and reader of a study's records: JSON lines, epoch by epoch.
+
 
 PART = re.compile(r"\d{5,9}\.jsonl")
 """Name of a part of the records."""

@@ -1,13 +1,6 @@
-"""The stream of one repeat: its batches, computed once and shared by every configuration.
+"""The stream of one repeat: its batches, computed once and shared by every configuration."""
 
-The order of the images, their augmented views, the labels, the teacher's logits on exactly those
-views, its features where a loss compares them and, if the student's backbone is frozen, those of
-the student depend on the data, the models, the repeat and the epoch, and on nothing that is
-searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk at a time
-from the cache. Logits are stored as they are: the temperature is applied later.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -16,18 +9,71 @@ from torch import Tensor
 
 from kdtune.config.run import Run
 from kdtune.data.dataset import Data
+from kdtune.data.views import Mixture
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
-from kdtune.streams.batches import Batch, rebatched
-from kdtune.streams.chunks import Chunks
-from kdtune.streams.extra import ExtraImages
-from kdtune.streams.features import Features
-from kdtune.streams.keys import Part
-from kdtune.streams.mixtures import mixed, mixed_labels
-from kdtune.streams.resources import Resources
-from kdtune.streams.shards import ShardedViews, view_shape, view_size
-from kdtune.streams.teacher_passes import Inputs, Place, TeacherPasses
+from kdtune.models.outputs import Teacher
+from kdtune.streams.cache import Part
+from kdtune.streams.passes import Features, Inputs, Place, TeacherPasses
+from kdtune.streams.views import (
+    Batch,
+    Chunks,
+    ExtraImages,
+    Resources,
+    ShardedViews,
+    rebatched,
+    view_shape,
+    view_size,
+)
 from kdtune.streams.working_set import working_set
+
+# Mixed training batches: an epoch's examples, put into training batches and mixed.
+
+
+def mixed(run: Run, epoch: int, batches: Iterable[Batch], shape: torch.Size) -> Iterator[Batch]:
+    """Yield the training batches of an epoch, mixed.
+
+    Args:
+        run: Its mixing, batch size, seed and repeat.
+        epoch: Of training.
+        batches: All examples of the epoch in its order, with views or without.
+        shape: Of a view.
+    """
+    for number, batch in enumerate(rebatched(batches, run.labelled_per_batch)):
+        mixture = Mixture.draw(run, epoch, number, len(batch), shape)
+        yield replace(
+            batch,
+            views=None if batch.views is None else mixture.of(batch.views),
+            partners=batch.labels[mixture.partners],
+            shares=torch.full((len(batch),), mixture.share),
+        )
+
+
+def mixed_labels(run: Run, epoch: int, labels: Tensor, shape: torch.Size) -> Batch:
+    """Return the labels, partners and shares of a whole epoch as one batch without views.
+
+    Args:
+        run: Its mixing, batch size, seed and repeat.
+        epoch: Of training.
+        labels: In the order of the epoch, int64 [N].
+        shape: Of a view.
+    """
+    every = list(mixed(run, epoch, [Batch(labels)], shape))
+    partners = torch.cat([batch.partners for batch in every if batch.partners is not None])
+    shares = torch.cat([batch.shares for batch in every if batch.shares is not None])
+    return Batch(labels, partners=partners, shares=shares)
+
+
+# The stream of one repeat: its batches, computed once and shared by every configuration.
+#
+# The order of the images, their augmented views, the labels, the teacher's logits on exactly
+# those
+# views, its features where a loss compares them and, if the student's backbone is frozen, those
+# of
+# the student depend on the data, the models, the repeat and the epoch, and on nothing that is
+# searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk at a
+# time
+# from the cache. Logits are stored as they are: the temperature is applied later.
+
 
 EVALUATION_BATCH = 64
 

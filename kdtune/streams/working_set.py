@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdtune.config.hyperparameters import ends_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import ends_of
+from kdtune.data.arrays import with_extra
 from kdtune.data.dataset import Data
-from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Model, networks
-from kdtune.streams.extra import extra_computed
-from kdtune.streams.keys import Key
-from kdtune.streams.resources import Resources
-from kdtune.streams.shards import view_bytes, view_size
-from kdtune.streams.variants import Variant, variants_with
+from kdtune.models.outputs import Model, networks
+from kdtune.streams.cache import Key
+from kdtune.streams.views import (
+    Resources,
+    Variant,
+    extra_computed,
+    variants_with,
+    view_bytes,
+    view_size,
+)
 
 FLOAT_BYTES = 4
 LARGEST = {"trainable": "head", "batch_norm": "train"}

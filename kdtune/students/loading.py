@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,21 +12,209 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtune.config.errors import InputError, first_line
-from kdtune.config.files import STUDENTS
-from kdtune.config.names import OBJECT, is_object
+from kdtune.config.fields import OBJECT, Role, is_named_data, is_object
+from kdtune.config.files import PROVENANCE, STUDENTS, STUDENTS_CONFIG, STUDY, student_file
 from kdtune.config.objects import Passed
+from kdtune.config.records import InputRecord, ModelRecord, StudentsRecord, read_students_record
 from kdtune.config.run import Run
-from kdtune.config.student_record import InputRecord, ModelRecord
 from kdtune.config.study import Study
+from kdtune.config.text import InputError, first_line
+from kdtune.data.sources import SOURCES
 from kdtune.data.views import evaluation
-from kdtune.models.classifier import Classifier
-from kdtune.models.preprocessing import Preprocessing
-from kdtune.models.registry import build
+from kdtune.models.classifier import Classifier, Preprocessing
+from kdtune.models.registry import build, build_model
 from kdtune.models.weights import check_finite, differences
-from kdtune.students.earlier import input_of, known_classes
-from kdtune.students.places import FoundStudents, find_students
+from kdtune.storage.mirror import fetch_file, fetch_students
+from kdtune.storage.records import read_lines, read_provenance, read_study
 from kdtune.students.trained import StudentInput, TrainedStudent
+
+# Input of students whose students.json does not record it, as earlier versions wrote it.
+#
+# It then follows from the run, the models by name and the weights.
+
+
+def known_classes(run: Run) -> tuple[str, ...]:
+    """Return the names of the classes if kdtune holds the data itself; else ()."""
+    return SOURCES[run.data]().classes if run.data in SOURCES else ()
+
+
+def input_of(
+    record: StudentsRecord, classes: int, weights: Mapping[str, Tensor]
+) -> tuple[InputRecord | None, Mapping[str, Any] | None]:
+    """Return one view and the preprocessing of students of an earlier version.
+
+    Args:
+        record: Without `input`, perhaps without `preprocessing`.
+        classes: K.
+        weights: State dict of one student.
+
+    Returns:
+        The view, None if the data may be other tensors, and the preprocessing as students.json
+        would have it, None for tensors.
+
+    Raises:
+        InputError: The size of the views is not known.
+    """
+    run = record.configured_run
+    if record.preprocessing is None and ":" in run.data and not run.data.startswith("torchvision:"):
+        return None, None
+    steps = record.preprocessing or _steps(run, classes)
+    files = not is_named_data(run.data)
+    channels = 3 if files else _channels(weights)
+    size = int(steps["image_size"])
+    kind = "files" if files else "images"
+    return InputRecord(kind, (channels, size, size), "uint8"), steps
+
+
+def _steps(run: Run, classes: int) -> dict[str, Any]:
+    """Return the preprocessing of a run of version 0.1, which recorded none."""
+    own = _preprocessing(run, "student", classes)
+    members = [_preprocessing(member, "teacher", classes) for member in run.teacher_members]
+    sizes = [p.size for p in (own, *members) if p.size]
+    size = run.image_size or max(sizes, default=0)
+    if not size and run.data in SOURCES:
+        images = SOURCES[run.data]().splits["train"].inputs
+        size = images.shape[-1] if isinstance(images, Tensor) else 0
+    if not size:
+        raise InputError(
+            f"the image size of these students is not known, since an earlier version of kdtune "
+            f"wrote them; load {run.student} and the weights with plain PyTorch"
+        )
+    fields = {name: getattr(own, name) for name in ("size", "channels", "mean", "std")}
+    return {
+        "image_size": size,
+        "eval_crop": run.eval_crop,
+        "eval_interpolation": run.eval_interpolation,
+        "interpolation": own.interpolation,
+        **fields,
+    }
+
+
+def _preprocessing(run: Run, role: Role, classes: int) -> Preprocessing:
+    return build_model(run, role, classes, seed=0, weights="none").preprocessing
+
+
+def _channels(weights: Mapping[str, Tensor]) -> int:
+    """Return the channels that the first convolution takes; 3 if there is none."""
+    first = next((value for value in weights.values() if value.ndim == 4), None)
+    return 1 if first is not None and first.shape[1] == 1 else 3
+
+
+# Where a study's students are: the study's folder, its students/, one file, an object store.
+
+
+SUFFIX = ".safetensors"
+WANTED = (
+    f"a study's folder, its {STUDENTS}/, an s3:// place of a study or a file in {STUDENTS}/ "
+    f"({student_file(0)})"
+)
+
+
+@dataclass(frozen=True)
+class FoundStudents:
+    """A folder of students, and what is known of them."""
+
+    folder: Path
+    """Holds students.json and files of weights; of an object store only those that were asked
+    for."""
+    record: StudentsRecord
+    repeats: tuple[int, ...]
+    """Repeats that have a file of weights, ascending."""
+    named: int | None = None
+    """The repeat whose file the user named."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, if the record or the study around it has them."""
+    uri: str | None = None
+    """The study on an object store, if it is on one."""
+
+    def file(self, repeat: int) -> Path:
+        """Return the file of weights of a repeat; one on an object store is downloaded."""
+        file = self.folder / student_file(repeat)
+        if self.uri is not None and not file.exists():
+            fetch_file(self.uri, f"{STUDENTS}/{file.name}", self.folder.parent)
+        return file
+
+
+def find_students(place: str | Path) -> FoundStudents:
+    """Return the students of a place.
+
+    Args:
+        place: A study's folder, an s3:// place of a study, a folder students/ or a file in it.
+
+    Raises:
+        InputError: There is no such place, or it has no students.
+    """
+    if "://" in str(place):
+        uri = str(place).rstrip("/").removesuffix(f"/{STUDENTS}")
+        folder, names = fetch_students(uri)
+        return _read(folder, [Path(name).name for name in names], uri=uri)
+    path = Path(place).expanduser()
+    if path.is_file():
+        return _of_file(path)
+    if not path.is_dir():
+        raise InputError(f"STUDENT must be {WANTED}, but {path} does not exist")
+    if (path / STUDY).is_file():
+        if not (path / STUDENTS).is_dir():
+            raise InputError(_why_none(path))
+        path = path / STUDENTS
+    elif not (path / STUDENTS_CONFIG).is_file() and not list(path.glob(f"*{SUFFIX}")):
+        raise InputError(f"STUDENT must be {WANTED}, but {path} holds neither")
+    return _read(path, [file.name for file in path.iterdir()])
+
+
+def _of_file(file: Path) -> FoundStudents:
+    repeat = _repeat(file.name)
+    if repeat is None:
+        raise InputError(f"STUDENT must be {WANTED}, but got the file {file}")
+    found = _read(file.parent, [one.name for one in file.parent.iterdir()])
+    return FoundStudents(found.folder, found.record, found.repeats, repeat, found.classes)
+
+
+def _read(folder: Path, names: list[str], uri: str | None = None) -> FoundStudents:
+    record = read_students_record(folder)
+    repeats = sorted(repeat for name in names if (repeat := _repeat(name)) is not None)
+    if not repeats:
+        raise InputError(
+            f"a folder of students must hold files {student_file(0)}, ..., but {uri or folder} "
+            f"holds none; copy the whole folder {STUDENTS}/ of the study"
+        )
+    classes = record.classes
+    if not classes and (folder.parent / PROVENANCE).is_file() and folder.name == STUDENTS:
+        classes = tuple(map(str, read_provenance(folder.parent).get("classes", ())))
+    return FoundStudents(folder, record, tuple(repeats), None, classes, uri)
+
+
+def _repeat(name: str) -> int | None:
+    """Return the repeat of a file of weights in students/; None for other files."""
+    number = name.removeprefix("repeat-").removesuffix(SUFFIX)
+    is_one = number.isdecimal() and student_file(int(number)) == name
+    return int(number) if is_one else None
+
+
+def _why_none(study: Path) -> str:
+    """Return why a study has no students, and what would do."""
+    saved = read_study(study)
+    if not saved.task.is_distillation:
+        return (
+            f"{study} has no students, since its trials are a training function of your own; load "
+            f"what that function has saved"
+        )
+    ended = [line for line in read_lines(study)[0] if line["kind"] == "end"]
+    if not any(line["status"] == "completed" for line in ended):
+        return f"{study} has no students yet, since no run has completed; run the study's command"
+    if saved.keep == "none":
+        return (
+            f"{study} has no students, since the study was run with --keep none; run it again with "
+            f"--keep best and another --name"
+        )
+    return (
+        f"{study} has no folder {STUDENTS}/, which is written when the study is complete; repeat "
+        f"the study's command"
+    )
+
+
+# Loading of trained students.
+
 
 AGAIN = "copy the file again, or choose another repeat"
 OF_VIEWS = ("image_size", "orientation", "eval_crop", "eval_interpolation")

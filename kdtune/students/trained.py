@@ -1,6 +1,8 @@
-"""A trained student as a torch module, from images to probabilities."""
+"""A trained student as a torch module, and its predictions of image files."""
 
-from collections.abc import Mapping
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,13 +10,16 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.config.errors import InputError
-from kdtune.config.run_data import Orientation
-from kdtune.config.student_record import StudentsRecord
-from kdtune.data.decoding import decode
+from kdtune.config.records import StudentsRecord
+from kdtune.config.run import Orientation
+from kdtune.config.text import InputError
+from kdtune.data.dataset import decode
 from kdtune.data.views import Resizing
-from kdtune.models.preprocessing import Preprocessing
+from kdtune.models.classifier import Preprocessing
+
+# A trained student as a torch module, from images to probabilities.
 
 
 @dataclass(frozen=True)
@@ -171,3 +176,115 @@ class TrainedStudent(nn.Module):
 
 def _words(dtype: torch.dtype | None) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+# Predictions of image files, in batches.
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Prediction of one image."""
+
+    file: Path
+    probabilities: Tensor | None
+    """Probability of each class, float32 [K], on the CPU; None if the file cannot be read."""
+    fault: str = ""
+    """Why it cannot be read, as a sentence."""
+
+
+def predict_files(
+    student: TrainedStudent, files: Sequence[Path], batch_size: int
+) -> Iterator[Prediction]:
+    """Yield the prediction of each file, in order.
+
+    Images are decoded in threads while the student predicts the batch before.
+
+    Args:
+        student: On the device where it is to predict.
+        files: Image files. One that cannot be read does not stop the others.
+        batch_size: Images that are predicted at once.
+    """
+
+    def view(file: Path) -> Tensor | str:
+        try:
+            return student.view(file)
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        waiting: list[tuple[Sequence[Path], list[Future[Tensor | str]]]] = []
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            waiting.append((batch, [pool.submit(view, file) for file in batch]))
+            if len(waiting) > 1:
+                yield from _predict(student, *waiting.pop(0))
+        for batch, views in waiting:
+            yield from _predict(student, batch, views)
+
+
+def _predict(
+    student: TrainedStudent, files: Sequence[Path], views: Sequence[Future[Tensor | str]]
+) -> Iterator[Prediction]:
+    """Yield the predictions of one batch."""
+    made = [view.result() for view in views]
+    images = [view for view in made if isinstance(view, Tensor)]
+    rows: Iterator[Tensor] = iter(())
+    if images:
+        with torch.inference_mode():
+            rows = iter(student(torch.stack(images).to(student.mean.device)).cpu())
+    for file, view in zip(files, made, strict=True):
+        if isinstance(view, Tensor):
+            yield Prediction(file, next(rows))
+        else:
+            yield Prediction(file, None, view)
+
+
+# Image files by name, in folders and of patterns.
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """Return image files, each once, in the order of the names and sorted within each.
+
+    Args:
+        names: Files (of any suffix), folders, whose files with a suffix of an image are taken at
+            any depth, and patterns (*, ?, [...], ** for folders at any depth).
+
+    Raises:
+        InputError: There is no such file or folder, or no image in it or of the pattern.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        found |= dict.fromkeys(_of(name))
+    return list(found)
+
+
+def _of(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        images = _in_folder(path)
+        if not images:
+            raise InputError(
+                f"a folder must hold images ({', '.join(IMG_EXTENSIONS)}), but {path} holds none"
+            )
+        return images
+    if path.exists() or not glob.has_magic(name):
+        if not path.exists():
+            raise InputError(
+                f"IMAGE must be an image file, a folder or a pattern, but {path} does not exist"
+            )
+        return [path]
+    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    images = [image for match in matches for image in _expanded(match)]
+    if not images:
+        raise InputError(f"a pattern must match image files, but {name} matches none")
+    return images
+
+
+def _expanded(match: Path) -> list[Path]:
+    return _in_folder(match) if match.is_dir() else [match]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """Return the files that torchvision's ImageFolder takes for images, at any depth."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if file.name.lower().endswith(IMG_EXTENSIONS)]

@@ -1,39 +1,360 @@
-"""The training loop: a generator of epochs. The loop yields, its caller logs.
+"""The training loop: a generator of epochs, with its optimisers and checkpoints."""
 
-The same loop distils a student, trains a student without distillation (alpha = 1) and fine-tunes a
-teacher (a stream without a teacher).
-"""
-
+import copy
 import math
+import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
-from kdtune.config.errors import Diverged
-from kdtune.config.run import Run
-from kdtune.config.user_code import no_exit
-from kdtune.models.classifier import Classifier
-from kdtune.streams.batches import Batch
-from kdtune.streams.chunks import seed_step
-from kdtune.streams.stream import Stream
-from kdtune.training.averaging import WeightAverage
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.losses import Losses, Outputs
-from kdtune.training.metrics import Epoch, Meter, Metrics
-from kdtune.training.objectives import BoundObjective, objective, own_objectives
-from kdtune.training.optim import (
-    is_stepped_by_batch,
-    make_optimizer,
-    make_scheduler,
-    take_step,
+from torch import Tensor, nn, zeros
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    StepLR,
 )
-from kdtune.training.projector import make_projector
+
+from kdtune.config.files import atomic_write, delete, state_files
+from kdtune.config.run import Run, check_warmup
+from kdtune.config.text import Diverged, first_line, no_exit
+from kdtune.models.classifier import Classifier
+from kdtune.streams.stream import Stream
+from kdtune.streams.views import Batch, seed_step
+from kdtune.training.epoch import (
+    Epoch,
+    Losses,
+    Meter,
+    Metrics,
+    Outputs,
+    Predictions,
+    WeightAverage,
+    make_projector,
+)
+from kdtune.training.losses import BoundObjective, objective, own_objectives
+
+# Checkpoint of a run: its last two states in files, from which an interrupted run resumes.
+
+
+FORMAT = 2
+"""Of the file; a file of another format is ignored, so its run begins again."""
+
+
+class BestEpoch(NamedTuple):
+    """The best epoch so far, with a copy of the weights after it."""
+
+    number: int
+    acc: float
+    """Accuracy on val."""
+    weights: dict[str, Tensor]
+
+
+def _better(best: BestEpoch | None, epoch: Epoch, student: Classifier) -> BestEpoch:
+    """Return the better of the best epoch so far and the one that has just ended."""
+    acc = epoch.splits["val"]["acc"]
+    assert acc is not None  # noqa: S101 - val is labelled
+    if best is not None and best.acc >= acc:
+        return best
+    state = student.net.state_dict()
+    return BestEpoch(epoch.number, acc, {k: v.detach().cpu().clone() for k, v in state.items()})
+
+
+def _nothing() -> None:
+    """Do nothing after saving."""
+
+
+def _say_nothing(sentence: str) -> None:
+    """Tell nobody of a state that cannot be used."""
+
+
+class Checkpoint:
+    """The state of a run in a file, saved after an epoch; after several if they are very short.
+
+    A crash loses one epoch, or 100 times as long as saving takes, but not more than one epoch and
+    two seconds. The state before the last one is kept as well, see `state_files`: if the last one
+    is damaged, as a machine without power may leave it, the run resumes from the one before.
+
+    Args:
+        file: The file of the last state.
+        on_save: Called after each save, for instance to upload the file. An upload is whole or
+            does not happen, so a store needs no second state.
+        keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
+        owner: What the state is of, such as the id of a trial; that of another is ignored. States
+            of earlier versions do not say it.
+        say: Is given a sentence if a state cannot be used.
+    """
+
+    MAX_TIME_SHARE = 0.01
+    """Share of the time that saving may take, as long as the last state is young enough."""
+    MAX_AGE_SECONDS = 2.0
+    """Training time after which the state is saved at the next epoch, however long that takes."""
+
+    def __init__(
+        self,
+        file: Path,
+        on_save: Callable[[], None] = _nothing,
+        keeps_best: bool = False,
+        owner: str = "",
+        say: Callable[[str], None] = _say_nothing,
+    ):
+        self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
+        self._owner, self._say = owner, say
+        self._is_last_whole = False
+        """Whether the last state was written or read by this process, so that it is worth keeping
+        as the one before."""
+        self.best: BestEpoch | None = None
+        """The epoch with the highest accuracy on val, the first of equal ones."""
+        self._save_seconds, self._unsaved_seconds = math.inf, math.inf
+
+    def save(
+        self,
+        student: Classifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        past: list[Epoch],
+        projector: nn.Module | None = None,
+        average: WeightAverage | None = None,
+    ) -> None:
+        """Save the state after the last of the past epochs, unless the last save is too recent."""
+        if self._keeps_best:
+            self.best = _better(self.best, past[-1], student)
+        self._unsaved_seconds += past[-1].seconds
+        due_after = min(self._save_seconds / self.MAX_TIME_SHARE, self.MAX_AGE_SECONDS)
+        if self._unsaved_seconds < due_after:
+            return
+        began = time.perf_counter()
+        state = {
+            "format": FORMAT,
+            "owner": self._owner,
+            "student": student.net.state_dict(),
+            "projector": None if projector is None else projector.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
+            "average": None if average is None else average.state_dict(),
+            "epochs": [_values(epoch) for epoch in past],
+            # in the same file, so that weights and epochs belong together whenever a crash comes
+            "best": None if self.best is None else tuple(self.best),
+        }
+        # a stream, not the path: only its errors tell that the disk is full
+        with atomic_write(self.file) as part, part.open("wb") as stream:
+            torch.save(state, stream)
+            stream.close()  # an error on closing leaves the last state in its place
+            self._keep_last()
+        self._is_last_whole = True
+        self._on_save()
+        took = time.perf_counter() - began
+        # at most doubled: one slow save does not make all later ones rare
+        self._save_seconds = min(took, 2 * self._save_seconds)
+        self._unsaved_seconds = 0.0
+
+    def _keep_last(self) -> None:
+        """Make the last state the previous one as well, if it is known to be whole."""
+        last, previous = state_files(self.file)
+        if not self._is_last_whole:
+            if last.is_dir():
+                delete(last)  # no file can take the place of a folder
+            return
+        delete(previous)
+        with suppress(OSError), last.open("rb") as stream:
+            os.fsync(stream.fileno())  # so that a loss of power cannot damage both states
+        try:
+            os.link(last, previous)  # the last state also stays where an upload may be reading it
+        except FileNotFoundError:  # somebody has deleted it
+            pass
+        except OSError:  # a file system without links; a crash here leaves only the previous state
+            os.replace(last, previous)
+
+    def load(
+        self,
+        student: Classifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        projector: nn.Module | None = None,
+        average: WeightAverage | None = None,
+    ) -> list[Epoch]:
+        """Restore the last state that can be used, and return its past epochs.
+
+        Without a state, or with states that are damaged, of another format, model or owner, the
+        student and the projector are left as they are and the list is empty.
+        """
+        files = [file for file in state_files(self.file) if file.exists()]
+        if not files:
+            return []
+        before = {name: value.clone() for name, value in student.net.state_dict().items()}
+        projected = {} if projector is None else copy.deepcopy(projector.state_dict())
+        past, faults = list[Epoch](), list[str]()
+        for file in files:
+            try:
+                past = self._restore(file, student, optimizer, scheduler, projector, average)
+            except Exception as error:  # torch answers damage with many types
+                if average is not None:
+                    average.updates = 0  # the first update replaces the averages
+                if projector is not None:
+                    projector.load_state_dict(projected)
+                student.net.load_state_dict(before)
+                faults.append(f"{file} cannot be used ({first_line(error, 100)})")
+            else:
+                self._is_last_whole = file == self.file
+                break
+        if faults:
+            what = f"resumes after epoch {past[-1].number}" if past else "begins again"
+            self._say(f"{' and '.join(faults)}, so the run {what}")
+        return past
+
+    def _restore(
+        self,
+        file: Path,
+        student: Classifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        projector: nn.Module | None,
+        average: WeightAverage | None,
+    ) -> list[Epoch]:
+        """Restore the state in a file and return its past epochs; raise whatever is wrong."""
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:  # torch does not compare the checksums
+                raise ValueError("it is damaged")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if state.get("format") != FORMAT:
+            raise ValueError("another version of kdtune has written it")
+        if state.get("owner", self._owner) != self._owner:
+            raise ValueError("it is of another run")
+        past = [_epoch_of_state(values) for values in state["epochs"]]
+        parts = state["student"], state["optimizer"], state["scheduler"]
+        if average is not None:
+            average.load_state_dict(state["average"])
+        if projector is not None:
+            projector.load_state_dict(state["projector"])
+        student.net.load_state_dict(parts[0])
+        optimizer.load_state_dict(parts[1])
+        scheduler.load_state_dict(parts[2])
+        self.best = BestEpoch(*best) if (best := state.get("best")) else None
+        return past
+
+
+def _values(epoch: Epoch) -> dict[str, Any]:
+    """Return the epoch as numbers, tensors and dicts of them, which torch loads without pickle."""
+    predictions = {split: vars(own) for split, own in epoch.predictions.items()}
+    return {**vars(epoch), "predictions": predictions}
+
+
+def _epoch_of_state(values: dict[str, Any]) -> Epoch:
+    """Return the epoch of `_values`."""
+    predictions = {split: Predictions(**own) for split, own in values["predictions"].items()}
+    return Epoch(**{**values, "predictions": predictions})
+
+
+# Optimisers, their steps, and learning-rate schedules.
+
+
+def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = None) -> Optimizer:
+    """Return the run's optimiser of all parameters of both modules that require a gradient."""
+    modules = (student,) if projector is None else (student, projector)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if run.optimizer == "adamw":
+        return AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)
+    return SGD(
+        parameters,
+        lr=run.lr,
+        momentum=run.momentum,
+        weight_decay=run.weight_decay,
+        nesterov=run.optimizer == "nesterov",
+    )
+
+
+def take_step(run: Run, optimizer: Optimizer, loss: Tensor) -> None:
+    """Take a step of the optimiser along the gradient of a batch's loss.
+
+    With `run.clip_norm`, a gradient that is longer is scaled down to that norm before: the L2 norm
+    over all parameters of the optimiser together.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    if run.clip_norm > 0:
+        # a gradient that is not finite makes the weights NaN, which the metrics show: asking here
+        # would wait for the GPU in every step
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        clip_grad_norm_(trained, run.clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+
+
+def is_stepped_by_batch(run: Run) -> bool:
+    """Return True if the run's schedule changes after each batch, False if after each epoch."""
+    return run.schedule == "onecycle" or run.warmup_epochs > 0
+
+
+def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+    """Return the run's learning-rate schedule, for `is_stepped_by_batch`.
+
+    Raises InputError if the warm-up is not shorter than the training.
+    """
+    if run.schedule == "onecycle":
+        steps = run.epochs * steps_per_epoch
+        # the momentum is a hyperparameter of its own and stays as given
+        return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
+    if run.warmup_epochs == 0:
+        return _by_epoch(run, optimizer, run.epochs)
+    check_warmup(run.schedule, run.warmup_epochs, run.epochs)
+    factors = _epoch_factors(run)
+    warmup_steps = run.warmup_epochs * steps_per_epoch
+
+    # one function of the step: torch's LinearLR and the schedules by epoch step at different times
+    def factor(step: int) -> float:
+        epoch = min(step // steps_per_epoch, run.epochs - 1)  # torch also asks for the step after
+        return factors[epoch] * min(1.0, (step + 1) / warmup_steps)
+
+    return LambdaLR(optimizer, factor)
+
+
+def milestones(run: Run) -> list[int]:
+    """Return the numbers of epochs after which the schedule multistep decays, each 1 or more."""
+    return [max(1, round(share * run.epochs)) for share in run.lr_milestones]
+
+
+def _by_epoch(run: Run, optimizer: Optimizer, epochs: int) -> LRScheduler:
+    """Return a schedule that is stepped after each epoch; cosine reaches 0 after `epochs`."""
+    match run.schedule:
+        case "step":
+            return StepLR(optimizer, run.lr_step_size, run.lr_gamma)
+        case "multistep":
+            return MultiStepLR(optimizer, milestones(run), run.lr_gamma)
+        case "cosine":
+            return CosineAnnealingLR(optimizer, epochs)
+        case _:
+            return ConstantLR(optimizer, factor=1.0)
+
+
+def _epoch_factors(run: Run) -> list[float]:
+    """Return the learning rate of each epoch as a share of `run.lr`, without the warm-up itself.
+
+    Step and multistep decay by the epoch's number in the run; cosine begins after the warm-up.
+    """
+    before = run.warmup_epochs if run.schedule == "cosine" else 0
+    optimizer = SGD([zeros(())], lr=1.0)
+    scheduler = _by_epoch(run, optimizer, run.epochs - before)
+    factors = [1.0] * before
+    while len(factors) < run.epochs:
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return factors
+
+
+# The training loop: a generator of epochs. The loop yields, its caller logs.
+#
+# The same loop distils a student, trains a student without distillation (alpha = 1) and fine-
+# tunes a
+# teacher (a stream without a teacher).
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
-from kdtune.models.output_files import OutputTable, Part, read_outputs
-from kdtune.models.outputs import OutputTeacher
+from kdtune.models.outputs import OutputTable, OutputTeacher, Part, read_outputs
 
 MAX_SHOWN = 3
 """Ids that an error names."""

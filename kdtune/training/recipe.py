@@ -1,30 +1,44 @@
-"""Settings of a run that follow from its data and models where they are not given."""
+"""The recipe: settings that follow from data and models where they are not set."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rich.console import Console
 from torch import Tensor
 
-from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, teacher_recipe
-from kdtune.config.errors import InputError
-from kdtune.config.fields import declarations
-from kdtune.config.hyperparameters import ends_of
-from kdtune.config.names import Role, is_output_file, pairs
-from kdtune.config.run import Run
-from kdtune.config.run_data import Augment
-from kdtune.config.study import Study
+from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
+from kdtune.config.records import InputRecord, ModelRecord
+from kdtune.config.run import Augment, Run
+from kdtune.config.study import (
+    OF_FUNCTION,
+    TEACHER_RECIPE,
+    Study,
+    WeightsKind,
+    describe_fixed_students,
+    fashion,
+    teacher_recipe,
+)
+from kdtune.config.task import HYPERPARAMETERS, Values, ends_of
+from kdtune.config.text import InputError, printable_lines
+from kdtune.data.arrays import with_extra
+from kdtune.data.checks import find_copies
 from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data
 from kdtune.data.views import evaluation
-from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Model
-from kdtune.models.finished import read_finished, teacher_file
-from kdtune.models.registry import build_model
-from kdtune.streams.shards import view_size
+from kdtune.models.classifier import Classifier, describe_assumption, describe_preprocessing
+from kdtune.models.outputs import Model, OutputsRecord, networks
+from kdtune.models.registry import PREPROCESSING, build_model
+from kdtune.models.weights import FinishedTeacher, licence_of, read_finished, teacher_file
+from kdtune.streams.views import view_size
 from kdtune.training.output_teacher import load_output_teacher
+
+# Settings of a run that follow from its data and models where they are not given.
+
 
 OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
 """Settings for which None is the value of each model, since a study may have several."""
@@ -264,3 +278,418 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
     values = study.values(hyperparameter)
     assert isinstance(values, tuple)  # noqa: S101 - Study has checked it
     return values
+
+
+# The recipe of a study as a table: every setting that has an effect, and where it came from.
+
+
+UNSHOWN = {
+    *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
+    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
+    "dump",
+    *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
+}
+ONLY_WITH = {
+    **{"samples": ("search", ("random", "tpe")), "race_level": ("policy", ("race",))},
+    **{"confirm": ("policy", ("race",)), "level": ("until_decided", (True,))},
+    "budget": ("until_decided", (True,)),
+}
+"""Settings of a study that have an effect only with these values of another."""
+
+
+KINDS: dict[WeightsKind, str] = {
+    "pretrained": "pretrained weights",
+    "random": "random weights",
+    "finished": "a finished teacher",
+}
+WHOLE = ("teacher_train_images",)
+"""Settings for which None means all."""
+MAX_WIDTH = 44
+"""Characters of a path that are printed; of a longer one the last."""
+
+
+class RecipeRow(NamedTuple):
+    """One setting of a study."""
+
+    setting: str
+    value: str
+    source: str
+    """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
+
+
+def recipe_rows(asked: Study, study: Study, saved: Study | None) -> list[RecipeRow]:
+    """Return the settings of a study that have an effect.
+
+    Args:
+        asked: The study as flags, experiment or Python ask for it.
+        study: The same study as it is run, resolved and merged with the saved one.
+        saved: The study that its folder held.
+    """
+    rows = []
+    for owner in (Run, Study):
+        for name in declarations(owner):
+            of_function = owner is Study and name in OF_FUNCTION
+            if name in UNSHOWN or of_function or not _has_effect(name, study):
+                continue
+            value, source = _value(name, study), _source(name, asked, study, saved)
+            shown = "all" if name in WHOLE and value is None else _shown(value)
+            rows.append(RecipeRow(name, shown, source))
+    return [*rows, *_input_rows(asked, study)]
+
+
+def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
+    """Return the table as lines of text."""
+    head = RecipeRow("setting", "value", "source")
+    table = [head, *(row._replace(value=_shortened(row.value)) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(2)]
+    return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table]
+
+
+def describe_config(run: Run) -> str:
+    """Return the hyperparameters of a run as text, the student apart.
+
+    Left out are those without effect and those that leave the run as it is without them.
+    """
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in run.config.items()
+        if name != "student" and value is not None and not _is_neutral(name, (value,))
+    )
+
+
+def _shortened(value: str) -> str:
+    """Return a long value with the ends of its paths only."""
+    if len(value) <= MAX_WIDTH:
+        return value
+    if ", " not in value:
+        return f"...{value[3 - MAX_WIDTH :]}" if "/" in value else value
+    pairs = (part.partition("=") for part in value.split(", "))
+    return ", ".join(f"{model}{mark}{Path(file).name}" for model, mark, file in pairs)
+
+
+def _has_effect(name: str, study: Study) -> bool:
+    run = study.run
+    if name in HYPERPARAMETERS:
+        is_off = _is_neutral(name, study.values(name))
+        return study.has_effect(name) and not (is_off and name not in study.flags)
+    if name in ONLY_WITH:
+        other, values = ONLY_WITH[name]
+        return getattr(study, other) in values
+    part = name.removeprefix("teacher_")
+    of_training = (*TEACHER_RECIPE, "lr_milestones", "augment", "train_images", "keep")
+    if name.startswith("teacher_") and part in of_training:
+        epochs = study.values("teacher_epochs")
+        tuned = isinstance(epochs, tuple) and any(epochs)
+        return tuned and _fits_teacher(part, run)
+    if name == "lr_milestones":
+        return "multistep" in study.values("schedule")  # type: ignore[operator]
+    if name == "orientation":
+        return load_data(run).kind == "files"
+    if name == "val_share":
+        return False
+    return _value(name, study) is not None
+
+
+def _is_neutral(name: str, values: Values) -> bool:
+    """Return True if a hyperparameter has only the value that leaves a run as it is without it."""
+    neutral = searchable(Run)[name].neutral
+    return neutral is not None and values == (neutral,)
+
+
+def _fits_teacher(part: str, run: Run) -> bool:
+    """Return True if a part of the teacher's recipe has an effect with its optimizer and schedule.
+
+    The conditions are those of the student's field of that name.
+    """
+    if part == "lr_milestones":
+        return run.teacher_schedule == "multistep"
+    field = searchable(Run).get(part)
+    if field is None:
+        return True
+    return field.is_used_with({other: getattr(run, f"teacher_{other}") for other in field.when})
+
+
+def _value(name: str, study: Study) -> Any:
+    """Return the value of a setting; of a hyperparameter all values."""
+    if name == "repeats" and study.until_decided:
+        return "auto"
+    if name in HYPERPARAMETERS:
+        return study.values(name)
+    return getattr(study.run if name in declarations(Run) else study, name)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
+    """Return where the value of a setting came from."""
+    before, now = _value(name, asked), _value(name, study)
+    if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
+        return "the file"
+    if name in asked.flags and (before == now or saved is None):
+        return "flag"
+    if saved is not None and before != now:
+        return "saved study"
+    by_data = f"default for --data {Path(study.run.data).name}"
+    if before != now:  # it was not given
+        if name.removeprefix("teacher_") in TEACHER_RECIPE:
+            return f"default for {KINDS[kind_of_weights(teachers(study))]}"
+        return "model's own" if name.startswith("eval_") and _is_published(name, study) else by_data
+    here, elsewhere = _value(name, fashion()), _value(name, Study())
+    is_fashion = study.run.data == "fashion"
+    if here == elsewhere:
+        return "default" if now == here else "experiment"
+    if now == (here if is_fashion else elsewhere):
+        return by_data
+    return "experiment"
+
+
+def _are_files(study: Study) -> bool:
+    """Return True if every teacher of the study is a file of outputs."""
+    return all(is_output_file(run.teacher) for run in teachers(study))
+
+
+def _is_published(name: str, study: Study) -> bool:
+    """Return True if a part of the evaluation transform is the one that the teacher publishes."""
+    published = untrained_teacher(teachers(study)[0]).preprocessing
+    own = published.crop if name == "eval_crop" else published.interpolation
+    return bool(own == getattr(study.run, name))
+
+
+def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
+    """Yield how the input of each model is preprocessed."""
+    roles: dict[Role, list[Run]] = {"teacher": teachers(study), "student": students(study)}
+    for role, runs in roles.items():
+        by_flag = any(f"{role}_{name}" in asked.flags for name in PREPROCESSING)
+        for name, run in {getattr(run, role): run for run in runs}.items():
+            weights = run.weights_of(role)
+            if role == "teacher" and is_output_file(run.teacher):  # which has no input
+                continue
+            finished = read_finished(Path(weights).expanduser())
+            model = untrained(run, role)
+            values = model.preprocessing
+            own = "model's own" if model.is_normalized else "not known"
+            source = own if finished is None else "finished teacher"
+            given = any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING)
+            if given:
+                source = "flag" if by_flag else "experiment"
+            yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)
+
+
+# Teachers of other studies that may have trained on what is now val.
+#
+# Where val is cut from train, another seed or share cuts other examples. With --folds every
+# example
+# of train and val is in val in some repeat.
+
+
+def find_faults(study: Study) -> list[str]:
+    """Return a sentence for each fault of the data that makes results wrong or too good.
+
+    Training may have seen what val or test measure, or copies may be in several classes.
+
+    Args:
+        study: See `find_other_cuts`.
+
+    Raises:
+        InputError: The data do not exist.
+    """
+    data = with_extra(load_data(study.run), study.run)
+    return [*find_copies(data), *find_other_cuts(study)]
+
+
+def _recorded(run: Run, data: Data) -> FinishedTeacher | OutputsRecord | None:
+    """Return what the file of the run's teacher says of its data; None if these are unrelated."""
+    if is_output_file(run.teacher):
+        return load_output_teacher(run).record
+    finished = read_finished(Path(run.weights_of("teacher")).expanduser())
+    return finished if finished is not None and finished.classes == data.classes else None
+
+
+def find_other_cuts(study: Study) -> list[str]:
+    """Return a sentence for each finished teacher that may have trained on the study's val.
+
+    Its data had the same classes but were others or cut otherwise, and val was cut from train there
+    or is here; or the study has --folds. Nothing is known, and so nothing said, of files without a
+    record of their data.
+
+    Args:
+        study: The study, with files of weights in place of folders (`with_weights_of_studies`).
+
+    Raises:
+        InputError: The data do not exist.
+    """
+    data, found = load_data(study.run), {}
+    for run in teachers(study):
+        weights = run.weights_of("teacher")
+        if (finished := _recorded(run, data)) is None or finished.data is None:
+            continue
+        if data.fold is not None:
+            found[weights] = (
+                f"the teacher {run.teacher} ({weights}) was fine-tuned before train and val were "
+                f"pooled (--folds), so it may have been trained on examples of val in every "
+                f"repeat, and metrics on val may be optimistic; fine-tune a teacher for each "
+                f"repeat from weights that have not seen these data"
+            )
+            continue
+        if finished.data == data.fingerprint:
+            continue
+        if finished.has_cut_val or data.cut is not None:
+            found[weights] = (
+                f"the teacher {run.teacher} ({weights}) was fine-tuned with another val than this "
+                f"study's, and one of the two is cut from train, so it may have been trained on "
+                f"examples of val, and its accuracy on val may be optimistic; use the --seed and "
+                f"--val-share of the study that fine-tuned it, or data with a val folder"
+            )
+    return list(found.values())
+
+
+# Record of the transforms between a study's images and the inputs of its models.
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What provenance.json says of a study's images and models."""
+
+    views: dict[str, Any]
+    """`image_size`, `orientation`, `eval_crop` and `eval_interpolation`. The shorter side of an
+    image is resized to image_size / eval_crop, then the central square of image_size is cropped."""
+    models: dict[str, dict[str, Any]]
+    """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
+    warnings: list[str]
+    """Sentences on models without preprocessing of their own, on students whose initial weights do
+    not vary, on examples that splits share, on teachers that may have trained on val, and on images
+    that were left out."""
+    input: dict[str, Any] = field(default_factory=dict)
+    """The fields of `InputRecord`: one view of the data."""
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The fields of each student's `ModelRecord`, by "student NAME": what it is built from."""
+
+
+def transforms_of(study: Study) -> Transforms:
+    """Return the transforms of a resolved study.
+
+    If its data are no images, there are none between a view and the models.
+
+    Raises:
+        InputError: the data or a model do not exist.
+    """
+    run, data = study.run, load_data(study.run)
+    others = [
+        *describe_fixed_students(study),
+        *find_faults(study),
+        *with_extra(data, run).warnings,
+    ]
+    runs = students(study)
+    of_students = [untrained(own, "student") for own in runs]
+    pairs = zip(runs, of_students, strict=True)
+    sources = {f"student {model.name}": asdict(_source_of(own, model)) for own, model in pairs}
+    if data.kind == "tensors":
+        return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
+    of_teachers = [untrained_teacher(own) for own in teachers(study)]
+    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
+    named |= {f"student {model.name}": model for model in of_students}
+    assumed = {model.name: model for model in named.values() if not model.is_normalized}
+    views = {
+        "image_size": (size := view_size(run, data, *of_teachers, *of_students)),
+        **{name: getattr(run, name) for name in OF_VIEWS},
+    }
+    return Transforms(
+        views,
+        {name: asdict(model.preprocessing) for name, model in named.items()},
+        [*map(describe_assumption, assumed.values()), *others],
+        asdict(_input(data, size)),
+        sources,
+    )
+
+
+def _input(data: Data, size: int) -> InputRecord:
+    """Return one view of the data, of `size` pixels a side if it is an image."""
+    inputs = data.splits["train"].inputs
+    if not isinstance(inputs, Tensor):
+        return InputRecord("files", (3, size, size), "uint8")
+    shape = tuple(inputs.shape[1:])
+    if data.kind == "images":
+        shape = (shape[0], size, size)
+    return InputRecord(data.kind, shape, str(inputs.dtype).removeprefix("torch."))
+
+
+def _source_of(run: Run, student: Classifier) -> ModelRecord:
+    """Return what a student is built from."""
+    weights = run.weights_of("student")
+    home = sys.modules.get(student.name.partition(":")[0]) if student.source else None
+    return ModelRecord(
+        name=student.name,
+        file=getattr(home, "__file__", None),
+        source=student.source,
+        licence=licence_of(student.net, student.name, weights),
+        weights=weights,
+    )
+
+
+# Progress on a terminal: lines that stay, and what is being built for the cache.
+
+
+MIN_BUILD_SECONDS = 0.5
+"""What is built in a shorter time is not shown."""
+LINE_SECONDS = 15.0
+"""Time between two lines of progress if the output is not a terminal."""
+
+
+class Progress:
+    """Lines that stay, and below them what is being built for the cache.
+
+    If the output is not a terminal, a line every 15 s says what is being built.
+    """
+
+    def __init__(self) -> None:
+        console = Console(highlight=False, soft_wrap=True)
+        self.in_notebook = console.is_jupyter
+        """Whether lines go to a notebook: Jupyter, Colab, ..."""
+        if self.in_notebook:
+            # rich would make an output of every line, and the kernel's stdout says that it is a
+            # terminal
+            plain: Any = {"force_jupyter": False, "force_terminal": False}
+            console = Console(highlight=False, soft_wrap=True, **plain)
+        self.console = console
+        self._status = self.console.status("")
+        self._what, self._since = "", 0.0
+        self._last_line = time.monotonic()
+
+    def print_line(self, text: object) -> None:
+        """Print a line that stays."""
+        self._status.stop()
+        self.console.print(printable_lines(str(text)), markup=False)
+
+    def show_build(self, what: str, done: int, total: int) -> None:
+        """Show what is being built, and how much of it is done; a `ProgressCallback`."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._since = what, now
+        text = describe_build(what, done, total)
+        if done == total:
+            self._status.stop()
+        elif not self.console.is_terminal:
+            if self.is_line_due():
+                self.print_line(f"  {text}")
+        elif now - self._since > MIN_BUILD_SECONDS:
+            self._status.update(text)
+            self._status.start()
+
+    def is_line_due(self) -> bool:
+        """Return True at most once every LINE_SECONDS."""
+        now = time.monotonic()
+        if now - self._last_line < LINE_SECONDS:
+            return False
+        self._last_line = now
+        return True
+
+
+def describe_build(what: str, done: int, total: int) -> str:
+    """Return what is being built, for instance "building logits (3 of 10)"."""
+    return f"building {what} ({done} of {total})"

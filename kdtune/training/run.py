@@ -10,36 +10,71 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdtune.config.fields import is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
-from kdtune.config.names import is_output_file
 from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.data.extra import with_extra
+from kdtune.config.task import Range
+from kdtune.data.arrays import with_extra
+from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
-from kdtune.data.mixing import check_mixing
 from kdtune.data.sources import load_data
+from kdtune.data.views import check_mixing, samples
+from kdtune.models.checks import check_learns, check_single, check_some_learn, probe
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Model, Teacher
-from kdtune.models.finished import WEIGHTS
-from kdtune.models.registry import PREPROCESSING, build_model
-from kdtune.models.user_source import source_digest
-from kdtune.models.weights import save_weights
-from kdtune.streams.resources import Resources
+from kdtune.models.outputs import Model, Teacher, combine, networks
+from kdtune.models.registry import PREPROCESSING, build_model, source_digest
+from kdtune.models.weights import WEIGHTS, save_weights
 from kdtune.streams.stream import Stream
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
-from kdtune.training.model_checks import check_models
-from kdtune.training.objectives import check_objective, check_searched, own_objectives
-from kdtune.training.output_teacher import clear_output_teachers
-from kdtune.training.predictions import save_predictions
-from kdtune.training.recipe import resolve, students, teachers
-from kdtune.training.teacher import (
-    initial_teacher,
-    load_teacher,
-    teacher_place,
+from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
+from kdtune.training.epoch import (
+    Epoch,
+    Losses,
+    WeightAverage,
+    check_features,
+    make_projector,
+    save_predictions,
 )
+from kdtune.training.loop import Checkpoint, make_optimizer, predict, take_step, train
+from kdtune.training.losses import check_objective, check_searched, objective, own_objectives
+from kdtune.training.output_teacher import clear_output_teachers
+from kdtune.training.recipe import resolve, students, teachers
+from kdtune.training.teacher import initial_teacher, load_teacher, probe_teacher, teacher_place
+
+# Checks of a study's models on views of its data, before any work.
+
+
+def check_models(
+    study: Study,
+    own_teachers: Sequence[tuple[Run, Model]],
+    own_students: Sequence[Classifier],
+    data: Data,
+) -> None:
+    """Raise InputError unless all teachers and students work on views of the study's data."""
+    whole = "head" not in study.values("trainable")  # type: ignore[operator]
+    for student in own_students:
+        for own, teacher in own_teachers:
+            views = probe_teacher(own, teacher, student)
+        check_some_learn(student, f"the student {student.name}")
+        probe(student, views, len(data.classes), whole=whole)
+        check_learns(student, views, whole=whole)
+        _check_last_batch(study, student, views, len(data.subset(study.run)))
+    check_features(study, [teacher for _, teacher in own_teachers], own_students, views)
+
+
+def _check_last_batch(study: Study, student: Classifier, views: Tensor, count: int) -> None:
+    """Raise InputError if a student cannot learn from the last batch, which has one example."""
+    has_statistics = {"trainable": "all", "batch_norm": "train"}
+    if any(value not in study.values(name) for name, value in has_statistics.items()):  # type: ignore[operator]
+        return
+    sizes = study.values("batch_size")
+    if study.run.extra is None and not isinstance(sizes, Range):  # of which few sizes are drawn
+        check_single(student, views, count, map(int, sizes), "--batch-size")
+
+
+# One distillation run: one student learns from one teacher.
+
 
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
@@ -278,3 +313,113 @@ def make_student(run: Run) -> Classifier:
 def _modified_ns(file: Path) -> int:
     """Return the time of a file's last change in nanoseconds; 0 if there is no such file."""
     return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+# One batch of a run, without a stream: what it needs in memory and how long a step takes.
+
+
+STEPS = 2
+"""The second step has the moments of the optimizer in memory beside the gradients."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Teacher and student of a run on their device, in the modes in which a run uses them."""
+
+    teacher: tuple[Classifier, ...]
+    """One, or the members of an ensemble; empty if the teacher is a file of outputs."""
+    student: Classifier
+
+    @staticmethod
+    def of(run: Run, device: torch.device) -> "Models":
+        """Build the models of a run; the teacher as it is before any fine-tuning."""
+        teacher = networks(initial_teacher(member) for member in run.teacher_members)
+        student = make_student(run).place(device, run.precision)
+        for model in teacher:
+            model.place(device, run.precision).freeze().set_mode(False)
+        student.set_mode(True, run.batch_norm == "train")
+        if run.trainable == "head":
+            student.freeze(head=False)
+        return Models(teacher, student)
+
+
+def views_like(run: Run, models: Models, count: int) -> Tensor:
+    """Return `count` views of the shape and type of the run's views, on the CPU."""
+    data = load_data(run)
+    two = samples(data, run, view_size(run, data, *models.teacher, models.student))
+    return two[torch.arange(count) % len(two)]
+
+
+@torch.no_grad()
+def teacher_logits(models: Models, views: Tensor) -> Tensor:
+    """Return logits of the teacher, one network or an ensemble, float32 [B, K], on its device.
+
+    Those of a file are not read: zeros take as much memory.
+    """
+    if not models.teacher:
+        return torch.zeros_like(models.student(views))
+    return combine([member(views) for member in models.teacher])
+
+
+@torch.no_grad()
+def teacher_features(models: Models, views: Tensor) -> Tensor:
+    """Return features of the teacher, one network, float32 [B, D], on its device."""
+    return models.teacher[0].features(views)
+
+
+def training_steps(
+    run: Run, student: Classifier, batch: Batch, teacher: Sequence[Classifier] = ()
+) -> Iterator[Tensor]:
+    """Train the student on one batch again and again, as a run does; yield the losses.
+
+    A student with a frozen backbone computes the features of the batch in every step, as the run
+    does that builds them.
+
+    Args:
+        run: Objective, optimizer and precision.
+        student: In training mode on its device.
+        batch: Views, labels and logits of the teacher on the same device; for a loss of features
+            also those of the teacher.
+        teacher: Its members, for a loss of features.
+    """
+    projector, own = make_projector(run, student, teacher), objective(run)
+    optimizer = make_optimizer(run, student, projector)
+    average = WeightAverage.of(run, student, projector)
+    frozen = run.trainable == "head"
+    while True:
+        with torch.no_grad():
+            features = student.features(batch.views) if frozen and batch.views is not None else None
+        outputs = predict(student, replace(batch, features=features), projector)
+        loss = Losses.of(run, own, outputs, batch).loss
+        take_step(run, optimizer, loss)
+        if average is not None:
+            average.update()
+        yield loss.detach()
+
+
+def try_batch(run: Run, device: torch.device) -> Models:
+    """Run the teacher on an inference batch and train the student on a batch of the run's size.
+
+    Args:
+        run: With the largest batch size of the study.
+        device: Where its trials run.
+
+    Returns:
+        The models, which are in memory as long as the caller keeps them.
+    """
+    run = resolve(run)
+    models = Models.of(run, device)
+    inference = INFERENCE_BATCH[device.type]
+    views = views_like(run, models, max(inference, run.batch_size))
+    labels = torch.zeros(run.batch_size, dtype=torch.int64)
+    teacher_logits(models, views[:inference].to(device))
+    batch = Batch(labels, views[: run.batch_size]).to(device)
+    given = batch.views
+    assert given is not None  # noqa: S101 - made two lines above
+    batch = replace(batch, teacher=teacher_logits(models, given))
+    if run.compares_features:
+        batch = replace(batch, teacher_features=teacher_features(models, given))
+    steps = training_steps(run, models.student, batch, models.teacher)
+    for _ in range(STEPS):
+        next(steps).item()
+    return models

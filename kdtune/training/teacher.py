@@ -1,40 +1,238 @@
-"""Fine-tuning of a teacher: the training loop of a student, without a teacher."""
+"""Teachers: fine-tuning, identity, accuracy, and files of their outputs."""
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from kdtune.config.errors import InputError
+from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
 from kdtune.config.files import atomic_write, delete_states
-from kdtune.config.names import is_output_file
-from kdtune.config.run import Run, derive_seed
-from kdtune.config.teacher_accuracy import Accuracy
+from kdtune.config.records import Accuracy, TeacherAccuracy, TeacherKey
+from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed, migrate_run
+from kdtune.config.study import Study
+from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
+from kdtune.models.checks import check_learns, check_single, probe
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Model, Teacher
-from kdtune.models.finished import RECORD, WEIGHTS, FinishedTeacher
-from kdtune.models.probe import check_learns, check_single, probe
-from kdtune.models.registry import build_model
-from kdtune.models.weights import save_weights
-from kdtune.streams.resources import Resources
-from kdtune.streams.shards import view_size
+from kdtune.models.outputs import Model, OutputsRecord, SplitOutputs, Teacher, write_outputs
+from kdtune.models.registry import PREPROCESSING, build_model
+from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole, save_weights
+from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.evaluation import evaluate
-from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
-from kdtune.training.optim import milestones
-from kdtune.training.output_teacher import load_output_teacher
-from kdtune.training.recipe import resolve, untrained
-from kdtune.training.teacher_origin import Origin, origin_of, origin_of_saved, teacher_run
+from kdtune.streams.views import Resources, view_size
+from kdtune.training.epoch import Epoch
+from kdtune.training.loop import Checkpoint, milestones, train
+from kdtune.training.output_teacher import file_names, load_output_teacher
+from kdtune.training.recipe import (
+    BEFORE_ORIENTATION,
+    OF_VIEWS,
+    numbered,
+    resolve,
+    students,
+    teachers,
+    untrained,
+    whole_teachers,
+)
+
+# Accuracy of a teacher on the splits of the data, over the stream that the runs share.
+
+
+def evaluate(
+    run: Run, teacher: Teacher, resources: Resources, splits: Sequence[str]
+) -> dict[str, Accuracy]:
+    """Return the accuracy of a teacher on those of the splits that the data have.
+
+    Args:
+        run: Names the data and the student, whose input size decides that of the views.
+        teacher: On the device of the resources; it is frozen.
+        resources: Device, cache and loader workers.
+        splits: Names of splits. Of train only the images that the run's student learns from are
+            taken, without augmentation.
+
+    Raises:
+        InputError: Some of its logits are NaN or infinite.
+    """
+    accuracies = {}
+    for split in filter(load_data(run).splits.__contains__, splits):
+        logits, labels = teacher_logits(run, teacher, resources, split)
+        _check_finite(run, logits, split)
+        correct = int((logits.argmax(1) == labels).sum())
+        accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
+    return accuracies
+
+
+def _check_finite(run: Run, logits: Tensor, split: str) -> None:
+    """Raise InputError if logits of the teacher are NaN or infinite: argmax says nothing then."""
+    wrong = ~logits.isfinite().all(1)
+    if wrong.any():
+        raise InputError(
+            f"the teacher {run.teacher} must return finite logits, but they are NaN or infinite "
+            f"for {int(wrong.sum()):,} of {len(wrong):,} examples of {split} (first: number "
+            f"{int(wrong.int().argmax())}); check its weights, its forward and these examples"
+        )
+
+
+def teacher_logits(
+    run: Run, teacher: Teacher, resources: Resources, split: str
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of a teacher, float32 [N, K], and the labels, int64 [N], of a split.
+
+    They are in the split's own order; the arguments are those of `evaluate`.
+    """
+    data = load_data(run)
+    student = untrained(run, "student")  # only its input size matters
+    own = replace(run, trainable="all", mixup=0.0, cutmix=0.0, extra=None, extra_share=0.0)
+    used = resources
+    if split == "train" and run.augmentation != "none":  # no run needs these views
+        own = replace(own, augment="none")
+        used = replace(resources, cache=Cache(gigabytes=0), teacher_features=False)
+    return Stream(own, data, student, teacher, used).teacher_logits(split)
+
+
+# Identity of a teacher: the training that makes it, and whether a saved one was made by that.
+
+
+COMPARED_BY_CONTENT = ("data", "extra", "teacher_weights", "student_weights")
+"""Fields of a run that are paths: a teacher stays the same where its files have moved."""
+RECIPE = (
+    *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
+    *("lr_step_size", "lr_gamma", "lr_milestones", "epochs", "batch_size"),
+    *("augment", "train_images"),
+)
+"""Fields of a run for which the teacher has its own, teacher_*."""
+
+
+def teacher_run(run: Run) -> Run:
+    """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student."""
+    run = resolve(run)
+    of_student = {n for n, setting in searchable(Run).items() if setting.commands == OF_STUDENT}
+    reset = (of_student | {"extra"}) - {"student", "alpha"}
+    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
+    own: dict[str, Any] = {name: getattr(run, f"teacher_{name}") for name in RECIPE}
+    own |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
+    return replace(
+        run,
+        **unused | own | {"epochs": max(1, own["epochs"])},
+        student=run.teacher,
+        student_weights=run.weights_of("teacher"),
+        teacher_weights=run.weights_of("teacher"),
+        alpha=1.0,
+        repeat=run.teacher_repeat,
+        study_values=(),
+    )
+
+
+def teacher_recipe(run: Run) -> dict[str, Any]:
+    """Return all that a run's teacher depends on, by name, but for the contents of files.
+
+    Hyperparameters without effect on it are None, so they distinguish no teachers.
+    """
+    own = teacher_run(run)
+    names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
+    names += [f"student_{name}" for name in PREPROCESSING]
+    if own.augmentation != "resized-crop":
+        names.append("eval_interpolation")
+    if own.teacher_keep == "best" or own.augmentation == "none":
+        names += ["eval_crop", "eval_interpolation"]  # val decides, or train is resized like it
+    if own.schedule == "multistep":
+        names.append("lr_milestones")
+    recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
+    # older records do not name it, and it has no effect on other data
+    if own.orientation != "stored" and load_data(run).kind == "files":
+        recipe["orientation"] = own.orientation
+    if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
+        recipe["repeat"] = own.repeat
+    return recipe | own.config
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Everything that a fine-tuned teacher depends on."""
+
+    recipe: dict[str, Any]
+    data: str
+    """Fingerprint of the data."""
+    weights: str
+    """Content hash of the file of its initial weights, or "default" or "none"."""
+
+
+def origin_of(run: Run) -> Origin:
+    """Return what the run's teacher must be made of."""
+    weights = _weights_hash(run.weights_of("teacher"))
+    return Origin(teacher_recipe(run), load_data(run).fingerprint, weights)
+
+
+def origin_of_saved(run: Run, folder: Path) -> Origin | None:
+    """Return what the teacher in a folder was made of; None if there is no teacher.
+
+    Raises InputError if it is damaged.
+    """
+    if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
+        return None
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        check_whole(folder / WEIGHTS)
+        # fields that were added after the record was written had their defaults
+        made_by = _without_default(Run(**migrate_run(record["run"])), run)
+        weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
+        return Origin(teacher_recipe(made_by), record["data"], weights)
+    except (OSError, *DAMAGED) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(
+            f"the teacher in {folder} is damaged ({reason}); remove that folder, and the same "
+            f"command fine-tunes it again"
+        ) from None
+
+
+def _without_default(made_by: Run, run: Run) -> Run:
+    """Return the run that made a teacher, without an interpolation that is the model's own.
+
+    Records of older versions name it; now it stands in none unless it is given.
+    """
+    if run.teacher_interpolation is not None or made_by.teacher_interpolation is None:
+        return made_by
+    same = untrained(run, "teacher").preprocessing.interpolation == made_by.teacher_interpolation
+    return replace(made_by, teacher_interpolation=None) if same else made_by
+
+
+def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:
+    """Return the content hash of the initial weights that a saved teacher was made from.
+
+    Where there is nothing to compare, a file of the same name counts as the same: kdtune 0.1
+    recorded no hash, and a finished teacher does not need the file any more.
+    """
+    own = run.weights_of("teacher")
+    same_name = Path(weights).name == Path(own).name
+    if same_name and (recorded is None or not Path(own).expanduser().is_file()):
+        return _weights_hash(own)
+    return recorded or _weights_hash(weights)
+
+
+def _weights_hash(weights: str) -> str:
+    """Return the content hash of a file of weights; "default", "none" or a missing file by name."""
+    file = Path(weights).expanduser()
+    if weights in ("default", "none") or not file.is_file():
+        return file.name
+    stat = file.stat()
+    return _file_hash(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _file_hash(file: Path, size: int, modified_ns: int) -> str:
+    """Return the SHA-256 of a file; size and time make an edited file another entry."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# Fine-tuning of a teacher: the training loop of a student, without a teacher.
 
 
 def teacher_place(run: Run, member: Run) -> str:
@@ -265,3 +463,233 @@ def probe_teacher(run: Run, teacher: Model, student: Classifier | None = None) -
                 count, sizes = len(data.subset(own)), [own.batch_size]
                 check_single(teacher, views, count, sizes, "--teacher-batch-size")
     return views
+
+
+# Accuracy of the teachers on train, val and test, measured once before any student is trained.
+
+
+SPLITS = ("train", "val", "test")
+
+
+def with_members(teachers: Sequence[Run]) -> list[Run]:
+    """Return the runs with each teacher that is measured: the members of an ensemble, then it."""
+    every = [own for run in teachers for own in (*run.teacher_members, run)]
+    return list({key_of(own): own for own in every}.values())
+
+
+def key_of(run: Run) -> TeacherKey:
+    """Return what tells the run's teacher from the others of its study."""
+    return TeacherKey(run.teacher, run.teacher_epochs or 0, run.teacher_number)
+
+
+def find_unmeasured(
+    run: Run, teachers: Sequence[Run], root: Path, known: Sequence[TeacherAccuracy]
+) -> list[Run]:
+    """Return the teachers whose accuracy is not known, or was measured on other images or weights.
+
+    Args:
+        run: The run that has the teachers, or the base run of their study.
+        teachers: The run with each teacher, see `with_members`.
+        root: Folder of all teachers, which are ready.
+        known: What was measured before.
+    """
+    measured = {one.key: one.fingerprint for one in known}
+    return [
+        own
+        for own in teachers
+        if measured.get(key_of(own)) != _fingerprint(own, _load(run, own, root))
+    ]
+
+
+def measure(
+    run: Run, teachers: Sequence[Run], root: Path, resources: Resources
+) -> list[TeacherAccuracy]:
+    """Return the accuracy of teachers; the arguments are those of `find_unmeasured`.
+
+    The logits of val and test are those that the runs need, and come from the same cache.
+    """
+    measured = []
+    for own in teachers:
+        teacher = _load(run, own, root)
+        fingerprint = _fingerprint(own, teacher)
+        for model in teacher.models:
+            model.place(resources.device, run.precision)
+        tuned = own.teacher_epochs and len(own.teacher_members) == 1
+        record = read_record(root / teacher_place(run, own)) if tuned else {}
+        measured.append(
+            TeacherAccuracy(
+                teacher=own.teacher,
+                epochs=own.teacher_epochs or 0,
+                weights=_describe_weights(run, own, root),
+                classes=len(load_data(run).classes),
+                splits=evaluate(own, teacher, resources, SPLITS),
+                fingerprint=fingerprint,
+                acc_before=_share_of(record, "acc_before"),
+                acc_after=_share_of(record.get("val"), "acc"),
+                number=own.teacher_number,
+                which=_which_splits(own),
+            )
+        )
+    return measured
+
+
+def _share_of(record: object, key: str) -> float | None:
+    """Return a share in a record of a teacher; None if it has none there."""
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= 1 else None
+
+
+def _which_splits(run: Run) -> str:
+    """Return which of several equal teachers a run has, in words; "" if there is one."""
+    if run.folds and run.teacher_epochs:
+        return f"repeat {run.teacher_number}"
+    return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
+
+
+def _load(run: Run, own: Run, root: Path) -> Teacher:
+    """Return the teacher of a run, an ensemble or not, on the CPU."""
+    members = [load_teacher(one, root / teacher_place(run, one)) for one in own.teacher_members]
+    return Teacher.of(members)
+
+
+def _fingerprint(run: Run, teacher: Teacher) -> str:
+    """Return 16 hex digits that change with everything that the accuracies depend on."""
+    names = (
+        *("image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"),
+        *("train_images", "seed", "precision", "student", "student_size"),
+    )
+    parts = [load_data(run).fingerprint, *teacher.fingerprints]
+    parts += [str(getattr(run, name)) for name in names]
+    # earlier versions did not name it, and it has no effect on other data
+    if run.orientation != "stored" and load_data(run).kind == "files":
+        parts.append("exif")
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _describe_weights(run: Run, own: Run, root: Path) -> str:
+    """Return where the weights of a teacher are, those of all members of an ensemble."""
+    files = [
+        str(root / teacher_place(run, one) / WEIGHTS)
+        if own.teacher_epochs
+        else one.weights_of("teacher")
+        for one in own.teacher_members
+    ]
+    return ", ".join(files)
+
+
+# Writing a teacher's outputs into a file, which is then a teacher without its network.
+
+
+def check_dump(study: Study, file: Path) -> None:
+    """Raise InputError, before any work, if the study's teacher cannot be written into a file.
+
+    Args:
+        study: The study, resolved.
+        file: The file.
+    """
+    if file.suffix not in OUTPUT_SUFFIXES:
+        raise InputError(f"--dump must end in {' or '.join(OUTPUT_SUFFIXES)}, but got {file}")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"--dump must be in a folder that exists, but got {file}")
+    if study.run.folds is not None:
+        raise InputError(
+            "--dump writes the outputs of one teacher, but with --folds each repeat has a teacher "
+            "and a val of its own; leave out --folds"
+        )
+    if len(own := numbered(study, whole_teachers(study))) > 1:
+        names = dict.fromkeys(run.teacher for run in own)
+        raise InputError(
+            f"--dump writes the outputs of one teacher, but the study has {len(own)} "
+            f"({', '.join(names)}); give one teacher, and --teachers 1"
+        )
+
+
+def with_views_of_teacher(run: Run) -> Run:
+    """Return the run with views of its teacher's input size, whatever its student's is."""
+    data = load_data(run)
+    if data.kind == "tensors" or run.image_size is not None:
+        return run
+    members = [untrained(own, "teacher") for own in run.teacher_members]
+    return replace(run, image_size=view_size(run, data, *members))
+
+
+def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict[str, int]:
+    """Write the logits of the run's teacher on train, val and test, without augmentation.
+
+    The views have the teacher's input size unless the run says another. The images of train that
+    the student learns from are passed through the network as a run would, and then all of train:
+    the last bits of logits may depend on the other images of their batch.
+
+    Args:
+        run: The run, resolved.
+        root: Folder of all teachers; the run's is ready.
+        resources: Device, cache and loader workers.
+        file: A .parquet or .npz file.
+
+    Returns:
+        The number of examples of each split.
+    """
+    data = load_data(run)
+    models = [
+        load_teacher(own, root / teacher_place(run, own)).place(resources.device, run.precision)
+        for own in run.teacher_members
+    ]
+    teacher, views = Teacher.of(models), {}
+    if data.kind != "tensors":
+        run = with_views_of_teacher(run)
+        views = {name: getattr(run, name) for name in ("image_size", *OF_VIEWS)}
+    splits = {
+        split: SplitOutputs(
+            _whole_split(run, teacher, resources, split).numpy(), file_names(data, split)
+        )
+        for split in data.splits
+    }
+    record = OutputsRecord(run.teacher, data.fingerprint, data.cut is not None, views)
+    write_outputs(file, splits, data.classes, record)
+    return {split: len(own.logits) for split, own in splits.items()}
+
+
+def _whole_split(run: Run, teacher: Teacher, resources: Resources, split: str) -> Tensor:
+    """Return the logits of all examples of a split, float32 [N, K], in its own order."""
+    own, _ = teacher_logits(run, teacher, resources, split)
+    if split != "train" or run.train_images is None:
+        return own
+    whole, _ = teacher_logits(replace(run, train_images=None), teacher, resources, split)
+    whole = whole.clone()
+    whole[load_data(run).subset(run)] = own
+    return whole
+
+
+def find_other_views(study: Study) -> Iterator[str]:
+    """Yield a sentence for each file of outputs that was made of other views than the students'.
+
+    Nothing is known, and so nothing said, of files that kdtune has not written.
+
+    Args:
+        study: The study, resolved.
+    """
+    data = load_data(study.run)
+    own_students = [untrained(run, "student") for run in students(study)]
+    for run in teachers(study):
+        if not is_output_file(run.teacher) or data.kind == "tensors":
+            continue
+        teacher = load_output_teacher(run)
+        made_of = {} if teacher.record is None else teacher.record.views
+        seen = {
+            "image_size": max(view_size(run, data, teacher, one) for one in own_students),
+            **{name: getattr(run, name) for name in OF_VIEWS},
+        }
+        if data.kind != "files":
+            made_of = {name: value for name, value in made_of.items() if name != "orientation"}
+        elif made_of:
+            made_of = BEFORE_ORIENTATION | made_of
+        other = [name for name, value in made_of.items() if seen.get(name) != value]
+        if other:
+            shown = ", ".join(f"{name} {made_of[name]} → {seen[name]}" for name in other)
+            flags = " ".join(f"--{name.replace('_', '-')} {seen[name]}" for name in other)
+            yield (
+                f"the outputs in {run.teacher} were made of other images than the students see "
+                f"({shown}); to make them equal, write the file with {flags}"
+            )

@@ -12,17 +12,7 @@ import pandas as pd
 import pytest
 from drivers import wait_until
 from hosts import Hosts, why_not
-from lab import (
-    SEARCH,
-    UP,
-    Cluster,
-    check_faults,
-    epochs,
-    local_config,
-    note,
-    numbers,
-    search,
-)
+from lab import SEARCH, UP, Cluster, check_faults, epochs, local_config, note, numbers, search
 
 import kdtune
 from kdtune.storage.records import read_lines

@@ -9,8 +9,7 @@ import pytest
 
 import kdtune.analysis
 import kdtune.teacher
-from kdtune.config.cli import parse
-from kdtune.config.flags import parse_reading
+from kdtune.config.cli import parse, parse_reading
 from kdtune.config.study import Study
 
 TINY = [

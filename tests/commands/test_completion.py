@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.commands import COMMANDS
-from kdtune.config.completion import Shell, script
-from kdtune.config.flags import ReportFlags
+from kdtune.config.cli import COMMANDS, ReportFlags, Shell, script
 
 IN_BASH = """
 source "$1"; shift

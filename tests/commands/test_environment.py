@@ -94,7 +94,7 @@ def test_standard_streams_that_cannot_be_used(
 def test_a_closed_stream_is_no_file_of_the_command(tmp_path: Path) -> None:
     """The number of a closed stream is given to the next file, into which others then print."""
     code = (
-        "import subprocess; from kdtune.config.process import prepare_streams; prepare_streams();"
+        "import subprocess; from kdtune.config.cli import prepare_streams; prepare_streams();"
         "file = open('own', 'wb'); subprocess.run(['echo', 'of a child']); print('of this one');"
         "file.close()"
     )

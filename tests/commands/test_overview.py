@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import kdtune
-from kdtune.config.commands import (
+from kdtune.config.cli import (
     COMMANDS,
     EXIT_CODES,
     command_flags,
@@ -115,7 +115,7 @@ def test_it_answers_without_heavy_modules(words: list[str]) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "kdtune", *words]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
     loaded = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
-    assert "kdtune.config.commands" in loaded
+    assert "kdtune.config.cli" in loaded
     assert not HEAVY & loaded
     if not words or words[0] in ("--version", "serach"):
         assert "tyro" not in loaded

@@ -15,18 +15,17 @@ import pytest
 from small_study import write_small_study
 
 from kdtune.analysis import main as analysis
-from kdtune.config.cli import run_and_exit
-from kdtune.config.errors import InputError, first_line
-from kdtune.config.flags import parse_reading
-from kdtune.deploy.markdown import code, escape, front_matter
-from kdtune.results.tables import csv_text
+from kdtune.config.cli import parse_reading, run_and_exit
+from kdtune.config.text import InputError, first_line
+from kdtune.deploy.card import code, escape, front_matter
+from kdtune.results.comparison import csv_text
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb"
 SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"
 READ = """
 import sys
 import kdtune
-from kdtune.config.flags import ReportFlags
+from kdtune.config.cli import ReportFlags
 from kdtune.report import main
 results = kdtune.load(sys.argv[1])
 print(results.text(), results._repr_html_())

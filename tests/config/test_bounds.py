@@ -7,18 +7,20 @@ from typing import Any, get_args
 
 import pytest
 
-from kdtune.config.convert_flags import ConvertFlags
-from kdtune.config.cost import Limits
-from kdtune.config.errors import InputError
-from kdtune.config.export_flags import ExportFlags
+from kdtune.config.cli import (
+    AnalysisFlags,
+    ConvertFlags,
+    ExportFlags,
+    PredictFlags,
+    ReportFlags,
+    TableFlags,
+)
 from kdtune.config.fields import declarations
-from kdtune.config.flags import AnalysisFlags, ReportFlags
-from kdtune.config.hyperparameters import Range
-from kdtune.config.predict_flags import PredictFlags
+from kdtune.config.records import Limits
 from kdtune.config.run import Run
-from kdtune.config.study import Study
-from kdtune.config.table_flags import TableFlags
-from kdtune.config.trackers import TrackFlags
+from kdtune.config.study import Study, TrackFlags
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 
 OWNERS = (
     *(Run, Study, Limits, AnalysisFlags, ReportFlags, TableFlags),

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kdtune.convert
-from kdtune.config.conventions import CONVENTIONS
-from kdtune.config.conversion import convert, converted_training
-from kdtune.config.convert_flags import ConvertFlags, parse_convert
-from kdtune.config.errors import InputError
+from kdtune.config.cli import ConvertFlags, parse_convert
+from kdtune.config.conventions import CONVENTIONS, convert, converted_training
+from kdtune.config.text import InputError
 
 DOCS = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text(encoding="utf-8")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from study_folders import cost
 
-from kdtune.config.cost import Limits, read_costs, write_costs
-from kdtune.config.errors import InputError
 from kdtune.config.files import COSTS
+from kdtune.config.records import Limits, read_costs, write_costs
+from kdtune.config.text import InputError
 
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:

@@ -8,23 +8,21 @@ from typing import Any
 import pytest
 from study_folders import cost
 
-from kdtune.config.cost import read_costs
-from kdtune.config.errors import InputError
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY
-from kdtune.config.student_record import (
+from kdtune.config.records import (
+    Accuracy,
     InputRecord,
     ModelRecord,
     StudentRecord,
     StudentsRecord,
-    read_students_record,
-)
-from kdtune.config.teacher_accuracy import (
-    Accuracy,
     TeacherAccuracy,
+    read_costs,
+    read_students_record,
     read_teacher_accuracy,
     write_teacher_accuracy,
 )
-from kdtune.deploy.writing import read_facts
+from kdtune.config.text import InputError
+from kdtune.deploy.subject import read_facts
 
 DEEP = "[" * 50_000
 

@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 import pytest
 
-from kdtune.config import effects
-from kdtune.config.errors import InputError
+from kdtune.config import fields as effects
 from kdtune.config.fields import Hyperparameter, searchable
-from kdtune.config.hyperparameters import HYPERPARAMETERS, complete
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.task import DISTILLATION
+from kdtune.config.task import DISTILLATION, HYPERPARAMETERS, complete
+from kdtune.config.text import InputError
 
 IDS_OF_VERSION_0_1: list[tuple[dict[str, Any], str]] = [
     ({}, "849b9475"),
@@ -142,7 +141,7 @@ def test_a_record_of_an_earlier_version_is_completed(monkeypatch: pytest.MonkeyP
 
 
 def test_a_completed_record_has_neutral_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdtune.config import hyperparameters as home
+    from kdtune.config import task as home
 
     monkeypatch.setattr(home, "Run", LaterRun)
     monkeypatch.setattr(home, "HYPERPARAMETERS", effects.hyperparameters_of(LaterRun))

@@ -5,16 +5,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from kdtune.config.errors import InputError
-from kdtune.config.fields import (
-    Setting,
-    check_fields,
-    declarations,
-    docstrings,
-    searchable,
-)
+from kdtune.config.fields import Setting, check_fields, declarations, docstrings, searchable
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from kdtune.config.errors import InputError
+from kdtune.config.cli import AnalysisFlags, ReportFlags, parse_reading
 from kdtune.config.fields import docstrings
-from kdtune.config.flags import AnalysisFlags, ReportFlags, parse_reading
-from kdtune.config.metrics import COMPARABLE, METRICS
+from kdtune.config.task import COMPARABLE, METRICS
+from kdtune.config.text import InputError
 
 
 def test_defaults() -> None:

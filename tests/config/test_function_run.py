@@ -12,12 +12,11 @@ from typing import Any
 import own_functions
 import pytest
 
-from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
-from kdtune.config.function_flags import function_flags
-from kdtune.config.hyperparameters import Range
+from kdtune.config.cli import function_flags, parse
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 
 SPACE = {"alpha": (0.1, 1.0), "temperature": (1, 4), "my knob": ("a", "b")}
 

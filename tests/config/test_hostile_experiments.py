@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 
 STUDY = "import kdtune\nstudy = kdtune.Study(name='own')\n"
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range, covers, including
+from kdtune.config.task import Range, covers, including
+from kdtune.config.text import InputError
 
 
 def test_a_range_is_read() -> None:

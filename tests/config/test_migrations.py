@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
-from kdtune.config.migrations import SCHEMA, migrate
-from kdtune.config.run import Run
+from kdtune.config.run import SCHEMA, Run, migrate
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 
 DATA = Path(__file__).parents[1] / "data"
 STUDY = Study(name="x", space={"lr": Range(0.01, 1, log=True), "alpha": (0.5, 1)}, search="tpe")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.config.numbers import short
+from kdtune.config.text import short
 
 
 @pytest.mark.parametrize(

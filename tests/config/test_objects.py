@@ -17,12 +17,11 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.config.names import name_of_data
+from kdtune.config.fields import name_of_data
 from kdtune.config.objects import Objects, importable_name
 from kdtune.config.run import Run
-from kdtune.config.study import Study
-from kdtune.config.study_objects import check_objects, describe_fixed_students
+from kdtune.config.study import Study, check_objects, describe_fixed_students
+from kdtune.config.text import InputError
 
 X, Y = torch.zeros(4, 2), [0, 1, 0, 1]
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
+from kdtune.config.cli import parse, parse_predict, parse_reading, parse_track
 from kdtune.config.fields import declarations
-from kdtune.config.flags import parse_reading, parse_track
-from kdtune.config.predict_flags import parse_predict
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.storage.connection import connect
+from kdtune.config.text import InputError
+from kdtune.storage.store import connect
 
 PLACES = [
     (owner, name)

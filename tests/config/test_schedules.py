@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 
 
 def test_decays_on_the_command_line() -> None:

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import HYPERPARAMETERS, Range, canonical
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.config.task import HYPERPARAMETERS, Range, canonical
+from kdtune.config.text import InputError
 
 BAD_RUNS = [
     *(("alpha", value) for value in (-0.1, 1.5, math.nan)),
@@ -474,7 +474,7 @@ def test_a_space_of_a_single_value_is_refused_in_words() -> None:
 
 
 def test_a_flag_that_changes_nothing_is_named() -> None:
-    from kdtune.config.space import flags_without_effect
+    from kdtune.config.study import flags_without_effect
 
     study = Study(space={"alpha": (0.5, 1.0)}, flags=("nkd_gamma", "momentum", "temperature"))
     words = "--nkd-gamma was given, but has no effect in any configuration"

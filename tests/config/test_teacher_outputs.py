@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 
 FILE = Run(teacher="a/x.parquet", augment="none")
 

@@ -8,13 +8,11 @@ from typing import get_args
 import pytest
 
 import kdtune
-from kdtune.config import trackers
+from kdtune.config import study as trackers
 from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
-from kdtune.config.study import Study
-from kdtune.config.trackers import TrackerName, TrackFlags
-from kdtune.tracking.sync import without_credentials
-from kdtune.tracking.tracker import TRACKERS
+from kdtune.config.study import Study, TrackerName, TrackFlags
+from kdtune.config.text import InputError
+from kdtune.tracking.sync import TRACKERS, without_credentials
 
 
 def test_the_table_of_trackers_has_the_names_of_the_flag() -> None:

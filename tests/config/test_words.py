@@ -2,10 +2,9 @@
 
 import pytest
 
-from kdtune.config.cli import parse
-from kdtune.config.commands import parse_command
-from kdtune.config.errors import InputError
-from kdtune.results.criterion_flags import parse_baseline
+from kdtune.config.cli import parse, parse_command
+from kdtune.config.text import InputError
+from kdtune.results.results import parse_baseline
 
 
 @pytest.mark.parametrize(

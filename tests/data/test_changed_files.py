@@ -11,16 +11,15 @@ import pytest
 import torch
 from photos import photo, save, save_photos
 
-from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.run import Run
-from kdtune.data.changes import Contents, find_changes
-from kdtune.data.content import hash_files, stamp_of
-from kdtune.data.dataset import Data
-from kdtune.data.extra import with_extra
+from kdtune.config.text import DataChangedError, InputError
+from kdtune.data.arrays import with_extra
+from kdtune.data.checks import Contents, find_changes
+from kdtune.data.dataset import Data, hash_files, stamp_of
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
-from kdtune.raytune.shared_objects import PackedData
+from kdtune.raytune.objects import PackedData
 
 NOBODY = 65534
 

@@ -11,8 +11,8 @@ import torch
 from photos import photo, save
 from PIL import Image
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
@@ -170,7 +170,7 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
         os.utime(file, (1e9, 1e9))
     first = load_data(Run(data=str(root))).fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr("kdtune.data.content._content", refuse)
+        patch.setattr("kdtune.data.dataset._content", refuse)
         clear_cached_data()  # as in another process
         assert load_data(Run(data=str(root))).fingerprint == first
     file = root / "train" / "bees" / "a.jpg"

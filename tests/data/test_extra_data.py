@@ -14,14 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.balance import data_record, describe_data
+from kdtune.config.text import InputError
+from kdtune.data.arrays import with_extra
+from kdtune.data.checks import data_record, describe_data, find_copies
 from kdtune.data.dataset import Data
-from kdtune.data.extra import with_extra
 from kdtune.data.folder import verify
-from kdtune.data.overlap import find_copies
 from kdtune.data.sources import clear_cached_data, load_data
 
 REST = Run(train_images=300, extra="rest")

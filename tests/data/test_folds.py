@@ -6,12 +6,10 @@ import pytest
 import torch
 from tiny_run import TINY
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import TEACHER_REPEAT, Run
-from kdtune.data.balance import describe_data
-from kdtune.data.dataset import Data, Split
-from kdtune.data.folds import FoldCut, cut_fold
-from kdtune.data.overlap import find_copies
+from kdtune.config.text import InputError
+from kdtune.data.checks import describe_data, find_copies
+from kdtune.data.dataset import Data, FoldCut, Split, cut_fold
 from kdtune.data.sources import load_data
 
 FOLDS = 4

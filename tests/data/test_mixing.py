@@ -10,12 +10,12 @@ from own_data import text
 from scipy import stats
 from torch import Tensor
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
-from kdtune.data.mixing import Box, Mixture, box_around, check_mixing
+from kdtune.data.views import Box, Mixture, box_around, check_mixing
 
 GREY, PHOTO = torch.Size((1, 28, 28)), torch.Size((3, 224, 224))
 DRAWS = 2000

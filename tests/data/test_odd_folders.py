@@ -6,10 +6,10 @@ import pytest
 from photos import photo, save, save_photos
 from torchvision.datasets import ImageFolder
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.data.balance import describe_data
-from kdtune.data.extra import with_extra
+from kdtune.config.text import InputError
+from kdtune.data.arrays import with_extra
+from kdtune.data.checks import describe_data
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
 

@@ -10,13 +10,11 @@ import torch
 from photos import photo, rotated_with_damage, save
 from PIL import Image, ImageOps
 
-from kdtune.config.errors import InputError
-from kdtune.config.migrations import migrate, migrate_run
-from kdtune.config.run import Run
-from kdtune.data.dataset import Split
-from kdtune.data.decoding import decode
+from kdtune.config.run import Run, migrate, migrate_run
+from kdtune.config.text import InputError
+from kdtune.data.dataset import Split, decode
 from kdtune.data.views import Views
-from kdtune.streams.keys import Keys
+from kdtune.streams.cache import Keys
 from kdtune.training.recipe import resolve
 
 ORIENTATION = 0x0112

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 

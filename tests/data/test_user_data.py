@@ -17,9 +17,9 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision import datasets
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.data.content import hash_files
+from kdtune.config.text import InputError
+from kdtune.data.dataset import hash_files
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
 

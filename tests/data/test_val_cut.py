@@ -7,15 +7,13 @@ import pytest
 import torch
 from photos import photo, save
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.balance import data_record, describe_data
-from kdtune.data.dataset import Data, Split, ValCut
-from kdtune.data.overlap import find_copies
+from kdtune.config.text import InputError
+from kdtune.data.checks import data_record, describe_data, find_copies
+from kdtune.data.dataset import Data, Split, ValCut, cut_val
 from kdtune.data.sources import clear_cached_data, load_data
-from kdtune.data.val_cut import cut_val
-from kdtune.training.other_cut import find_faults
+from kdtune.training.recipe import find_faults
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +116,7 @@ def test_shared_examples_are_counted_by_content(tmp_path, monkeypatch):
                 save(photo(seed, 8, 8), tmp_path / split / label / f"{name}.png")
     (sentence,) = find_copies(load_data(Run(data=str(tmp_path))))
     assert sentence.startswith("1 of the 4 images in test are also in val (such as test/y/f.png = ")
-    monkeypatch.setattr("kdtune.data.overlap._contents", None)  # kept: not read again
+    monkeypatch.setattr("kdtune.data.checks._contents", None)  # kept: not read again
     assert find_copies(load_data(Run(data=str(tmp_path)))) == [sentence]
 
 

@@ -18,11 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import kdtune
-from kdtune.config.errors import ExportMismatchError
+from kdtune.config.text import ExportMismatchError
 from kdtune.data.sources import load_fashion
-from kdtune.deploy.export import Exported, export
-from kdtune.deploy.formats import FORMATS, Exportable
-from kdtune.deploy.onnx_files import OPSET
+from kdtune.deploy.export import FORMATS, Exportable, Exported, export
+from kdtune.deploy.onnx import OPSET
 
 IMAGES = load_fashion().splits["test"].inputs
 

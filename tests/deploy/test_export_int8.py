@@ -15,16 +15,16 @@ from scipy.stats import ttest_1samp
 from torch import nn
 
 import kdtune
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_fashion
-from kdtune.deploy import int8, quantize
+from kdtune.deploy import int8
+from kdtune.deploy import onnx as quantize
 from kdtune.deploy.export import export
-from kdtune.deploy.gains import accuracy_cost, describe_accuracy, interleaved
-from kdtune.deploy.graph import Graph, Signature
-from kdtune.deploy.onnx_files import to_onnx, with_weights
+from kdtune.deploy.int8 import accuracy_cost, describe_accuracy, interleaved
+from kdtune.deploy.onnx import Graph, Signature, to_onnx, with_weights
 from kdtune.deploy.subject import Subject
 from kdtune.results.design import ONE_TEACHER, Design
-from kdtune.statistics.crossed import crossed
+from kdtune.statistics.intervals import crossed
 
 
 def classes_of(file: Path, views: object) -> np.ndarray:
@@ -239,8 +239,8 @@ def test_no_change_has_a_limit_instead_of_an_interval() -> None:
 
 
 def test_latencies_are_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtune.deploy.gains.ROUNDS_SECONDS", 0.0)
-    monkeypatch.setattr("kdtune.deploy.gains.MIN_ROUNDS", 4)
+    monkeypatch.setattr("kdtune.deploy.int8.ROUNDS_SECONDS", 0.0)
+    monkeypatch.setattr("kdtune.deploy.int8.MIN_ROUNDS", 4)
     called: list[str] = []
     found = interleaved([lambda: called.append("a"), lambda: called.append("b")])
     assert "".join(called[10:]) == "baabbaab" and [t.rounds for t in found] == [4, 4]

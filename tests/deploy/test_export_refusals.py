@@ -10,8 +10,8 @@ import pytest
 from small_students import FASHION, run_here
 from study_folders import draw, make
 
-from kdtune.config.errors import InputError
-from kdtune.config.export_flags import ExportFlags, parse_export
+from kdtune.config.cli import ExportFlags, parse_export
+from kdtune.config.text import InputError
 from kdtune.deploy.export import export
 
 
@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_written(fashion: Path, monkeypatch: pytest.Monk
     def denied(**_: object) -> None:  # root may write anywhere, so that chmod would prove nothing
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("kdtune.deploy.writing.TemporaryFile", denied)
+    monkeypatch.setattr("kdtune.deploy.subject.TemporaryFile", denied)
     sentence = refused(fashion, "--format", "safetensors")
     assert "can be written, but is not (Permission denied); copy the study's folder" in sentence
 

@@ -20,16 +20,14 @@ from PIL import Image
 from torch import from_numpy, uint8
 
 import kdtune
-from kdtune.data.decoding import decode
+from kdtune.data.dataset import decode
 from kdtune.data.sources import load_fashion
 from kdtune.data.views import Resizing
-from kdtune.deploy.description import Resize
+from kdtune.deploy.card import Resize, code, escape, front_matter, onnx_lines, pillow_view
 from kdtune.deploy.export import export
-from kdtune.deploy.graph import Signature
-from kdtune.deploy.markdown import code, escape, front_matter
-from kdtune.deploy.snippets import onnx_lines, pillow_view
-from kdtune.raytune.study_folder import finish
-from kdtune.results.student_classes import student_classes
+from kdtune.deploy.onnx import Signature
+from kdtune.raytune.folder import finish
+from kdtune.results.examples import student_classes
 from kdtune.storage.mirror import Mirror
 
 ROOT = Path(__file__).parents[2]

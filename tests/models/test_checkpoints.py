@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from kdtune.config.errors import InputError
-from kdtune.models.checkpoints import read_checkpoint
-from kdtune.models.fashion import fashion_student
+from kdtune.config.text import InputError
+from kdtune.models.classifier import fashion_student
 from kdtune.models.registry import build
+from kdtune.models.weights import read_checkpoint
 
 STUDENT = "kdtune.models:fashion_student"
 

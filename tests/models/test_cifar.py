@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
+from kdtune.models.checks import probe
 from kdtune.models.cifar import CIFAR_RESNETS
-from kdtune.models.probe import probe
 from kdtune.models.registry import build
 
 

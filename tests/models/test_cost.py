@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtune.models.classifier import Classifier, Preprocessing
-from kdtune.models.cost import batch_of, count_flops, measure, size_on_disk
-from kdtune.models.fashion import fashion_student
+from kdtune.models.checks import batch_of, count_flops, measure, size_on_disk
+from kdtune.models.classifier import Classifier, Preprocessing, fashion_student
 from kdtune.models.weights import save_weights
 
 VIEWS = torch.arange(20, dtype=torch.uint8).view(2, 1, 2, 5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtune.models.ensemble import combine
+from kdtune.models.outputs import combine
 
 
 def test_probabilities_are_the_mean() -> None:

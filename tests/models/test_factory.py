@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdtune.config.errors import InputError
-from kdtune.models.factory import CLASS_KEYWORDS, call_factory
-from kdtune.models.probe import probe
-from kdtune.models.registry import build
+from kdtune.config.text import InputError
+from kdtune.models.checks import probe
+from kdtune.models.registry import CLASS_KEYWORDS, build, call_factory
 
 
 def net_of(outputs, width=3):

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.models.classifier import Classifier
-from kdtune.models.preprocessing import Preprocessing, of_module
-from kdtune.models.probe import check_learns, check_single, probe
+from kdtune.config.text import InputError
+from kdtune.models.checks import check_learns, check_single, probe
+from kdtune.models.classifier import Classifier, Preprocessing, of_module
 from kdtune.models.registry import build, build_model
 
 VIEWS = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdtune.config.errors import InputError
-from kdtune.models.fashion import fashion_student
-from kdtune.models.finished import METADATA, WEIGHTS, read_finished
+from kdtune.config.text import InputError
+from kdtune.models.classifier import fashion_student
 from kdtune.models.registry import build
+from kdtune.models.weights import METADATA, WEIGHTS, read_finished
 
 STUDENT = "kdtune.models:fashion_student"
 FIRST = "0.weight"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdtune.models.checks import probe
 from kdtune.models.classifier import Classifier, Preprocessing
-from kdtune.models.probe import probe
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdtune.config.errors import InputError
-from kdtune.models.output_files import OutputTable, read_outputs
-from kdtune.models.output_writing import SplitOutputs, write_outputs
-from kdtune.models.outputs import OutputsRecord
+from kdtune.config.text import InputError
+from kdtune.models.outputs import (
+    OutputsRecord,
+    OutputTable,
+    SplitOutputs,
+    read_outputs,
+    write_outputs,
+)
 
 CLASSES = ("ant", "bee", "cat", "dog")
 RECORD = OutputsRecord("resnet50", "0123", has_cut_val=True, views={"image_size": 32})
@@ -280,6 +284,6 @@ def test_a_column_of_more_values_than_the_memory_is_not_read(
     file = parquet(tmp_path, logits=[GOOD] * 4000)
     assert file.stat().st_size < 8 * 16_000  # equal values are stored once
     pages = {"SC_PHYS_PAGES": 40, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr("kdtune.models.output_size.os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("kdtune.models.outputs.os.sysconf", pages.__getitem__)
     with pytest.raises(InputError, match=r"it unpacks to 0\.0 GB, more than half of the memory"):
         read_outputs(file, CLASSES)

@@ -13,13 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from kdtune.config.errors import InputError
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
+from kdtune.config.text import InputError
+from kdtune.models.checks import probe
 from kdtune.models.classifier import Classifier
-from kdtune.models.object_source import ObjectSource
-from kdtune.models.probe import probe
-from kdtune.models.registry import build, build_model
+from kdtune.models.registry import ObjectSource, build, build_model
 
 VIEWS = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
 Program = Callable[[str], Any]

@@ -10,17 +10,17 @@ import torchvision
 from torch import nn
 
 import kdtune.models
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.models.fashion import fashion_student
-from kdtune.models.preprocessing import (
+from kdtune.config.text import InputError
+from kdtune.models.checks import probe
+from kdtune.models.classifier import (
     Preprocessing,
     describe_preprocessing,
+    fashion_student,
     of_module,
     published_by_timm,
     published_by_torchvision,
 )
-from kdtune.models.probe import probe
 from kdtune.models.registry import build, build_model
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

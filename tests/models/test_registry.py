@@ -15,10 +15,9 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.errors import InputError
-from kdtune.models.classifier import Preprocessing
-from kdtune.models.fashion import fashion_student
-from kdtune.models.probe import probe
+from kdtune.config.text import InputError
+from kdtune.models.checks import probe
+from kdtune.models.classifier import Preprocessing, fashion_student
 from kdtune.models.registry import MAX_SUGGESTIONS, build
 from kdtune.models.weights import save_weights
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torchvision
 
-from kdtune.config.errors import InputError
-from kdtune.models.fashion import fashion_student
+from kdtune.config.text import InputError
+from kdtune.models.classifier import fashion_student
 from kdtune.models.registry import build
 from kdtune.models.weights import fill, load_weights, save_weights
 

@@ -11,12 +11,16 @@ from scipy.special import logit
 from scipy.stats import kstest, uniform
 from simulated_runs import RUN, curve
 
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.distributions import parameter, searched_distribution, suggest
-from kdtune.planning.optuna_export import export
-from kdtune.planning.proposals import ConfigSampler
+from kdtune.config.task import Range
+from kdtune.planning.proposals import (
+    ConfigSampler,
+    export,
+    parameter,
+    searched_distribution,
+    suggest,
+)
 
 ODDS = Range(0.001, 0.999, logit=True)
 STUDY = Study(run=RUN, search="tpe", samples=30, plain_share=0, space={"alpha": ODDS})

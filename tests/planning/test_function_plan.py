@@ -11,7 +11,7 @@ import pytest
 from play import play, play_and_crash
 from simulated_runs import LISTS, RANGES, RUN, curve
 
-from kdtune.config.base_run import BaseRun
+from kdtune.config.run import BaseRun
 from kdtune.config.study import Study
 
 UNLESS = {"loss": {"alpha": 1}}

@@ -14,7 +14,7 @@ from simulated_runs import LISTS, RANGES, curve, make
 
 from kdtune.config.run import Run
 from kdtune.planning.ledger import Ledger
-from kdtune.planning.optuna_export import export
+from kdtune.planning.proposals import export
 
 matplotlib.use("Agg")
 

@@ -17,9 +17,8 @@ from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import FIRST_REPEAT, phase_of
+from kdtune.planning.ledger import FIRST_REPEAT, finalists, phase_of
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import finalists
 
 SEARCHES = [("grid", LISTS), ("random", RANGES), ("tpe", RANGES), ("tpe", LISTS)]
 

@@ -8,9 +8,9 @@ import pytest
 from play import play, runs_of
 from simulated_runs import LISTS, RANGES, RUN, curve, make
 
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
 from kdtune.planning import proposals
 from kdtune.planning.ledger import Arm
 from kdtune.planning.plan import Plan

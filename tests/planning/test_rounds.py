@@ -12,14 +12,12 @@ import pytest
 from play import Line, play, runs_of
 from simulated_runs import LISTS, RANGES, RUN, curve, make
 
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import phase_of
+from kdtune.config.task import Range
+from kdtune.planning.ledger import current_round, final_differences, finalists, phase_of
 from kdtune.planning.plan import Plan
-from kdtune.planning.rounds import current_round
-from kdtune.planning.standing import final_differences, finalists
-from kdtune.storage.rounds import Round
+from kdtune.storage.records import Round
 
 RACE = make("grid", LISTS, "race")
 AUTO = Study(run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="16runs", repeats=2)

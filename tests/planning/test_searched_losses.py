@@ -9,12 +9,12 @@ import pytest
 from play import play, runs_of
 from simulated_runs import RUN, curve
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.optuna_export import _trial
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
+from kdtune.planning.proposals import _trial
 
 SOFTENED = {"temperature", "teacher_temperature"}
 TAKEN = {

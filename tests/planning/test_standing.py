@@ -10,19 +10,19 @@ from simulated_runs import LISTS, RUN, curve, make
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import phase_of
-from kdtune.planning.plan import Plan
-from kdtune.planning.standing import (
+from kdtune.planning.ledger import (
     decidable,
     describe_decision,
     final_differences,
     final_test,
     finalists,
     is_decided,
+    phase_of,
     undecided,
 )
+from kdtune.planning.plan import Plan
 from kdtune.raytune.progress import describe_end
-from kdtune.statistics.sequential import anytime_p
+from kdtune.statistics.tests import anytime_p
 
 
 def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:

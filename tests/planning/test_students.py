@@ -9,9 +9,8 @@ from simulated_runs import LISTS, RANGES, RUN, curve, make
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.plan import Plan
-from kdtune.planning.standing import active_configs, final_differences, finalists, is_decided
-from kdtune.planning.warm_start import best_of_other
+from kdtune.planning.ledger import active_configs, final_differences, finalists, is_decided
+from kdtune.planning.plan import Plan, best_of_other
 
 STUDENTS = {"student": ("small", "large")}
 
@@ -74,8 +73,8 @@ def test_repeats_are_added_until_each_student_is_decided() -> None:
 def test_a_warm_start_knows_its_student(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     study = make("grid", {**LISTS, **STUDENTS}, "all")
     lines = play(study, of_student)
-    monkeypatch.setattr("kdtune.planning.warm_start.read_study", lambda folder: study)
-    monkeypatch.setattr("kdtune.planning.warm_start.read_lines", lambda *_: (lines, []))
+    monkeypatch.setattr("kdtune.planning.plan.read_study", lambda folder: study)
+    monkeypatch.setattr("kdtune.planning.plan.read_lines", lambda *_: (lines, []))
     later = replace(make("random", {**RANGES, **STUDENTS}, "all"), warm_start=str(tmp_path))
     assert {run.student for run in best_of_other(later)} == {"small", "large"}
     only = replace(make("random", {**RANGES, "student": ("small",)}, "all"), warm_start="x")

@@ -9,13 +9,12 @@ import pytest
 from play import Line, play, rest_of, start_of
 from simulated_runs import LISTS, RUN, curve, truth
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.plan import Plan
-from kdtune.planning.standing import finalists
-from kdtune.planning.warm_start import best_of_other, ranked
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
+from kdtune.planning.ledger import finalists
+from kdtune.planning.plan import Plan, best_of_other, ranked
 
 
 def save(study: Study, lines: list[Line]) -> None:

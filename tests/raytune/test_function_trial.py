@@ -14,12 +14,11 @@ import pytest
 from s3_service import S3
 
 from kdtune.config.study import Study
-from kdtune.raytune import reporter
-from kdtune.raytune.function_epochs import parse_epoch
-from kdtune.raytune.function_trial import run_function_trial
-from kdtune.raytune.own_function import fingerprint
-from kdtune.storage.correctness import unpack_correct
-from kdtune.storage.object_store import Store
+from kdtune.raytune import function as reporter
+from kdtune.raytune.driver import fingerprint
+from kdtune.raytune.function import parse_epoch, run_function_trial
+from kdtune.storage.records import unpack_correct
+from kdtune.storage.store import Store
 
 
 @pytest.fixture

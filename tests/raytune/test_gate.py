@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 from s3_service import S3
 
-from kdtune.config.errors import InputError
 from kdtune.config.files import STUDY, TEACHER_ACCURACY
+from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.teacher_accuracy import read_teacher_accuracy
+from kdtune.config.text import InputError
 from kdtune.raytune import teachers
 from kdtune.raytune.machines import TrialResources
-from kdtune.storage.fetch import fetch
-from kdtune.storage.mirror import Mirror
+from kdtune.storage.mirror import Mirror, fetch
 from kdtune.training.recipe import resolve_study
 
 ONE_CORE = TrialResources(1, 0)

@@ -8,14 +8,16 @@ import pytest
 import ray
 import torch
 
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune import gpu_memory
-from kdtune.raytune.gpu_memory import (
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
+from kdtune.raytune import machines as gpu_memory
+from kdtune.raytune.machines import (
     CONTEXT_BYTES,
+    Node,
     TrialMemory,
+    TrialResources,
     check_gpu_memory,
     largest_runs,
     measure_trial,
@@ -23,8 +25,7 @@ from kdtune.raytune.gpu_memory import (
     share_of,
     try_on_gpu,
 )
-from kdtune.raytune.machines import Node, TrialResources
-from kdtune.training import one_batch
+from kdtune.training import run as one_batch
 from kdtune.training.recipe import resolve
 
 GB = 10**9

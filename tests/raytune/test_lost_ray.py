@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import ray
 
-from kdtune.config.errors import RayLostError
-from kdtune.raytune import lost_ray, stop_signals
-from kdtune.raytune.lost_ray import check_local_ray, ended_if_ray_is_lost, lost_sentence
+from kdtune.config.text import RayLostError
+from kdtune.raytune import session as lost_ray
+from kdtune.raytune import session as stop_signals
+from kdtune.raytune.session import check_local_ray, ended_if_ray_is_lost, lost_sentence
 
 POLL, GRACE = 0.05, 0.5
 

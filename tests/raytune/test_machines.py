@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.raytune import machines
 from kdtune.raytune.machines import (
     Capacity,

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
-from kdtune.config.cost import read_costs, write_costs
 from kdtune.config.files import COSTS
+from kdtune.config.records import read_costs, write_costs
 from kdtune.config.study import Study
-from kdtune.raytune import costs
-from kdtune.raytune.costs import measure_before_ray
-from kdtune.raytune.study_folder import FINISHED
-from kdtune.storage.fetch import READ
-from kdtune.storage.mirror import Mirror
+from kdtune.raytune import teachers as costs
+from kdtune.raytune.folder import FINISHED
+from kdtune.raytune.teachers import measure_before_ray
+from kdtune.storage.mirror import READ, Mirror
 
 
 @pytest.fixture

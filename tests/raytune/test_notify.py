@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import study_folders as folders
 
-from kdtune.config.errors import NodeMismatchError
 from kdtune.config.study import Study
-from kdtune.raytune import notify
+from kdtune.config.text import NodeMismatchError
+from kdtune.raytune import progress as notify
 from kdtune.raytune.driver import Interrupted
-from kdtune.raytune.notify import Outcome, notified
+from kdtune.raytune.progress import Outcome, notified
 
 SCRIPT = """#!/bin/sh
 cat > stdin.txt
@@ -117,7 +117,7 @@ def test_the_command_stands_in_no_file_of_the_study(
 ) -> None:
     from dataclasses import replace
 
-    from kdtune.raytune.study_folder import write_study
+    from kdtune.raytune.folder import write_study
 
     monkeypatch.setattr(sys, "argv", ["/x/kdtune/search.py", "--alpha", "0.5", *words])
     told = replace(study, notify="curl SECRET", tracker=("mlflow",))

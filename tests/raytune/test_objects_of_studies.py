@@ -12,13 +12,11 @@ import torch
 from ray import cloudpickle
 from torch import nn
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.raytune.frozen import freeze, thaw
-from kdtune.raytune.objects import take_objects
-from kdtune.raytune.shared_objects import share_objects
+from kdtune.raytune.objects import freeze, share_objects, take_objects, thaw
 from kdtune.training.recipe import resolve
 from kdtune.training.run import check_study, make_student
 from kdtune.training.teacher import initial_teacher

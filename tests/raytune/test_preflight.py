@@ -12,23 +12,26 @@ import ray
 from ray.cluster_utils import Cluster
 from s3_service import S3
 
-from kdtune.config.errors import InputError, NodeMismatchError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError, NodeMismatchError
 from kdtune.models.weights import save_weights
-from kdtune.raytune import machine_monitor, node_status
-from kdtune.raytune import preflight as module
-from kdtune.raytune.machine_monitor import MachineMonitor
-from kdtune.raytune.machines import Node, TrialResources, alive_nodes
-from kdtune.raytune.node_status import (
+from kdtune.raytune import machines as machine_monitor
+from kdtune.raytune import machines as module
+from kdtune.raytune import machines as node_status
+from kdtune.raytune.machines import (
+    MachineMonitor,
+    Node,
     NodeStatus,
+    StorageProbe,
+    TrialResources,
+    alive_nodes,
     find_differences,
     find_faults,
     find_missing_gpus,
     inspect_node,
+    preflight,
 )
-from kdtune.raytune.preflight import preflight
-from kdtune.raytune.storage_probe import StorageProbe
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
 TRIAL = TrialResources(cpu=1, gpu=0)

@@ -10,8 +10,8 @@ from play import play
 from rich.console import Console
 from simulated_runs import LISTS, curve, faulty, make
 
+from kdtune.planning.ledger import finalists, is_decided
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import finalists, is_decided
 from kdtune.raytune.progress import ProgressDisplay, describe_state, make_table, print_recipe
 from kdtune.streams.cache import Cache
 

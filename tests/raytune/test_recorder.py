@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from simulated_runs import LISTS, make
 
-from kdtune.config.errors import FolderUnusableError
 from kdtune.config.files import EPOCHS
+from kdtune.config.text import FolderUnusableError
 from kdtune.planning.plan import Plan
-from kdtune.raytune.adapters import RepeatSearcher
+from kdtune.raytune.driver import RepeatSearcher
 from kdtune.raytune.machines import Capacity, TrialResources
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import Recorder
+from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records, list_parts, read_lines
-from kdtune.storage.unusable_folder import MARK
 from kdtune.streams.cache import Cache
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"

@@ -24,14 +24,12 @@ from ray._private import ray_constants
 from users import CONNECT
 
 import kdtune
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune import local_ray
-from kdtune.raytune.gpu_memory import check_gpu_memory
-from kdtune.raytune.local_ray import environment
-from kdtune.raytune.machines import TrialResources, alive_nodes
-from kdtune.raytune.session import DEFAULTS, _own_places, check_address, ray_session
+from kdtune.config.text import InputError
+from kdtune.raytune import session as local_ray
+from kdtune.raytune.machines import TrialResources, alive_nodes, check_gpu_memory
+from kdtune.raytune.session import DEFAULTS, _own_places, check_address, environment, ray_session
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 

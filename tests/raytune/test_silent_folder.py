@@ -11,8 +11,8 @@ import pytest
 from drivers import wait_until
 
 from kdtune.config.files import LOCK
-from kdtune.raytune import silent_folder
-from kdtune.raytune.silent_folder import silence_said
+from kdtune.raytune import session as silent_folder
+from kdtune.raytune.session import silence_said
 
 SILENT = 0.3
 

@@ -22,10 +22,9 @@ import kdtune
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDY, THUMBNAILS
 from kdtune.config.study import Study
 from kdtune.data.sources import load_fashion
-from kdtune.raytune.study_folder import finish, remove_parts, write_study
-from kdtune.results.arms import read_arms
+from kdtune.raytune.folder import finish, remove_parts, write_study
 from kdtune.results.comparison import Criterion
-from kdtune.results.shown_images import most_different
+from kdtune.results.examples import most_different, read_arms
 from kdtune.storage.mirror import Mirror
 
 

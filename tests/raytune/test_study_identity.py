@@ -14,15 +14,14 @@ from photos import photo, save
 from study_folders import RUN, make, write_records
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.data.sources import clear_cached_data
-from kdtune.raytune.study_folder import write_study
-from kdtune.raytune.study_identity import check_same, is_moved, merge_with_saved, read_if_saved
+from kdtune.raytune.folder import check_same, is_moved, merge_with_saved, read_if_saved, write_study
+from kdtune.storage.folder import lock_study
 from kdtune.storage.records import SavedStudy
-from kdtune.storage.study_lock import lock_study
 from kdtune.training.run import check_study
 
 RUN = replace(RUN, augment="crop", teacher_lr=0.01)  # a saved study is resolved

@@ -11,11 +11,11 @@ from s3_service import S3
 from kdtune.config.files import CHECKPOINT, state_files
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune import reporter
+from kdtune.raytune import function as reporter
 from kdtune.raytune.trial import run_trial
-from kdtune.storage.correctness import unpack_correct
 from kdtune.storage.mirror import Mirror
-from kdtune.training.checkpoint import Checkpoint
+from kdtune.storage.records import unpack_correct
+from kdtune.training.loop import Checkpoint
 from kdtune.training.teacher import RECORD, WEIGHTS
 
 

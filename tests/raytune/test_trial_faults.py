@@ -14,7 +14,7 @@ from ray._private import state
 from tiny_run import TINY
 
 import kdtune
-from kdtune.models.finished import RECORD, WEIGHTS
+from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.storage.records import read_lines
 from kdtune.training.teacher import read_record
 
@@ -35,8 +35,8 @@ def test_a_frozen_process_is_killed_and_its_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A process that is silent for as long, but alive, is left alone."""
-    monkeypatch.setattr("kdtune.raytune.worker_watch.SILENT_SECONDS", 3.0)
-    monkeypatch.setattr("kdtune.raytune.worker_watch.LOOK_SECONDS", 4.0)
+    monkeypatch.setattr("kdtune.raytune.recorder.SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("kdtune.raytune.recorder.LOOK_SECONDS", 4.0)
     results = run(tmp_path, own_functions.freezes, space={"alpha": (0.5, 1.0)}, repeats=1)
     assert set(results.trials.status) == {"completed"}
     assert results.trials["val/acc@last"].tolist() == [3.5 / 8, 4 / 8]
@@ -63,8 +63,8 @@ def freeze_teacher(folder: Path, frozen: list[int]) -> None:
 def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdtune.raytune.worker_watch.SILENT_SECONDS", 3.0)
-    monkeypatch.setattr("kdtune.raytune.worker_watch.LOOK_SECONDS", 4.0)
+    monkeypatch.setattr("kdtune.raytune.recorder.SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("kdtune.raytune.recorder.LOOK_SECONDS", 4.0)
     own = replace(TINY, teacher_epochs=150)
     study = kdtune.Study(name="frozen", out=str(tmp_path), run=own, repeats=1)
     frozen: list[int] = []

@@ -243,7 +243,7 @@ def test_nothing_of_a_study_is_every_users_to_write(victim: Victim) -> None:
 BUILD = """
 import sys, torch
 from kdtune.streams.cache import Cache
-from kdtune.streams.keys import Key
+from kdtune.streams.cache import Key
 cache, fill = Cache(sys.argv[1], 1), float(sys.argv[2])
 made = cache.get(Key("logits", {"data": "abc"}), "logits", lambda p: {"a": torch.full((2,), fill)})
 print(made["a"].tolist())

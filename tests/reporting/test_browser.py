@@ -21,7 +21,7 @@ from whole_predictions import write_whole_predictions
 
 from kdtune.reporting.build import write
 from kdtune.results.comparison import Criterion
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

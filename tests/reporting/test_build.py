@@ -11,31 +11,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from html_reader import Reader
-from study_folders import (
-    RUN,
-    at,
-    cost,
-    draw,
-    grid,
-    make,
-    starting_repository,
-    write_predictions,
-)
+from study_folders import RUN, at, cost, draw, grid, make, starting_repository, write_predictions
 
 import kdtune
 import kdtune.report as report_command
-from kdtune.config.cost import write_costs
-from kdtune.config.defaults import fashion
-from kdtune.config.errors import InputError
+from kdtune.config.cli import ReportFlags
 from kdtune.config.files import PROVENANCE
-from kdtune.config.flags import ReportFlags
-from kdtune.config.metrics import RECORDED
+from kdtune.config.records import write_costs
+from kdtune.config.study import fashion
+from kdtune.config.task import RECORDED
+from kdtune.config.text import InputError
 from kdtune.reporting import build
-from kdtune.reporting.class_figures import CLASS_FIGURES
-from kdtune.reporting.figures import FIGURE_NAMES, all_figures, forest_plot
-from kdtune.reporting.page import inline
+from kdtune.reporting.canvas import inline
+from kdtune.reporting.figures import CLASS_FIGURES, FIGURE_NAMES, all_figures, forest_plot
 from kdtune.results.comparison import Criterion
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" 'one' $verdict ${data} <b>"
 

@@ -14,24 +14,26 @@ from PIL import Image
 from study_folders import at, cost, draw, edit_records, grid, make, starting_repository
 
 import kdtune
-from kdtune.config.cost import write_costs
-from kdtune.reporting import learning_curves
-from kdtune.reporting.answer import curves_note
+from kdtune.config.records import write_costs
+from kdtune.reporting import figures as learning_curves
 from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS
-from kdtune.reporting.class_figures import CLASS_FIGURES
 from kdtune.reporting.figures import (
+    CLASS_FIGURES,
     FIGURE_NAMES,
     MAX_CONFIGS,
     agreement_plot,
     all_figures,
+    curve_data,
+    curve_frame,
     forest_plot,
     heat_map,
+    learning_curve,
     repeats_plot,
     shown_configs,
 )
-from kdtune.reporting.learning_curves import curve_data, curve_frame, learning_curve
+from kdtune.reporting.sections import curves_note
 from kdtune.results.comparison import Criterion
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 exact = pytest.approx
 CSV = Path(__file__).parents[1] / "data" / "seed_results.csv"

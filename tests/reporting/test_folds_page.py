@@ -7,13 +7,12 @@ from study_folders import RUN, cost, draw, make
 from whole_predictions import write_whole_predictions
 
 import kdtune
-from kdtune.config.cost import write_costs
+from kdtune.config.records import write_costs
 from kdtune.reporting import build
 from kdtune.reporting.canvas import figure_style
-from kdtune.reporting.figures import repeats_plot
-from kdtune.reporting.frontier import FRONTIERS, frontier_plot
-from kdtune.results.arms import read_arms
+from kdtune.reporting.figures import FRONTIERS, frontier_plot, repeats_plot
 from kdtune.results.comparison import Criterion
+from kdtune.results.examples import read_arms
 
 
 def test_no_note_says_that_an_interval_is_for_the_same_images(tmp_path) -> None:

@@ -6,10 +6,10 @@ from matplotlib.colors import to_hex
 from study_folders import cost, draw, make
 
 import kdtune
-from kdtune.config.cost import write_costs
+from kdtune.config.records import write_costs
 from kdtune.reporting import build
 from kdtune.reporting.canvas import COLOURS, MARKERS, figure_style
-from kdtune.reporting.frontier import (
+from kdtune.reporting.figures import (
     FRONTIERS,
     cost_table,
     frontier_plot,
@@ -18,7 +18,7 @@ from kdtune.reporting.frontier import (
     teacher_points,
 )
 from kdtune.results.comparison import Criterion
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 exact = pytest.approx
 CRITERION = Criterion()

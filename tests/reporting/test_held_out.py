@@ -7,7 +7,7 @@ from html_reader import Reader
 from study_folders import RUN, at, make, make_final
 
 from kdtune.reporting import build
-from kdtune.reporting.choices import choices
+from kdtune.reporting.sections import choices
 from kdtune.results.comparison import Criterion
 
 RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}

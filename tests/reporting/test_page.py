@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
-from kdtune.reporting import page
-from kdtune.reporting.canvas import INK, CaptionedFigure
-from kdtune.reporting.page import Cell, Table, environment, inline, interval_cell
+from kdtune.reporting import canvas as page
+from kdtune.reporting.canvas import (
+    INK,
+    CaptionedFigure,
+    Cell,
+    Table,
+    environment,
+    inline,
+    interval_cell,
+)
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict {x} {{ x }} {% x %} <b>"
 CELLS = {"table", "thead", "tbody", "tr", "th", "td"}

@@ -18,10 +18,10 @@ from small_study import write_small_study
 from study_folders import at, draw, grid, make
 
 import kdtune
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 from kdtune.reporting.canvas import COLOURS
 from kdtune.reporting.figures import forest_plot
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 
 @pytest.fixture(scope="module")

@@ -16,24 +16,30 @@ from study_folders import RUN, at, cost, draw, grid, make
 from whole_predictions import write_whole_predictions
 
 import kdtune
-from kdtune.config.cost import write_costs
 from kdtune.config.files import PROVENANCE, STUDY
+from kdtune.config.records import write_costs
 from kdtune.reporting import build
-from kdtune.reporting.background import methods
-from kdtune.reporting.choices import MAX_TABLE_ROWS, choices
-from kdtune.reporting.class_figures import class_plots
-from kdtune.reporting.classes import _accuracies, by_class
-from kdtune.reporting.examples import examples
-from kdtune.reporting.frame import limits, outside
-from kdtune.reporting.identity import identity
-from kdtune.reporting.learning_curves import curve_data, learning_curve
-from kdtune.reporting.teacher_history import histories
-from kdtune.results.arms import read_arms
-from kdtune.results.classes import class_accuracies, largest_confusions
+from kdtune.reporting.canvas import limits, outside
+from kdtune.reporting.figures import class_plots, curve_data, learning_curve
+from kdtune.reporting.sections import (
+    MAX_TABLE_ROWS,
+    _accuracies,
+    by_class,
+    choices,
+    examples,
+    histories,
+    identity,
+    methods,
+)
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import ONE_TEACHER
-from kdtune.results.shown_images import write_thumbnails
-from kdtune.results.study_results import Results
+from kdtune.results.examples import (
+    class_accuracies,
+    largest_confusions,
+    read_arms,
+    write_thumbnails,
+)
+from kdtune.results.results import Results
 
 CRITERION = Criterion()
 LAST = draw({0.1: 0.1, 0.5: 0.0, 1.0: 0.0}, 4)

@@ -9,21 +9,20 @@ import pytest
 from scipy import stats
 from study_folders import draw, make, make_final, write_predictions
 
+from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan
-from kdtune.planning.standing import final_test, finalists
-from kdtune.reporting.facts import study_facts
-from kdtune.results.advice import (
+from kdtune.reporting.sections import study_facts
+from kdtune.results.comparison import DEFAULT, Criterion
+from kdtune.results.results import load
+from kdtune.results.words import (
+    ComparisonContext,
     limit_of_images,
     power_text,
     undecided_text,
     what_would_help,
     with_unit,
 )
-from kdtune.results.comparison import DEFAULT, Criterion
-from kdtune.results.context import ComparisonContext
-from kdtune.results.study_results import load
-from kdtune.storage.correctness import pack_correct
-from kdtune.storage.records import read_lines
+from kdtune.storage.records import pack_correct, read_lines
 
 # 8 repeats of 500 images: parts 1e-5, 4e-5 and 2.5e-5 of the variance, 7.5e-5 in all
 PARTS = {"var_repeat": 8e-5, "var_image": 0.02, "var_rest": 0.1}

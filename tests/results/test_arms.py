@@ -12,13 +12,14 @@ from whole_predictions import write_whole_predictions
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, THUMBNAILS
-from kdtune.results.arms import Arms, read_arms
 from kdtune.results.comparison import Criterion
-from kdtune.results.shown_images import (
+from kdtune.results.examples import (
     THUMBNAIL_SIDE,
+    Arms,
     count_differences,
     has_thumbnails,
     most_different,
+    read_arms,
     read_thumbnail,
     write_thumbnails,
 )

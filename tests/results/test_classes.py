@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-from kdtune.results.arms import Arms
-from kdtune.results.classes import (
+from kdtune.results.design import Design
+from kdtune.results.examples import (
+    Arms,
     calibration,
     calibration_errors,
     class_accuracies,
     confusion,
     largest_confusions,
 )
-from kdtune.results.design import Design
-from kdtune.statistics.crossed import crossed
+from kdtune.statistics.intervals import crossed
 
 exact = pytest.approx
 

@@ -13,9 +13,9 @@ from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, at, draw, edit_records, make, trials_of
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.results.comparison import (
     Criterion,
     best_config,
@@ -24,9 +24,9 @@ from kdtune.results.comparison import (
     complete_block,
     with_enough_repeats,
 )
-from kdtune.results.criterion_flags import baseline_of_study, check_baseline
-from kdtune.results.labels import config_label
-from kdtune.statistics.multiplicity import max_t
+from kdtune.results.frames import config_label
+from kdtune.results.results import baseline_of_study, check_baseline
+from kdtune.statistics.tests import max_t
 
 exact = pytest.approx
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}

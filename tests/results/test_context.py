@@ -8,12 +8,10 @@ import pytest
 from study_folders import at, make, make_final, trials_of, write_final, write_round
 
 import kdtune
-from kdtune.results.comparison import Criterion, compare
-from kdtune.results.context import ComparisonContext
-from kdtune.results.study_results import Results
-from kdtune.results.tables import comparison_rows
-from kdtune.results.wording import verdict
-from kdtune.statistics.sequential import anytime_interval, anytime_p
+from kdtune.results.comparison import Criterion, compare, comparison_rows
+from kdtune.results.results import Results
+from kdtune.results.words import ComparisonContext, verdict
+from kdtune.statistics.tests import anytime_interval, anytime_p
 
 exact = pytest.approx
 

@@ -13,13 +13,21 @@ from study_folders import at, cost, make, trials_of
 
 import kdtune
 from kdtune.analysis import main
-from kdtune.config.cost import Cost, Limits, write_costs
-from kdtune.config.flags import AnalysisFlags
+from kdtune.config.cli import AnalysisFlags
+from kdtune.config.records import Cost, Limits, write_costs
 from kdtune.results.comparison import Criterion
-from kdtune.results.cost_limits import NOT_MEASURED, best_within
-from kdtune.results.costs import cost_frame, cost_note, cost_rows, frontier, pareto, with_prefix
-from kdtune.results.study_results import Results
-from kdtune.storage.rounds import FinalPair, Round
+from kdtune.results.costs import (
+    NOT_MEASURED,
+    best_within,
+    cost_frame,
+    cost_note,
+    cost_rows,
+    frontier,
+    pareto,
+    with_prefix,
+)
+from kdtune.results.results import Results
+from kdtune.storage.records import FinalPair, Round
 
 exact = pytest.approx
 SMALL, LARGE, TEACHER = "pkg:small", "pkg:large", "pkg:teacher"

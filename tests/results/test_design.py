@@ -11,12 +11,10 @@ from study_folders import at, draw, trials_of
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.results.comparison import Criterion, compare
-from kdtune.results.context import ComparisonContext
+from kdtune.results.comparison import Chosen, Criterion, compare, selection
 from kdtune.results.design import ONE_TEACHER, Design, describe_teacher_share, stricter
-from kdtune.results.selection import Chosen, selection
-from kdtune.statistics.crossed import crossed
-from kdtune.statistics.resampling import teacher_share
+from kdtune.results.words import ComparisonContext
+from kdtune.statistics.intervals import crossed, teacher_share
 
 exact = pytest.approx
 LAST = draw({0.1: 0.01, 0.5: 0.03, 1.0: 0.0}, 8, seed=3)

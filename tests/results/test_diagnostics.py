@@ -5,7 +5,7 @@ from study_folders import at, draw, edit_records, make, make_final, write_record
 
 import kdtune
 from kdtune.planning.plan import Plan
-from kdtune.results.diagnostics import MAX_LISTED, find_caveats
+from kdtune.results.warnings import MAX_LISTED, find_caveats
 from kdtune.storage.records import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}

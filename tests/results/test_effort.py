@@ -8,8 +8,8 @@ import pytest
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.results.effort import MAX_RATIO, effort_text, effort_warning, tuning_effort
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
+from kdtune.results.words import MAX_RATIO, effort_text, effort_warning, tuning_effort
 from tests.study_folders import RUN, at, make
 
 NOISE = [0.0, 0.01, -0.01, 0.02, -0.02, 0.005]

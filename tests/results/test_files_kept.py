@@ -9,7 +9,7 @@ from study_folders import at, draw, make, write_predictions
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, STUDENT
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from study_folders import RUN, write_records
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.results.labels import config_label, distinguishing, label_by_config, short_model
-from kdtune.results.study_results import Results
+from kdtune.results.frames import config_label, distinguishing, label_by_config, short_model
+from kdtune.results.results import Results
 
 
 def trials(*students: str) -> pd.DataFrame:

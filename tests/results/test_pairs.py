@@ -8,8 +8,7 @@ from scipy import stats
 from study_folders import at, trials_of
 
 from kdtune.results.comparison import Criterion, compare
-from kdtune.results.design import Design
-from kdtune.results.pairs import Pair
+from kdtune.results.design import Design, Pair
 
 REPEATS, IMAGES = 6, 200
 exact = pytest.approx

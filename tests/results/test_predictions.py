@@ -7,9 +7,8 @@ import pytest
 from study_folders import at, make
 
 from kdtune.config.files import PREDICTIONS
-from kdtune.config.metrics import METRICS
-from kdtune.results.frames import write_frames
-from kdtune.results.predictions import read_examples, read_predictions
+from kdtune.config.task import METRICS
+from kdtune.results.frames import read_examples, read_predictions, write_frames
 
 TRIALS = [at(0.5, r).trial_id for r in range(3)]
 

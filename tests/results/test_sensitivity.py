@@ -11,8 +11,7 @@ from study_folders import IMAGES, at, draw, grid, make, write_predictions, write
 import kdtune
 from kdtune.config.files import PREDICTIONS
 from kdtune.results.comparison import Criterion
-from kdtune.statistics.selection_bias import bootstrap_corrected
-from kdtune.statistics.variance import repeated_measures, variance_shares
+from kdtune.statistics.selection import bootstrap_corrected, repeated_measures, variance_shares
 
 exact = pytest.approx
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}

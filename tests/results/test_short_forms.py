@@ -10,12 +10,11 @@ from small_study import write_small_study
 from study_folders import RUN, at, cost, make, make_final, write_predictions
 
 import kdtune
-from kdtune.config.cost import write_costs
-from kdtune.config.errors import InputError
-from kdtune.config.function_run import make_task
-from kdtune.config.task import DISTILLATION
-from kdtune.results.short_forms import short_metrics, short_summary
-from kdtune.results.study_results import Results
+from kdtune.config.records import write_costs
+from kdtune.config.task import DISTILLATION, make_task
+from kdtune.config.text import InputError
+from kdtune.results.results import Results
+from kdtune.results.words import short_metrics, short_summary
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, draw, make
 
 from kdtune.analysis import main
-from kdtune.config.errors import InputError
-from kdtune.config.flags import AnalysisFlags
+from kdtune.config.cli import AnalysisFlags
 from kdtune.config.run import Run
-from kdtune.results.side_by_side import SideBySide, load_several
-from kdtune.results.side_by_side_text import conclusions, text
+from kdtune.config.text import InputError
+from kdtune.results.several import SideBySide, conclusions, load_several, text
 
 exact = pytest.approx
 A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)

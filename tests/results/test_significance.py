@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from kdtune.results.significance import (
+from kdtune.results.design import (
     exact_test,
     in_every_repeat,
     is_significant,

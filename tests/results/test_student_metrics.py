@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from study_folders import draw, make, write_predictions
 
-from kdtune.results.student_metrics import configuration_record, trial_metrics
+from kdtune.results.examples import configuration_record, trial_metrics
 
 
 def test_a_distilled_configuration_and_its_gain(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from study_folders import RUN, draw, edit_records, make
 
 from kdtune.analysis import main
-from kdtune.config.flags import AnalysisFlags
-from kdtune.results.studies import is_folder_of_studies, list_studies
+from kdtune.config.cli import AnalysisFlags
+from kdtune.results.results import is_folder_of_studies, list_studies
 
 
 @pytest.fixture(scope="module")

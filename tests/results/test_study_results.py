@@ -12,8 +12,8 @@ from study_folders import at, draw, grid, make, make_final, write_records
 
 import kdtune
 from kdtune.analysis import main
-from kdtune.config.errors import InputError
-from kdtune.config.flags import AnalysisFlags
+from kdtune.config.cli import AnalysisFlags
+from kdtune.config.text import InputError
 from kdtune.results.comparison import Criterion
 
 exact = pytest.approx

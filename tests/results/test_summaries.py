@@ -13,7 +13,7 @@ from scipy.stats import sem, t
 from study_folders import at, draw, edit_records, make, metrics, starting_repository
 
 import kdtune
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 from kdtune.results.comparison import Criterion
 
 exact = pytest.approx

@@ -9,8 +9,8 @@ from scipy import stats
 from study_folders import make
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.results.table_columns import is_higher_better, scale_of
+from kdtune.config.text import InputError
+from kdtune.results.tables import is_higher_better, scale_of
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
 AT = {"by": "alpha", "repeat": "rep", "epoch": "epoch", "metric": "epoch_acc_l"}

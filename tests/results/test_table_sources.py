@@ -11,11 +11,9 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 import kdtune.analysis
-from kdtune.config.errors import InputError
-from kdtune.config.flags import parse_reading
-from kdtune.config.table_flags import TableFlags, is_table
-from kdtune.results.table_optuna import DIRECTIONS
-from kdtune.results.table_sources import read_table, read_tables
+from kdtune.config.cli import TableFlags, is_table, parse_reading
+from kdtune.config.text import InputError
+from kdtune.results.sources import DIRECTIONS, read_table, read_tables
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
 FRAME = pd.DataFrame(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from study_folders import at, make, starting_repository
 
-from kdtune.results.tables import format_table, levels, plus_minus
+from kdtune.results.comparison import format_table, levels, plus_minus
 
 METRICS = ("loss", "acc", "teacher_acc", "logit_diff")
 

@@ -7,16 +7,16 @@ import pytest
 from study_folders import at, write_records
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.config.study import Study
-from kdtune.config.teacher_accuracy import (
+from kdtune.config.records import (
     Accuracy,
     TeacherAccuracy,
     read_teacher_accuracy,
     write_teacher_accuracy,
 )
-from kdtune.reporting import teacher_history
-from kdtune.results.teachers import check_teachers, describe_accuracy, find_teacher_faults
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
+from kdtune.reporting import sections as teacher_history
+from kdtune.results.warnings import check_teachers, describe_accuracy, find_teacher_faults
 
 GOOD = TeacherAccuracy(
     teacher="big",

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from study_folders import draw, grid, make, trials_of
 
 from kdtune.config.task import DISTILLATION
-from kdtune.results.comparison import DEFAULT, Criterion, compare
-from kdtune.results.context import ComparisonContext
-from kdtune.results.tables import comparison_rows
-from kdtune.results.wording import best_sentence, short_verdict, verdict
-from kdtune.statistics.crossed import Components
-from kdtune.statistics.power import detectable_difference, repeats_needed, shrunk
+from kdtune.results.comparison import DEFAULT, Criterion, compare, comparison_rows
+from kdtune.results.words import ComparisonContext, best_sentence, short_verdict, verdict
+from kdtune.statistics.intervals import Components
+from kdtune.statistics.tests import detectable_difference, repeats_needed, shrunk
 
 exact = pytest.approx
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"

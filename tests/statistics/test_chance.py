@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from kdtune.statistics.chance import binomial_p, chance_level
+from kdtune.statistics.intervals import binomial_p, chance_level
 
 
 def test_worked_by_hand() -> None:

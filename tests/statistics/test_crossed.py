@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdtune.statistics.crossed import Components, components, crossed, over_repeats
+from kdtune.statistics.intervals import Components, components, crossed, over_repeats
 
 TABLE = np.array([[1.0, 0.0, 2.0, 1.0], [0.0, 0.0, 1.0, 3.0], [2.0, 1.0, 3.0, 4.0]])
 """3 repeats of 4 images."""

@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from kdtune.statistics.early_stopping import MIN_COMPLETED, is_behind, rungs
+from kdtune.statistics.selection import MIN_COMPLETED, is_behind, rungs
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from kdtune.statistics.intervals import paired_difference
-from kdtune.statistics.multiplicity import holm, max_t
+from kdtune.statistics.tests import holm, max_t
 
 exact = pytest.approx
 

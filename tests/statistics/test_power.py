@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from kdtune.statistics.crossed import Components, crossed
-from kdtune.statistics.power import detectable_difference, repeats_needed, shrunk
+from kdtune.statistics.intervals import Components, crossed
+from kdtune.statistics.tests import detectable_difference, repeats_needed, shrunk
 
 exact = pytest.approx
 NAN = math.nan

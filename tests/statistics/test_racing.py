@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kdtune.statistics.racing import (
+from kdtune.statistics.selection import (
     active,
     adjusted_means,
     leading_counts,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdtune.statistics.resampling import corrected_resampled, teacher_share
+from kdtune.statistics.intervals import corrected_resampled, teacher_share
 
 EXAMPLES, CLASSES, FEATURES, FOLDS, REPEATS = 100, 2, 6, 10, 15
 SHIFT = 0.45

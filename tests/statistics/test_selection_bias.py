@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtune.statistics.selection_bias import bootstrap_corrected
+from kdtune.statistics.selection import bootstrap_corrected
 
 exact = pytest.approx
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from kdtune.statistics.sequential import AnytimeTest, anytime_interval, anytime_p
+from kdtune.statistics.tests import AnytimeTest, anytime_interval, anytime_p
 
 
 def test_the_bayes_factor_is_that_of_its_integral() -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.anova import AnovaRM
 
-from kdtune.statistics.variance import importance, repeated_measures, variance_shares
+from kdtune.statistics.selection import importance, repeated_measures, variance_shares
 
 exact = pytest.approx
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # pingouin's own

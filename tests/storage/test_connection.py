@@ -13,13 +13,12 @@ import pytest
 from obstore.exceptions import PermissionDeniedError
 from s3_service import ENVIRONMENT, S3
 
-from kdtune.config.errors import InputError
 from kdtune.config.files import join_uri
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.storage import connection
-from kdtune.storage.connection import connect, server_time
-from kdtune.storage.object_store import Store
+from kdtune.config.text import InputError
+from kdtune.storage import store as connection
+from kdtune.storage.store import Store, connect, server_time
 
 VARIABLES = [*ENVIRONMENT, *connection.OWN_CREDENTIALS]
 VARIABLES += ["AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]

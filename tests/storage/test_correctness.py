@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdtune.storage.correctness import pack_correct, unpack_correct
+from kdtune.storage.records import pack_correct, unpack_correct
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 500])

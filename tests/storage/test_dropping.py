@@ -9,13 +9,12 @@ from study_folders import at, draw, make, write_records
 
 import kdtune
 from kdtune.analysis import main
-from kdtune.config.errors import InputError
+from kdtune.config.cli import AnalysisFlags
 from kdtune.config.files import state_files
-from kdtune.config.flags import AnalysisFlags
-from kdtune.storage.dropping import mark_trials
-from kdtune.storage.mirror import Mirror
+from kdtune.config.text import InputError
+from kdtune.storage.folder import lock_study
+from kdtune.storage.mirror import Mirror, mark_trials
 from kdtune.storage.records import read_lines
-from kdtune.storage.study_lock import lock_study
 
 GONE = at(0.5, 1).trial_id
 

@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 from s3_service import S3
 
-from kdtune.config.errors import InputError, LeaseLostError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.storage import lease as leases
-from kdtune.storage.fetch import fetch
-from kdtune.storage.lease import LEASE, Lease, hold_lease
-from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.object_store import ConflictError, Object, Store
+from kdtune.config.text import InputError, LeaseLostError
+from kdtune.storage import mirror as leases
+from kdtune.storage.mirror import LEASE, Lease, Mirror, RecordsUploader, fetch, hold_lease
 from kdtune.storage.records import Records
+from kdtune.storage.store import ConflictError, Object, Store
 
 Driver = subprocess.Popen[str]
 
@@ -47,7 +45,7 @@ def in_memory(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stu
 DRIVE = """
 import sys
 from kdtune.storage import lease
-from kdtune.config.errors import UserError
+from kdtune.config.text import UserError
 from kdtune.config.study import Study
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records
@@ -292,7 +290,7 @@ class LossyStore:
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch):
         self.lost, write = 0, store.write_if
-        monkeypatch.setattr("kdtune.storage.object_store.FIRST_WAIT", 0.01)
+        monkeypatch.setattr("kdtune.storage.store.FIRST_WAIT", 0.01)
 
         def write_if(*arguments: object) -> object:
             version = write(*arguments)  # type: ignore[arg-type]

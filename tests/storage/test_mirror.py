@@ -11,17 +11,15 @@ import pytest
 from s3_service import S3
 
 import kdtune
-from kdtune.config.errors import LeaseLostError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import LeaseLostError
 from kdtune.raytune.driver import Interrupted
 from kdtune.results.frames import read_frames
-from kdtune.storage.fetch import fetch
-from kdtune.storage.lease import LEASE
-from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.object_store import Store
+from kdtune.storage.mirror import LEASE, Mirror, RecordsUploader, fetch
 from kdtune.storage.records import Records
-from kdtune.streams.resources import Resources
+from kdtune.storage.store import Store
+from kdtune.streams.views import Resources
 from kdtune.training.run import distill
 
 

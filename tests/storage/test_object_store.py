@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from s3_service import ENVIRONMENT, S3
 
-from kdtune.config.errors import InputError
-from kdtune.storage import object_store as storage
-from kdtune.storage.fetch import fetch
-from kdtune.storage.object_store import ConflictError, PermanentError, Store, reach
+from kdtune.config.text import InputError
+from kdtune.storage import store as storage
+from kdtune.storage.mirror import fetch
+from kdtune.storage.store import ConflictError, PermanentError, Store, reach
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_download_that_is_cut_off_leaves_the_old_file(
 STREAMED = """
 import re, sys
 from pathlib import Path
-from kdtune.storage.object_store import Store
+from kdtune.storage.store import Store
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import kdtune
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 from kdtune.reporting.build import write
 from kdtune.storage.records import provenance_faults, read_lines, read_provenance, read_study
 

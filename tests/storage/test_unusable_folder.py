@@ -12,16 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.errors import FolderUnusableError, InputError
-from kdtune.storage import unusable_folder
-from kdtune.storage.unusable_folder import (
-    FULL,
-    WORDS,
-    Fault,
-    fault_of_driver,
-    faults_said,
-    find_fault,
-)
+from kdtune.config.text import FolderUnusableError, InputError
+from kdtune.storage import folder as unusable_folder
+from kdtune.storage.folder import FULL, WORDS, Fault, fault_of_driver, faults_said, find_fault
 
 RESUMES = "run the same command again"
 

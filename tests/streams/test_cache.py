@@ -17,9 +17,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 import kdtune.streams.cache
-from kdtune.streams.cache import Cache
-from kdtune.streams.entries import read
-from kdtune.streams.keys import Key
+from kdtune.streams.cache import Cache, Key, read
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
 SPAWN = multiprocessing.get_context("spawn")

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdtune.config.errors import InputError
 from kdtune.config.study import Study
-from kdtune.streams.cache import Cache
-from kdtune.streams.keys import Key
-from kdtune.streams.resources import Resources
+from kdtune.config.text import InputError
+from kdtune.streams.cache import Cache, Key
+from kdtune.streams.views import Resources
 
 KEY = Key("logits", {"data": "abc"})
 STRANGER = 54322

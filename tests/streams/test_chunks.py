@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtune.config.run import Run
-from kdtune.streams import chunks
-from kdtune.streams.batches import Batch, collect, rebatched
-from kdtune.streams.chunks import epoch_order, seed_step
+from kdtune.streams import views as chunks
+from kdtune.streams.views import Batch, collect, epoch_order, rebatched, seed_step
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 

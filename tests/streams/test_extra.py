@@ -18,20 +18,19 @@ from tiny_run import TINY, train_tiny_teacher
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
+from kdtune.data.arrays import with_extra
 from kdtune.data.dataset import Data
-from kdtune.data.extra import with_extra
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
-from kdtune.streams import extra as blocks
+from kdtune.models.outputs import Teacher
+from kdtune.streams import views as blocks
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
+from kdtune.streams.passes import TeacherPasses
 from kdtune.streams.stream import Stream
-from kdtune.streams.teacher_passes import TeacherPasses
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import Epoch
+from kdtune.training.loop import Checkpoint, train
 from kdtune.training.run import make_student
 from kdtune.training.teacher import load_teacher
 

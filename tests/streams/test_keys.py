@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from kdtune.config.fields import searchable
-from kdtune.config.hyperparameters import HYPERPARAMETERS
 from kdtune.config.run import Run
-from kdtune.streams import keys
-from kdtune.streams.keys import Key, Keys
+from kdtune.config.task import HYPERPARAMETERS
+from kdtune.streams import cache as keys
+from kdtune.streams.cache import Key, Keys
 
 CPU = torch.device("cpu")
 RUN = Run(train_images=100, trainable="head", seed=3, repeat=2)
@@ -96,10 +96,10 @@ def test_models_shards_and_kinds_change_the_key() -> None:
         ("torch.__version__", {"views", "logits", "features"}),
         ("torchvision.__version__", {"views", "logits", "features"}),
         ("PIL.__version__", {"views", "logits", "features"}),
-        ("kdtune.streams.keys.timm_version", {"logits", "features"}),
+        ("kdtune.streams.cache.timm_version", {"logits", "features"}),
         ("torch.get_num_threads", {"logits", "features"}),
         ("torch.backends.cpu.get_cpu_capability", {"views", "logits", "features"}),
-        ("kdtune.streams.keys.FORMAT", {"views", "logits", "features"}),
+        ("kdtune.streams.cache.FORMAT", {"views", "logits", "features"}),
     ],
 )
 def test_versions_and_machine_change_the_key(

@@ -24,16 +24,15 @@ from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
+from kdtune.models.outputs import Teacher
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
+from kdtune.streams.passes import TeacherPasses
 from kdtune.streams.stream import Stream
-from kdtune.streams.teacher_passes import TeacherPasses
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.evaluation import evaluate as accuracy_of
-from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
-from kdtune.training.teacher_origin import teacher_run
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import Epoch
+from kdtune.training.loop import Checkpoint, train
+from kdtune.training.teacher import evaluate as accuracy_of
+from kdtune.training.teacher import teacher_run
 
 MIXUP = replace(RUN, mixup=0.4, epochs=2)
 
@@ -226,7 +225,7 @@ def test_photographs_are_mixed_after_they_are_cropped(tmp_path: Path) -> None:
 def test_loader_workers_change_nothing(
     trainable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # views are made at each use
+    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # views are made at each use
     run = replace(MIXUP, trainable=trainable, epochs=1)
     caches = [Cache(tmp_path / name, 1) for name in ("0", "2")]
     students = [
@@ -251,7 +250,7 @@ def test_views_too_many_to_hold_change_nothing(
         run = replace(MIXUP, augment=augment)
         *_, (reference, _) = plain_loop(run, blobs())
         with monkeypatch.context() as patch:
-            patch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)
+            patch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
             *_, (student, _) = over_stream(
                 run, blobs(), Resources(cache=Cache(tmp_path, gigabytes))
             )
@@ -329,11 +328,11 @@ def test_a_teacher_is_neither_fine_tuned_nor_measured_on_mixed_images() -> None:
     run = replace(MIXUP, cutmix=1.0, teacher_epochs=1)
     assert not teacher_run(run).mixes
     assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))
-    data, name = blobs(), "kdtune.training.evaluation.load_data"
+    data, name = blobs(), "kdtune.training.teacher.load_data"
     teacher = Teacher.of([build_teacher(MIXUP, NOWHERE, data).place(CPU, "fp32")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(name, lambda run: data)
-        patch.setattr("kdtune.training.evaluation.untrained", lambda run, role: new_student(run))
+        patch.setattr("kdtune.training.teacher.untrained", lambda run, role: new_student(run))
         measured = [
             accuracy_of(replace(each, augment="none"), teacher, Resources(), ["train"])["train"]
             for each in (run, replace(run, mixup=0.0, cutmix=0.0))

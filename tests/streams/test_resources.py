@@ -9,21 +9,22 @@ import torch
 
 import kdtune.distill
 import kdtune.teacher
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.streams import resources
-from kdtune.streams.resources import (
+from kdtune.streams import views as resources
+from kdtune.streams.views import (
     Resources,
+    Variant,
     check_gpus,
     check_precision,
     count_gpus,
     device_of,
     trials_on_gpus,
+    variants_with,
 )
-from kdtune.streams.variants import Variant, variants_with
 
 STUDY = Study(name="s", repeats=8, gpus=0)
 

@@ -20,12 +20,12 @@ from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.data.views import Resizing
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
+from kdtune.models.outputs import Teacher
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
 from kdtune.training.run import make_student
 from kdtune.training.teacher import load_teacher
 
@@ -166,7 +166,7 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
 ) -> None:
     run = replace(tiny, trainable=trainable)
     *_, (reference, means) = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
+    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
     resize = Resizing.__call__
     monkeypatch.setattr(Resizing, "__call__", lambda s, x, n: made.append(x) or resize(s, x, n))
@@ -252,7 +252,7 @@ def test_the_key_holds_data_threads_weights_and_versions(
     assert fresh() == 1
     torch.set_num_threads(2)
     assert fresh() == 1
-    monkeypatch.setattr("kdtune.streams.keys.timm_version", lambda: "9.9")
+    monkeypatch.setattr("kdtune.streams.cache.timm_version", lambda: "9.9")
     assert fresh() == 1
     monkeypatch.setattr("torch.__version__", "9.9")
     assert fresh() == 2  # torch resizes the views
@@ -390,7 +390,7 @@ def test_views_too_many_to_hold_are_permuted_across_shards(
 ) -> None:
     run = replace(tiny, augment="none")
     *_, (reference, means) = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
+    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # one inference batch
     resources = Resources(cache=Cache(tmp_path / "cache", gigabytes))
     assert_same(*over_stream(run, teacher_folder, resources), reference, means)
     assert entries(tmp_path)["views"] == (3 + 16 + 32 if gigabytes else 0)

@@ -9,14 +9,13 @@ import torch
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.extra import with_extra
+from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
-from kdtune.models.ensemble import Teacher
+from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
-from kdtune.streams.cache import Cache
-from kdtune.streams.keys import Key
-from kdtune.streams.resources import Resources
+from kdtune.streams.cache import Cache, Key
 from kdtune.streams.stream import Stream
+from kdtune.streams.views import Resources
 from kdtune.streams.working_set import WorkingSet, cache_warning, working_set
 
 TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_students import FASHION, TEXT, of_photos, run_here
 
-from kdtune.results.study_results import Results
+from kdtune.results.results import Results
 
 
 @pytest.fixture(scope="session")

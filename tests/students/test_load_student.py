@@ -18,12 +18,12 @@ from small_students import FASHION, run_here
 from study_folders import draw, make
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.config.student_record import SCHEMA
+from kdtune.config.records import SCHEMA
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_fashion
-from kdtune.results.study_results import Results
-from kdtune.storage.object_store import Store
+from kdtune.results.results import Results
+from kdtune.storage.store import Store
 
 OLDER = Path(__file__).parents[1] / "data"
 IMAGES = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
@@ -208,7 +208,7 @@ def test_a_model_that_no_library_has(copied: Path) -> None:
 
 FACTORY = """
     from torch import nn
-    from kdtune.models.fashion import small_cnn
+    from kdtune.models.classifier import small_cnn
 
     def small(classes):
         return small_cnn(classes, width=2)

@@ -18,12 +18,11 @@ import torch
 from PIL import Image
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.config.predict_flags import parse_predict
+from kdtune.config.cli import parse_predict
+from kdtune.config.text import InputError
 from kdtune.predict import main
-from kdtune.results.study_results import Results
-from kdtune.students.image_files import find_images
-from kdtune.students.predicting import predict_files
+from kdtune.results.results import Results
+from kdtune.students.trained import find_images, predict_files
 
 IMPORTED = (
     "The student is built by factories:tiny_student, as its record says, so the module factories "

@@ -19,8 +19,8 @@ from small_students import of_photos, run_here
 from torchvision.transforms import v2
 
 import kdtune
-from kdtune.config.errors import InputError
-from kdtune.results.study_results import Results
+from kdtune.config.text import InputError
+from kdtune.results.results import Results
 
 SCRIPT = Path(__file__).with_name("predict_alone.py")
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "students.md"

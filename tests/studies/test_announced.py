@@ -8,8 +8,8 @@ import pytest
 from wandb_files import read_runs
 
 import kdtune
-from kdtune.config.errors import InputError
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.search import main
 from kdtune.storage.records import read_lines
 

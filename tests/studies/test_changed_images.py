@@ -11,9 +11,9 @@ import pytest
 from photos import photo, save
 
 import kdtune
-from kdtune.config.errors import DataChangedError, InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import DataChangedError, InputError
 from kdtune.reporting import build
 from kdtune.results.comparison import Criterion
 

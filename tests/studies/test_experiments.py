@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from kdtune.config.cli import parse
 from kdtune.config.files import STUDENT
-from kdtune.streams.resources import Resources
-from kdtune.training.objectives import objective, total
-from kdtune.training.optim import milestones
+from kdtune.streams.views import Resources
+from kdtune.training.loop import milestones
+from kdtune.training.losses import objective, total
 from kdtune.training.run import distill
-from kdtune.training.teacher_origin import teacher_run
+from kdtune.training.teacher import teacher_run
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 

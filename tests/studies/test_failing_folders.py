@@ -18,7 +18,7 @@ from tiny_run import TINY
 
 import kdtune
 from kdtune.config.study import Study
-from kdtune.raytune.silent_folder import SILENT_SECONDS
+from kdtune.raytune.session import SILENT_SECONDS
 from kdtune.storage.records import read_lines
 
 pytestmark = [

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 import kdtune
-from kdtune.config.errors import FolderUnusableError
 from kdtune.config.study import Study
+from kdtune.config.text import FolderUnusableError
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,7 +98,7 @@ def test_the_disk_of_the_cache_is_full(
 
 
 BEGIN = """
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 from kdtune.config.study import Study
 from kdtune.raytune.session import ray_session
 try:

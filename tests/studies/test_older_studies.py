@@ -17,10 +17,9 @@ from simulated_runs import curve
 
 import kdtune
 from kdtune.config.cli import parse
-from kdtune.config.migrations import SCHEMA
+from kdtune.config.run import SCHEMA
 from kdtune.config.study import Study
-from kdtune.storage.records import read_lines, read_saved
-from kdtune.storage.rounds import Round
+from kdtune.storage.records import Round, read_lines, read_saved
 from kdtune.training.recipe import resolve_study
 from kdtune.training.teacher import missing_teachers
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import kdtune
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.reporting.background import provenance
+from kdtune.reporting.sections import provenance
 from kdtune.training.recipe import resolve
 
 TEXT = Run(

@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import kdtune
-from kdtune.config.errors import InputError
 from kdtune.config.objects import Objects
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_fashion
 from kdtune.search import main
-from kdtune.streams.resources import Resources
+from kdtune.streams.views import Resources
 from kdtune.training.run import distill
 
 FASHION = load_fashion().splits

@@ -9,14 +9,13 @@ from filelock import FileLock, Timeout
 
 import kdtune
 from kdtune.config.cli import run_and_exit
-from kdtune.config.errors import InputError, LeaseLostError, NodeMismatchError, UserError
 from kdtune.config.study import Study
+from kdtune.config.text import InputError, LeaseLostError, NodeMismatchError, UserError
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.study_folder import write_study
-from kdtune.raytune.study_identity import check_same, merge_with_saved, read_if_saved
+from kdtune.raytune.folder import check_same, merge_with_saved, read_if_saved, write_study
 from kdtune.search import main
-from kdtune.streams.resources import Resources
+from kdtune.streams.views import Resources
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import check_study
 from kdtune.training.teacher import fine_tune

@@ -15,14 +15,14 @@ from drivers import wait_until
 
 import kdtune
 from kdtune.config.cli import run_and_exit
-from kdtune.config.errors import InputError
-from kdtune.config.hyperparameters import Range
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.search import main
-from kdtune.storage.dropping import mark_trials
+from kdtune.storage.mirror import mark_trials
 from kdtune.storage.records import read_lines
-from kdtune.streams.resources import Resources
+from kdtune.streams.views import Resources
 from kdtune.training.recipe import resolve
 from kdtune.training.run import distill
 
@@ -135,7 +135,7 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
 
     The models are measured in a Ray task, as with GPUs or on a cluster.
     """
-    monkeypatch.setattr("kdtune.raytune.costs._runs_on_these_cpus", lambda study: False)
+    monkeypatch.setattr("kdtune.raytune.teachers._runs_on_these_cpus", lambda study: False)
     study = taught
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
     study = replace(study, search="tpe", samples=12, policy="race", stop_early=True, space=space)

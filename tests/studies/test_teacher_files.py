@@ -9,7 +9,7 @@ import torch
 import kdtune
 from kdtune import analysis, report
 from kdtune import teacher as teacher_command
-from kdtune.config.flags import AnalysisFlags, ReportFlags
+from kdtune.config.cli import AnalysisFlags, ReportFlags
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.search import main

@@ -12,7 +12,7 @@ from study_folders import cost, make
 from whole_predictions import write_whole_predictions
 
 import kdtune
-from kdtune.config.cost import write_costs
+from kdtune.config.records import write_costs
 
 TOUR = Path(__file__).parents[2] / "experiments" / "tour.ipynb"
 RUN, SHOWN = "results = kdtune.run(study)", "results"

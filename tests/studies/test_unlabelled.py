@@ -12,10 +12,9 @@ from photos import photo, save
 
 import kdtune
 from kdtune.config.cli import parse
-from kdtune.config.errors import InputError
+from kdtune.config.text import InputError
 from kdtune.data.sources import clear_cached_data
-from kdtune.reporting.background import provenance
-from kdtune.reporting.facts import study_facts
+from kdtune.reporting.sections import provenance, study_facts
 from kdtune.results.comparison import Criterion
 from kdtune.search import main
 

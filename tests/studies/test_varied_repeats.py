@@ -14,12 +14,12 @@ from reference import plain_loop
 from safetensors.torch import load_file
 
 import kdtune
-from kdtune.config.errors import InputError
+from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.teacher_accuracy import read_teacher_accuracy
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.models.finished import RECORD, WEIGHTS
+from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.training.recipe import resolve
 
 pytestmark = pytest.mark.usefixtures("shared_ray", "one_at_a_time")

@@ -16,9 +16,8 @@ import pytest
 import study_folders as folders
 
 import kdtune
-from kdtune.config.study import Study
-from kdtune.config.trackers import TrackFlags
-from kdtune.raytune.tracker_processes import tracked
+from kdtune.config.study import Study, TrackFlags
+from kdtune.raytune.progress import tracked
 from kdtune.storage.records import read_lines
 from kdtune.track import main
 from kdtune.tracking import sync
@@ -187,7 +186,7 @@ def test_a_process_that_cannot_end_is_killed(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
-        monkeypatch.setattr("kdtune.raytune.tracker_processes.END_SECONDS", 3)
+        monkeypatch.setattr("kdtune.raytune.progress.END_SECONDS", 3)
         folders.make(tmp_path, LAST)
         said: list[str] = []
         began = time.monotonic()

@@ -7,7 +7,7 @@ import pytest
 import study_folders as folders
 
 from kdtune.storage.records import Records, read_lines
-from kdtune.tracking.records import RecordReader, Trials, study_id
+from kdtune.tracking.sync import RecordReader, Trials, study_id
 
 RUN = folders.at(0.5)
 

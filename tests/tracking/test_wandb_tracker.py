@@ -9,8 +9,7 @@ import study_folders as folders
 from wandb_files import read_runs
 
 import kdtune
-from kdtune.config.study import Study
-from kdtune.config.trackers import TrackFlags
+from kdtune.config.study import Study, TrackFlags
 from kdtune.track import main
 from kdtune.tracking.sync import Sync
 

@@ -12,9 +12,8 @@ from blobs import RUN, new_stream, new_student
 from torch import Tensor, nn
 
 from kdtune.models.classifier import Classifier
-from kdtune.training.averaging import WeightAverage
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.loop import train
+from kdtune.training.epoch import WeightAverage
+from kdtune.training.loop import Checkpoint, train
 
 
 @pytest.fixture(autouse=True)

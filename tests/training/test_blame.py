@@ -6,16 +6,16 @@ import pytest
 import torch
 from blobs import RUN, blobs, new_student
 
-from kdtune.config.errors import Diverged, InputError
 from kdtune.config.run import Run
+from kdtune.config.text import Diverged, InputError
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
+from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
-from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
-from kdtune.training import evaluation
+from kdtune.streams.views import Resources
+from kdtune.training import teacher as evaluation
 from kdtune.training.loop import train
-from kdtune.training.objectives import check_objective
+from kdtune.training.losses import check_objective
 
 
 def trained(run: Run, student: Classifier | None = None) -> None:

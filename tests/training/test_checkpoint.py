@@ -15,10 +15,8 @@ from torch import Tensor
 
 from kdtune.config.files import state_files
 from kdtune.config.run import Run
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch, Metrics
-from kdtune.training.optim import make_optimizer, make_scheduler
+from kdtune.training.epoch import Epoch, Metrics
+from kdtune.training.loop import Checkpoint, make_optimizer, make_scheduler, train
 
 DROPOUT = replace(RUN, student="factories:dropout_student", image_size=24, schedule="onecycle")
 KINDS = {

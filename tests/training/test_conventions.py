@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.config.conventions import CONVENTIONS
-from kdtune.config.conversion import Conversion, convert, converted_training
-from kdtune.config.errors import InputError
+from kdtune.config.conventions import CONVENTIONS, Conversion, convert, converted_training
 from kdtune.config.run import Run
-from kdtune.training.objectives import cross_entropy, objective, total
+from kdtune.config.text import InputError
+from kdtune.training.losses import cross_entropy, objective, total
 
 B, K = 16, 7
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

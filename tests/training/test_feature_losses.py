@@ -16,18 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdtune.config.effects import takes_features
-from kdtune.config.errors import InputError
+from kdtune.config.fields import takes_features
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
+from kdtune.models.classifier import Preprocessing
 from kdtune.models.outputs import OutputTeacher
-from kdtune.models.preprocessing import Preprocessing
-from kdtune.raytune.gpu_memory import largest_runs
-from kdtune.streams.resources import Resources
-from kdtune.training.objectives import OBJECTIVES, check_objective, objective
-from kdtune.training.one_batch import try_batch
-from kdtune.training.projector import check_features, make_projector
-from kdtune.training.run import check, check_study, make_student
+from kdtune.raytune.machines import largest_runs
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import check_features, make_projector
+from kdtune.training.losses import OBJECTIVES, check_objective, objective
+from kdtune.training.run import check, check_study, make_student, try_batch
 from kdtune.training.teacher import initial_teacher
 
 B, D, S = 6, 5, 3
@@ -305,7 +304,7 @@ def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.Monk
         made.append(make_projector(*args))
         return made[-1]
 
-    monkeypatch.setattr("kdtune.training.one_batch.make_projector", seen)
+    monkeypatch.setattr("kdtune.training.run.make_projector", seen)
     try_batch(run, CPU)
     (projector,) = made
     assert projector is not None and projector.weight.grad is not None

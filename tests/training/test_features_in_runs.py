@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
-from kdtune.data.extra import with_extra
+from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
-from kdtune.models.ensemble import Teacher
+from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
+from kdtune.streams.views import Resources
 from kdtune.streams.working_set import working_set
+from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
 from kdtune.training.run import distill, make_student
 from kdtune.training.teacher import load_teacher
 
@@ -197,7 +197,7 @@ def test_views_too_many_to_hold(
 ) -> None:
     run = replace(run, augment=augment, epochs=2)
     reference, _ = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", 1)  # one inference batch
+    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # one inference batch
     student, _ = over_stream(run, teacher, Resources(cache=Cache(tmp_path, gigabytes)))
     assert_same(student, reference)
 
@@ -306,7 +306,7 @@ def test_all_configurations_of_a_study_need_one_pass(
     """The first one compares no features; the study says that others do."""
     run = replace(run, epochs=1)
     if shards:  # views are then made again, with the logits on the way
-        monkeypatch.setattr("kdtune.streams.shards.SHARD_BYTES", shards)
+        monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", shards)
     resources = Resources(cache=Cache(tmp_path, 1), teacher_features=True)
     for change in CONFIGURATIONS:
         over_stream(replace(run, **change), teacher, resources)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.training.objectives import OBJECTIVES, objective, takes_features
+from kdtune.training.losses import OBJECTIVES, objective, takes_features
 
 B, K = 6, 5
 OF_LOGITS = [name for name in OBJECTIVES if not takes_features(name)]

@@ -10,12 +10,11 @@ import torch
 from blobs import NOWHERE, RUN, blobs, new_stream, new_student
 from reference import PlainEpoch, plain_loop
 
-from kdtune.config.errors import Diverged
 from kdtune.config.run import Run
+from kdtune.config.text import Diverged
 from kdtune.models.classifier import Classifier
-from kdtune.training.loop import train
-from kdtune.training.metrics import Epoch
-from kdtune.training.optim import make_optimizer, make_scheduler
+from kdtune.training.epoch import Epoch
+from kdtune.training.loop import make_optimizer, make_scheduler, train
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.streams.batches import Batch
-from kdtune.training.losses import Losses, Outputs
-from kdtune.training.objectives import objective
+from kdtune.streams.views import Batch
+from kdtune.training.epoch import Losses, Outputs
+from kdtune.training.losses import objective
 
 B, K = 12, 5
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdtune.config.metrics import (
+from kdtune.config.run import Run
+from kdtune.config.task import (
     COMPARABLE,
     METRICS,
     RECORDED,
@@ -21,12 +22,9 @@ from kdtune.config.metrics import (
     macro_f1,
     negative_log_likelihood,
 )
-from kdtune.config.run import Run
-from kdtune.streams.batches import Batch
-from kdtune.training.losses import Losses, Outputs
-from kdtune.training.metrics import Epoch, Meter
-from kdtune.training.objectives import objective
-from kdtune.training.predictions import Predictions
+from kdtune.streams.views import Batch
+from kdtune.training.epoch import Epoch, Losses, Meter, Outputs, Predictions
+from kdtune.training.losses import objective
 
 N, K = 150, 5
 laws = settings(deadline=None, max_examples=50)
@@ -60,7 +58,7 @@ def test_a_device_without_float64_gets_the_same_sums(
 ) -> None:
     s, t, y, run = logits(1), logits(2), labels(), Run(alpha=0.3)
     want = meter(run, s, t, y, size).metrics()
-    monkeypatch.setattr("kdtune.training.metrics.WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr("kdtune.training.epoch.WITHOUT_FLOAT64", ("cpu",))
     assert meter(run, s, t, y, size).metrics() == want
 
 

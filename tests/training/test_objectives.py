@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdtune.config.effects import keyword_parameters
-from kdtune.config.errors import InputError
+from kdtune.config.fields import keyword_parameters
 from kdtune.config.run import Run
-from kdtune.training.objectives import (
+from kdtune.config.text import InputError
+from kdtune.training.losses import (
     OBJECTIVES,
     check_objective,
     check_searched,
@@ -280,7 +280,7 @@ def test_hyperparameters_are_fields_of_a_run() -> None:
 
 
 def test_reading_the_table_loads_no_torch() -> None:
-    code = "import sys, kdtune.training.objectives; sys.exit('torch' in sys.modules)"
+    code = "import sys, kdtune.training.losses; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

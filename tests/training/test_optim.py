@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
-from kdtune.training.optim import (
+from kdtune.config.text import InputError
+from kdtune.training.loop import (
     is_stepped_by_batch,
     make_optimizer,
     make_scheduler,

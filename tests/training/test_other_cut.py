@@ -15,14 +15,11 @@ from tiny_run import TINY
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
-from kdtune.models.finished import WEIGHTS, FinishedTeacher, read_finished
-from kdtune.models.weights import save_weights
-from kdtune.raytune.distillation import DistillationJob
-from kdtune.streams.resources import Resources
-from kdtune.training.other_cut import find_other_cuts
-from kdtune.training.recipe import resolve
+from kdtune.models.weights import WEIGHTS, FinishedTeacher, read_finished, save_weights
+from kdtune.raytune.driver import DistillationJob
+from kdtune.streams.views import Resources
+from kdtune.training.recipe import find_other_cuts, resolve, transforms_of
 from kdtune.training.teacher import fine_tune, initial_teacher
-from kdtune.training.transforms import transforms_of
 
 
 def write_images(root: Path, *splits: str) -> str:

@@ -17,21 +17,18 @@ from photos import photo, save
 from tiny_run import TINY, train_tiny_teacher
 
 from kdtune import teacher as teacher_command
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.data.sources import clear_cached_data, load_data, load_fashion
-from kdtune.raytune.study_identity import check_same, is_moved
+from kdtune.raytune.folder import check_same, is_moved
 from kdtune.storage.records import SavedStudy
-from kdtune.streams.resources import Resources
-from kdtune.training.dump import dump_teacher, find_other_views
-from kdtune.training.gate import measure
-from kdtune.training.metrics import Epoch
-from kdtune.training.other_cut import find_other_cuts
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import Epoch
 from kdtune.training.output_teacher import load_output_teacher
-from kdtune.training.recipe import resolve, resolve_study
+from kdtune.training.recipe import find_other_cuts, resolve, resolve_study, transforms_of
 from kdtune.training.run import check, check_study, clear_cached_models, distill
-from kdtune.training.transforms import transforms_of
+from kdtune.training.teacher import dump_teacher, find_other_views, measure
 
 DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
 PLAIN = replace(TINY, augment="none")

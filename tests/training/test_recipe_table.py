@@ -8,8 +8,13 @@ from tiny_run import TINY
 
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
-from kdtune.training.recipe import resolve_study
-from kdtune.training.recipe_table import RecipeRow, describe_config, format_recipe, recipe_rows
+from kdtune.training.recipe import (
+    RecipeRow,
+    describe_config,
+    format_recipe,
+    recipe_rows,
+    resolve_study,
+)
 
 
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:

@@ -14,25 +14,24 @@ from PIL import Image
 from reference import build_teacher, plain_loop
 from torch.optim import SGD
 
-from kdtune.config.errors import InputError
 from kdtune.config.files import PREDICTIONS
-from kdtune.config.metrics import METRICS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import METRICS
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.distill import main
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.study_identity import check_same
-from kdtune.results.predictions import read_examples
+from kdtune.raytune.folder import check_same
+from kdtune.results.frames import read_examples
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
-from kdtune.streams.resources import Resources
-from kdtune.training.predictions import Predictions, save_predictions
-from kdtune.training.progress import Progress
-from kdtune.training.recipe import resolve
+from kdtune.streams.views import Resources
+from kdtune.training.epoch import Predictions, save_predictions
+from kdtune.training.recipe import Progress, resolve
 from kdtune.training.run import (
     CHECKPOINT,
     STUDENT,
@@ -315,7 +314,7 @@ def test_more_gpus_than_there_are_is_refused(tiny: Run, tmp_path: Path) -> None:
 def test_it_says_what_is_being_built(
     tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtune.training.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("kdtune.training.recipe.LINE_SECONDS", 0.0)
     study = Study(run=tiny, out=str(tmp_path), gpus=0, cache_gb=0)
     assert main(study) == 0
     said = capsys.readouterr().out

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from kdtune.config.errors import InputError
 from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.training.recipe import resolve_study
-from kdtune.training.teacher_origin import teacher_recipe
+from kdtune.training.teacher import teacher_recipe
 from tests.tiny_run import TINY
 
 SPACE = {"augment": ("crop", "trivial", "none"), "alpha": (0.5, 1.0)}

@@ -15,23 +15,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import TINY
 
-from kdtune.config.errors import InputError
 from kdtune.config.run import Run
+from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.models.finished import RECORD, WEIGHTS
 from kdtune.models.registry import build, build_model
-from kdtune.models.weights import save_weights
-from kdtune.streams.resources import Resources
-from kdtune.training.checkpoint import Checkpoint
-from kdtune.training.gate import find_unmeasured, measure, with_members
+from kdtune.models.weights import RECORD, WEIGHTS, save_weights
+from kdtune.streams.views import Resources
+from kdtune.training.loop import Checkpoint
 from kdtune.training.recipe import resolve
 from kdtune.training.teacher import (
     describe_training,
+    find_unmeasured,
     fine_tune,
     is_ready,
     load_teacher,
+    measure,
+    teacher_recipe,
+    teacher_run,
+    with_members,
 )
-from kdtune.training.teacher_origin import teacher_recipe, teacher_run
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -21,11 +21,10 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.streams.resources import Resources
 from kdtune.streams.stream import Stream
-from kdtune.training.recipe import resolve
+from kdtune.streams.views import Resources
+from kdtune.training.recipe import resolve, transforms_of
 from kdtune.training.teacher import initial_teacher
-from kdtune.training.transforms import transforms_of
 
 COUNT, WRONG = 16, 4
 """Images of val, and how many of them lie in the folder of the other class."""

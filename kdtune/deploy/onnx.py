@@ -1,0 +1,519 @@
+"""ONNX files: export, check against PyTorch, quantization."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdtune.config.text import ExportMismatchError, InputError, first_line
+from kdtune.students.trained import TrainedStudent
+
+# The function that is exported: from a batch of views to logits.
+
+
+Predict = Callable[[Tensor], Tensor]
+"""From a batch of views [B, ...] to logits, float32 [B, K]."""
+OUTPUT = "logits"
+"""Name of the output in exported files."""
+
+
+class Graph(nn.Module):
+    """A student from views to logits: preprocessing and network, without the softmax.
+
+    Args:
+        student: in eval mode on the CPU.
+    """
+
+    def __init__(self, student: TrainedStudent):
+        super().__init__()
+        self.student = student
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Return the logits of views, float32 [B, K]."""
+        return self.student.logits(views)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Input of an exported file: any number of examples of one shape and type."""
+
+    name: str
+    """Name of the input: "images", or "inputs" where the data are no images."""
+    shape: tuple[int, ...]
+    """Shape of one example, (C, H, W) of an image."""
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(student: TrainedStudent, views: Tensor | None) -> "Signature":
+        """Return the input of a student.
+
+        Args:
+            student: whose record may know it.
+            views: some views of its data [B, ...]; None if the data are gone.
+
+        Raises:
+            InputError: neither the student nor the data say what it is.
+        """
+        own = student.input
+        name = "images" if own.resizing is not None else "inputs"
+        if own.shape is not None and own.dtype is not None:
+            return Signature(name, own.shape, own.dtype)
+        if views is None:
+            raise InputError(
+                f"the shape of the inputs of {student.name} is not known, since an earlier version "
+                f"of kdtune wrote the study and its data are gone; put the data back"
+            )
+        return Signature(name, tuple(views.shape[1:]), views.dtype)
+
+    @property
+    def type_name(self) -> str:
+        """Name of the type, such as "uint8"; NumPy has the same names."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def random(self, count: int, seed: int = 0) -> Tensor:
+        """Return random views [count, ...]: bytes, whole numbers 0 and 1, or normal numbers."""
+        generator = torch.Generator().manual_seed(seed)
+        size = (count, *self.shape)
+        if self.dtype == torch.uint8:
+            return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        if not self.dtype.is_floating_point:  # token ids: only small ones are surely in range
+            return torch.randint(0, 2, size, generator=generator).to(self.dtype)
+        return torch.randn(size, generator=generator).to(self.dtype)
+
+
+# ONNX files: export, metadata and predictions (onnx, onnxruntime).
+#
+# Both packages are the extra kdtune[export]; they are imported where they are used.
+
+
+OPSET = 20
+"""Opset of exported files, that of PyTorch 2.13's exporter; onnxruntime 1.17 and later run it."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+EXAMPLES = 2
+"""Examples in the batch that the exporter traces; a batch of one would fix the batch size."""
+
+
+def require_packages() -> None:
+    """Raise InputError unless the packages of the extra are installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"--format onnx and --int8 need {', '.join(missing)}: pip install 'kdtune[export]'"
+        )
+
+
+def trace(graph: nn.Module, signature: Signature) -> Any:
+    """Return the program of a graph, with a dynamic batch (`torch.export.ExportedProgram`).
+
+    Raises:
+        InputError: PyTorch cannot export the model.
+    """
+    example = signature.random(EXAMPLES)
+    batch = torch.export.Dim("batch")
+    with quiet(), not_exported("--format safetensors writes its weights with all metadata"):
+        program = torch.export.export(graph, (example,), dynamic_shapes=({0: batch},))
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:  # the paths of files on this machine
+                node.meta.pop("stack_trace", None)
+    return program
+
+
+class OnnxModels(NamedTuple):
+    """The ONNX model of a graph in two forms, `onnx.ModelProto`."""
+
+    optimized: Any
+    """Batch norm and constants are folded."""
+    template: Any
+    """Before that: weights have their names in the state dict, see `with_weights`."""
+
+
+def to_onnx(graph: nn.Module, signature: Signature) -> OnnxModels:
+    """Return the ONNX model of a graph, as it is written and as a template for other weights.
+
+    Args:
+        graph: from views to logits.
+        signature: its input.
+
+    Raises:
+        InputError: the model cannot be exported.
+    """
+    program = trace(graph, signature)
+    advice = "--format torch-export or safetensors may do"
+    with quiet(), not_exported(advice):
+        made = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[signature.name],
+            output_names=[OUTPUT],
+            external_data=False,
+            optimize=False,
+            verbose=False,
+        )
+        assert made is not None  # noqa: S101 - None for other arguments
+        template = made.model_proto
+        made.optimize()  # what optimize=True does; to export once more takes half a minute
+        models = OnnxModels(made.model_proto, template)
+    for model in models:
+        _strip(model)
+    return models
+
+
+def with_weights(model: Any, graph: nn.Module) -> Any | None:
+    """Return a copy of a model that was not optimized with the weights of another graph.
+
+    To export takes half a minute for a network of a hundred layers, to copy weights no time.
+
+    Returns:
+        The model; None if it lacks a weight of the graph.
+    """
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    named = {one.name: one for one in copied.graph.initializer}
+    for name, value in graph.state_dict().items():
+        if name.endswith(".num_batches_tracked"):  # only training needs it
+            continue
+        if name not in named or tuple(named[name].dims) != tuple(value.shape):
+            return None
+        named[name].CopyFrom(onnx.numpy_helper.from_array(value.detach().numpy(), name))
+    return copied
+
+
+def _strip(model: Any) -> None:
+    """Remove the notes of the exporter: they name files of this machine, and double the size."""
+    waiting = [model.graph, *model.functions]
+    while waiting:
+        part = waiting.pop()
+        for node in part.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+            waiting += [a.g for a in node.attribute if a.HasField("g")]
+        for values in (part.value_info, getattr(part, "input", []), getattr(part, "output", [])):
+            for value in values:
+                if hasattr(value, "metadata_props"):
+                    del value.metadata_props[:]
+        if hasattr(part, "initializer"):
+            for tensor in part.initializer:
+                del tensor.metadata_props[:]
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def write_onnx(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
+    """Write an ONNX model with metadata, `metadata_props`."""
+    import onnx
+
+    onnx.helper.set_model_props(model, dict(metadata))
+    model.producer_name, model.producer_version = "kdtune", metadata.get("kdtune_version", "")
+    onnx.checker.check_model(model)
+    file.write_bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def temporary(model: Any) -> Iterator[Path]:
+    """Yield the file of an ONNX model, for the duration of the context."""
+    with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(model.SerializeToString())
+        yield file
+
+
+def session(file: Path, threads: int = 1) -> Any:
+    """Return the session of an ONNX file on the CPU, `onnxruntime.InferenceSession`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors alone: it warns of each shape that it cannot infer
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def predictor(file: Path, threads: int = 1) -> Predict:
+    """Return the function of an ONNX file, from views to logits."""
+    own = session(file, threads)
+    (name,) = (node.name for node in own.get_inputs())
+
+    def predict(views: Tensor) -> Tensor:
+        (logits,) = own.run([OUTPUT], {name: views.numpy()})
+        return torch.from_numpy(logits)
+
+    return predict
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the warnings, logs and progress that exporters print; errors are raised as before."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def not_exported(advice: str) -> Iterator[None]:
+    """Turn every exception raised inside into an InputError.
+
+    Args:
+        advice: what would do.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    except Exception as error:  # exporters and user's models raise anything
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # torch.onnx wraps the reason several times
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {first_line(cause, 160)}"
+        raise InputError(f"the student cannot be exported ({reason}); {advice}") from error
+
+
+# Check of an exported file: the same predictions as PyTorch.
+
+
+BATCH = 64
+"""Views that are predicted at once."""
+MAX_RELATIVE_DIFFERENCE = 1e-3
+"""Largest difference of the logits as a share of the largest logit. Rounding gave at most 2e-5 for
+networks of timm, torchvision and kdtune; a wrong mean or interpolation gives 1e-2 or more."""
+TIE = 1e-4
+"""Two logits of an image that differ by less than this share of its largest one are equal but for
+rounding: either class is then a right prediction."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Logits of an exported file beside those of PyTorch on the same N views."""
+
+    count: int
+    """N."""
+    largest_difference: float
+    """Largest absolute difference of the logits."""
+    largest_logit: float
+    """Largest absolute logit of PyTorch."""
+    ties: int
+    """Views whose class differs, but whose two largest logits are equal but for rounding."""
+
+
+def compare(reference: Tensor, exported: Tensor, what: str) -> Agreement:
+    """Compare logits [N, K] of an exported file with those of PyTorch.
+
+    Args:
+        reference: of PyTorch.
+        exported: of the file.
+        what: the views in words, such as "test images".
+
+    Raises:
+        ExportMismatchError: a class differs, or logits differ by more than rounding.
+    """
+    if exported.shape != reference.shape:
+        raise ExportMismatchError(
+            f"the exported file must return logits {list(reference.shape)}, but returned "
+            f"{list(exported.shape)}; it was deleted"
+        )
+    difference = float((exported - reference).abs().max())
+    largest = float(reference.abs().max())
+    mine, other = reference.argmax(1), exported.argmax(1)
+    rows = torch.arange(len(reference))
+    margin = reference[rows, mine] - reference[rows, other]
+    differs = mine != other
+    tied = differs & (margin <= TIE * reference.abs().amax(1))
+    wrong = int((differs & ~tied).sum())
+    # NaN fails every comparison
+    if wrong or not difference <= MAX_RELATIVE_DIFFERENCE * largest:
+        raise ExportMismatchError(
+            f"the exported file does not compute what PyTorch does: {wrong} of {len(reference)} "
+            f"{what} have another class, and the largest difference of the logits is "
+            f"{difference:.2g} (the largest logit is {largest:.2g}); it was deleted"
+        )
+    return Agreement(len(reference), difference, largest, int(tied.sum()))
+
+
+def run_all(
+    predictors: Sequence[Predict], batches: Iterable[Tensor], workers: int = 1
+) -> list[Tensor]:
+    """Return the logits of each function for all views, float32 [N, K] each.
+
+    Views are made once for all functions, since photographs take longer to decode than to predict.
+
+    Args:
+        predictors: the functions.
+        batches: the views.
+        workers: threads that run functions at the same time. Functions of one thread each do not
+            wait for each other; one function of many threads is slow if other programs run.
+    """
+    found: list[list[Tensor]] = [[] for _ in predictors]
+
+    def run(predict: Predict, batch: Tensor) -> Tensor:
+        with torch.no_grad():  # holds for its own thread alone
+            return predict(batch).float()
+
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in batches:
+            logits = pool.map(run, predictors, [batch] * len(predictors))
+            for own, values in zip(found, logits, strict=True):
+                own.append(values)
+    return [torch.cat(own) for own in found]
+
+
+# Quantization of ONNX models to int8, by onnxruntime.
+#
+# Static quantization writes weights and activations as int8 (QDQ: pairs of QuantizeLinear and
+# DequantizeLinear, which runtimes fuse), with the ranges of the activations measured on images of
+# train. Dynamic quantization writes only the weights of linear layers as int8 and measures the
+# ranges
+# of their inputs anew for each batch, which suits transformers.
+
+
+MIN_CALIBRATION, MAX_CALIBRATION = 32, 128
+"""Images that the ranges of activations are measured on; the ranges are those of all of them, so
+that more images give wider ranges, not better ones."""
+CALIBRATION_VALUES = 2**23
+"""Values of all these images together; of larger images, fewer are taken, but not fewer than
+`MIN_CALIBRATION`: 41 of 260 x 260 pixels."""
+MAINLY = 0.5
+"""A model is mainly linear if linear layers hold more than this share of its weights."""
+LINEAR, CONVOLUTIONS = ("MatMul", "Gemm"), ("Conv", "ConvTranspose")
+STATIC, DYNAMIC = "static", "dynamic"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 model, and how it was made."""
+
+    model: Any
+    """`onnx.ModelProto`."""
+    method: str
+    """"static" or "dynamic"."""
+    error: float
+    """Mean absolute difference of its logits from those in float32, on the calibration images; NaN
+    if no other method was tried."""
+    calibrated: int
+    """Number of calibration images."""
+    others: dict[str, float]
+    """The same error of the methods that were tried and not taken."""
+
+
+def quantize(model: Any, views: Tensor, name: str, given: str | None = None) -> Quantized:
+    """Return a model in int8, by the method with the smallest error on images of train.
+
+    Args:
+        model: `onnx.ModelProto` in float32; it is not changed.
+        views: images of train, [B, ...].
+        name: of the model's input.
+        given: the method; by default static and, for models that are mainly linear, dynamic are
+            tried.
+
+    Raises:
+        InputError: onnxruntime cannot quantize the model.
+    """
+    names = [given] if given else [STATIC, *[DYNAMIC] * (linear_share(model) > MAINLY)]
+    made = {method: _quantized(model, views, name, method) for method in names}
+    errors = dict.fromkeys(names, math.nan)
+    if len(names) > 1:
+        reference = _logits(model, views)
+        errors = {k: float((_logits(v, views) - reference).abs().mean()) for k, v in made.items()}
+    best = min(errors, key=lambda method: errors[method])
+    others = {method: error for method, error in errors.items() if method != best}
+    return Quantized(made[best], best, errors[best], len(views), others)
+
+
+def _logits(model: Any, views: Tensor) -> Tensor:
+    with temporary(model) as file:
+        return run_all([predictor(file)], views.split(BATCH))[0]
+
+
+def linear_share(model: Any) -> float:
+    """Return the share of a model's weights that linear layers hold, among these and convolutions.
+
+    Args:
+        model: `onnx.ModelProto`.
+    """
+    sizes = {one.name: int(np.prod(one.dims)) for one in model.graph.initializer}
+    held = dict.fromkeys((*LINEAR, *CONVOLUTIONS), 0)
+    for node in model.graph.node:
+        if node.op_type in held:
+            held[node.op_type] += sum(sizes.get(name, 0) for name in node.input[:2])
+    linear = sum(held[kind] for kind in LINEAR)
+    return linear / max(sum(held.values()), 1)
+
+
+def _quantized(model: Any, views: Tensor, name: str, method: str) -> Any:
+    """Return the int8 model of one method."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        with quiet(), temporary(model) as source:
+            prepared, target = (source.with_name(f"{part}.onnx") for part in ("prepared", "int8"))
+            # folds batch norm into convolutions; onnx infers all shapes that quantization needs
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            if method == STATIC:
+                quantization.quantize_static(
+                    str(prepared),
+                    str(target),
+                    _Reader(views, name),
+                    quant_format=quantization.QuantFormat.QDQ,
+                    per_channel=True,
+                    activation_type=quantization.QuantType.QInt8,
+                    weight_type=quantization.QuantType.QInt8,
+                )
+            else:
+                quantization.quantize_dynamic(
+                    str(prepared),
+                    str(target),
+                    op_types_to_quantize=list(LINEAR),
+                    per_channel=True,
+                    weight_type=quantization.QuantType.QInt8,
+                )
+            return onnx.load(str(target))
+    except Exception as error:  # onnxruntime raises anything
+        reason = f"{type(error).__name__}: {first_line(error, 160)}"
+        raise InputError(
+            f"the student cannot be quantized ({reason}); export it without --int8"
+        ) from error
+
+
+class _Reader:
+    """Batches of calibration images, as onnxruntime reads them (a `CalibrationDataReader`)."""
+
+    def __init__(self, views: Tensor, name: str):
+        self._batches: Iterator[Tensor] = iter(views.split(1))
+        self._name = name
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the next batch; None at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {self._name: batch.numpy()}
+
+
+def calibration_index(index: Tensor, values: int) -> Tensor:
+    """Return the examples to calibrate on, evenly over all.
+
+    Args:
+        index: of all, int64 [N].
+        values: numbers in a view, such as channels x height x width.
+    """
+    most = min(max(CALIBRATION_VALUES // values, MIN_CALIBRATION), MAX_CALIBRATION)
+    count = min(len(index), most)
+    return index[torch.linspace(0, len(index) - 1, count).round().long()]

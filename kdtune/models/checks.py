@@ -1,0 +1,319 @@
+"""Checks of a model on two views of the data, and what it costs."""
+
+import platform
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from kdtune.config.fields import Role, is_object
+from kdtune.config.records import Cost
+from kdtune.config.text import InputError, are_images, first_line, no_exit
+from kdtune.models.classifier import Classifier, describe_assumption
+from kdtune.models.outputs import combine
+
+# Trial of a model on two views of the data, before any work: what it returns and what learns.
+
+
+def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
+    """Run the model on two views, and warn if it has no preprocessing of its own.
+
+    Args:
+        model: on the CPU.
+        views: two of the data, [2, ...].
+        classes: K of the data.
+        whole: whether all its layers learn. If not, its head must be its last operation, since
+            features then replace views.
+
+    Raises:
+        InputError: the model fails, or its logits or head do not fit.
+    """
+    if are_images(views):
+        if not model.is_normalized:
+            warnings.warn(describe_assumption(model), stacklevel=1)
+        model.preprocessing.check_channels(views, model.name)
+    before = views.clone()
+    shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
+    try:
+        with torch.no_grad(), no_exit(f"the model {model.name}"):
+            model.set_mode(False)
+            in_train_mode = [key for key, part in model.net.named_modules() if part.training]
+            logits, features = model(views), model.features(views)
+            from_head = model.classify(features)
+            model.set_mode(True)
+            in_training = model(views)
+    except InputError:
+        raise
+    except Exception as error:  # a user's model may raise anything
+        reason = first_line(error, 120)
+        raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
+    if in_train_mode:
+        part = f"its part {in_train_mode[0]}" if in_train_mode[0] else "it"
+        raise InputError(
+            f"{model.name} must be in eval mode after train(False), but {part} stays in train "
+            f"mode, so that an evaluation would change it or be random; leave its method train() "
+            f"as torch has it"
+        )
+    if not torch.equal(views, before):
+        raise InputError(
+            f"{model.name} must leave its input as it is, but changes it in place; the other "
+            f"model and other epochs get the same: compute a new tensor instead"
+        )
+    _check_logits(model.name, logits, classes)
+    _check_logits(model.name, in_training, classes, " in train mode")
+    if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
+        raise InputError(
+            f"{model.name} cannot be trained with --trainable head, since its last layer "
+            f"{model.head_name} is not its last operation; use --trainable all"
+        )
+
+
+def _check_logits(name: str, logits: Tensor, classes: int, mode: str = "") -> None:
+    """Raise InputError unless logits of two views are finite numbers, one for each class."""
+    if logits.shape != (2, classes):
+        remedy = "Let its factory have a parameter num_classes and return a module"
+        if is_object(name):
+            remedy = "Pass a module, or a function with a parameter num_classes that returns one,"
+        raise InputError(
+            f"{name} must return logits [B, {classes}], one for each class of the data, but "
+            f"got {list(logits.shape)}{mode}. {remedy} with as many outputs."
+        )
+    if logits.device.type == "meta" or not logits.isfinite().all():
+        raise InputError(
+            f"{name} must return finite logits, but some of its logits for two of the data's "
+            f"examples are NaN or infinite{mode}, before any training; check its weights and its "
+            f"forward"
+        )
+
+
+def check_some_learn(model: Classifier, what: str) -> None:
+    """Raise InputError, which begins with `what`, if requires_grad is False for all parameters."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"{what} must have parameters that learn, but requires_grad is False for all; set it "
+            f"to True (net.requires_grad_())"
+        )
+
+
+def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
+    """Raise InputError if the gradient of the logits reaches no parameter; warn if it is zero.
+
+    Args:
+        model: on the CPU, after `probe`.
+        views: two of the data, [2, ...].
+        whole: whether all its layers learn, and not only its head.
+    """
+    trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
+    if whole:
+        check_some_learn(model, model.name)
+    if not trained:
+        return  # a frozen head is set to learn
+    model.set_mode(True)
+    try:
+        with torch.enable_grad():
+            logits = model(views)
+            # other weights for each logit: the sum of probabilities, for one, is a constant
+            loss = (logits * torch.linspace(1, 2, logits.numel()).view_as(logits)).sum()
+            found = torch.autograd.grad(loss, trained, allow_unused=True)
+    except RuntimeError as error:
+        detached = not logits.requires_grad if "logits" in locals() else False
+        reason = "its logits have no gradient" if detached else first_line(error, 120)
+        raise InputError(
+            f"{model.name} cannot learn: {reason}; its forward must compute the logits from its "
+            f"parameters without detach(), torch.no_grad() or operations in place"
+        ) from None
+    reached = [g for g in found if g is not None]
+    if not reached:
+        raise InputError(
+            f"{model.name} cannot learn: its logits do not depend on its parameters that are "
+            f"trained (requires_grad)"
+        )
+    if not torch.equal(*views) and not any(g.ndim > 1 and g.any() for g in reached):
+        warnings.warn(
+            f"the logits of {model.name} do not depend on its input for two of the data's "
+            f"examples, since the gradient of all its weights but the biases is 0; check its "
+            f"forward and its initial weights",
+            stacklevel=1,
+        )
+
+
+def check_single(
+    model: Classifier, views: Tensor, count: int, batch_sizes: Iterable[int], flag: str
+) -> None:
+    """Raise InputError if the last batch has one example, from which the model cannot learn.
+
+    Args:
+        model: on the CPU, after `probe`.
+        views: two of the data, [2, ...].
+        count: number of examples of an epoch.
+        batch_sizes: those that are used.
+        flag: of the batch size.
+    """
+    lonely = [size for size in batch_sizes if size == 1 or count % size == 1]
+    if not lonely:
+        return
+    model.set_mode(True)
+    try:
+        with torch.no_grad():
+            model(views[:1])
+    except Exception as error:  # that of batch norm is a ValueError
+        raise InputError(
+            f"{model.name} cannot be trained on a batch of one example ({first_line(error, 80)}), "
+            f"but {flag} {lonely[0]} makes such a batch of {count:,} examples; give another "
+            f"{flag}, or layers without batch statistics"
+        ) from None
+
+
+# Measurement of what a model costs: parameters, size, FLOPs and latency.
+
+
+Forward = Callable[[Tensor], Tensor]
+"""From views [B, ...] to logits [B, K]."""
+MIN_SECONDS, MAX_SECONDS = 0.2, 10.0
+"""Time of the measurement of one latency: at least, and at most unless one batch takes longer."""
+MIN_BLOCKS = 3
+"""Blocks of calls without which there is no interquartile range."""
+
+
+def measure(members: Sequence[Classifier], role: Role, views: Tensor, threads: int = 1) -> Cost:
+    """Return the cost of a student or a teacher.
+
+    FLOPs and latency are those of the networks with their preprocessing, from views to logits, in
+    eval mode, on their device and in their precision.
+
+    Args:
+        members: One classifier, or the members of an ensemble, as they run; they are left in eval
+            mode.
+        role: Of the model in the study.
+        views: Examples of the data [B, ...], uint8 images [B, C, H, W] for instance.
+        threads: Threads of the CPU.
+    """
+    parameters = [p for member in members for p in member.parameters()]
+    device = parameters[0].device
+    views = views.to(device)
+    for member in members:
+        member.set_mode(False)
+
+    def forward(batch: Tensor) -> Tensor:
+        return combine([member(batch) for member in members])
+
+    one = latency(forward, batch_of(views, 1), threads)
+    many = latency(forward, batch_of(views, 32), threads)
+    return Cost(
+        role=role,
+        model="+".join(member.name for member in members),
+        params=sum(p.numel() for p in parameters),
+        bytes=sum(size_on_disk(member) for member in members),
+        flops=count_flops(forward, batch_of(views, 1)),
+        latency_ms=one.median_ms,
+        latency_ms_iqr=one.iqr_ms,
+        latency32_ms=many.median_ms,
+        latency32_ms_iqr=many.iqr_ms,
+        threads=threads,
+        device=device.type,
+        hardware=hardware_name(device),
+        precision=members[0].precision,
+        torch=torch.__version__,
+    )
+
+
+def batch_of(views: Tensor, size: int) -> Tensor:
+    """Return a batch of this size, the views again and again."""
+    return views[torch.arange(size, device=views.device) % len(views)]
+
+
+def size_on_disk(model: Classifier) -> int:
+    """Return the bytes of the network's state dict as a safetensors file."""
+    # clones, since safetensors refuses tensors that share memory
+    state = model.net.state_dict().items()
+    return len(save({name: value.detach().cpu().contiguous().clone() for name, value in state}))
+
+
+def count_flops(forward: Forward, views: Tensor) -> int | None:
+    """Return the FLOPs of a forward pass; a multiply-add counts as two.
+
+    Returns None if the counter knows none of the operations, or the model has operations that are
+    not PyTorch's own and that it does not know.
+    """
+    try:
+        with (
+            torch.no_grad(),
+            _without_fused_kernels(),
+            _ForeignOperations() as foreign,
+            FlopCounterMode(display=False) as counter,
+        ):
+            forward(views)
+    except Exception:  # the counter may fail on any operation; the study does not need it
+        return None
+    return None if foreign.names else counter.get_total_flops() or None
+
+
+class _ForeignOperations(TorchDispatchMode):
+    """Names of the operations seen that are not PyTorch's own and have no formula for FLOPs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace not in ("aten", "prim", "prims") and (
+            func._overloadpacket not in flop_registry
+        ):
+            self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without_fused_kernels() -> Iterator[None]:
+    """Use kernels that the counter knows: it counts 0 for oneDNN's LSTM and fused attention."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # oneDNN's flags warn of TF32 on other machines
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+class Latency(NamedTuple):
+    """Time of a batch in milliseconds."""
+
+    median_ms: float
+    iqr_ms: float | None
+    """Interquartile range. None: too few measurements."""
+
+
+def latency(forward: Forward, views: Tensor, threads: int) -> Latency:
+    """Return the time of a forward pass, by torch.utils.benchmark (it synchronises CUDA)."""
+    timer = Timer("run(views)", globals={"run": forward, "views": views}, num_threads=threads)
+    with torch.inference_mode():
+        # any spread is accepted, since it is reported
+        seen = timer.adaptive_autorange(
+            float("inf"), min_run_time=MIN_SECONDS, max_run_time=MAX_SECONDS
+        )
+    spread = 1e3 * seen.iqr if len(seen.times) >= MIN_BLOCKS else None
+    return Latency(1e3 * seen.median, spread)
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return the name of the GPU or CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")  # Linux: there, `platform` knows the architecture only
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), "") or platform.processor() or platform.machine()

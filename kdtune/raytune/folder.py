@@ -1,0 +1,544 @@
+"""A study's folder: its identity, and the files at its start and end."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from kdtune import __version__
+from kdtune.config.fields import declarations
+from kdtune.config.files import (
+    COSTS,
+    EXPORTS,
+    PART,
+    PREDICTIONS,
+    PROVENANCE,
+    STUDENT,
+    STUDENTS,
+    STUDENTS_CONFIG,
+    STUDY,
+    TEACHER,
+    THUMBNAILS,
+    TRIALS,
+    atomic_write,
+    student_file,
+)
+from kdtune.config.objects import NO_OBJECTS, Objects
+from kdtune.config.records import InputRecord, ModelRecord, StudentRecord, StudentsRecord
+from kdtune.config.run import Run
+from kdtune.config.study import OF_FUNCTION, Study
+from kdtune.config.task import HYPERPARAMETERS, Range, Values, active_values, covers, name_of
+from kdtune.config.text import InputError, short
+from kdtune.data.sources import load_data
+from kdtune.models.checks import hardware_name
+from kdtune.planning.proposals import FILE as OPTUNA
+from kdtune.planning.proposals import export
+from kdtune.raytune.function import FILES, LOG
+from kdtune.results.comparison import Criterion, csv_text
+from kdtune.results.examples import (
+    configuration_record,
+    has_thumbnails,
+    read_arms,
+    trial_metrics,
+    write_thumbnails,
+)
+from kdtune.results.frames import write_frames
+from kdtune.results.results import Results, load
+from kdtune.results.warnings import exported_config
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.records import Line, SavedStudy, read_lines, read_provenance, read_saved
+from kdtune.streams.views import device_of
+from kdtune.training.teacher import COMPARED_BY_CONTENT
+
+# Folder students/ of a study: the best configuration's students, and what predicting needs.
+
+
+def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None:
+    """Copy the students of the best configuration to students/, with all that predicting needs.
+
+    Runs whose folders in `trials/` no longer have the student keep its earlier copy, as long as the
+    same configuration is the best. So do files that were exported from them.
+    """
+    best = results.best()
+    if best is None:
+        return
+    starts = (line for line in lines if line["kind"] == "start")
+    config = next(line["config"] for line in starts if line["config_id"] == best)
+    run = replace(results.study.run, **active_values(config))
+    target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
+    if (part / STUDENTS_CONFIG).exists() and not target.exists():
+        part.rename(target)  # a driver was killed between the last two lines below
+    kept = exported_config(results.folder, results.study) == best
+    trials = results.trials[results.trials.config_id == best]
+    mirror.pull_trials(list(trials.trial_id), STUDENT)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    done = trials[trials.status == "completed"].sort_values("repeat")
+    students = tuple(_copies(done, results.folder, target if kept else None, part))
+    if kept and _same_students(target, part):
+        for file in (f for pattern in EXPORTS for f in target.glob(pattern)):
+            shutil.copy2(file, part / file.name)
+    record = _record(results, run, students)
+    # last: the folder is whole
+    (part / STUDENTS_CONFIG).write_text(record.to_json(), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _same_students(earlier: Path, now: Path) -> bool:
+    """Return whether all earlier students are still there; an export is of one of them."""
+    names = {file.name for file in earlier.glob("repeat-*.safetensors")}
+    return names <= {file.name for file in now.glob("repeat-*.safetensors")}
+
+
+def _copies(
+    trials: pd.DataFrame, folder: Path, earlier: Path | None, part: Path
+) -> Iterator[StudentRecord]:
+    """Copy the student of each trial that still has one, and yield its record.
+
+    Args:
+        trials: The completed ones of the configuration.
+        folder: Of the study.
+        earlier: Folder with earlier copies of these students, if there is one.
+        part: Where they are copied to.
+    """
+    for _, trial in trials.iterrows():
+        name = student_file(trial["repeat"])
+        own = folder / TRIALS / trial.trial_id / STUDENT
+        sources = (own,) if earlier is None else (own, earlier / name)
+        if source := next(filter(Path.exists, sources), None):
+            shutil.copyfile(source, part / name)  # safetensors' own files are for their owner alone
+            yield StudentRecord(
+                repeat=int(trial["repeat"]),
+                file=name,
+                trial_id=trial.trial_id,
+                sha256=hashlib.sha256((part / name).read_bytes()).hexdigest(),
+                metrics=trial_metrics(trial),
+            )
+
+
+def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> StudentsRecord:
+    """Return the content of students.json.
+
+    What an earlier version of kdtune has not recorded at the start of the study stays unknown.
+    """
+    record = read_provenance(results.folder)
+    source = record.get("sources", {}).get(f"student {run.student}", {})
+    own = record.get("models", {}).get(f"student {run.student}", {})
+    steps = record.get("views", {}) | {k: v for k, v in own.items() if k != "crop"}
+    view = record.get("input") or None
+    return StudentsRecord(
+        study=results.study.name,
+        model=ModelRecord(**{"name": run.student} | _known(ModelRecord, source)),
+        classes=tuple(record.get("classes", ())),
+        input=InputRecord(**_known(InputRecord, view)) if view else None,
+        preprocessing=steps if own else None,
+        students=students,
+        configuration=configuration_record(results),
+        versions=record.get("versions", {}),
+        run=asdict(run),
+    )
+
+
+def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the fields of a dataclass."""
+    return {f.name: values[f.name] for f in fields(owner) if f.name in values}
+
+
+# A study's folder: what is written at the start, what is written at the end.
+
+
+SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
+FINISHED = (
+    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
+    *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS, THUMBNAILS),
+)
+"""What a finished study has on an object store, besides its trials and its teacher."""
+TEACHER_PART_SECONDS = 3600.0
+"""A temporary file of a teacher that is older is of a process that was killed: kdtune.teacher and
+kdtune.distill train teachers without the study's lock."""
+
+
+def write_study(
+    study: Study,
+    fingerprints: Mapping[str, str],
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write study.json and provenance.json: once classes, versions, command and recipe.
+
+    Args:
+        study: The study as it is run.
+        fingerprints: Of what its trials are made of, see `job.Job.fingerprints`.
+        provenance: What is known of its trials, if it runs any, see `job.Job.provenance`. Models,
+            their sources, views and warnings are added to the record; the rest is written once.
+    """
+    study = replace(study, rerun_dropped=False)  # it is asked for once
+    with atomic_write(study.folder / STUDY) as part:
+        part.write_text(study.to_json(fingerprints), encoding="utf-8")
+    own = dict(provenance or {})
+    models, warnings, sources = (own.pop(name, None) for name in ("models", "warnings", "sources"))
+    seen = {name: own.pop(name) for name in ("views", "input") if name in own}
+    record = read_provenance(study.folder) or own | _provenance()
+    if models is not None:
+        models = record.get("models", {}) | models
+        sources = record.get("sources", {}) | (sources or {})
+        warnings = list(dict.fromkeys([*record.get("warnings", []), *(warnings or [])]))
+        record |= seen | {"models": models, "sources": sources, "warnings": warnings}
+    with atomic_write(study.folder / PROVENANCE) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files of drivers and trials that were killed while they wrote.
+
+    Call it with the study's lock and lease. Then no other driver of the study lives, on any machine
+    that shares the folder, and its trials have ended with it. A trial that still runs on a machine
+    that was cut off may fail when its file is removed; its results are not used. Reports, teachers
+    and other files that another command may be writing stay, and so do the user's own.
+    """
+    old = time.time() - TEACHER_PART_SECONDS
+    trials, teacher = folder / TRIALS, folder / TEACHER
+    places = (
+        *((part, (STUDY, PROVENANCE, *FINISHED)) for part in folder.glob("*.part")),
+        *((part, (LOG,)) for part in trials.glob(f"*/{FILES}/{LOG}.*.part")),
+        *((part, None) for part in trials.glob("*/*.part")),
+        *((part, None) for part in teacher.rglob("*.part")),
+        *((part, None) for part in (folder / THUMBNAILS).glob("*.part")),
+    )
+    for part, names in places:
+        found = PART.fullmatch(part.name)
+        if found and (names is None or found["file"] in names):
+            with suppress(OSError):  # that of another user stays
+                if part.is_file() and (teacher not in part.parents or part.stat().st_mtime < old):
+                    part.unlink()
+
+
+def add_warning(folder: Path, sentence: str) -> None:
+    """Add a sentence to the warnings of a study that has begun, which results and report show."""
+    record = read_provenance(folder)
+    warnings = list(dict.fromkeys([*record.get("warnings", []), sentence]))
+    with atomic_write(folder / PROVENANCE) as part:
+        part.write_text(json.dumps(record | {"warnings": warnings}, indent=2), encoding="utf-8")
+
+
+def _provenance() -> dict[str, Any]:
+    """Return the driver's machine, versions and command of a new study."""
+    names = ("torch", "torchvision", "ray", "numpy", "pandas")
+    return {
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": hardware_name(torch.device("cpu")),
+            "cores": os.cpu_count(),
+        },
+        "python": platform.python_version(),
+        "versions": {"kdtune": __version__} | {name: version(name) for name in names},
+        "command": _command(),
+    }
+
+
+def _command() -> list[str]:
+    """Return the command line as a user would type it, without the text of --notify."""
+    program, words = Path(sys.argv[0]), list(sys.argv[1:])
+    for i, word in enumerate(words):  # it may hold a password
+        if i and words[i - 1] == "--notify":
+            words[i] = "..."
+        elif word.startswith("--notify="):
+            words[i] = "--notify=..."
+    if program.parent.name == "kdtune":
+        return ["python", "-m", f"kdtune.{program.stem}", *words]
+    return ["python", program.name, *words]
+
+
+def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
+    """Write everything that follows from the records, here and on the study's object store.
+
+    Students that `--keep` does not ask for are deleted. Call it when the study is complete: until
+    then the best configuration may change.
+
+    Args:
+        folder: Of the study.
+        mirror: Its object store.
+        objects: That were passed, among which its data may be.
+    """
+    results = load(folder)
+    lines, _ = read_lines(folder, results.study)
+    mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
+    write_frames(folder, results.frames)
+    with atomic_write(folder / SUMMARY_CSV) as part:
+        part.write_text(csv_text(results.summary(full=True)), encoding="utf-8")
+    export(results.study, lines)
+    with atomic_write(folder / SUMMARY_MD) as part:
+        part.write_text(f"{results.text()}\n", encoding="utf-8")
+    is_distillation = results.task.is_distillation
+    if is_distillation:
+        mirror.pull_folders(THUMBNAILS)
+        _write_thumbnails(results, objects)
+    if is_distillation and results.study.keep != "none":
+        mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
+        export_students(results, lines, mirror)
+    mirror.push(*FINISHED)
+    mirror.delete_removed(STUDENTS)
+    mirror.delete_removed(THUMBNAILS)
+    if results.study.keep != "all":
+        for file in (folder / TRIALS).glob(f"*/{STUDENT}"):
+            file.unlink()
+        mirror.delete_below(TRIALS, STUDENT)
+
+
+def _write_thumbnails(results: Results, objects: Objects) -> None:
+    """Write thumbnails of the images that the report will show, unless the data are gone."""
+    arms = read_arms(results, Criterion())
+    if has_thumbnails(results.folder, arms):
+        return
+    with suppress(InputError):
+        splits = load_data(replace(results.study.run, objects=objects)).splits
+
+        def picture(split: str, index: int) -> Image.Image:
+            if splits[split].kind == "tensors":
+                raise ValueError("not an image")
+            own = splits[split].example(index, results.study.run.orientation)
+            channels = own.numpy()  # uint8 [C, H, W]
+            last = channels.transpose(1, 2, 0)
+            return Image.fromarray(last[..., 0] if len(channels) == 1 else last)
+
+        write_thumbnails(results.folder, arms, picture)
+
+
+# Identity of a study: whether it continues the one that its folder holds.
+#
+# Settings are compared by value; data, weights and models by fingerprint, never by path. So a
+# study
+# that was copied, renamed or moved to another machine, with its data elsewhere, can be continued.
+
+
+KEEPING = ("none", "best", "all")
+"""Values of `Study.keep`, from the fewest students kept to the most."""
+
+
+def read_if_saved(folder: Path) -> SavedStudy | None:
+    """Return what an earlier call saved in a study's folder; None if there is no study yet.
+
+    Call it with the study's lock held (`lock_study`, and on a store `hold_lease`): before that,
+    another driver may be changing the file.
+    """
+    return read_saved(folder) if (folder / STUDY).exists() else None
+
+
+def merge_with_saved(
+    study: Study, saved: SavedStudy | None, say: Callable[[str], None] = print
+) -> Study:
+    """Return the study that continues the saved one: with at least its repeats.
+
+    A study with --repeats auto keeps that: the number of its repeats depends on their results, and
+    a test that takes the number for fixed would find too many differences.
+
+    Args:
+        study: The study that is asked for.
+        saved: What its folder holds, see `read_if_saved`.
+        say: Is given a line for each saved value that takes precedence.
+
+    Raises:
+        InputError: The saved study is another one. Data and weights are not compared here, but by
+            content in `check_same`.
+    """
+    if saved is None:
+        return study
+    old = saved.study
+    changes = (_changed_task, _changed_space)
+    if study.train is None and old.train is None:
+        study = replace(study, run=_with_recorded(study.run, old.run))
+        changes = (_changed_fields, _changed_space)
+    if found := [text for changed in changes for text in changed(old, study)]:
+        raise _other_study(study, found)
+    if old.until_decided and not study.until_decided:
+        say(
+            f"{study.folder} was begun with --repeats auto; continuing with --budget {old.budget} "
+            f"and --level {old.level:g}"
+        )
+        study = replace(study, until_decided=True, budget=old.budget, level=old.level)
+    if KEEPING.index(old.keep) > KEEPING.index(study.keep):
+        say(
+            f"{study.folder} was begun with --keep {old.keep}; ignoring --keep {study.keep}, so "
+            f"that no students are deleted"
+        )
+        study = replace(study, keep=old.keep)
+    if old.plain_share != study.plain_share and "plain_share" not in study.flags:
+        say(f"{study.folder} was begun with --plain-share {old.plain_share:g}; continuing with it")
+        study = replace(study, plain_share=old.plain_share)
+    if old.repeats > study.repeats:
+        say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
+        study = replace(study, repeats=old.repeats)
+    return study
+
+
+def _with_recorded(run: Run, old: Run) -> Run:
+    """Return the run with the recorded values of settings that are not given, see `Setting`."""
+    open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    open_fields.append("image_size")  # resolved only in a study of models of several sizes
+    recorded = {n: getattr(old, n) for n in open_fields if getattr(run, n) is None}
+    return replace(run, **recorded, study_values=old.study_values)
+
+
+def is_moved(study: Study, saved: SavedStudy | None) -> bool:
+    """Return True if data or weights have other paths than in the saved study, or are objects.
+
+    Then `check_same` must compare their contents, even if no trial is left to run.
+    """
+    if saved is None:
+        return False
+    if study.run.objects:  # which may be others under the same names
+        return True
+    return any(getattr(saved.study.run, n) != getattr(study.run, n) for n in COMPARED_BY_CONTENT)
+
+
+def check_same(
+    study: Study,
+    saved: SavedStudy | None,
+    fingerprints: Mapping[str, str],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Raise InputError if data, teacher or student are not those that the saved study began with.
+
+    Args:
+        study: The study that is asked for.
+        saved: What its folder holds.
+        fingerprints: Of the study that is asked for, see `training.run.check`.
+        say: Is given a line if the saved study has nothing to compare with.
+    """
+    if saved is None:
+        return
+    run = study.run
+    for name, fingerprint in fingerprints.items():
+        before = saved.fingerprints.get(name, fingerprint)
+        if before != fingerprint:
+            has = "have" if name.startswith("extra") else "has"
+            raise InputError(
+                f"{_describe(name, run)} {has} changed since {study.folder} began (fingerprint "
+                f"{before} → {fingerprint}); restore it, or begin another study (--name OTHER); if "
+                f'the change cannot affect any number, delete "{name}" from the fingerprints in '
+                f"{study.folder / STUDY}"
+            )
+    begun_with = ("data", "teacher", "student")
+    unknown = [n for n in begun_with if n in fingerprints.keys() - saved.fingerprints.keys()]
+    if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
+        raise _other_study(study, found)
+    if unknown:
+        say(
+            f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
+            f"(kdtune 0.1 saved none for its own models); make sure that they are unchanged"
+        )
+
+
+def _describe(name: str, run: Run) -> str:
+    """Return what a fingerprint is of, in words."""
+    role, _, model = name.partition(" ")
+    if role == "data":
+        return f"the data in {run.data}"
+    if role == "extra":
+        return f"the images without labels of --extra {run.extra}"
+    if role == "train":
+        return "the training function (its code)"
+    if role in ("teacher", "student"):
+        return f"the {role} {model or getattr(run, role)} (its weights or its code)"
+    return f"the {name} (its code)"  # an objective of the user's own
+
+
+def _other_study(study: Study, found: list[str]) -> InputError:
+    return InputError(
+        f"{study.folder} holds another study ({'; '.join(found)}); restore these settings to "
+        f"continue it, or give this one another name (--name OTHER) or folder (--out FOLDER)"
+    )
+
+
+def _changed_fields(old: Study, new: Study) -> Iterator[str]:
+    """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
+    for name, begun in old.run.study_values:
+        if begun is not None and not covers(values := _all_values(new, name), (begun,)):
+            yield f"{name}: {begun} → {_shown(values)}"
+    left_out = (*HYPERPARAMETERS, *COMPARED_BY_CONTENT, "repeat", "study_values")
+    for name, declared in declarations(Run).items():
+        if name in left_out or not declared.setting.defines:
+            continue
+        resolved = "augmentation" if name == "augment" else name  # None is a default
+        before, now = getattr(old.run, resolved), getattr(new.run, resolved)
+        if before != now and not (declared.setting.resolved and before is None):
+            yield f"{name}: {before} → {now}"
+    before, now = old.cpus_per_trial or 1, new.cpus_per_trial or 1
+    if before != now and not _surely_on_gpus(new):  # the last digits of a CPU depend on it
+        yield f"cpus_per_trial: {before} → {now}"
+
+
+def _surely_on_gpus(study: Study) -> bool:
+    """Return True if the study's runs use GPUs; on a cluster only if they are asked for."""
+    if study.device == "auto" and study.address is not None:
+        return bool(study.gpus)
+    return device_of(study).type != "cpu"
+
+
+def _changed_task(old: Study, new: Study) -> Iterator[str]:
+    """Yield what differs in the training function or its declarations: "metric: a → b"."""
+    for name in ("train", *OF_FUNCTION):
+        before, now = (_plain(getattr(study, name)) for study in (old, new))
+        if before != now:
+            yield f"{name}: {before} → {now}"
+    if set(old.task.names) != set(new.task.names):
+        names = (", ".join(sorted(study.task.names)) for study in (old, new))
+        yield f"hyperparameters: {' → '.join(names)}"
+
+
+def _plain(value: object) -> object:
+    return name_of(value) if callable(value) else value
+
+
+def _changed_space(old: Study, new: Study) -> Iterator[str]:
+    """Yield what the new study's configurations lack of the old ones: "alpha lacks 0.1"."""
+    if set(old.task.names) != set(new.task.names) or new.covers(old):
+        return
+    names = [name for name in old.task.names if old.has_effect(name) or new.has_effect(name)]
+    pairs = [(name, _all_values(old, name), _all_values(new, name)) for name in names]
+    differing = [pair for pair in pairs if not covers(pair[2], pair[1])]
+    if not differing:
+        yield "other configurations"
+    for name, before, now in differing:
+        if isinstance(before, Range) or isinstance(now, Range) or len(before) == len(now) == 1:
+            yield f"{name}: {_shown(before)} → {_shown(now)}"
+        else:
+            yield f"{name} lacks {_shown(tuple(v for v in before if v not in now))}"
+
+
+def _all_values(study: Study, name: str) -> Values:
+    """Return the values of a hyperparameter, those of the baseline included."""
+    values = study.values(name)
+    baseline = study.task.baseline
+    if name in baseline and not isinstance(values, Range) and study.plain_share > 0:
+        return tuple(dict.fromkeys((*values, baseline[name])))
+    return values
+
+
+def _shown(values: Values) -> str:
+    if isinstance(values, Range):
+        return str(values)
+    return ", ".join(
+        str(value) if isinstance(value, str | None) else short(value, 6) for value in values
+    )
+
+
+def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:
+    """Yield what differs in the weights of models without a fingerprint; files are not compared."""
+    for name in (f"{model}_weights" for model in names if model != "data"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now and {before, now} & {"default", "none"}:
+            yield f"{name}: {before} → {now}"

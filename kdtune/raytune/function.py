@@ -1,0 +1,430 @@
+"""Trials of a training function of the user's own. Imports no torch."""
+
+import inspect
+import json
+import math
+import random
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+
+from kdtune.config.files import PREDICTIONS, atomic_write, not_writable_by_all
+from kdtune.config.run import BaseRun, derive_seed
+from kdtune.config.study import Study
+from kdtune.config.task import SPLITS, Train, load_function, own_metric, parse_metric
+from kdtune.config.text import Diverged, no_exit
+from kdtune.statistics.selection import rungs
+from kdtune.storage.folder import MARK, describe_fault, find_fault
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.records import CORRECT, pack_correct
+
+# What a training function of the user's own yields: its epochs, checked. Imports no torch.
+
+
+MAX_METRICS = 10_000
+"""Metrics of one epoch that a function may yield; each becomes a part of the records."""
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class FunctionEpoch:
+    """What a training function has yielded for one epoch."""
+
+    number: int
+    splits: dict[str, dict[str, float]]
+    """Metrics by split."""
+    examples: dict[str, dict[str, Values]] = field(default_factory=dict)
+    """Values per example, [N], of the metrics that were given as arrays, by split."""
+
+
+def yielded(train: Callable[[], object]) -> Iterator[Any]:
+    """Call a training function and yield what it yields.
+
+    What would end its thread is an error here: Ray takes sys.exit(0) for a trial that has completed
+    and any other interruption for a worker that has died.
+    """
+    nothing, epochs = object(), None
+    while True:
+        try:
+            with no_exit("train"):
+                epochs = iter(_as_epochs(train())) if epochs is None else epochs
+                given = next(epochs, nothing)
+        except KeyboardInterrupt as error:  # the signal itself reaches the main thread only
+            raise RuntimeError("train raised KeyboardInterrupt") from error
+        if given is nothing:
+            return
+        yield given
+
+
+def _as_epochs(result: object) -> Iterable[Mapping[str, Any]]:
+    """Return what a function yields; a function of one epoch may return its dict."""
+    if isinstance(result, Mapping):
+        return [result]
+    if not isinstance(result, Iterable) or isinstance(result, str | bytes):
+        raise ValueError(f"train must yield dicts of metrics, but returned {type(result).__name__}")
+    return result
+
+
+def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
+    """Return an epoch of what a training function has yielded.
+
+    Args:
+        given: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is the
+            metric; and perhaps "epoch", its number.
+        score: Metric on val that it must hold.
+        number: Of the epoch, unless it says another.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
+    if len(given) > MAX_METRICS:
+        raise ValueError(
+            f"train must yield at most {MAX_METRICS:,} metrics per epoch, but yielded "
+            f"{len(given):,}; give values per example as one array [N]"
+        )
+    splits: dict[str, dict[str, float]] = {}
+    examples: dict[str, dict[str, Values]] = {}
+    for key, value in given.items():
+        if key == "epoch":
+            number = _parse_number(value)
+            continue
+        split, name = _parse_key(key)
+        values = _as_numbers(key, value)
+        if values.ndim > 1 or not values.size:
+            raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
+        if values.ndim == 1:
+            examples.setdefault(split, {})[name] = values
+        splits.setdefault(split, {})[name] = mean = float(values.mean())
+        if own_metric(name).unit == "points" and math.isfinite(mean) and not 0 <= mean <= 1:
+            raise ValueError(
+                f"{key} must be a share in [0, 1], as kdtune's {name} is, but is {mean:g}; divide "
+                f"a percentage by 100, or give the metric another name"
+            )
+    if score not in splits.get("val", {}):
+        raise ValueError(
+            f"train must yield val/{score} in each epoch, but yielded {list(given)!r:.200}"
+        )
+    for split, own in examples.items():
+        if len({len(values) for values in own.values()}) > 1:
+            raise ValueError(f"arrays of {split} must have one value per example each")
+    if not math.isfinite(splits["val"][score]):
+        raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
+    return FunctionEpoch(number, splits, examples)
+
+
+def _as_numbers(key: str, value: Any) -> Values:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{key} must be a number or an array [N], but is {value!r:.80}") from None
+
+
+def _parse_number(value: Any) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"epoch must be a whole number from 0 on, but got {value!r}")
+    return int(value)
+
+
+def _parse_key(key: object) -> tuple[str, str]:
+    split = str(key).partition("/")[0]
+    if not isinstance(key, str) or split not in SPLITS:
+        raise ValueError(f"a metric must be named train/NAME, val/NAME or test/NAME, not {key!r}")
+    return split, parse_metric(key, split)
+
+
+# Reports of a trial to Tune. Imports neither torch nor a trial's own libraries.
+
+
+REPORT_SECONDS = 0.5
+"""Shorter epochs are reported together: a report costs 5 ms of CPU time in all."""
+
+MAX_ERROR = 2000
+"""Letters of an error that the records keep; the trial's error.txt has it whole."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Results of one epoch."""
+
+    number: int
+    """0, 1, 2, ..."""
+    seconds: float
+    """Wall time."""
+    splits: Mapping[str, Mapping[str, float | int | None]]
+    """Metrics by split, and n_examples."""
+    correct: str | None = None
+    """In the last epoch: the correctness of each example of val, see `storage.correctness`."""
+
+
+def make_run(study: Study, config: Mapping[str, Any]) -> Any:
+    """Return the study's run with the values of a sample of its space, see `Study.base_run`."""
+    return study.base_run.sample(**config)
+
+
+def shown_names(study: Study) -> list[str]:
+    """Return the hyperparameters that name a configuration on the terminal."""
+    return study.searched or list(study.task.baseline) or list(study.space)[:1]
+
+
+class Reporter:
+    """Reports the epochs of a trial to Tune, several at a time if they are short."""
+
+    def __init__(self, study: Study, run: BaseRun):
+        planned = run.planned_epochs
+        prunes = study.stop_early and run.repeat == 0 and planned is not None
+        self._rungs = rungs(planned) if prunes and planned is not None else []
+        self._unreported: list[EpochReport] = []
+        self._warnings: list[str] = []
+        self._last = time.monotonic()
+
+    def add(self, epoch: EpochReport) -> None:
+        """Report the epoch now if the trial may be pruned after it, else with later ones."""
+        self._unreported.append(epoch)
+        at_rung = epoch.number + 1 in self._rungs
+        if at_rung or time.monotonic() - self._last >= REPORT_SECONDS:
+            self.report()
+
+    def warn(self, sentence: str) -> None:
+        """Have a sentence about the trial's machine or files shown with the next report."""
+        self._warnings.append(sentence)
+
+    def report(self, error: str | None = None) -> None:
+        """Report the epochs that have not been reported, and why the trial failed, if it did."""
+        tune.report(as_report(self._unreported, error) | {"warnings": self._warnings})
+        self._unreported, self._warnings, self._last = [], [], time.monotonic()
+
+
+def as_report(epochs: Sequence[EpochReport], error: str | None = None) -> dict[str, Any]:
+    """Return the report to Tune: all of the epochs, and the last one's metrics for TensorBoard."""
+    last = epochs[-1].splits if epochs else {}
+    curves = {
+        split: {name: value for name, value in metrics.items() if value is not None}
+        for split, metrics in last.items()
+    }
+    return {"epochs": [_values(epoch) for epoch in epochs], "error": error, **curves}
+
+
+def _values(epoch: EpochReport) -> dict[str, Any]:
+    """Return what is recorded of an epoch."""
+    values = {"number": epoch.number, "seconds": epoch.seconds, "splits": epoch.splits}
+    return values if epoch.correct is None else values | {CORRECT: epoch.correct}
+
+
+def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
+    """Return what is reported of an exception; write its traceback into the trial's folder."""
+    folder = mirror.folder / place
+    fault = find_fault(error, mirror.folder)  # before a folder that is gone is made again
+    with suppress(OSError):  # perhaps the disk or the store is what failed
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / "error.txt") as part:
+            part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        mirror.push(f"{place}/error.txt")
+    if fault is not None:
+        return MARK + describe_fault(fault, mirror.folder)
+    return _as_text(error)
+
+
+def _as_text(error: Exception) -> str:
+    """Return the class and message of what a trial has raised, as the records keep it."""
+    try:
+        text = str(error)
+    except Exception:  # a class of the user's may raise here as well
+        text = "without a message"
+    # the names of files may hold bytes that are no text
+    text = text[:MAX_ERROR].encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"{type(error).__name__}: {text}"
+
+
+# A trial that calls a training function of the user's own. Imports no torch.
+
+
+FILES = "files"
+"""Folder of a trial that its function may write to; it is kept, and is there again on resuming."""
+LOG = ".kdtune-epochs.json"
+"""The epochs that the function has yielded so far, in its folder."""
+
+
+class CannotResumeError(RuntimeError):
+    """A function goes on after an epoch that it has not yielded, or with no epoch at all."""
+
+    def __init__(self, first: int, known: int):
+        super().__init__(
+            f"train begins at epoch {first}, but only {known} epochs were yielded before; save the "
+            f"state of an epoch after its yield"
+        )
+
+
+@not_writable_by_all()  # another machine's Ray may have another umask
+def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
+    """Run one trial, a call of the study's training function, and report its epochs to Tune.
+
+    A function that raises is reported as failed, with the reason, and its worker stays in use. Ray
+    restarts a trial only if its worker died; the function then finds what it has written to its
+    folder.
+
+    Args:
+        config: A sample of the study's space, and the repeat.
+        study: The study.
+        concurrent: Trials that run at a time; not used.
+    """
+    run = make_run(study, config)
+    place = f"trials/{run.trial_id}"
+    mirror, reporter = Mirror(study), Reporter(study, run)
+    try:
+        mirror.pull_folders(f"{place}/{FILES}")
+        folder = study.folder / place / FILES
+        folder.mkdir(parents=True, exist_ok=True)
+        with mirror.push_in_background(f"{place}/{FILES}") as push:
+            epoch = _report_epochs(study, run, folder, reporter, push)
+        _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+        mirror.push(place)
+        (folder / LOG).unlink(missing_ok=True)
+        mirror.delete(f"{place}/{FILES}/{LOG}")
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        mirror.clear(place)
+        error = None
+    except Exception as caught:
+        with suppress(OSError):  # perhaps the store is what failed
+            mirror.push(f"{place}/{FILES}")  # a retry goes on from them
+        error = describe_failure(caught, mirror, place)
+    reporter.report(error)
+
+
+def _report_epochs(
+    study: Study, run: BaseRun, folder: Path, reporter: Reporter, push: Callable[[], None]
+) -> FunctionEpoch:
+    """Call the training function and report its epochs; return the last one.
+
+    The epochs are also kept in the trial's folder, since a worker may die before Tune has got them.
+    A function that resumes after them does not yield them again.
+    """
+    try:
+        return _call_and_report(study, run, folder, reporter, push)
+    except CannotResumeError:  # its files are of an earlier, perhaps completed trial
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return _call_and_report(study, run, folder, reporter, push)
+
+
+def _call_and_report(
+    study: Study, run: BaseRun, folder: Path, reporter: Reporter, push: Callable[[], None]
+) -> FunctionEpoch:
+    """Call the training function once; see `_report_epochs`."""
+    known = _read_log(folder)
+    reports: list[EpochReport] = []
+    began = time.monotonic()
+    for epoch in call(study, run, folder, len(known)):
+        if not reports:
+            reports = known[: epoch.number]
+            for report in reports:
+                reporter.add(report)
+        reports.append(_report(epoch, study, run, time.monotonic() - began))
+        with atomic_write(folder / LOG) as part:
+            part.write_text(json.dumps([asdict(one) for one in reports]), encoding="utf-8")
+        reporter.add(reports[-1])
+        push()
+        began = time.monotonic()
+    return epoch
+
+
+def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[FunctionEpoch]:
+    """Call the training function of a study; yield its epochs, checked.
+
+    Python's, numpy's and, if the function's module uses it, torch's generators are seeded from the
+    study's seed and the repeat before the call, so that a worker leaves nothing to the next trial.
+
+    Args:
+        study: Names the function.
+        run: The configuration and the repeat.
+        folder: Given to a function with a parameter of this name.
+        known: Number of epochs that an earlier call has yielded.
+
+    Raises:
+        ValueError: What it yields is not as documented in `Study.train`.
+        InputError: It calls sys.exit().
+        CannotResumeError: It goes on after an epoch that no call has yielded.
+        Diverged: The metric that decides is NaN or infinite.
+    """
+    train: Train = study.train if callable(study.train) else load_function(str(study.train))
+    _seed(derive_seed("train", run.seed, run.repeat))
+    own = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
+    values = {name: value for name, value in run.config.items() if value is not None}
+    planned, due = run.planned_epochs, None
+    for given in yielded(lambda: train(values, run.repeat, **own)):
+        epoch = parse_epoch(given, run.task.score, due or 0)
+        if due is None and epoch.number > known:
+            raise CannotResumeError(epoch.number, known)
+        if due is not None and epoch.number != due:
+            raise ValueError(f"train must yield epoch {due} next, but yielded epoch {epoch.number}")
+        if planned is not None and epoch.number >= planned:
+            raise ValueError(f"train yielded epoch {epoch.number}, but there are {planned} epochs")
+        due = epoch.number + 1
+        yield epoch
+    if due is None and (known or any(folder.iterdir())):
+        raise CannotResumeError(known, known)
+    if due is None:
+        raise ValueError("train yielded nothing, but must yield a dict of metrics per epoch")
+    if planned is not None and due < planned:
+        raise ValueError(f"train yielded {due} epochs, but there are {planned}")
+
+
+def _read_log(folder: Path) -> list[EpochReport]:
+    """Return the epochs that earlier calls have yielded."""
+    with suppress(OSError, ValueError, TypeError):  # none, or damaged
+        return [EpochReport(**own) for own in json.loads((folder / LOG).read_text("utf-8"))]
+    return []
+
+
+def _report(epoch: FunctionEpoch, study: Study, run: BaseRun, seconds: float) -> EpochReport:
+    splits: dict[str, dict[str, float | int | None]] = {}
+    for split, metrics in epoch.splits.items():
+        own = epoch.examples.get(split, {})
+        n = len(next(iter(own.values()))) if own else None
+        # JSON has neither NaN nor infinity
+        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        splits[split] = {"n_examples": n, **known}
+    score = epoch.examples.get("val", {}).get(run.task.score)
+    is_binary = score is not None and bool(np.isin(score, (0, 1)).all())
+    if study.until_decided and score is not None and not is_binary:
+        raise ValueError(
+            f"val/{run.task.score} must be 0 or 1 for each example, or one number, with repeats "
+            f"auto, whose test needs binary values; yield its mean"
+        )
+    planned, correct = run.planned_epochs, None
+    is_last = study.until_decided if planned is None else epoch.number + 1 == planned
+    if is_binary and is_last:
+        assert score is not None  # noqa: S101 - is_binary says so
+        correct = pack_correct(score == (1 if run.task.sign > 0 else 0))
+    return EpochReport(epoch.number, seconds, splits, correct)
+
+
+def _save_examples(run: BaseRun, epoch: FunctionEpoch, file: Path) -> None:
+    """Write the values per example of val and test; nothing if there are none."""
+    import pandas as pd
+
+    parts = []
+    for split in ("val", "test"):
+        if own := epoch.examples.get(split):
+            n = len(next(iter(own.values())))
+            columns = {"trial_id": run.trial_id, "split": split, "example": np.arange(n)}
+            parts.append(pd.DataFrame(columns | own))
+    if not parts:
+        return
+    with atomic_write(file) as part:
+        pd.concat(parts, ignore_index=True).to_parquet(part, index=False)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  the user's function may draw from it
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)

@@ -1,0 +1,560 @@
+"""Predictions of the best student and its baseline by class and by image."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write
+from kdtune.config.records import UNREADABLE, oriented
+from kdtune.config.run import Orientation
+from kdtune.config.task import COMPARABLE, ECE_BINS
+from kdtune.config.text import UserError
+from kdtune.results.comparison import (
+    DEFAULT,
+    SIGNIFICANCE_LEVEL,
+    Criterion,
+    baseline_of,
+    completed,
+    have_enough_repeats,
+    over_known,
+)
+from kdtune.results.design import ONE_TEACHER, Design, Pair
+from kdtune.results.frames import read_predictions
+from kdtune.results.results import Results
+from kdtune.statistics.intervals import wilson_interval
+from kdtune.storage.records import parse_teacher, read_provenance
+
+# Predictions of the best distilled configuration and of its baseline, side by side.
+#
+# Both arms are students of the same repeats on the same images, so that everything about single
+# images and classes can be compared in pairs. Arrays have the shape [2, R, N]: arm (distilled,
+# baseline), repeat, image.
+
+
+ARMS = ("distilled", "baseline")
+COLUMNS = ("split", "example", "file", "label", "predicted", "p_predicted", "p_label")
+"""Columns of the predictions that are read."""
+Numbers = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Predictions of both arms on one split, at the last epoch."""
+
+    split: str
+    configs: tuple[str, str]
+    """config_id of the distilled configuration and of its baseline."""
+    repeats: tuple[int, ...]
+    """The R repeats that both arms have completed."""
+    classes: tuple[str, ...]
+    """Names of the K classes."""
+    label: Numbers
+    """Class of each image, int [N]."""
+    files: tuple[str | None, ...]
+    """File of each image, relative to the folder of the data; None where images are no files."""
+    predicted: Numbers
+    """Predicted classes, int [2, R, N]."""
+    p_predicted: Numbers
+    """Probability of the predicted class, float [2, R, N]."""
+    p_label: Numbers
+    """Probability of the label, float [2, R, N]."""
+    design: Design = ONE_TEACHER
+    """What the repeats vary."""
+
+    @property
+    def correct(self) -> Numbers:
+        """Whether each prediction is right, bool [2, R, N]."""
+        right: Numbers = self.predicted == self.label
+        return right
+
+
+def pair_of(results: Results, criterion: Criterion) -> tuple[str, str] | None:
+    """Return the config_ids of the best distilled configuration and of its baseline.
+
+    Of several students, those of the student with the best configuration. Returns None if there is
+    no comparison.
+    """
+    table, best = results.compare(criterion), results.best(criterion)
+    baseline = None if best is None else baseline_of(table, best)
+    if baseline is None:
+        return None
+    rows = table[(table.baseline == baseline) & table["diff"].notna()]
+    rows = rows[have_enough_repeats(rows.n)] if len(rows) else rows
+    return (str(rows.config_id.iloc[0]), baseline) if len(rows) else None
+
+
+def read_arms(results: Results, criterion: Criterion) -> dict[str, Arms]:
+    """Return the predictions of the pair that a criterion selects, by split: val, perhaps test.
+
+    A split is left out if predictions are missing (studies of version 0.1 have no classes), or if
+    its images differ between the repeats.
+    """
+    pair = pair_of(results, criterion)
+    if pair is None:
+        return {}
+    done = completed(results.trials_for(criterion))
+    trials = done[done.config_id.isin(pair)].pivot(
+        index="repeat", columns="config_id", values="trial_id"
+    )
+    trials = trials.dropna()[list(pair)]
+    frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), COLUMNS)
+    if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
+        return {}
+    classes = class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
+    found = {
+        str(split): _arms(str(split), rows, trials, pair, classes)
+        for split, rows in frame.groupby("split", sort=False)
+    }
+    known = {split: arms for split in ("val", "test") if (arms := found.get(split))}
+    return {split: replace(arms, design=results.design) for split, arms in known.items()}
+
+
+def class_names(folder: Path, count: int) -> tuple[str, ...]:
+    """Return the names of the classes of the study in a folder, or their numbers."""
+    names = read_provenance(folder).get("classes") or _teachers_classes(folder)
+    if isinstance(names, list) and len(names) >= count:
+        return tuple(str(name) for name in names)
+    return tuple(str(number) for number in range(count))
+
+
+def _teachers_classes(folder: Path) -> Any:
+    with suppress(OSError, ValueError):
+        return parse_teacher((folder / TEACHER / TEACHER_RECORD).read_bytes()).get("classes")
+    return None
+
+
+def _arms(
+    split: str,
+    frame: pd.DataFrame,
+    trials: pd.DataFrame,
+    pair: tuple[str, str],
+    classes: Sequence[str],
+) -> Arms | None:
+    """Return the predictions on one split; None if they are incomplete or of other images.
+
+    Args:
+        split: val or test.
+        frame: rows of `read_predictions` on this split.
+        trials: trial_id by repeat (rows) and configuration (columns, as in `pair`).
+        pair: distilled configuration and baseline.
+        classes: names.
+    """
+    order = list(trials.to_numpy().T.ravel())  # all repeats of one arm, then those of the other
+    by_trial = {t: rows.sort_values("example") for t, rows in frame.groupby("trial_id")}
+    if not order or not set(order) <= set(by_trial):
+        return None
+    parts = [by_trial[trial] for trial in order]
+    same = [part[["example", "label"]].to_numpy() for part in parts]
+    if not all(np.array_equal(one, same[0]) for one in same) or pd.isna(same[0]).any():
+        return None
+    shape = (2, len(trials), len(parts[0]))
+    first = parts[0]
+    files = first["file"] if "file" in first else pd.Series([None] * len(first))
+    predicted, p_predicted, p_label = (
+        np.stack([part[name].to_numpy(dtype=kind) for part in parts]).reshape(shape)
+        for name, kind in (("predicted", int), ("p_predicted", float), ("p_label", float))
+    )
+    return Arms(
+        split,
+        pair,
+        tuple(int(r) for r in trials.index),
+        tuple(classes),
+        first.label.to_numpy(dtype=int),
+        tuple(None if pd.isna(name) else str(name) for name in files),
+        predicted,
+        p_predicted,
+        p_label,
+    )
+
+
+# Accuracy by class, confusion and calibration of the two arms of a comparison.
+
+
+def class_accuracies(arms: Arms) -> pd.DataFrame:
+    """Return the accuracy of both arms on the images of each class, and their difference.
+
+    Returns:
+        One row per class that has images: class, images, distilled and baseline (accuracy, mean
+        over repeats), diff (distilled - baseline), low, high (ends of the simultaneous 95 %
+        interval for new repeats and new images of the class, Bonferroni over the classes; with
+        folds for new train/val splits on these images), p and p_holm (Holm over the classes). With
+        fewer than three repeats, or teachers where these are the sample, there is no interval and
+        no p value (NaN); see `pairs.Pair.statistics`.
+    """
+    correct = arms.correct.astype(float)
+    numbers = np.unique(arms.label)
+    level = 1 - SIGNIFICANCE_LEVEL / len(numbers)
+    rows = []
+    for number in numbers:
+        own = correct[:, :, arms.label == number]
+        by_repeat = own.mean(2)
+        images = own[0] - own[1] if arms.design.folds is None else None
+        pair = Pair(by_repeat[0], by_repeat[1], images, arms.repeats, arms.design)
+        row = {"class": arms.classes[number], "images": own.shape[2]}
+        row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
+        rows.append(row | pair.statistics(1, level, most=1.0))
+    table = pd.DataFrame(rows)
+    table["p_holm"] = over_known(table.p)
+    return table[["class", "images", *ARMS, "diff", "low", "high", "p", "p_holm"]]
+
+
+def confusion(arms: Arms) -> Numbers:
+    """Return for each arm the share of the images of a class that is predicted as each class.
+
+    Returns:
+        Means over repeats, [2, K, K]: arm, label, prediction. Each row sums to 1, or is NaN for a
+        class without images.
+    """
+    k, counts = len(arms.classes), np.bincount(arms.label, minlength=len(arms.classes))
+    cells = arms.label * k + arms.predicted  # [2, R, N]
+    tables = np.stack([np.bincount(arm.ravel(), minlength=k * k) for arm in cells])
+    with np.errstate(invalid="ignore"):
+        shares: Numbers = tables.reshape(2, k, k) / (len(arms.repeats) * counts[:, None])
+    return shares
+
+
+def largest_confusions(arms: Arms, most: int = 20) -> pd.DataFrame:
+    """Return the pairs of classes that the distilled students confuse most.
+
+    Returns:
+        At most `most` rows, most confused first: label, predicted (names), images (of the label),
+        distilled and baseline (share of these images, mean over repeats), diff.
+    """
+    shares = confusion(arms)
+    counts = np.bincount(arms.label, minlength=len(arms.classes))
+    wrong = np.nan_to_num(shares * (1 - np.eye(len(arms.classes))))
+    # of images, not of shares: a class of three images must not lead the table
+    order = np.argsort(-(wrong[0] * counts[:, None]).ravel(), kind="stable")[:most]
+    rows = []
+    for label, predicted in zip(*np.unravel_index(order, shares.shape[1:]), strict=True):
+        of_arms = wrong[:, label, predicted]
+        if of_arms[0] == 0:
+            continue
+        names = {"label": arms.classes[label], "predicted": arms.classes[predicted]}
+        row = names | {"images": int(counts[label])} | dict(zip(ARMS, of_arms, strict=True))
+        rows.append(row | {"diff": of_arms[0] - of_arms[1]})
+    return pd.DataFrame(rows)
+
+
+def calibration(arms: Arms) -> pd.DataFrame:
+    """Return the reliability diagram of both arms: `ECE_BINS` bins of equal width.
+
+    The confidence is the probability of the predicted class; bins are open on the left and closed
+    on the right, and pool all repeats (Guo et al., 2017).
+
+    Returns:
+        One row per arm and bin with predictions: arm, bin (from 0), n, confidence and accuracy
+        (means).
+    """
+    correct, index = arms.correct, _bins(arms.p_predicted)
+    rows = []
+    for i, arm in enumerate(ARMS):
+        for number in range(ECE_BINS):
+            own = index[i] == number
+            if own.any():
+                means = (float(x[i][own].mean()) for x in (arms.p_predicted, correct))
+                row = {"arm": arm, "bin": number, "n": int(own.sum())}
+                rows.append(row | dict(zip(("confidence", "accuracy"), means, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def calibration_errors(arms: Arms) -> Numbers:
+    """Return the expected calibration error of each student, [2, R]; see `config.metrics`.
+
+    It is the mean over images of |accuracy - confidence| of their bin (Guo et al., 2017, eq. 3).
+    """
+    difference = arms.correct - arms.p_predicted
+    index = _bins(arms.p_predicted)
+    sums = [(difference * (index == number)).sum(-1) for number in range(ECE_BINS)]
+    errors: Numbers = np.abs(sums).sum(0) / len(arms.label)
+    return errors
+
+
+def _bins(confidence: Numbers) -> Numbers:
+    """Return the bin of each confidence; one on an edge belongs to the bin below."""
+    index: Numbers = np.clip(np.ceil(confidence * ECE_BINS), 1, ECE_BINS).astype(int) - 1
+    return index
+
+
+# Images on which distilled and plain students differ most, and their thumbnails.
+#
+# A study ends with thumbnails in its folder, so that its report shows them wherever the folder is
+# read. Without them, thumbnails are made from the files of the data, if these are still there.
+
+
+MOST_SHOWN = 12
+"""Images of each kind: more often correct with distillation, or without."""
+THUMBNAIL_SIDE = 72
+"""Longest side of a thumbnail in pixels."""
+MAX_PIXELS = 50_000_000
+"""Larger image files get no thumbnail: decoding them could need more memory than there is."""
+
+
+def most_different(arms: Arms, most: int = MOST_SHOWN) -> pd.DataFrame:
+    """Return the images that one arm classifies correctly more often than the other.
+
+    Returns:
+        At most `most` rows of each sign of diff, the largest differences first. Ties are ordered
+        by the difference in the mean probability of the label, then by the index. Columns: image
+        (index in the split), file, label (name), distilled and baseline (students that are
+        correct, of n), n, diff (distilled - baseline), wrong_distilled and wrong_baseline (the
+        most frequent wrong class, with its count, e.g. "Coat (3)"; "" without).
+    """
+    right = arms.correct.sum(1)  # [2, N]
+    diff = right[0] - right[1]
+    surer = arms.p_label.mean(1)[0] - arms.p_label.mean(1)[1]
+    rows = []
+    for sign in (1, -1):
+        order = np.lexsort((-sign * surer, -sign * diff))[:most]
+        rows += [_row(arms, int(i), right) for i in order if sign * diff[i] > 0]
+    return pd.DataFrame(rows)
+
+
+def _row(arms: Arms, image: int, right: Numbers) -> dict[str, object]:
+    """Return the row of one image in `most_different`; `right` [2, N] counts correct students."""
+    label = int(arms.label[image])
+    row: dict[str, object] = {
+        **{"image": image, "file": arms.files[image], "label": arms.classes[label]},
+        **{arm: int(count) for arm, count in zip(ARMS, right[:, image], strict=True)},
+        **{"n": len(arms.repeats), "diff": int(right[0, image] - right[1, image])},
+    }
+    for arm, predicted in zip(ARMS, arms.predicted[:, :, image], strict=True):
+        counts = np.bincount(predicted[predicted != label], minlength=1)
+        worst = int(counts.argmax())
+        row[f"wrong_{arm}"] = f"{arms.classes[worst]} ({counts[worst]})" if counts[worst] else ""
+    return row
+
+
+def count_differences(arms: Arms) -> tuple[int, int, int]:
+    """Return on how many images more, as many and fewer distilled students are correct."""
+    diff = np.subtract(*arms.correct.sum(1))
+    return int((diff > 0).sum()), int((diff == 0).sum()), int((diff < 0).sum())
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Return an image as PNG, no side longer than `THUMBNAIL_SIDE`; the same bytes each time."""
+    small = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    photo = max(image.size) > THUMBNAIL_SIDE  # JPEG blurs small drawings, but is a third of a PNG
+    small.save(buffer, **({"format": "jpeg", "quality": 82} if photo else {"format": "png"}))
+    return buffer.getvalue()
+
+
+def write_thumbnails(
+    folder: Path, arms: Mapping[str, Arms], picture: Callable[[str, int], Image.Image]
+) -> None:
+    """Write thumbnails of the images that the report of a study shows into the study's folder.
+
+    Args:
+        folder: of the study.
+        arms: see `arms.read_arms`.
+        picture: picture(split, index) returns an image of the data; what raises OSError,
+            ValueError or UserError gets no thumbnail.
+    """
+    target = folder / THUMBNAILS
+    shutil.rmtree(target, ignore_errors=True)  # those of an earlier best configuration
+    for split, image in _shown(arms):
+        with suppress(OSError, ValueError, UserError):
+            content = thumbnail(picture(split, image))
+            target.mkdir(exist_ok=True)
+            with atomic_write(target / f"{_stem(split, image)}.{image_type(content)}") as part:
+                part.write_bytes(content)
+
+
+def has_thumbnails(folder: Path, arms: Mapping[str, Arms]) -> bool:
+    """Return whether the folder of a study has all thumbnails that its report shows."""
+    have = {file.stem for file in (folder / THUMBNAILS).glob("*")}
+    return all(_stem(split, image) in have for split, image in _shown(arms))
+
+
+def image_type(content: bytes) -> str:
+    """Return the type of a thumbnail: png or jpeg."""
+    return "png" if content.startswith(b"\x89PNG") else "jpeg"
+
+
+def read_thumbnail(
+    folder: Path,
+    root: Path | None,
+    split: str,
+    image: int,
+    file: str | None,
+    orientation: Orientation | None = None,
+) -> bytes:
+    """Return the thumbnail of an image as PNG or JPEG; b"" if there is none.
+
+    Args:
+        folder: of the study.
+        root: folder of the data; None where they are no folder.
+        split: of the image.
+        image: its index in the split.
+        file: its file, relative to the folder of the data.
+        orientation: whether it is rotated as its EXIF data say (None: it is), or as it is stored.
+    """
+    for kind in ("png", "jpeg"):
+        with suppress(OSError):
+            return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
+    if root is not None and file is not None:
+        with suppress(*UNREADABLE):
+            return _from_file(root / file, orientation)
+    return b""
+
+
+def _from_file(file: Path, orientation: Orientation | None) -> bytes:
+    with Image.open(file) as image:
+        if image.width * image.height > MAX_PIXELS:
+            return b""
+        return thumbnail(oriented(image, orientation))
+
+
+def _shown(arms: Mapping[str, Arms]) -> Iterator[tuple[str, int]]:
+    """Yield split and index of each image that is shown: of val."""
+    if "val" in arms:
+        table = most_different(arms["val"])
+        yield from (("val", int(i)) for i in (table["image"] if len(table) else ()))
+
+
+def _stem(split: str, image: int) -> str:
+    return f"{split}-{image:06d}"
+
+
+# Metrics of the best configuration and of its students, as students.json records them.
+
+
+SPLITS = ("val", "test")
+
+
+def configuration_record(results: Results) -> dict[str, Any]:
+    """Return what the study says of its best configuration.
+
+    Returns:
+        config_id; label; hyperparameters that tell the configurations apart; accuracy, by split
+        (val and, if the data have one, test): mean over repeats, low and high of its interval, n
+        (repeats), interval (its kind), holds_for (what the interval generalises to) and on val
+        `bias`; difference, the same for the mean paired difference from the baseline, and on val p
+        (empty if the configuration is the baseline or there is none); baseline in words; verdict.
+        Shares, not percent; None where there is no such number. {} before a run has completed.
+    """
+    best, table = results.best(), results.selection()
+    if best is None or not len(table):
+        return {}
+    rows = table.set_index("row")
+    trial = results.trials[results.trials.config_id == best].iloc[0]
+    own = results.context(student=results.student(best))
+    splits = [split for split in SPLITS if rows.loc["best", f"{split}/n"] > 0]
+    accuracy = {split: _numbers(results, rows.loc["best"], split) for split in splits}
+    if "val" in accuracy:
+        accuracy["val"]["bias"] = own.bias_of_best
+    return {
+        "config_id": best,
+        "label": results.label(best),
+        "hyperparameters": {name: _plain(trial[f"config/{name}"]) for name in results.by},
+        "accuracy": accuracy,
+        "difference": _differences(results, best, rows, splits),
+        "baseline": own.baseline,
+        "verdict": results.verdict(),
+    }
+
+
+def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
+    """Return the metrics of one trial at its last epoch, by split and name.
+
+    Args:
+        trial: A row of `Frames.trials`.
+    """
+    found = {
+        split: {
+            name: float(value)
+            for name in COMPARABLE
+            if not pd.isna(value := trial.get(f"{split}/{name}@last"))
+        }
+        for split in SPLITS
+    }
+    return {split: values for split, values in found.items() if values}
+
+
+def _differences(
+    results: Results, best: str, rows: pd.DataFrame, splits: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the difference from the baseline by split, with the intervals of the conclusion.
+
+    Args:
+        results: Of the study.
+        best: The configuration.
+        rows: `Results.selection` by row.
+        splits: Splits of the data.
+    """
+    compared = results.compare()
+    own = compared[compared.config_id == best] if len(compared) else compared
+    if not len(own) or "difference" not in rows.index:
+        return {}
+    row, about = own.iloc[0], results.context(student=results.student(best))
+    numbers = {"mean": "diff", "low": "low", "high": "high", "p": "p_holm"}
+    on_val = {name: _plain(row[column]) for name, column in numbers.items()}
+    on_val |= {"n": int(row.n), "interval": about.interval, "holds_for": about.holds_for}
+    others = [split for split in splits if split != "val"]
+    return {"val": on_val} | {s: _numbers(results, rows.loc["difference"], s) for s in others}
+
+
+def _numbers(results: Results, row: pd.Series, split: str) -> dict[str, Any]:
+    """Return the numbers of a row of `Results.selection` on a split."""
+    level = results.anytime_level(DEFAULT)
+    kind = "95% CI" if level is None else f"always-valid {100 * (1 - level):g}% CI"
+    about = results.design.holds_for(split, not math.isnan(row[f"{split}/n_images"]))
+    numbers = {name: _plain(row[f"{split}/{name}"]) for name in ("mean", "low", "high")}
+    return numbers | {"n": int(row[f"{split}/n"]), "interval": kind, "holds_for": about}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a dataframe as JSON has it; None for NaN and infinity."""
+    if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+# Accuracy by class of one student of a configuration, and of all its repeats.
+
+
+def student_classes(
+    results: Results, config_id: str, repeat: int, classes: Sequence[str], split: str
+) -> pd.DataFrame:
+    """Return the accuracy by class of a student, from the recorded predictions.
+
+    Args:
+        results: of the study.
+        config_id: the student's configuration.
+        repeat: of the student.
+        classes: names of the K classes.
+        split: val or test.
+
+    Returns:
+        One row per class that has images: class, images, accuracy (of the student), low, high (its
+        95 % Wilson interval over images), mean (over the repeats that have predictions) and repeats
+        (their number). Empty if the student's predictions are not there.
+    """
+    trials = completed(results.trials)
+    trials = trials[trials.config_id == config_id]
+    frame = read_predictions(results.folder, list(trials.trial_id), ["split", "label", "correct"])
+    if "label" not in frame:  # version 0.1
+        return pd.DataFrame()
+    frame = frame[frame.split == split].merge(trials[["trial_id", "repeat"]], on="trial_id")
+    own = frame[frame["repeat"] == repeat]
+    rows = []
+    for label, of_class in own.groupby("label"):
+        right, count = int(of_class.correct.sum()), len(of_class)
+        low, high = wilson_interval(right, count)
+        every = frame[frame.label == label].groupby("repeat").correct.mean()
+        row = {"class": classes[int(label)], "images": count, "accuracy": right / count}
+        rows.append(row | {"low": low, "high": high, "mean": every.mean(), "repeats": len(every)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,832 @@
+"""Results of a study: dataframes, tables, comparisons and the conclusion."""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache, cached_property, partial
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kdtune.config.cli import AnalysisFlags, ReportFlags
+from kdtune.config.fields import Value
+from kdtune.config.files import STUDY, describe_missing
+from kdtune.config.records import NO_LIMITS, Limits, read_costs
+from kdtune.config.study import Format, Scope, Study
+from kdtune.config.task import Range, Task, check_names, name_of
+from kdtune.config.text import InputError, first_line
+from kdtune.results import comparison as finals
+from kdtune.results import comparison as selection
+from kdtune.results import summaries
+from kdtune.results import summaries as sensitivity
+from kdtune.results import words as conclusion
+from kdtune.results.comparison import (
+    DEFAULT,
+    Criterion,
+    baseline_of,
+    best_config,
+    by_repeat,
+    compare,
+    completed,
+    format_table,
+    markdown,
+    plus_minus,
+    students_of,
+)
+from kdtune.results.costs import best_within, cost_frame, frontier, with_student_costs
+from kdtune.results.design import Design, ExampleReader, no_examples
+from kdtune.results.frames import (
+    PREFIX,
+    Frames,
+    distinguishing,
+    of_trials,
+    read_examples,
+    read_frames,
+)
+from kdtune.results.warnings import (
+    describe_status,
+    find_missing_files,
+    find_problems,
+    recorded_warnings,
+    teacher_warnings,
+    weak_teachers_text,
+)
+from kdtune.results.words import (
+    ComparisonContext,
+    effort_warning,
+    one_line,
+    short_metrics,
+    short_summary,
+    short_verdict,
+    steps_warning,
+    tuning_effort,
+)
+from kdtune.statistics.intervals import TeacherShare, mean_interval
+from kdtune.storage.records import read_study
+
+if TYPE_CHECKING:
+    from kdtune.reporting.figures import Plots
+
+
+# Data of a study: its dataframes, and which trials a criterion is judged by.
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study, its records as dataframes, and the trials that each criterion is judged by."""
+
+    folder: Path
+    study: Study
+    frames: Frames = field(repr=False)
+    costs: pd.DataFrame = field(repr=False)
+    """One row per student and teacher: role, model, params, bytes, flops (of one example),
+    latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
+    hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """One row per trial, epoch and split; see `frames.Frames`.
+
+        >>> val = results.epochs[results.epochs.split == "val"]
+        >>> val.groupby(["label", "epoch"]).acc.mean().unstack().round(3)
+        epoch            0      1      2
+        label
+        alpha = 0.1  0.252  0.505  0.757
+        alpha = 0.5  0.243  0.487  0.730
+        alpha = 1    0.232  0.465  0.697
+        """
+        return self.frames.epochs
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial; see `frames.Frames`.
+
+        >>> results.trials.groupby("label")["val/acc@last"].agg(["mean", "std"]).round(3)
+                      mean    std
+        label
+        alpha = 0.1  0.757  0.010
+        alpha = 0.5  0.730  0.008
+        alpha = 1    0.697  0.007
+        """
+        return self.frames.trials
+
+    @cached_property
+    def search_trials(self) -> pd.DataFrame:
+        """The trials of the phase "search"."""
+        return self.trials[self.trials.phase == "search"]
+
+    @cached_property
+    def final_trials(self) -> pd.DataFrame:
+        """The finalists' trials in the last round of final repeats, see `finals.of_round`."""
+        return finals.of_round(self.trials, self.frames.round)
+
+    @cached_property
+    def task(self) -> Task:
+        """What the trials train, with all metrics that they report."""
+        known = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
+        on_val = [n for n in known if self.frames.trials[f"val/{n}@last"].notna().any()]
+        return self.study.task.with_metrics(self.frames.metrics, on_val)
+
+    @cached_property
+    def default_criterion(self) -> Criterion:
+        """The criterion by which the study decides: for distillation accuracy, last epoch."""
+        return self.criterion()
+
+    def criterion(
+        self,
+        metric: str = "",
+        scope: Scope = "last",
+        baseline: Mapping[str, Value] | None = None,
+        limits: Limits = NO_LIMITS,
+    ) -> Criterion:
+        """Return an evaluation criterion of this study; see `comparison.Criterion`.
+
+            >>> results.verdict(results.criterion("ce")).partition(" by ")[0]
+            'Distillation (alpha = 0.1) improved validation cross-entropy'
+
+        Args:
+            metric: on val. Empty: the one that decides the search.
+            scope: epoch selection.
+            baseline: values of the baseline. None: that of the study.
+            limits: on the cost of a student.
+        """
+        return Criterion(metric, scope, baseline, limits, self.task)
+
+    @property
+    def repeats_phrase(self) -> str:
+        """For captions: " of the search" if the study also has final repeats, else nothing."""
+        return " of the search" * bool(len(self.final_trials))
+
+    def uses_held_out_repeats(self, criterion: Criterion) -> bool:
+        """Return whether a criterion is judged by the final repeats.
+
+        That needs a completed one of each finalist of a student, and training without distillation
+        as the baseline, since the finalists are the best with and without distillation. A study
+        without one of the two has one finalist.
+        """
+        own = criterion.has_plain_baseline
+        return own and finals.has_all_arms(self.final_trials, self.trials, self.default_criterion)
+
+    @property
+    def finalists_are_recorded(self) -> bool:
+        """Return whether the finalists were recorded before the first of their final repeats."""
+        return self.frames.round is not None
+
+    def trials_for(self, criterion: Criterion) -> pd.DataFrame:
+        """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
+
+        Comparison, best configuration, selection and their words all use these trials.
+        """
+        held_out = self.uses_held_out_repeats(criterion)
+        return self.final_trials if held_out else self.search_trials
+
+    @property
+    def status(self) -> str:
+        """The progress of the study, e.g. "complete: 40 runs"."""
+        return describe_status(self.study, self.frames)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What is wrong with the models, and missing or wrong in the records; most serious first.
+
+        Empty for a complete study.
+        """
+        models = [*self._teacher_warnings, *recorded_warnings(self.folder)]
+        if unequal := effort_warning(self.effort, self.study):
+            models.append(unequal)
+        if longer := steps_warning(completed(self.trials), self.task):
+            models.append(longer)
+        problems = find_problems(self.study, self.frames, self.by, self.task)
+        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        return [*models, *problems, *missing]
+
+    @cached_property
+    def effort(self) -> pd.DataFrame:
+        """Configurations and runs with and without the baseline; see `effort.tuning_effort`.
+
+        >>> results.effort[["configs", "baseline_configs"]]
+           configs  baseline_configs
+        0        2                 1
+        """
+        return tuning_effort(self.trials, self.default_criterion)
+
+    @property
+    def _teacher_warnings(self) -> list[str]:
+        if not self.task.is_distillation:
+            return []
+        return teacher_warnings(self.folder, self.search_trials)
+
+    @cached_property
+    def by(self) -> list[str]:
+        """The hyperparameters that tell the configurations apart, e.g. ["alpha", "temperature"]."""
+        return distinguishing(self.trials, self.study.searched)
+
+    @property
+    def planned_repeats(self) -> float:
+        """Repeats that every configuration is to have; NaN if their number depends on results."""
+        adapts = self.study.policy == "race" or self.study.stop_early
+        return math.nan if adapts else self.study.repeats
+
+    @property
+    def design(self) -> Design:
+        """What the repeats vary, and so what intervals hold for."""
+        return Design.of(self.study)
+
+    def predictions(self, split: str = "val") -> pd.DataFrame:
+        """Return the predictions of the completed trials at their last epoch.
+
+            >>> results.predictions().groupby("configuration").correct.mean().round(3)
+            configuration
+            alpha = 0.1    0.757
+            alpha = 0.5    0.730
+            alpha = 1      0.697
+            Name: correct, dtype: float64
+
+        One row per trial and example: trial_id, config_id, configuration (its readable label: the
+        column `label` is the class of the example), repeat, split, example (index in the split),
+        file, label, predicted, p_predicted, p_label, teacher (its class), kl, logit_diff, correct.
+        A training function has the columns that it reports.
+
+        Args:
+            split: "val" or "test".
+        """
+        if split not in ("val", "test"):
+            raise InputError(f"split must be val or test, but got {split}")
+        return of_trials(self.folder, self.trials, split)
+
+    def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
+        """Return the reader of the criterion's metric per example of a split."""
+        if not criterion.has_examples:
+            return no_examples
+        return partial(read_examples, self.folder, metric=criterion.declared, split=split)
+
+    def anytime_level(self, criterion: Criterion) -> float | None:
+        """Return the level of a comparison that decided its number of repeats; else None."""
+        sequential = self.study.until_decided and self.uses_held_out_repeats(criterion)
+        return self.study.level if sequential else None
+
+    def best(self, criterion: Criterion | None = None) -> str | None:
+        """Return the config_id of the best configuration; None before a run has completed.
+
+        It is the one with the best mean. But if final repeats judge the criterion by which the
+        study decides (accuracy at the last epoch), it is the finalist that was the best before
+        them, whatever they say: the better of two means would be optimistic.
+        """
+        return self.best_among(list(self.trials.config_id.unique()), criterion)
+
+    def best_among(self, configs: Sequence[str], criterion: Criterion | None = None) -> str | None:
+        """Return the best of these configurations as `best` does; None without a completed run."""
+        criterion = criterion or self.default_criterion
+        trials = self.trials_for(criterion)
+        trials = trials[trials.config_id.isin(configs)]
+        if self.names_recorded_best(criterion):
+            return finals.recorded_best(trials, self.frames.round)
+        values = by_repeat(trials, criterion.metric, criterion.scope)
+        if not values.notna().any(axis=None):
+            return None
+        return best_config(values, criterion.sign, students_of(self.trials))
+
+    def names_recorded_best(self, criterion: Criterion) -> bool:
+        """Return whether `best` is the finalist that was recorded as the best."""
+        recorded = self.frames.round is not None and self.uses_held_out_repeats(criterion)
+        return recorded and criterion.decides_the_search
+
+    @property
+    def default(self) -> str:
+        """The config_id of the recipe's default, see `Study.default`; it may have no trial.
+
+        "" for a training function.
+        """
+        recorded = None if self.frames.round is None else self.frames.round.default
+        default = self.study.default
+        return recorded or ("" if default is None else default.config_id)
+
+    def label(self, config_id: str) -> str:
+        """Return a configuration in words, e.g. "alpha = 0.5, T = 4".
+
+        >>> results.label(results.best())
+        'alpha = 0.1'
+        """
+        return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
+
+    def student(self, config_id: str) -> str:
+        """Return the student of a configuration; "" for a training function."""
+        if self.task.group is None:
+            return ""
+        own = self.trials[f"{PREFIX}{self.task.group}"]
+        return str(own[self.trials.config_id == config_id].iloc[0])
+
+
+# Comparisons of a study's configurations, and what explains and qualifies them.
+
+
+@dataclass(frozen=True, repr=False)
+class StudyComparisons(StudyData):
+    """A study and the comparisons of its configurations."""
+
+    def compare(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Compare every other configuration with the baseline of its student.
+
+            >>> results.compare()[["label", "diff", "low", "high", "p_holm"]].round(3)
+                     label   diff    low   high  p_holm
+            0  alpha = 0.1  0.060  0.029  0.091   0.000
+            1  alpha = 0.5  0.033  0.000  0.066   0.025
+            >>> criterion = results.criterion("ce", baseline={"alpha": 0.5})
+            >>> results.compare(criterion).label.to_list()
+            ['alpha = 0.1', 'alpha = 1']
+
+        It is paired by repeat and by image. The baseline is the best configuration by the same
+        criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
+        same student. For the columns see `comparison.compare`.
+        """
+        return self._compared(criterion or self.default_criterion).copy()
+
+    @cached_property
+    def _compared(self) -> Callable[[Criterion], pd.DataFrame]:
+        """`compare` with a cache: a report needs the same comparison a dozen times."""
+
+        def compared(criterion: Criterion) -> pd.DataFrame:
+            level, read = self.anytime_level(criterion), self.examples(criterion)
+            return compare(self.trials_for(criterion), criterion, level, read, self.design)
+
+        return cache(compared)
+
+    def compared_students(self, criterion: Criterion | None = None) -> list[str]:
+        """Return the students that have a comparison of their own, the best first."""
+        criterion = criterion or self.default_criterion
+        table = self.compare(criterion)
+        if not len(table) or self.task.group in criterion.fixed:
+            return []
+        return [str(group) for group in criterion.groups(table).unique()]
+
+    def frontier(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return each student's best distilled and plain configuration; see `costs.frontier`.
+
+        >>> results.frontier()[["student", "arm", "label", "mean", "params"]].round(3)
+            student        arm        label   mean  params
+        0  resnet18  distilled  alpha = 0.1  0.757    3724
+        1  resnet18      plain    alpha = 1  0.697    3724
+        """
+        criterion = criterion or self.default_criterion
+        return frontier(self.search_trials, self.costs, criterion, self.by)
+
+    def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return chosen configuration, baseline and recipe's default on val and test.
+
+            >>> results.selection()[["label", "val/mean", "test/mean"]].round(3)
+                                       label  val/mean  test/mean
+            0                    alpha = 0.1     0.757      0.657
+            1                      alpha = 1     0.697      0.597
+            2    alpha = 0.1 minus alpha = 1     0.060      0.060
+            3                    alpha = 0.5     0.730      0.630
+            4  alpha = 0.1 minus alpha = 0.5     0.027      0.027
+
+        See `selection.selection`.
+        """
+        criterion = criterion or self.default_criterion
+        best = self.best(criterion)
+        if best is None:
+            return pd.DataFrame()
+        trials = self.trials_for(criterion)
+        chosen = selection.Chosen(best, baseline_of(self.compare(criterion), best), self.default)
+        if self.uses_held_out_repeats(criterion):  # the default runs them, too
+            default = finals.of_default(self.trials, self.frames.round, self.default)
+            trials = pd.concat([trials, default])
+        level = self.anytime_level(criterion)
+        read = partial(self.examples, criterion)
+        return selection.selection(self.folder, trials, criterion, chosen, level, read, self.design)
+
+    def sensitivity(self, metric: str = "") -> pd.DataFrame:
+        """Return means and ranks by epoch selection; see `sensitivity.sensitivity`.
+
+        >>> results.sensitivity()[["label", "last/rank", "best/rank"]]
+                 label  last/rank  best/rank
+        0  alpha = 0.1        1.0        1.0
+        1  alpha = 0.5        2.0        2.0
+        2    alpha = 1        3.0        3.0
+        """
+        return sensitivity.sensitivity(self.search_trials, self.criterion(metric))
+
+    def spread(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return shares of variance; see `sensitivity.spread`.
+
+        >>> results.spread()[["epochs", "configuration", "repeat", "epoch", "residual"]].round(3)
+          epochs  configuration  repeat  epoch  residual
+        0   last          0.919   0.070    NaN     0.012
+        1    all          0.007   0.001  0.991     0.001
+        """
+        return sensitivity.spread(self.frames, criterion or self.default_criterion)
+
+    def teacher_share(self, criterion: Criterion | None = None) -> TeacherShare | None:
+        """Return how much the teachers matter for the first difference of `compare`.
+
+        None without several teachers, or with too few repeats.
+        """
+        criterion = criterion or self.default_criterion
+        table = self.compare(criterion)
+        if not len(table):
+            return None
+        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        first = table.iloc[0]
+        sample = (values[first.config_id] - values[first.baseline]).dropna()
+        return self.design.teacher_share(sample.to_numpy(), list(sample.index))
+
+    def importance(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return the variance that each hyperparameter explains; see `sensitivity.importances`.
+
+        >>> results.importance().columns.to_list()
+        ['hyperparameter', 'share', 'null', 'n']
+        """
+        criterion = criterion or self.default_criterion
+        return sensitivity.importances(self.search_trials, criterion, self.by)
+
+
+# Results of a study: dataframes, tables, comparisons and the conclusion.
+
+
+def load(folder: str | Path) -> "Results":
+    """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
+
+        >>> kdtune.load("runs/small").best()
+        'cffe5327'
+
+    Raises:
+        InputError: if there is no study.
+    """
+    if "://" in str(folder):
+        from kdtune.storage.mirror import fetch
+
+        path, is_running = fetch(str(folder))
+        return _read(path, is_running)
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise InputError(f"a study must be a folder, but {describe_missing(path)}")
+    return _read(path)
+
+
+def _read(folder: Path, running: bool | None = None) -> "Results":
+    study = read_study(folder)
+    frames = read_frames(folder, running, study)
+    costs = cost_frame(read_costs(folder))
+    return Results(
+        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Results(StudyComparisons):
+    """A study, its records and what follows from them. Needs neither torch nor Ray.
+
+        >>> results = kdtune.load("runs/small")
+        >>> results.status
+        'complete: 12 runs'
+        >>> results.trials[["label", "repeat", "val/acc@last"]].head(2)
+                 label  repeat  val/acc@last
+        0  alpha = 0.5       0      0.728292
+        1  alpha = 0.5       1      0.719765
+
+    A notebook shows conclusion, comparison and figure of a study whose name is the last line of a
+    cell. `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
+    InputError for unknown ones. An empty dataframe means that too few runs have completed.
+    """
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        from kdtune.reporting.build import study_html
+
+        return study_html(self)
+
+    @property
+    def plot(self) -> "Plots":
+        """Matplotlib figures: `plot.curves()`, `.differences()`, `.repeats()`, `.frontier()`.
+
+        >>> results.plot.curves().savefig("curves.svg")
+        """
+        from kdtune.reporting.figures import Plots
+
+        return Plots(self)
+
+    @cached_property
+    def configs(self) -> pd.DataFrame:
+        """One row per configuration, best mean first; see `summaries.configs`.
+
+        >>> results.configs[["label", "val/acc/mean", "n"]].round(3).head(1)
+                 label  val/acc/mean  n
+        0  alpha = 0.1         0.757  4
+        """
+        table = summaries.configs(self.search_trials, self.planned_repeats, self.default_criterion)
+        return with_student_costs(table, self.costs)
+
+    def summary(
+        self,
+        by: Sequence[str] = (),
+        metrics: Sequence[str] = (),
+        scope: Scope = "last",
+        pooled: bool = False,
+        *,
+        full: bool = False,
+    ) -> pd.DataFrame:
+        """Return mean ± SD over repeats of the completed search trials, on val, best first.
+
+            >>> results.summary(metrics=["acc", "ce"])
+            mean ± SD        label  alpha  n         accuracy    cross-entropy
+            0          alpha = 0.1    0.1  4    0.757 ± 0.010    0.743 ± 0.010
+            1          alpha = 0.5    0.5  4  0.7299 ± 0.0081  0.7701 ± 0.0081
+            2            alpha = 1    1.0  4  0.6969 ± 0.0069  0.8031 ± 0.0069
+
+        Args:
+            by: hyperparameters that tell the rows apart; values of one with more than eight are
+                cut into ranges. Default: `Results.by`, a row per configuration.
+            metrics: names of metrics. Default: `Task.table_metrics`, of which the table for reading
+                has the most important ones.
+            scope: epoch selection.
+            pooled: whether mean and SD are over all epochs of all repeats, as in some papers.
+            full: whether there are all numbers, for computing, instead of a table for reading.
+
+        Returns:
+            One row per group. For reading, see `short_forms.short_summary`. Full: by..., n_planned
+            (repeats; not if pooled), val/<metric>/mean, /std and /n, unless pooled /low and /high
+            of the 95 % t interval, and label.
+        """
+        keys = list(by) or self.by
+        metrics = metrics or (self.task.table_metrics if full else short_metrics(self.task))
+        check_names("by", keys, self.task.names)
+        check_names("a column of the table", metrics, self.task.metrics)
+        trials, planned = self.search_trials, self.planned_repeats
+        if pooled:
+            table = summaries.pooled(self.epochs, trials, keys, metrics, self.task)
+        else:
+            table = summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
+        return table if full else short_summary(table, keys, metrics, self.task)
+
+    def marginal(self, columns: Sequence[str] = (), scope: Scope = "last") -> pd.DataFrame:
+        """Return the summary by each hyperparameter of `Results.by` alone, for computing.
+
+            >>> results.marginal(["acc"])[["hyperparameter", "value", "val/acc/mean"]].round(3)
+              hyperparameter value  val/acc/mean
+            0          alpha   0.1         0.757
+            1          alpha   0.5         0.730
+            2          alpha   1.0         0.697
+
+        Columns: value, hyperparameter, then those of `summary`. A value's metric is the mean over
+        all configurations with that value, within each repeat.
+        """
+        columns = columns or self.task.table_metrics
+        check_names("a column of the table", columns, self.task.metrics)
+        trials, planned = self.search_trials, self.planned_repeats
+        return summaries.marginal(trials, self.by, columns, scope, planned)
+
+    def context(
+        self, criterion: Criterion | None = None, student: str | None = None
+    ) -> ComparisonContext:
+        """Return baseline and repeats of a comparison; see `conclusion.context`."""
+        return conclusion.context(self, criterion or self.default_criterion, student)
+
+    def verdict(self, criterion: Criterion | None = None) -> str:
+        """Return the conclusion in words, a line for each student; see `wording.verdict`.
+
+            >>> print(results.verdict())
+            Distillation (alpha = 0.1) improved validation accuracy by 6.0 percentage points
+            (simultaneous 95% CI +2.9 to +9.1, Holm-adjusted p < 0.001 over 2 comparisons, n = 4
+            repeats × 500 images). ...
+
+        With limits on the cost of a student, of the criterion or of the study, the first line names
+        the best student within them. Teachers that are less accurate than a student trained
+        without them come last.
+        """
+        criterion = criterion or self.default_criterion
+        text = conclusion.verdict_by_student(self, criterion)
+        weak = ""
+        if self.task.is_distillation:
+            weak = weak_teachers_text(self.folder, self.search_trials)
+        return f"{self.best_within_limits(criterion)}\n{text}\n{weak}".strip()
+
+    def best_within_limits(self, criterion: Criterion | None = None) -> str:
+        """Return the best student within the limits in words; "" without limits."""
+        criterion = criterion or self.default_criterion
+        if not (limits := criterion.limits.or_else(self.study.limits)):
+            return ""
+        phases = (self.trials_for(criterion), self.search_trials)
+        round_ = self.frames.round if self.names_recorded_best(criterion) else None
+        return best_within(phases, self.costs, criterion, limits, self.by, round_)
+
+    def baseline(self, criterion: Criterion | None = None, student: str | None = None) -> str:
+        """Return the baseline in words; see `conclusion.baseline`."""
+        return conclusion.baseline(self, criterion or self.default_criterion, student)
+
+    def edges(self, criterion: Criterion | None = None) -> str:
+        """Return whether the best configuration is at the edge of the search space; else ""."""
+        return conclusion.edges(self, criterion or self.default_criterion)
+
+    def text(
+        self,
+        by: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        criterion: Criterion | None = None,
+    ) -> str:
+        """Return summary, comparison and conclusion as Markdown.
+
+        >>> print(results.text(columns=["acc"]))
+        | alpha |  n |             acc |
+        | ----: | -: | --------------: |
+        |   0.1 |  4 |   0.757 ± 0.010 |
+        |   0.5 |  4 | 0.7299 ± 0.0081 |
+        |     1 |  4 | 0.6969 ± 0.0069 |
+        ...
+        """
+        columns = columns or self.task.table_metrics
+        return conclusion.text(self, by, columns, criterion or self.default_criterion)
+
+
+# The criterion that flags of analysis and report ask for, and its baseline.
+
+
+def criterion_of(flags: AnalysisFlags | ReportFlags, results: StudyData) -> Criterion:
+    """Return the criterion that flags ask for in a study.
+
+    Raises:
+        InputError: The study has no such metric or baseline.
+    """
+    baseline = baseline_of_study(flags.baseline, results.study)
+    limits = Limits(flags.max_ms, flags.max_params)
+    if limits and not results.task.is_distillation:
+        raise InputError(
+            "--max-ms and --max-params are limits on students, but the study is of a training "
+            "function; leave them out"
+        )
+    criterion = results.criterion(flags.metric or "", flags.scope, baseline, limits)
+    check_baseline(criterion, results.study)
+    return criterion
+
+
+def criterion_for_several(flags: AnalysisFlags | ReportFlags) -> Criterion:
+    """Return the criterion that flags ask for in several studies of distillation."""
+    baseline = baseline_of_study(flags.baseline, Study())
+    limits = Limits(flags.max_ms, flags.max_params)
+    return Criterion(flags.metric or "", flags.scope, baseline, limits)
+
+
+def check_baseline(criterion: Criterion, study: Study) -> None:
+    """Raise InputError if no configuration of the study can be the baseline.
+
+    The default, training without distillation, is not checked: a study may do without it.
+    """
+    task = study.task
+    for name, value in {} if criterion.has_plain_baseline else criterion.fixed.items():
+        values = study.values(name)
+        if isinstance(values, Range):
+            known = not isinstance(value, str) and values.low <= value <= values.high
+        else:
+            known = value in values
+        # samplers add alpha = 1 even if the list or range of alphas does not hold it
+        known = known or (study.has_plain and task.baseline.get(name) == value)
+        if not known:
+            shown = values if isinstance(values, Range) else ", ".join(map(str, values))
+            raise InputError(
+                f"--baseline must be a configuration of the study ({name}: {shown}), but got "
+                f"{name}={value}"
+            )
+
+
+def baseline_of_study(text: str | None, study: Study) -> dict[str, Value] | None:
+    """Return the baseline that --baseline names in a study; None for the study's own."""
+    if text is None:
+        return None
+    hint = "For training without distillation use alpha=1."
+    if not study.task.is_distillation:
+        hint = f"They are {', '.join(study.task.names)}."
+    return parse_baseline(text, study.task.names, hint)
+
+
+def parse_baseline(text: str, names: Collection[str], hint: str = "") -> dict[str, Value]:
+    """Return {"alpha": 1.0} for "alpha=1"; raise InputError for other text.
+
+    Args:
+        text: value of the flag.
+        names: known hyperparameters.
+        hint: what the names are; by default the columns of --by.
+    """
+    hint = hint or f"They are the columns of --by ({', '.join(names)})."
+    values: dict[str, Value] = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in names or not value:
+            raise InputError(
+                f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, but "
+                f"got {text}. {hint}"
+            )
+        if name in values:
+            raise InputError(
+                f"--baseline must give each hyperparameter one value, but got {name} twice in "
+                f"{text}. The baseline is one configuration"
+            )
+        try:
+            values[name] = float(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+# List of the studies in a folder: state, data, best configuration, conclusion, date.
+
+
+COLUMNS = ["name", "state", "data", "best", "mean", "std", "n", "verdict", "last_record", "metric"]
+MAX_STATE = 80
+"""Characters of a state in the printed list."""
+
+
+def is_folder_of_studies(place: str) -> bool:
+    """Return whether a place is a folder that is no study, but holds studies."""
+    folder = Path(place).expanduser()
+    if "://" in place or (folder / STUDY).exists() or not folder.is_dir():
+        return False
+    return any(True for _ in folder.glob(f"*/{STUDY}"))
+
+
+def list_studies(folder: str | Path, criterion: Criterion = DEFAULT) -> pd.DataFrame:
+    """Return one row per study in a folder, those with the latest records first.
+
+    Columns: name (of its folder), state, data, best (label of the best configuration), mean, std
+    and n (of its metric on val over repeats), verdict (in a few words), last_record (time of the
+    last record, UTC), metric. A study that cannot be read has the reason as its state.
+
+    Args:
+        folder: of the studies.
+        criterion: of distillation studies; that of a training function has its own.
+    """
+    files = sorted(Path(folder).expanduser().glob(f"*/{STUDY}"))
+    table = pd.DataFrame([_row(file.parent, criterion) for file in files], columns=COLUMNS)
+    return table.sort_values("last_record", ascending=False, na_position="last", kind="stable")
+
+
+def _row(folder: Path, criterion: Criterion) -> dict[str, Any]:
+    try:
+        return {"name": folder.name} | _describe(load(folder), criterion)
+    except InputError as error:
+        # a list is of one line each: of the reason the first part, without the path
+        return {"name": folder.name, "state": f"damaged: {_reason(str(error), folder)}"}
+    except Exception as error:  # whatever damaged records raise, the other studies are listed
+        return {"name": folder.name, "state": f"damaged: {first_line(error)}"}
+
+
+def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
+    if results.task is not criterion.task:
+        criterion = results.default_criterion
+    row: dict[str, Any] = {
+        "state": results.status.partition("; last record")[0],
+        "data": data_name(results.study),
+        "metric": criterion.metric,
+    }
+    if (time := results.frames.last_record_time) is not None:
+        row["last_record"] = f"{datetime.fromtimestamp(time, UTC):%F %T}"
+    if incomplete := len(results.frames.incomplete):
+        row["state"] += f", {incomplete} damaged record{'s' * (incomplete > 1)}"
+    best = results.best(criterion)
+    if best is None:
+        return row
+    values = by_repeat(results.trials_for(criterion), criterion.metric, criterion.scope)
+    interval = mean_interval(values[best].dropna())
+    row |= {"best": results.label(best), "mean": interval.mean, "std": interval.sd}
+    table = results.compare(criterion)
+    if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
+        table = table[criterion.groups(table) == results.student(best)]
+    row["verdict"] = short_verdict(table, criterion, results.context(criterion))
+    return row | {"n": interval.n}
+
+
+def data_name(study: Study) -> str:
+    """Return the name of a study's data, or of its training function."""
+    if study.train is not None:
+        return name_of(study.train)
+    return str(study.run.data).rstrip("/").rpartition("/")[2]
+
+
+def _reason(message: str, folder: Path) -> str:
+    return message.replace(f"{folder}/", "").replace(str(folder), "it")
+
+
+def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md") -> str:
+    """Return the table of `list_studies` as text; csv and json have all digits."""
+    if format in ("csv", "json"):
+        return format_table(table, format)
+    percent = " (%)" * criterion.in_points
+    head = ["study", "state", "data", "best configuration", f"val {criterion.metric}{percent}"]
+    head += ["n", "distillation", "last record (UTC)"]
+    if not criterion.has_plain_baseline:
+        head[6] = "against the baseline"
+    rows = []
+    for _, row in table.iterrows():
+        scale, n = criterion.scale, "-" if math.isnan(row.n) else f"{row.n:.0f}"
+        value = plus_minus(scale * row["mean"], scale * row["std"])
+        if isinstance(row.metric, str) and row.metric != criterion.metric:
+            value = f"{plus_minus(row['mean'], row['std'])} ({row.metric})"
+        texts = ["-" if pd.isna(row[c]) else str(row[c]) for c in ("data", "best", "verdict")]
+        last = "-" if pd.isna(row.last_record) else str(row.last_record)[:16]
+        state = shorten(row.state, MAX_STATE, placeholder=" ...")
+        rows.append([row["name"], state, *texts[:2], value, n, texts[2], last])
+    return markdown(head, rows)

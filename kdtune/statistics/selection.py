@@ -1,0 +1,342 @@
+"""Selection of configurations: racing, pruning, selection bias, sources of variance."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import fdtrc, stdtrit
+
+# Racing: which configurations may still be the best, from a table of scores.
+#
+# A table is an array [configurations, repeats] of scores, NaN where there is none. Higher is
+# better.
+# A column is one repeat, which all configurations share. The model is the two-way layout without
+# interaction: a score is the configuration's mean + the repeat's effect + noise of one variance.
+# Racing after F-race (Birattari et al., GECCO 2002) and irace (Lopez-Ibanez et al., 2016).
+
+
+Table = NDArray[np.float64]
+
+
+def leading_counts(scores: Table) -> NDArray[np.int64]:
+    """Return each configuration's number of repeats before its first gap, (configurations,)."""
+    counts: NDArray[np.int64] = np.cumprod(~np.isnan(scores), axis=1).sum(axis=1)
+    return counts
+
+
+def noise(scores: Table) -> tuple[float, int]:
+    """Return the standard deviation of the noise and its degrees of freedom.
+
+    Configurations may have different numbers of repeats, but each has the first ones. The m-th
+    Helmert contrast of a row, (x_m - mean(x_0 .. x_{m-1})) sqrt(m / (m + 1)), has the variance of
+    the noise and a mean that is the same for all rows that have it. So the variances within
+    contrasts are pooled. With no gaps this is the residual of the two-way layout with
+    (k - 1)(n - 1) degrees of freedom.
+
+    Returns:
+        sd, df; (NaN, 0) where no two configurations share two repeats.
+    """
+    count, squares, df = leading_counts(scores), 0.0, 0
+    for m in range(1, scores.shape[1]):
+        rows = scores[count > m, : m + 1]
+        if len(rows) < 2:
+            break
+        contrasts = (rows[:, m] - rows[:, :m].mean(axis=1)) * math.sqrt(m / (m + 1))
+        squares += float(((contrasts - contrasts.mean()) ** 2).sum())
+        df += len(rows) - 1
+    return (math.sqrt(squares / df), df) if df else (math.nan, 0)
+
+
+def active(
+    scores: Table, sd: float, df: int, level: float, analyses: int | None = None
+) -> NDArray[np.bool_]:
+    """Return which configurations racing has not eliminated.
+
+    A configuration is eliminated when another one is better over their common repeats by a
+    one-sided t test of the paired differences, with the variance of the pooled noise, 2 sd^2 / n.
+    Each n is an interim analysis. The level is divided by their number (Bonferroni), so that over
+    all analyses the probability that a configuration is dropped in favour of an equally good one is
+    at most the level. This holds per pair and not family-wise: the best of many configurations is
+    dropped with a larger probability.
+
+    Args:
+        scores: [configurations, repeats] of those that compete.
+        sd: standard deviation of the noise; NaN where df is 0, and then none with a score is out.
+        df: its degrees of freedom.
+        level: error rate of one pair over all interim analyses, in (0, 1).
+        analyses: number of interim analyses; by default one per repeat.
+
+    Returns:
+        One flag per configuration; False also for those without a score.
+    """
+    count = leading_counts(scores)
+    alive = count > 0
+    if df == 0:
+        return alive
+    critical = float(stdtrit(df, 1 - level / (analyses or scores.shape[1])))
+    for n in np.unique(count[alive]):
+        means = scores[count >= n, :n].mean(axis=1)
+        here = count == n
+        gap = means.max() - scores[here, :n].mean(axis=1)
+        alive[here] = gap <= critical * sd * math.sqrt(2 / n)
+    return alive
+
+
+def rank_by_common_mean(scores: Table, rows: Sequence[int]) -> list[int]:
+    """Return the rows by their mean over the repeats that all of them have, the best first."""
+    chosen = scores[list(rows)]
+    common = ~np.isnan(chosen).any(axis=0)
+    means = chosen[:, common].mean(axis=1) if common.any() else np.zeros(len(chosen))
+    return [rows[i] for i in np.argsort(-means, kind="stable")]
+
+
+def adjusted_means(scores: Table) -> NDArray[np.float64]:
+    """Return the configurations' means with the effects of the repeats removed.
+
+    These are the least-squares means of the two-way layout: a configuration that has only easy
+    repeats gets no better mean, and each configuration uses all of its repeats. With no gaps they
+    are the plain means. Solved for the repeats' effects alone: (diag(K_r) - M' diag(1 / n_c) M) e =
+    sum over c of (x_cr - mean_c), where M [configurations, repeats] marks the scores, and K_r and
+    n_c are its sums; the effects sum to 0.
+
+    Args:
+        scores: [configurations, repeats], in which any two configurations are connected by a chain
+            of common repeats, as when all have repeat 0.
+
+    Returns:
+        One mean per configuration; NaN for those without a score.
+    """
+    has = ~np.isnan(scores)
+    counts = has.sum(axis=1)
+    sizes = np.maximum(counts, 1)
+    filled = np.where(has, scores, 0.0)
+    means = filled.sum(axis=1) / sizes
+    mask = has.astype(float)
+    normal = np.diag(mask.sum(axis=0)) - mask.T @ (mask / sizes[:, None])
+    residuals = np.where(has, scores - means[:, None], 0.0).sum(axis=0)
+    effects = np.linalg.lstsq(normal, residuals)[0]
+    seen = has.any(axis=0)
+    effects = np.where(seen, effects - effects[seen].mean() if seen.any() else 0.0, 0.0)
+    return np.where(counts > 0, means - mask @ effects / sizes, math.nan)
+
+
+# Pruning of trials: whether a trial is predicted to end below the best of the others.
+
+
+MIN_COMPLETED = 6
+"""Number of other trials that must have completed before one is pruned."""
+PRUNING_LEVEL = 0.05
+"""Probability, at each rung, of pruning a trial that would have come first."""
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """Return the numbers of epochs after which a trial of this length may be pruned.
+
+    Every eighth of the epochs from a quarter on, rounded up; never the last epoch.
+    """
+    counts = {math.ceil(epochs * eighths / 8) for eighths in range(2, 8)}
+    return tuple(sorted(count for count in counts if count < epochs))
+
+
+def is_behind(
+    score: float, others: Sequence[tuple[float, float]], level: float = PRUNING_LEVEL
+) -> bool:
+    """Return True if the trial is predicted to end below the best of the others.
+
+    The final scores of the others are regressed on their scores at the same epoch of the same
+    repeat (ordinary least squares with slope b, residual standard deviation s, and Sxx the sum of
+    squares of the scores at this epoch). The trial is behind if its prediction lies significantly
+    below the prediction for the leader, who had x* at this epoch:
+    b (x* - x) > t s sqrt(2 + (x* - x)^2 / Sxx). The leader's own final score is not used in place
+    of its prediction, because the best of many is lucky and an average trial does not reach it.
+
+    So at an epoch that predicts little, for example while the learning rate still rises, no trial
+    is pruned, whereas a fixed share (the median, as in ASHA) prunes the best
+    (experiments/README.md).
+
+    Args:
+        score: of the trial at this epoch, x.
+        others: (score at this epoch, final score) of the completed trials.
+        level: of the one-sided t test, in (0, 1).
+    """
+    n = len(others)
+    if n < MIN_COMPLETED:
+        return False
+    x, y = np.asarray(others, dtype=float).T
+    dx = x - x.mean()
+    if (sxx := float(dx @ dx)) == 0:
+        return False
+    slope = float(dx @ y) / sxx
+    residuals = y - y.mean() - slope * dx
+    spread = math.sqrt(float(residuals @ residuals) / (n - 2))
+    gap = float(x[y.argmax()]) - score
+    margin = float(stdtrit(n - 2, 1 - level)) * spread * math.sqrt(2 + gap**2 / sxx)
+    return slope > 0 and slope * gap > margin
+
+
+# Correction of the best of several accuracies for selection bias (BBC-CV).
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Accuracy of the best of K configurations, corrected for selection bias."""
+
+    corrected: float
+    """Mean over bootstraps of the selected configuration's accuracy on examples not drawn."""
+    low: float
+    """Lower end of the percentile interval of the bootstraps."""
+    high: float
+    """Its upper end."""
+
+
+def bootstrap_corrected(
+    correct: ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> Corrected:
+    """Return the accuracy of the best configuration, corrected for selection bias.
+
+    Examples are drawn with replacement. The configuration that is best on the examples drawn is
+    evaluated on those not drawn: the bootstrap bias correction BBC-CV of Tsamardinos et al.
+    (Machine Learning, 2018).
+
+    Args:
+        correct: share of repeats that classify an example correctly, [K, N], in [0, 1].
+        draws: number of bootstraps.
+        seed: of the bootstraps.
+        level: coverage of the interval, in (0, 1).
+    """
+    c = np.asarray(correct, dtype=float)
+    n = c.shape[1]
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    out = counts == 0
+    counts, out = counts[out.any(1)], out[out.any(1)]  # a tiny split may be drawn whole
+    best = (counts @ c.T).argmax(1)
+    kept = out.astype(float)
+    judged = ((kept @ c.T) / kept.sum(1, keepdims=True))[np.arange(len(best)), best]
+    low, high = np.quantile(judged, [(1 - level) / 2, (1 + level) / 2])
+    return Corrected(float(judged.mean()), float(low), float(high))
+
+
+# Sources of variance: configuration, repeat, epoch, and single hyperparameters.
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the total sum of squares, each in [0, 1]; their sum is 1."""
+
+    configuration: float
+    repeat: float
+    epoch: float
+    residual: float
+    """All that is not a main effect, interactions included."""
+
+
+@dataclass(frozen=True)
+class RepeatedMeasures:
+    """Analysis of variance with repeated measures of a block of configurations x repeats."""
+
+    f: float
+    """F of the configurations with (K - 1, (K - 1)(n - 1)) degrees of freedom."""
+    p: float
+    icc: float
+    """Intraclass correlation ICC(C,1) of McGraw and Wong (1996): the correlation of two
+    configurations over repeats. Pairing multiplies the variance of a difference by 1 - icc."""
+
+
+def variance_shares(block: ArrayLike) -> Shares:
+    """Return the shares of configuration, repeat and epoch in the sum of squares.
+
+    Args:
+        block: scores [K, n, E] of K configurations, n repeats and E epochs, without gaps.
+
+    Returns:
+        The main effects' shares and the rest; NaN where all scores are equal.
+    """
+    x = np.asarray(block, dtype=float)
+    mean = x.mean()
+    total = float(((x - mean) ** 2).sum())
+    if total <= 1e-24 * x.size * mean**2:  # all equal but for rounding
+        return Shares(math.nan, math.nan, math.nan, math.nan)
+    parts: list[float] = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        levels = x.mean(others)
+        parts.append(float(((levels - mean) ** 2).mean() * x.size / total))
+    explained = sum(parts)
+    if explained > 1:  # by rounding, where the residual is 0
+        parts = [part / explained for part in parts]
+    return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - explained))
+
+
+def repeated_measures(block: ArrayLike) -> RepeatedMeasures:
+    """Return the F test and the intraclass correlation of K configurations in n repeats.
+
+    F is that of a within-subjects design in which the repeats are the subjects.
+
+    Args:
+        block: scores [K, n], without gaps.
+
+    Returns:
+        F, p and ICC; NaN for K < 2, n < 2 or a residual of 0.
+    """
+    x = np.asarray(block, dtype=float)
+    k, n = x.shape
+    if k < 2 or n < 2:
+        return RepeatedMeasures(math.nan, math.nan, math.nan)
+    rows, columns, mean = x.mean(1), x.mean(0), x.mean()
+    ms_rows = n * float(((rows - mean) ** 2).sum()) / (k - 1)
+    ms_columns = k * float(((columns - mean) ** 2).sum()) / (n - 1)
+    rest = x - rows[:, None] - columns[None] + mean
+    df = (k - 1) * (n - 1)
+    ms_rest = float((rest**2).sum()) / df
+    if ms_rest <= 1e-24 * mean**2:
+        return RepeatedMeasures(math.nan, math.nan, math.nan)
+    f = ms_rows / ms_rest
+    icc = (ms_columns - ms_rest) / (ms_columns + (k - 1) * ms_rest)
+    return RepeatedMeasures(f, float(fdtrc(k - 1, df, f)), icc)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Share of the variance between configurations that one hyperparameter explains alone."""
+
+    share: float
+    """Eta squared: share of the sum of squares between the configurations' means, in [0, 1]."""
+    null: float
+    """95 % quantile of the share of a hyperparameter that has no effect."""
+    n: int
+    """Number of configurations in which the hyperparameter is active."""
+
+
+def importance(means: ArrayLike, labels: ArrayLike, draws: int = 2000, seed: int = 0) -> Importance:
+    """Return the share of one hyperparameter in the variance of the configurations' means.
+
+    The null distribution permutes the means. It is needed because with few configurations a
+    hyperparameter without effect explains much, and the more values it has, the more.
+
+    Args:
+        means: of the configurations, (K,).
+        labels: index of the hyperparameter's value in each configuration, (K,), from 0.
+        draws: number of permutations.
+        seed: of the permutations.
+
+    Returns:
+        Share, null quantile and K; NaN where all means are equal.
+    """
+    y, index = np.asarray(means, dtype=float), np.asarray(labels)
+    total = float(((y - y.mean()) ** 2).sum())
+    if total <= 1e-24 * float((y**2).sum()):  # all equal but for rounding
+        return Importance(math.nan, math.nan, len(y))
+    indicator = np.eye(int(index.max()) + 1)[index]
+    sizes = np.maximum(indicator.sum(0), 1)
+
+    def share(values: ArrayLike) -> Any:  # [..., K] -> [...]
+        levels = (np.asarray(values) - y.mean()) @ indicator / sizes
+        return (levels**2 * indicator.sum(0)).sum(-1) / total
+
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permuted(np.tile(y, (draws, 1)), axis=1)
+    return Importance(float(share(y)), float(np.quantile(share(shuffled), 0.95)), len(y))

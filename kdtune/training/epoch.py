@@ -1,0 +1,490 @@
+"""One epoch of training: its losses, averaged weights, metrics and predictions."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from kdtune.config.fields import takes_features
+from kdtune.config.files import atomic_write
+from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
+from kdtune.config.task import METRICS, RECORDED
+from kdtune.config.text import InputError
+from kdtune.data.dataset import Data
+from kdtune.models.classifier import Classifier
+from kdtune.models.outputs import Model
+from kdtune.streams.views import Batch, losses_of
+from kdtune.training.losses import BoundObjective, cross_entropy, total
+
+# Exponential moving average of a student's weights over the steps of its training.
+
+
+class WeightAverage:
+    """Average of what a run trains of its student: the student that is evaluated and saved.
+
+    The first update copies the weights. Update n + 1 moves the average to the weights by 1 - d,
+    where d = min(decay, (1 + n) / (10 + n)), as TensorFlow and timm do: so a run of a hundred steps
+    does not remember its first ones.
+
+    Averaged are the parameters that are trained and, if the whole student learns, its running
+    statistics of floating point. The activations of averaged weights are closer to averaged
+    statistics than to those of the last steps, whose weights are noisier; timm and torchvision's
+    references also average both. Whole numbers, such as `num_batches_tracked`, stay those of the
+    student. Under a frozen backbone the running statistics follow the stream, which does not depend
+    on the head.
+
+    It is no `AveragedModel`: that copies the whole student, asks for the number of updates in each,
+    and averages constants such as masks of -inf, which become NaN.
+
+    Args:
+        decay: In (0, 1).
+        student: On its device, with a frozen backbone if only its head is trained.
+        whole: Whether the whole student learns.
+        projector: Of the student's features, averaged as well: the distillation term is then that
+            of a student and a projector of the same steps.
+    """
+
+    def __init__(
+        self, decay: float, student: Classifier, whole: bool, projector: nn.Module | None = None
+    ):
+        self.decay, self.updates = decay, 0
+        averaged = [p.detach() for p in student.parameters() if p.requires_grad]
+        if whole:
+            averaged += _statistics(student)
+        if projector is not None:
+            averaged += [p.detach() for p in projector.parameters()]
+        self._weights = averaged
+        self._averages = [weight.clone() for weight in averaged]
+
+    @classmethod
+    def of(cls, run: Run, student: Classifier, projector: nn.Module | None = None) -> Self | None:
+        """Return the average that the run asks for; None if it asks for none."""
+        whole = run.trainable == "all"
+        return cls(run.ema, student, whole, projector) if run.ema > 0 else None
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the student's weights into the average, after a step of the optimiser."""
+        if self.updates == 0:
+            torch._foreach_copy_(self._averages, self._weights)
+        else:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            get_ema_multi_avg_fn(decay)(self._averages, self._weights, self.updates)
+        self.updates += 1
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the values of the student and of the average, to the last bit.
+
+        Values are copied and no tensors replaced, since optimiser, stream and initial student hold
+        the student's own.
+        """
+        weights = [weight.clone() for weight in self._weights]
+        torch._foreach_copy_(self._weights, self._averages)
+        torch._foreach_copy_(self._averages, weights)
+
+    @contextmanager
+    def in_student(self) -> Iterator[None]:
+        """Let the student have the averaged weights for the duration of the context."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        return {"updates": self.updates, "averages": self._averages}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state; raise ValueError, and change nothing, if it is of another student."""
+        if [x.shape for x in state["averages"]] != [x.shape for x in self._averages]:
+            raise ValueError("the average is of another student")
+        for own, saved in zip(self._averages, state["averages"], strict=True):
+            own.copy_(saved)
+        self.updates = state["updates"]
+
+
+def _statistics(student: Classifier) -> list[Tensor]:
+    """Return the network's buffers of floating point that are saved with it and are finite."""
+    saved = student.net.state_dict()
+    buffers = [x for name, x in student.net.named_buffers() if name in saved]
+    return [x for x in buffers if x.is_floating_point() and bool(x.isfinite().all())]
+
+
+# The loss of a batch: its cross-entropy with the labels, its distillation term, and their sum.
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of the student for a batch."""
+
+    logits: Tensor
+    """[B, K]."""
+    features: Tensor | None = None
+    """Projected features, float32 [B, D] with the D of the teacher; None unless the loss compares
+    features."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss of one batch and its two terms: scalars in nats, with their graph."""
+
+    loss: Tensor
+    ce: Tensor
+    """Cross-entropy with the labels, without label smoothing."""
+    distill: Tensor | None
+    """None without a teacher and at alpha = 1."""
+
+    @staticmethod
+    def of(run: Run, objective: BoundObjective, outputs: Outputs, batch: Batch) -> "Losses":
+        """Return the losses of the student's outputs for a batch.
+
+        The cross-entropy is the mean over the images that have a label, the distillation term that
+        over all images.
+        """
+        ce = _cross_entropy(outputs.logits, batch)
+        hard = ce
+        if run.label_smoothing > 0:
+            hard = _cross_entropy(outputs.logits, batch, run.label_smoothing)
+        if batch.teacher is None or run.alpha == 1:
+            return Losses(hard, ce, None)
+        distill = _distillation(objective, outputs, batch)
+        return Losses(total(run.alpha, hard, distill), ce, distill)
+
+
+def _cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """Return the mean over the labelled images; of a mixed image, that of both labels by share."""
+    own = batch.labelled
+    logits = logits[: len(own)]
+    if own.partners is None:
+        return cross_entropy(logits, own.labels, smoothing)
+    assert own.shares is not None  # noqa: S101 - mixed, with a teacher
+    first = cross_entropy(logits, own.labels, smoothing, of_each=True)
+    second = cross_entropy(logits, own.partners, smoothing, of_each=True)
+    return (own.shares * first + (1 - own.shares) * second).mean()
+
+
+def _distillation(objective: BoundObjective, outputs: Outputs, batch: Batch) -> Tensor:
+    """Return the distillation term; of mixed images, that with either label by share.
+
+    So an objective that uses the labels sees those of both images, as the cross-entropy does. For
+    one that does not, the two terms are equal.
+    """
+    assert batch.teacher is not None  # noqa: S101 - mixed, with a teacher
+    features = outputs.features, batch.teacher_features
+    term = objective(outputs.logits, batch.teacher, batch.labels, *features)
+    if batch.partners is None:
+        return term
+    assert batch.shares is not None  # noqa: S101 - mixed, with a teacher
+    share = batch.shares[0]  # all images of a training batch have the same
+    other = objective(outputs.logits, batch.teacher, batch.partners, *features)
+    return share * term + (1 - share) * other
+
+
+# A student's predictions on the examples of a split, and their file.
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a student on the N examples of a split, in the split's own order."""
+
+    label: Tensor
+    """Class of each example, int64 [N]."""
+    predicted: Tensor
+    """Class of the largest logit, int64 [N]."""
+    p_predicted: Tensor
+    """The student's probability of the predicted class, float32 [N]."""
+    p_label: Tensor
+    """The student's probability of the label, float32 [N]."""
+    teacher: Tensor | None
+    """The teacher's class, int64 [N]; None without a teacher."""
+    kl: Tensor | None = None
+    """KL(softmax(teacher) || softmax(student)) at T = 1, in nats, float32 [N]."""
+    logit_diff: Tensor | None = None
+    """Mean over classes of |teacher - student|, float32 [N]."""
+
+    @staticmethod
+    def of(student: Tensor, teacher: Tensor | None, labels: Tensor) -> "Predictions":
+        """Return the predictions of logits [N, K], on the CPU."""
+        if student.device.type == "mps":  # it has no float64
+            student, labels = student.cpu(), labels.cpu()
+            teacher = None if teacher is None else teacher.cpu()
+        predicted = student.argmax(1)
+        p = student.double().softmax(1)
+        fidelity = {} if teacher is None else _fidelity(student.double(), teacher.double())
+        return Predictions(
+            label=labels.cpu(),
+            predicted=predicted.cpu(),
+            p_predicted=p.gather(1, predicted[:, None])[:, 0].float().cpu(),
+            p_label=p.gather(1, labels[:, None])[:, 0].float().cpu(),
+            teacher=None if teacher is None else teacher.argmax(1).cpu(),
+            **{name: value.float().cpu() for name, value in fidelity.items()},
+        )
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each prediction is right, bool [N]."""
+        return self.predicted == self.label
+
+
+def _fidelity(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    """Return KL divergence and logit difference of each example, from logits [N, K]."""
+    log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
+    kl = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
+    return {"kl": kl, "logit_diff": (teacher - student).abs().mean(1)}
+
+
+def save_predictions(
+    run: Run, data: Data, predictions: Mapping[str, Predictions], file: Path
+) -> None:
+    """Write the predictions on val and test as a parquet file, one row per example.
+
+    Columns: trial_id, split, example (its index in the split or, with --folds, the number of the
+    image in train and val together), file (relative to the data's folder; null where examples are
+    not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all three null
+    without a teacher), correct. Classes are indices.
+    """
+    frames = [_frame(run, data, split, own) for split, own in predictions.items()]
+    with atomic_write(file) as part:
+        pd.concat(frames).to_parquet(part, index=False)
+
+
+def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
+    """Return the rows of one split."""
+    count = len(own.label)
+    files: list[str | None] = [None] * count
+    inputs = data.splits[name].inputs
+    if isinstance(inputs, tuple):
+        files = [Path(path).relative_to(data.root).as_posix() for path in inputs]
+    teacher = [None] * count if own.teacher is None else own.teacher.numpy()
+    unknown = np.full(count, np.nan, dtype=np.float32)
+    return pd.DataFrame(
+        {
+            "trial_id": run.trial_id,
+            "split": name,
+            "example": data.numbers(name).numpy(),
+            "file": pd.Series(files, dtype="string"),
+            "label": own.label.numpy(),
+            "predicted": own.predicted.numpy(),
+            "p_predicted": own.p_predicted.numpy(),
+            "p_label": own.p_label.numpy(),
+            "teacher": pd.Series(teacher, dtype="Int64"),
+            "kl": unknown if own.kl is None else own.kl.numpy(),
+            "logit_diff": unknown if own.logit_diff is None else own.logit_diff.numpy(),
+            "correct": own.correct.numpy(),
+        }
+    )
+
+
+# Metrics of an epoch, computed as the table `kdtune.config.task.METRICS` says.
+
+
+Metrics = dict[str, float | int | None]
+"""Metrics of a split by name, and n_examples. None where one cannot be computed: without a
+teacher, or without a distillation term (alpha = 1)."""
+
+WITHOUT_FLOAT64 = ("mps",)
+"""Types of devices that cannot add in float64; the CPU adds instead."""
+
+SHOWN = ("loss", "acc", "agreement")
+"""Metrics of the line that is printed for an epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Results of one epoch."""
+
+    number: int
+    """0, 1, 2, ..."""
+    seconds: float
+    """Wall time of training and evaluation."""
+    splits: dict[str, Metrics]
+    """Metrics of train, val and, in the last epoch, test. Those of train are of the forward passes
+    that the student learned from."""
+    predictions: dict[str, Predictions] = field(default_factory=dict, repr=False)
+    """In the last epoch: the student's predictions on val and test."""
+
+    def __str__(self) -> str:
+        parts = [f"epoch {self.number:3d}  {self.seconds:6.2f} s"]
+        for split, metrics in self.splits.items():
+            values = [f"{name} {metrics[name]:.4f}" for name in SHOWN if metrics[name] is not None]
+            parts.append(f"{split} {' '.join(values)}")
+        return "  ".join(parts)
+
+
+class Meter:
+    """Metrics of a split, from its batches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Examples so far."""
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._means: list[tuple[Tensor, int]] = []
+        """Means of batches and their sizes that are still to be added to the sums."""
+        self._batches: list[tuple[Tensor, Tensor | None, Tensor]] = []
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, batch: Batch, losses: Losses) -> None:
+        """Add a batch with the student's logits [B, K]; a GPU is not waited for."""
+        student, teacher, labels = logits.detach(), batch.teacher, batch.labels
+        means = {name: value for name, value in vars(losses).items() if value is not None}
+        for name, metric in METRICS.items():
+            if metric.of_batch is not None and not (metric.needs_teacher and teacher is None):
+                value = metric.of_batch(student, teacher, labels)
+                means[name] = value.mean() if value.ndim else value
+        values = torch.stack([value.detach() for value in means.values()])
+        self._names = list(means)
+        if values.device.type in WITHOUT_FLOAT64:
+            self._means.append((values, len(labels)))
+        else:
+            self._add(values, len(labels))
+        self._batches.append((student, teacher, labels))
+        self.count += len(labels)
+
+    def _add(self, means: Tensor, count: int) -> None:
+        sums = means.double() * count
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def metrics(self) -> Metrics:
+        """Return all recorded metrics of the batches so far."""
+        for means, count in self._means:
+            self._add(means.cpu(), count)
+        self._means.clear()
+        assert self._sums is not None  # noqa: S101 - there was a batch
+        sums = dict(zip(self._names, self._sums.tolist(), strict=True))
+        values = {name: value / self.count for name, value in sums.items()}
+        student, teacher, labels = self._outputs()
+        for name, metric in METRICS.items():
+            if metric.of_split is not None and not (metric.needs_teacher and teacher is None):
+                values[name] = metric.of_split(student, teacher, labels)
+        return {"n_examples": self.count} | {name: values.get(name) for name in RECORDED}
+
+    def count_not_finite(
+        self, of: Literal["student", "teacher"], batches: int | None = None
+    ) -> tuple[int, int]:
+        """Return for how many examples logits are NaN or infinite, and the number of examples.
+
+        Args:
+            of: Whose logits. Without a teacher, none of its logits is wrong.
+            batches: Of the first batches only; None: of all.
+        """
+        own = self._batches[:batches]
+        logits = [student if of == "student" else teacher for student, teacher, _ in own]
+        wrong = sum(int((~one.isfinite()).any(1).sum()) for one in logits if one is not None)
+        return wrong, sum(len(labels) for *_, labels in own)
+
+    @torch.no_grad()
+    def is_finite(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor]) -> bool:
+        """Return True if an objective is finite for all batches whose logits are finite.
+
+        Args:
+            objective: Of the student's logits, the teacher's and the labels.
+        """
+        return all(
+            bool(objective(student, teacher, labels).isfinite())
+            for student, teacher, labels in self._batches
+            if teacher is not None and student.isfinite().all() and teacher.isfinite().all()
+        )
+
+    def predictions(self) -> Predictions:
+        """Return the predictions on the batches so far."""
+        return Predictions.of(*self._outputs())
+
+    def _outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the logits of student and teacher [N, K] and the labels [N]."""
+        student, teacher, labels = zip(*self._batches, strict=True)
+        known = None if teacher[0] is None else torch.cat(teacher)
+        return torch.cat(student), known, torch.cat(labels)
+
+
+# Linear projector from the student's features to the teacher's, and the checks it needs.
+
+
+def make_projector(
+    run: Run, student: Classifier, teacher: Sequence[Classifier]
+) -> nn.Linear | None:
+    """Return the projector of a run on the student's device; None if its loss needs none.
+
+    It is trained with the student and left out of its weights. It computes in float32 also where
+    the models run in bf16.
+
+    Args:
+        run: Its seed and repeat decide the initial weights, the same for all configurations.
+        student: On its device.
+        teacher: The members of the teacher; none without a teacher.
+    """
+    if not run.compares_features or not teacher:
+        return None
+    sizes = student.feature_size, teacher[0].feature_size
+    with torch.random.fork_rng(devices=[]):  # a student draws the same numbers with and without
+        torch.default_generator.manual_seed(derive_seed("projector", run.seed, run.repeat))
+        projector = nn.Linear(*sizes)
+    return projector.to(next(student.parameters()).device)
+
+
+def check_features(
+    study: Study, teachers: Sequence[Model], students: Sequence[Classifier], views: Tensor
+) -> None:
+    """Raise InputError if losses of features cannot work with the models of a study.
+
+    Args:
+        study: The study.
+        teachers: Its teachers, on the CPU; the members of an ensemble one by one, or files of
+            outputs.
+        students: Its students, on the CPU.
+        views: Two of the data, [2, ...].
+    """
+    losses = [loss for loss in losses_of(study) if takes_features(loss)]
+    if not losses:
+        return
+    for name in study.values("teacher"):  # type: ignore[union-attr]
+        if "+" in str(name):
+            raise InputError(
+                f"--teacher must be one network with --loss {losses[0]}, since an ensemble has no "
+                f"features of its own, but got --teacher {name}; use one of its members, or a "
+                f"loss of logits such as kl"
+            )
+    if "head" in study.values("trainable"):  # type: ignore[operator]
+        raise InputError(
+            f"--trainable must be all with --loss {losses[0]}, since a frozen backbone learns "
+            f"nothing from features, but got --trainable head; use --trainable all, or a loss of "
+            f"logits such as kl"
+        )
+    for teacher in teachers:
+        _check_head("teacher", teacher, losses[0], views)
+    for student in students:
+        _check_head("student", student, losses[0], views)
+
+
+def _check_head(role: str, model: Model, loss: str, views: Tensor) -> None:
+    """Raise InputError unless a model has features [B, D], the input of a Linear layer."""
+    advice = "use another model, or a loss of logits such as kl"
+    if not isinstance(model, Classifier):
+        raise InputError(
+            f"--{role} must be a network with --loss {loss}, since a file of outputs has no "
+            f"features, but got --{role} {model.name}; {advice}"
+        )
+    if not isinstance(model.head, nn.Linear):
+        raise InputError(
+            f"--{role} must have a Linear layer as its last one with --loss {loss}, but that of "
+            f"{model.name}, {model.head_name}, is a {type(model.head).__name__}; {advice}"
+        )
+    model.set_mode(False)
+    with torch.no_grad():
+        shape = list(model.features(views).shape)
+    if shape != [len(views), model.feature_size]:
+        raise InputError(
+            f"--{role} must have features of the shape [B, D] with --loss {loss}, but those of "
+            f"{model.name}, the input of {model.head_name}, have the shape "
+            f"{['B', *shape[1:]]}; {advice}".replace("'", "")
+        )
