@@ -16,7 +16,16 @@ from decimal import Decimal
 from functools import cache, cached_property
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from kdtune.config.files import check_place
 from kdtune.config.text import InputError, has_hidden, locale_hint, shown
@@ -179,8 +188,9 @@ class Declaration:
 def declarations(owner: type) -> dict[str, Declaration]:
     """Return the declarations of a dataclass's fields by name, in their order."""
     found = {}
+    kinds = get_type_hints(owner, include_extras=True)
     for f in fields(owner):
-        kind: Any = f.type
+        kind: Any = kinds[f.name]
         setting = Setting()
         if get_origin(kind) is Annotated:
             setting = next(s for s in kind.__metadata__ if isinstance(s, Setting))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,6 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from torch import nn
 
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_writable_by_all
 from kdtune.config.study import (
@@ -25,7 +23,7 @@ from kdtune.config.study import (
     describe_fixed_students,
     flags_without_effect,
 )
-from kdtune.config.task import check_signature, is_importable, load_function, name_of
+from kdtune.config.task import is_importable, name_of
 from kdtune.config.text import DataChangedError, InputError, first_line
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import (
@@ -36,7 +34,6 @@ from kdtune.data.checks import (
     forget_changed_data,
 )
 from kdtune.data.sources import load_data
-from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.planning.plan import Plan
 from kdtune.raytune.folder import (
     add_warning,
@@ -54,6 +51,7 @@ from kdtune.raytune.machines import (
     MachineMonitor,
     TrialResources,
     check_local_resources,
+    fingerprint,
     preflight,
 )
 from kdtune.raytune.objects import share_objects, take_objects
@@ -412,25 +410,6 @@ class FunctionJob(Job):
     def trainable(self, study: Study) -> Callable[..., None]:
         """Return the function that calls the user's."""
         return run_function_trial
-
-
-def fingerprint(study: Study) -> str:
-    """Return 16 hex digits that change with the code of the training function.
-
-    The code is that of its module and of the user's own modules that it imports. Of a script or a
-    notebook it is that which the function needs.
-
-    Raises:
-        InputError: It cannot be imported, or called as a training function.
-    """
-    name = name_of(study.train or "")
-    if callable(study.train):
-        check_signature(study.train, name)
-        if not is_importable(study.train):
-            return ObjectSource.of(study.train).digest[:16]
-    else:
-        load_function(name)
-    return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
 
 
 # Driver of a study: checks, Ray, the tuner, resuming.

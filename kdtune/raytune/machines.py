@@ -1,5 +1,6 @@
 """The machines of a Ray cluster: what they have, their checks, how many trials fit."""
 
+import importlib
 import itertools
 import os
 import shutil
@@ -16,18 +17,19 @@ import ray
 import torch
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
 
 from kdtune import __version__
 from kdtune.config.fields import Weights, takes_features
 from kdtune.config.files import join_uri
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.task import ends_of, name_of
+from kdtune.config.task import check_signature, ends_of, is_importable, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
-from kdtune.raytune.driver import fingerprint
+from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.results.comparison import markdown
 from kdtune.storage.store import RETRY_TIMEOUT_SECONDS, SHORT_RETRY_TIMEOUT_SECONDS, Store
 from kdtune.streams.cache import Cache, device_name
@@ -929,3 +931,22 @@ class MachineMonitor:
         yield f"{node} has joined"
         if sentence := find_missing_gpus(node, statuses[node]):
             yield f"warning: {sentence}"
+
+
+def fingerprint(study: Study) -> str:
+    """Return 16 hex digits that change with the code of the training function.
+
+    The code is that of its module and of the user's own modules that it imports. Of a script or a
+    notebook it is that which the function needs.
+
+    Raises:
+        InputError: It cannot be imported, or called as a training function.
+    """
+    name = name_of(study.train or "")
+    if callable(study.train):
+        check_signature(study.train, name)
+        if not is_importable(study.train):
+            return ObjectSource.of(study.train).digest[:16]
+    else:
+        load_function(name)
+    return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]

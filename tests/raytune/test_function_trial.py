@@ -15,8 +15,8 @@ from s3_service import S3
 
 from kdtune.config.study import Study
 from kdtune.raytune import function as reporter
-from kdtune.raytune.driver import fingerprint
 from kdtune.raytune.function import parse_epoch, run_function_trial
+from kdtune.raytune.machines import fingerprint
 from kdtune.storage.records import unpack_correct
 from kdtune.storage.store import Store
 
