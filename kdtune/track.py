@@ -3,31 +3,29 @@
 python -m kdtune.track runs/fashion --tracker mlflow [wandb]
 """
 
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("track")  # refuses wrong flags before the clients are loaded; does not return
+from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import TYPE_CHECKING, Annotated, get_args
 
-import pandas as pd
-from filelock import FileLock, Timeout
-
+from kdtune.config.cli import parse_own_flags, start
+from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import check_links
-from kdtune.config.study import TrackFlags
+from kdtune.config.study import TrackerName, check_packages, check_trackers
 from kdtune.config.text import InputError, first_line
-from kdtune.reporting.build import write
-from kdtune.results.comparison import completed, csv_text
-from kdtune.results.results import Results, load
-from kdtune.storage.mirror import fetch
-from kdtune.storage.records import is_running, read_study
-from kdtune.tracking.sync import Conclusion, Sync
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kdtune.results.results import Results
+    from kdtune.tracking.sync import Conclusion
 
 COMPLETE = "complete"
 """What a search writes to the standard input of --follow once a study is complete."""
@@ -35,8 +33,49 @@ LOCK_SECONDS = 120.0
 """Longest wait for a process of an earlier search that still sends its last records."""
 
 
+@dataclass(frozen=True)
+class TrackFlags:
+    """Send the records of a study to a tracker: what the tracker lacks, and the conclusion.
+
+    `python -m kdtune.search --tracker NAME` does it while the study runs. This command is for a
+    study that ran without, or while the tracker could not be reached.
+    """
+
+    run: Annotated[str, Setting(place=True, metavar="RUN")]
+    """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
+    tracker: tuple[TrackerName, ...] = ()
+    """Trackers: mlflow, wandb (Weights & Biases)."""
+    follow: bool = False
+    """Send new records until the standard input ends (a search does this); then, if it says
+    "complete", the conclusion."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.tracker:
+            names = " or ".join(get_args(TrackerName))
+            raise InputError(f"--tracker must be given, {names} (or both)")
+        check_trackers(self.tracker)
+        check_packages(self.tracker)
+        if self.follow and len(self.tracker) > 1:
+            raise InputError("--follow must have one tracker; start a process for each")
+
+
+FLAGS = (TrackFlags,)
+
+
+def parse(words: Sequence[str]) -> TrackFlags:
+    """Return what a command line asks for."""
+    flags: TrackFlags = parse_own_flags(TrackFlags, "track", words)
+    return flags
+
+
 def main(flags: TrackFlags) -> int:
     """Send the study to each tracker; return the exit code: 1 if one has not got everything."""
+    from kdtune.results.results import load
+    from kdtune.storage.mirror import fetch
+    from kdtune.storage.records import read_study
+    from kdtune.tracking.sync import Sync
+
     folder = fetch(flags.run).folder if "://" in flags.run else Path(flags.run).expanduser()
     check_links(folder)
     study, over = read_study(folder), Event()
@@ -61,6 +100,8 @@ def main(flags: TrackFlags) -> int:
 
 def _has_ended(folder: Path) -> bool:
     """Return True if no search runs the study: what there is, is concluded."""
+    from kdtune.storage.records import is_running
+
     return not is_running(folder)
 
 
@@ -83,6 +124,8 @@ def _until_input_ends(over: Event) -> Callable[[], bool]:
 @contextmanager
 def _lock(folder: Path, name: str, timeout: float) -> Iterator[None]:
     """Hold the lock that lets one process at a time send a study to a tracker."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(folder / f".{name}.lock")
     try:
         lock.acquire(timeout=timeout)
@@ -106,6 +149,10 @@ def make_conclusion(results: Results, place: Path, say: Callable[[str], None]) -
         place: The folder.
         say: Is given a warning if the page cannot be made; the rest is sent without it.
     """
+    from kdtune.reporting.build import write
+    from kdtune.results.comparison import csv_text
+    from kdtune.tracking.sync import Conclusion
+
     (place / "summary.csv").write_text(csv_text(results.summary()), encoding="utf-8")
     (place / "summary.md").write_text(f"{results.text()}\n", encoding="utf-8")
     try:
@@ -122,6 +169,8 @@ def _means(results: Results) -> pd.DataFrame:
 
     A row per configuration: config_id, label, repeats, SPLIT/METRIC/mean and /std.
     """
+    from kdtune.results.comparison import completed
+
     trials = completed(results.search_trials)
     metrics = [name for name in trials if name.endswith("@last") and trials[name].notna().any()]
     groups = trials.groupby(["config_id", "label"], sort=False)
@@ -129,3 +178,7 @@ def _means(results: Results) -> pd.DataFrame:
     frame.columns = [f"{name.removesuffix('@last')}/{what}" for name, what in frame.columns]
     frame.insert(0, "repeats", groups.size())
     return frame.reset_index()
+
+
+if __name__ == "__main__":
+    start("track")  # does not return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kdtune.config.cli import AnalysisFlags, ReportFlags
+from kdtune.config.cli import ComparisonFlags
 from kdtune.config.fields import Value
 from kdtune.config.files import STUDY, describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs
@@ -646,7 +646,7 @@ class Results(StudyComparisons):
 # The criterion that flags of analysis and report ask for, and its baseline.
 
 
-def criterion_of(flags: AnalysisFlags | ReportFlags, results: StudyData) -> Criterion:
+def criterion_of(flags: ComparisonFlags, results: StudyData) -> Criterion:
     """Return the criterion that flags ask for in a study.
 
     Raises:
@@ -664,7 +664,7 @@ def criterion_of(flags: AnalysisFlags | ReportFlags, results: StudyData) -> Crit
     return criterion
 
 
-def criterion_for_several(flags: AnalysisFlags | ReportFlags) -> Criterion:
+def criterion_for_several(flags: ComparisonFlags) -> Criterion:
     """Return the criterion that flags ask for in several studies of distillation."""
     baseline = baseline_of_study(flags.baseline, Study())
     limits = Limits(flags.max_ms, flags.max_params)

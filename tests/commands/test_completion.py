@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.cli import COMMANDS, ReportFlags, Shell, script
+from kdtune.config.cli import COMMANDS, completion_script
+from kdtune.report import ReportFlags
 
 IN_BASH = """
 source "$1"; shift

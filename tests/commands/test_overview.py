@@ -15,14 +15,7 @@ from pathlib import Path
 import pytest
 
 import kdtune
-from kdtune.config.cli import (
-    COMMANDS,
-    EXIT_CODES,
-    command_flags,
-    describe_exit_codes,
-    parse_command,
-    program,
-)
+from kdtune.config.cli import COMMANDS, EXIT_CODES, parse_command
 
 PACKAGE = Path(kdtune.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"

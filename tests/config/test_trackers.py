@@ -10,8 +10,9 @@ import pytest
 import kdtune
 from kdtune.config import study as trackers
 from kdtune.config.cli import parse
-from kdtune.config.study import Study, TrackerName, TrackFlags
+from kdtune.config.study import Study, TrackerName
 from kdtune.config.text import InputError
+from kdtune.track import TrackFlags
 from kdtune.tracking.sync import TRACKERS, without_credentials
 
 

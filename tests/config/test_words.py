@@ -13,7 +13,7 @@ from kdtune.results.results import parse_baseline
         ("--alpha 0 --alpha 1", "a flag must be given once, but got --alpha twice; "),
         ("--lr=0.1 --lr 0.2", "a flag must be given once, but got --lr twice"),
         ("--batch-size 2 --batch_size 3", "a flag must be given once, but got --batch-size twice"),
-        ("--stop-early --no-stop-early", "but got --stop-early and --no-stop-early; leave out one"),
+        ("--stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
         ("--alpha 0.5 1 0.5", "alpha must list each value once, but got 0.5 twice"),
         ("--loss kl kl", "loss must list each value once, but got kl twice"),
         ("--alpha 0..1 0.5", "alpha must be a list or one range, but got 0..1 0.5"),

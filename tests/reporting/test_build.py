@@ -15,12 +15,12 @@ from study_folders import RUN, at, cost, draw, grid, make, starting_repository, 
 
 import kdtune
 import kdtune.report as report_command
-from kdtune.config.cli import ReportFlags
 from kdtune.config.files import PROVENANCE
 from kdtune.config.records import write_costs
 from kdtune.config.study import fashion
 from kdtune.config.task import RECORDED
 from kdtune.config.text import InputError
+from kdtune.report import ReportFlags
 from kdtune.reporting import build
 from kdtune.reporting.canvas import inline
 from kdtune.reporting.figures import CLASS_FIGURES, FIGURE_NAMES, all_figures, forest_plot

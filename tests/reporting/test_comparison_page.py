@@ -7,8 +7,8 @@ from html_reader import Reader
 from study_folders import draw, make
 
 import kdtune.report as report_command
-from kdtune.config.cli import ReportFlags
 from kdtune.config.text import InputError
+from kdtune.report import ReportFlags
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from study_folders import RUN, at, cost, make, make_final, write_predictions
 
 import kdtune
 from kdtune.config.records import write_costs
-from kdtune.config.task import DISTILLATION, make_task
+from kdtune.config.run import DISTILLATION
+from kdtune.config.task import make_task
 from kdtune.config.text import InputError
 from kdtune.results.results import Results
 from kdtune.results.words import short_metrics, short_summary

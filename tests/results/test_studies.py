@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from study_folders import RUN, draw, edit_records, make
 
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.results.results import is_folder_of_studies, list_studies
 
 

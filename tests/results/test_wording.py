@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from study_folders import draw, grid, make, trials_of
 
-from kdtune.config.task import DISTILLATION
+from kdtune.config.run import DISTILLATION
 from kdtune.results.comparison import DEFAULT, Criterion, compare, comparison_rows
 from kdtune.results.words import ComparisonContext, best_sentence, short_verdict, verdict
 from kdtune.statistics.intervals import Components

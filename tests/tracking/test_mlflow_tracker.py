@@ -16,10 +16,10 @@ import pytest
 import study_folders as folders
 
 import kdtune
-from kdtune.config.study import Study, TrackFlags
+from kdtune.config.study import Study
 from kdtune.raytune.progress import tracked
 from kdtune.storage.records import read_lines
-from kdtune.track import main
+from kdtune.track import TrackFlags, main
 from kdtune.tracking import sync
 from kdtune.tracking.sync import Sync
 

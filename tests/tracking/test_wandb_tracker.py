@@ -9,8 +9,8 @@ import study_folders as folders
 from wandb_files import read_runs
 
 import kdtune
-from kdtune.config.study import Study, TrackFlags
-from kdtune.track import main
+from kdtune.config.study import Study
+from kdtune.track import TrackFlags, main
 from kdtune.tracking.sync import Sync
 
 pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
