@@ -104,9 +104,6 @@ COMMANDS = {
     "export": Command(
         "Export a student to ONNX or torch.export, checked on test; --int8.", (0, 1, 2, 130)
     ),
-    "track": Command(
-        "Send the records of a study to a tracker: MLflow or Weights & Biases.", (0, 1, 2, 130)
-    ),
     "convert": Command("Convert the weights of another tool to alpha and temperature."),
     "completion": Command("Print the script that completes commands and flags in a shell."),
 }
@@ -214,8 +211,10 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         main: The command; returns its exit code.
         resumes: Whether the same command continues where it was interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the encoding lacks is escaped
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # a character that the encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(main)
@@ -724,6 +723,16 @@ def _list_or_range(name: str, values: tuple[Any, ...], kind: Any, before: Any) -
 
 # Completion of commands, flags and their choices in a shell, by the script that tyro writes.
 
+_END_OF_BASH = """
+_kdtune() {
+  _tyro_kdtune
+  [[ -n "${COMPREPLY[*]}" ]] || COMPREPLY=()
+}
+complete -o bashdefault -o default -F _kdtune kdtune
+"""
+"""Registers file names for words that tyro does not know: it answers with an empty word, which
+would erase what is typed."""
+
 
 def completion_script(shell: str) -> str:
     """Return the script that completes the commands of `COMMANDS` in a shell."""
@@ -744,4 +753,4 @@ def completion_script(shell: str) -> str:
     with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         commands: Any = Union[tuple(kinds)]  # noqa: UP007 - they are not known in advance
         tyro.cli(commands, prog="kdtune", args=["--tyro-write-completion", shell, "-"])
-    return output.getvalue()
+    return output.getvalue() + (_END_OF_BASH if shell == "bash" else "")

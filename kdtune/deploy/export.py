@@ -16,7 +16,7 @@ from kdtune.config.cli import EXPORT_FORMATS, check_export
 from kdtune.config.files import STUDENTS
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
-from kdtune.deploy.card import CardFacts, as_texts, card, compare_pillow, compare_recorded, describe
+from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe
 from kdtune.deploy.int8 import OnnxFile, calibration_data, export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, Signature, compare, run_all
 from kdtune.deploy.subject import (
@@ -206,7 +206,7 @@ def _write_card(subject: Subject, facts: dict[str, Any]) -> tuple[Path, bool]:
     results = subject.results
     folder = results.folder / STUDENTS
     files = read_facts(folder, exported_config(results.folder, results.study))
-    return write_card(folder, card(CardFacts(subject, facts, files)))
+    return write_card(folder, card(subject, facts, files))
 
 
 def _load_study(place: str | Path) -> Results:

@@ -1,7 +1,7 @@
 """Declarations of fields, effects and ids of hyperparameters.
 
-References: bounds by hand, ids that version 0.1 gave, the signatures of the losses, and the law that
-a new hyperparameter changes no id.
+References: bounds by hand, ids that version 0.1 gave, the signatures of the losses, and the law
+that a new hyperparameter changes no id.
 """
 
 import inspect

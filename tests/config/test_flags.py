@@ -32,7 +32,9 @@ def test_values() -> None:
         pooled=True,
         strict=True,
     )
-    assert parse_command("report", ["--out", "page", "runs/x"]) == ReportFlags(("runs/x",), out="page")
+    assert parse_command("report", ["--out", "page", "runs/x"]) == ReportFlags(
+        ("runs/x",), out="page"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.predict import parse as parse_predict
 from kdtune.storage.store import connect
-from kdtune.track import parse as parse_track
 
 PLACES = [
     (owner, name)
@@ -80,8 +79,6 @@ def test_of_the_other_commands() -> None:
         parse_command("analysis", ["~nouser/x.csv", "--by", "a"])
     with pytest.raises(InputError, match=f"^images {no_user}"):
         parse_predict(["runs/x", "~nouser/a.png"])
-    with pytest.raises(InputError, match=f"^run {no_user}"):
-        parse_track(["~nouser/x", "--tracker", "mlflow"])
 
 
 def test_a_home_folder_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
