@@ -323,7 +323,8 @@ class DistillationJob(Job):
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""
         yield from flags_without_effect(study)
-        yield from with_extra(load_data(study.run), study.run).warnings
+        data = with_extra(load_data(study.run), study.run)
+        yield from data.warnings
         yield from find_faults(study)
         yield from find_other_views(study)
         yield from describe_fixed_students(study)
@@ -334,7 +335,7 @@ class DistillationJob(Job):
         if fault := cache.fault():
             yield fault
         elif too_small := cache_warning(
-            study, count, student, [initial_teacher(run) for run in own_teachers]
+            study, count, data, student, [initial_teacher(run) for run in own_teachers]
         ):
             yield too_small
         count_used = len({run.teacher_number for run in numbered(study, own_teachers)})

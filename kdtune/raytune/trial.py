@@ -42,13 +42,13 @@ def run_trial(
     Args:
         config: A sample of the study's space, and the repeat.
         study: The study.
-        concurrent: Trials that run at a time, on all machines together; None if not known.
+        concurrent: Trials that run at a time, on all machines together; not used.
         contents: What the data of the study must be; None if that is not known.
     """
     run: Run = make_run(study, config)
     place = f"trials/{run.trial_id}"
     mirror, reporter = Mirror(study), Reporter(study, run)
-    resources = Resources.of(study, concurrent)
+    resources = Resources.of(study)
     try:
         # the state before the last is on no store: an earlier one here, of a run that was dropped
         # meanwhile, is deleted
