@@ -23,7 +23,7 @@ from kdtune.config.study import (
     flags_without_effect,
 )
 from kdtune.config.task import is_importable, name_of
-from kdtune.config.text import DataChangedError, InputError, first_line
+from kdtune.config.text import DataChangedError, InputError, UserError, first_line
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import (
     Contents,
@@ -78,7 +78,7 @@ from kdtune.raytune.teachers import (
 )
 from kdtune.raytune.trial import distillation_epochs, teacher_files
 from kdtune.results.results import Results, load
-from kdtune.storage.folder import fault_of_driver, lock_study
+from kdtune.storage.folder import folder_faults_described, lock_study
 from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.store import reach
@@ -379,10 +379,11 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         FolderUnusableError: A folder of this machine can no longer be used.
     """
     try:
-        yield
+        with folder_faults_described(study.folder, in_driver=True):
+            yield
+    except UserError:
+        raise
     except Exception as error:
-        if fault := fault_of_driver(error, study.folder):
-            raise fault from error
         if study.uri is None or not isinstance(error, OSError):
             raise
         raise Interrupted(str(error)) from error

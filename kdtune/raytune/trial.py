@@ -16,7 +16,7 @@ from kdtune.data.checks import Contents
 from kdtune.data.sources import clear_cached_data
 from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.raytune.function import EpochReport, Reporter, trial_place
-from kdtune.storage.folder import faults_said
+from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import pack_correct
 from kdtune.streams.views import Resources
@@ -143,7 +143,7 @@ class TeacherTrainer:
         Raises:
             FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
         """
-        with faults_said(study.folder):
+        with folder_faults_described(study.folder):
             yield from train_teacher(study, run, folder, contents)
 
 
@@ -164,7 +164,7 @@ def measure_teachers(
         _check_data(study.run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
-    with faults_said(study.folder):
+    with folder_faults_described(study.folder):
         for run in teachers:
             _pull_teacher(run, Mirror(study))
         return measure(study.run, teachers, study.folder / "teacher", resources)
