@@ -43,15 +43,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "InputError": "config.errors",
-    "Range": "config.hyperparameters",
-    "Results": "results.study_results",
+    "InputError": "config.text",
+    "Range": "config.task",
+    "Results": "results.results",
     "Run": "config.run",
     "Study": "config.study",
     "TrainedStudent": "students.trained",
-    "UserError": "config.errors",
-    "compare": "results.table",
-    "load": "results.study_results",
+    "UserError": "config.text",
+    "compare": "results.tables",
+    "load": "results.results",
     "load_student": "students.loading",
     "run": "raytune.driver",
 }

@@ -47,7 +47,6 @@ from kdtune.config.study import (
     Format,
     Scope,
     Study,
-    TrackFlags,
     describe_teacher_default,
     fashion,
 )
@@ -107,7 +106,7 @@ class Command:
 
 
 _of_study = partial(Command, parser="cli:parse", flags="cli:study_flags")
-_of_reading = partial(Command, parser="flags:parse_reading", flags="flags:reading_flags")
+_of_reading = partial(Command, parser="cli:parse_reading", flags="cli:reading_flags")
 COMMANDS = {
     "search": _of_study(
         summary="Run a study: every configuration in every repeat. Repeat it to resume.",
@@ -128,31 +127,25 @@ COMMANDS = {
     ),
     "predict": Command(
         summary="Predict the classes of images with a student that a study has trained.",
-        parser="predict_flags:parse_command",
-        flags="predict_flags:predict_flags",
+        parser="cli:parse_predict_command",
+        flags="cli:predict_flags",
         exit_codes=(0, 1, 2, 130),
     ),
     "export": Command(
         summary="Export a student to ONNX or torch.export, checked on test; --int8.",
-        parser="export_flags:parse_export",
-        flags="export_flags:export_flags",
-        exit_codes=(0, 1, 2, 130),
-    ),
-    "track": Command(
-        summary="Send the records of a study to a tracker: MLflow or Weights & Biases.",
-        parser="flags:parse_track",
-        flags="flags:track_flags",
+        parser="cli:parse_export",
+        flags="cli:export_flags",
         exit_codes=(0, 1, 2, 130),
     ),
     "convert": Command(
         summary="Convert the weights of another tool to alpha and temperature.",
-        parser="convert_flags:parse_convert",
-        flags="convert_flags:convert_flags",
+        parser="cli:parse_convert",
+        flags="cli:convert_flags",
     ),
     "completion": Command(
         summary="Print the script that completes commands and flags in a shell.",
-        parser="completion:parse",
-        flags="completion:flags",
+        parser="cli:parse_completion",
+        flags="cli:flags",
     ),
 }
 """The commands by name, in the order of `kdtune --help`."""
@@ -653,16 +646,6 @@ def parse_flags(
 def parse_own(owner: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the values of the flags that a dataclass declares; see `parse_flags`."""
     return parse_flags(command, docstring(owner), tuple(flags_of(owner)), arguments)
-
-
-def parse_track(command: str, arguments: Sequence[str]) -> TrackFlags:
-    """Return what the command line of "track" asks for; see `parse_flags`."""
-    return TrackFlags(**parse_own(TrackFlags, command, arguments))
-
-
-def track_flags(command: str) -> Iterator[Flag]:
-    """Return the flags of "track"."""
-    return flags_of(TrackFlags)
 
 
 def parse_reading(

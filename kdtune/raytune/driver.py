@@ -61,7 +61,6 @@ from kdtune.raytune.progress import (
     describe_state,
     notified,
     print_recipe,
-    tracked,
 )
 from kdtune.raytune.recorder import MAX_RETRIES, Recorder, WorkerWatch
 from kdtune.raytune.session import (
@@ -86,6 +85,7 @@ from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
 from kdtune.streams.working_set import cache_warning
+from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
     RecipeRow,
     find_faults,
@@ -471,13 +471,13 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.pull_folders("epochs")
         study, provenance = _begin(job, study, mirror, ray_init)
         mirror.push(STUDY, PROVENANCE)
-        with notified(command, study), tracked(trackers, folder):
+        with notified(command, study):
             if provenance is not None:
                 if recipe := job.describe(provenance):
                     print_recipe(f"Recipe of {study.uri or folder}:", recipe)
                 job.prepare_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
-                    _run_all(job, share_objects(study.absolute()), mirror)
+                    _run_all(job, share_objects(study.absolute()), mirror, trackers)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run.objects)
     return load(folder)
@@ -555,7 +555,7 @@ def _fingerprints(job: Job, study: Study, saved: SavedStudy | None) -> dict[str,
     return fingerprints
 
 
-def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
+def _run_all(job: Job, study: Study, mirror: Mirror, trackers: Sequence[str]) -> None:
     """Prepare what the trials need, then run every trial that is left."""
     capacity = Capacity(study, print)
     study = replace(study, cpus_per_trial=capacity.trial.cpu)
@@ -574,14 +574,19 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
             Records(study.folder) as records,
             RecordsUploader(mirror, records) as uploader,
             MachineMonitor(study, capacity.trial) as monitor,
+            ExitStack() as stack,
         ):
+            callbacks: list[tune.Callback] = [
+                stack.enter_context(Tracker(name, study, plan.pruned, display.print_line))
+                for name in trackers
+            ]
             changes = partial(job.find_changes, study)
             own = (study, plan, display, records, uploader, monitor, capacity, changes)
             recorder = Recorder(*own)
             try:
                 so_far = summarised(partial(describe_state, plan), display.print_line)
                 with so_far, lost_ray_in_words():
-                    _fit_until_done(job, study, plan, capacity, recorder)
+                    _fit_until_done(job, study, plan, capacity, recorder, callbacks)
             finally:
                 if recorder.changes:
                     add_warning(study.folder, recorder.changes)
@@ -594,7 +599,12 @@ def _run_all(job: Job, study: Study, mirror: Mirror) -> None:
 
 
 def _fit_until_done(
-    job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recorder
+    job: Job,
+    study: Study,
+    plan: Plan,
+    capacity: Capacity,
+    recorder: Recorder,
+    trackers: list[tune.Callback],
 ) -> None:
     """Run Tune until the plan is done.
 
@@ -606,7 +616,7 @@ def _fit_until_done(
     while not plan.is_done:
         before = recorder.ended_trials
         try:
-            _fit(job, study, plan, capacity, recorder)
+            _fit(job, study, plan, capacity, recorder, trackers)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and fit() with it
             check_local_ray()
             recorder.display.print_line(f"Ray has stopped ({first_line(error)}) and is restarted.")
@@ -626,7 +636,14 @@ def _fit_until_done(
             raise Interrupted("Ray stops without any progress, and some runs have not ended")
 
 
-def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recorder) -> None:
+def _fit(
+    job: Job,
+    study: Study,
+    plan: Plan,
+    capacity: Capacity,
+    recorder: Recorder,
+    trackers: list[tune.Callback],
+) -> None:
     """Run Tune once."""
     count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
     watch = WorkerWatch(
@@ -650,7 +667,7 @@ def _fit(job: Job, study: Study, plan: Plan, capacity: Capacity, recorder: Recor
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.folder),
-            callbacks=[recorder, watch, TBXLoggerCallback()],
+            callbacks=[recorder, watch, *trackers, TBXLoggerCallback()],
             # Ray's own reporter for notebooks clears what the study has printed, even if verbose=0
             progress_reporter=tune.CLIReporter(),
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
