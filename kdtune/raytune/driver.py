@@ -24,7 +24,7 @@ from kdtune.config.study import (
     flags_without_effect,
 )
 from kdtune.config.task import is_importable, name_of
-from kdtune.config.text import DataChangedError, InputError, first_line
+from kdtune.config.text import DataChangedError, InputError, UserError, first_line
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import (
     Contents,
@@ -79,7 +79,7 @@ from kdtune.raytune.teachers import (
 )
 from kdtune.raytune.trial import run_trial, teacher_files
 from kdtune.results.results import Results, load
-from kdtune.storage.folder import fault_of_driver, lock_study
+from kdtune.storage.folder import folder_faults_described, lock_study
 from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.store import reach
@@ -323,7 +323,8 @@ class DistillationJob(Job):
     def warnings(self, study: Study, count: int) -> Iterator[str]:
         """Yield a sentence for what makes the study slower or less useful."""
         yield from flags_without_effect(study)
-        yield from with_extra(load_data(study.run), study.run).warnings
+        data = with_extra(load_data(study.run), study.run)
+        yield from data.warnings
         yield from find_faults(study)
         yield from find_other_views(study)
         yield from describe_fixed_students(study)
@@ -334,7 +335,7 @@ class DistillationJob(Job):
         if fault := cache.fault():
             yield fault
         elif too_small := cache_warning(
-            study, count, student, [initial_teacher(run) for run in own_teachers]
+            study, count, data, student, [initial_teacher(run) for run in own_teachers]
         ):
             yield too_small
         count_used = len({run.teacher_number for run in numbered(study, own_teachers)})
@@ -528,10 +529,11 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         FolderUnusableError: A folder of this machine can no longer be used.
     """
     try:
-        yield
+        with folder_faults_described(study.folder, in_driver=True):
+            yield
+    except UserError:
+        raise
     except Exception as error:
-        if fault := fault_of_driver(error, study.folder):
-            raise fault from error
         if study.uri is None or not isinstance(error, OSError):
             raise
         raise Interrupted(str(error)) from error

@@ -23,7 +23,7 @@ from kdtune.config.study import Study
 from kdtune.config.task import SPLITS, Train, load_function, own_metric, parse_metric
 from kdtune.config.text import Diverged, no_exit
 from kdtune.statistics.selection import rungs
-from kdtune.storage.folder import MARK, describe_fault, find_fault
+from kdtune.storage.folder import MARK, describe_folder_fault
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import CORRECT, pack_correct
 
@@ -221,14 +221,16 @@ def _values(epoch: EpochReport) -> dict[str, Any]:
 def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
     """Return what is reported of an exception; write its traceback into the trial's folder."""
     folder = mirror.folder / place
-    fault = find_fault(error, mirror.folder)  # before a folder that is gone is made again
+    fault = describe_folder_fault(
+        error, mirror.folder
+    )  # before a folder that is gone is made again
     with suppress(OSError):  # perhaps the disk or the store is what failed
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "error.txt") as part:
             part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         mirror.push(f"{place}/error.txt")
     if fault is not None:
-        return MARK + describe_fault(fault, mirror.folder)
+        return MARK + fault
     return _as_text(error)
 
 

@@ -17,7 +17,7 @@ from kdtune.data.checks import Contents
 from kdtune.data.sources import clear_cached_data
 from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.raytune.function import EpochReport, Reporter, describe_failure, make_run
-from kdtune.storage.folder import faults_said
+from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import pack_correct
 from kdtune.streams.views import Resources
@@ -42,13 +42,13 @@ def run_trial(
     Args:
         config: A sample of the study's space, and the repeat.
         study: The study.
-        concurrent: Trials that run at a time, on all machines together; None if not known.
+        concurrent: Trials that run at a time, on all machines together; not used.
         contents: What the data of the study must be; None if that is not known.
     """
     run: Run = make_run(study, config)
     place = f"trials/{run.trial_id}"
     mirror, reporter = Mirror(study), Reporter(study, run)
-    resources = Resources.of(study, concurrent)
+    resources = Resources.of(study)
     try:
         # the state before the last is on no store: an earlier one here, of a run that was dropped
         # meanwhile, is deleted
@@ -157,7 +157,7 @@ class TeacherTrainer:
         Raises:
             FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
         """
-        with faults_said(study.folder):
+        with folder_faults_described(study.folder):
             yield from train_teacher(study, run, folder, contents)
 
 
@@ -178,7 +178,7 @@ def measure_teachers(
         _check_data(study.run, contents)
     resources = Resources.of(study)
     torch.set_num_threads(resources.threads)
-    with faults_said(study.folder):
+    with folder_faults_described(study.folder):
         for run in teachers:
             _pull_teacher(run, Mirror(study))
         return measure(study.run, teachers, study.folder / "teacher", resources)
