@@ -101,9 +101,10 @@ def describe_data(data: Data) -> list[str]:
             lines.append(f"Classes of {split} are imbalanced: {describe_counts(own)}.")
         if missing := [name for name, count in own.items() if not count]:
             more = " and others" if len(missing) > _MAX_LISTED else ""
+            these = "these classes" if len(missing) > 1 else "this class"
             lines.append(
                 f"warning: {split} has no example of {', '.join(missing[:_MAX_LISTED])}{more}, so "
-                f"its metrics say nothing about {'these classes' if len(missing) > 1 else 'this class'}"
+                f"its metrics say nothing about {these}"
             )
     return lines
 
