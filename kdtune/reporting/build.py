@@ -389,7 +389,7 @@ def side_by_side_html(side: SideBySide) -> str:
         title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
         conclusions=list(words.conclusions(side)),
         problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
-        caveats=words.caveats(side),
+        caveats=[side.doubt] if side.doubt else [],
         studies={name: results.status for name, results in side.studies.items()},
         best=Table(*words.best_rows(side)),
         best_note=words.best_note(side),
@@ -442,6 +442,7 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
     unit = " (pp)" * side.criterion.in_points
     axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
-    interval = "simultaneous 95% CI" if words.count(side) > 1 else "95% CI"
+    is_single = (side.comparisons.split == side.splits[-1]).sum() == 1
+    interval = "95% CI" if is_single else "simultaneous 95% CI"
     caption = f"Difference from {side.reference}: lines show the {interval}."
     return CaptionedFigure("differences-of-studies", caption, figure)

@@ -46,7 +46,6 @@ from kdtune.results.results import Results, data_name
 from kdtune.results.words import (
     NOT_RECORDED,
     ComparisonContext,
-    default_sentences,
     describe_detectable,
     effort_text,
 )
@@ -308,7 +307,7 @@ def best(results: Results, criterion: Criterion) -> NotedTable | None:
             f" The sampling of {n:,} test images alone gives one trial a 95% CI (Wilson) of "
             f"{low:.1f} to {high:.1f}."
         )
-    note = f"{note} {default_sentences(results, criterion)}".strip()
+    note = f"{note} {results.default_text(criterion)}".strip()
     return NotedTable(note, Table(["", *kinds.values()], rows))
 
 
