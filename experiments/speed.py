@@ -125,7 +125,7 @@ def over_streams(study: Study) -> None:
     """Run all trials of the study in the order of a search, with empty caches."""
     clear_cached_models()
     with tempfile.TemporaryDirectory() as folder:
-        resources = Resources(cache=Cache(folder, 50), repeats=study.repeats)
+        resources = Resources(cache=Cache(folder, 50))
         for run in study.runs():
             for repeat in range(study.repeats):
                 list(distill(replace(run, repeat=repeat), NOWHERE, resources))

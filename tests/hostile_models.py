@@ -91,6 +91,18 @@ def complex_numbers(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y.to(torch.complex64))
 
 
+def random(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y + torch.rand_like(y))
+
+
+def of_batch(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y - y.mean(0) if len(y) > 1 else y)
+
+
+def spoils_gradients(classes: int) -> nn.Module:
+    return Changed(classes, lambda y, net: y.exp().mul_(2).exp_() * y.exp_())
+
+
 def detached(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y.detach())
 

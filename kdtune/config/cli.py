@@ -47,7 +47,6 @@ from kdtune.config.study import (
     Format,
     Scope,
     Study,
-    TrackFlags,
     describe_teacher_default,
     fashion,
 )
@@ -136,12 +135,6 @@ COMMANDS = {
         summary="Export a student to ONNX or torch.export, checked on test; --int8.",
         parser="cli:parse_export",
         flags="cli:export_flags",
-        exit_codes=(0, 1, 2, 130),
-    ),
-    "track": Command(
-        summary="Send the records of a study to a tracker: MLflow or Weights & Biases.",
-        parser="cli:parse_track",
-        flags="cli:track_flags",
         exit_codes=(0, 1, 2, 130),
     ),
     "convert": Command(
@@ -643,16 +636,6 @@ def parse_flags(
 def parse_own(owner: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the values of the flags that a dataclass declares; see `parse_flags`."""
     return parse_flags(command, docstring(owner), tuple(flags_of(owner)), arguments)
-
-
-def parse_track(command: str, arguments: Sequence[str]) -> TrackFlags:
-    """Return what the command line of "track" asks for; see `parse_flags`."""
-    return TrackFlags(**parse_own(TrackFlags, command, arguments))
-
-
-def track_flags(command: str) -> Iterator[Flag]:
-    """Return the flags of "track"."""
-    return flags_of(TrackFlags)
 
 
 def parse_reading(

@@ -568,7 +568,7 @@ def describe_fixed_students(study: Study) -> list[str]:
     ]
 
 
-# Trackers by name: the packages that they need, and the flags of `python -m kdtune.track`.
+# Trackers by name, and the packages that they need.
 
 
 TrackerName = Literal["mlflow", "wandb"]
@@ -593,33 +593,6 @@ def check_packages(names: Sequence[str]) -> None:
         found = find_spec(name)
         if found is None or found.origin is None:  # a folder, such as that of wandb's runs
             raise InputError(f"--tracker {name} needs {name}: pip install 'kdtune[{name}]'")
-
-
-@dataclass(frozen=True)
-class TrackFlags:
-    """Send the records of a study to a tracker: what the tracker lacks, and the conclusion.
-
-    `python -m kdtune.search --tracker NAME` does it while the study runs. This command is for a
-    study that ran without, or while the tracker could not be reached.
-    """
-
-    run: Annotated[str, Setting(place=True)]
-    """Folder of the study, or s3://BUCKET/PREFIX/NAME."""
-    tracker: tuple[TrackerName, ...] = ()
-    """Trackers: mlflow, wandb (Weights & Biases)."""
-    follow: bool = False
-    """Send new records until the standard input ends (a search does this); then, if it says
-    "complete", the conclusion."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.tracker:
-            names = " or ".join(get_args(TrackerName))
-            raise InputError(f"--tracker must be given, {names} (or both)")
-        check_names(self.tracker)
-        check_packages(self.tracker)
-        if self.follow and len(self.tracker) > 1:
-            raise InputError("--follow must have one tracker; start a process for each")
 
 
 # Configuration of a study: a run, the space searched around it and what it runs on.

@@ -1,15 +1,18 @@
 """Model card of an exported student, and what its file says about itself."""
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -22,7 +25,7 @@ from kdtune.config.text import printable
 from kdtune.deploy.onnx import OUTPUT, Predict, Signature
 from kdtune.deploy.subject import Subject
 from kdtune.models.classifier import Preprocessing, describe_preprocessing
-from kdtune.results.comparison import completed, interval_text
+from kdtune.results.comparison import completed, interval_words
 from kdtune.results.examples import configuration_record, student_classes, trial_metrics
 from kdtune.results.frames import read_predictions
 from kdtune.results.results import Results
@@ -149,7 +152,8 @@ def as_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-# Text of others in Markdown and YAML: names that mean nothing to either.
+# Texts of others in Markdown and YAML, which must mean nothing to either. The templates apply these
+# as filters.
 
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
@@ -161,7 +165,7 @@ def escape(text: object) -> str:
     """Return a text that Markdown shows as it is: one line, no markup, no HTML, no links."""
     line = printable(" ".join(str(text).split()))
     line = _SPECIAL.sub(r"\\\1", line)
-    line = _BLOCK.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), line)
+    line = _BLOCK.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), line)
     # the Hub makes links of addresses without brackets, too
     return re.sub(r"(?i)\b(https?|ftp)://", r"\1&#58;//", line).replace("www.", "www\\.")
 
@@ -176,90 +180,46 @@ def code(text: object) -> str:
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; its cells are escaped already."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+def yaml_value(value: Any) -> str:
+    """Return a value for YAML as JSON, which YAML includes."""
+    return printable(json.dumps(value, ensure_ascii=False))  # YAML has the escapes of `printable`
 
 
-def front_matter(values: Mapping[str, Any]) -> str:
-    """Return the YAML block at the head of a model card; every value is JSON, which is YAML."""
-    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
-    lines = [f"{name}: {printable(text)}" for name, text in texts.items()]  # YAML has these escapes
-    return "\n".join(["---", *lines, "---"])
-
-
-# Lines of Python that run an exported student without kdtune.
-
-
-PILLOW_NAMES = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
+@cache
+def _templates() -> Environment:
+    """Return the templates of the model card and of the lines of Python in it."""
+    environment = Environment(  # noqa: S701 - Markdown and Python, not HTML
+        loader=PackageLoader("kdtune.deploy"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(md=escape, code=code, yaml=yaml_value)
+    return environment
 
 
 def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> str:
-    """Return lines that predict with onnxruntime, NumPy and Pillow.
+    """Return lines of Python that predict the class of one image without kdtune and PyTorch.
 
-    They take the class of one image.
+    They need onnxruntime, NumPy and Pillow, and read an image as `data.dataset.decode` does.
 
     Args:
         signature: input of the file.
         resize: steps from an image to a view; None if the data are no images.
         resizes: whether images have to be resized, since not all have the size of a view.
     """
-    head = ["import json", "import numpy as np", "import onnxruntime"]
-    if resize is None:
-        shape = ", ".join(map(str, ("B", *signature.shape)))
-        body = [
-            'session = onnxruntime.InferenceSession("best.onnx")',
-            f'inputs = np.load("inputs.npy")  # {signature.type_name} [{shape}]',
-        ]
-    else:
-        head.append("from PIL import Image")
-        body = [
-            'session = onnxruntime.InferenceSession("best.onnx")',
-            *(_resizing(resize) if resizes else _opening("image.png", resize)),
-            "pixels = np.asarray(image)",
-            f"images = {_as_batch(resize)}  # uint8 [1, {', '.join(map(str, signature.shape))}]",
-        ]
-    rest = [
-        f'(logits,) = session.run(None, {{"{signature.name}": {signature.name}}})',
-        'classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])',
-        "print(classes[logits[0].argmax()])",
-    ]
-    return "\n".join([*head, "", *body, *rest])
-
-
-def _opening(name: str, resize: Resize) -> Sequence[str]:
-    """Return lines that read an image, as `data.decoding.decode` does."""
-    if resize.orientation == "stored":
-        return [f'image = Image.open("{name}").convert("{resize.mode}")']
-    turns = {number: int(turn) for number, turn in TURNS.items()}
-    return [  # not ImageOps.exif_transpose, see `config.orientation`
-        f'image = Image.open("{name}")',
-        "image.load()",
-        f"turn = {turns}.get(image.getexif().get(274))",
-        "if turn is not None:  # rotated or mirrored, by its EXIF orientation",
-        "    image = image.transpose(turn)",
-        f'image = image.convert("{resize.mode}")',
-    ]
-
-
-def _as_batch(resize: Resize) -> str:
-    return "pixels[None, None]" if resize.mode == "L" else "pixels.transpose(2, 0, 1)[None]"
-
-
-def _resizing(resize: Resize) -> Sequence[str]:
-    """Return lines that read, resize and crop an image, as `data.views.Resizing` does."""
-    short, size, mode = resize.shorter_side, resize.crop, PILLOW_NAMES[resize.interpolation]
-    return [
-        *_opening("image.jpg", resize),
-        "short = min(image.size)",
-        f"if short != {short}:  # the longer side is rounded down",
-        f"    size = tuple({short} if side == short else int({short} * side / short) "
-        "for side in image.size)",
-        f"    image = image.resize(size, Image.{mode})",
-        f"left, top = (round((side - {size}) / 2) for side in image.size)",
-        f"image = image.crop((left, top, left + {size}, top + {size}))",
-    ]
+    return (
+        _templates()
+        .get_template("predict.txt")
+        .render(
+            name=signature.name,
+            dtype=signature.type_name,
+            shape=signature.shape,
+            resize=resize,
+            resizes=resizes,
+            turns={number: int(turn) for number, turn in TURNS.items()},
+        )
+    )
 
 
 def pillow_view(file: str, resize: Resize) -> NDArray[np.uint8]:
@@ -267,274 +227,140 @@ def pillow_view(file: str, resize: Resize) -> NDArray[np.uint8]:
     short, size = resize.shorter_side, resize.crop
     with Image.open(file) as opened:
         image = oriented(opened, resize.orientation).convert(resize.mode)
-    own = min(image.size)
-    if own != short:
-        to = tuple(short if side == own else int(short * side / own) for side in image.size)
-        mode = getattr(Image.Resampling, PILLOW_NAMES[resize.interpolation])
-        image = image.resize((to[0], to[1]), mode)
+    shorter = min(image.size)
+    if shorter != short:
+        to = tuple(short if side == shorter else int(short * side / shorter) for side in image.size)
+        image = image.resize((to[0], to[1]), Image.Resampling[resize.interpolation.upper()])
     left, top = (round((side - size) / 2) for side in image.size)
     pixels = np.asarray(image.crop((left, top, left + size, top + size)))
     return pixels[None] if resize.mode == "L" else pixels.transpose(2, 0, 1)
 
 
-# Model card of an exported student: students/README.md, as the Hugging Face Hub shows it.
+# The model card, students/README.md, as the Hugging Face Hub shows it.
 
 
 MAX_CLASSES = 50
 """Classes in the table; of more, those with the lowest accuracy."""
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What a model card is made of."""
+def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
+    """Return the model card of an exported student as Markdown.
 
-    subject: Subject
-    facts: Mapping[str, Any]
-    """See `description.describe`."""
-    files: Sequence[Mapping[str, Any]]
-    """What the JSON file beside each exported file says."""
-
-    @property
-    def has_onnx(self) -> bool:
-        """Whether there is an ONNX file of this student."""
-        repeat = self.student.repeat
-        return any(f["file"] == "best.onnx" and f["repeat"] == repeat for f in self.files)
-
-    @property
-    def results(self) -> Results:
-        """Of the study."""
-        return self.subject.results
-
-    @property
-    def student(self) -> TrainedStudent:
-        """That was exported."""
-        return self.subject.student
-
-    @property
-    def signature(self) -> Signature:
-        """Input of the files."""
-        return self.subject.signature
-
-
-def card(own: CardFacts) -> str:
-    """Return the model card as Markdown; names of the user's are escaped."""
-    parts = [_front_matter(own), *_sections(own)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _sections(own: CardFacts) -> Iterator[str]:
-    study, student = own.results.study, own.student
-    yield f"# {escape(study.name)}"
-    yield _introduction(own)
-    yield "## Files"
-    yield from (_file(own, facts) for facts in own.files)
-    yield "## Use"
-    if own.has_onnx:
-        lines = onnx_lines(own.signature, Resize.of(student, own.signature), own.subject.resizes)
-        yield "With `pip install onnxruntime numpy pillow`, without kdtune and PyTorch:"
-        yield f"```python\n{lines}\n```"
-    yield f"With kdtune: `student = kdtune.load_student(folder, repeat={student.repeat})`."
-    yield "## Preprocessing"
-    yield _preprocessing(own)
-    yield "## Training"
-    yield _training(own)
-    yield "## Evaluation"
-    yield _evaluation(own)
-    yield _classes(own)
-    yield "## Intended use and limits"
-    yield _limits(own)
-    yield "## Licence"
-    yield _licence(own)
-    yield "## Versions"
-    yield _versions(own)
+    Args:
+        subject: the student.
+        facts: see `describe`.
+        files: what the JSON file beside each exported file says.
+    """
+    results, student = subject.results, subject.student
+    resize = Resize.of(student, subject.signature)
+    split = "test" if "test" in facts["metrics"]["student"] else "val"
+    accuracy = _accuracy(results, facts, split)
+    has_onnx = any(f["file"] == "best.onnx" and f["repeat"] == student.repeat for f in files)
+    classes = student_classes(results, facts["config_id"], student.repeat, student.classes, split)
+    repeats = int(classes.repeats.max()) if len(classes) else 0
+    if len(classes) > MAX_CLASSES:
+        classes = classes.nsmallest(MAX_CLASSES, "accuracy")
+    text = (
+        _templates()
+        .get_template("card.md")
+        .render(
+            head=_front_matter(subject, has_onnx, split, accuracy),
+            study=results.study.name,
+            facts=facts,
+            configuration=facts["metrics"]["configuration"],
+            files=[{"notes": [], **file} for file in files],
+            has_onnx=has_onnx,
+            lines=onnx_lines(subject.signature, resize, subject.resizes),
+            resize=resize,
+            resizes=subject.resizes,
+            shape=subject.signature.shape,
+            sizes=_sizes(results),
+            run=student.record.configured_run,
+            teacher_accuracy=_teacher_accuracy(results, student),
+            recipe=_recipe(student, facts),
+            split=split,
+            accuracy=accuracy,
+            mean=_mean_accuracy(facts, split),
+            verdict=" ".join(results.verdict().split("\n")),
+            classes=classes.to_dict("records"),
+            repeats=repeats,
+            weights=facts["initial_weights"],
+            versions={"kdtune (export)": __version__} | dict(student.record.versions),
+        )
+    )
+    return f"{text}\n"
 
 
-def _file(own: CardFacts, facts: Mapping[str, Any]) -> str:
-    """Return a file, what it is and what was checked or measured of it."""
-    other = facts["repeat"] != own.student.repeat
-    whose = f", of the student of repeat {int(facts['repeat'])}" * other
-    notes = " ".join(escape(note) for note in facts.get("notes", []))
-    return f"{code(facts['file'])}: {escape(facts['format'])}{whose}. {notes}".rstrip()
-
-
-def _front_matter(own: CardFacts) -> str:
+def _front_matter(
+    subject: Subject, has_onnx: bool, split: str, accuracy: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return the metadata of the Hub: tags and the accuracy of this student."""
-    results = own.results
-    data = name_of_data(results.study.run.data)
-    images = own.signature.name == "images"
-    values: dict[str, Any] = {
-        "license": "unknown",
-        "tags": ["knowledge-distillation", "kdtune", *["onnx"] * own.has_onnx],
-    }
+    study = subject.results.study
+    data = name_of_data(study.run.data)
+    images = subject.signature.name == "images"
+    tags = ["knowledge-distillation", "kdtune"] + (["onnx"] if has_onnx else [])
+    values: dict[str, Any] = {"license": "unknown", "tags": tags}
     if images:
         values["pipeline_tag"] = "image-classification"
-    split, accuracy = _judging(own)
     if accuracy is not None:
-        task = "image-classification" if images else "other"
         result = {
-            "task": {"type": task},
+            "task": {"type": "image-classification" if images else "other"},
             "dataset": {"name": data, "type": data, "split": split},
-            "metrics": [{"type": "accuracy", "value": accuracy}],
+            "metrics": [{"type": "accuracy", "value": accuracy["value"]}],
         }
-        values["model-index"] = [{"name": results.study.name, "results": [result]}]
-    return front_matter(values)
+        values["model-index"] = [{"name": study.name, "results": [result]}]
+    return values
 
 
-def _judging(own: CardFacts) -> tuple[str, float | None]:
-    """Return test, or val without it, and the accuracy of this student there."""
-    found = own.facts["metrics"]["student"]
-    split = "test" if "test" in found else "val"
-    return split, found.get(split, {}).get("acc")
+def _accuracy(results: Results, facts: Mapping[str, Any], split: str) -> dict[str, Any] | None:
+    """Return the accuracy of this student on a split with its Wilson interval over images."""
+    value = facts["metrics"]["student"].get(split, {}).get("acc")
+    if value is None:
+        return None
+    examples = read_provenance(results.folder).get("data_set", {}).get("examples", {})
+    images = sum(examples.get(split, {}).values())
+    low, high = wilson_interval(round(value * images), images) if images else (0.0, 1.0)
+    return {"value": value, "images": images, "low": low, "high": high}
 
 
-def _introduction(own: CardFacts) -> str:
-    results, student = own.results, own.student
-    run = results.study.run
-    label = own.facts["metrics"]["configuration"].get("label", "")
-    how = f" ({escape(label)})" if label else ""
-    return (
-        f"{code(student.name)}, a classifier of {len(student.classes)} classes, trained on "
-        f"{code(name_of_data(run.data))} with the best configuration{how} of a study of knowledge "
-        f"distillation. This is the student of repeat {student.repeat}, which was not selected by "
-        f"its accuracy."
-    )
+def _mean_accuracy(facts: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return the mean accuracy of the configuration's repeats and its interval in words."""
+    mean = facts["metrics"]["configuration"].get("accuracy", {}).get(split, {})
+    if mean.get("mean") is None:
+        return {"mean": None}
+    low, high = (math.nan if mean[end] is None else mean[end] for end in ("low", "high"))
+    return dict(mean) | {"interval": interval_words(low, high, 100).replace("+", "")}
 
 
-def _preprocessing(own: CardFacts) -> str:
-    resize, facts = Resize.of(own.student, own.signature), own.facts
-    if resize is None:
-        shape = ", ".join(map(str, ("B", *own.signature.shape)))
-        return (
-            f"None: the input is {own.signature.type_name} \\[{shape}\\], as in the study's data."
-        )
-    size = f"{resize.crop} x {resize.crop} pixels"
-    known = "" if own.subject.resizes else f"Images of {size} are taken as they are. "
-    return (
-        f"{known}Steps before the file: {resize.words}. The study did not rotate images as their "
-        f"EXIF data say.\n\nSteps in the file: bytes are scaled to \\[0, 1\\]; "
-        f"{facts['in_graph']}."
-    )
+def _sizes(results: Results) -> list[str]:
+    """Return the numbers of examples in words; [] if the study does not record them."""
+    data = read_provenance(results.folder).get("data_set", {})
+    sizes = [f"{sum(n.values()):,} {escape(s)}" for s, n in data.get("examples", {}).items()]
+    if sizes and results.study.run.train_images:
+        sizes.append(f"{results.study.run.train_images:,} of train for the student")
+    if sizes and data.get("extra"):
+        sizes.append(f"{data['extra']['examples']:,} without labels")
+    return sizes
 
 
-def _training(own: CardFacts) -> str:
-    """Return data, teacher and recipe."""
-    record, run = read_provenance(own.results.folder), own.results.study.run
-    counts = record.get("data_set", {}).get("examples", {})
-    sizes = ", ".join(f"{sum(n.values()):,} {escape(split)}" for split, n in counts.items())
-    labelled = run.train_images and f", {run.train_images:,} of train for the student"
-    extra = record.get("data_set", {}).get("extra")
-    unlabelled = f", {extra['examples']:,} without labels" if extra else ""
-    lines = [
-        f"- Data: {code(name_of_data(run.data))}"
-        + (f" ({sizes}{labelled or ''}{unlabelled})" if sizes else ""),
-        f"- Teacher: {code(own.student.record.configured_run.teacher)}{_teacher_accuracy(own)}",
-    ]
-    values = own.facts["metrics"]["configuration"].get("hyperparameters", {})
-    trained = own.student.record.configured_run
-    recipe = {
-        name: getattr(trained, name)
-        for name in ("loss", "alpha", "temperature", "optimizer", "lr", "schedule", "epochs")
-    } | dict(values)
-    if trained.alpha == 1:
-        recipe = {k: v for k, v in recipe.items() if k not in ("loss", "temperature")}
-    text = ", ".join(f"{escape(k)} {escape(v)}" for k, v in recipe.items() if v is not None)
-    lines.append(f"- Recipe: {text}")
-    if trained.alpha == 1:
-        lines.append("- Without a teacher: alpha is 1, so the student learned from labels alone.")
-    return "\n".join(lines)
-
-
-def _teacher_accuracy(own: CardFacts) -> str:
-    """Return the accuracy of the student's teacher in words; "" if it is not known."""
-    trial = trial_of(own.results, own.student)
+def _teacher_accuracy(results: Results, student: TrainedStudent) -> tuple[str, float] | None:
+    """Return a split and the accuracy of the student's teacher there; None if it is not known."""
+    trial = trial_of(results, student)
     for split in ("test", "val"):
         value = None if trial is None else trial.get(f"{split}/teacher_acc@last")
         if value is not None and not pd.isna(value):
-            return f" ({split} accuracy {100 * value:.1f}%)"
-    return ""
+            return split, float(value)
+    return None
 
 
-def _evaluation(own: CardFacts) -> str:
-    split, accuracy = _judging(own)
-    lines = []
-    if accuracy is not None:
-        count = _count(own, split)
-        low, high = wilson_interval(round(accuracy * count), count) if count else (0.0, 1.0)
-        ends = (
-            f" (95% CI {100 * low:.1f} to {100 * high:.1f}, Wilson, n = {count:,})" if count else ""
-        )
-        chosen = "" if split == "test" else ", which selected the configuration (optimistic)"
-        lines.append(f"Accuracy of this student on {split}{chosen}: {100 * accuracy:.1f}%{ends}.")
-    of_all = own.facts["metrics"]["configuration"].get("accuracy", {}).get(split, {})
-    if of_all.get("mean") is not None:
-        ends = interval_text(of_all["low"] or float("nan"), of_all["high"] or float("nan"), 100)
-        about = f" (95% CI {ends.strip('[]').replace('+', '').replace(', ', ' to ')})"
-        lines.append(
-            f"Mean over the {of_all['n']} repeats of its configuration: "
-            f"{100 * of_all['mean']:.1f}%{about if ends != '-' else ''}."
-        )
-    verdict = " ".join(own.results.verdict().split("\n"))
-    return " ".join(lines) + f"\n\nConclusion of the study: {escape(verdict)}"
-
-
-def _count(own: CardFacts, split: str) -> int:
-    counts = read_provenance(own.results.folder).get("data_set", {}).get("examples", {})
-    return sum(counts.get(split, {}).values())
-
-
-def _classes(own: CardFacts) -> str:
-    """Return the table of the accuracy by class; "" without predictions."""
-    split, _ = _judging(own)
-    config_id = exported_config(own.results.folder, own.results.study)
-    found = student_classes(own.results, config_id, own.student.repeat, own.student.classes, split)
-    if not len(found):
-        return ""
-    repeats = int(found.repeats.max())
-    shown, note = found, ""
-    if len(found) > MAX_CLASSES:
-        shown = found.nsmallest(MAX_CLASSES, "accuracy")
-        note = f" The {MAX_CLASSES} lowest of {len(found)} classes."
-    rows = [list(_class_row(row, repeats)) for _, row in shown.iterrows()]
-    head = ["class", f"{split} images", "accuracy (%)", "95% CI"]
-    head += [f"mean of {repeats} repeats (%)"] * (repeats > 1)
-    return f"Accuracy by class (Wilson intervals of single classes).{note}\n\n{table(head, rows)}"
-
-
-def _class_row(row: "pd.Series[Any]", repeats: int) -> Iterator[str]:
-    yield escape(row["class"])
-    yield str(row["images"])
-    yield f"{100 * row['accuracy']:.1f}"
-    yield f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-    if repeats > 1:
-        yield f"{100 * row['mean']:.1f}"
-
-
-def _limits(own: CardFacts) -> str:
-    kind = "images" if own.signature.name == "images" else "inputs"
-    return (
-        f"The model gives each input one of the {len(own.student.classes)} classes above, also if "
-        f"it belongs to none of them. Its accuracy holds for {kind} like those of the data that it "
-        f"was tested on, and its probabilities are not calibrated further. Check it on data of "
-        f"your own before decisions depend on it, for each group that they concern."
-    )
-
-
-def _licence(own: CardFacts) -> str:
-    weights = own.facts["initial_weights"]
-    start = f"Initial weights: {escape(weights['weights'])}, licence: {escape(weights['licence'])}."
-    if weights["weights"] == "none":
-        start = "The initial weights were random."
-    return (
-        f"{start} The licences of the data and of the teacher's weights may bind the student as "
-        f"well. Set `license` at the head of this file when you know which it is."
-    )
-
-
-def _versions(own: CardFacts) -> str:
-    versions = {"kdtune (export)": __version__} | {
-        name: version for name, version in own.student.record.versions.items()
-    }
-    return ", ".join(f"{escape(name)} {escape(version)}" for name, version in versions.items())
+def _recipe(student: TrainedStudent, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that had an effect, those that the study searched last."""
+    run = student.record.configured_run
+    names = ["loss", "alpha", "temperature", "optimizer", "lr", "schedule", "epochs"]
+    searched = facts["metrics"]["configuration"].get("hyperparameters", {})
+    recipe = {name: getattr(run, name) for name in names} | dict(searched)
+    without_effect = ("loss", "temperature") if run.alpha == 1 else ()
+    return {k: v for k, v in recipe.items() if v is not None and k not in without_effect}
 
 
 # Comparison of a student with the predictions that its study recorded.

@@ -21,8 +21,6 @@ from kdtune.config.text import InputError, are_images, first_line, no_exit
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.outputs import combine
 
-# Trial of a model on two views of the data, before any work: what it returns and what learns.
-
 
 def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
     """Run the model on two views, and warn if it has no preprocessing of its own.
@@ -35,34 +33,22 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
             features then replace views.
 
     Raises:
-        InputError: the model fails, or its logits or head do not fit.
+        InputError: the model fails, its logits or head do not fit, or its logits in eval mode are
+            random or depend on the other examples of a batch.
     """
     if are_images(views):
         if not model.is_normalized:
             warnings.warn(describe_assumption(model), stacklevel=1)
         model.preprocessing.check_channels(views, model.name)
     before = views.clone()
-    shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
-    try:
-        with torch.no_grad(), no_exit(f"the model {model.name}"):
-            model.set_mode(False)
-            in_train_mode = [key for key, part in model.net.named_modules() if part.training]
-            logits, features = model(views), model.features(views)
-            from_head = model.classify(features)
-            model.set_mode(True)
-            in_training = model(views)
-    except InputError:
-        raise
-    except Exception as error:  # a user's model may raise anything
-        reason = first_line(error, 120)
-        raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
-    if in_train_mode:
-        part = f"its part {in_train_mode[0]}" if in_train_mode[0] else "it"
-        raise InputError(
-            f"{model.name} must be in eval mode after train(False), but {part} stays in train "
-            f"mode, so that an evaluation would change it or be random; leave its method train() "
-            f"as torch has it"
-        )
+    with _running(model, views), torch.no_grad():
+        model.set_mode(False)
+        stays_in_training = any(part.training for part in model.modules())
+        logits, features = model.with_features(views)
+        alone = torch.cat([model(view) for view in views.split(1)])
+        from_head = model.classify(features)
+        model.set_mode(True)
+        in_training = model(views)
     if not torch.equal(views, before):
         raise InputError(
             f"{model.name} must leave its input as it is, but changes it in place; the other "
@@ -70,11 +56,34 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
         )
     _check_logits(model.name, logits, classes)
     _check_logits(model.name, in_training, classes, " in train mode")
+    # a batch of another size has other kernels, and so other last digits
+    tolerance = 1e-3 * float(logits.abs().max())
+    if stays_in_training or not torch.allclose(alone, logits, rtol=0, atol=tolerance):
+        raise InputError(
+            f"{model.name} must return the same logits for an example in any batch in eval mode, "
+            f"but does not, so an evaluation would be random or depend on the batch; check that "
+            f"its dropout and batch norm are off in eval mode, and leave its method train() as "
+            f"torch has it"
+        )
     if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
         raise InputError(
             f"{model.name} cannot be trained with --trainable head, since its last layer "
             f"{model.head_name} is not its last operation; use --trainable all"
         )
+
+
+@contextmanager
+def _running(model: Classifier, views: Tensor) -> Iterator[None]:
+    """Raise InputError if a model fails on views: a user's model may raise anything."""
+    try:
+        with no_exit(f"the model {model.name}"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
+        reason = first_line(error, 120)
+        raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
 
 
 def _check_logits(name: str, logits: Tensor, classes: int, mode: str = "") -> None:
@@ -87,7 +96,7 @@ def _check_logits(name: str, logits: Tensor, classes: int, mode: str = "") -> No
             f"{name} must return logits [B, {classes}], one for each class of the data, but "
             f"got {list(logits.shape)}{mode}. {remedy} with as many outputs."
         )
-    if logits.device.type == "meta" or not logits.isfinite().all():
+    if not logits.isfinite().all():
         raise InputError(
             f"{name} must return finite logits, but some of its logits for two of the data's "
             f"examples are NaN or infinite{mode}, before any training; check its weights and its "
@@ -118,24 +127,19 @@ def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
     if not trained:
         return  # a frozen head is set to learn
     model.set_mode(True)
-    try:
-        with torch.enable_grad():
-            logits = model(views)
-            # other weights for each logit: the sum of probabilities, for one, is a constant
-            loss = (logits * torch.linspace(1, 2, logits.numel()).view_as(logits)).sum()
-            found = torch.autograd.grad(loss, trained, allow_unused=True)
-    except RuntimeError as error:
-        detached = not logits.requires_grad if "logits" in locals() else False
-        reason = "its logits have no gradient" if detached else first_line(error, 120)
-        raise InputError(
-            f"{model.name} cannot learn: {reason}; its forward must compute the logits from its "
-            f"parameters without detach(), torch.no_grad() or operations in place"
-        ) from None
-    reached = [g for g in found if g is not None]
+    gradients: Sequence[Tensor | None] = ()
+    with _running(model, views), torch.enable_grad():
+        logits = model(views)
+        # other weights for each logit: the sum of probabilities, for one, is a constant
+        loss = (logits * torch.linspace(1, 2, logits.numel()).view_as(logits)).sum()
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    reached = [gradient for gradient in gradients if gradient is not None]
     if not reached:
         raise InputError(
-            f"{model.name} cannot learn: its logits do not depend on its parameters that are "
-            f"trained (requires_grad)"
+            f"{model.name} cannot learn: its logits have no gradient with respect to its trained "
+            f"parameters (requires_grad); its forward must compute the logits from them without "
+            f"detach() or torch.no_grad()"
         )
     if not torch.equal(*views) and not any(g.ndim > 1 and g.any() for g in reached):
         warnings.warn(
@@ -173,8 +177,7 @@ def check_single(
         ) from None
 
 
-# Measurement of what a model costs: parameters, size, FLOPs and latency.
-
+# What a model costs: parameters, size, FLOPs and latency.
 
 Forward = Callable[[Tensor], Tensor]
 """From views [B, ...] to logits [B, K]."""

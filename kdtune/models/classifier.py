@@ -1,10 +1,9 @@
 """Classifiers: a network with its preprocessing, from views to logits."""
 
 import hashlib
-import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -129,9 +128,8 @@ def _shrunk(x: Tensor, size: int, interpolation: Interpolation) -> Tensor:
     if interpolation == "nearest":
         return F.interpolate(x, [size, size], mode="nearest-exact")
     x = F.interpolate(x, [size, size], mode=interpolation, antialias=True, align_corners=False)
-    return (
-        x.clamp(0, 1) if interpolation == "bicubic" else x
-    )  # as for bytes, which cannot overshoot
+    # as for bytes, which cannot overshoot
+    return x.clamp(0, 1) if interpolation == "bicubic" else x
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> str:
@@ -156,10 +154,10 @@ def published_by_torchvision(name: str, weights: str) -> Preprocessing:
     It is that of the weights if the file has the name of published ones, else that of the default
     ones.
     """
-    every = torchvision.models.get_model_weights(name)
+    published = torchvision.models.get_model_weights(name)
     file = Path(weights).name
-    own = next((one for one in every if Path(one.url).name == file), every.DEFAULT)
-    return _of_torchvision(own.transforms())
+    entry = next((w for w in published if Path(w.url).name == file), published.DEFAULT)
+    return _of_torchvision(entry.transforms())
 
 
 def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
@@ -170,14 +168,11 @@ def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     channels, size, _ = config["input_size"]
     share = config.get("crop_pct") or 1.0
     resized = max(size, math.floor(size / share))  # as timm rounds; a few are padded, not cropped
-    interpolation = _interpolation(config.get("interpolation"))
+    word = config.get("interpolation")
+    # bicubic for another one, such as lanczos
+    interpolation: Interpolation = word if word in get_args(Interpolation) else "bicubic"  # type: ignore[assignment]
     mean, std = config["mean"], config["std"]
     return Preprocessing(size, channels, mean, std, interpolation, size / resized)
-
-
-def _interpolation(word: object) -> Interpolation:
-    """Return the interpolation of this name; bicubic for another one, such as lanczos."""
-    return next((known for known in get_args(Interpolation) if known == word), "bicubic")
 
 
 def of_module(net: nn.Module, name: str) -> Preprocessing | None:
@@ -190,20 +185,13 @@ def of_module(net: nn.Module, name: str) -> Preprocessing | None:
         InputError: the attribute is something else, or a value is not allowed.
     """
     with user_code(f"the preprocessing of {name} cannot be read"):
-        given = getattr(net, "preprocessing", None)
-    if given is not None:
-        return _valid(name, given)
-    for attribute in ("pretrained_cfg", "default_cfg"):
-        config = getattr(net, attribute, None)
-        if isinstance(config, Mapping) and {"input_size", "mean", "std"} <= config.keys():
-            return _valid(name, config)
-    return None
-
-
-def _valid(name: str, given: object) -> Preprocessing:
-    """Return the preprocessing that a module of this name has; raise InputError as `of_module`."""
+        value = getattr(net, "preprocessing", None)
+    if value is None:
+        configs = [getattr(net, attribute, None) for attribute in ("pretrained_cfg", "default_cfg")]
+        needed = {"input_size", "mean", "std"}
+        value = next((c for c in configs if isinstance(c, Mapping) and needed <= c.keys()), None)
     try:
-        return _read(given)
+        return None if value is None else _read(value)
     except InputError as error:
         raise InputError(f"the preprocessing of {name} is not valid: {error}") from None
     except Exception as error:  # an object that only looks like a library's
@@ -213,22 +201,22 @@ def _valid(name: str, given: object) -> Preprocessing:
         ) from None
 
 
-def _read(given: object) -> Preprocessing:
-    if isinstance(given, Preprocessing):
-        return given
-    if hasattr(given, "crop_size") and hasattr(given, "resize_size"):
-        return _of_torchvision(given)
-    if not isinstance(given, Mapping):
+def _read(value: object) -> Preprocessing:
+    if isinstance(value, Preprocessing):
+        return value
+    if hasattr(value, "crop_size") and hasattr(value, "resize_size"):
+        return _of_torchvision(value)
+    if not isinstance(value, Mapping):
         raise InputError(
             f"it must be a kdtune.models.Preprocessing or a dict such as {EXAMPLE}, but is "
-            f"{type(given).__name__}"
+            f"{type(value).__name__}"
         )
-    if "input_size" in given:  # timm.data.resolve_data_config
-        return published_by_timm(given)
-    known = [f.name for f in fields(Preprocessing)]
-    if unknown := [key for key in given if key not in known]:
-        raise InputError(f"its keys must be of {', '.join(known)}, but got {unknown[0]!r}")
-    return Preprocessing(**given)
+    if "input_size" in value:  # timm.data.resolve_data_config
+        return published_by_timm(value)
+    names = [field.name for field in fields(Preprocessing)]
+    if unknown := [key for key in value if key not in names]:
+        raise InputError(f"its keys must be of {', '.join(names)}, but got {unknown[0]!r}")
+    return Preprocessing(**value)
 
 
 def _of_torchvision(transforms: Any) -> Preprocessing:
@@ -244,39 +232,36 @@ def _of_torchvision(transforms: Any) -> Preprocessing:
 
 def _check(p: Preprocessing) -> None:
     """Raise InputError unless all values are allowed."""
-    for name in ("size", "channels"):
-        value = getattr(p, name)
-        whole = value is None or (type(value) is int and 1 <= value <= MAX_SIZE)
-        _require(whole, name, f"be a whole number from 1 to {MAX_SIZE}, or None", value)
-    for name in ("mean", "std"):
-        values = getattr(p, name)
-        numbers = len(values) > 0 and all(map(_is_number, values))
-        _require(numbers, name, "be a number, or one for each channel", values)
-    scaled = ", since images are scaled to [0, 1] first (divide numbers for 0 to 255 by 255)"
-    _require(all(0 <= v <= 1 for v in p.mean), "mean", f"lie in [0, 1]{scaled}", p.mean)
-    _require(all(0 < v <= 1 for v in p.std), "std", f"lie in (0, 1]{scaled}", p.std)
     channels = p.channels or max(len(p.mean), len(p.std))
-    for name in ("mean", "std"):
-        values = getattr(p, name)
-        fits = len(values) in (1, channels)
-        _require(fits, name, f"be one number, or one for each of {channels} channels", values)
-    words = get_args(Interpolation)
-    _require(
-        p.interpolation in words, "interpolation", f"be one of {', '.join(words)}", p.interpolation
+    whole = f"be a whole number from 1 to {MAX_SIZE}, or None"
+    numbers = (
+        f"be a number in {{}}, or one for each of {channels} channels, since images are scaled to "
+        f"[0, 1] first (divide numbers for 0 to 255 by 255)"
     )
-    share = p.crop is None or (_is_number(p.crop) and 0 < p.crop <= 1)
-    _require(share, "crop", "lie in (0, 1], or be None", p.crop)
+    words = get_args(Interpolation)
+    for name, requirement, holds in (
+        ("size", whole, _is_size(p.size)),
+        ("channels", whole, _is_size(p.channels)),
+        ("mean", numbers.format("[0, 1]"), _are_numbers(p.mean, channels)),
+        ("std", numbers.format("(0, 1]"), _are_numbers(p.std, channels) and min(p.std) > 0),
+        ("interpolation", f"be one of {', '.join(words)}", p.interpolation in words),
+        ("crop", "lie in (0, 1], or be None", p.crop is None or (_is_share(p.crop) and p.crop > 0)),
+    ):
+        if not holds:
+            raise requirement_error(name, requirement, getattr(p, name))
 
 
-def _require(holds: bool, name: str, requirement: str, value: object) -> None:
-    if not holds:
-        raise requirement_error(name, requirement, value)
+def _is_size(value: object) -> bool:
+    return value is None or (type(value) is int and 1 <= value <= MAX_SIZE)
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+def _are_numbers(values: Sequence[object], channels: int) -> bool:
+    return 0 < len(values) in (1, channels) and all(map(_is_share, values))
+
+
+def _is_share(value: object) -> bool:
+    """Return True for a number from 0 to 1; NaN is none."""
+    return isinstance(value, int | float) and type(value) is not bool and 0 <= value <= 1
 
 
 # Classifiers: a network with its preprocessing, from views to logits.
@@ -311,7 +296,7 @@ class Classifier(nn.Module):
         self, name: str, net: nn.Module, preprocessing: Preprocessing | None, source: str = ""
     ):
         super().__init__()
-        _check_parts(net, name)
+        _check_weights(net, name)
         self.name, self.net, self.source = name, net, source
         self.preprocessing = preprocessing or Preprocessing()
         self.is_normalized = preprocessing is not None
@@ -422,16 +407,13 @@ class Classifier(nn.Module):
             x = x.contiguous(memory_format=self.format)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             y = module(x)
-        if not isinstance(y, Tensor):
+        is_dense = isinstance(y, Tensor) and y.layout is torch.strided and y.is_floating_point()
+        if not isinstance(y, Tensor) or not is_dense:
+            got = f"{y.dtype}, {y.layout}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             raise InputError(
-                f"{self.name} must return the logits [B, K], one tensor, but returns a "
-                f"{type(y).__name__}; wrap it in a module that returns its logits alone"
-            )
-        if not y.is_floating_point() or y.layout is not torch.strided:
-            raise InputError(
-                f"{self.name} must return the logits [B, K], a dense tensor of floating-point "
-                f"numbers, but returns one of {_words(y.dtype)} ({_words(y.layout)}); return what "
-                f"its last layer computes"
+                f"{self.name} must return the logits [B, K], one dense tensor of floating-point "
+                f"numbers, but returns {got}; wrap it in a module that returns what its last layer "
+                f"computes"
             )
         return y.float()
 
@@ -446,33 +428,22 @@ def describe_assumption(model: Classifier) -> str:
     )
 
 
-def _words(value: torch.dtype | torch.layout) -> str:
-    return str(value).removeprefix("torch.")
-
-
-def _check_parts(net: nn.Module, name: str) -> None:
-    """Raise InputError if weights have no values, are elsewhere or cannot be read."""
-    for key, value in itertools.chain(net.named_parameters(), net.named_buffers()):
-        if is_lazy(value):
-            raise InputError(
-                f"{name} must have layers of known sizes, but {key} is of a lazy layer such as "
-                f"nn.LazyLinear, which has no weights before its first batch; give the number of "
-                f"its inputs (nn.Linear(IN, OUT)), or call the module on a batch in its factory"
-            )
-        if value.device.type != "cpu":
-            raise InputError(
-                f"{name} must be made on the CPU, but {key} is on the device {value.device}; "
-                f"kdtune moves it itself"
-            )
+def _check_weights(net: nn.Module, name: str) -> None:
+    """Raise InputError unless the weights can be read: tensors with values on the CPU."""
     with user_code(f"the layers and weights of {name} cannot be read"):
         str(net)  # a part of the fingerprint
         state = net.state_dict()
     for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"{name} must have a state dict of tensors alone, but {key} is a "
-                f"{type(value).__name__}; leave out get_extra_state() and quantised layers"
-            )
+        kind = f"a {type(value).__name__}"
+        if isinstance(value, Tensor) and not is_lazy(value):
+            if value.device.type == "cpu":
+                continue
+            kind = f"on the device {value.device}"
+        raise InputError(
+            f"{name} must have weights that are tensors with values on the CPU, but {key} is "
+            f"{kind}; make it without lazy or quantised layers, get_extra_state() and devices, to "
+            f"which kdtune moves it itself"
+        )
 
 
 def _head_name(net: nn.Module, name: str) -> str:
@@ -500,13 +471,22 @@ def small_cnn(classes: int, width: int) -> nn.Module:
         A network for grey images, float32 [B, 1, H, W].
     """
     w = width
-    net = nn.Sequential(
-        *(nn.Conv2d(1, w, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(w), nn.ReLU()),
-        *(nn.Conv2d(w, 2 * w, 3, padding=1, bias=False), nn.BatchNorm2d(2 * w), nn.ReLU()),
+    layers = [
+        nn.Conv2d(1, w, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(w),
+        nn.ReLU(),
+        nn.Conv2d(w, 2 * w, 3, padding=1, bias=False),
+        nn.BatchNorm2d(2 * w),
+        nn.ReLU(),
         nn.MaxPool2d(2),
-        *(nn.Conv2d(2 * w, 4 * w, 3, padding=1, bias=False), nn.BatchNorm2d(4 * w), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, classes)),
-    )
+        nn.Conv2d(2 * w, 4 * w, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4 * w),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * w, classes),
+    ]
+    net = nn.Sequential(*layers)
     net.preprocessing = Preprocessing(mean=(0.286,), std=(0.353,))  # type: ignore[assignment]
     return net
 

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import math
-import os
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from kdtune.models.classifier import Classifier, Preprocessing
 
 # Teachers that are only a table of outputs: their logits on the examples of a data set.
 
-
-METADATA = "kdtune"
+_RECORD = "kdtune"
 """Entry of a file's metadata with its `OutputsRecord`, as JSON."""
 
 
@@ -57,15 +55,16 @@ class OutputsRecord:
         """
         try:
             values = json.loads(text or "null")
+            names = {own.name for own in fields(OutputsRecord)}
+            if not isinstance(values, dict) or values.keys() != names:
+                return None
             record = OutputsRecord(**values)
             record.preprocessing_of_views  # noqa: B018 - checks the values
-        except TypeError:  # null, or other fields
-            return None
         except (AttributeError, OverflowError, RecursionError, ValueError) as error:
-            raise ValueError(f"its entry {METADATA} is damaged: {first_line(error, 120)}") from None
-        texts = all(isinstance(text, str) for text in (record.teacher, record.data))
-        if not texts or not isinstance(record.has_cut_val, bool):
-            raise ValueError(f"its entry {METADATA} is damaged: a value has another type")
+            raise ValueError(f"its entry {_RECORD} is damaged: {first_line(error, 120)}") from None
+        is_text = isinstance(record.teacher, str) and isinstance(record.data, str)
+        if not is_text or not isinstance(record.has_cut_val, bool):
+            raise ValueError(f"its entry {_RECORD} is damaged: a value has another type")
         return record
 
     @property
@@ -107,302 +106,40 @@ class OutputTeacher:
         return self
 
 
-# Rows of a file of outputs as logits, checked: of logits, probabilities or the largest of these.
+# Reading a file of outputs, .parquet or .npz; docs/teachers.md describes the formats.
 #
-# Probabilities p become the logits log(max(p, 1e-8)), minus their mean over the classes: a
-# constant
-# changes no probability, but the loss "mse" and the metric "logit_diff".
-
+# Nothing is unpickled. Both formats are read into the same flat lists (`_Rows`), which are checked
+# and turned into logits once. Probabilities p become the logits log(max(p, 1e-8)), minus their mean
+# over the classes: a constant changes no probability, but the loss "mse" and the metric
+# "logit_diff".
 
 Array = NDArray[np.generic]
 Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-FLOOR = 1e-8
-"""Least probability of a class. Its logarithm is finite, and e to the 18 times below 1."""
-TOLERANCE = 0.01
-"""How far the sum of an example's probabilities may lie from 1, since they may be rounded."""
-
-
-@dataclass(frozen=True)
-class Lists:
-    """A list of values for each of N rows."""
-
-    values: Array
-    """The values of all rows, one row after the other."""
-    lengths: Integers
-    """How many each row has, [N]."""
-
-    @property
-    def rows(self) -> Integers:
-        """The row of each value."""
-        return np.repeat(np.arange(len(self.lengths)), self.lengths)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Outputs of some examples, as a file lists them."""
-
-    file: str
-    where: Callable[[int], str]
-    """Returns, in words, where a row stands in the file."""
-    kind: str
-    """Name of the column: logits, probabilities or top_probabilities."""
-    outputs: Lists
-    top: Lists | None = None
-    """Classes of top_probabilities, by number or name."""
-
-    def error(self, row: int, text: str) -> InputError:
-        """Return the error for a row."""
-        return InputError(f"{self.file}, {self.where(row)}: {text}")
-
-    def refuse(self, bad: Bools, text: Callable[[int], str]) -> None:
-        """Raise InputError for the first row that is bad.
-
-        Args:
-            bad: Whether each row is, [N].
-            text: Returns what is wrong with a row.
-        """
-        if bad.any():
-            row = int(bad.argmax())
-            raise self.error(row, text(row))
-
-
-def to_logits(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return the logits of the rows, float32 [N, K], with the classes in the order of the data.
-
-    Args:
-        rows: As the file lists them.
-        classes: Those of the data.
-        order: The same classes, in the order of the file.
-
-    Raises:
-        InputError: A row has too few or too many values, or values that are no logits or no
-            probabilities.
-    """
-    _check_finite(rows)
-    if rows.kind == "top_probabilities":
-        return _from_probabilities(_spread(rows, classes, order))
-    lengths = rows.outputs.lengths
-    rows.refuse(
-        lengths != len(classes),
-        lambda row: (
-            f"{rows.kind} must have {len(classes)} numbers, one for each class of the data, but "
-            f"has {lengths[row]}"
-        ),
-    )
-    columns = [order.index(name) for name in classes]
-    matrix = rows.outputs.values.reshape(len(lengths), len(classes))
-    if rows.kind == "logits":  # without a copy in float64: a file may be large
-        with np.errstate(over="ignore"):  # refused in the next line
-            logits = matrix.astype(np.float32)
-        rows.refuse(
-            np.any(~np.isfinite(logits), axis=1),
-            lambda row: (
-                f"logits must lie between -3.4e38 and 3.4e38, as float32 does, but one is "
-                f"{matrix[row][~np.isfinite(logits[row])][0]:.3g}"
-            ),
-        )
-        return logits if order == classes else logits[:, columns]
-    matrix = matrix.astype(np.float64)[:, columns]
-    _check_probabilities(rows, matrix.sum(1), whole=np.ones(len(matrix), dtype=np.bool_))
-    return _from_probabilities(matrix)
-
-
-def _check_finite(rows: Rows) -> None:
-    finite = np.isfinite(rows.outputs.values)
-    if not finite.all():
-        row = int(rows.outputs.rows[~finite][0])
-        raise rows.error(row, f"{rows.kind} must be finite numbers, but one is not")
-
-
-def _from_probabilities(values: Floats) -> NDArray[np.float32]:
-    """Return the logits of probabilities, see the head of this file."""
-    logits = np.log(np.maximum(values, FLOOR))
-    centred: Floats = logits - logits.mean(1, keepdims=True)
-    return centred.astype(np.float32)
-
-
-def _check_probabilities(rows: Rows, sums: Floats, whole: Bools) -> None:
-    """Raise InputError unless the values are probabilities.
-
-    Args:
-        rows: As the file lists them.
-        sums: Sum of the values of each row, [N].
-        whole: Whether a row has all classes, so that its sum must be 1, [N].
-    """
-    if (low := rows.outputs.values.astype(np.float64) < 0).any():
-        row = int(rows.outputs.rows[low][0])
-        raise rows.error(row, f"{rows.kind} must not be below 0, but one is")
-    wrong = (sums > 1 + TOLERANCE) | (whole & (sums < 1 - TOLERANCE))
-    rows.refuse(
-        wrong,
-        lambda row: (
-            f"{rows.kind} must have {'the sum 1' if whole[row] else 'a sum of at most 1'} (within "
-            f"{TOLERANCE:g}), but it is {sums[row]:.4g}; outputs before the softmax are logits"
-        ),
-    )
-
-
-def _spread(rows: Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> Floats:
-    """Return all probabilities, [N, K]: what the top classes leave is spread over the others."""
-    assert rows.top is not None  # noqa: S101 - the caller has looked
-    top, lengths, count = rows.top, rows.outputs.lengths, len(classes)
-    rows.refuse(
-        top.lengths != lengths,
-        lambda row: (
-            f"top_classes and top_probabilities must have equally many values, but have "
-            f"{top.lengths[row]} and {lengths[row]}"
-        ),
-    )
-    rows.refuse(lengths == 0, lambda row: "top_probabilities must have a value, but is empty")
-    columns = _columns(rows, top, classes, order)
-    given = np.zeros((len(lengths), count), dtype=np.int64)
-    np.add.at(given, (top.rows, columns), 1)
-    rows.refuse(np.any(given > 1, axis=1), lambda row: "top_classes must name each class once")
-    matrix = np.zeros((len(lengths), count))
-    matrix[top.rows, columns] = rows.outputs.values
-    sums = matrix.sum(1)
-    _check_probabilities(rows, sums, whole=lengths == count)
-    others = np.maximum(count - lengths, 1)
-    rest = np.maximum(1 - sums, 0) / others
-    return np.where(given > 0, matrix, rest[:, None])
-
-
-def _columns(rows: Rows, top: Lists, classes: tuple[str, ...], order: tuple[str, ...]) -> Integers:
-    """Return the number of each top class in the data."""
-    if top.values.dtype.kind in "iu":
-        numbers = top.values.astype(np.int64)
-        of_data = np.array([classes.index(name) for name in order])
-        known = (numbers >= 0) & (numbers < len(order))
-        columns = of_data[np.where(known, numbers, 0)]
-        allowed = f"be numbers from 0 to {len(order) - 1}"
-    else:
-        index = {name: number for number, name in enumerate(classes)}
-        columns = np.array([index.get(str(name), -1) for name in top.values], dtype=np.int64)
-        known, allowed = columns >= 0, f"be classes of the data ({_listed(classes)})"
-    bad = np.zeros(len(top.lengths), dtype=np.bool_)
-    bad[top.rows[~known]] = True
-
-    def text(row: int) -> str:
-        unknown = top.values[(top.rows == row) & ~known][0]
-        return f"top_classes must {allowed}, but got {unknown}"
-
-    rows.refuse(bad, text)
-    return columns
-
-
-def class_names(file: str, given: object) -> tuple[str, ...]:
-    """Return the names of the classes as a file has them; whole numbers are names, too.
-
-    Args:
-        file: Its name.
-        given: What the file has, of JSON or an array.
-
-    Raises:
-        InputError: It is no list of names.
-    """
-    of_names = isinstance(given, list) and all(type(name) in (str, int) for name in given)
-    if not isinstance(given, list) or not of_names:
-        shown = json.dumps(given, default=str)[:60]
-        raise InputError(f"{file}: `classes` must be a list of names, but got {shown}")
-    return tuple(map(str, given))
-
-
-def indices(numbers: Array, where: Callable[[int], str]) -> Integers:
-    """Return indices of examples as int64; raise InputError where one is too large for that.
-
-    Args:
-        numbers: Whole numbers of any type, [N].
-        where: Returns, in words, where a row's index stands in the file.
-    """
-    found = numbers.astype(np.int64)
-    wrapped = (found < 0) & (numbers.dtype.kind == "u")
-    if wrapped.any():
-        row = int(wrapped.argmax())
-        raise InputError(
-            f"{where(row)} must be the index of an example in the split, but got {numbers[row]}"
-        )
-    return found
-
-
-def class_order(
-    file: str, given: tuple[str, ...] | None, classes: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Return the classes in the order of a file; without names in the file, that of the data.
-
-    Args:
-        file: Its name.
-        given: The names in the file; None if it has none.
-        classes: Those of the data.
-
-    Raises:
-        InputError: They are other classes.
-    """
-    if given is None:
-        return classes
-    if len(set(given)) == len(given) and set(given) == set(classes):
-        return given
-    raise InputError(
-        f"{file} must have outputs for the classes of the data, {_listed(classes)}, but its "
-        f"`classes` are {_listed(given)}"
-    )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    """Return the first names, and how many there are if these are more."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)})"
-
-
-# Size of a file of outputs in memory, before it is read: a small file may unpack to any size.
-
-
-def check_npz_size(file: Path) -> None:
-    """Raise ValueError if the arrays of a .npz file do not fit into the memory."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            _check(sum(part.file_size for part in archive.infolist()))
-
-
-def check_parquet_size(file: Path, columns: Collection[str]) -> None:
-    """Raise ValueError if columns of a .parquet file do not fit into the memory.
-
-    What counts is the number of values: encoded, one value may stand for millions.
-    """
-    metadata, count = pq.read_metadata(file), 0
-    for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                count += chunk.num_values
-    _check(8 * count)
-
-
-def _check(nbytes: int) -> None:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if nbytes > memory // 2:
-        raise ValueError(
-            f"it unpacks to {nbytes / 1e9:,.1f} GB, more than half of the memory, which has "
-            f"{memory / 1e9:,.1f} GB"
-        )
-
-
-# Reading a file of a teacher's outputs, .parquet or .npz.
-#
-# docs/teachers.md describes the formats. Nothing is unpickled.
-
-
-SPLITS = ("train", "val", "test")
-KINDS = ("logits", "probabilities", "top_probabilities")
-TOP = "top_classes"
-UNREADABLE = (
+_SPLITS = ("train", "val", "test")
+_TOP = "top_classes"
+_REQUIREMENTS = {
+    "logits": "be {classes} finite numbers of float32, one for each class of the data",
+    "probabilities": "be {classes} numbers, one for each class of the data, none below 0 and with "
+    "the sum 1 (within {tolerance}); outputs before the softmax are logits",
+    "top_probabilities": "be a number for each of top_classes, none below 0 and with a sum of at "
+    "most 1, or of 1 for all classes (within {tolerance})",
+    _TOP: "be classes of the data, each once, by name ({listed}) or as numbers from 0 to {last}",
+}
+"""What each column of outputs must be."""
+_UNREADABLE = (
     *(OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error),
     # an encrypted archive; a damaged shape; deep nesting; metadata of other types
     *(RuntimeError, MemoryError, RecursionError, AttributeError),
 )
 """Errors of the libraries that read the files."""
+_MAX_VALUES = 6
+"""Values of a row that an error shows."""
+_FLOOR = 1e-8
+"""Least probability of a class. Its logarithm is finite, and e to the 18 times below 1."""
+_TOLERANCE = 0.01
+"""How far the sum of an example's probabilities may lie from 1, since they may be rounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,6 +171,47 @@ class OutputTable:
     """What kdtune has written into it; None in files of others."""
 
 
+@dataclass(frozen=True)
+class _Lists:
+    """A list of values for each of N rows."""
+
+    values: Array
+    """The values of all rows, one row after the other."""
+    lengths: Integers
+    """How many each row has, [N]."""
+
+    @property
+    def rows(self) -> Integers:
+        """The row of each value."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Outputs of a split, or of examples that are named by their files, as a file lists them."""
+
+    split: str | None
+    ids: Array
+    place: str
+    """Where a row stands in the file, such as "row {} (from 0)"."""
+    numbers: Integers
+    """Number of each row, for `place`."""
+    kind: str
+    columns: Mapping[str, _Lists]
+    """The column of this kind; of top_probabilities also top_classes."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file before its numbers are checked."""
+
+    rows: list[_Rows]
+    classes: object = None
+    """As the file names them; None if it does not."""
+    record: str | bytes | None = None
+    """Text of the `OutputsRecord`."""
+
+
 def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
     """Return the content of a file of outputs.
 
@@ -451,46 +229,77 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
         )
     try:
         content = _read_npz(file) if file.suffix == ".npz" else _read_parquet(file)
+        record = OutputsRecord.of(content.record)
     except InputError:  # which is a ValueError
         raise
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         reason = first_line(error, 120)
         raise InputError(
             f"{file} must be a {file.suffix} file of a teacher's outputs, but cannot be read "
             f"({reason})"
         ) from None
-    order = class_order(file.name, content.classes, classes)
-    parts = [Part(s, ids, to_logits(rows, classes, order)) for s, ids, rows in content.parts]
-    return OutputTable(file.name, tuple(parts), _digest(content), content.record)
+    names = None if content.classes is None else _class_names(file.name, content.classes, classes)
+    parts = [
+        Part(rows.split, rows.ids, _to_logits(file.name, rows, classes, names or classes))
+        for rows in content.rows
+    ]
+    return OutputTable(file.name, tuple(parts), _digest(content.rows, names), record)
 
 
-@dataclass(frozen=True)
-class _Content:
-    """A file before its numbers are checked."""
+def _class_names(file: str, named: object, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes in the order of a file; raise InputError unless they are the data's."""
+    # whole numbers are names, too
+    is_list = isinstance(named, list) and all(type(name) in (str, int) for name in named)
+    names = tuple(map(str, named)) if is_list and isinstance(named, list) else ()
+    if len(names) != len(classes) or set(names) != set(classes):
+        raise InputError(
+            f"{file}: `classes` must be a list of the classes of the data, {_listed(classes)}, in "
+            f"any order, but got {json.dumps(named, default=str)[:60]}"
+        )
+    return names
 
-    parts: list[tuple[str | None, Array, Rows]]
-    classes: tuple[str, ...] | None
-    record: OutputsRecord | None
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Return the first names, and how many there are if these are more."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)})"
 
 
-def _digest(content: _Content) -> str:
+def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
     """Return 16 hex digits that change with the content of a file, not with its format.
 
     It is of the numbers as they stand in the file, since a logarithm may have other last bits on
     another machine.
     """
     digests: dict[str, Any] = {}
-    for split, ids, rows in content.parts:
-        columns: dict[str, Array] = {"ids": ids, "lengths": rows.outputs.lengths}
-        columns[rows.kind] = rows.outputs.values.astype(np.float32)
-        columns |= {} if rows.top is None else {TOP: rows.top.values}
+    for own in parts:
+        outputs = own.columns[own.kind]
+        columns: dict[str, Array] = {"ids": own.ids, "lengths": outputs.lengths}
+        columns[own.kind] = outputs.values.astype(np.float32)
+        if _TOP in own.columns:
+            columns[_TOP] = own.columns[_TOP].values
         for name, values in columns.items():
             is_text = values.dtype.kind == "U"
             part = "\0".join(values.tolist()).encode() + b"\0" if is_text else values.tobytes()
-            digests.setdefault(f"{split} {name}", hashlib.sha256()).update(part)
+            digests.setdefault(f"{own.split} {name}", hashlib.sha256()).update(part)
     named = {name: digest.hexdigest() for name, digest in digests.items()}
-    text = json.dumps([content.classes, named], sort_keys=True)
+    text = json.dumps([classes, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _kind_of(where: str, present: Iterable[str]) -> str:
+    """Return which kind of outputs there is; raise InputError unless it is one."""
+    columns = [name for name in _REQUIREMENTS if name in present]
+    if columns not in (["logits"], ["probabilities"], ["top_probabilities", _TOP]):
+        raise InputError(
+            f"{where} must have logits, or probabilities, or top_classes with top_probabilities, "
+            f"but has {' and '.join(columns) or 'none of these'}"
+        )
+    return columns[0]
+
+
+def _columns_of(kind: str) -> tuple[str, ...]:
+    return (kind, _TOP) if kind == "top_probabilities" else (kind,)
 
 
 # -- parquet -----------------------------------------------------------------------------------
@@ -498,84 +307,74 @@ def _digest(content: _Content) -> str:
 
 def _read_parquet(file: Path) -> _Content:
     """Return the content of a parquet file with a row for each example."""
-    metadata = pq.read_schema(file).metadata or {}
-    present = pq.read_schema(file).names
-    kind = _kind_of(file.name, present)
-    wanted = {"split", "example", "file", kind} | ({TOP} if kind == "top_probabilities" else set())
-    check_parquet_size(file, wanted)
-    table = pq.read_table(file, columns=[name for name in present if name in wanted])
-    if kind == "top_probabilities" and TOP not in present:
-        raise InputError(f"{file.name} must have the column {TOP} beside {kind}")
-    ids, splits = _parquet_ids(file.name, table)
-    outputs = _parquet_lists(file.name, table, kind)
-    top = _parquet_lists(file.name, table, TOP) if kind == "top_probabilities" else None
-    parts: list[tuple[str | None, Array, Rows]] = []
-    for split in [None] if splits is None else [s for s in SPLITS if (splits == s).any()]:
-        chosen = np.arange(len(ids)) if splits is None else np.flatnonzero(splits == split)
-        own = None if top is None else _select(top, chosen)
-
-        def where(row: int, chosen: Array = chosen) -> str:
-            return f"row {chosen[row]} (from 0)"
-
-        parts.append(
-            (split, ids[chosen], Rows(file.name, where, kind, _select(outputs, chosen), own))
-        )
-    named = b"classes" in metadata
-    classes = class_names(file.name, json.loads(metadata[b"classes"])) if named else None
-    record = OutputsRecord.of(metadata.get(METADATA.encode()))
-    return _Content(parts, classes, record)
+    schema = pq.read_schema(file)
+    kind = _kind_of(file.name, schema.names)
+    wanted = {"split", "example", "file", kind, _TOP}
+    table = pq.read_table(file, columns=[name for name in schema.names if name in wanted])
+    metadata = schema.metadata or {}
+    return _Content(
+        [_parquet_rows(file.name, kind, *part) for part in _parquet_parts(file.name, table)],
+        json.loads(metadata.get(b"classes", b"null")),
+        metadata.get(_RECORD.encode()),
+    )
 
 
-def _parquet_ids(file: str, table: pa.Table) -> tuple[Array, Array | None]:
-    """Return the ids of all rows, and their splits if these are needed."""
-    if "file" in table.column_names and table["file"].null_count < len(table):
-        if table["file"].null_count:
-            row = int(table["file"].is_null().to_numpy().argmax())
-            raise InputError(f"{file}, row {row} (from 0): file must be given for each example")
-        return np.array([str(name) for name in table["file"].to_pylist()], dtype=np.str_), None
-    missing = [name for name in ("split", "example") if name not in table.column_names]
-    if missing:
+def _parquet_parts(file: str, table: pa.Table) -> Iterator[tuple[str | None, pa.Table, Integers]]:
+    """Yield the rows of each split that has some, or all rows if they name files; their numbers."""
+    numbers, names = np.arange(len(table)), table.column_names
+    if "file" in names and table["file"].null_count < len(table):
+        yield None, table, numbers
+        return
+    if "split" not in names or "example" not in names:
         raise InputError(
             f"{file} must have the columns split and example (the index in the split), or file, "
-            f"but has no {' and no '.join(missing)}"
+            f"but has {', '.join(names)}"
         )
-    column = table["example"]
-    if not pa.types.is_integer(column.type) or column.null_count:
-        raise InputError(f"{file}: example must be the index in the split, a whole number")
     splits = np.array([str(name) for name in table["split"].to_pylist()])
-    unknown = ~np.isin(splits, SPLITS)
+    unknown = ~np.isin(splits, _SPLITS)
     if unknown.any():
         row = int(unknown.argmax())
-        raise InputError(
-            f"{file}, row {row} (from 0): split must be train, val or test, but is {splits[row]}"
-        )
-    return indices(column.to_numpy(), lambda row: f"{file}, row {row} (from 0): example"), splits
+        raise _row_error(file, f"row {row} (from 0)", "split", "be train, val or test", splits[row])
+    for split in _SPLITS:
+        chosen = splits == split
+        if chosen.any():
+            yield split, table if chosen.all() else table.filter(pa.array(chosen)), numbers[chosen]
 
 
-def _parquet_lists(file: str, table: pa.Table, name: str) -> Lists:
-    """Return a column of lists."""
+def _parquet_rows(
+    file: str, kind: str, split: str | None, table: pa.Table, numbers: Integers
+) -> _Rows:
+    """Return the outputs of the rows of a split, or of files."""
+    name = "example" if split else "file"
+    column = table[name]
+    if column.null_count or (split and not pa.types.is_integer(column.type)):
+        requirement = "be the index in the split, a whole number" if split else "be given"
+        row = int(column.is_null().to_numpy().argmax())  # 0 if the type of all is another
+        place = f"row {numbers[row]} (from 0)"
+        raise _row_error(file, place, name, requirement, column[row].as_py())
+    if split:
+        ids: Array = column.to_numpy().astype(np.int64)
+    else:
+        ids = np.array([str(name) for name in column.to_pylist()], dtype=np.str_)
+    columns = {c: _parquet_lists(file, table, c) for c in _columns_of(kind)}
+    return _Rows(split, ids, "row {} (from 0)", numbers, kind, columns)
+
+
+def _parquet_lists(file: str, table: pa.Table, name: str) -> _Lists:
+    """Return a column of lists; a missing list is an empty one."""
     column = table[name].combine_chunks()
-    if not hasattr(column, "flatten") or not hasattr(column.type, "value_type"):
-        raise InputError(f"{file}: {name} must be a column of lists, but is of type {column.type}")
-    if column.null_count:
-        row = int(column.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise InputError(f"{file}, row {row} (from 0): {name} must be a list, but is missing")
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    values = column.flatten()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return Lists(np.array([str(v) for v in values.to_pylist()], dtype=np.str_), lengths)
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        raise InputError(f"{file}: {name} must have numbers, but has {values.type}")
-    return Lists(values.to_numpy(zero_copy_only=False), lengths)
-
-
-def _select(lists: Lists, rows: NDArray[np.int64]) -> Lists:
-    """Return the lists of some rows, which ascend."""
-    if len(rows) == len(lists.lengths):
-        return lists
-    kept = np.zeros(len(lists.lengths), dtype=np.bool_)
-    kept[rows] = True
-    return Lists(lists.values[np.repeat(kept, lists.lengths)], lists.lengths[rows])
+    if isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        values, types = column.flatten(), pa.types
+        if types.is_floating(values.type) or types.is_integer(values.type):
+            return _Lists(values.to_numpy(zero_copy_only=False), lengths.astype(np.int64))
+        if name == _TOP and (types.is_string(values.type) or types.is_large_string(values.type)):
+            texts = np.array([str(value) for value in values.to_pylist()], dtype=np.str_)
+            return _Lists(texts, lengths.astype(np.int64))
+    kinds = "numbers or names" if name == _TOP else "numbers"
+    raise InputError(
+        f"{file}: {name} must be a column of lists of {kinds}, but is of type {column.type}"
+    )
 
 
 # -- npz ---------------------------------------------------------------------------------------
@@ -583,75 +382,151 @@ def _select(lists: Lists, rows: NDArray[np.int64]) -> Lists:
 
 def _read_npz(file: Path) -> _Content:
     """Return the content of an npz file with arrays for each split."""
-    arrays = _npz_arrays(file)
-    parts = []
-    for split in SPLITS:
-        start = f"{split}_"
-        own = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
-        if own:
-            parts.append(_npz_part(file.name, split, own))
-    if not parts:
-        raise InputError(
-            f"{file.name} must have arrays such as train_logits and val_logits, but has "
-            f"{', '.join(arrays) or 'none'}"
-        )
-    named = "classes" in arrays
-    classes = class_names(file.name, arrays["classes"].tolist()) if named else None
-    record = OutputsRecord.of(str(arrays[METADATA])) if METADATA in arrays else None
-    return _Content(parts, classes, record)
-
-
-def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """Return all arrays of an npz file; raise ValueError if it has something else."""
-    check_npz_size(file)
     archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")
     with archive:
-        arrays = {name: archive[name] for name in archive.files}
+        arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other files
             raise ValueError(f"{name} in it is no array")
-    return arrays
+    splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in arrays)]
+    if not splits:
+        raise InputError(
+            f"{file.name} must have arrays such as train_logits and val_logits, but has "
+            f"{', '.join(arrays) or 'none'}"
+        )
+    return _Content(
+        [_npz_rows(file.name, split, arrays) for split in splits],
+        arrays["classes"].tolist() if "classes" in arrays else None,
+        str(arrays[_RECORD]) if _RECORD in arrays else None,
+    )
 
 
-def _npz_part(
-    file: str, split: str, arrays: Mapping[str, NDArray[Any]]
-) -> tuple[str | None, Array, Rows]:
-    """Return the outputs of a split; the names of the arrays lack "SPLIT_"."""
-    kind = _kind_of(f"{file}, {split}", list(arrays))
-    if kind == "top_probabilities" and TOP not in arrays:
-        raise InputError(f"{file} must have the array {split}_{TOP} beside {split}_{kind}")
-    lists = {}
-    for name in (kind, TOP) if kind == "top_probabilities" else (kind,):
-        array = arrays[name]
-        if array.ndim != 2 or (name == kind and array.dtype.kind not in "fiu"):
-            raise InputError(
-                f"{file}: {split}_{name} must be an array [N, K] of numbers, but is "
-                f"{array.dtype} {list(array.shape)}"
-            )
-        lists[name] = Lists(array.ravel(), np.full(len(array), array.shape[1], dtype=np.int64))
-    count = len(arrays[kind])
-    ids = arrays.get("ids", np.arange(count))
+def _npz_rows(file: str, split: str, arrays: Mapping[str, NDArray[Any]]) -> _Rows:
+    """Return the outputs of a split."""
+    start = f"{split}_"
+    present = [name.removeprefix(start) for name in arrays if name.startswith(start)]
+    kind = _kind_of(f"{file}, {split}", present)
+
+    columns = {}
+    for name in _columns_of(kind):
+        values = arrays[start + name]
+        if values.ndim != 2 or values.dtype.kind not in ("fiuU" if name == _TOP else "fiu"):
+            raise _array_error(file, start + name, "[N, K] of numbers", values)
+        columns[name] = _Lists(values.ravel(), np.full(len(values), values.shape[1], np.int64))
+    count = len(arrays[start + kind])
+    ids = arrays.get(f"{start}ids", np.arange(count))
     if ids.shape != (count,) or ids.dtype.kind not in "iuU":
-        raise InputError(
-            f"{file}: {split}_ids must have an index or a file for each of the {count} rows of "
-            f"{split}_{kind}, but is {ids.dtype} {list(ids.shape)}"
-        )
-    rows = Rows(file, lambda row: f"{split}_{kind}[{row}]", kind, lists[kind], lists.get(TOP))
-    if ids.dtype.kind == "U":
-        return None, ids, rows
-    return split, indices(ids, lambda row: f"{file}: {split}_ids[{row}]"), rows
+        shape = f"[{count}] of indices or files, one for each row of {start}{kind}"
+        raise _array_error(file, f"{start}ids", shape, ids)
+    by_file = ids.dtype.kind == "U"
+    return _Rows(
+        None if by_file else split,
+        ids if by_file else ids.astype(np.int64),
+        f"{start}{kind}[{{}}]",
+        np.arange(count),
+        kind,
+        columns,
+    )
 
 
-def _kind_of(what: str, present: list[str]) -> str:
-    """Return which kind of outputs there is; raise InputError unless it is one."""
-    found = [kind for kind in KINDS if kind in present]
-    if len(found) != 1:
-        raise InputError(
-            f"{what} must have one of {', '.join(KINDS)}, but has {' and '.join(found) or 'none'}"
-        )
-    return found[0]
+def _array_error(file: str, name: str, shape: str, array: NDArray[Any]) -> InputError:
+    got = f"{array.dtype} {list(array.shape)}"
+    return InputError(f"{file}: {name} must be an array {shape}, but is {got}")
+
+
+# -- logits ------------------------------------------------------------------------------------
+
+
+def _row_error(file: str, place: str, column: str, requirement: str, got: object) -> InputError:
+    return InputError(f"{file}, {place}: {column} must {requirement}, but got {got}")
+
+
+def _refuse(file: str, rows: _Rows, column: str, bad: Bools, classes: tuple[str, ...]) -> None:
+    """Raise InputError for the first row that is bad, [N], with the values in its column."""
+    if not bad.any():
+        return
+    row = int(bad.argmax())
+    requirement = _REQUIREMENTS[column].format(
+        classes=len(classes),
+        tolerance=_TOLERANCE,
+        listed=_listed(classes),
+        last=len(classes) - 1,
+    )
+    lists = rows.columns[column]
+    end = int(lists.lengths[: row + 1].sum())
+    values = lists.values[end - int(lists.lengths[row]) : end].tolist()
+    shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values[:_MAX_VALUES]]
+    text = ", ".join(shown) + f", ... ({len(values)})" * (len(values) > len(shown))
+    place = rows.place.format(rows.numbers[row])
+    raise _row_error(file, place, column, requirement, text or "none")
+
+
+def _to_logits(
+    file: str, rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Return the logits of the rows, float32 [N, K], with the classes in the order of the data.
+
+    Args:
+        file: Its name.
+        rows: As the file lists them.
+        classes: Those of the data.
+        order: The same classes, in the order of the file.
+
+    Raises:
+        InputError: A row is not what `_REQUIREMENTS` says.
+    """
+    if rows.kind == "top_probabilities":
+        return _from_probabilities(_spread(file, rows, classes, order))
+    outputs = rows.columns[rows.kind]
+    _refuse(file, rows, rows.kind, outputs.lengths != len(classes), classes)
+    columns = [order.index(name) for name in classes]
+    matrix = outputs.values.reshape(len(outputs.lengths), len(classes))
+    if rows.kind == "logits":  # without a copy in float64: a file may be large
+        with np.errstate(over="ignore"):  # refused in the next line
+            logits = matrix.astype(np.float32)
+        bad = np.any(~np.isfinite(logits), axis=1)
+        _refuse(file, rows, rows.kind, bad, classes)
+        return logits if order == classes else logits[:, columns]
+    p = matrix.astype(np.float64)[:, columns]
+    sums = p.sum(1)
+    good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (sums >= 1 - _TOLERANCE)
+    _refuse(file, rows, rows.kind, ~good, classes)  # NaN is not good
+    return _from_probabilities(p)
+
+
+def _from_probabilities(p: NDArray[np.float64]) -> NDArray[np.float32]:
+    logits = np.log(np.maximum(p, _FLOOR))
+    centred: NDArray[np.float64] = logits - logits.mean(1, keepdims=True)
+    return centred.astype(np.float32)
+
+
+def _spread(
+    file: str, rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]
+) -> NDArray[np.float64]:
+    """Return all probabilities, [N, K]: what the top classes leave is spread over the others."""
+    outputs, top = rows.columns[rows.kind], rows.columns[_TOP]
+    lengths, shape = outputs.lengths, (len(outputs.lengths), len(classes))
+    _refuse(file, rows, rows.kind, (top.lengths != lengths) | (lengths == 0), classes)
+    numbers: dict[Any, int] = {name: k for k, name in enumerate(classes)}
+    if top.values.dtype.kind in "iu":
+        numbers = {k: numbers[name] for k, name in enumerate(order)}
+    columns = np.array([numbers.get(v, -1) for v in top.values.tolist()], dtype=np.int64)
+    times = np.zeros(shape, dtype=np.int64)
+    np.add.at(times, (top.rows, columns), 1)
+    bad = np.any(times > 1, axis=1)
+    bad[top.rows[columns < 0]] = True
+    _refuse(file, rows, _TOP, bad, classes)
+    p = np.zeros(shape)
+    p[top.rows, columns] = outputs.values
+    sums = p.sum(1)
+    is_whole = lengths == len(classes)
+    good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (~is_whole | (sums >= 1 - _TOLERANCE))
+    _refuse(file, rows, rows.kind, ~good, classes)
+    others = np.maximum(len(classes) - lengths, 1)
+    rest = np.maximum(1 - sums, 0) / others
+    return np.where(times > 0, p, rest[:, None])
 
 
 # Writing a file of a teacher's outputs, .parquet or .npz.
@@ -682,16 +557,18 @@ def write_outputs(
         record: What the logits were made of.
     """
     if file.suffix == ".npz":
-        arrays: dict[str, Any] = {"classes": np.array(classes), METADATA: np.array(record.text)}
-        for split, own in splits.items():
-            arrays[f"{split}_logits"] = own.logits
-            ids = np.arange(len(own.logits)) if own.files is None else np.array(own.files)
+        arrays: dict[str, Any] = {"classes": np.array(classes), _RECORD: np.array(record.text)}
+        for split, outputs in splits.items():
+            arrays[f"{split}_logits"] = outputs.logits
+            ids = (
+                np.arange(len(outputs.logits)) if outputs.files is None else np.array(outputs.files)
+            )
             arrays[f"{split}_ids"] = ids
         with atomic_write(file) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
         return
     table = pa.concat_tables(_tables(splits))
-    metadata = {"classes": json.dumps(classes), METADATA: record.text}
+    metadata = {"classes": json.dumps(classes), _RECORD: record.text}
     with atomic_write(file) as part:
         # logits seldom repeat, so a dictionary of them is only slow
         columns = ["split", "file"]
@@ -700,21 +577,21 @@ def write_outputs(
 
 def _tables(splits: Mapping[str, SplitOutputs]) -> Iterator[pa.Table]:
     """Yield the rows of each split."""
-    for split, own in splits.items():
-        count, width = own.logits.shape
+    for split, outputs in splits.items():
+        count, width = outputs.logits.shape
         offsets = pa.array(np.arange(count + 1) * width, type=pa.int32())
-        values = pa.array(own.logits.ravel(), type=pa.float32())
+        values = pa.array(outputs.logits.ravel(), type=pa.float32())
         yield pa.table(
             {
                 "split": pa.array([split] * count, type=pa.string()),
                 "example": pa.array(np.arange(count), type=pa.int64()),
-                "file": pa.array(own.files or [None] * count, type=pa.string()),
+                "file": pa.array(outputs.files or [None] * count, type=pa.string()),
                 "logits": pa.ListArray.from_arrays(offsets, values),
             }
         )
 
 
-# Teachers: one network, the mean probability of several, or a table of outputs.
+# Teachers of a study.
 
 
 Model = Classifier | OutputTeacher

@@ -7,7 +7,7 @@ import re
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,41 +31,50 @@ StateDict = Mapping[str, Tensor]
 
 SUFFIXES = {".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".safetensors"}
 """Usual suffixes of weights; files are told apart by their content."""
-AVERAGED = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict"),
-    *("ema_model", "ema"),
+_ENTRIES = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema_model",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "model_state",
+    "net_state_dict",
+    "weights",
+    "params",
 )
-"""Entries of a checkpoint under which moving averages of the weights are saved."""
-TRAINED = (
-    *("state_dict", "model_state_dict", "model", "net", "network", "module", "model_state"),
-    *("net_state_dict", "weights", "params"),
-)
-"""Entries of a checkpoint under which the weights are saved."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""Entries of a checkpoint that hold weights. Moving averages come first, since they are what is
+evaluated and published."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """Prefixes of DataParallel, torch.compile and wrappers such as Lightning's modules."""
-COUNTERS = {"n_averaged"}
+_COUNTERS = {"n_averaged"}
 """Buffers of torch's AveragedModel beside the weights."""
-INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
+_INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 """Classes whose instances do nothing when they are made; training scripts save their flags so."""
-FOREIGN = {
+_FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer, not the file; run git lfs pull",
     b"<": "a web page or another text, not a checkpoint; download the file again",
     b"\x1f\x8b": "compressed; unpack it and give the file inside",
 }
 """First bytes of files that are no checkpoints, and what these are."""
-MAX_NESTING = 8
+_MAX_NESTING = 8
 """Entries within entries of a checkpoint in which a state dict is looked for."""
-MAX_SHOWN = 80
+_MAX_SHOWN = 80
 """Letters of a name that a message shows."""
-ADVICE = "save the state dict alone with torch.save(model.state_dict(), ...) or as .safetensors"
+_ADVICE = "save the state dict alone with torch.save(model.state_dict(), ...) or as .safetensors"
 
 
 def read_checkpoint(file: Path) -> StateDict:
     """Return the state dict in a file: safetensors, or anything that `torch.save` wrote.
 
-    A state dict may be an entry of a checkpoint, see `TRAINED` and `AVERAGED`. Where a checkpoint
-    holds several, moving averages are taken first, since they are what is evaluated and published,
-    and a warning names the choice.
+    A state dict may be an entry of a checkpoint, see `_ENTRIES`. Where a checkpoint holds several,
+    a warning names the one that is taken.
 
     Raises:
         InputError: the file is damaged, holds objects of other classes, or no state dict.
@@ -75,7 +84,7 @@ def read_checkpoint(file: Path) -> StateDict:
             start = stream.read(32)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); give another file") from None
-    for beginning, kind in FOREIGN.items():
+    for beginning, kind in _FOREIGN.items():
         if start.startswith(beginning):
             raise InputError(f"{file} is {kind}")
     # a safetensors file begins with the length of its header, eight bytes, and the header's brace
@@ -113,18 +122,18 @@ def _variants(state: StateDict) -> Iterator[StateDict]:
     """Yield the state dict, then without its first prefix, its first two, and so on."""
     while True:
         yield state
-        keys = state.keys() - COUNTERS
-        common = (prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in keys))
+        keys = state.keys() - _COUNTERS
+        common = (prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in keys))
         prefix = next(common, None)
         if not keys or prefix is None:
             return
         state = {key.removeprefix(prefix): value for key, value in state.items() if key in keys}
 
 
-def shown(key: object) -> str:
+def _shown(key: object) -> str:
     """Return the name of a weight for a message: short, and without codes of the terminal."""
     text = str(key)
-    return text if text.isprintable() and len(text) <= MAX_SHOWN else f"{text!r:.{MAX_SHOWN}}..."
+    return text if text.isprintable() and len(text) <= _MAX_SHOWN else f"{text!r:.{_MAX_SHOWN}}..."
 
 
 def _load_torch(file: Path) -> object:
@@ -133,63 +142,67 @@ def _load_torch(file: Path) -> object:
         raise InputError(f"{file} is an archive; unpack it and give the file inside")
     try:
         # a stream, since torch would go by the suffix of a name
-        with torch.serialization.safe_globals(INERT), file.open("rb") as stream:
+        with torch.serialization.safe_globals(_INERT), file.open("rb") as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
-        kind = f" ({shown(refused[1])})" if refused else ""
+        kind = f" ({_shown(refused[1])})" if refused else ""
         damaged = "" if refused else ", or is damaged"
         raise InputError(
             f"{file} holds objects other than tensors{kind}, which are not unpickled since that "
             f"can run any code{damaged}. If you trust it, load it with "
-            f"torch.load(..., weights_only=False) and {ADVICE}."
+            f"torch.load(..., weights_only=False) and {_ADVICE}."
         ) from None
     except Exception as error:  # torch.load raises KeyError, EOFError, UnicodeDecodeError, ...
         reason = f"{type(error).__name__}: {first_line(error, 120)}"
-        raise InputError(f"{file} cannot be read as a state dict ({reason}); {ADVICE}") from None
+        raise InputError(f"{file} cannot be read as a state dict ({reason}); {_ADVICE}") from None
 
 
 def _unwrap(content: object, file: Path) -> StateDict:
     """Return the state dict in what a file holds."""
-    found = dict(_find(content, ()))
-    if not found and isinstance(content, Mapping):  # under a name of its own
-        own = {str(name): value for name, value in content.items() if _is_state_dict(value)}
-        found = own if len(own) == 1 else {}
-    if not found:
+    states = dict(_find(content, ()))
+    if not states and isinstance(content, Mapping):  # the only one, under another name
+        others = {str(name): value for name, value in content.items() if _is_state_dict(value)}
+        states = others if len(others) == 1 else {}
+    if not states:
         kind = f"a {type(content).__name__}"
-        got = ", ".join(map(shown, [*content][:8])) if isinstance(content, Mapping) else kind
+        got = ", ".join(map(_shown, [*content][:8])) if isinstance(content, Mapping) else kind
         raise InputError(
             f"{file} must hold a state dict, names to tensors, itself or as an entry such as "
-            f"state_dict or model, but holds {got or 'nothing'}; {ADVICE}"
+            f"state_dict or model, but holds {got or 'nothing'}; {_ADVICE}"
         )
-    first, *others = found
-    if others:
+    first, *more = states
+    if more:
         warnings.warn(
-            f"{file} holds weights as {', '.join(found)}; loading {first}. To use another, save it "
-            "alone.",
+            f"{file} holds weights as {', '.join(states)}; loading {first}. To use another, save "
+            f"it alone.",
             stacklevel=2,
         )
-    return found[first]
+    return states[first]
 
 
 def _find(content: object, path: tuple[str, ...]) -> Iterator[tuple[str, StateDict]]:
     """Yield the state dicts in a checkpoint under their names, the preferred one first."""
     if _is_state_dict(content):
         yield ".".join(path), content  # type: ignore[misc]
-    elif isinstance(content, Mapping) and len(path) < MAX_NESTING:
-        for name in (*AVERAGED, *TRAINED):
+    elif isinstance(content, Mapping) and len(path) < _MAX_NESTING:
+        for name in _ENTRIES:
             if name in content:
                 yield from _find(content[name], (*path, name))
 
 
 def _is_state_dict(content: object) -> bool:
-    """Return True for a mapping, not empty, of names to tensors that have a shape."""
+    """Return True for a mapping, not empty, of names to dense tensors with values."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-        and not any(value.is_nested for value in content.values())
+        and all(isinstance(name, str) and _is_dense(value) for name, value in content.items())
     )
+
+
+def _is_dense(value: object) -> bool:
+    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
+    return is_strided and value.device.type == "cpu" and not value.is_nested  # type: ignore[attr-defined]
 
 
 # Reading and writing of weights as state dicts; nothing is unpickled.
@@ -230,20 +243,20 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     Raises:
         InputError: the weights do not fit the network.
     """
-    own = net.state_dict()
-    state = align(state, own)
-    head = [key for key in own if key.startswith(f"{head_name}.")]
-    common = [key for key in head if key in state and state[key].ndim == own[key].ndim]
-    resized = [key for key in common if len(state[key]) != len(own[key])]
+    initial = net.state_dict()
+    state = align(state, initial)
+    head = [key for key in initial if key.startswith(f"{head_name}.")]
+    common = [key for key in head if key in state and state[key].ndim == initial[key].ndim]
+    resized = [key for key in common if len(state[key]) != len(initial[key])]
     if resized and not replace_head:
-        have, need = len(state[resized[0]]), len(own[resized[0]])
+        have, need = len(state[resized[0]]), len(initial[resized[0]])
         raise InputError(
             f"{what} are for {have} classes, but the data has {need}; fine-tune the teacher "
             f"(--teacher-epochs 1 or more) or give weights for {need} classes"
         )
     left_out = head if resized else []
     used = {k: v for k, v in state.items() if k not in left_out}
-    expected = {k: v for k, v in own.items() if k not in left_out}
+    expected = {k: v for k, v in initial.items() if k not in left_out}
     if faults := differences(expected, used):
         raise InputError(
             f"{what} do not fit the network ({'; '.join(faults)}). Give weights of this "
@@ -263,29 +276,30 @@ def differences(expected: StateDict, state: StateDict) -> list[str]:
     # the counter has no effect on logits, and weights from before 2018 lack it
     counter = ".num_batches_tracked"
     missing = [k for k in expected if k not in state and not k.endswith(counter)]
-    foreign = [k for k in state if k not in expected and k not in COUNTERS]
+    foreign = [k for k in state if k not in expected and k not in _COUNTERS]
     differ = [k for k in expected if k in state and state[k].shape != expected[k].shape]
+    shared = [k for k in expected if k in state and not k.endswith(counter)]
+    other = [k for k in shared if _kind(state[k]) != _kind(expected[k])]
     faults = []
     if missing:
-        faults.append(f"missing keys: {len(missing)}, first {shown(missing[0])}")
+        faults.append(f"missing keys: {len(missing)}, first {_shown(missing[0])}")
     if foreign:
-        faults.append(f"unexpected keys: {len(foreign)}, first {shown(foreign[0])}")
-    if differ:
-        key, (have, need) = differ[0], [list(side[differ[0]].shape) for side in (state, expected)]
-        faults.append(f"other shapes: {len(differ)}, first {shown(key)}, {have} instead of {need}")
-    shared = [k for k in expected if k in state and not k.endswith(counter)]
-    if other := [k for k in shared if _kind(state[k]) != _kind(expected[k])]:
-        kinds = [_kind(side[other[0]]) for side in (state, expected)]
-        faults.append(
-            f"other types: {len(other)}, first {shown(other[0])}, {' instead of '.join(kinds)}"
-        )
+        faults.append(f"unexpected keys: {len(foreign)}, first {_shown(foreign[0])}")
+    for kind, keys, value in (("shapes", differ, _shape), ("types", other, _kind)):
+        if keys:
+            have, need = value(state[keys[0]]), value(expected[keys[0]])
+            faults.append(
+                f"other {kind}: {len(keys)}, first {_shown(keys[0])}, {have} instead of {need}"
+            )
     return faults
+
+
+def _shape(value: Tensor) -> str:
+    return str(list(value.shape))
 
 
 def _kind(value: Tensor) -> str:
     """Return which values a tensor can take without loss from another of the same kind."""
-    if value.layout is not torch.strided or value.device.type == "meta" or value.is_quantized:
-        return "a tensor without plain values"  # sparse, without values, quantised
     if value.is_complex():
         return "complex numbers"
     return "floating-point numbers" if value.is_floating_point() else "whole numbers"
@@ -314,7 +328,7 @@ def check_finite(state: StateDict, own: StateDict, what: str) -> None:
     others = f", and in {len(bad) - 1} others" if len(bad) > 1 else ""
     raise InputError(
         f"{what} must be finite numbers, but hold {sum(bad.values()):,} that are NaN or infinite, "
-        f"{count:,} of them in {shown(key)}{others}; their training has diverged, or the file is "
+        f"{count:,} of them in {_shown(key)}{others}; their training has diverged, or the file is "
         f"damaged: give other weights"
     )
 
@@ -420,56 +434,45 @@ def read_finished(file: Path) -> FinishedTeacher | None:
         if not file.is_file():  # a pipe would never end
             return None
         with safe_open(file, framework="pt") as weights:
-            metadata = weights.metadata() or {}
-        if METADATA not in metadata and file.name != WEIGHTS:
-            return None
+            text = (weights.metadata() or {}).get(METADATA)
     except (OSError, SafetensorError):
         return None  # no file, or of another kind
-    if METADATA in metadata:
+    if text is not None:
         try:
-            return _finished(**_known(json.loads(metadata[METADATA])))
+            return _finished(json.loads(text))
         except DAMAGED as error:
             raise InputError(
                 f"{file} is of a teacher that kdtune has fine-tuned, but what it says of it "
                 f"({METADATA} in its metadata) is damaged or of a newer version "
                 f"({first_line(error, 120)}); copy the file again, or fine-tune the teacher again"
             ) from None
-    try:
+    if file.name != WEIGHTS:
+        return None
+    try:  # of an earlier version
         record = json.loads((file.parent / RECORD).read_text(encoding="utf-8"))
-        return _finished(record["run"]["student"], record["classes"], record["preprocessing"])
+        names = {"model": record["run"]["student"], "classes": record["classes"]}
+        return _finished({**names, "preprocessing": record["preprocessing"]})
     except (OSError, *DAMAGED):
         return None  # of others, or without a record
 
 
-def _known(values: object) -> dict[str, Any]:
-    """Return what a file says by name; raise ValueError if a name is unknown to this version."""
-    if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
-    known = {field.name for field in fields(FinishedTeacher)}
-    if unknown := [name for name in values if name not in known]:
-        raise ValueError(f"it has an entry {unknown[0]!r:.40}")
-    if missing := [name for name in ("model", "classes", "preprocessing") if name not in values]:
-        raise ValueError(f"it has no entry {missing[0]!r}")
-    return values
-
-
-def _finished(
-    model: str,
-    classes: list[str],
-    preprocessing: dict[str, Any],
-    data: str | None = None,
-    has_cut_val: bool = False,
-) -> FinishedTeacher:
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise TypeError("its classes are no list of texts")
-    if not isinstance(model, str) or not isinstance(data, str | None):
-        raise TypeError("its model or its data is no text")
-    if not isinstance(has_cut_val, bool) or not isinstance(preprocessing, dict):
-        raise TypeError("has_cut_val or preprocessing has another type")
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()
+def _finished(values: Any) -> FinishedTeacher:
+    """Return the teacher of a JSON object; raise ValueError unless it has the entries of one."""
+    types = {"model": str, "classes": list, "preprocessing": dict}
+    optional = {"data": str | None, "has_cut_val": bool}
+    if not isinstance(values, dict) or not types.keys() <= values.keys():
+        raise ValueError(f"it must have the entries {', '.join(types)}")
+    for name, value in values.items():
+        if not isinstance(value, (types | optional).get(name, ())):
+            raise ValueError(f"it has an entry {name!r:.40} of another name or type")
+    if not all(isinstance(name, str) for name in values["classes"]):
+        raise ValueError("its classes are no list of texts")
+    numbers: dict[str, Any] = values["preprocessing"]
+    preprocessing: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()
     }
-    return FinishedTeacher(model, tuple(classes), Preprocessing(**values), data, has_cut_val)
+    own = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**preprocessing)}
+    return FinishedTeacher(**(values | own))
 
 
 def teacher_file(weights: str) -> str:
@@ -481,17 +484,11 @@ def teacher_file(weights: str) -> str:
     folder = Path(weights).expanduser()
     if weights in ("default", "none") or not folder.is_dir():
         return weights
-    found = sorted(
-        {*folder.glob(WEIGHTS), *folder.glob(f"*/{WEIGHTS}"), *folder.glob(f"*/*/{WEIGHTS}")}
-    )
-    if len(found) == 1:
-        return str(found[0])
-    if not found:
+    files = sorted(file for depth in ("", "*/", "*/*/") for file in folder.glob(depth + WEIGHTS))
+    if len(files) != 1:
         raise InputError(
-            f"--teacher-weights must be a file or the folder of a study with a fine-tuned teacher, "
-            f"but {weights} holds no {WEIGHTS}; give the file of the weights"
+            f"--teacher-weights must be a file or the folder of a study with one fine-tuned "
+            f"teacher, but {weights} holds {', '.join(map(str, files)) or f'no {WEIGHTS}'}; give "
+            f"the file of the weights"
         )
-    raise InputError(
-        f"--teacher-weights must name one teacher, but {weights} holds {len(found)}: "
-        f"{', '.join(map(str, found))}; give one of these files"
-    )
+    return str(files[0])

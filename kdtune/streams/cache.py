@@ -334,6 +334,15 @@ def timm_version() -> str | None:
 # and nobody else's to write, and an entry of another user counts as missing.
 
 
+PROCESS_START = time.time()
+"""Entries that were used since then are those of the study that this process works for."""
+
+MAX_VIEWS_SHARE = 0.5
+"""Share of the cache that views may fill: a byte of logits or features costs more to compute."""
+
+COUNTED_SHARE = 0.02
+"""Share of the cache that is written before its files are counted again."""
+
 Progress = Callable[[int, int], None]
 """progress(done, total): called by a builder regularly, which also shows that it is alive."""
 
@@ -344,10 +353,6 @@ HEARTBEAT_SECONDS = 0.5
 
 LOCK_SECONDS = 24 * 3600.0
 """Lock files that nobody has taken for so long are deleted."""
-
-
-class _LargerThanCache(Exception):
-    """The file of an entry is larger than the whole cache."""
 
 
 class Building(NamedTuple):
@@ -366,14 +371,21 @@ class Cache:
 
     Args:
         folder: where the entries are; None for kdtune's folder in the user's cache folder.
-        gigabytes: maximum size; the least recently used entries are deleted first. 0: no cache.
+        gigabytes: maximum size. 0: no cache. The least recently used entries are deleted first, but
+            not those that were used since this process began: all runs of a study read the same
+            streams in turn, so if these are larger than the cache, each entry would be deleted
+            just before it is read again. What does not fit beside them is not stored.
     """
 
     def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
         self.folder = Path(folder).expanduser() if folder else cache_folder()
         self.limit = int(gigabytes * 1e9)
-        # bytes written since the size of the folder was last computed; the first write computes it
-        self._uncounted = self.limit
+        self._used: dict[Kind, int] | None = None
+        """Bytes that were used since this process began, by kind; None: to be counted."""
+        self._uncounted = 0
+        """Bytes written since they were counted."""
+        self._full = set[Kind]()
+        """Kinds of which an entry did not fit."""
         self._distrusted = False
         self.warning: str | None = None
         """Why an entry could not be written, in a sentence."""
@@ -395,6 +407,8 @@ class Cache:
         found = self.find(key)
         if found is not None:
             return found
+        if self.is_full(key.kind):  # nobody need wait for an entry that will not be there
+            return build(lambda done, total: None)
         try:
             lock = self._lock(key)
         except OSError as error:  # the folder cannot be created, or has no locks
@@ -405,6 +419,12 @@ class Cache:
         finally:
             if lock is not None:
                 lock.release()
+
+    def is_full(self, kind: Kind) -> bool:
+        """Return True if entries of this kind no longer fit; a cache of size 0 is full."""
+        if not self.limit or kind in self._full:
+            return True
+        return self._room(kind) < COUNTED_SHARE * self.limit
 
     def find(self, key: Key) -> Tensors | None:
         """Return the entry of this key, or None if it is not there; never wait, never build."""
@@ -426,7 +446,7 @@ class Cache:
     def strangers(self) -> str | None:
         """Return a sentence on entries that others own or may write; None if there are none."""
         found = []
-        for path in self._entries():
+        for _, path in self._entries():
             with suppress(FileNotFoundError):
                 if why := why_untrusted(path.lstat()):
                     found.append(f"{path} {why}")
@@ -510,38 +530,52 @@ class Cache:
 
     def _write(self, key: Key, tensors: Tensors) -> None:
         size = sum(t.nbytes for t in tensors.values())
-        if size > self.limit:
+        if size > self._room(key.kind):
+            self._full.add(key.kind)
             return
         path = self._path(key)
         make_folder(self.folder, *path.parent.relative_to(self.folder).parts)
-        with suppress(_LargerThanCache), atomic_write(path) as part:
+        with atomic_write(path) as part:
             save_file(tensors, part, {"key": key.text, "crc": str(checksum(tensors))})
-            if part.stat().st_size > self.limit:
-                raise _LargerThanCache
+        if self._used is not None:
+            self._used[key.kind] += size
         self._uncounted += size
-        if self._uncounted > self.limit / 50:
-            self._uncounted = 0
-            self._evict()
+        if self._uncounted > COUNTED_SHARE * self.limit:
+            self._used = self._count()
             self._delete_old_locks()
 
-    def _evict(self) -> None:
-        """Delete the least recently used entries until the others fit the limit."""
-        entries = []
-        for path in self._entries():
-            with suppress(FileNotFoundError):
-                stat = path.stat()
-                entries.append((stat.st_mtime, stat.st_size, path))
-        excess = sum(size for _, size, _ in entries) - self.limit
-        for _, size, path in sorted(entries):
-            if excess <= 0:
-                return
-            path.unlink(missing_ok=True)
-            excess -= size
+    def _room(self, kind: Kind) -> float:
+        """Return how many bytes of a kind fit beside what this process's study uses."""
+        if self._used is None:
+            self._used = self._count()
+        room = self.limit - sum(self._used.values())
+        if kind == "views":
+            return min(room, MAX_VIEWS_SHARE * self.limit - self._used[kind])
+        return room
 
-    def _entries(self) -> Iterator[Path]:
+    def _count(self) -> dict[Kind, int]:
+        """Delete what exceeds the limit; return the bytes that are in use, by kind."""
+        entries, used = [], dict.fromkeys(KINDS, 0)
+        with suppress(OSError):  # a disk that fails is said when an entry is written
+            for kind, path in self._entries():
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    entries.append((stat.st_mtime, stat.st_size, kind, path))
+        excess = sum(size for _, size, *_ in entries) - self.limit
+        for last_used, size, kind, path in sorted(entries):
+            if excess > 0:
+                path.unlink(missing_ok=True)
+                excess -= size
+            elif last_used >= PROCESS_START:
+                used[kind] += size
+        self._uncounted = 0
+        return used
+
+    def _entries(self) -> Iterator[tuple[Kind, Path]]:
         """Yield files with names of entries; the user may keep other files in this folder."""
         for kind in KINDS:
-            yield from (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*")
+            for path in (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*"):
+                yield kind, path
 
     def _delete_old_locks(self) -> None:
         """Delete lock files that nobody has taken for a day and nobody holds.

@@ -11,7 +11,6 @@ from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher, combine
 from kdtune.streams.cache import TRAINING, Key, Part, Progress, Tensors
 from kdtune.streams.views import HAS_MPS, Batch, Chunks, collect, rebatched, seed_step
-from kdtune.streams.working_set import WorkingSet
 
 # Features of a frozen backbone, the input of the student's head.
 #
@@ -33,18 +32,11 @@ class Features:
         chunks: the run's chunks.
         student: on its device, as the repeat starts it. A chunk of train leaves the running
             statistics in it that its builder had after that epoch.
-        working_set: decides what is stored.
         fingerprint: that of the student's backbone if it is known.
     """
 
-    def __init__(
-        self,
-        chunks: Chunks,
-        student: Classifier,
-        working_set: WorkingSet,
-        fingerprint: str | None = None,
-    ):
-        self.chunks, self.run, self.working_set = chunks, chunks.run, working_set
+    def __init__(self, chunks: Chunks, student: Classifier, fingerprint: str | None = None):
+        self.chunks, self.run = chunks, chunks.run
         self.student = student.freeze(head=False)
         # of the initial weights: a run that is resumed loads its statistics afterwards
         self.fingerprint = fingerprint or student.fingerprint(with_head=False)
@@ -83,8 +75,7 @@ class Features:
             passes = (self._forward(batch.views) for batch in views)
             return {"features": collect(passes, progress, total)}
 
-        keep = self.working_set.keeps(key, self.run)
-        chunk = self.chunks.get(key, split, epoch, build, keep)
+        chunk = self.chunks.get(key, split, epoch, build)
         if split == "train" and self._updates_statistics:
             self._restore(chunk)
         return chunk["features"]
@@ -195,11 +186,10 @@ class TeacherPasses:
     Args:
         teacher: One network or several, on their device.
         chunks: The run's chunks.
-        working_set: Decides what is stored.
     """
 
-    def __init__(self, teacher: Teacher, chunks: Chunks, working_set: WorkingSet):
-        self.teacher, self.chunks, self.working_set = teacher, chunks, working_set
+    def __init__(self, teacher: Teacher, chunks: Chunks):
+        self.teacher, self.chunks = teacher, chunks
         self.run, resources = chunks.run, chunks.resources
         wanted = self.run.compares_features or resources.teacher_features
         self.makes_features = wanted and len(teacher.members) == 1
@@ -273,8 +263,7 @@ class TeacherPasses:
     def _get(
         self, key: Key, place: Place, build: Callable[[Progress], Tensors], member: int = 0
     ) -> Tensors:
-        keep = self.working_set.keeps(key, self.run)
-        return self.chunks.get(key, place.split, place.epoch, build, keep, member)
+        return self.chunks.get(key, place.split, place.epoch, build, member=member)
 
     def _store(
         self, key: Key, place: Place, name: str, parts: list[Tensor], member: int = 0

@@ -23,8 +23,8 @@ from kdtune.streams.views import (
     rebatched,
     view_shape,
     view_size,
+    views_are_read_again,
 )
-from kdtune.streams.working_set import working_set
 
 # Mixed training batches: an epoch's examples, put into training batches and mixed.
 
@@ -102,15 +102,14 @@ class Stream:
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
         models = () if teacher is None else teacher.models
         self.chunks = Chunks(run, data, view_size(run, data, student, *models), resources)
-        self.working_set = working_set(run, data, student, models, resources)
-        stored = filter(self.working_set.keeps_views, data.splits)
+        stored = [split for split in data.splits if views_are_read_again(run, split, data, models)]
         self.views = ShardedViews(self.chunks, frozenset(stored))
         self.passes: TeacherPasses | None = None
         if teacher is not None and teacher.members:
-            self.passes = TeacherPasses(teacher, self.chunks, self.working_set)
+            self.passes = TeacherPasses(teacher, self.chunks)
         self.features: Features | None = None
         if run.trainable == "head":
-            self.features = Features(self.chunks, student, self.working_set, student_fingerprint)
+            self.features = Features(self.chunks, student, student_fingerprint)
         self.extra: ExtraImages | None = None
         if teacher is not None and run.unlabelled_per_batch:
             # features of a batch that depend on all its images are not worth storing: no other
@@ -204,7 +203,7 @@ class Stream:
         order = None if own_order else self.chunks.order(split, epoch)
         as_stored = order is None or not self.chunks.keys.same_inputs(split)
         place, _ = self._teacher_inputs(split, epoch)
-        passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split)
+        passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split, epoch)
         if passes is not None and recomputed and not passes.are_known(place):
             yield from passes.beside(place, batches)
             return

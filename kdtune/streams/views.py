@@ -1,9 +1,8 @@
 """Batches and cached views of a split, and what a run runs on."""
 
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kdtune.config.fields import takes_features
-from kdtune.config.run import Augment, Run, derive_seed
+from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import Range, ends_of
+from kdtune.config.task import ends_of
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
@@ -125,94 +124,6 @@ def collect(batches: Iterable[Tensor], progress: Callable[[int, int], None], tot
     return whole
 
 
-# Variants of a repeat's stream: those that the configurations of a study read in turn.
-#
-# Augmentation, mixing and batch size are hyperparameters that decide what the models see, so each
-# combination has views, logits or features of its own.
-
-
-MIXING = ("mixup", "cutmix")
-LOGITS = ("batch_size", "extra_share")
-"""Hyperparameters, besides the augmentation and the mixing, that logits of mixed images depend on.
-"""
-FEATURES = ("batch_size", "extra_share", "batch_norm")
-"""The same of the features of a frozen backbone, computed batch by batch."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Streams with the same augmentation that are all mixed, or all not."""
-
-    augment: Augment
-    mixed: bool = False
-    logit_sets: int = 1
-    """Different logits of train: those of mixed images depend on the mixing and the batch size."""
-    feature_sets: int = 1
-    """Different features of train, if the backbone is frozen: those of each mixing, batch size and
-    mode of batch norm."""
-
-    @property
-    def same(self) -> bool:
-        """Whether the models see the same in every epoch but for the order."""
-        return self.augment == "none" and not self.mixed
-
-
-def variants_of(study: Study) -> tuple[Variant, ...]:
-    """Return the variants of the streams of a study's repeats."""
-    augments = dict.fromkeys(
-        replace(study.run, augment=value).augmentation  # type: ignore[arg-type]
-        for value in ends_of(study.values("augment"))
-    )
-    ends = [ends_of(study.values(name)) for name in MIXING]
-    has_plain = all(0 in values for values in ends)
-    has_mixed = any(value != 0 for values in ends for value in values)
-    # at alpha = 1 the teacher does not see mixed images
-    teaches = any(value != 1 for value in ends_of(study.values("alpha")))
-    modes = _count(study, *FEATURES)
-    found = []
-    for augment in augments:
-        if has_plain:
-            found.append(Variant(augment, False, 1, modes))
-        if has_mixed:
-            logits, features = (
-                _count_mixed(study, has_plain, *names) for names in (LOGITS, FEATURES)
-            )
-            found.append(Variant(augment, True, logits if teaches else 0, features))
-    return tuple(found)
-
-
-def variants_with(run: Run, variants: Iterable[Variant]) -> tuple[Variant, ...]:
-    """Return the variants, if the run's stream is among them, else only that of the run.
-
-    A teacher's fine-tuning has its own augmentation, and runs outside of a study have no variants.
-    """
-    found = tuple(variants)
-    own = Variant(run.augmentation, run.mixes, 0 if run.mixes and run.alpha == 1 else 1)
-    return found if (own.augment, own.mixed) in [(v.augment, v.mixed) for v in found] else (own,)
-
-
-def _count(study: Study, *names: str) -> int:
-    """Return the number of combinations of values; the number of samples if one has a range."""
-    values = [study.values(name) for name in names]
-    if any(isinstance(v, Range) for v in values):
-        return study.samples
-    return math.prod(len(set(ends_of(v))) for v in values)
-
-
-def _count_mixed(study: Study, has_plain: bool, *names: str) -> int:
-    """Return the number of combinations of mixing and other hyperparameters.
-
-    Args:
-        study: The study.
-        has_plain: Whether its lists or ranges of mixup and cutmix have a 0, which does not count.
-        names: Of the other hyperparameters.
-    """
-    every = _count(study, *MIXING, *names)
-    if any(isinstance(study.values(name), Range) for name in (*MIXING, *names)):
-        return every
-    return every - has_plain * _count(study, *names)
-
-
 # What a run runs on: its device, cache, threads and loader workers; checks of the machine.
 
 
@@ -236,10 +147,6 @@ class Resources:
     """Processes that make views. 0: the run's own process."""
     threads: int = 1
     """Threads of torch in the run's own process; who starts the run sets them."""
-    repeats: int = 1
-    """Repeats whose streams runs read in turn, so that the cache should hold all of them."""
-    variants: tuple[Variant, ...] = ()
-    """Streams of one repeat that runs read in turn; none if it is one run's alone."""
     teacher_features: bool = False
     """Whether runs that share the cache compare features. The pass that gives a teacher's logits
     then gives its features, too."""
@@ -247,22 +154,13 @@ class Resources:
     """Called while a cache entry is built."""
 
     @staticmethod
-    def of(study: Study, trials: int | None = None) -> "Resources":
+    def of(study: Study) -> "Resources":
         """Return what the study gives each of its runs on this machine.
 
-        Args:
-            study: names the cache, the device, the CPU cores and the loader workers.
-            trials: trials that run at a time, on all machines together. A grid and a random
-                search finish so many repeats of all configurations before they begin others.
-                None: as many as this machine can run.
-
-        Raises:
-            InputError: other users may write the cache.
+        Raises InputError if other users may write the cache.
         """
         device, cache = device_of(study), Cache(study.cache, study.cache_gb)
         cache.check()
-        in_blocks = study.search != "tpe" and study.policy == "all"
-        trials = trials or _trials_here(study, device)
         cores = study.cpus_per_trial or (1 if device.type == "cpu" else local_cpus())
         workers = loader_workers(study, device, cores)
         return Resources(
@@ -271,9 +169,7 @@ class Resources:
             loader_workers=workers,
             # with a GPU the work of the CPU is that of the loader workers
             threads=cores if device.type == "cpu" else max(1, cores - workers),
-            repeats=min(study.repeats, trials) if in_blocks else study.repeats,
-            variants=variants_of(study),
-            teacher_features=any(map(takes_features, losses_of(study))),
+            teacher_features=compares_features(study),
         )
 
 
@@ -295,13 +191,6 @@ def count_gpus(study: Study) -> int:
     if study.device == "mps":
         return int(torch.backends.mps.is_available())
     return torch.cuda.device_count()
-
-
-def _trials_here(study: Study, device: torch.device) -> int:
-    """Return how many trials this machine, or what this process sees of it, can run at a time."""
-    if device.type == "cpu":
-        return max(1, local_cpus() // (study.cpus_per_trial or 1))
-    return max(1, trials_on_gpus(study.gpus or count_gpus(study), study.gpus_per_trial))
 
 
 def trials_on_gpus(gpus: int, share: float) -> int:
@@ -335,6 +224,11 @@ def losses_of(study: Study) -> tuple[str, ...]:
     if set(ends_of(study.values("alpha"))) == {1}:
         return ()
     return tuple(map(str, study.values("loss")))  # type: ignore[arg-type]
+
+
+def compares_features(study: Study) -> bool:
+    """Return True if a distillation loss of the study compares features."""
+    return any(map(takes_features, losses_of(study)))
 
 
 def local_resources(study: Study, watch: ProgressCallback) -> Resources:
@@ -590,6 +484,22 @@ def view_shape(data: Data, size: int) -> torch.Size:
     return torch.Size((inputs.shape[1] if isinstance(inputs, Tensor) else 3, size, size))
 
 
+def views_are_read_again(run: Run, split: str, data: Data, teacher: Sequence[Model]) -> bool:
+    """Return True if more than one run, or more than one builder, reads the views of a split.
+
+    Otherwise storing them is not worth their room in the cache, nor where they are the data.
+    """
+    if data.kind == "tensors":
+        return False
+    if not teacher:  # fine-tuning reads each view of train once; val would be worth little
+        return False
+    # with batch norm in train mode, each share of images without labels has other features
+    if run.trainable == "all" or (run.unlabelled_per_batch and run.batch_norm == "train"):
+        return True
+    # features replace views, but those of val are computed after each epoch of drifting statistics
+    return run.batch_norm == "train" and split != "train"
+
+
 class ShardedViews:
     """Views of one run.
 
@@ -602,9 +512,17 @@ class ShardedViews:
         self.chunks, self.stored = chunks, stored
         self._mapped: dict[str, list[Tensor]] = {}
 
-    def are_recomputed(self, split: str) -> bool:
-        """Return True if views are neither held nor stored, but computed at each use."""
-        return self.chunks.count(split) > self._shard_length and split not in self.stored
+    def are_recomputed(self, split: str, epoch: int) -> bool:
+        """Return True if views are neither held nor stored, but computed at each use.
+
+        A full cache has the views of a pass if it has the first of them.
+        """
+        if self.chunks.count(split) <= self._shard_length:
+            return False
+        if split not in self.stored:
+            return True
+        key = self.chunks.keys.views(split, epoch, 0, self._shard_length)
+        return self.chunks.resources.cache.is_full("views") and not self.chunks.has(key, split)
 
     def of_epoch(self, split: str, epoch: int) -> Iterator[Tensor]:
         """Yield the views of the epoch in its order, [B, ...], some at a time."""
@@ -612,7 +530,7 @@ class ShardedViews:
         if order is None or not self.chunks.keys.same_views(split):
             index = self.chunks.index(split)
             yield from self._in_turn(split, epoch, index if order is None else index[order])
-        elif self.are_recomputed(split):
+        elif self.are_recomputed(split, epoch):
             yield from self._computed(split, epoch, self.chunks.index(split)[order])
         else:
             yield from self._permuted(split, order)
@@ -624,7 +542,7 @@ class ShardedViews:
         index, rows = self.chunks.index(split), order[part.first : part.first + part.count]
         if not self.chunks.keys.same_views(split):
             yield self._shard(split, part.epoch, index[order], part.first, part.count)
-        elif self.are_recomputed(split):
+        elif self.are_recomputed(split, part.epoch):
             yield from self._computed(split, part.epoch, index[rows])
         else:
             yield from self._permuted(split, rows)
@@ -640,7 +558,7 @@ class ShardedViews:
 
     def _in_turn(self, split: str, epoch: int, index: Tensor) -> Iterator[Tensor]:
         """Yield the views of these images in this order."""
-        if self.are_recomputed(split):
+        if self.are_recomputed(split, epoch):
             yield from self._computed(split, epoch, index)
             return
         for start in range(0, len(index), self._shard_length):

@@ -1,10 +1,6 @@
-"""Trackers: a study's records sent to MLflow or Weights & Biases, while it runs or afterwards.
+"""Trackers: a study that runs is sent to MLflow or Weights & Biases.
 
-- sync: sending a study to a tracker, again and again; a failure is a warning
-- mlflow: runs of an MLflow experiment: one per configuration, with a nested run for each repeat
-- wandb: runs of a project of Weights & Biases: one per trial, grouped by configuration
+- callbacks: a callback of Ray Tune that sends trials in a thread, and the clients of the trackers
 
-May import config, storage and results. Only the command `kdtune.track` imports it. A search runs
-that command as a process of its own for each tracker, so that a client that hangs, leaks or crashes
-does no harm to the study.
+May import config, storage and results. Only the driver in raytune imports it.
 """

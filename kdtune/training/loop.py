@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn, zeros
@@ -261,15 +261,16 @@ def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = 
     """Return the run's optimiser of all parameters of both modules that require a gradient."""
     modules = (student,) if projector is None else (student, projector)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    if run.optimizer == "adamw":
-        return AdamW(parameters, lr=run.lr, weight_decay=run.weight_decay)
-    return SGD(
-        parameters,
-        lr=run.lr,
-        momentum=run.momentum,
-        weight_decay=run.weight_decay,
-        nesterov=run.optimizer == "nesterov",
-    )
+    lr, decay, momentum = run.lr, run.weight_decay, run.momentum
+    match run.optimizer:
+        case "sgd":
+            return SGD(parameters, lr, momentum, weight_decay=decay)
+        case "nesterov":
+            return SGD(parameters, lr, momentum, weight_decay=decay, nesterov=True)
+        case "adamw":
+            return AdamW(parameters, lr, weight_decay=decay)
+        case _:
+            assert_never(run.optimizer)
 
 
 def take_step(run: Run, optimizer: Optimizer, loss: Tensor) -> None:
@@ -298,12 +299,8 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
 
     Raises InputError if the warm-up is not shorter than the training.
     """
-    if run.schedule == "onecycle":
-        steps = run.epochs * steps_per_epoch
-        # the momentum is a hyperparameter of its own and stays as given
-        return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
-    if run.warmup_epochs == 0:
-        return _by_epoch(run, optimizer, run.epochs)
+    if run.schedule == "onecycle" or run.warmup_epochs == 0:  # onecycle has a warm-up of its own
+        return _schedule(run, optimizer, run.epochs, steps_per_epoch)
     check_warmup(run.schedule, run.warmup_epochs, run.epochs)
     factors = _epoch_factors(run)
     warmup_steps = run.warmup_epochs * steps_per_epoch
@@ -321,17 +318,22 @@ def milestones(run: Run) -> list[int]:
     return [max(1, round(share * run.epochs)) for share in run.lr_milestones]
 
 
-def _by_epoch(run: Run, optimizer: Optimizer, epochs: int) -> LRScheduler:
-    """Return a schedule that is stepped after each epoch; cosine reaches 0 after `epochs`."""
+def _schedule(run: Run, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> LRScheduler:
+    """Return the schedule without a warm-up; cosine and onecycle end after `epochs`."""
     match run.schedule:
+        case "constant":
+            return ConstantLR(optimizer, factor=1.0)
         case "step":
             return StepLR(optimizer, run.lr_step_size, run.lr_gamma)
         case "multistep":
             return MultiStepLR(optimizer, milestones(run), run.lr_gamma)
         case "cosine":
             return CosineAnnealingLR(optimizer, epochs)
+        case "onecycle":  # the momentum is a hyperparameter of its own and stays as it is set
+            steps = epochs * steps_per_epoch
+            return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
         case _:
-            return ConstantLR(optimizer, factor=1.0)
+            assert_never(run.schedule)
 
 
 def _epoch_factors(run: Run) -> list[float]:
@@ -341,7 +343,7 @@ def _epoch_factors(run: Run) -> list[float]:
     """
     before = run.warmup_epochs if run.schedule == "cosine" else 0
     optimizer = SGD([zeros(())], lr=1.0)
-    scheduler = _by_epoch(run, optimizer, run.epochs - before)
+    scheduler = _schedule(run, optimizer, run.epochs - before, steps_per_epoch=1)
     factors = [1.0] * before
     while len(factors) < run.epochs:
         factors.append(optimizer.param_groups[0]["lr"])

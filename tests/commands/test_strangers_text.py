@@ -17,7 +17,7 @@ from small_study import write_small_study
 from kdtune.analysis import main as analysis
 from kdtune.config.cli import parse_reading, run_and_exit
 from kdtune.config.text import InputError, first_line
-from kdtune.deploy.card import code, escape, front_matter
+from kdtune.deploy.card import code, escape, yaml_value
 from kdtune.results.comparison import csv_text
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb"
@@ -99,5 +99,5 @@ def test_numbers_in_csv_stay_numbers() -> None:
 
 
 def test_a_model_card_has_no_characters_that_mislead() -> None:
-    text = escape(EVIL) + code(EVIL) + front_matter({"name": EVIL})
+    text = escape(EVIL) + code(EVIL) + yaml_value({"name": EVIL})
     assert not set("\x1b\x07\x9b\u202e") & set(text)

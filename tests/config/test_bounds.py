@@ -18,13 +18,13 @@ from kdtune.config.cli import (
 from kdtune.config.fields import declarations
 from kdtune.config.records import Limits
 from kdtune.config.run import Run
-from kdtune.config.study import Study, TrackFlags
+from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 
 OWNERS = (
     *(Run, Study, Limits, AnalysisFlags, ReportFlags, TableFlags),
-    *(PredictFlags, ExportFlags, ConvertFlags, TrackFlags),
+    *(PredictFlags, ExportFlags, ConvertFlags),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdtune.config.cli import parse, parse_predict, parse_reading, parse_track
+from kdtune.config.cli import parse, parse_predict, parse_reading
 from kdtune.config.fields import declarations
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -78,8 +78,6 @@ def test_of_the_other_commands() -> None:
         parse_reading("analysis", ["~nouser/x.csv", "--by", "a"])
     with pytest.raises(InputError, match=f"^images {no_user}"):
         parse_predict(["runs/x", "~nouser/a.png"])
-    with pytest.raises(InputError, match=f"^run {no_user}"):
-        parse_track("track", ["~nouser/x", "--tracker", "mlflow"])
 
 
 def test_a_home_folder_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ import pytest
 import kdtune
 from kdtune.config import study as trackers
 from kdtune.config.cli import parse
-from kdtune.config.study import Study, TrackerName, TrackFlags
+from kdtune.config.study import Study, TrackerName
 from kdtune.config.text import InputError
-from kdtune.tracking.sync import TRACKERS, without_credentials
+from kdtune.tracking.callbacks import CLIENTS
 
 
 def test_the_table_of_trackers_has_the_names_of_the_flag() -> None:
-    assert set(get_args(TrackerName)) == set(TRACKERS)
+    assert set(get_args(TrackerName)) == set(CLIENTS)
 
 
 def test_several_trackers_by_flag_and_in_python() -> None:
@@ -36,8 +36,6 @@ def test_several_trackers_by_flag_and_in_python() -> None:
 def test_wrong_names_are_refused(names: tuple[str, ...], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         Study(tracker=names)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=reason):
-        TrackFlags("runs/x", names)  # type: ignore[arg-type]
 
 
 def test_the_command_line_lists_the_trackers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,15 +60,3 @@ def test_a_missing_package_is_named_before_any_work(
 def test_a_study_with_trackers_is_the_same_study() -> None:
     told = Study(tracker=("mlflow",), notify="mail me")
     assert told == Study() and told.to_json() == Study().to_json()
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("at http://user:pw@host:1/x failed", "at http://host:1/x failed"),
-        ("https://token@host", "https://host"),
-        ("me@example.org, http://host/a@b", "me@example.org, http://host/a@b"),
-    ],
-)
-def test_credentials_are_not_shown(text: str, shown: str) -> None:
-    assert without_credentials(text) == shown

@@ -34,7 +34,6 @@ def test_words_that_contradict_each_other(words: str, message: str) -> None:
         ("predict", ["runs/x", "a.png", "--top", "1", "--top", "2"]),
         ("export", ["runs/x", "--repeat", "0", "--repeat", "1"]),
         ("convert", ["--from", "keras", "--from", "timm"]),
-        ("track", ["runs/x", "--tracker", "mlflow", "--tracker", "wandb"]),
     ],
 )
 def test_a_flag_counts_once_in_every_command(command: str, words: list[str]) -> None:

@@ -94,11 +94,10 @@ def test_infinities_of_the_network_itself_are_no_fault(
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_without_plain_values_are_refused(tmp_path: Path) -> None:
     file, own = tmp_path / "weights.pt", state()
-    for value in (own[FIRST].to_sparse(), own[FIRST].to("meta")):
+    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)])
+    for value in (own[FIRST].to_sparse(), own[FIRST].to("meta"), nested):
         torch.save({**own, FIRST: value}, file)
-        assert "first 0.weight, a tensor without plain values instead of" in refused(file)
-    torch.save({**own, FIRST: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)])}, file)
-    assert "must hold a state dict, names to tensors" in refused(file)
+        assert "must hold a state dict, names to tensors" in refused(file)
 
 
 def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ frozen layers do not learn; a fingerprint changes with everything that the logit
 """
 
 import random
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
+from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.models.checks import probe
-from kdtune.models.classifier import Preprocessing, fashion_student
-from kdtune.models.registry import MAX_SUGGESTIONS, build
+from kdtune.models.classifier import Classifier, Preprocessing, fashion_student
+from kdtune.models.registry import MAX_SUGGESTIONS, build, build_model
 from kdtune.models.weights import save_weights
 
 TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"
@@ -299,3 +302,36 @@ def test_bf16_logits_equal_fp32_logits_up_to_rounding():
         rounded = model.place(torch.device("cpu"), "bf16")(x)
     assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
     assert (rounded - exact).abs().max() < 0.02 * exact.abs().max()  # eps of bfloat16 is 2**-8
+
+
+def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:
+    shared = {"student": "hostile_models:shared", "teacher": "hostile_models:shared"}
+    run = Run(**shared, student_weights="none", teacher_weights="none", teacher_epochs=0)
+    first = build_model(run, "student", 3, seed=0)
+    with pytest.raises(InputError, match="a new module in each call, but has returned the same"):
+        build_model(run, "student", 3, seed=0)
+    assert isinstance(first, Classifier)
+    build_model(run, "teacher", 3, seed=0)  # which is taken as it is
+    build_model(run, "teacher", 3, seed=0)
+    with pytest.raises(InputError, match="a new module in each call"):
+        build_model(replace(run, teacher_epochs=2), "teacher", 3, seed=0)
+
+
+def test_settings_of_torch_that_a_factory_changes_are_restored() -> None:
+    build("hostile_models:turns_gradients_off", "none", 3, seed=0)
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+
+
+def test_a_command_whose_factory_exits_has_not_succeeded(tmp_path: Path) -> None:
+    """The exit code of the factory, 0, is not that of the command."""
+    (tmp_path / "mine.py").write_text("import sys\n\ndef net(classes):\n    sys.exit(0)\n")
+    flags = ["--student", "mine:net", "--student-weights", "none", "--out", str(tmp_path)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "kdtune.distill", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 2 and ended.stderr.startswith("error: mine:net, called as net(")
+    assert "Traceback" not in ended.stderr

@@ -174,9 +174,9 @@ def test_a_disk_that_fails_is_said_once(tmp_path, capsys, spoil):
 
 
 def test_eviction_takes_the_least_recently_used(tmp_path):
-    cache = Cache(tmp_path, gigabytes=2500e-9)  # two entries of 776 bytes with their headers
     files = []
     for number in range(6):
+        cache = Cache(tmp_path, gigabytes=2500e-9)  # two entries of 776 bytes with their headers
         for age, file in enumerate(filter(Path.exists, reversed(files))):
             os.utime(file, (1e9 - age, 1e9 - age))  # as if written long ago, one after the other
         if number == 2:
@@ -187,6 +187,30 @@ def test_eviction_takes_the_least_recently_used(tmp_path):
         assert sum(file.stat().st_size for file in entries(tmp_path)) <= cache.limit
         assert number != 2 or (files[0].exists() and not files[1].exists())
     assert len(entries(tmp_path)) == 2
+
+
+def test_a_working_set_larger_than_the_cache_still_gives_hits(tmp_path):
+    """Entries read in turn: of 5, the 2 that fit stay. Least recently used alone finds none."""
+    for _ in range(3):
+        built = []
+        for number in range(5):  # each in a run with a cache object of its own
+            tensors, count = get(Cache(tmp_path, gigabytes=2500e-9), {"n": number}, number)
+            assert equal(tensors, make(number))
+            built.append(count)
+    assert built == [0, 0, 1, 1, 1] and len(entries(tmp_path)) == 2
+    for file in entries(tmp_path):
+        os.utime(file, (1e9, 1e9))  # of a study that has ended: they give way
+    assert get(Cache(tmp_path, gigabytes=2500e-9), {"n": 9}, 9)[1] == 1
+    assert get(Cache(tmp_path, gigabytes=2500e-9), {"n": 9}, 9)[1] == 0
+
+
+def test_views_fill_at_most_half_of_the_cache(tmp_path):
+    for number in range(6):
+        get(Cache(tmp_path, gigabytes=4200e-9), {"n": number}, number, "views")
+    assert len(entries(tmp_path)) == 2
+    for number in range(2):
+        get(Cache(tmp_path, gigabytes=4200e-9), {"n": number}, number)
+    assert get(Cache(tmp_path, gigabytes=4200e-9), {"n": 1}, 1)[1] == 0
 
 
 def work(folder):

@@ -11,88 +11,19 @@ import kdtune.distill
 import kdtune.teacher
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.streams import views as resources
 from kdtune.streams.views import (
     Resources,
-    Variant,
     check_gpus,
     check_precision,
     count_gpus,
     device_of,
     trials_on_gpus,
-    variants_with,
 )
 
 STUDY = Study(name="s", repeats=8, gpus=0)
-
-
-@pytest.mark.parametrize(
-    ("change", "trials", "repeats"),
-    [
-        ({"cpus_per_trial": 1000}, None, 1),  # by default what this machine can run
-        ({}, 2, 2),  # a grid runs all configurations of two repeats, then of the next two
-        ({}, 16, 8),
-        ({"search": "random"}, 3, 3),
-        ({"search": "tpe"}, 2, 8),  # runs all repeats of a configuration together
-        ({"policy": "race"}, 2, 8),
-    ],
-)
-def test_repeats_that_are_read_in_turn(change: dict, trials: int | None, repeats: int) -> None:
-    assert Resources.of(replace(STUDY, **change), trials).repeats == repeats
-
-
-PLAIN = Variant("crop")
-BATCHES = {"batch_size": (16, 32, 64)}
-
-
-@pytest.mark.parametrize(
-    ("space", "variants"),
-    [
-        ({}, {PLAIN}),
-        (BATCHES | {"batch_norm": ("train", "eval")}, {Variant("crop", False, 1, 6)}),
-        ({"batch_size": Range(16, 64)}, {Variant("crop", False, 1, 60)}),
-        ({"augment": ("none", "crop")}, {Variant("none"), PLAIN}),
-        ({"mixup": (0.2,)}, {Variant("crop", True)}),
-        ({"mixup": (0.0, 0.2)}, {PLAIN, Variant("crop", True)}),
-        (
-            # 2 x 3 pairs without (0, 0), with each batch size
-            {"mixup": (0.0, 0.2), "cutmix": (0.0, 0.5, 1.0), **BATCHES},
-            {Variant("crop", False, 1, 3), Variant("crop", True, 5 * 3, 5 * 3)},
-        ),
-        (
-            {"mixup": (0.0, 0.2), "augment": ("none", "trivial"), "batch_norm": ("train", "eval")},
-            {
-                *(Variant(augment, False, 1, 2) for augment in ("none", "trivial")),
-                *(Variant(augment, True, 1, 2) for augment in ("none", "trivial")),
-            },
-        ),
-        (
-            {"mixup": Range(0.0, 1.0), **BATCHES},  # each sample may have another
-            {Variant("crop", False, 1, 3), Variant("crop", True, 60, 60)},
-        ),
-        ({"cutmix": Range(0.1, 1.0)}, {Variant("crop", True, 60, 60)}),
-        # the teacher does not see mixed images without distillation
-        ({"mixup": (0.2, 0.4), "alpha": (1.0,)}, {Variant("crop", True, 0, 2)}),
-    ],
-)
-def test_variants_are_the_streams_that_configurations_read(
-    space: dict, variants: set[Variant]
-) -> None:
-    study = replace(STUDY, space=space, search="random" if space else "grid", samples=60)
-    found = Resources.of(study).variants
-    assert set(found) == variants and len(found) == len(variants)
-
-
-def test_a_stream_that_is_none_of_a_study_is_counted_alone() -> None:
-    every = Resources.of(replace(STUDY, space={"mixup": (0.0, 0.2)}, search="random")).variants
-    assert variants_with(Run(augment="crop"), every) == every
-    assert variants_with(Run(augment="none"), every) == (Variant("none"),)  # a teacher's
-    assert variants_with(Run(augment="crop", cutmix=1.0), ()) == (Variant("crop", True),)
-    alone = variants_with(Run(augment="crop", cutmix=1.0, alpha=1.0), ())
-    assert alone == (Variant("crop", True, 0),)
 
 
 def test_more_gpus_than_there_are_is_an_error() -> None:

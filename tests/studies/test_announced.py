@@ -42,9 +42,8 @@ def test_a_study_with_trackers_and_a_command(
     assert told.read_text() == f"{results.verdict()}\ncompleted\n"
 
     runs = {run["name"]: run for run in read_runs(tmp_path)}
-    assert sorted(runs) == ["alpha = 0.5, repeat 0", "alpha = 1, repeat 0", "verdict"]
+    assert sorted(runs) == ["alpha = 0.5, repeat 0", "alpha = 1, repeat 0"]
     assert {run["exit_code"] for run in runs.values()} == {0}
-    assert runs["verdict"]["notes"] == results.verdict()
     recorded = {
         (f"alpha = {start['config']['alpha']:g}, repeat 0", line["epoch"]): line["acc"]
         for start in read_lines(study.folder)[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
+from kdtune.config.study import Study
 from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
@@ -25,7 +26,7 @@ from kdtune.models.registry import build
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.streams.working_set import working_set
+from kdtune.streams.working_set import WorkingSet, working_set
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
 from kdtune.training.run import distill, make_student
@@ -413,17 +414,17 @@ def test_the_estimate_is_what_a_study_leaves_on_the_disk(
     augment: str, run: Run, teacher: Classifier, tmp_path: Path
 ) -> None:
     run = replace(run, augment=augment, epochs=2)
-    resources = Resources(cache=Cache(tmp_path, 1), repeats=2, teacher_features=True)
+    resources = Resources(cache=Cache(tmp_path, 1), teacher_features=True)
     for repeat in (0, 1):
         over_stream(replace(run, repeat=repeat), teacher, resources)
     files = list(tmp_path.glob("*/*/*.safetensors"))
     on_disk = sum(file.stat().st_size for file in files)
-    need = working_set(run, load_data(run), make_student(run), [teacher], resources)
-    assert on_disk - 4096 * len(files) <= need.needed <= on_disk
+
+    def need_of(run: Run) -> WorkingSet:
+        study = Study(name="s", run=run, repeats=2, gpus=0, space={"lr": (0.1,)})
+        return working_set(study, 2, load_data(run), make_student(run), [teacher])
+
+    need = need_of(run)
+    assert on_disk - 4096 * len(files) <= need.views + need.outputs <= on_disk
     # 16 features beside the 10 logits of the teacher
-    plain = replace(resources, teacher_features=False)
-    logits = working_set(
-        replace(run, loss="kl"), load_data(run), make_student(run), [teacher], plain
-    )
-    for name in ("per_repeat", "shared"):
-        assert getattr(need, name) * 10 == getattr(logits, name) * 26
+    assert need.outputs * 10 == need_of(replace(run, loss="kl")).outputs * 26

@@ -144,7 +144,7 @@ def test_ids_that_do_not_match_are_refused_with_examples(made: Path, tmp_path: P
 
 def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
     run = with_file(replace(PLAIN, data="own_data:text", train_images=None), made / "t.npz")
-    with pytest.raises(InputError, match="for the classes of the data"):
+    with pytest.raises(InputError, match="must be a list of the classes of the data"):
         check(run)
     with pytest.raises(InputError, match="name the examples by file with --folds"):
         check(with_file(replace(PLAIN, folds=4), made / "t.npz"))

@@ -1,4 +1,4 @@
-"""Preprocessing against the transforms of torchvision and timm, hand-worked numbers, and laws."""
+"""Classifiers: preprocessing against torchvision and timm, and by hand; inputs; fingerprints."""
 
 import math
 import warnings
@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import kdtune.models
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.models.checks import probe
 from kdtune.models.classifier import (
+    Classifier,
     Preprocessing,
     describe_preprocessing,
     fashion_student,
@@ -145,19 +146,19 @@ def test_a_module_of_timm_needs_no_attribute() -> None:
         ({"means": 0.5}, "its keys must be of size, channels, mean, std, .* but got 'means'"),
         (
             {"mean": "0.5"},
-            r"mean must be a number, or one for each channel, but got mean=\('0.5',\)",
+            r"mean must be a number in \[0, 1\], or one .* but got mean=\('0.5',\)",
         ),
-        ({"mean": ()}, "mean must be a number, or one for each channel"),
+        ({"mean": ()}, "mean must be a number in"),
         ({"mean": math.nan}, "mean must be a number"),
         ({"mean": True}, "mean must be a number"),
         (
             {"mean": (123.7, 116.3, 103.5)},
-            r"mean must lie in \[0, 1\], .* \(divide numbers for 0 to",
+            r"mean must be a number in \[0, 1\], .* \(divide numbers for 0 to",
         ),
-        ({"std": 0}, r"std must lie in \(0, 1\], since images are scaled to \[0, 1\] first"),
-        ({"std": (58.4, 57.1, 57.4)}, r"std must lie in \(0, 1\]"),
-        ({"mean": (0.5, 0.5), "channels": 3}, "mean must be one number, or one for each of 3 chan"),
-        ({"mean": (0.5, 0.5), "std": (1, 1, 1)}, "mean must be one number, or one for each of 3"),
+        ({"std": 0}, r"std must be a number in \(0, 1\], .* images are scaled to \[0, 1\] first"),
+        ({"std": (58.4, 57.1, 57.4)}, r"std must be a number in \(0, 1\]"),
+        ({"mean": (0.5, 0.5), "channels": 3}, "mean must be .*, or one for each of 3 chan"),
+        ({"mean": (0.5, 0.5), "std": (1, 1, 1)}, "mean must be .*, or one for each of 3"),
         ({"size": 0}, "size must be a whole number from 1 to 4096"),
         ({"size": (224, 192)}, r"size must be a whole number from 1 to 4096, .* size=\(224, 192\)"),
         ({"size": 224.0}, "size must be a whole number"),
@@ -191,7 +192,7 @@ def test_flags_replace_the_models_own_numbers() -> None:
         new = build_model(changed, role, 10, seed=0, weights="none").preprocessing  # type: ignore[arg-type]
         assert new == replace(own, mean=(0.1,), std=(0.2,), size=64, interpolation="nearest")
     wrong = replace(run, student_mean=(0.1, 0.2))
-    with pytest.raises(InputError, match=r"^student_mean must be one number, or .* 3 channels"):
+    with pytest.raises(InputError, match=r"^student_mean must be a number in .* 3 channels"):
         build_model(wrong, "student", 10, seed=0, weights="none")
     for values in ((123.7,), (-0.1,)):
         with pytest.raises(InputError, match=r"teacher_mean must lie in \[0, 1\]"):
@@ -250,3 +251,89 @@ def test_description() -> None:
     own = Preprocessing(224, 3, (0.5, 0.5, 0.5), (0.25,), "bicubic")
     assert describe_preprocessing(own) == "size 224 (bicubic), mean 0.5, std 0.25"
     assert describe_preprocessing(Preprocessing(mean=(0.1, 0.2))) == "mean 0.1 0.2, std 1"
+
+
+class Recording(nn.Module):
+    """A network that keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return self.head(x.float().flatten(1).mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        torch.arange(6).view(2, 3),
+        torch.rand(2, 3, 8, 8),  # images that are scaled already
+        torch.randint(0, 255, (2, 4, 8, 8), dtype=torch.uint8),  # four channels
+        torch.rand(2, 3, 4, 8, 8, dtype=torch.float64),
+    ],
+    ids=lambda x: f"{list(x.shape)} {x.dtype}",
+)
+def test_other_tensors_are_given_as_they_are(views: Tensor) -> None:
+    net = Recording()
+    model = Classifier("own", net, Preprocessing(size=4, channels=3, mean=(0.5,), std=(0.5,)))
+    model.place(torch.device("cpu"), "fp32")(views)
+    assert net.seen.dtype == views.dtype and torch.equal(net.seen, views)
+
+
+def test_images_are_scaled() -> None:
+    net, views = Recording(), torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
+    Classifier("own", net, Preprocessing(mean=(0.5,), std=(0.5,))).place(
+        torch.device("cpu"), "fp32"
+    )(views)
+    assert torch.allclose(net.seen, views.double().sub(127.5).div(127.5).float(), atol=1e-6)
+
+
+def test_three_dimensional_convolutions_can_be_placed() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 2, 2), nn.Flatten(), nn.Linear(2 * 27, 2))
+    model = Classifier("video", net, Preprocessing()).place(torch.device("cpu"), "fp32")
+    probe(model, torch.rand(2, 1, 4, 4, 4), 2, whole=False)
+
+
+class Cropping:
+    """What only looks like a transform of torchvision."""
+
+    crop_size, resize_size = 3, None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        (Cropping(), "cannot unpack"),
+        ({"input_size": 3, "mean": 1, "std": 1}, "cannot unpack"),
+        ({"size": 10**9}, "size must be a whole number from 1 to 4096"),
+        ({"mean": 10**400}, r"mean must be a number in \[0, 1\]"),
+    ],
+)
+def test_a_preprocessing_of_a_wrong_type_is_refused(attribute: object, words: str) -> None:
+    net = nn.Linear(1, 1)
+    net.preprocessing = attribute  # type: ignore[assignment]
+    with pytest.raises(InputError, match=f"preprocessing of mine:net is not valid.*{words}"):
+        of_module(net, "mine:net")
+
+
+def test_a_preprocessing_that_raises_is_refused() -> None:
+    class Raising(nn.Linear):
+        @property
+        def preprocessing(self) -> Preprocessing:
+            raise RuntimeError("not yet")
+
+    with pytest.raises(InputError, match=r"preprocessing of mine:net cannot be read.*not yet"):
+        of_module(Raising(1, 1), "mine:net")
+
+
+def test_addresses_in_printed_layers_do_not_change_the_fingerprint() -> None:
+    class Printed(nn.Linear):
+        def extra_repr(self) -> str:
+            return repr(lambda: None)
+
+    nets = [Printed(2, 3), Printed(2, 3)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    first, second = (Classifier("mine:net", net, None).fingerprint() for net in nets)
+    assert first == second

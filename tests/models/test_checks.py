@@ -1,0 +1,202 @@
+"""Checks of models on views, in one sentence each, and costs by hand; see hostile_models.py."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdtune.config.text import InputError
+from kdtune.models.checks import (
+    batch_of,
+    check_learns,
+    check_single,
+    count_flops,
+    measure,
+    probe,
+    size_on_disk,
+)
+from kdtune.models.classifier import Classifier, Preprocessing, fashion_student
+from kdtune.models.registry import build
+from kdtune.models.weights import save_weights
+
+VIEWS = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+FEW = torch.arange(20, dtype=torch.uint8).view(2, 1, 2, 5)
+
+
+def check(name: str) -> None:
+    """Check a model of hostile_models.py as a study checks its students."""
+    model = build(f"hostile_models:{name}", "none", 3, seed=0)
+    probe(model, VIEWS, 3, whole=True)
+    check_learns(model, VIEWS, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lazy", r"tensors with values on the CPU, but 1\.weight is a UninitializedParameter"),
+        ("on_meta", r"tensors with values on the CPU, but 0\.weight is on the device meta"),
+        ("printless", "layers and weights of .* cannot be read: RuntimeError: nothing to print"),
+        ("stateful", "tensors with values on the CPU, but _extra_state is a dict"),
+        ("no_train", "must return the same logits for an example in any batch in eval mode"),
+        ("random", "must return the same logits for an example in any batch in eval mode"),
+        ("of_batch", "must return the same logits for an example in any batch in eval mode"),
+        ("pairs", "one dense tensor of floating-point numbers, but returns a tuple"),
+        ("pairs_in_training", "one dense tensor of floating-point numbers, but returns a tuple"),
+        ("one_logit_in_training", r"logits \[B, 3\].* but got \[2, 1\] in train mode"),
+        ("not_a_number", "must return finite logits, .* before any training"),
+        ("nan_in_training", "must return finite logits, .* in train mode"),
+        ("whole_numbers", r"floating-point numbers, but returns torch.int64"),
+        ("complex_numbers", r"floating-point numbers, but returns torch.complex64"),
+        ("frozen", "must have parameters that learn, but requires_grad is False for all"),
+        ("detached", "cannot learn: its logits have no gradient"),
+        (
+            "spoils_gradients",
+            r"fails on views of shape \[1, 8, 8\] and type uint8 \(one of",
+        ),
+        ("exits", r"exits\(classes=3\), failed: it calls sys\.exit\(0\) .*line \d+\); leave"),
+        ("exits_in_forward", r"ended: it calls sys\.exit\(0\)"),
+        ("raises_odd", "failed: Odd: odd"),
+    ],
+)
+def test_a_model_that_cannot_work_is_refused(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        check(name)
+    assert f"hostile_models:{name}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_logits_that_do_not_depend_on_the_input_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="logits of hostile_models:blind do not depend on its inp"):
+        check("blind")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = build("factories:tiny_student", "none", 3, seed=0)
+        nn.init.zeros_(model.head.weight)  # a usual way to begin; its own gradient is not 0
+        check_learns(model, VIEWS, whole=True)
+
+
+def test_an_input_that_is_changed_in_place_is_refused() -> None:
+    class Halves(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(0.5))
+
+    with pytest.raises(InputError, match="must leave its input as it is"):
+        probe(Classifier("mine:net", Halves(4, 3), None), torch.ones(2, 4), 3, whole=True)
+
+
+def test_a_last_batch_of_one_is_refused_where_it_cannot_be_trained() -> None:
+    normed = build("hostile_models:with_running_statistics", "none", 3, seed=0)
+    check_single(normed, VIEWS, 41, [16, 41], "--batch-size")
+    small = build("factories:tiny_student", "none", 3, seed=0)
+    check_single(small, VIEWS, 41, [20], "--batch-size")
+    for size in (20, 1):
+        with pytest.raises(InputError, match=rf"one example .* --batch-size {size} makes such a"):
+            check_single(normed, VIEWS, 41, [16, size], "--batch-size")
+
+
+# -- costs ----------------------------------------------------------------------------------------
+
+
+def classifier(*layers: nn.Module) -> Classifier:
+    return Classifier("made", nn.Sequential(*layers), Preprocessing())
+
+
+class Sequences(nn.Module):
+    """From views [B, 1, T, D] to the mean of the outputs of a layer for sequences."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x[:, 0])
+        return (out[0] if isinstance(out, tuple) else out).mean(1)
+
+
+def test_a_linear_layer() -> None:
+    model = classifier(nn.Flatten(), nn.Linear(10, 5))
+    cost = measure([model], "student", FEW, threads=1)
+    assert (cost.role, cost.model, cost.params) == ("student", "made", 10 * 5 + 5)
+    assert cost.flops == 2 * 10 * 5
+    assert 0 < cost.latency_ms < 1000 and 0 < cost.latency32_ms < 1000
+    assert cost.latency_ms_iqr is not None and cost.latency_ms_iqr >= 0
+    assert (cost.threads, cost.device, cost.precision) == (1, "cpu", "fp32")
+    assert cost.hardware and cost.torch == torch.__version__
+
+
+def test_an_ensemble_is_the_sum_of_its_members() -> None:
+    members = [classifier(nn.Flatten(), nn.Linear(10, 5)) for _ in range(3)]
+    cost = measure(members, "teacher", FEW)
+    assert (cost.model, cost.params, cost.flops) == ("made+made+made", 3 * 55, 3 * 100)
+    assert cost.bytes == 3 * size_on_disk(members[0])
+
+
+def test_threads_and_running_statistics_are_left_as_they_were() -> None:
+    model = classifier(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(10, 5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    threads, rng = torch.get_num_threads(), torch.get_rng_state()
+    measure([model], "teacher", FEW, threads=2)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_size_is_that_of_the_file(tmp_path: Path) -> None:
+    model = Classifier("student", fashion_student(10), Preprocessing())
+    save_weights(model.net, tmp_path / "student.safetensors")
+    assert size_on_disk(model) == (tmp_path / "student.safetensors").stat().st_size
+
+
+def test_tied_weights_have_a_size() -> None:
+    """Safetensors itself refuses them."""
+    first = nn.Linear(10, 10)
+    second = nn.Linear(10, 10)
+    second.weight = first.weight
+    assert size_on_disk(classifier(nn.Flatten(), first, second)) > 4 * (2 * 100 + 20)
+
+
+@pytest.mark.parametrize(
+    ("layers", "flops"),
+    [
+        # 4 filters of 1 x 3 x 3 at 2 x 5 positions
+        ([nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(40, 2)], 2 * (360 + 80)),
+        # 4 gates of 3 units from 5 inputs and 3 units, at 2 steps: one fused operation of oneDNN
+        ([Sequences(nn.LSTM(5, 3, batch_first=True)), nn.Linear(3, 2)], 2 * (2 * 12 * 8 + 6)),
+    ],
+)
+def test_flops_of_other_layers(layers: list[nn.Module], flops: int) -> None:
+    assert count_flops(classifier(*layers).eval(), FEW[:1]) == flops
+
+
+def test_flops_of_attention() -> None:
+    """Two tokens of 4 numbers: projections in and out, two matrix products, two layers, a head.
+
+    In eval mode PyTorch computes all of it in one operation, which the counter does not know.
+    """
+    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=8, batch_first=True)
+    model = classifier(Sequences(layer), nn.Linear(4, 3)).eval()
+    views = torch.zeros(1, 1, 2, 4, dtype=torch.uint8)
+    multiply_adds = 2 * 4 * 12 + 2 * 4 * 4 + 2 * (2 * 2 * 4) + 2 * (2 * 4 * 8) + 4 * 3
+    assert count_flops(model, views) == 2 * multiply_adds
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_operations_without_a_count_have_no_flops() -> None:
+    @torch.library.custom_op("kdtune_tests::twice", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return x + x
+
+    class Foreign(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return twice(x)
+
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError
+
+    for module in (Foreign(), Failing()):
+        assert count_flops(classifier(nn.Flatten(), module, nn.Linear(10, 5)), FEW) is None
+
+
+def test_batches_repeat_the_views() -> None:
+    assert torch.equal(batch_of(FEW, 5), FEW[[0, 1, 0, 1, 0]])

@@ -1,0 +1,200 @@
+"""Trials sent to MLflow and to Weights & Biases, read back with MLflow's client and from files."""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import study_folders as folders
+from wandb_files import read_runs
+
+from kdtune.config.study import Study
+from kdtune.tracking import callbacks
+from kdtune.tracking.callbacks import Tracker
+
+pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
+pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
+pytest.importorskip("alembic", reason="MLflow's database files need SQLAlchemy and Alembic")
+
+STUDY = Study(name="tracked", run=folders.RUN, space={"alpha": (0.5, 1.0)}, repeats=2)
+BOOM = "ValueError: boom"
+
+
+def epochs(accuracies: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the epochs of a report of a trial to Tune."""
+    return [
+        {"number": i, "seconds": 2.0, "splits": {"val": {"acc": acc, "ce": None, "n_examples": 4}}}
+        for i, acc in enumerate(accuracies)
+    ]
+
+
+def trial(alpha: float, repeat: int, number: int = 0) -> Any:
+    """Return what Tune's callbacks get of a trial."""
+    run = folders.at(alpha, repeat)
+    values = {name: run.value(name) for name in STUDY.task.names}
+    trial_id = f"{run.trial_id}{number}".replace("-", "")
+    return SimpleNamespace(trial_id=trial_id, config=values | {"repeat": repeat})
+
+
+def report(tracker: Tracker, one: Any, accuracies: Sequence[float], error: str = "") -> None:
+    result = {"epochs": epochs(accuracies), "error": error or None}
+    tracker.on_trial_result(0, [], one, result)
+
+
+def run_trials(name: str, said: list[str]) -> None:
+    """Send a completed, a failed, a pruned and an interrupted trial, as Tune calls a callback."""
+    pruned = {folders.at(1.0, 0).trial_id}
+    with Tracker(name, STUDY, pruned, said.append) as tracker:
+        for alpha, repeat in ((0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)):
+            one = trial(alpha, repeat)
+            tracker.on_trial_start(0, [], one)
+            report(tracker, one, [0.25])
+            tracker.on_trial_start(0, [], one)  # its worker died; the epoch is reported again
+            report(tracker, one, [0.25, 0.5], error=BOOM if (alpha, repeat) == (0.5, 1) else "")
+            if (alpha, repeat) != (1.0, 1):
+                tracker.on_trial_complete(0, [], one)
+
+
+STATES = {
+    "alpha = 0.5, repeat 0": "completed",
+    "alpha = 0.5, repeat 1": "failed",
+    "alpha = 1, repeat 0": "pruned",
+    "alpha = 1, repeat 1": "interrupted",
+}
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    return uri
+
+
+def test_trials_in_mlflow(database: str) -> None:
+    from mlflow import MlflowClient
+
+    said: list[str] = []
+    run_trials("mlflow", said)
+    assert said == [f"mlflow: experiment tracked of {database}"]
+    client = MlflowClient(database)
+    experiment = client.get_experiment_by_name("tracked")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {name: run.data.tags["status"] for name, run in runs.items()} == STATES
+    assert [runs[name].info.status for name in STATES] == ["FINISHED", "FAILED", "KILLED", "KILLED"]
+    failed = runs["alpha = 0.5, repeat 1"]
+    expected = {"config": "alpha = 0.5", "repeat": "1", "student": "resnet18", "error": BOOM}
+    assert expected.items() <= failed.data.tags.items()
+    config = {name: str(v) for name, v in folders.at(0.5, 1).config.items() if v is not None}
+    ids = {"repeat": "1", "config_id": folders.at(0.5, 1).config_id}
+    assert (config | ids).items() <= failed.data.params.items()
+    assert "temperature" not in runs["alpha = 1, repeat 0"].data.params  # it has no effect there
+    history = client.get_metric_history(failed.info.run_id, "val/acc")
+    assert [(point.step, point.value) for point in history] == [(0, 0.25), (1, 0.5)]
+    assert set(failed.data.metrics) == {"val/acc", "seconds"}
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let wandb write below the test's folder; it reads the variables once in a process."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("offline")
+def test_trials_in_wandb(tmp_path: Path) -> None:
+    said: list[str] = []
+    run_trials("wandb", said)
+    assert said == ["wandb: project tracked (offline)"]
+    runs = {run["name"]: run for run in read_runs(tmp_path)}
+    assert {name: run["summary"]["status"] for name, run in runs.items()} == STATES
+    assert [runs[name]["exit_code"] for name in STATES] == [0, 1, 0, 1]
+    failed = runs["alpha = 0.5, repeat 1"]
+    assert failed["group"] == "alpha = 0.5" and set(failed["tags"]) == {"repeat 1", "failed"}
+    assert failed["summary"]["error"] == failed["notes"] == BOOM
+    config = {name: value for name, value in folders.at(0.5, 1).config.items() if value is not None}
+    ids = {"repeat": 1, "config_id": folders.at(0.5, 1).config_id}
+    assert (config | ids).items() <= failed["config"].items()
+    curve = {step: values["val/acc"] for step, values in failed["history"].items()}
+    assert curve == {0: 0.25, 1: 0.5}
+
+
+def test_a_server_that_never_answers_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts in its backlog
+        uri = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        run_trials("mlflow", said)
+    assert time.monotonic() - began < 20
+    assert not any("secret" in line for line in said)
+    assert said[-1].startswith("warning: mlflow has not received everything (")
+
+
+class Flaky:
+    """A client whose server is away for the first calls."""
+
+    def __init__(self, study: Study):
+        self.failures, self.calls = 3, list[str]()
+
+    def connect(self) -> str:
+        return "here"
+
+    def start(self, one: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("away")
+        self.calls.append(one.name)
+
+    def log(self, one: Any, epoch: int, metrics: Any) -> None:
+        self.calls.append(f"{epoch} {metrics['val/acc']}")
+
+    def end(self, one: Any) -> None:
+        self.calls.append(one.status)
+
+
+def test_nothing_is_lost_by_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "RETRY_SECONDS", 0.01)
+    monkeypatch.setitem(callbacks.CLIENTS, "mlflow", Flaky)
+    said: list[str] = []
+    with Tracker("mlflow", STUDY, set(), said.append) as tracker:
+        one = trial(0.5, 0)
+        tracker.on_trial_start(0, [], one)
+        until = time.monotonic() + 20
+        while not tracker._client.calls and time.monotonic() < until:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        report(tracker, one, [0.25, 0.5])
+        tracker.on_trial_complete(0, [], one)
+    calls = tracker._client.calls  # type: ignore[attr-defined]
+    assert calls == ["alpha = 0.5, repeat 0", "0 0.25", "1 0.5", "completed"]
+    assert said == [
+        "mlflow: here",
+        "warning: mlflow has failed (ConnectionError: away); the study goes on, and mlflow is "
+        "tried again",
+    ]
+
+
+def test_a_client_that_hangs_does_not_keep_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Flaky):
+        def start(self, one: Any) -> None:
+            time.sleep(30)
+
+    monkeypatch.setattr(callbacks, "END_SECONDS", 0.2)
+    monkeypatch.setitem(callbacks.CLIENTS, "mlflow", Hanging)
+    said: list[str] = []
+    began = time.monotonic()
+    run_trials("mlflow", said)
+    assert time.monotonic() - began < 10
+    assert said[-1] == (
+        "warning: mlflow has not received everything (no answer in 0 s); the results in the "
+        "study's folder are complete"
+    )
