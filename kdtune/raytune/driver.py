@@ -257,8 +257,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 if prepared.data is not None:
                     measure_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
-                    study = share_objects(study.absolute())
-                    _run_all(replace(prepared, study=study), mirror, trackers)
+                    shared = share_objects(study.absolute())
+                    _run_all(replace(prepared, study=shared), mirror, trackers)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run.objects)
     return load(folder)

@@ -112,8 +112,8 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
         raise ValueError(
             f"train must yield val/{score} in each epoch, but yielded {list(given)!r:.200}"
         )
-    for split, own in examples.items():
-        if len({len(values) for values in own.values()}) > 1:
+    for split, arrays in examples.items():
+        if len({len(values) for values in arrays.values()}) > 1:
             raise ValueError(f"arrays of {split} must have one value per example each")
     if not math.isfinite(splits["val"][score]):
         raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
@@ -368,7 +368,7 @@ def _logged_epochs(
     return epoch
 
 
-def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[FunctionEpoch]:
+def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[FunctionEpoch]:
     """Call the training function of a study; yield its epochs, checked.
 
     Python's, numpy's and, if the function's module uses it, torch's generators are seeded from the
@@ -378,7 +378,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
         study: Names the function.
         run: The configuration and the repeat.
         folder: Given to a function with a parameter of this name.
-        known: Number of epochs that an earlier call has yielded.
+        logged: Number of epochs that an earlier call has yielded.
 
     Raises:
         ValueError: What it yields is not as documented in `Study.train`.
@@ -388,21 +388,21 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
     """
     train: Train = study.train if callable(study.train) else load_function(str(study.train))
     _seed(derive_seed("train", run.seed, run.repeat))
-    own = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
+    options = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
     values = {name: value for name, value in run.config.items() if value is not None}
     planned, due = run.planned_epochs, None
-    for given in yielded(lambda: train(values, run.repeat, **own)):
+    for given in yielded(lambda: train(values, run.repeat, **options)):
         epoch = parse_epoch(given, run.task.score, due or 0)
-        if due is None and epoch.number > known:
-            raise CannotResumeError(epoch.number, known)
+        if due is None and epoch.number > logged:
+            raise CannotResumeError(epoch.number, logged)
         if due is not None and epoch.number != due:
             raise ValueError(f"train must yield epoch {due} next, but yielded epoch {epoch.number}")
         if planned is not None and epoch.number >= planned:
             raise ValueError(f"train yielded epoch {epoch.number}, but there are {planned} epochs")
         due = epoch.number + 1
         yield epoch
-    if due is None and (known or any(folder.iterdir())):
-        raise CannotResumeError(known, known)
+    if due is None and (logged or any(folder.iterdir())):
+        raise CannotResumeError(logged, logged)
     if due is None:
         raise ValueError("train yielded nothing, but must yield a dict of metrics per epoch")
     if planned is not None and due < planned:
@@ -412,7 +412,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
 def _read_log(folder: Path) -> list[EpochReport]:
     """Return the epochs that earlier calls have yielded."""
     with suppress(OSError, ValueError, TypeError):  # none, or damaged
-        return [EpochReport(**own) for own in json.loads((folder / LOG).read_text("utf-8"))]
+        return [EpochReport(**values) for values in json.loads((folder / LOG).read_text("utf-8"))]
     return []
 
 
