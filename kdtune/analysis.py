@@ -27,9 +27,9 @@ from kdtune.config.task import METRICS
 from kdtune.config.text import InputError, printable_lines
 
 _COLUMN = Setting(metavar="COLUMN")
-_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx", ".xls", ".zip")
-_STORAGES = (".db", ".sqlite", ".sqlite3", ".log", ".journal")
-"""Endings of the names of tables and Optuna storages."""
+_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+_REFUSED = (".db", ".sqlite", ".sqlite3", ".xlsx", ".xls", ".zip")
+"""Endings of the names of tables, and of files that are refused as tables."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class AnalysisFlags(ComparisonFlags):
     """Print the results of a study: the table, the comparison with the baseline, the conclusion.
 
     Several studies of the same data are compared with the first; the studies of a folder are
-    listed. A table of results made elsewhere (csv, parquet, an Optuna storage) has flags of its
-    own: python -m kdtune.analysis results.csv --help.
+    listed. A table of results made elsewhere (csv, parquet) has flags of its own:
+    python -m kdtune.analysis results.csv --help.
     """
 
     by: Annotated[tuple[str, ...], Setting(choices=HYPERPARAMETERS)] = ()
@@ -66,13 +66,11 @@ class AnalysisFlags(ComparisonFlags):
 class TableFlags:
     """Compare configurations in a table of results: summary, comparison and conclusion.
 
-    The table has one row per run, or per run and epoch. Formats: csv, parquet, an Optuna storage
-    (journal file or SQLite database), and csv exports of Weights & Biases.
+    The table has one row per run, or per run and epoch. Formats: csv and parquet.
     """
 
     tables: Annotated[tuple[str, ...], Setting(metavar="TABLE [TABLE ...]")]
-    """File of the table, or sqlite:///FILE. Several files are read as one table; the column file
-    has their names."""
+    """File of the table. Several files are read as one table; the column file has their names."""
     by: tuple[str, ...] = ()
     """Columns of the hyperparameters that distinguish the configurations."""
     repeat: Annotated[str | None, _COLUMN] = None
@@ -83,7 +81,7 @@ class TableFlags:
     """Column that is compared."""
     epoch: Annotated[str | None, _COLUMN] = None
     """Column of the epoch, if there is one row per run and epoch: the last epoch of each run
-    counts. "step" are the intermediate values of an Optuna storage."""
+    counts."""
     example: Annotated[str | None, _COLUMN] = None
     """Column of the image or example, if there is one row per run and example with, for example,
     0 or 1 for correct. Then intervals hold for new repeats and new examples."""
@@ -107,8 +105,6 @@ class TableFlags:
     mixes the learning curve with the differences between runs."""
     keep_incomplete: bool = False
     """Runs with fewer epochs than the others count. By default they are named and left out."""
-    study: str | None = None
-    """Study of an Optuna storage that holds several."""
     format: Format = "md"
     """Format of the tables; md is for reading, csv and json have all columns."""
     strict: bool = False
@@ -151,13 +147,11 @@ def is_table(word: str) -> bool:
     """Return whether a word of a command line names a table of results, not a study."""
     if word.startswith("-"):
         return False
-    if word.startswith("sqlite:"):
-        return True
     file = os.path.expanduser(word)  # `table_file` refuses what cannot be a path
     if "://" in word or os.path.isdir(file):
         return False
     suffix = os.path.splitext(file)[1].lower()
-    return suffix in (*_TABLES, *_STORAGES) or (os.path.isfile(file) and suffix != ".json")
+    return suffix in (*_TABLES, *_REFUSED) or (os.path.isfile(file) and suffix != ".json")
 
 
 def _check_kind(words: Sequence[str], kind: type) -> None:
@@ -187,9 +181,8 @@ def _print_table(flags: TableFlags) -> list[str]:
     from kdtune.results.sources import read_tables
     from kdtune.results.tables import compare
 
-    frame, notes = read_tables(flags.tables, flags.epoch, flags.study)
     result = compare(
-        frame,
+        read_tables(flags.tables),
         flags.by,
         str(flags.repeat),
         str(flags.metric),
@@ -204,12 +197,12 @@ def _print_table(flags: TableFlags) -> list[str]:
         keep_incomplete=flags.keep_incomplete,
     )
     _print(result.text(flags.format))
-    return [*notes, *result.warnings]
+    return result.warnings
 
 
 def _print_studies(flags: AnalysisFlags) -> list[str]:
     """Print the results of one study or several; return their warnings."""
-    from kdtune.results.results import is_folder_of_studies
+    from kdtune.results.several import is_folder_of_studies
 
     if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
         return _print_study(flags.runs[0], flags)
@@ -282,15 +275,10 @@ def _check_for_several(flags: AnalysisFlags) -> None:
 
 def _print_several(flags: AnalysisFlags) -> list[str]:
     """Print studies side by side, or the list of a folder's studies; return their warnings."""
-    from kdtune.results.results import (
-        check_baseline,
-        criterion_for_several,
-        list_studies,
-        studies_text,
-    )
-    from kdtune.results.several import load_several, text
+    from kdtune.results.results import check_baseline, criterion_of
+    from kdtune.results.several import list_studies, load_several, studies_text, text
 
-    criterion = criterion_for_several(flags)
+    criterion = criterion_of(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)
         _print(studies_text(table, criterion, flags.format))

@@ -440,13 +440,9 @@ def check_lists(flags: Any, arguments: Sequence[str], command: str) -> None:
 
 
 def table_file(place: str) -> Path:
-    """Return the file of a table of results, named as a file or as sqlite:///FILE.
-
-    Raises InputError if there is none.
-    """
-    path = place.removeprefix("sqlite:///")
-    check_place("tables", path)
-    file = Path(path).expanduser()
+    """Return the file of a table of results; raise InputError if there is none."""
+    check_place("tables", place)
+    file = Path(place).expanduser()
     if not file.is_file():
         names = [other.name for other in file.parent.glob("*.*")]
         near = get_close_matches(file.name, names, n=1, cutoff=0.75)
