@@ -284,8 +284,9 @@ class DistillationJob(Job):
 
     def fingerprints(self, study: Study) -> dict[str, str]:
         """Return the fingerprints of data, models and the user's own objectives."""
-        own_objectives = check_objectives(study)
-        return check_study(study) | own_objectives
+        data = with_extra(load_data(study.run), study.run)
+        own_objectives = check_objectives(study, len(data.classes))
+        return check_study(study, data) | own_objectives
 
     def check(self, study: Study) -> None:
         """Raise InputError if a finished teacher is damaged, or others may write the cache."""
@@ -295,8 +296,9 @@ class DistillationJob(Job):
 
     def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
         """Return classes, data, recipe and transforms."""
-        rows = recipe_rows(asked, study, saved.study if saved else None)
-        transforms, data = transforms_of(study), with_extra(load_data(study.run), study.run)
+        data = with_extra(load_data(study.run), study.run)
+        rows = recipe_rows(asked, study, saved.study if saved else None, data)
+        transforms = transforms_of(study, data)
         return {
             "classes": data.classes,
             "data_set": data_record(data),
@@ -325,17 +327,17 @@ class DistillationJob(Job):
         yield from flags_without_effect(study)
         data = with_extra(load_data(study.run), study.run)
         yield from data.warnings
-        yield from find_faults(study)
-        yield from find_other_views(study)
+        yield from find_faults(study, data)
+        yield from find_other_views(study, data)
         yield from describe_fixed_students(study)
         cache = Cache(study.cache, study.cache_gb)
-        student, own_teachers = make_student(study.run), teachers(study)
+        student, own_teachers = make_student(study.run, data), teachers(study)
         if strangers := cache.strangers():
             yield strangers
         if fault := cache.fault():
             yield fault
         elif too_small := cache_warning(
-            study, count, data, student, [initial_teacher(run) for run in own_teachers]
+            study, count, data, student, [initial_teacher(run, data) for run in own_teachers]
         ):
             yield too_small
         count_used = len({run.teacher_number for run in numbered(study, own_teachers)})

@@ -394,7 +394,11 @@ def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
     own = study.train is not None
     if not own:
         attempt(Cache(study.cache, study.cache_gb).check, None)
-    models = [] if own else attempt(lambda: [make_student(run) for run in students(study)], [])
+    models = (
+        []
+        if own
+        else attempt(lambda: [make_student(run, load_data(run)) for run in students(study)], [])
+    )
     folders = (study.folder, Cache(study.cache).folder)
     gpus = attempt(lambda: _visible_gpus(study), 0)
     status = NodeStatus(
@@ -451,7 +455,13 @@ def _fingerprint_extra(study: Study) -> str:
 
 def _fingerprint_teachers(study: Study) -> str:
     """Return the fingerprints of all teachers before any fine-tuning."""
-    return " ".join(initial_teacher(run).fingerprint() for run in teachers(study))
+    data = load_data(study.run)
+    return " ".join(initial_teacher(run, data).fingerprint() for run in teachers(study))
+
+
+def _students(study: Study) -> list[Classifier]:
+    data = load_data(study.run)
+    return [make_student(run, data) for run in students(study)]
 
 
 def _shown(weights: Weights) -> str:

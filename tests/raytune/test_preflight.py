@@ -15,6 +15,7 @@ from s3_service import S3
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, NodeMismatchError
+from kdtune.data.sources import load_data
 from kdtune.models.weights import save_weights
 from kdtune.raytune import machines as machine_monitor
 from kdtune.raytune import machines as module
@@ -125,7 +126,7 @@ class TestOnTwoNodes:
         from kdtune.training.run import make_student
 
         file = tmp_path / "student.safetensors"
-        save_weights(make_student(study.run).net, file)
+        save_weights(make_student(study.run, load_data(study.run)).net, file)
         with_weights = replace(study, run=replace(study.run, student_weights=str(file)))
         preflight(with_weights, TRIAL)
         file.unlink()
