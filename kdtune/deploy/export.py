@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from kdtune.config.cli import EXPORT_FORMATS, check_export
-from kdtune.config.files import STUDENTS
+from kdtune.config.cli import check_export
+from kdtune.config.files import STUDENTS, atomic_write
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe
 from kdtune.deploy.int8 import OnnxFile, calibration_data, export_int8
-from kdtune.deploy.onnx import Agreement, Graph, Predict, Signature, compare, run_all
+from kdtune.deploy.onnx import Agreement, Graph, Predict, compare, run_all
 from kdtune.deploy.subject import (
     BEST,
     EARLIER_CARD,
@@ -27,107 +26,93 @@ from kdtune.deploy.subject import (
     read_facts,
     writable,
     write_card,
-    write_checked,
     write_facts,
 )
 from kdtune.results.results import Results, load
 from kdtune.results.warnings import exported_config
-from kdtune.students.trained import TrainedStudent
 
 # Formats of exported students: one entry of a table for each.
 
 
-Metadata = Mapping[str, str]
 METADATA_FILE = "kdtune.json"
 """Extra file with the metadata in a file of torch.export."""
-
-
-@dataclass(frozen=True)
-class Exportable:
-    """A student and what its files say."""
-
-    student: TrainedStudent
-    signature: Signature
-    metadata: Metadata
-    keep_template: Callable[[Any], None] = lambda model: None
-    """Is given the template of the ONNX model, if one is made; see `onnx_files.OnnxModels`."""
+Metadata = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: how a file is written, and how it is read again to check it."""
+    """A format: how a student's file is written, and how it is read again to check it.
+
+    `write` may return what int8 needs of the file: the template of its ONNX model.
+    """
 
     suffix: str
     title: str
     """The format in words, with its version if it has one."""
-    write: Callable[[Exportable, Path], None]
-    read: Callable[[Exportable, Path], Predict]
+    write: Callable[[Subject, Metadata, Path], Any]
+    read: Callable[[Subject, Path], Predict]
     check: Callable[[], None] = lambda: None
     """Raises InputError if packages are missing."""
 
 
-def _write_onnx(own: Exportable, file: Path) -> None:
-    models = onnx_files.to_onnx(Graph(own.student), own.signature)
-    own.keep_template(models.template)
-    onnx_files.write_onnx(models.optimized, file, own.metadata)
+def _write_onnx(subject: Subject, metadata: Metadata, file: Path) -> Any:
+    models = onnx_files.to_onnx(Graph(subject.student), subject.signature)
+    onnx_files.write_onnx(models.optimized, file, metadata)
+    return models.template
 
 
-def _read_onnx(own: Exportable, file: Path) -> Predict:
+def _read_onnx(subject: Subject, file: Path) -> Predict:
     return onnx_files.predictor(file, torch.get_num_threads())
 
 
-def _write_program(own: Exportable, file: Path) -> None:
+def _write_program(subject: Subject, metadata: Metadata, file: Path) -> None:
     """Write a program of torch.export; its metadata are an extra file."""
-    program = onnx_files.trace(Graph(own.student), own.signature)
+    program = onnx_files.trace(Graph(subject.student), subject.signature)
     # a buffer, since torch.export wants the suffix .pt2, which the temporary file has not
     content = io.BytesIO()
     with onnx_files.quiet(), onnx_files.not_exported("--format safetensors may do"):
-        extra = {METADATA_FILE: json.dumps(dict(own.metadata))}
+        extra = {METADATA_FILE: json.dumps(dict(metadata))}
         torch.export.save(program, content, extra_files=extra)
     file.write_bytes(content.getvalue())
 
 
-def _read_program(own: Exportable, file: Path) -> Predict:
+def _read_program(subject: Subject, file: Path) -> Predict:
     with onnx_files.quiet():
         module: Any = torch.export.load(io.BytesIO(file.read_bytes())).module()
     return lambda views: module(views)
 
 
-def _write_weights(own: Exportable, file: Path) -> None:
-    """Write the weights under the names of the network's own layers."""
-    state = own.student.net.state_dict()
+def _write_weights(subject: Subject, metadata: Metadata, file: Path) -> None:
+    """Write the weights under the names of the network's layers."""
+    state = subject.student.net.state_dict()
     # clones, since safetensors refuses tensors that share memory
-    save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, file, dict(own.metadata))
+    save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, file, dict(metadata))
 
 
-def _read_weights(own: Exportable, file: Path) -> Predict:
-    student = copy.deepcopy(own.student)
+def _read_weights(subject: Subject, file: Path) -> Predict:
+    student = copy.deepcopy(subject.student)
     for value in student.net.state_dict().values():
         value.zero_()  # so that nothing but the file decides
     student.net.load_state_dict(load_file(file))
     return student.logits
 
 
-FORMATS: Mapping[str, Format] = dict(
-    zip(
-        EXPORT_FORMATS,
-        (
-            Format(
-                ".onnx",
-                f"ONNX, opset {onnx_files.OPSET}",
-                _write_onnx,
-                _read_onnx,
-                onnx_files.require_packages,
-            ),
-            Format(
-                ".pt2", f"torch.export, PyTorch {torch.__version__}", _write_program, _read_program
-            ),
-            Format(".safetensors", "safetensors, weights alone", _write_weights, _read_weights),
-        ),
-        strict=True,
-    )
-)
-"""Formats by name."""
+FORMATS = {
+    "onnx": Format(
+        ".onnx",
+        f"ONNX, opset {onnx_files.OPSET}",
+        _write_onnx,
+        _read_onnx,
+        onnx_files.require_packages,
+    ),
+    "torch-export": Format(
+        ".pt2", f"torch.export, PyTorch {torch.__version__}", _write_program, _read_program
+    ),
+    "safetensors": Format(
+        ".safetensors", "safetensors, weights alone", _write_weights, _read_weights
+    ),
+}
+"""Formats by name; `config.cli.EXPORT_FORMATS` has the same names, without torch."""
 
 
 # Export of a student of a study: files, checks, int8 and the model card.
@@ -187,14 +172,13 @@ def export(
     with writable(folder):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe(results, subject.student, subject.signature, chosen.title)
-        templates: list[Any] = []
-        agreement = _write(subject, chosen, file, facts, say, templates.append)
+        agreement, template = _write(subject, chosen, file, facts, say)
         target, edited = _write_card(subject, facts)
         kept = f"; the edited one is now {EARLIER_CARD}" if edited else ""
         say(f"Wrote the model card {target}{kept}.")
         small = folder / f"{INT8}{chosen.suffix}" if int8 else None
         if small is not None:
-            for line in export_int8(subject, OnnxFile(file, *templates), small, facts, say):
+            for line in export_int8(subject, OnnxFile(file, template), small, facts, say):
                 say(line)
             _write_card(subject, facts)
             say(f"Wrote {small} and added it to the model card.")
@@ -229,43 +213,35 @@ def _warn_of_another_best(results: Results, exported: str, say: Say) -> None:
 
 
 def _write(
-    subject: Subject,
-    chosen: Format,
-    file: Path,
-    facts: dict[str, Any],
-    say: Say,
-    keep_template: Callable[[Any], None],
-) -> Agreement:
-    """Write a file and the JSON beside it, after a check against PyTorch."""
-    say(f"Exporting repeat {subject.student.repeat} and checking it on {subject.checked_on}.")
-    own = Exportable(subject.student, subject.signature, as_texts(facts), keep_template)
-    found: list[tuple[Agreement, Tensor]] = []
+    subject: Subject, chosen: Format, file: Path, facts: dict[str, Any], say: Say
+) -> tuple[Agreement, Any]:
+    """Write a file and the JSON beside it, after a check against PyTorch.
 
-    def check(part: Path) -> None:
-        both = [subject.student.logits, chosen.read(own, part)]
-        mine, other = run_all(both, subject.batches())
-        agreement = compare(mine, other, subject.checked_on)
-        found.append((agreement, mine))
-
-    write_checked(file, lambda part: chosen.write(own, part), check)
-    agreement, logits = found[0]
-    say(f"Wrote {file}: {chosen.title}, {describe_signature(subject)}.")
-    say(_describe_check(subject, agreement))
-    notes = [_describe_check(subject, agreement), compare_recorded(subject, logits)]
-    notes.append(compare_pillow(subject, logits, chosen.read(own, file)))
+    Returns:
+        The check, and the template of the ONNX model if there is one.
+    """
+    student, views = subject.student, subject.checked_on
+    say(f"Exporting repeat {student.repeat} and checking it on {views}.")
+    with atomic_write(file) as part:
+        template = chosen.write(subject, as_texts(facts), part)
+        both = [student.logits, chosen.read(subject, part)]
+        logits, exported = run_all(both, subject.batches())
+        agreement = compare(logits, exported, views)
+    shape = ", ".join(["batch", *map(str, subject.signature.shape)])
+    say(
+        f"Wrote {file}: {chosen.title}, from {subject.signature.name}, "
+        f"{subject.signature.type_name} [{shape}], to logits [batch, {len(student.classes)}]."
+    )
+    notes = [
+        _describe_check(subject, agreement),
+        compare_recorded(subject, logits),
+        compare_pillow(subject, logits, chosen.read(subject, file)),
+    ]
     notes = [line for line in notes if line]
-    for line in notes[1:]:
+    for line in notes:
         say(line)
-    checked = {"on": subject.checked_on, **vars(agreement)}
-    write_facts(file, facts | {"check": checked, "notes": notes})
-    return agreement
-
-
-def describe_signature(subject: Subject) -> str:
-    """Return input and output of an exported file in words."""
-    own, classes = subject.signature, len(subject.student.classes)
-    shape = ", ".join(["batch", *map(str, own.shape)])
-    return f"from {own.name}, {own.type_name} [{shape}], to logits [batch, {classes}]"
+    write_facts(file, facts | {"check": {"on": views, **vars(agreement)}, "notes": notes})
+    return agreement, template
 
 
 def _describe_check(subject: Subject, agreement: Agreement) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,19 +191,6 @@ def writable(folder: Path) -> Iterator[None]:
             f"{folder} must be a folder that can be written, but is not ({reason}); copy the "
             f"study's folder to another place and export there"
         ) from error
-
-
-def write_checked(file: Path, write: Callable[[Path], None], check: Callable[[Path], None]) -> None:
-    """Write a file aside, check it, and rename it.
-
-    Args:
-        file: which an earlier export may have written; it stays if the check fails.
-        write: writes the file.
-        check: raises an error if the file is not right.
-    """
-    with atomic_write(file) as part:
-        write(part)
-        check(part)
 
 
 def write_facts(file: Path, facts: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The report of a study or of several: report.html and figures/."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,14 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links
+from kdtune.config.task import METRICS
 from kdtune.config.text import InputError
-from kdtune.reporting import sections as answer
-from kdtune.reporting import sections as background
+from kdtune.reporting import sections
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
     CaptionedFigure,
     InlineFigure,
-    NotedTable,
     Table,
     environment,
     figure_style,
@@ -30,130 +30,21 @@ from kdtune.reporting.figures import (
     FIGURE_NAMES,
     FRONTIERS,
     LAST_EPOCHS,
+    MAX_CONFIGS,
     all_figures,
-    cost_table,
     curve_data,
     forest_plot,
-    frontier_table,
     shown_configs,
 )
-from kdtune.reporting.sections import (
-    by_class,
-    choices,
-    examples,
-    histories,
-    identity,
-    study_facts,
-    teachers,
-)
-from kdtune.results import several as words
-from kdtune.results.comparison import Criterion, comparison_rows, completed
+from kdtune.results import several
+from kdtune.results.comparison import Criterion, comparison_rows
+from kdtune.results.costs import cost_note, cost_rows, teacher_files
+from kdtune.results.design import describe_teacher_share
 from kdtune.results.examples import Arms, read_arms
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
-
-# Glossary of the report: its terms in plain words.
-
-
-OF_DISTILLATION = (
-    *("alpha", "temperature", "repeat", "agreement", "for these images", "BBC-CV"),
-    *("calibration error (ECE)", "NLL", "macro F1"),
-)
-"""Terms that only a study of distillation uses, or in this sense."""
-GLOSSARY = {
-    "alpha": (
-        "Weight of the cross-entropy with the labels, from 0 to 1. The distillation loss has the "
-        "weight 1 - alpha. With alpha = 1 the student learns from the labels alone: that is the "
-        "baseline. Some papers use alpha the other way round."
-    ),
-    "temperature": (
-        "The teacher's and the student's logits are divided by it before the softmax. A higher "
-        "temperature makes the probabilities more equal, so that the student also learns how "
-        "likely the teacher finds the wrong classes."
-    ),
-    "repeat": (
-        "One random seed. It sets the initial weights, the order of the data, the augmentation and "
-        "dropout. All configurations use the same repeats, so that each difference is taken "
-        "between two students that differ in the configuration alone."
-    ),
-    "agreement": (
-        "Share of images for which student and teacher predict the same class, right or wrong."
-    ),
-    "95% CI": (
-        "Confidence interval. If the whole study were repeated many times, 95% of such intervals "
-        "would contain the true value. A simultaneous interval is wider: in 95% of the studies "
-        "all intervals of a table contain their true values together."
-    ),
-    "two-way interval": (
-        "An interval for new repeats and new images. Both the seeds and the images of val are "
-        "samples; other seeds and other images would give other numbers, and the interval counts "
-        "both. It describes what to expect from the method on data like these."
-    ),
-    "for these images": (
-        "An interval over repeats alone. It says what new seeds would give on exactly these "
-        "images, and is too narrow for statements about other images."
-    ),
-    "p": (
-        "Probability of a difference at least as large as the observed one if there were no "
-        "difference at all. It is not the probability that there is no difference."
-    ),
-    "p (Holm)": (
-        "The p value, raised for the number of comparisons in the table. With twenty comparisons "
-        "one is below 0.05 by chance; Holm's method keeps the probability of any such error in the "
-        "whole table below 5%."
-    ),
-    "p (max-T)": (
-        "The same correction by another way: the signs of the differences of each repeat are "
-        "flipped, and p is the share of all flips whose largest difference in the table reaches "
-        "the observed one. It needs no normal distribution, but at least six repeats, and holds "
-        "for these images."
-    ),
-    "win rate, P(better)": (
-        "Share of the repeats in which the configuration is better than its baseline; ties count "
-        "half. 0.5 means no difference. It says how often, not by how much."
-    ),
-    "BBC-CV": (
-        "Bootstrap bias-corrected estimate. The best of many configurations looks better on val "
-        "than it is, because val selected it. The correction selects on images drawn at random "
-        "with replacement, and evaluates on the images that were not drawn."
-    ),
-    "held-out repeats": (
-        "New seeds that are run after the finalists are fixed. No decision depended on them, so "
-        "luck with seeds does not favour the winner."
-    ),
-    "always-valid": (
-        "Holds however often the results were looked at, and whenever the study stopped. A usual "
-        "p value holds only if the number of repeats was fixed beforehand."
-    ),
-    "minimum detectable difference": (
-        "The true difference that a study of this size would find significant in 80% of the cases."
-    ),
-    "calibration error (ECE)": (
-        "How far the confidence of a student is from its accuracy, on average. A student that is "
-        "90% sure should be right in 90% of these cases."
-    ),
-    "NLL": (
-        "Negative log-likelihood, in nats: the mean of -log of the probability of the label. Lower "
-        "is better; confident errors cost most."
-    ),
-    "macro F1": (
-        "Mean over classes of F1, which combines how many images of the class are found and how "
-        "many of those found are right. Rare classes count as much as frequent ones."
-    ),
-}
-"""Terms and what they mean."""
-
-
-def glossary(results: Results) -> dict[str, str]:
-    """Return the terms that the report of a study uses."""
-    if results.task.is_distillation:
-        return GLOSSARY
-    return {term: text for term, text in GLOSSARY.items() if term not in OF_DISTILLATION}
-
-
-# The report of a study: report.html and figures/.
-
+from kdtune.results.words import NOT_RECORDED, effort_text
 
 MAX_NUMBERS = 40_000
 """Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""
@@ -165,6 +56,8 @@ FIGURES_OF_SECTIONS = {
     "class_figures": CLASS_FIGURES,
 }
 """Names in the template, and the figures there; all others are learning curves."""
+MAX_NOTEBOOK_ROWS = 10
+"""Comparisons that a notebook shows, the best ones."""
 
 
 def write(results: Results, criterion: Criterion, folder: Path) -> Path:
@@ -186,7 +79,7 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
         arms = read_arms(results, criterion)
         for figure in all_figures(results, criterion, arms):
             with atomic_write(files / f"{figure.name}.svg") as part:
-                part.write_text(figure.svg(), encoding="utf-8")
+                part.write_text(figure.svg, encoding="utf-8")
             with atomic_write(files / f"{figure.name}.png") as part:
                 part.write_bytes(figure.png())
             figures[figure.name] = inline(figure)
@@ -213,54 +106,81 @@ def html(
         arms: predictions of the best distilled configuration and of its baseline; None: read them.
     """
     arms = read_arms(results, criterion) if arms is None else arms
-    elsewhere = {name for names in FIGURES_OF_SECTIONS.values() for name in names}
-    placed = {
-        section: [figures[name] for name in names if name in figures]
-        for section, names in FIGURES_OF_SECTIONS.items()
-    }
+    is_distillation, costs = results.task.is_distillation, results.costs
+    kind = "knowledge distillation" if is_distillation else data_name(results.study)
+    placed = {name for names in FIGURES_OF_SECTIONS.values() for name in names}
+    variance = sections.variance(results, criterion)
+    if variance is not None:
+        variance["of_teachers"] = describe_teacher_share(results.teacher_share(criterion))
     return render(
-        version=__version__,
-        title=f"{results.study.name}: {_kind(results)}",
-        verdict=results.verdict(criterion),
-        identity=identity(results),
-        study=study_facts(results, criterion),
-        teachers=teachers(results),
-        histories=histories(results),
-        problems=results.warnings,
-        summary=answer.summary(results, criterion),
-        caveats=find_caveats(results.frames, answer.SUMMARY_METRICS),
-        curves=[figure for name, figure in figures.items() if name not in elsewhere],
-        curves_note=_curves_note(results, criterion),
-        comparisons=choices(results, criterion),
-        costs=cost_table(results),
-        frontier=frontier_table(results, criterion),
-        epoch_selection=background.epoch_selection(results, criterion),
-        variance=background.variance(results, criterion),
-        best=answer.best(results, criterion),
+        results=results,
+        criterion=criterion,
+        context=results.context(criterion),
+        title=f"{results.study.name}: a study of {kind}",
+        identity=sections.identity(results),
+        study=sections.study_facts(results, criterion),
+        sizes=sections.split_sizes(results),
+        teachers=sections.teachers(results),
+        histories=sections.histories(results),
+        summary=sections.summary(results, criterion),
+        marginal=sections.marginal(results, criterion),
+        caveats=find_caveats(results.frames, sections.SUMMARY_METRICS),
+        curves=[figure for name, figure in figures.items() if name not in placed],
+        curve_limits=_curve_limits(results, criterion),
+        comparisons=sections.choices(results, criterion),
+        effort=effort_text(results.effort, results.task),
+        costs=Table(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
+        cost_note=cost_note(costs) if len(costs) else "",
+        frontier=sections.frontier_table(results, criterion),
+        epoch_selection=sections.epoch_selection(results, criterion),
+        variance=variance,
+        best=sections.best(results, criterion),
         edges=results.edges(criterion),
-        classes=by_class(results, arms),
-        examples=examples(results, arms),
-        glossary=glossary(results),
-        methods=background.methods(results, criterion),
-        provenance=background.provenance(results),
+        default_sentences=results.default_text(criterion),
+        not_recorded=NOT_RECORDED,
+        classes=sections.by_class(results, arms),
+        examples=sections.examples(results, arms),
+        mixes_images=is_distillation and sections.mixes_images(results),
+        metrics=METRICS,
+        glossary=glossary(is_distillation),
+        provenance=sections.provenance(results),
         data=data(results),
-        **placed,
+        **{
+            section: [figures[name] for name in names if name in figures]
+            for section, names in FIGURES_OF_SECTIONS.items()
+        },
     )
 
 
-def _kind(results: Results) -> str:
-    """Return what kind of study it is."""
-    if results.task.is_distillation:
-        return "a study of knowledge distillation"
-    return f"a study of {data_name(results.study)}"
+def glossary(is_distillation: bool) -> dict[str, str]:
+    """Return the terms of the page with their meaning, from docs/glossary.md.
+
+    The wheel has that file beside the templates. It is read in two sections: the terms of all
+    studies, and those that only a study of distillation uses, or in this sense.
+    """
+    inside, outside = Path(__file__).with_name("glossary.md"), Path("docs", "glossary.md")
+    file = inside if inside.is_file() else Path(__file__).parents[2] / outside
+    text = file.read_text("utf-8") if file.is_file() else ""
+    terms = {}
+    for title in ("Distillation", "Statistics") if is_distillation else ("Statistics",):
+        section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        for paragraph in section.split("\n\n"):
+            if entry := re.match(r"\*\*(.+?)\*\*: ([^*]+)", " ".join(paragraph.split())):
+                terms[entry[1]] = entry[2][:1].upper() + entry[2][1:].strip()
+    return terms
 
 
-def _curves_note(results: Results, criterion: Criterion) -> str:
-    if not len(completed(results.trials)):
-        return ""
+def _curve_limits(results: Results, criterion: Criterion) -> dict[str, int]:
+    """Return which configurations and epochs the learning curves leave out."""
     shown = shown_configs(results, criterion)
     whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
-    return answer.curves_note(results, whole, end)
+    return {
+        "configs": results.trials.config_id.nunique(),
+        "max_configs": MAX_CONFIGS,
+        "stride": whole.stride,
+        "last_epochs": LAST_EPOCHS,
+        "end_stride": end.stride,
+    }
 
 
 def data(results: Results) -> dict[str, Any]:
@@ -272,8 +192,8 @@ def data(results: Results) -> dict[str, Any]:
     counted back from the last one; 0 means that none is.
     """
     trials = results.trials
-    known = results.epochs
-    metrics = [m for m in results.task.recorded if m in known and known[m].notna().any()]
+    recorded = results.epochs
+    metrics = [m for m in results.task.recorded if m in recorded and recorded[m].notna().any()]
     scopes = [f"{split}/{m}@last" for split in ("val", "test") for m in metrics]
     varied = [f"config/{name}" for name in results.by]
     kept = trials[["trial_id", "config_id", *varied, "repeat", "status", "n_epochs", *scopes]]
@@ -300,49 +220,28 @@ def _json_column(column: pd.Series) -> list[Any]:
     return [None if pd.isna(value) else value for value in column.tolist()]
 
 
-# A study as a cell of a notebook shows it: conclusion, comparison and figure.
-
-
-MAX_ROWS = 10
-"""Comparisons that are shown, the best ones."""
-
-
 def study_html(results: Results) -> str:
     """Return what a notebook shows of a study: HTML without scripts, every text escaped.
 
     Images are inlined as PNG, since notebooks that are not trusted drop SVG and style sheets.
     """
+    table, context, criterion = results.compare(), results.context(), results.default_criterion
+    comparison = None
+    if len(table):
+        rows = comparison_rows(table, results.by, criterion, context.anytime_level)
+        comparison = Table(*rows)
+    with figure_style():
+        drawn = forest_plot(results, criterion)
+        figure = "" if drawn is None else drawn.figure._repr_html_()
     template = environment().get_template("notebook.html")
     return template.render(
-        name=results.study.name,
-        folder=str(results.folder),
-        status=results.status,
-        verdict=results.verdict().splitlines(),
-        warnings=results.warnings,
-        comparison=_comparison(results),
-        figure=_figure(results),
+        results=results,
+        metric=criterion.label,
+        context=context,
+        comparison=comparison,
+        max_rows=MAX_NOTEBOOK_ROWS,
+        figure=figure,
     )
-
-
-def _comparison(results: Results) -> NotedTable | None:
-    table, context, criterion = results.compare(), results.context(), results.default_criterion
-    if not len(table):
-        return None
-    head, rows = comparison_rows(table, results.by, criterion, context.anytime_level)
-    note = f"Difference in {criterion.label} from {context.baseline}{context.repeats_phrase}"
-    if len(rows) > MAX_ROWS:
-        note += f", the best {MAX_ROWS} of {len(rows)} (results.compare() has all)"
-    return NotedTable(f"{note}:", Table(head, rows[:MAX_ROWS]))
-
-
-def _figure(results: Results) -> str:
-    """Return the figure of the differences as HTML; "" if there is none."""
-    with figure_style():
-        drawn = forest_plot(results, results.default_criterion)
-    if drawn is None:
-        return ""
-    drawn.figure.caption = drawn.caption
-    return drawn.figure._repr_html_()
 
 
 # One page that compares several studies, with its figures.
@@ -385,19 +284,18 @@ def side_by_side_html(side: SideBySide) -> str:
         differences = [inline(f) for f in (differences_plot(side),) if f]
     return render(
         "comparison.html",
-        version=__version__,
         title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
-        conclusions=list(words.conclusions(side)),
+        conclusions=list(several.conclusions(side)),
         problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
-        caveats=words.caveats(side),
+        caveats=[side.doubt] if side.doubt else [],
         studies={name: results.status for name, results in side.studies.items()},
-        best=Table(*words.best_rows(side)),
-        best_note=words.best_note(side),
+        best=Table(*several.best_rows(side)),
+        best_note=several.best_note(side),
         best_figures=figures,
-        differences=Table(*words.difference_rows(side)) if len(side.comparisons) else None,
-        differences_note=words.method(side) if len(side.comparisons) else "",
+        differences=Table(*several.difference_rows(side)) if len(side.comparisons) else None,
+        differences_note=several.method(side) if len(side.comparisons) else "",
         difference_figures=differences,
-        settings=Table(*words.setting_rows(side)),
+        settings=Table(*several.setting_rows(side)),
         verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
     )
 
@@ -442,6 +340,7 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
     unit = " (pp)" * side.criterion.in_points
     axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
-    interval = "simultaneous 95% CI" if words.count(side) > 1 else "95% CI"
+    is_single = (side.comparisons.split == side.splits[-1]).sum() == 1
+    interval = "95% CI" if is_single else "simultaneous 95% CI"
     caption = f"Difference from {side.reference}: lines show the {interval}."
     return CaptionedFigure("differences-of-studies", caption, figure)

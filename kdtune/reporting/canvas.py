@@ -25,17 +25,17 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
-# Titles of elements of a figure, which browsers show when the pointer is on them.
-#
-# They are `<title>` elements of the SVG and need no script. An element gets a name with
-# `Artist.set_gid`; names of elements that belong to a configuration come from `config_gid`, so
-# that
-# the page's script can hide them.
+from kdtune import __version__
+from kdtune.results.design import p_text
 
+# Titles of elements of a figure, which browsers show when the pointer is on them: `<title>`
+# elements of the SVG, which need no script. An element gets a name with `Artist.set_gid`. Names of
+# elements of a configuration come from `config_gid`, so that the page's script can hide them.
 
 Titles = str | Sequence[str]
 """Title of an element, or of each of its markers in the order drawn."""
 _CONFIG = "config-"
+_MARKER = r"(<use [^>]*)/>"
 
 
 def config_gid(config_id: str, part: str) -> str:
@@ -52,17 +52,17 @@ def with_titles(svg: str, titles: Mapping[str, Titles]) -> str:
     """
     for gid, title in titles.items():
         opening = f'<g id="{gid}">'
-        before, found, after = svg.partition(opening)
-        if not found:
+        before, drawn, after = svg.partition(opening)
+        if not drawn:
             continue
-        tag = opening
         if gid.startswith(_CONFIG):
             config_id = gid.removeprefix(_CONFIG).partition("-")[0]
-            tag = f'<g id="{gid}" data-config="{config_id}">'
+            opening = f'<g id="{gid}" data-config="{config_id}">'
         if isinstance(title, str):
-            svg = f"{before}{tag}<title>{xml_escape(title)}</title>{after}"
+            after = f"<title>{xml_escape(title)}</title>{after}"
         else:
-            svg = f"{before}{tag}{_with_titled_markers(after, title)}"
+            after = _with_titled_markers(after, title)
+        svg = f"{before}{opening}{after}"
     return svg
 
 
@@ -71,31 +71,22 @@ def _with_titled_markers(rest: str, titles: Sequence[str]) -> str:
 
     Markers are left as they are if matplotlib has not drawn all of them.
     """
-    end = _end_of_group(rest)
-    group = rest[:end]
-    marks = re.findall(r"<use [^>]*/>", group)
-    if len(marks) != len(titles):
-        return rest
-    left = iter(titles)
-
-    def titled(mark: re.Match[str]) -> str:
-        return f"{mark[0][:-2]}><title>{xml_escape(next(left))}</title></use>"
-
-    return re.sub(r"<use [^>]*/>", titled, group) + rest[end:]
-
-
-def _end_of_group(rest: str) -> int:
-    """Return where the group ends whose opening tag the text follows."""
-    depth = 1
+    depth, end = 1, len(rest)
     for tag in re.finditer(r"<g\b|</g>", rest):
         depth += 1 if tag[0] == "<g" else -1
         if depth == 0:
-            return tag.start()
-    return len(rest)
+            end = tag.start()
+            break
+    group, left = rest[:end], iter(titles)
+    if len(re.findall(_MARKER, group)) != len(titles):
+        return rest
+    titled = re.sub(
+        _MARKER, lambda m: f"{m[1]}><title>{xml_escape(next(left))}</title></use>", group
+    )
+    return titled + rest[end:]
 
 
-# Style, axes and export of figures (matplotlib).
-
+# Style, axes and export of figures.
 
 INK = "#1a1b1c"
 """Colour of text and axes; on the page it becomes the page's text colour."""
@@ -158,17 +149,14 @@ class CaptionedFigure:
     caption: str
     figure: StudyFigure
     titles: Mapping[str, Titles] = field(default_factory=dict)
-    """Titles of elements by their gid, shown when the pointer is on them (see `hover`)."""
+    """Titles of elements by their gid, shown when the pointer is on them."""
 
-    def svg(self) -> str:
-        """Return the figure as SVG text, the same bytes each time.
-
-        Coordinates are rounded to 0.1 point.
-        """
-        return self._svg
+    def __post_init__(self) -> None:
+        self.figure.caption = self.caption
 
     @cached_property
-    def _svg(self) -> str:
+    def svg(self) -> str:
+        """The figure as SVG text, the same bytes each time; coordinates rounded to 0.1 point."""
         buffer = io.StringIO()
         with figure_style():
             self._prepare()
@@ -254,7 +242,6 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
 
 # Limits of an axis that one wild line does not set alone.
 
-
 MAX_GROWTH = 5.0
 """Lines are left outside if the axis would otherwise be more than this factor longer."""
 MARGIN = 0.05
@@ -275,39 +262,36 @@ def outside(
         better: which numbers are better, "higher" or "lower"; None: no line is left outside.
         growth: see above.
     """
-    ranges = {name: _range(numbers) for name, numbers in values.items()}
-    known = {name: ends for name, ends in ranges.items() if not math.isnan(ends[0])}
-    if better is None or not known:
+    ranges = {name: _range([numbers]) for name, numbers in values.items()}
+    ranges = {name: ends for name, ends in ranges.items() if not math.isnan(ends[0])}
+    if better is None or not ranges:
         return []
     if better == "higher":
-        worst_first = sorted(known, key=lambda name: known[name][0])
+        worst_first = sorted(ranges, key=lambda name: ranges[name][0])
     else:
-        worst_first = sorted(known, key=lambda name: -known[name][1])
-    whole = _height(list(known.values()))
-    for count in range(1, (len(known) + 1) // 2):
-        rest = _height([known[name] for name in worst_first[count:]])
-        if 0 < growth * rest < whole:
+        worst_first = sorted(ranges, key=lambda name: -ranges[name][1])
+    low, high = _range(list(ranges.values()))
+    for count in range(1, (len(ranges) + 1) // 2):
+        rest_low, rest_high = _range([ranges[name] for name in worst_first[count:]])
+        if 0 < growth * (rest_high - rest_low) < high - low:
             return worst_first[:count]
     return []
 
 
 def limits(values: Sequence[ArrayLike]) -> tuple[float, float]:
     """Return the ends of an axis that shows these numbers, with a margin."""
-    ends = [end for end in map(_range, values) if not math.isnan(end[0])]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    low, high = _range(values)
     margin = MARGIN * (high - low)
     return low - margin, high + margin
 
 
-def _range(numbers: ArrayLike) -> tuple[float, float]:
-    """Return least and greatest number; NaN without any."""
-    known = np.asarray(numbers, dtype=float)
-    known = known[np.isfinite(known)]
-    return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
-
-
-def _height(ends: Sequence[tuple[float, float]]) -> float:
-    return max(high for _, high in ends) - min(low for low, _ in ends)
+def _range(values: Sequence[ArrayLike]) -> tuple[float, float]:
+    """Return the least and the greatest finite number; NaN without any."""
+    numbers = np.concatenate([np.ravel(np.asarray(part, dtype=float)) for part in values])
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return math.nan, math.nan
+    return float(numbers.min()), float(numbers.max())
 
 
 # The HTML page: its Jinja2 environment, its tables and its inlined figures.
@@ -332,14 +316,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class NotedTable:
-    """A table with a note that explains it."""
-
-    note: str
-    table: Table | None = None
-
-
-@dataclass(frozen=True)
 class InlineFigure:
     """A figure as part of the page."""
 
@@ -354,15 +330,17 @@ def environment() -> Environment:
     Every text is escaped, an unknown name is an error, and the filter `tojson` accepts only finite
     numbers.
     """
-    made = Environment(
+    templates = Environment(
         loader=PackageLoader("kdtune.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return made
+    templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    templates.filters["p_text"] = p_text
+    templates.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
+    return templates
 
 
 def render(template: str = "report.html", /, **content: object) -> str:
@@ -370,18 +348,20 @@ def render(template: str = "report.html", /, **content: object) -> str:
 
     The page allows this one script by its hash and nothing else: no network, no other script.
     """
-    script, digest = _script()
-    return environment().get_template(template).render(content, script=script, digest=digest)
-
-
-@cache
-def _script() -> tuple[Markup, str]:
-    """Return the script of the page and its SHA-256 in base64, as security policies have it."""
-    made = environment()
-    assert made.loader is not None  # noqa: S101 - set in environment()
-    source, _, _ = made.loader.get_source(made, "page.js")
-    text = f"\n{source}"  # as it stands in the page
-    return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()  # noqa: S704 - kdtune's own script
+    loader = PackageLoader("kdtune.reporting")
+    source, _, _ = loader.get_source(environment(), "page.js")
+    script = f"\n{source}"  # as it stands in the page
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            content,
+            script=Markup(script),  # noqa: S704 - kdtune's own script
+            digest=digest,
+            version=__version__,
+        )
+    )
 
 
 def interval_cell(estimate: str, low: str, high: str) -> Cell:
@@ -391,18 +371,17 @@ def interval_cell(estimate: str, low: str, high: str) -> Cell:
 
 def inline(figure: CaptionedFigure) -> InlineFigure:
     """Return a figure for the page: with ids of its own, and text in the colour of the page."""
-    svg = figure.svg()
-    svg = svg[svg.index("<svg") :]
+    svg = figure.svg[figure.svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # only in tags, since text stands between them
-    svg = re.sub(r"<[^>]+>", lambda tag: _own(tag[0], figure.name), svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: _page_tag(tag[0], figure.name), svg)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     label = Markup('{} role="img" aria-label="{}">').format(Markup(opening), figure.caption)  # noqa: S704 - matplotlib escapes texts
     return InlineFigure(figure.caption, label + Markup(rest))  # noqa: S704 - matplotlib escapes texts
 
 
-def _own(tag: str, name: str) -> str:
+def _page_tag(tag: str, name: str) -> str:
     """Return an SVG tag whose ids begin with the figure's name and whose colours are the page's."""
     tag = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     return tag.replace(INK, "currentColor").replace("#ffffff", "none")

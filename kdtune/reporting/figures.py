@@ -20,15 +20,11 @@ from kdtune.reporting.canvas import (
     MARKERS,
     MAX_GROWTH,
     CaptionedFigure,
-    Cell,
-    NotedTable,
     StudyFigure,
-    Table,
     Titles,
     add_legend_below,
     config_gid,
     figure_style,
-    interval_cell,
     label_rows,
     limits,
     new_axes,
@@ -45,7 +41,7 @@ from kdtune.results.comparison import (
     students_of,
     with_enough_repeats,
 )
-from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files, with_prefix
+from kdtune.results.costs import COST_AXES, with_prefix
 from kdtune.results.examples import (
     ARMS,
     Arms,
@@ -60,7 +56,6 @@ from kdtune.results.results import Results
 from kdtune.statistics.intervals import mean_interval
 
 # Figures of confusion and calibration of the best distilled configuration and its baseline.
-
 
 CLASS_FIGURES = ("confusion", "confusion-change", "calibration")
 MAX_CLASSES = 20
@@ -78,12 +73,12 @@ def judged_split(arms: Mapping[str, Arms]) -> Arms | None:
 
 def class_plots(results: Results, arms: Mapping[str, Arms]) -> Iterator[CaptionedFigure]:
     """Yield the figures, see `CLASS_FIGURES`."""
-    if (own := judged_split(arms)) is None:
+    if (judged := judged_split(arms)) is None:
         return
-    labels = [results.label(config) for config in own.configs]
-    if len(own.classes) <= MAX_CLASSES:
-        yield from _confusion_plots(own, labels)
-    yield _calibration_plot(own, labels)
+    labels = [results.label(config) for config in judged.configs]
+    if len(judged.classes) <= MAX_CLASSES:
+        yield from _confusion_plots(judged, labels)
+    yield _calibration_plot(judged, labels)
 
 
 def _confusion_plots(arms: Arms, labels: list[str]) -> Iterator[CaptionedFigure]:
@@ -131,15 +126,9 @@ def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None
         red, green, blue, _ = image.cmap(image.norm(value))
         colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
         form = "+.0f" if signed else ".0f"
-        axes.text(
-            x,
-            y,
-            format(value, form),
-            ha="center",
-            va="center",
-            color=colour,
-            fontsize=7 if len(values) > 5 else 9,
-        )
+        size = 7 if len(values) > 5 else 9
+        text = format(value, form)
+        axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=size)
 
 
 def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
@@ -173,8 +162,7 @@ def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
     return CaptionedFigure("calibration", caption, figure, titles)
 
 
-# Accuracy against cost: the figures of the frontier, and the tables beside them.
-
+# Accuracy against cost.
 
 FRONTIERS = {f"frontier-{cost}": cost for cost in COST_AXES}
 """Names of the figures, and the cost of each."""
@@ -183,45 +171,6 @@ MIN_RATIO_OF_LOG_AXIS = 5
 GREY = "#7f7f7f"
 DODGE = {"distilled": -2.5, "plain": 2.5}
 """Shift of markers in points: both arms of a student have the same cost."""
-
-
-def cost_table(results: Results) -> NotedTable | None:
-    """Return the cost of every student and teacher; None if it was not measured."""
-    if not len(results.costs):
-        return None
-    return NotedTable(
-        cost_note(results.costs), Table(*cost_rows(results.costs, teacher_files(results.study)))
-    )
-
-
-def frontier_table(results: Results, criterion: Criterion) -> NotedTable | None:
-    """Return the numbers of the figures; None if there are none."""
-    table = results.frontier(criterion)
-    if not len(table):
-        return None
-    percent = " (%)" * criterion.in_points
-    head = ["student", "training", "configuration", f"{criterion.label}{percent}", "n"]
-    head += [*COST_AXES.values(), "on the frontier of"]
-    rows = [_row(row, criterion) for _, row in table.iterrows()]
-    note = (
-        f"The best configuration of each student, distilled and plain (without distillation), with "
-        f"the 95% t interval {results.design.single_interval}. The best was selected by the same "
-        f"{criterion.label}, which is optimistic. A configuration is on the frontier of a cost if "
-        f"none is cheaper and at least as good, or as cheap and better; that compares means, and "
-        f"neighbours whose intervals overlap may change places."
-    )
-    return NotedTable(note, Table(head, rows))
-
-
-def _row(row: pd.Series, criterion: Criterion) -> list[str | Cell]:
-    form = ".1f" if criterion.in_points else ".4g"
-    mean, low, high = (f"{criterion.scale * row[k]:{form}}" for k in ("mean", "low", "high"))
-    estimate = mean if pd.isna(row.low) else interval_cell(mean, low, high)
-    on = [name.partition(" ")[0] for k, name in COST_AXES.items() if row[f"efficient/{k}"]]
-    return [
-        *(row.student, row.arm, row.label, estimate, f"{row.n}"),
-        *(f"{row.latency_ms:.3g}", f"{row.params:,.0f}", ", ".join(on) or "-"),
-    ]
 
 
 def frontier_plot(results: Results, criterion: Criterion, name: str) -> CaptionedFigure | None:
@@ -254,8 +203,20 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
     _draw_frontier(axes, table, criterion, cost, values.max())
     _label_axes(axes, criterion, cost, values, is_log)
     add_legend_below(figure, axes)
-    titles = {gid_of(row): _title(row, criterion, cost) for _, row in table.iterrows()}
-    caption = _caption(criterion, cost, len(teachers), results.design.single_interval)
+    titles: dict[str, Titles] = {}
+    for _, row in table.iterrows():
+        titles[f"point-{row.config_id}"] = (
+            f"{row.student}, {row.arm}, {row.label}: {criterion.scale * row['mean']:.4g}, "
+            f"{COST_AXES[cost]} {row[cost]:,.4g}"
+        )
+    stars = "The star is the teacher." if len(teachers) == 1 else "The stars are the teachers."
+    caption = (
+        f"Best configuration of each student, distilled (filled) and without distillation "
+        f"(hollow): mean {criterion.label} with the 95% t interval "
+        f"{results.design.single_interval}, against {COST_AXES[cost]}. The grey steps are the "
+        f"frontier of the students: no configuration is cheaper and at least as good, or as cheap "
+        f"and better.{f' {stars}' * (len(teachers) > 0)}"
+    )
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -265,15 +226,15 @@ def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.Data
     Of a teacher that was fine-tuned for several numbers of epochs, the most accurate one. Only the
     accuracy of a teacher is recorded, so the frame is empty for other metrics.
     """
-    own = results.costs[results.costs.role == "teacher"].set_index("model")[cost]
-    run, done = results.study.run, completed(results.search_trials)
+    costs = results.costs[results.costs.role == "teacher"].set_index("model")[cost]
+    run, trials = results.study.run, completed(results.search_trials)
     # training without distillation is measured against the teacher that the study began with
-    teacher = done["config/teacher"].fillna(run.teacher)
-    epochs = done["config/teacher_epochs"].fillna(run.teacher_epochs or 0)
-    means = 100 * done["val/teacher_acc@last"].groupby([teacher, epochs]).mean().dropna()
+    teacher = trials["config/teacher"].fillna(run.teacher)
+    epochs = trials["config/teacher_epochs"].fillna(run.teacher_epochs or 0)
+    means = 100 * trials["val/teacher_acc@last"].groupby([teacher, epochs]).mean().dropna()
     best = means.groupby(level=0).max()
-    best = best[best.index.isin(own.index)] if criterion.metric == "acc" else best[:0]
-    return pd.DataFrame({"teacher": best.index, "mean": best.array, cost: own[best.index].array})
+    best = best[best.index.isin(costs.index)] if criterion.metric == "acc" else best[:0]
+    return pd.DataFrame({"teacher": best.index, "mean": best.array, cost: costs[best.index].array})
 
 
 def _draw_frontier(
@@ -298,17 +259,8 @@ def _draw_point(
     axes.update_datalim([(x, end) for end in ends])  # shifted lines do not count by themselves
     axes.plot([x, x], ends, lw=1.2, **place)
     face = colour if row.arm == "distilled" else "#ffffff"
-    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, gid=gid_of(row), **place)
-
-
-def gid_of(row: pd.Series) -> str:
-    """Return the name of the marker of a configuration, see `hover`."""
-    return f"point-{row.config_id}"
-
-
-def _title(row: pd.Series, criterion: Criterion, cost: str) -> str:
-    mean = f"{criterion.scale * row['mean']:.4g}"
-    return f"{row.student}, {row.arm}, {row.label}: {mean}, {COST_AXES[cost]} {row[cost]:,.4g}"
+    place["gid"] = f"point-{row.config_id}"
+    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, **place)
 
 
 def style_of(number: int) -> tuple[str, str]:
@@ -319,8 +271,7 @@ def style_of(number: int) -> tuple[str, str]:
 def _label_axes(
     axes: Axes, criterion: Criterion, cost: str, values: pd.Series, is_log: bool
 ) -> None:
-    percent = " (%)" * criterion.in_points
-    axes.set(xlabel=COST_AXES[cost], ylabel=f"{criterion.label}{percent}")
+    axes.set(xlabel=COST_AXES[cost], ylabel=_axis_label(criterion))
     shown = FuncFormatter(lambda value, _: with_prefix(value) if cost == "params" else f"{value:g}")
     axes.xaxis.set_major_formatter(shown)
     if is_log:
@@ -329,16 +280,6 @@ def _label_axes(
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
-
-
-def _caption(criterion: Criterion, cost: str, teachers: int, interval: str) -> str:
-    stars = "The star is the teacher." if teachers == 1 else "The stars are the teachers."
-    return (
-        f"Best configuration of each student, distilled (filled) and without distillation "
-        f"(hollow): mean {criterion.label} with the 95% t interval {interval}, against "
-        f"{COST_AXES[cost]}. The grey steps are the frontier of the students: no configuration is "
-        f"cheaper and at least as good, or as cheap and better.{f' {stars}' * (teachers > 0)}"
-    )
 
 
 # Learning curves: metrics on val by epoch, with the mean and spread over repeats.
@@ -430,7 +371,19 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
-    caption = _curve_caption(declared, data) + _outside(results, wild)
+    where = f", last {min(data.n_epochs, data.last)} epochs" if data.last else ""
+    caption = (
+        f"Validation {declared.label}{where}: mean ± SD over repeats. Thin lines are the single "
+        f"repeats."
+    )
+    if not declared.comparable:
+        caption += (
+            f" The {declared.label} is not comparable across configurations, because "
+            f"hyperparameters such as alpha are part of its definition."
+        )
+    if wild:
+        ranges = (f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items())
+        caption += f" Outside the frame {'run' if len(wild) > 1 else 'runs'} {'; '.join(ranges)}."
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -493,17 +446,6 @@ def _set_limits(
     return {c: (float(lines[c]["mean"].min()), float(lines[c]["mean"].max())) for c in wild}
 
 
-def _outside(results: Results, wild: dict[str, tuple[float, float]]) -> str:
-    """Return the sentence about configurations outside the frame; "" without any."""
-    if not wild:
-        return ""
-    shown = [
-        f"{results.label(c)} (means {low:.3g} to {high:.3g})" for c, (low, high) in wild.items()
-    ]
-    verb = "run" if len(shown) > 1 else "runs"
-    return f" Outside the frame {verb} {'; '.join(shown)}."
-
-
 def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> list[float]:
     """Draw the accuracy of each teacher as a line across; return the accuracies."""
     distilled = epochs[epochs["config/teacher"].notna()]
@@ -520,28 +462,11 @@ def _draw_teachers(axes: Axes, epochs: pd.DataFrame) -> list[float]:
     return [float(accuracy) for accuracy in accuracies]
 
 
-def _curve_caption(metric: Metric, data: CurveData) -> str:
-    label = metric.label
-    where = f", last {min(data.n_epochs, data.last)} epochs" if data.last else ""
-    caption = (
-        f"Validation {label}{where}: mean ± SD over repeats. Thin lines are the single repeats."
-    )
-    if not metric.comparable:
-        caption += (
-            f" The {label} is not comparable across configurations, because hyperparameters such "
-            f"as alpha are part of its definition."
-        )
-    return caption
-
-
-# Figures of a study: dataframes in, matplotlib figures out, without global state.
+# All figures of a report.
 #
-# A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. Each has a
-# colour
-# (Okabe and Ito's palette, safe for colour-blind readers), a line style and a marker, so that
-# they
+# A figure shows at most `MAX_CONFIGS` configurations, the best and the baseline. Each has a colour
+# (Okabe and Ito's palette, safe for colour-blind readers), a line style and a marker, so that they
 # can also be distinguished in greyscale.
-
 
 MAX_CONFIGS = len(COLOURS)
 """Configurations in a figure with lines or markers."""
@@ -553,7 +478,13 @@ FIGURE_NAMES = {
     *WITH_LAST_EPOCHS,
     *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
     *WHOLE_ONLY,
-    *("repeats", "differences", "heat-map", "importance", "fidelity", *FRONTIERS, *CLASS_FIGURES),
+    "repeats",
+    "differences",
+    "heat-map",
+    "importance",
+    "fidelity",
+    *FRONTIERS,
+    *CLASS_FIGURES,
 }
 """Names of all figures that a report can have."""
 
@@ -657,7 +588,8 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
         f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
         f"paired by {context.paired_by}: {context.interval_legend}."
     )
-    if criterion.in_points and (size := _val_size(results)):
+    size = int(results.epochs[results.epochs.split == "val"].n_examples.max())
+    if criterion.in_points and size:
         step = scale / size
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
         caption += f" The grey band is one {results.task.examples[:-1]}."
@@ -674,13 +606,14 @@ def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
     """
     if not {"alpha", "temperature"} <= set(results.by):
         return None
-    done = completed(results.search_trials)
-    done = done[done["config/temperature"].notna()]
-    done = done.assign(
-        value=criterion.scale * metric_values(done, criterion.metric, criterion.scope)
+    trials = completed(results.search_trials)
+    trials = trials[trials["config/temperature"].notna()]
+    trials = trials.assign(
+        value=criterion.scale * metric_values(trials, criterion.metric, criterion.scope),
+        alpha=levels(trials["config/alpha"]),
+        T=levels(trials["config/temperature"]),
     )
-    done = done.assign(alpha=levels(done["config/alpha"]), T=levels(done["config/temperature"]))
-    table = done.pivot_table(index="alpha", columns="T", values="value", observed=True)
+    table = trials.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
         return None
     figure, axes = new_axes(rows=max(4, len(table)))
@@ -751,14 +684,7 @@ def agreement_plot(
 
 
 def _axis_label(criterion: Criterion) -> str:
-    unit = " (%)" if criterion.in_points else ""
-    return f"{criterion.label}{unit}"
-
-
-def _val_size(results: Results) -> int:
-    """Return the number of val images."""
-    val = results.epochs[results.epochs.split == "val"]
-    return int(val.n_examples.max())
+    return criterion.label + " (%)" * criterion.in_points
 
 
 # Figures for notebooks and scripts: what `Results.plot` is.
@@ -854,20 +780,19 @@ class Plots:
     def _criterion(self, criterion: Criterion | None) -> Criterion:
         return criterion or self._results.default_criterion
 
-    def _figure(self, drawn: CaptionedFigure | None, what: str, needed: str) -> StudyFigure:
+    def _figure(self, drawn: CaptionedFigure | None, subject: str, needed: str) -> StudyFigure:
         if drawn is None:
-            raise self._nothing(what, needed)
-        drawn.figure.caption = drawn.caption
+            raise self._nothing(subject, needed)
         return drawn.figure
 
-    def _nothing(self, what: str, needed: str) -> InputError:
+    def _nothing(self, subject: str, needed: str) -> InputError:
         return InputError(
-            f"a figure of {what} must have {needed}, but {self._results.study.name} has none "
+            f"a figure of {subject} must have {needed}, but {self._results.study.name} has none "
             f"({self._results.status})"
         )
 
 
 def _with_derived(data: CurveData, task: Task) -> CurveData:
     """Return the data of curves with the metrics that are not recorded but derived."""
-    trials = {config: [add_derived(t, task) for t in own] for config, own in data.trials.items()}
+    trials = {c: [add_derived(trial, task) for trial in data.trials[c]] for c in data.trials}
     return replace(data, trials=trials, epochs=add_derived(data.epochs, task))

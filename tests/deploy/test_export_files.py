@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 import kdtune
 from kdtune.config.text import ExportMismatchError
 from kdtune.data.sources import load_fashion
-from kdtune.deploy.export import FORMATS, Exportable, Exported, export
+from kdtune.deploy.export import FORMATS, Exported, export
 from kdtune.deploy.onnx import OPSET
+from kdtune.deploy.subject import Subject
 
 IMAGES = load_fashion().splits["test"].inputs
 
@@ -153,10 +155,10 @@ def test_a_file_that_computes_something_else_is_not_left(
     student.mean += 0.2  # of the weights alone it is no part: these are those of another student
     real = FORMATS[format]
 
-    def wrong(own: Exportable, target: Path) -> None:
-        real.write(replace(own, student=student), target)
+    def wrong(subject: Subject, metadata: Mapping[str, str], target: Path) -> None:
+        real.write(replace(subject, student=student), metadata, target)
 
-    monkeypatch.setitem(FORMATS, format, replace(real, write=wrong))  # type: ignore[arg-type]
+    monkeypatch.setitem(FORMATS, format, replace(real, write=wrong))
     with pytest.raises(ExportMismatchError, match=r"what PyTorch does: [1-9]"):
         export(fashion, format, say=str)
     assert file.read_text() == "earlier"

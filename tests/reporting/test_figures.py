@@ -1,38 +1,50 @@
 """Figures show the numbers of the dataframes; references: numpy and a published figure."""
 
+import base64
 import io
 import re
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from html_reader import Reader
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from PIL import Image
-from study_folders import at, cost, draw, edit_records, grid, make, starting_repository
+from study_folders import RUN, at, cost, draw, edit_records, grid, make, starting_repository
+from whole_predictions import write_whole_predictions
 
 import kdtune
 from kdtune.config.records import write_costs
-from kdtune.reporting import figures as learning_curves
-from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS
+from kdtune.config.text import InputError
+from kdtune.reporting import build
+from kdtune.reporting import figures as module
+from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS, figure_style
 from kdtune.reporting.figures import (
     CLASS_FIGURES,
     FIGURE_NAMES,
+    FRONTIERS,
     MAX_CONFIGS,
     agreement_plot,
     all_figures,
+    class_plots,
     curve_data,
     curve_frame,
     forest_plot,
+    frontier_plot,
     heat_map,
     learning_curve,
     repeats_plot,
     shown_configs,
+    style_of,
+    teacher_points,
 )
-from kdtune.reporting.sections import curves_note
 from kdtune.results.comparison import Criterion
+from kdtune.results.examples import class_accuracies, read_arms
 from kdtune.results.results import Results
 
 exact = pytest.approx
@@ -56,6 +68,16 @@ def wide(tmp_path_factory) -> Results:
     return kdtune.load(folder)
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A study with costs and predictions."""
+    folder = tmp_path_factory.mktemp("study")
+    make(folder, draw({0.1: 0.05, 0.5: 0.02, 1.0: 0.0}, 4))
+    costs = [cost(RUN.student, params=4_000, ms=0.2), cost(RUN.teacher, "teacher", 30_000, 0.4)]
+    write_costs(folder, costs)
+    return write_whole_predictions(kdtune.load(folder), ["ant", "bee", "cat"], 90, ("val", "test"))
+
+
 def curve(results: Results, metric: str, shown: list[str], last: int | None = None):
     return learning_curve(results, metric, curve_data(results, shown, last))
 
@@ -67,7 +89,7 @@ def means(picture) -> dict:
     return {k: v for k, v in named.items() if not k.startswith("_") and k != "teacher"}
 
 
-# -- curves ----------------------------------------------------------------------------------------
+# Learning curves
 
 
 def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
@@ -83,13 +105,6 @@ def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     first = frame[(frame.alpha == 0) & (frame.epoch == 0)].iloc[0]
     band = first["mean"] - first["std"], first["mean"], first["mean"] + first["std"]
     assert band == exact((0.761, 0.873, 0.984), abs=5e-4)
-
-
-def test_the_order_of_the_rows_has_no_effect() -> None:
-    file = pd.read_csv(CSV)
-    frame = curve_frame(file, "alpha", "diff_t_s")
-    again = curve_frame(file.sample(frac=1, random_state=0), "alpha", "diff_t_s")
-    pd.testing.assert_frame_equal(again, frame, rtol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["acc", "loss", "logit_diff"])
@@ -160,28 +175,20 @@ def test_the_baseline_has_no_distillation_term(wide) -> None:
     assert curve(wide, "distill", [at(1.0).config_id]) is None
 
 
-def test_long_curves_skip_epochs_but_not_the_last(tmp_path) -> None:
-    last = draw({at(0.5, epochs=900): 0.0, at(1.0, epochs=900): 0.0}, 3)
-    made = make(tmp_path, last)
-    for line in means(curve(made, "acc", shown_configs(made, CRITERION))).values():
-        assert line.get_xdata()[-1] == 900
-        assert 300 <= len(line.get_xdata()) <= learning_curves.MAX_POINTS / 6
-
-
 @pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
-def test_the_page_says_which_epochs_are_drawn(tmp_path, monkeypatch, repeats, of_end) -> None:
+def test_long_curves_skip_epochs_but_not_the_last(tmp_path, monkeypatch, repeats, of_end) -> None:
     """Unfinished and final trials are not drawn, so they do not count."""
-    monkeypatch.setattr(learning_curves, "MAX_POINTS", 300)
+    monkeypatch.setattr(module, "MAX_POINTS", 300)
     long = [at(alpha, epochs=90) for alpha in (0.5, 1.0)]
-    made = make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
+    make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
     edit_records(tmp_path, lambda line: line.update(cut_off(line, repeats)))
     made = kdtune.load(tmp_path)
     picture = curve(made, "acc", shown_configs(made, CRITERION))
-    steps = {step for line in means(picture).values() for step in np.diff(line.get_xdata())}
-    (every,) = steps
-    shown = shown_configs(made, CRITERION)
-    note = curves_note(made, curve_data(made, shown), curve_data(made, shown, 15))
-    assert f"One epoch in {every:.0f} is drawn; of the last 15 epochs, {of_end}." in note
+    lines = means(picture).values()
+    (every,) = {step for line in lines for step in np.diff(line.get_xdata())}
+    assert all(line.get_xdata()[-1] == 90 for line in lines)
+    words = Reader(build.html(made, CRITERION, {"acc": {"svg": "", "caption": ""}}, {})).words
+    assert f"One epoch in {every:.0f} is drawn; of the last 15 epochs, {of_end}." in words
 
 
 def cut_off(line: dict, repeats: int) -> dict:
@@ -191,7 +198,22 @@ def cut_off(line: dict, repeats: int) -> dict:
     return {"phase": "final"} if line["kind"] == "start" and line["repeat"] > repeats else {}
 
 
-# -- the other figures -----------------------------------------------------------------------------
+def test_a_wild_configuration_does_not_flatten_the_others(tmp_path) -> None:
+    last = draw({0.1: 0.0, 0.5: 0.0, 0.9: 0.0, 1.0: 0.0}, 3) | {0.3: [0.1, 0.11, 0.1]}
+    runs = {at(a, epochs=40): accs for a, accs in last.items()}
+    made = make(tmp_path, runs)
+    shown = [run.config_id for run in runs]
+    end = curve(made, "acc", shown, 5)
+    low, high = end.figure.axes[0].get_ylim()
+    assert 0.5 < low < 0.65 and high > 0.9  # with the teacher
+    assert end.caption.endswith("Outside the frame runs alpha = 0.3 (means 0.093 to 0.103).")
+    assert "Outside" not in curve(made, "acc", shown).caption  # there all begin at 0
+    wild = at(0.3, epochs=40).config_id
+    assert end.svg.count(f'data-config="{wild}"') == 3
+    assert "<title>alpha = 0.3 (n = 3)</title>" in end.svg
+
+
+# The other figures
 
 
 def test_all_figures_of_a_study(wide, tmp_path) -> None:
@@ -201,15 +223,17 @@ def test_all_figures_of_a_study(wide, tmp_path) -> None:
     assert names[:6] == curves and set(names) == FIGURE_NAMES - {"importance", *CLASS_FIGURES}
     assert set(names[6:]) == {
         *("ce", "distill", "repeats", "differences", "heat-map", "fidelity"),
-        *("frontier-latency_ms", "frontier-params"),
+        *FRONTIERS,
     }
     one = make(tmp_path, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]})
     assert not {"heat-map", "importance"} & {p.name for p in all_figures(one, CRITERION)}
 
 
-def test_there_are_no_figures_without_a_completed_trial(tmp_path) -> None:
-    made = make(tmp_path, {0.5: [0.7], 1.0: [None]}, {(0.5, 0): "truncated"})
-    assert list(all_figures(made, CRITERION)) == []
+def test_there_are_no_figures_of_too_few_trials(tmp_path) -> None:
+    none = make(tmp_path / "none", {0.5: [0.7], 1.0: [None]}, {(0.5, 0): "truncated"})
+    assert list(all_figures(none, CRITERION)) == []
+    assert forest_plot(make(tmp_path / "one", {0.5: [0.7], 1.0: [0.6]}), CRITERION) is None
+    assert all(frontier_plot(none, CRITERION, name) is None for name in FRONTIERS)
 
 
 def test_the_best_and_the_baseline_are_shown(wide) -> None:
@@ -224,6 +248,7 @@ def test_the_best_and_the_baseline_are_shown(wide) -> None:
 
 def test_curves_differ_in_greyscale(wide) -> None:
     assert len(set(COLOURS)) == len(set(map(str, LINE_STYLES))) == len(set(MARKERS)) >= MAX_CONFIGS
+    assert len({style_of(number) for number in range(49)}) == 49
     lines = means(curve(wide, "acc", shown_configs(wide, CRITERION)))
     assert len({(to_hex(v.get_color()), str(v._dash_pattern)) for v in lines.values()}) == 7
     assert len({str(v._dash_pattern) for v in lines.values()}) == 7
@@ -264,10 +289,6 @@ def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> Non
     assert ("one image" in picture.caption) == (criterion.metric != "ce")
 
 
-def test_one_repeat_has_no_forest_plot(tmp_path) -> None:
-    assert forest_plot(make(tmp_path, {0.5: [0.7], 1.0: [0.6]}), CRITERION) is None
-
-
 def test_the_heat_map_shows_the_means(wide) -> None:
     axes = heat_map(wide, CRITERION).figure.axes[0]
     done = wide.trials[wide.trials.status == "completed"]
@@ -306,20 +327,84 @@ def test_the_agreement_plot_has_a_marker_per_trial(wide) -> None:
     assert list(line.get_ydata()) == exact(list(100 * runs["val/acc@last"]))
 
 
-# -- files -----------------------------------------------------------------------------------------
+def test_the_figures_of_classes_are_of_the_test_split(measured) -> None:
+    arms = read_arms(measured, CRITERION)
+    figures = {f.name: f for f in class_plots(measured, arms)}
+    assert list(figures) == ["confusion", "confusion-change", "calibration"]
+    assert "test images" in figures["confusion"].caption
+    diagonal = np.diagonal(figures["confusion"].figure.axes[0].images[0].get_array())
+    assert list(diagonal) == exact(list(100 * class_accuracies(arms["test"]).distilled))
+    svg = figures["calibration"].svg
+    assert svg.count("predictions</title>") == svg.count("</title>") > 10
+
+
+def drawn(results: Results, name: str, criterion: Criterion = CRITERION):
+    with figure_style():
+        figure = frontier_plot(results, criterion, name)
+    assert figure is not None
+    return figure
+
+
+@pytest.mark.parametrize("name", list(FRONTIERS))
+def test_the_frontier_shows_the_frame(measured, name: str) -> None:
+    table = measured.frontier()
+    figure = drawn(measured, name)
+    axes = figure.figure.axes[0]
+    cost_of = FRONTIERS[name]
+    points = [
+        line for line in axes.lines if line.get_marker() == MARKERS[0] and len(line.get_xdata())
+    ]
+    points = [line for line in points if line.get_transform() != axes.transAxes]
+    assert [line.get_xdata()[0] for line in points] == list(table[cost_of])
+    assert [line.get_ydata()[0] for line in points] == exact(list(100 * table["mean"]))
+    assert [to_hex(line.get_markerfacecolor()) for line in points] == [
+        COLOURS[0].lower(),
+        "#ffffff",
+    ]
+    bars = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) == 2][:2]
+    assert bars == [exact([100 * row.low, 100 * row.high]) for row in table.itertuples()]
+    (star,) = [line for line in axes.lines if line.get_marker() == "*"]
+    teacher = measured.costs.set_index("role").loc["teacher"]
+    assert [*star.get_xdata(), *star.get_ydata()] == exact([teacher[cost_of], 90.0])
+    low, high = axes.get_ylim()
+    assert low <= 100 * table.low.min() and high >= 90  # shifted markers count for the limits
+    # 30,000 / 4,000 parameters exceed a factor of 5, 0.4 / 0.2 ms do not
+    assert axes.get_xscale() == ("log" if cost_of == "params" else "linear")
+    assert "The star is the teacher." in figure.caption
+
+
+def test_the_frontier_goes_from_the_cheapest_to_the_right(measured) -> None:
+    axes = drawn(measured, "frontier-latency_ms").figure.axes[0]
+    (steps,) = [line for line in axes.lines if line.get_label() == "frontier of the students"]
+    assert list(steps.get_xdata()) == [0.2, 0.4]
+    assert list(steps.get_ydata()) == exact([100 * measured.frontier()["mean"].max()] * 2)
+    assert steps.get_drawstyle() == "steps-post"
+
+
+def test_other_metrics_have_no_teacher(measured) -> None:
+    criterion = Criterion("ce")
+    assert len(teacher_points(measured, criterion, "params")) == 0
+    figure = drawn(measured, "frontier-params", criterion)
+    axes = figure.figure.axes[0]
+    assert "teacher" not in figure.caption and "cross-entropy" in axes.get_ylabel()
+    best = measured.frontier(criterion)
+    assert best["efficient/params"].tolist() == [True, False]
+
+
+# Files
 
 
 def test_a_figure_has_the_same_bytes_twice(wide) -> None:
     for plot in (repeats_plot, heat_map):  # without and with an image
         one, other = (plot(wide, CRITERION) for _ in range(2))
         png = other.png()  # in the other order
-        assert one.svg() == other.svg() == one.svg() and one.png() == png
+        assert one.svg == other.svg == one.svg and one.png() == png
         assert Image.open(io.BytesIO(png)).size == tuple(200 * one.figure.get_size_inches())
-    assert not re.search(r"<dc:date>|Matplotlib v", one.svg())
+    assert not re.search(r"<dc:date>|Matplotlib v", one.svg)
 
 
 def test_numbers_in_text_are_not_rounded(wide) -> None:
-    svg = heat_map(wide, CRITERION).svg()  # only its coordinates are
+    svg = heat_map(wide, CRITERION).svg  # only its coordinates are
     done = wide.trials[wide.trials.status == "completed"]
     mean = done[done.config_id == at(0.3, temperature=4.0).config_id]["val/acc@last"].mean()
     assert f">{100 * mean:.2f}<" in svg
@@ -328,7 +413,7 @@ def test_numbers_in_text_are_not_rounded(wide) -> None:
 def test_text_is_not_parsed_as_mathematics(tmp_path) -> None:
     words = r"$\frac{1$ <b>&"
     made = make(tmp_path, draw({at(0.5): 0.0, at(0.5, student=words): 0.0, 1.0: 0.0}, 2))
-    svg = next(p for p in all_figures(made, CRITERION) if p.name == "repeats").svg()
+    svg = next(p for p in all_figures(made, CRITERION) if p.name == "repeats").svg
     assert r"$\frac{1$ &lt;b&gt;&amp;" in svg
 
 
@@ -336,8 +421,63 @@ def test_the_users_matplotlib_settings_have_no_effect(tmp_path) -> None:
     """Optuna's figures set the style ggplot, and users have a matplotlibrc."""
     made = make(tmp_path, {0.5: [0.5, 0.52], 1.0: [0.4, 0.41]})
     picture = next(all_figures(made, Criterion()))
-    before = picture.svg(), picture.png()
+    before = picture.svg, picture.png()
     with mpl.rc_context():
         mpl.style.use("ggplot")
         picture = next(all_figures(made, Criterion()))
-        assert (picture.svg(), picture.png()) == before
+        assert (picture.svg, picture.png()) == before
+
+
+# Figures for notebooks and scripts
+
+
+def test_curves_of_the_last_epochs_and_of_a_derived_metric(measured) -> None:
+    assert measured.plot.curves("ce", last=2).axes[0].lines[0].get_xdata().tolist() == [2, 3]
+    line = measured.plot.curves("gap").axes[0].lines[0]
+    acc = measured.plot.curves("acc").axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), 0.9 - acc.get_ydata())  # the teacher's is 0.9
+
+
+@pytest.mark.parametrize("name", ["curves", "differences", "repeats", "frontier"])
+def test_a_figure_is_matplotlibs_and_pyplot_does_not_know_it(measured, name: str) -> None:
+    before = plt.get_fignums()
+    figure = getattr(measured.plot, name)()
+    assert isinstance(figure, Figure) and plt.get_fignums() == before
+    assert figure.caption.endswith(".")
+
+
+def test_a_figure_is_shown_with_its_caption(measured) -> None:
+    figure = measured.plot.differences()
+    html = figure._repr_html_()
+    image_tag = re.search(r'src="data:image/png;base64,([^"]+)" width="([0-9]+)"', html)
+    assert image_tag
+    image = Image.open(io.BytesIO(base64.b64decode(image_tag[1]))).convert("RGB")
+    assert image.width == 1.5 * int(image_tag[2]) == 165 * figure.get_figwidth()
+    assert to_hex(np.array(image.getpixel((10, 10))) / 255) == "#ffffff"
+    colours = {to_hex(np.array(pixel) / 255) for _, pixel in image.getcolors(1 << 20) or []}
+    assert COLOURS[0].lower() in colours
+    drawn = forest_plot(measured, measured.default_criterion)
+    assert drawn is not None and drawn.caption == figure.caption and drawn.caption in html
+    figure.caption = '<script>"&'
+    html = figure._repr_html_()
+    assert "<script>" not in html and html.count("&lt;script&gt;&quot;&amp;") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("curves", {"metric": "acuracy"}, "metric must be one of .*, but got acuracy"),
+        ("curves", {"metric": "nll"}, "learning curves must have recorded values of nll, but made"),
+        ("curves", {"last": 0}, "last must be a number of epochs, at least 1, but got 0"),
+        ("differences", {}, "must have a baseline and another .*, but made has none \\(complete"),
+        ("frontier", {}, "the frontier must have a completed run of a student with known costs"),
+        ("frontier", {"cost": "bytes"}, "cost must be one of latency_ms, params, but got bytes"),
+    ],
+)
+def test_there_is_nothing_to_draw(tmp_path, name: str, arguments: dict, words: str) -> None:
+    made = make(tmp_path / "one", {0.5: [0.5, 0.6]}, plain_share=0.0)
+    with pytest.raises(InputError, match=words):
+        getattr(made.plot, name)(**arguments)
+    begun = make(tmp_path / "begun", {0.5: [None], 1.0: [None]})
+    with pytest.raises(InputError, match=r"made has none|must be"):
+        getattr(begun.plot, name)(**arguments)

@@ -72,8 +72,8 @@ def test_the_disk_of_a_study_is_full(
         with pytest.raises(FolderUnusableError) as full:
             kdtune.run(study)
     said = str(full.value)
-    assert f"the disk of {study.folder}" in said and "is full: 0" in said
-    assert said.endswith("make room, and run the same command again to resume")
+    assert f"{study.folder}" in said and "(No space left on device, 0" in said
+    assert "make room" in said and "run the same command again to resume" in said
     (disk / "ballast").unlink()
     kdtune.run(study)
     kdtune.run(calm)

@@ -130,7 +130,7 @@ def test_a_study_equals_the_plain_loop(
     # features of the frozen backbone are cached, the data themselves are not
     cached = (tmp_path / "cache").rglob("*.safetensors")
     assert {path.parents[1].name for path in cached} == {"features", "logits"}
-    facts = provenance(results).versions
+    facts = provenance(results)["versions"]
     assert facts["examples in train"].startswith(str(len(arrays["train"][0])))
     cut = "val is 20% of each class, drawn with seed 0"
     assert facts.get("cut from train") == (cut if run is TABLES else None)

@@ -84,7 +84,7 @@ def test_a_study_of_photographs(
     assert set(study["fingerprints"]) == {"data", "extra images", "teacher", "student"}
     assert {p.name for p in tmp_path.glob("cache/*")} >= {"logits"}
     assert study_facts(results, Criterion())["data"] == "photos, 9 images without labels (more)"
-    assert provenance(results).versions["images without labels"] == "9 (more)"
+    assert provenance(results)["versions"]["images without labels"] == "9 (more)"
 
     # the same images in another place are the same study; others are another one
     moved = extra.rename(tmp_path / "moved")

@@ -3,22 +3,25 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from html_reader import Reader
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
-from matplotlib.figure import Figure
 
-from kdtune.reporting import canvas as page
 from kdtune.reporting.canvas import (
     INK,
     CaptionedFigure,
     Cell,
+    StudyFigure,
     Table,
     environment,
     inline,
     interval_cell,
+    limits,
+    outside,
+    render,
 )
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict {x} {{ x }} {% x %} <b>"
@@ -50,7 +53,7 @@ def test_text_is_rendered_unchanged(text: str) -> None:
 @pytest.mark.parametrize(
     ("source", "allowed"),
     [
-        ("{{ note(x) }}", {"p"}),
+        ("{% call note() %}{{ x }}{% endcall %}", {"p"}),
         ("{{ bullets([x]) }}", {"ul", "li"}),
         ("{{ facts({x: x}) }}", {"dl", "div", "dt", "dd"}),
         ("{{ table({'head': [x], 'rows': [[x]]}) }}", {"div", *CELLS}),
@@ -72,13 +75,14 @@ def test_text_from_records_is_never_markup(source: str, allowed: set) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ note('') }}",
+        "{% call note() %} {% endcall %}",
+        "{{ facts({'name': ''}) }}",
         "{{ bullets([]) }}",
         "{{ table({'head': ['a'], 'rows': []}) }}",
         "{{ table(none) }}",
         "{{ figures([]) }}",
         "{{ facts({}) }}",
-        "{% call section('Title') %}{{ note('') }} {{ table(none) }}{% endcall %}",
+        "{% call section('Title') %}{{ bullets([]) }} {{ table(none) }}{% endcall %}",
     ],
 )
 def test_elements_without_content_are_left_out(source: str) -> None:
@@ -86,8 +90,8 @@ def test_elements_without_content_are_left_out(source: str) -> None:
 
 
 def test_a_name_that_is_not_given_is_an_error() -> None:
-    with pytest.raises(UndefinedError, match="verdict"):
-        page.render(version="0", title="A study")
+    with pytest.raises(UndefinedError, match="results"):
+        render(title="A study")
 
 
 def test_long_tables_are_folded_and_keep_every_row() -> None:
@@ -135,7 +139,7 @@ def test_data_must_be_finite_numbers() -> None:
 
 
 def test_a_figure_is_part_of_the_page() -> None:
-    figure = Figure(figsize=(2, 2))
+    figure = StudyFigure(figsize=(2, 2))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "o-", color=INK)
     title = '<b> & "x" id="y" href="#z" url(#w) #1a1b1c'
@@ -156,3 +160,15 @@ def test_a_figure_is_part_of_the_page() -> None:
     assert "<?xml" not in made and "<!DOCTYPE" not in made
     (svg,) = (a for t, a in read.tags if t == "svg")
     assert "viewbox" in svg and not {"width", "height"} & set(svg)
+
+
+def test_a_wild_line_is_left_outside() -> None:
+    lines = {"a": [0.7, 0.75], "b": [0.72, 0.76], "c": [0.71, 0.74], "wild": [0.1, 0.1]}
+    assert outside(lines, "higher") == ["wild"]
+    assert outside(lines, "lower") == []  # there it would be the best
+    assert outside(lines, None) == []
+    assert outside(lines | {"wild": [0.6, 0.7]}, "higher") == []  # 0.16 is less than 5 x 0.06
+    assert outside(lines | {"worse": [0.0, 0.1]}, "higher") == ["worse", "wild"]
+    assert outside({k: lines[k] for k in ("a", "wild")}, "higher") == []  # half of all
+    assert outside({}, "higher") == outside({"a": [np.nan]}, "lower") == []
+    assert limits([[1.0, np.nan], [3.0]]) == pytest.approx((0.9, 3.1))
