@@ -18,17 +18,14 @@ from collections.abc import Iterable
 from kdtune.config.cli import AnalysisFlags, TableFlags
 from kdtune.config.text import InputError, printable_lines
 from kdtune.results.comparison import format_table
-from kdtune.results.results import (
-    check_baseline,
-    criterion_for_several,
-    criterion_of,
+from kdtune.results.results import check_baseline, criterion_of, load, parse_baseline
+from kdtune.results.several import (
     is_folder_of_studies,
     list_studies,
-    load,
-    parse_baseline,
+    load_several,
     studies_text,
+    text,
 )
-from kdtune.results.several import load_several, text
 from kdtune.results.sources import read_tables
 from kdtune.results.tables import compare
 
@@ -43,9 +40,8 @@ def main(flags: AnalysisFlags | TableFlags) -> int:
 
 def _print_table(flags: TableFlags) -> list[str]:
     """Print the comparison in a table of results; return its warnings."""
-    frame, notes = read_tables(flags.tables, flags.epoch, flags.study)
     result = compare(
-        frame,
+        read_tables(flags.tables),
         flags.by,
         str(flags.repeat),
         str(flags.metric),
@@ -60,7 +56,7 @@ def _print_table(flags: TableFlags) -> list[str]:
         keep_incomplete=flags.keep_incomplete,
     )
     _print(result.text(flags.format))
-    return [*notes, *result.warnings]
+    return result.warnings
 
 
 def _print_studies(flags: AnalysisFlags) -> list[str]:
@@ -133,7 +129,7 @@ def _check_for_several(flags: AnalysisFlags) -> None:
 
 def _print_several(flags: AnalysisFlags) -> list[str]:
     """Print studies side by side, or the list of a folder's studies; return their warnings."""
-    criterion = criterion_for_several(flags)
+    criterion = criterion_of(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)
         _print(studies_text(table, criterion, flags.format))

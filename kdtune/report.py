@@ -14,7 +14,7 @@ from pathlib import Path
 from kdtune.config.cli import ReportFlags
 from kdtune.config.text import InputError
 from kdtune.reporting.build import output_file, write, write_comparison
-from kdtune.results.results import check_baseline, criterion_for_several, criterion_of, load
+from kdtune.results.results import check_baseline, criterion_of, load
 from kdtune.results.several import load_several
 
 
@@ -28,7 +28,7 @@ def main(flags: ReportFlags) -> int:
                 "--max-ms and --max-params must be used with one study, but got several; leave "
                 "them out"
             )
-        criterion = criterion_for_several(flags)
+        criterion = criterion_of(flags)
         file = None if flags.out is None else output_file(flags.out)
         side = load_several(flags.runs, criterion)
         for results in side.results:

@@ -10,7 +10,7 @@ from PIL import Image
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.raytune.driver import DistillationJob
+from kdtune.raytune.driver import prepare
 from kdtune.raytune.folder import finish, write_study
 from kdtune.results.results import Results
 from kdtune.storage.mirror import Mirror
@@ -82,7 +82,7 @@ def run_here(run: Run, out: Path, name: str, repeats: int = 2, **own: object) ->
     study = Study(name=name, out=str(out), run=run, repeats=repeats, **own)  # type: ignore[arg-type]
     study = resolve_study(study, begun=False)
     study.folder.mkdir(parents=True)
-    write_study(study, {}, DistillationJob().provenance(study, study, None))
+    write_study(study, {}, prepare(study, study, None, {}).provenance)
     with Records(study.folder) as records:
         for config in study.runs():
             for repeat in range(repeats):

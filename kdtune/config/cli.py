@@ -233,23 +233,20 @@ def overview() -> str:
 # Flags of `kdtune.analysis` for a table of results that was made elsewhere.
 
 
-_SUFFIXES = ".csv .tsv .txt .parquet .pq .db .sqlite .sqlite3 .log .journal .xlsx .xls .zip"
+_SUFFIXES = ".csv .tsv .txt .parquet .pq .db .sqlite .sqlite3 .xlsx .xls .zip"
 SUFFIXES = frozenset(_SUFFIXES.split())
-"""Endings of the names of tables and Optuna storages."""
-SQLITE = "sqlite:///"
+"""Endings of the names of tables, and of files that are refused as tables."""
 
 
 @dataclass(frozen=True)
 class TableFlags:
     """Compare configurations in a table of results: summary, comparison and conclusion.
 
-    The table has one row per run, or per run and epoch. Formats: csv, parquet, an Optuna storage
-    (journal file or SQLite database), and csv exports of Weights & Biases.
+    The table has one row per run, or per run and epoch. Formats: csv and parquet.
     """
 
     tables: tuple[str, ...]
-    """File of the table, or sqlite:///FILE. Several files are read as one table; the column file
-    has their names."""
+    """File of the table. Several files are read as one table; the column file has their names."""
     by: tuple[str, ...] = ()
     """Columns of the hyperparameters that distinguish the configurations."""
     repeat: str | None = None
@@ -260,7 +257,7 @@ class TableFlags:
     """Column that is compared."""
     epoch: str | None = None
     """Column of the epoch, if there is one row per run and epoch: the last epoch of each run
-    counts. "step" are the intermediate values of an Optuna storage."""
+    counts."""
     example: str | None = None
     """Column of the image or example, if there is one row per run and example with, for example,
     0 or 1 for correct. Then intervals hold for new repeats and new examples."""
@@ -284,8 +281,6 @@ class TableFlags:
     mixes the learning curve with the differences between runs."""
     keep_incomplete: bool = False
     """Runs with fewer epochs than the others count. By default they are named and left out."""
-    study: str | None = None
-    """Study of an Optuna storage that holds several."""
     format: Format = "md"
     """Format of the tables; md is for reading, csv and json have all columns."""
     strict: bool = False
@@ -310,12 +305,9 @@ class TableFlags:
 
 
 def table_file(place: str) -> Path:
-    """Return the file of a table, named as a file or as sqlite:///FILE.
-
-    Raises InputError if there is none.
-    """
-    check_place("tables", place.removeprefix(SQLITE))
-    file = Path(place.removeprefix(SQLITE)).expanduser()
+    """Return the file of a table; raise InputError if there is none."""
+    check_place("tables", place)
+    file = Path(place).expanduser()
     if not file.is_file():
         names = [other.name for other in file.parent.glob("*.*")]
         near = get_close_matches(file.name, names, n=1, cutoff=0.75)
@@ -328,8 +320,6 @@ def is_table(word: str) -> bool:
     """Return whether a word of a command line names a table of results, not a study."""
     if word.startswith("-"):
         return False
-    if word.startswith("sqlite:"):
-        return True
     file = os.path.expanduser(word)  # what cannot be a path is said later, by check_place
     if "://" in word or os.path.isdir(file):
         return False
@@ -485,7 +475,7 @@ class AnalysisFlags:
     """Print the results of a study: the table, the comparison with the baseline, the conclusion.
 
     Several studies of the same data are compared with the first; the studies of a folder are
-    listed. A table of results made elsewhere (csv, parquet, an Optuna storage) has flags of its
+    listed. A table of results made elsewhere (csv, parquet) has flags of its
     own: python -m kdtune.analysis results.csv --help.
     """
 

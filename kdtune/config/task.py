@@ -58,8 +58,9 @@ class Metric:
     """Its column in records and dataframes."""
     label: str
     """In words, for axes and tables."""
-    unit: Literal["points", "nats", ""]
-    """How differences are shown: "points" are percentage points of a share, nats are printed."""
+    unit: Literal["points", "percent", "nats", ""]
+    """How differences are shown: "points" are percentage points of a share in [0, 1], "percent"
+    those of a share in [0, 100], nats are printed."""
     better: Literal["higher", "lower"] | None
     """Which of two values is better; None: neither."""
     comparable: bool

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,7 @@ from kdtune.data.checks import (
     find_changes,
     forget_changed_data,
 )
+from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
 from kdtune.raytune.folder import (
@@ -45,13 +45,12 @@ from kdtune.raytune.folder import (
     remove_parts,
     write_study,
 )
-from kdtune.raytune.function import make_run, run_function_trial
+from kdtune.raytune.function import function_epochs, make_run, run_trial
 from kdtune.raytune.machines import (
     Capacity,
     MachineMonitor,
-    TrialResources,
     check_local_resources,
-    fingerprint,
+    fingerprints_of,
     preflight,
 )
 from kdtune.raytune.objects import share_objects, take_objects
@@ -62,13 +61,13 @@ from kdtune.raytune.progress import (
     notified,
     print_recipe,
 )
-from kdtune.raytune.recorder import MAX_RETRIES, Recorder, WorkerWatch
+from kdtune.raytune.recorder import MAX_RETRIES, Recorder
 from kdtune.raytune.session import (
     check_address,
     check_local_ray,
-    lost_ray_in_words,
+    folder_watch,
+    ray_errors_in_words,
     ray_session,
-    silence_said,
     summarised,
 )
 from kdtune.raytune.teachers import (
@@ -77,7 +76,7 @@ from kdtune.raytune.teachers import (
     measure_with_ray,
     train_teachers,
 )
-from kdtune.raytune.trial import run_trial, teacher_files
+from kdtune.raytune.trial import distillation_epochs, teacher_files
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
 from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
@@ -97,7 +96,7 @@ from kdtune.training.recipe import (
     transforms_of,
     with_weights_of_studies,
 )
-from kdtune.training.run import check_objectives, check_study, make_student
+from kdtune.training.run import make_student
 from kdtune.training.teacher import find_other_views, initial_teacher, missing_teachers
 
 # Ray Tune's searcher and scheduler on top of the plan.
@@ -172,248 +171,7 @@ class EarlyStopper(FIFOScheduler):
         return str(TrialScheduler.CONTINUE)
 
 
-# What a study's trials are, for its driver: checks, preparations, and the function of a trial.
-
-
-Say = Callable[[str], None]
-"""Prints a line on the terminal."""
-
-
-class Job(ABC):
-    """Steps of a driver that depend on the kind of trials, in the order of their calls.
-
-    An adapter without state: every method is given the study as it is by then.
-    """
-
-    def begin(self, study: Study) -> Study:
-        """Return the study as it is compared with the one that its folder holds."""
-        return study
-
-    def resolve(self, study: Study, begun: bool) -> Study:
-        """Return the study with a value for each setting that follows from data and models.
-
-        Args:
-            study: That has trials left.
-            begun: Whether its folder already holds it.
-        """
-        return study
-
-    def files(self, study: Study) -> list[str]:
-        """Return the names of files in the study's folder that trials need."""
-        return []
-
-    @abstractmethod
-    def fingerprints(self, study: Study) -> dict[str, str]:
-        """Return content hashes of what the trials are made of.
-
-        Raises InputError if one of them cannot work.
-        """
-
-    def check(self, study: Study) -> None:
-        """Raise InputError if a study that has trials left cannot run."""
-        return None
-
-    @abstractmethod
-    def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
-        """Return what provenance.json says of the trials, see `study_folder.write_study`.
-
-        Args:
-            asked: The study as it was asked for.
-            study: The study as it is run, with trials left.
-            saved: What its folder holds.
-        """
-
-    @abstractmethod
-    def describe(self, provenance: Mapping[str, Any]) -> Sequence[str]:
-        """Return lines for the terminal that say what is run."""
-
-    def prepare_before_ray(self, study: Study, mirror: Mirror) -> None:
-        """Do what is to be done before Ray's workers use the machine."""
-        return None
-
-    def about_data(self, study: Study) -> Sequence[str]:
-        """Return lines for the terminal about the data."""
-        return []
-
-    def warnings(self, study: Study, count: int) -> Iterator[str]:
-        """Yield a sentence for what makes a study of so many concurrent trials less useful."""
-        yield from ()
-
-    def prepare(
-        self, study: Study, mirror: Mirror, trial: TrialResources, say: Say, say_epoch: Say
-    ) -> None:
-        """Make what all trials need, such as the teacher.
-
-        Args:
-            study: The study.
-            mirror: Of its folder.
-            trial: What a trial uses.
-            say: Gets each line.
-            say_epoch: Gets the lines about epochs of a teacher.
-        """
-        return None
-
-    @abstractmethod
-    def trainable(self, study: Study) -> Callable[..., None]:
-        """Return function(config, study, concurrent), which Ray calls for each trial."""
-
-    def find_changes(self, study: Study) -> str:
-        """Return a sentence on data that have changed while the study ran; "" if none have."""
-        return ""
-
-
-# The job of a study of distillation: data, teachers, students.
-
-
-class DistillationJob(Job):
-    """Trials are distillation runs: a teacher is trained first, streams are shared."""
-
-    def begin(self, study: Study) -> Study:
-        """Return the study with absolute paths, and the weights of other studies by file."""
-        return replace(study, run=with_weights_of_studies(study.run.absolute()))
-
-    def resolve(self, study: Study, begun: bool) -> Study:
-        """Return the study with its whole recipe."""
-        check_objects(study)
-        forget_changed_data(study.run)
-        return resolve_study(study, begun=begun)
-
-    def files(self, study: Study) -> list[str]:
-        """Return the names of the teachers' files."""
-        return teacher_files(study)
-
-    def fingerprints(self, study: Study) -> dict[str, str]:
-        """Return the fingerprints of data, models and the user's own objectives."""
-        own_objectives = check_objectives(study)
-        return check_study(study) | own_objectives
-
-    def check(self, study: Study) -> None:
-        """Raise InputError if a finished teacher is damaged, or others may write the cache."""
-        Cache(study.cache, study.cache_gb).check()
-        every = numbered(study, teachers(study))
-        missing_teachers(study.run, every, study.folder / "teacher")
-
-    def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
-        """Return classes, data, recipe and transforms."""
-        rows = recipe_rows(asked, study, saved.study if saved else None)
-        transforms, data = transforms_of(study), with_extra(load_data(study.run), study.run)
-        return {
-            "classes": data.classes,
-            "data_set": data_record(data),
-            "recipe": [row._asdict() for row in rows],
-            "views": transforms.views,
-            "models": transforms.models,
-            "input": transforms.input,
-            "sources": transforms.sources,
-            "warnings": transforms.warnings,
-        }
-
-    def describe(self, provenance: Mapping[str, Any]) -> Sequence[str]:
-        """Return the recipe: all settings, and where they came from."""
-        return format_recipe([RecipeRow(**row) for row in provenance["recipe"]])
-
-    def prepare_before_ray(self, study: Study, mirror: Mirror) -> None:
-        """Measure the cost of the models while the machine is idle."""
-        measure_before_ray(study, mirror)
-
-    def about_data(self, study: Study) -> Sequence[str]:
-        """Return the counts of images by class, and what is suspicious about them."""
-        return list(describe_data(with_extra(load_data(study.run), study.run)))
-
-    def warnings(self, study: Study, count: int) -> Iterator[str]:
-        """Yield a sentence for what makes the study slower or less useful."""
-        yield from flags_without_effect(study)
-        data = with_extra(load_data(study.run), study.run)
-        yield from data.warnings
-        yield from find_faults(study)
-        yield from find_other_views(study)
-        yield from describe_fixed_students(study)
-        cache = Cache(study.cache, study.cache_gb)
-        student, own_teachers = make_student(study.run), teachers(study)
-        if strangers := cache.strangers():
-            yield strangers
-        if fault := cache.fault():
-            yield fault
-        elif too_small := cache_warning(
-            study, count, data, student, [initial_teacher(run) for run in own_teachers]
-        ):
-            yield too_small
-        count_used = len({run.teacher_number for run in numbered(study, own_teachers)})
-        if count_used < study.run.teachers:
-            yield (
-                f"--repeats {study.repeats} uses only {count_used} of --teachers "
-                f"{study.run.teachers}"
-            )
-        if not study.has_plain:
-            yield (
-                "the study has no baseline without distillation (alpha = 1), so there will be no "
-                "verdict"
-            )
-
-    def prepare(
-        self, study: Study, mirror: Mirror, trial: TrialResources, say: Say, say_epoch: Say
-    ) -> None:
-        """Measure the models on the device of the trials, train and check the teachers."""
-        measure_with_ray(study, mirror, trial, say)
-        train_teachers(study, trial, say, say_epoch)
-        check_teachers(study, mirror, trial, say)
-
-    def trainable(self, study: Study) -> Callable[..., None]:
-        """Return the function of a distillation run on the data as this process has read them."""
-        return partial(run_trial, contents=Contents.of(study.run))
-
-    def find_changes(self, study: Study) -> str:
-        """Return a sentence on image files that have changed while the study ran; "" if none."""
-        return find_changes(study.run)
-
-
-# The job of a study of a training function of the user's own.
-
-
-class FunctionJob(Job):
-    """Trials are calls of a function that yields metrics."""
-
-    def begin(self, study: Study) -> Study:
-        """Return the study; raise InputError if other machines cannot import its function."""
-        if callable(study.train) and not is_importable(study.train):
-            if study.address is not None or study.uri is not None:
-                raise InputError(
-                    f"train must be importable on every machine of a cluster, but "
-                    f"{name_of(study.train)} is defined in a notebook, a script or another "
-                    f"function; put it into a module and give train='module:function'"
-                )
-            try:
-                cloudpickle.dumps(study.train)
-            except Exception as error:  # whatever an object of the user raises
-                raise InputError(
-                    f"train cannot be sent to another process ({first_line(error)}); put it into a "
-                    f"module and give train='module:function'"
-                ) from None
-        return study
-
-    def fingerprints(self, study: Study) -> dict[str, str]:
-        """Return the fingerprint of the function's module and of what it imports of the user's."""
-        return {"train": fingerprint(study)}
-
-    def provenance(self, asked: Study, study: Study, saved: SavedStudy | None) -> Mapping[str, Any]:
-        """Return nothing: kdtune knows nothing of the function's data and models."""
-        return {}
-
-    def describe(self, provenance: Mapping[str, Any]) -> Sequence[str]:
-        """Return no lines."""
-        return []
-
-    def warnings(self, study: Study, count: int) -> Iterator[str]:
-        """Yield a sentence if there will be no verdict."""
-        if not study.has_plain:
-            yield "the study has no baseline (baseline={...}), so there will be no verdict"
-
-    def trainable(self, study: Study) -> Callable[..., None]:
-        """Return the function that calls the user's."""
-        return run_function_trial
-
-
-# Driver of a study: checks, Ray, the tuner, resuming.
+# The driver: asked study -> resolved -> plan -> trials -> records -> results.
 
 
 MAX_CONCURRENT_TRIALS = 10_000
@@ -424,6 +182,27 @@ MAX_RESTARTS_WITHOUT_PROGRESS = 3
 
 class Interrupted(KeyboardInterrupt):
     """A study stopped before its end; the same command resumes it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study with trials left, and what was made of it once, before Ray."""
+
+    study: Study
+    """Resolved: every default is known."""
+    fingerprints: Mapping[str, str]
+    """Of what its trials are made of."""
+    data: Data | None
+    """The data set, with images without labels; None with a training function of the user's own."""
+    provenance: Mapping[str, Any]
+    """What provenance.json says of the trials."""
+    trainable: Callable[..., None]
+    """Function(config, study), which Ray calls for each trial."""
+
+    @property
+    def find_changes(self) -> Callable[[], str]:
+        """Function that returns a sentence on data that have changed meanwhile, or ""."""
+        return str if self.data is None else partial(find_changes, self.study.run)
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
@@ -457,46 +236,72 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """
     check_packages(study.tracker)
     trackers, command = study.tracker, study.notify
-    job: Job = DistillationJob() if study.task.is_distillation else FunctionJob()
-    study = job.begin(replace(study, tracker=(), notify=None))
-    study = take_objects(study, ray_init)
+    study = take_objects(_located(replace(study, tracker=(), notify=None)), ray_init)
     folder, mirror = study.folder, Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
-        locks.enter_context(silence_said(folder))
+        locks.enter_context(folder_watch(folder))
         locks.enter_context(hold_lease(mirror))
         remove_parts(folder)
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
-        study, provenance = _begin(job, study, mirror, ray_init)
+        study, prepared = _begin(study, mirror, ray_init)
         mirror.push(STUDY, PROVENANCE)
         with notified(command, study):
-            if provenance is not None:
-                if recipe := job.describe(provenance):
-                    print_recipe(f"Recipe of {study.uri or folder}:", recipe)
-                job.prepare_before_ray(study.absolute(), mirror)
+            if prepared is not None:
+                if recipe := prepared.provenance.get("recipe"):
+                    rows = format_recipe([RecipeRow(**row) for row in recipe])
+                    print_recipe(f"Recipe of {study.uri or folder}:", rows)
+                if prepared.data is not None:
+                    measure_before_ray(study.absolute(), mirror)
                 with ray_session(study, ray_init):
-                    _run_all(job, share_objects(study.absolute()), mirror, trackers)
+                    shared = share_objects(study.absolute())
+                    _run_all(replace(prepared, study=shared), mirror, trackers)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run.objects)
     return load(folder)
 
 
+def _located(study: Study) -> Study:
+    """Return the study as it is compared with the one that its folder holds: with absolute paths.
+
+    Raises:
+        InputError: Other processes or machines cannot import its training function.
+    """
+    if study.train is None:
+        return replace(study, run=with_weights_of_studies(study.run.absolute()))
+    if callable(study.train) and not is_importable(study.train):
+        if study.address is not None or study.uri is not None:
+            raise InputError(
+                f"train must be importable on every machine of a cluster, but "
+                f"{name_of(study.train)} is defined in a notebook, a script or another "
+                f"function; put it into a module and give train='module:function'"
+            )
+        try:
+            cloudpickle.dumps(study.train)
+        except Exception as error:  # whatever an object of the user raises
+            raise InputError(
+                f"train cannot be sent to another process ({first_line(error)}); put it into a "
+                f"module and give train='module:function'"
+            ) from None
+    return study
+
+
 def _begin(
-    job: Job, asked: Study, mirror: Mirror, ray_init: dict[str, Any] | None
-) -> tuple[Study, Mapping[str, Any] | None]:
+    asked: Study, mirror: Mirror, ray_init: dict[str, Any] | None
+) -> tuple[Study, Prepared | None]:
     """Check the study against the machine and its folder, and write what is known at its start.
 
     Returns:
-        The study as it runs or has run, and its provenance; None if no run is left.
+        The study as it runs or has run; None if no run is left.
     """
     folder = asked.folder
     saved = read_if_saved(folder)
     study = merge_with_saved(asked, saved)
     if saved is None:
-        study = job.resolve(study, begun=False)
+        study = _resolve(study, begun=False)
     lines, _ = read_lines(folder, study)
     if saved is None and lines:
         print(
@@ -505,20 +310,65 @@ def _begin(
         )
     is_done = Plan(study, lines).is_done
     if saved is not None and not is_done:
-        study = job.resolve(study, begun=True)
-    mirror.pull(*job.files(study))
+        study = _resolve(study, begun=True)
+    if study.train is None:
+        mirror.pull(*teacher_files(study))
     fingerprints = dict(saved.fingerprints) if saved else {}
     if not is_done:
         _check_resources(study, ray_init)
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
-        fingerprints |= _fingerprints(job, study, saved)
+        current = fingerprints_of(study)
+        check_same(study, saved, current)
+        fingerprints |= current
     if is_done:
         write_study(study, fingerprints)
         return study, None
-    job.check(study)
-    provenance = job.provenance(asked, study, saved)
-    write_study(study, fingerprints, provenance)
-    return study, provenance
+    prepared = prepare(asked, study, saved, fingerprints)
+    write_study(study, fingerprints, prepared.provenance)
+    return study, prepared
+
+
+def _resolve(study: Study, begun: bool) -> Study:
+    """Return the study with a value for each setting that follows from data and models."""
+    if study.train is not None:
+        return study
+    check_objects(study)
+    forget_changed_data(study.run)
+    return resolve_study(study, begun=begun)
+
+
+def prepare(
+    asked: Study, study: Study, saved: SavedStudy | None, fingerprints: Mapping[str, str]
+) -> Prepared:
+    """Make what a study with trials left needs, before Ray.
+
+    Args:
+        asked: The study as it was asked for.
+        study: The study as it is run.
+        saved: What its folder holds.
+        fingerprints: Of what the trials are made of.
+
+    Raises:
+        InputError: A finished teacher is damaged, or others may write the cache.
+    """
+    if study.train is not None:
+        return Prepared(study, fingerprints, None, {}, partial(run_trial, function_epochs))
+    Cache(study.cache, study.cache_gb).check()
+    missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher")
+    rows = recipe_rows(asked, study, saved.study if saved else None)
+    transforms, data = transforms_of(study), with_extra(load_data(study.run), study.run)
+    provenance = {
+        "classes": data.classes,
+        "data_set": data_record(data),
+        "recipe": [row._asdict() for row in rows],
+        "views": transforms.views,
+        "models": transforms.models,
+        "input": transforms.input,
+        "sources": transforms.sources,
+        "warnings": transforms.warnings,
+    }
+    epochs = partial(distillation_epochs, contents=Contents.of(study.run))
+    return Prepared(study, fingerprints, data, provenance, partial(run_trial, epochs))
 
 
 @contextmanager
@@ -547,66 +397,96 @@ def _check_resources(study: Study, ray_init: dict[str, Any] | None) -> None:
         check_address(study.address)
 
 
-def _fingerprints(job: Job, study: Study, saved: SavedStudy | None) -> dict[str, str]:
-    """Return the fingerprints of what the trials are made of.
-
-    Raises InputError if one of them cannot work or differs from the saved one.
-    """
-    fingerprints = job.fingerprints(study)
-    check_same(study, saved, fingerprints)
-    return fingerprints
-
-
-def _run_all(job: Job, study: Study, mirror: Mirror, trackers: Sequence[str]) -> None:
+def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> None:
     """Prepare what the trials need, then run every trial that is left."""
-    capacity = Capacity(study, print)
-    study = replace(study, cpus_per_trial=capacity.trial.cpu)
+    capacity = Capacity(prepared.study, print)
+    study = replace(prepared.study, cpus_per_trial=capacity.trial.cpu)
     count = capacity.concurrent_trials()
     plan = Plan(study, read_lines(study.folder, study)[0], count)
-    with ProgressDisplay(plan, Cache(study.cache, study.cache_gb)) as display:
-        for line in (*job.about_data(study), *preflight(study, capacity.trial)):
-            display.print_line(line)
-        for sentence in job.warnings(study, count):
-            display.print_line(f"warning: {sentence}")
-        job.prepare(study, mirror, capacity.trial, display.print_line, display.print_epoch)
+    with ExitStack() as stack:
+        display = stack.enter_context(ProgressDisplay(plan, Cache(study.cache, study.cache_gb)))
+        say = display.print_line
+        for line in describe_data(prepared.data) if prepared.data is not None else ():
+            say(line)
+        for line in preflight(study, prepared.fingerprints, capacity.trial):
+            say(line)
+        for sentence in find_warnings(study, prepared.data, count):
+            say(f"warning: {sentence}")
+        if prepared.data is not None:
+            measure_with_ray(study, mirror, capacity.trial, say)
+            train_teachers(study, capacity.trial, say, display.print_epoch)
+            check_teachers(study, mirror, capacity.trial, say)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
-        display.print_line(f"Running {left}, {count} at a time. Results are written to {place}.")
-        with (
-            Records(study.folder) as records,
-            RecordsUploader(mirror, records) as uploader,
-            MachineMonitor(study, capacity.trial) as monitor,
-            ExitStack() as stack,
-        ):
-            callbacks: list[tune.Callback] = [
-                stack.enter_context(Tracker(name, study, plan.pruned, display.print_line))
-                for name in trackers
-            ]
-            changes = partial(job.find_changes, study)
-            own = (study, plan, display, records, uploader, monitor, capacity, changes)
-            recorder = Recorder(*own)
-            try:
-                so_far = summarised(partial(describe_state, plan), display.print_line)
-                with so_far, lost_ray_in_words():
-                    _fit_until_done(job, study, plan, capacity, recorder, callbacks)
-            finally:
-                if recorder.changes:
-                    add_warning(study.folder, recorder.changes)
-        if found := changes():
-            add_warning(study.folder, found)
+        say(f"Running {left}, {count} at a time. Results are written to {place}.")
+        records = stack.enter_context(Records(study.folder))
+        recorder = Recorder(
+            study,
+            plan,
+            display,
+            records,
+            stack.enter_context(RecordsUploader(mirror, records)),
+            stack.enter_context(MachineMonitor(study, capacity.trial, prepared.fingerprints)),
+            capacity,
+            prepared.find_changes,
+        )
+        callbacks: list[tune.Callback] = [
+            recorder,
+            *(stack.enter_context(Tracker(name, study, plan.pruned, say)) for name in trackers),
+            TBXLoggerCallback(),
+        ]
+        try:
+            with summarised(partial(describe_state, plan), say), ray_errors_in_words():
+                _fit_until_done(prepared.trainable, recorder, callbacks)
+        finally:
+            if recorder.changes:
+                add_warning(study.folder, recorder.changes)
+        if changes := prepared.find_changes():
+            add_warning(study.folder, changes)
             mirror.push(PROVENANCE)
-            display.print_line(f"warning: {found}")
+            say(f"warning: {changes}")
         if study.until_decided:
-            display.print_line(describe_end(plan))
+            say(describe_end(plan))
+
+
+def find_warnings(study: Study, data: Data | None, count: int) -> Iterator[str]:
+    """Yield a sentence for what makes a study slower or less useful.
+
+    Args:
+        study: The study.
+        data: Its data; None with a training function of the user's own.
+        count: Trials that run at a time.
+    """
+    if data is None:
+        if not study.has_plain:
+            yield "the study has no baseline (baseline={...}), so there will be no verdict"
+        return
+    yield from flags_without_effect(study)
+    yield from data.warnings
+    yield from find_faults(study)
+    yield from find_other_views(study)
+    yield from describe_fixed_students(study)
+    cache, all_teachers = Cache(study.cache, study.cache_gb), teachers(study)
+    if strangers := cache.strangers():
+        yield strangers
+    if fault := cache.fault():
+        yield fault
+    elif too_small := cache_warning(
+        study, count, data, make_student(study.run), [initial_teacher(run) for run in all_teachers]
+    ):
+        yield too_small
+    count_used = len({run.teacher_number for run in numbered(study, all_teachers)})
+    if count_used < study.run.teachers:
+        yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
+    if not study.has_plain:
+        yield (
+            "the study has no baseline without distillation (alpha = 1), so there will be no "
+            "verdict"
+        )
 
 
 def _fit_until_done(
-    job: Job,
-    study: Study,
-    plan: Plan,
-    capacity: Capacity,
-    recorder: Recorder,
-    trackers: list[tune.Callback],
+    trainable: Callable[..., None], recorder: Recorder, callbacks: list[tune.Callback]
 ) -> None:
     """Run Tune until the plan is done.
 
@@ -614,11 +494,11 @@ def _fit_until_done(
         DataChangedError: A run has met data that changed, so that others cannot succeed.
         Interrupted: Ctrl-C, or Ray stops again and again without any progress.
     """
-    restarts_without_progress = 0
+    plan, restarts_without_progress = recorder.plan, 0
     while not plan.is_done:
         before = recorder.ended_trials
         try:
-            _fit(job, study, plan, capacity, recorder, trackers)
+            _fit(trainable, recorder, callbacks)
         except RuntimeError as error:  # Ray's memory monitor has killed a trial, and fit() with it
             check_local_ray()
             recorder.display.print_line(f"Ray has stopped ({first_line(error)}) and is restarted.")
@@ -639,23 +519,12 @@ def _fit_until_done(
 
 
 def _fit(
-    job: Job,
-    study: Study,
-    plan: Plan,
-    capacity: Capacity,
-    recorder: Recorder,
-    trackers: list[tune.Callback],
+    trainable: Callable[..., None], recorder: Recorder, callbacks: list[tune.Callback]
 ) -> None:
     """Run Tune once."""
-    count, resources = capacity.concurrent_trials(), capacity.trial._asdict()
-    watch = WorkerWatch(
-        lambda trial: recorder.describe(make_run(study, trial.config)),
-        recorder.display.print_line,
-    )
+    study, plan, capacity = recorder.study, recorder.plan, recorder.capacity
     tuner = tune.Tuner(
-        tune.with_resources(
-            partial(job.trainable(study), study=study, concurrent=count), resources
-        ),
+        tune.with_resources(partial(trainable, study=study), capacity.trial._asdict()),
         tune_config=tune.TuneConfig(
             search_alg=RepeatSearcher(
                 plan, capacity.concurrent_trials, lambda: bool(recorder.changes)
@@ -669,7 +538,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.folder),
-            callbacks=[recorder, watch, *trackers, TBXLoggerCallback()],
+            callbacks=callbacks,
             # Ray's own reporter for notebooks clears what the study has printed, even if verbose=0
             progress_reporter=tune.CLIReporter(),
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),

@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
@@ -117,8 +117,8 @@ def _copies(
     """
     for _, trial in trials.iterrows():
         name = student_file(trial["repeat"])
-        own = folder / TRIALS / trial.trial_id / STUDENT
-        sources = (own,) if earlier is None else (own, earlier / name)
+        saved = folder / TRIALS / trial.trial_id / STUDENT
+        sources = (saved,) if earlier is None else (saved, earlier / name)
         if source := next(filter(Path.exists, sources), None):
             shutil.copyfile(source, part / name)  # safetensors' own files are for their owner alone
             yield StudentRecord(
@@ -163,8 +163,16 @@ def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
 
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FINISHED = (
-    *("epochs", "epochs.parquet", "trials.parquet", PREDICTIONS, COSTS),
-    *(SUMMARY_CSV, SUMMARY_MD, OPTUNA, STUDENTS, THUMBNAILS),
+    "epochs",
+    "epochs.parquet",
+    "trials.parquet",
+    PREDICTIONS,
+    COSTS,
+    SUMMARY_CSV,
+    SUMMARY_MD,
+    OPTUNA,
+    STUDENTS,
+    THUMBNAILS,
 )
 """What a finished study has on an object store, besides its trials and its teacher."""
 TEACHER_PART_SECONDS = 3600.0
@@ -188,15 +196,16 @@ def write_study(
     study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
-    own = dict(provenance or {})
-    models, warnings, sources = (own.pop(name, None) for name in ("models", "warnings", "sources"))
-    seen = {name: own.pop(name) for name in ("views", "input") if name in own}
-    record = read_provenance(study.folder) or own | _provenance()
-    if models is not None:
-        models = record.get("models", {}) | models
-        sources = record.get("sources", {}) | (sources or {})
-        warnings = list(dict.fromkeys([*record.get("warnings", []), *(warnings or [])]))
-        record |= seen | {"models": models, "sources": sources, "warnings": warnings}
+    current = dict(provenance or {})
+    added = ("models", "sources", "views", "input", "warnings")
+    once = {name: value for name, value in current.items() if name not in added}
+    record = read_provenance(study.folder) or once | _provenance()
+    if "models" in current:
+        for name in ("models", "sources"):
+            record[name] = record.get(name, {}) | current.get(name, {})
+        record |= {name: current[name] for name in ("views", "input") if name in current}
+        warnings = [*record.get("warnings", []), *current.get("warnings", [])]
+        record["warnings"] = list(dict.fromkeys(warnings))
     with atomic_write(study.folder / PROVENANCE) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
@@ -211,18 +220,21 @@ def remove_parts(folder: Path) -> None:
     """
     old = time.time() - TEACHER_PART_SECONDS
     trials, teacher = folder / TRIALS, folder / TEACHER
-    places = (
-        *((part, (STUDY, PROVENANCE, *FINISHED)) for part in folder.glob("*.part")),
-        *((part, (LOG,)) for part in trials.glob(f"*/{FILES}/{LOG}.*.part")),
-        *((part, None) for part in trials.glob("*/*.part")),
-        *((part, None) for part in teacher.rglob("*.part")),
-        *((part, None) for part in (folder / THUMBNAILS).glob("*.part")),
-    )
-    for part, names in places:
-        found = PART.fullmatch(part.name)
-        if found and (names is None or found["file"] in names):
+    written = (STUDY, PROVENANCE, *FINISHED)
+    places: list[tuple[Path, str, Sequence[str] | None]] = [
+        (folder, "*.part", written),
+        (trials, f"*/{FILES}/{LOG}.*.part", [LOG]),
+        (trials, "*/*.part", None),
+        (teacher, "**/*.part", None),
+        (folder / THUMBNAILS, "*.part", None),
+    ]
+    for root, pattern, names in places:
+        for part in root.glob(pattern):
+            match = PART.fullmatch(part.name)
+            if match is None or (names is not None and match["file"] not in names):
+                continue
             with suppress(OSError):  # that of another user stays
-                if part.is_file() and (teacher not in part.parents or part.stat().st_mtime < old):
+                if part.is_file() and (root != teacher or part.stat().st_mtime < old):
                     part.unlink()
 
 
@@ -309,8 +321,8 @@ def _write_thumbnails(results: Results, objects: Objects) -> None:
         def picture(split: str, index: int) -> Image.Image:
             if splits[split].kind == "tensors":
                 raise ValueError("not an image")
-            own = splits[split].example(index, results.study.run.orientation)
-            channels = own.numpy()  # uint8 [C, H, W]
+            example = splits[split].example(index, results.study.run.orientation)
+            channels = example.numpy()  # uint8 [C, H, W]
             last = channels.transpose(1, 2, 0)
             return Image.fromarray(last[..., 0] if len(channels) == 1 else last)
 

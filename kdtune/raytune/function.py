@@ -8,11 +8,11 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ray import tune
@@ -112,8 +112,8 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
         raise ValueError(
             f"train must yield val/{score} in each epoch, but yielded {list(given)!r:.200}"
         )
-    for split, own in examples.items():
-        if len({len(values) for values in own.values()}) > 1:
+    for split, arrays in examples.items():
+        if len({len(values) for values in arrays.values()}) > 1:
             raise ValueError(f"arrays of {split} must have one value per example each")
     if not math.isfinite(splits["val"][score]):
         raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
@@ -245,7 +245,7 @@ def _as_text(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-# A trial that calls a training function of the user's own. Imports no torch.
+# A trial, whatever makes its epochs; and the epochs of a training function of the user's own.
 
 
 FILES = "files"
@@ -257,88 +257,118 @@ LOG = ".kdtune-epochs.json"
 class CannotResumeError(RuntimeError):
     """A function goes on after an epoch that it has not yielded, or with no epoch at all."""
 
-    def __init__(self, first: int, known: int):
+    def __init__(self, first: int, logged: int):
         super().__init__(
-            f"train begins at epoch {first}, but only {known} epochs were yielded before; save the "
-            f"state of an epoch after its yield"
+            f"train begins at epoch {first}, but only {logged} epochs were yielded before; save "
+            f"the state of an epoch after its yield"
         )
 
 
-@not_writable_by_all()  # another machine's Ray may have another umask
-def run_function_trial(config: dict[str, Any], study: Study, concurrent: int | None = None) -> None:
-    """Run one trial, a call of the study's training function, and report its epochs to Tune.
+class MakeEpochs(Protocol):
+    """Function that yields the epochs of a run, from where an earlier attempt ended."""
 
-    A function that raises is reported as failed, with the reason, and its worker stays in use. Ray
-    restarts a trial only if its worker died; the function then finds what it has written to its
-    folder.
+    def __call__(
+        self, study: Study, run: Any, mirror: Mirror, reporter: Reporter
+    ) -> Generator[EpochReport, None, None]:
+        """Yield the epochs; leave what is kept of the trial in its folder.
+
+        Args:
+            study: The study.
+            run: The configuration and the repeat.
+            mirror: Of the study's folder.
+            reporter: Gets sentences about the machine and its files.
+        """
+
+
+@not_writable_by_all()  # another machine's Ray may have another umask
+def run_trial(make_epochs: MakeEpochs, config: dict[str, Any], study: Study) -> None:
+    """Run one trial and report its epochs to Tune.
+
+    A run that raises is reported as failed, with the reason, and its worker stays in use. Ray
+    restarts a trial only if its worker died; it then resumes from what the run itself has saved.
 
     Args:
+        make_epochs: `trial.distillation_epochs` or `function_epochs`.
         config: A sample of the study's space, and the repeat.
         study: The study.
-        concurrent: Trials that run at a time; not used.
     """
     run = make_run(study, config)
-    place = f"trials/{run.trial_id}"
-    mirror, reporter = Mirror(study), Reporter(study, run)
+    place = trial_place(run)
+    mirror, reporter, error = Mirror(study), Reporter(study, run), None
     try:
-        mirror.pull_folders(f"{place}/{FILES}")
-        folder = study.folder / place / FILES
-        folder.mkdir(parents=True, exist_ok=True)
-        with mirror.push_in_background(f"{place}/{FILES}") as push:
-            epoch = _report_epochs(study, run, folder, reporter, push)
-        _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+        with closing(make_epochs(study, run, mirror, reporter)) as epochs:
+            for epoch in epochs:
+                reporter.add(epoch)
         mirror.push(place)
-        (folder / LOG).unlink(missing_ok=True)
-        mirror.delete(f"{place}/{FILES}/{LOG}")
-        if not any(folder.iterdir()):
-            folder.rmdir()
         mirror.clear(place)
-        error = None
     except Exception as caught:
-        with suppress(OSError):  # perhaps the store is what failed
-            mirror.push(f"{place}/{FILES}")  # a retry goes on from them
         error = describe_failure(caught, mirror, place)
+    torch = sys.modules.get("torch")
+    if error is not None and torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # a run that did not fit leaves no memory to the next
     reporter.report(error)
 
 
-def _report_epochs(
-    study: Study, run: BaseRun, folder: Path, reporter: Reporter, push: Callable[[], None]
-) -> FunctionEpoch:
-    """Call the training function and report its epochs; return the last one.
+def trial_place(run: BaseRun) -> str:
+    """Return the folder of a run's trial, below that of its study."""
+    return f"trials/{run.trial_id}"
+
+
+def function_epochs(
+    study: Study, run: BaseRun, mirror: Mirror, reporter: Reporter
+) -> Generator[EpochReport, None, None]:
+    """Call the study's training function and yield its epochs.
 
     The epochs are also kept in the trial's folder, since a worker may die before Tune has got them.
-    A function that resumes after them does not yield them again.
+    A function that resumes after them does not yield them again. What it has written to its folder
+    it finds there.
     """
+    place = trial_place(run)
+    files = f"{place}/{FILES}"
+    folder = study.folder / files
+    mirror.pull_folders(files)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        return _call_and_report(study, run, folder, reporter, push)
-    except CannotResumeError:  # its files are of an earlier, perhaps completed trial
-        shutil.rmtree(folder)
-        folder.mkdir()
-        return _call_and_report(study, run, folder, reporter, push)
+        with mirror.push_in_background(files) as push:
+            try:
+                epoch = yield from _logged_epochs(study, run, folder, push)
+            except CannotResumeError:  # its files are of an earlier, perhaps completed trial
+                shutil.rmtree(folder)
+                folder.mkdir()
+                epoch = yield from _logged_epochs(study, run, folder, push)
+    except Exception:
+        with suppress(OSError):  # perhaps the store is what failed
+            mirror.push(files)  # a retry goes on from them
+        raise
+    _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+    mirror.push(place)
+    (folder / LOG).unlink(missing_ok=True)
+    mirror.delete(f"{files}/{LOG}")
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def _call_and_report(
-    study: Study, run: BaseRun, folder: Path, reporter: Reporter, push: Callable[[], None]
-) -> FunctionEpoch:
-    """Call the training function once; see `_report_epochs`."""
-    known = _read_log(folder)
+def _logged_epochs(
+    study: Study, run: BaseRun, folder: Path, push: Callable[[], None]
+) -> Generator[EpochReport, None, FunctionEpoch]:
+    """Yield the epochs of the log and those of a call of the function; return the last one."""
+    logged = _read_log(folder)
     reports: list[EpochReport] = []
     began = time.monotonic()
-    for epoch in call(study, run, folder, len(known)):
+    for epoch in call(study, run, folder, len(logged)):
         if not reports:
-            reports = known[: epoch.number]
-            for report in reports:
-                reporter.add(report)
+            reports = logged[: epoch.number]
+            yield from reports
         reports.append(_report(epoch, study, run, time.monotonic() - began))
         with atomic_write(folder / LOG) as part:
-            part.write_text(json.dumps([asdict(one) for one in reports]), encoding="utf-8")
-        reporter.add(reports[-1])
+            part.write_text(json.dumps([asdict(report) for report in reports]), encoding="utf-8")
+        yield reports[-1]
         push()
         began = time.monotonic()
     return epoch
 
 
-def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[FunctionEpoch]:
+def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[FunctionEpoch]:
     """Call the training function of a study; yield its epochs, checked.
 
     Python's, numpy's and, if the function's module uses it, torch's generators are seeded from the
@@ -348,7 +378,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
         study: Names the function.
         run: The configuration and the repeat.
         folder: Given to a function with a parameter of this name.
-        known: Number of epochs that an earlier call has yielded.
+        logged: Number of epochs that an earlier call has yielded.
 
     Raises:
         ValueError: What it yields is not as documented in `Study.train`.
@@ -358,21 +388,21 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
     """
     train: Train = study.train if callable(study.train) else load_function(str(study.train))
     _seed(derive_seed("train", run.seed, run.repeat))
-    own = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
+    options = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
     values = {name: value for name, value in run.config.items() if value is not None}
     planned, due = run.planned_epochs, None
-    for given in yielded(lambda: train(values, run.repeat, **own)):
+    for given in yielded(lambda: train(values, run.repeat, **options)):
         epoch = parse_epoch(given, run.task.score, due or 0)
-        if due is None and epoch.number > known:
-            raise CannotResumeError(epoch.number, known)
+        if due is None and epoch.number > logged:
+            raise CannotResumeError(epoch.number, logged)
         if due is not None and epoch.number != due:
             raise ValueError(f"train must yield epoch {due} next, but yielded epoch {epoch.number}")
         if planned is not None and epoch.number >= planned:
             raise ValueError(f"train yielded epoch {epoch.number}, but there are {planned} epochs")
         due = epoch.number + 1
         yield epoch
-    if due is None and (known or any(folder.iterdir())):
-        raise CannotResumeError(known, known)
+    if due is None and (logged or any(folder.iterdir())):
+        raise CannotResumeError(logged, logged)
     if due is None:
         raise ValueError("train yielded nothing, but must yield a dict of metrics per epoch")
     if planned is not None and due < planned:
@@ -382,7 +412,7 @@ def call(study: Study, run: BaseRun, folder: Path, known: int = 0) -> Iterator[F
 def _read_log(folder: Path) -> list[EpochReport]:
     """Return the epochs that earlier calls have yielded."""
     with suppress(OSError, ValueError, TypeError):  # none, or damaged
-        return [EpochReport(**own) for own in json.loads((folder / LOG).read_text("utf-8"))]
+        return [EpochReport(**values) for values in json.loads((folder / LOG).read_text("utf-8"))]
     return []
 
 

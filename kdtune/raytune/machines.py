@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -20,15 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from kdtune import __version__
-from kdtune.config.fields import Weights, takes_features
+from kdtune.config.fields import takes_features
 from kdtune.config.files import join_uri
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import check_signature, ends_of, is_importable, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
-from kdtune.data.arrays import with_extra
-from kdtune.data.sources import load_data
-from kdtune.models.classifier import Classifier
 from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.results.comparison import markdown
 from kdtune.storage.store import RETRY_TIMEOUT_SECONDS, SHORT_RETRY_TIMEOUT_SECONDS, Store
@@ -43,9 +40,8 @@ from kdtune.streams.views import (
     losses_of,
     trials_on_gpus,
 )
-from kdtune.training.recipe import students, teachers
-from kdtune.training.run import MAX_IDLE_STUDENT_BYTES, Models, make_student, try_batch
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.recipe import students
+from kdtune.training.run import check_objectives, check_study, make_student, try_batch
 
 # The machines of a Ray cluster: what they have, what may be added, how many trials fit.
 
@@ -274,15 +270,23 @@ def _node(entry: Mapping[str, Any]) -> Node:
     return Node(entry["NodeID"], f"{address} ({host})", entry["Resources"])
 
 
-# A probe that tells whether all machines see the study's folder or object store.
+# Checks of every machine of the cluster before a trial runs there.
+#
+# Without them a study half works on machines that differ: with a folder that only some of them see,
+# some trials succeed, some fail, and the exit code is 0.
 
 
+ANSWER_SECONDS = 180.0
+"""Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
 PROPAGATION_SECONDS = 5.0
 """A shared folder may show what other machines wrote with a delay (NFS: 3 s)."""
+RUN_BYTES_PER_STUDENT_BYTE = 9
+"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
+with the weights and up to two moments of the optimiser. The student's own file comes after them."""
 
 
 class StorageProbe:
-    """Small files by which the machines find out whether they share the study's place.
+    """Small files by which the machines find out whether they share the study's folder or store.
 
     Args:
         study: Says which place it is.
@@ -294,7 +298,13 @@ class StorageProbe:
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
         self.uri = None if study.uri is None else join_uri(study.uri, self.folder.name)
         self.place = study.uri or str(study.folder)
-        self.advice = "--out must be a folder that all machines share, or s3://BUCKET/PREFIX"
+
+    def describe_unseen(self, writer: str) -> str:
+        """Return the end of a sentence about a machine that does not see a file."""
+        return (
+            f"does not see what {writer} wrote into {self.place}; --out must be a folder that all "
+            f"machines share, or s3://BUCKET/PREFIX"
+        )
 
     def exchange(self, name: str) -> None:
         """Read the driver's file, then write one of this name for the driver.
@@ -304,7 +314,7 @@ class StorageProbe:
             OSError: The place cannot be written.
         """
         if not self.sees("driver"):
-            raise InputError(f"does not see what the driver wrote into {self.place}; {self.advice}")
+            raise InputError(self.describe_unseen("the driver"))
         self.write(name)
 
     def write(self, name: str) -> None:
@@ -319,12 +329,12 @@ class StorageProbe:
         with TemporaryDirectory(prefix=".preflight-", dir=working_folder) as local:
             file = Path(local) / name
             file.write_text(name)
-            self._store().put(file, name)
+            Store(self.uri, self.retry_timeout).put(file, name)
 
     def sees(self, name: str) -> bool:
         """Return True if the file of this name is there."""
         if self.uri is not None:
-            store = self._store()
+            store = Store(self.uri, self.retry_timeout)
             return store.retry(lambda: store.read(name)) is not None
         until = time.monotonic() + PROPAGATION_SECONDS
         while not (self.folder / name).exists() and time.monotonic() < until:
@@ -336,137 +346,104 @@ class StorageProbe:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.uri is not None:
             with suppress(InputError, OSError):
-                for name in self._store().names():
-                    self._store().delete(name)
-
-    def _store(self) -> Store:
-        assert self.uri is not None  # noqa: S101 - the callers have looked
-        return Store(self.uri, self.retry_timeout)
-
-
-# What one machine reports about itself, and what of it keeps a study from running there.
-
-
-RUN_BYTES_PER_STUDENT_BYTE = 9
-"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
-with the weights and up to two moments of the optimiser. The student's own file comes after them."""
+                store = Store(self.uri, self.retry_timeout)
+                for name in store.names():
+                    store.delete(name)
 
 
 @dataclass(frozen=True)
-class NodeStatus:
+class NodeReport:
     """What one machine reports about itself."""
 
-    kdtune: str = __version__
-    torch: str = ""
-    """Version, without the suffix that names the device it was built for."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What must be the same on all machines: versions, and fingerprints of data, models, code."""
     gpus: int = 0
     """GPUs that torch sees."""
-    free: dict[str, int] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
     """Free bytes on the disk of each folder that the study uses."""
-    data: str = ""
-    teacher: str = ""
-    student: str = ""
-    """Fingerprints of the data set and of the weights before any training."""
-    function: str = ""
-    """Fingerprint of the code of the study's training function."""
-    extra: str = ""
-    """Fingerprint of the images without labels; "" without any."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
-    precision_fault: str = ""
+    cpu_fault: str = ""
     """Why trials must not run on this machine's CPU; no fault if none ever will."""
     no_answer: str = ""
     """Why the machine did not answer: it or its worker was lost, which is no fault."""
 
 
-def inspect_node(study: Study, probe: StorageProbe) -> NodeStatus:
-    """Return the status of the machine on which this function runs; never raise."""
+def fingerprints_of(study: Study) -> dict[str, str]:
+    """Return content hashes of what a study's trials are made of.
+
+    Raises InputError if data, a model, an objective or the training function cannot work.
+    """
+    if study.train is not None:
+        return {"train": _fingerprint(study)}
+    objectives = check_objectives(study)
+    return check_study(study) | objectives
+
+
+def report_node(
+    study: Study, probe: StorageProbe, fingerprints: Mapping[str, str] | None = None
+) -> NodeReport:
+    """Return the report of the machine on which this function runs; never raise.
+
+    Args:
+        study: The study.
+        probe: In whose place the driver has written its file.
+        fingerprints: Those of `fingerprints_of`, if this process has computed them.
+    """
     faults: list[str] = []
 
     def attempt(ask: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return ask()
-        except Exception as error:
+        except Exception as error:  # of the disk, the store, or the user's model
             faults.append(first_line(error))
             return otherwise
 
     attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
-    own = study.train is not None
-    if not own:
-        attempt(Cache(study.cache, study.cache_gb).check, None)
-    models = [] if own else attempt(lambda: [make_student(run) for run in students(study)], [])
-    folders = (study.folder, Cache(study.cache).folder)
+    if fingerprints is None:
+        fingerprints = attempt(lambda: fingerprints_of(study), {})
+    cache = Cache(study.cache, study.cache_gb)
     gpus = attempt(lambda: _visible_gpus(study), 0)
-    status = NodeStatus(
-        torch=torch.__version__.split("+")[0],
+    folders = (study.folder, cache.folder)
+    free = attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {})
+    if study.train is None:
+        attempt(cache.check, None)
+        if fingerprints and free:
+            attempt(lambda: _check_disk(study, free[str(study.folder)]), None)
+    return NodeReport(
+        facts={"kdtune": __version__, "torch": torch.__version__.split("+")[0], **fingerprints},
         gpus=gpus,
-        free=attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {}),
-        function=attempt(lambda: fingerprint(study), "") if own else "",
-        data="" if own else attempt(lambda: load_data(study.run).study_fingerprint, ""),
-        extra="" if own else attempt(lambda: _fingerprint_extra(study), ""),
-        teacher="" if own else attempt(lambda: _fingerprint_teachers(study), ""),
-        student=attempt(lambda: " ".join(model.fingerprint() for model in models), ""),
-        precision_fault=_precision_fault(study, gpus),
+        free=free,
+        faults=tuple(faults),
+        cpu_fault=_describe_cpu_fault(study, gpus),
     )
-    if models and status.student and status.free:
-        largest = max(models, key=lambda model: model.nbytes)
-        faults += _disk_faults(study, largest, status.free[str(study.folder)])
-    return replace(status, faults=tuple(faults))
 
 
-def find_faults(node: Node, status: NodeStatus, trial: TrialResources) -> list[str]:
-    """Return a sentence for each fault of a machine."""
-    found = [f"{node}: {sentence}" for sentence in status.faults]
-    if status.precision_fault and count_trials(node.resources, trial):
-        found.append(f"{node}: {status.precision_fault}")
-    return found
+def find_faults(nodes: Mapping[Node, NodeReport], trial: TrialResources) -> dict[Node, list[str]]:
+    """Return a sentence for each fault of a machine and for what differs from the first one."""
+    first, ours = next(iter(nodes.items()))
+    faults = {}
+    for node, report in nodes.items():
+        faults[node] = [f"{node}: {sentence}" for sentence in report.faults]
+        if report.cpu_fault and count_trials(node.resources, trial):
+            faults[node].append(f"{node}: {report.cpu_fault}")
+        faults[node] += [
+            f"{node} has {name} {theirs}, but {first} has {ours.facts[name]}; make them the same"
+            for name, theirs in report.facts.items()
+            if name in ours.facts and ours.facts[name] != theirs
+        ]
+    return faults
 
 
-def find_differences(study: Study, statuses: dict[Node, NodeStatus]) -> list[str]:
-    """Return a sentence for each difference between a machine and the first, the driver's own."""
-    (first, own), *others = statuses.items()
-    found = []
-    for node, status in others:
-        for name in ("kdtune", "torch"):
-            have, need = getattr(status, name), getattr(own, name)
-            if have and have != need:
-                found.append(f"{node} has {name} {have}, but {first} has {need}; install the same")
-        for name, what, path in (
-            ("data", "data", study.run.data),
-            ("extra", "set of images without labels", study.run.extra),
-            ("teacher", "teacher", _shown(study.run.teacher_weights)),
-            ("student", "student", _shown(study.run.student_weights)),
-            ("function", "function", name_of(study.train) if study.train is not None else ""),
-        ):
-            have, need = getattr(status, name), getattr(own, name)
-            if have and need and have != need:  # what cannot be read has no fingerprint
-                found.append(f"{node} has another {what} than {first} in {path}; copy it there")
-    return found
-
-
-def _fingerprint_extra(study: Study) -> str:
-    extra = with_extra(load_data(study.run), study.run).extra
-    return "" if extra is None else extra.fingerprint
-
-
-def _fingerprint_teachers(study: Study) -> str:
-    """Return the fingerprints of all teachers before any fine-tuning."""
-    return " ".join(initial_teacher(run).fingerprint() for run in teachers(study))
-
-
-def _shown(weights: Weights) -> str:
-    return weights if isinstance(weights, str) else " ".join(weights)
-
-
-def find_missing_gpus(node: Node, status: NodeStatus) -> str | None:
-    """Return a sentence if Ray counts GPUs on a machine that torch does not see, else None."""
+def find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
+    """Return a warning if Ray counts GPUs on a machine that torch does not see."""
     counted = int(node.resources.get("GPU", 0))
-    if status.gpus >= counted:
-        return None
-    return f"{node}: Ray counts {counted} GPUs, but torch sees {status.gpus}; runs use its CPUs"
+    if report.gpus >= counted:
+        return []
+    return [f"{node}: Ray counts {counted} GPUs, but torch sees {report.gpus}; runs use its CPUs"]
 
 
-def _precision_fault(study: Study, gpus: int) -> str:
+def _describe_cpu_fault(study: Study, gpus: int) -> str:
     try:
         check_precision(study.run, device_of(study, gpus))
     except InputError as error:
@@ -474,11 +451,11 @@ def _precision_fault(study: Study, gpus: int) -> str:
     return ""
 
 
-def _disk_faults(study: Study, student: Classifier, free: int) -> list[str]:
-    need = RUN_BYTES_PER_STUDENT_BYTE * student.nbytes
-    if free >= need:
-        return []
-    return [f"{study.folder} has {free} free bytes, but one run needs {need}"]
+def _check_disk(study: Study, free: int) -> None:
+    largest = max(make_student(run).nbytes for run in students(study))
+    need = RUN_BYTES_PER_STUDENT_BYTE * largest
+    if free < need:
+        raise InputError(f"{study.folder} has {free} free bytes, but one run needs {need}")
 
 
 def _visible_gpus(study: Study) -> int:
@@ -497,259 +474,31 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-# Memory of a GPU: whether the concurrent trials of a study fit on it.
-#
-# One batch of a trial is really computed on a GPU of each machine before the study starts. Its
-# peak,
-# times the number of trials that share the GPU, must fit into the free memory. So a share of a
-# GPU
-# that is too small is known at once, and not when the last of several trials fails.
+def _fingerprint(study: Study) -> str:
+    """Return 16 hex digits that change with the code of the training function.
 
-
-CONTEXT_BYTES = 2**29
-"""Memory of a process on a GPU before it allocates any: CUDA's context and the kernels."""
-MEMORY_SECONDS = 180.0
-"""Time for a batch on a GPU; a new worker first imports torch."""
-LOGIT_BYTES = 4
-OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
-"""Words in the errors of PyTorch and of cuBLAS."""
-
-
-class MemoryMeter(Protocol):
-    """Memory of a GPU as one process sees it, in bytes."""
-
-    def free(self) -> int:
-        """Return the memory that no process uses."""
-
-    def peak(self) -> int:
-        """Return the most that this process has allocated since `reset`."""
-
-    def reset(self) -> None:
-        """Return unused memory to the GPU and forget the peak."""
-
-
-class CudaMeter:
-    """Memory of a CUDA GPU."""
-
-    def free(self) -> int:
-        """Return the memory that no process uses, apart from the context of this one."""
-        free, total = torch.cuda.mem_get_info()
-        return min(free + CONTEXT_BYTES, total)
-
-    def peak(self) -> int:
-        """Return the most that PyTorch's allocator has reserved since `reset`."""
-        return torch.cuda.max_memory_reserved()
-
-    def reset(self) -> None:
-        """Return unused memory to the GPU and forget the peak."""
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-class MpsMeter:
-    """Memory of the GPU of an Apple computer, which it shares with the CPU."""
-
-    def free(self) -> int:
-        """Return how much of the recommended maximum this process has not allocated."""
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-
-    def peak(self) -> int:
-        """Return what the driver has allocated, which shrinks at `reset` only."""
-        return torch.mps.driver_allocated_memory()
-
-    def reset(self) -> None:
-        """Return unused memory to the GPU."""
-        torch.mps.empty_cache()
-
-
-METERS: dict[str, Callable[[], MemoryMeter]] = {"cuda": CudaMeter, "mps": MpsMeter}
-
-
-@dataclass(frozen=True)
-class TrialMemory:
-    """Memory of one trial on one GPU, measured with one batch, in bytes."""
-
-    gpu: str
-    """Name of the GPU."""
-    free: int
-    """Memory that no process used before."""
-    trial: int
-    """Memory of one trial; at least so much if its batch did not fit."""
-    fits: bool
-    """Whether the batch of one trial alone could be computed."""
-
-    def trials_that_fit(self) -> int:
-        """Return how many trials fit on the GPU at a time."""
-        return self.free // self.trial if self.fits else 0
-
-
-def memory_fault(memory: TrialMemory, share: float, batch_size: int) -> str | None:
-    """Return a sentence if the trials that share a GPU do not fit into its memory, else None.
-
-    Args:
-        memory: Of one trial.
-        share: GPUs of a trial, `gpus_per_trial`.
-        batch_size: The largest of the study.
-    """
-    trials, possible = max(1, trials_on_gpus(1, share)), memory.trials_that_fit()
-    if trials <= possible:
-        return None
-    smaller = f"--batch-size below {batch_size}, which is the largest of this study"
-    if possible == 0:
-        return (
-            f"one trial needs {'' if memory.fits else 'more than '}{_gb(memory.trial)} on a GPU "
-            f"({memory.gpu}), but {_gb(memory.free)} are free; use {smaller}"
-        )
-    return (
-        f"--gpus-per-trial {share:g} puts {trials} trials on a GPU ({memory.gpu}), which need "
-        f"{trials} x {_gb(memory.trial)} = {_gb(trials * memory.trial)}, but {_gb(memory.free)} "
-        f"are free; use --gpus-per-trial {share_of(possible):g}, or {smaller}"
-    )
-
-
-def share_of(trials: int) -> float:
-    """Return a short decimal share of a GPU with which exactly so many trials fit on one."""
-    scales: Iterator[int] = (10**digits for digits in itertools.count(1))
-    shares = (scale // trials / scale for scale in scales)
-    return next(x for x in shares if x and trials_on_gpus(1, x) == trials)
-
-
-def largest_runs(study: Study) -> list[Run]:
-    """Return a run with the largest batch for each pair of a student and a teacher of the study.
-
-    A loss of features, which has a projector, is taken where the study has one, and an average of
-    the weights, which is a copy of the student.
-    """
-    batch, ema = (_largest(study, name) for name in ("batch_size", "ema"))
-    trainable = "all" if "all" in study.values("trainable") else "head"  # type: ignore[operator]
-    base = replace(study.run, ema=ema)
-    for loss in filter(takes_features, losses_of(study)):
-        base = replace(base, loss=loss, alpha=0.5)
-    names = (ends_of(study.values(name)) for name in ("student", "teacher"))
-    return [
-        replace(base, batch_size=batch, trainable=trainable, student=str(s), teacher=str(t))  # type: ignore[arg-type]
-        for s, t in itertools.product(*names)
-    ]
-
-
-def _largest(study: Study, name: str) -> Any:
-    """Return the largest value of a hyperparameter that is a number."""
-    values: Any = ends_of(study.values(name))
-    return max(values)
-
-
-def measure_trial(study: Study, meter: MemoryMeter, device: torch.device) -> TrialMemory:
-    """Compute one batch of a trial and return what a trial needs.
-
-    Beside the peak of a batch that is: the context of a process, the students that it keeps for
-    later runs, and the logits of an epoch.
-
-    Args:
-        study: Its largest batch is computed, for each pair of models.
-        meter: Of the GPU.
-        device: The GPU.
-    """
-    free, needed = meter.free(), 0
-    for run in largest_runs(study):
-        meter.reset()
-        try:
-            kept = _kept(study, run, try_batch(run, device))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; that of mps has no class
-            if not any(words in str(error) for words in OUT_OF_MEMORY):
-                raise
-            return TrialMemory(device_name(device), free, max(meter.peak(), free), False)
-        needed = max(needed, meter.peak() + kept)
-    return TrialMemory(device_name(device), free, needed + CONTEXT_BYTES, True)
-
-
-def _kept(study: Study, run: Run, models: Models) -> int:
-    """Return the bytes that a process holds beside a batch: idle students and an epoch's logits."""
-    student = 2 * models.student.nbytes
-    idle = 0 if ":" in run.student else min((study.repeats - 1) * student, MAX_IDLE_STUDENT_BYTES)
-    data = load_data(run)
-    logits = 2 * LOGIT_BYTES * len(data.classes) * sum(map(len, data.splits.values()))
-    return idle + logits
-
-
-def try_on_gpu(study: Study) -> TrialMemory | str | None:
-    """Return what a trial needs on the GPU of this Ray task, or why its batch fails.
-
-    None if PyTorch sees no GPU here.
-    """
-    device = device_of(study)
-    if device.type not in METERS:
-        return None
-    try:
-        return measure_trial(study, METERS[device.type](), device)
-    except Exception as error:  # of a user's model, or of the GPU's driver
-        return f"a training step fails on this GPU ({first_line(error, 200)})"
-
-
-def check_gpu_memory(study: Study, nodes: Sequence[Node], trial: TrialResources) -> list[str]:
-    """Try a batch on one GPU of each machine, all machines at the same time.
-
-    Args:
-        study: Whose largest batch is tried.
-        nodes: The machines.
-        trial: What one trial takes.
-
-    Returns:
-        Lines for the terminal: what could not be tried.
+    The code is that of its module and of the user's own modules that it imports. Of a script or a
+    notebook it is that which the function needs.
 
     Raises:
-        InputError: The concurrent trials of a GPU do not fit; with one line per machine.
+        InputError: It cannot be imported, or called as a training function.
     """
-    if not trial.gpu:
-        return []
-    largest = largest_runs(study)[0].batch_size
-    tasks = {node: _start(study, node, trial) for node in nodes if node.resources.get("GPU", 0)}
-    faults, untried = [], []
-    for node, task in tasks.items():
-        try:
-            memory: TrialMemory | str | None = ray.get(task, timeout=MEMORY_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            ray.cancel(task, force=True)
-            untried.append(f"warning: {node} has no free GPU on which a batch could be tried")
-            continue
-        except ray.exceptions.RayError as error:
-            memory = f"a training step fails on this GPU ({first_line(error, 200)})"
-        fault = memory if isinstance(memory, str) else None
-        if isinstance(memory, TrialMemory):
-            fault = memory_fault(memory, trial.gpu, largest)
-        if fault:
-            faults.append(fault if len(nodes) == 1 else f"{node}: {fault}")
-    if faults:
-        raise InputError("\n".join(faults))
-    return untried
+    name = name_of(study.train or "")
+    if callable(study.train):
+        check_signature(study.train, name)
+        if not is_importable(study.train):
+            return ObjectSource.of(study.train).digest[:16]
+    else:
+        load_function(name)
+    return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
-
-
-def _start(study: Study, node: Node, trial: TrialResources) -> Any:
-    """Start `try_on_gpu` on a machine; its process ends with it and frees the GPU."""
-    task: Any = ray.remote(num_cpus=0, num_gpus=trial.gpu, max_calls=1, max_retries=0)
-    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return task(try_on_gpu).options(scheduling_strategy=strategy).remote(study)
-
-
-# Checks of every machine of the cluster before a trial runs there.
-#
-# Without them a study half works on machines that differ: with a folder that only some of them
-# see,
-# some trials succeed, some fail, and the exit code is 0.
-
-
-ANSWER_SECONDS = 180.0
-"""Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
-
-
-def preflight(study: Study, trial: TrialResources) -> list[str]:
+def preflight(study: Study, fingerprints: Mapping[str, str], trial: TrialResources) -> list[str]:
     """Inspect every machine of the cluster, and try one batch on its GPU.
 
     Args:
         study: Whose place, data and weights are inspected.
+        fingerprints: Of `fingerprints_of` in this process.
         trial: What one trial takes.
 
     Returns:
@@ -761,55 +510,65 @@ def preflight(study: Study, trial: TrialResources) -> list[str]:
         InputError, OSError: The driver cannot write into the study's place.
         InputError: The concurrent trials of a GPU do not fit into its memory.
     """
-    statuses, faults = inspect_nodes(study, alive_nodes(), trial, SHORT_RETRY_TIMEOUT_SECONDS)
-    lines = [sentence for found in faults.values() for sentence in found]
-    lines += [f"{node} {status.no_answer}" for node, status in statuses.items() if status.no_answer]
+    first, *others = alive_nodes()
+    reports, faults = inspect_nodes(
+        study, first, others, trial, SHORT_RETRY_TIMEOUT_SECONDS, fingerprints
+    )
+    lines = [sentence for sentences in faults.values() for sentence in sentences]
+    lines += [f"{node} {report.no_answer}" for node, report in reports.items() if report.no_answer]
     if lines:
         raise NodeMismatchError("\n".join(lines))
-    table = [_table(study, statuses)] if len(statuses) > 1 else []
-    warnings = [find_missing_gpus(node, status) for node, status in statuses.items()]
-    lines = table + [f"warning: {sentence}" for sentence in warnings if sentence]
-    if with_gpus := [node for node, status in statuses.items() if trial.gpu and status.gpus]:
+    lines = [_table(study, reports)] if others else []
+    for node, report in reports.items():
+        lines += [f"warning: {sentence}" for sentence in find_missing_gpus(node, report)]
+    if with_gpus := [node for node, report in reports.items() if trial.gpu and report.gpus]:
         lines += check_gpu_memory(study, with_gpus, trial)
-        lines.append(_describe_trial(study, trial))
+        workers = loader_workers(study, device_of(study, gpus=1), trial.cpu)
+        lines.append(
+            f"Each trial has --gpus-per-trial {trial.gpu:g}, --cpus-per-trial {trial.cpu} and "
+            f"--loader-workers {workers}."
+        )
     return lines
 
 
 def inspect_nodes(
-    study: Study, nodes: list[Node], trial: TrialResources, retry_timeout: float
-) -> tuple[dict[Node, NodeStatus], dict[Node, list[str]]]:
+    study: Study,
+    first: Node,
+    others: Sequence[Node],
+    trial: TrialResources,
+    retry_timeout: float,
+    fingerprints: Mapping[str, str] | None = None,
+) -> tuple[dict[Node, NodeReport], dict[Node, list[str]]]:
     """Inspect machines from the first of them, that of the driver.
 
     Args:
         study: Whose place, data and weights are inspected.
-        nodes: The machines; this function runs on the first.
+        first: The machine on which this function runs.
+        others: The other machines.
         trial: What one trial takes.
         retry_timeout: Seconds for which requests to the object store are retried in an outage.
+        fingerprints: Of the study on the first machine, if they have been computed.
 
     Returns:
-        The status of each machine, and a sentence for each of its faults.
+        The report of each machine, and a sentence for each of its faults.
 
     Raises:
         InputError, OSError: The first machine cannot write into the study's place.
     """
-    first, *others = nodes
     probe = StorageProbe(study, retry_timeout)
     try:
         probe.write("driver")
-        statuses = {first: inspect_node(study, probe)}
-        tasks = {node: start_on(node, inspect_node, study, probe) for node in others}
-        statuses |= {node: _wait_for_status(task, retry_timeout) for node, task in tasks.items()}
-        faults = {node: find_faults(node, status, trial) for node, status in statuses.items()}
+        tasks = {node: start_on(node, report_node, study, probe) for node in others}
+        reports = {first: report_node(study, probe, fingerprints)}
+        reports |= {node: _wait_for_report(task, retry_timeout) for node, task in tasks.items()}
+        faults = find_faults(reports, trial)
         for node in others:
-            status = statuses[node]
-            faults[node] += find_differences(study, {first: statuses[first], node: status})
-            if not (status.faults or status.no_answer or probe.sees(node.id)):
-                faults[node].append(
-                    f"{first} does not see what {node} wrote into {probe.place}; {probe.advice}"
-                )
+            answered = not (reports[node].faults or reports[node].no_answer)
+            if answered and not probe.sees(node.id):
+                faults[node].append(f"{first} {probe.describe_unseen(str(node))}")
     finally:
         probe.remove()
-    return statuses, faults
+    return reports, faults
 
 
 def start_on(node: Node, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -824,42 +583,145 @@ def describe_ray_error(error: Exception) -> str:
     return first_line(getattr(error, "cause", None) or error)
 
 
-def _wait_for_status(task: Any, retry_timeout: float) -> NodeStatus:
-    """Return the status that a machine reports, or why it does not."""
+def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
+    """Return the report of a machine, or one that says why there is none."""
     seconds = ANSWER_SECONDS + retry_timeout
     try:
-        status: NodeStatus = ray.get(task, timeout=seconds)
-        return status
+        report: NodeReport = ray.get(task, timeout=seconds)
+        return report
     except ray.exceptions.GetTimeoutError:
-        return NodeStatus(no_answer=f"has not answered in {seconds:.0f} s")
+        return NodeReport(no_answer=f"has not answered in {seconds:.0f} s")
     except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
         reason = describe_ray_error(error)
-        return NodeStatus(faults=(f"cannot run kdtune {__version__} ({reason}); install it there",))
+        return NodeReport(faults=(f"cannot run kdtune {__version__} ({reason}); install it there",))
     except ray.exceptions.RayError as error:  # the machine was lost during its inspection
-        return NodeStatus(no_answer=f"could not be inspected ({describe_ray_error(error)})")
+        return NodeReport(no_answer=f"could not be inspected ({describe_ray_error(error)})")
 
 
-def _describe_trial(study: Study, trial: TrialResources) -> str:
-    """Return the line that says what a trial takes of a machine with GPUs."""
-    workers = loader_workers(study, device_of(study, gpus=1), trial.cpu)
-    return (
-        f"Each trial has --gpus-per-trial {trial.gpu:g}, --cpus-per-trial {trial.cpu} and "
-        f"--loader-workers {workers}."
-    )
-
-
-def _table(study: Study, statuses: dict[Node, NodeStatus]) -> str:
+def _table(study: Study, reports: Mapping[Node, NodeReport]) -> str:
     folders = {"study": study.folder, "cache": Cache(study.cache).folder}
     head = ["machine", "kdtune", "torch", "CPU", "GPU", *(f"free GB, {name}" for name in folders)]
     rows = []
-    for node, status in statuses.items():
+    for node, report in reports.items():
+        versions = [report.facts["kdtune"], report.facts["torch"]]
         counts = [f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")]
-        free = [f"{status.free[str(folder)] / 1e9:.1f}" for folder in folders.values()]
-        rows.append([str(node), status.kdtune, status.torch, *counts, *free])
+        free = [f"{report.free[str(folder)] / 1e9:.1f}" for folder in folders.values()]
+        rows.append([str(node), *versions, *counts, *free])
     return markdown(head, rows)
 
 
-# A monitor of the machines that join the cluster or are lost while a study runs.
+# Memory of a CUDA GPU: one batch of a trial is really computed on a GPU of each machine before the
+# study starts, so a share of a GPU that is far too small is known at once. What it does not see,
+# such as students that are kept for later runs, ends in the recorder's retry with fewer trials.
+
+
+CONTEXT_BYTES = 2**29
+"""Memory of a process on a GPU before it allocates any: CUDA's context and the kernels."""
+MEMORY_SECONDS = 180.0
+"""Time for a batch on a GPU; a new worker first imports torch."""
+OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""Words in the errors of PyTorch and of cuBLAS."""
+
+
+def check_gpu_memory(study: Study, nodes: Sequence[Node], trial: TrialResources) -> list[str]:
+    """Try a batch on one GPU of each machine, all machines at the same time.
+
+    Args:
+        study: Whose largest batch is tried.
+        nodes: The machines with GPUs.
+        trial: What one trial takes.
+
+    Returns:
+        Lines for the terminal: what could not be tried.
+
+    Raises:
+        InputError: The concurrent trials of a GPU do not fit; with one line per machine.
+    """
+    # max_calls: the process ends with the task and frees the GPU
+    task: Any = ray.remote(num_cpus=0, num_gpus=trial.gpu, max_calls=1, max_retries=0)(try_on_gpu)
+    tasks = {
+        node: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(study, max(1, trials_on_gpus(1, trial.gpu)))
+        for node in nodes
+    }
+    faults, untried = [], []
+    for node, reference in tasks.items():
+        try:
+            fault = ray.get(reference, timeout=MEMORY_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(reference, force=True)
+            untried.append(f"warning: {node} has no free GPU on which a batch could be tried")
+            continue
+        except ray.exceptions.RayError as error:
+            fault = f"a training step fails on this GPU ({first_line(error, 200)})"
+        if fault:
+            faults.append(f"{node}: {fault}")
+    if faults:
+        raise InputError("\n".join(faults))
+    return untried
+
+
+def try_on_gpu(study: Study, trials: int) -> str:
+    """Compute one batch on the GPU of this Ray task; return why trials would fail, or "".
+
+    Args:
+        study: Its largest batch is computed, for each pair of models.
+        trials: How many share the GPU.
+    """
+    device = device_of(study)
+    if device.type != "cuda":  # PyTorch sees no GPU here, or one whose memory is the machine's
+        return ""
+    free, total = torch.cuda.mem_get_info()
+    free = min(free + CONTEXT_BYTES, total)  # apart from the context of this process
+    needed = 0
+    for run in largest_runs(study):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            try_batch(run, device)
+        except Exception as error:  # of a user's model, or of the GPU's driver
+            if not any(words in str(error) for words in OUT_OF_GPU_MEMORY):
+                return f"a training step fails on this GPU ({first_line(error, 200)})"
+            needed = max(needed, free + 1)
+        needed = max(needed, torch.cuda.max_memory_reserved() + CONTEXT_BYTES)
+    return describe_memory_fault(device_name(device), free, needed, trials, run.batch_size)
+
+
+def describe_memory_fault(gpu: str, free: int, needed: int, trials: int, batch_size: int) -> str:
+    """Return a sentence if trials do not fit into the memory of a GPU, else "".
+
+    Args:
+        gpu: Its name.
+        free: Its free bytes.
+        needed: Bytes that one trial needs; more than `free` if its batch did not fit.
+        trials: How many share the GPU.
+        batch_size: The largest of the study.
+    """
+    if trials * needed <= free:
+        return ""
+    larger = "a larger --gpus-per-trial, or " if needed <= free else ""
+    return (
+        f"{trials} trials of {needed / 1e9:.1f} GB each do not fit into the {free / 1e9:.1f} GB "
+        f"that are free on a GPU ({gpu}); use {larger}--batch-size below {batch_size}, which is "
+        f"the largest of this study"
+    )
+
+
+def largest_runs(study: Study) -> list[Run]:
+    """Return a run with the largest batch for each pair of a student and a teacher of the study.
+
+    A loss of features, which has a projector, is taken where the study has one, and an average of
+    the weights, which is a copy of the student.
+    """
+    values = {name: ends_of(study.values(name)) for name in ("batch_size", "ema")}
+    largest: dict[str, Any] = {name: max(ends) for name, ends in values.items()}
+    trains_all = "all" in study.values("trainable")  # type: ignore[operator]
+    base = replace(study.run, trainable="all" if trains_all else "head", **largest)
+    for loss in filter(takes_features, losses_of(study)):
+        base = replace(base, loss=loss, alpha=0.5)
+    names = (ends_of(study.values(name)) for name in ("student", "teacher"))
+    return [replace(base, student=str(s), teacher=str(t)) for s, t in itertools.product(*names)]
 
 
 class MachineMonitor:
@@ -872,10 +734,11 @@ class MachineMonitor:
     Args:
         study: Whose trials run on the machines.
         trial: What one trial takes.
+        fingerprints: Of the study, with which those of the machines that join are compared.
     """
 
-    def __init__(self, study: Study, trial: TrialResources):
-        self.study, self.trial = study, trial
+    def __init__(self, study: Study, trial: TrialResources, fingerprints: Mapping[str, str]):
+        self.study, self.trial, self.fingerprints = study, trial, fingerprints
         self.nodes = alive_nodes()
         self._inspections: dict[Node, Any] = {}
         self._last = time.monotonic()
@@ -905,48 +768,25 @@ class MachineMonitor:
             self._inspections.pop(node, None)
             yield f"{node} was lost; its runs resume from their last checkpoint on other machines"
         for node in joined:
-            arguments = (self.study, [now[0], node], self.trial, RETRY_TIMEOUT_SECONDS)
-            self._inspections[node] = start_on(now[0], inspect_nodes, *arguments)
-        for node in self._inspected():
-            yield from self._report(node, self._inspections.pop(node))
-
-    def _inspected(self) -> list[Node]:
-        tasks = list(self._inspections.values())
-        ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0) if tasks else ([], [])
-        return [node for node, task in self._inspections.items() if task in ended]
+            arguments = (self.study, now[0], [node], self.trial, RETRY_TIMEOUT_SECONDS)
+            task = start_on(now[0], inspect_nodes, *arguments, self.fingerprints)
+            self._inspections[node] = task
+        for node, task in list(self._inspections.items()):
+            if ray.wait([task], timeout=0)[0]:
+                yield from self._report(node, self._inspections.pop(node))
 
     def _report(self, node: Node, task: Any) -> Iterator[str]:
         """Yield the lines that an inspection of a machine gives; raise NodeMismatchError."""
         try:
-            statuses, faults = ray.get(task)
+            reports, faults = ray.get(task)
         except ray.exceptions.RayError as error:  # of the driver's machine: memory, or the store
             yield f"warning: {node} could not be inspected ({describe_ray_error(error)})"
             return
-        if own := faults.pop(node):
-            raise NodeMismatchError("\n".join(own))
-        yield from (f"warning: {sentence}" for found in faults.values() for sentence in found)
-        if statuses[node].no_answer:
-            yield f"warning: {node} {statuses[node].no_answer}"
+        if of_node := faults.pop(node):
+            raise NodeMismatchError("\n".join(of_node))
+        yield from (f"warning: {line}" for lines in faults.values() for line in lines)
+        if reports[node].no_answer:
+            yield f"warning: {node} {reports[node].no_answer}"
             return
         yield f"{node} has joined"
-        if sentence := find_missing_gpus(node, statuses[node]):
-            yield f"warning: {sentence}"
-
-
-def fingerprint(study: Study) -> str:
-    """Return 16 hex digits that change with the code of the training function.
-
-    The code is that of its module and of the user's own modules that it imports. Of a script or a
-    notebook it is that which the function needs.
-
-    Raises:
-        InputError: It cannot be imported, or called as a training function.
-    """
-    name = name_of(study.train or "")
-    if callable(study.train):
-        check_signature(study.train, name)
-        if not is_importable(study.train):
-            return ObjectSource.of(study.train).digest[:16]
-    else:
-        load_function(name)
-    return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
+        yield from (f"warning: {line}" for line in find_missing_gpus(node, reports[node]))

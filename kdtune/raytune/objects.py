@@ -110,8 +110,8 @@ class _Pickler(cloudpickle.CloudPickler):
             self._storages[storage._cdata] = storage, _Storage(on_cpu.numpy())
         shape = value.size(), value.stride(), value.storage_offset()
         learns = value.requires_grad and value.is_leaf
-        own = self._storages[storage._cdata][1]
-        return _tensor, (type(value), own, value.dtype, *shape, learns)
+        memory = self._storages[storage._cdata][1]
+        return _tensor, (type(value), memory, value.dtype, *shape, learns)
 
 
 def _untracked(cls: type, reduced: Any) -> Any:
@@ -123,8 +123,8 @@ def _untracked(cls: type, reduced: Any) -> Any:
     if not isinstance(reduced, tuple):
         return reduced  # by its name
     make, arguments, *rest = reduced
-    own = _get_or_create_tracker_id(cls)
-    return make, tuple(None if one == own else one for one in arguments), *rest
+    number = _get_or_create_tracker_id(cls)
+    return make, tuple(None if value == number else value for value in arguments), *rest
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -171,18 +171,16 @@ def take_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> Stu
     if not study.run.objects:
         return study
     names = object_names(study)
-    given = {name: kind for name, kind in names.items() if name in study.run.objects.passed}
-    if not given:
+    values = {name: passed.value for name, passed in study.run.objects.passed.items()}
+    kinds = {name: kind for name, kind in names.items() if name in values}
+    if not kinds:
         return study
-    _check_place(study, ray_init, given)
-    passed = {
-        name: _taken(kind, name, study.run.objects.passed[name]) for name, kind in given.items()
+    _check_place(study, ray_init, kinds)
+    copies = {
+        name: Passed(values[name]) if kind == "data" else Frozen(kind, name, values[name])
+        for name, kind in kinds.items()
     }
-    return with_objects(study, passed)
-
-
-def _taken(kind: str, name: str, passed: Passed) -> Passed:
-    return Passed(passed.value) if kind == "data" else Frozen(kind, name, passed.value)
+    return with_objects(study, copies)
 
 
 def with_objects(study: Study, passed: Mapping[str, Passed]) -> Study:
@@ -228,68 +226,25 @@ def share_objects(study: Study) -> Study:
     Args:
         study: Of `objects.take_objects`.
     """
-    passed = {
-        name: _OfDriver(one, ray.put(_content(name, one)))
-        for name, one in study.run.objects.passed.items()
-    }
-    return with_objects(study, passed) if passed else study
+    shared = {name: _share(name, passed) for name, passed in study.run.objects.passed.items()}
+    return with_objects(study, shared) if shared else study
 
 
-def _content(name: str, passed: Passed) -> Any:
-    """Return what the store holds of an object."""
+def _share(name: str, passed: Passed) -> "_Shared":
     if isinstance(passed, Frozen):
-        return np.frombuffer(passed.content, dtype=np.uint8)  # bytes alone would be copied
-    return PackedData.of(passed.once("data", lambda: read_passed_data(name, passed)))
+        content: Any = np.frombuffer(passed.content, dtype=np.uint8)  # bytes alone would be copied
+        source = source_of(passed)
+    else:
+        content = PackedData.of(passed.once("data", lambda: read_passed_data(name, passed)))
+        source = None
+    shared = _Shared(uuid4().hex, ray.put(content), passed.is_module, source)
+    shared.value, shared.notes = passed.value, passed.notes  # what this process has made of it
+    _remember(shared)
+    return shared
 
 
-class _OfDriver(Passed):
-    """An object in the process of the driver: it reaches others as a reference.
-
-    Args:
-        own: The object.
-        reference: To what the store holds of it.
-    """
-
-    def __init__(self, own: Passed, reference: Any):
-        super().__init__(own.value)
-        self.notes = own.notes
-        self.fresh = own.fresh  # type: ignore[method-assign]
-        source = source_of(own) if isinstance(own, Frozen) else None
-        self._attached = uuid4().hex, reference, own.is_module, source
-
-    def __reduce__(self) -> Any:
-        return attach, self._attached
-
-
-class _OfWorker(Passed):
-    """An object in the process of a worker, see `attach`."""
-
-    def __init__(self, token: str, reference: Any, is_module: bool, source: Any):
-        super().__init__(None)
-        self._attached = token, reference, is_module, source
-        if source is None:
-            self.value = ray.get(reference).unpacked()
-        else:
-            self.notes["source"] = source
-
-    def fresh(self) -> Any:
-        """Return a new copy of the module or function."""
-        return thaw(memoryview(ray.get(self._attached[1])))
-
-    def __reduce__(self) -> Any:
-        return attach, self._attached
-
-    @property
-    def is_module(self) -> bool:
-        """Whether it is a module, which has weights of its own."""
-        return self._attached[2]
-
-
-_attached: dict[str, _OfWorker] = {}
-
-
-def attach(token: str, reference: Any, is_module: bool, source: Any) -> Passed:
-    """Return an object of Ray's store; one that this process has attached before is the same.
+class _Shared(Passed):
+    """An object of Ray's object store; it reaches other processes as a reference.
 
     Args:
         token: Tells it from all others.
@@ -297,10 +252,44 @@ def attach(token: str, reference: Any, is_module: bool, source: Any) -> Passed:
         is_module: Whether it is a module.
         source: Of its code, see `source_of`; None for data.
     """
+
+    def __init__(self, token: str, reference: Any, is_module: bool, source: Any):
+        super().__init__(None)
+        self.token, self._state = token, (token, reference, is_module, source)
+        self._reference, self._is_module = reference, is_module
+
+    def fresh(self) -> Any:
+        """Return a new copy of the module or function."""
+        return thaw(memoryview(ray.get(self._reference)))
+
+    def __reduce__(self) -> Any:
+        return attach, self._state
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a module, which has weights of its own."""
+        return self._is_module
+
+
+_attached: dict[str, _Shared] = {}
+"""Objects of this process by token; the latest ones, so that data are read and unpacked once."""
+
+
+def _remember(shared: _Shared) -> None:
+    _attached[shared.token] = shared
+    while len(_attached) > MAX_ATTACHED:
+        del _attached[next(iter(_attached))]
+
+
+def attach(token: str, reference: Any, is_module: bool, source: Any) -> Passed:
+    """Return an object of Ray's store, see `_Shared`; one that this process has is the same."""
     if token not in _attached:
-        _attached[token] = _OfWorker(token, reference, is_module, source)
-        while len(_attached) > MAX_ATTACHED:
-            del _attached[next(iter(_attached))]
+        shared = _Shared(token, reference, is_module, source)
+        if source is None:
+            shared.value = ray.get(reference).unpacked()
+        else:
+            shared.notes["source"] = source
+        _remember(shared)
     return _attached[token]
 
 

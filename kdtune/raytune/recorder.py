@@ -1,16 +1,13 @@
 """Records of trials as they run, and a watch over their processes."""
 
 import math
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import ray
@@ -24,7 +21,14 @@ from kdtune.config.text import DataChangedError, FolderUnusableError
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import make_run, shown_names
-from kdtune.raytune.machines import Capacity, MachineMonitor, Node, alive_nodes, start_on
+from kdtune.raytune.machines import (
+    OUT_OF_GPU_MEMORY,
+    Capacity,
+    MachineMonitor,
+    Node,
+    alive_nodes,
+    start_on,
+)
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.session import check_local_ray
 from kdtune.storage.folder import MARK
@@ -36,10 +40,10 @@ from kdtune.storage.records import CORRECT, Records
 
 MAX_RETRIES = 2
 """Times that a trial whose worker died is started again."""
-OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
-"""Words in the errors of PyTorch and cuBLAS."""
+MAX_LOST_MACHINES = 20
+"""Machines that a run may lose, such as spot machines, before each loss counts as a failure."""
 OUT_OF_MEMORY = (*OUT_OF_GPU_MEMORY, "can't allocate memory", "MemoryError")
-"""The same, and those of PyTorch on a CPU and of Python."""
+"""Words in errors: those of a GPU, of PyTorch on a CPU and of Python."""
 ADVICE = "it needs a smaller batch size or a smaller model"
 ALONE = f"; no other run ran beside it: {ADVICE}"
 OWN_GPU = f"; no other run shared its GPU: {ADVICE}"
@@ -102,8 +106,12 @@ class Recorder(tune.Callback):
         self.nodes: dict[str, str] = {}
         self.ended_trials = 0
         self.scores: dict[str, float] = {}
+        self.watch = ProcessWatch(display.print_line)
         self._warnings: set[str] = set()
+        self._started: set[str] = set()
+        """Ids of Tune's trials that have started; a run that is requeued has several."""
         self._not_started: Counter[str] = Counter()
+        self._lost_machines: Counter[str] = Counter()
         self._failure: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,6 +127,7 @@ class Recorder(tune.Callback):
         self.raise_failure()
         self.display.refresh()
         self.uploader.tick()
+        self.watch.poll()
         for line in self.monitor.poll():
             self.display.print_line(line)
 
@@ -133,6 +142,8 @@ class Recorder(tune.Callback):
         run = make_run(self.study, trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
+        self._started.add(trial.trial_id)
+        self.watch.begin(self.describe(run), lambda: trial.temporary_state.ray_actor)
         if (round_ := self.plan.round_begun_by(run)) is not None:
             self.plan.add_record(self.records.finalists(round_))
         self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
@@ -143,6 +154,7 @@ class Recorder(tune.Callback):
     ) -> None:
         """Record the epochs that a trial reports, or keep why it failed."""
         run = make_run(self.study, trial.config)
+        self.watch.hear(self.describe(run))
         self.nodes[run.trial_id] = result["hostname"]
         if error := result.get("error"):
             self.errors[run.trial_id] = error
@@ -191,7 +203,7 @@ class Recorder(tune.Callback):
             return False
         fewer = self.capacity.lower(running // 2, [run.trial_id for run in killed])
         for run in killed:
-            self.plan.requeue(run)
+            self._requeue(run)
         named = "; ".join(map(self.describe, killed))
         self.display.print_line(
             f"  {named}: out of memory while {running} runs ran at a time; retried with {fewer} at "
@@ -223,7 +235,9 @@ class Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Do not count the death of a worker as the trial's failure if its machine was lost."""
-        if is_machine_lost(trial):
+        run = make_run(self.study, trial.config)
+        self.watch.forget(self.describe(run))
+        if self._may_lose_machine(run, trial):
             trial.run_metadata.num_failures -= 1
 
     @_deferring
@@ -235,18 +249,33 @@ class Recorder(tune.Callback):
         """
         check_local_ray()
         run = make_run(self.study, trial.config)
-        if is_machine_lost(trial):  # before the trial started, or after its last retry
-            self.plan.requeue(run)
-        elif run.trial_id in self.attempts:
+        if self._may_lose_machine(run, trial):  # before the trial started, or after its last retry
+            self._requeue(run)
+        elif trial.trial_id in self._started:
             self._end(run, "failed", f"its worker died {MAX_RETRIES + 1} times")
         elif self._not_started[run.trial_id] < MAX_RETRIES:  # Tune retries only those that started
             self._not_started[run.trial_id] += 1
-            self.plan.requeue(run)
+            self._requeue(run)
         else:
             self.on_trial_start(iteration, trials, trial)
             self._end(run, "failed", f"its worker did not start, {MAX_RETRIES + 1} times")
 
+    def _may_lose_machine(self, run: BaseRun, trial: Any) -> bool:
+        """Return True if the trial's worker died with its machine, unless the run may be the cause.
+
+        On a cloud each machine that a run takes down would be replaced by a new one.
+        """
+        if not is_machine_lost(trial):
+            return False
+        self._lost_machines[run.trial_id] += 1
+        return self._lost_machines[run.trial_id] <= MAX_LOST_MACHINES
+
+    def _requeue(self, run: BaseRun) -> None:
+        self.watch.forget(self.describe(run))
+        self.plan.requeue(run)
+
     def _end(self, run: BaseRun, status: str, error: str | None) -> None:
+        self.watch.forget(self.describe(run))
         node = self.nodes.get(run.trial_id)
         attempt = self.attempts[run.trial_id]
         self.plan.add_record(self.records.end(run, attempt, status, error, node))
@@ -287,68 +316,39 @@ def is_machine_lost(trial: Any) -> bool:
 
 # A watch over the processes of a study's trials and teachers, which Ray does not have.
 #
-# Ray notices a process that ends, not one that is frozen (SIGSTOP, a frozen cgroup): its trial
-# would
-# be waited for as long as the study lives. Frozen is a process none of whose threads uses CPU
-# time.
-# One that waits for a GPU that never answers is not noticed, since Ray's threads in it go on, nor
-# is
-# one that loops for ever.
+# Ray notices a process that ends, not one that is stopped (SIGSTOP): its trial would be waited for
+# as long as the study lives.
 
 
-SILENT_SECONDS = 60.0
-"""A trial that has reported no epoch for so long is looked at."""
-LOOK_SECONDS = 60.0
-"""Time between two looks at it. The threads of a Ray worker that is alive use several 10 ms of CPU
-time in it, also while its trial waits for a disk or for another process that builds a stream."""
+SILENT_SECONDS = 120.0
+"""A process whose run has reported no epoch for so long is looked at."""
 POLL_SECONDS = 2.0
 AWAY_SECONDS = 30.0
 """A driver that has not polled for so long was suspended or busy itself."""
 
 
-class Sign(NamedTuple):
-    """What tells one look at a process from the next."""
-
-    created: float
-    """When the process began: the system gives its number to others later."""
-    cpu_seconds: float
-    """CPU time that it has used so far."""
-
-
-@dataclass
-class Look:
-    """What is known of the process of a silent trial."""
-
-    node: Node
-    pid: int
-    task: Any = None
-    """The Ray task that looks now; None between two looks."""
-    before: Sign | None = None
-    at: float = 0.0
-    """When the last look began."""
-
-
 class ProcessWatch:
-    """Kills the process of a Ray actor that is frozen; Ray or Tune then starts it in another one.
-
-    Frozen is a process that uses no CPU time from one look to the next while its run is silent.
-    Long epochs, slow disks and streams that are being built are therefore no fault.
+    """Kills the process of a silent Ray actor if it is stopped; Ray or Tune then starts another.
 
     Args:
-        describe: Returns the name of a run for people.
         say: Gets a line about each process that is killed.
     """
 
-    def __init__(self, describe: Callable[[Any], str], say: Callable[[str], None]):
-        self._describe, self._say = describe, say
-        self._running: dict[str, Any] = {}
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._actors: dict[str, Callable[[], Any]] = {}
         self._heard: dict[str, float] = {}
-        self._looks: dict[str, Look] = {}
+        self._looks: dict[str, tuple[Node, int, Any]] = {}
         self._polled = time.monotonic()
 
-    def begin(self, name: str, run: Any) -> None:
-        """Begin to watch a run."""
-        self._running[name] = run
+    def begin(self, name: str, actor: Callable[[], Any]) -> None:
+        """Begin to watch a run.
+
+        Args:
+            name: Of the run, for people.
+            actor: Returns its actor; None if it has none now.
+        """
+        self._actors[name] = actor
         self.hear(name)
 
     def hear(self, name: str) -> None:
@@ -358,8 +358,8 @@ class ProcessWatch:
 
     def forget(self, name: str) -> None:
         """Watch a run no longer, until it begins again."""
-        for own in (self._running, self._heard, self._looks):
-            own.pop(name, None)
+        for by_name in (self._actors, self._heard, self._looks):
+            by_name.pop(name, None)
 
     def poll(self) -> None:
         """Look at the processes of silent runs; called all the time.
@@ -374,108 +374,47 @@ class ProcessWatch:
         was_away = now - self._polled > AWAY_SECONDS
         self._polled = now
         if was_away:  # the driver was suspended or busy: what has been reported is not read yet
-            for name in self._running:
+            for name in self._actors:
                 self.hear(name)
         for name in [n for n, at in self._heard.items() if now - at >= SILENT_SECONDS]:
-            self._look(name, now)
+            self._look(name)
 
-    def _actor(self, run: Any) -> Any:
-        """Return the actor of a run; None if it has none now."""
-        return run
-
-    def _look(self, name: str, now: float) -> None:
-        """Begin a look at the process of a run, or read the one that has ended."""
-        look = self._looks.get(name)
-        if look is None:
-            if (found := find_process(self._actor(self._running[name]))) is None:
+    def _look(self, name: str) -> None:
+        """Begin a look at the process of a silent run, or read the one that has ended."""
+        if name not in self._looks:
+            place = find_process(self._actors[name]())
+            if place is None:
                 self.hear(name)
-                return
-            look = self._looks[name] = Look(*found)
-        if look.task is not None:
-            self._read(name, look)
-        elif look.before is None or now - look.at >= LOOK_SECONDS:
-            look.task, look.at = start_on(look.node, sign_of, look.pid), now
-
-    def _read(self, name: str, look: Look) -> None:
-        """Read what a look has found, if it has ended; kill the process if it is frozen."""
-        if not ray.wait([look.task], timeout=0)[0]:
+            else:
+                self._looks[name] = (*place, start_on(place[0], kill_if_stopped, place[1]))
             return
-        try:
-            sign = ray.get(look.task)
-        except ray.exceptions.RayError:  # the machine is lost, or has no memory for a task
-            sign = None
-        look.task = None
-        if sign is None or look.before not in (None, sign):
-            self.hear(name)
-        elif look.before is None:
-            look.before = sign
-        else:
-            seconds = time.monotonic() - self._heard[name]
-            self._say(
-                f"{self._describe(self._running[name])}: no epoch for {seconds:.0f} s, and its "
-                f"process {look.pid} on {look.node} uses no CPU time, so it is killed; the run "
-                f"resumes from its last checkpoint"
-            )
-            start_on(look.node, kill, look.pid, sign.created)
-            self.hear(name)
-
-
-class WorkerWatch(ProcessWatch, tune.Callback):
-    """Tune callback that watches the trials."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore that never happens
-
-    def _actor(self, run: Any) -> Any:
-        return run.temporary_state.ray_actor
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Begin to watch a trial."""
-        self.begin(trial.trial_id, trial)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Note that the trial is alive."""
-        self.hear(trial.trial_id)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Watch the trial no longer."""
-        self.forget(trial.trial_id)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Watch the trial no longer, until it starts again."""
-        self.forget(trial.trial_id)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Watch the trial no longer."""
-        self.forget(trial.trial_id)
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look at the processes of silent trials; Tune calls this all the time."""
-        self.poll()
+        node, pid, task = self._looks[name]
+        if not ray.wait([task], timeout=0)[0]:
+            return
+        silent = time.monotonic() - self._heard[name]
+        self.hear(name)
+        # a RayError: the machine is lost, or has no memory for a task
+        with suppress(ray.exceptions.RayError):
+            if ray.get(task):
+                self._say(
+                    f"{name}: no epoch for {silent:.0f} s, and its process {pid} on {node} was "
+                    f"stopped, so it is killed; the run resumes from its last checkpoint"
+                )
 
 
 def find_process(actor: Any) -> tuple[Node, int] | None:
     """Return the machine and the process of an actor; None if Ray does not know them (any more)."""
-    known = {} if actor is None else state.actors(actor_id=actor._actor_id.hex())
+    entry = {} if actor is None else state.actors(actor_id=actor._actor_id.hex())
     nodes = {node.id: node for node in alive_nodes()}
-    node = nodes.get(known.get("Address", {}).get("NodeID", ""))
-    return None if node is None else (node, known["Pid"])
+    node = nodes.get(entry.get("Address", {}).get("NodeID", ""))
+    return None if node is None else (node, entry["Pid"])
 
 
-def sign_of(pid: int) -> Sign | None:
-    """Return the sign of a process of this machine; None if it is gone or a debugger holds it."""
+def kill_if_stopped(pid: int) -> bool:
+    """Kill a process of this machine if it is stopped; return whether it was."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if process.status() != psutil.STATUS_TRACING_STOP:
-            times = process.cpu_times()
-            return Sign(process.create_time(), times.user + times.system)
-    return None
-
-
-def kill(pid: int, created: float) -> None:
-    """Kill a process of this machine, unless its number belongs to another one by now."""
-    with suppress(psutil.Error, ProcessLookupError):
-        if psutil.Process(pid).create_time() == created:
-            os.kill(pid, signal.SIGKILL)
+        if process.status() == psutil.STATUS_STOPPED:
+            process.kill()
+            return True
+    return False

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,7 @@ from kdtune.streams.views import count_gpus, local_cpus
 
 # What ends a study before its end: Ctrl-C, `kill` or a batch system, a terminal that is closed.
 #
-# A batch system, `timeout` and a terminal signal all processes of a study, so Ray may be lost
-# with
+# A batch system, `timeout` and a terminal signal all processes of a study, so Ray may be lost with
 # the driver. Hence it is noted here that a signal has arrived.
 
 
@@ -39,18 +37,9 @@ STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _arrived = threading.Event()
+"""Set once SIGTERM or SIGHUP has told the study of this process to end."""
 _summaries: list[Callable[[], str]] = []
 """Of the study that runs; empty once it is printed."""
-
-
-def has_arrived() -> bool:
-    """Return True if SIGTERM or SIGHUP has told the study of this process to end."""
-    return _arrived.is_set()
-
-
-def forget() -> None:
-    """Forget the signals that have arrived."""
-    _arrived.clear()
 
 
 @contextmanager
@@ -60,9 +49,6 @@ def signals_delayed() -> Iterator[None]:
     `ray.init` that is interrupted leaves processes of which `ray.shutdown` knows nothing. An error
     after a signal is taken for its effect.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
     arrived: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -74,7 +60,7 @@ def signals_delayed() -> Iterator[None]:
     of_ray = utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda handler: None  # `ray.init` begins with one that exits
     try:
-        with handled(STOP_SIGNALS, note):
+        with _handled(STOP_SIGNALS, note):
             yield
     except Exception as error:
         if arrived:
@@ -93,9 +79,6 @@ def signals_as_ctrl_c() -> Iterator[None]:
     Ray's own handler of SIGTERM would end the process at once. An error after such a signal is
     taken for its effect: nothing can be printed on a terminal that is closed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
 
     def stop(number: int, _: object) -> None:
         _note(number)
@@ -104,10 +87,10 @@ def signals_as_ctrl_c() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
     try:
-        with handled([number for number in STOP_SIGNALS if number != signal.SIGINT], stop):
+        with _handled([number for number in STOP_SIGNALS if number != signal.SIGINT], stop):
             yield
     except Exception as error:
-        if has_arrived():
+        if _arrived.is_set():
             raise KeyboardInterrupt from error
         raise
 
@@ -118,25 +101,27 @@ def _note(number: int) -> None:
 
 
 @contextmanager
-def handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+def _handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """Give signals a handler until the context is left; those that nohup ignores stay ignored.
 
-    Only the main thread may do so.
+    Only the main thread may do so; in another one nothing is changed.
     """
-    before = {number: signal.getsignal(number) for number in numbers}
-    own = [n for n, old in before.items() if old not in (signal.SIG_IGN, None)]
-    for number in own:
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in numbers if is_main}
+    ignored = (signal.SIG_IGN, None)
+    changed = {number: old for number, old in before.items() if old not in ignored}
+    for number in changed:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in own:
-            signal.signal(number, before[number])
+        for number, old in changed.items():
+            signal.signal(number, old)
 
 
 @contextmanager
 def summarised(describe: Callable[[], str], say: Callable[[str], None]) -> Iterator[None]:
-    """Say how far a study has come if it is interrupted in the context.
+    """Print how far a study has come if it is interrupted in the context.
 
     Args:
         describe: Returns the state of the study.
@@ -146,14 +131,14 @@ def summarised(describe: Callable[[], str], say: Callable[[str], None]) -> Itera
     try:
         yield
     except KeyboardInterrupt:
-        say_summary(say)
+        _print_summary(say)
         raise
     finally:
         _summaries.clear()
 
 
-def say_summary(say: Callable[[str], None]) -> None:
-    """Say how far the study that runs has come, once."""
+def _print_summary(say: Callable[[str], None]) -> None:
+    """Print how far the study that runs has come, once."""
     with suppress(OSError, IndexError):  # of a terminal that is closed
         say(f"So far: {_summaries.pop()()}")
 
@@ -161,84 +146,24 @@ def say_summary(say: Callable[[str], None]) -> None:
 # What becomes of a study whose local Ray loses a process: one sentence, and nothing is left.
 
 
-POLL_SECONDS = 1.0
+WATCH_SECONDS = 1.0
+"""Time between two looks at Ray's processes."""
 GRACE_SECONDS = 10.0
 """Time for the driver to end by itself once Ray is lost."""
 
 
-@contextmanager
-def ended_if_ray_is_lost() -> Iterator[None]:
-    """End this process in a sentence if Ray has lost a process of its own and blocks all else.
-
-    Without gcs_server every call of Ray waits for a minute, and then Ray aborts this process. A Ray
-    that is whole when the context is left is no longer watched: `ray.shutdown` ends its processes.
-    """
-    is_over = threading.Event()
-    threading.Thread(target=_watch, args=[is_over], daemon=True, name="kdtune-ray-watch").start()
-    try:
-        yield
-    finally:
-        if lost_sentence() is None:
-            is_over.set()
-        try:
-            ray.shutdown()
-        finally:
-            is_over.set()
-
-
-def _watch(is_over: threading.Event) -> None:
-    while not is_over.wait(POLL_SECONDS):
-        if lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
-            sentence = lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
-            if sentence is not None:
-                _end(sentence)
-
-
-def _end(sentence: str) -> None:
-    """End this process; as interrupted if it was told to end, since Ray was told so, too."""
-    code = 130 if has_arrived() else 1
-    try:
-        text = f"error: {sentence}"
-        if has_arrived():
-            say_summary(print)
-            text = "interrupted; run the same command again to resume"
-        with suppress(OSError):  # of a terminal that is closed
-            sys.stdout.flush()
-        with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
-        _kill_ray()
-    finally:
-        os._exit(code)
-
-
-def _kill_ray() -> None:
-    """Kill what is left of the local Ray and remove its private folder."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        parent = Path(node.get_temp_dir_path()).parent
-        below: list[psutil.Process] = []
-        for _, process in node.live_processes():
-            with suppress(psutil.Error):  # it has ended just now
-                below += psutil.Process(process.pid).children(recursive=True)
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
-        for child in below:  # they notice the death of their parent, but late
-            with suppress(psutil.Error):
-                child.kill()
-        if parent.name.startswith(RAY_PREFIX):
-            shutil.rmtree(parent, ignore_errors=True)
-
-
-def lost_sentence() -> str | None:
+def _lost_sentence() -> str | None:
     """Return a sentence if a process of the Ray that this process has started has ended."""
     node = ray._private.worker._global_node
     # a copy, since another thread may shut Ray down; Ray's dead_processes() makes none
     started: list[tuple[str, Any]] = [] if node is None else list(node.all_processes.items())
-    dead = {kind for kind, infos in started if any(i.process.poll() is not None for i in infos)}
-    for kind in sorted(dead & {"gcs_server", "raylet"}):
-        return (
-            f"Ray's process {kind} has ended (it was killed, perhaps for lack of memory, or has "
-            f"crashed); run the same command again to resume"
-        )
+    for kind, infos in started:
+        ended = any(info.process.poll() is not None for info in infos)
+        if ended and kind in ("gcs_server", "raylet"):
+            return (
+                f"Ray's process {kind} has ended (it was killed, perhaps for lack of memory, or "
+                f"has crashed); run the same command again to resume"
+            )
     return None
 
 
@@ -249,14 +174,14 @@ def check_local_ray() -> None:
         RayLostError: It has ended.
         KeyboardInterrupt: It has ended, and this process was told to end, as Ray was then, too.
     """
-    if (sentence := lost_sentence()) is not None:
-        if has_arrived():
+    if (sentence := _lost_sentence()) is not None:
+        if _arrived.is_set():
             raise KeyboardInterrupt
         raise RayLostError(sentence)
 
 
 @contextmanager
-def lost_ray_in_words() -> Iterator[None]:
+def ray_errors_in_words() -> Iterator[None]:
     """Raise what `check_local_ray` does in place of what follows from the end of the local Ray."""
     try:
         yield
@@ -265,6 +190,63 @@ def lost_ray_in_words() -> Iterator[None]:
     except Exception:
         check_local_ray()
         raise
+
+
+@contextmanager
+def ended_if_ray_is_lost() -> Iterator[None]:
+    """End this process in a sentence if Ray has lost a process of its own and blocks all else.
+
+    Without gcs_server every call of Ray waits for a minute, and then Ray aborts this process. A Ray
+    that is whole when the context is left is no longer watched: `ray.shutdown` ends its processes.
+    """
+    is_over = threading.Event()
+    threading.Thread(target=_watch_ray, args=[is_over], daemon=True).start()
+    try:
+        yield
+    finally:
+        if _lost_sentence() is None:
+            is_over.set()
+        try:
+            ray.shutdown()
+        finally:
+            is_over.set()
+
+
+def _watch_ray(is_over: threading.Event) -> None:
+    while not is_over.wait(WATCH_SECONDS):
+        if _lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
+            sentence = _lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
+            if sentence is not None:
+                _end(sentence)
+
+
+def _end(sentence: str) -> None:
+    """End this process; as interrupted if it was told to end, since Ray was told so, too."""
+    interrupted = _arrived.is_set()
+    try:
+        if interrupted:
+            _print_summary(print)
+            sentence = "interrupted; run the same command again to resume"
+        with suppress(OSError):  # of a terminal that is closed
+            sys.stdout.flush()
+            print(sentence if interrupted else f"error: {sentence}", file=sys.stderr, flush=True)
+        _kill_ray()
+    finally:
+        os._exit(130 if interrupted else 1)
+
+
+def _kill_ray() -> None:
+    """Kill what is left of the local Ray and remove its private folder."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        parent = Path(node.get_temp_dir_path()).parent
+        below = psutil.Process().children(recursive=True)
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        for child in below:  # workers notice the death of their parent, but late
+            with suppress(psutil.Error):
+                child.kill()
+        if parent.name.startswith(RAY_PREFIX):
+            shutil.rmtree(parent, ignore_errors=True)
 
 
 # A local Ray that other users of the machine cannot reach.
@@ -466,11 +448,13 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         logger.setLevel(logging.ERROR)
         unset = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
         stack.enter_context(environment(**unset))
-        stack.callback(forget)
-        stack.enter_context(_sigterm_restored())
+        stack.callback(_arrived.clear)
+        if threading.current_thread() is threading.main_thread():
+            # `ray.init` replaces it by its own for good
+            stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         stack.enter_context(_started(study, ray_init))
         stack.enter_context(signals_as_ctrl_c())
-        stack.enter_context(lost_ray_in_words())
+        stack.enter_context(ray_errors_in_words())
         yield
 
 
@@ -531,80 +515,49 @@ def check_address(address: str) -> None:
             raise InputError(f"no Ray cluster answers at {address} ({error})") from None
 
 
-@contextmanager
-def _sigterm_restored() -> Iterator[None]:
-    """Restore the handler of SIGTERM at the end; `ray.init` replaces it by its own for good."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
 # A study's folder that does not answer, as a network mount whose server is away.
 #
 # Every call of the system that writes there waits then, in the driver and in the trials, and goes
-# on
-# by itself once the folder answers: nothing fails and nothing is lost. So kdtune only prints a
-# warning. Ctrl-C and other signals take effect once the folder answers: until then the system
-# keeps
-# every process that waits for it.
+# on by itself once the folder answers: nothing fails and nothing is lost. So kdtune only prints a
+# warning. Ctrl-C and other signals take effect once the folder answers.
 
 
 SILENT_SECONDS = 30
 """A folder that has not answered for so long is named."""
 ASK_SECONDS = 5.0
 """Time between two questions."""
-TICK_SECONDS = 1.0
-"""Time between two looks at whether an answer is awaited; shorter, so that none is missed."""
 
 
 @contextmanager
-def silence_said(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Say if a folder does not answer while the context lasts, and when it answers again.
+def folder_watch(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Print a warning if a folder does not answer while the context lasts, and when it does again.
 
     Args:
         folder: Of a study whose lock this process holds.
         say: Gets the lines, in another thread.
     """
-    asking, is_over = threading.Event(), threading.Event()
-    own = (folder, asking, is_over)
-    for task in (partial(_ask, *own), partial(_watch_folder, *own, say)):
-        threading.Thread(target=task, daemon=True, name="kdtune-folder-watch").start()
+    is_over = threading.Event()
+    watch = threading.Thread(target=_watch_folder, args=(folder, is_over, say), daemon=True)
+    watch.start()
     try:
         yield
     finally:
         is_over.set()
 
 
-def _ask(folder: Path, asking: threading.Event, is_over: threading.Event) -> None:
-    """Ask the folder again and again; `asking` is set while an answer is awaited."""
+def _watch_folder(folder: Path, is_over: threading.Event, say: Callable[[str], None]) -> None:
     while not is_over.wait(ASK_SECONDS):
-        asking.set()
-        with suppress(OSError):  # an error is an answer; who writes there says it
-            os.utime(folder / LOCK)  # changes what is on the disk, and makes nothing
-        asking.clear()
-
-
-def _watch_folder(
-    folder: Path,
-    asking: threading.Event,
-    is_over: threading.Event,
-    say: Callable[[str], None],
-) -> None:
-    """Say when the folder has been silent for long, and when it answers."""
-    seconds = 0.0  # counted, so that a process that was suspended takes that for no silence
-    is_silent = False
-    while not is_over.wait(TICK_SECONDS):
-        seconds = seconds + TICK_SECONDS if asking.is_set() else 0.0
-        line = None
-        if seconds >= SILENT_SECONDS and not is_silent:
-            is_silent = True
-            line = f"warning: {folder} has not answered for {SILENT_SECONDS} s; waiting"
-        elif is_silent and seconds == 0:
-            is_silent = False
-            line = f"{folder} answers again; the study goes on"
-        if line is not None:
+        question = threading.Thread(target=_touch, args=[folder], daemon=True)
+        question.start()
+        question.join(SILENT_SECONDS)
+        if question.is_alive() and not is_over.is_set():
             with suppress(OSError, UserError):  # of a terminal that is closed
-                say(line)
+                say(f"warning: {folder} has not answered for {SILENT_SECONDS} s; waiting")
+            question.join()
+            with suppress(OSError, UserError):
+                say(f"{folder} answers again; the study goes on")
+
+
+def _touch(folder: Path) -> None:
+    with suppress(OSError):  # an error is an answer; who writes there says it
+        os.utime(folder / LOCK)  # changes what is on the disk, and makes nothing

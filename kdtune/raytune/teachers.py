@@ -20,7 +20,7 @@ from kdtune.data.views import samples
 from kdtune.models.checks import measure
 from kdtune.models.outputs import networks
 from kdtune.raytune.machines import TrialResources, describe_ray_error
-from kdtune.raytune.recorder import POLL_SECONDS, ProcessWatch
+from kdtune.raytune.recorder import ProcessWatch
 from kdtune.raytune.trial import TeacherTrainer, measure_teachers, teacher_files
 from kdtune.results import warnings as results
 from kdtune.storage.mirror import Mirror
@@ -41,6 +41,8 @@ from kdtune.training.teacher import (
 
 MAX_RETRIES = 3
 """Times that the training of teachers goes on in another process after one has died."""
+WAIT_SECONDS = 2.0
+"""Time between two looks at the process that trains a teacher."""
 
 
 def train_teachers(
@@ -94,12 +96,12 @@ def _start_trainer(trial: TrialResources) -> Any:
 
 def _watched(trainer: Any, references: Any, say: Callable[[str], None]) -> Iterator[str]:
     """Yield the lines of a training; if the actor's process is frozen, it is killed."""
-    watch = ProcessWatch(lambda _: "the teacher", say)
-    watch.begin("teacher", trainer)
+    watch = ProcessWatch(say)
+    watch.begin("the teacher", lambda: trainer)
     while True:
         watch.poll()
-        if ray.wait([references], timeout=POLL_SECONDS)[0]:
-            watch.hear("teacher")
+        if ray.wait([references], timeout=WAIT_SECONDS)[0]:
+            watch.hear("the teacher")
             try:
                 reference = next(references)
             except StopIteration:

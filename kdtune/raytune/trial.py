@@ -1,14 +1,13 @@
-"""The functions that Ray runs on its workers: a trial, and the training of the teacher."""
+"""What runs on Ray's workers: the epochs of distillation, and the training of teachers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 
-from kdtune.config.files import CHECKPOINT, not_writable_by_all, state_files
+from kdtune.config.files import CHECKPOINT, state_files
 from kdtune.config.records import TeacherAccuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -16,7 +15,7 @@ from kdtune.config.text import InputError
 from kdtune.data.checks import Contents
 from kdtune.data.sources import clear_cached_data
 from kdtune.models.weights import RECORD, WEIGHTS
-from kdtune.raytune.function import EpochReport, Reporter, describe_failure, make_run
+from kdtune.raytune.function import EpochReport, Reporter, trial_place
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import pack_correct
@@ -27,27 +26,23 @@ from kdtune.training.run import clear_cached_models, distill
 from kdtune.training.teacher import fine_tune, is_ready, measure, teacher_place
 
 
-@not_writable_by_all()  # another machine's Ray may have another umask
-def run_trial(
-    config: dict[str, Any],
+def distillation_epochs(
     study: Study,
-    concurrent: int | None = None,
+    run: Run,
+    mirror: Mirror,
+    reporter: Reporter,
     contents: Contents | None = None,
-) -> None:
-    """Run one trial, which is one distillation run, and report its epochs to Tune.
-
-    A run that raises is reported as failed, with the reason, and its worker stays in use. Ray
-    restarts a trial only if its worker died; it then resumes from the run's own checkpoint.
+) -> Generator[EpochReport, None, None]:
+    """Distil the student of one run and yield its epochs, see `function.MakeEpochs`.
 
     Args:
-        config: A sample of the study's space, and the repeat.
         study: The study.
-        concurrent: Trials that run at a time, on all machines together; not used.
+        run: The run.
+        mirror: Of the study's folder.
+        reporter: Gets sentences about the machine and its files.
         contents: What the data of the study must be; None if that is not known.
     """
-    run: Run = make_run(study, config)
-    place = f"trials/{run.trial_id}"
-    mirror, reporter = Mirror(study), Reporter(study, run)
+    place = trial_place(run)
     resources = Resources.of(study)
     try:
         # the state before the last is on no store: an earlier one here, of a run that was dropped
@@ -57,22 +52,13 @@ def run_trial(
         if contents is not None:
             _check_data(run, contents)
         torch.set_num_threads(resources.threads)
+        teacher, folder = study.folder / "teacher", study.folder / place
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            teacher = study.folder / "teacher"
-            for epoch in distill(
-                *(run, teacher, resources, study.folder / place, push), say=reporter.warn
-            ):
-                reporter.add(_report(epoch))
-        mirror.push(place)
-        mirror.clear(place)
-        error = None
-    except Exception as caught:
-        error = describe_failure(caught, mirror, place)
-    if error is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # a run that did not fit leaves no memory to the next
-    if (warning := resources.cache.warning) is not None:
-        reporter.warn(warning)
-    reporter.report(error)
+            for epoch in distill(run, teacher, resources, folder, push, say=reporter.warn):
+                yield _report(epoch)
+    finally:
+        if (warning := resources.cache.warning) is not None:
+            reporter.warn(warning)
 
 
 def _check_data(run: Run, contents: Contents) -> None:

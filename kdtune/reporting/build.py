@@ -44,7 +44,7 @@ from kdtune.results.examples import Arms, read_arms
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
-from kdtune.results.words import NOT_RECORDED, default_sentences, effort_text
+from kdtune.results.words import NOT_RECORDED, effort_text
 
 MAX_NUMBERS = 40_000
 """Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""
@@ -136,7 +136,7 @@ def html(
         variance=variance,
         best=sections.best(results, criterion),
         edges=results.edges(criterion),
-        default_sentences=default_sentences(results, criterion),
+        default_sentences=results.default_text(criterion),
         not_recorded=NOT_RECORDED,
         classes=sections.by_class(results, arms),
         examples=sections.examples(results, arms),
@@ -287,7 +287,7 @@ def side_by_side_html(side: SideBySide) -> str:
         title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
         conclusions=list(several.conclusions(side)),
         problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
-        caveats=several.caveats(side),
+        caveats=[side.doubt] if side.doubt else [],
         studies={name: results.status for name, results in side.studies.items()},
         best=Table(*several.best_rows(side)),
         best_note=several.best_note(side),
@@ -340,6 +340,7 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
     unit = " (pp)" * side.criterion.in_points
     axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
-    interval = "simultaneous 95% CI" if several.count(side) > 1 else "95% CI"
+    is_single = (side.comparisons.split == side.splits[-1]).sum() == 1
+    interval = "95% CI" if is_single else "simultaneous 95% CI"
     caption = f"Difference from {side.reference}: lines show the {interval}."
     return CaptionedFigure("differences-of-studies", caption, figure)

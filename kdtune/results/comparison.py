@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from kdtune.results.design import (
     Pair,
     Values,
     difference_table,
+    is_significant,
     make_pairs,
     max_t_over_repeats,
     no_examples,
@@ -60,6 +61,9 @@ class Criterion:
     """Limits on the cost of a student; the conclusion names the best one within them."""
     task: Task = field(default=DISTILLATION, repr=False)
     """What the trials of the study train."""
+    split: str = field(default="val", repr=False)
+    """Whose images decide: "val"; "test", where studies side by side have it; "" for a table made
+    elsewhere, which has no splits."""
 
     def __post_init__(self) -> None:
         task, name = self.task, self.metric.removeprefix("val/") or self.task.score
@@ -96,28 +100,33 @@ class Criterion:
     @property
     def label(self) -> str:
         """The metric in words, e.g. "validation accuracy"."""
-        return f"validation {self.declared.label}"
+        split = "validation" if self.split == "val" else self.split
+        return f"{split} {self.declared.label}".strip()
+
+    @property
+    def examples(self) -> str:
+        """What val consists of, in words: "val images"."""
+        return f"{self.split} {self.task.examples}".strip()
 
     @property
     def in_points(self) -> bool:
         """Whether the metric is a share, shown in percent; differences are percentage points."""
-        return self.declared.unit == "points"
+        return self.declared.unit in ("points", "percent")
 
     @property
     def unit(self) -> str:
         """The unit of differences in words: "percentage points", "nats" or ""."""
-        unit = self.declared.unit
-        return "percentage points" if unit == "points" else unit
+        return "percentage points" if self.in_points else self.declared.unit
 
     @property
     def scale(self) -> int:
-        """Factor for display: 100 for shares, else 1."""
-        return 100 if self.in_points else 1
+        """Factor for display: 100 for shares in [0, 1], else 1."""
+        return 100 if self.declared.unit == "points" else 1
 
     @property
     def largest_difference(self) -> float:
-        """The largest possible difference: 1 for shares, else infinity."""
-        return 1.0 if self.in_points else math.inf
+        """The largest possible difference: that of shares, else infinity."""
+        return 100 / self.scale if self.in_points else math.inf
 
     @property
     def has_predictions(self) -> bool:
@@ -284,17 +293,94 @@ def compare(
     if not baselines:
         return pd.DataFrame()
     pairs = make_pairs(completed(trials), values, baselines, read, design)
-    m = max(1, sum(pair.n_units >= MIN_REPEATS for pair in pairs))  # as many as have a p value
-    level, most = 1 - SIGNIFICANCE_LEVEL / m, criterion.largest_difference
-    rows = [pair.statistics(criterion.sign, level, most) for pair in pairs]
-    table = pd.DataFrame(rows).assign(config_id=list(baselines), baseline=list(baselines.values()))
+    table = compare_pairs(pairs, criterion).assign(
+        config_id=list(baselines), baseline=list(baselines.values())
+    )
     table["p_holm"] = over_known(table.p)
     table["p_max_t"] = max_t_over_repeats(values, baselines, design)
     if anytime_level is not None:
         table = _at_any_time(table, pairs, anytime_level)
-    table = configs.reset_index().merge(table, on="config_id")
-    order = (criterion.sign * table["diff"]).sort_values(ascending=False, kind="stable").index
+    return best_first(configs.reset_index().merge(table, on="config_id"), criterion.sign)
+
+
+def compare_pairs(
+    pairs: Sequence[Pair], criterion: Criterion, m: int | None = None
+) -> pd.DataFrame:
+    """Return the statistics of pairs of configurations, a row each, see `compare`.
+
+    Args:
+        pairs: of a study, of several, or of a table that was made elsewhere.
+        criterion: of the values.
+        m: number of comparisons that the intervals are simultaneous for. None: as many as have a p
+            value.
+    """
+    if m is None:
+        m = sum(pair.n_units >= MIN_REPEATS for pair in pairs)
+    level, most = 1 - SIGNIFICANCE_LEVEL / max(1, m), criterion.largest_difference
+    return pd.DataFrame([pair.statistics(criterion.sign, level, most) for pair in pairs])
+
+
+def best_first(table: pd.DataFrame, sign: int) -> pd.DataFrame:
+    """Return comparisons by their difference, the best first."""
+    order = (sign * table["diff"]).sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
+
+
+Kind = Literal["better", "worse", "all worse", "not significant", "no test", "no comparison"]
+
+
+class Finding(NamedTuple):
+    """What a comparison of configurations with a baseline has found."""
+
+    kind: Kind
+    """Of `row`; "all worse" if there are several configurations, all significantly worse."""
+    m: int = 0
+    """Number of comparisons that p values and intervals account for."""
+    tested: pd.DataFrame = pd.DataFrame()
+    """Comparisons with a p value and enough repeats, best first; without a test all with enough."""
+    untested: int = 0
+    """Number of the other comparisons with enough repeats."""
+    significant: int = 0
+    """Number of significant differences, in either direction."""
+    row: pd.Series = pd.Series(dtype=object)
+    """Effect, interval, p and n of the best configuration that is significantly better; else of the
+    one with the best mean."""
+
+
+def find(
+    table: pd.DataFrame, sign: int, level: float, or_equal: bool = False, m: int | None = None
+) -> Finding:
+    """Return what a comparison has found.
+
+    A difference is significant if its Holm-adjusted p value is below the level and its simultaneous
+    interval excludes 0, see `design.is_significant`. The finding is about the best configuration
+    that is significantly better; if there is none, about the best of all.
+
+    Args:
+        table: rows of `compare`, best first.
+        sign: 1 if higher values are better, else -1.
+        level: see `design.is_significant`.
+        or_equal: see `design.is_significant`.
+        m: number of comparisons that p values and intervals account for; those of the table if it
+            has them all.
+    """
+    if not len(table):
+        return Finding("no comparison")
+    m = int(table.p_holm.notna().sum()) if m is None else m
+    table = table[have_enough_repeats(table.n)]
+    has_p = table.p_holm.notna()
+    if m == 0 or table.n.max() < MIN_REPEATS or not has_p.any():
+        return Finding("no test", m, table)
+    table, untested = table[has_p], int((~has_p).sum())
+    clear = is_significant(table.p_holm, table.low, table.high, level, or_equal)
+    counts = (m, table, untested, int(clear.sum()))
+    better = table[clear & (sign * table["diff"] > 0)]
+    if len(better):
+        return Finding("better", *counts, better.iloc[0])
+    kind: Kind = "worse" if clear.iloc[0] else "not significant"
+    if clear.all() and len(table) > 1 and not untested:
+        kind = "all worse"
+    return Finding(kind, *counts, table.iloc[0])
 
 
 def _at_any_time(table: pd.DataFrame, pairs: list[Pair], level: float) -> pd.DataFrame:
@@ -573,43 +659,61 @@ def csv_text(table: pd.DataFrame) -> str:
 
 def comparison_rows(
     table: pd.DataFrame,
-    by: Sequence[str],
+    by: Sequence[str] | Mapping[str, str],
     criterion: Criterion,
     anytime_level: float | None = None,
     full: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the table of `comparison.compare` as text.
+    """Return head and rows of a table of comparisons as text.
 
     The interval is the one that conclusion and figures show as well: simultaneous, or always-valid
-    at the level `anytime_level` (see `comparison.compare`).
+    at the level `anytime_level` (see `compare`).
 
     Args:
-        table: of `comparison.compare`.
-        by: hyperparameters that tell the configurations apart.
+        table: of `compare`. Independent samples have a column paired, and n_baseline and why.
+        by: hyperparameters that tell the configurations apart; or columns of the table, and their
+            heads.
         criterion: by which the table was made.
-        anytime_level: see `comparison.compare`.
+        anytime_level: see `compare`.
         full: whether there are columns for max-T, win rate and correlation.
     """
+    columns = by if isinstance(by, Mapping) else {f"config/{name}": name for name in by}
     unit = "points" if criterion.in_points else criterion.metric
-    head = [*by, f"difference ({unit})"]
     interval, p = "95% CI (simultaneous)", "p (Holm)"
     if anytime_level is not None:
         interval, p = f"{100 * (1 - anytime_level):g}% CI (always-valid)", "p (always-valid)"
-    both = anytime_level is None and bool(table.n_images.notna().any())
-    here = f"for these {criterion.task.examples}"
-    head += [interval, *[here] * both, "n", p, *["p (max-T)"] * full]
-    head += ["wins/ties/losses", *["win rate", "correlation"] * full]
+    has_here = "low_here" in table and anytime_level is None and table.n_images.notna().any()
+    has_wins = "wins" in table and table.wins.notna().any()
+    is_paired = table.get("paired", pd.Series(True, table.index))
     rows = []
-    for _, row in table.iterrows():
-        cells = [cell(row[f"config/{name}"]) for name in by]
-        cells += difference_and_interval(row, criterion.scale)
-        if both:
-            cells.append(interval_text(row.low_here, row.high_here, criterion.scale))
-        cells += [str(int(row.n)), p_value(row.p_holm), *[p_value(row.p_max_t)] * full]
-        cells.append(f"{row.wins}/{row.ties}/{row.losses}")
-        cells += [_two_decimals(row[name]) for name in ("p_better", "correlation") if full]
+    for (_, row), paired in zip(table.iterrows(), is_paired, strict=True):
+        value, ends = difference_and_interval(row, criterion.scale)
+        cells = [(head, cell(row[name])) for name, head in columns.items()]
+        cells += [(f"difference ({unit})", value), (interval, ends)]
+        if has_here:
+            here = interval_text(row.low_here, row.high_here, criterion.scale)
+            cells.append((f"for these {criterion.task.examples}", here))
+        cells += [("n", n_text(row)), (p, p_value(row.p_holm))]
+        if full:
+            cells.append(("p (max-T)", p_value(row.p_max_t)))
+        if has_wins:
+            wins = f"{row.wins:.0f}/{row.ties:.0f}/{row.losses:.0f}"
+            cells.append(("wins/ties/losses", wins if paired else "-"))
+        if full:
+            cells.append(("win rate", _two_decimals(row.p_better)))
+            cells.append(("correlation", _two_decimals(row.correlation)))
+        if not has_wins or not is_paired.all():
+            cells.append(("repeats", "paired" if paired else f"unpaired: {row.why}"))
         rows.append(cells)
-    return head, rows
+    heads = [head for head, _ in rows[0]]
+    return heads, [[text for _, text in cells] for cells in rows]
+
+
+def n_text(row: pd.Series, planned: float = math.nan) -> str:
+    """Return the number of repeats of a comparison: "8", "7 of 8", "6 and 5" if not paired."""
+    if row.get("paired", True):
+        return count_of_planned(row.n, planned)
+    return f"{row.n:.0f} and {row.n_baseline:.0f}"
 
 
 def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,11 @@ from kdtune.statistics.intervals import (
     over_repeats,
     paired_difference,
     teacher_share,
+    unpaired_difference,
 )
 from kdtune.statistics.tests import max_t
 
 # When a difference is significant, and p values as text, for every comparison.
-#
-# Studies, studies side by side, classes and tables made elsewhere follow the same rules.
 
 
 def is_significant(p: Any, low: Any, high: Any, level: float, or_equal: bool = False) -> Any:
@@ -45,34 +44,6 @@ def is_significant(p: Any, low: Any, high: Any, level: float, or_equal: bool = F
     """
     excludes_0 = (low > 0) | (high < 0) | (low != low)  # NaN only differs from itself
     return (p <= level if or_equal else p < level) & excludes_0
-
-
-class Outcome(NamedTuple):
-    """What a comparison of configurations with a baseline has found."""
-
-    kind: Literal["better", "worse", "not significant"]
-    """Of `row`."""
-    row: pd.Series
-    """The best configuration that is significantly better; else the one with the best mean."""
-    significant: int
-    """Number of significant differences, in either direction."""
-
-
-def find_outcome(table: pd.DataFrame, sign: int, level: float, or_equal: bool = False) -> Outcome:
-    """Return what a comparison has found.
-
-    Args:
-        table: rows of `comparison.compare`, best first, all with a p value.
-        sign: 1 if higher values are better, else -1.
-        level: see `is_significant`.
-        or_equal: see `is_significant`.
-    """
-    clear = is_significant(table.p_holm, table.low, table.high, level, or_equal)
-    better = table[clear & (sign * table["diff"] > 0)]
-    if len(better):
-        return Outcome("better", better.iloc[0], int(clear.sum()))
-    kind: Literal["worse", "not significant"] = "worse" if clear.iloc[0] else "not significant"
-    return Outcome(kind, table.iloc[0], int(clear.sum()))
 
 
 def since_interval(p: float, low: float, high: float, level: float, or_equal: bool = False) -> str:
@@ -239,14 +210,15 @@ class Design:
         """Return what conclusions are about, with images: e.g. "... and new images like those ...".
 
         Args:
-            split: Whose images were predicted.
+            split: Whose images were predicted; "": there are no splits.
             new_images: Whether the standard error includes the choice of these images.
         """
         if self.folds is not None:
             return self.new_units
         if not new_images:
-            return f"{self.new_units} on these {split} {self.examples}"
-        return f"{self.new_units} and new {self.examples} like those of {split}"
+            return f"{self.new_units} on these {f'{split} {self.examples}'.strip()}"
+        like = f"those of {split}" if split else "these"
+        return f"{self.new_units} and new {self.examples} like {like}"
 
     @property
     def _these_teachers(self) -> str:
@@ -330,6 +302,8 @@ ONE_TEACHER = Design()
 # Two configurations paired by repeat and, where predictions are there, by image.
 
 
+ENDS = ("low", "high", "low_here", "high_here")
+"""Columns with the ends of the intervals of a comparison."""
 MIN_REPEATS_FOR_MAX_T = 6
 """With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
 ExampleReader = Callable[[Sequence[str]], Mapping[str, Values]]
@@ -343,16 +317,18 @@ def no_examples(trial_ids: Sequence[str]) -> Mapping[str, Values]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Scores of two configurations a and b in their R common repeats."""
+    """Scores of two configurations a and b, in their R common repeats or in independent ones."""
 
     a: Values
     """(R,)."""
     b: Values
-    table: Values | None
+    table: Values | None = None
     """Differences a - b of each example, [R, N]; None if not all predictions are there."""
     repeats: Sequence[int] = ()
     """Number of each common repeat; only used where teachers are the sample."""
     design: Design = ONE_TEACHER
+    why_unpaired: str = ""
+    """Why the repeats of a and b are independent samples; "" if they are the same repeats."""
 
     @property
     def n(self) -> int:
@@ -362,6 +338,8 @@ class Pair:
     @property
     def n_units(self) -> int:
         """Number of independent units: repeats, or teachers where these are the sample."""
+        if self.why_unpaired:
+            return min(len(self.a), len(self.b))
         if not self.design.by_teacher:
             return self.n
         return len(set(self.design.units(self.repeats).tolist()))
@@ -397,11 +375,15 @@ class Pair:
     def statistics(self, sign: int, level: float, most: float = math.inf) -> dict[str, float]:
         """Return the columns of `comparison.compare` for this pair.
 
+        Independent samples have Welch's t test, and no columns about common repeats.
+
         Args:
             sign: 1 if higher values are better, else -1.
             level: coverage of the intervals, in (0, 1).
             most: largest possible difference; intervals are cut at it.
         """
+        if self.why_unpaired:
+            return self._unpaired_statistics(level, most)
         d: Difference = paired_difference(self.a, self.b)
         estimate, here, parts = self.estimate, self.here, self.components
         wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
@@ -414,14 +396,38 @@ class Pair:
             # the mean over teachers is another one where their numbers of repeats differ
             "diff": estimate.mean if self.design.by_teacher else d.interval.mean,
             "sd": d.interval.sd,
-            **{"error": estimate.error, "df": estimate.df, "low": low, "high": high},
-            **{"low_here": low_here, "high_here": high_here},
-            **{"n": self.n, "n_units": self.n_units, "n_images": self.n_images},
-            **{"var_repeat": parts.repeat, "var_image": parts.image, "var_rest": parts.rest},
-            **{"correlation": d.correlation, "p": p},
-            **{"wins": wins, "ties": d.ties, "losses": losses},
-            **{"p_better": d.p_greater if sign > 0 else 1 - d.p_greater},
+            "error": estimate.error,
+            "df": estimate.df,
+            "low": low,
+            "high": high,
+            "low_here": low_here,
+            "high_here": high_here,
+            "n": self.n,
+            "n_units": self.n_units,
+            "n_images": self.n_images,
+            "var_repeat": parts.repeat,
+            "var_image": parts.image,
+            "var_rest": parts.rest,
+            "correlation": d.correlation,
+            "p": p,
+            "wins": wins,
+            "ties": d.ties,
+            "losses": losses,
+            "p_better": d.p_greater if sign > 0 else 1 - d.p_greater,
         }
+
+    def _unpaired_statistics(self, level: float, most: float) -> dict[str, float]:
+        missing = ("wins", "ties", "losses", "p_better", "correlation")
+        n = {"n": len(self.a), "n_images": math.nan} | dict.fromkeys(missing, math.nan)
+        if self.design.folds is not None:  # the correction is one for paired differences
+            nothing = dict.fromkeys(("sd", "error", "df", "p", *ENDS), math.nan)
+            return {"diff": float(self.a.mean() - self.b.mean())} | nothing | n
+        welch = unpaired_difference(self.a, self.b, level)
+        low, high = np.clip([welch.low, welch.high], -most, most).tolist()
+        errors = (float(x.std(ddof=1)) / math.sqrt(len(x)) for x in (self.a, self.b))
+        row = {"diff": welch.difference, "sd": math.nan, "error": math.hypot(*errors)}
+        row |= {"df": welch.df, "p": welch.p, "n": len(self.a), "n_images": math.nan}
+        return row | dict(zip(ENDS, (low, high, low, high), strict=True)) | n
 
 
 def make_pairs(
@@ -460,8 +466,8 @@ def make_pairs(
         repeats = common[config]
         a, b = values.loc[repeats, [config, baseline]].to_numpy().T
         tables = [[found.get(names[c, r]) for r in repeats] for c in (config, baseline)]
-        own = [int(repeat) for repeat in repeats]
-        pairs.append(Pair(a, b, difference_table(*tables), own, design))
+        numbers = [int(repeat) for repeat in repeats]
+        pairs.append(Pair(a, b, difference_table(*tables), numbers, design))
     return pairs
 
 

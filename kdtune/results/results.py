@@ -1,51 +1,61 @@
 """Results of a study: dataframes, tables, comparisons and the conclusion."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
-from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from kdtune.config.cli import AnalysisFlags, ReportFlags
 from kdtune.config.fields import Value
-from kdtune.config.files import STUDY, describe_missing
+from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs
-from kdtune.config.study import Format, Scope, Study
+from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, name_of
-from kdtune.config.text import InputError, first_line
-from kdtune.results import comparison as finals
-from kdtune.results import comparison as selection
+from kdtune.config.text import InputError
 from kdtune.results import summaries
-from kdtune.results import summaries as sensitivity
-from kdtune.results import words as conclusion
 from kdtune.results.comparison import (
-    DEFAULT,
+    Chosen,
     Criterion,
     baseline_of,
     best_config,
     by_repeat,
     compare,
+    comparison_rows,
     completed,
     format_table,
+    has_all_arms,
     markdown,
-    plus_minus,
+    of_default,
+    of_round,
+    recorded_best,
+    selection,
     students_of,
 )
-from kdtune.results.costs import best_within, cost_frame, frontier, with_student_costs
+from kdtune.results.costs import (
+    best_within,
+    cost_frame,
+    cost_text,
+    frontier,
+    teacher_files,
+    with_student_costs,
+)
 from kdtune.results.design import Design, ExampleReader, no_examples
 from kdtune.results.frames import (
     PREFIX,
     Frames,
+    config_label,
     distinguishing,
+    join_words,
     of_trials,
     read_examples,
     read_frames,
+    regularisers,
 )
+from kdtune.results.summaries import best_rows
 from kdtune.results.warnings import (
     describe_status,
     find_missing_files,
@@ -56,27 +66,71 @@ from kdtune.results.warnings import (
 )
 from kdtune.results.words import (
     ComparisonContext,
+    best_sentence,
+    default_text,
+    effort_text,
     effort_warning,
-    one_line,
     short_metrics,
     short_summary,
-    short_verdict,
     steps_warning,
     tuning_effort,
+    verdict,
 )
-from kdtune.statistics.intervals import TeacherShare, mean_interval
+from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
 from kdtune.storage.records import read_study
+
+MAX_PRINTED_ROWS = 30
+"""Configurations in a printed table; if there are more, the best ones."""
 
 if TYPE_CHECKING:
     from kdtune.reporting.figures import Plots
 
 
-# Data of a study: its dataframes, and which trials a criterion is judged by.
+def load(folder: str | Path) -> "Results":
+    """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
+
+        >>> kdtune.load("runs/small").best()
+        'cffe5327'
+
+    Raises:
+        InputError: if there is no study.
+    """
+    if "://" in str(folder):
+        from kdtune.storage.mirror import fetch
+
+        path, is_running = fetch(str(folder))
+        return _read(path, is_running)
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise InputError(f"a study must be a folder, but {describe_missing(path)}")
+    return _read(path)
 
 
-@dataclass(frozen=True)
-class StudyData:
-    """A study, its records as dataframes, and the trials that each criterion is judged by."""
+def _read(folder: Path, running: bool | None = None) -> "Results":
+    study = read_study(folder)
+    frames = read_frames(folder, running, study)
+    costs = cost_frame(read_costs(folder))
+    return Results(
+        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Results:
+    """A study, its records and what follows from them. Needs neither torch nor Ray.
+
+        >>> results = kdtune.load("runs/small")
+        >>> results.status
+        'complete: 12 runs'
+        >>> results.trials[["label", "repeat", "val/acc@last"]].head(2)
+                 label  repeat  val/acc@last
+        0  alpha = 0.5       0      0.728292
+        1  alpha = 0.5       1      0.719765
+
+    A notebook shows conclusion, comparison and figure of a study whose name is the last line of a
+    cell. `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
+    InputError for unknown ones. An empty dataframe means that too few runs have completed.
+    """
 
     folder: Path
     study: Study
@@ -85,6 +139,26 @@ class StudyData:
     """One row per student and teacher: role, model, params, bytes, flops (of one example),
     latency_ms (batch size 1), latency_ms_iqr, latency32_ms, latency32_ms_iqr, threads, device,
     hardware, precision, torch; see `config.cost.Cost`. Empty for a study of an older version."""
+
+    def __repr__(self) -> str:
+        conclusion, dot, _ = self.verdict().partition("\n")[0].partition(". ")
+        head = f"{self.study.name} ({self.folder}), {self.status}"
+        return f"<kdtune.Results of {head}. {conclusion}{dot.strip()}>"
+
+    def _repr_html_(self) -> str:
+        from kdtune.reporting.build import study_html
+
+        return study_html(self)
+
+    @property
+    def plot(self) -> "Plots":
+        """Matplotlib figures: `plot.curves()`, `.differences()`, `.repeats()`, `.frontier()`.
+
+        >>> results.plot.curves().savefig("curves.svg")
+        """
+        from kdtune.reporting.figures import Plots
+
+        return Plots(self)
 
     @property
     def epochs(self) -> pd.DataFrame:
@@ -120,8 +194,8 @@ class StudyData:
 
     @cached_property
     def final_trials(self) -> pd.DataFrame:
-        """The finalists' trials in the last round of final repeats, see `finals.of_round`."""
-        return finals.of_round(self.trials, self.frames.round)
+        """The finalists' trials in the last round of final repeats, see `comparison.of_round`."""
+        return of_round(self.trials, self.frames.round)
 
     @cached_property
     def task(self) -> Task:
@@ -168,7 +242,7 @@ class StudyData:
         without one of the two has one finalist.
         """
         own = criterion.has_plain_baseline
-        return own and finals.has_all_arms(self.final_trials, self.trials, self.default_criterion)
+        return own and has_all_arms(self.final_trials, self.trials, self.default_criterion)
 
     @property
     def finalists_are_recorded(self) -> bool:
@@ -283,7 +357,7 @@ class StudyData:
         trials = self.trials_for(criterion)
         trials = trials[trials.config_id.isin(configs)]
         if self.names_recorded_best(criterion):
-            return finals.recorded_best(trials, self.frames.round)
+            return recorded_best(trials, self.frames.round)
         values = by_repeat(trials, criterion.metric, criterion.scope)
         if not values.notna().any(axis=None):
             return None
@@ -319,14 +393,6 @@ class StudyData:
         own = self.trials[f"{PREFIX}{self.task.group}"]
         return str(own[self.trials.config_id == config_id].iloc[0])
 
-
-# Comparisons of a study's configurations, and what explains and qualifies them.
-
-
-@dataclass(frozen=True, repr=False)
-class StudyComparisons(StudyData):
-    """A study and the comparisons of its configurations."""
-
     def compare(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Compare every other configuration with the baseline of its student.
 
@@ -342,17 +408,17 @@ class StudyComparisons(StudyData):
         criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
         same student. For the columns see `comparison.compare`.
         """
-        return self._compared(criterion or self.default_criterion).copy()
+        criterion = criterion or self.default_criterion
+        if criterion not in self._compared:
+            level, read = self.anytime_level(criterion), self.examples(criterion)
+            trials = self.trials_for(criterion)
+            self._compared[criterion] = compare(trials, criterion, level, read, self.design)
+        return self._compared[criterion].copy()
 
     @cached_property
-    def _compared(self) -> Callable[[Criterion], pd.DataFrame]:
-        """`compare` with a cache: a report needs the same comparison a dozen times."""
-
-        def compared(criterion: Criterion) -> pd.DataFrame:
-            level, read = self.anytime_level(criterion), self.examples(criterion)
-            return compare(self.trials_for(criterion), criterion, level, read, self.design)
-
-        return cache(compared)
+    def _compared(self) -> dict[Criterion, pd.DataFrame]:
+        """Tables of `compare`: a report needs the same one a dozen times."""
+        return {}
 
     def compared_students(self, criterion: Criterion | None = None) -> list[str]:
         """Return the students that have a comparison of their own, the best first."""
@@ -384,23 +450,23 @@ class StudyComparisons(StudyData):
             3                    alpha = 0.5     0.730      0.630
             4  alpha = 0.1 minus alpha = 0.5     0.027      0.027
 
-        See `selection.selection`.
+        See `comparison.selection`.
         """
         criterion = criterion or self.default_criterion
         best = self.best(criterion)
         if best is None:
             return pd.DataFrame()
         trials = self.trials_for(criterion)
-        chosen = selection.Chosen(best, baseline_of(self.compare(criterion), best), self.default)
+        chosen = Chosen(best, baseline_of(self.compare(criterion), best), self.default)
         if self.uses_held_out_repeats(criterion):  # the default runs them, too
-            default = finals.of_default(self.trials, self.frames.round, self.default)
+            default = of_default(self.trials, self.frames.round, self.default)
             trials = pd.concat([trials, default])
         level = self.anytime_level(criterion)
         read = partial(self.examples, criterion)
-        return selection.selection(self.folder, trials, criterion, chosen, level, read, self.design)
+        return selection(self.folder, trials, criterion, chosen, level, read, self.design)
 
     def sensitivity(self, metric: str = "") -> pd.DataFrame:
-        """Return means and ranks by epoch selection; see `sensitivity.sensitivity`.
+        """Return means and ranks by epoch selection; see `summaries.sensitivity`.
 
         >>> results.sensitivity()[["label", "last/rank", "best/rank"]]
                  label  last/rank  best/rank
@@ -408,17 +474,17 @@ class StudyComparisons(StudyData):
         1  alpha = 0.5        2.0        2.0
         2    alpha = 1        3.0        3.0
         """
-        return sensitivity.sensitivity(self.search_trials, self.criterion(metric))
+        return summaries.sensitivity(self.search_trials, self.criterion(metric))
 
     def spread(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Return shares of variance; see `sensitivity.spread`.
+        """Return shares of variance; see `summaries.spread`.
 
         >>> results.spread()[["epochs", "configuration", "repeat", "epoch", "residual"]].round(3)
           epochs  configuration  repeat  epoch  residual
         0   last          0.919   0.070    NaN     0.012
         1    all          0.007   0.001  0.991     0.001
         """
-        return sensitivity.spread(self.frames, criterion or self.default_criterion)
+        return summaries.spread(self.frames, criterion or self.default_criterion)
 
     def teacher_share(self, criterion: Criterion | None = None) -> TeacherShare | None:
         """Return how much the teachers matter for the first difference of `compare`.
@@ -435,81 +501,13 @@ class StudyComparisons(StudyData):
         return self.design.teacher_share(sample.to_numpy(), list(sample.index))
 
     def importance(self, criterion: Criterion | None = None) -> pd.DataFrame:
-        """Return the variance that each hyperparameter explains; see `sensitivity.importances`.
+        """Return the variance that each hyperparameter explains; see `summaries.importances`.
 
         >>> results.importance().columns.to_list()
         ['hyperparameter', 'share', 'null', 'n']
         """
         criterion = criterion or self.default_criterion
-        return sensitivity.importances(self.search_trials, criterion, self.by)
-
-
-# Results of a study: dataframes, tables, comparisons and the conclusion.
-
-
-def load(folder: str | Path) -> "Results":
-    """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
-
-        >>> kdtune.load("runs/small").best()
-        'cffe5327'
-
-    Raises:
-        InputError: if there is no study.
-    """
-    if "://" in str(folder):
-        from kdtune.storage.mirror import fetch
-
-        path, is_running = fetch(str(folder))
-        return _read(path, is_running)
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise InputError(f"a study must be a folder, but {describe_missing(path)}")
-    return _read(path)
-
-
-def _read(folder: Path, running: bool | None = None) -> "Results":
-    study = read_study(folder)
-    frames = read_frames(folder, running, study)
-    costs = cost_frame(read_costs(folder))
-    return Results(
-        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
-    )
-
-
-@dataclass(frozen=True, repr=False)
-class Results(StudyComparisons):
-    """A study, its records and what follows from them. Needs neither torch nor Ray.
-
-        >>> results = kdtune.load("runs/small")
-        >>> results.status
-        'complete: 12 runs'
-        >>> results.trials[["label", "repeat", "val/acc@last"]].head(2)
-                 label  repeat  val/acc@last
-        0  alpha = 0.5       0      0.728292
-        1  alpha = 0.5       1      0.719765
-
-    A notebook shows conclusion, comparison and figure of a study whose name is the last line of a
-    cell. `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
-    InputError for unknown ones. An empty dataframe means that too few runs have completed.
-    """
-
-    def __repr__(self) -> str:
-        return one_line(self)
-
-    def _repr_html_(self) -> str:
-        from kdtune.reporting.build import study_html
-
-        return study_html(self)
-
-    @property
-    def plot(self) -> "Plots":
-        """Matplotlib figures: `plot.curves()`, `.differences()`, `.repeats()`, `.frontier()`.
-
-        >>> results.plot.curves().savefig("curves.svg")
-        """
-        from kdtune.reporting.figures import Plots
-
-        return Plots(self)
+        return summaries.importances(self.search_trials, criterion, self.by)
 
     @cached_property
     def configs(self) -> pd.DataFrame:
@@ -584,8 +582,48 @@ class Results(StudyComparisons):
     def context(
         self, criterion: Criterion | None = None, student: str | None = None
     ) -> ComparisonContext:
-        """Return baseline and repeats of a comparison; see `conclusion.context`."""
-        return conclusion.context(self, criterion or self.default_criterion, student)
+        """Return baseline and repeats of a comparison, with the sentences about them.
+
+        Args:
+            criterion: of the comparison.
+            student: whose baseline is meant; None: that of each student, if there are several.
+        """
+        criterion = criterion or self.default_criterion
+        held_out, level = self.uses_held_out_repeats(criterion), self.anytime_level(criterion)
+        planned = self.planned_repeats
+        if held_out:  # the number is fixed in a race, but not with --repeats auto
+            planned = self.study.repeats if level is None else math.nan
+        images, why = self._images(criterion)
+        return ComparisonContext(
+            self.baseline(criterion, student),
+            planned,
+            held_out,
+            level,
+            images,
+            why,
+            self.design,
+            self.finalists_are_recorded,
+            self.names_recorded_best(criterion),
+        )
+
+    def _images(self, criterion: Criterion) -> tuple[int | None, str]:
+        """Return the number of images that a comparison generalises from, or why it does not."""
+        examples, metric = self.task.examples, criterion.declared
+        if self.design.folds is not None:
+            return None, f"each repeat has other {examples} in val"
+        if metric.of_example is None:
+            return None, f"{metric.label} has no value per {examples[:-1]}"
+        if criterion.scope != "last":
+            return None, "predictions of the last epoch only are kept"
+        table = self.compare(criterion)
+        tested = table[table.n >= MIN_REPEATS] if len(table) else table
+        if not len(tested):
+            return None, ""
+        if tested.n_images.notna().all():
+            return int(tested.n_images.max()), ""
+        if self.task.is_distillation:
+            return None, "predictions of runs are missing"
+        return None, "runs have no values for the same examples"
 
     def verdict(self, criterion: Criterion | None = None) -> str:
         """Return the conclusion in words, a line for each student; see `wording.verdict`.
@@ -600,11 +638,25 @@ class Results(StudyComparisons):
         without them come last.
         """
         criterion = criterion or self.default_criterion
-        text = conclusion.verdict_by_student(self, criterion)
+        text = self._verdict_by_student(criterion)
         weak = ""
         if self.task.is_distillation:
             weak = weak_teachers_text(self.folder, self.search_trials)
         return f"{self.best_within_limits(criterion)}\n{text}\n{weak}".strip()
+
+    def _verdict_by_student(self, criterion: Criterion) -> str:
+        """Return the conclusion, a line for each student if there are several."""
+        table, students = self.compare(criterion), self.compared_students(criterion)
+        if len(students) < 2:
+            return verdict(table, criterion, self.by, self.context(criterion))
+        m = int(table.p_holm.notna().sum())
+        by = [name for name in self.by if name != self.task.group]
+        lines = []
+        for student in students:
+            rows = table[criterion.groups(table) == student]
+            words = verdict(rows, criterion, by, self.context(criterion, student), m)
+            lines.append(f"{student}: {words}")
+        return "\n".join(lines)
 
     def best_within_limits(self, criterion: Criterion | None = None) -> str:
         """Return the best student within the limits in words; "" without limits."""
@@ -616,12 +668,55 @@ class Results(StudyComparisons):
         return best_within(phases, self.costs, criterion, limits, self.by, round_)
 
     def baseline(self, criterion: Criterion | None = None, student: str | None = None) -> str:
-        """Return the baseline in words; see `conclusion.baseline`."""
-        return conclusion.baseline(self, criterion or self.default_criterion, student)
+        """Return the baseline in words, with the other hyperparameters that are searched.
+
+        Args:
+            criterion: names the baseline.
+            student: whose baseline is meant; None: that of each student, if there are several.
+        """
+        criterion = criterion or self.default_criterion
+        table, task = self.compare(criterion), criterion.task
+        if criterion.has_plain_baseline:
+            words = task.baseline_words
+        else:
+            values = {f"config/{name}": value for name, value in criterion.fixed.items()}
+            words = config_label(values, list(criterion.fixed))
+        if not len(table):
+            return words
+        if student is None and len(self.compared_students(criterion)) > 1:
+            return f"{words} of the same {task.group}"
+        rows = table if student is None else table[criterion.groups(table) == student]
+        if not len(rows):
+            return words
+        chosen = self.trials[self.trials.config_id == rows.baseline.iloc[0]].iloc[0]
+        fixed = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
+        others = [n for n in self.by if n not in fixed and not pd.isna(chosen[f"config/{n}"])]
+        aids = regularisers(task, {name: chosen[f"config/{name}"] for name in others})
+        if aids:
+            but = " but" * criterion.has_plain_baseline
+            words += f"{but} with {join_words(aids.values())}"
+        rest = [name for name in others if name not in aids]
+        return f"{words} ({config_label(chosen, rest)})" if rest else words
 
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
-        return conclusion.edges(self, criterion or self.default_criterion)
+        criterion = criterion or self.default_criterion
+        best = self.best(criterion)
+        ends = summaries.edges(self.search_trials, best, self.by, criterion) if best else []
+        text = "The best configuration is at the edge of the search space"
+        return f"{text}: {', '.join(ends)}. Consider extending the range." if ends else ""
+
+    def default_text(self, criterion: Criterion | None = None) -> str:
+        """Return how the chosen configuration compares with the recipe's default.
+
+        See `words.default_text`. "" if one of them has no completed run.
+        """
+        criterion = criterion or self.default_criterion
+        best, table = self.best(criterion), self.selection(criterion)
+        if best is None or "default" not in set(table.row):
+            return ""
+        context = self.context(criterion, self.student(best))
+        return default_text(table, criterion, self.label(self.default), context)
 
     def text(
         self,
@@ -639,36 +734,61 @@ class Results(StudyComparisons):
         |     1 |  4 | 0.6969 ± 0.0069 |
         ...
         """
-        columns = columns or self.task.table_metrics
-        return conclusion.text(self, by, columns, criterion or self.default_criterion)
+        criterion = criterion or self.default_criterion
+        scope, columns = criterion.scope, columns or self.task.table_metrics
+        whole = self.summary(by, columns, scope, full=True)
+        parts = ["No run has completed."]
+        if len(table := best_rows(whole, criterion, MAX_PRINTED_ROWS)):
+            optimistic = " (optimistic: selected by the reported accuracy)" * (scope == "best")
+            note = f"mean ± SD over n repeats{self.repeats_phrase}, val, scope {scope}"
+            parts = [format_table(table), f"{note}{optimistic}"]
+        if len(table := self.compare(criterion)):
+            context = self.context(criterion)
+            head, rows = comparison_rows(table, self.by, criterion, context.anytime_level)
+            about = f"from {context.baseline}{context.repeats_phrase}"
+            parts.append(f"Difference in {criterion.label} {about}:")
+            parts.append(markdown(head, rows[:MAX_PRINTED_ROWS]))
+            parts.append(f"{context.method} {effort_text(self.effort, self.task)}".rstrip())
+        parts += cost_text(self.costs, teacher_files(self.study))
+        if best := self.best(criterion):
+            table, context = self.selection(criterion), self.context(criterion, self.student(best))
+            parts.append(best_sentence(table, criterion, self.label(best), context))
+            parts += [self.default_text(criterion), self.edges(criterion)]
+        verdicts = self.verdict(criterion)
+        if "\n" in verdicts:
+            verdicts = "\n".join(f"- {line}" for line in verdicts.split("\n"))
+        return "\n\n".join(part for part in [*parts, verdicts] if part)
 
 
-# The criterion that flags of analysis and report ask for, and its baseline.
+def criterion_of(flags: AnalysisFlags | ReportFlags, results: Results | None = None) -> Criterion:
+    """Return the criterion that flags ask for.
 
-
-def criterion_of(flags: AnalysisFlags | ReportFlags, results: StudyData) -> Criterion:
-    """Return the criterion that flags ask for in a study.
+    Args:
+        flags: of the command.
+        results: of the study. None: of several studies of distillation, which `check_baseline`
+            checks one by one.
 
     Raises:
         InputError: The study has no such metric or baseline.
     """
-    baseline = baseline_of_study(flags.baseline, results.study)
+    study = Study() if results is None else results.study
     limits = Limits(flags.max_ms, flags.max_params)
-    if limits and not results.task.is_distillation:
+    if limits and not study.task.is_distillation:
         raise InputError(
             "--max-ms and --max-params are limits on students, but the study is of a training "
             "function; leave them out"
         )
-    criterion = results.criterion(flags.metric or "", flags.scope, baseline, limits)
-    check_baseline(criterion, results.study)
+    baseline = None
+    if flags.baseline is not None:
+        hint = "For training without distillation use alpha=1."
+        if not study.task.is_distillation:
+            hint = f"They are {', '.join(study.task.names)}."
+        baseline = parse_baseline(flags.baseline, study.task.names, hint)
+    task = study.task if results is None else results.task
+    criterion = Criterion(flags.metric or "", flags.scope, baseline, limits, task)
+    if results is not None:
+        check_baseline(criterion, study)
     return criterion
-
-
-def criterion_for_several(flags: AnalysisFlags | ReportFlags) -> Criterion:
-    """Return the criterion that flags ask for in several studies of distillation."""
-    baseline = baseline_of_study(flags.baseline, Study())
-    limits = Limits(flags.max_ms, flags.max_params)
-    return Criterion(flags.metric or "", flags.scope, baseline, limits)
 
 
 def check_baseline(criterion: Criterion, study: Study) -> None:
@@ -691,16 +811,6 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
                 f"--baseline must be a configuration of the study ({name}: {shown}), but got "
                 f"{name}={value}"
             )
-
-
-def baseline_of_study(text: str | None, study: Study) -> dict[str, Value] | None:
-    """Return the baseline that --baseline names in a study; None for the study's own."""
-    if text is None:
-        return None
-    hint = "For training without distillation use alpha=1."
-    if not study.task.is_distillation:
-        hint = f"They are {', '.join(study.task.names)}."
-    return parse_baseline(text, study.task.names, hint)
 
 
 def parse_baseline(text: str, names: Collection[str], hint: str = "") -> dict[str, Value]:
@@ -732,101 +842,8 @@ def parse_baseline(text: str, names: Collection[str], hint: str = "") -> dict[st
     return values
 
 
-# List of the studies in a folder: state, data, best configuration, conclusion, date.
-
-
-COLUMNS = ["name", "state", "data", "best", "mean", "std", "n", "verdict", "last_record", "metric"]
-MAX_STATE = 80
-"""Characters of a state in the printed list."""
-
-
-def is_folder_of_studies(place: str) -> bool:
-    """Return whether a place is a folder that is no study, but holds studies."""
-    folder = Path(place).expanduser()
-    if "://" in place or (folder / STUDY).exists() or not folder.is_dir():
-        return False
-    return any(True for _ in folder.glob(f"*/{STUDY}"))
-
-
-def list_studies(folder: str | Path, criterion: Criterion = DEFAULT) -> pd.DataFrame:
-    """Return one row per study in a folder, those with the latest records first.
-
-    Columns: name (of its folder), state, data, best (label of the best configuration), mean, std
-    and n (of its metric on val over repeats), verdict (in a few words), last_record (time of the
-    last record, UTC), metric. A study that cannot be read has the reason as its state.
-
-    Args:
-        folder: of the studies.
-        criterion: of distillation studies; that of a training function has its own.
-    """
-    files = sorted(Path(folder).expanduser().glob(f"*/{STUDY}"))
-    table = pd.DataFrame([_row(file.parent, criterion) for file in files], columns=COLUMNS)
-    return table.sort_values("last_record", ascending=False, na_position="last", kind="stable")
-
-
-def _row(folder: Path, criterion: Criterion) -> dict[str, Any]:
-    try:
-        return {"name": folder.name} | _describe(load(folder), criterion)
-    except InputError as error:
-        # a list is of one line each: of the reason the first part, without the path
-        return {"name": folder.name, "state": f"damaged: {_reason(str(error), folder)}"}
-    except Exception as error:  # whatever damaged records raise, the other studies are listed
-        return {"name": folder.name, "state": f"damaged: {first_line(error)}"}
-
-
-def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
-    if results.task is not criterion.task:
-        criterion = results.default_criterion
-    row: dict[str, Any] = {
-        "state": results.status.partition("; last record")[0],
-        "data": data_name(results.study),
-        "metric": criterion.metric,
-    }
-    if (time := results.frames.last_record_time) is not None:
-        row["last_record"] = f"{datetime.fromtimestamp(time, UTC):%F %T}"
-    if incomplete := len(results.frames.incomplete):
-        row["state"] += f", {incomplete} damaged record{'s' * (incomplete > 1)}"
-    best = results.best(criterion)
-    if best is None:
-        return row
-    values = by_repeat(results.trials_for(criterion), criterion.metric, criterion.scope)
-    interval = mean_interval(values[best].dropna())
-    row |= {"best": results.label(best), "mean": interval.mean, "std": interval.sd}
-    table = results.compare(criterion)
-    if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
-        table = table[criterion.groups(table) == results.student(best)]
-    row["verdict"] = short_verdict(table, criterion, results.context(criterion))
-    return row | {"n": interval.n}
-
-
 def data_name(study: Study) -> str:
     """Return the name of a study's data, or of its training function."""
     if study.train is not None:
         return name_of(study.train)
     return str(study.run.data).rstrip("/").rpartition("/")[2]
-
-
-def _reason(message: str, folder: Path) -> str:
-    return message.replace(f"{folder}/", "").replace(str(folder), "it")
-
-
-def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md") -> str:
-    """Return the table of `list_studies` as text; csv and json have all digits."""
-    if format in ("csv", "json"):
-        return format_table(table, format)
-    percent = " (%)" * criterion.in_points
-    head = ["study", "state", "data", "best configuration", f"val {criterion.metric}{percent}"]
-    head += ["n", "distillation", "last record (UTC)"]
-    if not criterion.has_plain_baseline:
-        head[6] = "against the baseline"
-    rows = []
-    for _, row in table.iterrows():
-        scale, n = criterion.scale, "-" if math.isnan(row.n) else f"{row.n:.0f}"
-        value = plus_minus(scale * row["mean"], scale * row["std"])
-        if isinstance(row.metric, str) and row.metric != criterion.metric:
-            value = f"{plus_minus(row['mean'], row['std'])} ({row.metric})"
-        texts = ["-" if pd.isna(row[c]) else str(row[c]) for c in ("data", "best", "verdict")]
-        last = "-" if pd.isna(row.last_record) else str(row.last_record)[:16]
-        state = shorten(row.state, MAX_STATE, placeholder=" ...")
-        rows.append([row["name"], state, *texts[:2], value, n, texts[2], last])
-    return markdown(head, rows)

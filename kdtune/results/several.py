@@ -1,51 +1,44 @@
-"""Several studies of the same data side by side."""
+"""Several studies: those of the same data side by side, and the list of a folder's studies."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdtune.config.fields import declarations
+from kdtune.config.files import STUDY
 from kdtune.config.run import Run
 from kdtune.config.study import Format, Study
 from kdtune.config.task import HYPERPARAMETERS, Range, Values
-from kdtune.config.text import InputError, short
+from kdtune.config.text import InputError, first_line, short
 from kdtune.results.comparison import (
     DEFAULT,
-    SIGNIFICANCE_LEVEL,
     Criterion,
     by_repeat,
+    compare_pairs,
+    comparison_rows,
     completed,
     completed_configs,
-    difference_and_interval,
     format_table,
     markdown,
     over_known,
     plus_minus,
 )
-from kdtune.results.design import (
-    Design,
-    Pair,
-    difference_table,
-    exact_test,
-    is_significant,
-    p_text,
-    p_value,
-    since_interval,
-    stricter,
-)
-from kdtune.results.results import Results, load
-from kdtune.results.words import NOT_ADJUSTED
-from kdtune.statistics.intervals import MIN_REPEATS, mean_interval, unpaired_difference
+from kdtune.results.design import Design, Pair, difference_table, stricter
+from kdtune.results.results import Results, data_name, load
+from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
+from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import read_saved
 
-# Setups of several studies: whether they have the same data, can be paired, and what differs.
+# What the studies have in common: whether they can be compared and paired, and what differs.
 
 
 SHARED_BY_PAIRS = ("seed", "train_images", "augmentation", "folds", "teachers")
@@ -159,18 +152,13 @@ def _shown(value: Any) -> str:
     return short(value, 6) if isinstance(value, float) else str(value)
 
 
-# Several studies of the same data side by side: their best configurations, compared.
-#
-# The studies are compared with the first one. Repeats are paired where the studies share their
-# seed,
-# their training images, their augmentation, their folds and their number of teachers; otherwise
-# they
-# are independent samples. Unpaired repeats of studies with folds are not tested: their train sets
-# overlap, and the correction for that is one for paired differences.
+# Studies side by side: the others are compared with the first one. Repeats are paired where the
+# studies share their seed, their training images, their augmentation, their folds and their number
+# of teachers; otherwise they are independent samples.
 
 
-SPLITS = ("val", "test")
-Row = dict[str, Any]
+_SPLITS = ("val", "test")
+_Row = dict[str, Any]
 MAX_FILE_NAME = 100
 """Characters of the studies' names in the name of a file."""
 
@@ -227,11 +215,11 @@ class SideBySide:
         test. The mean on val is optimistic, since val selected the configuration.
         """
         rows = [row for name in self.studies for row in self._best_of(name)]
-        statistics = [f"{s}/{k}" for s in SPLITS for k in ("mean", "std", "n", "low", "high")]
+        statistics = [f"{s}/{k}" for s in _SPLITS for k in ("mean", "std", "n", "low", "high")]
         columns = ["study", "kind", "is_best", "config_id", "label", *statistics]
         return pd.DataFrame(rows, columns=columns)
 
-    def _best_of(self, name: str) -> Iterator[Row]:
+    def _best_of(self, name: str) -> Iterator[_Row]:
         results = self.studies[name]
         values = self._values(name, "val").dropna(axis=1, how="all")
         can_be = self.criterion.is_baseline(completed_configs(results.trials))
@@ -244,10 +232,10 @@ class SideBySide:
             config = best if best in group else results.best_among(group, self.criterion)
             if config is None:
                 continue
-            row: Row = {"study": name, "kind": kind, "is_best": config == best}
+            row: _Row = {"study": name, "kind": kind, "is_best": config == best}
             row |= {"config_id": config, "label": results.label(config)}
-            for split in SPLITS:
-                interval = mean_interval(self._sample(name, config, split))
+            for split in _SPLITS:
+                interval = mean_interval(self._values(name, split)[config].dropna())
                 row |= {f"{split}/mean": interval.mean, f"{split}/std": interval.sd}
                 row |= {f"{split}/n": interval.n}
                 row |= {f"{split}/low": interval.low, f"{split}/high": interval.high}
@@ -258,9 +246,6 @@ class SideBySide:
         trials = self.studies[name].trials_for(self.criterion)
         scope = self.criterion.scope if split == "val" else "last"
         return by_repeat(trials, self.criterion.metric, scope, split)
-
-    def _sample(self, name: str, config: str, split: str) -> pd.Series:
-        return self._values(name, split)[config].dropna()
 
     @cached_property
     def splits(self) -> list[str]:
@@ -276,55 +261,81 @@ class SideBySide:
         "plain": the best baseline of each, unless they are the best): split, study, pair, label,
         against (label in the first study), diff, low, high (simultaneous 95 % t interval:
         Bonferroni over the rows of the split; for new repeats and new images if n_images is known,
-        see `pairs`), n (repeats of the study, the common ones if paired), n_reference, n_images, p,
-        p_holm (over the rows of the split), paired, why (if it is not). There is no interval and no
-        p value (NaN) with fewer than three repeats, or for unpaired repeats with folds.
+        see `design.Pair`), n (repeats of the study, the common ones if paired), n_reference,
+        n_images, p, p_holm (over the rows of the split), paired, why (if it is not). There is no
+        interval and no p value (NaN) with fewer than three repeats, or for unpaired repeats with
+        folds.
         """
-        pairs = list(self._pairs())
+        table = self._compared
+        columns = ["split", "study", "pair", "label", "against", "paired", "why"]
+        columns += ["diff", "low", "high", "p", "n", "n_images", "n_baseline", "p_holm"]
+        return table[columns].rename(columns={"n_baseline": "n_reference"}) if len(table) else table
+
+    @cached_property
+    def _compared(self) -> pd.DataFrame:
+        """`comparisons` with all columns of `comparison.compare_pairs`."""
+        kinds = list(self._pairs())
         parts = []
-        for split in self.splits:
-            rows = [self._compare(split, pair, len(pairs)) for pair in pairs]
-            table = pd.DataFrame(rows)
-            parts.append(table.assign(p_holm=over_known(table.p)) if len(table) else table)
-        return pd.concat(parts, ignore_index=True)
+        for split in self.splits if kinds else ():
+            pairs = [self._pair(split, a, b) for _, a, b in kinds]
+            table = compare_pairs(pairs, self.criterion, m=len(pairs))
+            names = [
+                [split, a.study, kind, a.label, b.label, not pair.why_unpaired, pair.why_unpaired]
+                for (kind, a, b), pair in zip(kinds, pairs, strict=True)
+            ]
+            columns = ["split", "study", "pair", "label", "against", "paired", "why"]
+            table[columns] = pd.DataFrame(names, columns=columns)
+            # repeats, even where the means of teachers are the sample
+            sizes = [[len(self._sample(row, split)) for row in (a, b)] for _, a, b in kinds]
+            unpaired = ~table.paired.astype(bool)
+            table["n_baseline"] = table.n
+            table.loc[unpaired, ["n", "n_baseline"]] = np.array(sizes)[unpaired]
+            parts.append(table.assign(p_holm=over_known(table.p)))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def _pairs(self) -> Iterator[tuple[str, pd.Series, pd.Series]]:
         """Yield the pairs of rows of `best` that are compared, and what they are."""
         rows = self.best
         first = rows[rows.study == self.reference]
         for name in list(self.studies)[1:]:
-            own = rows[rows.study == name]
+            others = rows[rows.study == name]
             for kind in ("best", "plain", "baseline"):
-                a, b = (_of_kind(table, kind) for table in (own, first))
+                a, b = (_of_kind(table, kind) for table in (others, first))
                 if a is None or b is None:
                     continue
                 if kind == "best" or not (a.is_best and b.is_best):
                     yield kind, a, b
 
-    def _compare(self, split: str, pair: tuple[str, pd.Series, pd.Series], m: int) -> Row:
-        kind, a, b = pair
-        names = {"split": split, "study": a.study, "pair": kind, "label": a.label}
-        x, y = (self._sample(row.study, row.config_id, split) for row in (a, b))
-        level = 1 - SIGNIFICANCE_LEVEL / max(1, m)
+    def _pair(self, split: str, a: pd.Series, b: pd.Series) -> Pair:
+        """Return the pair of a configuration of a study with one of the first study."""
+        x, y = (self._sample(row, split) for row in (a, b))
         common = x.index.intersection(y.index)
-        one, other = self.studies[self.reference].study, self.studies[a.study].study
-        obstacles = pairing_obstacles(one, other)
+        obstacles = pairing_obstacles(*(self.studies[row.study].study for row in (b, a)))
         if not obstacles and len(common) <= min(len(x), len(y)) / 2:
             obstacles = [f"{len(common) or 'no'} common repeats"]
-        why = ", ".join(obstacles)
-        row: Row = names | {"against": b.label, "paired": not why, "why": why}
-        if not why:
-            own = self._pair(split, a, b, x[common], y[common])
-            found = own.statistics(self.criterion.sign, level, self.criterion.largest_difference)
-            row |= {name: found[name] for name in ("diff", "low", "high", "p", "n", "n_images")}
-            return row | {"n_reference": own.n}
-        row |= {"n": len(x), "n_reference": len(y), "n_images": math.nan}
-        if self.design_against(a.study).folds is not None:
-            none = dict.fromkeys(("low", "high", "p"), math.nan)
-            return row | {"diff": x.mean() - y.mean()} | none
-        means, others = self._unit_means(a.study, x), self._unit_means(b.study, y)
-        welch = unpaired_difference(means, others, level)
-        return row | {"diff": welch.difference, "low": welch.low, "high": welch.high, "p": welch.p}
+        design = self.design_against(a.study)
+        if why := ", ".join(obstacles):
+            means, others = self._unit_means(a.study, x), self._unit_means(b.study, y)
+            return Pair(means, others, design=design, why_unpaired=why)
+        tables = [self._examples(row, split, common, design) for row in (a, b)]
+        x, y, repeats = x[common], y[common], [int(repeat) for repeat in common]
+        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
+
+    def _sample(self, row: pd.Series, split: str) -> pd.Series:
+        """Return the metric of a row of `best` by repeat."""
+        return self._values(row.study, split)[row.config_id].dropna()
+
+    def _examples(
+        self, row: pd.Series, split: str, repeats: pd.Index, design: Design
+    ) -> list[np.ndarray | None]:
+        """Return the metric of each example by repeat, as far as known."""
+        if design.folds is not None:  # each repeat has other images
+            return [None] * len(repeats)
+        results = self.studies[row.study]
+        trials = completed(results.trials_for(self.criterion))
+        ids = trials[trials.config_id == row.config_id].set_index("repeat").trial_id[repeats]
+        by_trial = results.examples(self.criterion, split)(list(ids))
+        return [by_trial.get(trial) for trial in ids]
 
     def _unit_means(self, name: str, sample: pd.Series) -> np.ndarray:
         """Return the independent numbers of a sample: its repeats, or the means of teachers."""
@@ -333,29 +344,21 @@ class SideBySide:
 
     def design_against(self, name: str) -> Design:
         """Return the design that decides the comparison of a study with the first one."""
-        return stricter(*self.designs_of(name))
-
-    def designs_of(self, name: str) -> tuple[Design, Design]:
-        """Return the designs of a study and of the first one, with the teachers of both."""
         results = (self.studies[name], self.studies[self.reference])
-        recipes = {(r.teacher, r.teacher_epochs) for r in (own.study.run for own in results)}
-        several = len(recipes) > 1 or any(own.design.several_recipes for own in results)
-        one, other = (replace(own.design, several_recipes=several) for own in results)
-        return one, other
+        recipes = {(r.study.run.teacher, r.study.run.teacher_epochs) for r in results}
+        several = len(recipes) > 1 or any(r.design.several_recipes for r in results)
+        return stricter(*(replace(r.design, several_recipes=several) for r in results))
 
-    def _pair(self, split: str, a: pd.Series, b: pd.Series, x: pd.Series, y: pd.Series) -> Pair:
-        """Return a pair of configurations of two studies in their common repeats x and y."""
-        design = self.design_against(a.study)
-        repeats, tables = [int(repeat) for repeat in x.index], []
-        if design.folds is not None:  # each repeat has other images
-            return Pair(x.to_numpy(), y.to_numpy(), None, repeats, design)
-        for row in (a, b):
-            results = self.studies[row.study]
-            trials = completed(results.trials_for(self.criterion))
-            ids = trials[trials.config_id == row.config_id].set_index("repeat").trial_id[x.index]
-            found = results.examples(self.criterion, split)(list(ids))
-            tables.append([found.get(trial) for trial in ids])
-        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
+    def context(self, row: pd.Series) -> ComparisonContext:
+        """Return the baseline of a row of `comparisons`, with the sentences about it."""
+        return ComparisonContext(
+            baseline=f"{row.against} in {self.reference}",
+            planned=math.nan if self.is_adaptive else 0,
+            images=None if math.isnan(row.n_images) else int(row.n_images),
+            design=self.design_against(row.study),
+            split=row.split,
+            is_one_study=False,
+        )
 
     @cached_property
     def settings(self) -> pd.DataFrame:
@@ -390,15 +393,10 @@ def _of_kind(rows: pd.DataFrame, kind: str) -> pd.Series | None:
     return found.iloc[0] if len(found) else None
 
 
-# Wording and tables of studies side by side, shared by the terminal and the report.
+# Tables and sentences of studies side by side, shared by the terminal and the report.
 
 
-Rows = tuple[list[str], list[list[str]]]
-NO_TEST = (
-    "There is no test of unpaired folds, since their train sets overlap and the correction for "
-    "that is one for paired differences."
-)
-SPLIT_NAMES = {"val": "validation", "test": "test"}
+_Rows = tuple[list[str], list[list[str]]]
 
 
 def text(side: SideBySide, format: Format = "md") -> str:
@@ -417,10 +415,10 @@ def text(side: SideBySide, format: Format = "md") -> str:
         parts += [f"Difference from {side.reference}:", markdown(*difference_rows(side))]
         parts.append(method(side))
     parts += ["Settings that differ:", markdown(*setting_rows(side))]
-    return "\n\n".join(part for part in [*parts, *caveats(side), *conclusions(side)] if part)
+    return "\n\n".join(part for part in [*parts, side.doubt, *conclusions(side)] if part)
 
 
-def best_rows(side: SideBySide) -> Rows:
+def best_rows(side: SideBySide) -> _Rows:
     """Return head and rows of the table of the best configurations."""
     scale, percent = side.criterion.scale, " (%)" * side.criterion.in_points
     head = ["study", "", "configuration", "n"]
@@ -449,127 +447,140 @@ def best_note(side: SideBySide) -> str:
     return f"{note}; test selected nothing." if "test" in side.splits else f"{note}."
 
 
-def difference_rows(side: SideBySide) -> Rows:
+def difference_rows(side: SideBySide) -> _Rows:
     """Return head and rows of the table of differences from the first study."""
-    unit = "points" if side.criterion.in_points else side.criterion.metric
-    head = ["study", "configuration", f"against {side.reference}'s", "split"]
-    head += [f"difference ({unit})", _interval(side), "n", "p (Holm)", "repeats"]
-    rows = []
-    for _, row in side.comparisons.iterrows():
-        kind = "" if row.pair == "best" else f"{row.pair}: "
-        n = f"{row.n:.0f}" if row.paired else f"{row.n:.0f} and {row.n_reference:.0f}"
-        how = "paired" if row.paired else f"unpaired: {row.why}"
-        cells = [row.study, f"{kind}{row.label}", row.against, row.split]
-        rows.append(
-            [
-                *cells,
-                *difference_and_interval(row, side.criterion.scale),
-                n,
-                p_value(row.p_holm),
-                how,
-            ]
-        )
-    return head, rows
+    table = side._compared
+    kinds = table["pair"].map(lambda kind: "" if kind == "best" else f"{kind}: ")
+    table = table.assign(label=kinds + table.label).drop(columns=["wins", "low_here"])
+    columns = {"study": "study", "label": "configuration", "against": f"against {side.reference}'s"}
+    return comparison_rows(table, columns | {"split": "split"}, side.criterion)
 
 
-def setting_rows(side: SideBySide) -> Rows:
+def setting_rows(side: SideBySide) -> _Rows:
     """Return head and rows of the table of settings that differ."""
     table = side.settings
     return list(table.columns), [list(row) for row in table.itertuples(index=False)]
 
 
 def method(side: SideBySide) -> str:
-    """Return how the differences were computed."""
-    table = side.comparisons
-    by_image = bool(table.n_images[table.paired].notna().all())
-    rows = table[["study", "paired"]].drop_duplicates().itertuples()
-    sentences = (
-        _paired(side.design_against(row.study), by_image, side.splits)
-        if row.paired
-        else _unpaired(side.designs_of(row.study))
-        for row in rows
-    )
-    parts = list(dict.fromkeys(sentences))
-    if count(side) > 1:
-        adjusted = f"for the {count(side)} comparisons of a split"
-        parts.append(f"CI Bonferroni-adjusted and p Holm-adjusted {adjusted}.")
-    return " ".join([*parts, NOT_ADJUSTED] if side.is_adaptive else parts)
-
-
-def _paired(design: Design, by_image: bool, splits: list[str]) -> str:
-    """Return how paired comparisons of a design were tested, and what they are about."""
-    test, about = f"t test over {design.units_phrase}", f"about {design.new_units}"
-    if design.folds is not None:
-        on_test = ", on test for these test images" * ("test" in splits)
-        return f"Paired by repeat: {test}, {about}{on_test}."
-    if by_image:
-        return f"Paired by repeat and image: {test} and images, {about} and new images."
-    return f"Paired by repeat: {test}, {about} on these images."
-
-
-def _unpaired(designs: tuple[Design, Design]) -> str:
-    """Return how unpaired comparisons of two designs were tested, and what they are about."""
-    if any(design.folds is not None for design in designs):
-        return NO_TEST
-    units = " and over ".join(dict.fromkeys(design.units_phrase for design in designs))
-    about = " and ".join(dict.fromkeys(design.new_units for design in designs))
-    return (
-        f"Unpaired repeats are independent samples: Welch's t test over {units}, about {about} on "
-        f"these images."
-    )
-
-
-def caveats(side: SideBySide) -> list[str]:
-    """Return what limits the comparison."""
-    return [side.doubt] if side.doubt else []
+    """Return how the differences were computed, and what they are about."""
+    sentences = []
+    for _, row in side._compared.iterrows():
+        context = side.context(row)
+        unpaired = {"why": row.why, "units": context.design.units_phrase}
+        if row.paired:
+            sentences.append(context.method)
+        elif context.design.folds is None:
+            text = sentence("method, unpaired", **unpaired)
+            sentences.append(text + sentence("about", holds_for=context.holds_for))
+    return " ".join(dict.fromkeys(sentences))
 
 
 def conclusions(side: SideBySide) -> Iterator[str]:
     """Yield a sentence for each other study on its best configuration, on test if there is one."""
-    table = side.comparisons
+    table = side._compared
     if not len(table):
         yield "No comparison: each study needs completed runs."
         return
     split = side.splits[-1]
-    for _, row in table[(table.split == split) & (table.pair == "best")].iterrows():
-        yield _conclusion(row, side, f"{SPLIT_NAMES[split]} {side.criterion.declared.label}")
+    criterion = replace(side.criterion, split=split)
+    table = table[table.split == split]
+    for _, row in table[table["pair"] == "best"].iterrows():
+        rows = row.to_frame().T.infer_objects()
+        words = verdict(rows, criterion, None, side.context(row), m=len(table))
+        yield f"{row.study}: {words}"
 
 
-def _conclusion(row: pd.Series, side: SideBySide, metric: str) -> str:
-    subject = f"{row.study} ({row.label})"
-    other = f"{side.reference} ({row.against})"
-    if math.isnan(row.p):
-        design = side.design_against(row.study)
-        teachers = f", with {MIN_REPEATS} teachers" * design.by_teacher
-        why = f"a comparison needs at least {MIN_REPEATS} repeats of each{teachers}"
-        if design.folds is not None and not row.paired:
-            why = "there is no test of unpaired folds"
-        return f"No conclusion on {subject} against {other}: {why}."
-    amount, ends = difference_and_interval(row, side.criterion.scale)
-    interval = "" if ends == "-" else f"{_ci(side)} {ends}, "
-    n = f"n = {row.n:.0f}" if row.paired else f"n = {row.n:.0f} and {row.n_reference:.0f}, unpaired"
-    adjusted = f"{'Holm-adjusted ' * (count(side) > 1)}{p_text(row.p_holm)}"
-    adjusted += exact_test(row.low, row.paired)
-    evidence = f"{interval}{adjusted}, {n}"
-    unit = f" {side.criterion.unit}".rstrip()
-    if not is_significant(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL):
-        why = since_interval(row.p_holm, row.low, row.high, SIGNIFICANCE_LEVEL)
-        return (
-            f"No significant difference in {metric}: {subject} against {other}: {amount}{unit} "
-            f"({evidence}){why}."
-        )
-    word = "better" if side.criterion.sign * row["diff"] > 0 else "worse"
-    return f"{subject} has a {word} {metric} than {other}: {amount}{unit} ({evidence})."
+# The list of the studies in a folder: state, data, best configuration, conclusion, date.
 
 
-def count(side: SideBySide) -> int:
-    """Return the number of comparisons of a split."""
-    return int((side.comparisons.split == side.splits[-1]).sum())
+_COLUMNS = ["name", "state", "data", "best", "mean", "std", "n", "verdict", "last_record", "metric"]
+_MAX_STATE = 80
+"""Characters of a state in the printed list."""
 
 
-def _ci(side: SideBySide) -> str:
-    return "simultaneous 95% CI" if count(side) > 1 else "95% CI"
+def is_folder_of_studies(place: str) -> bool:
+    """Return whether a place is a folder that is no study, but holds studies."""
+    folder = Path(place).expanduser()
+    if "://" in place or (folder / STUDY).exists() or not folder.is_dir():
+        return False
+    return any(True for _ in folder.glob(f"*/{STUDY}"))
 
 
-def _interval(side: SideBySide) -> str:
-    return "95% CI (simultaneous)" if count(side) > 1 else "95% CI"
+def list_studies(folder: str | Path, criterion: Criterion = DEFAULT) -> pd.DataFrame:
+    """Return one row per study in a folder, those with the latest records first.
+
+    Columns: name (of its folder), state, data, best (label of the best configuration), mean, std
+    and n (of its metric on val over repeats), verdict (in a few words), last_record (time of the
+    last record, UTC), metric. A study that cannot be read has the reason as its state.
+
+    Args:
+        folder: of the studies.
+        criterion: of distillation studies; that of a training function has its own.
+    """
+    files = sorted(Path(folder).expanduser().glob(f"*/{STUDY}"))
+    table = pd.DataFrame(
+        [_describe_folder(file.parent, criterion) for file in files], columns=_COLUMNS
+    )
+    return table.sort_values("last_record", ascending=False, na_position="last", kind="stable")
+
+
+def _describe_folder(folder: Path, criterion: Criterion) -> _Row:
+    try:
+        return {"name": folder.name} | _describe(load(folder), criterion)
+    except InputError as error:
+        # a list is of one line each: of the reason the first part, without the path
+        return {"name": folder.name, "state": f"damaged: {_reason(str(error), folder)}"}
+    except Exception as error:  # whatever damaged records raise, the other studies are listed
+        return {"name": folder.name, "state": f"damaged: {first_line(error)}"}
+
+
+def _describe(results: Results, criterion: Criterion) -> _Row:
+    if results.task is not criterion.task:
+        criterion = results.default_criterion
+    row: _Row = {
+        "state": results.status.partition("; last record")[0],
+        "data": data_name(results.study),
+        "metric": criterion.metric,
+    }
+    if (time := results.frames.last_record_time) is not None:
+        row["last_record"] = f"{datetime.fromtimestamp(time, UTC):%F %T}"
+    if incomplete := len(results.frames.incomplete):
+        row["state"] += f", {incomplete} damaged record{'s' * (incomplete > 1)}"
+    best = results.best(criterion)
+    if best is None:
+        return row
+    values = by_repeat(results.trials_for(criterion), criterion.metric, criterion.scope)
+    interval = mean_interval(values[best].dropna())
+    row |= {"best": results.label(best), "mean": interval.mean, "std": interval.sd}
+    table = results.compare(criterion)
+    if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
+        table = table[criterion.groups(table) == results.student(best)]
+    row["verdict"] = short_verdict(table, criterion, results.context(criterion))
+    return row | {"n": interval.n}
+
+
+def _reason(message: str, folder: Path) -> str:
+    return message.replace(f"{folder}/", "").replace(str(folder), "it")
+
+
+def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md") -> str:
+    """Return the table of `list_studies` as text; csv and json have all digits."""
+    if format in ("csv", "json"):
+        return format_table(table, format)
+    percent = " (%)" * criterion.in_points
+    head = ["study", "state", "data", "best configuration", f"val {criterion.metric}{percent}"]
+    head += ["n", "distillation", "last record (UTC)"]
+    if not criterion.has_plain_baseline:
+        head[6] = "against the baseline"
+    rows = []
+    for _, row in table.iterrows():
+        scale, n = criterion.scale, "-" if math.isnan(row.n) else f"{row.n:.0f}"
+        value = plus_minus(scale * row["mean"], scale * row["std"])
+        if isinstance(row.metric, str) and row.metric != criterion.metric:
+            value = f"{plus_minus(row['mean'], row['std'])} ({row.metric})"
+        texts = ["-" if pd.isna(row[c]) else str(row[c]) for c in ("data", "best", "verdict")]
+        last = "-" if pd.isna(row.last_record) else str(row.last_record)[:16]
+        state = shorten(row.state, _MAX_STATE, placeholder=" ...")
+        rows.append([row["name"], state, *texts[:2], value, n, texts[2], last])
+    return markdown(head, rows)

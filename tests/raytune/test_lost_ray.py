@@ -14,7 +14,7 @@ import ray
 from kdtune.config.text import RayLostError
 from kdtune.raytune import session as lost_ray
 from kdtune.raytune import session as stop_signals
-from kdtune.raytune.session import check_local_ray, ended_if_ray_is_lost, lost_sentence
+from kdtune.raytune.session import _lost_sentence, check_local_ray, ended_if_ray_is_lost
 
 POLL, GRACE = 0.05, 0.5
 
@@ -28,7 +28,7 @@ def ended(no_shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """Instead of the end of this process."""
     said = Ended()
     monkeypatch.setattr(lost_ray, "_end", said.append)
-    monkeypatch.setattr(lost_ray, "POLL_SECONDS", POLL)
+    monkeypatch.setattr(lost_ray, "WATCH_SECONDS", POLL)
     monkeypatch.setattr(lost_ray, "GRACE_SECONDS", GRACE)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     return said
@@ -95,7 +95,7 @@ def test_ray_may_end_its_processes_while_the_watch_looks(raylet: Any) -> None:
 
     raylet.kinds["gcs_server"] = [SimpleNamespace(process=Meanwhile())]
     raylet.kinds["log_monitor"] = [SimpleNamespace(process=raylet.process)]
-    assert lost_sentence() is None
+    assert _lost_sentence() is None
     assert "gcs_server" not in raylet.kinds
 
 
@@ -116,7 +116,7 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
             check_local_ray()
     finally:
         signal.signal(number, before)
-        stop_signals.forget()
+        stop_signals._arrived.clear()
     with pytest.raises(RayLostError):
         check_local_ray()
 
@@ -132,7 +132,7 @@ def test_a_background_job_which_ignores_ctrl_c_ends_all_the_same(name: str) -> N
     finally:
         for one, handler in zip((number, signal.SIGINT), before, strict=True):
             signal.signal(one, handler)
-        stop_signals.forget()
+        stop_signals._arrived.clear()
 
 
 @pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])

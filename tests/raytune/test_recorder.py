@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from simulated_runs import LISTS, make
@@ -16,7 +17,7 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune.driver import RepeatSearcher
 from kdtune.raytune.machines import Capacity, TrialResources
 from kdtune.raytune.progress import ProgressDisplay
-from kdtune.raytune.recorder import Recorder
+from kdtune.raytune.recorder import MAX_LOST_MACHINES, Recorder
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records, list_parts, read_lines
@@ -40,9 +41,17 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
         yield Recorder(study, plan, display, records, uploader, monitor, capacity)
 
 
+def tune_trial(config: Any, error_file: str | None = None) -> Any:
+    """What Tune's callbacks get of a trial."""
+    metadata = SimpleNamespace(num_failures=1)
+    return SimpleNamespace(
+        trial_id=uuid4().hex, config=config, error_file=error_file, run_metadata=metadata
+    )
+
+
 def begin(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:
     """A trial that Tune has made, perhaps started, and whose error is in the file."""
-    trial = SimpleNamespace(config=searcher.suggest("a"), error_file=str(error))
+    trial = tune_trial(searcher.suggest("a"), str(error))
     if started:
         recorder.on_trial_start(0, [], trial)
     return trial
@@ -93,6 +102,40 @@ def test_a_run_whose_worker_did_not_start_is_suggested_twice_again(
     assert searcher.suggest("d") not in (None, trial.config)
 
 
+def test_a_requeued_run_whose_worker_does_not_start_is_suggested_again(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    """Its first trial had started: what counts is the trial of Tune, not the run."""
+    searcher = RepeatSearcher(recorder.plan, lambda: 1)
+    (tmp_path / "error.txt").write_text(LOST)
+    first = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+    recorder.on_trial_error(0, [], first)
+    (tmp_path / "error.txt").write_text(DIED)
+    second = begin(recorder, searcher, tmp_path / "error.txt", started=False)
+    assert second.config == first.config
+    recorder.on_trial_error(0, [], second)
+    assert ends(recorder) == {}
+    assert searcher.suggest("c") == first.config
+
+
+def test_a_run_that_takes_its_machines_down_fails_in_the_end(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    searcher = RepeatSearcher(recorder.plan, lambda: 1)
+    (tmp_path / "error.txt").write_text(LOST)
+    for _ in range(MAX_LOST_MACHINES // 2):
+        trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+        recorder.on_trial_recover(0, [], trial)
+        assert trial.run_metadata.num_failures == 0  # Tune tries it again without a limit
+        recorder.on_trial_error(0, [], trial)
+        assert ends(recorder) == {}
+    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+    recorder.on_trial_recover(0, [], trial)
+    assert trial.run_metadata.num_failures == 1
+    recorder.on_trial_error(0, [], trial)
+    assert list(ends(recorder).values()) == ["its worker died 3 times"]
+
+
 GPU = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 HOST = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 
@@ -135,7 +178,7 @@ class Tune:
     def start(self) -> list[str]:
         """Start runs; return all that run."""
         while isinstance(config := self.searcher.suggest("a"), dict):
-            trial = SimpleNamespace(config=config, error_file=None)
+            trial = tune_trial(config)
             self.recorder.on_trial_start(0, [], trial)
             self.trials |= {list(self.recorder.plan.ledger.running)[-1]: trial}
         return list(self.recorder.plan.ledger.running)

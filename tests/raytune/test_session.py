@@ -28,7 +28,6 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.raytune import session as local_ray
-from kdtune.raytune.machines import TrialResources, alive_nodes, check_gpu_memory
 from kdtune.raytune.session import DEFAULTS, _own_places, check_address, environment, ray_session
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -159,12 +158,6 @@ def test_four_trials_run_at_once_one_a_gpu(session: Session, tiny: Run, tmp_path
     assert ray.is_initialized()  # a Ray that ran before is left as it is
 
 
-def test_a_batch_is_tried_in_a_task_that_has_a_gpu(session: Session, tiny: Run) -> None:
-    """In a process of its own; torch sees no GPU there, so nothing is tried."""
-    made = Study(run=tiny, gpus_per_trial=0.25)
-    assert check_gpu_memory(made, alive_nodes(), TrialResources(1, 0.25)) == []
-
-
 def listeners() -> list[tuple[str, str, int]]:
     """Process, address and port of whatever this process and Ray's below it listen on."""
     import psutil  # Ray brings its own
@@ -230,7 +223,7 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next(
 ) -> None:
     monkeypatch.setattr(local_ray, "_temporary_place", lambda: str(tmp_path))
     script = (
-        "import os\nfrom pathlib import Path\nfrom kdtune.raytune import local_ray\n"
+        "import os\nfrom pathlib import Path\nfrom kdtune.raytune import session as local_ray\n"
         f"local_ray._temporary_place = lambda: {str(tmp_path)!r}\n"
         "with local_ray._private_folder() as folder:\n"
         "    folder.mkdir()\n"

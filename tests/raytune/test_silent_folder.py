@@ -12,7 +12,7 @@ from drivers import wait_until
 
 from kdtune.config.files import LOCK
 from kdtune.raytune import session as silent_folder
-from kdtune.raytune.session import silence_said
+from kdtune.raytune.session import folder_watch
 
 SILENT = 0.3
 
@@ -22,7 +22,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study's folder, which is asked often."""
     monkeypatch.setattr(silent_folder, "SILENT_SECONDS", SILENT)
     monkeypatch.setattr(silent_folder, "ASK_SECONDS", 0.02)
-    monkeypatch.setattr(silent_folder, "TICK_SECONDS", 0.05)
     (tmp_path / LOCK).touch()
     return tmp_path
 
@@ -45,7 +44,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def test_a_silence_and_its_end_are_said_once(folder: Path, answers: threading.Event) -> None:
     said: list[str] = []
-    with silence_said(folder, said.append):
+    with folder_watch(folder, said.append):
         time.sleep(2 * SILENT)
         assert said == []
         answers.clear()
@@ -60,7 +59,7 @@ def test_a_silence_and_its_end_are_said_once(folder: Path, answers: threading.Ev
 
 def test_a_shorter_silence_is_not_said(folder: Path, answers: threading.Event) -> None:
     said: list[str] = []
-    with silence_said(folder, said.append):
+    with folder_watch(folder, said.append):
         for _ in range(3):
             answers.clear()
             time.sleep(SILENT / 3)
@@ -72,7 +71,7 @@ def test_a_shorter_silence_is_not_said(folder: Path, answers: threading.Event) -
 def test_a_folder_that_answers_with_an_error_is_not_silent(folder: Path) -> None:
     said: list[str] = []
     (folder / LOCK).unlink()
-    with silence_said(folder, said.append):
+    with folder_watch(folder, said.append):
         time.sleep(3 * SILENT)
     assert said == [] and list(folder.iterdir()) == []
 
@@ -80,7 +79,7 @@ def test_a_folder_that_answers_with_an_error_is_not_silent(folder: Path) -> None
 def test_a_silent_folder_does_not_delay_the_end(folder: Path, answers: threading.Event) -> None:
     answers.clear()
     began = time.monotonic()
-    with silence_said(folder, lambda line: None):
+    with folder_watch(folder, lambda line: None):
         time.sleep(2 * SILENT)
     assert time.monotonic() - began < 10 * SILENT
 
@@ -94,7 +93,7 @@ def test_a_terminal_that_is_closed_does_not_end_the_watch(
         said.append(line)
         raise OSError(errno.EIO, "the terminal is closed")
 
-    with silence_said(folder, say):
+    with folder_watch(folder, say):
         answers.clear()
         wait_until(lambda: len(said) == 1, 10)
         answers.set()

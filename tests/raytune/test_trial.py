@@ -12,7 +12,8 @@ from kdtune.config.files import CHECKPOINT, state_files
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.raytune import function as reporter
-from kdtune.raytune.trial import run_trial
+from kdtune.raytune.function import run_trial
+from kdtune.raytune.trial import distillation_epochs
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import unpack_correct
 from kdtune.training.loop import Checkpoint
@@ -44,7 +45,7 @@ def test_a_teacher_that_is_damaged_here_is_fetched_again(
 ) -> None:
     here = study.folder / "teacher" / name
     here.write_bytes(here.read_bytes()[:100])
-    run_trial({}, study)
+    run_trial(distillation_epochs, {}, study)
     assert reports[-1]["error"] is None
     assert sum(len(report["epochs"]) for report in reports) == study.run.epochs
     assert here.read_bytes() == (teacher_folder / name).read_bytes()
@@ -56,7 +57,7 @@ def test_a_teacher_that_is_damaged_there_too_is_said(
     here = study.folder / "teacher" / WEIGHTS
     here.write_bytes(here.read_bytes()[:100])
     Mirror(study).push("teacher")
-    run_trial({}, study)
+    run_trial(distillation_epochs, {}, study)
     assert "InputError: the teacher in" in reports[-1]["error"]
     assert "is damaged" in reports[-1]["error"]
 
@@ -67,7 +68,7 @@ def test_the_last_epoch_reports_which_images_of_val_are_correct(
     """Also when it is reported again, from the checkpoint."""
     file = f"trials/{study.run.trial_id}/predictions.parquet"
     for _ in range(2):
-        run_trial({}, study)
+        run_trial(distillation_epochs, {}, study)
         *earlier, last = [epoch for report in reports for epoch in report["epochs"]]
         assert not any("correct" in epoch for epoch in earlier)
         Mirror(study).pull(file)
@@ -89,7 +90,7 @@ def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
     monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # saves after every epoch
     place = f"trials/{study.run.trial_id}"
     last, before = state_files(study.folder / place / CHECKPOINT)
-    run_trial({}, study)
+    run_trial(distillation_epochs, {}, study)
     mirror = Mirror(study)
     assert mirror.store is not None
     assert f"{place}/{last.name}" in mirror.store.names(place)
@@ -100,7 +101,7 @@ def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
     Mirror(study).push(place)
     first = [epoch for report in reports for epoch in report["epochs"]]
     reports.clear()
-    run_trial({}, study)
+    run_trial(distillation_epochs, {}, study)
     again = [epoch for report in reports for epoch in report["epochs"]]
     assert reports[-1]["error"] is None
     assert [epoch["splits"] for epoch in again] == [epoch["splits"] for epoch in first]

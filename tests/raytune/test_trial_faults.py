@@ -36,12 +36,11 @@ def test_a_frozen_process_is_killed_and_its_run_resumes(
 ) -> None:
     """A process that is silent for as long, but alive, is left alone."""
     monkeypatch.setattr("kdtune.raytune.recorder.SILENT_SECONDS", 3.0)
-    monkeypatch.setattr("kdtune.raytune.recorder.LOOK_SECONDS", 4.0)
     results = run(tmp_path, own_functions.freezes, space={"alpha": (0.5, 1.0)}, repeats=1)
     assert set(results.trials.status) == {"completed"}
     assert results.trials["val/acc@last"].tolist() == [3.5 / 8, 4 / 8]
     said = capsys.readouterr().out
-    assert said.count("uses no CPU time, so it is killed") == 1
+    assert said.count("was stopped, so it is killed") == 1
     assert "alpha 0.5, repeat 0: no epoch for" in said
     again = [trial for trial in starts(results) if starts(results).count(trial) > 1]
     frozen = results.trials.set_index("config/alpha").trial_id[0.5]
@@ -64,7 +63,6 @@ def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("kdtune.raytune.recorder.SILENT_SECONDS", 3.0)
-    monkeypatch.setattr("kdtune.raytune.recorder.LOOK_SECONDS", 4.0)
     own = replace(TINY, teacher_epochs=150)
     study = kdtune.Study(name="frozen", out=str(tmp_path), run=own, repeats=1)
     frozen: list[int] = []
@@ -74,7 +72,7 @@ def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
     freezer.join()
     assert set(results.trials.status) == {"completed"}
     said = capsys.readouterr().out
-    assert said.count("uses no CPU time, so it is killed") == 1
+    assert said.count("was stopped, so it is killed") == 1
     assert "the teacher: no epoch for" in said and f"its process {frozen[0]} on" in said
     told = [line for line in said.splitlines() if line.startswith("  epoch ")]
     assert len(told) == len(set(told)) == 150

@@ -278,7 +278,7 @@ def test_a_command_refuses_the_cache_of_a_stranger(place: Path) -> None:
 CLEAN = """
 import sys
 from pathlib import Path
-from kdtune.raytune import local_ray
+from kdtune.raytune import session as local_ray
 local_ray._temporary_place = lambda: sys.argv[1]
 with local_ray._private_folder() as folder:
     print(folder.parent)

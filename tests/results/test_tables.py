@@ -1,127 +1,374 @@
-"""Tables as text, read back by parsers of Markdown (markdown-it), CSV and JSON."""
+"""Tables of results made elsewhere, against scipy, hand-worked numbers and a published table."""
 
-import itertools
-import json
-import math
-import re
-from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-from study_folders import at, make, starting_repository
+from scipy import stats
+from study_folders import make
 
-from kdtune.results.comparison import format_table, levels, plus_minus
+import kdtune
+from kdtune.config.text import InputError
+from kdtune.results.tables import is_higher_better, unit_of
 
-METRICS = ("loss", "acc", "teacher_acc", "logit_diff")
+SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
+AT = {"by": "alpha", "repeat": "rep", "epoch": "epoch", "metric": "epoch_acc_l"}
 
 
-@pytest.fixture(scope="module")
-def last(tmp_path_factory) -> pd.DataFrame:
-    """The starting repository's summary; one of its runs is truncated: 3 of 4 repeats."""
-    return starting_repository(tmp_path_factory.mktemp("started")).summary(
-        metrics=METRICS, full=True
+def table(seeds: int = 8, **columns) -> pd.DataFrame:
+    """Return accuracies of three configurations, in the same seeds."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"alpha": alpha, "lr": 0.1, "seed": seed, "acc": 0.7 - 0.03 * alpha + 0.02 * np.sin(seed)}
+        for alpha in (0.0, 0.5, 1.0)
+        for seed in range(seeds)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(**{"acc": frame.acc + 0.01 * rng.normal(size=len(frame))} | columns)
+
+
+def compare(frame: pd.DataFrame, **options):
+    return kdtune.compare(frame, **{"by": "alpha", "repeat": "seed", "metric": "acc"} | options)
+
+
+def by_alpha(frame: pd.DataFrame) -> dict[float, np.ndarray]:
+    return {alpha: rows.acc.to_numpy() for alpha, rows in frame.groupby("alpha")}
+
+
+def test_published_rows_of_the_starting_repository() -> None:
+    others = ("epoch_loss_l", "epoch_acc_teacher_l", "diff_t_s")
+    result = kdtune.compare(SEED_RESULTS, **AT, columns=others, pooled=True, unpaired=True)
+    published = {  # mean and SD of accuracy, loss, teacher's accuracy, difference of logits
+        0: (0.945359, 0.028460, 1.481328, 0.585938, 0.934641, 0.0, 0.964709, 0.226756),
+        1: (0.941242, 0.058033, 0.225731, 0.090253, 0.934641, 0.0, 1.337674, 0.274519),
+    }
+    rows = result.summary.set_index("alpha")
+    for alpha, numbers in published.items():
+        got = [
+            rows.loc[alpha, f"{m}/{s}"] for m in ("epoch_acc_l", *others) for s in ("mean", "std")
+        ]
+        assert got == pytest.approx(numbers, abs=5e-7)
+    assert "| 0.945359 ± 0.028460 |" in result.text()
+    assert "not the uncertainty of a result" in result.text()
+    assert rows["epoch_acc_l/n"].tolist() == [100, 75, 100]
+    assert any(
+        "alpha = 0.5, rep = 1 (2 of 25 epochs). They are left out" in w for w in result.warnings
     )
 
 
-# -- values as groups ------------------------------------------------------------------------------
+def test_last_epoch_of_the_starting_repository_unpaired() -> None:
+    result = kdtune.compare(SEED_RESULTS, **AT, unpaired=True)
+    last = pd.read_csv(SEED_RESULTS).query("epoch == 24").groupby("alpha").epoch_acc_l
+    a = {alpha: values.to_numpy() for alpha, values in last}
+    rows = result.comparisons.set_index("config/alpha")
+    for alpha in (0.0, 0.5):
+        want = stats.ttest_ind(a[alpha], a[1.0], equal_var=False)
+        ends = want.confidence_interval(1 - 0.05 / 2)
+        assert rows.p[alpha] == pytest.approx(want.pvalue)
+        assert (rows.low[alpha], rows.high[alpha]) == pytest.approx((ends.low, ends.high))
+        assert rows.df[alpha] == pytest.approx(want.df)
+    assert not rows.paired.any() and rows.n[0.5] == 3 and rows.n_baseline[0.5] == 4
+    assert result.verdict.startswith("No significant difference in epoch_acc_l: alpha = 0 against")
+    assert "samples: CI and p of Welch" in result.text()
+    kept = kdtune.compare(SEED_RESULTS, **AT, unpaired=True, keep_incomplete=True)
+    assert kept.comparisons.n.tolist() == [4, 4]
+
+
+def test_paired_numbers_are_scipys_and_holm_by_hand() -> None:
+    frame = table()
+    a, result = by_alpha(frame), compare(frame)
+    rows = result.comparisons.set_index("config/alpha")
+    p = {}
+    for alpha in (0.0, 0.5):
+        want = stats.ttest_rel(a[alpha], a[1.0])
+        p[alpha] = want.pvalue
+        ends = want.confidence_interval(1 - 0.05 / 2)
+        row = rows.loc[alpha]
+        assert (row["diff"], row.p) == pytest.approx(((a[alpha] - a[1.0]).mean(), want.pvalue))
+        assert (row.low, row.high) == pytest.approx((ends.low, ends.high))
+        assert row.wins == (a[alpha] > a[1.0]).sum() and row.n == 8 and row.paired
+    first, second = sorted(p, key=p.__getitem__)
+    assert rows.p_holm[first] == pytest.approx(2 * p[first])
+    assert rows.p_holm[second] == pytest.approx(max(2 * p[first], p[second]))
+    assert rows.p_max_t.between(2 / 2**8, 1).all()
+    assert result.comparisons["diff"].is_monotonic_decreasing  # the best first
+
+
+def test_order_of_rows_and_names_of_columns_do_not_matter() -> None:
+    frame = table()
+    names = {"alpha": "weight", "seed": "label", "acc": "config_id"}
+    other = frame.sample(frac=1, random_state=0).rename(columns=names)
+    want = compare(frame)
+    got = kdtune.compare(other, "weight", "label", "config_id", baseline={"weight": 1})
+    numbers = ["diff", "low", "high", "p_holm", "p_max_t", "n", "wins"]
+    pd.testing.assert_frame_equal(want.comparisons[numbers], got.comparisons[numbers])
+
+
+def test_repeats_decide_whether_runs_are_paired() -> None:
+    frame = table()
+    apart = compare(frame.assign(seed=np.arange(len(frame))))
+    assert not apart.comparisons.paired.any() and "no common seed" in apart.text()
+    want = stats.ttest_ind(*(by_alpha(frame)[a] for a in (0.0, 1.0)), equal_var=False)
+    assert apart.comparisons.set_index("config/alpha").p[0.0] == pytest.approx(want.pvalue)
+    forced = compare(frame, unpaired=True).comparisons
+    pd.testing.assert_series_equal(forced.p, apart.comparisons.p)
+    fewer = compare(frame[:-2])  # alpha = 1 lacks two seeds
+    assert fewer.comparisons.n.tolist() == [6, 6] and fewer.comparisons.paired.all()
+    assert fewer.warnings == ["configurations with fewer than 8 repeats: alpha = 1: 6"]
+
+
+def test_values_per_example_hold_for_new_examples() -> None:
+    rng = np.random.default_rng(1)
+    correct = rng.random((2, 5, 60)) < 0.7
+    index = pd.MultiIndex.from_product([(0.5, 1.0), range(5), range(60)])
+    frame = pd.DataFrame({"correct": correct.ravel()}, index.set_names(["alpha", "seed", "image"]))
+    result = kdtune.compare(frame.reset_index(), "alpha", "seed", "correct", example="image")
+    d = correct[0].astype(float) - correct[1]
+    r, n = d.shape  # the estimator of DESIGN section 8, by hand
+    rows, columns, mean = d.mean(1), d.mean(0), d.mean()
+    a = ((rows - mean) ** 2).sum() * n / (r - 1)
+    b = ((columns - mean) ** 2).sum() * r / (n - 1)
+    c = ((d - rows[:, None] - columns + mean) ** 2).sum() / ((r - 1) * (n - 1))
+    row = result.comparisons.iloc[0]
+    assert row.error == pytest.approx(np.sqrt(max(a + b - c, a, b) / d.size))
+    assert (row["diff"], row.n, row.n_images) == (pytest.approx(mean), 5, 60)
+    here = stats.ttest_1samp(rows, 0).confidence_interval()
+    assert (row.low_here, row.high_here) == pytest.approx((here.low, here.high))
+    assert "n = 5 repeats × 60 examples); minimum detectable differen" in result.verdict
+    assert "with 5 repeats, 60 examples and 1 comparison: " in result.verdict
+    assert "about new repeats and new examples like these." in result.text()
+    assert "| for these examples |" in result.text()
+
+    lost = kdtune.compare(frame.reset_index()[1:], "alpha", "seed", "correct", example="image")
+    assert lost.comparisons["diff"][0] == pytest.approx(d[:, 1:].mean())
+    assert "runs without all values of image: alpha = 0.5, seed = 0." in lost.warnings[0]
+
+
+def test_the_best_of_several_baselines() -> None:
+    frame = table()
+    frame["lr"] = np.where(frame.seed < 4, 0.1, 0.01)
+    frame["seed"] %= 4
+    result = compare(frame, by=["alpha", "lr"])
+    plain = frame[frame.alpha == 1].groupby("lr").acc.mean()
+    assert set(result.comparisons["config/alpha"]) == {0.0, 0.5}
+    row = result.runs.configs.loc[result.baseline_config]
+    assert (row.alpha, row.lr) == (1, plain.idxmax())
+    assert "best of 2 configurations; p does not account" in result.text()
+    assert not len(compare(frame, by=["alpha", "lr"], baseline={"lr": 0.1}).warnings)
+    text = compare(frame.assign(alpha=frame.alpha / 2), by=["alpha", "lr"]).verdict
+    assert text.startswith("No conclusion: no baseline is named")
+
+
+def test_verdict_names_a_difference_in_either_direction() -> None:
+    frame = table()
+    better = frame.assign(acc=frame.acc + 0.2 * (frame.alpha < 1))
+    assert "improved acc by" in compare(better).verdict
+    assert (
+        "percentage points compared with alpha = 1 (simultaneous 95% CI" in compare(better).verdict
+    )
+    assert compare(better, higher_is_better=False).verdict.startswith("Every other configuration")
+    loss = better.rename(columns={"acc": "val_loss"})
+    result = kdtune.compare(loss, "alpha", "seed", "val_loss")
+    assert "worsened val_loss" in result.verdict and "points" not in result.text()
+    few = compare(table(seeds=2)).verdict
+    assert few.startswith("No conclusion: 2 common repeats, but a comparison needs at least 3.")
 
 
 @pytest.mark.parametrize(
-    ("values", "names"),
+    ("name", "higher"),
     [
-        (range(1000, 1012), ["1000 … 1002", "1003 … 1005", "1006 … 1008", "1009 … 1011"]),
-        (range(1, 13), ["1 … 3", "4 … 6", "7 … 9", "10 … 12"]),
-        (np.linspace(0.1, 0.101, 12), ["0.1 … 0.10018", "0.10027 … 0.10045"]),
+        *[("acc", True), ("val/top-1", True), ("teacher", True)],
+        *[("epoch_loss_l", False), ("valNLL", False), ("val_nll", False), ("test/error", False)],
+        *[("valLoss", False), ("valloss", False)],
     ],
 )
-def test_ranges_have_as_many_digits_as_tell_them_apart(values, names: list) -> None:
-    assert list(levels(pd.Series(values)).cat.categories)[: len(names)] == names
-
-
-@given(st.lists(st.floats(-1e9, 1e9) | st.integers(-(10**12), 10**12), min_size=9, unique=True))
-def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
-    values = pd.Series(values, dtype=float)
-    groups = levels(values)
-    if values.nunique() <= 8:  # whole numbers above 2^53 become one
-        return
-    names = list(groups.cat.categories)
-    assert len(set(names)) == len(names) <= 4 and groups.notna().all()
-    for name, value in zip(groups, values, strict=True):
-        low, high = (float(end) for end in name.split(" … "))
-        slack = 1e-2 * abs(value)  # three digits
-        assert low - slack <= value <= high + slack
-    for left, right in itertools.pairwise(names):  # in their order, and apart
-        assert values[groups == left].max() < values[groups == right].min()
-
-
-# -- as text ---------------------------------------------------------------------------------------
+def test_direction_by_name(name: str, higher: bool) -> None:
+    assert is_higher_better(name) == higher
 
 
 @pytest.mark.parametrize(
-    ("mean", "sd", "text"),
+    ("name", "values", "points", "unit"),
     [
-        (0.954248, 0.005337, "0.9542 ± 0.0053"),
-        (1.23272, 0.084376, "1.233 ± 0.084"),
-        (0.877856, 0.125252, "0.88 ± 0.13"),
-        (12.3456, 1.26, "12.3 ± 1.3"),
-        (1234.4, 12.6, "1234 ± 13"),
-        (1e-5, 2.345e-7, "0.00001000 ± 0.00000023"),
-        (-0.5, 0.01, "-0.500 ± 0.010"),
-        (-0.3, 39, "0 ± 39"),
-        (0.5, 0, "0.5 ± 0"),
-        (0.824, 1.2e-16, "0.824 ± 0"),
-        (0.123456, math.nan, "0.1235"),
-        (math.nan, math.nan, "-"),
+        ("acc", [0.5, 0.9], False, "points"),
+        ("val/top-1", [50.0, 90.0], False, "percent"),
+        ("score", [0.5, 0.9], False, ""),
+        ("score", [0.5, 0.9], True, "points"),
+        ("acc", [-0.5, 0.9], False, ""),
+        ("acc", [500.0], False, ""),
+        ("space", [0.5], False, ""),
     ],
 )
-def test_the_sd_has_two_significant_digits(mean: float, sd: float, text: str) -> None:
-    assert plus_minus(mean, sd) == text
+def test_unit_by_name_and_values(name, values, points, unit) -> None:
+    assert unit_of(name, pd.Series(values), points) == unit
 
 
-def test_markdown(last: pd.DataFrame) -> None:
-    html = MarkdownIt().enable("table").render(format_table(last))
-    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in html.split("<tr>")[1:]]
-    assert rows[0] == ["alpha", "n", *METRICS]
-    assert [row[:2] for row in rows[1:]] == [["0", "4"], ["0.5", "3 of 4"], ["1", "4"]]
-    assert rows[1][3:] == ["0.9542 ± 0.0053", "0.9346 ± 0", "0.88 ± 0.13"]
+def test_rows_that_count_once_or_not_at_all() -> None:
+    frame = table()
+    same = compare(pd.concat([frame, frame[:2]]))
+    assert same.comparisons.equals(compare(frame).comparisons)
+    assert "2 of 26 rows repeat another one (alpha = 0, seed = 0;" in same.warnings[0]
+    missing = compare(frame.assign(acc=frame.acc.where(frame.index != 3)))
+    assert (
+        "1 of 24 rows have no finite acc and are left out (alpha = 0, seed = 3)"
+        in (missing.warnings[0])
+    )
+    nameless = compare(frame.assign(seed=frame.seed.where(frame.index != 3)))
+    assert nameless.warnings[0] == "1 of 24 rows have no seed and are left out"
+    nothing = frame.assign(acc=frame.acc.where(frame.alpha < 1))
+    assert compare(nothing).verdict.startswith("No conclusion")
 
 
-def test_csv(last: pd.DataFrame) -> None:
-    again = pd.read_csv(StringIO(format_table(last, "csv")))
-    pd.testing.assert_frame_equal(again, last, check_exact=True)
+def test_runs_that_end_at_different_epochs() -> None:
+    epochs = pd.concat([table().assign(epoch=e) for e in range(4)])
+    whole = compare(epochs, epoch="epoch")
+    assert not whole.warnings
+    early = compare(epochs[(epochs.epoch < 2) | (epochs.seed == 0)], epoch="epoch")
+    assert "the runs end at different epochs (epoch 1 to 3)" in early.warnings[0]
+    assert early.comparisons.n.tolist() == [8, 8]  # early stopping leaves none out
+    shorter = compare(epochs[(epochs.epoch < 2) | (epochs.alpha != 0.5)], epoch="epoch")
+    assert shorter.warnings == ["configurations whose runs end before epoch 3: alpha = 0.5 (1)"]
+    assert shorter.comparisons.n.tolist() == [8, 8]  # by design
+    gap = compare(epochs[~((epochs.epoch == 1) & (epochs.seed == 0))], epoch="epoch")
+    assert (
+        "epochs are missing before the last one in alpha = 0, seed = 0 (3 of 4" in gap.warnings[0]
+    )
 
 
-def test_json(last: pd.DataFrame) -> None:
-    again = pd.DataFrame(json.loads(format_table(last, "json"))).astype(last.dtypes)
-    pd.testing.assert_frame_equal(again, last, check_dtype=False, rtol=0, atol=1e-9)
+def test_a_column_that_may_be_a_hyperparameter() -> None:
+    frame = table()
+    mixed = frame.assign(lr=np.where((frame.seed + frame.alpha) < 4, 0.1, 0.01))
+    assert (
+        "column lr differs between repeats of one configuration (0.1, 0.01)"
+        in (compare(mixed).warnings[0])
+    )
+    innocent = frame.assign(
+        fold=frame.seed % 2, loss=-np.log(frame.acc), name=[f"run{i}" for i in frame.index]
+    )
+    assert not compare(innocent).warnings and "Columns that differ" not in compare(innocent).text()
+    confounded = compare(frame.assign(lr=np.where(frame.alpha < 1, 0.1, 0.01)))
+    assert not confounded.warnings
+    assert "Columns that differ with the configuration, too: lr." in confounded.text()
 
 
-def test_latex(last: pd.DataFrame) -> None:
-    lines = format_table(last, "latex").splitlines()
-    assert (lines[0], lines[-1]) == (r"\begin{tabular}{rrrrrr}", r"\end{tabular}")
-    rows = [line.removesuffix(r" \\").split(" & ") for line in lines[1:-1]]
-    assert all(line.endswith(r" \\") for line in lines[1:-1])
-    assert [name.replace(r"\_", "_") for name in rows[0]] == ["alpha", "n", *METRICS]
-    assert rows[2][:4] == ["0.5", "3 of 4", r"0.747 $\pm$ 0.017", r"0.9521 $\pm$ 0.0075"]
-    assert not re.search(r"±|(?<!\\)_", "".join(lines))
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"by": "aplha"}, r"^--by must be a column .*got aplha; did you mean alpha\?"),
+        ({}, {"by": "alpha,lr"}, r"separate names by spaces \(alpha lr\)"),
+        ({}, {"by": ()}, "by must name at least one column"),
+        ({}, {"metric": "seed"}, "one role, but seed is given for repeat and metric"),
+        (
+            {},
+            {"baseline": {"alpha": 2}},
+            r"baseline must .*alpha: 0.0, 0.5, 1.0\), but got alpha=2",
+        ),
+        ({}, {"baseline": {"lr": 2}}, r"baseline must name columns of --by \(alpha\), but got lr"),
+        ({}, {"pooled": True}, "pooled must be used with epoch"),
+        ({"acc": "good"}, {}, "metric acc must be a column of numbers, but row 1 holds 'good'"),
+        ({"acc": np.nan}, {}, "metric acc must have numbers"),
+        ({"seed": 0, "lr": range(24)}, {}, r"alpha = 0, seed = 0 has 8: .*they differ in lr"),
+    ],
+)
+def test_input_that_is_refused(change: dict, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare(table(**change), **options)
 
 
-def test_latex_special_characters_are_escaped() -> None:
-    head = {"loss": ["my_loss:50%_&"], "val/acc/mean": [0.5], "val/acc/std": [0.1], "val/acc/n": 2}
-    text = format_table(pd.DataFrame(head), "latex")
-    assert r"my\_loss:50\%\_\& & 2 & 0.50 $\pm$ 0.10 \\" in text
+def test_an_inactive_hyperparameter_is_a_configuration() -> None:
+    frame = table()
+    frame["temperature"] = np.where(frame.alpha < 1, 4.0, np.nan)
+    result = compare(frame, by=["alpha", "temperature"], baseline={"alpha": "1"})
+    assert result.runs.labels.tolist() == ["alpha = 0, T = 4", "alpha = 0.5, T = 4", "alpha = 1"]
+    same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
+    assert same.comparisons.equals(result.comparisons)
+    assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
 
 
-def test_cells_without_a_value(tmp_path) -> None:
-    last = {at(0.5, temperature=4.0): [0.6, 0.7], at(0.5, loss="mse"): [0.5, 0.6]}
-    body = format_table(make(tmp_path, last).summary(["temperature"], ["acc"], full=True))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines()]
-    assert rows[0] == ["temperature", "n", "acc"]
-    assert rows[2:] == [
-        ["4", "2", "0.650 ± 0.071"],
-        ["-", "2", "0.550 ± 0.071"],
-    ]
+def test_equal_differences_are_judged_by_the_sign_flip_test() -> None:
+    """p = 2 / 2^n, twice that by Holm: 0.016 with 8 repeats, 0.25 with 4."""
+    equal = compare(table().assign(acc=lambda t: 0.9 - 0.1 * t.alpha))
+    assert equal.verdict.startswith(
+        "alpha = 0 improved acc by 10.00 percentage points compared with alpha = 1 (Holm-adjusted "
+        "p = 0.016 (sign-flip test) over 2 comparisons, n = 8 repeats)."
+    )
+    few = compare(table(seeds=4).assign(acc=lambda t: 0.9 - 0.1 * t.alpha)).verdict
+    assert few.startswith("No significant difference in acc: alpha = 0 against alpha = 1: +10.00")
+    assert "it was better in all 4 repeats; all 4 differences are equal" in few
+
+
+def test_a_first_row_that_is_worse_is_called_worse() -> None:
+    """alpha = 0 loses 1 point in every repeat, alpha = 0.5 more on average but unevenly."""
+    loss = {1.0: [0.0] * 8, 0.0: [0.010, 0.011] * 4, 0.5: [0.3, -0.2] * 4}
+    frame = table().sort_values(["alpha", "seed"])
+    frame["acc"] = [0.8 - d for alpha in (0.0, 0.5, 1.0) for d in loss[alpha]]
+    verdict = compare(frame).verdict
+    assert verdict.startswith("alpha = 0 worsened acc by 1.050 percentage points compared with")
+    assert "p < 0.001" in verdict and "minimum detectable" not in verdict
+    assert verdict.endswith("No other configuration has a better mean.")
+
+
+def test_a_baseline_of_text_is_found() -> None:
+    frame = table()
+    names = {0.0: "0", 0.5: "0.5", 1.0: "1"}
+    result = compare(frame.assign(alpha=frame.alpha.map(names)))
+    assert result.comparisons["diff"].tolist() == compare(frame).comparisons["diff"].tolist()
+
+
+def test_minimum_detectable_difference_is_that_of_a_study() -> None:
+    """It takes both t tests: 4 repeats that vary and 20 images, by the power of scipy's nct."""
+    rng = np.random.default_rng(4)
+    p = np.clip(0.6 + 0.25 * rng.normal(size=(2, 4, 1)), 0.05, 0.95)
+    correct = rng.random((2, 4, 20)) < p
+    index = pd.MultiIndex.from_product([(0.5, 1.0), range(4), range(20)])
+    frame = pd.DataFrame({"acc": correct.ravel()}, index.set_names(["alpha", "seed", "image"]))
+    result = compare(frame.reset_index(), example="image")
+    row = result.comparisons.iloc[0]
+    d = correct[0].mean(1) - correct[1].mean(1)
+    effects = []
+    for df, error in ((3, stats.sem(d)), (row.df, row.error)):
+        t = stats.t.ppf(0.975, df)
+        sizes = np.linspace(2, 8, 6001)
+        power = stats.nct.sf(t, df, sizes) + stats.nct.cdf(-t, df, sizes)
+        effects.append(error * sizes[np.argmax(power >= 0.8)])
+    assert effects[0] > effects[1]  # the t test over repeats decides
+    want = f"with 4 repeats, 20 examples and 1 comparison: {100 * effects[0]:.1f} percentage points"
+    assert want in result.verdict
+
+
+def test_runs_that_share_one_example_or_none() -> None:
+    frame = pd.concat([table().assign(image=i) for i in range(3)], ignore_index=True)
+    frame["acc"] += 0.01 * np.random.default_rng(2).normal(size=len(frame))
+    apart = frame.assign(image=frame.image + 3 * (frame.alpha < 1))
+    with pytest.raises(InputError, match="no image is in all runs of alpha = 0 and of alpha = 1"):
+        compare(apart, example="image")
+    assert not compare(apart, example="image", unpaired=True).comparisons.paired.any()
+    apart.loc[apart.image == 3, "image"] = 0
+    one = compare(apart, example="image")
+    alone = compare(frame[frame.image == 0])
+    numbers = ["diff", "low", "high", "p_holm", "n", "n_images"]
+    pd.testing.assert_frame_equal(one.comparisons[numbers], alone.comparisons[numbers])
+    assert "no comparison is paired by several values of image" in one.text()
+
+
+def test_impossible_amounts_are_not_shown() -> None:
+    frame = table(seeds=3).query("alpha != 0.5")
+    wild = compare(frame.assign(acc=[0.5, 0.9, 0.1, 0.4, 0.8, 0.95]))
+    row = wild.comparisons.iloc[0]
+    assert (row.low, row.high) == (-1, 1)
+    assert "95% CI -100 to +100" in wild.verdict
+    assert "3 repeats are too few for 80% power at any difference" in wild.verdict
+
+
+def test_the_trials_of_a_study_give_its_own_numbers(tmp_path: Path) -> None:
+    results = make(tmp_path, {0.1: [0.72, 0.75, 0.73, 0.74], 1.0: [0.7, 0.74, 0.7, 0.73]})
+    want = results.compare()
+    trials = results.trials[results.trials.status == "completed"]
+    got = kdtune.compare(
+        trials, "config/alpha", "repeat", "val/acc@last", baseline={"config/alpha": 1}
+    )
+    assert not got.warnings
+    names = [name for name in want if name in got.comparisons and "config" not in name]
+    assert {"diff", "low", "high", "low_here", "p_holm", "p_max_t", "n_images"} < set(names)
+    numbers = [name for name in names if name not in ("label", "baseline")]
+    pd.testing.assert_frame_equal(got.comparisons[numbers], want[numbers], check_dtype=False)

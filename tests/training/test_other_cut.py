@@ -16,7 +16,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.models.weights import WEIGHTS, FinishedTeacher, read_finished, save_weights
-from kdtune.raytune.driver import DistillationJob
+from kdtune.raytune.driver import find_warnings
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import find_other_cuts, resolve, transforms_of
 from kdtune.training.teacher import fine_tune, initial_teacher
@@ -53,7 +53,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
         study = Study(run=resolve(other))
         assert sentence in transforms_of(study).warnings
-        assert next(DistillationJob().warnings(study, 1)) == sentence
+        assert next(find_warnings(study, load_data(study.run), 1)) == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:

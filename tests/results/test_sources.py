@@ -1,19 +1,15 @@
-"""Files of other programs as tables of results, and the command that reads them."""
+"""Files as tables of results, and the command that reads them."""
 
 import json
 from pathlib import Path
 
-import numpy as np
-import optuna
 import pandas as pd
 import pytest
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 
 import kdtune.analysis
 from kdtune.config.cli import TableFlags, is_table, parse_reading
 from kdtune.config.text import InputError
-from kdtune.results.sources import DIRECTIONS, read_table, read_tables
+from kdtune.results.sources import read_table, read_tables
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
 FRAME = pd.DataFrame(
@@ -44,101 +40,21 @@ def analyse(*words: object) -> int:
 )
 def test_csv_in_any_usual_form(name: str, options: dict, tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / name, index=False, **options)
-    frame, warnings = read_table(str(tmp_path / name))
-    pd.testing.assert_frame_equal(frame, FRAME)
-    assert not warnings
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / name)), FRAME)
 
 
 def test_parquet_is_told_by_its_content(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "results.csv")
-    pd.testing.assert_frame_equal(read_table(str(tmp_path / "results.csv"))[0], FRAME)
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / "results.csv")), FRAME)
     FRAME.set_index("alpha").to_parquet(tmp_path / "x.parquet")
-    pd.testing.assert_frame_equal(read_table(str(tmp_path / "x.parquet"))[0], FRAME)
-
-
-def add_trials(storage, name: str = "kd", direction: str = "minimize") -> None:
-    study = optuna.create_study(storage=storage, study_name=name, direction=direction)
-    alpha = optuna.distributions.FloatDistribution(0, 1)
-    for row in FRAME.to_dict("records"):
-        study.add_trial(
-            optuna.create_trial(
-                params={"alpha": row["alpha"]},
-                distributions={"alpha": alpha},
-                user_attrs={"T": row["T"], "seed": row["seed"], "list": [1]},
-                value=row["acc"],
-                intermediate_values={0: 0.1, 1: row["acc"]},
-            )
-        )
-    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL))
-
-
-@pytest.fixture(scope="module")
-def storages(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("optuna")
-    add_trials(RDBStorage(f"sqlite:///{folder / 'x.db'}"))
-    journal = JournalStorage(JournalFileBackend(str(folder / "x.log")))
-    add_trials(journal)
-    add_trials(journal, "second", "maximize")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("place", "study"), [("x.db", None), ("sqlite:///{}/x.db", None), ("x.log", "kd")]
-)
-def test_optuna_storages(place: str, study: str | None, storages: Path) -> None:
-    place = place.format(storages) if "{}" in place else str(storages / place)
-    before = {file: file.read_bytes() for file in storages.iterdir()}
-    frame, warnings = read_table(place, study=study)
-    columns = {"value": "acc"}
-    pd.testing.assert_frame_equal(
-        frame.rename(columns=columns)[list(FRAME)], FRAME, check_dtype=False
-    )
-    assert warnings == ["1 of 9 runs are not complete and are left out (1 FAIL)"]
-    assert frame.attrs[DIRECTIONS] == {"value": False}
-    steps, _ = read_table(place, "step", study)
-    assert steps.step.tolist() == [0, 1] * 8 and steps.value[::2].tolist() == [0.1] * 8
-    assert {file: file.read_bytes() for file in storages.iterdir()} == before  # only read
-
-
-def test_the_direction_of_an_optuna_study_counts(storages: Path, capsys) -> None:
-    roles = [*ROLES[:-1], "value"]
-    assert analyse(storages / "x.db", *roles, "--strict") == 3  # a failed trial
-    out, err = capsys.readouterr()
-    assert "worsened value by" in out and "1 FAIL" in err and "taken to be better" not in out
-    assert analyse(storages / "x.log", *roles, "--study", "second") == 0
-    assert "improved value by" in capsys.readouterr().out
-
-
-def test_a_chart_of_wandb(tmp_path: Path) -> None:
-    wide = {"Step": [0, 1, 2]}
-    for row in FRAME.to_dict("records"):
-        run = f"alpha={row['alpha']}_T: {row['T']}, seed={row['seed']:.0f}"
-        wide[f"{run} - val/acc"] = [0.1, 0.2, row["acc"]]
-        wide |= {f"{run} - val/acc__{end}": [0.0] * 3 for end in ("MIN", "MAX")}
-        wide[f"{run} - lr"] = [1e-3, 1e-4, np.nan]
-    pd.DataFrame(wide).to_csv(tmp_path / "wandb.csv", index=False)
-    frame, _ = read_table(str(tmp_path / "wandb.csv"))
-    assert list(frame) == ["run", "Step", "lr", "val/acc", "alpha", "T", "seed"]
-    last = frame[frame.Step == 2].rename(columns={"val/acc": "acc"})
-    pd.testing.assert_frame_equal(
-        last[list(FRAME)].sort_values(["alpha", "seed"], ignore_index=True), FRAME
-    )
-
-
-def test_the_runs_of_wandb(tmp_path: Path) -> None:
-    states = ["finished"] * 7 + ["crashed"]
-    runs = FRAME.assign(Name="sage-1", State=states, Tags="")
-    runs.to_csv(tmp_path / "runs.csv", index=False)
-    frame, warnings = read_table(str(tmp_path / "runs.csv"))
-    assert len(frame) == 7
-    assert warnings == ["1 of 8 runs are not finished and are left out (1 crashed)"]
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / "x.parquet")), FRAME)
 
 
 def test_several_files_are_one_table(tmp_path: Path) -> None:
     for seed, rows in FRAME.groupby("seed"):
         rows.drop(columns="seed").to_csv(tmp_path / f"run{seed}.csv", index=False)
     places = sorted(map(str, tmp_path.iterdir()))
-    frame, _ = read_tables(places, None, None)
+    frame = read_tables(places)
     assert frame.file.tolist() == [f"run{seed}" for seed in range(4) for _ in range(2)]
     assert len(frame) == len(FRAME)
 
@@ -163,10 +79,9 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
         ),
         ("x.csv", b"alpha,T,acc,acc\n1,1,0,.5\n", "different names, but .* has 'acc' twice"),
         ("x.csv", b"1.0,1.0,0,0.7\n1.0,1.0,1,0.7\n", "the first line of .* must name the columns"),
-        ("x.xlsx", b"PK\x03\x04", "Save the sheet as CSV UTF-8"),
+        ("x.xlsx", b"PK\x03\x04", "Save the table as CSV UTF-8"),
         ("x.parquet", b"PAR1 not really", "cannot be read as parquet"),
-        ("x.db", b"SQLite format 3\0 not really", "cannot be read"),
-        ("x.log", b'{"op_code": 99, "worker_id": "a"}\n', "cannot be read as an Optuna storage"),
+        ("x.db", b"SQLite format 3\0", "must be csv or parquet, but .*x.db is a database"),
     ],
 )
 def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -186,7 +101,6 @@ def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_pat
         (["{}/results.csv", *ROLES, "--scope", "best"], "--scope must be used with a study"),
         (["{}/results.csv", *ROLES, "--max-ms=3"], "--max-ms must be used with a study"),
         (["runs/x", "--repeat", "seed"], "--repeat must be used with a table .*but got runs/x"),
-        (["{}/results.csv", *ROLES, "--study", "x"], "--study must be used with an Optuna storage"),
         (["{}/results.csv", *ROLES, "--baseline", "lr=1"], r"the columns of --by \(alpha, T\)"),
         (["{}/results.csv", *ROLES, "--baseline", "alpha=2"], "alpha: 0.5, 1.0.*got alpha=2"),
         (["{}/results.csv", *ROLES, "--lower-is-better", "--higher-is-better"], "must not be used"),
@@ -197,11 +111,6 @@ def test_command_lines_that_are_refused(words: list[str], message: str, tmp_path
     FRAME.to_csv(tmp_path / "results.csv", index=False)
     with pytest.raises(InputError, match=message):
         analyse(*(word.replace("{}", str(tmp_path)) for word in words))
-
-
-def test_the_storage_names_its_studies(storages: Path) -> None:
-    with pytest.raises(InputError, match=r"--study must be one of .*\(kd, second\), but got none"):
-        analyse(storages / "x.log", *ROLES)
 
 
 def test_the_command(tmp_path: Path, capsys) -> None:
@@ -234,7 +143,7 @@ def test_the_command_on_the_starting_repository(capsys) -> None:
 @pytest.mark.parametrize(
     ("word", "yes"),
     [
-        *[("x.csv", True), ("sqlite:///x.db", True), ("a/b.parquet", True), ("-x.csv", False)],
+        *[("x.csv", True), ("x.db", True), ("a/b.parquet", True), ("-x.csv", False)],
         *[("runs/x", False), ("s3://b/x.csv", False), (".", False), ("study.json", False)],
     ],
 )

@@ -9,33 +9,39 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 from s3_service import S3
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
 from kdtune.config.text import InputError, NodeMismatchError
 from kdtune.models.weights import save_weights
-from kdtune.raytune import machines as machine_monitor
-from kdtune.raytune import machines as module
-from kdtune.raytune import machines as node_status
+from kdtune.raytune import machines
 from kdtune.raytune.machines import (
     MachineMonitor,
     Node,
-    NodeStatus,
+    NodeReport,
     StorageProbe,
     TrialResources,
     alive_nodes,
-    find_differences,
+    describe_memory_fault,
     find_faults,
     find_missing_gpus,
-    inspect_node,
+    fingerprints_of,
+    largest_runs,
     preflight,
+    report_node,
+    try_on_gpu,
 )
+from kdtune.storage.store import Store
 
 HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
 TRIAL = TrialResources(cpu=1, gpu=0)
-OWN = NodeStatus("1.0", "2.13.0", 0, {}, "images", "teacher", "student", extra="more")
+FACTS = {"kdtune": "1.0", "torch": "2.13.0", "data": "d", "teacher": "t"}
+OURS = NodeReport(FACTS)
+GB = 10**9
 
 
 @pytest.fixture
@@ -46,43 +52,37 @@ def study(tiny: Run, tmp_path: Path) -> Study:
 
 
 @pytest.mark.parametrize(
-    ("other", "words"),
+    ("theirs", "sentences"),
     [
-        (OWN, []),
-        (replace(OWN, gpus=2, free={"/x": 5}), []),
-        (replace(OWN, kdtune="0.9"), ["has kdtune 0.9, but 10.0.0.1 (h0) has 1.0; install the"]),
-        (replace(OWN, torch="2.9.0"), ["has torch 2.9.0, but 10.0.0.1 (h0) has 2.13.0; install"]),
-        (replace(OWN, data="others"), ["has another data than 10.0.0.1 (h0) in fashion; copy it"]),
+        (OURS, []),
+        (replace(OURS, gpus=2, free={"/x": 5}), []),
         (
-            replace(OWN, extra="others"),
-            ["has another set of images without labels than 10.0.0.1 (h0) in None; copy it"],
+            NodeReport(FACTS | {"torch": "2.9.0", "data": "e"}),
+            [
+                "10.0.0.2 (h1) has torch 2.9.0, but 10.0.0.1 (h0) has 2.13.0; make them the same",
+                "10.0.0.2 (h1) has data e, but 10.0.0.1 (h0) has d; make them the same",
+            ],
         ),
-        (replace(OWN, teacher="t", student="s"), ["another teacher", "another student"]),
-        (replace(OWN, faults=("cannot",), data=""), []),
-        (NodeStatus("1.0", no_answer="has not answered"), []),
+        (NodeReport({"kdtune": "1.0"}, faults=("cannot",)), ["10.0.0.2 (h1): cannot"]),
+        (NodeReport(no_answer="has not answered"), []),
     ],
 )
-def test_a_sentence_for_each_difference(study: Study, other: NodeStatus, words: list[str]) -> None:
-    said = find_differences(study, {HEAD: OWN, OTHER: other})
-    assert len(said) == len(words)
-    for sentence, part in zip(said, words, strict=True):
-        assert sentence.startswith("10.0.0.2 (h1) ") and part in sentence
+def test_a_sentence_for_each_fault_and_difference(theirs: NodeReport, sentences: list[str]) -> None:
+    assert find_faults({HEAD: OURS, OTHER: theirs}, TRIAL) == {HEAD: [], OTHER: sentences}
 
 
 def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
-    assert find_missing_gpus(OTHER, replace(OWN, gpus=2)) is None
-    assert "Ray counts 2 GPUs, but torch sees 1" in str(
-        find_missing_gpus(OTHER, replace(OWN, gpus=1))
-    )
+    assert find_missing_gpus(OTHER, replace(OURS, gpus=2)) == []
+    (warning,) = find_missing_gpus(OTHER, replace(OURS, gpus=1))
+    assert "Ray counts 2 GPUs, but torch sees 1" in warning
 
 
 @pytest.mark.parametrize(("cpus", "count"), [(4.0, 1), (0.0, 0)])
 def test_bf16_is_a_fault_of_the_cpus_that_run_trials(cpus: float, count: int) -> None:
     """Not of a head node whose resources are { CPU: 0 }."""
     node = Node("a", "10.0.0.1 (h0)", {"CPU": cpus})
-    status = replace(OWN, faults=("cannot",), precision_fault="has no bf16")
-    found = find_faults(node, status, TRIAL)
-    assert found == ["10.0.0.1 (h0): cannot", "10.0.0.1 (h0): has no bf16"][: 1 + count]
+    faults = find_faults({node: replace(OURS, cpu_fault="has no bf16")}, TRIAL)
+    assert faults[node] == ["10.0.0.1 (h0): has no bf16"][:count]
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,71 @@ def test_each_machine_tells_whether_its_trials_would_emulate_bf16(
     study: Study, monkeypatch: pytest.MonkeyPatch, gpus: int, allowed: int | None, fault: str
 ) -> None:
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
-    monkeypatch.setattr(node_status, "_visible_gpus", lambda study: gpus)
+    monkeypatch.setattr(machines, "count_gpus", lambda study: gpus)
     monkeypatch.setattr("ray.get_runtime_context", lambda: Node("a", "a", {}))
-    own = replace(study, run=replace(study.run, precision="bf16"), gpus=allowed)
-    status = inspect_node(own, StorageProbe(own))
-    assert fault in status.precision_fault and bool(fault) == bool(status.precision_fault)
+    asked = replace(study, run=replace(study.run, precision="bf16"), gpus=allowed)
+    report = report_node(asked, StorageProbe(asked), {})
+    assert fault in report.cpu_fault and bool(fault) == bool(report.cpu_fault)
+
+
+@pytest.mark.parametrize(
+    ("gb", "trials", "words"),
+    [
+        (10, 4, ""),  # 4 x 10 = 40
+        (10.1, 4, "4 trials of 10.1 GB each do not fit into the 40.0 GB that are free on a GPU (A"),
+        (10.1, 4, "; use a larger --gpus-per-trial, or --batch-size below 64, which is the large"),
+        (41, 1, "1 trials of 41.0 GB each do not fit into the 40.0 GB that are free on a GPU (A1"),
+        (41, 1, "(A100); use --batch-size below 64"),
+    ],
+)
+def test_trials_that_share_a_gpu_by_hand(gb: float, trials: int, words: str) -> None:
+    fault = describe_memory_fault("A100", 40 * GB, int(gb * GB), trials, 64)
+    assert words in fault and bool(words) == bool(fault) and "\n" not in fault
+
+
+def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models(tiny: Run) -> None:
+    study = Study(
+        run=tiny,
+        space={
+            "batch_size": (8, 64, 16),
+            "trainable": ("head", "all"),
+            "ema": (0.9, 0.0),
+            "student": ("resnet18", "resnet34"),
+            "teacher": ("a+b", "c"),
+        },
+    )
+    runs = largest_runs(study)
+    assert {(run.batch_size, run.trainable, run.ema) for run in runs} == {(64, "all", 0.9)}
+    pairs = {(run.student, run.teacher) for run in runs}
+    assert len(pairs) == 4 and ("resnet34", "a+b") in pairs
+    ranged = Study(run=tiny, search="random", space={"batch_size": Range(8, 32)})
+    assert largest_runs(ranged)[0].batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "trials of 40.0 GB each do not fit into"),
+        (RuntimeError("no kernel"), "a training step fails on this GPU (no kernel)"),
+        (None, ""),
+    ],
+)
+def test_a_batch_is_tried_on_cuda(
+    tiny: Run, monkeypatch: pytest.MonkeyPatch, error: Exception | None, words: str
+) -> None:
+    def try_batch(run: Run, device: torch.device) -> None:
+        if error is not None:
+            raise error
+
+    assert try_on_gpu(Study(run=tiny, gpus=0), 2) == ""  # without CUDA there is nothing to try
+    monkeypatch.setattr(machines, "device_of", lambda study: torch.device("cuda"))
+    monkeypatch.setattr(machines, "device_name", lambda device: "A100")
+    monkeypatch.setattr(machines, "try_batch", try_batch)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (40 * GB, 40 * GB))
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: 10 * GB)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+    fault = try_on_gpu(Study(run=tiny), 2)
+    assert words in fault and bool(words) == bool(fault)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +175,7 @@ def cluster(s3: S3, no_shared_ray: None) -> Iterator[Cluster]:
 @pytest.mark.usefixtures("cluster")
 class TestOnTwoNodes:
     def test_a_table_with_a_row_each_and_nothing_left_behind(self, study: Study) -> None:
-        (table,) = preflight(study, TRIAL)
+        (table,) = inspect(study)
         assert len(table.splitlines()) == 2 + 2
         assert list(study.folder.iterdir()) == []
 
@@ -127,37 +187,44 @@ class TestOnTwoNodes:
         file = tmp_path / "student.safetensors"
         save_weights(make_student(study.run).net, file)
         with_weights = replace(study, run=replace(study.run, student_weights=str(file)))
-        preflight(with_weights, TRIAL)
+        fingerprints = fingerprints_of(with_weights)
+        preflight(with_weights, fingerprints, TRIAL)
         file.unlink()
         with pytest.raises(NodeMismatchError) as caught:
-            preflight(with_weights, TRIAL)
+            preflight(with_weights, fingerprints, TRIAL)
         lines = str(caught.value).splitlines()
-        assert len(lines) == 2
         for line, node in zip(lines, alive_nodes(), strict=True):
             assert line.startswith(f"{node}: ") and f"{file} does not exist" in line
 
+    def test_other_data_than_the_drivers_are_refused(self, study: Study) -> None:
+        first, other = alive_nodes()
+        with pytest.raises(NodeMismatchError) as caught:
+            preflight(study, fingerprints_of(study) | {"data": "others"}, TRIAL)
+        assert str(caught.value).startswith(f"{other} has data ")
+        assert f", but {first} has others; make them the same" in str(caught.value)
+
     def test_a_full_disk_is_refused(self, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(node_status, "RUN_BYTES_PER_STUDENT_BYTE", 10**15)
+        monkeypatch.setattr(machines, "RUN_BYTES_PER_STUDENT_BYTE", 10**15)
         with pytest.raises(
             NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run needs"
         ):
-            preflight(study, TRIAL)
+            inspect(study)
 
     def test_a_store_is_written_and_read_by_all(self, study: Study, s3: S3, tmp_path: Path) -> None:
         there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-        (table,) = preflight(there, TRIAL)
+        (table,) = inspect(there)
         assert len(table.splitlines()) == 2 + 2
-        assert StorageProbe(there)._store().names() == []
+        assert Store(str(there.uri)).names() == []
         assert list(there.folder.iterdir()) == []  # of all machines, which share it here
         nowhere = replace(study, out="s3://no-such-bucket/runs")
         with pytest.raises((InputError, OSError), match="NoSuchBucket"):
-            preflight(nowhere, TRIAL)
+            inspect(nowhere)
 
     def test_a_folder_that_others_do_not_see_is_refused(self, study: Study) -> None:
         probe = StorageProbe(study)  # whose driver has written nothing: as on a disk of its own
-        status = inspect_node(study, probe)
-        assert len(status.faults) == 1
-        assert f"does not see what the driver wrote into {study.folder}; --out" in status.faults[0]
+        report = report_node(study, probe, {})
+        assert len(report.faults) == 1
+        assert f"does not see what the driver wrote into {study.folder}; --out" in report.faults[0]
 
     def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
         self, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,17 +235,17 @@ class TestOnTwoNodes:
         nowhere = replace(study, run=student, cache=str(tmp_path / "open"))
         probe = StorageProbe(nowhere)
         probe.write("driver")
-        status = inspect_node(nowhere, probe)
+        report = report_node(nowhere, probe)
         probe.remove()
-        assert "only you may write" in status.faults[0]
-        assert "these weights cannot be read" in status.faults[1]
-        assert status.data and status.teacher  # the rest is inspected all the same
+        assert "these weights cannot be read" in report.faults[0]
+        assert "only you may write" in report.faults[1]
+        assert report.free and report.facts["torch"]  # the rest is inspected all the same
 
     def test_machines_that_join_are_inspected_and_those_lost_are_named(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
-        monitor = MachineMonitor(study, TRIAL)
+        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
+        monitor = MachineMonitor(study, TRIAL, {})
         assert list(monitor.poll()) == []
         third = cluster.add_node(num_cpus=1)
         name = f"{alive_nodes()[0]}"  # all three have this machine's
@@ -198,9 +265,9 @@ class TestOnTwoNodes:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
         there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-        monitor = MachineMonitor(there, TRIAL)
+        monitor = MachineMonitor(there, TRIAL, {})
         s3.process.send_signal(signal.SIGSTOP)
         # longer than a request to the store (ANSWER_SECONDS) and the retries at a study's start
         waker = subprocess.Popen(["sh", "-c", f"sleep 22; kill -CONT {s3.process.pid}"])
@@ -218,40 +285,44 @@ class TestOnTwoNodes:
             waker.wait()
         assert said == [f"{alive_nodes()[0]} has joined"]
         assert longest < 5  # Tune's loop goes on meanwhile
-        assert StorageProbe(there)._store().names() == []
+        assert Store(str(there.uri)).names() == []
         cluster.remove_node(third)
 
     def test_a_machine_lost_during_its_inspection_does_not_end_the_study(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
-        monitor = MachineMonitor(study, TRIAL)
+        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
+        monitor = MachineMonitor(study, TRIAL, {})
         third = cluster.add_node(num_cpus=1)
         before = alive_nodes()
         (node,) = set(before) - set(monitor.nodes)
         cluster.remove_node(third)
         monkeypatch.setattr(
-            machine_monitor, "alive_nodes", lambda: before
+            machines, "alive_nodes", lambda: before
         )  # the inspection learns of it sooner
-        monkeypatch.setattr(module, "alive_nodes", lambda: before)
         (words,) = until_said(monitor, 1)
         assert words.startswith(f"warning: {node} could not be inspected (")
         with pytest.raises(NodeMismatchError, match="could not be inspected"):  # at a start it does
-            preflight(study, TRIAL)
-        monkeypatch.setattr(machine_monitor, "alive_nodes", alive_nodes)
+            inspect(study)
+        monkeypatch.setattr(machines, "alive_nodes", alive_nodes)
         assert until_said(monitor, 1)[0].startswith(f"{node} was lost; its runs resume")
         assert list(study.folder.iterdir()) == []
 
     def test_a_machine_that_joins_and_cannot_run_the_study_ends_it(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(machine_monitor, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
         data = tmp_path / "images"
-        monitor = MachineMonitor(replace(study, run=replace(study.run, data=str(data))), TRIAL)
+        monitor = MachineMonitor(replace(study, run=replace(study.run, data=str(data))), TRIAL, {})
         third = cluster.add_node(num_cpus=1)
         with pytest.raises(NodeMismatchError, match=str(data)):
             until_said(monitor, 1)
         cluster.remove_node(third)
+
+
+def inspect(study: Study) -> list[str]:
+    """Inspect all machines as the driver does."""
+    return preflight(study, fingerprints_of(study), TRIAL)
 
 
 def until_said(monitor: MachineMonitor, count: int) -> list[str]:

@@ -1,20 +1,29 @@
-"""Studies side by side against scipy's tests and hand-made differences."""
+"""Studies side by side, against scipy's tests, and the list of a folder's studies."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from study_folders import RUN, draw, make
+from study_folders import RUN, draw, edit_records, make
 
 from kdtune.analysis import main
 from kdtune.config.cli import AnalysisFlags
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.results.several import SideBySide, conclusions, load_several, text
+from kdtune.results.several import (
+    SideBySide,
+    conclusions,
+    is_folder_of_studies,
+    list_studies,
+    load_several,
+    text,
+)
 
 exact = pytest.approx
 A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)
@@ -80,9 +89,10 @@ def test_pairs_where_the_seeds_allow_and_welch_elsewhere(side: SideBySide) -> No
 def test_the_text_says_what_was_compared_and_what_differs(places: list[str], capsys) -> None:
     assert main(AnalysisFlags(tuple(places))) == 0
     text = capsys.readouterr().out
-    assert "b (alpha = 0.5) has a better test accuracy than a (alpha = 0.5): +" in text
-    assert "unpaired: seed 0 and 1" in text and "Welch's t test over repeats, about new" in text
-    assert "t test over repeats, about new repeats with this teacher on these images." in text
+    assert "b: alpha = 0.5 improved test accuracy by " in text
+    assert " compared with alpha = 0.5 in a (simultaneous 95% CI +" in text
+    assert "unpaired: seed 0 and 1" in text and "Welch's t test over repeats, " in text
+    assert "Conclusions are about new repeats with this teacher on these test images." in text
     settings = text.partition("Settings that differ:")[2].replace(" ", "")
     assert "|student|resnet18|resnet34|resnet18|" in settings and "|seed|0|0|1|" in settings
     assert "|alpha|0.1,0.5,1|0.5,1|0.5,1|" in settings and "|lr|" not in settings
@@ -124,10 +134,9 @@ def test_unpaired_folds_have_no_test(tmp_path: Path) -> None:
     assert alone[["low", "high", "p", "p_holm"]].isna().all(axis=None)
     assert alone["diff"].tolist() == exact([d.mean()] * 2)
     shown = text(side)
-    assert shown.count("There is no test of unpaired folds, since their train sets overlap") == 1
-    assert shown.count("(alpha = 0.5): there is no test of unpaired folds.") == 2
-    assert "corrected for overlapping train sets (Nadeau and Bengio, 2003), about new" in shown
-    assert "on test for these test images" in shown and "Welch" not in shown
+    assert shown.count("there is no test of unpaired folds, since their train sets overlap") == 2
+    assert "corrected for overlapping train sets (Nadeau and Bengio, 2003)," in shown
+    assert "Welch" not in shown
     assert side.single_intervals[0] == "over repeats, not corrected for overlapping train sets"
 
 
@@ -140,10 +149,8 @@ def test_unpaired_teachers_are_the_sample(tmp_path: Path) -> None:
     welch = stats.ttest_ind(means, C[0.5], equal_var=False)
     assert row.why == "teachers 1 and 4" and row.p == exact(welch.pvalue)
     assert (row.n, row.n_reference) == (8, 5)
-    assert (
-        "Welch's t test over the means of 4 teachers and over repeats, about new repeats with new "
-        "teachers of these recipes and new repeats with these teachers on these images."
-    ) in text(side)
+    assert "Welch's t test over the means of 4 teachers" in text(side)
+    assert "about new repeats with new teachers of these recipes on these val images" in text(side)
 
 
 def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: list[str]) -> None:
@@ -170,5 +177,76 @@ def test_equal_differences_are_significant_without_an_interval(tmp_path: Path) -
     low = save(tmp_path / "low", {0.5: accs, 1.0: [0.4] * 8})
     high = save(tmp_path / "high", {0.5: [a + 1 / 32 for a in accs], 1.0: [0.4] * 8})
     sentence = next(conclusions(load_several([low, high])))
-    assert sentence.startswith("high (alpha = 0.5) has a better test accuracy than low (alpha = 0.")
-    assert "points (Holm-adjusted p = 0.016 (sign-flip test), n = 8)." in sentence
+    assert sentence.startswith("high: alpha = 0.5 improved test accuracy by 3.12 ")
+    assert (
+        "(Holm-adjusted p = 0.016 (sign-flip test) over 2 comparisons, n = 8 repeats)" in sentence
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of three studies that can be read and two that cannot."""
+    runs = tmp_path_factory.mktemp("runs")
+    for day, (name, gain) in enumerate([("second", 0.05), ("third", 0.012), ("first", -0.05)]):
+        folder = runs / name
+        make(folder, draw({0.5: gain, 1.0: 0.0}, 8), name="made")
+        time = 1_700_000_000 + 86_400 * {"first": 0, "second": 1, "third": 2}[name] + day
+        edit_records(folder, lambda line, time=time: line.update(time=time))
+    (runs / "cut").mkdir()
+    (runs / "cut" / "study.json").write_text("{")
+    make(runs / "strange", draw({0.5: 0.0, 1.0: 0.0}, 2))
+    edit_records(runs / "strange", lambda line: line.pop("epochs", None))
+    (runs / "notes").mkdir()
+    return runs
+
+
+def test_the_latest_comes_first_and_a_damaged_study_is_a_row(runs: Path) -> None:
+    table = list_studies(runs).set_index("name")
+    assert list(table.index) == ["third", "second", "first", "cut", "strange"]
+    assert table.state["cut"].startswith("damaged: study.json is not a study")
+    assert table.state["strange"].endswith("0 of 4 runs completed, 4 damaged records")
+    assert table.state["first"] == "complete: 16 runs" and table.data["first"] == "fashion"
+    assert table.last_record["second"] == "2023-11-15 22:13:20"
+    assert table.verdict["second"].startswith("better: +")
+    assert table.verdict["first"].startswith("worse: -")
+    assert table.verdict["third"].startswith("not significant: ")
+    assert table.best["first"] == "alpha = 1" and table.n["first"] == 8
+    want = draw({0.5: 0.05, 1.0: 0.0}, 8)[0.5]
+    assert table["mean"]["second"] == pytest.approx(pd.Series(want).mean())
+    assert table["std"]["second"] == pytest.approx(pd.Series(want).std())
+
+
+def test_the_command_lists_a_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(AnalysisFlags((str(runs),))) == 0
+    printed = capsys.readouterr()
+    rows = printed.out.splitlines()
+    assert len(rows) == 2 + 5 and " complete: 16 runs | fashion | " in rows[2]
+    assert "warning: cut cannot be read" in printed.err
+    assert main(AnalysisFlags((str(runs),), strict=True)) == 3
+    capsys.readouterr()
+    main(AnalysisFlags((str(runs),), format="csv"))
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert frame["mean"].tolist() == pytest.approx(list_studies(runs)["mean"].tolist(), nan_ok=True)
+    main(AnalysisFlags((str(runs),), format="json"))
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(frame["name"])
+
+
+def test_what_is_a_folder_of_studies(runs: Path) -> None:
+    assert is_folder_of_studies(str(runs))
+    for place in (runs / "first", runs / "notes", runs / "none", "s3://bucket/runs"):
+        assert not is_folder_of_studies(str(place))
+
+
+def test_the_conclusion_is_on_the_student_of_the_best_configuration(tmp_path: Path) -> None:
+    both = (("resnet18", 0.6, 0.2), ("resnet34", 0.8, 0.01))
+    made = make(
+        tmp_path / "two",
+        {
+            replace(RUN, student=student, alpha=alpha): [base + gain + r / 1000 for r in range(4)]
+            for student, base, gained in both
+            for alpha, gain in ((0.5, gained), (1.0, 0.0))
+        },
+    )
+    assert len(made.compared_students()) == 2
+    (row,) = list_studies(tmp_path).to_dict("records")
+    assert "resnet34" in row["best"] and row["verdict"].startswith("not significant: +1.0")

@@ -15,8 +15,8 @@ from s3_service import S3
 
 from kdtune.config.study import Study
 from kdtune.raytune import function as reporter
-from kdtune.raytune.function import parse_epoch, run_function_trial
-from kdtune.raytune.machines import fingerprint
+from kdtune.raytune.function import function_epochs, parse_epoch, run_trial
+from kdtune.raytune.machines import fingerprints_of
 from kdtune.storage.records import unpack_correct
 from kdtune.storage.store import Store
 
@@ -41,7 +41,7 @@ def test_an_array_is_its_mean_and_is_kept_per_example(
     tmp_path: Path, reports: list[dict[str, Any]]
 ) -> None:
     study = make(tmp_path)
-    run_function_trial({"alpha": 0.5, "repeat": 1}, study)
+    run_trial(function_epochs, {"alpha": 0.5, "repeat": 1}, study)
     assert reports[-1]["error"] is None
     found = epochs_of(reports)
     assert [e["splits"]["val"]["acc"] for e in found] == [5 / 8, 6 / 8, 7 / 8]
@@ -58,7 +58,7 @@ def test_an_array_is_its_mean_and_is_kept_per_example(
 def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     study, noise = make(tmp_path), []
     for alpha, repeat in ((0.5, 1), (1.0, 1), (0.5, 2), (0.5, 1)):
-        run_function_trial({"alpha": alpha, "repeat": repeat}, study)
+        run_trial(function_epochs, {"alpha": alpha, "repeat": repeat}, study)
         noise.append(epochs_of(reports)[-1]["splits"]["val"]["noise"])
     assert noise[0] == noise[1] == noise[3] != noise[2]
 
@@ -97,7 +97,7 @@ def test_what_a_function_does_wrong_is_said(
     tmp_path: Path, reports: list[dict[str, Any]], kind: str, message: str
 ) -> None:
     study = make(tmp_path, own_functions.failing, space={"kind": (kind,)}, baseline={})
-    run_function_trial({"kind": kind, "repeat": 0}, study)
+    run_trial(function_epochs, {"kind": kind, "repeat": 0}, study)
     assert reports[-1]["error"].startswith(message) and len(reports[-1]["error"]) < 5000
     assert list(study.folder.glob("trials/*/error.txt"))
 
@@ -105,7 +105,7 @@ def test_what_a_function_does_wrong_is_said(
 def test_a_function_without_a_plan_of_epochs_ends_when_it_ends(
     tmp_path: Path, reports: list[dict[str, Any]]
 ) -> None:
-    run_function_trial({"alpha": 1.0, "repeat": 0}, make(tmp_path, epochs=None))
+    run_trial(function_epochs, {"alpha": 1.0, "repeat": 0}, make(tmp_path, epochs=None))
     assert reports[-1]["error"] is None and len(epochs_of(reports)) == 3
     assert not any("correct" in epoch for epoch in epochs_of(reports))
 
@@ -125,7 +125,7 @@ def test_files_of_epochs_that_were_never_heard_of_are_deleted(
     folder = study.folder / "trials" / run.trial_id / "files"
     folder.mkdir(parents=True)
     (folder / name).touch()
-    run_function_trial({"alpha": 0.5, "repeat": 0}, study)
+    run_trial(function_epochs, {"alpha": 0.5, "repeat": 0}, study)
     assert reports[-1]["error"] is None
     assert [epoch["number"] for epoch in epochs_of(reports)] == [0, 1]
     assert not folder.exists()  # nothing of the user's is in it
@@ -137,7 +137,7 @@ def test_auto_takes_no_values_that_its_test_cannot_use(
     study = make(
         tmp_path, own_functions.soft, until_decided=True, budget="9runs", policy="race", epochs=1
     )
-    run_function_trial({"alpha": 0.5, "repeat": 2000}, study)
+    run_trial(function_epochs, {"alpha": 0.5, "repeat": 2000}, study)
     assert "val/acc must be 0 or 1 for each example" in reports[-1]["error"]
 
 
@@ -150,11 +150,11 @@ def test_the_files_of_a_trial_travel_through_the_store(
         make(tmp_path, own_functions.stops_once), out=f"s3://kdtune/{tmp_path.name}", name="travels"
     )
     sample = {"alpha": 0.5, "repeat": 0}
-    run_function_trial(sample, study)
+    run_trial(function_epochs, sample, study)
     assert reports[-1]["error"] == "RuntimeError: once" and len(epochs_of(reports)) == 2
     shutil.rmtree(study.folder)  # another machine
     reports.clear()
-    run_function_trial(sample, study)
+    run_trial(function_epochs, sample, study)
     assert reports[-1]["error"] is None
     assert [e["splits"]["val"]["began"] for e in epochs_of(reports)] == [0, 0, 2]
     place = f"trials/{study.base_run.sample(**sample).trial_id}"
@@ -170,6 +170,6 @@ def test_the_fingerprint_of_a_script_is_of_all_that_its_function_needs(tmp_path:
         )
         (tmp_path / "script.py").write_text(text)
         linecache.clearcache()
-        return fingerprint(make(tmp_path, runpy.run_path(str(tmp_path / "script.py"))["train"]))
+        return fingerprints_of(make(tmp_path, runpy.run_path(str(tmp_path / "script.py"))["train"]))
 
     assert of("x") == of("x", "# a comment elsewhere") != of("x / 2")

@@ -1,0 +1,1117 @@
+"""Results in words: findings whose truth is known, advice, context, effort, short forms."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from small_study import write_small_study
+from study_folders import (
+    RUN,
+    at,
+    cost,
+    draw,
+    grid,
+    make,
+    make_final,
+    trials_of,
+    write_final,
+    write_predictions,
+    write_round,
+)
+
+import kdtune
+from kdtune.config.records import write_costs
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.task import DISTILLATION, make_task
+from kdtune.config.text import InputError
+from kdtune.planning.ledger import final_test, finalists
+from kdtune.planning.plan import Plan
+from kdtune.reporting.sections import study_facts
+from kdtune.results.comparison import DEFAULT, Criterion, compare, comparison_rows
+from kdtune.results.results import Results, load
+from kdtune.results.words import (
+    MAX_RATIO,
+    ComparisonContext,
+    best_sentence,
+    effort_text,
+    effort_warning,
+    limit_of_images,
+    power_text,
+    short_metrics,
+    short_summary,
+    short_verdict,
+    tuning_effort,
+    undecided_text,
+    verdict,
+    what_would_help,
+    with_unit,
+)
+from kdtune.statistics.intervals import Components
+from kdtune.statistics.tests import (
+    anytime_interval,
+    anytime_p,
+    detectable_difference,
+    repeats_needed,
+    shrunk,
+)
+from kdtune.storage.records import pack_correct, read_lines
+
+exact = pytest.approx
+NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?"
+AMOUNT = re.compile(rf" by ({NUMBER}) percentage points.*95% CI ({NUMBER}) to ({NUMBER}), ")
+BETTER, WORSE = r"Distillation \(.*\) improved", r"Distillation .*worsened"
+
+
+def said(last, criterion: Criterion = DEFAULT, by=("alpha",), planned: int | None = None) -> str:
+    repeats = planned or max(map(len, last.values()))
+    return verdict(
+        compare(trials_of(last), criterion),
+        criterion,
+        by,
+        ComparisonContext(DISTILLATION.baseline_words, repeats),
+    )
+
+
+def alone(sd: float) -> Components:
+    """Return the components of differences that vary over repeats alone."""
+    return Components(sd**2, math.nan, math.nan)
+
+
+def amount(text: str) -> tuple[float, float]:
+    """Return the printed difference and half the width of the printed interval."""
+    value, low, high = map(float, AMOUNT.search(text).groups())
+    return value, (high - low) / 2
+
+
+# -- studies whose truth is known ------------------------------------------------------------------
+
+
+def test_a_large_effect_is_found() -> None:
+    # 5 points, differences of sd 1.4, 8 repeats: power 1 to four digits
+    text = said(draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 8))
+    assert text.startswith("Distillation (alpha = 0.5) improved validation accuracy by ")
+    value, half = amount(text)
+    assert abs(value - 5) < half < 3
+    assert "(simultaneous 95% CI " in text and text.endswith(" over 2 comparisons, n = 8 repeats).")
+
+
+def test_harm_is_found() -> None:
+    text = said(draw({0.1: -0.08, 0.5: -0.05, 1.0: 0.0}, 8))
+    assert text.startswith(
+        "Distillation in every configuration worsened validation accuracy, the best one "
+        "(alpha = 0.5) by "
+    )
+    text = said(draw({0.5: -0.05, 1.0: 0.0}, 8))
+    assert text.startswith("Distillation (alpha = 0.5) worsened validation accuracy by ")
+
+
+def test_the_best_mean_may_be_significantly_worse_where_another_is_not() -> None:
+    """The second is further behind, but varies so much that nothing is known."""
+    rng = np.random.default_rng(0)
+    last = {1.0: 0.8 + 0.01 * rng.normal(size=8)}
+    last[0.1] = last[1.0] - 0.01 + 0.0005 * rng.normal(size=8)
+    last[0.5] = last[1.0] - 0.03 + np.tile([0.2, -0.2], 4)
+    text = said({alpha: list(accs) for alpha, accs in last.items()})
+    assert text.startswith("Distillation (alpha = 0.1) worsened validation accuracy by ")
+    assert text.endswith(" No other configuration has a better mean.")
+    table = compare(trials_of(last), Criterion())
+    short = short_verdict(table, Criterion(), ComparisonContext("plain training", 8))
+    assert short.startswith("worse: -1.")
+
+
+def test_without_an_effect_none_is_found() -> None:
+    last = draw({0.1: 0.0, 0.5: 0.0, 1.0: 0.0}, 8, seed=2)
+    text = said(last)
+    assert text.startswith("No significant difference in validation accuracy: alpha = ")
+    # the minimum detectable difference is that of the configuration that is named
+    table = compare(trials_of(last), Criterion())
+    seen = detectable_difference(alone(table.sd[0]), 8, math.nan, 0.05 / 2)
+    assert (
+        f"minimum detectable difference at 80% power with 8 repeats and 2 comparisons: "
+        f"{100 * seen:.1f} percentage points."
+    ) in text
+
+
+def test_of_a_small_effect_the_repeats_for_80_percent_power_are_given() -> None:
+    # 0.7 points, differences of sd 1.4: half an sd, which wants some 34 repeats
+    d = np.array([0.021, -0.007, 0.021, -0.007])
+    text = said({0.5: 0.8 + d, 1.0: [0.8] * 4})
+    parts = alone(d.std(ddof=1))
+    gain = shrunk([d.mean()], [parts.error(4, math.nan)], 0)
+    needed = repeats_needed(gain, parts)
+    assert text.startswith(
+        "No significant difference in validation accuracy: alpha = 0.5 against training without "
+        "distillation: +0.7 percentage points (95% CI "
+    )
+    assert (
+        f"If the true difference is {100 * gain:.1f} percentage points (the estimate, shrunk by "
+        f"its uncertainty), {needed} repeats give 80% power (--repeats {needed})."
+    ) in text
+    assert 60 < needed < 200  # the estimate itself would take 34
+    tiny = said({0.5: 0.8 + d - 0.0068, 1.0: [0.8] * 4})
+    assert re.search(r"difference is 0\.\d* .*, more than 200 repeats are needed", tiny)
+
+
+def test_more_repeats_are_not_suggested_for_a_worse_estimate() -> None:
+    text = said({0.5: [0.79, 0.8, 0.78, 0.81], 1.0: [0.8, 0.79, 0.8, 0.802]})
+    assert "alpha = 0.5 against training without distillation: -0.3" in text
+    assert "The estimate is not an improvement" in text and "--repeats" not in text
+
+
+def test_significantly_worse_configurations_are_counted() -> None:
+    text = said(draw({0.1: -0.06, 0.3: -0.06, 0.5: 0.0, 1.0: 0.0}, 8, seed=2))
+    assert text.startswith("No significant difference in validation accuracy: alpha = 0.5")
+    assert text.endswith("2 of 3 configurations were significantly worse.")
+
+
+def test_ties() -> None:
+    text = said({0.5: [0.7, 0.8, 0.75], 1.0: [0.7, 0.8, 0.75]})
+    assert text.startswith("No significant difference") and "all 3 differences are 0." in text
+    # ahead by one image of 500 in every repeat: only signs can tell, 2 / 2^n
+    text = said({0.5: [0.702, 0.802, 0.752], 1.0: [0.7, 0.8, 0.75]})
+    assert text.startswith("No significant difference") and "(p = 0.25 (sign-flip test)" in text
+    assert "; it was better in all 3 repeats" in text
+    assert "detectable" not in text and "80% power" not in text
+    assert "6 repeats would" in text  # 2 / 2^6 = .031
+    sure = said({0.5: np.arange(6) / 100 + 0.702, 1.0: np.arange(6) / 100 + 0.7})
+    assert re.match(BETTER, sure) and "(p = 0.031 (sign-flip test), n = 6 repeats)" in sure
+
+
+@pytest.mark.parametrize("last", [{0.5: [0.9], 1.0: [0.5]}, {0.5: [0.9, 0.8], 1.0: [0.5, None]}])
+def test_one_common_repeat_gives_no_conclusion(last) -> None:
+    assert said(last).startswith(
+        "No conclusion: 1 common repeat, but a comparison needs at least 3"
+    )
+
+
+def test_no_common_repeat_gives_no_conclusion() -> None:
+    text = said({0.5: [None, 0.7], 1.0: [0.6, None]})
+    assert text.startswith("No conclusion: no common repeats, but a comparison needs at least 3")
+
+
+def test_rounding_errors_of_equal_differences_are_not_shown() -> None:
+    text = said({0.5: [0.76, 0.78, 0.74, 0.8, 0.82, 0.7], 1.0: [0.74, 0.76, 0.72, 0.78, 0.8, 0.68]})
+    assert " by 2.00 percentage points (p = 0.031 (sign-flip test), n = 6 repeats)." in text
+
+
+def test_two_repeats() -> None:
+    """Any interval of two numbers is too wide to mean anything: -25 +- 407 points."""
+    text = said({0.5: [0.8, 0.802], 1.0: [0.7, 0.7]})
+    assert text.startswith("No conclusion: 2 common repeats, but a comparison needs at least 3; ")
+
+
+@pytest.mark.parametrize("last", [{0.5: [0.9, 0.8], 0.1: [0.7, 0.7]}, {1.0: [0.7, 0.7]}])
+def test_one_arm_gives_no_conclusion(last) -> None:
+    assert said(last).startswith(
+        "No conclusion: the study needs completed runs both with alpha = 1"
+    )
+    criterion = Criterion(baseline={"alpha": 0.7})
+    assert "No conclusion: completed runs of training without distillation and of other" in said(
+        last, criterion
+    )
+
+
+@pytest.mark.parametrize("fate", ["failed", "truncated", "running"])
+def test_runs_that_did_not_complete_are_excluded(tmp_path, fate: str) -> None:
+    # the unfinished one would turn the verdict
+    last = draw({0.5: 0.05, 1.0: 0.0}, 8)
+    last[0.5][3] = 0.1
+    text = make(tmp_path, last, {(0.5, 3): fate}).verdict()
+    assert (
+        text.startswith("Distillation (alpha = 0.5) improved") and ", n = 7 of 8 repeats)" in text
+    )
+
+
+def test_a_lucky_repeat_is_not_named() -> None:
+    last = draw({0.1: 0.0, 0.5: 0.04, 1.0: 0.0}, 8)
+    last[0.1] = [0.99] + [None] * 7
+    assert said(last).startswith("Distillation (alpha = 0.5) improved")
+
+
+def test_the_comparisons_named_are_those_adjusted_for() -> None:
+    last = draw({0.1: 0.0, 0.3: 0.0, 0.5: 0.02, 1.0: 0.0}, 8)
+    last[0.1] = [*last[0.1][:4], None, None, None, None]  # compared, but too few to be named
+    table = compare(trials_of(last), Criterion())
+    row = table[table["config/alpha"] == 0.5].iloc[0]
+    assert row.p_holm == exact(3 * row.p)
+    assert "over 3 comparisons" in said(last)
+
+
+def test_the_baseline_and_all_searched_hyperparameters_are_named(tmp_path) -> None:
+    runs = {
+        run: 0.06 * (run.alpha < 1) + 0.1 * (run.lr == 0.1)
+        for run in grid([0.5, 1.0], lr=[0.01, 0.1])
+    }
+    made = make(tmp_path, draw(runs, 6))
+    text = made.verdict()
+    assert text.startswith("Distillation (alpha = 0.5, lr = 0.1) improved validation accuracy by 5")
+    assert " compared with training without distillation (lr = 0.1) (simultaneous " in text
+    text = made.verdict(Criterion(baseline={"alpha": 0.5}))
+    assert text.startswith("Every other configuration worsened validation accuracy, the best one ")
+    assert "one (alpha = 1, lr = 0.1) by " in text and "Distillation" not in text
+    assert " compared with alpha = 0.5 (lr = 0.1) (" in text
+
+
+def test_mse_has_no_temperature_to_name(tmp_path) -> None:
+    runs = grid([0.5, 1.0], loss=["mse", "kl"], temperature=[1.0, 4.0])
+    last = draw({run: 0.08 * (run.loss == "mse" and run.alpha < 1) for run in runs}, 6)
+    text = make(tmp_path, last).verdict()
+    assert text.startswith(
+        "Distillation (loss = mse, alpha = 0.5) improved validation accuracy by "
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("ce", "cross-entropy by {} nats ("),
+        ("gap", "gap to the teacher by {} percentage points ("),
+        ("kl", "KL divergence by {} nats ("),
+        ("agreement", "agreement by {} percentage points ("),
+        ("logit_diff", "logit difference by {} ("),
+    ],
+)
+def test_other_metrics_have_their_label_unit_and_direction(
+    tmp_path, metric: str, words: str
+) -> None:
+    # higher accuracy comes with lower ce, gap and kl, higher agreement
+    text = make(tmp_path, draw({0.5: 0.05, 1.0: 0.0}, 8)).verdict(Criterion(metric))
+    value = re.search(rf" by ({NUMBER}) ", text)[1]
+    assert text.startswith(f"Distillation (alpha = 0.5) improved validation {words.format(value)}")
+    assert float(value) > 0
+    # the interval is that of the signed difference, as in the table
+    low, high = map(float, re.search(rf"CI ({NUMBER}) to ({NUMBER}),", text).groups())
+    sign = 1 if metric == "agreement" else -1
+    assert low < sign * float(value) < high and sign * low > 0
+
+
+# -- claims that the numbers do not support --------------------------------------------------------
+
+
+def check(text: str, last) -> str:
+    """Return the kind of a conclusion after asserting that the numbers support it."""
+    table = compare(trials_of(last), Criterion())
+    text = text.removeprefix("The study is too small to decide whether there is a difference. ")
+    kinds = {BETTER: "better", WORSE: "worse", "No significant": "none", "No conclusion": "no"}
+    (kind,) = (kind for pattern, kind in kinds.items() if re.match(pattern, text))
+    if kind in ("better", "worse"):
+        name = re.search(r"alpha = ([\d.]+)", text)[1].rstrip(".")
+        row = table[table["config/alpha"] == float(name)].iloc[0]
+        sign = 1 if kind == "better" else -1
+        assert row.p_holm < 0.05
+        assert sign * row["diff"] > 0
+        if math.isnan(row.low):  # all differences are equal
+            assert "(sign-flip test)" in text
+            return kind
+        # the interval of the family excludes 0, and so does what is printed of it
+        assert (row.low if sign > 0 else -row.high) > 0
+        value, half = amount(text)
+        low, high = (float(end) for end in AMOUNT.search(text).groups()[1:])
+        # each end to two digits of the half width
+        step = 10 ** math.floor(math.log10(50 * (row.high - row.low) or 1e-3)) / 10
+        assert half == exact(50 * (row.high - row.low), abs=0.51 * step + 1e-9)
+        assert value == exact(
+            sign * 100 * row["diff"], abs=0.51 * 10 ** math.floor(math.log10(half or 1e-3))
+        )
+        assert (low >= 0 if sign > 0 else high <= 0) and value > 0
+        if kind == "worse":  # every configuration that has run well
+            run = table[table.n > table.n.max() / 2]
+            untested = run.p_holm.isna()
+            assert ("too few common repeats for a test" in text) == untested.any()
+            run = run[~untested]
+            if "in every configuration" in text:  # else it is about the best one alone
+                assert (run.p_holm < 0.05).all() and (run.high < 0).all()
+        printed = re.search(rf"p = ({NUMBER})", text)
+        assert (
+            row.p_holm < 0.001
+            if printed is None
+            else (float(printed[1]) == exact(row.p_holm, rel=0.06))
+        )
+    elif kind == "none":
+        assert "improved" not in text and "worsened" not in text
+        if "since the interval includes 0" not in text:
+            printed = re.search(rf"p = ({NUMBER})", text)
+            assert printed is None or float(printed[1]) >= 0.05 or "were significantly" in text
+    return kind
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    repeats=st.integers(1, 9),
+    effects=st.lists(
+        st.sampled_from([-0.05, -0.02, 0.0, 0.012, 0.02, 0.05]), min_size=1, max_size=5
+    ),
+    images=st.sampled_from([50, 500, 10**9]),
+    gaps=st.floats(0, 0.3),
+)
+@example(seed=403, repeats=4, effects=[-0.05, -0.05], images=500, gaps=0.25)  # one of two is clear
+def test_it_never_claims_what_the_interval_does_not_carry(
+    seed: int, repeats: int, effects: list, images: int, gaps: float
+) -> None:
+    alphas = [0.1, 0.3, 0.5, 0.7, 0.9][: len(effects)]
+    last = draw(dict(zip(alphas, effects, strict=True)) | {1.0: 0.0}, repeats, seed)
+    rng = np.random.default_rng(seed)
+    whole = {a: [round(x * images) / images for x in accs] for a, accs in last.items()}
+    holed = {a: [x if rng.uniform() >= gaps else None for x in accs] for a, accs in whole.items()}
+    if any(x is not None for accs in holed.values() for x in accs):
+        check(said(holed), holed)
+
+
+def test_holms_p_below_the_level_with_an_interval_that_includes_0() -> None:
+    # far behind at 0.1 pays for Holm's first step; 0.5 has p = .035: Holm's, too, but the interval
+    # at 1 - .05 / 2 holds 0
+    d = 0.0084 + np.array([0.01, -0.01, 0.005, -0.005, 0.002, -0.002])
+    last = {0.1: 0.4 + np.arange(6) * 0.001, 0.5: 0.8 + d, 1.0: [0.8] * 6}
+    table = compare(trials_of(last), Criterion()).set_index("config/alpha")
+    assert table.p_holm[0.5] < 0.05 and table.low[0.5] < 0
+    text = said(last)
+    assert text.startswith(
+        "No significant difference in validation accuracy: alpha = 0.5 against training without "
+        "distillation: +0.84 percentage points (simultaneous 95% CI -0.09 to +1.77, Holm-adjusted "
+        "p = 0.035 over 2 comparisons, n = 6 repeats), since the interval includes 0; "
+    )
+
+
+@pytest.mark.slow
+def test_false_alarms_without_any_effect() -> None:
+    studies, kinds = 1500, []
+    for seed in range(studies):
+        last = draw({0.1: 0.0, 0.3: 0.0, 0.5: 0.0, 0.7: 0.0, 1.0: 0.0}, 8, seed)
+        kinds.append(check(said(last), last))
+    better = kinds.count("better") / studies
+    # half of the family's 5 %, and the common baseline makes Holm's bound conservative
+    assert better <= 0.025 + 4 * math.sqrt(0.025 / studies)
+    assert kinds.count("worse") / studies <= 0.01
+
+
+@pytest.mark.slow
+def test_power_is_as_stated() -> None:
+    # an effect of the size that 8 repeats of one comparison find with 80 %
+    sd, studies = math.sqrt(2) * 0.01, 1000
+    effect = detectable_difference(alone(sd), 8, math.nan)
+    found = sum(
+        bool(re.match(BETTER, said(draw({0.5: effect, 1.0: 0.0}, 8, seed))))
+        for seed in range(studies)
+    )
+    assert found / studies == exact(0.8, abs=4 * math.sqrt(0.16 / studies))
+
+
+# -- the table and the best as text ----------------------------------------------------------------
+
+
+def test_comparison_rows_by_hand() -> None:
+    table = compare(trials_of({0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]}), Criterion())
+    head, rows = comparison_rows(table, ["alpha"], Criterion(), full=True)
+    assert head[:4] == ["alpha", "difference (points)", "95% CI (simultaneous)", "n"]
+    # differences 1, 2, 3 points: mean 2, sd 1, t = 3.46, p = .074
+    half = 4.302653 / math.sqrt(3)
+    ends = f"[{2 - half:+.1f}, {2 + half:+.1f}]"
+    assert rows[0][:5] == ["0.5", "+2.0", ends, "3", "0.074"]
+    named = dict(zip(head, rows[0], strict=True))
+    assert (named["wins/ties/losses"], named["win rate"]) == ("3/0/0", "1.00")
+
+
+@pytest.mark.parametrize("metric", ["acc", "ce", "agreement", "logit_diff"])
+def test_a_comparison_has_one_interval_wherever_it_is_shown(tmp_path, metric: str) -> None:
+    """At the level of its adjusted p: the simultaneous one."""
+    made = make(tmp_path, draw({0.1: 0.03, 0.3: 0.035, 0.5: 0.05, 1.0: 0.0}, 8))
+    criterion = Criterion(metric)
+    _, (best, *_) = comparison_rows(made.compare(criterion), made.by, criterion)
+    low, high = re.fullmatch(rf"\[({NUMBER}), ({NUMBER})\]", best[2]).groups()
+    assert f"(simultaneous 95% CI {low} to {high}, " in made.verdict(criterion)
+    assert f"by {best[1].lstrip('+-')} " in made.verdict(criterion)
+
+
+def test_the_best_configuration_on_other_data(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]})
+    text = best_sentence(made.selection(), Criterion(), "alpha = 0.5", made.context())
+    # test's accuracy is val's - 0.1
+    assert text.startswith(
+        "Best configuration: alpha = 0.5. Mean accuracy (%): validation 83.0 (optimistic: used for "
+        "the selection), not corrected "
+    )
+    assert ", test 73.0. Test accuracy" in text
+    half = 4.302653 / math.sqrt(3)  # differences 1, 2, 3 points, as on val
+    ends = f"{2 - half:+.1f} to {2 + half:+.1f}"
+    assert f"distillation by +2.0 percentage points (95% CI {ends})." in text
+    empty = made.selection().iloc[:0]
+    assert best_sentence(empty, Criterion(), "alpha = 0.5", made.context()) == ""
+
+
+exact = pytest.approx
+
+# -- the verdict -----------------------------------------------------------------------------------
+
+
+def test_finalists_are_compared_on_held_out_repeats_only(tmp_path) -> None:
+    """The search repeats, which selected the finalists, would say the contrary."""
+    fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}
+    made = make_final(tmp_path, {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}, fresh)
+    assert len(made.trials_for(Criterion())) == 12 and len(made.search_trials) == 6
+    assert made.best() == at(1.0).config_id  # recorded as the best before the final repeats
+    verdict = made.verdict()
+    assert verdict.startswith("Distillation (alpha = 0.5) improved validation accuracy by 5.0")
+    assert re.search(r"\(95% CI \+4\.\d+ to \+5\.\d+, p < 0.001, n = 6 held-out repeats\)", verdict)
+    assert made.summary(full=True).set_index("alpha").loc[0.5, "val/acc/mean"] == exact(0.5)
+
+
+def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
+    """The t test has p = .03, which would be valid for a fixed number of repeats."""
+    differences = np.array([0.012, 0.02, 0.002, 0.018, 0.0, 0.011])
+    last = {0.5: list(0.7 + differences), 1.0: [0.7] * 6}
+    fixed, anytime = (
+        compare(trials_of(last), Criterion()),
+        compare(trials_of(last), Criterion(), 0.05),
+    )
+    assert fixed.p[0] < 0.05 < anytime.p[0]
+    assert anytime.p[0] == exact(anytime_p(differences.tolist()))
+    assert anytime.low[0] < 0 < fixed.low[0]
+    context = ComparisonContext("plain training", math.nan, held_out=True, anytime_level=0.05)
+    head, ((_, shown, ends, *_),) = comparison_rows(anytime, ["alpha"], Criterion(), 0.05)
+    assert (head[2], head[4]) == ("95% CI (always-valid)", "p (always-valid)")
+    low, high = 100 * anytime.low[0], 100 * anytime.high[0]
+    assert (shown, ends) == ("+1.1", f"[{low:+.1f}, {high:+.1f}]")  # the interval that holds
+    text = verdict(anytime, Criterion(), ["alpha"], context)
+    assert text.startswith("No significant difference") and "undecided after 6 repeats" in text
+    assert f"always-valid 95% CI {low:+.1f} to {high:+.1f}, always-valid p = " in text
+
+
+ANYTIME = ComparisonContext("plain training", math.nan, held_out=True, anytime_level=0.05)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "p", "adds"),
+    [(Criterion(), 0.051, True), (Criterion(), 0.05, False), (Criterion("ce"), 0.2, False)],
+)
+def test_a_larger_budget_is_named_only_where_it_would_add_repeats(
+    criterion, p: float, adds
+) -> None:
+    """The search stops at p <= level for accuracy at the last epoch, whatever the criterion."""
+    table = compare(trials_of({0.5: [0.72, 0.71, 0.7, 0.73], 1.0: [0.7] * 4}), Criterion(), 0.05)
+    table = table.assign(p=p, p_holm=p, low=-0.01, high=0.02)
+    text = verdict(table, criterion, ["alpha"], ANYTIME)
+    assert text.startswith("No significant difference") and "undecided after 4 repeats" in text
+    assert ("a larger --budget adds repeats" in text) == adds
+
+
+def test_one_final_repeat_of_a_study_that_adds_more_asks_for_none() -> None:
+    table = compare(trials_of({0.5: [0.72], 1.0: [0.7]}), Criterion(), 0.05)
+    text = verdict(table, Criterion(), ["alpha"], ANYTIME)
+    assert text == "No conclusion: 1 common repeat, but a comparison needs at least 3."
+
+
+@pytest.mark.parametrize(
+    ("study", "n"),
+    [
+        ({"policy": "race"}, "n = 5 of 8 held-out repeats"),
+        ({"policy": "race", "until_decided": True, "budget": "9runs"}, "n = 5 held-out repeats"),
+        ({"until_decided": True, "budget": "9runs"}, "n = 5 held-out repeats"),
+    ],
+)
+def test_repeats_are_counted_against_a_number_that_was_fixed(tmp_path, study, n: str) -> None:
+    final = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745], 1.0: [0.7, 0.71, 0.7, 0.72, 0.7]}
+    made = make_final(tmp_path, {0.5: [0.7, 0.72], 1.0: [0.65, 0.66]}, final, repeats=8, **study)
+    assert f", {n})" in made.verdict()
+
+
+# -- the text --------------------------------------------------------------------------------------
+
+RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}
+FINAL = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
+
+
+@pytest.mark.parametrize("study", [{"policy": "race"}, {"until_decided": True, "budget": "9runs"}])
+@pytest.mark.parametrize("baseline", [{"alpha": 1}, {"alpha": 0.1}, {"alpha": 0.5}])
+def test_all_sentences_are_about_the_trials_of_the_criterion(tmp_path, study, baseline) -> None:
+    """Another baseline than no distillation is compared on the repeats of the search."""
+    made = make_final(tmp_path, RACED, FINAL, **study)
+    criterion = Criterion(baseline=baseline)
+    held_out = criterion.has_plain_baseline
+    assert set(made.compare(criterion).n) == {4 if held_out else 2}
+    assert made.best(criterion) == at(0.5).config_id
+    text = made.text(criterion=criterion)
+    assert ("held-out repeats" in text) == held_out
+    assert ("optimistic: used for the selection" in text) != held_out
+
+
+def test_an_older_study_is_not_said_to_have_recorded_its_finalists(tmp_path) -> None:
+    """Its best configuration is the better finalist on the final repeats, as its version said."""
+    last = {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}
+    final = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
+    made = make_final(tmp_path, last, final, policy="race", recorded=False)
+    assert made.best() == at(0.5).config_id
+    text, note = made.text(), made.context(Criterion()).baseline_note
+    assert "held-out" not in text + note and "did not record the finalists" in note
+    assert "final repeats; optimistic: they chose between the finalists" in text
+
+
+def test_a_metric_that_did_not_select_the_finalists_chooses_between_them(tmp_path) -> None:
+    """By accuracy alpha = 1 was recorded as the best; on the final repeats 0.5 is better."""
+    last = {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}
+    made = make_final(tmp_path, last, FINAL, policy="race")
+    assert made.best() == at(1.0).config_id and made.best(Criterion("ce")) == at(0.5).config_id
+    assert "(held-out repeats, but the images that selected it)" in made.text()
+    text = made.text(criterion=Criterion("ce"))
+    assert "held-out repeats; optimistic: they chose between the finalists" in text
+
+
+def test_only_the_last_round_counts(tmp_path) -> None:
+    """The finals of the first round would say the contrary."""
+    made = make_final(tmp_path, RACED, {0.5: [0.1] * 4, 1.0: [0.9] * 4}, policy="race")
+    write_round(tmp_path, RACED, [0.1, 1.0], 2004, at(0.5).config_id)
+    write_final(tmp_path, {0.1: [0.75, 0.76, 0.74], 1.0: [0.7, 0.705, 0.71]}, 2004)
+    write_final(tmp_path, {0.5: [0.85, 0.86, 0.84]}, 2004)  # the default, no finalist
+    made = kdtune.load(tmp_path)
+    assert made.compare().label.tolist() == ["alpha = 0.1"] and made.compare().n.tolist() == [3]
+    assert set(made.final_trials["repeat"]) == {2004, 2005, 2006}
+    rows = made.selection().set_index("row")
+    assert rows.loc["best", "config_id"] == at(1.0).config_id  # 0.655 against 0.605 in the search
+    assert rows.loc["default", "test/mean"] == exact(0.75)
+    assert rows.loc["chosen - default", "test/mean"] == exact(-0.145)
+
+
+def sentences_of(made: Results, criterion: Criterion) -> list[str]:
+    """Return all sentences about the method of a comparison."""
+    context = made.context(criterion)
+    m = len(made.compare(criterion))
+    return [made.text(criterion=criterion), context.method_in_full(m), context.interval_legend]
+
+
+def test_each_kind_of_interval_is_named_where_it_is_used(tmp_path) -> None:
+    criterion = Criterion()
+    fixed = make_final(tmp_path / "race", RACED, FINAL, policy="race")
+    adds = {"until_decided": True, "budget": "9runs", "level": 0.1}
+    auto = make_final(tmp_path / "auto", RACED, {a: 3 * accs for a, accs in FINAL.items()}, **adds)
+    for text in sentences_of(fixed, criterion):
+        assert re.search(r"95% CI", text) and "always" not in text and "stops" not in text
+    assert all("t interval" in text for text in sentences_of(fixed, criterion)[:2])
+    for text in sentences_of(auto, criterion):
+        assert "t interval" not in text and "by max-T" not in text and "95%" not in text
+        assert "90% CI" in text and "always-valid" in text
+        assert re.search(r"holds? whenever the study stops", text)
+    added = "held-out repeats, added until the comparison is decided"
+    assert added not in fixed.text() and added in auto.text()
+    for made in (fixed, auto):  # the summary above the comparison is about other repeats
+        assert "mean ± SD over n repeats of the search" in made.text()
+        assert re.search(r"differs from training without distillation by \+4\.8\d? ", made.text())
+    # test intervals, too: a t interval would assume that the number of repeats was fixed
+    row = auto.selection().set_index("row").loc["difference"]
+    differences = 3 * [a - b for a, b in zip(*FINAL.values(), strict=True)]
+    assert (row["test/low"], row["test/high"]) == pytest.approx(anytime_interval(differences, 0.1))
+    rules = [made.context(criterion).significance_rule("acc") for made in (fixed, auto)]
+    assert "Holm-adjusted p value is below 0.05" in rules[0] and "p is at most 0.1" in rules[1]
+    notes = [made.context(criterion).baseline_note for made in (fixed, auto)]
+    assert all("recorded before the first of these repeats" in note for note in notes)
+
+
+def test_an_adaptive_number_of_repeats_is_said_not_to_be_adjusted_for(tmp_path) -> None:
+    last = {0.1: [0.6, None, None], 0.5: [0.7, 0.71, 0.72], 1.0: [0.65, 0.66, None]}
+    made = make(tmp_path, last, policy="race")
+    for text in sentences_of(made, Criterion())[:2]:
+        assert "p values are not adjusted for the adaptive number of repeats" in text
+    fixed = make(tmp_path / "fixed", {0.5: [0.7, 0.71, 0.72], 1.0: [0.65, 0.66, 0.65]})
+    assert "not adjusted" not in "".join(sentences_of(fixed, Criterion()))
+
+
+def test_the_text_says_once_what_the_conclusion_is_about(tmp_path) -> None:
+    for made in (make(tmp_path / "a", RACED), make_final(tmp_path / "b", RACED, FINAL)):
+        assert made.text().count("about new repeats with this teacher on these val images") == 1
+
+
+# 8 repeats of 500 images: parts 1e-5, 4e-5 and 2.5e-5 of the variance, 7.5e-5 in all
+PARTS = {"var_repeat": 8e-5, "var_image": 0.02, "var_rest": 0.1}
+SHARES = "Of the variance, 13% is from repeats, 53% from images, 33% from both."
+
+
+def row(diff: float, **own: float) -> dict[str, float]:
+    """Return a row of a comparison of 8 repeats and 500 images, with an interval of +-3 points."""
+    values = {"diff": diff, "sd": 0.01, "n": 8, "n_images": 500, "p": 0.3, "df": 60} | PARTS | own
+    parts = [values["var_repeat"] / 8]
+    if not math.isnan(values["n_images"]):
+        parts += [values["var_image"] / values["n_images"]]
+        parts += [values["var_rest"] / (8 * values["n_images"])]
+    ends = {"low": diff - 0.03, "high": diff + 0.03, "error": math.sqrt(sum(parts))}
+    return values | ends | own
+
+
+def half(repeats: int, images: int, m: int) -> float:
+    """Return the half width in points, with Satterthwaite's df of three mean squares."""
+    of_repeat, of_image, of_rest = 8e-5 / repeats, 0.02 / images, 0.1 / (repeats * images)
+    a, b, c = of_repeat + of_rest, of_image + of_rest, of_rest
+    v, rows, columns = a + b - c, repeats - 1, images - 1
+    df = v**2 / (a**2 / rows + b**2 / columns + c**2 / (rows * columns))
+    return 100 * float(stats.t.ppf(1 - 0.025 / m, df)) * math.sqrt(v)
+
+
+def test_shares_and_other_designs_by_hand() -> None:
+    text = what_would_help(pd.Series(row(0.01)), 4, DEFAULT)
+    now, repeats, images = half(8, 500, 4), half(16, 500, 4), half(8, 1000, 4)
+    repeats, images = 3 * repeats / now, 3 * images / now
+    assert text.startswith(
+        f"{SHARES} The interval is ±3.0: 8 more repeats would narrow it to ±{repeats:.2g}; 500 "
+        f"more val images would narrow it to ±{images:.2g}."
+    )
+
+
+def test_what_no_number_of_repeats_can_show() -> None:
+    # infinitely many repeats leave an error of 0.63 points: 80 % power takes 2.2 points
+    few, many = (pd.Series(row(0.01, n_images=n, var_image=0.02)) for n in (500, 5000))
+    text = "No number of repeats gives 80% power for 1 point with 500 val images."
+    assert limit_of_images(few, 4, DEFAULT) == text and not limit_of_images(many, 4, DEFAULT)
+
+
+def test_without_images_there_are_no_shares() -> None:
+    alone = row(0.01, n_images=math.nan, var_image=math.nan, var_rest=math.nan)
+    assert what_would_help(pd.Series(alone), 4, DEFAULT) == ""
+    text = power_text(pd.DataFrame([alone]), 1, DEFAULT)
+    assert "at 80% power with 8 repeats and 1 comparison: " in text
+
+
+def test_where_repeats_are_not_independent_no_number_of_them_is_advised() -> None:
+    """Folds and several teachers: the error is larger, or has fewer degrees of freedom."""
+    alone = row(0.018, n_images=math.nan, var_image=math.nan, var_rest=math.nan)
+    for own in ({"error": 0.006, "df": 7}, {"df": 2}):
+        given = alone | own
+        text = power_text(pd.DataFrame([given]), 1, DEFAULT)
+        able = float(re.search(r"and 1 comparison: (\S+) percentage points\.$", text)[1]) / 100
+        critical, shift = stats.t.ppf(0.975, given["df"]), able / given["error"]
+        power = stats.nct.sf(critical, given["df"], shift)
+        assert power == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_named_difference_is_shrunk_and_its_condition_is_said() -> None:
+    table = pd.DataFrame([row(0.018), row(0.01), row(0.002), row(-0.01)])
+    text = power_text(table, 4, DEFAULT)
+    found = re.fullmatch(
+        r"; minimum detectable difference at 80% power with 8 repeats, 500 val images and 4 "
+        r"comparisons: (\S+) percentage points\. If the true difference is (\S+) percentage points "
+        r"\(the estimate, shrunk because it is the largest of 4\), no number of repeats gives 80% "
+        r"power: with 500 val images it takes a difference of (\S+) percentage points\. (.*)",
+        text,
+    )
+    able, shrunk, limit = map(float, found.groups()[:3])
+    assert 0 < shrunk < 1.8 and shrunk < limit < able
+    assert limit == pytest.approx((stats.norm.isf(0.05 / 8) + 0.84) * 0.6325, abs=0.06)
+    limits = limit_of_images(table.iloc[0], 4, DEFAULT)
+    assert found[4] == f"{what_would_help(table.iloc[0], 4, DEFAULT)} {limits}"
+
+
+def test_repeats_are_advised_where_they_would_help() -> None:
+    table = pd.DataFrame([row(0.018, var_image=1e-4, var_repeat=5e-4)])
+    text = power_text(table, 1, DEFAULT)
+    found = re.search(r"\(the estimate, shrunk by its uncertainty\), (\d+) repeats give 80%", text)
+    assert 8 < int(found[1]) < 200 and f"(--repeats {found[1]})" in text
+    assert "p values do not account for repeats that are added because of this result" in text
+    assert "more than 200 repeats" in power_text(
+        pd.DataFrame([row(0.001, var_image=0.0, var_repeat=5e-4)]), 1, DEFAULT
+    )
+    text = power_text(pd.DataFrame([row(-0.01)]), 1, DEFAULT)
+    assert "not an improvement" in text and "--repeats" not in text
+
+
+def test_verdict_and_page_have_one_minimum_detectable_difference(tmp_path) -> None:
+    last = draw({0.1: 0.002, 0.3: 0.0, 0.5: 0.004, 1.0: 0.0}, 8, sd=0.02)
+    write_predictions(make(tmp_path, {a: np.round(x, 3).tolist() for a, x in last.items()}), 2.0)
+    made = load(tmp_path)
+    facts, text = study_facts(made, DEFAULT), made.verdict()
+    shown = facts["minimum detectable difference"]
+    assert shown.startswith("at 80% power with 8 repeats, 500 val images and 3 comparisons: ")
+    assert f"; minimum detectable difference {shown}." in text
+
+
+def test_small_differences_have_a_digit() -> None:
+    assert with_unit(0.0004, DEFAULT) == "0.04 percentage points"
+    assert with_unit(0.0131, DEFAULT) == "1.3 percentage points"
+    assert with_unit(0.0131, Criterion("ce")) == "0.013 nats"
+
+
+# -- repeats "auto" --------------------------------------------------------------------------------
+
+
+def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path) -> None:
+    search = {0.5: [0.8, 0.8], 1.0: [0.7, 0.7]}
+    final = {0.5: [0.78, 0.804, 0.79, 0.81, 0.8], 1.0: [0.738, 0.756, 0.74, 0.752, 0.76]}
+    adds = {"until_decided": True, "budget": "14runs", "level": 0.1}
+    frame = write_predictions(make_final(tmp_path, search, final, **adds), 2.0)
+    correct = {trial: own.correct.tolist() for trial, own in frame.groupby("trial_id")}
+    made, (lines, _) = load(tmp_path), read_lines(tmp_path)
+    for line in lines:
+        if line["kind"] == "epoch" and (line["split"], line["epoch"]) == ("val", 2):
+            line["correct"] = pack_correct(correct[line["trial_id"]])
+    ledger = Plan(made.study, lines).ledger
+    test = final_test(ledger, finalists(ledger)[0])
+    compared = made.compare().iloc[0]
+    assert test.images == compared.n_images == 500 and test.n == compared.n == 5
+    assert test.p == pytest.approx(compared.p)
+    assert test.interval(0.1) == pytest.approx((compared.low, compared.high))
+    assert test.is_undecidable(0.1) == compared.undecidable
+
+
+def test_an_undecided_study_says_what_would_decide_it() -> None:
+    context = ComparisonContext("the baseline", math.nan, True, 0.05)
+    table = pd.DataFrame([row(0.01, undecidable=True, least_decidable=0.0183)])
+    assert undecided_text(table, DEFAULT, context) == (
+        "; undecided after 8 repeats. More repeats cannot decide it with 500 val images: on these, "
+        "a difference below 1.8 percentage points may be due to the choice of images. More val "
+        "images can."
+    )
+    table = pd.DataFrame([row(0.01, undecidable=False, least_decidable=0.0183)])
+    assert undecided_text(table, DEFAULT, context).endswith("(a larger --budget adds repeats).")
+
+
+LAST = {0.1: [0.7, 0.7, 0.7], 0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]}
+
+MISS = "So the search did not improve on the default."
+WARNING = "Warning: the chosen configuration is significantly worse than the recipe's default."
+
+
+def test_the_difference_is_paired_by_repeat_on_test(tmp_path) -> None:
+    """Test is val - 0.1: means 0.73 and 0.71, differences 1, 2 and 3 points, t(.975, 2) = 4.3."""
+    made = make(tmp_path, LAST, run=replace(RUN, alpha=1.0))
+    row = made.selection().set_index("row").loc["chosen - default"]
+    assert row["test/mean"] == pytest.approx(0.02)
+    assert (
+        "Test accuracy of the recipe's default (alpha = 1): 71.0%; the chosen configuration "
+        "differs by +2.0 percentage points (95% CI -0.5 to +4.5)."
+    ) in made.text()
+    assert "Warning: the chosen" not in made.text()
+
+
+def test_the_chosen_one_may_be_the_default(tmp_path) -> None:
+    assert "The chosen configuration is the recipe's default." in make(tmp_path, LAST).text()
+
+
+@pytest.mark.parametrize(("metric", "word"), [("acc", "accuracy"), ("ce", "cross-entropy")])
+@pytest.mark.parametrize(("loss", "said"), [(0.04, MISS), (0.24, WARNING)])
+def test_a_default_that_was_better_on_test_is_said(tmp_path, metric, word, loss, said) -> None:
+    """The chosen one is better on val by 2 points; differences on test have a sd of one point."""
+    made = make(tmp_path, LAST, run=replace(RUN, alpha=1.0))
+    trials = made.trials.copy()
+    chosen = trials["config/alpha"] == 0.5
+    sign = 1 if metric == "acc" else -1
+    trials.loc[chosen, f"test/{metric}@last"] -= sign * loss
+    made = replace(made, frames=replace(made.frames, trials=trials))
+    text = made.text(criterion=Criterion(metric))
+    assert f"Test {word} of the recipe's default (alpha = 1): " in text
+    assert said in text and (said == WARNING) == ("Warning" in text)
+
+
+def test_val_chose_where_there_is_no_test(tmp_path) -> None:
+    made = make(tmp_path, LAST, run=replace(RUN, alpha=0.1))
+    trials = made.trials.assign(**{"test/acc@last": float("nan")})
+    text = replace(made, frames=replace(made.frames, trials=trials)).text()
+    assert (
+        "Validation accuracy (optimistic, since it selected the chosen configuration) of the "
+        "recipe's default (alpha = 0.1): 70.0%; the chosen configuration differs by +13.0"
+    ) in text
+
+
+def test_a_default_without_completed_runs_is_not_mentioned(tmp_path) -> None:
+    fates = {(0.1, r): "failed" for r in range(3)}
+    made = make(tmp_path, LAST, fates, run=replace(RUN, alpha=0.1))
+    assert "default" not in set(made.selection().row) and "recipe's default" not in made.text()
+
+
+NOISE = [0.0, 0.01, -0.01, 0.02, -0.02, 0.005]
+
+
+def curves(**means: float) -> dict[Run, list[float]]:
+    """Last accuracies by configuration: smoothing of plain training, and one distilled run."""
+    found = {at(1.0, label_smoothing=float(k[1:]) / 10): v for k, v in means.items() if k != "kd"}
+    found |= {at(0.5): means["kd"]} if "kd" in means else {}
+    return {run: [mean + noise for noise in NOISE] for run, mean in found.items()}
+
+
+@pytest.fixture
+def smoothed(tmp_path: Path) -> Results:
+    """Plain training is best with label smoothing 0.1; distillation is better."""
+    space = {"alpha": (0.5, 1.0), "label_smoothing": (0.0, 0.1, 0.2)}
+    return make(tmp_path, curves(s0=0.60, s1=0.64, s2=0.62, kd=0.70), space=space)
+
+
+def test_the_verdict_names_the_rival(smoothed: Results) -> None:
+    assert smoothed.baseline() == "training without distillation but with label smoothing 0.1"
+    verdict = smoothed.verdict()
+    assert "improved validation accuracy by 6.00 percentage points" in verdict
+    assert "compared with training without distillation but with label smoothing 0.1" in verdict
+
+
+def test_configurations_and_runs_of_each_arm_are_counted(smoothed: Results) -> None:
+    (row,) = smoothed.effort.to_dict("records")
+    assert row == {
+        **{"group": "resnet18", "configs": 1, "runs": 6},
+        **{"baseline_configs": 3, "baseline_runs": 18},
+    }
+    words = "Tuning: 1 configuration (6 runs) with distillation, 3 (18 runs) without."
+    assert effort_text(smoothed.effort, smoothed.task) == words
+    assert words in smoothed.text() and not smoothed.warnings[:-1]
+
+
+@pytest.mark.parametrize(("configs", "search"), [(4, "grid"), (5, "grid"), (5, "random")])
+def test_unequal_tuning_is_a_warning(tmp_path: Path, configs: int, search: str) -> None:
+    last: dict[float | Run, list[float]] = {
+        float(alpha): NOISE for alpha in np.linspace(0.1, 0.8, configs)
+    }
+    results = make(tmp_path, last | {1.0: NOISE}, search=search, samples=configs + 1)
+    found = [w for w in results.warnings if "was tuned over" in w]
+    assert len(found) == (configs > MAX_RATIO)
+    if found:
+        assert "training without distillation was tuned over 1 configuration, " in found[0]
+        assert ("a random search" if search == "grid" else "no more configurations") in found[0]
+
+
+def test_a_share_below_a_half_is_named_as_the_reason(tmp_path: Path) -> None:
+    last = {float(alpha): NOISE for alpha in np.linspace(0.1, 0.8, 5)} | {1.0: NOISE}
+    results = make(tmp_path, last, search="random", samples=6, plain_share=0.2)
+    assert any(w.endswith("--plain-share 0.5 gives both the same number") for w in results.warnings)
+
+
+def test_the_other_side_may_be_the_one_with_less(tmp_path: Path) -> None:
+    space = {"alpha": (0.5, 1.0), "lr": (0.1, 0.2, 0.3, 0.4, 0.5)}
+    last = {at(1.0, lr=lr): NOISE for lr in space["lr"]} | {at(0.5, lr=0.1): NOISE}
+    results = make(tmp_path, last, space=space)
+    (found,) = [w for w in results.warnings if "was tuned over" in w]
+    assert found.startswith("distillation was tuned over 1 configuration, the other side over 5")
+
+
+def test_random_searches_give_both_arms_as_many_configurations() -> None:
+    from kdtune.planning.proposals import ConfigSampler
+
+    space = {"alpha": (0.1, 0.5), "lr": (0.1, 0.2, 0.3, 0.4), "label_smoothing": (0.0, 0.1)}
+    study = Study(run=RUN, space=space, search="random", samples=16)
+    sampler = ConfigSampler(study)
+    plain = [sampler.suggest(n).is_baseline for n in range(16)]  # type: ignore[union-attr]
+    assert sum(plain) == 8
+
+
+def test_without_a_baseline_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    results = make(tmp_path, {0.5: NOISE}, plain_share=0.0)
+    assert effort_text(results.effort, results.task) == ""
+    effort = tuning_effort(results.trials, results.default_criterion)
+    assert effort_warning(effort, results.study) == ""
+
+
+def test_more_steps_with_images_without_labels_are_a_warning(tmp_path: Path) -> None:
+    """Three of four images of a batch have no label, so an epoch has four times the steps."""
+    run = replace(RUN, extra="images")
+    last = {
+        replace(run, alpha=0.5, extra_share=0.75): NOISE,
+        replace(run, alpha=1.0): NOISE,
+    }
+    results = make(tmp_path / "a", last, run=run)
+    assert sum("up to 4 times as many steps" in w for w in results.warnings) == 1
+    longer = {**last, replace(run, alpha=1.0, epochs=12): NOISE}
+    results = make(tmp_path / "b", longer, run=run)
+    assert not any("times as many steps" in w for w in results.warnings)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return write_small_study(tmp_path_factory.mktemp("runs") / "small")
+
+
+# -- the summary -----------------------------------------------------------------------------------
+
+
+def test_the_short_summary_has_the_numbers_of_the_full_one(small: Results) -> None:
+    short, full = small.summary(), small.summary(full=True).set_index("label")
+    assert list(short) == ["label", "alpha", "n", "accuracy", "cross-entropy", "agreement"]
+    for name, metric in (("accuracy", "acc"), ("cross-entropy", "ce"), ("agreement", "agreement")):
+        for label, text in zip(short.label, short[name], strict=True):
+            mean, sd = map(float, text.split(" ± "))
+            digits = len(text.rpartition(".")[2])
+            assert mean == round(full.loc[label, f"val/{metric}/mean"], digits)
+            assert sd == round(full.loc[label, f"val/{metric}/std"], digits)
+    assert short.columns.name == "mean ± SD" and short.n.tolist() == [4, 4, 4]
+
+
+def test_the_best_row_comes_first(small: Results) -> None:
+    assert small.summary().label.iloc[0] == small.label(str(small.best()))
+    assert small.summary(metrics=["ce"]).label.iloc[0] == "alpha = 0.1"  # lower is better
+    accuracies = small.summary().accuracy.str.split(" ").str[0].astype(float)
+    assert accuracies.is_monotonic_decreasing
+
+
+def test_hyperparameters_stay_numbers_and_inactive_ones_are_dashes(tmp_path: Path) -> None:
+    last = {
+        at(0.5, temperature=4.0): [0.6, 0.9],
+        at(0.5, temperature=1 / 3): [0.3, 0.5],
+        1.0: [0.3],
+    }
+    short = make(tmp_path, last, repeats=2).summary()
+    assert short.temperature.tolist() == [4, 0.333333, "-"]
+    assert short[short.temperature == 4].label.tolist() == ["alpha = 0.5, T = 4"]
+    assert short.n.tolist() == [2, 2, "1 of 2"]
+
+
+def test_a_lucky_repeat_is_not_the_first_row(tmp_path: Path) -> None:
+    made = make(tmp_path, {0.5: [0.6, 0.6, 0.6, 0.6], 0.1: [0.9], 1.0: [0.4, 0.4, 0.4, 0.4]})
+    assert made.summary().alpha.tolist() == [0.5, 1.0, 0.1]
+    assert made.summary().accuracy.tolist() == ["0.6 ± 0", "0.4 ± 0", "0.9"]
+
+
+def test_metrics_without_a_value_are_left_out(tmp_path: Path) -> None:
+    made = make(tmp_path, {0.5: [0.6, 0.7], 1.0: [0.3, 0.4]})
+    assert list(made.summary(metrics=["acc", "nll"])) == ["label", "alpha", "n", "accuracy"]
+    ce = made.summary(metrics=["distill"])
+    assert ce["distillation term"].tolist()[1] == "-"  # there is none at alpha = 1
+    with pytest.raises(InputError, match=r"must be one of .* but got accuracy"):
+        made.summary(metrics=["accuracy"])
+
+
+def test_a_summary_by_a_range_and_a_pooled_one_are_short_too(small: Results) -> None:
+    assert small.summary(pooled=True).n.tolist() == [12, 12, 12]  # three epochs of four repeats
+    assert small.summary(by=["loss"]).loss.tolist() == ["kl", "-"]
+
+
+def test_the_full_summary_has_the_metrics_of_the_tables(small: Results) -> None:
+    statistics = ("mean", "std", "n", "low", "high")
+    columns = [f"val/{m}/{s}" for m in DISTILLATION.table_metrics for s in statistics]
+    assert list(small.summary(full=True)) == ["alpha", "n_planned", *columns, "label"]
+
+
+# -- the line --------------------------------------------------------------------------------------
+
+
+def test_the_line_is_short(small: Results) -> None:
+    text = repr(small)
+    assert text == str(small) and len(text) < 400 and "\n" not in text
+    head = f"<kdtune.Results of small ({small.folder}), complete: 12 runs. Distillation (alpha = 0"
+    assert text.startswith(head) and text.endswith("images).>")
+    assert text.removesuffix(">").partition("runs. ")[2] in small.verdict()
+
+
+def test_the_line_of_a_study_that_has_just_begun(tmp_path: Path) -> None:
+    made = make(tmp_path, {0.5: [None], 1.0: [None]})
+    assert "0 of 2 runs completed. No conclusion" in repr(made)
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+
+def several(folder: Path) -> Results:
+    """Hyperparameters that are inactive in some configurations: losses, temperatures."""
+    last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.31]}
+    return make(folder, last)
+
+
+def one(folder: Path) -> Results:
+    """One configuration."""
+    return make(folder, {0.5: [0.6, 0.7]}, plain_share=0.0)
+
+
+def students(folder: Path) -> Results:
+    """Two students at one alpha, without a baseline."""
+    last = {at(0.5, student=name): [0.6, 0.7] for name in ("resnet18", "mobilenet_v3_small")}
+    return make(folder, last, plain_share=0.0)
+
+
+def temperatures(folder: Path) -> Results:
+    """Only the temperature is searched; the baseline has none."""
+    last = {at(0.5, temperature=t): [0.5 + t / 10, 0.6] for t in (1.0, 4.0)} | {1.0: [0.3, 0.31]}
+    space = {"temperature": (1.0, 4.0)}
+    return make(folder, last, space=space, run=replace(RUN, alpha=0.5))
+
+
+def race(folder: Path) -> Results:
+    """Final repeats that the finalists alone have run."""
+    last = {0.1: [0.6, 0.7, 0.65], 0.5: [0.5, 0.6, 0.55], 1.0: [0.3, 0.4, 0.35]}
+    return make_final(folder, last, {0.1: [0.6, 0.7, 0.7], 1.0: [0.3, 0.4, 0.4]}, policy="race")
+
+
+def frames(results: Results) -> dict[str, pd.DataFrame]:
+    """Return every dataframe of the API whose rows are about configurations."""
+    by_alpha = {"by": ["alpha"], "full": True}
+    return {
+        "trials": results.trials,
+        "epochs": results.epochs,
+        "configs": results.configs,
+        "summary": results.summary(),
+        "summary, full": results.summary(full=True),
+        "summary, by": results.summary(**by_alpha),  # type: ignore[arg-type]
+        "summary, by temperature": results.summary(by=["temperature"]),
+        "summary, pooled": results.summary(pooled=True, full=True),
+        "marginal": results.marginal(),
+        "compare": results.compare(),
+        "compare, other": results.compare(results.criterion("ce", baseline={"alpha": 0.5})),
+        "selection": results.selection(),
+        "sensitivity": results.sensitivity(),
+        "frontier": results.frontier(),
+        "predictions": results.predictions().rename(
+            columns={"label": "class", "configuration": "label"}
+        ),
+    }
+
+
+@pytest.mark.parametrize("study", [several, one, students, temperatures, race])
+def test_every_dataframe_has_a_label(study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    made = study(tmp_path)
+    write_predictions(made)
+    models = made.trials["config/student"].unique()
+    write_costs(tmp_path, [cost(model, params=1000 * (1 + i)) for i, model in enumerate(models)])
+    made = kdtune.load(tmp_path)
+    all_frames = frames(made)
+    for name, frame in all_frames.items():
+        if not len(frame):
+            assert name.startswith("compare") and study in (one, students), name
+            continue
+        assert frame.label.map(type).eq(str).all(), name
+        assert (frame.label.str.len() > 0).all(), name
+        assert not frame.label.str.contains("nan|None|the configuration").any(), name
+    for name in ("configs", "summary", "sensitivity"):
+        assert all_frames[name].label.is_unique
+    labels = made.trials.groupby("config_id").label.first()
+    assert labels.is_unique
+
+
+def test_labels_of_a_selection_name_both_sides(small: Results) -> None:
+    table = small.selection().set_index("row")
+    assert table.label["best"] == "alpha = 0.1" and table.label["baseline"] == "alpha = 1"
+    assert table.label["difference"] == "alpha = 0.1 minus alpha = 1"
+
+
+# -- predictions -----------------------------------------------------------------------------------
+
+
+def test_predictions_give_the_accuracies_of_the_trials(small: Results) -> None:
+    frame = small.predictions()
+    assert len(frame) == 12 * 500
+    mean = frame.groupby("trial_id").correct.mean()
+    want = small.trials.set_index("trial_id")["val/acc@last"]
+    assert np.abs(mean - want[mean.index]).max() <= 0.5 / 500 + 1e-12
+    assert set(frame.configuration) == set(small.trials.label)
+
+
+def test_predictions_that_were_not_kept(tmp_path: Path, small: Results) -> None:
+    made = make(tmp_path, {0.5: [0.6, 0.7], 1.0: [0.3, 0.4]})
+    assert not len(made.predictions())
+    with pytest.raises(InputError, match="split must be val or test, but got train"):
+        small.predictions("train")
+    assert not len(small.predictions("test"))
+
+
+# -- training functions of one's own ---------------------------------------------------------------
+
+
+def test_a_training_function_is_ranked_by_its_own_score() -> None:
+    """Lower is better, and one hyperparameter has the name of the count of repeats."""
+    space = {"n": (1, 2), "knob": (0.5,)}
+    task = make_task(space, "val/error", "min", {"n": 1}, {}).with_metrics(["error", "size"])
+    statistics = {"mean": [0.4, 0.2], "std": [0.02, 0.01], "n": [3, 3]}
+    table = pd.DataFrame({"n": [1, 2], "n_planned": [3, 3], "label": ["n = 1", "n = 2"]})
+    for metric in ("size", "error"):
+        table = table.assign(**{f"val/{metric}/{k}": v for k, v in statistics.items()})
+    short = short_summary(table, ["n"], ["size", "error"], task)
+    assert list(short) == ["label", "n", "n", "size", "error"]
+    want = ["n = 2", 2, 3, "0.200 ± 0.010", "0.200 ± 0.010"]
+    assert short.iloc[0].tolist() == want
+    assert short_metrics(task) == task.table_metrics and "acc" not in short_metrics(task)
