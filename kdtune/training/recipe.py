@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
 from kdtune.config.records import InputRecord, ModelRecord
-from kdtune.config.run import Augment, Run
+from kdtune.config.run import HYPERPARAMETERS, Augment, Run
 from kdtune.config.study import (
     OF_FUNCTION,
     TEACHER_RECIPE,
@@ -23,7 +23,7 @@ from kdtune.config.study import (
     fashion,
     teacher_recipe,
 )
-from kdtune.config.task import HYPERPARAMETERS, Values, ends_of
+from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
 from kdtune.data.checks import find_copies
 from kdtune.data.dataset import Data, Kind
