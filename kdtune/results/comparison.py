@@ -410,6 +410,35 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
     return str(rows.baseline.iloc[0]) if len(rows) else None
 
 
+def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
+    """Return configurations and runs of each arm, by group.
+
+    Args:
+        trials: all trials of a study.
+        criterion: names the baseline, and which configurations have one of their own.
+
+    Returns:
+        One row per group: group (a student, or ""), configs and runs (of all but the baseline),
+        baseline_configs and baseline_runs. Empty without a baseline and without trials.
+    """
+    if not criterion.fixed or not len(trials):
+        return pd.DataFrame()
+    is_baseline = criterion.is_baseline(trials)
+    rows = []
+    for name, group in trials.groupby(criterion.groups(trials), sort=False):
+        inside = is_baseline[group.index]
+        rows.append(
+            {
+                "group": str(name),
+                "configs": group[~inside].config_id.nunique(),
+                "runs": int((~inside).sum()),
+                "baseline_configs": group[inside].config_id.nunique(),
+                "baseline_runs": int(inside.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 # Performance of the selected configuration on val, which selected it, and on test.
 
 

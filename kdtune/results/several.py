@@ -463,17 +463,23 @@ def setting_rows(side: SideBySide) -> _Rows:
 
 
 def method(side: SideBySide) -> str:
-    """Return how the differences were computed, and what they are about."""
-    sentences = []
+    """Return how the differences were computed, and what they are about.
+
+    Once for val and test, as long as both are paired by image or neither is; test stands for both.
+    """
+    sentences = {}
     for _, row in side._compared.iterrows():
         context = side.context(row)
-        unpaired = {"why": row.why, "units": context.design.units_phrase}
         if row.paired:
-            sentences.append(context.method)
+            text = context.method
         elif context.design.folds is None:
-            text = sentence("method, unpaired", **unpaired)
-            sentences.append(text + sentence("about", holds_for=context.holds_for))
-    return " ".join(dict.fromkeys(sentences))
+            units = context.design.units_phrase
+            text = sentence("method, unpaired", why=row.why, units=units)
+            text += sentence("about", holds_for=context.holds_for)
+        else:
+            continue  # there is no test, as the conclusion says
+        sentences[row.study, context.images is None] = text
+    return " ".join(dict.fromkeys(sentences.values()))
 
 
 def conclusions(side: SideBySide) -> Iterator[str]:

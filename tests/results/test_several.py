@@ -19,7 +19,6 @@ from kdtune.config.text import InputError
 from kdtune.results.several import (
     SideBySide,
     conclusions,
-    is_folder_of_studies,
     list_studies,
     load_several,
     text,
@@ -229,12 +228,6 @@ def test_the_command_lists_a_folder(runs: Path, capsys: pytest.CaptureFixture[st
     assert frame["mean"].tolist() == pytest.approx(list_studies(runs)["mean"].tolist(), nan_ok=True)
     main(AnalysisFlags((str(runs),), format="json"))
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(frame["name"])
-
-
-def test_what_is_a_folder_of_studies(runs: Path) -> None:
-    assert is_folder_of_studies(str(runs))
-    for place in (runs / "first", runs / "notes", runs / "none", "s3://bucket/runs"):
-        assert not is_folder_of_studies(str(place))
 
 
 def test_the_conclusion_is_on_the_student_of_the_best_configuration(tmp_path: Path) -> None:
