@@ -31,7 +31,7 @@ from kdtune.data.dataset import (
     name_splits,
     pixels,
 )
-from kdtune.data.folder import LEFT_OUT, describe, find_images
+from kdtune.data.folder import OTHER_FORMATS, READ_ALREADY, describe_left_out, find_images
 
 # Data sets from arrays: checks and conversion of inputs and labels.
 
@@ -581,17 +581,18 @@ def _image_files(root: Path) -> tuple[Inputs, str, tuple[str, ...]]:
             f"--extra must be a folder of images, rest or module:factory, but there is no folder "
             f"{root}; give one (--extra FOLDER)"
         )
-    found = find_images(root, circles=True)
+    (images,) = find_images([root])
     # a hidden file without a name has no suffix here
-    files = [file for file in map(Path, found.images) if file.suffix.lower() in IMG_EXTENSIONS]
+    files = [file for file in map(Path, images.images) if file.suffix.lower() in IMG_EXTENSIONS]
     if not files:
         raise InputError(
             f"--extra must be a folder of images, but {root} has no files with the suffixes "
             f"{', '.join(IMG_EXTENSIONS)}; give another folder"
         )
     files.sort(key=lambda file: file.relative_to(root).as_posix())
-    left_out = describe(found.left_out, root, LEFT_OUT)
-    return tuple(map(str, files)), str(root), (left_out,) if left_out else ()
+    reasons = {OTHER_FORMATS: images.left_out, READ_ALREADY: images.skipped}
+    warning = describe_left_out(root, reasons)
+    return tuple(map(str, files)), str(root), (warning,) if warning else ()
 
 
 def _read_extra(value: Any, what: str) -> Inputs:

@@ -2,13 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
 from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
@@ -17,8 +16,6 @@ from kdtune.config.text import DataChangedError, InputError, printable
 from kdtune.data.arrays import extra_differs, with_extra
 from kdtune.data.dataset import (
     Data,
-    Extra,
-    Split,
     file_contents,
     keep_note,
     read_note,
@@ -29,12 +26,12 @@ from kdtune.data.sources import clear_cached_data, folder_differs, load_data
 # Examples of each class: what is recorded of a data set, and what is said before a study.
 
 
-IMBALANCED = 1.5
+_IMBALANCED = 1.5
 """A split is imbalanced if its largest class has more than this many times the examples of the
 smallest."""
-MAX_LISTED = 10
+_MAX_LISTED = 10
 """Classes that are listed one by one; of more, the smallest and the largest ones."""
-MAX_ENDS = 3
+_MAX_ENDS = 3
 
 
 def class_counts(data: Data) -> dict[str, dict[str, int]]:
@@ -45,7 +42,9 @@ def class_counts(data: Data) -> dict[str, dict[str, int]]:
     named = Counter(data.classes)
     classes = [f"{c} (class {k})" if named[c] > 1 else c for k, c in enumerate(data.classes)]
     return {
-        name: dict(zip(classes, _counts(split.labels, len(classes)), strict=True))
+        name: dict(
+            zip(classes, split.labels.bincount(minlength=len(classes)).tolist(), strict=True)
+        )
         for name, split in data.splits.items()
         if name != "extra"  # which has no labels
     }
@@ -91,51 +90,43 @@ def describe_data(data: Data) -> list[str]:
             f"{fold.seed}, is val."
         )
     if data.extra is not None:
-        lines.append(
-            f"Images without labels: {len(data.splits['extra']):,} ({_source(data.extra)})."
-        )
+        source = f"--extra {data.extra.source}"
+        if data.extra.source == REST:
+            source += ": those of train that --train-images leaves out"
+        lines.append(f"Images without labels: {len(data.splits['extra']):,} ({source}).")
     lines += [f"{remark}." for remark in data.remarks]
     for split, own in counts.items():
         smallest, largest = min(own.values()), max(own.values())
-        if smallest and largest > IMBALANCED * smallest:
+        if smallest and largest > _IMBALANCED * smallest:
             lines.append(f"Classes of {split} are imbalanced: {describe_counts(own)}.")
         if missing := [name for name, count in own.items() if not count]:
+            more = " and others" if len(missing) > _MAX_LISTED else ""
+            these = "these classes" if len(missing) > 1 else "this class"
             lines.append(
-                f"warning: {split} has no example of {', '.join(missing[:MAX_LISTED])}"
-                f"{' and others' if len(missing) > MAX_LISTED else ''}, so its metrics say nothing "
-                f"about {'these classes' if len(missing) > 1 else 'this class'}"
+                f"warning: {split} has no example of {', '.join(missing[:_MAX_LISTED])}{more}, so "
+                f"its metrics say nothing about {these}"
             )
     return lines
 
 
-def _source(extra: Extra) -> str:
-    """Return where images without labels come from, in words."""
-    if extra.source == REST:
-        return "--extra rest: those of train that --train-images leaves out"
-    return f"--extra {extra.source}"
-
-
 def describe_counts(counts: dict[str, int]) -> str:
     """Return the examples of each class in words, the largest class first."""
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    if len(ordered) <= MAX_LISTED:
-        return _listed(ordered)
-    ends = _listed(ordered[:MAX_ENDS]), _listed(ordered[-MAX_ENDS:])
-    return f"{ends[0]}, ..., {ends[1]} ({len(ordered)} classes)"
-
-
-def _listed(pairs: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in pairs)
-
-
-def _counts(labels: torch.Tensor, classes: int) -> list[int]:
-    return torch.bincount(labels, minlength=classes).tolist()
+    ordered = [f"{name} {n}" for name, n in sorted(counts.items(), key=lambda own: -own[1])]
+    if len(ordered) <= _MAX_LISTED:
+        return ", ".join(ordered)
+    first, last = ", ".join(ordered[:_MAX_ENDS]), ", ".join(ordered[-_MAX_ENDS:])
+    return f"{first}, ..., {last} ({len(ordered)} classes)"
 
 
 # Copies of examples: in several splits, which makes a metric too good, or in several classes.
 
 
-PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
+_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
+
+_Example = tuple[str, int]
+"""Split and index of an example."""
+_Contents = Mapping[str, Sequence[bytes]]
+"""Hash of the content of each example, by split."""
 
 
 def find_copies(data: Data) -> list[str]:
@@ -145,62 +136,51 @@ def find_copies(data: Data) -> list[str]:
     other if copies in one split are in several classes. The answer is kept for later calls, in this
     or another process.
     """
-    found = _kept(f"{data.study_fingerprint}-copies", lambda: _find_copies(data))
+    sentences = _kept(f"{data.study_fingerprint}-copies", lambda: _find_copies(data))
     if data.extra is None or data.extra.source == REST:  # which is part of train
-        return found
+        return sentences
     note = f"{data.study_fingerprint}-shared-with-{data.extra.fingerprint}"
-    return found + _kept(note, lambda: _find_shared_with_extra(data))
+    return sentences + _kept(note, lambda: _find_shared_with_extra(data))
 
 
 def _kept(note: str, find: Callable[[], list[str]]) -> list[str]:
     """Return the sentences that were kept in a note, or those that `find` returns."""
-    if (known := read_note(note)) is not None:
-        return [str(sentence) for sentence in json.loads(known)]
-    keep_note(note, json.dumps(sentences := find()))
+    if (text := read_note(note)) is not None:
+        return [str(sentence) for sentence in json.loads(text)]
+    sentences = [sentence for sentence in find() if sentence]
+    keep_note(note, json.dumps(sentences))
     return sentences
 
 
+def _hashes(data: Data) -> dict[str, list[bytes]]:
+    return {
+        name: list(
+            row_contents(split.inputs)
+            if isinstance(split.inputs, Tensor)
+            else file_contents(split.inputs)
+        )
+        for name, split in data.splits.items()
+    }
+
+
 def _find_copies(data: Data) -> list[str]:
-    own = {name: split for name, split in data.splits.items() if name != "extra"}
-    contents = {name: list(_contents(split)) for name, split in own.items()}
-    pairs = [(one, other) for one, other in PAIRS if one in contents]
-    found = [_sentence(data, contents, one, other) for one, other in pairs if other in contents]
-    if data.fold is not None:
-        found[0] = _in_pool(data, contents)  # val of one repeat is train of another
-    together = ("train", "val") if data.fold is not None else ()
-    groups = [(name,) for name in own if name not in together]
-    found += [_sentence_of_labels(data, contents, group) for group in (together, *groups)]
-    return [sentence for sentence in found if sentence]
-
-
-def _sentence_of_labels(
-    data: Data, contents: Mapping[str, list[bytes]], group: Sequence[str]
-) -> str:
-    """Return a sentence about copies in splits that are in several classes; "" if none are."""
-    labels = {split: data.splits[split].labels.tolist() for split in group}
-    every = [(labels[s][i], s, i, c) for s in group for i, c in enumerate(contents[s])]
-    first: dict[bytes, int] = {}
-    several = {c for label, _, _, c in every if first.setdefault(c, label) != label}
-    copies = [example for example in every if example[3] in several]
-    if not copies:
-        return ""
-    label, split, index, content = copies[0]
-    match = next((s, i) for own, s, i, c in copies if c == content and own != label)
-    what = "images" if data.kind != "tensors" else "examples"
-    return (
-        f"{len(copies)} of the {len(every)} {what} in {' and '.join(group)} are copies of others "
-        f"in another class (such as {_in_class(data, split, index)} = "
-        f"{_in_class(data, *match)}), so their labels contradict each other; remove the copies in "
-        f"the wrong class"
-    )
-
-
-def _in_class(data: Data, split: str, index: int) -> str:
-    """Return the name of an example; of a tensor, which has no folder, also its class."""
-    split_data = data.splits[split]
-    if not isinstance(split_data.inputs, Tensor):
-        return _named(data, split, index)
-    return f"{_named(data, split, index)} of {data.classes[int(split_data.labels[index])]}"
+    contents = {name: own for name, own in _hashes(data).items() if name != "extra"}
+    sentences, pool = list[str](), ("train", "val") if data.fold is not None else ()
+    for one, other in _PAIRS:
+        if pool and (one, other) == ("val", "train"):  # val of one repeat is train of another
+            copies = _copies(contents, pool, _first(contents, pool))
+            relation = "train and val together are copies of others"
+            result = (
+                "some repeats have one in train and the other in val, and metrics on val are "
+                "optimistic"
+            )
+            sentences.append(_sentence(data, contents, pool, copies, relation, result))
+        elif one in contents and other in contents:
+            copies = _copies(contents, (one,), _first(contents, (other,)))
+            relation, result = f"{one} are also in {other}", f"metrics on {one} are optimistic"
+            sentences.append(_sentence(data, contents, (one,), copies, relation, result))
+    groups = [pool] * bool(pool) + [(name,) for name in contents if name not in pool]
+    return sentences + [_sentence_of_labels(data, contents, group) for group in groups]
 
 
 def _find_shared_with_extra(data: Data) -> list[str]:
@@ -208,89 +188,104 @@ def _find_shared_with_extra(data: Data) -> list[str]:
 
     With --folds each example of train is in val in some repeat.
     """
-    contents = {name: list(_contents(split)) for name, split in data.splits.items()}
-    groups = [("train", "val") if data.fold is not None else ("val",), ("test",)]
-    found = [_sentence_of_extra(data, contents, group) for group in groups if group[0] in contents]
-    return [sentence for sentence in found if sentence]
+    contents, sentences = _hashes(data), []
+    for group in (("train", "val") if data.fold is not None else ("val",), ("test",)):
+        if group[0] in contents:
+            copies = _copies(contents, group, _first(contents, ("extra",)))
+            where = " and ".join(group) + " together" * (len(group) > 1)
+            result = (
+                f"students learn what the teacher says of them, and metrics on {group[-1]} may be "
+                f"optimistic"
+            )
+            relation = f"{where} are also in --extra"
+            sentences.append(_sentence(data, contents, group, copies, relation, result))
+    return sentences
 
 
-def _sentence_of_extra(
-    data: Data, contents: Mapping[str, list[bytes]], group: Sequence[str]
+def _sentence_of_labels(data: Data, contents: _Contents, group: Sequence[str]) -> str:
+    """Return a sentence about copies in splits that are in several classes; "" if none are."""
+    by_class: dict[bytes, dict[int, _Example]] = {}
+    labels = {split: data.splits[split].labels.tolist() for split in group}
+    for split in group:
+        for i, (content, label) in enumerate(zip(contents[split], labels[split], strict=True)):
+            by_class.setdefault(content, {}).setdefault(label, (split, i))
+    copies = [
+        ((split, i), next(e for k, e in by_class[content].items() if k != labels[split][i]))
+        for split in group
+        for i, content in enumerate(contents[split])
+        if len(by_class[content]) > 1
+    ]
+    relation = f"{' and '.join(group)} are copies of others in another class"
+    result = "their labels contradict each other; remove the copies in the wrong class"
+    return _sentence(data, contents, group, copies, relation, result, with_class=True)
+
+
+def _first(contents: _Contents, group: Sequence[str]) -> dict[bytes, _Example]:
+    """Return the first example in several splits that has a content, by the content."""
+    first: dict[bytes, _Example] = {}
+    for split in group:
+        for i, content in enumerate(contents[split]):
+            first.setdefault(content, (split, i))
+    return first
+
+
+def _copies(
+    contents: _Contents, group: Sequence[str], others: Mapping[bytes, _Example]
+) -> list[tuple[_Example, _Example]]:
+    """Return the examples of several splits that are among others, each with the other one."""
+    examples = [
+        ((split, i), content) for split in group for i, content in enumerate(contents[split])
+    ]
+    return [(own, others[c]) for own, c in examples if others.get(c, own) != own]
+
+
+def _sentence(
+    data: Data,
+    contents: _Contents,
+    group: Sequence[str],
+    copies: Sequence[tuple[_Example, _Example]],
+    relation: str,
+    result: str,
+    with_class: bool = False,
 ) -> str:
-    """Return a sentence about the examples of splits that are among the extra ones; "" if none."""
-    first = {content: i for i, content in reversed(list(enumerate(contents["extra"])))}
-    every = [(split, i, content) for split in group for i, content in enumerate(contents[split])]
-    shared = [(split, i, first[content]) for split, i, content in every if content in first]
-    if not shared:
+    """Return a sentence about examples of several splits that are copies; "" if there are none."""
+    if not copies:
         return ""
-    split, index, match = shared[0]
+    total = sum(len(contents[split]) for split in group)
     what = "images" if data.kind != "tensors" else "examples"
-    together = " together" if len(group) > 1 else ""
+    one, other = (_name(data, *example, with_class) for example in copies[0])
     return (
-        f"{len(shared)} of the {len(every)} {what} in {' and '.join(group)}{together} are also in "
-        f"--extra (such as {_named(data, split, index)} = {_named(data, 'extra', match)}), so "
-        f"students learn what the teacher says of them, and metrics on {group[-1]} may be "
-        f"optimistic"
+        f"{len(copies)} of the {total} {what} in {relation} (such as {one} = {other}), so {result}"
     )
 
 
-def _in_pool(data: Data, contents: Mapping[str, list[bytes]]) -> str:
-    """Return a sentence about examples that train and val together have twice; "" if none."""
-    pool = [(split, i, c) for split in ("train", "val") for i, c in enumerate(contents[split])]
-    first: dict[bytes, tuple[str, int]] = {}
-    twice = [(split, i, c) for split, i, c in pool if first.setdefault(c, (split, i)) != (split, i)]
-    if not twice:
-        return ""
-    split, index, content = twice[0]
-    what = "images" if data.kind != "tensors" else "examples"
-    return (
-        f"{len(twice)} of the {len(pool)} {what} in train and val together are copies of others "
-        f"(such as {_named(data, split, index)} = {_named(data, *first[content])}), so some "
-        f"repeats have one in train and the other in val, and metrics on val are optimistic"
-    )
+def _name(data: Data, split: str, index: int, with_class: bool) -> str:
+    """Return an example's file below the folder of the data, or its split and index.
 
-
-def _contents(split: Split) -> Iterable[bytes]:
-    if isinstance(split.inputs, Tensor):
-        return row_contents(split.inputs)
-    return file_contents(split.inputs)
-
-
-def _sentence(data: Data, contents: Mapping[str, list[bytes]], one: str, other: str) -> str:
-    """Return a sentence about the examples of a split that another has as well; "" if none."""
-    first = {content: i for i, content in reversed(list(enumerate(contents[other])))}
-    shared = [i for i, content in enumerate(contents[one]) if content in first]
-    if not shared:
-        return ""
-    total, match = len(contents[one]), first[contents[one][shared[0]]]
-    what = "images" if data.kind != "tensors" else "examples"
-    return (
-        f"{len(shared)} of the {total} {what} in {one} are also in {other} (such as "
-        f"{_named(data, one, shared[0])} = {_named(data, other, match)}), so metrics on {one} are "
-        f"optimistic"
-    )
-
-
-def _named(data: Data, split: str, index: int) -> str:
-    """Return an example's file below the folder of the data, or its split and index."""
-    inputs = data.splits[split].inputs
-    if isinstance(inputs, Tensor):
-        pooled = data.fold is not None and split in ("train", "val")
-        return f"{'pool' if pooled else split}[{data.numbers(split)[index]}]"
-    root = data.extra.root if split == "extra" and data.extra is not None else data.root
-    return printable(inputs[index].removeprefix(root).lstrip("/\\"))
+    Args:
+        data: The data.
+        split: Of the example.
+        index: Of the example in the split.
+        with_class: Whether the class of a tensor, which has no folder, is named too.
+    """
+    own = data.splits[split]
+    if not isinstance(own.inputs, Tensor):
+        root = data.extra.root if split == "extra" and data.extra is not None else data.root
+        return printable(own.inputs[index].removeprefix(root).lstrip("/\\"))
+    is_pooled = data.fold is not None and split in ("train", "val")
+    name = f"{'pool' if is_pooled else split}[{data.numbers(split)[index]}]"
+    return f"{name} of {data.classes[int(own.labels[index])]}" if with_class else name
 
 
 # Changes of a study's data while it runs.
 #
 # What a run reads must be what the study's fingerprint says. Each file is compared with its stamp
-# when it is decoded, and where that is another with its content (`Split.example`); a process that
+# when it is read, and where that is another with its content (`Split.example`); a process that
 # reads the data later compares their fingerprint (`Contents.check`); and at its end a study looks
-# at
-# all files once more (`find_changes`).
+# at all files once more (`find_changes`).
 
 
-MAX_NAMED = 3
+_MAX_NAMED = 3
 """Files that a sentence names."""
 
 
@@ -336,8 +331,7 @@ def forget_changed_data(run: Run) -> None:
     Raises:
         InputError: The data do not exist.
     """
-    data = with_extra(load_data(run), run)
-    if any(split.changed_files() for split in data.splits.values()) or _differ(run, False):
+    if _changed_files(run) is not None:
         clear_cached_data()
 
 
@@ -346,38 +340,31 @@ def find_changes(run: Run) -> str:
 
     Files that were only touched, whose contents are the same, have not.
     """
-    data = with_extra(load_data(run), run)
-    changed = [file for split in data.splits.values() for file in split.changed_files()]
-    if not _differ(run, bool(changed)):
+    files = _changed_files(run)
+    if files is None:
         return ""
-    names = list(dict.fromkeys(changed))
-    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-    what = f"image files were changed or removed ({_list_files(names)}{more})"
-    if not names:
-        what = "image files were added"
+    names = ", ".join(map(printable, files[:_MAX_NAMED]))
+    more = f" and {len(files) - _MAX_NAMED:,} more" if len(files) > _MAX_NAMED else ""
+    what = f"changed or removed ({names}{more})" if files else "added"
     return (
-        f"{what} while the study ran: its results are of the images as they were when it read "
-        f"them, and it cannot be continued until they are restored"
+        f"image files were {what} while the study ran: its results are of the images as they were "
+        f"when it read them, and it cannot be continued until they are restored"
     )
 
 
-def _differ(run: Run, changed: bool) -> bool:
-    """Return True if the contents of the files are others than this process has read.
+def _changed_files(run: Run) -> list[str] | None:
+    """Return the files that have other contents than this process has read.
 
-    Args:
-        run: Names the data.
-        changed: Whether a file has another content.
+    The list is empty if files were only added; None if all are the same.
     """
+    data = with_extra(load_data(run), run)
+    changed = [file for split in data.splits.values() for file in split.changed_files()]
+    if changed:
+        return list(dict.fromkeys(changed))
     try:
-        differs = folder_differs(run)
-        # a function is not called again
-        others = (
-            run.extra is not None and not is_named_extra(run.extra) and extra_differs(run.extra)
-        )
+        is_same = not folder_differs(run)
+        if run.extra is not None and not is_named_extra(run.extra):
+            is_same = is_same and not extra_differs(run.extra)
     except InputError:
-        return True
-    return changed if differs is None else differs or others
-
-
-def _list_files(files: list[str]) -> str:
-    return ", ".join(map(printable, files[:MAX_NAMED]))
+        return []
+    return None if is_same else []

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import io
 import os
+import re
 import stat
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -98,20 +99,6 @@ def content_number(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
-def read_if_same(file: str, content: int) -> tuple[bytes, int] | None:
-    """Return the content of a file and its stamp; None if the content is not the one of a number.
-
-    Raises:
-        OSError: There is no file, or it cannot be read.
-    """
-    found = os.stat(file)
-    if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
-        return None
-    own = Path(file).read_bytes()
-    same = content_number(hashlib.sha256(own).digest()) == content
-    return (own, _stamp(found)) if same else None
-
-
 def stamp_of(file: str) -> int | None:
     """Return a number that changes if a file is written or replaced; None if there is no file.
 
@@ -134,11 +121,6 @@ def _stat(file: str) -> os.stat_result:
     try:
         found = os.stat(file)
     except OSError as error:
-        if os.path.islink(file):
-            raise InputError(
-                f"the image {printable(file)} is a link to {printable(os.readlink(file))}, which "
-                f"cannot be reached ({error.strerror}); restore that file or remove the link"
-            ) from None
         raise InputError(unreadable(file, error)) from None
     if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
         raise InputError(f"the image {printable(file)} is no file; remove it")
@@ -235,7 +217,7 @@ def decode(
         with Image.open(file if content is None else io.BytesIO(content)) as image:
             return pixels(oriented(image, orientation), mode)
     except UNREADABLE as error:
-        reason = first_line(error).replace(f" '{file}'", "")
+        reason = re.sub(f" ('{re.escape(str(file))}'|<_io.BytesIO.*>)", "", first_line(error))
         text = f"the image {printable(str(file))} cannot be read ({reason})"
         raise InputError(text) from None
 
@@ -298,52 +280,46 @@ class Split:
         """
         if isinstance(self.inputs, Tensor):
             return self.inputs[index]
-        file = self.inputs[index]
-        if self.stamps is None:
-            return decode(file, orientation)
-        if self._has_stamp(index, file):
-            try:
-                image = decode(file, orientation)
-            except InputError:
-                if self._has_stamp(index, file):
-                    raise
-            else:  # afterwards: a file may be overwritten while it is decoded
-                if self._has_stamp(index, file):
-                    return image
-        return decode(file, orientation, content=self._hashed_content(index, file))
+        content = None if self.stamps is None else self._content(index)
+        return decode(self.inputs[index], orientation, content=content)
 
-    def _has_stamp(self, index: int, file: str) -> bool:
-        return self.stamps is None or stamp_of(file) == int(self.stamps[index, 0])
-
-    def _hashed_content(self, index: int, file: str) -> bytes:
-        """Return the content of a file that has another stamp, if it is the one that was hashed."""
-        assert self.stamps is not None  # noqa: S101 - without stamps none is another
-        what = "changed"
+    def _content(self, index: int) -> bytes:
+        """Return the content of a file, which must be the one that was hashed."""
+        assert self.stamps is not None  # noqa: S101 - the caller has looked
+        file = str(self.inputs[index])
+        stamp, number = self.stamps[index].tolist()
         try:
-            if found := read_if_same(file, int(self.stamps[index, 1])):
-                content, self.stamps[index, 0] = found
-                return content
+            status = os.stat(file)
+            if stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+                content = Path(file).read_bytes()
+                # also afterwards: a file may be overwritten while it is read
+                if _stamp(status) == stamp == stamp_of(file):
+                    return content
+                if content_number(hashlib.sha256(content).digest()) == number:
+                    self.stamps[index, 0] = _stamp(status)
+                    return content
         except (FileNotFoundError, NotADirectoryError):
-            what = "removed"
+            pass
         except OSError as error:
             raise InputError(unreadable(file, error)) from None
         raise DataChangedError(
-            f"the image {printable(file)} has been {what} since the study read its data; restore "
-            f"it, and the same command goes on"
+            f"the image {printable(file)} has been changed or removed since the study read its "
+            f"data; restore it, and the same command goes on"
         )
 
     def changed_files(self) -> list[str]:
         """Return the files that have been changed or removed since they were hashed."""
         if isinstance(self.inputs, Tensor) or self.stamps is None:
             return []
-        others = [i for i, file in enumerate(self.inputs) if not self._has_stamp(i, file)]
+        stamps = self.stamps[:, 0].tolist()
+        others = [i for i, file in enumerate(self.inputs) if stamp_of(file) != stamps[i]]
         with ThreadPoolExecutor() as pool:
             changed = list(pool.map(self._is_changed, others))
         return [self.inputs[i] for i, is_changed in zip(others, changed, strict=True) if is_changed]
 
     def _is_changed(self, index: int) -> bool:
         try:
-            self._hashed_content(index, str(self.inputs[index]))
+            self._content(index)
         except (InputError, DataChangedError):
             return True
         return False

@@ -13,144 +13,156 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, printable
 from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name_splits, read_note
 
-# Image files in folders: which ones are taken, and what is refused or said about the others.
+# Image files in folders: which ones are read, and what is said about the others.
 #
 # Images are found in the order of torchvision's ImageFolder, which follows links from folder to
 # folder without an end, and passes over folders that it cannot read and formats that it does not
-# know
-# without a word.
+# know without a word.
 
 
-OTHER_FORMATS = (
-    *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jfif", ".jpe", ".jp2", ".j2k", ".apng", ".svg"),
-    *(".tga", ".ico", ".psd", ".exr", ".hdr", ".pbm", ".pnm", ".pcx", ".dds", ".dcm", ".qoi"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw"),
+_OTHER_FORMATS = set(
+    [
+        ".gif",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jfif",
+        ".jpe",
+        ".jp2",
+        ".j2k",
+        ".apng",
+        ".svg",
+        ".tga",
+        ".ico",
+        ".psd",
+        ".exr",
+        ".hdr",
+        ".pbm",
+        ".pnm",
+        ".pcx",
+        ".dds",
+        ".dcm",
+        ".qoi",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".raf",
+        ".rw2",
+        ".raw",
+    ]
 )
 """Suffixes of images that torchvision's ImageFolder does not take."""
-NO_IMAGES = (
-    *(".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".log"),
-    *(".npy", ".npz", ".pt", ".pth", ".pkl", ".mat", ".zip", ".py", ".db", ".ini", ".lock"),
+_NO_IMAGES = set(
+    [
+        ".txt",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".csv",
+        ".tsv",
+        ".md",
+        ".html",
+        ".yaml",
+        ".yml",
+        ".log",
+        ".npy",
+        ".npz",
+        ".pt",
+        ".pth",
+        ".pkl",
+        ".mat",
+        ".zip",
+        ".py",
+        ".db",
+        ".ini",
+        ".lock",
+    ]
 )
 """Suffixes of files that may stand beside images and are not opened."""
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+OTHER_FORMATS = "of other formats"
+READ_ALREADY = "behind links to nothing or to folders that are read already"
+"""Reasons of `describe_left_out`."""
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 """First bytes of images: JPEG, PNG, GIF and TIFF."""
-MAGIC_OF_BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"WEBP")
+_MAGIC_OF_BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"WEBP")
 """Bytes 4 to 12, or 8 to 12, of others: HEIC, AVIF and WebP."""
 
-LEFT_OUT = (
-    "{images} {are} left out (such as {example}), since only files with the suffixes "
-    f"{', '.join(IMG_EXTENSIONS)} are read; convert {{them}}"
-)
-OUTSIDE = (
-    "{images} {are} in no folder of a class (such as {example}) and left out; put {them} into such "
-    "a folder"
-)
-NESTED = (
-    "{images} {are} in folders inside the folder of a class (such as {example}) and {have} the "
-    "label of that class"
-)
-"""Sentences of `describe`."""
-ONE = {"s": "", "are": "is", "have": "has", "them": "it"}
-MANY = {"s": "s", "are": "are", "have": "have", "them": "them"}
 
+@dataclass
+class Images:
+    """Files in a folder of images and in all folders in it, in the order of their names."""
 
-@dataclass(frozen=True)
-class Found:
-    """Files in a folder of images and in all folders in it."""
-
-    images: tuple[str, ...]
-    nested: tuple[str, ...] = ()
+    images: list[str] = field(default_factory=list)
+    nested: list[str] = field(default_factory=list)
     """Those of the images that are not in the folder itself."""
-    left_out: tuple[str, ...] = ()
+    left_out: list[str] = field(default_factory=list)
     """Images in other formats, or without a known suffix."""
-    folders: Mapping[str, str] = field(default_factory=dict)
-    """The folder itself and all in it: the path without links, and the one that leads there."""
+    skipped: list[str] = field(default_factory=list)
+    """Links that lead nowhere, and paths to folders that are read under another one."""
 
 
-def find_images(folder: Path, circles: bool = False) -> Found:
-    """Return the images in a folder and in all folders in it, in the order of their names.
+def find_images(folders: Sequence[Path]) -> list[Images]:
+    """Return the images in each of several folders and in all folders in them.
 
-    Links to folders inside are followed, but each folder is taken once.
-
-    Args:
-        folder: which may be a link itself.
-        circles: whether links to a folder around them are passed over; else they are refused.
+    Links to folders are followed, after the folders that are reached without a link. Each folder is
+    read once, for the first of the folders that it is reached from, and links to a folder around
+    them are not followed, so that each image has one label.
 
     Raises:
-        InputError: a folder cannot be read, a link leads in a circle or nowhere, or a name cannot
-            be written.
+        InputError: A folder cannot be read, or a name cannot be written.
     """
-    images, nested, left_out = list[str](), list[str](), list[str]()
-    folders = dict[str, str]()
-    for place, names in sorted(_walk(folder, circles, folders)):
+    result = [Images() for _ in folders]
+    for number, place, names in sorted(_walk(folders, result)):
+        own = result[number]
         for name in sorted(names):
             file = os.path.join(place, name)
-            if name.startswith(".") and _is_dangling(file):  # such as the lock of an editor
+            is_dangling = os.path.islink(file) and not os.path.exists(file)
+            if name.startswith(".") and is_dangling:  # such as the lock of an editor
                 continue
             if name.lower().endswith(IMG_EXTENSIONS):
-                _check_file_name(file)
-                images.append(file)
-                if place != str(folder):
-                    nested.append(file)
+                _check_name("an image", file, hidden_characters(file, formats=False))
+                own.images.append(file)
+                if place != str(folders[number]):
+                    own.nested.append(file)
             elif _looks_like_image(file, name):
-                left_out.append(file)
-            elif _may_be_folder(name):
-                check_link(Path(file))
-    return Found(tuple(images), tuple(nested), tuple(left_out), folders)
+                own.left_out.append(file)
+            elif is_dangling:
+                own.skipped.append(file)
+    return result
 
 
-def _walk(folder: Path, circles: bool, seen: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder and the names of its files, once.
-
-    Links are followed after the folders that are reached without, in the order of their names, so
-    which of several paths a folder has does not depend on the order of the system.
-
-    Args:
-        folder: to begin with.
-        circles: whether links to a folder around them are passed over; else they are refused.
-        seen: gets the folders, see `Found.folders`.
-    """
-    pending = [str(folder)]
+def _walk(
+    folders: Sequence[Path], result: Sequence[Images]
+) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield each folder with the number of the one that it is in, and the names of its files."""
+    pending, seen = [(k, str(folder)) for k, folder in enumerate(folders)], set[str]()
     while pending:
-        links = list[str]()
-        for begin in sorted(pending):
-            for place, folders, names in os.walk(begin, onerror=_refuse):
-                here = os.path.realpath(place)
-                if here in seen:
-                    folders.clear()
+        links = []
+        for number, begin in sorted(pending):
+            if _is_around(begin):
+                result[number].skipped.append(begin)
+                continue
+            for place, inner, names in os.walk(begin, onerror=_refuse):
+                real = os.path.realpath(place)
+                if real in seen:
+                    result[number].skipped.append(place)
+                    inner.clear()
                     continue
-                seen[here] = place
-                inside = (os.path.join(place, name) for name in sorted(folders))
-                links += [p for p in inside if os.path.islink(p) and not _is_circle(p, circles)]
-                yield place, names
+                seen.add(real)
+                paths = [os.path.join(place, name) for name in inner]
+                links += [(number, path) for path in paths if os.path.islink(path)]
+                yield number, place, names
         pending = links
 
 
-def _is_circle(link: str, allowed: bool) -> bool:
-    """Return True if a link leads to a folder around it; raise InputError if it may not."""
-    real, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
-    if os.path.commonpath([real, here]) != real:
-        return False
-    if allowed:
-        return True
-    raise InputError(
-        f"a link inside the folder of a class must not lead to a folder around it, but "
-        f"{printable(link)} links to {printable(os.readlink(link))}; remove the link"
-    )
-
-
-def check_apart(found: Sequence[Found]) -> None:
-    """Raise InputError if links lead from two classes of a split to the same folder."""
-    places = dict[str, str]()
-    for own in found:
-        if twice := sorted(own.folders.keys() & places.keys()):
-            real = twice[0]
-            raise InputError(
-                f"each image must be in the folder of one class, but the folder {printable(real)} "
-                f"is reached as {printable(places[real])} and as {printable(own.folders[real])}; "
-                f"remove the link"
-            )
-        places |= own.folders
+def _is_around(path: str) -> bool:
+    """Return True if a path is a link to a folder around it."""
+    real, here = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
+    return os.path.commonpath([real, here]) == real
 
 
 def _refuse(error: OSError) -> None:
@@ -160,7 +172,7 @@ def _refuse(error: OSError) -> None:
     ) from None
 
 
-def list_folder(folder: Path) -> list[str]:
+def _list_folder(folder: Path) -> list[str]:
     """Return the sorted names of what a folder holds; raise InputError if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
@@ -170,112 +182,54 @@ def list_folder(folder: Path) -> list[str]:
         raise
 
 
-def check_link(path: Path) -> None:
-    """Raise InputError if a path in the place of a folder is a link that leads nowhere."""
-    if _is_dangling(str(path)):
+def _check_name(what: str, path: str, hidden: Sequence[str]) -> None:
+    """Raise InputError if a name could not be written or would show as another."""
+    if hidden:
         raise InputError(
-            f"the link {printable(str(path))} to {printable(os.readlink(path))} leads nowhere, or "
-            f"in a circle; restore its target or remove it"
-        )
-
-
-def _may_be_folder(name: str) -> bool:
-    """Return False for a name that a link to a folder would not have."""
-    return not name.startswith(".") and not name.lower().endswith(NO_IMAGES)
-
-
-def _is_dangling(path: str) -> bool:
-    return os.path.islink(path) and not os.path.exists(path)
-
-
-def class_folders(split: Path) -> list[Path]:
-    """Return the folders of the classes in the folder of a split, by name.
-
-    Raises:
-        InputError: a name cannot be shown, a link leads nowhere, or an image would have two
-            classes.
-    """
-    names = list_folder(split)
-    for name in names:
-        if _may_be_folder(name):
-            check_link(split / name)
-    folders = [split / name for name in names if (split / name).is_dir()]
-    for own in folders:
-        check_class_name(own.name, f"the folder {str(own)!a}")
-    real = {own: Path(os.path.realpath(own)) for own in folders}
-    classes = {place: own for own, place in reversed(real.items())}
-    here = Path(os.path.realpath(split))
-    around = {place: split for place in (here, *here.parents)}
-    for own, place in real.items():
-        within = [classes[p] for p in (place, *place.parents) if classes.get(p, own) != own]
-        if other := around.get(place) or next(iter(within), None):
-            raise InputError(
-                f"each image must be in the folder of one class, but those in {own}, which is the "
-                f"folder {place}, are also in {other}; remove the link"
-            )
-    return folders
-
-
-def check_class_name(name: str, what: str) -> None:
-    """Raise InputError if the name of a class could not be written or would show as another."""
-    if hidden := hidden_characters(name):
-        raise InputError(
-            f"the name of a class must have printable characters of UTF-8 only, but {what} has "
+            f"the name of {what} must have printable characters of UTF-8 only, but {path!a} has "
             f"others, such as {hidden[0]!a}; rename it"
         )
-
-
-def _check_file_name(file: str) -> None:
-    if hidden_characters(file, formats=False):
-        raise InputError(
-            f"the name of an image must have printable characters of UTF-8 only, but the file "
-            f"{file!a} has others; rename it"
-        )
-
-
-def is_image(folder: Path, name: str) -> bool:
-    """Return True if a name in a folder is that of a file with the suffix of an image."""
-    return name.lower().endswith(IMG_EXTENSIONS) and (folder / name).is_file()
 
 
 def _looks_like_image(file: str, name: str) -> bool:
     """Return True for a file that is an image by its suffix or its first bytes, unless hidden."""
     suffix = os.path.splitext(name)[1].lower()
-    if name.startswith(".") or suffix in NO_IMAGES or not os.path.isfile(file):
+    if name.startswith(".") or suffix in _NO_IMAGES or not os.path.isfile(file):
         return False
-    if suffix in OTHER_FORMATS:
+    if suffix in _OTHER_FORMATS:
         return True
     try:
         with open(file, "rb") as stream:
             head = stream.read(16)
     except OSError:
         return False
-    return head.startswith(MAGIC) or head[4:12].endswith(MAGIC_OF_BOXES)
+    return head.startswith(_MAGIC) or head[4:12].endswith(_MAGIC_OF_BOXES)
 
 
-def describe(files: Sequence[str], root: Path, what: str) -> str:
-    """Return a sentence on images; "" if there are none.
+def describe_left_out(root: Path, left_out: Mapping[str, Sequence[str]]) -> str:
+    """Return a sentence on files that are left out, with their number by reason; "" without any.
 
     Args:
-        files: The images.
         root: Folder that they are in.
-        what: `LEFT_OUT`, `OUTSIDE` or `NESTED`.
+        left_out: Files or folders by the reason.
     """
-    if not files:
+    parts = [
+        f"{len(files):,} {reason} (such as {printable(os.path.relpath(files[0], root))})"
+        for reason, files in left_out.items()
+        if files
+    ]
+    if not parts:
         return ""
-    words = MANY if len(files) > 1 else ONE
-    images, example = f"{len(files):,} image{words['s']} in {root}", _below(files[0], root)
-    return what.format(images=images, example=example, **words)
-
-
-def _below(file: str, root: Path) -> str:
-    return printable(os.path.relpath(file, root))
+    return (
+        f"files left out of {root}: {', '.join(parts)}; images are read from files with the "
+        f"suffixes {', '.join(IMG_EXTENSIONS)}"
+    )
 
 
 # A data set in a folder of images.
 
 
-MAX_NAMED = 5
+_MAX_NAMED = 5
 """Classes that an error message lists."""
 
 
@@ -287,8 +241,8 @@ def verify(data: Data) -> None:
     Raises:
         InputError: some files cannot be read; the message names the first.
     """
-    own = [split for name, split in data.splits.items() if name != "extra"]
-    _verify(own, data.fingerprint)
+    labelled = [split for name, split in data.splits.items() if name != "extra"]
+    _verify(labelled, data.fingerprint)
     if data.extra is not None:
         _verify([data.splits["extra"]], data.extra.fingerprint)
 
@@ -298,25 +252,28 @@ def _verify(splits: Sequence[Split], fingerprint: str) -> None:
     note = f"{fingerprint}-read-by-pillow-{PIL.__version__}"
     if not files:
         return
-    if read_note(note) is not None:
-        _check_readable(files)
-        return
-    with ThreadPoolExecutor() as pool:
-        broken = [error for error in pool.map(_fault, files) if error]
-    if broken:
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise InputError(f"{broken[0]}{more}; replace or remove the file")
+    if read_note(note) is not None:  # only the permissions may have changed
+        faults = [_unreadable(file) for file in files if not os.access(file, os.R_OK)]
+    else:
+        with ThreadPoolExecutor() as pool:
+            faults = [fault for fault in pool.map(_decoding_fault, files) if fault]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise InputError(f"{faults[0]}{more}; replace it, make it readable or remove it")
     keep_note(note, "")
 
 
-def _check_readable(files: Sequence[str]) -> None:
-    """Raise InputError if the permissions of a file that was read before have changed."""
-    if locked := [file for file in files if not os.access(file, os.R_OK)]:
-        more = f" (and {len(locked) - 1} more)" if len(locked) > 1 else ""
-        raise InputError(
-            f"the image {printable(locked[0])} cannot be read (no permission){more}; make it "
-            f"readable"
-        )
+def _unreadable(file: str) -> str:
+    return f"the image {printable(file)} cannot be read (no permission)"
+
+
+def _decoding_fault(file: str) -> str:
+    """Return a sentence if the image cannot be decoded, else ""."""
+    try:
+        decode(file, "stored")
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def load_folder(root: Path) -> Data:
@@ -331,110 +288,111 @@ def load_folder(root: Path) -> Data:
 
     Raises:
         InputError: a folder is missing, a class is empty, the splits differ in classes, or a name
-            or a link cannot be used, see `scan`.
+            cannot be used, see `find_images`.
     """
-    classes, found = dict[str, tuple[str, ...]](), dict[str, _Images]()
-    warnings, remarks = list[str](), list[str]()
-    for name, folder in _folders(root).items():
-        found[name] = own = _read_split(folder)
-        warnings += [describe(own.left_out, folder, LEFT_OUT)]
-        warnings += [describe(own.outside, folder, OUTSIDE)]
-        remarks += [describe(own.nested, folder, NESTED)]
-        classes[name] = own.classes
-        if classes[name] != classes["train"]:
+    splits = dict[str, _Split]()
+    for name, folder in _split_folders(root).items():
+        splits[name] = own = _read_split(folder)
+        expected = splits["train"].classes
+        if own.classes != expected:
             lacks = {
-                "train": sorted(set(classes[name]) - set(classes["train"])),
-                folder.name: sorted(set(classes["train"]) - set(classes[name])),
+                "train": set(own.classes) - {*expected},
+                folder.name: {*expected} - {*own.classes},
             }
-            missing = (
-                f"{place}/ lacks {', '.join(names)}" for place, names in lacks.items() if names
-            )
+            missing = [
+                f"{k}/ lacks {', '.join(sorted(names))}" for k, names in lacks.items() if names
+            ]
             raise InputError(
                 f"{root}: train/ and {folder.name}/ must hold the same classes, but "
                 f"{' and '.join(missing)}; add or remove these folders"
             )
-    if len(classes["train"]) < 2:
-        only = classes["train"][0]
-        raise InputError(f"{root} must hold at least two classes, but has {only} alone")
-    files = tuple(file for own in found.values() for file in own.files)
-    fingerprint, stamps = hash_files(root, files)
-    parts = stamps.split([len(own.files) for own in found.values()])
-    splits = {
-        name: Split(torch.tensor(own.labels), own.files, part)
-        for (name, own), part in zip(found.items(), parts, strict=True)
-    }
+    classes = splits["train"].classes
+    if len(classes) < 2:
+        raise InputError(f"{root} must hold at least two classes, but has {classes[0]} alone")
+    hashed = hash_files(root, [file for own in splits.values() for file in own.files])
+    stamps = hashed.stamps.split([len(own.files) for own in splits.values()])
     return Data(
-        classes["train"],
-        splits,
-        fingerprint,
+        classes,
+        {
+            name: Split(torch.tensor(own.labels), tuple(own.files), part)
+            for (name, own), part in zip(splits.items(), stamps, strict=True)
+        },
+        hashed.hash,
         photos=True,
         root=str(root),
-        warnings=tuple(filter(None, warnings)),
-        remarks=tuple(filter(None, remarks)),
+        warnings=tuple(own.warning for own in splits.values() if own.warning),
+        remarks=tuple(own.remark for own in splits.values() if own.remark),
     )
 
 
 @dataclass(frozen=True)
-class _Images:
-    """What the folder of a split holds."""
+class _Split:
+    """Content of the folder of a split."""
 
     classes: tuple[str, ...]
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    nested: tuple[str, ...]
-    left_out: tuple[str, ...]
-    outside: tuple[str, ...]
-    """Images that are in no folder of a class."""
+    files: list[str]
+    labels: list[int]
+    warning: str
+    """On files that are left out; or ""."""
+    remark: str
+    """On images whose labels may surprise; or ""."""
 
 
-def _read_split(folder: Path) -> _Images:
+def _read_split(folder: Path) -> _Split:
     """Return the images in the folder of a split; raise InputError if a class has none."""
-    folders = class_folders(folder)
+    paths = [folder / name for name in _list_folder(folder)]
+    folders = [path for path in paths if path.is_dir()]
     if not folders:
         raise InputError(
             f"{folder} must hold one folder of images for each class, but holds no folder"
         )
-    found = [find_images(own) for own in folders]
-    check_apart(found)
-    left_out = tuple(file for own in found for file in own.left_out)
-    if empty := [own.name for own, its in zip(folders, found, strict=True) if not its.images]:
+    for path in folders:
+        _check_name("a class", str(path), hidden_characters(path.name))
+    classes = find_images(folders)
+    left_out = [file for own in classes for file in own.left_out]
+    if empty := [path.name for path, own in zip(folders, classes, strict=True) if not own.images]:
         others = f". {len(left_out)} images of other formats are left out" if left_out else ""
         raise InputError(
             f"{folder} must hold one folder of images for each class, but "
-            f"{', '.join(empty[:MAX_NAMED])}{' and others' * (len(empty) > MAX_NAMED)} "
+            f"{', '.join(empty[:_MAX_NAMED])}{' and others' * (len(empty) > _MAX_NAMED)} "
             f"{'has' if len(empty) == 1 else 'have'} none with the suffixes "
-            f"{', '.join(IMG_EXTENSIONS)}{others}; add images, or remove the folder"
+            f"{', '.join(IMG_EXTENSIONS)} that no other class has{others}; add images, or remove "
+            f"the folder"
         )
-    return _Images(
-        classes=tuple(own.name for own in folders),
-        files=tuple(file for own in found for file in own.images),
-        labels=tuple(k for k, own in enumerate(found) for _ in own.images),
-        nested=tuple(file for own in found for file in own.nested),
-        left_out=left_out,
-        outside=tuple(str(folder / name) for name in list_folder(folder) if is_image(folder, name)),
+    outside = [p for p in paths if p.name.lower().endswith(IMG_EXTENSIONS) and p.is_file()]
+    skipped = [file for own in classes for file in own.skipped]
+    skipped += [str(p) for p in paths if not p.name.startswith(".") and not p.exists()]
+    reasons = {
+        OTHER_FORMATS: left_out,
+        "in no folder of a class": list(map(str, outside)),
+        READ_ALREADY: skipped,
+    }
+    remark, nested = "", [file for own in classes for file in own.nested]
+    if nested:
+        example = printable(os.path.relpath(nested[0], folder))
+        remark = (
+            f"images in {folder} in folders inside the folder of a class: {len(nested):,} (such as "
+            f"{example}); they have the label of that class"
+        )
+    return _Split(
+        classes=tuple(path.name for path in folders),
+        files=[file for own in classes for file in own.images],
+        labels=[k for k, own in enumerate(classes) for _ in own.images],
+        warning=describe_left_out(folder, reasons),
+        remark=remark,
     )
 
 
-def _folders(root: Path) -> dict[str, Path]:
+def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; raise InputError without train, or with two of val."""
     if not root.is_dir():
         raise InputError(
             f'data must be "fashion", torchvision:NAME, module:factory or a folder with train/ and '
             f"val/, but there is no folder {root}; give one (--data FOLDER)"
         )
-    present = list_folder(root)
+    names = _list_folder(root)
     for name in ("train", *VAL_NAMES, "test"):
-        check_link(root / name)
-        if name in present and not (root / name).is_dir():
-            raise InputError(f"{root / name} must be a folder, but is a file; remove or rename it")
-    folders = [name for name in present if (root / name).is_dir()]
+        if name in names and not (root / name).is_dir():
+            raise InputError(f"{root / name} must be a folder, but is none; remove or rename it")
+    folders = [name for name in names if (root / name).is_dir()]
     return {split: root / name for split, name in name_splits(folders, str(root)).items()}
-
-
-def _fault(file: str) -> str | None:
-    """Return a sentence if the image cannot be decoded, else None."""
-    try:
-        decode(file, "stored")
-    except InputError as error:
-        return str(error)
-    return None

@@ -226,18 +226,18 @@ def _load_passed(run: Run, passed: Passed) -> Data:
     return passed.once(cut, lambda: cut_val(whole, cut))  # type: ignore[no-any-return]
 
 
-def folder_differs(run: Run) -> bool | None:
+def folder_differs(run: Run) -> bool:
     """Return whether the folder of a run's data now holds others than this process has read.
 
-    None if the data are in no folder of images.
+    False if the data are in no folder of images.
 
     Raises:
         InputError: the folder can no longer be read; see `load_folder`.
     """
     if run.data in SOURCES or is_named_data(run.data):
-        return None
-    known = _load(run.data, run.data_root, run.download)
-    return load_folder(Path(run.data).expanduser()).fingerprint != known.fingerprint
+        return False
+    cached = _load(run.data, run.data_root, run.download)
+    return load_folder(Path(run.data).expanduser()).fingerprint != cached.fingerprint
 
 
 def clear_cached_data() -> None:

@@ -116,7 +116,7 @@ def test_shared_examples_are_counted_by_content(tmp_path, monkeypatch):
                 save(photo(seed, 8, 8), tmp_path / split / label / f"{name}.png")
     (sentence,) = find_copies(load_data(Run(data=str(tmp_path))))
     assert sentence.startswith("1 of the 4 images in test are also in val (such as test/y/f.png = ")
-    monkeypatch.setattr("kdtune.data.checks._contents", None)  # kept: not read again
+    monkeypatch.setattr("kdtune.data.checks.file_contents", None)  # kept: not read again
     assert find_copies(load_data(Run(data=str(tmp_path)))) == [sentence]
 
 

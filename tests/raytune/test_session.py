@@ -1,7 +1,4 @@
-"""A local Ray that other users of the machine cannot reach, and what it leaves behind.
-
-Each refusal has its control: the same request with the token is answered.
-"""
+"""A local Ray that other users of the machine cannot reach, and what it leaves behind."""
 
 import http.client
 import json
@@ -28,7 +25,13 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.raytune import session as local_ray
-from kdtune.raytune.session import DEFAULTS, _own_places, check_address, environment, ray_session
+from kdtune.raytune.session import (
+    DEFAULTS,
+    _own_places,
+    check_address,
+    environment,
+    ray_session,
+)
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -141,6 +144,7 @@ def test_the_token_and_the_files_are_the_owners(session: Session) -> None:
     assert found.stdout == b""
 
 
+@pytest.mark.slow
 def test_four_trials_run_at_once_one_a_gpu(session: Session, tiny: Run, tmp_path: Path) -> None:
     study = Study(
         name="tiny",

@@ -85,7 +85,7 @@ def test_an_overwritten_image_stops_the_study_which_goes_on_when_it_is_back(
     statuses = list(results.trials.status)
     assert "completed" in statuses and 1 <= statuses.count("failed") < 4
     failed = results.trials[results.trials.status == "failed"]
-    assert failed.error.str.contains(f"the image {file} has been changed since").all()
+    assert failed.error.str.contains(f"the image {file} has been changed or removed").all()
     assert str(caught.value) in results.warnings
 
     with pytest.raises(InputError, match=r"the data in .*photos has changed since"):
