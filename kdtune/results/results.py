@@ -163,8 +163,8 @@ class Results:
     @cached_property
     def task(self) -> Task:
         """What the trials train, with all metrics that they report."""
-        known = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
-        on_val = [n for n in known if self.frames.trials[f"val/{n}@last"].notna().any()]
+        columns = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
+        on_val = [n for n in columns if self.frames.trials[f"val/{n}@last"].notna().any()]
         return self.study.task.with_metrics(self.frames.metrics, on_val)
 
     @cached_property
@@ -204,8 +204,7 @@ class Results:
         as the baseline, since the finalists are the best with and without distillation. A study
         without one of the two has one finalist.
         """
-        own = criterion.has_plain_baseline
-        return own and comparison.has_all_arms(
+        return criterion.has_plain_baseline and comparison.has_all_arms(
             self.final_trials, self.trials, self.default_criterion
         )
 
@@ -355,8 +354,8 @@ class Results:
         """Return the student of a configuration; "" for a training function."""
         if self.task.group is None:
             return ""
-        own = self.trials[f"{PREFIX}{self.task.group}"]
-        return str(own[self.trials.config_id == config_id].iloc[0])
+        students = self.trials[f"{PREFIX}{self.task.group}"]
+        return str(students[self.trials.config_id == config_id].iloc[0])
 
     def compare(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Compare every other configuration with the baseline of its student.
@@ -518,7 +517,7 @@ class Results:
             full: whether there are all numbers, for computing, instead of a table for reading.
 
         Returns:
-            One row per group. For reading, see `short_forms.short_summary`. Full: by..., n_planned
+            One row per group. For reading, see `words.short_summary`. Full: by..., n_planned
             (repeats; not if pooled), val/<metric>/mean, /std and /n, unless pooled /low and /high
             of the 95 % t interval, and label.
         """
@@ -597,7 +596,7 @@ class Results:
         return None, "runs have no values for the same examples"
 
     def verdict(self, criterion: Criterion | None = None) -> str:
-        """Return the conclusion in words, a line for each student; see `wording.verdict`.
+        """Return the conclusion in words, a line for each student; see `words.verdict`.
 
             >>> print(results.verdict())
             Distillation (alpha = 0.1) improved validation accuracy by 6.0 percentage points
@@ -773,12 +772,12 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
     for name, value in {} if criterion.has_plain_baseline else criterion.fixed.items():
         values = study.values(name)
         if isinstance(values, Range):
-            known = not isinstance(value, str) and values.low <= value <= values.high
+            is_searched = not isinstance(value, str) and values.low <= value <= values.high
         else:
-            known = value in values
+            is_searched = value in values
         # samplers add alpha = 1 even if the list or range of alphas does not hold it
-        known = known or (study.has_plain and task.baseline.get(name) == value)
-        if not known:
+        is_searched |= study.has_plain and task.baseline.get(name) == value
+        if not is_searched:
             shown = values if isinstance(values, Range) else ", ".join(map(str, values))
             raise InputError(
                 f"--baseline must be a configuration of the study ({name}: {shown}), but got "

@@ -436,7 +436,7 @@ def _examples(count: float, criterion: Criterion) -> str:
 def detectable(row: pd.Series, m: int) -> float:
     """Return the minimum detectable difference at 80 % power of one of m comparisons.
 
-    A significant result takes both t tests of a two-way estimate, see `crossed.Estimate`.
+    A significant result takes both t tests of a two-way estimate, see `intervals.Estimate`.
     """
     level = SIGNIFICANCE_LEVEL / m
     least = float(row.error) * detectable_effect(row.df, level)
@@ -610,7 +610,7 @@ def _sentence(text: str) -> str:
 def best_sentence(
     selection: pd.DataFrame, criterion: Criterion, name: str, context: ComparisonContext
 ) -> str:
-    """Return the performance of the best configuration, from the table of `selection.selection`."""
+    """Return the performance of the best configuration, from the table of `comparison.selection`."""
     if not len(selection):
         return ""
     form = ".1f" if criterion.in_points else ".4g"
@@ -641,7 +641,7 @@ def best_sentence(
 
 
 def _on_split(row: pd.Series, split: str) -> pd.Series:
-    """Return a row of `selection.selection` on a split as one of `comparison.compare`."""
+    """Return a row of `comparison.selection` on a split as one of `comparison.compare`."""
     names = {"mean": "diff", "low": "low", "high": "high"}
     return pd.Series({name: row[f"{split}/{column}"] for column, name in names.items()})
 
@@ -652,7 +652,7 @@ def default_text(
     """Return how the chosen configuration compares with the default, and a warning if it is worse.
 
     Args:
-        selection: table of `selection.selection`.
+        selection: table of `comparison.selection`.
         criterion: of the table.
         name: the default in words.
         context: repeats and intervals of the table.

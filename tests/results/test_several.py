@@ -149,7 +149,7 @@ def test_unpaired_teachers_are_the_sample(tmp_path: Path) -> None:
     assert row.why == "teachers 1 and 4" and row.p == exact(welch.pvalue)
     assert (row.n, row.n_reference) == (8, 5)
     assert "Welch's t test over the means of 4 teachers" in text(side)
-    assert "about new repeats with new teachers of these recipes on these val images" in text(side)
+    assert "about new repeats with new teachers of these recipes on these test images" in text(side)
 
 
 def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: list[str]) -> None:
