@@ -11,8 +11,9 @@ import pandas as pd
 
 from kdtune.config.fields import Value
 from kdtune.config.records import NO_LIMITS, Limits
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Format, Scope
-from kdtune.config.task import DISTILLATION, Metric, Task, check_names
+from kdtune.config.task import Metric, Task, check_names
 from kdtune.config.text import InputError, in_spreadsheet, short
 from kdtune.results.design import (
     ONE_TEACHER,
@@ -257,14 +258,14 @@ def compare(
     """Compare every other configuration with the baseline of its student, paired by repeat.
 
     Where the metric has a value per example and predictions are there, the comparison is paired by
-    image, too, and holds for new repeats and new images (`statistics.crossed`). Otherwise it holds
+    image, too, and holds for new repeats and new images (`intervals.crossed`). Otherwise it holds
     for new repeats on the same images.
 
     Args:
         trials: see the module.
         criterion: metric, epoch selection and baseline.
         anytime_level: level of a study that added repeats until the comparison was decided. Then
-            p, p_holm, low and high are always-valid (`statistics.sequential`), p_max_t, low_here
+            p, p_holm, low and high are always-valid (`tests.AnytimeTest`), p_max_t, low_here
             and high_here are NaN, and there are columns undecidable and least_decidable, see
             `tests.AnytimeTest`. None: the number of repeats was fixed.
         read: returns values per example on val, see `design.make_pairs`.
@@ -485,7 +486,7 @@ def selection(
         "default" and "chosen - default" (best - default; not if they are the same). Columns: row,
         config_id, label (of a difference both labels) and means with the ends of their intervals:
         val/mean, /low, /high (optimistic where val selected the best), corrected/mean, /low, /high
-        (best row, accuracy at the last epoch: BBC-CV, see `statistics.selection_bias`) and
+        (best row, accuracy at the last epoch: BBC-CV, see `selection.bootstrap_corrected`) and
         test/mean, /low, /high (test selects nothing); val/n, val/n_images, test/n, test/n_images:
         the repeats and images that an interval generalises from; without a number of images it
         holds for these images. NaN where there is no such number.
