@@ -610,7 +610,7 @@ def _sentence(text: str) -> str:
 def best_sentence(
     selection: pd.DataFrame, criterion: Criterion, name: str, context: ComparisonContext
 ) -> str:
-    """Return the performance of the best configuration, from the table of `comparison.selection`."""
+    """Return the performance of the best configuration, from a table of `comparison.selection`."""
     if not len(selection):
         return ""
     form = ".1f" if criterion.in_points else ".4g"
