@@ -355,8 +355,9 @@ def prepare(
         return Prepared(study, fingerprints, None, {}, partial(run_trial, function_epochs))
     Cache(study.cache, study.cache_gb).check()
     missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher")
-    rows = recipe_rows(asked, study, saved.study if saved else None)
-    transforms, data = transforms_of(study), with_extra(load_data(study.run), study.run)
+    data = with_extra(load_data(study.run), study.run)
+    rows = recipe_rows(asked, study, saved.study if saved else None, data)
+    transforms = transforms_of(study, data)
     provenance = {
         "classes": data.classes,
         "data_set": data_record(data),
@@ -463,16 +464,17 @@ def find_warnings(study: Study, data: Data | None, count: int) -> Iterator[str]:
         return
     yield from flags_without_effect(study)
     yield from data.warnings
-    yield from find_faults(study)
-    yield from find_other_views(study)
+    yield from find_faults(study, data)
+    yield from find_other_views(study, data)
     yield from describe_fixed_students(study)
     cache, all_teachers = Cache(study.cache, study.cache_gb), teachers(study)
+    student = make_student(study.run, data)
     if strangers := cache.strangers():
         yield strangers
     if fault := cache.fault():
         yield fault
     elif too_small := cache_warning(
-        study, count, data, make_student(study.run), [initial_teacher(run) for run in all_teachers]
+        study, count, data, student, [initial_teacher(run, data) for run in all_teachers]
     ):
         yield too_small
     count_used = len({run.teacher_number for run in numbered(study, all_teachers)})

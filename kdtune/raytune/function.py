@@ -18,9 +18,9 @@ import numpy as np
 from ray import tune
 
 from kdtune.config.files import PREDICTIONS, atomic_write, not_writable_by_all
-from kdtune.config.run import BaseRun, derive_seed
+from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import SPLITS, Train, load_function, own_metric, parse_metric
+from kdtune.config.task import SPLITS, BaseRun, Train, load_function, own_metric, parse_metric
 from kdtune.config.text import Diverged, no_exit
 from kdtune.statistics.selection import rungs
 from kdtune.storage.folder import MARK, describe_folder_fault

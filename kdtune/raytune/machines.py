@@ -26,6 +26,8 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import check_signature, ends_of, is_importable, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
+from kdtune.data.arrays import with_extra
+from kdtune.data.sources import load_data
 from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.results.comparison import markdown
 from kdtune.storage.store import RETRY_TIMEOUT_SECONDS, SHORT_RETRY_TIMEOUT_SECONDS, Store
@@ -376,8 +378,9 @@ def fingerprints_of(study: Study) -> dict[str, str]:
     """
     if study.train is not None:
         return {"train": _fingerprint(study)}
-    objectives = check_objectives(study)
-    return check_study(study) | objectives
+    data = with_extra(load_data(study.run), study.run)
+    objectives = check_objectives(study, len(data.classes))
+    return check_study(study, data) | objectives
 
 
 def report_node(
@@ -454,7 +457,8 @@ def _describe_cpu_fault(study: Study, gpus: int) -> str:
 
 
 def _check_disk(study: Study, free: int) -> None:
-    largest = max(make_student(run).nbytes for run in students(study))
+    data = load_data(study.run)
+    largest = max(make_student(run, data).nbytes for run in students(study))
     need = RUN_BYTES_PER_STUDENT_BYTE * largest
     if free < need:
         raise InputError(f"{study.folder} has {free} free bytes, but one run needs {need}")

@@ -15,8 +15,8 @@ from ray import tune
 from ray._private import state
 
 from kdtune.config.files import CHECKPOINT, delete_states
-from kdtune.config.run import BaseRun
 from kdtune.config.study import Study
+from kdtune.config.task import BaseRun
 from kdtune.config.text import DataChangedError, FolderUnusableError
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan

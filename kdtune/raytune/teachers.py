@@ -222,8 +222,9 @@ def measure_all(study: Study, missing: Missing) -> tuple[list[Cost], list[str]]:
 
 def _measure_costs(study: Study, role: Role, name: str, device: torch.device) -> Cost:
     run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
-    data, student = load_data(run), make_student(run)
-    teacher = [initial_teacher(member) for member in run.teacher_members]
+    data = load_data(run)
+    student = make_student(run, data)
+    teacher = [initial_teacher(member, data) for member in run.teacher_members]
     views = samples(data, run, view_size(run, data, student, *teacher))
     members = (student,) if role == "student" else networks(teacher)
     placed = [model.place(device, run.precision) for model in members]

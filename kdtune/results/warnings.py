@@ -17,9 +17,9 @@ from kdtune.config.records import (
     read_teacher_accuracy,
     write_teacher_accuracy,
 )
-from kdtune.config.run import Run
+from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Study
-from kdtune.config.task import DISTILLATION, Task
+from kdtune.config.task import Task
 from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, completed
 from kdtune.results.design import p_text

@@ -27,7 +27,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
-from kdtune.data.sources import clear_cached_data, load_fashion
+from kdtune.data.sources import clear_cached_data, load_data, load_fashion
 from kdtune.raytune.folder import (
     check_same,
     finish,
@@ -457,7 +457,7 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
     )
     study = Study(name="before", out=str(tmp_path / "runs"), run=run, repeats=1)
     with lock_study(study.folder):
-        write_study(study, check_study(study))
+        write_study(study, check_study(study, load_data(study.run)))
         curves = {r: [0.5, 0.6] for r in study.runs()}
         write_records(study.folder, curves)
     before = kdtune.load(study.folder).trials

@@ -320,10 +320,11 @@ class TestOnTwoNodes:
     def test_a_file_that_is_gone_is_named_with_the_machine(
         self, study: Study, tmp_path: Path
     ) -> None:
+        from kdtune.data.sources import load_data
         from kdtune.training.run import make_student
 
         file = tmp_path / "student.safetensors"
-        save_weights(make_student(study.run).net, file)
+        save_weights(make_student(study.run, load_data(study.run)).net, file)
         with_weights = replace(study, run=replace(study.run, student_weights=str(file)))
         fingerprints = fingerprints_of(with_weights)
         preflight(with_weights, fingerprints, TRIAL)

@@ -67,7 +67,10 @@ def test_a_function_that_hands_out_one_module_gives_a_new_copy_each_time() -> No
     net = factories.tiny_student(10)
     before = net[-1].weight.clone() if isinstance(net, nn.Sequential) else None
     study = freeze_objects(study_of(closing_over(net), closing_over(net)))
-    first, second = make_student(study.run), make_student(study.run)
+    first, second = (
+        make_student(study.run, load_data(study.run)),
+        make_student(study.run, load_data(study.run)),
+    )
     assert first.fingerprint() == second.fingerprint()
     first.freeze()
     with torch.no_grad():
@@ -108,12 +111,12 @@ def make(classes):
 def test_a_study_has_its_objects_as_they_were_when_it_began() -> None:
     net = factories.tiny_teacher(10)
     study = freeze_objects(study_of(net, factories.tiny_student))
-    before = initial_teacher(study.run).fingerprint()
+    before = initial_teacher(study.run, load_data(study.run)).fingerprint()
     with torch.no_grad():
         next(net.parameters()).add_(1)
-    assert initial_teacher(study.run).fingerprint() == before
+    assert initial_teacher(study.run, load_data(study.run)).fingerprint() == before
     again = freeze_objects(replace(study, run=replace(study.run, teacher=net)))
-    assert initial_teacher(again.run).fingerprint() != before
+    assert initial_teacher(again.run, load_data(again.run)).fingerprint() != before
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
@@ -131,8 +134,11 @@ def test_a_student_must_learn() -> None:
     frozen = factories.tiny_student(10).requires_grad_(False)
     run = resolve(study_of(factories.tiny_teacher(10), frozen).run)
     with pytest.raises(InputError, match="the student object:Sequential-2 must have parameters"):
-        check_study(Study(run=run))
-    assert check_study(Study(run=replace(run, student="object:Sequential")))  # the teacher
+        check_study(Study(run=run), load_data(run))
+    assert check_study(
+        Study(run=replace(run, student="object:Sequential")),
+        load_data(run),
+    )  # the teacher
 
 
 # -- places ------------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ def worker_functions() -> Any:
 
     def fingerprints(study: Study) -> list[str]:
         data, run = load_data(study.run), study.run
-        models = make_student(run), initial_teacher(run)
+        models = make_student(run, load_data(run)), initial_teacher(run, load_data(run))
         return [data.fingerprint, *(model.fingerprint() for model in models)]
 
     def look(study: Study) -> tuple[list[str], bool, list[Any]]:

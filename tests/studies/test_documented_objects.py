@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kdtune.data.sources import load_data
 from kdtune.raytune.objects import freeze_objects
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import check_study
@@ -21,5 +22,9 @@ def test_the_example_passes_all_checks() -> None:
     exec(code, scope)
     study = freeze_objects(scope["study"])
     assert study.run.student == "object:make_student" and study.run.data == "object:data"
-    assert set(check_study(resolve_study(study))) == {"data", "teacher", "student"}
+    assert set(check_study(resolve_study(study), load_data(study.run))) == {
+        "data",
+        "teacher",
+        "student",
+    }
     assert len(study.runs()) * study.repeats == 24
