@@ -1,0 +1,3 @@
+from kdtune import Study
+
+study = Study(nme="e")

@@ -1,0 +1,43 @@
+"""Everything a user can see of stored studies and command lines is as it was; see README.md."""
+
+import json
+from pathlib import Path
+
+import pytest
+from boundary import hyperparameters
+from collect import GROUPS, HERE, difference, prepare, stored
+
+SEEN: set[str] = set()
+"""Goldens that the tests of this process have compared."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with copies of the stored studies."""
+    folder = tmp_path_factory.mktemp("goldens")
+    prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_it_is_as_it_was(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    found, lines = GROUPS[name](), list[str]()
+    for file, text in found.items():
+        golden = HERE / file
+        old = golden.read_text("utf-8") if golden.exists() else ""
+        if text != old:
+            lines += difference(file, old, text)
+    SEEN.update(found)
+    assert not lines, "\n".join(lines)
+
+
+def test_no_golden_is_left_over(request: pytest.FixtureRequest) -> None:
+    if sum("test_it_is_as_it_was" in item.name for item in request.session.items) < len(GROUPS):
+        pytest.skip("needs all groups")
+    assert {file.relative_to(HERE).as_posix() for file in stored()} == SEEN
+
+
+def test_the_random_configurations_have_all_hyperparameters() -> None:
+    table = json.loads((HERE / "hyperparameters.json").read_text("utf-8"))
+    assert sorted(table) == sorted(hyperparameters())
