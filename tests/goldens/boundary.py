@@ -6,16 +6,21 @@ The others know command lines, stored studies, dataframes and texts.
 import dataclasses
 import gc
 import importlib
+import inspect
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import pandas as pd
 
 from kdtune import InputError, Results, Run, Study
 from kdtune.__main__ import main
@@ -126,6 +131,64 @@ def _of_flags(flags: Any) -> dict[str, Any]:
     return {"flags": type(flags).__name__, **values}
 
 
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Read each study once, and compute each of its results once; only the time depends on it.
+
+    A process reads its study anew. What is replaced here may be missing later: then it takes
+    longer.
+    """
+    from kdtune.results import predictions, study_results
+
+    with ExitStack() as stack:
+        for module, name in ((study_results, "_read"), (predictions, "_tables")):
+            if function := getattr(module, name, None):
+                stack.enter_context(mock.patch.object(module, name, _once(function, _state)))
+        for name in dir(Results):
+            function = getattr(Results, name)
+            if not name.startswith("_") and inspect.isfunction(function):
+                stack.enter_context(mock.patch.object(Results, name, _once(function, id)))
+        stack.enter_context(mock.patch("inspect.getsource", cache(inspect.getsource)))
+        yield
+
+
+@contextmanager
+def without_drawings() -> Iterator[None]:
+    """Draw no figure, since drawing takes most of a report's time; its page is otherwise whole."""
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    def empty(canvas: Any, file: Any, **_: Any) -> None:
+        file.write('<svg width="1" height="1"></svg>')
+
+    with (
+        mock.patch("matplotlib.backends.backend_svg.FigureCanvasSVG.print_svg", empty),
+        mock.patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer),
+        mock.patch("matplotlib.layout_engine.ConstrainedLayoutEngine.execute"),
+    ):
+        yield
+
+
+def _once(function: Callable[..., Any], name: Callable[[Any], Hashable]) -> Callable[..., Any]:
+    """Return the function with a memory of its results, by the name of its first argument."""
+    known: dict[Any, tuple[Any, Any]] = {}
+
+    def call(first: Any, *arguments: Any, **named: Any) -> Any:
+        key = (name(first), repr(arguments), repr(named))
+        if key not in known:  # the first argument is kept, so that its id stays its own
+            known[key] = first, function(first, *arguments, **named)
+        value = known[key][1]
+        return value.copy() if isinstance(value, pd.DataFrame) else value
+
+    return call
+
+
+def _state(folder: Path) -> Hashable:
+    """Return the state of a study's folder: a study whose records have changed is read anew."""
+    files = (*folder.glob("*.*"), *folder.glob("epochs/*"), *folder.glob("students/*"))
+    return Path.cwd(), folder, tuple((file.name, file.stat().st_mtime_ns) for file in files)
+
+
 # -- configurations --------------------------------------------------------------------------------
 
 
@@ -146,12 +209,13 @@ def configuration(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
 # -- results ---------------------------------------------------------------------------------------
 
 
-def criteria(results: Results) -> dict[str, Any]:
+def criteria(results: Results, all_of_them: bool) -> dict[str, Any]:
     """Return the criteria by which a study is judged here, by name."""
-    found = {"default": results.criterion(), "best-epoch": results.criterion(scope="best")}
+    found = {"default": results.criterion()}
+    if all_of_them:
+        found["best-epoch"] = results.criterion(scope="best")
+        found["mean-of-5"] = results.criterion("kl", scope="last-5-avg")
+        found["baseline-0.5"] = results.criterion(baseline={"alpha": 0.5})
     if results.task.is_distillation:
         found["ce"] = results.criterion("ce")
-        found["mean-of-5"] = results.criterion("acc", scope="last-5-avg")
     return found
-
-

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def normalise(text: str) -> str:
 def prepare(place: Path) -> None:
     """Copy the stored studies and the tables into a folder, since commands write into them."""
     for file in (HERE / "inputs").iterdir():
-        shutil.copy(file, place)
+        shutil.copy(file, place / file.name.removesuffix(".txt"))  # of Python that is no Python
     shutil.copy(DATA / "seed_results.csv", place)
     for name in STUDIES:
         shutil.copytree((DATA if name in OLDER else HERE / "studies") / name, place / "runs" / name)
@@ -133,11 +133,16 @@ def show(line: str, ran: boundary.Ran | None = None) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text without the frames that tyro draws, and without its indentation."""
+    """Return a text without the frames that tyro draws, its indentation and its random order."""
     if "usage: " not in text and "For full helptext" not in text:
         return text
     lines = (" ".join(re.sub("[│╭╮╰╯─]|-{5,}", " ", line).split()) for line in text.splitlines())
-    return "\n".join(line for line in lines if line)
+    text = "\n".join(line for line in lines if line)
+    return re.sub(r"Expected one of \((.*?)\)", _sorted_words, text, flags=re.S)
+
+
+def _sorted_words(found: re.Match[str]) -> str:
+    return f"Expected one of ({', '.join(sorted(found[1].replace(chr(10), ' ').split(', ')))})"
 
 
 # -- configurations --------------------------------------------------------------------------------
@@ -194,10 +199,9 @@ def results_of(study: str) -> Files:
         "sensitivity": results.sensitivity(),
         "effort": results.effort,
         "predictions-val": results.predictions(),
-        "predictions-test": results.predictions("test"),
     }
     values: dict[str, Any] = {"default": results.default, "final": list(results.final_trials.index)}
-    for name, criterion in boundary.criteria(results).items():
+    for name, criterion in boundary.criteria(results, study == FULL).items():
         words |= {
             f"verdict, {name}": results.verdict(criterion),
             f"baseline, {name}": results.baseline(criterion),
@@ -215,7 +219,7 @@ def results_of(study: str) -> Files:
         values[name] = {
             "best": results.best(criterion),
             "students": results.compared_students(criterion),
-            "teacher share": share and asdict(share),
+            "teacher share": share and share._asdict(),
         }
     text = "".join(f"## {name}\n{words[name]}\n\n" for name in words)
     return {
@@ -228,18 +232,15 @@ def results_of(study: str) -> Files:
     }
 
 
-ANALYSIS = (
-    *("", "--metric ce", "--scope best", "--by alpha", "--columns acc kl", "--pooled"),
-    *("--strict", "--baseline alpha=0.5", "--max-params 100", "--format latex"),
-)
+ANALYSIS = ("", "--pooled", "--format latex --strict")
 ANALYSIS_NUMBERS = ("--format csv", "--format json", "--format csv --pooled")
 ANALYSIS_OF_ONE = (
-    *("--scope last-5-avg", "--metric kl --scope best", "--metric agreement --baseline alpha=1"),
-    *("--by temperature", "--by temperature alpha --columns logit_diff", "--by lr", "--by loss"),
-    *("--baseline alpha=0.7", "--baseline lr=1", "--baseline beta", "--max-ms 0.001 --max-params 9"),
-    *("--max-ms 100", "--metric ece", "--columns nll", "--format latex --pooled --by alpha"),
-    *("--reason none", "--drop nothing-r00", "--format csv --by alpha --scope best --columns ce"),
-    *("--format json --columns acc --by temperature", "--pooled --format json"),
+    *("--metric ce", "--scope best", "--by alpha", "--columns acc kl", "--baseline alpha=0.5"),
+    *("--metric kl --scope last-5-avg", "--metric agreement --baseline alpha=1", "--by lr"),
+    *("--by temperature alpha --columns logit_diff", "--baseline alpha=0.7", "--baseline beta"),
+    *("--max-ms 0.001 --max-params 9", "--max-ms 100", "--metric ece", "--columns nll"),
+    *("--format latex --pooled --by alpha", "--reason none", "--drop nothing-r00"),
+    *("--format csv --by alpha --scope best --columns ce", "--pooled --format json"),
 )
 
 
@@ -269,7 +270,7 @@ SEVERAL = (
 
 def side_by_side() -> Files:
     """Return what `analysis` prints of several studies, and of a folder of studies."""
-    lines = ["analysis runs", "analysis runs --metric ce --scope best", "analysis runs --strict"]
+    lines = ["analysis runs", "analysis runs --metric ce --scope best --strict"]
     lines += [f"analysis {_places(line)}" for line in SEVERAL]
     numbers = ["analysis runs --format csv", "analysis runs --format json"]
     numbers += [f"analysis {_places(SEVERAL[0])} --format {kind}" for kind in ("csv", "json")]
@@ -296,11 +297,11 @@ def tables() -> Files:
 
 def dropping() -> Files:
     """Return what follows from dropping runs and restoring them, in a copy of a study."""
-    shutil.copytree(Path("runs") / FULL, Path("dropped") / FULL)
-    trials = list(kdtune.load(Path("runs") / FULL).trials.trial_id[:2])
-    own = f"analysis dropped/{FULL}"
-    lines = [f"{own} --drop {' '.join(trials)} --reason 'a fault'", f"{own} --strict"]
-    lines += [f"{own} --restore {trials[0]}", f"{own} --drop {trials[1]}"]
+    shutil.copytree(Path("runs") / "folds", Path("dropped") / "folds")
+    trials = list(kdtune.load(Path("runs") / "folds").trials.trial_id[:2])
+    own = "analysis dropped/folds"
+    lines = [f"{own} --drop {' '.join(trials)} --reason 'a fault'"]
+    lines += [f"{own} --restore {trials[0]} --strict"]
     return {"words/dropping.txt": "\n".join(show(line) for line in lines)}
 
 
@@ -308,36 +309,39 @@ def dropping() -> Files:
 
 REPORTS = {
     "schema_4": "schema_4",
-    "schema_4-ce": "schema_4 --metric ce --scope best",
-    "decided": "decided --max-params 5000",
-    **{name: name for name in ("race", "teachers", "own_function", "killed", "study_v0_1")},
+    "decided": "decided --max-params 5000 --metric ce --scope best",
+    **{name: name for name in ("race", "own_function", "killed", "study_v0_1")},
     "several": "schema_4 study_schema_3",
 }
 """Reports by name, and their studies and flags."""
 
 
 def report(name: str) -> Files:
-    """Return the visible text of a report, its data, and a hash of each figure."""
-    place = Path("pages") / name
+    """Return the visible text of a report and its data; of one report a hash of each figure."""
+    place, several, drawn = Path("pages") / name, name == "several", name == FULL
     place.mkdir(parents=True)
-    several = name == "several"
-    ran = run(f"report {_places(REPORTS[name])} --out {place / 'page.html' if several else place}")
+    with nullcontext() if drawn else boundary.without_drawings():
+        target = place / "page.html" if several else place
+        ran = run(f"report {_places(REPORTS[name])} --out {target}")
     assert ran.code == 0, ran.err
     page = Path(ran.out.strip()).read_text("utf-8")
-    figures = {f.name: digest(f.read_text("utf-8")) for f in sorted(place.rglob("*.svg"))}
-    files = {
-        f"words/reports/{name}.txt": normalise(visible(page)),
-        f"numbers/reports/{name}-figures.json": as_json(figures),
-    }
+    files = {f"words/reports/{name}.txt": normalise(visible(page))}
     if not several:
-        files[f"numbers/reports/{name}-data.json"] = normalise(as_json(Reader(page).data))
+        files[f"numbers/reports/{name}.json"] = normalise(as_json(Reader(page).data))
+    if drawn:
+        svg = {f.name: digest(f.read_text("utf-8")) for f in sorted(place.rglob("*.svg"))}
+        files["numbers/figures.json"] = as_json(svg)
     return files
 
 
 def visible(page: str) -> str:
     """Return the text of a page by line, without figures, styles and scripts."""
     page = re.sub(r"<(svg|style|script)\b.*?</\1>", "", page, flags=re.S)
-    page = re.sub(r"</?(p|div|section|h\d|tr|li|dt|dd|table|figure|figcaption|summary|details)\b", r"\n<\1", page)
+    page = re.sub(
+        r"</?(p|div|section|h\d|tr|li|dt|dd|table|figure|figcaption|summary|details)\b",
+        r"\n<\1",
+        page,
+    )
     page = re.sub(r"</t[dh]>", " | ", page)
     text = html.unescape(re.sub(r"<[^>]*>", "", page))
     lines = (" ".join(line.split()) for line in text.splitlines())
@@ -382,17 +386,21 @@ def _plain_value(value: Any) -> Any:
 def as_csv(frame: pd.DataFrame) -> str:
     """Return a dataframe as csv with all digits; the second line has the types.
 
-    Of a long dataframe these are the first rows and a hash of each block of the others.
+    Of a long dataframe these are its first rows, and a hash of each block of its rows.
     """
     if not len(frame.columns):
         return f"no columns, {len(frame)} rows\n"
-    head, *rows = frame.to_csv(lineterminator="\n").splitlines()
     types = ",".join([str(frame.index.dtype), *map(str, frame.dtypes)])
-    shown, rest = (rows, []) if len(rows) <= MAX_ROWS else (rows[:10], rows[10:])
-    size = max(1, -(-len(rest) // 100))
-    blocks = (rest[k : k + size] for k in range(0, len(rest), size))
-    hashes = [f"sha256 of {len(block)} rows: {digest(*block)}" for block in blocks]
-    return "\n".join([head, types, *shown, *hashes]) + "\n"
+    whole = len(frame) <= MAX_ROWS
+    head, *rows = (frame if whole else frame[:10]).to_csv(lineterminator="\n").splitlines()
+    if not whole:
+        hashes = pd.util.hash_pandas_object(frame).to_numpy()
+        size = -(-len(frame) // 100)
+        for k in range(0, len(frame), size):
+            block = hashes[k : k + size]
+            own = hashlib.sha256(block.tobytes()).hexdigest()
+            rows.append(f"sha256 of {len(block)} rows from row {k}: {own}")
+    return "\n".join([head, types, *rows]) + "\n"
 
 
 def digest(*texts: str) -> str:

@@ -1,10 +1,11 @@
 """Everything a user can see of stored studies and command lines is as it was; see README.md."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boundary import hyperparameters
+from boundary import hyperparameters, sharing
 from collect import GROUPS, HERE, difference, prepare, stored
 
 SEEN: set[str] = set()
@@ -12,11 +13,12 @@ SEEN: set[str] = set()
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with copies of the stored studies."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with copies of the stored studies, each of which is read once."""
     folder = tmp_path_factory.mktemp("goldens")
     prepare(folder)
-    return folder
+    with sharing():
+        yield folder
 
 
 @pytest.mark.parametrize("name", GROUPS)
