@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,8 @@ FULL = "schema_4"
 MAX_ROWS = 400
 """Rows of a dataframe that are stored whole; of a longer one, the first ones and hashes."""
 BLOCK = 100
-CONFIGURATIONS = 10_000
+CONFIGURATIONS = (2_000, 10_000)
+"""Random configurations of the fast test, and of both."""
 
 Files = dict[str, str]
 
@@ -74,19 +74,28 @@ def lines_of(name: str) -> list[str]:
 
 
 def command_lines(command: str) -> Files:
-    """Return what each command line parses to, or how it is refused."""
+    """Return what the command lines of a command parse to, or how they are refused."""
+    own = [line for line in lines_of("command_lines.txt") if line.split()[0] == command]
+    return parsed(command, own)
+
+
+def more_command_lines() -> Files:
+    """Return what further command lines parse to."""
+    return parsed("more", lines_of("more_command_lines.txt"))
+
+
+def parsed(name: str, lines: Sequence[str]) -> Files:
+    """Return what command lines parse to, or how they are refused."""
     values, words = {}, []
-    for line in lines_of("command_lines.txt"):
-        if line.split()[0] != command:
-            continue
+    for line in lines:
         found = boundary.parse_command(shlex.split(line))
         if isinstance(found, dict):
             values[line] = found
         else:
             words.append(show(line, found))
     return {
-        f"numbers/command_lines/{command}.json": normalise(as_json(values)),
-        f"words/command_lines/{command}.txt": "\n".join(words),
+        f"numbers/command_lines/{name}.json": normalise(as_json(values)),
+        f"words/command_lines/{name}.txt": "\n".join(words),
     }
 
 
@@ -148,22 +157,26 @@ def _sorted_words(found: re.Match[str]) -> str:
 # -- configurations --------------------------------------------------------------------------------
 
 
-def configurations() -> Files:
-    """Return the ids of random configurations: the first ones in full, then a hash per block."""
+def configurations(first: int, last: int) -> Files:
+    """Return a hash per block of ids of random configurations, and the first ones in full.
+
+    Args:
+        first: Number of the first one, from 0.
+        last: Number of the last one, plus one.
+    """
     table = json.loads((HERE / "hyperparameters.json").read_text("utf-8"))
     dice, found, refused = random.Random(7), [], 0
-    while len(found) < CONFIGURATIONS:
+    while len(found) < last:
         one = boundary.configuration(draw(table, dice))
         refused += one is None
         found += [] if one is None else [one]
-    blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(0, len(found), BLOCK)]
-    canonical = {name: one for name, one in found[:BLOCK]}
-    return {
-        "numbers/configurations/first.json": as_json(canonical),
-        "numbers/configurations/blocks.json": as_json(
-            {"refused": refused, "first": blocks[0], "sha256": [digest(*ids) for ids in blocks]}
-        ),
-    }
+    blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(first, last, BLOCK)]
+    values = {"refused": refused, "first": blocks[0], "sha256": [digest(*ids) for ids in blocks]}
+    files = {f"numbers/configurations/ids-from-{first}.json": as_json(values)}
+    if first == 0:
+        canonical = {name: one for name, one in found[:BLOCK]}
+        files["numbers/configurations/first.json"] = as_json(canonical)
+    return files
 
 
 def draw(table: dict[str, list[Any]], dice: random.Random) -> dict[str, Any]:
@@ -201,7 +214,7 @@ def results_of(study: str) -> Files:
         "predictions-val": results.predictions(),
     }
     values: dict[str, Any] = {"default": results.default, "final": list(results.final_trials.index)}
-    for name, criterion in boundary.criteria(results, study == FULL).items():
+    for name, criterion in boundary.criteria(results, study in (FULL, "race")).items():
         words |= {
             f"verdict, {name}": results.verdict(criterion),
             f"baseline, {name}": results.baseline(criterion),
@@ -234,7 +247,7 @@ def results_of(study: str) -> Files:
 
 ANALYSIS = ("", "--pooled", "--format latex --strict")
 ANALYSIS_NUMBERS = ("--format csv", "--format json", "--format csv --pooled")
-ANALYSIS_OF_ONE = (
+MORE_ANALYSIS = (
     *("--metric ce", "--scope best", "--by alpha", "--columns acc kl", "--baseline alpha=0.5"),
     *("--metric kl --scope last-5-avg", "--metric agreement --baseline alpha=1", "--by lr"),
     *("--by temperature alpha --columns logit_diff", "--baseline alpha=0.7", "--baseline beta"),
@@ -246,12 +259,23 @@ ANALYSIS_OF_ONE = (
 
 def analysis(study: str) -> Files:
     """Return what `analysis` prints of a study."""
-    own = f"analysis runs/{study} "
-    words = [*ANALYSIS, *(ANALYSIS_OF_ONE if study == FULL else ())]
     return {
-        f"words/analysis/{study}.txt": "\n".join(show(f"{own}{flags}".strip()) for flags in words),
-        f"numbers/analysis/{study}.txt": "\n".join(show(own + flags) for flags in ANALYSIS_NUMBERS),
+        f"words/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS),
+        f"numbers/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS_NUMBERS),
     }
+
+
+def more_analysis() -> Files:
+    """Return what `analysis` prints of some studies with many flags."""
+    return {
+        f"words/analysis/{study}-flags.txt": shown(f"analysis runs/{study}", MORE_ANALYSIS)
+        for study in (FULL, "race")
+    }
+
+
+def shown(line: str, flags: Sequence[str]) -> str:
+    """Return what a command prints with each of several flags."""
+    return "\n".join(show(f"{line} {own}".strip()) for own in flags)
 
 
 SEVERAL = (
@@ -308,30 +332,36 @@ def dropping() -> Files:
 # -- reports ---------------------------------------------------------------------------------------
 
 REPORTS = {
-    "schema_4": "schema_4",
-    "decided": "decided --max-params 5000 --metric ce --scope best",
-    **{name: name for name in ("race", "own_function", "killed", "study_v0_1")},
+    **{name: name for name in ("schema_4", "own_function", "killed")},
     "several": "schema_4 study_schema_3",
+}
+SLOW_REPORTS = {
+    "decided": "decided --max-params 5000 --metric ce --scope best",
+    **{name: name for name in ("race", "teachers", "folds", "text", "study_v0_1")},
 }
 """Reports by name, and their studies and flags."""
 
 
 def report(name: str) -> Files:
-    """Return the visible text of a report and its data; of one report a hash of each figure."""
-    place, several, drawn = Path("pages") / name, name == "several", name == FULL
+    """Return the visible text of a report and its data."""
+    place, several = Path("pages") / name, name == "several"
     place.mkdir(parents=True)
-    with nullcontext() if drawn else boundary.without_drawings():
+    with boundary.without_drawings():
         target = place / "page.html" if several else place
-        ran = run(f"report {_places(REPORTS[name])} --out {target}")
+        ran = run(f"report {_places((REPORTS | SLOW_REPORTS)[name])} --out {target}")
     assert ran.code == 0, ran.err
     page = Path(ran.out.strip()).read_text("utf-8")
     files = {f"words/reports/{name}.txt": normalise(visible(page))}
     if not several:
         files[f"numbers/reports/{name}.json"] = normalise(as_json(Reader(page).data))
-    if drawn:
-        svg = {f.name: digest(f.read_text("utf-8")) for f in sorted(place.rglob("*.svg"))}
-        files["numbers/figures.json"] = as_json(svg)
     return files
+
+
+def figures() -> Files:
+    """Return a hash of each figure of a report."""
+    run(f"report runs/{FULL} --out drawn")
+    files = sorted(Path("drawn").rglob("*.svg"))
+    return {"numbers/figures.json": as_json({f.name: digest(f.read_text("utf-8")) for f in files})}
 
 
 def visible(page: str) -> str:
@@ -416,10 +446,19 @@ GROUPS: dict[str, Callable[[], Files]] = {
     **{f"analysis of {name}": partial(analysis, name) for name in STUDIES},
     **{f"report of {name}": partial(report, name) for name in REPORTS},
     **{"help": helps, "conversions": conversions, "completions": completions},
-    **{"configurations": configurations, "several studies": side_by_side, "tables": tables},
+    **{"several studies": side_by_side, "tables": tables},
     **{"dropping": dropping, "students": card},
+    "configurations": partial(configurations, 0, CONFIGURATIONS[0]),
 }
-"""Every golden, in groups of one test each."""
+"""The goldens that each run of the tests compares, in groups of one test each."""
+SLOW_GROUPS: dict[str, Callable[[], Files]] = {
+    "more command lines": more_command_lines,
+    "more flags of analysis": more_analysis,
+    "more configurations": partial(configurations, *CONFIGURATIONS),
+    **{f"report of {name}": partial(report, name) for name in SLOW_REPORTS},
+    "figures": figures,
+}
+"""The goldens that -m slow compares."""
 
 
 def stored(place: Path = HERE) -> Iterator[Path]:

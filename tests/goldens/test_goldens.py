@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from boundary import hyperparameters, sharing
-from collect import GROUPS, HERE, difference, prepare, stored
+from collect import GROUPS, HERE, SLOW_GROUPS, difference, prepare, stored
 
+ALL = GROUPS | SLOW_GROUPS
 SEEN: set[str] = set()
 """Goldens that the tests of this process have compared."""
 
@@ -21,10 +22,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize(
+    "name", [*GROUPS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_GROUPS)]
+)
 def test_it_is_as_it_was(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    found, lines = GROUPS[name](), list[str]()
+    found, lines = ALL[name](), list[str]()
     for file, text in found.items():
         golden = HERE / file
         old = golden.read_text("utf-8") if golden.exists() else ""
@@ -35,8 +38,9 @@ def test_it_is_as_it_was(name: str, place: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_golden_is_left_over(request: pytest.FixtureRequest) -> None:
-    if sum("test_it_is_as_it_was" in item.name for item in request.session.items) < len(GROUPS):
-        pytest.skip("needs all groups")
+    """No file is compared by nobody."""
+    if sum("test_it_is_as_it_was" in item.name for item in request.session.items) < len(ALL):
+        pytest.skip("only with all groups, also the slow ones")
     assert {file.relative_to(HERE).as_posix() for file in stored()} == SEEN
 
 

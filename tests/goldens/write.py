@@ -13,7 +13,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import torch  # noqa: E402 - the paths come first
 from boundary import sharing  # noqa: E402
-from collect import GROUPS, prepare, stored  # noqa: E402
+from collect import GROUPS, SLOW_GROUPS, prepare, stored  # noqa: E402
 
 
 def main(asked: list[str]) -> None:
@@ -23,7 +23,7 @@ def main(asked: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place, sharing():
         prepare(Path(place))
         os.chdir(place)
-        for name, group in GROUPS.items():
+        for name, group in (GROUPS | SLOW_GROUPS).items():
             if asked and not any(word in name for word in asked):
                 continue
             for file, text in group().items():
