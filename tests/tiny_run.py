@@ -1,7 +1,4 @@
-"""A run of a second on the embedded data, and its teacher.
-
-Plain functions, not fixtures: test_mutants.py runs test files without conftest.py.
-"""
+"""A run of a second on the embedded data, and its teacher."""
 
 from pathlib import Path
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from reference import Means, plain_loop
-from tiny_run import TINY, train_tiny_teacher
 from torch import Tensor, nn
 
 from kdtune.config.run import Run
@@ -30,28 +29,6 @@ from kdtune.training.run import make_student
 from kdtune.training.teacher import load_teacher
 
 CPU = torch.device("cpu")
-
-
-# with fixtures of its own this file also runs without conftest.py, as test_mutants.py does it
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Results are equal at equal numbers of threads."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Run:
-    """A run of a second: 75 images, so that the last batch of 16 is not full, in 3 epochs."""
-    return TINY
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The teacher of the tiny run, fine-tuned once."""
-    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
-
 
 KINDS = {
     "all, kl": {},

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from reference import build_teacher, side
 from safetensors import safe_open
-from tiny_run import TINY, train_tiny_teacher
 from torch import Tensor, nn
 
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
@@ -34,25 +33,6 @@ from kdtune.training.teacher import load_teacher
 
 CPU = torch.device("cpu")
 LIBRARY = "mobilenet_v3_small"
-
-
-# with fixtures of its own this file also runs without conftest.py, as test_mutants.py does it
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Results are equal at equal numbers of threads."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Run:
-    return TINY
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 # -- the plain loop --------------------------------------------------------------------------------

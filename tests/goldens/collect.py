@@ -1,0 +1,477 @@
+"""What the goldens hold: texts by the name of their file, in numbers/ or words/.
+
+A group is a function that returns the files of one test. The current folder is that of `prepare`.
+"""
+
+import hashlib
+import html
+import json
+import random
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boundary
+import pandas as pd
+from html_reader import Reader
+
+import kdtune
+
+HERE = Path(__file__).parent
+DATA = HERE.parent / "data"
+OLDER = ("study_v0_1", "study_schema_2", "study_schema_3")
+STUDIES = (*OLDER, *sorted(folder.name for folder in (HERE / "studies").iterdir()))
+"""Names of the stored studies."""
+COMMANDS = ("search", "distill", "teacher", "analysis", "report", "predict", "export", "track")
+COMMANDS += ("convert", "completion")
+FULL = "schema_4"
+"""The study of which all is tried."""
+MAX_ROWS = 400
+"""Rows of a dataframe that are stored whole; of a longer one, the first ones and hashes."""
+BLOCK = 100
+CONFIGURATIONS = (2_000, 10_000)
+"""Random configurations of the fast test, and of both."""
+
+Files = dict[str, str]
+
+# -- what is not the same in every place -----------------------------------------------------------
+
+CHANGING = (
+    (re.compile(re.escape(kdtune.__version__)), "<version>"),
+    (re.compile(r"\d+\.\d+ s\b"), "<seconds> s"),
+)
+"""Patterns of what depends on versions or on the clock, and what is stored in their place."""
+
+
+def normalise(text: str) -> str:
+    """Return a text without what depends on place, time or version."""
+    text = text.replace(str(Path.cwd()), "<place>")
+    for pattern, name in CHANGING:
+        text = pattern.sub(name, text)
+    return text
+
+
+def prepare(place: Path) -> None:
+    """Copy the stored studies and the tables into a folder, since commands write into them."""
+    for file in (HERE / "inputs").iterdir():
+        shutil.copy(file, place / file.name.removesuffix(".txt"))  # of Python that is no Python
+    shutil.copy(DATA / "seed_results.csv", place)
+    for name in STUDIES:
+        shutil.copytree((DATA if name in OLDER else HERE / "studies") / name, place / "runs" / name)
+
+
+# -- command lines ---------------------------------------------------------------------------------
+
+
+def lines_of(name: str) -> list[str]:
+    """Return the command lines of a file in this folder."""
+    lines = (HERE / name).read_text("utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def command_lines(command: str) -> Files:
+    """Return what the command lines of a command parse to, or how they are refused."""
+    own = [line for line in lines_of("command_lines.txt") if line.split()[0] == command]
+    return parsed(command, own)
+
+
+def more_command_lines() -> Files:
+    """Return what further command lines parse to."""
+    return parsed("more", lines_of("more_command_lines.txt"))
+
+
+def parsed(name: str, lines: Sequence[str]) -> Files:
+    """Return what command lines parse to, or how they are refused."""
+    values, words = {}, []
+    for line in lines:
+        found = boundary.parse_command(shlex.split(line))
+        if isinstance(found, dict):
+            values[line] = found
+        else:
+            words.append(show(line, found))
+    return {
+        f"numbers/command_lines/{name}.json": normalise(as_json(values)),
+        f"words/command_lines/{name}.txt": "\n".join(words),
+    }
+
+
+def helps() -> Files:
+    """Return the help of all commands."""
+    lines = ["--help", *(f"{command} --help" for command in COMMANDS)]
+    lines += ["analysis long.csv --help", "--version", "serach", "--alpha 1", "search --version"]
+    return {"words/help.txt": "\n".join(show(line) for line in lines)}
+
+
+def conversions() -> Files:
+    """Return what `convert` prints; its first line, the flags, is also among the numbers."""
+    numbers, words = [], []
+    for line in lines_of("conversions.txt"):
+        ran = run(line)
+        words.append(show(line, ran))
+        if ran.code == 0:
+            numbers.append(f"{line}\n    {ran.out.splitlines()[0]}")
+    return {
+        "numbers/conversions.txt": "\n".join(numbers) + "\n",
+        "words/conversions.txt": "\n".join(words),
+    }
+
+
+def completions() -> Files:
+    """Return hashes of the scripts of shell completion, which tyro writes."""
+    shells = {name: digest(run(f"completion {name}").out) for name in ("bash", "zsh", "fish")}
+    return {"words/completion.json": as_json(shells)}
+
+
+def run(line: str) -> boundary.Ran:
+    """Run a command line."""
+    return boundary.run_command(shlex.split(line))
+
+
+def show(line: str, ran: boundary.Ran | None = None) -> str:
+    """Return a command line and what it prints, as text."""
+    ran = ran or run(line)
+    parts = [f"$ kdtune {line}", f"exit code {ran.code}"]
+    for name, text in (("stdout", ran.out), ("stderr", ran.err)):
+        if text:
+            parts += [f"-- {name}", plain(text).rstrip("\n")]
+    return normalise("\n".join(parts) + "\n")
+
+
+def plain(text: str) -> str:
+    """Return a text without the frames that tyro draws, its indentation and its random order."""
+    if "usage: " not in text and "For full helptext" not in text:
+        return text
+    lines = (" ".join(re.sub("[│╭╮╰╯─]|-{5,}", " ", line).split()) for line in text.splitlines())
+    text = "\n".join(line for line in lines if line)
+    return re.sub(r"Expected one of \((.*?)\)", _sorted_words, text, flags=re.S)
+
+
+def _sorted_words(found: re.Match[str]) -> str:
+    return f"Expected one of ({', '.join(sorted(found[1].replace(chr(10), ' ').split(', ')))})"
+
+
+# -- configurations --------------------------------------------------------------------------------
+
+
+def configurations(first: int, last: int) -> Files:
+    """Return a hash per block of ids of random configurations, and the first ones in full.
+
+    Args:
+        first: Number of the first one, from 0.
+        last: Number of the last one, plus one.
+    """
+    table = json.loads((HERE / "hyperparameters.json").read_text("utf-8"))
+    dice, found, refused = random.Random(7), [], 0
+    while len(found) < last:
+        one = boundary.configuration(draw(table, dice))
+        refused += one is None
+        found += [] if one is None else [one]
+    blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(first, last, BLOCK)]
+    values = {"refused": refused, "first": blocks[0], "sha256": [digest(*ids) for ids in blocks]}
+    files = {f"numbers/configurations/ids-from-{first}.json": as_json(values)}
+    if first == 0:
+        canonical = {name: one for name, one in found[:BLOCK]}
+        files["numbers/configurations/first.json"] = as_json(canonical)
+    return files
+
+
+def draw(table: dict[str, list[Any]], dice: random.Random) -> dict[str, Any]:
+    """Return a random configuration; half of the hyperparameters have their default."""
+    values = {name: dice.choice(own) for name, own in table.items() if dice.random() < 0.5}
+    return values | {"extra": "unlabelled"}  # without which extra_share must be 0
+
+
+# -- studies ---------------------------------------------------------------------------------------
+
+
+def results_of(study: str) -> Files:
+    """Return all dataframes, texts and warnings of a study."""
+    results = kdtune.load(Path("runs") / study)
+    words = {
+        "repr": repr(results),
+        "status": results.status,
+        "by": ", ".join(results.by),
+        "warnings": "\n".join(results.warnings),
+        "text": results.text(),
+        "summary for reading": results.summary().to_string(),
+    }
+    frames = {
+        "trials": results.trials,
+        "epochs": results.epochs,
+        "costs": results.costs,
+        "configs": results.configs,
+        "summary": results.summary(full=True),
+        "summary-pooled": results.summary(full=True, pooled=True),
+        "summary-best-epoch": results.summary(full=True, scope="best"),
+        "summary-first-by": results.summary(results.by[:1], full=True),
+        "marginal": results.marginal(),
+        "sensitivity": results.sensitivity(),
+        "effort": results.effort,
+        "predictions-val": results.predictions(),
+    }
+    values: dict[str, Any] = {"default": results.default, "final": list(results.final_trials.index)}
+    for name, criterion in boundary.criteria(results, study in (FULL, "race")).items():
+        words |= {
+            f"verdict, {name}": results.verdict(criterion),
+            f"baseline, {name}": results.baseline(criterion),
+            f"edges, {name}": results.edges(criterion),
+            f"within limits, {name}": results.best_within_limits(criterion),
+        }
+        frames |= {
+            f"{name}/compare": results.compare(criterion),
+            f"{name}/frontier": results.frontier(criterion),
+            f"{name}/selection": results.selection(criterion),
+            f"{name}/spread": results.spread(criterion),
+            f"{name}/importance": results.importance(criterion),
+        }
+        share = results.teacher_share(criterion)
+        values[name] = {
+            "best": results.best(criterion),
+            "students": results.compared_students(criterion),
+            "teacher share": share and share._asdict(),
+        }
+    text = "".join(f"## {name}\n{words[name]}\n\n" for name in words)
+    return {
+        f"words/results/{study}.txt": normalise(text),
+        f"numbers/results/{study}/values.json": as_json(values),
+        **{
+            f"numbers/results/{study}/{name}.csv": normalise(as_csv(frame))
+            for name, frame in frames.items()
+        },
+    }
+
+
+ANALYSIS = ("", "--pooled", "--format latex --strict")
+ANALYSIS_NUMBERS = ("--format csv", "--format json", "--format csv --pooled")
+MORE_ANALYSIS = (
+    *("--metric ce", "--scope best", "--by alpha", "--columns acc kl", "--baseline alpha=0.5"),
+    *("--metric kl --scope last-5-avg", "--metric agreement --baseline alpha=1", "--by lr"),
+    *("--by temperature alpha --columns logit_diff", "--baseline alpha=0.7", "--baseline beta"),
+    *("--max-ms 0.001 --max-params 9", "--max-ms 100", "--metric ece", "--columns nll"),
+    *("--format latex --pooled --by alpha", "--reason none", "--drop nothing-r00"),
+    *("--format csv --by alpha --scope best --columns ce", "--pooled --format json"),
+)
+
+
+def analysis(study: str) -> Files:
+    """Return what `analysis` prints of a study."""
+    return {
+        f"words/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS),
+        f"numbers/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS_NUMBERS),
+    }
+
+
+def more_analysis() -> Files:
+    """Return what `analysis` prints of some studies with many flags."""
+    return {
+        f"words/analysis/{study}-flags.txt": shown(f"analysis runs/{study}", MORE_ANALYSIS)
+        for study in (FULL, "race")
+    }
+
+
+def shown(line: str, flags: Sequence[str]) -> str:
+    """Return what a command prints with each of several flags."""
+    return "\n".join(show(f"{line} {own}".strip()) for own in flags)
+
+
+SEVERAL = (
+    "schema_4 study_schema_3",
+    "study_v0_1 study_schema_2 study_schema_3",
+    "schema_4 race --metric ce",
+    "folds teachers",
+    "schema_4 text",
+    "schema_4 own_function",
+    "schema_4 schema_4",
+    "schema_4 missing",
+    "schema_4 race --by alpha",
+    "schema_4 race --format latex",
+)
+
+
+def side_by_side() -> Files:
+    """Return what `analysis` prints of several studies, and of a folder of studies."""
+    lines = ["analysis runs", "analysis runs --metric ce --scope best --strict"]
+    lines += [f"analysis {_places(line)}" for line in SEVERAL]
+    numbers = ["analysis runs --format csv", "analysis runs --format json"]
+    numbers += [f"analysis {_places(SEVERAL[0])} --format {kind}" for kind in ("csv", "json")]
+    return {
+        "words/several.txt": "\n".join(show(line) for line in lines),
+        "numbers/several.txt": "\n".join(show(line) for line in numbers),
+    }
+
+
+def _places(line: str) -> str:
+    names, flags, rest = line.partition(" --")
+    return " ".join(f"runs/{name}" for name in names.split()) + flags + rest
+
+
+def tables() -> Files:
+    """Return what `analysis` prints of tables of results that were made elsewhere."""
+    lines = lines_of("tables.txt")
+    numbers = [f"{line} --format {kind}" for line in lines[:4] for kind in ("csv", "json")]
+    return {
+        "words/tables.txt": "\n".join(show(line) for line in lines),
+        "numbers/tables.txt": "\n".join(show(line) for line in numbers),
+    }
+
+
+def dropping() -> Files:
+    """Return what follows from dropping runs and restoring them, in a copy of a study."""
+    shutil.copytree(Path("runs") / "folds", Path("dropped") / "folds")
+    trials = list(kdtune.load(Path("runs") / "folds").trials.trial_id[:2])
+    own = "analysis dropped/folds"
+    lines = [f"{own} --drop {' '.join(trials)} --reason 'a fault'"]
+    lines += [f"{own} --restore {trials[0]} --strict"]
+    return {"words/dropping.txt": "\n".join(show(line) for line in lines)}
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+REPORTS = {
+    **{name: name for name in ("schema_4", "own_function", "killed")},
+    "several": "schema_4 study_schema_3",
+}
+SLOW_REPORTS = {
+    "decided": "decided --max-params 5000 --metric ce --scope best",
+    **{name: name for name in ("race", "teachers", "folds", "text", "study_v0_1")},
+}
+"""Reports by name, and their studies and flags."""
+
+
+def report(name: str) -> Files:
+    """Return the visible text of a report and its data."""
+    place, several = Path("pages") / name, name == "several"
+    place.mkdir(parents=True)
+    with boundary.without_drawings():
+        target = place / "page.html" if several else place
+        ran = run(f"report {_places((REPORTS | SLOW_REPORTS)[name])} --out {target}")
+    assert ran.code == 0, ran.err
+    page = Path(ran.out.strip()).read_text("utf-8")
+    files = {f"words/reports/{name}.txt": normalise(visible(page))}
+    if not several:
+        files[f"numbers/reports/{name}.json"] = normalise(as_json(Reader(page).data))
+    return files
+
+
+def figures() -> Files:
+    """Return a hash of each figure of a report."""
+    run(f"report runs/{FULL} --out drawn")
+    files = sorted(Path("drawn").rglob("*.svg"))
+    return {"numbers/figures.json": as_json({f.name: digest(f.read_text("utf-8")) for f in files})}
+
+
+def visible(page: str) -> str:
+    """Return the text of a page by line, without figures, styles and scripts."""
+    page = re.sub(r"<(svg|style|script)\b.*?</\1>", "", page, flags=re.S)
+    page = re.sub(
+        r"</?(p|div|section|h\d|tr|li|dt|dd|table|figure|figcaption|summary|details)\b",
+        r"\n<\1",
+        page,
+    )
+    page = re.sub(r"</t[dh]>", " | ", page)
+    text = html.unescape(re.sub(r"<[^>]*>", "", page))
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+# -- students --------------------------------------------------------------------------------------
+
+
+def card() -> Files:
+    """Return the model card of an exported student, the facts beside it and a few predictions."""
+    place = Path("exported") / FULL
+    shutil.copytree(Path("runs") / FULL, place)
+    lines = [f"export exported/{FULL} --format safetensors --repeat 1"]
+    lines += [f"export exported/{FULL} --format safetensors --repeat 7", "export missing"]
+    images = sorted(f.relative_to(place) for f in (place / "thumbnails").iterdir())[:3]
+    own = " ".join(f"exported/{FULL}/{image}" for image in images)
+    lines += [f"predict exported/{FULL} {own} --device cpu --top 2", f"predict missing {own}"]
+    lines += [f"predict exported/{FULL} exported/{FULL}/study.json --device cpu"]
+    said = "\n".join(show(line) for line in lines)
+    facts = json.loads((place / "students" / "best.safetensors.json").read_text("utf-8"))
+    return {
+        "words/students.txt": said,
+        "words/card.md": normalise((place / "students" / "README.md").read_text("utf-8")),
+        "numbers/card.json": normalise(as_json(facts)),
+    }
+
+
+# -- texts -----------------------------------------------------------------------------------------
+
+
+def as_json(values: Any) -> str:
+    """Return JSON with all digits, a line per innermost value."""
+    return json.dumps(values, indent=1, ensure_ascii=False, default=_plain_value) + "\n"
+
+
+def _plain_value(value: Any) -> Any:
+    """Return what JSON has for a value: numbers of numpy as numbers, others as text."""
+    return value.item() if hasattr(value, "item") else repr(value)
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """Return a dataframe as csv with all digits; the second line has the types.
+
+    Of a long dataframe these are its first rows, and a hash of each block of its rows.
+    """
+    if not len(frame.columns):
+        return f"no columns, {len(frame)} rows\n"
+    types = ",".join([str(frame.index.dtype), *map(str, frame.dtypes)])
+    whole = len(frame) <= MAX_ROWS
+    head, *rows = (frame if whole else frame[:10]).to_csv(lineterminator="\n").splitlines()
+    if not whole:
+        hashes = pd.util.hash_pandas_object(frame).to_numpy()
+        size = -(-len(frame) // 100)
+        for k in range(0, len(frame), size):
+            block = hashes[k : k + size]
+            own = hashlib.sha256(block.tobytes()).hexdigest()
+            rows.append(f"sha256 of {len(block)} rows from row {k}: {own}")
+    return "\n".join([head, types, *rows]) + "\n"
+
+
+def digest(*texts: str) -> str:
+    """Return the sha256 of texts."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+# -- all -------------------------------------------------------------------------------------------
+
+GROUPS: dict[str, Callable[[], Files]] = {
+    **{f"command lines of {name}": partial(command_lines, name) for name in COMMANDS},
+    **{f"results of {name}": partial(results_of, name) for name in STUDIES},
+    **{f"analysis of {name}": partial(analysis, name) for name in STUDIES},
+    **{f"report of {name}": partial(report, name) for name in REPORTS},
+    **{"help": helps, "conversions": conversions, "completions": completions},
+    **{"several studies": side_by_side, "tables": tables},
+    **{"dropping": dropping, "students": card},
+    "configurations": partial(configurations, 0, CONFIGURATIONS[0]),
+}
+"""The goldens that each run of the tests compares, in groups of one test each."""
+SLOW_GROUPS: dict[str, Callable[[], Files]] = {
+    "more command lines": more_command_lines,
+    "more flags of analysis": more_analysis,
+    "more configurations": partial(configurations, *CONFIGURATIONS),
+    **{f"report of {name}": partial(report, name) for name in SLOW_REPORTS},
+    "figures": figures,
+}
+"""The goldens that -m slow compares."""
+
+
+def stored(place: Path = HERE) -> Iterator[Path]:
+    """Yield the files of goldens."""
+    for kind in ("numbers", "words"):
+        yield from (file for file in (place / kind).rglob("*") if file.is_file())
+
+
+def difference(name: str, old: str, new: str, most: int = 20) -> Sequence[str]:
+    """Return the lines that differ between a golden and what is there now."""
+    import difflib
+
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "golden", "now", "", "", 0, "")
+    shown = [line if len(line) < 400 else f"{line[:400]} ..." for line in lines]
+    more = [f"... and {len(shown) - most} more lines"] if len(shown) > most else []
+    return [name, *shown[:most], *more]

@@ -1,0 +1,3 @@
+import kdtune
+
+study = kdtune.Study(until_decided=True, budget="400runs")
