@@ -25,7 +25,7 @@ import pandas as pd
 
 from kdtune import InputError, Results, Run, Study
 from kdtune.__main__ import main
-from kdtune.config.hyperparameters import HYPERPARAMETERS
+from kdtune.config.run import HYPERPARAMETERS
 
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 SLOW_TO_IMPORT = ("search", "distill", "teacher")
@@ -145,10 +145,10 @@ def sharing() -> Iterator[None]:
     A process reads its study anew. What is replaced here may be missing later: then it takes
     longer.
     """
-    from kdtune.results import predictions, study_results
+    from kdtune.results import frames, results
 
     with ExitStack() as stack:
-        for module, name in ((study_results, "_read"), (predictions, "_tables")):
+        for module, name in ((results, "_read"), (frames, "_tables")):
             if function := getattr(module, name, None):
                 stack.enter_context(mock.patch.object(module, name, _once(function, _state)))
         for name in dir(Results):

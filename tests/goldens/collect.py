@@ -367,6 +367,7 @@ def figures() -> Files:
 def visible(page: str) -> str:
     """Return the text of a page by line, without figures, styles and scripts."""
     page = re.sub(r"<(svg|style|script)\b.*?</\1>", "", page, flags=re.S)
+    page = re.sub(r"\s+", " ", page)  # as a browser does, but for <pre>
     page = re.sub(
         r"</?(p|div|section|h\d|tr|li|dt|dd|table|figure|figcaption|summary|details)\b",
         r"\n<\1",

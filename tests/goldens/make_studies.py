@@ -30,7 +30,7 @@ from tiny_run import TINY  # noqa: E402
 import kdtune  # noqa: E402
 from kdtune import Range, Run, Study  # noqa: E402
 from kdtune import teacher as teacher_command  # noqa: E402
-from kdtune.config.cost import write_costs  # noqa: E402
+from kdtune.config.records import write_costs  # noqa: E402
 from kdtune.raytune.session import ray_session  # noqa: E402
 
 STUDIES = HERE / "studies"
