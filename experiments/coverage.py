@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
+from kdtune.data.sources import load_data
 from kdtune.statistics.intervals import Estimate, crossed, over_repeats
 from kdtune.statistics.tests import holm
 
@@ -196,7 +197,7 @@ def evaluate(study: Path, source: Path) -> dict[str, np.ndarray]:
     for c, config in enumerate(configs):
         for r, repeat in enumerate(repeats):
             run = replace(config, repeat=int(repeat))
-            student = make_student(run)
+            student = make_student(run, load_data(run))
             file = study / "trials" / run.trial_id / "student.safetensors"
             fill(student.net, load_weights(run.student, str(file)), "", str(file), False)
             student.eval()

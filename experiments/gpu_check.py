@@ -37,6 +37,7 @@ from kdtune import __version__
 from kdtune.config.cli import run_and_exit
 from kdtune.config.run import Precision, Run
 from kdtune.config.study import Device, Study
+from kdtune.data.sources import load_data
 from kdtune.streams.cache import device_name
 from kdtune.streams.views import (
     INFERENCE_BATCH,
@@ -186,12 +187,13 @@ def measure_steps(study: Study, row: Row, size: Size) -> Found:
     resources, run = Resources.of(study), resolve(study.run)
     device = resources.device
     torch.set_num_threads(resources.threads)
-    models = Models.of(run, device)
+    data = load_data(run)
+    models = Models.of(run, data, device)
     if row.compiled:
         for model in (*models.teacher, models.student):
             model.net.compile(backend=size.backend)
     count = INFERENCE_BATCH[device.type]
-    views = views_like(run, models, max(count, run.batch_size)).to(device)
+    views = views_like(run, data, models, max(count, run.batch_size)).to(device)
     labels = torch.arange(run.batch_size, device=device) % CLASSES
     inference, batch = views[:count], Batch(labels, views[: run.batch_size])
     assert batch.views is not None  # noqa: S101 - not of features

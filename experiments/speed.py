@@ -143,9 +143,9 @@ def components(run: Run, times: int) -> dict[str, list[float]]:
     index = torch.arange(len(data.splits["train"]))
     views = Views(data.splits["train"], index, run, 224, 0)
     batch = next(views.batches(run.batch_size))
-    teacher = initial_network(run).place(torch.device("cpu"), run.precision)
+    teacher = initial_network(run, load_data(run)).place(torch.device("cpu"), run.precision)
     teacher.freeze().set_mode(False)
-    student = make_student(run).place(torch.device("cpu"), run.precision)
+    student = make_student(run, load_data(run)).place(torch.device("cpu"), run.precision)
 
     def forward(model: Classifier, training: bool, grad: bool) -> float:
         model.set_mode(training)

@@ -65,7 +65,9 @@ def main(study: Study) -> int:
     _train_missing(study, root, resources, progress)
     every = numbered(study, whole_teachers(study))
     # a file has the outputs for views of the teacher's own size
-    measured = every if file is None else [with_views_of_teacher(own) for own in every]
+    measured = (
+        every if file is None else [with_views_of_teacher(own, load_data(own)) for own in every]
+    )
     gate(study.run, measured, study.folder, resources, progress.print_line)
     if file is not None:
         counts = dump_teacher(measured[0], root, resources, file)
@@ -88,8 +90,9 @@ def _train_missing(study: Study, root: Path, resources: Resources, progress: Pro
         if not missing_teachers(study.run, [own], root):
             progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
             continue
-        verify(load_data(own))
-        probe_teacher(own, initial_teacher(own))
+        data = load_data(own)
+        verify(data)
+        probe_teacher(own, data, initial_teacher(own, data))
         train_teacher(own, folder, resources, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
 

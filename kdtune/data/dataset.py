@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted
-from kdtune.config.records import UNREADABLE, oriented
+from kdtune.config.images import UNREADABLE, oriented
 from kdtune.config.run import Orientation, Run, derive_seed
 from kdtune.config.text import (
     VAL_NAMES,

@@ -38,9 +38,9 @@ from kdtune.config.files import (
 )
 from kdtune.config.objects import NO_OBJECTS, Objects
 from kdtune.config.records import InputRecord, ModelRecord, StudentRecord, StudentsRecord
-from kdtune.config.run import Run
+from kdtune.config.run import HYPERPARAMETERS, Run, active_values
 from kdtune.config.study import OF_FUNCTION, Study
-from kdtune.config.task import HYPERPARAMETERS, Range, Values, active_values, covers, name_of
+from kdtune.config.task import Range, Values, covers, name_of
 from kdtune.config.text import InputError, short
 from kdtune.data.sources import load_data
 from kdtune.models.checks import hardware_name

@@ -11,8 +11,9 @@ import pandas as pd
 
 from kdtune.config.fields import Value
 from kdtune.config.records import NO_LIMITS, Limits
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Format, Scope
-from kdtune.config.task import DISTILLATION, Metric, Task, check_names
+from kdtune.config.task import Metric, Task, check_names
 from kdtune.config.text import InputError, in_spreadsheet, short
 from kdtune.results.design import (
     ONE_TEACHER,

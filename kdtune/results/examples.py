@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write
-from kdtune.config.records import UNREADABLE, oriented
+from kdtune.config.images import UNREADABLE, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.task import COMPARABLE, ECE_BINS
 from kdtune.config.text import UserError

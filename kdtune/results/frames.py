@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kdtune.config.files import PREDICTIONS, atomic_write
+from kdtune.config.run import DISTILLATION, LIKE, OF_STUDY, complete
 from kdtune.config.study import Scope, Study
-from kdtune.config.task import DISTILLATION, LIKE, OF_STUDY, Metric, Task, complete
+from kdtune.config.task import Metric, Task
 from kdtune.config.text import short
 from kdtune.storage.records import CORRECT, FINALISTS, Line, Round, is_running, iter_lines
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kdtune.config.cli import AnalysisFlags, ReportFlags
+from kdtune.config.cli import ComparisonFlags
 from kdtune.config.fields import Value
 from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs
@@ -760,7 +760,7 @@ class Results:
         return "\n\n".join(part for part in [*parts, verdicts] if part)
 
 
-def criterion_of(flags: AnalysisFlags | ReportFlags, results: Results | None = None) -> Criterion:
+def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Criterion:
     """Return the criterion that flags ask for.
 
     Args:

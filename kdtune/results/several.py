@@ -15,9 +15,9 @@ import pandas as pd
 
 from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
-from kdtune.config.run import Run
+from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Format, Study
-from kdtune.config.task import HYPERPARAMETERS, Range, Values
+from kdtune.config.task import Range, Values
 from kdtune.config.text import InputError, first_line, short
 from kdtune.results.comparison import (
     DEFAULT,

@@ -11,7 +11,6 @@ import torch
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
-from kdtune.data.sources import load_data
 from kdtune.models.outputs import OutputTable, OutputTeacher, Part, read_outputs
 
 MAX_SHOWN = 3
@@ -22,14 +21,13 @@ _matched: dict[tuple[Any, ...], OutputTeacher] = {}
 """By file, its size and time, data, and the part of train that the student learns from."""
 
 
-def load_output_teacher(run: Run) -> OutputTeacher:
+def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
     """Return the run's teacher, which is a file; a process matches it with the data once.
 
     Raises:
         InputError: The file cannot be read, its classes are others, or its ids are not those of the
             examples: of train those that the student learns from, all of val and all of test.
     """
-    data = load_data(run)
     file = Path(run.weights_of("teacher")).expanduser()
     stat = file.stat() if file.is_file() else None
     version = None if stat is None else (stat.st_size, stat.st_mtime_ns)
@@ -77,8 +75,12 @@ def _match(run: Run, data: Data, table: OutputTable) -> OutputTeacher:
 
 def _empty(data: Data) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """Return the logits of each split before any is known, NaN [N, K]."""
-    shapes = {split: (len(own), len(data.classes)) for split, own in data.splits.items()}
+    shapes = {split: (len(data.splits[split]), len(data.classes)) for split in _labelled(data)}
     return {split: np.full(shape, np.nan, dtype=np.float32) for split, shape in shapes.items()}
+
+
+def _labelled(data: Data) -> list[str]:
+    return [split for split in data.splits if split != "extra"]
 
 
 def _by_index(data: Data, table: OutputTable) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -104,7 +106,7 @@ def _by_file(
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """Return the logits of each split from rows with the file of their example."""
     found = _empty(data)
-    names = {split: file_names(data, split) for split in data.splits}
+    names = {split: file_names(data, split) for split in _labelled(data)}
     if any(own is None for own in names.values()):
         raise InputError(
             f"{table.file} must name the examples by split and index (example), since those of "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
 from kdtune.config.records import InputRecord, ModelRecord
-from kdtune.config.run import Augment, Run
+from kdtune.config.run import HYPERPARAMETERS, Augment, Run
 from kdtune.config.study import (
     OF_FUNCTION,
     TEACHER_RECIPE,
@@ -23,9 +23,8 @@ from kdtune.config.study import (
     fashion,
     teacher_recipe,
 )
-from kdtune.config.task import HYPERPARAMETERS, Values, ends_of
+from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
-from kdtune.data.arrays import with_extra
 from kdtune.data.checks import find_copies
 from kdtune.data.dataset import Data, Kind
 from kdtune.data.sources import load_data
@@ -75,7 +74,8 @@ def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
     names = [n for n in names if n not in OF_EACH_MODEL]
     if all(getattr(run, name) is not None for name in names):
         return run
-    values = _teacher_recipe(run, members or run.teacher_members) | _transforms(run)
+    data = load_data(run)
+    values = _teacher_recipe(run, data, members or run.teacher_members) | _transforms(run, data)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -90,7 +90,7 @@ def with_weights_of_studies(run: Run) -> Run:
     return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(given)))
 
 
-def kind_of_weights(members: Sequence[Run]) -> WeightsKind:
+def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
     """Return the kind of weights that the teachers of a study begin with.
 
     They count as finished if all are. If one is random, so that it has much to learn, they count as
@@ -101,50 +101,47 @@ def kind_of_weights(members: Sequence[Run]) -> WeightsKind:
     if "none" in weights:
         return "random"
     finished = [read_finished(Path(own).expanduser()) for own in weights]
-    classes = load_data(members[0]).classes
-    is_finished = all(own is not None and own.classes == classes for own in finished)
+    is_finished = all(own is not None and own.classes == data.classes for own in finished)
     return "finished" if is_finished else "pretrained"
 
 
-def _teacher_recipe(run: Run, members: Sequence[Run]) -> dict[str, Any]:
+def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, Any]:
     """Return the recipe of the teacher as teacher_*."""
-    given = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
-    recipe = teacher_recipe(
-        kind_of_weights([replace(m, teacher_weights=run.teacher_weights) for m in members]), given
-    )
+    values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
+    members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
+    recipe = teacher_recipe(kind_of_weights(members, data), values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
-def _transforms(run: Run) -> dict[str, Any]:
+def _transforms(run: Run, data: Data) -> dict[str, Any]:
     """Return the defaults of the augmentations and of the evaluation transform."""
     values: dict[str, Any] = {"orientation": "exif"}
     if run.augment is None or run.eval_crop is None or run.eval_interpolation is None:
-        data = load_data(run)
         if data.kind == "tensors":
             _refuse_image_settings(run, data)
             values |= {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
         values["augment"] = DEFAULT_AUGMENT[data.kind]
     values["teacher_augment"] = run.augment or values.get("augment")
     if "eval_crop" not in values and None in [getattr(run, name) for name in OF_VIEWS]:
-        values |= _evaluation(run)
+        values |= _evaluation(run, data)
     return values
 
 
-def _evaluation(run: Run) -> dict[str, Any]:
+def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     """Return the evaluation transform that the run's teacher publishes, or the first of several.
 
     Its crop is for photographs: images that are no larger than the teacher's input are not cropped.
     A file of outputs has the transform that it was written with; without a record, that of the
     student is taken.
     """
-    data, first = load_data(run), run.teacher_members[0]
+    first = run.teacher_members[0]
     if is_output_file(first.teacher):
-        record = load_output_teacher(first).record
+        record = load_output_teacher(first, data).record
         if record is not None and record.views:
             return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_VIEWS}
-        published = untrained(run, "student").preprocessing  # nothing else is known
+        published = untrained(run, data, "student").preprocessing  # nothing else is known
     else:
-        published = untrained(first, "teacher").preprocessing
+        published = untrained(first, data, "teacher").preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
@@ -184,8 +181,8 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
     data = load_data(study.run)
-    own = [untrained(run, "student") for run in students(study)]
-    of_teacher = {run.teacher: untrained_teacher(run) for run in teachers(study)}
+    own = [untrained(run, data, "student") for run in students(study)]
+    of_teacher = {run.teacher: untrained_teacher(run, data) for run in teachers(study)}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
     every = {view_size(study.run, data, student, *t) for student in own for t in members}
@@ -214,19 +211,19 @@ def _with_searched_augment(study: Study) -> Run:
     return replace(run, teacher_augment=run.teacher_augment or DEFAULT_AUGMENT[data.kind])
 
 
-def untrained(run: Run, role: Role) -> Classifier:
+def untrained(run: Run, data: Data, role: Role) -> Classifier:
     """Return the run's teacher (no ensemble) or student with random weights.
 
     It has the input size and the preprocessing of the weights that the run names, and is built
     without them: quickly, and on machines that lack the file.
     """
-    return build_model(run, role, len(load_data(run).classes), seed=0, weights="none")
+    return build_model(run, role, len(data.classes), seed=0, weights="none")
 
 
-def untrained_teacher(run: Run) -> Model:
+def untrained_teacher(run: Run, data: Data) -> Model:
     """Return the run's teacher (no ensemble) with random weights, or its file of outputs."""
     is_file = is_output_file(run.teacher)
-    return load_output_teacher(run) if is_file else untrained(run, "teacher")
+    return load_output_teacher(run, data) if is_file else untrained(run, data, "teacher")
 
 
 def students(study: Study) -> list[Run]:
@@ -317,24 +314,25 @@ class RecipeRow(NamedTuple):
     """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
 
 
-def recipe_rows(asked: Study, study: Study, saved: Study | None) -> list[RecipeRow]:
+def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> list[RecipeRow]:
     """Return the settings of a study that have an effect.
 
     Args:
         asked: The study as flags, experiment or Python ask for it.
         study: The same study as it is run, resolved and merged with the saved one.
         saved: The study that its folder held.
+        data: The data of the study.
     """
     rows = []
     for owner in (Run, Study):
         for name in declarations(owner):
             of_function = owner is Study and name in OF_FUNCTION
-            if name in UNSHOWN or of_function or not _has_effect(name, study):
+            if name in UNSHOWN or of_function or not _has_effect(name, study, data):
                 continue
-            value, source = _value(name, study), _source(name, asked, study, saved)
+            value, source = _value(name, study), _source(name, asked, study, saved, data)
             shown = "all" if name in WHOLE and value is None else _shown(value)
             rows.append(RecipeRow(name, shown, source))
-    return [*rows, *_input_rows(asked, study)]
+    return [*rows, *_input_rows(asked, study, data)]
 
 
 def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
@@ -367,7 +365,7 @@ def _shortened(value: str) -> str:
     return ", ".join(f"{model}{mark}{Path(file).name}" for model, mark, file in pairs)
 
 
-def _has_effect(name: str, study: Study) -> bool:
+def _has_effect(name: str, study: Study, data: Data) -> bool:
     run = study.run
     if name in HYPERPARAMETERS:
         is_off = _is_neutral(name, study.values(name))
@@ -384,7 +382,7 @@ def _has_effect(name: str, study: Study) -> bool:
     if name == "lr_milestones":
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
-        return load_data(run).kind == "files"
+        return data.kind == "files"
     if name == "val_share":
         return False
     return _value(name, study) is not None
@@ -426,7 +424,7 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
+def _source(name: str, asked: Study, study: Study, saved: Study | None, data: Data) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
     if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
@@ -438,8 +436,9 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None) -> str:
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
-            return f"default for {KINDS[kind_of_weights(teachers(study))]}"
-        return "model's own" if name.startswith("eval_") and _is_published(name, study) else by_data
+            return f"default for {KINDS[kind_of_weights(teachers(study), data)]}"
+        is_published = name.startswith("eval_") and _is_published(name, study, data)
+        return "model's own" if is_published else by_data
     here, elsewhere = _value(name, fashion()), _value(name, Study())
     is_fashion = study.run.data == "fashion"
     if here == elsewhere:
@@ -454,14 +453,14 @@ def _are_files(study: Study) -> bool:
     return all(is_output_file(run.teacher) for run in teachers(study))
 
 
-def _is_published(name: str, study: Study) -> bool:
+def _is_published(name: str, study: Study, data: Data) -> bool:
     """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    published = untrained_teacher(teachers(study)[0]).preprocessing
+    published = untrained_teacher(teachers(study)[0], data).preprocessing
     own = published.crop if name == "eval_crop" else published.interpolation
     return bool(own == getattr(study.run, name))
 
 
-def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
+def _input_rows(asked: Study, study: Study, data: Data) -> Iterator[RecipeRow]:
     """Yield how the input of each model is preprocessed."""
     roles: dict[Role, list[Run]] = {"teacher": teachers(study), "student": students(study)}
     for role, runs in roles.items():
@@ -471,7 +470,7 @@ def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
             if role == "teacher" and is_output_file(run.teacher):  # which has no input
                 continue
             finished = read_finished(Path(weights).expanduser())
-            model = untrained(run, role)
+            model = untrained(run, data, role)
             values = model.preprocessing
             own = "model's own" if model.is_normalized else "not known"
             source = own if finished is None else "finished teacher"
@@ -488,30 +487,27 @@ def _input_rows(asked: Study, study: Study) -> Iterator[RecipeRow]:
 # of train and val is in val in some repeat.
 
 
-def find_faults(study: Study) -> list[str]:
+def find_faults(study: Study, data: Data) -> list[str]:
     """Return a sentence for each fault of the data that makes results wrong or too good.
 
     Training may have seen what val or test measure, or copies may be in several classes.
 
     Args:
         study: See `find_other_cuts`.
-
-    Raises:
-        InputError: The data do not exist.
+        data: Its data, with any images without labels.
     """
-    data = with_extra(load_data(study.run), study.run)
-    return [*find_copies(data), *find_other_cuts(study)]
+    return [*find_copies(data), *find_other_cuts(study, data)]
 
 
 def _recorded(run: Run, data: Data) -> FinishedTeacher | OutputsRecord | None:
     """Return what the file of the run's teacher says of its data; None if these are unrelated."""
     if is_output_file(run.teacher):
-        return load_output_teacher(run).record
+        return load_output_teacher(run, data).record
     finished = read_finished(Path(run.weights_of("teacher")).expanduser())
     return finished if finished is not None and finished.classes == data.classes else None
 
 
-def find_other_cuts(study: Study) -> list[str]:
+def find_other_cuts(study: Study, data: Data) -> list[str]:
     """Return a sentence for each finished teacher that may have trained on the study's val.
 
     Its data had the same classes but were others or cut otherwise, and val was cut from train there
@@ -520,11 +516,9 @@ def find_other_cuts(study: Study) -> list[str]:
 
     Args:
         study: The study, with files of weights in place of folders (`with_weights_of_studies`).
-
-    Raises:
-        InputError: The data do not exist.
+        data: Its data.
     """
-    data, found = load_data(study.run), {}
+    found = {}
     for run in teachers(study):
         weights = run.weights_of("teacher")
         if (finished := _recorded(run, data)) is None or finished.data is None:
@@ -571,27 +565,26 @@ class Transforms:
     """The fields of each student's `ModelRecord`, by "student NAME": what it is built from."""
 
 
-def transforms_of(study: Study) -> Transforms:
+def transforms_of(study: Study, data: Data) -> Transforms:
     """Return the transforms of a resolved study.
 
     If its data are no images, there are none between a view and the models.
 
+    Args:
+        study: The study.
+        data: Its data, with any images without labels.
+
     Raises:
-        InputError: the data or a model do not exist.
+        InputError: A model does not exist.
     """
-    run, data = study.run, load_data(study.run)
-    others = [
-        *describe_fixed_students(study),
-        *find_faults(study),
-        *with_extra(data, run).warnings,
-    ]
-    runs = students(study)
-    of_students = [untrained(own, "student") for own in runs]
+    run, runs = study.run, students(study)
+    others = [*describe_fixed_students(study), *find_faults(study, data), *data.warnings]
+    of_students = [untrained(own, data, "student") for own in runs]
     pairs = zip(runs, of_students, strict=True)
     sources = {f"student {model.name}": asdict(_source_of(own, model)) for own, model in pairs}
     if data.kind == "tensors":
         return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
-    of_teachers = [untrained_teacher(own) for own in teachers(study)]
+    of_teachers = [untrained_teacher(own, data) for own in teachers(study)]
     named = {f"teacher {model.name}": model for model in networks(of_teachers)}
     named |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in named.values() if not model.is_normalized}

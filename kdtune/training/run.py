@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def check_models(
     whole = "head" not in study.values("trainable")  # type: ignore[operator]
     for student in own_students:
         for own, teacher in own_teachers:
-            views = probe_teacher(own, teacher, student)
+            views = probe_teacher(own, data, teacher, student)
         check_some_learn(student, f"the student {student.name}")
         probe(student, views, len(data.classes), whole=whole)
         check_learns(student, views, whole=whole)
@@ -103,9 +102,10 @@ def distill(
         say: Is given a sentence if a checkpoint cannot be used.
     """
     run = resolve(run)
-    data = with_extra(load_data(run), run)
-    frozen = _cached_teacher(_TeacherKey.of(run, teacher, resources.device))
-    with initial_student(run, resources.device) as initial:
+    data = load_data(run)
+    frozen = _teacher_of(run, data, teacher, resources.device)
+    data = with_extra(data, run)
+    with initial_student(run, data, resources.device) as initial:
         student = initial.student
         stream = Stream(run, data, student, frozen, resources, initial.fingerprint)
         if folder is None:
@@ -151,12 +151,23 @@ class _TeacherKey:
         return _TeacherKey(own, folders, times, run.objects, device)
 
 
-@lru_cache(maxsize=2)
-def _cached_teacher(key: _TeacherKey) -> Teacher:
-    """Return the teacher on its device; a process keeps the last ones for its next runs."""
-    pairs = zip(key.members, key.folders, strict=True)
-    models = [load_teacher(run, folder).place(key.device, run.precision) for run, folder in pairs]
-    return Teacher.of(models)
+MAX_TEACHERS = 2
+"""Teachers that a process, which is a worker of Ray or a notebook, keeps for its next runs."""
+_teachers: dict[_TeacherKey, Teacher] = {}
+"""The teacher used last is the last."""
+
+
+def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teacher:
+    """Return the run's teacher on its device."""
+    key = _TeacherKey.of(run, root, device)
+    if key not in _teachers:
+        pairs = zip(key.members, key.folders, strict=True)
+        models = [load_teacher(own, data, folder) for own, folder in pairs]
+        while len(_teachers) >= MAX_TEACHERS:
+            del _teachers[next(iter(_teachers))]
+        _teachers[key] = Teacher.of([model.place(device, run.precision) for model in models])
+    _teachers[key] = _teachers.pop(key)
+    return _teachers[key]
 
 
 @dataclass(frozen=True)
@@ -172,9 +183,9 @@ class InitialStudent:
     """Memory of the student and the copies."""
 
     @staticmethod
-    def of(run: Run, device: torch.device) -> "InitialStudent":
+    def of(run: Run, data: Data, device: torch.device) -> "InitialStudent":
         """Build the student of `make_student` on the device."""
-        student = make_student(run).place(device, run.precision)
+        student = make_student(run, data).place(device, run.precision)
         own = f"net.{student.head_name}." if run.trainable == "head" else "net."
         trained = [p for name, p in student.named_parameters() if name.startswith(own)]
         values = [(x, x.detach().clone()) for x in (*trained, *student.buffers())]
@@ -191,7 +202,7 @@ class InitialStudent:
 
 
 @contextmanager
-def initial_student(run: Run, device: torch.device) -> Iterator[InitialStudent]:
+def initial_student(run: Run, data: Data, device: torch.device) -> Iterator[InitialStudent]:
     """Lend the student of `make_student` to one run, for the duration of the context.
 
     A process keeps the students it has built, one per repeat, and resets each after its run:
@@ -200,7 +211,7 @@ def initial_student(run: Run, device: torch.device) -> Iterator[InitialStudent]:
     `reset` does not know.
     """
     if ":" in run.student:
-        yield InitialStudent.of(run, device)
+        yield InitialStudent.of(run, data, device)
         return
     weights = run.weights_of("student")
     idle = _idle_students(
@@ -209,7 +220,7 @@ def initial_student(run: Run, device: torch.device) -> Iterator[InitialStudent]:
         *(run.precision, run.trainable, device),
     )
     # removed while in use: two runs of one process never share a student
-    initial = idle.pop((run.seed, run.repeat), None) or InitialStudent.of(run, device)
+    initial = idle.pop((run.seed, run.repeat), None) or InitialStudent.of(run, data, device)
     try:
         yield initial
     finally:
@@ -233,7 +244,7 @@ def _idle_students(*kind: object) -> dict[tuple[int, int], InitialStudent]:
 
 def clear_cached_models() -> None:
     """Drop the teacher and the students that this process keeps for its next runs."""
-    _cached_teacher.cache_clear()
+    _teachers.clear()
     clear_output_teachers()
     _idle.clear()
 
@@ -241,15 +252,17 @@ def clear_cached_models() -> None:
 def check(run: Run) -> None:
     """Raise InputError, before any work, if the run's data, models or objective cannot work."""
     run = resolve(run)
-    check_objective(run, len(load_data(run).classes))
-    check_study(Study(name="one", run=run), fingerprints=False)
+    data = with_extra(load_data(run), run)
+    check_objective(run, len(data.classes))
+    check_study(Study(name="one", run=run), data, fingerprints=False)
 
 
-def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
+def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
     """Raise InputError, before any work, if data, models or objectives cannot work.
 
     Args:
         study: The study, resolved.
+        data: Its data, with any images without labels.
         fingerprints: Whether to hash all weights.
 
     Returns:
@@ -258,15 +271,16 @@ def check_study(study: Study, fingerprints: bool = True) -> dict[str, str]:
         `fingerprints`.
     """
     run, begun = study.run, dict(study.run.study_values)
-    data = with_extra(load_data(run), run)
     verify(data)
     data.subset(run)
     check_mixing(study, data)
     made_of = {"data": data.study_fingerprint}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
-    own_teachers = [(own, initial_teacher(own)) for own in _by_name(teachers(study), "teacher")]
-    own_students = [(own, make_student(own)) for own in students(study)]
+    own_teachers = [
+        (own, initial_teacher(own, data)) for own in _by_name(teachers(study), "teacher")
+    ]
+    own_students = [(own, make_student(own, data)) for own in students(study)]
     models: dict[str, Sequence[tuple[Run, Model]]]
     models = {"teacher": own_teachers, "student": own_students}
     if fingerprints:  # before the models are probed, which changes running statistics
@@ -285,14 +299,13 @@ def _by_name(runs: list[Run], name: str) -> list[Run]:
     return list({getattr(run, name): run for run in reversed(runs)}.values())[::-1]
 
 
-def check_objectives(study: Study) -> dict[str, str]:
+def check_objectives(study: Study, classes: int) -> dict[str, str]:
     """Raise InputError, before any work, if an objective of the study cannot work.
 
     That includes one of the user's own that does not take a hyperparameter that is searched.
     Returns the fingerprints of the user's own objectives, as "objective module:function": they
     change with the source of the function's module and of the user's modules that it imports.
     """
-    classes = len(load_data(study.run).classes)
     losses = [str(loss) for loss in study.values("loss")]  # type: ignore[union-attr]
     for loss in losses:
         check_objective(replace(study.run, loss=loss), classes)
@@ -303,11 +316,10 @@ def check_objectives(study: Study) -> dict[str, str]:
     return {f"objective {loss}": source_digest(modules[loss], no_net)[:16] for loss in own}
 
 
-def make_student(run: Run) -> Classifier:
+def make_student(run: Run, data: Data) -> Classifier:
     """Build the student with the initial weights of its repeat, the same for all configurations."""
-    classes = len(load_data(run).classes)
     seed = derive_seed("init", run.seed, run.repeat)
-    return build_model(run, "student", classes, seed=seed)
+    return build_model(run, "student", len(data.classes), seed=seed)
 
 
 def _modified_ns(file: Path) -> int:
@@ -331,10 +343,10 @@ class Models:
     student: Classifier
 
     @staticmethod
-    def of(run: Run, device: torch.device) -> "Models":
+    def of(run: Run, data: Data, device: torch.device) -> "Models":
         """Build the models of a run; the teacher as it is before any fine-tuning."""
-        teacher = networks(initial_teacher(member) for member in run.teacher_members)
-        student = make_student(run).place(device, run.precision)
+        teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
+        student = make_student(run, data).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)
         student.set_mode(True, run.batch_norm == "train")
@@ -343,9 +355,8 @@ class Models:
         return Models(teacher, student)
 
 
-def views_like(run: Run, models: Models, count: int) -> Tensor:
+def views_like(run: Run, data: Data, models: Models, count: int) -> Tensor:
     """Return `count` views of the shape and type of the run's views, on the CPU."""
-    data = load_data(run)
     two = samples(data, run, view_size(run, data, *models.teacher, models.student))
     return two[torch.arange(count) % len(two)]
 
@@ -408,9 +419,10 @@ def try_batch(run: Run, device: torch.device) -> Models:
         The models, which are in memory as long as the caller keeps them.
     """
     run = resolve(run)
-    models = Models.of(run, device)
+    data = load_data(run)
+    models = Models.of(run, data, device)
     inference = INFERENCE_BATCH[device.type]
-    views = views_like(run, models, max(inference, run.batch_size))
+    views = views_like(run, data, models, max(inference, run.batch_size))
     labels = torch.zeros(run.batch_size, dtype=torch.int64)
     teacher_logits(models, views[:inference].to(device))
     batch = Batch(labels, views[: run.batch_size]).to(device)

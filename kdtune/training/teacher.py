@@ -18,6 +18,7 @@ from kdtune.config.records import Accuracy, TeacherAccuracy, TeacherKey
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed, migrate_run
 from kdtune.config.study import Study
 from kdtune.config.text import DAMAGED, InputError, first_line
+from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
 from kdtune.models.checks import check_learns, check_single, probe
@@ -46,12 +47,13 @@ from kdtune.training.recipe import (
 
 
 def evaluate(
-    run: Run, teacher: Teacher, resources: Resources, splits: Sequence[str]
+    run: Run, data: Data, teacher: Teacher, resources: Resources, splits: Sequence[str]
 ) -> dict[str, Accuracy]:
     """Return the accuracy of a teacher on those of the splits that the data have.
 
     Args:
-        run: Names the data and the student, whose input size decides that of the views.
+        run: Names the student, whose input size decides that of the views.
+        data: The run's data.
         teacher: On the device of the resources; it is frozen.
         resources: Device, cache and loader workers.
         splits: Names of splits. Of train only the images that the run's student learns from are
@@ -61,8 +63,8 @@ def evaluate(
         InputError: Some of its logits are NaN or infinite.
     """
     accuracies = {}
-    for split in filter(load_data(run).splits.__contains__, splits):
-        logits, labels = teacher_logits(run, teacher, resources, split)
+    for split in filter(data.splits.__contains__, splits):
+        logits, labels = teacher_logits(run, data, teacher, resources, split)
         _check_finite(run, logits, split)
         correct = int((logits.argmax(1) == labels).sum())
         accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
@@ -81,14 +83,13 @@ def _check_finite(run: Run, logits: Tensor, split: str) -> None:
 
 
 def teacher_logits(
-    run: Run, teacher: Teacher, resources: Resources, split: str
+    run: Run, data: Data, teacher: Teacher, resources: Resources, split: str
 ) -> tuple[Tensor, Tensor]:
     """Return the logits of a teacher, float32 [N, K], and the labels, int64 [N], of a split.
 
     They are in the split's own order; the arguments are those of `evaluate`.
     """
-    data = load_data(run)
-    student = untrained(run, "student")  # only its input size matters
+    student = untrained(run, data, "student")  # only its input size matters
     own = replace(run, trainable="all", mixup=0.0, cutmix=0.0, extra=None, extra_share=0.0)
     used = resources
     if split == "train" and run.augmentation != "none":  # no run needs these views
@@ -111,8 +112,11 @@ RECIPE = (
 
 
 def teacher_run(run: Run) -> Run:
-    """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student."""
-    run = resolve(run)
+    """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student.
+
+    Args:
+        run: The run, resolved.
+    """
     of_student = {n for n, setting in searchable(Run).items() if setting.commands == OF_STUDENT}
     reset = (of_student | {"extra"}) - {"student", "alpha"}
     unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
@@ -130,8 +134,8 @@ def teacher_run(run: Run) -> Run:
     )
 
 
-def teacher_recipe(run: Run) -> dict[str, Any]:
-    """Return all that a run's teacher depends on, by name, but for the contents of files.
+def teacher_recipe(run: Run, data: Data) -> dict[str, Any]:
+    """Return all that a resolved run's teacher depends on, by name, but for the contents of files.
 
     Hyperparameters without effect on it are None, so they distinguish no teachers.
     """
@@ -146,7 +150,7 @@ def teacher_recipe(run: Run) -> dict[str, Any]:
         names.append("lr_milestones")
     recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
     # older records do not name it, and it has no effect on other data
-    if own.orientation != "stored" and load_data(run).kind == "files":
+    if own.orientation != "stored" and data.kind == "files":
         recipe["orientation"] = own.orientation
     if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
         recipe["repeat"] = own.repeat
@@ -164,13 +168,13 @@ class Origin:
     """Content hash of the file of its initial weights, or "default" or "none"."""
 
 
-def origin_of(run: Run) -> Origin:
-    """Return what the run's teacher must be made of."""
+def origin_of(run: Run, data: Data) -> Origin:
+    """Return what the teacher of a resolved run must be made of."""
     weights = _weights_hash(run.weights_of("teacher"))
-    return Origin(teacher_recipe(run), load_data(run).fingerprint, weights)
+    return Origin(teacher_recipe(run, data), data.fingerprint, weights)
 
 
-def origin_of_saved(run: Run, folder: Path) -> Origin | None:
+def origin_of_saved(run: Run, data: Data, folder: Path) -> Origin | None:
     """Return what the teacher in a folder was made of; None if there is no teacher.
 
     Raises InputError if it is damaged.
@@ -181,9 +185,9 @@ def origin_of_saved(run: Run, folder: Path) -> Origin | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         check_whole(folder / WEIGHTS)
         # fields that were added after the record was written had their defaults
-        made_by = _without_default(Run(**migrate_run(record["run"])), run)
+        made_by = _without_default(resolve(Run(**migrate_run(record["run"]))), run, data)
         weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
-        return Origin(teacher_recipe(made_by), record["data"], weights)
+        return Origin(teacher_recipe(made_by, data), record["data"], weights)
     except (OSError, *DAMAGED) as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(
@@ -192,14 +196,15 @@ def origin_of_saved(run: Run, folder: Path) -> Origin | None:
         ) from None
 
 
-def _without_default(made_by: Run, run: Run) -> Run:
+def _without_default(made_by: Run, run: Run, data: Data) -> Run:
     """Return the run that made a teacher, without an interpolation that is the model's own.
 
     Records of older versions name it; now it stands in none unless it is given.
     """
     if run.teacher_interpolation is not None or made_by.teacher_interpolation is None:
         return made_by
-    same = untrained(run, "teacher").preprocessing.interpolation == made_by.teacher_interpolation
+    published = untrained(run, data, "teacher").preprocessing.interpolation
+    same = published == made_by.teacher_interpolation
     return replace(made_by, teacher_interpolation=None) if same else made_by
 
 
@@ -269,12 +274,14 @@ def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple
         members: The run with each teacher, see `recipe.numbered` and `Run.teacher_members`.
         root: Folder of all teachers.
     """
-    places = [(own, root / teacher_place(run, own)) for own in map(resolve, members)]
-    return [
-        (own, folder)
-        for own, folder in places
-        if own.teacher_epochs != 0 and origin_of_saved(own, folder) != origin_of(own)
-    ]
+    missing = []
+    for member in map(resolve, members):
+        folder = root / teacher_place(run, member)
+        if member.teacher_epochs != 0:
+            data = load_data(member)  # with folds, each repeat has other data
+            if origin_of_saved(member, data, folder) != origin_of(member, data):
+                missing.append((member, folder))
+    return missing
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -287,8 +294,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def describe_training(run: Run) -> str:
     """Return the line that says how the run's teacher is being fine-tuned."""
+    run = resolve(run)
     own, data = teacher_run(run), load_data(run)
-    model = untrained(own, "student")
+    model = untrained(own, data, "student")
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
     layers = f"all layers, {counts[0]:,} parameters"
     if own.trainable == "head":
@@ -338,15 +346,17 @@ def fine_tune(
         InputError: The folder holds another teacher, which results may depend on.
         Diverged: A loss or another metric became NaN or infinite.
     """
-    own, data, origin = teacher_run(run), load_data(run), origin_of(run)
-    if origin_of_saved(run, folder) not in (None, origin):
+    run = resolve(run)
+    own, data = teacher_run(run), load_data(run)
+    origin = origin_of(run, data)
+    if origin_of_saved(run, data, folder) not in (None, origin):
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
-    before, words = _accuracy_before(run, resources)
+    before, words = _accuracy_before(run, data, resources)
     say(f"Accuracy on val before: {words}.")
-    model = initial_network(run).place(resources.device, run.precision)
+    model = initial_network(run, data).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:8]}.checkpoint.pt"
@@ -377,19 +387,19 @@ def fine_tune(
     )
 
 
-def _accuracy_before(run: Run, resources: Resources) -> tuple[Accuracy | None, str]:
+def _accuracy_before(run: Run, data: Data, resources: Resources) -> tuple[Accuracy | None, str]:
     """Return the accuracy of the run's teacher on val before it is fine-tuned, also in words.
 
     It is None if the weights of its head are random, since it is then that of chance.
     """
     if run.weights_of("teacher") == "none" and ":" not in run.teacher:
         return None, "not measured, since the weights are random"
-    model = initial_network(run).place(resources.device, run.precision)
+    model = initial_network(run, data).place(resources.device, run.precision)
     if model.has_new_head:
         return None, "not measured, since the head is new"
     own = teacher_run(run)
     logits_only = replace(resources, teacher_features=False)  # no student learns from this teacher
-    before = evaluate(own, Teacher.of([model]), logits_only, ["val"])["val"]
+    before = evaluate(own, data, Teacher.of([model]), logits_only, ["val"])["val"]
     return before, str(before)
 
 
@@ -416,42 +426,42 @@ def _write_record(
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
-def load_teacher(run: Run, folder: Path) -> Model:
+def load_teacher(run: Run, data: Data, folder: Path) -> Model:
     """Return the run's teacher (no ensemble), fine-tuned in `folder` or with the given weights.
 
     Raises InputError if given weights, which are used unchanged, do not fit the data.
     """
     if run.teacher_epochs == 0:
-        return initial_teacher(run)
-    classes, weights = len(load_data(run).classes), str(folder / WEIGHTS)
+        return initial_teacher(run, data)
+    classes, weights = len(data.classes), str(folder / WEIGHTS)
     return build_model(run, "teacher", classes, seed=0, replace_head=False, weights=weights)
 
 
-def initial_teacher(run: Run) -> Model:
+def initial_teacher(run: Run, data: Data) -> Model:
     """Return the teacher before any fine-tuning; without fine-tuning its head must fit the data.
 
     A teacher that is a file of outputs is read.
     """
     if is_output_file(run.teacher):
-        return load_output_teacher(run)
-    return initial_network(run)
+        return load_output_teacher(run, data)
+    return initial_network(run, data)
 
 
-def initial_network(run: Run) -> Classifier:
+def initial_network(run: Run, data: Data) -> Classifier:
     """Build the teacher, which is a network, before any fine-tuning."""
-    classes = len(load_data(run).classes)
     seed = derive_seed("init", run.seed, run.teacher_repeat)
     fresh = run.teacher_epochs != 0
-    return build_model(run, "teacher", classes, seed=seed, replace_head=fresh)
+    return build_model(run, "teacher", len(data.classes), seed=seed, replace_head=fresh)
 
 
-def probe_teacher(run: Run, teacher: Model, student: Classifier | None = None) -> Tensor:
+def probe_teacher(
+    run: Run, data: Data, teacher: Model, student: Classifier | None = None
+) -> Tensor:
     """Raise InputError, before any work, if the teacher cannot process the study's images.
 
     Returns the images it was given, at the size for both models: uint8 [2, C, H, W]. A file of
     outputs processes none.
     """
-    data = load_data(run)
     views = samples(data, run, view_size(run, data, teacher, student))
     if isinstance(teacher, Classifier):
         whole = run.teacher_trainable != "head"
@@ -494,11 +504,7 @@ def find_unmeasured(
         known: What was measured before.
     """
     measured = {one.key: one.fingerprint for one in known}
-    return [
-        own
-        for own in teachers
-        if measured.get(key_of(own)) != _fingerprint(own, _load(run, own, root))
-    ]
+    return [own for own in teachers if measured.get(key_of(own)) != _load(run, own, root)[2]]
 
 
 def measure(
@@ -510,8 +516,7 @@ def measure(
     """
     measured = []
     for own in teachers:
-        teacher = _load(run, own, root)
-        fingerprint = _fingerprint(own, teacher)
+        data, teacher, fingerprint = _load(run, own, root)
         for model in teacher.models:
             model.place(resources.device, run.precision)
         tuned = own.teacher_epochs and len(own.teacher_members) == 1
@@ -521,8 +526,8 @@ def measure(
                 teacher=own.teacher,
                 epochs=own.teacher_epochs or 0,
                 weights=_describe_weights(run, own, root),
-                classes=len(load_data(run).classes),
-                splits=evaluate(own, teacher, resources, SPLITS),
+                classes=len(data.classes),
+                splits=evaluate(own, data, teacher, resources, SPLITS),
                 fingerprint=fingerprint,
                 acc_before=_share_of(record, "acc_before"),
                 acc_after=_share_of(record.get("val"), "acc"),
@@ -548,22 +553,26 @@ def _which_splits(run: Run) -> str:
     return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 
 
-def _load(run: Run, own: Run, root: Path) -> Teacher:
-    """Return the teacher of a run, an ensemble or not, on the CPU."""
-    members = [load_teacher(one, root / teacher_place(run, one)) for one in own.teacher_members]
-    return Teacher.of(members)
+def _load(run: Run, own: Run, root: Path) -> tuple[Data, Teacher, str]:
+    """Return the data and the teacher of a run, on the CPU, and the fingerprint of both."""
+    data = load_data(own)
+    members = [
+        load_teacher(one, data, root / teacher_place(run, one)) for one in own.teacher_members
+    ]
+    teacher = Teacher.of(members)
+    return data, teacher, _fingerprint(own, data, teacher)
 
 
-def _fingerprint(run: Run, teacher: Teacher) -> str:
+def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
     """Return 16 hex digits that change with everything that the accuracies depend on."""
     names = (
         *("image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"),
         *("train_images", "seed", "precision", "student", "student_size"),
     )
-    parts = [load_data(run).fingerprint, *teacher.fingerprints]
+    parts = [data.fingerprint, *teacher.fingerprints]
     parts += [str(getattr(run, name)) for name in names]
     # earlier versions did not name it, and it has no effect on other data
-    if run.orientation != "stored" and load_data(run).kind == "files":
+    if run.orientation != "stored" and data.kind == "files":
         parts.append("exif")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -606,12 +615,11 @@ def check_dump(study: Study, file: Path) -> None:
         )
 
 
-def with_views_of_teacher(run: Run) -> Run:
+def with_views_of_teacher(run: Run, data: Data) -> Run:
     """Return the run with views of its teacher's input size, whatever its student's is."""
-    data = load_data(run)
     if data.kind == "tensors" or run.image_size is not None:
         return run
-    members = [untrained(own, "teacher") for own in run.teacher_members]
+    members = [untrained(own, data, "teacher") for own in run.teacher_members]
     return replace(run, image_size=view_size(run, data, *members))
 
 
@@ -633,16 +641,18 @@ def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict
     """
     data = load_data(run)
     models = [
-        load_teacher(own, root / teacher_place(run, own)).place(resources.device, run.precision)
+        load_teacher(own, data, root / teacher_place(run, own)).place(
+            resources.device, run.precision
+        )
         for own in run.teacher_members
     ]
     teacher, views = Teacher.of(models), {}
     if data.kind != "tensors":
-        run = with_views_of_teacher(run)
+        run = with_views_of_teacher(run, data)
         views = {name: getattr(run, name) for name in ("image_size", *OF_VIEWS)}
     splits = {
         split: SplitOutputs(
-            _whole_split(run, teacher, resources, split).numpy(), file_names(data, split)
+            _whole_split(run, data, teacher, resources, split).numpy(), file_names(data, split)
         )
         for split in data.splits
     }
@@ -651,31 +661,33 @@ def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict
     return {split: len(own.logits) for split, own in splits.items()}
 
 
-def _whole_split(run: Run, teacher: Teacher, resources: Resources, split: str) -> Tensor:
+def _whole_split(
+    run: Run, data: Data, teacher: Teacher, resources: Resources, split: str
+) -> Tensor:
     """Return the logits of all examples of a split, float32 [N, K], in its own order."""
-    own, _ = teacher_logits(run, teacher, resources, split)
+    seen, _ = teacher_logits(run, data, teacher, resources, split)
     if split != "train" or run.train_images is None:
-        return own
-    whole, _ = teacher_logits(replace(run, train_images=None), teacher, resources, split)
+        return seen
+    whole, _ = teacher_logits(replace(run, train_images=None), data, teacher, resources, split)
     whole = whole.clone()
-    whole[load_data(run).subset(run)] = own
+    whole[data.subset(run)] = seen
     return whole
 
 
-def find_other_views(study: Study) -> Iterator[str]:
+def find_other_views(study: Study, data: Data) -> Iterator[str]:
     """Yield a sentence for each file of outputs that was made of other views than the students'.
 
     Nothing is known, and so nothing said, of files that kdtune has not written.
 
     Args:
         study: The study, resolved.
+        data: Its data.
     """
-    data = load_data(study.run)
-    own_students = [untrained(run, "student") for run in students(study)]
+    own_students = [untrained(run, data, "student") for run in students(study)]
     for run in teachers(study):
         if not is_output_file(run.teacher) or data.kind == "tensors":
             continue
-        teacher = load_output_teacher(run)
+        teacher = load_output_teacher(run, data)
         made_of = {} if teacher.record is None else teacher.record.views
         seen = {
             "image_size": max(view_size(run, data, teacher, one) for one in own_students),

@@ -379,7 +379,7 @@ def test_copies_in_several_classes_of_a_split_are_counted(tmp_path):
     shutil.copy(tmp_path / "val" / "ant" / "3.png", tmp_path / "val" / "bee" / "copy.png")
     shutil.copy(tmp_path / "train" / "ant" / "1.png", tmp_path / "train" / "ant" / "copy.png")
     run = Run(data=str(tmp_path))
-    (sentence,) = find_faults(Study(run=run))
+    (sentence,) = find_faults(Study(run=run), load_data(run))
     assert sentence.startswith(
         "2 of the 5 images in val are copies of others in another class (such as val/ant/3.png = "
         "val/bee/copy.png), so"

@@ -1,26 +1,49 @@
-"""What fits on a cluster, counted by hand; machines that join and are lost."""
+"""What fits on machines, counted by hand; their inspection; those that join or are lost."""
 
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import torch
 import yaml
+from ray.cluster_utils import Cluster
+from s3_service import S3
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.text import InputError
+from kdtune.config.task import Range
+from kdtune.config.text import InputError, NodeMismatchError
+from kdtune.models.weights import save_weights
 from kdtune.raytune import machines
 from kdtune.raytune.machines import (
     Capacity,
+    MachineMonitor,
     Node,
+    NodeReport,
+    StorageProbe,
     TrialResources,
+    alive_nodes,
     check_local_resources,
     count_trials,
-    find_changes,
+    describe_memory_fault,
+    find_missing_gpus,
+    find_node_changes,
+    find_node_faults,
+    fingerprints_of,
+    largest_runs,
     potential_workers,
+    preflight,
+    report_node,
     trial_resources,
+    try_on_gpu,
 )
+from kdtune.storage.store import Store
 
 FILE = {
     "head_node_type": "head",
@@ -70,7 +93,7 @@ def test_the_largest_machines_come_first_up_to_both_limits() -> None:
 
 def test_a_restarted_machine_was_lost_and_joined() -> None:
     first, second, again = (Node(i, "10.0.0.1 (h1)", {}) for i in ("a", "b", "c"))
-    assert find_changes([first, second], [second, again]) == ([again], [first])
+    assert find_node_changes([first, second], [second, again]) == ([again], [first])
 
 
 @pytest.fixture
@@ -150,3 +173,296 @@ def test_bf16_is_refused_where_it_would_be_emulated(
     else:
         with pytest.raises(InputError, match="--precision must be fp32 on this CPU"):
             check_local_resources(study, {"num_gpus": gpus})
+
+
+HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)", {"GPU": 2})
+TRIAL = TrialResources(cpu=1, gpu=0)
+FACTS = {"kdtune": "1.0", "torch": "2.13.0", "data": "d", "teacher": "t"}
+OURS = NodeReport(FACTS)
+GB = 10**9
+
+
+@pytest.fixture
+def study(tiny: Run, tmp_path: Path) -> Study:
+    made = Study(name="a", out=str(tmp_path / "runs"), cache=str(tmp_path / "cache"), run=tiny)
+    made.folder.mkdir(parents=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("theirs", "sentences"),
+    [
+        (OURS, []),
+        (replace(OURS, gpus=2, free={"/x": 5}), []),
+        (
+            NodeReport(FACTS | {"torch": "2.9.0", "data": "e"}),
+            [
+                "10.0.0.2 (h1) has torch 2.9.0, but 10.0.0.1 (h0) has 2.13.0; make them the same",
+                "10.0.0.2 (h1) has data e, but 10.0.0.1 (h0) has d; make them the same",
+            ],
+        ),
+        (NodeReport({"kdtune": "1.0"}, faults=("cannot",)), ["10.0.0.2 (h1): cannot"]),
+        (NodeReport(no_answer="has not answered"), []),
+    ],
+)
+def test_a_sentence_for_each_fault_and_difference(theirs: NodeReport, sentences: list[str]) -> None:
+    assert find_node_faults({HEAD: OURS, OTHER: theirs}, TRIAL) == {HEAD: [], OTHER: sentences}
+
+
+def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
+    assert find_missing_gpus(OTHER, replace(OURS, gpus=2)) == []
+    (warning,) = find_missing_gpus(OTHER, replace(OURS, gpus=1))
+    assert "Ray counts 2 GPUs, but torch sees 1" in warning
+
+
+@pytest.mark.parametrize(("cpus", "count"), [(4.0, 1), (0.0, 0)])
+def test_bf16_is_a_fault_of_the_cpus_that_run_trials(cpus: float, count: int) -> None:
+    """Not of a head node whose resources are { CPU: 0 }."""
+    node = Node("a", "10.0.0.1 (h0)", {"CPU": cpus})
+    faults = find_node_faults({node: replace(OURS, cpu_fault="has no bf16")}, TRIAL)
+    assert faults[node] == ["10.0.0.1 (h0): has no bf16"][:count]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "allowed", "fault"), [(1, None, ""), (1, 0, "fp32"), (0, 0, "fp32")]
+)
+def test_each_machine_tells_whether_its_trials_would_emulate_bf16(
+    study: Study, monkeypatch: pytest.MonkeyPatch, gpus: int, allowed: int | None, fault: str
+) -> None:
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(machines, "count_gpus", lambda study: gpus)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: Node("a", "a", {}))
+    asked = replace(study, run=replace(study.run, precision="bf16"), gpus=allowed)
+    report = report_node(asked, StorageProbe(asked), {})
+    assert fault in report.cpu_fault and bool(fault) == bool(report.cpu_fault)
+
+
+@pytest.mark.parametrize(
+    ("gb", "trials", "words"),
+    [
+        (10, 4, ""),  # 4 x 10 = 40
+        (10.1, 4, "4 trials of 10.1 GB each do not fit into the 40.0 GB that are free on a GPU (A"),
+        (10.1, 4, "; use a larger --gpus-per-trial, or --batch-size below 64, which is the large"),
+        (41, 1, "1 trials of 41.0 GB each do not fit into the 40.0 GB that are free on a GPU (A1"),
+        (41, 1, "(A100); use --batch-size below 64"),
+    ],
+)
+def test_trials_that_share_a_gpu_by_hand(gb: float, trials: int, words: str) -> None:
+    fault = describe_memory_fault("A100", 40 * GB, int(gb * GB), trials, 64)
+    assert words in fault and bool(words) == bool(fault) and "\n" not in fault
+
+
+def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models(tiny: Run) -> None:
+    study = Study(
+        run=tiny,
+        space={
+            "batch_size": (8, 64, 16),
+            "trainable": ("head", "all"),
+            "ema": (0.9, 0.0),
+            "student": ("resnet18", "resnet34"),
+            "teacher": ("a+b", "c"),
+        },
+    )
+    runs = largest_runs(study)
+    assert {(run.batch_size, run.trainable, run.ema) for run in runs} == {(64, "all", 0.9)}
+    pairs = {(run.student, run.teacher) for run in runs}
+    assert len(pairs) == 4 and ("resnet34", "a+b") in pairs
+    ranged = Study(run=tiny, search="random", space={"batch_size": Range(8, 32)})
+    assert largest_runs(ranged)[0].batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "trials of 40.0 GB each do not fit into"),
+        (RuntimeError("no kernel"), "a training step fails on this GPU (no kernel)"),
+        (None, ""),
+    ],
+)
+def test_a_batch_is_tried_on_cuda(
+    tiny: Run, monkeypatch: pytest.MonkeyPatch, error: Exception | None, words: str
+) -> None:
+    def try_batch(run: Run, device: torch.device) -> None:
+        if error is not None:
+            raise error
+
+    assert try_on_gpu(Study(run=tiny, gpus=0), 2) == ""  # without CUDA there is nothing to try
+    monkeypatch.setattr(machines, "device_of", lambda study: torch.device("cuda"))
+    monkeypatch.setattr(machines, "device_name", lambda device: "A100")
+    monkeypatch.setattr(machines, "try_batch", try_batch)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (40 * GB, 40 * GB))
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: 10 * GB)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+    fault = try_on_gpu(Study(run=tiny), 2)
+    assert words in fault and bool(words) == bool(fault)
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: S3, no_shared_ray: None) -> Iterator[Cluster]:
+    """Two raylets, which share this machine's disk and know the store's address."""
+    # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
+    one = {"num_cpus": 1}
+    made = Cluster(initialize_head=True, head_node_args=one, shutdown_at_exit=False)
+    made.add_node(num_cpus=1)
+    ray.init(address=made.address, log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.usefixtures("cluster")
+class TestOnTwoNodes:
+    def test_a_table_with_a_row_each_and_nothing_left_behind(self, study: Study) -> None:
+        (table,) = inspect(study)
+        assert len(table.splitlines()) == 2 + 2
+        assert list(study.folder.iterdir()) == []
+
+    def test_a_file_that_is_gone_is_named_with_the_machine(
+        self, study: Study, tmp_path: Path
+    ) -> None:
+        from kdtune.data.sources import load_data
+        from kdtune.training.run import make_student
+
+        file = tmp_path / "student.safetensors"
+        save_weights(make_student(study.run, load_data(study.run)).net, file)
+        with_weights = replace(study, run=replace(study.run, student_weights=str(file)))
+        fingerprints = fingerprints_of(with_weights)
+        preflight(with_weights, fingerprints, TRIAL)
+        file.unlink()
+        with pytest.raises(NodeMismatchError) as caught:
+            preflight(with_weights, fingerprints, TRIAL)
+        lines = str(caught.value).splitlines()
+        for line, node in zip(lines, alive_nodes(), strict=True):
+            assert line.startswith(f"{node}: ") and f"{file} does not exist" in line
+
+    def test_other_data_than_the_drivers_are_refused(self, study: Study) -> None:
+        first, other = alive_nodes()
+        with pytest.raises(NodeMismatchError) as caught:
+            preflight(study, fingerprints_of(study) | {"data": "others"}, TRIAL)
+        assert str(caught.value).startswith(f"{other} has data ")
+        assert f", but {first} has others; make them the same" in str(caught.value)
+
+    def test_a_full_disk_is_refused(self, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machines, "RUN_BYTES_PER_STUDENT_BYTE", 10**15)
+        with pytest.raises(
+            NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run needs"
+        ):
+            inspect(study)
+
+    def test_a_store_is_written_and_read_by_all(self, study: Study, s3: S3, tmp_path: Path) -> None:
+        there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
+        (table,) = inspect(there)
+        assert len(table.splitlines()) == 2 + 2
+        assert Store(str(there.uri)).names() == []
+        assert list(there.folder.iterdir()) == []  # of all machines, which share it here
+        nowhere = replace(study, out="s3://no-such-bucket/runs")
+        with pytest.raises((InputError, OSError), match="NoSuchBucket"):
+            inspect(nowhere)
+
+    def test_a_folder_that_others_do_not_see_is_refused(self, study: Study) -> None:
+        probe = StorageProbe(study)  # whose driver has written nothing: as on a disk of its own
+        report = report_node(study, probe, {})
+        assert len(report.faults) == 1
+        assert f"does not see what the driver wrote into {study.folder}; --out" in report.faults[0]
+
+    def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
+        self, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        student = replace(study.run, student="factories:unreadable_student")
+        (tmp_path / "open").mkdir()
+        (tmp_path / "open").chmod(0o777)
+        nowhere = replace(study, run=student, cache=str(tmp_path / "open"))
+        probe = StorageProbe(nowhere)
+        probe.write("driver")
+        report = report_node(nowhere, probe)
+        probe.remove()
+        assert "these weights cannot be read" in report.faults[0]
+        assert "only you may write" in report.faults[1]
+        assert report.free and report.facts["torch"]  # the rest is inspected all the same
+
+    def test_machines_that_join_are_inspected_and_those_lost_are_named(
+        self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """One that cannot run the study ends it."""
+        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
+        monitor = MachineMonitor(study, TRIAL, {})
+        assert list(monitor.poll()) == []
+        elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
+        strict = MachineMonitor(elsewhere, TRIAL, {})
+        third = cluster.add_node(num_cpus=1)
+        name = f"{alive_nodes()[0]}"  # all three have this machine's
+        assert until_said(monitor, 1) == [f"{name} has joined"]
+        with pytest.raises(NodeMismatchError, match=str(tmp_path / "images")):
+            until_said(strict, 1)
+        cluster.remove_node(third)
+        assert until_said(monitor, 1) == [
+            f"{name} was lost; its runs resume from their last checkpoint on other machines"
+        ]
+        assert not [p for p in study.folder.iterdir() if p.name.startswith(".preflight")]
+
+    @pytest.mark.cluster  # half a minute
+    def test_an_inspection_retries_through_an_outage_of_the_store(
+        self,
+        study: Study,
+        cluster: Cluster,
+        s3: S3,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
+        there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
+        monitor = MachineMonitor(there, TRIAL, {})
+        s3.process.send_signal(signal.SIGSTOP)
+        # longer than a request to the store (ANSWER_SECONDS) and the retries at a study's start
+        waker = subprocess.Popen(["sh", "-c", f"sleep 22; kill -CONT {s3.process.pid}"])
+        try:
+            third = cluster.add_node(num_cpus=1)
+            began = time.monotonic()
+            said, longest = [], 0.0
+            while not said:
+                assert time.monotonic() - began < 90
+                turn = time.monotonic()
+                said += monitor.poll()
+                longest = max(longest, time.monotonic() - turn)
+                time.sleep(0.1)
+        finally:
+            waker.wait()
+        assert said == [f"{alive_nodes()[0]} has joined"]
+        assert longest < 5  # Tune's loop goes on meanwhile
+        assert Store(str(there.uri)).names() == []
+        cluster.remove_node(third)
+
+    def test_a_machine_lost_during_its_inspection_does_not_end_the_study(
+        self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
+        monitor = MachineMonitor(study, TRIAL, {})
+        third = cluster.add_node(num_cpus=1)
+        before = alive_nodes()
+        (node,) = set(before) - set(monitor.nodes)
+        cluster.remove_node(third)
+        monkeypatch.setattr(
+            machines, "alive_nodes", lambda: before
+        )  # the inspection learns of it sooner
+        (words,) = until_said(monitor, 1)
+        assert words.startswith(f"warning: {node} could not be inspected (")
+        with pytest.raises(NodeMismatchError, match="could not be inspected"):  # at a start it does
+            inspect(study)
+        monkeypatch.setattr(machines, "alive_nodes", alive_nodes)
+        assert until_said(monitor, 1)[0].startswith(f"{node} was lost; its runs resume")
+        assert list(study.folder.iterdir()) == []
+
+
+def inspect(study: Study) -> list[str]:
+    """Inspect all machines as the driver does."""
+    return preflight(study, fingerprints_of(study), TRIAL)
+
+
+def until_said(monitor: MachineMonitor, count: int) -> list[str]:
+    said: list[str] = []
+    for _ in range(600):
+        said += monitor.poll()
+        if len(said) >= count:
+            return said
+        time.sleep(0.1)
+    raise AssertionError(f"only {said}")

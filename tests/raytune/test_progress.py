@@ -1,18 +1,34 @@
-"""What is shown of a study, against its plan; on a terminal and off it."""
+"""What is shown of a study, and the command of --notify, run by a real shell."""
 
 import io
+import json
+import stat
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import study_folders as folders
 from play import play
 from rich.console import Console
 from simulated_runs import LISTS, curve, faulty, make
 
+from kdtune.config.study import Study
+from kdtune.config.text import NodeMismatchError
 from kdtune.planning.ledger import finalists, is_decided
 from kdtune.planning.plan import Plan
-from kdtune.raytune.progress import ProgressDisplay, describe_state, make_table, print_recipe
+from kdtune.raytune import progress as notify
+from kdtune.raytune.driver import Interrupted
+from kdtune.raytune.progress import (
+    ProgressDisplay,
+    StudyOutcome,
+    describe_state,
+    make_table,
+    notified,
+    print_recipe,
+)
 from kdtune.streams.cache import Cache
 
 KINDS = ("output", "update", "update")
@@ -94,14 +110,14 @@ def test_a_notebook_has_one_output_that_is_replaced(in_notebook, capsys) -> None
     plan = Plan(study, play(study, curve))
     with ProgressDisplay(plan, Cache(gigabytes=0)) as display:
         display.print_line("a line")
-        for repeat in range(300):
+        for repeat in range(30):
             display.advance(f"  alpha 0.1, repeat {repeat}: val acc 0.7")
             display.refresh()
         display.refresh()  # nothing is new, so nothing is sent
     kinds, texts = zip(*in_notebook, strict=True)
-    assert kinds == ("output", *["update"] * 300) and capsys.readouterr().out == "a line\n"
-    assert "alpha 0.1, repeat 298: val acc 0.7" in texts[298]
-    assert "300 of 0 runs ended: 60 completed, best distilled" in texts[-1]
+    assert kinds == ("output", *["update"] * 30) and capsys.readouterr().out == "a line\n"
+    assert "alpha 0.1, repeat 28: val acc 0.7" in texts[28]
+    assert "30 of 0 runs ended: 60 completed, best distilled" in texts[-1]
     assert "val acc 0.7\n" not in texts[-1] and "\x1b" not in "".join(texts)
 
 
@@ -132,3 +148,119 @@ def test_outside_notebooks_every_run_has_a_line(capsys) -> None:  # type: ignore
         display.advance("  alpha 0.1: val acc 0.7")
         display.print_epoch("  epoch 0")
     assert capsys.readouterr().out == "  alpha 0.1: val acc 0.7\n  epoch 0\n"
+
+
+SCRIPT = """#!/bin/sh
+cat > stdin.txt
+printf '%s\\n' "$KDTUNE_STUDY" "$KDTUNE_FOLDER" "$KDTUNE_STATUS" > variables.txt
+printf '%s' "$KDTUNE_VERDICT" > verdict.txt
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A complete study in a folder with the script tell.sh."""
+    monkeypatch.chdir(tmp_path)
+    Path("tell.sh").write_text(SCRIPT)
+    Path("tell.sh").chmod(stat.S_IRWXU)
+    results = folders.make(tmp_path / "runs" / "made", folders.draw({0.5: 0.03, 1.0: 0.0}, 4))
+    return Study.from_json(
+        json.dumps({**json.loads(results.study.to_json()), "out": str(tmp_path / "runs")})
+    )
+
+
+def test_a_completed_study_gives_its_verdict(study: Study) -> None:
+    said: list[str] = []
+    with notified("./tell.sh", study, said.append):
+        assert not Path("stdin.txt").exists()
+    import kdtune
+
+    verdict = kdtune.load(study.folder).verdict()
+    assert Path("stdin.txt").read_text() == f"{verdict}\n"
+    assert Path("verdict.txt").read_text() == verdict
+    assert Path("variables.txt").read_text().split() == ["made", str(study.folder), "completed"]
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (Interrupted("the store is gone"), "interrupted", "(the store is gone)"),
+        (NodeMismatchError("node7 has no data"), "failed", "node7 has no data"),
+        (ZeroDivisionError("a bug"), "failed", "ZeroDivisionError: a bug"),
+    ],
+)
+def test_a_study_that_an_error_ends_gives_the_reason_and_raises(
+    study: Study, error: BaseException, status: str, reason: str
+) -> None:
+    with pytest.raises(type(error)), notified("./tell.sh", study):
+        raise error
+    assert Path("variables.txt").read_text().split()[-1] == status
+    assert reason in Path("stdin.txt").read_text()
+
+
+def test_a_study_without_a_completed_run_has_failed(study: Study, tmp_path: Path) -> None:
+    (study.folder / "epochs" / "00000.jsonl").unlink()
+    folders.write_records(study.folder, {folders.at(0.5): [0.5]}, {folders.at(0.5): "failed"})
+    with notified("./tell.sh", study):
+        pass
+    assert Path("variables.txt").read_text().split()[-1] == "failed"
+
+
+def test_no_text_of_the_verdict_is_run(study: Study) -> None:
+    evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
+    notify.notify("./tell.sh", study, StudyOutcome("failed", evil), print)
+    assert not Path("ran").exists()
+    assert Path("stdin.txt").read_text() == f"{evil}\n"
+    assert Path("verdict.txt").read_text() == evil.replace("\0", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("echo no mail here >&2; exit 7", "exit code 7: no mail here"),
+        ("./missing.sh", "exit code 127"),
+        ("sleep 60", "was ended after"),
+    ],
+)
+def test_a_command_that_fails_or_hangs_is_a_warning(
+    study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "NOTIFY_SECONDS", 0.5)
+    said: list[str] = []
+    began = time.monotonic()
+    with notified(command, study, said.append):
+        pass
+    assert len(said) == 1 and said[0].startswith("warning: --notify") and reason in said[0]
+    assert time.monotonic() - began < 20
+
+
+def test_neither_unread_input_nor_a_process_in_the_background_delays_it(study: Study) -> None:
+    began = time.monotonic()
+    long = StudyOutcome(
+        "completed", "x" * 1_000_000
+    )  # more than a pipe holds, or a variable may have
+    notify.notify("sleep 50 & echo $! > pid", study, long, pytest.fail)
+    assert time.monotonic() - began < 20
+    import os
+    import signal
+
+    os.kill(int(Path("pid").read_text()), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("words", [["--notify", "curl SECRET"], ["--notify=curl SECRET"]])
+def test_the_command_stands_in_no_file_of_the_study(
+    words: list[str], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from kdtune.raytune.folder import write_study
+
+    monkeypatch.setattr(sys, "argv", ["/x/kdtune/search.py", "--alpha", "0.5", *words])
+    told = replace(study, notify="curl SECRET", tracker=("mlflow",))
+    write_study(told, {})
+    texts = [p.read_text(errors="replace") for p in study.folder.rglob("*") if p.is_file()]
+    assert not any("SECRET" in text for text in texts)
+    command = json.loads((study.folder / "provenance.json").read_text())["command"]
+    assert command[:5] == ["python", "-m", "kdtune.search", "--alpha", "0.5"]
+    assert "SECRET" not in repr(told) and Study.from_json(told.to_json()) == told

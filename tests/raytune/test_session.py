@@ -1,7 +1,4 @@
-"""A local Ray that other users of the machine cannot reach, and what it leaves behind.
-
-Each refusal has its control: the same request with the token is answered.
-"""
+"""A local Ray that other users of the machine cannot reach, and what it leaves behind."""
 
 import http.client
 import json
@@ -28,7 +25,13 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.raytune import session as local_ray
-from kdtune.raytune.session import DEFAULTS, _own_places, check_address, environment, ray_session
+from kdtune.raytune.session import (
+    RAY_DEFAULTS,
+    _own_places,
+    check_address,
+    environment_set,
+    ray_session,
+)
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -56,9 +59,9 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     home, witness = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("witness")
     init = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
     init["runtime_env"] = {"env_vars": {"KDTUNE_WITNESS": str(witness)}}
-    without = dict.fromkeys([*AUTH, *DEFAULTS])
+    without = dict.fromkeys([*AUTH, *RAY_DEFAULTS])
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with environment(HOME=str(home), **without):
+    with environment_set(HOME=str(home), **without):
         with ray_session(Study(gpus=0), init):
             made = Session(home, witness)
             folder = made.folder
@@ -141,6 +144,7 @@ def test_the_token_and_the_files_are_the_owners(session: Session) -> None:
     assert found.stdout == b""
 
 
+@pytest.mark.slow
 def test_four_trials_run_at_once_one_a_gpu(session: Session, tiny: Run, tmp_path: Path) -> None:
     study = Study(
         name="tiny",
@@ -180,7 +184,7 @@ def listeners() -> list[tuple[str, str, int]]:
     ],
 )
 def test_what_the_user_has_set_is_kept(given: dict[str, str]) -> None:
-    with environment(**dict.fromkeys(AUTH) | given):
+    with environment_set(**dict.fromkeys(AUTH) | given):
         with local_ray._private_token():
             mode = given.get("RAY_AUTH_MODE", "token")
             assert {n: os.environ[n] for n in AUTH if n in os.environ} == {
@@ -193,7 +197,7 @@ def test_what_the_user_has_set_is_kept(given: dict[str, str]) -> None:
 def test_each_session_has_a_token_of_its_own() -> None:
     tokens = set()
     for mode in (None, "token"):
-        with environment(**dict.fromkeys(AUTH) | {"RAY_AUTH_MODE": mode}):
+        with environment_set(**dict.fromkeys(AUTH) | {"RAY_AUTH_MODE": mode}):
             with local_ray._private_token():
                 tokens.add(os.environ["RAY_AUTH_TOKEN"])
                 assert os.environ["RAY_AUTH_MODE"] == "token"
@@ -214,7 +218,9 @@ def test_sockets_whose_path_would_be_too_long_are_in_tmp(
         folder.mkdir()
     assert not folder.parent.exists()
     monkeypatch.setattr(local_ray, "SOCKET_PATH_BYTES", 80)  # also for /tmp
-    with pytest.raises(InputError, match=f"TMPDIR must be .* but got TMPDIR={long}"):
+    with pytest.raises(
+        InputError, match=rf"there are only {long} \(\d.* name another folder with TMPDIR"
+    ):
         local_ray._temporary_place()
 
 

@@ -13,7 +13,8 @@ from ray.tune.experiment import Trial
 from study_folders import at, edit_records, make, write_records
 
 import kdtune
-from kdtune.config.task import HYPERPARAMETERS, RECORDED
+from kdtune.config.run import HYPERPARAMETERS
+from kdtune.config.task import RECORDED
 from kdtune.config.text import InputError
 from kdtune.results.frames import read_frames, write_frames
 from kdtune.storage.records import read_study

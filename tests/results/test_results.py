@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from study_folders import at, draw, grid, make, make_final, write_records
 
 import kdtune
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.results.comparison import Criterion

@@ -12,8 +12,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, draw, edit_records, make
 
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.results.several import (

@@ -28,9 +28,9 @@ from study_folders import (
 
 import kdtune
 from kdtune.config.records import write_costs
-from kdtune.config.run import Run
+from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Study
-from kdtune.config.task import DISTILLATION, make_task
+from kdtune.config.task import make_task
 from kdtune.config.text import InputError
 from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan

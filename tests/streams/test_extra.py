@@ -71,8 +71,8 @@ def over_stream(
     data: Data | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Classifier, list[Epoch]]:
-    student = make_student(run).place(CPU, run.precision)
-    teacher = Teacher.of([load_teacher(run, folder).place(CPU, run.precision)])
+    student = make_student(run, load_data(run)).place(CPU, run.precision)
+    teacher = Teacher.of([load_teacher(run, load_data(run), folder).place(CPU, run.precision)])
     data = data or with_extra(load_data(run), run)
     stream = Stream(run, data, student, teacher, resources or Resources())
     return student, list(train(run, student, stream, checkpoint))
@@ -107,7 +107,7 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
     """
     data = with_extra(load_data(run), run)
     teacher = build_teacher(run, folder, data).place(CPU, run.precision)
-    student = make_student(run).place(CPU, run.precision)
+    student = make_student(run, load_data(run)).place(CPU, run.precision)
     teacher.set_mode(False)
     if run.trainable == "head":
         student.requires_grad_(False)
@@ -224,8 +224,8 @@ def test_without_a_share_or_a_teacher_there_are_none(
 
 def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_path: Path) -> None:
     want, _ = over_stream(RUN, teacher_folder)
-    student = make_student(RUN).place(CPU, "fp32")
-    model = load_teacher(RUN, teacher_folder).place(CPU, "fp32")
+    student = make_student(RUN, load_data(RUN)).place(CPU, "fp32")
+    model = load_teacher(RUN, load_data(RUN), teacher_folder).place(CPU, "fp32")
     data = with_extra(load_data(RUN), RUN)
     stream = Stream(RUN, data, student, Teacher.of([model]), Resources())
     file = tmp_path / "checkpoint"
@@ -239,8 +239,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_pat
 
 
 def new_stream(run: Run, folder: Path, resources: Resources | None = None) -> Stream:
-    student = make_student(run).place(CPU, run.precision)
-    teacher = Teacher.of([load_teacher(run, folder).place(CPU, run.precision)])
+    student = make_student(run, load_data(run)).place(CPU, run.precision)
+    teacher = Teacher.of([load_teacher(run, load_data(run), folder).place(CPU, run.precision)])
     data = with_extra(load_data(run), run)
     return Stream(run, data, student, teacher, resources or Resources())
 

@@ -31,6 +31,7 @@ from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
+from kdtune.training.recipe import resolve
 from kdtune.training.teacher import evaluate as accuracy_of
 from kdtune.training.teacher import teacher_run
 
@@ -325,16 +326,17 @@ def test_a_run_resumes_exactly(trainable: str, tmp_path: Path) -> None:
 
 
 def test_a_teacher_is_neither_fine_tuned_nor_measured_on_mixed_images() -> None:
-    run = replace(MIXUP, cutmix=1.0, teacher_epochs=1)
+    run = resolve(replace(MIXUP, cutmix=1.0, teacher_epochs=1))
     assert not teacher_run(run).mixes
     assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))
-    data, name = blobs(), "kdtune.training.teacher.load_data"
+    data = blobs()
     teacher = Teacher.of([build_teacher(MIXUP, NOWHERE, data).place(CPU, "fp32")])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(name, lambda run: data)
-        patch.setattr("kdtune.training.teacher.untrained", lambda run, role: new_student(run))
+        patch.setattr("kdtune.training.teacher.untrained", lambda run, *_: new_student(run))
         measured = [
-            accuracy_of(replace(each, augment="none"), teacher, Resources(), ["train"])["train"]
+            accuracy_of(replace(each, augment="none"), data, teacher, Resources(), ["train"])[
+                "train"
+            ]
             for each in (run, replace(run, mixup=0.0, cutmix=0.0))
         ]
     assert measured[0] == measured[1] and measured[0].n == 41

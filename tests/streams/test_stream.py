@@ -73,8 +73,8 @@ KINDS = {
 
 def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifier, Epoch]:
     """The student and its last epoch, trained over the stream."""
-    student = make_student(run).place(CPU, run.precision)
-    model = load_teacher(run, teacher).place(CPU, run.precision)
+    student = make_student(run, load_data(run)).place(CPU, run.precision)
+    model = load_teacher(run, load_data(run), teacher).place(CPU, run.precision)
     stream = Stream(run, load_data(run), student, Teacher.of([model]), resources)
     *_, last = train(run, student, stream)
     return student, last
@@ -106,7 +106,7 @@ def assert_same(
 )
 def test_which_backbones_treat_each_image_alone(student: str, alone: bool, tiny: Run) -> None:
     run = replace(tiny, student=student, augment="none", trainable="head", batch_norm="eval")
-    model = make_student(run).place(CPU, run.precision)
+    model = make_student(run, load_data(run)).place(CPU, run.precision)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     stream = Stream(run, load_data(run), model, None, Resources())
     assert stream._per_image == alone
@@ -182,7 +182,7 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
 def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:
     run = replace(tiny, alpha=1.0)
     with_teacher, _ = over_stream(run, teacher_folder, Resources())
-    alone = make_student(run).place(CPU, run.precision)
+    alone = make_student(run, load_data(run)).place(CPU, run.precision)
     *_, last = train(run, alone, Stream(run, load_data(run), alone, None, Resources()))
     assert last.splits["val"]["teacher_acc"] is None
     for key, value in alone.net.state_dict().items():
@@ -236,11 +236,13 @@ def test_the_key_holds_data_threads_weights_and_versions(
     tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache = load_data(Run()), Cache(tmp_path / "cache", 1)
-    model = load_teacher(tiny, teacher_folder)
+    model = load_teacher(tiny, load_data(tiny), teacher_folder)
 
     def fresh(data: Data = data) -> int:
         before, teacher = len(chunks(tmp_path)), Teacher.of([model])
-        stream = Stream(tiny, data, make_student(tiny), teacher, Resources(cache=cache))
+        stream = Stream(
+            tiny, data, make_student(tiny, load_data(tiny)), teacher, Resources(cache=cache)
+        )
         list(stream.train(0))
         return len(chunks(tmp_path)) - before
 
@@ -284,8 +286,10 @@ def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
 
 
 def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_folder: Path) -> None:
-    teacher = Teacher.of([load_teacher(tiny, teacher_folder)])
-    stream = Stream(tiny, load_data(Run()), make_student(tiny), teacher, Resources())
+    teacher = Teacher.of([load_teacher(tiny, load_data(tiny), teacher_folder)])
+    stream = Stream(
+        tiny, load_data(Run()), make_student(tiny, load_data(tiny)), teacher, Resources()
+    )
     for batch in stream.train(1):
         with torch.no_grad():
             assert torch.allclose(teacher.members[0](batch.views), batch.teacher, atol=1e-5)
@@ -340,8 +344,10 @@ def test_an_edited_module_that_a_factory_imports_makes_new_logits(
         (tmp_path / "my_activation.py").write_text(f"def act(x):\n    return x.{activation}()\n")
         for name in ("my_model", "my_activation"):  # as in another process
             sys.modules.pop(name, None)
-        teacher = Teacher.of([load_teacher(run, tmp_path)])
-        stream = Stream(run, load_data(Run()), make_student(run), teacher, resources)
+        teacher = Teacher.of([load_teacher(run, load_data(run), tmp_path)])
+        stream = Stream(
+            run, load_data(Run()), make_student(run, load_data(run)), teacher, resources
+        )
         whole = torch.cat([batch.teacher for batch in stream.train(0)])
         with torch.no_grad():
             expected = torch.cat([teacher.members[0](batch.views) for batch in stream.train(0)])

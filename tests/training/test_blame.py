@@ -72,11 +72,9 @@ def test_the_accuracy_of_a_teacher_without_finite_logits_is_not_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = replace(RUN, teacher="hostile_models:nan_for_many")
-    monkeypatch.setattr(evaluation, "load_data", lambda run: blobs())
-    monkeypatch.setattr("kdtune.training.recipe.load_data", lambda run: blobs())
     teacher = Teacher.of([build(run.teacher, "none", 3, seed=0)])
     with pytest.raises(InputError, match=r"NaN or infinite for 30 of 30 examples of val \(first"):
-        evaluation.evaluate(run, teacher, Resources(), ["val"])
+        evaluation.evaluate(run, blobs(), teacher, Resources(), ["val"])
 
 
 def test_an_objective_must_leave_its_arguments_and_have_a_slope() -> None:

@@ -20,6 +20,7 @@ from kdtune.config.fields import takes_features
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
+from kdtune.data.sources import load_data
 from kdtune.models.classifier import Preprocessing
 from kdtune.models.outputs import OutputTeacher
 from kdtune.raytune.machines import largest_runs
@@ -184,7 +185,7 @@ def test_an_objective_of_the_user_may_take_features(
 
 def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else(tiny: Run) -> None:
     run = replace(tiny, loss="features_mse")
-    student, teacher = make_student(run), initial_teacher(run)
+    student, teacher = make_student(run, load_data(run)), initial_teacher(run, load_data(run))
     before = torch.get_rng_state()
 
     def weights(run: Run) -> Tensor:
@@ -262,14 +263,18 @@ def test_what_cannot_learn_from_features_is_refused(fault: str, tiny: Run) -> No
 def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
     run = replace(tiny, teacher_epochs=0)
     names = {"loss": ("kl", "mse+features_cosine"), "alpha": (0.5, 1.0)}
-    check_study(Study(run=run, space=names), fingerprints=False)
+    check_study(Study(run=run, space=names), load_data(run), fingerprints=False)
     for space, flag in (
         ({"trainable": ("all", "head")}, "--trainable"),
         ({"teacher": (run.teacher, f"{run.teacher}+factories:dropout_student")}, "--teacher"),
     ):
         with pytest.raises(InputError, match=f"{flag} must be .* with --loss mse.features_cosine"):
-            check_study(Study(run=run, space=names | space), fingerprints=False)  # type: ignore[arg-type]
-        check_study(Study(run=run, space={**space, "loss": ("kl", "mse")}), fingerprints=False)  # type: ignore[arg-type]
+            check_study(Study(run=run, space=names | space), load_data(run), fingerprints=False)  # type: ignore[arg-type]
+        check_study(
+            Study(run=run, space={**space, "loss": ("kl", "mse")}),
+            load_data(run),
+            fingerprints=False,
+        )  # type: ignore[arg-type]
 
 
 def test_a_file_of_outputs_has_no_features(tiny: Run) -> None:

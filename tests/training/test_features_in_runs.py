@@ -135,7 +135,7 @@ def plain_loop(run: Run, teacher_folder: Path) -> tuple[Classifier, float]:
 def over_stream(
     run: Run, teacher: Classifier, resources: Resources
 ) -> tuple[Classifier, list[Epoch]]:
-    student = make_student(run).place(CPU, run.precision)
+    student = make_student(run, load_data(run)).place(CPU, run.precision)
     stream = Stream(run, load_data(run), student, Teacher.of([teacher]), resources)
     return student, list(train(run, student, stream))
 
@@ -155,7 +155,7 @@ def run(tiny: Run) -> Run:
 
 @pytest.fixture
 def teacher(tiny: Run, teacher_folder: Path) -> Classifier:
-    return load_teacher(tiny, teacher_folder).place(CPU, "fp32")
+    return load_teacher(tiny, load_data(tiny), teacher_folder).place(CPU, "fp32")
 
 
 SGD = {"optimizer": "sgd", "momentum": 0.0}
@@ -206,7 +206,7 @@ def test_views_too_many_to_hold(
 def test_alpha_1_equals_training_without_any_teacher(run: Run, teacher: Classifier) -> None:
     run = replace(run, alpha=1.0, student="factories:dropout_student")
     with_teacher, _ = over_stream(run, teacher, Resources(teacher_features=True))
-    alone = make_student(run).place(CPU, run.precision)
+    alone = make_student(run, load_data(run)).place(CPU, run.precision)
     list(train(run, alone, Stream(run, load_data(run), alone, None, Resources())))
     for key, value in alone.net.state_dict().items():
         assert torch.equal(value, with_teacher.net.state_dict()[key]), key
@@ -252,7 +252,7 @@ def test_the_projector_is_in_no_file_of_the_student(
         with safe_open(tmp_path / loss / STUDENT, "pt") as file:
             names.append(set(file.keys()))
         columns.append(list(pd.read_parquet(tmp_path / loss / PREDICTIONS)))
-    assert names[0] == names[1] == set(make_student(run).net.state_dict())
+    assert names[0] == names[1] == set(make_student(run, load_data(run)).net.state_dict())
     assert columns[0] == columns[1]
 
 
@@ -341,7 +341,10 @@ def test_images_without_labels_have_features_of_the_same_pass(
 ) -> None:
     run = replace(run, augment=augment, train_images=1900, extra="rest", extra_share=0.25)
     data, cache = with_extra(load_data(run), run), Cache(tmp_path, 1)
-    student, own_teacher = make_student(run).place(CPU, "fp32"), Teacher.of([teacher])
+    student, own_teacher = (
+        make_student(run, load_data(run)).place(CPU, "fp32"),
+        Teacher.of([teacher]),
+    )
     # 635 of the 100 without labels in an epoch
     seen = 1900 + (100 if augment == "none" else 7 * 100)
     for change in ({}, {"loss": "kl+features_cosine"}, {"loss": "kl"}):
@@ -377,7 +380,7 @@ def test_logits_have_the_same_bits_with_features_and_without(
     for loss in ("kl", "features_mse"):
         own = replace(run, loss=loss)
         cache = Cache(tmp_path / loss, 1)
-        student, own_teacher = make_student(own), Teacher.of([teacher])
+        student, own_teacher = make_student(own, load_data(own)), Teacher.of([teacher])
         stream = Stream(own, load_data(own), student, own_teacher, Resources(cache=cache))
         found.append(list(outputs(stream, own)))
     for (_, plain, none), (views, logits, features) in zip(*found, strict=True):
@@ -400,7 +403,9 @@ def test_features_of_mixed_images_are_those_of_the_mixtures(
     augment: str, run: Run, teacher: Classifier
 ) -> None:
     run = replace(run, augment=augment, mixup=1.0)
-    stream = Stream(run, load_data(run), make_student(run), Teacher.of([teacher]), Resources())
+    stream = Stream(
+        run, load_data(run), make_student(run, load_data(run)), Teacher.of([teacher]), Resources()
+    )
     for batch in stream.train(1):
         assert batch.views is not None and batch.partners is not None
         with torch.no_grad():
@@ -422,7 +427,7 @@ def test_the_estimate_is_what_a_study_leaves_on_the_disk(
 
     def need_of(run: Run) -> WorkingSet:
         study = Study(name="s", run=run, repeats=2, gpus=0, space={"lr": (0.1,)})
-        return working_set(study, 2, load_data(run), make_student(run), [teacher])
+        return working_set(study, 2, load_data(run), make_student(run, load_data(run)), [teacher])
 
     need = need_of(run)
     assert on_disk - 4096 * len(files) <= need.views + need.outputs <= on_disk

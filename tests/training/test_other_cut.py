@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def found(run: Run) -> list[str]:
-    return find_other_cuts(Study(run=resolve(run)))
+    return find_other_cuts(Study(run=resolve(run)), load_data(run))
 
 
 def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
@@ -52,14 +52,14 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         words = f"the teacher mobilenet_v3_small ({run.teacher_weights}) was fine-tuned with"
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
         study = Study(run=resolve(other))
-        assert sentence in transforms_of(study).warnings
+        assert sentence in transforms_of(study, load_data(study.run)).warnings
         assert next(find_warnings(study, load_data(study.run), 1)) == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
     with_val = replace(run, data=write_images(tmp_path / "other", "train", "val"))
     assert len(found(with_val)) == 1  # the teacher's val was cut
-    model, classes = initial_teacher(with_val), load_data(run).classes
+    model, classes = initial_teacher(with_val, load_data(with_val)), load_data(run).classes
     file = tmp_path / "renamed.safetensors"
 
     def recorded(own: Run, **record: object) -> list[str]:
@@ -76,7 +76,7 @@ def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
 def test_files_without_the_record_are_not_warned_of(run: Run, tmp_path: Path) -> None:
     finished = read_finished(Path(str(run.teacher_weights)))
     assert finished is not None and finished.has_cut_val
-    model, file = initial_teacher(run), tmp_path / WEIGHTS
+    model, file = initial_teacher(run, load_data(run)), tmp_path / WEIGHTS
     text = finished.metadata["kdtune_teacher"]
     old = text.replace(f'"data": "{finished.data}", ', "").replace('"has_cut_val": true, ', "")
     assert len(old) < len(text) - 40

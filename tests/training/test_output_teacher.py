@@ -106,14 +106,14 @@ def test_a_moved_file_is_the_same_study_and_an_edited_one_is_not(
     study, moved = (
         resolve_study(Study(run=with_file(PLAIN, f / "t.npz"))) for f in (made, tmp_path)
     )
-    saved = SavedStudy(study, check_study(study))
+    saved = SavedStudy(study, check_study(study, load_data(study.run)))
     assert asked.run.config_id == moved.run.config_id and is_moved(moved, saved)
-    check_same(moved, saved, check_study(moved))
+    check_same(moved, saved, check_study(moved, load_data(moved.run)))
     arrays = dict(np.load(tmp_path / "t.npz"))
     arrays["val_logits"][3, 2] += 1
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(InputError, match=r"the teacher t.npz .* has changed since"):
-        check_same(moved, saved, check_study(moved))
+        check_same(moved, saved, check_study(moved, load_data(moved.run)))
 
 
 def test_ids_that_do_not_match_are_refused_with_examples(made: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_files_are_matched_by_name_whatever_the_split(photos: Path, tmp_path: Pa
     of_file = dict(zip(frame.file, numbers.tolist(), strict=True))
     for own in (run, replace(run, folds=2), replace(run, folds=2, repeat=1), replace(run, seed=1)):
         own, data = with_file(own, file), load_data(own)
-        logits = load_output_teacher(own).logits
+        logits = load_output_teacher(own, load_data(own)).logits
         assert set(logits) == {"train", "val", "test"}
         for split, values in logits.items():
             inputs = data.splits[split].inputs
@@ -190,13 +190,19 @@ def test_files_are_matched_by_name_whatever_the_split(photos: Path, tmp_path: Pa
             assert values.tolist() == [of_file[name] for name in names]
     frame.assign(file=f"{photos}/" + frame.file).to_parquet(tmp_path / "whole.parquet")
     assert torch.equal(
-        load_output_teacher(with_file(run, tmp_path / "whole.parquet")).logits["val"],
-        load_output_teacher(with_file(run, file)).logits["val"],
+        load_output_teacher(
+            with_file(run, tmp_path / "whole.parquet"),
+            load_data(run),
+        ).logits["val"],
+        load_output_teacher(with_file(run, file), load_data(run)).logits["val"],
     )
     wrong = frame.file.replace("train/a/00.png", "train/a/99.png")
     frame.assign(file=wrong).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(InputError, match=r"such as \S+.png, but has 1 \(train/a/99.png\)"):
-        load_output_teacher(with_file(run, tmp_path / "other.parquet"))
+        load_output_teacher(
+            with_file(run, tmp_path / "other.parquet"),
+            load_data(run),
+        )
     clear_cached_data()
 
 
@@ -206,14 +212,14 @@ def test_an_index_without_a_val_needs_the_record_of_a_dump(photos: Path, tmp_pat
     arrays = {f"{split}_logits": np.eye(2)[[0, 1] * (n // 2)] for split, n in count.items()}
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(InputError, match="by file, since val is cut from train"):
-        load_output_teacher(with_file(run, tmp_path / "t.npz"))
+        load_output_teacher(with_file(run, tmp_path / "t.npz"), load_data(run))
     network = resolve(replace(run, teacher_epochs=0))
     dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz")
     file = with_file(run, tmp_path / "dump.npz")
-    assert load_output_teacher(file).record is not None
-    assert not find_other_cuts(Study(run=resolve(file)))
+    assert load_output_teacher(file, load_data(file)).record is not None
+    assert not find_other_cuts(Study(run=resolve(file)), load_data(file))
     other = Study(run=resolve(replace(file, seed=1)))
-    assert "with another val than this" in find_other_cuts(other)[0]
+    assert "with another val than this" in find_other_cuts(other, load_data(other.run))[0]
     clear_cached_data()
 
 
@@ -223,12 +229,12 @@ def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_pat
     dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz")
     study = resolve_study(Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz")))
     assert (study.run.eval_crop, study.run.eval_interpolation) == (0.7, "bicubic")
-    views = transforms_of(study)
+    views = transforms_of(study, load_data(study.run))
     assert views.views["image_size"] == 40
     assert list(views.models) == ["student cifar_resnet20"]
-    assert not list(find_other_views(study))
+    assert not list(find_other_views(study, load_data(study.run)))
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
-    assert "(image_size 40 → 48)" in next(find_other_views(other))
+    assert "(image_size 40 → 48)" in next(find_other_views(other, load_data(other.run)))
     clear_cached_data()
 
 
@@ -261,7 +267,7 @@ def test_the_documented_lines_write_a_teacher(
     assert isinstance(scope["model"], neighbors.KNeighborsClassifier)
     run = resolve(with_file(PLAIN, Path("outputs.npz")))
     check(run)
-    logits = load_output_teacher(run).logits["val"]
+    logits = load_output_teacher(run, load_data(run)).logits["val"]
     wanted = scope["model"].predict_proba(scope["x"]["val"])
     assert logits.softmax(1).numpy() == pytest.approx(wanted, abs=1e-6)
     measured = measure(run, [run], tmp_path, Resources())[0].splits["val"]
@@ -282,6 +288,6 @@ def test_the_documented_lines_for_an_api_write_a_teacher(
     file = with_file(run, tmp_path / "outputs.parquet")
     check(file)
     labels = load_data(file).splits["val"].labels
-    p = load_output_teacher(file).logits["val"].softmax(1)
+    p = load_output_teacher(file, load_data(file)).logits["val"].softmax(1)
     assert p[torch.arange(len(labels)), labels].numpy() == pytest.approx(0.9, rel=1e-6)
     clear_cached_data()

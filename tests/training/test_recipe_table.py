@@ -8,6 +8,7 @@ from tiny_run import TINY
 
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
+from kdtune.data.sources import load_data
 from kdtune.training.recipe import (
     RecipeRow,
     describe_config,
@@ -18,7 +19,10 @@ from kdtune.training.recipe import (
 
 
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:
-    return {row.setting: row for row in recipe_rows(asked, resolve_study(asked), saved)}
+    return {
+        row.setting: row
+        for row in recipe_rows(asked, resolve_study(asked), saved, load_data(asked.run))
+    }
 
 
 def test_sources_on_the_command_line() -> None:
@@ -79,7 +83,7 @@ def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:
         replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
     )
     merged = replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
-    table = recipe_rows(study, resolve_study(merged), saved)
+    table = recipe_rows(study, resolve_study(merged), saved, load_data(study.run))
     sources = {row.setting: row.source for row in table}
     assert sources["repeats"] == sources["teacher_trainable"] == "saved study"
 

@@ -14,6 +14,7 @@ from PIL import Image
 from reference import build_teacher, plain_loop
 from torch.optim import SGD
 
+import kdtune.training.run
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -35,7 +36,6 @@ from kdtune.training.recipe import Progress, resolve
 from kdtune.training.run import (
     CHECKPOINT,
     STUDENT,
-    _cached_teacher,
     check,
     check_objectives,
     check_study,
@@ -64,9 +64,9 @@ def test_training_a_student_does_not_change_the_next(
     trainable: str, student: str, tiny: Run
 ) -> None:
     run = replace(tiny, student=student, trainable=trainable)
-    built = state(make_student(run))
+    built = state(make_student(run, load_data(run)))
     for _ in range(3):
-        with initial_student(run, CPU) as initial, pytest.raises(RuntimeError):
+        with initial_student(run, load_data(run), CPU) as initial, pytest.raises(RuntimeError):
             model = initial.student
             assert equal(state(model), built) and model.precision == run.precision
             assert initial.fingerprint == model.fingerprint(with_head=False)
@@ -77,21 +77,20 @@ def test_training_a_student_does_not_change_the_next(
             assert not equal(state(model), built)
             raise RuntimeError
     for other in (replace(run, repeat=1), replace(run, seed=1)):
-        with initial_student(other, CPU) as initial:
+        with initial_student(other, load_data(other), CPU) as initial:
             assert not equal(state(initial.student), built)
 
 
 def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
-    tiny: Run, teacher_folder: Path, tmp_path: Path
+    tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process keeps its teacher while the fields of the student's optimiser change."""
     folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
     list(distill(replace(tiny, epochs=1), folder, Resources()))
-    before = _cached_teacher.cache_info()
+    monkeypatch.setattr(kdtune.training.run, "load_teacher", None)  # which is not called again
     searched = replace(tiny, epochs=1, optimizer="sgd", weight_decay=0.1, batch_size=32)
     list(distill(searched, folder, Resources()))
-    after = _cached_teacher.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    monkeypatch.undo()
 
     other = build(tiny.teacher, "none", 10, seed=5)
     save_weights(other.net, folder / "teacher.safetensors")
@@ -102,7 +101,10 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
 
 def test_of_two_runs_at_once_each_has_its_own_student(tiny: Run) -> None:
     run = replace(tiny, student=LIBRARY)
-    with initial_student(run, CPU) as one, initial_student(run, CPU) as other:
+    with (
+        initial_student(run, load_data(run), CPU) as one,
+        initial_student(run, load_data(run), CPU) as other,
+    ):
         assert one.student is not other.student
         assert equal(state(one.student), state(other.student))
 
@@ -112,8 +114,8 @@ def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path
     run = replace(tiny, student=LIBRARY, student_weights=str(file))
     for seed in (1, 2):
         save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
-        with initial_student(run, CPU) as initial:
-            assert equal(state(initial.student), state(make_student(run)))
+        with initial_student(run, load_data(run), CPU) as initial:
+            assert equal(state(initial.student), state(make_student(run, load_data(run))))
 
 
 @pytest.mark.parametrize("change", [{}, {"trainable": "head"}, {"ema": 0.9}])
@@ -275,16 +277,19 @@ def test_a_run_with_an_objective_of_the_user(
         check(replace(run, loss="objectives_of_mine:number"))
     study = Study(run=run, space={"loss": ("kl", "objectives_of_mine:number")})
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
-        check_objectives(study)
+        check_objectives(study, len(load_data(study.run).classes))
 
     study = Study(run=run, space={"temperature": (1.0, 4.0)})
-    (before,) = check_objectives(study).items()
+    (before,) = check_objectives(study, len(load_data(study.run).classes)).items()
     assert before[0] == "objective objectives_of_mine:soft"
-    assert check_objectives(Study(run=replace(run, loss="kl"))) == {}
-    assert check_objectives(Study(run=replace(run, loss=f"mse+{run.loss}"))) == dict([before])
+    assert check_objectives(Study(run=replace(run, loss="kl")), len(load_data(run).classes)) == {}
+    assert check_objectives(
+        Study(run=replace(run, loss=f"mse+{run.loss}")),
+        len(load_data(run).classes),
+    ) == dict([before])
     (tmp_path / "objectives_of_mine.py").write_text(OWN.replace("temperature**2", "4"))
     monkeypatch.delitem(sys.modules, "objectives_of_mine")  # as in another process
-    (after,) = check_objectives(study).items()
+    (after,) = check_objectives(study, len(load_data(study.run).classes)).items()
     assert before[0] == after[0] and before[1] != after[1]
     saved = SavedStudy(study, dict([before]))
     with pytest.raises(InputError, match=r"the objective objectives_of_mine:soft .*has changed"):
@@ -294,12 +299,12 @@ def test_a_run_with_an_objective_of_the_user(
 
 def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
     study = Study(run=resolve(tiny))
-    assert check_study(study) == {
+    assert check_study(study, load_data(study.run)) == {
         "data": load_data(tiny).fingerprint,
-        "teacher": initial_teacher(tiny).fingerprint(),
-        "student": make_student(tiny).fingerprint(),
+        "teacher": initial_teacher(tiny, load_data(tiny)).fingerprint(),
+        "student": make_student(tiny, load_data(tiny)).fingerprint(),
     }
-    assert check_study(study, fingerprints=False) == {}
+    assert check_study(study, load_data(study.run), fingerprints=False) == {}
     with pytest.raises(InputError, match="must have a Linear or Conv2d"):
         check(replace(tiny, student="torch.nn:Identity"))
 

@@ -81,7 +81,7 @@ def test_a_teacher_stays_the_same_where_its_files_have_moved(run: Run, tmp_path:
     shutil.rmtree(run.data)
     there = replace(there, teacher_weights=str(moved / "renamed.safetensors"))
     assert is_ready(there, moved / "teacher")
-    assert load_teacher(there, moved / "teacher").fingerprint()
+    assert load_teacher(there, load_data(there), moved / "teacher").fingerprint()
 
 
 def test_other_content_is_another_teacher(run: Run, tmp_path: Path) -> None:
@@ -112,20 +112,20 @@ def test_other_content_is_another_teacher(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_only_a_student_has_makes_no_other_teacher(run: Run) -> None:
+    def recipe(run: Run, **changes: object) -> dict[str, object]:
+        return teacher_recipe(resolve(replace(run, **changes)), load_data(run))  # type: ignore[arg-type]
+
     student = {"student": "resnet18", "trainable": "head", "train_images": 4, "repeat": 3}
     student |= {"loss": "dkd", "alpha": 0.1, "temperature": 2.0, "dkd_beta": 3.0, "lr": 0.5}
     student |= {"epochs": 9, "momentum": 0.1, "optimizer": "adamw", "batch_size": 7}
-    assert teacher_recipe(replace(run, **student)) == teacher_recipe(run)
+    student |= {"warmup_epochs": 3, "clip_norm": 1.0, "ema": 0.9, "lr_milestones": (0.5,)}
+    assert recipe(run, **student) == recipe(run)
     adamw = replace(run, teacher_optimizer="adamw")
-    # momentum has no effect there
-    assert teacher_recipe(replace(adamw, teacher_momentum=0.1)) == teacher_recipe(adamw)
-    assert teacher_recipe(adamw) != teacher_recipe(run)
-    student = {"warmup_epochs": 3, "clip_norm": 1.0, "ema": 0.9, "lr_milestones": (0.5,)}
-    assert teacher_recipe(replace(run, **student)) == teacher_recipe(run)
-    other = replace(run, teacher_lr_milestones=(0.5,))
-    assert teacher_recipe(other) == teacher_recipe(run)  # its schedule has none
-    run, other = (replace(each, teacher_schedule="multistep") for each in (run, other))
-    assert teacher_recipe(other) != teacher_recipe(run)
+    assert recipe(adamw, teacher_momentum=0.1) == recipe(adamw)  # momentum has no effect there
+    assert recipe(adamw) != recipe(run)
+    assert recipe(run, teacher_lr_milestones=(0.5,)) == recipe(run)  # its schedule has none
+    multistep = replace(run, teacher_schedule="multistep")
+    assert recipe(multistep, teacher_lr_milestones=(0.5,)) != recipe(multistep)
 
 
 def test_a_teacher_learns_by_multistep_and_nesterov(run: Run, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_teacher_learns_by_multistep_and_nesterov(run: Run, tmp_path: Path) ->
     run = replace(run, teacher_epochs=4, teacher_lr_milestones=(0.5, 0.75), teacher_momentum=0.8)
     text = describe_training(run)
     assert "; nesterov, lr 0.001 (multistep, × 0.1 after epochs 2, 3)" in text
-    own = teacher_run(run)
+    own = teacher_run(resolve(run))
     assert (own.optimizer, own.momentum, own.lr_milestones) == ("nesterov", 0.8, (0.5, 0.75))
     assert len(list(fine_tune(run, tmp_path, Resources()))) == 4 and is_ready(run, tmp_path)
     assert not is_ready(replace(run, teacher_momentum=0.9), tmp_path)
@@ -145,7 +145,7 @@ def test_a_teacher_of_version_0_1_is_known(run: Run, tmp_path: Path) -> None:
     folder, run = tmp_path / "teacher", replace(run, orientation="stored")  # as it was then
     list(fine_tune(run, folder, Resources()))
     record = json.loads((folder / RECORD).read_text())
-    fields = asdict(teacher_run(run))
+    fields = asdict(teacher_run(resolve(run)))
     written = json.loads((DATA / "study_v0_1" / "teacher" / RECORD).read_text())["run"]
     fields = {name: fields[name] for name in written}
     old = {"run": fields, "data": record["data"], "classes": record["classes"]}
@@ -299,17 +299,17 @@ def test_the_folder_of_a_study_is_its_teacher(other: Path, tmp_path: Path) -> No
     own = resolve(begun)
     assert own.teacher_epochs == 0
     assert own.teacher_weights == str(other / "teacher" / WEIGHTS)
-    teacher = load_teacher(own, tmp_path)
+    teacher = load_teacher(own, load_data(own), tmp_path)
     assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.5,), (0.25,))
     described = build_model(own, "teacher", 10, seed=0, weights="none")  # sizes, records
     assert described.preprocessing == teacher.preprocessing and described.is_normalized
-    flagged = load_teacher(replace(own, teacher_mean=(0.1,)), tmp_path)
+    flagged = load_teacher(replace(own, teacher_mean=(0.1,)), load_data(own), tmp_path)
     assert (flagged.preprocessing.mean, flagged.preprocessing.std) == ((0.1,), (0.25,))
     # the file alone suffices, under any name
     alone = shutil.copy(other / "teacher" / WEIGHTS, tmp_path / "renamed.safetensors")
     moved = resolve(replace(begun, teacher_weights=str(alone)))
     assert moved.teacher_epochs == 0
-    assert load_teacher(moved, tmp_path).fingerprint() == teacher.fingerprint()
+    assert load_teacher(moved, load_data(moved), tmp_path).fingerprint() == teacher.fingerprint()
 
 
 def test_a_teacher_of_an_earlier_version_is_known_by_the_record_beside_it() -> None:
@@ -317,7 +317,7 @@ def test_a_teacher_of_an_earlier_version_is_known_by_the_record_beside_it() -> N
     for name in ("study_v0_1", "study_schema_2"):
         own = resolve(replace(TINY, **fashion, teacher_weights=str(DATA / name)))  # type: ignore[arg-type]
         assert own.teacher_epochs == 0
-        assert load_teacher(own, Path()).preprocessing.mean == (0.286,)
+        assert load_teacher(own, load_data(own), Path()).preprocessing.mean == (0.286,)
 
 
 def test_a_folder_without_one_teacher_is_refused(other: Path, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_another_architecture_is_named(other: Path) -> None:
     own = resolve(replace(TINY, **wrong, teacher_epochs=None))  # type: ignore[arg-type]
     words = "holds the teacher factories:tiny_teacher, but --teacher is mobilenet_v3_small; give"
     with pytest.raises(InputError, match=words):
-        load_teacher(own, Path())
+        load_teacher(own, load_data(own), Path())
 
 
 def test_a_teacher_for_other_classes_is_fine_tuned(other: Path, images: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_teacher_for_other_classes_is_fine_tuned(other: Path, images: Path) ->
 def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
     """Fashion-MNIST's images have the size of the model's input, so nothing is resized."""
     (measured,) = measure(resolve(TINY), [resolve(TINY)], teacher_folder, Resources())
-    model, data = load_teacher(resolve(TINY), teacher_folder), load_data(TINY)
+    model, data = load_teacher(resolve(TINY), load_data(TINY), teacher_folder), load_data(TINY)
     model.eval()
     for split, value in measured.splits.items():
         images, labels = data.splits[split].inputs, data.splits[split].labels
@@ -370,7 +370,7 @@ def test_accuracy_is_measured_once(teacher_folder: Path, tmp_path: Path) -> None
     assert find_unmeasured(run, [run], root, known) == []
     fewer = replace(run, train_images=50)
     assert find_unmeasured(fewer, [fewer], root, known) == [fewer]
-    model = load_teacher(run, root)
+    model = load_teacher(run, load_data(run), root)
     with torch.no_grad():
         model.head.bias.add_(1.0)
     save_weights(model.net, root / WEIGHTS)
@@ -383,7 +383,7 @@ def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> No
     every = with_members([run])
     assert [own.teacher for own in every] == [*names, run.teacher]
     measured = measure(run, every, tmp_path, Resources())
-    models = [load_teacher(own, tmp_path) for own in run.teacher_members]
+    models = [load_teacher(own, load_data(own), tmp_path) for own in run.teacher_members]
     for model in models:
         model.eval()
     data = load_data(run).splits["val"]

@@ -89,7 +89,7 @@ def write_checkpoint(name: str, folder: Path, file: Path) -> Tensor:
 def measure(run: Run) -> tuple[float, Tensor]:
     """Return the teacher's accuracy on val and its logits, by number of the image."""
     run = resolve(run)
-    data, teacher = load_data(run), initial_teacher(run)
+    data, teacher = load_data(run), initial_teacher(run, load_data(run))
     teacher.set_mode(False)
     batches = list(Stream(run, data, teacher, None, Resources()).evaluate("val", 0))
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
 ) -> None:
     run = Run(data=str(photos), teacher="resnet18", teacher_weights="none", teacher_epochs=0)
     study = Study(run=resolve(run), space={"student": ("factories:bare_student", "cifar_resnet20")})
-    record = transforms_of(study)
+    record = transforms_of(study, load_data(study.run))
     views = {"image_size": 224, "orientation": "exif", "eval_crop": 224 / 256}
     views["eval_interpolation"] = "bilinear"
     assert record.views == views
@@ -178,4 +178,4 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     (warning,) = record.warnings
     assert warning.startswith("the model factories:bare_student has no preprocessing")
     known = replace(study, run=replace(study.run, student_std=(0.5,)))
-    assert transforms_of(known).warnings == []
+    assert transforms_of(known, load_data(known.run)).warnings == []

@@ -1,20 +1,27 @@
-"""The watch over Ray's own processes; of a real Ray that is killed: test_killed_studies.py."""
+"""What ends or delays a study: a lost Ray, signals, a folder that does not answer; no Ray runs."""
 
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from drivers import wait_until
 
+from kdtune.config.files import LOCK
 from kdtune.config.text import RayLostError
-from kdtune.raytune import session as lost_ray
-from kdtune.raytune import session as stop_signals
-from kdtune.raytune.session import _lost_sentence, check_local_ray, ended_if_ray_is_lost
+from kdtune.raytune import session
+from kdtune.raytune.session import (
+    check_local_ray,
+    ended_if_ray_is_lost,
+    folder_watch,
+)
 
 POLL, GRACE = 0.05, 0.5
 
@@ -27,9 +34,9 @@ class Ended(list[str]):
 def ended(no_shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """Instead of the end of this process."""
     said = Ended()
-    monkeypatch.setattr(lost_ray, "_end", said.append)
-    monkeypatch.setattr(lost_ray, "WATCH_SECONDS", POLL)
-    monkeypatch.setattr(lost_ray, "GRACE_SECONDS", GRACE)
+    monkeypatch.setattr(session, "_end", said.append)
+    monkeypatch.setattr(session, "WATCH_SECONDS", POLL)
+    monkeypatch.setattr(session, "GRACE_SECONDS", GRACE)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     return said
 
@@ -53,16 +60,6 @@ def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(ended: Ended, r
     assert ended and "Ray's process raylet has ended" in ended[0]
 
 
-def test_a_raylet_that_ray_itself_has_ended_is_not_lost(ended: Ended, raylet: Any) -> None:
-    """It is dead for a moment before it leaves the list of Ray's processes."""
-    with ended_if_ray_is_lost():
-        raylet.process.kill()
-        time.sleep(GRACE / 2)  # the first look
-        del raylet.kinds["raylet"]
-        time.sleep(2 * GRACE)
-    assert ended == []
-
-
 def test_a_slow_end_of_ray_is_not_its_loss(
     ended: Ended, raylet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,29 +73,6 @@ def test_a_slow_end_of_ray_is_not_its_loss(
     assert ended == []
 
 
-def test_an_end_of_ray_that_hangs_since_ray_is_lost_is_not_waited_for(
-    ended: Ended, raylet: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray, "shutdown", lambda: time.sleep(POLL + 2 * GRACE))
-    with ended_if_ray_is_lost():
-        raylet.process.kill()
-        raylet.process.wait()
-    assert ended
-
-
-def test_ray_may_end_its_processes_while_the_watch_looks(raylet: Any) -> None:
-    class Meanwhile:
-        """A process during whose look the main thread removes it from Ray's list."""
-
-        def poll(self) -> None:
-            raylet.kinds.pop("gcs_server", None)
-
-    raylet.kinds["gcs_server"] = [SimpleNamespace(process=Meanwhile())]
-    raylet.kinds["log_monitor"] = [SimpleNamespace(process=raylet.process)]
-    assert _lost_sentence() is None
-    assert "gcs_server" not in raylet.kinds
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
     name: str, raylet: Any
@@ -110,13 +84,13 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # nohup lets this process ignore SIGHUP
     try:
-        with pytest.raises(KeyboardInterrupt), stop_signals.signals_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt), session.signals_as_ctrl_c():
             signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             check_local_ray()
     finally:
         signal.signal(number, before)
-        stop_signals._arrived.clear()
+        session._arrived.clear()
     with pytest.raises(RayLostError):
         check_local_ray()
 
@@ -127,12 +101,12 @@ def test_a_background_job_which_ignores_ctrl_c_ends_all_the_same(name: str) -> N
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with pytest.raises(KeyboardInterrupt), stop_signals.signals_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt), session.signals_as_ctrl_c():
             signal.raise_signal(number)
     finally:
         for one, handler in zip((number, signal.SIGINT), before, strict=True):
             signal.signal(one, handler)
-        stop_signals._arrived.clear()
+        session._arrived.clear()
 
 
 @pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
@@ -140,15 +114,74 @@ def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
     arrived: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes: list[int] = []
-    monkeypatch.setattr(lost_ray.os, "_exit", codes.append)
-    monkeypatch.setattr(lost_ray, "_kill_ray", lambda: None)
-    monkeypatch.setattr(stop_signals, "_arrived", threading.Event())
+    monkeypatch.setattr(session.os, "_exit", codes.append)
+    monkeypatch.setattr(session, "_kill_ray", lambda: None)
+    monkeypatch.setattr(session, "_arrived", threading.Event())
     if arrived:
-        stop_signals._note(signal.SIGTERM)
-    with stop_signals.summarised(lambda: "3 of 4 runs", print):
-        lost_ray._end("it is lost")
+        session._note(signal.SIGTERM)
+    with session.summarised(lambda: "3 of 4 runs", print):
+        session._end("it is lost")
     said = capsys.readouterr()
     assert codes == [code]
     assert said.out == "So far: 3 of 4 runs\n" * arrived
     resume = "interrupted; run the same command again to resume\n"
     assert said.err == (resume if arrived else "error: it is lost\n")
+
+
+SILENT = 0.3
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study's folder, which is asked often."""
+    monkeypatch.setattr(session, "FOLDER_SILENT_SECONDS", SILENT)
+    monkeypatch.setattr(session, "ASK_SECONDS", 0.02)
+    (tmp_path / LOCK).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it is set the folder answers."""
+    event = threading.Event()
+    event.set()
+    touch = os.utime
+
+    def answer(file: Path) -> None:
+        event.wait(60)
+        touch(file)
+
+    monkeypatch.setattr(session.os, "utime", answer)
+    yield event
+    event.set()
+
+
+def test_a_silence_and_its_end_are_said_once(folder: Path, answers: threading.Event) -> None:
+    said: list[str] = []
+    with folder_watch(folder, said.append):
+        time.sleep(2 * SILENT)
+        assert said == []
+        answers.clear()
+        time.sleep(4 * SILENT)
+        assert said == [f"warning: {folder} has not answered for {SILENT} s; waiting"]
+        answers.set()
+        wait_until(lambda: len(said) == 2, 10)
+        assert said[1] == f"{folder} answers again; the study goes on"
+        time.sleep(2 * SILENT)
+    assert len(said) == 2
+
+
+def test_a_folder_that_answers_with_an_error_is_not_silent(folder: Path) -> None:
+    said: list[str] = []
+    (folder / LOCK).unlink()
+    with folder_watch(folder, said.append):
+        time.sleep(3 * SILENT)
+    assert said == [] and list(folder.iterdir()) == []
+
+
+def test_a_silent_folder_does_not_delay_the_end(folder: Path, answers: threading.Event) -> None:
+    answers.clear()
+    began = time.monotonic()
+    with folder_watch(folder, lambda line: None):
+        time.sleep(2 * SILENT)
+    assert time.monotonic() - began < 10 * SILENT
