@@ -155,7 +155,7 @@ def _tensor(
 # Objects that were passed, before a study: whether it can have them; copies of them.
 
 
-def take_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> Study:
+def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> Study:
     """Return the study with copies of the models that were passed as objects.
 
     Data are not copied, but read once, when they are needed. Whatever the user changes later, also

@@ -10,7 +10,8 @@ import torch
 from photos import photo, rotated_with_damage, save
 from PIL import Image, ImageOps
 
-from kdtune.config.run import Run, migrate, migrate_run
+from kdtune.config.migrations import migrate, migrate_run
+from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Split, decode
 from kdtune.data.views import Views

@@ -130,17 +130,6 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     assert r"$\pm$" in capsys.readouterr().out
 
 
-def test_the_command_on_the_starting_repository(capsys) -> None:
-    words = "--by alpha --repeat rep --metric epoch_acc_l --epoch epoch --unpaired --pooled"
-    assert analyse(SEED_RESULTS, *words.split()) == 0
-    out, err = capsys.readouterr()
-    for published in ("0.945359 ± 0.028460", "0.941242 ± 0.058033"):
-        assert published in out
-    assert err.startswith(
-        "warning: runs with fewer epochs than the others: alpha = 0.5, rep = 1 (2 of"
-    )
-
-
 @pytest.mark.parametrize(
     ("word", "yes"),
     [
@@ -150,13 +139,6 @@ def test_the_command_on_the_starting_repository(capsys) -> None:
 )
 def test_tables_are_told_from_studies(word: str, yes: bool) -> None:
     assert is_table(word) == yes
-
-
-def test_help_of_a_table_is_its_own(capsys) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse_reading(["results.csv", "--help"])
-    text = capsys.readouterr().out
-    assert ended.value.code == 0 and "--unpaired" in text and "--max-ms" not in text
 
 
 def test_a_wrong_file_is_said_before_missing_flags(tmp_path: Path) -> None:
