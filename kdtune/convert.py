@@ -10,8 +10,7 @@ from typing import Annotated
 
 from kdtune.config.cli import parse_own_flags, start
 from kdtune.config.conventions import CONVENTIONS, Conversion, convert, converted_training
-from kdtune.config.fields import NotNegative, Positive, Setting, check_fields
-from kdtune.config.run import OPTIMIZERS, Optimizer
+from kdtune.config.fields import OPTIMIZERS, NotNegative, Optimizer, Positive, Setting, check_fields
 from kdtune.config.text import InputError
 
 _TRAINING = ("lr", "weight_decay", "clip_norm")

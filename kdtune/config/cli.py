@@ -24,6 +24,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_origin
 
 from kdtune import __version__
+from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.fields import (
     ALL_COMMANDS,
     LOSSES,
@@ -42,13 +43,7 @@ from kdtune.config.fields import (
 )
 from kdtune.config.files import check_place, describe_missing, not_writable_by_all
 from kdtune.config.run import HYPERPARAMETERS, Run
-from kdtune.config.study import (
-    TEACHER_RECIPE,
-    Scope,
-    Study,
-    describe_teacher_default,
-    fashion,
-)
+from kdtune.config.study import Scope, Study
 from kdtune.config.task import COMPARABLE, Range, ends_of
 from kdtune.config.text import (
     InputError,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
-from kdtune.config.fields import declarations
-from kdtune.config.run import OPTIMIZERS, Optimizer, Run
+from kdtune.config.fields import OPTIMIZERS, Optimizer, declarations
+from kdtune.config.run import Run
 from kdtune.config.text import InputError
 
 Parameters = Mapping[str, float | str]

@@ -33,11 +33,13 @@ from kdtune.config.fields import (
     LearningRate,
     ModelName,
     NotNegative,
+    Optimizer,
     Pixels,
     PositiveShare,
     PositiveWeight,
     Repeats,
     Role,
+    Schedule,
     Setting,
     Share,
     Std,
@@ -55,73 +57,17 @@ from kdtune.config.fields import (
     pairs,
     requirement_error,
     searchable,
+    that_take,
 )
 from kdtune.config.files import check_place
 from kdtune.config.objects import KINDS, Objects, importable_name
 from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, to_list_or_range
 from kdtune.config.text import InputError
 
-# Optimisers and schedules. `kdtune.training.loop` has the constructor of each.
+# The run.
 
-Optimizer = Literal["sgd", "nesterov", "adamw"]
-Schedule = Literal["constant", "step", "multistep", "cosine", "onecycle"]
-
-
-@dataclass(frozen=True)
-class OptimizerDeclaration:
-    """What an optimizer takes, and its default learning rates and weight decay."""
-
-    lr_pretrained: float
-    """Learning rate of all layers of pretrained weights: small, since features are to be kept."""
-    lr_head: float
-    """Learning rate of the head alone, on pretrained weights."""
-    lr_random: float
-    """Learning rate of random weights."""
-    weight_decay: float
-    scales_with_loss: bool
-    """Whether its step is proportional to the loss."""
-    takes: tuple[str, ...] = ()
-    """Hyperparameters of its own."""
-
-
-_SGD = OptimizerDeclaration(
-    # The new head of an EfficientNet-Lite2 on 244 photographs of ants and bees reached 96.2 % in 10
-    # epochs with 0.1, 92.0 % with 0.01 and 68.9 % with 0.001: timm's initial heads are large.
-    lr_pretrained=1e-3,
-    lr_head=1e-1,
-    lr_random=1e-1,
-    weight_decay=1e-4,
-    scales_with_loss=True,
-    takes=("momentum",),
-)
-OPTIMIZERS: Mapping[Optimizer, OptimizerDeclaration] = {
-    "sgd": _SGD,
-    "nesterov": _SGD,
-    "adamw": OptimizerDeclaration(
-        lr_pretrained=1e-4, lr_head=1e-2, lr_random=1e-3, weight_decay=1e-2, scales_with_loss=False
-    ),
-}
-SCHEDULES: Mapping[Schedule, tuple[str, ...]] = {
-    "constant": ("warmup_epochs",),
-    "step": ("lr_step_size", "lr_gamma", "warmup_epochs"),
-    "multistep": ("lr_milestones", "lr_gamma", "warmup_epochs"),
-    "cosine": ("warmup_epochs",),
-    "onecycle": (),  # it has a warm-up of its own
-}
-"""Hyperparameters that each schedule takes."""
 LR_MILESTONES = (0.625, 0.75, 0.875)
 """Shares of the epochs after which multistep decays by default; of 240 epochs 150, 180 and 210."""
-
-
-def _that_take(name: str) -> Mapping[str, tuple[str, ...]]:
-    """Return the condition that the optimizer or the schedule takes a hyperparameter."""
-    optimizers = tuple(word for word, declared in OPTIMIZERS.items() if name in declared.takes)
-    if optimizers:
-        return {"optimizer": optimizers}
-    return {"schedule": tuple(word for word, takes in SCHEDULES.items() if name in takes)}
-
-
-# The run.
 
 Augment = Literal["none", "crop", "resized-crop", "trivial"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -329,22 +275,22 @@ class Run(BaseRun):
     """Optimizer: sgd, nesterov (sgd with Nesterov's momentum, which must be above 0) or adamw."""
     lr: Annotated[LearningRate, Hyperparameter()] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
-    momentum: Annotated[BelowOne, Hyperparameter(when=_that_take("momentum"))] = 0.9
+    momentum: Annotated[BelowOne, Hyperparameter(when=that_take("momentum"))] = 0.9
     """Momentum."""
     weight_decay: Annotated[Weight, Hyperparameter()] = 0.0
     """Weight decay (decoupled with adamw)."""
     schedule: Annotated[Schedule, Hyperparameter()] = "step"
     """Learning rate schedule: constant, step (StepLR), multistep (MultiStepLR, see
     --lr-milestones), cosine (to 0, updated every epoch) or onecycle (updated every batch)."""
-    lr_step_size: Annotated[StepSize, Hyperparameter(when=_that_take("lr_step_size"))] = 7
+    lr_step_size: Annotated[StepSize, Hyperparameter(when=that_take("lr_step_size"))] = 7
     """Epochs between two decays of the learning rate."""
-    lr_gamma: Annotated[PositiveShare, Hyperparameter(when=_that_take("lr_gamma"))] = 0.1
+    lr_gamma: Annotated[PositiveShare, Hyperparameter(when=that_take("lr_gamma"))] = 0.1
     """Factor of each decay of the learning rate."""
     lr_milestones: Annotated[tuple[Fraction, ...], _STUDENT] = LR_MILESTONES
     """Decays of the schedule multistep, as ascending shares of the epochs: of 240 epochs, the
     default decays after 150, 180 and 210."""
     warmup_epochs: Annotated[
-        EpochsOrZero, Hyperparameter(when=_that_take("warmup_epochs"), neutral=0)
+        EpochsOrZero, Hyperparameter(when=that_take("warmup_epochs"), neutral=0)
     ] = 0
     """Epochs, fewer than --epochs, in which the learning rate rises linearly, batch by batch, to
     that of the schedule. step and multistep decay by the epoch's number in the run; cosine falls
@@ -781,7 +727,7 @@ def _take_objects(run: Run) -> None:
         object.__setattr__(run, kind, name)
         if kind == "data":
             continue
-        weights = weights_with_functions(getattr(run, f"{kind}_weights"), [name], objects)
+        weights = _weights_with_functions(getattr(run, f"{kind}_weights"), [name], objects)
         object.__setattr__(run, f"{kind}_weights", weights)
         if kind == "teacher" and run.teacher_epochs is None:
             object.__setattr__(run, "teacher_epochs", 0)
@@ -800,7 +746,7 @@ def _name_of_extra(extra: object) -> str:
     return name
 
 
-def weights_with_functions(weights: Weights, names: Sequence[str], objects: Objects) -> Weights:
+def _weights_with_functions(weights: Weights, names: Sequence[str], objects: Objects) -> Weights:
     """Return weights in which functions that were passed have no others than they make.
 
     Args:
@@ -814,6 +760,46 @@ def weights_with_functions(weights: Weights, names: Sequence[str], objects: Obje
     models = {model for model, _ in pairs(named)}
     new = [f"{name}=none" for name in names if name in objects.functions and name not in models]
     return (*named, *new) or weights
+
+
+def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
+    """Return run and space of a study with models that the space lists as objects in `Run.objects`.
+
+    The space then lists their names. Objects that are not used are dropped.
+
+    Raises:
+        InputError: The space cannot have an object.
+    """
+    objects, named, changes = run.objects, dict(space), dict[str, Any]()
+    for role in ("teacher", "student"):
+        if isinstance(values := space.get(role), list | tuple):
+            names = []
+            for value in values:
+                name, objects = objects.named(role, value)
+                names.append(name)
+            named[role] = tuple(names)
+            are_objects = all(a is not b for a, b in zip(names, values, strict=True))
+            has_epochs = run.teacher_epochs is not None or "teacher_epochs" in space
+            if role == "teacher" and are_objects and not has_epochs:
+                changes["teacher_epochs"] = 0
+    if not (objects or objects.functions):
+        return run, space
+    models = {role: _models(run, named, role) for role in ("teacher", "student")}
+    used = [run.data, *models["teacher"], *models["student"]]
+    unused = {f"{name}=none" for name in objects.functions - set(used)}
+    for role, names in models.items():
+        weights = _weights_with_functions(getattr(run, f"{role}_weights"), names, objects)
+        if not isinstance(weights, str):  # without those of functions that the study lacks
+            weights = tuple(pair for pair in weights if pair not in unused) or "default"
+        changes[f"{role}_weights"] = weights
+    return replace(run, **changes, objects=objects.only(used)), named
+
+
+def _models(run: Run, space: Mapping[str, Any], role: str) -> list[str]:
+    """Return the names of a study's teachers or students, the members of ensembles one by one."""
+    listed = space.get(role, (getattr(run, role),))
+    values = listed if isinstance(listed, tuple) else ()
+    return [name for value in values for name in str(value).split("+")]
 
 
 # Teachers that are only a file: `--teacher PATH/outputs.parquet` names a file of logits or
@@ -851,24 +837,22 @@ def _take_output_file(run: Run) -> None:
         object.__setattr__(run, "teacher_epochs", 0)
 
 
-def with_output_files(
-    weights: Weights, teacher: str, teachers: Sequence[Any]
-) -> tuple[tuple[Any, ...], Weights]:
-    """Return the teachers of a space, each file by its name, and the weights with their paths.
+def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
+    """Return run and space of a study, in which teachers that are files have their names.
 
-    Args:
-        weights: Of the teachers, as they were given.
-        teacher: The teacher of the study's run.
-        teachers: Values of the space, as they were given.
+    Their paths are weights of the run.
 
     Raises:
         InputError: Two files have the same name.
     """
+    teachers, weights = space.get("teacher"), run.teacher_weights
+    if not isinstance(teachers, list | tuple):
+        return run, space
     files = [t for t in teachers if isinstance(t, str) and is_output_file(t) and "+" not in t]
     if not files:
-        return tuple(teachers), weights
+        return run, space
     if isinstance(weights, str) and is_output_file(weights):
-        weights = (f"{teacher}={weights}",)  # it is the path of one of them only
+        weights = (f"{run.teacher}={weights}",)  # it is the path of one of them only
     elif isinstance(weights, str):
         networks = [m for t in teachers if t not in files for m in str(t).split("+")]
         weights = () if weights == "default" else tuple(f"{m}={weights}" for m in networks)
@@ -881,98 +865,5 @@ def with_output_files(
                 f"rename one of them"
             )
     named = tuple(Path(t).name if t in files else t for t in teachers)
-    return named, tuple(f"{model}={file}" for model, file in paths.items())
-
-
-# Schema of study.json, and migrations from older ones. It is raised when the meaning of a study's
-# files changes, not for a new field with a default.
-#
-#     1   version 0.1: the fields of the study alone; the fingerprints stand in provenance.json
-#     2   `schema`, `fingerprints` of data, teacher and student, and the fields of the study
-#     3   the teacher has a recipe of its own (teacher_*), val and test a transform of their own
-#     4   the finalists are recorded before their final repeats start, see `storage.records`
-
-SCHEMA = 4
-INTERPOLATIONS = ("eval_interpolation", "teacher_interpolation", "student_interpolation")
-
-
-def schema_of(values: Mapping[str, Any]) -> int:
-    """Return the schema of a study's JSON."""
-    return int(values.get("schema", 1))
-
-
-def check_schema(schema: int, what: str = "this study") -> None:
-    """Raise InputError if a schema is newer than this version of kdtune."""
-    if schema > SCHEMA:
-        raise InputError(
-            f"{what} was written by a newer version of kdtune (schema {schema}, but this version "
-            f"reads schema {SCHEMA} and older); update kdtune to read it"
-        )
-
-
-def migrate(
-    values: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the JSON of a study in the present schema.
-
-    Args:
-        values: The content of study.json.
-        provenance: The content of provenance.json, where schema 1 has the fingerprints.
-
-    Raises:
-        InputError: The schema is newer than this version of kdtune.
-    """
-    schema = schema_of(values)
-    check_schema(schema)
-    migrated = dict(values)
-    if schema == 1:
-        migrated = _from_1(migrated, provenance or {})
-    if schema <= 2:
-        migrated = _from_2(migrated)
-    if isinstance(run := migrated.get("run"), Mapping):
-        migrated["run"] = _with_orientation(run)
-    return migrated | {"schema": SCHEMA}
-
-
-def _with_orientation(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a run whose images were read before `Run.orientation` was introduced."""
-    return {"orientation": "stored", **run}
-
-
-def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a run that was saved by an earlier version in the present schema.
-
-    Until schema 2 the teacher was fine-tuned with the student's settings, all layers on all of
-    train, and the augmentation decided how val and test were cropped.
-    """
-    if "teacher_trainable" in values:
-        return _with_orientation(values)
-    copied = ("optimizer", "momentum", "weight_decay", "schedule", "lr_step_size", "lr_gamma")
-    photos = values.get("data", "fashion") != "fashion"
-    augment = values.get("augment") or ("resized-crop" if photos else "crop")
-    shrinks = {name: "bilinear" for name in INTERPOLATIONS}
-    return {
-        **_with_orientation(values),
-        **{f"teacher_{name}": values[name] for name in (*copied, "batch_size") if name in values},
-        "teacher_trainable": "all",
-        "teacher_batch_norm": "train",
-        "teacher_augment": augment,
-        "augment": augment,
-        "eval_crop": 0.875 if augment == "resized-crop" else 1.0,
-        **shrinks,
-    }
-
-
-def _from_1(values: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    # Version 0.1 hashed the source of a factory's module into the fingerprint of a model. For the
-    # models of kdtune that was kdtune/models.py, which no longer exists. So only the fingerprints
-    # of models from libraries, which have no such source, are kept.
-    run = values["run"]
-    kept = ["data", *(m for m in ("teacher", "student") if ":" not in str(run[m]))]
-    fingerprints = {name: provenance[name] for name in kept if name in provenance}
-    return {"fingerprints": fingerprints, **values}
-
-
-def _from_2(values: dict[str, Any]) -> dict[str, Any]:
-    # earlier versions kept the students of all runs: a resumed study must not delete them
-    return {"keep": "all", **values, "run": migrate_run(values["run"])}
+    weights = tuple(f"{model}={file}" for model, file in paths.items())
+    return replace(run, teacher_weights=weights), {**space, "teacher": named}

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, assert_never, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from kdtune.config.fields import (
     MAX_CONFIGURATIONS,
@@ -40,20 +40,18 @@ from kdtune.config.fields import (
     pairs,
 )
 from kdtune.config.files import cache_folder, join_uri
+from kdtune.config.migrations import SCHEMA, migrate
 from kdtune.config.objects import KINDS, missing_error
 from kdtune.config.records import Limits
 from kdtune.config.run import (
     OF_STUDY,
-    OPTIMIZERS,
-    SCHEMA,
     Rule,
     Run,
     check_rules,
     check_warmup,
-    migrate,
     sample_values,
     to_values,
-    weights_with_functions,
+    with_objects,
     with_output_files,
 )
 from kdtune.config.task import (
@@ -233,8 +231,9 @@ class Study:
         tracker = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
         object.__setattr__(self, "tracker", tracker)
         if self.train is None:
-            _take_output_files(self)
-            _take_objects(self)
+            run, space = with_objects(*with_output_files(self.run, self.space))
+            object.__setattr__(self, "run", run)
+            object.__setattr__(self, "space", space)
             name = name_of_data(self.run.data)
         else:
             name = name_of(self.train).rpartition(":")[2]
@@ -777,67 +776,6 @@ def check_packages(names: Sequence[str]) -> None:
 # Objects and files of outputs: those that the space lists, those that the study lacks.
 
 
-def _take_objects(study: Study) -> None:
-    """Put models that the space lists as objects into the run's objects, and drop unused ones.
-
-    The space then lists their names. Call it while the study is being made: it is changed.
-
-    Raises:
-        InputError: The space cannot have an object.
-    """
-    objects, space, changes = study.run.objects, dict(study.space), dict[str, Any]()
-    for role in ("teacher", "student"):
-        if isinstance(values := space.get(role), list | tuple):
-            names = []
-            for value in values:
-                name, objects = objects.named(role, value)
-                names.append(name)
-            space[role] = tuple(names)
-            are_objects = all(a is not b for a, b in zip(names, values, strict=True))
-            has_epochs = study.run.teacher_epochs is not None or "teacher_epochs" in space
-            if role == "teacher" and are_objects and not has_epochs:
-                changes["teacher_epochs"] = 0
-    if not (objects or objects.functions):
-        return
-    models = {role: _models(study.run, space, role) for role in ("teacher", "student")}
-    used = [study.run.data, *models["teacher"], *models["student"]]
-    unused = {f"{name}=none" for name in objects.functions - set(used)}
-    for role, names in models.items():
-        weights = weights_with_functions(getattr(study.run, f"{role}_weights"), names, objects)
-        if not isinstance(weights, str):  # without those of functions that the study lacks
-            weights = tuple(pair for pair in weights if pair not in unused) or "default"
-        changes[f"{role}_weights"] = weights
-    run = replace(study.run, **changes, objects=objects.only(used))
-    object.__setattr__(study, "run", run)
-    object.__setattr__(study, "space", space)
-
-
-def _take_output_files(study: Study) -> None:
-    """Replace the paths of teachers in the space that are files by their names.
-
-    Their paths become weights of the run. Call it while the study is being made: it is changed.
-
-    Raises:
-        InputError: Two files have the same name.
-    """
-    values = study.space.get("teacher")
-    if not isinstance(values, list | tuple):
-        return
-    run = study.run
-    named, weights = with_output_files(run.teacher_weights, run.teacher, values)
-    if weights == run.teacher_weights:
-        return
-    object.__setattr__(study, "run", replace(run, teacher_weights=weights))
-    object.__setattr__(study, "space", {**study.space, "teacher": named})
-
-
-def _models(run: Run, space: Mapping[str, Any], role: str) -> list[str]:
-    """Return the names of a study's teachers or students, the members of ensembles one by one."""
-    listed = space.get(role, (getattr(run, role),))
-    values = listed if isinstance(listed, tuple) else ()
-    return [name for value in values for name in str(value).split("+")]
-
-
 def check_objects(study: Study) -> None:
     """Raise InputError if the study names objects that have not been passed."""
     missing = {n: k for n, k in object_names(study).items() if n not in study.run.objects.passed}
@@ -859,7 +797,8 @@ def object_names(study: Study) -> dict[str, str]:
 def describe_fixed_students(study: Study) -> list[str]:
     """Return a sentence for students that begin with the same weights in every repeat."""
     passed = study.run.objects.passed
-    names = [name for name in _models(study.run, study.space, "student") if name in passed]
+    students: Any = study.values("student")
+    names = [name for name in students if name in passed]
     return [
         f"the student {name} is a module, so all repeats begin with its weights and differ only in "
         f"order, augmentation and dropout; pass a function that makes the module if the initial "
@@ -867,130 +806,3 @@ def describe_fixed_students(study: Study) -> list[str]:
         for name in names
         if passed[name].is_module
     ]
-
-
-# The recipe of teachers that are given none, and the default study. All other defaults are those of
-# the fields of `Run` and `Study`.
-
-WeightsKind = Literal["pretrained", "random", "finished"]
-"""Weights that a teacher begins with: trained on other data, random, or trained on these data."""
-
-_SHARED: dict[str, Any] = {
-    "trainable": "all",
-    "batch_norm": "train",
-    "momentum": 0.9,
-    "lr_step_size": 7,
-    "lr_gamma": 0.1,
-}
-PRETRAINED: dict[str, Any] = {
-    **_SHARED,
-    "optimizer": "sgd",
-    "schedule": "cosine",
-    "epochs": 10,
-    "batch_size": 32,
-}
-"""Recipe of a teacher with pretrained weights."""
-FROM_SCRATCH: dict[str, Any] = {
-    **_SHARED,
-    "optimizer": "adamw",
-    "schedule": "onecycle",
-    "epochs": 30,
-    "batch_size": 64,
-}
-"""Recipe of a teacher with random weights."""
-TEACHER_RECIPE = (*PRETRAINED, "lr", "weight_decay")
-"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
-_LR_OF = {
-    "all layers of pretrained weights": "lr_pretrained",
-    "the head of pretrained weights": "lr_head",
-    "random weights": "lr_random",
-}
-"""Attribute of `OptimizerDeclaration` that is the learning rate, by what is trained."""
-BATCH_NORM_OF_HEAD = "eval"
-"""Mode of batch norm where only the head is trained: nothing of the backbone changes."""
-
-
-def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe of a teacher, with defaults for everything that is not given.
-
-    Args:
-        kind: Of its initial weights.
-        given: Values by name, without "teacher_"; None for those that are not given.
-    """
-    match kind:
-        case "random":
-            defaults, part = FROM_SCRATCH, "random weights"
-        case "pretrained":
-            defaults, part = PRETRAINED, "all layers of pretrained weights"
-        case "finished":
-            defaults, part = PRETRAINED | {"epochs": 0}, "all layers of pretrained weights"
-        case _:
-            assert_never(kind)
-    values = {name: value for name, value in given.items() if value is not None}
-    recipe = defaults | values
-    if recipe["trainable"] == "head":
-        recipe["batch_norm"] = values.get("batch_norm", BATCH_NORM_OF_HEAD)
-        if kind != "random":
-            part = "the head of pretrained weights"
-    optimizer = OPTIMIZERS[recipe["optimizer"]]
-    return {
-        "lr": getattr(optimizer, _LR_OF[part]),
-        "weight_decay": optimizer.weight_decay,
-        **recipe,
-    }
-
-
-def describe_teacher_default(name: str) -> str:
-    """Return the default of a part of the teacher's recipe as a sentence for --help; else ""."""
-    if name == "lr":
-        rates = [f"{_by_optimizer(attribute)} for {part}" for part, attribute in _LR_OF.items()]
-        return f"None: {'; '.join(rates)}."
-    if name == "weight_decay":
-        return f"None: {_by_optimizer('weight_decay')}."
-    if name not in PRETRAINED:
-        return ""
-    usual, scratch = PRETRAINED[name], FROM_SCRATCH[name]
-    text = f"None: {usual}"
-    if usual != scratch:
-        text += f" for pretrained weights, {scratch} for random ones"
-    if name == "epochs":
-        text += ", 0 for a finished teacher of kdtune"
-    if name == "batch_norm":
-        text += f', "{BATCH_NORM_OF_HEAD}" where only the head is trained'
-    return f"{text}."
-
-
-def _by_optimizer(attribute: str) -> str:
-    """Return a default of the optimizers in words: "0.1 (sgd, nesterov) or 0.01 (adamw)"."""
-    names: dict[float, list[str]] = {}
-    for name, declared in OPTIMIZERS.items():
-        names.setdefault(getattr(declared, attribute), []).append(name)
-    return " or ".join(f"{value:g} ({', '.join(words)})" for value, words in names.items())
-
-
-def fashion() -> Study:
-    """Return the default study: does distillation help with 300 labelled images of Fashion-MNIST?
-
-    It has eight repeats, since four rarely reach significance after Holm's correction. A trial
-    takes about two seconds on one core.
-    """
-    run = Run(
-        train_images=300,
-        teacher="kdtune.models:fashion_teacher",
-        teacher_weights="none",
-        teacher_epochs=20,
-        teacher_lr=2e-2,
-        teacher_optimizer="adamw",
-        teacher_weight_decay=1e-2,
-        teacher_schedule="onecycle",
-        teacher_batch_size=64,
-        student="kdtune.models:fashion_student",
-        student_weights="none",
-        optimizer="adamw",
-        lr=2e-2,
-        weight_decay=1e-2,
-        schedule="onecycle",
-        epochs=60,
-        batch_size=64,
-    )
-    return Study(run=run, space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}, repeats=8)

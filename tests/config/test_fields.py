@@ -14,8 +14,12 @@ import pytest
 from kdtune.analysis import AnalysisFlags, TableFlags
 from kdtune.config.fields import (
     LOSSES,
+    OPTIMIZERS,
+    SCHEDULES,
     Bounds,
     Hyperparameter,
+    Optimizer,
+    Schedule,
     Setting,
     check_fields,
     declarations,
@@ -24,16 +28,7 @@ from kdtune.config.fields import (
     searchable,
 )
 from kdtune.config.records import Limits
-from kdtune.config.run import (
-    DISTILLATION,
-    HYPERPARAMETERS,
-    OPTIMIZERS,
-    SCHEDULES,
-    Optimizer,
-    Run,
-    Schedule,
-    complete,
-)
+from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.convert import ConvertFlags
