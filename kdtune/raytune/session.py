@@ -251,11 +251,9 @@ def _kill_ray() -> None:
 
 # A local Ray that other users of the machine cannot reach.
 #
-# Whoever connects to Ray can run code as its owner. By default `ray.init` listens on all
-# addresses,
+# Whoever connects to Ray can run code as its owner. By default `ray.init` listens on all addresses,
 # keeps its files where all users may read them, and writes the token that protects its ports into
-# the home folder with the permissions of the umask (0644). Here the token is random and exists
-# only
+# the home folder with the permissions of the umask (0644). Here the token is random and exists only
 # in the environment of this process and its children, which other users cannot read; the ports
 # listen on loopback; and the files are in a folder of mode 0700.
 
@@ -285,16 +283,16 @@ def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
         InputError: No temporary folder has a path short enough for Ray's sockets.
     """
     with ExitStack() as stack:
-        own: dict[str, Any] = {}
+        arguments = {**arguments, "address": "local"}
         if arguments.get("_temp_dir") is None:
-            own["_temp_dir"] = str(stack.enter_context(_private_folder()))
+            arguments["_temp_dir"] = str(stack.enter_context(_private_folder()))
         stack.enter_context(_private_token())
         stack.enter_context(ended_if_ray_is_lost())
         with ExitStack() as starting:
             if arguments.get("_node_ip_address") is None:
                 starting.enter_context(_loopback())
             starting.enter_context(signals_delayed())
-            ray.init(**{**arguments, **own, "address": "local"})
+            ray.init(**arguments)
         yield
 
 
@@ -321,11 +319,12 @@ def _update(values: Mapping[str, str | None]) -> None:
 def _private_token() -> Iterator[None]:
     """Give Ray a random token in the environment_set, unless the user has made a choice."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
-    given = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if name in os.environ]
-    own = {} if mode.lower() != "token" or given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    is_chosen = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    is_needed = mode.lower() == "token" and not is_chosen
+    token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if is_needed else {}
     with ExitStack() as stack:
         stack.callback(_reload_settings)  # after the environment is restored
-        stack.enter_context(environment_set(RAY_AUTH_MODE=mode, **own))
+        stack.enter_context(environment_set(RAY_AUTH_MODE=mode, **token))
         _reload_settings()
         yield
 

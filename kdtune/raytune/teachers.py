@@ -116,16 +116,17 @@ def gate_teachers(
 
     Raises InputError if one is less accurate than --teacher-min-acc.
     """
-    root, every = study.folder / "teacher", with_members(numbered(study, whole_teachers(study)))
+    root = study.folder / "teacher"
+    runs = with_members(numbered(study, whole_teachers(study)))
     mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
 
-    def measure(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = find_unmeasured(study.run, every, root, known)
+    def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+        missing = find_unmeasured(study.run, runs, root, measured)
         return _measure(study, missing, trial) if missing else []
 
-    keys = [key_of(run) for run in every]
+    keys = [key_of(run) for run in runs]
     try:
-        results.check_teachers(study.folder, keys, measure, study.run.teacher_min_acc, say)
+        results.check_teachers(study.folder, keys, measure_missing, study.run.teacher_min_acc, say)
     finally:
         mirror.push(TEACHER_ACCURACY)
 
@@ -190,9 +191,9 @@ def _add(
     measure_missing: Callable[[Missing], tuple[list[Cost], list[str]]],
 ) -> None:
     """Add what costs.json lacks; what is there is never measured again."""
-    known = read_costs(study.folder)
-    done = {(cost.role, cost.model) for cost in known}
-    missing: Missing = [pair for pair in _models(study) if pair not in done]
+    recorded = read_costs(study.folder)
+    pairs = {(cost.role, cost.model) for cost in recorded}
+    missing: Missing = [pair for pair in _models(study) if pair not in pairs]
     if not missing:
         return
     names = dict.fromkeys(model for _, model in missing)
@@ -204,7 +205,7 @@ def _add(
     for fault in faults:
         say(f"warning: {fault}")
     if costs:
-        write_costs(study.folder, [*known, *costs])
+        write_costs(study.folder, [*recorded, *costs])
         mirror.push(COSTS)
 
 
