@@ -26,7 +26,7 @@ DATA = HERE.parent / "data"
 OLDER = ("study_v0_1", "study_schema_2", "study_schema_3")
 STUDIES = (*OLDER, *sorted(folder.name for folder in (HERE / "studies").iterdir()))
 """Names of the stored studies."""
-COMMANDS = ("search", "distill", "teacher", "analysis", "report", "predict", "export", "track")
+COMMANDS = ("search", "distill", "teacher", "analysis", "report", "predict", "export")
 COMMANDS += ("convert", "completion")
 FULL = "schema_4"
 """The study of which all is tried."""
