@@ -37,6 +37,7 @@ from safetensors.torch import save
 
 import kdtune
 from kdtune.config.cli import parse, study_flags
+from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, printable, printable_lines
@@ -168,7 +169,7 @@ def read_other(folder: Path, given: tuple[str, bytes]) -> None:
 
 def words() -> st.SearchStrategy[list[str]]:
     """Return a strategy of command lines with flags that exist and values of any kind."""
-    flags = [flag.name for flag in study_flags("search")]
+    flags = [flag.name for flag in study_flags("search", fashion())]
     flags = [f if f.startswith("--") else f"--{f.replace('_', '-')}" for f in flags]
     value = st.sampled_from(
         ["0", "1", "-1", "0.5", "1e308", "nan", "inf", "1" * 25, "a,b", "0..1", "1..0:log", "..",

@@ -8,7 +8,8 @@ import os
 import sys
 from typing import NoReturn
 
-from kdtune.config.cli import COMMANDS, overview, run_and_exit, start, unknown_command, version
+from kdtune import __version__
+from kdtune.config.cli import COMMANDS, overview, run_and_exit, start, unknown_command
 
 
 def main() -> NoReturn:
@@ -23,7 +24,7 @@ def _answer(word: str) -> int:
     """Print what a word that is no command asks for; raise InputError if it is none either."""
     if word not in ("-h", "--help", "--version"):
         raise unknown_command(word)
-    print(version() if word == "--version" else overview())
+    print(f"kdtune {__version__}" if word == "--version" else overview())
     return 0
 
 

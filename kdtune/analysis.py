@@ -7,27 +7,164 @@ python -m kdtune.analysis runs/fashion --drop TRIAL ...    runs that are not to 
 python -m kdtune.analysis results.csv --by alpha --repeat seed --metric acc    runs made elsewhere
 """
 
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("analysis")  # answers bad flags before pandas loads; does not return
-
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
-from kdtune.config.cli import AnalysisFlags, TableFlags
-from kdtune.config.text import InputError, printable_lines
-from kdtune.results.comparison import format_table
-from kdtune.results.results import check_baseline, criterion_of, load, parse_baseline
-from kdtune.results.several import (
-    is_folder_of_studies,
-    list_studies,
-    load_several,
-    studies_text,
-    text,
+from kdtune.config.cli import (
+    ComparisonFlags,
+    check_lists,
+    parse_own_flags,
+    start,
+    table_file,
 )
-from kdtune.results.sources import read_tables
-from kdtune.results.tables import compare
+from kdtune.config.fields import Setting, check_fields
+from kdtune.config.run import HYPERPARAMETERS
+from kdtune.config.study import Format
+from kdtune.config.task import METRICS
+from kdtune.config.text import InputError, printable_lines
+
+_COLUMN = Setting(metavar="COLUMN")
+_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+_REFUSED = (".db", ".sqlite", ".sqlite3", ".xlsx", ".xls", ".zip")
+"""Endings of the names of tables, and of files that are refused as tables."""
+
+
+@dataclass(frozen=True)
+class AnalysisFlags(ComparisonFlags):
+    """Print the results of a study: the table, the comparison with the baseline, the conclusion.
+
+    Several studies of the same data are compared with the first; the studies of a folder are
+    listed. A table of results made elsewhere (csv, parquet) has flags of its own:
+    python -m kdtune.analysis results.csv --help.
+    """
+
+    by: Annotated[tuple[str, ...], Setting(choices=HYPERPARAMETERS)] = ()
+    """Hyperparameters that distinguish the rows. By default those that were searched."""
+    columns: Annotated[tuple[str, ...], Setting(choices=tuple(METRICS))] = ()
+    """Metrics of the table, on val. By default acc, ce, teacher_acc, logit_diff and agreement; of a
+    training function all that it reports."""
+    format: Format = "md"
+    """Format of the table; md is for reading, csv and json have all columns."""
+    pooled: bool = False
+    """Mean and SD over all epochs of all repeats, as some papers report them. That SD describes the
+    learning curve, not the variation between repeats."""
+    strict: bool = False
+    """Exit with code 3 if a trial is missing, failed or truncated, or the records look wrong."""
+    drop: tuple[str, ...] = ()
+    """Runs to drop from the study, by trial_id: they stay in the records, count in no table and are
+    not run again (unless the search has --rerun-dropped)."""
+    restore: tuple[str, ...] = ()
+    """Dropped runs that count again, by trial_id."""
+    reason: str | None = None
+    """Why runs are dropped or restored."""
+
+
+@dataclass(frozen=True)
+class TableFlags:
+    """Compare configurations in a table of results: summary, comparison and conclusion.
+
+    The table has one row per run, or per run and epoch. Formats: csv and parquet.
+    """
+
+    tables: Annotated[tuple[str, ...], Setting(metavar="TABLE [TABLE ...]")]
+    """File of the table. Several files are read as one table; the column file has their names."""
+    by: tuple[str, ...] = ()
+    """Columns of the hyperparameters that distinguish the configurations."""
+    repeat: Annotated[str | None, _COLUMN] = None
+    """Column of the random seed. Configurations with the same seeds are compared pairwise by seed;
+    others as independent samples. If the column only numbers the runs and the runs had no common
+    seeds, add --unpaired."""
+    metric: str | None = None
+    """Column that is compared."""
+    epoch: Annotated[str | None, _COLUMN] = None
+    """Column of the epoch, if there is one row per run and epoch: the last epoch of each run
+    counts."""
+    example: Annotated[str | None, _COLUMN] = None
+    """Column of the image or example, if there is one row per run and example with, for example,
+    0 or 1 for correct. Then intervals hold for new repeats and new examples."""
+    columns: tuple[str, ...] = ()
+    """Columns of other metrics in the summary."""
+    baseline: str | None = None
+    """Baseline of the comparison: the best configuration with these values,
+    NAME=VALUE[,NAME=VALUE...]. None: alpha=1 if the table has it."""
+    higher_is_better: bool = False
+    """Higher values of the metric are better. By default they are, unless its name has a word such
+    as loss, error, nll or ce."""
+    lower_is_better: bool = False
+    """Lower values of the metric are better."""
+    points: bool = False
+    """The metric is a share in [0, 1] or [0, 100]: differences are percentage points. By default
+    that is so if it is named like an accuracy."""
+    unpaired: bool = False
+    """The same repeat does not mean the same random seed: compare independent samples (Welch)."""
+    pooled: bool = False
+    """Mean and SD over all epochs of all runs in the summary, as some papers report them. That SD
+    mixes the learning curve with the differences between runs."""
+    keep_incomplete: bool = False
+    """Runs with fewer epochs than the others count. By default they are named and left out."""
+    format: Format = "md"
+    """Format of the tables; md is for reading, csv and json have all columns."""
+    strict: bool = False
+    """Exit with code 3 if there are warnings."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for place in self.tables:
+            table_file(place)
+        for name, example in (("by", "alpha"), ("repeat", "seed"), ("metric", "acc")):
+            if not getattr(self, name):
+                raise InputError(
+                    f"--{name} must name a column of {self.tables[0]} (such as --{name} {example})"
+                )
+        if self.higher_is_better and self.lower_is_better:
+            raise InputError("--higher-is-better must not be used with --lower-is-better")
+
+    @property
+    def direction(self) -> bool | None:
+        """Whether higher values are better; None: not given."""
+        return True if self.higher_is_better else False if self.lower_is_better else None
+
+
+FLAGS = (AnalysisFlags, TableFlags)
+
+
+def parse(words: Sequence[str]) -> AnalysisFlags | TableFlags:
+    """Return what a command line asks for: there are other flags for a table than for a study."""
+    tables = [word for word in words if is_table(word)]
+    kind: Any = TableFlags if tables else AnalysisFlags
+    # `--by alpha temperature results.csv` must not take the table for a hyperparameter
+    words = sorted(words, key=lambda word: not is_table(word)) if tables else words
+    _check_kind(words, kind)
+    flags: AnalysisFlags | TableFlags = parse_own_flags(kind, "analysis", words)
+    check_lists(flags, words, "analysis")
+    return flags
+
+
+def is_table(word: str) -> bool:
+    """Return whether a word of a command line names a table of results, not a study."""
+    if word.startswith("-"):
+        return False
+    file = os.path.expanduser(word)  # `table_file` refuses what cannot be a path
+    if "://" in word or os.path.isdir(file):
+        return False
+    suffix = os.path.splitext(file)[1].lower()
+    return suffix in (*_TABLES, *_REFUSED) or (os.path.isfile(file) and suffix != ".json")
+
+
+def _check_kind(words: Sequence[str], kind: type) -> None:
+    """Raise InputError for a flag that is for studies, not tables, or the other way round."""
+    (other,) = (owner for owner in FLAGS if owner is not kind)
+    allowed, others = ({f.name for f in fields(owner)} for owner in (kind, other))
+    for word in words:
+        flag = word.partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in others - allowed:
+            what = "table of results" if other is TableFlags else "study of kdtune"
+            place = next((word for word in words if not word.startswith("-")), "none")
+            raise InputError(f"{flag} must be used with a {what}, but got {place}")
 
 
 def main(flags: AnalysisFlags | TableFlags) -> int:
@@ -40,6 +177,10 @@ def main(flags: AnalysisFlags | TableFlags) -> int:
 
 def _print_table(flags: TableFlags) -> list[str]:
     """Print the comparison in a table of results; return its warnings."""
+    from kdtune.results.results import parse_baseline
+    from kdtune.results.sources import read_tables
+    from kdtune.results.tables import compare
+
     result = compare(
         read_tables(flags.tables),
         flags.by,
@@ -61,6 +202,8 @@ def _print_table(flags: TableFlags) -> list[str]:
 
 def _print_studies(flags: AnalysisFlags) -> list[str]:
     """Print the results of one study or several; return their warnings."""
+    from kdtune.results.several import is_folder_of_studies
+
     if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
         return _print_study(flags.runs[0], flags)
     _check_for_several(flags)
@@ -69,6 +212,9 @@ def _print_studies(flags: AnalysisFlags) -> list[str]:
 
 def _print_study(place: str, flags: AnalysisFlags) -> list[str]:
     """Print the results of one study; return its warnings."""
+    from kdtune.results.comparison import format_table
+    from kdtune.results.results import criterion_of, load
+
     _mark(place, flags)
     results = load(place)
     criterion = criterion_of(flags, results)
@@ -129,6 +275,9 @@ def _check_for_several(flags: AnalysisFlags) -> None:
 
 def _print_several(flags: AnalysisFlags) -> list[str]:
     """Print studies side by side, or the list of a folder's studies; return their warnings."""
+    from kdtune.results.results import check_baseline, criterion_of
+    from kdtune.results.several import list_studies, load_several, studies_text, text
+
     criterion = criterion_of(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)
@@ -143,3 +292,7 @@ def _print_several(flags: AnalysisFlags) -> list[str]:
 
 def _damaged(names: Iterable[str]) -> list[str]:
     return [f"{name} cannot be read" for name in names]
+
+
+if __name__ == "__main__":
+    start("analysis")  # does not return

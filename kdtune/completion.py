@@ -3,15 +3,38 @@
 python -m kdtune.completion bash
 """
 
-if __name__ == "__main__":
-    from kdtune.config.cli import start
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-    start("completion")  # does not return
+from kdtune.config.cli import completion_script, parse_own_flags, start
 
-from kdtune.config.cli import CompletionFlags, script
+
+@dataclass(frozen=True)
+class CompletionFlags:
+    """Print the script that completes commands, flags and their choices in a shell.
+
+    It is for the console script `kdtune`. docs/commands.md says where each shell reads it from.
+    """
+
+    shell: Literal["bash", "zsh", "fish"]
+    """The shell."""
+
+
+FLAGS = (CompletionFlags,)
+
+
+def parse(words: Sequence[str]) -> CompletionFlags:
+    """Return what a command line asks for."""
+    flags: CompletionFlags = parse_own_flags(CompletionFlags, "completion", words)
+    return flags
 
 
 def main(flags: CompletionFlags) -> int:
     """Print the script and return the exit code."""
-    print(script(flags.shell))
+    print(completion_script(flags.shell))
     return 0
+
+
+if __name__ == "__main__":
+    start("completion")  # does not return

@@ -3,26 +3,73 @@
 python -m kdtune.export runs/fashion [--format onnx] [--int8] [--repeat N]
 """
 
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("export")  # answers bad flags before torch loads; does not return
-
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
-from kdtune.config.cli import ExportFlags
+from kdtune.config.cli import EXPORT_FORMATS, check_export, parse_own_flags, start
+from kdtune.config.fields import RepeatNumber, Setting, check_fields
 from kdtune.config.text import InputError, printable
-from kdtune.deploy.export import export
-from kdtune.students.loading import describe_code
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """Export a student of a study's best configuration, checked against PyTorch on its test data.
+
+    The file takes uint8 images [B, C, H, W] and returns logits [B, K]: normalisation is inside. It
+    is written to students/best.onnx (best.pt2, best.safetensors), with a JSON file beside it and a
+    model card, students/README.md.
+    """
+
+    study: Annotated[str, Setting(place=True, metavar="STUDY")]
+    """Folder of the study."""
+    format: Annotated[str, Setting(choices=EXPORT_FORMATS)] = "onnx"
+    """Format of the file: "onnx" for onnxruntime and others, "torch-export" for PyTorch without
+    kdtune, "safetensors" for the weights alone, under the names of the network's layers."""
+    int8: bool = False
+    """Also write students/best-int8.onnx, calibrated on train images, and compare it with float32:
+    accuracy on test, size and latency. Only with format onnx."""
+    repeat: Annotated[RepeatNumber | None, Setting(metavar="INT")] = None
+    """Repeat of the student. None: the lowest one that is there. The one with the best accuracy
+    would be a selection on the data that are to judge it."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_export(self.format, self.int8)
+
+
+FLAGS = (ExportFlags,)
+
+
+def parse(words: Sequence[str]) -> ExportFlags:
+    """Return what a command line asks for.
+
+    Raises:
+        InputError: There is no study, or a value is not allowed.
+    """
+    if list(words) in ([], ["--"]):
+        raise InputError(
+            "STUDY must be given, the folder of a study (python -m kdtune.export runs/NAME)"
+        )
+    flags: ExportFlags = parse_own_flags(ExportFlags, "export", words)
+    return flags
 
 
 def main(flags: ExportFlags) -> int:
     """Export the student, print what was written and return the exit code 0."""
+    from kdtune.deploy.export import export
+    from kdtune.students.loading import describe_code
+
     with suppress(InputError):  # which export says
         if code := describe_code(flags.study):
             print(printable(code), file=sys.stderr)
     say = partial(print, flush=True)  # --int8 takes minutes: a pipe shows each step at once
     export(flags.study, flags.format, flags.int8, flags.repeat, say)
     return 0
+
+
+if __name__ == "__main__":
+    start("export")  # does not return

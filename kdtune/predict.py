@@ -3,31 +3,82 @@
 python -m kdtune.predict runs/photos image.jpg folder "new/*.png" [--top 5] [--format csv]
 """
 
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("predict")  # refuses wrong flags before torch is loaded; does not return
+from __future__ import annotations
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor
-
-from kdtune.config.cli import PredictFlags, PredictFormat
-from kdtune.config.study import Study
+from kdtune.config.cli import parse_own_flags, start
+from kdtune.config.fields import BatchSize, Count, RepeatNumber, Setting, check_fields
+from kdtune.config.study import Device, Study
 from kdtune.config.text import InputError, in_spreadsheet, printable
-from kdtune.streams.views import check_gpus, count_gpus, device_of
-from kdtune.students.loading import describe_code, load_student
-from kdtune.students.trained import Prediction, find_images, predict_files
 
-COLUMNS = ("file", "rank", "class", "probability")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdtune.students.trained import Prediction
+
+PredictFormat = Literal["table", "csv", "json"]
+_COLUMNS = ("file", "rank", "class", "probability")
 Top = list[tuple[str, float]]
 """The most probable classes with their probabilities, in descending order."""
+
+
+@dataclass(frozen=True)
+class PredictFlags:
+    """Predict the classes of images with a student that a study has trained.
+
+    Exit code 1 says that some images could not be read; they are named, the others are predicted.
+    """
+
+    student: Annotated[str, Setting(place=True, metavar="STUDENT")]
+    """Folder of the study, s3://BUCKET/PREFIX/NAME, its students/, or one file in students/."""
+    images: Annotated[tuple[str, ...], Setting(place=True, metavar="IMAGE [IMAGE ...]")]
+    """Image files, folders (searched with all their folders) and patterns, quoted: "new/*.jpg"."""
+    repeat: Annotated[RepeatNumber | None, Setting(metavar="INT")] = None
+    """Repeat of the student. None: that of the file, else the lowest; never the most accurate one,
+    whose accuracy would be optimistic."""
+    top: Count = 1
+    """Number of the most probable classes that are shown, at most all."""
+    format: PredictFormat = "table"
+    """Format of the output: a table for reading, or csv or json with each probability in full
+    precision."""
+    batch_size: BatchSize = 64
+    """Images that are predicted at once."""
+    device: Device = "auto"
+    """Device of the student: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda
+    if there is such a GPU, else cpu)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+FLAGS = (PredictFlags,)
+
+
+def parse(words: Sequence[str]) -> PredictFlags:
+    """Return what a command line asks for.
+
+    Raises:
+        InputError: There is no student or no image, or a value is not allowed.
+    """
+    if list(words) in ([], ["--"]):
+        raise InputError(
+            "STUDENT and IMAGE must be given, the folder of a study and images (python -m "
+            "kdtune.predict runs/NAME image.jpg)"
+        )
+    flags: PredictFlags = parse_own_flags(PredictFlags, "predict", words)
+    if not flags.images:
+        raise InputError(
+            f"IMAGE must be given, an image file, a folder or a pattern (python -m kdtune.predict "
+            f"{flags.student} image.jpg)"
+        )
+    return flags
 
 
 def main(flags: PredictFlags) -> int:
@@ -36,6 +87,10 @@ def main(flags: PredictFlags) -> int:
     Raises:
         InputError: There is no such student, device or image.
     """
+    from kdtune.streams.views import check_gpus, count_gpus, device_of
+    from kdtune.students.loading import describe_code, load_student
+    from kdtune.students.trained import find_images, predict_files
+
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are no valid UTF-8
         sys.stdout.reconfigure(errors="surrogateescape")
     study = Study(device=flags.device)
@@ -67,6 +122,9 @@ def _shown(
 
     There is none below lines that csv prints on the same terminal.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     is_shown = console.is_terminal and not (format == "csv" and sys.stdout.isatty())
     # rich would send what is printed to the console of the bar, which is stderr
@@ -122,7 +180,7 @@ def _print_csv(tops: Iterable[tuple[str, Top]]) -> None:
         return in_spreadsheet(printable(name) if sys.stdout.isatty() else name)
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(_COLUMNS)
     for file, top in tops:
         rows = enumerate(top, 1)
         writer.writerows((cell(file), rank, cell(name), p) for rank, (name, p) in rows)
@@ -142,3 +200,7 @@ _PRINT: dict[str, Callable[[Iterable[tuple[str, Top]]], None]] = {
     "csv": _print_csv,
     "json": _print_json,
 }
+
+
+if __name__ == "__main__":
+    start("predict")  # does not return

@@ -4,22 +4,44 @@ python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
 python -m kdtune.report runs/fashion runs/other [--out FILE.html]      one page, side by side
 """
 
-if __name__ == "__main__":
-    from kdtune.config.cli import start
-
-    start("report")  # reports invalid flags before pandas and matplotlib load; does not return
-
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from kdtune.config.cli import ReportFlags
+from kdtune.config.cli import ComparisonFlags, check_lists, parse_own_flags, start
+from kdtune.config.fields import Setting
 from kdtune.config.text import InputError
-from kdtune.reporting.build import output_file, write, write_comparison
-from kdtune.results.results import check_baseline, criterion_of, load
-from kdtune.results.several import load_several
+
+
+@dataclass(frozen=True)
+class ReportFlags(ComparisonFlags):
+    """Write report.html and figures/ into a study's folder: one page that works offline.
+
+    Of several studies of the same data it is one page that compares them.
+    """
+
+    out: Annotated[str | None, Setting(place=True)] = None
+    """Folder for report.html and figures/. None: the study's own. With several studies the file of
+    the page; None: comparison-NAME-NAME.html."""
+
+
+FLAGS = (ReportFlags,)
+
+
+def parse(words: Sequence[str]) -> ReportFlags:
+    """Return what a command line asks for."""
+    flags: ReportFlags = parse_own_flags(ReportFlags, "report", words)
+    check_lists(flags, words, "report")
+    return flags
 
 
 def main(flags: ReportFlags) -> int:
     """Write the report, print the path of its page and return the exit code."""
+    from kdtune.reporting.build import output_file, write, write_comparison
+    from kdtune.results.results import check_baseline, criterion_of, load
+    from kdtune.results.several import load_several
+
     if "://" in (flags.out or ""):
         raise InputError(f"--out must be on this machine, but got {flags.out}; give a path.")
     if len(flags.runs) > 1:
@@ -41,3 +63,7 @@ def main(flags: ReportFlags) -> int:
     results = load(run)
     print(write(results, criterion_of(flags, results), Path(flags.out or run)))
     return 0
+
+
+if __name__ == "__main__":
+    start("report")  # does not return

@@ -20,7 +20,7 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, str(Path(HERE).parent / "experiments"))
 sys.path.insert(0, HERE)  # reference.py, factories.py; also for Ray's workers and subprocesses:
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
-# why: kdtune.raytune.session.DEFAULTS
+# why: kdtune.raytune.session.RAY_DEFAULTS
 os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
 from tiny_run import TINY, train_tiny_teacher  # noqa: E402 - found through the path above

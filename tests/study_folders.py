@@ -15,9 +15,8 @@ import pandas as pd
 import kdtune
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.records import Cost, Role
-from kdtune.config.run import Run
+from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Study
-from kdtune.config.task import HYPERPARAMETERS
 from kdtune.results.frames import config_label
 from kdtune.results.results import Results
 from kdtune.storage.records import FinalPair, Records, Round

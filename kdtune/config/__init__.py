@@ -1,17 +1,18 @@
-"""Configuration of a study: what it is, its checks, its JSON, the command lines.
+"""What a study is: its fields, checks, JSON, identity and command line. No torch, Ray or pandas.
 
-- cli: command lines: `python -m kdtune.<command> [EXPERIMENT.py] [--flags]`
-- text: text for people: error messages, numbers, names of unknown origin
-- files: files and folders: names in a study's folder, atomic writes, who may write
-- fields: declarations of fields: bounds, roles, effects, and the identity of a configuration
-- run: configuration of one distillation run, with its checks and migrations
-- study: configuration of a study: a run, the space searched around it and what it runs on
-- task: what the trials of a study train: hyperparameters, metrics, own training functions
-- records: records of costs, teachers and students: the content of JSON files
-- objects: models and data that are passed as objects, and the names under which a study knows them
-- conventions: other tools' distillation losses: a table, and the conversion of their weights
+    cli           command lines: the commands, their process, flags of a study
+    study         a study: the run, the space around it and what it runs on
+    defaults      the default study, and the recipe of teachers that are given none
+    run           one distillation run: its fields and checks
+    task          what trials train: metrics, tasks, own training functions, lists and ranges
+    migrations    the schema of study.json, and older ones
+    records       costs, accuracy of teachers, students: the content of JSON files
+    conventions   losses of other tools, and the conversion of their weights
+    fields        declarations: bounds, losses, optimisers, schedules, effects and ids
+    objects       models and data that are passed as Python objects
+    files         names of files, atomic writes, who may write; paths and URIs
+    images        orientation of images
+    text          messages, errors, numbers, names of unknown origin
 
-Imports no other package; the table of objectives in `kdtune.training` is looked up by name. Needs
-the standard library, tyro, platformdirs and Pillow only, the latter three imported when they are
-needed.
+May import no other package of kdtune.
 """

@@ -1,26 +1,50 @@
 """Records of costs, teachers and students: the content of JSON files."""
 
 import json
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from PIL import ExifTags, Image
+from annotated_types import Interval
 
-from kdtune.config.fields import MAX_COUNT, MAX_PARAMS, Role, Setting, check_fields
+from kdtune.config.fields import Params, Positive, Role, check_fields
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, atomic_write
-from kdtune.config.run import Orientation, Run, migrate_run
+from kdtune.config.migrations import migrate_run
+from kdtune.config.run import Run
 from kdtune.config.text import DAMAGED, InputError, first_line
+
+# Reading and writing.
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    # imported here, since a command line is read without it
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _read(kind: Any, text: str | bytes) -> Any:
+    """Return the records of JSON; fields that this version does not know are ignored.
+
+    Raises ValueError for values of other types, or outside their bounds.
+    """
+    return _adapter(kind).validate_json(text, strict=True)
+
+
+def _write(file: Path, content: object) -> None:
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
 
 # Cost of a model: its numbers, their file, and limits on them.
 
 
-MEASURED = Setting(low=0, high=1e30)
-"""Bounds of a number of a model: none is greater."""
+_Number = Annotated[float, Interval(ge=0, le=1e30)]
+_Whole = Annotated[int, Interval(ge=0, le=10**18)]
 
 
 @dataclass(frozen=True)
@@ -30,22 +54,22 @@ class Cost:
     role: Role
     model: str
     """Name, as the user gives it."""
-    params: Annotated[int, MEASURED]
+    params: _Whole
     """Number of parameters."""
-    bytes: Annotated[int, MEASURED]
+    bytes: _Whole
     """Size of its weights as a safetensors file."""
-    flops: Annotated[int | None, MEASURED]
+    flops: _Whole | None
     """Floating-point operations of one example; a multiply-add counts as two, element-wise
     operations are not counted. None: not known, since the model has operations without a count."""
-    latency_ms: Annotated[float, MEASURED]
+    latency_ms: _Number
     """Median time of one example, from view to logits, in milliseconds."""
-    latency_ms_iqr: Annotated[float | None, MEASURED]
+    latency_ms_iqr: _Number | None
     """Interquartile range of that time. None: too few measurements."""
-    latency32_ms: Annotated[float, MEASURED]
+    latency32_ms: _Number
     """Median time of a batch of 32 examples, in milliseconds."""
-    latency32_ms_iqr: Annotated[float | None, MEASURED]
+    latency32_ms_iqr: _Number | None
     """Interquartile range of that time. None: too few measurements."""
-    threads: Annotated[int, MEASURED]
+    threads: _Whole
     """Threads of the CPU that the measurement may use."""
     device: str
     """"cpu" or "cuda"."""
@@ -59,9 +83,7 @@ class Cost:
 
 def write_costs(folder: Path, costs: Sequence[Cost]) -> None:
     """Write costs.json of a study."""
-    with atomic_write(folder / COSTS) as part:
-        text = json.dumps({"schema": 1, "models": [asdict(cost) for cost in costs]}, indent=2)
-        part.write_text(text, encoding="utf-8")
+    _write(folder / COSTS, {"schema": 1, "models": [asdict(cost) for cost in costs]})
 
 
 def read_costs(folder: Path) -> list[Cost]:
@@ -69,24 +91,26 @@ def read_costs(folder: Path) -> list[Cost]:
 
     The driver measures what is missing when it next runs trials.
     """
-    names = {field.name for field in fields(Cost)}
-    with suppress(OSError, *DAMAGED):
-        models: list[dict[str, Any]] = json.loads((folder / COSTS).read_text("utf-8"))["models"]
-        # a later version may have added fields
-        costs = [Cost(**{k: v for k, v in model.items() if k in names}) for model in models]
-        for cost in costs:
-            check_fields(cost)
+    with suppress(OSError, ValueError):
+        costs: list[Cost] = _read(_Costs, (folder / COSTS).read_bytes()).models
         return costs
     return []
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Content of costs.json."""
+
+    models: list[Cost]
 
 
 @dataclass(frozen=True)
 class Limits:
     """Limits on the cost of a student; raises InputError for impossible ones."""
 
-    max_ms: Annotated[float | None, Setting(above=0, high=MAX_COUNT)] = None
+    max_ms: Positive | None = None
     """Greatest median latency at batch size 1 in milliseconds."""
-    max_params: Annotated[int | None, Setting(low=1, high=MAX_PARAMS)] = None
+    max_params: Params | None = None
     """Greatest number of parameters."""
 
     def __post_init__(self) -> None:
@@ -106,9 +130,8 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-# Accuracy of a study's teachers: the record teacher/accuracy.json.
-#
-# It is written before the first run, and read by tables, warnings and the report.
+# Accuracy of a study's teachers: the record teacher/accuracy.json. It is written before the first
+# run, and read by tables, warnings and the report.
 
 
 @dataclass(frozen=True)
@@ -121,6 +144,10 @@ class Accuracy:
     """Examples that are classified correctly."""
     largest_class: int
     """Examples of the most frequent class."""
+
+    def __post_init__(self) -> None:
+        if not (self.n > 0 <= self.correct <= self.n and 0 <= self.largest_class <= self.n):
+            raise ValueError(f"an accuracy must be a share of examples, but got {self!r}")
 
     @property
     def share(self) -> float:
@@ -183,8 +210,11 @@ class TeacherAccuracy:
 
 def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:
     """Return the record in a study's folder; [] if there is none, or it is damaged."""
-    with suppress(OSError, *DAMAGED):
-        return [_read(one) for one in json.loads((folder / TEACHER_ACCURACY).read_text("utf-8"))]
+    with suppress(OSError, ValueError):
+        records: list[TeacherAccuracy] = _read(
+            list[TeacherAccuracy], (folder / TEACHER_ACCURACY).read_bytes()
+        )
+        return records
     return []
 
 
@@ -192,32 +222,15 @@ def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> 
     """Write the record into a study's folder."""
     file = folder / TEACHER_ACCURACY
     file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file) as part:
-        part.write_text(json.dumps([asdict(one) for one in records], indent=2), encoding="utf-8")
+    _write(file, [asdict(record) for record in records])
 
 
-def _read(values: Mapping[str, Any]) -> TeacherAccuracy:
-    """Return a record; raise ValueError or another error for values that none has."""
-    splits = {split: Accuracy(**counts) for split, counts in values["splits"].items()}
-    record = TeacherAccuracy(**{**values, "splits": splits})
-    for part in (record, *splits.values()):
-        check_fields(part)
-    for one in splits.values():
-        if not (one.n > 0 <= one.correct <= one.n and 0 <= one.largest_class <= one.n):
-            raise ValueError(f"an accuracy must be a share of examples, but got {one!r}")
-    return record
-
-
-# Content of students/students.json: all that predicting with a study's students needs.
+# Content of students/students.json: all that predicting with a study's students needs. The schema
+# is raised when the meaning of the file changes, not for a new field with a default.
 #
-#         1   versions before 0.2: the fields of the best configuration's run, and in most of them
-#                 `preprocessing`
-#         2   `schema`, and the fields of `StudentsRecord`
-#
-# The schema is raised when the meaning of the file changes. A new field with a default does not
-# raise
-# it.
-
+#     1   versions before 0.2: the fields of the best configuration's run, and in most of them
+#         `preprocessing`
+#     2   `schema`, and the fields of `StudentsRecord`
 
 SCHEMA = 2
 REMEDY = "repeat the study's command, which writes the file again, or copy the whole folder again"
@@ -245,7 +258,7 @@ class InputRecord:
 
     kind: str
     """"files" (images of any size), "images" (of one size) or "tensors"."""
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Interval(gt=0, lt=2**31)], ...]
     """Shape of one view: (C, H, W) of an image."""
     dtype: str
     """Type of its numbers, such as "uint8"."""
@@ -260,7 +273,7 @@ class StudentRecord:
     trial_id: str = ""
     sha256: str = ""
     """Digest of the file; "" if it is not known."""
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     """Metrics at the last epoch, by split (val, test) and name (acc, ce, ...)."""
 
 
@@ -308,29 +321,34 @@ def read_students_record(folder: Path) -> StudentsRecord:
     """
     file = folder / STUDENTS_CONFIG
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(text := file.read_text(encoding="utf-8"))
+        schema = values.get("schema", 1)
+        is_newer = isinstance(schema, int) and schema > SCHEMA
+        if not is_newer:
+            record: StudentsRecord
+            record = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
+            record.configured_run  # noqa: B018 - checks the values
+            return record
     except FileNotFoundError:
         raise InputError(
             f"a folder of students must hold {STUDENTS_CONFIG}, but {folder} does not; {REMEDY}"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} is damaged ({first_line(error)}); {REMEDY}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file} is damaged (it is no JSON object); {REMEDY}")
-    schema = values.get("schema", 1)
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise InputError(
-            f"{file} was written by a newer version of kdtune (schema {schema}, but this version "
-            f"reads schema {SCHEMA} and older); update kdtune to read it"
-        )
-    try:
-        record = _from_1(values) if schema == 1 else _from_2(values)
-        record.configured_run  # noqa: B018 - checks the values
-        _check(record)
-    except DAMAGED as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
-        raise InputError(f"{file} is damaged ({reason}); {REMEDY}") from None
-    return record
+    except (OSError, *DAMAGED) as error:
+        raise InputError(f"{file} is damaged ({_reason(error)}); {REMEDY}") from None
+    raise InputError(
+        f"{file} was written by a newer version of kdtune (schema {schema}, but this version reads "
+        f"schema {SCHEMA} and older); update kdtune to read it"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a record; of an error of pydantic, the first entry and why."""
+    if isinstance(error, KeyError):
+        return f"no entry {error}"
+    if hasattr(error, "errors"):
+        fault = error.errors()[0]
+        return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    return first_line(error)
 
 
 def _from_1(values: Mapping[str, Any]) -> StudentsRecord:
@@ -341,84 +359,3 @@ def _from_1(values: Mapping[str, Any]) -> StudentsRecord:
         preprocessing=values.get("preprocessing"),
         schema=1,
     )
-
-
-def _from_2(values: Mapping[str, Any]) -> StudentsRecord:
-    known = {f.name: values[f.name] for f in fields(StudentsRecord) if f.name in values}
-    own = known.get("input")
-    return StudentsRecord(
-        **known
-        | {
-            "model": ModelRecord(**_known(ModelRecord, values["model"])),
-            "input": own and InputRecord(own["kind"], _listed(own["shape"]), own["dtype"]),
-            "classes": _listed(values["classes"]),
-            "students": tuple(
-                StudentRecord(**_known(StudentRecord, one)) for one in values["students"]
-            ),
-        }
-    )
-
-
-def _listed(values: object) -> tuple[Any, ...]:
-    """Return the items of a list; raise TypeError for a text, which has items, too."""
-    if not isinstance(values, list):
-        raise TypeError(f"a list is expected, but got a {type(values).__name__}")
-    return tuple(values)
-
-
-def _check(record: StudentsRecord) -> None:
-    """Raise InputError, which is a ValueError, for a value of another type."""
-    for part in (record, record.model, record.input, *record.students):
-        if part is not None:
-            check_fields(part)
-    own = record.input
-    if own is not None and not all(type(n) is int and 0 < n < 2**31 for n in own.shape):
-        raise ValueError(f"the shape of the input must be whole numbers, but is {own.shape}")
-    if not all(isinstance(name, str) for name in record.classes):
-        raise ValueError("the names of the classes must be a list of texts")
-    for name in ("preprocessing", "configuration", "versions", "run"):
-        value = getattr(record, name)
-        if not isinstance(value, Mapping) and (name, value) != ("preprocessing", None):
-            raise ValueError(f"{name} must be an object, but is a {type(value).__name__}")
-
-
-def _known(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of fields that this version knows."""
-    return {f.name: values[f.name] for f in fields(owner) if f.name in values}
-
-
-# EXIF orientation of images of Pillow, read without the rest of their EXIF data.
-
-
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
-    *(LookupError, TypeError, ArithmeticError, AttributeError, EOFError, struct.error, zlib.error),
-)
-"""Errors of Pillow for a file that is no image, or a damaged one."""
-
-
-TURNS = {
-    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180},
-    **{4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE},
-    **{6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
-}
-"""How an image is shown, by its EXIF orientation; 1 is as stored."""
-
-
-def oriented(image: Image.Image, orientation: Orientation | None) -> Image.Image:
-    """Return an image as its EXIF data say, or as it is stored.
-
-    Args:
-        image: of Pillow.
-        orientation: whether it is rotated and mirrored as its EXIF data say; None: it is.
-    """
-    if orientation == "stored":
-        return image
-    # first, since some formats load in getexif; a second load after a failure returns black
-    image.load()
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except UNREADABLE:  # damaged EXIF data say nothing
-        return image
-    # not ImageOps.exif_transpose, which also writes the other EXIF data anew and may fail
-    return image if turn is None else image.transpose(turn)

@@ -1,4 +1,4 @@
-"""What the trials of a study train: hyperparameters, metrics, own training functions."""
+"""What the trials of a study train: metrics, tasks, own training functions, ranges."""
 
 from __future__ import annotations
 
@@ -7,45 +7,31 @@ import importlib
 import inspect
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from kdtune.config import fields as effects
-from kdtune.config.fields import (
-    MAX_INTEGER,
-    MAX_NUMBER,
-    Config,
-    Hyperparameter,
-    Value,
-    declarations,
-    searchable,
-)
-from kdtune.config.run import BaseRun, Run
+from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value
 from kdtune.config.text import InputError, shown, user_code
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-# Metrics of a split: one table that the loop, the records, tables, figures and flags read.
-#
-# Nothing here imports torch or numpy: the functions use methods of the tensors that they are
-# given,
-# so that the results and `--help` can read the table without it. Logits are [B, K] for a batch
-# and
-# [N, K] for a whole split, labels int64 [B] or [N]. `teacher` is None where there is no teacher;
-# only
-# metrics with `needs_teacher` use it, and they are not computed then.
-
-
-if TYPE_CHECKING:
     OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
     OfSplit = Callable[[Tensor, Any, Tensor], float]
     OfExample = Callable[[Any, Mapping[str, Any]], Any]
+
+
+# Metrics of a split: one table that the loop, the records, tables, figures and flags read.
+#
+# Nothing here imports torch or numpy: the functions use methods of the tensors that they are given,
+# so that the results and `--help` can read the table without them. Logits are [B, K] for a batch
+# and [N, K] for a whole split, labels int64 [B] or [N]. `teacher` is None where there is no
+# teacher; only metrics with `needs_teacher` use it, and they are not computed then.
 
 ECE_BINS = 15
 
@@ -63,7 +49,7 @@ class Metric:
     those of a share in [0, 100], nats are printed."""
     better: Literal["higher", "lower"] | None
     """Which of two values is better; None: neither."""
-    comparable: bool
+    comparable: bool = True
     """Whether it means the same in every configuration; a loss that alpha weights does not."""
     needs_teacher: bool = False
     of_batch: OfBatch | None = None
@@ -157,40 +143,75 @@ def _gap(metrics: Mapping[str, Any]) -> Any:
 METRICS = {
     metric.name: metric
     for metric in (
-        # the loop computes these three, with the gradient
+        # the loop computes the first three, with the gradient
         Metric("loss", "loss", "nats", "lower", comparable=False),
-        Metric("ce", "cross-entropy", "nats", "lower", True, of_example=_nll_of_examples),
+        Metric("ce", "cross-entropy", "nats", "lower", of_example=_nll_of_examples),
         Metric("distill", "distillation term", "nats", "lower", comparable=False),
         Metric(
-            *("acc", "accuracy", "points", "higher", True),
+            name="acc",
+            label="accuracy",
+            unit="points",
+            better="higher",
             of_batch=_accuracy,
             of_example=lambda np, of: of["correct"],
         ),
-        Metric("teacher_acc", "teacher accuracy", "points", None, True, True, _teacher_accuracy),
         Metric(
-            *("logit_diff", "logit difference", "", "lower", True, True, _logit_difference),
+            name="teacher_acc",
+            label="teacher accuracy",
+            unit="points",
+            better=None,
+            needs_teacher=True,
+            of_batch=_teacher_accuracy,
+        ),
+        Metric(
+            name="logit_diff",
+            label="logit difference",
+            unit="",
+            better="lower",
+            needs_teacher=True,
+            of_batch=_logit_difference,
             of_example=lambda np, of: of["logit_diff"],
         ),
         Metric(
-            *("agreement", "agreement", "points", "higher", True, True, _agreement),
+            name="agreement",
+            label="agreement",
+            unit="points",
+            better="higher",
+            needs_teacher=True,
+            of_batch=_agreement,
             of_example=lambda np, of: of["predicted"] == of["teacher"],
         ),
         Metric(
-            *("kl", "KL divergence", "nats", "lower", True, True, _kl),
+            name="kl",
+            label="KL divergence",
+            unit="nats",
+            better="lower",
+            needs_teacher=True,
+            of_batch=_kl,
             of_example=lambda np, of: of["kl"],
         ),
         Metric(
-            *("nll", "negative log-likelihood", "nats", "lower", True),
+            name="nll",
+            label="negative log-likelihood",
+            unit="nats",
+            better="lower",
             of_split=negative_log_likelihood,
             of_example=_nll_of_examples,
         ),
         Metric(
-            *("ece", "calibration error", "points", "lower", True),
+            name="ece",
+            label="calibration error",
+            unit="points",
+            better="lower",
             of_split=expected_calibration_error,
         ),
-        Metric("macro_f1", "macro F1", "points", "higher", True, of_split=macro_f1),
+        Metric("macro_f1", "macro F1", "points", "higher", of_split=macro_f1),
         Metric(
-            *("gap", "gap to the teacher", "points", "lower", True, True),
+            name="gap",
+            label="gap to the teacher",
+            unit="points",
+            better="lower",
+            needs_teacher=True,
             derived=_gap,
             of_example=lambda np, of: 1.0 * (of["teacher"] == of["label"]) - of["correct"],
         ),
@@ -311,25 +332,11 @@ def own_metric(name: str, better: Any = None) -> Metric:
     label, unit = (known.label, known.unit) if known else (name, "")
     unit = unit if unit == "points" else ""  # a share, which `function_trial` checks
     better = better or (known.better if known else None)
-    return Metric(name, label, unit, better, True, of_example=partial(_column, name))
+    return Metric(name, label, unit, better, of_example=partial(_column, name))
 
 
 def _column(name: str, np: Any, predictions: Mapping[str, Any]) -> Any:
     return predictions[name]
-
-
-DISTILLATION = Task(
-    hyperparameters={name: searchable(Run)[name] for name in effects.hyperparameters_of(Run)},
-    metrics=METRICS,
-    score="acc",
-    baseline={"alpha": 1},
-    table_metrics=("acc", "ce", "teacher_acc", "logit_diff", "agreement"),
-    group="student",
-    baseline_words="training without distillation",
-    subject="Distillation",
-    is_distillation=True,
-)
-"""The task of `Run`: a student learns from a teacher."""
 
 
 def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
@@ -337,6 +344,75 @@ def check_names(what: str, names: Collection[str], known: Collection[str]) -> No
     for name in names:
         if name not in known:
             raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
+
+
+# What plan, records and tables know of a trial, whatever it trains.
+
+
+def name_trial(config_id: str, repeat: int) -> str:
+    """Return the name of the trial of a configuration in a repeat."""
+    return f"{config_id}-r{repeat:02d}"
+
+
+class BaseRun(ABC):
+    """One trial: a configuration in a repeat. Its subclasses are frozen dataclasses."""
+
+    repeat: int
+    seed: int
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """What the trials of the study train."""
+
+    @property
+    @abstractmethod
+    def config(self) -> Config:
+        """The hyperparameters, with None for those that have no effect."""
+
+    @property
+    @abstractmethod
+    def config_id(self) -> str:
+        """Eight hex digits that name the configuration, the same in every repeat."""
+
+    @abstractmethod
+    def sample(self, **values: Any) -> Self:
+        """Return the run with a sample of a search space, and perhaps another repeat."""
+
+    def at(self, repeat: int) -> Self:
+        """Return the run of the same configuration in another repeat."""
+        return replace(self, repeat=repeat)  # type: ignore[type-var]
+
+    def value(self, name: str) -> Value:
+        """Return the value of a hyperparameter, whether it has an effect or not."""
+        found: Value = getattr(self, name)
+        return found
+
+    def resolved_value(self, name: str) -> Value:
+        """Return the value of a hyperparameter; if None stands for another's value, that one."""
+        found, like = self.value(name), self.task.hyperparameters[name].like
+        return self.value(like) if found is None and like is not None else found
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """Number of epochs of the trial; None if it is not known."""
+        found: int | None = getattr(self, "epochs", None)
+        return found
+
+    @property
+    def trial_id(self) -> str:
+        """Name of the trial: this configuration in this repeat."""
+        return name_trial(self.config_id, self.repeat)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the configuration belongs to the baseline."""
+        return self.task.is_baseline(self.config)
+
+    @property
+    def group(self) -> str:
+        """The configurations that this one is compared with: those of its student."""
+        return "" if self.task.group is None else str(self.value(self.task.group))
 
 
 # A trial of a training function of the user's own, and the task that its study declares.
@@ -565,25 +641,10 @@ def check_signature(function: object, name: str) -> None:
         ) from None
 
 
-# Hyperparameters that a study may search, and the lists and ranges that it searches.
-#
-# Which fields these are, their bounds and their effects stand in one place, the annotations of
-# `Run`.
-
-
-HYPERPARAMETERS = effects.hyperparameters_of(Run)
-"""Fields of a run that a configuration may set. The others define the study."""
+# Values that a study searches: lists and ranges.
 
 BOUNDED = f"be a finite number of at most {MAX_NUMBER:g}, or a whole number of 64 bits"
 """What `is_bounded` demands, in words."""
-
-MISSING: Mapping[str, Any] = MappingProxyType({})
-
-OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
-"""Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
-
-LIKE = {name: setting.like for name, setting in searchable(Run).items() if setting.like is not None}
-"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
 
 
 @dataclass(frozen=True)
@@ -672,26 +733,6 @@ def is_bounded(value: object) -> bool:
     return isinstance(value, float) and abs(value) <= MAX_NUMBER  # False for NaN
 
 
-def to_values(name: str, values: object) -> Values:
-    """Return the values of a run's hyperparameter as a tuple or a range.
-
-    Raises InputError for anything else, for a name that is no hyperparameter, and for a None that
-    stands for the value of another one.
-    """
-    if name not in HYPERPARAMETERS:
-        raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
-    found = to_list_or_range(name, values)
-    like = searchable(Run)[name].like
-    if not isinstance(found, Range) and None in found and (like is not None or len(found) > 1):
-        what, remedy = "values", "leave None out"
-        if like is not None:
-            what, remedy = "numbers", f"give the values of {like} that it may be equal to"
-        raise InputError(f"{name} must be searched among {what}, but got None; {remedy}")
-    if isinstance(found, Range) and declarations(Run)[name].number_kind is float:
-        return replace(found, low=float(found.low), high=float(found.high))
-    return found
-
-
 def to_list_or_range(name: str, values: object) -> Values:
     """Return the values of a space as a tuple or a range; raise InputError for anything else."""
     if isinstance(values, Range):
@@ -728,46 +769,3 @@ def covers(wide: Values, narrow: Values) -> bool:
         isinstance(end, int | float) and wide.low <= end <= wide.high
         for end in ends  # which may be a word, or None where that stands for another's value
     )
-
-
-def canonical(config: Mapping[str, Any]) -> Config:
-    """Return the configuration with None for every hyperparameter that has no effect in it.
-
-    For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
-    the optimizer "adamw", lr_step_size with any schedule but "step".
-    """
-    return effects.canonical(config, effects.conditional_of_class(Run))
-
-
-def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = MISSING) -> Config:
-    """Return a recorded configuration with the hyperparameters that later versions have added.
-
-    They have their neutral values where they have an effect, else None. So a configuration is the
-    same whether it was recorded before or after a hyperparameter was added.
-
-    Args:
-        config: The recorded configuration.
-        study_values: Of the study, see `Run.study_values`; without them these are None.
-    """
-    missing = [name for name in HYPERPARAMETERS if name not in config]
-    if not missing:
-        return dict(config)
-    neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
-    whole = neutral | dict(study_values) | dict(config)
-    return dict(config) | {n: canonical(whole)[n] for n in missing}
-
-
-def active_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recorded configuration that have an effect, see `complete`."""
-    whole = effects.resolved(complete(config), searchable(Run))
-    return {name: value for name, value in whole.items() if value is not None}
-
-
-def sample_values(config: Mapping[str, Any], base: Run) -> dict[str, Any]:
-    """Return the values with which `base.sample` makes the run of a recorded configuration.
-
-    A None that stands for the value of another hyperparameter stays None where `base` has it.
-    """
-    values = active_values(config)
-    alike = [n for n, other in LIKE.items() if values.get(n) == values.get(other)]
-    return {n: v for n, v in values.items() if n not in alike or base.value(n) is not None}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdtune import __version__
 from kdtune.config.fields import name_of_data
-from kdtune.config.records import TURNS, oriented
+from kdtune.config.images import TURNS, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.text import printable
 from kdtune.deploy.onnx import OUTPUT, Predict, Signature

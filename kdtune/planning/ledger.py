@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtune.config.run import BaseRun
 from kdtune.config.study import BUDGET, Study, recorded_run
+from kdtune.config.task import BaseRun
 from kdtune.statistics import selection as racing
 from kdtune.statistics.selection import Table, rungs
 from kdtune.statistics.tests import AnytimeTest

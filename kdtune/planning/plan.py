@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.config.run import BaseRun
 from kdtune.config.study import Study
-from kdtune.config.task import covers
+from kdtune.config.task import BaseRun, covers
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
     Arm,

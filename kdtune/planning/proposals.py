@@ -18,9 +18,9 @@ from scipy.special import expit, logit
 
 from kdtune.config.fields import Value
 from kdtune.config.files import atomic_write
-from kdtune.config.run import BaseRun, derive_seed
+from kdtune.config.run import derive_seed
 from kdtune.config.study import Study, as_declared
-from kdtune.config.task import Range, Values, including
+from kdtune.config.task import BaseRun, Range, Values, including
 from kdtune.config.text import short
 from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics.intervals import mean_interval

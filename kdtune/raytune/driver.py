@@ -53,7 +53,7 @@ from kdtune.raytune.machines import (
     fingerprints_of,
     preflight,
 )
-from kdtune.raytune.objects import share_objects, take_objects
+from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import (
     ProgressDisplay,
     describe_end,
@@ -61,7 +61,7 @@ from kdtune.raytune.progress import (
     notified,
     print_recipe,
 )
-from kdtune.raytune.recorder import MAX_RETRIES, Recorder
+from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
 from kdtune.raytune.session import (
     check_address,
     check_local_ray,
@@ -71,12 +71,12 @@ from kdtune.raytune.session import (
     summarised,
 )
 from kdtune.raytune.teachers import (
-    check_teachers,
+    gate_teachers,
     measure_before_ray,
     measure_with_ray,
     train_teachers,
 )
-from kdtune.raytune.trial import distillation_epochs, teacher_files
+from kdtune.raytune.trial import distillation_epochs, files_of_teachers
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
 from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
@@ -236,7 +236,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """
     check_packages(study.tracker)
     trackers, command = study.tracker, study.notify
-    study = take_objects(_located(replace(study, tracker=(), notify=None)), ray_init)
+    study = freeze_objects(_located(replace(study, tracker=(), notify=None)), ray_init)
     folder, mirror = study.folder, Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
@@ -312,7 +312,7 @@ def _begin(
     if saved is not None and not is_done:
         study = _resolve(study, begun=True)
     if study.train is None:
-        mirror.pull(*teacher_files(study))
+        mirror.pull(*files_of_teachers(study))
     fingerprints = dict(saved.fingerprints) if saved else {}
     if not is_done:
         _check_resources(study, ray_init)
@@ -416,7 +416,7 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         if prepared.data is not None:
             measure_with_ray(study, mirror, capacity.trial, say)
             train_teachers(study, capacity.trial, say, display.print_epoch)
-            check_teachers(study, mirror, capacity.trial, say)
+            gate_teachers(study, mirror, capacity.trial, say)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         say(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -543,7 +543,7 @@ def _fit(
             callbacks=callbacks,
             # Ray's own reporter for notebooks clears what the study has printed, even if verbose=0
             progress_reporter=tune.CLIReporter(),
-            failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+            failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_RETRIES),
             verbose=0,
         ),
     )

@@ -38,9 +38,9 @@ from kdtune.config.files import (
 )
 from kdtune.config.objects import NO_OBJECTS, Objects
 from kdtune.config.records import InputRecord, ModelRecord, StudentRecord, StudentsRecord
-from kdtune.config.run import Run
+from kdtune.config.run import HYPERPARAMETERS, Run, active_values
 from kdtune.config.study import OF_FUNCTION, Study
-from kdtune.config.task import HYPERPARAMETERS, Range, Values, active_values, covers, name_of
+from kdtune.config.task import Range, Values, covers, name_of
 from kdtune.config.text import InputError, short
 from kdtune.data.sources import load_data
 from kdtune.models.checks import hardware_name
@@ -189,8 +189,8 @@ def write_study(
 
     Args:
         study: The study as it is run.
-        fingerprints: Of what its trials are made of, see `job.Job.fingerprints`.
-        provenance: What is known of its trials, if it runs any, see `job.Job.provenance`. Models,
+        fingerprints: Of what its trials are made of, see `machines.fingerprints_of`.
+        provenance: What is known of its trials, if it runs any, see `driver.prepare`. Models,
             their sources, views and warnings are added to the record; the rest is written once.
     """
     study = replace(study, rerun_dropped=False)  # it is asked for once
@@ -331,8 +331,7 @@ def _write_thumbnails(results: Results, objects: Objects) -> None:
 
 # Identity of a study: whether it continues the one that its folder holds.
 #
-# Settings are compared by value; data, weights and models by fingerprint, never by path. So a
-# study
+# Settings are compared by value; data, weights and models by fingerprint, never by path. So a study
 # that was copied, renamed or moved to another machine, with its data elsewhere, can be continued.
 
 
@@ -503,7 +502,7 @@ def _surely_on_gpus(study: Study) -> bool:
 def _changed_task(old: Study, new: Study) -> Iterator[str]:
     """Yield what differs in the training function or its declarations: "metric: a → b"."""
     for name in ("train", *OF_FUNCTION):
-        before, now = (_plain(getattr(study, name)) for study in (old, new))
+        before, now = (_comparable(getattr(study, name)) for study in (old, new))
         if before != now:
             yield f"{name}: {before} → {now}"
     if set(old.task.names) != set(new.task.names):
@@ -511,7 +510,7 @@ def _changed_task(old: Study, new: Study) -> Iterator[str]:
         yield f"hyperparameters: {' → '.join(names)}"
 
 
-def _plain(value: object) -> object:
+def _comparable(value: object) -> object:
     return name_of(value) if callable(value) else value
 
 

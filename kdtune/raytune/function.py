@@ -18,9 +18,9 @@ import numpy as np
 from ray import tune
 
 from kdtune.config.files import PREDICTIONS, atomic_write, not_writable_by_all
-from kdtune.config.run import BaseRun, derive_seed
+from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import SPLITS, Train, load_function, own_metric, parse_metric
+from kdtune.config.task import SPLITS, BaseRun, Train, load_function, own_metric, parse_metric
 from kdtune.config.text import Diverged, no_exit
 from kdtune.statistics.selection import rungs
 from kdtune.storage.folder import MARK, describe_folder_fault
@@ -30,9 +30,9 @@ from kdtune.storage.records import CORRECT, pack_correct
 # What a training function of the user's own yields: its epochs, checked. Imports no torch.
 
 
-MAX_METRICS = 10_000
+MAX_YIELDED_METRICS = 10_000
 """Metrics of one epoch that a function may yield; each becomes a part of the records."""
-Values = np.ndarray[Any, np.dtype[np.float64]]
+_Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class FunctionEpoch:
     number: int
     splits: dict[str, dict[str, float]]
     """Metrics by split."""
-    examples: dict[str, dict[str, Values]] = field(default_factory=dict)
-    """Values per example, [N], of the metrics that were given as arrays, by split."""
+    examples: dict[str, dict[str, _Values]] = field(default_factory=dict)
+    """_Values per example, [N], of the metrics that were given as arrays, by split."""
 
 
 def yielded(train: Callable[[], object]) -> Iterator[Any]:
@@ -85,13 +85,13 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
-    if len(given) > MAX_METRICS:
+    if len(given) > MAX_YIELDED_METRICS:
         raise ValueError(
-            f"train must yield at most {MAX_METRICS:,} metrics per epoch, but yielded "
+            f"train must yield at most {MAX_YIELDED_METRICS:,} metrics per epoch, but yielded "
             f"{len(given):,}; give values per example as one array [N]"
         )
     splits: dict[str, dict[str, float]] = {}
-    examples: dict[str, dict[str, Values]] = {}
+    examples: dict[str, dict[str, _Values]] = {}
     for key, value in given.items():
         if key == "epoch":
             number = _parse_number(value)
@@ -120,7 +120,7 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
     return FunctionEpoch(number, splits, examples)
 
 
-def _as_numbers(key: str, value: Any) -> Values:
+def _as_numbers(key: str, value: Any) -> _Values:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

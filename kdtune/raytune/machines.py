@@ -51,7 +51,7 @@ from kdtune.training.run import check_objectives, check_study, make_student, try
 CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves the cluster's file there, on the head node, for the autoscaler. Ray 2.60 has no
 other way to learn what the autoscaler may add: `get_max_resources_from_cluster_config` is None."""
-POLL_SECONDS = 2.0
+NODE_POLL_SECONDS = 2.0
 """Time between two requests for the list of machines."""
 JOIN_TIMEOUT_SECONDS = 180.0
 """Time to wait for the machines of the cluster's file (min_workers); `ray up` returns as soon as
@@ -102,7 +102,7 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (node.id != own, node.name))
 
 
-def find_changes(before: list[Node], after: list[Node]) -> NodeChanges:
+def find_node_changes(before: list[Node], after: list[Node]) -> NodeChanges:
     """Return the machines that joined and those that were lost; a restarted one is in both."""
     old, new = {node.id for node in before}, {node.id for node in after}
     return NodeChanges(
@@ -173,7 +173,7 @@ class Capacity:
         on_head = study.address is not None and path.exists()
         self._file = yaml.safe_load(path.read_text()) if on_head else None
         self.study = study
-        self._concurrent, self._counted = 0, -POLL_SECONDS
+        self._concurrent, self._counted = 0, -NODE_POLL_SECONDS
         self._limits: list[tuple[frozenset[str], int]] = []
         self._wait_for_minimum(tell)
         now = [node.resources for node in alive_nodes()]
@@ -193,7 +193,7 @@ class Capacity:
 
     def concurrent_trials(self) -> int:
         """Return how many trials may run now; at least one, which waits for a machine."""
-        if time.monotonic() - self._counted >= POLL_SECONDS:
+        if time.monotonic() - self._counted >= NODE_POLL_SECONDS:
             self._concurrent, self._counted = self._count(), time.monotonic()
         return min([self._concurrent, *(limit for _, limit in self._limits)])
 
@@ -278,7 +278,7 @@ def _node(entry: Mapping[str, Any]) -> Node:
 # some trials succeed, some fail, and the exit code is 0.
 
 
-ANSWER_SECONDS = 180.0
+_ANSWER_SECONDS = 180.0
 """Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
 PROPAGATION_SECONDS = 5.0
 """A shared folder may show what other machines wrote with a delay (NFS: 3 s)."""
@@ -422,7 +422,9 @@ def report_node(
     )
 
 
-def find_faults(nodes: Mapping[Node, NodeReport], trial: TrialResources) -> dict[Node, list[str]]:
+def find_node_faults(
+    nodes: Mapping[Node, NodeReport], trial: TrialResources
+) -> dict[Node, list[str]]:
     """Return a sentence for each fault of a machine and for what differs from the first one."""
     first, ours = next(iter(nodes.items()))
     faults = {}
@@ -565,7 +567,7 @@ def inspect_nodes(
         tasks = {node: start_on(node, report_node, study, probe) for node in others}
         reports = {first: report_node(study, probe, fingerprints)}
         reports |= {node: _wait_for_report(task, retry_timeout) for node, task in tasks.items()}
-        faults = find_faults(reports, trial)
+        faults = find_node_faults(reports, trial)
         for node in others:
             answered = not (reports[node].faults or reports[node].no_answer)
             if answered and not probe.sees(node.id):
@@ -589,7 +591,7 @@ def describe_ray_error(error: Exception) -> str:
 
 def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
     """Return the report of a machine, or one that says why there is none."""
-    seconds = ANSWER_SECONDS + retry_timeout
+    seconds = _ANSWER_SECONDS + retry_timeout
     try:
         report: NodeReport = ray.get(task, timeout=seconds)
         return report
@@ -762,11 +764,11 @@ class MachineMonitor:
             NodeMismatchError: A machine has joined that cannot run the study's trials: they would
                 fail one after another, or train on other data.
         """
-        if time.monotonic() - self._last < POLL_SECONDS:
+        if time.monotonic() - self._last < NODE_POLL_SECONDS:
             return
         self._last = time.monotonic()
         now = alive_nodes()
-        joined, lost = find_changes(self.nodes, now)
+        joined, lost = find_node_changes(self.nodes, now)
         self.nodes = now
         for node in lost:
             self._inspections.pop(node, None)

@@ -26,8 +26,7 @@ from kdtune.models.registry import source_of
 #
 # Each model of a study is made of a new copy. So the user's object is never changed, runs of one
 # process share nothing, and a function that hands out one and the same module does no harm. The
-# bytes are pickles that this process has made itself, of objects in its own memory; like the
-# study,
+# bytes are pickles that this process has made itself, of objects in its own memory; like the study,
 # they reach the workers through Ray, and they are never written to a file.
 
 
@@ -155,7 +154,7 @@ def _tensor(
 # Objects that were passed, before a study: whether it can have them; copies of them.
 
 
-def take_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> Study:
+def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> Study:
     """Return the study with copies of the models that were passed as objects.
 
     Data are not copied, but read once, when they are needed. Whatever the user changes later, also

@@ -85,7 +85,7 @@ def show_folded(title: str, lines: Sequence[str]) -> None:
 
 REFRESH_SECONDS = 1.0
 """Time between two updates of the live table."""
-MAX_ROWS = 8
+_MAX_ROWS = 8
 """Configurations in the live table; the best one without distillation is always among them."""
 
 
@@ -200,7 +200,7 @@ def make_table(plan: Plan) -> Table:
     score = f"val {task.score}"
     table = Table(*names, "n", score, caption=describe_state(plan), caption_justify="left")
     students = active_configs(plan.ledger).values()
-    each = max(2, MAX_ROWS // max(1, len(students)))
+    each = max(2, _MAX_ROWS // max(1, len(students)))
     best = (
         state for arms in students for state in (*arms.distilled[: each - 1], *arms.baseline[:1])
     )
@@ -286,14 +286,14 @@ def _form(criterion: Criterion) -> str:
 # The command of --notify, which is run once at the end of a study.
 
 
-TIMEOUT_SECONDS = 60.0
+NOTIFY_SECONDS = 60.0
 """Longest time that the command may take."""
 MAX_VARIABLE = 10_000
 """Characters of KDTUNE_VERDICT; systems limit the size of the environment."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """How a study ended."""
 
     status: str
@@ -323,22 +323,22 @@ def notified(
         notify(command, study, outcome_of_results(study), say)
 
 
-def outcome_of_error(error: BaseException) -> Outcome:
+def outcome_of_error(error: BaseException) -> StudyOutcome:
     """Return the outcome of a study that an exception has ended."""
     if isinstance(error, KeyboardInterrupt):
         reason = f" ({error})" if str(error) else ""
-        return Outcome("interrupted", f"The study was interrupted{reason}.")
-    return Outcome("failed", f"The study failed: {type(error).__name__}: {first_line(error)}")
+        return StudyOutcome("interrupted", f"The study was interrupted{reason}.")
+    return StudyOutcome("failed", f"The study failed: {type(error).__name__}: {first_line(error)}")
 
 
-def outcome_of_results(study: Study) -> Outcome:
+def outcome_of_results(study: Study) -> StudyOutcome:
     """Return the outcome of a study that has ended, from its folder."""
     results = load(study.folder)
     has_completed = "completed" in set(results.trials.status)
-    return Outcome("completed" if has_completed else "failed", results.verdict())
+    return StudyOutcome("completed" if has_completed else "failed", results.verdict())
 
 
-def notify(command: str, study: Study, outcome: Outcome, say: Callable[[str], None]) -> None:
+def notify(command: str, study: Study, outcome: StudyOutcome, say: Callable[[str], None]) -> None:
     """Run the command; a command that fails or takes too long is a warning.
 
     It gets the verdict on its standard input and in environment variables. No text of the study
@@ -363,13 +363,13 @@ def notify(command: str, study: Study, outcome: Outcome, say: Callable[[str], No
                 env=os.environ | variables,
                 start_new_session=True,
             )
-            code = process.wait(TIMEOUT_SECONDS)
+            code = process.wait(NOTIFY_SECONDS)
         except subprocess.TimeoutExpired:
             with suppress(OSError, AttributeError):  # Windows has no groups of processes
                 os.killpg(process.pid, SIGKILL)
             process.kill()
             process.wait()
-            say(f"warning: --notify was ended after {TIMEOUT_SECONDS:.0f} s")
+            say(f"warning: --notify was ended after {NOTIFY_SECONDS:.0f} s")
         except OSError as error:
             say(f"warning: --notify cannot be run ({error})")
         else:

@@ -15,8 +15,8 @@ from ray import tune
 from ray._private import state
 
 from kdtune.config.files import CHECKPOINT, delete_states
-from kdtune.config.run import BaseRun
 from kdtune.config.study import Study
+from kdtune.config.task import BaseRun
 from kdtune.config.text import DataChangedError, FolderUnusableError
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
@@ -38,15 +38,15 @@ from kdtune.storage.records import CORRECT, Records
 # A Tune callback that writes each trial's start, epochs and end, and passes them to the plan.
 
 
-MAX_RETRIES = 2
+MAX_TRIAL_RETRIES = 2
 """Times that a trial whose worker died is started again."""
 MAX_LOST_MACHINES = 20
 """Machines that a run may lose, such as spot machines, before each loss counts as a failure."""
 OUT_OF_MEMORY = (*OUT_OF_GPU_MEMORY, "can't allocate memory", "MemoryError")
 """Words in errors: those of a GPU, of PyTorch on a CPU and of Python."""
-ADVICE = "it needs a smaller batch size or a smaller model"
-ALONE = f"; no other run ran beside it: {ADVICE}"
-OWN_GPU = f"; no other run shared its GPU: {ADVICE}"
+_ADVICE = "it needs a smaller batch size or a smaller model"
+ALONE = f"; no other run ran beside it: {_ADVICE}"
+OWN_GPU = f"; no other run shared its GPU: {_ADVICE}"
 NODE_LOST_PHRASES = ("its node has died", "ActorUnavailableError", "temporarily unavailable")
 """Phrases in Ray's messages about a machine that was lost or does not answer. There is no exception
 class for it."""
@@ -252,13 +252,15 @@ class Recorder(tune.Callback):
         if self._may_lose_machine(run, trial):  # before the trial started, or after its last retry
             self._requeue(run)
         elif trial.trial_id in self._started:
-            self._end(run, "failed", f"its worker died {MAX_RETRIES + 1} times")
-        elif self._not_started[run.trial_id] < MAX_RETRIES:  # Tune retries only those that started
+            self._end(run, "failed", f"its worker died {MAX_TRIAL_RETRIES + 1} times")
+        elif (
+            self._not_started[run.trial_id] < MAX_TRIAL_RETRIES
+        ):  # Tune retries only those that started
             self._not_started[run.trial_id] += 1
             self._requeue(run)
         else:
             self.on_trial_start(iteration, trials, trial)
-            self._end(run, "failed", f"its worker did not start, {MAX_RETRIES + 1} times")
+            self._end(run, "failed", f"its worker did not start, {MAX_TRIAL_RETRIES + 1} times")
 
     def _may_lose_machine(self, run: BaseRun, trial: Any) -> bool:
         """Return True if the trial's worker died with its machine, unless the run may be the cause.
@@ -320,9 +322,9 @@ def is_machine_lost(trial: Any) -> bool:
 # as long as the study lives.
 
 
-SILENT_SECONDS = 120.0
+TRIAL_SILENT_SECONDS = 120.0
 """A process whose run has reported no epoch for so long is looked at."""
-POLL_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 AWAY_SECONDS = 30.0
 """A driver that has not polled for so long was suspended or busy itself."""
 
@@ -368,7 +370,7 @@ class ProcessWatch:
             RayLostError: A process of the local Ray itself has ended.
         """
         now = time.monotonic()
-        if now - self._polled < POLL_SECONDS:
+        if now - self._polled < _POLL_SECONDS:
             return
         check_local_ray()
         was_away = now - self._polled > AWAY_SECONDS
@@ -376,7 +378,7 @@ class ProcessWatch:
         if was_away:  # the driver was suspended or busy: what has been reported is not read yet
             for name in self._actors:
                 self.hear(name)
-        for name in [n for n, at in self._heard.items() if now - at >= SILENT_SECONDS]:
+        for name in [n for n, at in self._heard.items() if now - at >= TRIAL_SILENT_SECONDS]:
             self._look(name)
 
     def _look(self, name: str) -> None:

@@ -251,11 +251,9 @@ def _kill_ray() -> None:
 
 # A local Ray that other users of the machine cannot reach.
 #
-# Whoever connects to Ray can run code as its owner. By default `ray.init` listens on all
-# addresses,
+# Whoever connects to Ray can run code as its owner. By default `ray.init` listens on all addresses,
 # keeps its files where all users may read them, and writes the token that protects its ports into
-# the home folder with the permissions of the umask (0644). Here the token is random and exists
-# only
+# the home folder with the permissions of the umask (0644). Here the token is random and exists only
 # in the environment of this process and its children, which other users cannot read; the ports
 # listen on loopback; and the files are in a folder of mode 0700.
 
@@ -265,7 +263,7 @@ SOCKET_PATH_BYTES = 103
 RAY_SOCKET = "kdtune-12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Path of Ray's longest socket below the system's temporary folder."""
 RAY_LOCK = "lock"
-ROOM_BYTES = 20e6
+RAY_ROOM_BYTES = 20e6
 """Free space that Ray needs for its logs; without it `ray.init` waits for a minute and fails."""
 REMOVAL_TRIES = 20
 
@@ -285,21 +283,21 @@ def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
         InputError: No temporary folder has a path short enough for Ray's sockets.
     """
     with ExitStack() as stack:
-        own: dict[str, Any] = {}
+        arguments = {**arguments, "address": "local"}
         if arguments.get("_temp_dir") is None:
-            own["_temp_dir"] = str(stack.enter_context(_private_folder()))
+            arguments["_temp_dir"] = str(stack.enter_context(_private_folder()))
         stack.enter_context(_private_token())
         stack.enter_context(ended_if_ray_is_lost())
         with ExitStack() as starting:
             if arguments.get("_node_ip_address") is None:
                 starting.enter_context(_loopback())
             starting.enter_context(signals_delayed())
-            ray.init(**{**arguments, **own, "address": "local"})
+            ray.init(**arguments)
         yield
 
 
 @contextmanager
-def environment(**values: str | None) -> Iterator[None]:
+def environment_set(**values: str | None) -> Iterator[None]:
     """Set environment variables, or unset those that are None; restore all of them at the end."""
     before = {name: os.environ.get(name) for name in values}
     _update(values)
@@ -319,13 +317,14 @@ def _update(values: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _private_token() -> Iterator[None]:
-    """Give Ray a random token in the environment, unless the user has made a choice."""
+    """Give Ray a random token in the environment_set, unless the user has made a choice."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
-    given = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if name in os.environ]
-    own = {} if mode.lower() != "token" or given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    is_chosen = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    is_needed = mode.lower() == "token" and not is_chosen
+    token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if is_needed else {}
     with ExitStack() as stack:
         stack.callback(_reload_settings)  # after the environment is restored
-        stack.enter_context(environment(RAY_AUTH_MODE=mode, **own))
+        stack.enter_context(environment_set(RAY_AUTH_MODE=mode, **token))
         _reload_settings()
         yield
 
@@ -386,30 +385,25 @@ def _remove_abandoned(place: Path) -> None:
 
 def _temporary_place() -> str:
     """Return the first temporary folder with room and a path short enough for Ray's sockets."""
-    full = None
+    refused = []
     for place in map(str, temporary_folders()):
+        room = shutil.disk_usage(place).free if os.access(place, os.W_OK | os.X_OK) else 0
         length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
-        if length <= SOCKET_PATH_BYTES and os.access(place, os.W_OK | os.X_OK):
-            if shutil.disk_usage(place).free >= ROOM_BYTES:
-                return place
-            full = full or place
-    if full is not None:
-        free = shutil.disk_usage(full).free / 1e6
-        raise InputError(
-            f"Ray needs {ROOM_BYTES / 1e6:g} MB for its temporary files, but the disk of {full} is "
-            f"full: {free:.3g} MB are free; make room, or name another folder with TMPDIR"
-        )
+        if length <= SOCKET_PATH_BYTES and room >= RAY_ROOM_BYTES:
+            return place
+        refused.append(f"{place} ({room / 1e6:.3g} MB)")
     limit = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
     raise InputError(
-        f"TMPDIR must be a writable folder whose path has at most {limit} bytes, but got "
-        f"TMPDIR={tempfile.gettempdir()}. Ray's sockets have longer paths than the system allows"
+        f"Ray's temporary files need a writable folder with {RAY_ROOM_BYTES / 1e6:g} MB of free "
+        f"space whose path has at most {limit} bytes, but there are only {', '.join(refused)}; "
+        f"make room, or name another folder with TMPDIR"
     )
 
 
 # The start and the end of Ray as a study asks for it.
 
 
-DEFAULTS = {
+RAY_DEFAULTS = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
@@ -446,8 +440,8 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
     with ExitStack() as stack:
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.ERROR)
-        unset = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
-        stack.enter_context(environment(**unset))
+        unset = {name: value for name, value in RAY_DEFAULTS.items() if name not in os.environ}
+        stack.enter_context(environment_set(**unset))
         stack.callback(_arrived.clear)
         if threading.current_thread() is threading.main_thread():
             # `ray.init` replaces it by its own for good
@@ -464,7 +458,7 @@ def _started(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
     arguments = _arguments(study) if ray_init is None else {"address": "local"} | ray_init
     arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
     if arguments["address"] == "local":
-        with environment(PYTHONPATH=_own_places()), private_ray(arguments):
+        with environment_set(PYTHONPATH=_own_places()), private_ray(arguments):
             yield
         return
     try:
@@ -522,7 +516,7 @@ def check_address(address: str) -> None:
 # warning. Ctrl-C and other signals take effect once the folder answers.
 
 
-SILENT_SECONDS = 30
+FOLDER_SILENT_SECONDS = 30
 """A folder that has not answered for so long is named."""
 ASK_SECONDS = 5.0
 """Time between two questions."""
@@ -549,10 +543,10 @@ def _watch_folder(folder: Path, is_over: threading.Event, say: Callable[[str], N
     while not is_over.wait(ASK_SECONDS):
         question = threading.Thread(target=_touch, args=[folder], daemon=True)
         question.start()
-        question.join(SILENT_SECONDS)
+        question.join(FOLDER_SILENT_SECONDS)
         if question.is_alive() and not is_over.is_set():
             with suppress(OSError, UserError):  # of a terminal that is closed
-                say(f"warning: {folder} has not answered for {SILENT_SECONDS} s; waiting")
+                say(f"warning: {folder} has not answered for {FOLDER_SILENT_SECONDS} s; waiting")
             question.join()
             with suppress(OSError, UserError):
                 say(f"{folder} answers again; the study goes on")

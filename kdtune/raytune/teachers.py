@@ -21,7 +21,7 @@ from kdtune.models.checks import measure
 from kdtune.models.outputs import networks
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.recorder import ProcessWatch
-from kdtune.raytune.trial import TeacherTrainer, measure_teachers, teacher_files
+from kdtune.raytune.trial import TeacherTrainer, files_of_teachers, measure_teachers
 from kdtune.results import warnings as results
 from kdtune.storage.mirror import Mirror
 from kdtune.streams.views import Resources, view_size
@@ -39,7 +39,7 @@ from kdtune.training.teacher import (
 # The teachers of a study before its trials: their training, and the gate on their accuracy.
 
 
-MAX_RETRIES = 3
+_MAX_RETRIES = 3
 """Times that the training of teachers goes on in another process after one has died."""
 WAIT_SECONDS = 2.0
 """Time between two looks at the process that trains a teacher."""
@@ -90,7 +90,7 @@ def _of_folder(error: ray.exceptions.RayError) -> FolderUnusableError | None:
 def _start_trainer(trial: TrialResources) -> Any:
     """Return the actor that trains teachers; Ray starts it anew if its process dies."""
     actor: Any = ray.remote(TeacherTrainer)
-    retries = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES}
+    retries = {"max_restarts": _MAX_RETRIES, "max_task_retries": _MAX_RETRIES}
     return actor.options(num_cpus=trial.cpu, num_gpus=trial.gpu, **retries).remote()
 
 
@@ -109,23 +109,24 @@ def _watched(trainer: Any, references: Any, say: Callable[[str], None]) -> Itera
             yield ray.get(reference)
 
 
-def check_teachers(
+def gate_teachers(
     study: Study, mirror: Mirror, trial: TrialResources, say: Callable[[str], None]
 ) -> None:
     """Measure the accuracy of the teachers once, and print it with what is wrong.
 
     Raises InputError if one is less accurate than --teacher-min-acc.
     """
-    root, every = study.folder / "teacher", with_members(numbered(study, whole_teachers(study)))
-    mirror.pull(*teacher_files(study))  # perhaps another machine has trained them
+    root = study.folder / "teacher"
+    runs = with_members(numbered(study, whole_teachers(study)))
+    mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
 
-    def measure(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = find_unmeasured(study.run, every, root, known)
+    def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+        missing = find_unmeasured(study.run, runs, root, measured)
         return _measure(study, missing, trial) if missing else []
 
-    keys = [key_of(run) for run in every]
+    keys = [key_of(run) for run in runs]
     try:
-        results.check_teachers(study.folder, keys, measure, study.run.teacher_min_acc, say)
+        results.check_teachers(study.folder, keys, measure_missing, study.run.teacher_min_acc, say)
     finally:
         mirror.push(TEACHER_ACCURACY)
 
@@ -190,9 +191,9 @@ def _add(
     measure_missing: Callable[[Missing], tuple[list[Cost], list[str]]],
 ) -> None:
     """Add what costs.json lacks; what is there is never measured again."""
-    known = read_costs(study.folder)
-    done = {(cost.role, cost.model) for cost in known}
-    missing: Missing = [pair for pair in _models(study) if pair not in done]
+    recorded = read_costs(study.folder)
+    pairs = {(cost.role, cost.model) for cost in recorded}
+    missing: Missing = [pair for pair in _models(study) if pair not in pairs]
     if not missing:
         return
     names = dict.fromkeys(model for _, model in missing)
@@ -204,7 +205,7 @@ def _add(
     for fault in faults:
         say(f"warning: {fault}")
     if costs:
-        write_costs(study.folder, [*known, *costs])
+        write_costs(study.folder, [*recorded, *costs])
         mirror.push(COSTS)
 
 

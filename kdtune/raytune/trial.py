@@ -91,7 +91,7 @@ def _pull_teacher(run: Run, mirror: Mirror) -> None:
     is_ready(run, mirror.folder / "teacher")
 
 
-def teacher_files(study: Study) -> list[str]:
+def files_of_teachers(study: Study) -> list[str]:
     """Return the names of the files of all teachers of a study, below its folder."""
     return _files_of(study.run, numbered(study, teachers(study)))
 
@@ -108,7 +108,7 @@ def _report(epoch: Epoch) -> EpochReport:
     return EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)
 
 
-def train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
+def _train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
     """Fine-tune a teacher on one of Ray's workers, which may have a GPU; yield lines to print.
 
     Args:
@@ -138,13 +138,13 @@ class TeacherTrainer:
     """Actor of Ray that fine-tunes teachers; unlike the process of a task, its own is known."""
 
     def train(self, study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
-        """Fine-tune a teacher, see `train_teacher`.
+        """Fine-tune a teacher, see `_train_teacher`.
 
         Raises:
             FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
         """
         with folder_faults_described(study.folder):
-            yield from train_teacher(study, run, folder, contents)
+            yield from _train_teacher(study, run, folder, contents)
 
 
 def measure_teachers(

@@ -3,14 +3,14 @@
 - summaries: means over repeats, and how much the ranking depends on choices
 - frames: dataframes of a study's records: epochs, trials, predictions, labels
 - design: design of a comparison: what repeats vary, pairs by repeat and image, significance
-- comparison: comparison of configurations with the baseline, and tables as text
+- comparison: comparison of configurations with the baseline, findings, and tables as text
 - results: results of a study: dataframes, tables, comparisons and the conclusion
 - costs: what the students cost, beside what they achieve
-- words: results in words: conclusion, advice, summary; no stronger than the numbers allow
+- words: findings in words, with the templates of sentences.toml; no stronger than the numbers allow
 - warnings: warnings about a study: its records, its files and its teachers
-- several: several studies of the same data side by side
+- several: studies of the same data side by side, and the list of a folder's studies
 - tables: comparison of configurations in a table of results that was made elsewhere
-- sources: readers of tables of results: csv, parquet, Optuna storages, exports of Weights & Biases
+- sources: readers of tables of results: csv and parquet
 - examples: predictions of the best student and its baseline by class and by image
 
 Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of

@@ -11,8 +11,9 @@ import pandas as pd
 
 from kdtune.config.fields import Value
 from kdtune.config.records import NO_LIMITS, Limits
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Format, Scope
-from kdtune.config.task import DISTILLATION, Metric, Task, check_names
+from kdtune.config.task import Metric, Task, check_names
 from kdtune.config.text import InputError, in_spreadsheet, short
 from kdtune.results.design import (
     ONE_TEACHER,
@@ -69,11 +70,11 @@ class Criterion:
         task, name = self.task, self.metric.removeprefix("val/") or self.task.score
         object.__setattr__(self, "metric", name)
         if name not in task.comparable:
-            known = task.metrics.get(name)
+            declared = task.metrics.get(name)
             why = ""
-            if known and not known.comparable:
+            if declared and not declared.comparable:
                 why = " (its meaning depends on alpha)"
-            elif known:
+            elif declared:
                 why = " (whether higher or lower is better is not known)"
             raise InputError(
                 f"metric must be one of {', '.join(task.comparable)}, on val, but got {name}{why}"
@@ -146,8 +147,8 @@ class Criterion:
     @property
     def decides_the_search(self) -> bool:
         """Whether the search selects by it: accuracy, last epoch, with and without distillation."""
-        own = self.metric == self.task.score and self.scope == "last"
-        return own and self.has_plain_baseline
+        is_score = self.metric == self.task.score and self.scope == "last"
+        return is_score and self.has_plain_baseline
 
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
@@ -191,15 +192,16 @@ def by_repeat(trials: pd.DataFrame, metric: str, scope: str, split: str = "val")
 
     NaN where a configuration lacks the repeat or the metric.
     """
-    done = completed(trials)
-    done = done[["repeat", "config_id"]].assign(value=metric_values(done, metric, scope, split))
-    return done.pivot(index="repeat", columns="config_id", values="value")
+    trials = completed(trials)
+    values = metric_values(trials, metric, scope, split)
+    table = trials[["repeat", "config_id"]].assign(value=values)
+    return table.pivot(index="repeat", columns="config_id", values="value")
 
 
 def completed_configs(trials: pd.DataFrame) -> pd.DataFrame:
     """Return config/* of the configurations with a completed trial, indexed by config_id."""
-    done = completed(trials).drop_duplicates("config_id")
-    return done[config_columns(done)].set_index("config_id")
+    configs = completed(trials).drop_duplicates("config_id")
+    return configs[config_columns(configs)].set_index("config_id")
 
 
 def have_enough_repeats(counts: pd.Series) -> pd.Series:
@@ -235,8 +237,7 @@ def with_enough_repeats(
 def complete_block(values: pd.DataFrame) -> pd.DataFrame:
     """Return a part of `by_repeat` without NaN: columns with at least the median of repeats."""
     counts = values.count()
-    kept = values[counts.index[counts >= counts.median()]]
-    return kept.dropna()
+    return values[counts.index[counts >= counts.median()]].dropna()
 
 
 def best_config(values: pd.DataFrame, sign: int, students: Mapping[str, str] | None = None) -> str:
@@ -257,17 +258,17 @@ def compare(
     """Compare every other configuration with the baseline of its student, paired by repeat.
 
     Where the metric has a value per example and predictions are there, the comparison is paired by
-    image, too, and holds for new repeats and new images (`statistics.crossed`). Otherwise it holds
+    image, too, and holds for new repeats and new images (`intervals.crossed`). Otherwise it holds
     for new repeats on the same images.
 
     Args:
         trials: see the module.
         criterion: metric, epoch selection and baseline.
         anytime_level: level of a study that added repeats until the comparison was decided. Then
-            p, p_holm, low and high are always-valid (`statistics.sequential`), p_max_t, low_here
+            p, p_holm, low and high are always-valid (`tests.AnytimeTest`), p_max_t, low_here
             and high_here are NaN, and there are columns undecidable and least_decidable, see
-            `sequential.AnytimeTest`. None: the number of repeats was fixed.
-        read: returns values per example on val, see `pairs.make_pairs`.
+            `tests.AnytimeTest`. None: the number of repeats was fixed.
+        read: returns values per example on val, see `design.make_pairs`.
         design: what the repeats vary. With several teachers these are the sample (the repeats of
             each are averaged), with folds the standard error is corrected for overlapping train
             sets, there is no interval for these images and p_max_t is NaN.
@@ -287,8 +288,8 @@ def compare(
     configs = completed_configs(trials)
     can_be = criterion.is_baseline(configs)
     groups = criterion.groups(configs)
-    plain = {g: [c for c in values if can_be[c] and groups[c] == g] for g in groups.unique()}
-    best = {g: best_config(values[found], criterion.sign) for g, found in plain.items() if found}
+    candidates = {g: [c for c in values if can_be[c] and groups[c] == g] for g in groups.unique()}
+    best = {g: best_config(values[cs], criterion.sign) for g, cs in candidates.items() if cs}
     baselines = {c: best[groups[c]] for c in values if not can_be[c] and groups[c] in best}
     if not baselines:
         return pd.DataFrame()
@@ -398,8 +399,8 @@ def _at_any_time(table: pd.DataFrame, pairs: list[Pair], level: float) -> pd.Dat
 
 def over_known(p_values: pd.Series) -> pd.Series:
     """Return p values adjusted by Holm's method; NaN stays NaN and does not count."""
-    known = p_values.dropna()
-    return pd.Series(holm(list(known)), index=known.index, dtype=float).reindex(p_values.index)
+    finite = p_values.dropna()
+    return pd.Series(holm(list(finite)), index=finite.index, dtype=float).reindex(p_values.index)
 
 
 def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
@@ -408,6 +409,35 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
         return None
     rows = table[(table.config_id == config_id) | (table.baseline == config_id)]
     return str(rows.baseline.iloc[0]) if len(rows) else None
+
+
+def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
+    """Return configurations and runs of each arm, by group.
+
+    Args:
+        trials: all trials of a study.
+        criterion: names the baseline, and which configurations have one of their own.
+
+    Returns:
+        One row per group: group (a student, or ""), configs and runs (of all but the baseline),
+        baseline_configs and baseline_runs. Empty without a baseline and without trials.
+    """
+    if not criterion.fixed or not len(trials):
+        return pd.DataFrame()
+    is_baseline = criterion.is_baseline(trials)
+    rows = []
+    for name, group in trials.groupby(criterion.groups(trials), sort=False):
+        inside = is_baseline[group.index]
+        rows.append(
+            {
+                "group": str(name),
+                "configs": group[~inside].config_id.nunique(),
+                "runs": int((~inside).sum()),
+                "baseline_configs": group[inside].config_id.nunique(),
+                "baseline_runs": int(inside.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 # Performance of the selected configuration on val, which selected it, and on test.
@@ -448,7 +478,7 @@ def selection(
         chosen: the configurations.
         anytime_level: level of a study that added repeats until the comparison was decided; its
             intervals are always-valid. None: 95 % t intervals.
-        read: returns the reader of values per example of a split, see `pairs.ExampleReader`.
+        read: returns the reader of values per example of a split, see `design.ExampleReader`.
         design: what the repeats vary, which decides the standard error.
 
     Returns:
@@ -456,7 +486,7 @@ def selection(
         "default" and "chosen - default" (best - default; not if they are the same). Columns: row,
         config_id, label (of a difference both labels) and means with the ends of their intervals:
         val/mean, /low, /high (optimistic where val selected the best), corrected/mean, /low, /high
-        (best row, accuracy at the last epoch: BBC-CV, see `statistics.selection_bias`) and
+        (best row, accuracy at the last epoch: BBC-CV, see `selection.bootstrap_corrected`) and
         test/mean, /low, /high (test selects nothing); val/n, val/n_images, test/n, test/n_images:
         the repeats and images that an interval generalises from; without a number of images it
         holds for these images. NaN where there is no such number.
@@ -475,8 +505,8 @@ def selection(
     ]
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
-        known = with_enough_repeats(samples["val"].values, students_of(trials))
-        rows[0] |= _corrected(folder, trials, list(known))
+        enough = with_enough_repeats(samples["val"].values, students_of(trials))
+        rows[0] |= _corrected(folder, trials, list(enough))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
     return pd.DataFrame(rows, columns=["row", "config_id", "label", *columns])
@@ -518,11 +548,11 @@ class _Samples:
         design: Design,
     ) -> "_Samples":
         """Read the samples of the chosen configurations on a split."""
-        done = completed(trials)
-        own = done[done.config_id.isin([c for c in chosen if c is not None])]
-        found = read(list(own.trial_id)) if design.folds is None else {}
-        keys = zip(own.config_id, own["repeat"], own.trial_id, strict=True)
-        examples = {(c, int(r)): found[trial] for c, r, trial in keys if trial in found}
+        rows = completed(trials)
+        rows = rows[rows.config_id.isin([c for c in chosen if c is not None])]
+        by_trial = read(list(rows.trial_id)) if design.folds is None else {}
+        keys = zip(rows.config_id, rows["repeat"], rows.trial_id, strict=True)
+        examples = {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
         values = by_repeat(trials, criterion.metric, scope, split)
         return _Samples(values, examples, design, criterion.largest_difference)
 
@@ -555,13 +585,13 @@ class _Samples:
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
     """Return the bias-corrected accuracy of the best; {} if predictions of a trial are missing."""
-    done = completed(trials)
-    done = done[done.config_id.isin(configs)]
+    trials = completed(trials)
+    trials = trials[trials.config_id.isin(configs)]
     columns = ["split", "example", "correct"]
-    frame = read_predictions(folder, list(done.trial_id), columns)
-    if not len(frame) or not set(done.trial_id) <= set(frame.trial_id.unique()):
+    frame = read_predictions(folder, list(trials.trial_id), columns)
+    if not len(frame) or not set(trials.trial_id) <= set(frame.trial_id.unique()):
         return {}
-    val = frame[frame.split == "val"].merge(done[["trial_id", "config_id"]], on="trial_id")
+    val = frame[frame.split == "val"].merge(trials[["trial_id", "config_id"]], on="trial_id")
     correct = val.astype({"correct": float}).pivot_table(
         index="config_id", columns="example", values="correct"
     )
@@ -604,11 +634,11 @@ def has_all_arms(final: pd.DataFrame, trials: pd.DataFrame, criterion: Criterion
     """
 
     def arms(some: pd.DataFrame) -> pd.Series:
-        done = completed(some)
-        return criterion.is_baseline(done).groupby(criterion.groups(done)).nunique()
+        some = completed(some)
+        return criterion.is_baseline(some).groupby(criterion.groups(some)).nunique()
 
-    found = arms(final)
-    return bool((found == arms(trials).reindex(found.index)).any())
+    in_final = arms(final)
+    return bool((in_final == arms(trials).reindex(in_final.index)).any())
 
 
 def recorded_best(final: pd.DataFrame, round_: Round | None) -> str | None:

@@ -1,5 +1,6 @@
 """What the students cost, beside what they achieve."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import product
@@ -26,10 +27,7 @@ from kdtune.results.frames import config_label
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import Round
 
-# What the students cost, beside what they achieve: dataframes, table, frontier.
-
-
-OF_STUDENT = ("params", "bytes", "flops", "latency_ms", "latency32_ms")
+_OF_STUDENT = ("params", "bytes", "flops", "latency_ms", "latency32_ms")
 """Columns of `cost_frame` that dataframes of trials have as student/<column>."""
 MAX_RELATIVE_IQR = 0.25
 """Interquartile range as a share of the median, above which a latency is said to be unreliable."""
@@ -44,12 +42,12 @@ def cost_frame(costs: Sequence[Cost]) -> pd.DataFrame:
     """Return one row per model with the fields of `config.cost.Cost`; unknown numbers are NaN."""
     names = [field.name for field in fields(Cost)]
     frame = pd.DataFrame([asdict(cost) for cost in costs], columns=names)
-    unknown = {name: float for name in names if name in OF_STUDENT or name.endswith("_iqr")}
+    unknown = {name: float for name in names if name in _OF_STUDENT or name.endswith("_iqr")}
     return frame.astype({k: v for k, v in unknown.items() if frame[k].isna().any()})
 
 
 def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with config/* and the cost of its students, student/<column> of `OF_STUDENT`.
+    """Return a frame with config/* and the cost of its students, student/<column> of `_OF_STUDENT`.
 
     Without costs the frame is returned as it is.
 
@@ -57,11 +55,11 @@ def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame
         frame: of trials or configurations.
         costs: of `cost_frame`.
     """
-    own = costs[costs.role == "student"].set_index("model")
-    if not len(own):
+    known = _students(costs)
+    if not len(known):
         return frame
     students = frame["config/student"]
-    return frame.assign(**{f"student/{name}": students.map(own[name]) for name in OF_STUDENT})
+    return frame.assign(**{f"student/{name}": students.map(known[name]) for name in _OF_STUDENT})
 
 
 def frontier(
@@ -70,7 +68,7 @@ def frontier(
     criterion: Criterion,
     by: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the best distilled and the best plain configuration of each student, with its cost.
+    """Return each student's best configurations with and without distillation, with its cost.
 
     Args:
         trials: rows of `Frames.trials`; completed ones count.
@@ -85,32 +83,42 @@ def frontier(
         efficient/<cost>: whether no other row is cheaper and at least as good, or as cheap and
         better. Students without a cost are left out.
     """
-    own = costs[costs.role == "student"].set_index("model")
-    done = completed(trials)
-    if not len(own):
+    students = _students(costs).sort_values("latency_ms")
+    trials = completed(trials)
+    if not len(students):
         return pd.DataFrame()
-    done = done.assign(student=done["config/student"], plain=criterion.is_baseline(done))
-    values = by_repeat(done, criterion.metric, criterion.scope).dropna(axis=1, how="all")
-    configs = done.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
+    trials = trials.assign(undistilled=criterion.is_baseline(trials))
+    values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
+    configs = trials.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
     rows = []
-    for name, plain in product(own.sort_values("latency_ms").index, (False, True)):
-        group = configs.index[(configs.student == name) & (configs.plain == plain)]
+    for (name, cost), undistilled in product(students.iterrows(), (False, True)):
+        same_arm = configs.undistilled == undistilled
+        group = configs.index[(configs["config/student"] == name) & same_arm]
         if not len(group):
             continue
         best = best_config(values[list(group)], criterion.sign)
         interval = mean_interval(values[best].dropna())
-        row = {"student": name, "arm": "plain" if plain else "distilled", "config_id": best}
         others = [n for n in by if n != "student" and not pd.isna(configs[f"config/{n}"][best])]
-        label = config_label(configs.loc[best], others or list(by))
-        row |= {"label": label, "mean": interval.mean, "low": interval.low}
-        row |= {"high": interval.high, "n": interval.n}
-        rows.append(row | {cost: own.loc[name, cost] for cost in COST_AXES})
+        row = {
+            "student": name,
+            "arm": "plain" if undistilled else "distilled",
+            "config_id": best,
+            "label": config_label(configs.loc[best], others or list(by)),
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "n": interval.n,
+        }
+        rows.append(row | {axis: cost[axis] for axis in COST_AXES})
     frame = pd.DataFrame(rows)
-    efficient = {
-        f"efficient/{cost}": pareto(frame[cost].to_numpy(), criterion.sign * frame["mean"])
-        for cost in (COST_AXES if rows else ())
-    }
-    return frame.assign(**efficient)
+    for axis in COST_AXES if rows else ():
+        frame[f"efficient/{axis}"] = pareto(frame[axis], criterion.sign * frame["mean"])
+    return frame
+
+
+def _students(costs: pd.DataFrame) -> pd.DataFrame:
+    """Return the costs of the students, by their names."""
+    return costs[costs.role == "student"].set_index("model")
 
 
 def pareto(costs: Sequence[float], values: Sequence[float]) -> np.ndarray:
@@ -189,14 +197,11 @@ def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str]
 
 def _places(costs: pd.DataFrame) -> pd.Series:
     """Return where each model was measured, e.g. "1 thread of AMD EPYC, fp32, PyTorch 2.13.0"."""
-    return pd.Series(
-        [
-            f"{describe_machine(row)}, {row.precision}, PyTorch {row.torch}"
-            for _, row in costs.iterrows()
-        ],
-        index=costs.index,
-        dtype=object,
-    )
+    places = [
+        f"{describe_machine(row)}, {row.precision}, PyTorch {row.torch}"
+        for _, row in costs.iterrows()
+    ]
+    return pd.Series(places, costs.index, dtype=object)
 
 
 def describe_machine(cost: pd.Series) -> str:
@@ -223,11 +228,14 @@ def with_prefix(value: float, unit: str = "") -> str:
 
 # The best student within limits on its cost, in words.
 
-
 NOT_MEASURED = (
     "The cost of the students was not measured in this study, so no student can be named within "
     "--max-ms or --max-params; kdtune.search measures it before it runs further trials."
 )
+NONE_ALLOWED = "No student has {limits}: {excluded}."
+NONE_COMPLETED = "No run of a student with {limits} has completed yet."
+BEST = "Best student with {limits}: {student} ({ms}, {params}) with {label}; {metrics}."
+EXCLUDED = " Excluded by cost: {excluded}."
 
 
 def best_within(
@@ -249,44 +257,54 @@ def best_within(
         by: hyperparameters of the configuration's name.
         round_: whose ranking selects instead of the final trials that the criterion is judged by.
     """
-    own = costs[costs.role == "student"].set_index("model")
-    if not len(own):
+    students = _students(costs)
+    if not len(students):
         return NOT_MEASURED
+    excess = {str(name): _excess(cost, limits) for name, cost in students.iterrows()}
+    allowed = [name for name, costs_above in excess.items() if not costs_above]
+    facts = {"limits": _describe_limits(limits, students.iloc[0])}
     names = pd.concat(phases)["config/student"].unique()
-    excess = {name: list(_excess(row, limits)) for name, row in own.iterrows()}
-    excluded = [f"{name} ({', '.join(found)})" for name, found in excess.items() if found]
-    excluded += [f"{name} (not measured)" for name in names if name not in own.index]
-    asked = " and ".join(_requirements(limits, own.iloc[0]))
-    allowed = [name for name, found in excess.items() if not found]
+    excess |= {name: ["not measured"] for name in names if name not in students.index}
+    facts["excluded"] = ", ".join(
+        f"{n} ({', '.join(above)})" for n, above in excess.items() if above
+    )
     if not allowed:
-        return f"No student has {asked}: {', '.join(excluded)}."
+        return NONE_ALLOWED.format(**facts)
     inside = (completed(t)[completed(t)["config/student"].isin(allowed)] for t in phases)
-    trials = next((found for found in inside if len(found)), None)
-    if trials is None:
-        text = f"No run of a student with {asked} has completed yet."
-    else:
+    trials = next((phase for phase in inside if len(phase)), None)
+    text = NONE_COMPLETED
+    if trials is not None:
+        text = BEST
         values = by_repeat(trials, criterion.metric, criterion.scope)
         best = round_.best(set(values)) if round_ is not None else None
         best = best or best_config(values, criterion.sign, students_of(trials))
-        described = _describe(trials, best, own, criterion, limits, by, round_ is not None)
-        text = f"Best student with {asked}: {described}."
-    return f"{text} Excluded by cost: {', '.join(excluded)}." if excluded else text
+        trials = trials[trials.config_id == best]
+        cost = students.loc[trials["config/student"].iloc[0]]
+        held_out = round_ is not None and bool((trials.phase == "final").all())
+        facts |= {"student": str(cost.name), "ms": _ms(cost, limits), "params": _params(cost)}
+        facts["label"] = config_label(trials.iloc[0], [n for n in by if n != "student"])
+        facts["metrics"] = ", ".join(_metrics(trials, criterion, held_out))
+    return (text + EXCLUDED * bool(facts["excluded"])).format(**facts)
 
 
-def _requirements(limits: Limits, cost: pd.Series) -> Iterator[str]:
+def _describe_limits(limits: Limits, cost: pd.Series) -> str:
+    parts = []
     if limits.max_ms is not None:
-        where = describe_machine(cost)
-        yield f"a latency of at most {limits.max_ms:g} ms at batch size 1 ({where})"
+        machine = describe_machine(cost)
+        parts.append(f"a latency of at most {limits.max_ms:g} ms at batch size 1 ({machine})")
     if limits.max_params is not None:
-        yield f"at most {limits.max_params:,} parameters"
+        parts.append(f"at most {limits.max_params:,} parameters")
+    return " and ".join(parts)
 
 
-def _excess(cost: pd.Series, limits: Limits) -> Iterator[str]:
-    """Yield each cost of a student that exceeds its limit, in words."""
+def _excess(cost: pd.Series, limits: Limits) -> list[str]:
+    """Return each cost of a student that exceeds its limit, in words."""
+    above = []
     if limits.max_ms is not None and cost.latency_ms > limits.max_ms:
-        yield _ms(cost, limits)
+        above.append(_ms(cost, limits))
     if limits.max_params is not None and cost.params > limits.max_params:
-        yield _params(cost)
+        above.append(_params(cost))
+    return above
 
 
 def _ms(cost: pd.Series, limits: Limits) -> str:
@@ -300,41 +318,23 @@ def _params(cost: pd.Series) -> str:
     return f"{cost.params:,.0f} parameters"
 
 
-def _describe(
-    trials: pd.DataFrame,
-    best: str,
-    costs: pd.DataFrame,
-    criterion: Criterion,
-    limits: Limits,
-    by: Sequence[str],
-    is_recorded: bool,
-) -> str:
-    """Return the student, its cost, its configuration and its means with their intervals."""
-    own = completed(trials)
-    own = own[own.config_id == best]
-    name = own["config/student"].iloc[0]
-    cost = costs.loc[name]
-    label = config_label(own.iloc[0], [n for n in by if n != "student"])
-    held_out = is_recorded and (own.phase == "final").all()
+def _metrics(trials: pd.DataFrame, criterion: Criterion, held_out: bool) -> Iterator[str]:
+    """Yield mean, 95 % t interval and number of repeats of a configuration on val and test."""
     note = "held-out repeats" if held_out else "optimistic: used for the selection"
-    scope = (criterion.metric, criterion.scope)
-    val = by_repeat(own, *scope)[best].dropna()
-    test = by_repeat(own, criterion.metric, "last", split="test")[best].dropna()
-    parts = [f"{criterion.label} {_estimate(val, criterion, note)}"]
-    if len(test):
-        on_test = criterion.label.replace("validation", "test")
-        parts.append(f"{on_test} {_estimate(test, criterion)}")
-    return f"{name} ({_ms(cost, limits)}, {_params(cost)}) with {label}; {', '.join(parts)}"
-
-
-def _estimate(sample: pd.Series, criterion: Criterion, note: str = "") -> str:
-    """Return mean, 95 % t interval and number of repeats."""
-    interval = mean_interval(criterion.scale * sample)
-    half, unit = (interval.high - interval.low) / 2, "%" * criterion.in_points
-    notes = [f"n = {interval.n}", note] if note else [f"n = {interval.n}"]
-    if half != half or half == float("inf"):
+    on_test = criterion.label.replace("validation", "test")
+    for split, scope, label in (
+        ("val", criterion.scope, criterion.label),
+        ("test", "last", on_test),
+    ):
+        sample = by_repeat(trials, criterion.metric, scope, split=split).iloc[:, 0].dropna()
+        if split == "test" and not len(sample):
+            continue
+        interval = mean_interval(criterion.scale * sample)
+        half = (interval.high - interval.low) / 2
+        notes = [f"n = {interval.n}", *[note] * (split == "val")]
         form = ".1f" if criterion.in_points else ".4g"
-    else:
-        form = f".{decimals(half, interval.mean) if half > 0 else 1}f"
-        notes.insert(0, f"95% CI {interval.low:{form}} to {interval.high:{form}}")
-    return f"{interval.mean:{form}}{unit} ({', '.join(notes)})"
+        if math.isfinite(half):
+            form = f".{decimals(half, interval.mean) if half > 0 else 1}f"
+            notes.insert(0, f"95% CI {interval.low:{form}} to {interval.high:{form}}")
+        unit = "%" * criterion.in_points
+        yield f"{label} {interval.mean:{form}}{unit} ({', '.join(notes)})"

@@ -139,8 +139,8 @@ class Design:
 
     def units(self, repeats: Sequence[int]) -> NDArray[np.int64]:
         """Return for each repeat its unit, (R,); rows of different units are independent."""
-        own = np.asarray(repeats, dtype=np.int64)
-        return own % self.teachers if self.by_teacher else own
+        numbers = np.asarray(repeats, dtype=np.int64)
+        return numbers % self.teachers if self.by_teacher else numbers
 
     def unit_means(self, table: Values, repeats: Sequence[int]) -> Values:
         """Return the means of the rows of each unit.
@@ -197,8 +197,8 @@ class Design:
         With folds new splits have new images, too.
         """
         if self.folds is not None:
-            own = "teachers" if self.several_recipes else "a teacher"
-            teacher = f"{own} for each" if self.fine_tuned else self._these_teachers
+            new = "teachers" if self.several_recipes else "a teacher"
+            teacher = f"{new} for each" if self.fine_tuned else self._these_teachers
             return f"new train/val splits of data like these, with {teacher}"
         if self.by_teacher:
             recipe = "these recipes" if self.several_recipes else "this recipe"
@@ -245,22 +245,22 @@ class Design:
     def constant(self) -> str:
         """What is the same in all repeats, and what conclusions depend on, as sentences."""
         if self.folds is not None:
-            own = "each repeat has its own train and val, drawn from both together"
+            varies = "each repeat has its own train and val, drawn from both together"
             plural = "s" * self.several_recipes
-            own += f", and its own teacher{plural}, fine-tuned on its train" * self.fine_tuned
+            varies += f", and its own teacher{plural}, fine-tuned on its train" * self.fine_tuned
             same = "Test is" if self.fine_tuned else f"The teacher{plural} and test are"
             return (
-                f"{same} the same in all repeats; {own}. Val is one of {self.folds} stratified "
+                f"{same} the same in all repeats; {varies}. Val is one of {self.folds} stratified "
                 f"folds. Conclusions are about {self.new_units}."
             )
         if self.teachers > 1:
             recipe = "these recipes" if self.several_recipes else "this recipe"
-            own = recipe if self.by_teacher else "these teachers"
+            teachers = recipe if self.by_teacher else "these teachers"
             of = "each recipe" if self.several_recipes else "one recipe"
             return (
                 f"The split into train, val and test is the same in all repeats. They use "
                 f"{self.teachers} teachers of {of} in turn. Conclusions are conditional on "
-                f"{own} and this data set."
+                f"{teachers} and this data set."
             )
         if not self.has_teacher:
             return (
@@ -457,15 +457,15 @@ def make_pairs(
         for config in (c, b)
         for repeat in common[c]
     }
-    found = read(list(wanted)) if design.folds is None else {}
-    if len(found) < len(wanted):  # else rows of one table would hold for different images
-        found = {}
+    examples = read(list(wanted)) if design.folds is None else {}
+    if len(examples) < len(wanted):  # else rows of one table would hold for different images
+        examples = {}
 
     pairs = []
     for config, baseline in baselines.items():
         repeats = common[config]
         a, b = values.loc[repeats, [config, baseline]].to_numpy().T
-        tables = [[found.get(names[c, r]) for r in repeats] for c in (config, baseline)]
+        tables = [[examples.get(names[c, r]) for r in repeats] for c in (config, baseline)]
         numbers = [int(repeat) for repeat in repeats]
         pairs.append(Pair(a, b, difference_table(*tables), numbers, design))
     return pairs
@@ -476,10 +476,10 @@ def stack_examples(values: Sequence[Values | None]) -> Values | None:
 
     None if those of a repeat are missing, or not all have the same length.
     """
-    known = [own for own in values if own is not None]
-    if not known or len(known) < len(values) or len({len(own) for own in known}) > 1:
+    rows = [row for row in values if row is not None]
+    if not rows or len(rows) < len(values) or len({len(row) for row in rows}) > 1:
         return None
-    return np.stack(known)
+    return np.stack(rows)
 
 
 def difference_table(a: Sequence[Values | None], b: Sequence[Values | None]) -> Values | None:

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write
-from kdtune.config.records import UNREADABLE, oriented
+from kdtune.config.images import UNREADABLE, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.task import COMPARABLE, ECE_BINS
 from kdtune.config.text import UserError
@@ -43,7 +43,8 @@ from kdtune.storage.records import parse_teacher, read_provenance
 
 
 ARMS = ("distilled", "baseline")
-COLUMNS = ("split", "example", "file", "label", "predicted", "p_predicted", "p_label")
+SPLITS = ("val", "test")
+_COLUMNS = ("split", "example", "file", "label", "predicted", "p_predicted", "p_label")
 """Columns of the predictions that are read."""
 Numbers = np.ndarray[Any, Any]
 
@@ -108,16 +109,16 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, Arms]:
         index="repeat", columns="config_id", values="trial_id"
     )
     trials = trials.dropna()[list(pair)]
-    frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), COLUMNS)
+    frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
     if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
         return {}
     classes = class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
-    found = {
-        str(split): _arms(str(split), rows, trials, pair, classes)
-        for split, rows in frame.groupby("split", sort=False)
-    }
-    known = {split: arms for split in ("val", "test") if (arms := found.get(split))}
-    return {split: replace(arms, design=results.design) for split, arms in known.items()}
+    by_split = {}
+    for split in SPLITS:
+        arms = _arms(split, frame[frame.split == split], trials, pair, classes)
+        if arms is not None:
+            by_split[split] = replace(arms, design=results.design)
+    return by_split
 
 
 def class_names(folder: Path, count: int) -> tuple[str, ...]:
@@ -155,26 +156,26 @@ def _arms(
     if not order or not set(order) <= set(by_trial):
         return None
     parts = [by_trial[trial] for trial in order]
-    same = [part[["example", "label"]].to_numpy() for part in parts]
-    if not all(np.array_equal(one, same[0]) for one in same) or pd.isna(same[0]).any():
-        return None
-    shape = (2, len(trials), len(parts[0]))
     first = parts[0]
+    images = [part[["example", "label"]].to_numpy() for part in parts]
+    if pd.isna(images[0]).any() or not all(np.array_equal(own, images[0]) for own in images):
+        return None
     files = first["file"] if "file" in first else pd.Series([None] * len(first))
-    predicted, p_predicted, p_label = (
-        np.stack([part[name].to_numpy(dtype=kind) for part in parts]).reshape(shape)
-        for name, kind in (("predicted", int), ("p_predicted", float), ("p_label", float))
-    )
+
+    def stacked(name: str, kind: type) -> Numbers:
+        columns = np.stack([part[name].to_numpy(dtype=kind) for part in parts])
+        return columns.reshape(2, len(trials), len(first))
+
     return Arms(
-        split,
-        pair,
-        tuple(int(r) for r in trials.index),
-        tuple(classes),
-        first.label.to_numpy(dtype=int),
-        tuple(None if pd.isna(name) else str(name) for name in files),
-        predicted,
-        p_predicted,
-        p_label,
+        split=split,
+        configs=pair,
+        repeats=tuple(int(r) for r in trials.index),
+        classes=tuple(classes),
+        label=first.label.to_numpy(dtype=int),
+        files=tuple(None if pd.isna(name) else str(name) for name in files),
+        predicted=stacked("predicted", int),
+        p_predicted=stacked("p_predicted", float),
+        p_label=stacked("p_label", float),
     )
 
 
@@ -197,11 +198,11 @@ def class_accuracies(arms: Arms) -> pd.DataFrame:
     level = 1 - SIGNIFICANCE_LEVEL / len(numbers)
     rows = []
     for number in numbers:
-        own = correct[:, :, arms.label == number]
-        by_repeat = own.mean(2)
-        images = own[0] - own[1] if arms.design.folds is None else None
+        of_class = correct[:, :, arms.label == number]
+        by_repeat = of_class.mean(2)
+        images = of_class[0] - of_class[1] if arms.design.folds is None else None
         pair = Pair(by_repeat[0], by_repeat[1], images, arms.repeats, arms.design)
-        row = {"class": arms.classes[number], "images": own.shape[2]}
+        row = {"class": arms.classes[number], "images": of_class.shape[2]}
         row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
         rows.append(row | pair.statistics(1, level, most=1.0))
     table = pd.DataFrame(rows)
@@ -257,15 +258,15 @@ def calibration(arms: Arms) -> pd.DataFrame:
         One row per arm and bin with predictions: arm, bin (from 0), n, confidence and accuracy
         (means).
     """
-    correct, index = arms.correct, _bins(arms.p_predicted)
+    correct, bins = arms.correct, _bins(arms.p_predicted)
     rows = []
     for i, arm in enumerate(ARMS):
-        for number in range(ECE_BINS):
-            own = index[i] == number
-            if own.any():
-                means = (float(x[i][own].mean()) for x in (arms.p_predicted, correct))
-                row = {"arm": arm, "bin": number, "n": int(own.sum())}
-                rows.append(row | dict(zip(("confidence", "accuracy"), means, strict=True)))
+        for number in np.unique(bins[i]):
+            inside = bins[i] == number
+            row = {"arm": arm, "bin": int(number), "n": int(inside.sum())}
+            row["confidence"] = float(arms.p_predicted[i][inside].mean())
+            row["accuracy"] = float(correct[i][inside].mean())
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -287,7 +288,7 @@ def _bins(confidence: Numbers) -> Numbers:
     return index
 
 
-# Images on which distilled and plain students differ most, and their thumbnails.
+# Images on which students with and without distillation differ most, and their thumbnails.
 #
 # A study ends with thumbnails in its folder, so that its report shows them wherever the folder is
 # read. Without them, thumbnails are made from the files of the data, if these are still there.
@@ -325,9 +326,13 @@ def _row(arms: Arms, image: int, right: Numbers) -> dict[str, object]:
     """Return the row of one image in `most_different`; `right` [2, N] counts correct students."""
     label = int(arms.label[image])
     row: dict[str, object] = {
-        **{"image": image, "file": arms.files[image], "label": arms.classes[label]},
-        **{arm: int(count) for arm, count in zip(ARMS, right[:, image], strict=True)},
-        **{"n": len(arms.repeats), "diff": int(right[0, image] - right[1, image])},
+        "image": image,
+        "file": arms.files[image],
+        "label": arms.classes[label],
+        "distilled": int(right[0, image]),
+        "baseline": int(right[1, image]),
+        "n": len(arms.repeats),
+        "diff": int(right[0, image] - right[1, image]),
     }
     for arm, predicted in zip(ARMS, arms.predicted[:, :, image], strict=True):
         counts = np.bincount(predicted[predicted != label], minlength=1)
@@ -347,8 +352,10 @@ def thumbnail(image: Image.Image) -> bytes:
     small = image.convert("L" if image.mode in ("1", "L") else "RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
-    photo = max(image.size) > THUMBNAIL_SIDE  # JPEG blurs small drawings, but is a third of a PNG
-    small.save(buffer, **({"format": "jpeg", "quality": 82} if photo else {"format": "png"}))
+    if max(image.size) > THUMBNAIL_SIDE:  # JPEG blurs small drawings, but is a third of a PNG
+        small.save(buffer, format="jpeg", quality=82)
+    else:
+        small.save(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -359,7 +366,7 @@ def write_thumbnails(
 
     Args:
         folder: of the study.
-        arms: see `arms.read_arms`.
+        arms: see `read_arms`.
         picture: picture(split, index) returns an image of the data; what raises OSError,
             ValueError or UserError gets no thumbnail.
     """
@@ -406,16 +413,10 @@ def read_thumbnail(
         with suppress(OSError):
             return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
     if root is not None and file is not None:
-        with suppress(*UNREADABLE):
-            return _from_file(root / file, orientation)
+        with suppress(*UNREADABLE), Image.open(root / file) as picture:
+            if picture.width * picture.height <= MAX_PIXELS:
+                return thumbnail(oriented(picture, orientation))
     return b""
-
-
-def _from_file(file: Path, orientation: Orientation | None) -> bytes:
-    with Image.open(file) as image:
-        if image.width * image.height > MAX_PIXELS:
-            return b""
-        return thumbnail(oriented(image, orientation))
 
 
 def _shown(arms: Mapping[str, Arms]) -> Iterator[tuple[str, int]]:
@@ -430,9 +431,6 @@ def _stem(split: str, image: int) -> str:
 
 
 # Metrics of the best configuration and of its students, as students.json records them.
-
-
-SPLITS = ("val", "test")
 
 
 def configuration_record(results: Results) -> dict[str, Any]:

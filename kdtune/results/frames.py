@@ -13,13 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kdtune.config.files import PREDICTIONS, atomic_write
+from kdtune.config.run import DISTILLATION, LIKE, OF_STUDY, complete
 from kdtune.config.study import Scope, Study
-from kdtune.config.task import DISTILLATION, LIKE, OF_STUDY, Metric, Task, complete
+from kdtune.config.task import Metric, Task
 from kdtune.config.text import short
 from kdtune.storage.records import CORRECT, FINALISTS, Line, Round, is_running, iter_lines
 
 # Readable labels of configurations, e.g. "alpha = 0.5, T = 4".
-
 
 PREFIX = "config/"
 """Of the columns of hyperparameters."""
@@ -48,7 +48,9 @@ def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
         if trials[f"config/{name}"].nunique(dropna=name in OF_STUDY) > 1
     ]
     others = [name for name in varied if not _is_copy(name, trials)]
-    return [n for n in searched if n in varied] or others or [*searched, *_only(trials)][:1]
+    names = hyperparameters_of(trials)
+    first = [*searched, *(["alpha"] if "alpha" in names else names)][:1]
+    return [n for n in searched if n in varied] or others or first
 
 
 def _is_copy(name: str, trials: pd.DataFrame) -> bool:
@@ -59,14 +61,8 @@ def _is_copy(name: str, trials: pd.DataFrame) -> bool:
     other = LIKE.get(name)
     if other is None:
         return False
-    own = trials[f"config/{name}"].dropna()
-    return bool(own.equals(trials.loc[own.index, f"config/{other}"]))
-
-
-def _only(trials: pd.DataFrame) -> list[str]:
-    """Return the hyperparameters of trials of one configuration, that which names it first."""
-    names = hyperparameters_of(trials)
-    return ["alpha"] if "alpha" in names else names
+    values = trials[f"config/{name}"].dropna()
+    return bool(values.equals(trials.loc[values.index, f"config/{other}"]))
 
 
 def short_model(name: str) -> str:
@@ -145,8 +141,8 @@ def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
 # Predictions of a study's trials on val and test, one row per example.
 
 
-NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
-NUMBERS += ["kl", "logit_diff"]
+_NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
+_NUMBERS += ["kl", "logit_diff"]
 """Columns that metrics per example are computed from. Files of older versions lack some."""
 
 
@@ -196,9 +192,9 @@ def of_trials(folder: Path, trials: pd.DataFrame, split: str) -> pd.DataFrame:
     frame = read_predictions(folder, list(done.trial_id))
     if not len(frame):
         return frame
-    own = done[["trial_id", "config_id", "label", "repeat"]]
-    own = own.rename(columns={"label": "configuration"})
-    return own.merge(frame[frame.split == split], on="trial_id").reset_index(drop=True)
+    named = done[["trial_id", "config_id", "label", "repeat"]]
+    named = named.rename(columns={"label": "configuration"})
+    return named.merge(frame[frame.split == split], on="trial_id").reset_index(drop=True)
 
 
 def read_examples(
@@ -214,7 +210,7 @@ def read_examples(
         return {}
     with suppress(ImportError):
         found = {}
-        for trial, table in _tables(folder, trial_ids, [*NUMBERS, metric.name]).items():
+        for trial, table in _tables(folder, trial_ids, [*_NUMBERS, metric.name]).items():
             # predictions of an older version lack columns, those without a teacher values
             with suppress(KeyError, TypeError, ValueError):
                 frame = table.to_pandas()
@@ -282,7 +278,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
 accuracy, which is optimistic."""
 SPLITS = ("train", "val", "test")
-LINE = ("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", CORRECT)
+_LINE = ("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", CORRECT)
 """What a record of an epoch holds besides its number, its seconds and its metrics."""
 ENDING = ["status", "error", "node"]
 
@@ -420,7 +416,7 @@ class _Epochs:
 
     def _new_metrics(self, line: Line) -> list[str]:
         """Return the names of metrics that a training function had not reported before."""
-        return [n for n in line if n not in self.numbers and n not in LINE]
+        return [n for n in line if n not in self.numbers and n not in _LINE]
 
     def frame(self, trials: pd.DataFrame) -> pd.DataFrame:
         """Return one row per trial, epoch and split, from its last record, with trial columns."""

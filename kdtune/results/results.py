@@ -9,32 +9,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kdtune.config.cli import AnalysisFlags, ReportFlags
+from kdtune.config.cli import ComparisonFlags
 from kdtune.config.fields import Value
 from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, name_of
 from kdtune.config.text import InputError
-from kdtune.results import summaries
-from kdtune.results.comparison import (
-    Chosen,
-    Criterion,
-    baseline_of,
-    best_config,
-    by_repeat,
-    compare,
-    comparison_rows,
-    completed,
-    format_table,
-    has_all_arms,
-    markdown,
-    of_default,
-    of_round,
-    recorded_best,
-    selection,
-    students_of,
-)
+from kdtune.results import comparison, summaries, warnings, words
+from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
     best_within,
     cost_frame,
@@ -55,27 +38,7 @@ from kdtune.results.frames import (
     read_frames,
     regularisers,
 )
-from kdtune.results.summaries import best_rows
-from kdtune.results.warnings import (
-    describe_status,
-    find_missing_files,
-    find_problems,
-    recorded_warnings,
-    teacher_warnings,
-    weak_teachers_text,
-)
-from kdtune.results.words import (
-    ComparisonContext,
-    best_sentence,
-    default_text,
-    effort_text,
-    effort_warning,
-    short_metrics,
-    short_summary,
-    steps_warning,
-    tuning_effort,
-    verdict,
-)
+from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
 from kdtune.storage.records import read_study
 
@@ -195,13 +158,13 @@ class Results:
     @cached_property
     def final_trials(self) -> pd.DataFrame:
         """The finalists' trials in the last round of final repeats, see `comparison.of_round`."""
-        return of_round(self.trials, self.frames.round)
+        return comparison.of_round(self.trials, self.frames.round)
 
     @cached_property
     def task(self) -> Task:
         """What the trials train, with all metrics that they report."""
-        known = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
-        on_val = [n for n in known if self.frames.trials[f"val/{n}@last"].notna().any()]
+        columns = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
+        on_val = [n for n in columns if self.frames.trials[f"val/{n}@last"].notna().any()]
         return self.study.task.with_metrics(self.frames.metrics, on_val)
 
     @cached_property
@@ -241,8 +204,9 @@ class Results:
         as the baseline, since the finalists are the best with and without distillation. A study
         without one of the two has one finalist.
         """
-        own = criterion.has_plain_baseline
-        return own and has_all_arms(self.final_trials, self.trials, self.default_criterion)
+        return criterion.has_plain_baseline and comparison.has_all_arms(
+            self.final_trials, self.trials, self.default_criterion
+        )
 
     @property
     def finalists_are_recorded(self) -> bool:
@@ -260,7 +224,7 @@ class Results:
     @property
     def status(self) -> str:
         """The progress of the study, e.g. "complete: 40 runs"."""
-        return describe_status(self.study, self.frames)
+        return warnings.describe_status(self.study, self.frames)
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -268,30 +232,30 @@ class Results:
 
         Empty for a complete study.
         """
-        models = [*self._teacher_warnings, *recorded_warnings(self.folder)]
-        if unequal := effort_warning(self.effort, self.study):
+        models = [*self._teacher_warnings, *warnings.recorded_warnings(self.folder)]
+        if unequal := words.effort_warning(self.effort, self.study):
             models.append(unequal)
-        if longer := steps_warning(completed(self.trials), self.task):
+        if longer := words.steps_warning(comparison.completed(self.trials), self.task):
             models.append(longer)
-        problems = find_problems(self.study, self.frames, self.by, self.task)
-        missing = find_missing_files(self.folder, self.study, self.frames, self.best())
+        problems = warnings.find_problems(self.study, self.frames, self.by, self.task)
+        missing = warnings.find_missing_files(self.folder, self.study, self.frames, self.best())
         return [*models, *problems, *missing]
 
     @cached_property
     def effort(self) -> pd.DataFrame:
-        """Configurations and runs with and without the baseline; see `effort.tuning_effort`.
+        """Configurations and runs with and without the baseline; see `comparison.tuning_effort`.
 
         >>> results.effort[["configs", "baseline_configs"]]
            configs  baseline_configs
         0        2                 1
         """
-        return tuning_effort(self.trials, self.default_criterion)
+        return comparison.tuning_effort(self.trials, self.default_criterion)
 
     @property
     def _teacher_warnings(self) -> list[str]:
         if not self.task.is_distillation:
             return []
-        return teacher_warnings(self.folder, self.search_trials)
+        return warnings.teacher_warnings(self.folder, self.search_trials)
 
     @cached_property
     def by(self) -> list[str]:
@@ -357,11 +321,11 @@ class Results:
         trials = self.trials_for(criterion)
         trials = trials[trials.config_id.isin(configs)]
         if self.names_recorded_best(criterion):
-            return recorded_best(trials, self.frames.round)
-        values = by_repeat(trials, criterion.metric, criterion.scope)
+            return comparison.recorded_best(trials, self.frames.round)
+        values = comparison.by_repeat(trials, criterion.metric, criterion.scope)
         if not values.notna().any(axis=None):
             return None
-        return best_config(values, criterion.sign, students_of(self.trials))
+        return comparison.best_config(values, criterion.sign, comparison.students_of(self.trials))
 
     def names_recorded_best(self, criterion: Criterion) -> bool:
         """Return whether `best` is the finalist that was recorded as the best."""
@@ -390,8 +354,8 @@ class Results:
         """Return the student of a configuration; "" for a training function."""
         if self.task.group is None:
             return ""
-        own = self.trials[f"{PREFIX}{self.task.group}"]
-        return str(own[self.trials.config_id == config_id].iloc[0])
+        students = self.trials[f"{PREFIX}{self.task.group}"]
+        return str(students[self.trials.config_id == config_id].iloc[0])
 
     def compare(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Compare every other configuration with the baseline of its student.
@@ -412,7 +376,9 @@ class Results:
         if criterion not in self._compared:
             level, read = self.anytime_level(criterion), self.examples(criterion)
             trials = self.trials_for(criterion)
-            self._compared[criterion] = compare(trials, criterion, level, read, self.design)
+            self._compared[criterion] = comparison.compare(
+                trials, criterion, level, read, self.design
+            )
         return self._compared[criterion].copy()
 
     @cached_property
@@ -457,13 +423,17 @@ class Results:
         if best is None:
             return pd.DataFrame()
         trials = self.trials_for(criterion)
-        chosen = Chosen(best, baseline_of(self.compare(criterion), best), self.default)
+        chosen = comparison.Chosen(
+            best, comparison.baseline_of(self.compare(criterion), best), self.default
+        )
         if self.uses_held_out_repeats(criterion):  # the default runs them, too
-            default = of_default(self.trials, self.frames.round, self.default)
+            default = comparison.of_default(self.trials, self.frames.round, self.default)
             trials = pd.concat([trials, default])
         level = self.anytime_level(criterion)
         read = partial(self.examples, criterion)
-        return selection(self.folder, trials, criterion, chosen, level, read, self.design)
+        return comparison.selection(
+            self.folder, trials, criterion, chosen, level, read, self.design
+        )
 
     def sensitivity(self, metric: str = "") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `summaries.sensitivity`.
@@ -495,7 +465,7 @@ class Results:
         table = self.compare(criterion)
         if not len(table):
             return None
-        values = by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        values = comparison.by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
         first = table.iloc[0]
         sample = (values[first.config_id] - values[first.baseline]).dropna()
         return self.design.teacher_share(sample.to_numpy(), list(sample.index))
@@ -547,12 +517,12 @@ class Results:
             full: whether there are all numbers, for computing, instead of a table for reading.
 
         Returns:
-            One row per group. For reading, see `short_forms.short_summary`. Full: by..., n_planned
+            One row per group. For reading, see `words.short_summary`. Full: by..., n_planned
             (repeats; not if pooled), val/<metric>/mean, /std and /n, unless pooled /low and /high
             of the 95 % t interval, and label.
         """
         keys = list(by) or self.by
-        metrics = metrics or (self.task.table_metrics if full else short_metrics(self.task))
+        metrics = metrics or (self.task.table_metrics if full else words.short_metrics(self.task))
         check_names("by", keys, self.task.names)
         check_names("a column of the table", metrics, self.task.metrics)
         trials, planned = self.search_trials, self.planned_repeats
@@ -560,7 +530,7 @@ class Results:
             table = summaries.pooled(self.epochs, trials, keys, metrics, self.task)
         else:
             table = summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
-        return table if full else short_summary(table, keys, metrics, self.task)
+        return table if full else words.short_summary(table, keys, metrics, self.task)
 
     def marginal(self, columns: Sequence[str] = (), scope: Scope = "last") -> pd.DataFrame:
         """Return the summary by each hyperparameter of `Results.by` alone, for computing.
@@ -626,7 +596,7 @@ class Results:
         return None, "runs have no values for the same examples"
 
     def verdict(self, criterion: Criterion | None = None) -> str:
-        """Return the conclusion in words, a line for each student; see `wording.verdict`.
+        """Return the conclusion in words, a line for each student; see `words.verdict`.
 
             >>> print(results.verdict())
             Distillation (alpha = 0.1) improved validation accuracy by 6.0 percentage points
@@ -641,21 +611,21 @@ class Results:
         text = self._verdict_by_student(criterion)
         weak = ""
         if self.task.is_distillation:
-            weak = weak_teachers_text(self.folder, self.search_trials)
+            weak = warnings.weak_teachers_text(self.folder, self.search_trials)
         return f"{self.best_within_limits(criterion)}\n{text}\n{weak}".strip()
 
     def _verdict_by_student(self, criterion: Criterion) -> str:
         """Return the conclusion, a line for each student if there are several."""
         table, students = self.compare(criterion), self.compared_students(criterion)
         if len(students) < 2:
-            return verdict(table, criterion, self.by, self.context(criterion))
+            return words.verdict(table, criterion, self.by, self.context(criterion))
         m = int(table.p_holm.notna().sum())
         by = [name for name in self.by if name != self.task.group]
         lines = []
         for student in students:
             rows = table[criterion.groups(table) == student]
-            words = verdict(rows, criterion, by, self.context(criterion, student), m)
-            lines.append(f"{student}: {words}")
+            text = words.verdict(rows, criterion, by, self.context(criterion, student), m)
+            lines.append(f"{student}: {text}")
         return "\n".join(lines)
 
     def best_within_limits(self, criterion: Criterion | None = None) -> str:
@@ -677,26 +647,26 @@ class Results:
         criterion = criterion or self.default_criterion
         table, task = self.compare(criterion), criterion.task
         if criterion.has_plain_baseline:
-            words = task.baseline_words
+            text = task.baseline_words
         else:
             values = {f"config/{name}": value for name, value in criterion.fixed.items()}
-            words = config_label(values, list(criterion.fixed))
+            text = config_label(values, list(criterion.fixed))
         if not len(table):
-            return words
+            return text
         if student is None and len(self.compared_students(criterion)) > 1:
-            return f"{words} of the same {task.group}"
+            return f"{text} of the same {task.group}"
         rows = table if student is None else table[criterion.groups(table) == student]
         if not len(rows):
-            return words
+            return text
         chosen = self.trials[self.trials.config_id == rows.baseline.iloc[0]].iloc[0]
         fixed = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
         others = [n for n in self.by if n not in fixed and not pd.isna(chosen[f"config/{n}"])]
         aids = regularisers(task, {name: chosen[f"config/{name}"] for name in others})
         if aids:
             but = " but" * criterion.has_plain_baseline
-            words += f"{but} with {join_words(aids.values())}"
+            text += f"{but} with {join_words(aids.values())}"
         rest = [name for name in others if name not in aids]
-        return f"{words} ({config_label(chosen, rest)})" if rest else words
+        return f"{text} ({config_label(chosen, rest)})" if rest else text
 
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
@@ -716,7 +686,7 @@ class Results:
         if best is None or "default" not in set(table.row):
             return ""
         context = self.context(criterion, self.student(best))
-        return default_text(table, criterion, self.label(self.default), context)
+        return words.default_text(table, criterion, self.label(self.default), context)
 
     def text(
         self,
@@ -738,21 +708,23 @@ class Results:
         scope, columns = criterion.scope, columns or self.task.table_metrics
         whole = self.summary(by, columns, scope, full=True)
         parts = ["No run has completed."]
-        if len(table := best_rows(whole, criterion, MAX_PRINTED_ROWS)):
+        if len(table := summaries.best_rows(whole, criterion, MAX_PRINTED_ROWS)):
             optimistic = " (optimistic: selected by the reported accuracy)" * (scope == "best")
             note = f"mean ± SD over n repeats{self.repeats_phrase}, val, scope {scope}"
-            parts = [format_table(table), f"{note}{optimistic}"]
+            parts = [comparison.format_table(table), f"{note}{optimistic}"]
         if len(table := self.compare(criterion)):
             context = self.context(criterion)
-            head, rows = comparison_rows(table, self.by, criterion, context.anytime_level)
+            head, rows = comparison.comparison_rows(
+                table, self.by, criterion, context.anytime_level
+            )
             about = f"from {context.baseline}{context.repeats_phrase}"
             parts.append(f"Difference in {criterion.label} {about}:")
-            parts.append(markdown(head, rows[:MAX_PRINTED_ROWS]))
-            parts.append(f"{context.method} {effort_text(self.effort, self.task)}".rstrip())
+            parts.append(comparison.markdown(head, rows[:MAX_PRINTED_ROWS]))
+            parts.append(f"{context.method} {words.effort_text(self.effort, self.task)}".rstrip())
         parts += cost_text(self.costs, teacher_files(self.study))
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion, self.student(best))
-            parts.append(best_sentence(table, criterion, self.label(best), context))
+            parts.append(words.best_sentence(table, criterion, self.label(best), context))
             parts += [self.default_text(criterion), self.edges(criterion)]
         verdicts = self.verdict(criterion)
         if "\n" in verdicts:
@@ -760,7 +732,7 @@ class Results:
         return "\n\n".join(part for part in [*parts, verdicts] if part)
 
 
-def criterion_of(flags: AnalysisFlags | ReportFlags, results: Results | None = None) -> Criterion:
+def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Criterion:
     """Return the criterion that flags ask for.
 
     Args:
@@ -800,12 +772,12 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
     for name, value in {} if criterion.has_plain_baseline else criterion.fixed.items():
         values = study.values(name)
         if isinstance(values, Range):
-            known = not isinstance(value, str) and values.low <= value <= values.high
+            is_searched = not isinstance(value, str) and values.low <= value <= values.high
         else:
-            known = value in values
+            is_searched = value in values
         # samplers add alpha = 1 even if the list or range of alphas does not hold it
-        known = known or (study.has_plain and task.baseline.get(name) == value)
-        if not known:
+        is_searched |= study.has_plain and task.baseline.get(name) == value
+        if not is_searched:
             shown = values if isinstance(values, Range) else ", ".join(map(str, values))
             raise InputError(
                 f"--baseline must be a configuration of the study ({name}: {shown}), but got "

@@ -15,9 +15,9 @@ import pandas as pd
 
 from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
-from kdtune.config.run import Run
+from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Format, Study
-from kdtune.config.task import HYPERPARAMETERS, Range, Values
+from kdtune.config.task import Range, Values
 from kdtune.config.text import InputError, first_line, short
 from kdtune.results.comparison import (
     DEFAULT,
@@ -64,13 +64,13 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
         A sentence if that is not known for some of them, else "".
     """
     prints = {name: fingerprints_of(results).get("data") for name, results in studies.items()}
-    known = {name: text for name, text in prints.items() if text is not None}
-    if len(set(known.values())) > 1:
-        shown = ", ".join(f"{name}: {studies[name].study.run.data}" for name in known)
+    recorded = {name: text for name, text in prints.items() if text is not None}
+    if len(set(recorded.values())) > 1:
+        shown = ", ".join(f"{name}: {studies[name].study.run.data}" for name in recorded)
         raise InputError(
             f"studies can be compared on the same data only, but these have different data "
-            f"({shown}; fingerprints {', '.join(known.values())}); name studies of one data set, "
-            f"or one study"
+            f"({shown}; fingerprints {', '.join(recorded.values())}); name studies of one data "
+            f"set, or one study"
         )
     sizes = {name: val_size(results) for name, results in studies.items()}
     if len(set(sizes.values()) - {0}) > 1:
@@ -362,13 +362,13 @@ class SideBySide:
 
     @cached_property
     def settings(self) -> pd.DataFrame:
-        """The settings that differ; see `setups.differing_settings`."""
+        """The settings that differ; see `differing_settings`."""
         return differing_settings(self.studies)
 
     @property
     def single_intervals(self) -> list[str]:
         """What the intervals of `best` are computed over, and hold for; one text per design."""
-        return list(dict.fromkeys(own.design.single_interval for own in self.results))
+        return list(dict.fromkeys(results.design.single_interval for results in self.results))
 
     @property
     def is_adaptive(self) -> bool:
@@ -389,8 +389,8 @@ class SideBySide:
 
 def _of_kind(rows: pd.DataFrame, kind: str) -> pd.Series | None:
     """Return the row of the best configuration, or of the best one of a kind; None without any."""
-    found = rows[rows.is_best] if kind == "best" else rows[rows.kind == kind]
-    return found.iloc[0] if len(found) else None
+    matches = rows[rows.is_best] if kind == "best" else rows[rows.kind == kind]
+    return matches.iloc[0] if len(matches) else None
 
 
 # Tables and sentences of studies side by side, shared by the terminal and the report.
@@ -463,17 +463,23 @@ def setting_rows(side: SideBySide) -> _Rows:
 
 
 def method(side: SideBySide) -> str:
-    """Return how the differences were computed, and what they are about."""
-    sentences = []
+    """Return how the differences were computed, and what they are about.
+
+    Once for val and test, as long as both are paired by image or neither is; test stands for both.
+    """
+    sentences = {}
     for _, row in side._compared.iterrows():
         context = side.context(row)
-        unpaired = {"why": row.why, "units": context.design.units_phrase}
         if row.paired:
-            sentences.append(context.method)
+            text = context.method
         elif context.design.folds is None:
-            text = sentence("method, unpaired", **unpaired)
-            sentences.append(text + sentence("about", holds_for=context.holds_for))
-    return " ".join(dict.fromkeys(sentences))
+            units = context.design.units_phrase
+            text = sentence("method, unpaired", why=row.why, units=units)
+            text += sentence("about", holds_for=context.holds_for)
+        else:
+            continue  # there is no test, as the conclusion says
+        sentences[row.study, context.images is None] = text
+    return " ".join(dict.fromkeys(sentences.values()))
 
 
 def conclusions(side: SideBySide) -> Iterator[str]:

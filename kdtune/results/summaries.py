@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.fields import Value
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope
-from kdtune.config.task import DISTILLATION, Task
+from kdtune.config.task import Task
 from kdtune.config.text import short
 from kdtune.results.comparison import (
     Criterion,

@@ -1,10 +1,12 @@
 """Warnings about a study: its records, its files and its teachers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,9 +19,9 @@ from kdtune.config.records import (
     read_teacher_accuracy,
     write_teacher_accuracy,
 )
-from kdtune.config.run import Run
+from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Study
-from kdtune.config.task import DISTILLATION, Task
+from kdtune.config.task import Task
 from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, completed
 from kdtune.results.design import p_text
@@ -27,34 +29,15 @@ from kdtune.results.frames import Frames, config_label, trials_with_predictions
 from kdtune.statistics.intervals import binomial_p, chance_level
 from kdtune.storage.records import provenance_faults, read_provenance
 
-# Problems in a study's records, and its progress, as sentences. Nothing here raises.
+MAX_WARNINGS = 10
+"""Warnings of one kind; further runs that are excluded are counted."""
+MAX_NAMED = 3
+"""Runs or records that a sentence names; of more, the rest is counted."""
 
 
-MAX_LISTED = 10
-"""Trials that are listed one by one; further ones are only counted."""
-SHOWN = 3
-"""Unreadable records that are named; further ones are only counted."""
-
-
-def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -> list[str]:
-    """Return what is missing or wrong in a study's records, most serious first."""
-    return [
-        *_unreadable(frames.incomplete),
-        *_not_completed(frames.trials, by),
-        *_not_started(study, frames.trials),
-        *_missing_metrics(frames.trials, by, task),
-        *_unequal_repeats(frames.trials, by),
-        *_identical_curves(frames, by, task),
-    ]
-
-
-def _unreadable(places: Sequence[str]) -> list[str]:
-    """Return a sentence about the records that could not be read, if there are any."""
-    if not places:
-        return []
-    named, word = ", ".join(places[:SHOWN]), f"record{'s' * (len(places) > 1)}"
-    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-    return [f"unreadable {word} skipped: {named}{more}"]
+def _first(names: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{separator.join(names[:MAX_NAMED])}{more}"
 
 
 def recorded_warnings(folder: Path) -> list[str]:
@@ -64,59 +47,31 @@ def recorded_warnings(folder: Path) -> list[str]:
 
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     """Return how the columns of a table could be misread."""
-    caveats = []
-    of_alpha = frames.metrics == DISTILLATION.recorded
-    if of_alpha and "loss" in columns and frames.trials["config/alpha"].nunique() > 1:
-        caveats.append(
-            "The loss (alpha * ce + (1 - alpha) * distill) is not comparable across alpha; the "
-            "cross-entropy (ce) is."
-        )
-    return caveats
+    is_distillation = frames.metrics == DISTILLATION.recorded
+    if not (is_distillation and "loss" in columns and frames.trials["config/alpha"].nunique() > 1):
+        return []
+    return [
+        "The loss (alpha * ce + (1 - alpha) * distill) is not comparable across alpha; the "
+        "cross-entropy (ce) is."
+    ]
 
 
 def describe_status(study: Study, frames: Frames) -> str:
     """Return the progress of a study, e.g. "complete: 40 runs"."""
-    counts = frames.trials.status.value_counts()
-    done = int(counts.get("completed", 0))
-    dropped = int(counts.get("dropped", 0))
-    ended = done + int(counts.get("failed", 0)) + int(counts.get("pruned", 0)) + dropped
+    counts = {str(status): int(n) for status, n in frames.trials.status.value_counts().items()}
+    done, dropped = counts.get("completed", 0), counts.get("dropped", 0)
+    failed = counts.get("failed", 0) + counts.get("pruned", 0)
     # of an adaptive search only the trials that have started are known
     planned = len(frames.trials) + _count_missing(study, frames.trials)
-    if ended == planned and not frames.running:
-        failed = planned - done - dropped
-        rest = f", {failed} failed or pruned" * bool(failed) + f", {dropped} dropped" * bool(
-            dropped
-        )
-        return f"complete: {done} runs{rest}"
-    word = "running" if frames.running else "incomplete, not running"
-    last = ""
+    if done + failed + dropped == planned and not frames.running:
+        text = f"complete: {done} runs"
+        text += f", {failed} failed or pruned" * (failed > 0)
+        return text + f", {dropped} dropped" * (dropped > 0)
+    text = "running" if frames.running else "incomplete, not running"
+    text += f": {done} of {planned} runs completed"
     if frames.last_record_time is not None:
-        last = f"; last record {datetime.fromtimestamp(frames.last_record_time, UTC):%F %T} UTC"
-    return f"{word}: {done} of {planned} runs completed{last}"
-
-
-def _not_completed(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    problems = []
-    for status in ("failed", "truncated", "dropped"):
-        some = trials[trials.status == status]
-        for _, trial in some.head(MAX_LISTED).iterrows():
-            reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
-            planned = trial.n_epochs_planned  # not known of every training function
-            of = "" if pd.isna(planned) else f" of {planned:.0f}"
-            problems.append(
-                f"{status} run excluded: {trial.trial_id}, {config_label(trial, by)}, repeat "
-                f"{trial['repeat']}, {trial.n_epochs}{of} epochs{reason}"
-            )
-        if len(some) > MAX_LISTED:
-            problems.append(f"{len(some) - MAX_LISTED} more {status} runs excluded")
-    if running := int((trials.status == "running").sum()):
-        problems.append(f"{running} unfinished runs excluded")
-    return problems
-
-
-def _not_started(study: Study, trials: pd.DataFrame) -> list[str]:
-    missing = _count_missing(study, trials)
-    return [f"{missing} runs have not started"] if missing else []
+        text += f"; last record {datetime.fromtimestamp(frames.last_record_time, UTC):%F %T} UTC"
+    return text
 
 
 def _count_missing(study: Study, trials: pd.DataFrame) -> int:
@@ -127,81 +82,136 @@ def _count_missing(study: Study, trials: pd.DataFrame) -> int:
     return max(0, len(study.runs()) * study.repeats - started)
 
 
-def _missing_metrics(trials: pd.DataFrame, by: Sequence[str], task: Task) -> list[str]:
-    """List completed trials without a metric that comparable trials recorded.
+# Problems in a study's records: a table of rules, each with its sentence. Nothing here raises.
+
+
+class _Checked(NamedTuple):
+    """What the rules look at."""
+
+    study: Study
+    frames: Frames
+    by: Sequence[str]
+    """Hyperparameters that tell the configurations apart."""
+    task: Task
+
+    def name(self, trial: pd.Series) -> str:
+        return f"{config_label(trial, self.by)}, repeat {trial['repeat']}"
+
+
+Facts = Iterator[Mapping[str, Any]]
+EXCLUDED = ("failed", "truncated", "dropped")
+"""Status of runs that are named, with the reason, in this order."""
+
+
+def _unreadable(checked: _Checked) -> Facts:
+    if places := checked.frames.incomplete:
+        yield {"records": "record" + "s" * (len(places) > 1), "places": _first(places)}
+
+
+def _excluded_runs(checked: _Checked) -> pd.DataFrame:
+    trials = checked.frames.trials
+    return pd.concat([trials[trials.status == status] for status in EXCLUDED])
+
+
+def _excluded(checked: _Checked) -> Facts:
+    for _, trial in _excluded_runs(checked).iterrows():
+        planned = trial.n_epochs_planned  # not known of every training function
+        epochs = f"{trial.n_epochs}" + ("" if pd.isna(planned) else f" of {planned:.0f}")
+        reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
+        run = f"{trial.trial_id}, {checked.name(trial)}"
+        yield {"status": trial.status, "run": run, "epochs": epochs, "reason": reason}
+
+
+def _counted(checked: _Checked) -> Facts:
+    rest = _excluded_runs(checked).status[MAX_WARNINGS:]
+    counts = {f"more {status} runs excluded": (rest == status).sum() for status in EXCLUDED}
+    counts["unfinished runs excluded"] = (checked.frames.trials.status == "running").sum()
+    counts["runs have not started"] = _count_missing(checked.study, checked.frames.trials)
+    yield from ({"count": count, "runs": runs} for runs, count in counts.items() if count)
+
+
+def _missing_metrics(checked: _Checked) -> Facts:
+    """Find completed trials without a metric that comparable trials recorded.
 
     A metric that no trial recorded is not missing: studies of earlier versions lack newer ones. A
     metric that is not comparable, such as the distillation term, depends on the loss, and need not
     exist for every loss.
     """
-    done = completed(trials)
-    problems = []
-    for metric in task.recorded:
-        recorded = done[f"val/{metric}@last"].notna()
-        if recorded.all() or not recorded.any():
-            continue
-        expected = pd.Series(True, index=done.index)
-        if not task.metrics[metric].comparable:
-            loss = done["config/loss"]
+    trials = completed(checked.frames.trials)
+    for metric in checked.task.recorded:
+        recorded = trials[f"val/{metric}@last"].notna()
+        expected = pd.Series(recorded.any(), index=trials.index)
+        if not checked.task.metrics[metric].comparable:
+            loss = trials["config/loss"]
             expected = recorded.groupby(loss, dropna=False).transform("any")
-        lacking = done[expected & ~recorded]
-        names = [f"{config_label(t, by)}, repeat {t['repeat']}" for _, t in lacking[:2].iterrows()]
-        if len(lacking) > 2:  # usually those of a version that did not record it
-            problems.append(
-                f"val {metric} missing in {len(lacking)} of {len(done)} trials, such as {names[0]}"
-            )
-        else:
-            problems += [f"val {metric} missing: {name}" for name in names]
-    return problems
+        names = [checked.name(trial) for _, trial in trials[expected & ~recorded].iterrows()]
+        if names:
+            facts = {"metric": metric, "count": len(names), "total": len(trials)}
+            yield facts | {"runs": _first(names, "; ")}
 
 
-def _unequal_repeats(trials: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """List configurations that have repeats which those with the most repeats lack."""
+def _unequal_repeats(checked: _Checked) -> Facts:
+    """Find configurations that have repeats which those with the most repeats lack."""
+    trials = checked.frames.trials
     trials = trials[trials.phase == "search"]  # later phases run some configurations by design
-    repeats_of = completed(trials).groupby("config_id")["repeat"].agg(lambda r: frozenset(r))
-    if not len(repeats_of):
-        return []
+    repeats_of = completed(trials).groupby("config_id")["repeat"].agg(frozenset)
     size = repeats_of.map(len)
-    usual = repeats_of[size == size.max()].mode().iloc[0]
-    problems = []
+    usual = repeats_of[size == size.max()].mode()
     for config, repeats in repeats_of.items():
-        if repeats <= usual:
-            continue
-        row = trials[trials.config_id == config].iloc[0]
-        extra = ", ".join(str(r) for r in sorted(repeats - usual))
-        problems.append(
-            f"{config_label(row, by)} has repeats that other configurations lack: {extra}"
-        )
-    return problems[:MAX_LISTED]
+        if more := sorted(repeats - usual.iloc[0]):
+            row = trials[trials.config_id == config].iloc[0]
+            yield {"label": config_label(row, checked.by), "repeats": ", ".join(map(str, more))}
 
 
-def _identical_curves(frames: Frames, by: Sequence[str], task: Task) -> list[str]:
-    """List trials of one configuration or one repeat with the same values in every epoch.
+def _identical_curves(checked: _Checked) -> Facts:
+    """Find trials of one configuration or one repeat with the same values in every epoch.
 
     In such trials a seed or a hyperparameter was not applied, so that one trial counts as two.
     """
-    done = completed(frames.trials)
+    frames, task = checked.frames, checked.task
+    trials = completed(frames.trials)
     val = frames.epochs[frames.epochs.split == "val"]
-    val = val[val.trial_id.isin(done.trial_id)].sort_values("epoch", kind="stable")
+    val = val[val.trial_id.isin(trials.trial_id)].sort_values("epoch", kind="stable")
     # metrics whose definition depends on alpha differ between identical students
     metrics = [name for name in task.recorded if task.metrics[name].comparable]
     hashes = pd.util.hash_pandas_object(val[["epoch", *metrics]], index=False)
-    done = done.assign(curve=done.trial_id.map(hashes.groupby(val.trial_id).agg(tuple)))
-    problems = []
+    trials = trials.assign(curve=trials.trial_id.map(hashes.groupby(val.trial_id).agg(tuple)))
     for same in ("config_id", "repeat"):
-        for _, group in done[done.duplicated([same, "curve"], keep=False)].groupby([same, "curve"]):
-            pair = (
-                f"{config_label(t, by)}, repeat {t['repeat']}" for _, t in group.head(2).iterrows()
-            )
-            problems.append(f"identical learning curves: {' and '.join(pair)}")
-    return problems[:MAX_LISTED]
+        equal = trials[trials.duplicated([same, "curve"], keep=False)]
+        for _, group in equal.groupby([same, "curve"]):
+            one, other = (checked.name(trial) for _, trial in group.head(2).iterrows())
+            yield {"one": one, "other": other}
 
 
-# Files of a study's runs that are gone: folders deleted by hand, students that were not kept.
+PROBLEMS: tuple[tuple[Callable[[_Checked], Facts], str], ...] = (
+    (_unreadable, "unreadable {records} skipped: {places}"),
+    (_excluded, "{status} run excluded: {run}, {epochs} epochs{reason}"),
+    (_counted, "{count} {runs}"),
+    (_missing_metrics, "val {metric} missing in {count} of {total} runs: {runs}"),
+    (_unequal_repeats, "{label} has repeats that other configurations lack: {repeats}"),
+    (_identical_curves, "identical learning curves: {one} and {other}"),
+)
+"""Rules with their sentences, the most serious first. A rule yields facts for each sentence."""
 
 
-MAX_NAMED = 3
-"""Runs that a sentence names; of more, it says how many there are."""
+def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -> list[str]:
+    """Return the sentences of `PROBLEMS` about a study's records, most serious first.
+
+    Args:
+        study: the study.
+        frames: its records.
+        by: hyperparameters that tell the configurations apart.
+        task: whose metrics are checked.
+    """
+    checked = _Checked(study, frames, by, task)
+    return [
+        sentence.format(**facts)
+        for rule, sentence in PROBLEMS
+        for facts in islice(rule(checked), MAX_WARNINGS)
+    ]
+
+
+# Files of a study's runs that are gone: deleted by hand, or students that were not kept.
 
 
 def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | None) -> list[str]:
@@ -217,77 +227,77 @@ def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | N
     """
     if study.uri is not None:
         return []
-    done = completed(frames.trials)
+    trials = completed(frames.trials)
+    without_folder = _without_folder(folder, trials)
+    without_predictions = _without_predictions(folder, trials, without_folder)
+    students = _without_student(folder, study, trials[trials.config_id == best])
+    rows = (
+        ("folders", without_folder, _lost(folder, study, without_folder)),
+        (
+            "predictions",
+            without_predictions,
+            "comparisons that need them hold for these val images only",
+        ),
+        (
+            "students of the best configuration",
+            students,
+            f"they were deleted, by hand or before it was the best (--keep best). To train them "
+            f"again, drop the runs (python -m kdtune.analysis {folder} --drop "
+            f"{' '.join(students)}) and repeat the study's command with --rerun-dropped",
+        ),
+    )
     return [
-        *_missing_folders(folder, study, done),
-        *_missing_predictions(folder, done),
-        *_missing_students(folder, study, done, best),
+        f"the {files} of {len(runs)} of {len(trials)} completed runs are gone ({_first(runs)}): "
+        f"{consequence}"
+        for files, runs, consequence in rows
+        if runs
     ]
 
 
-def _missing_folders(folder: Path, study: Study, done: pd.DataFrame) -> list[str]:
-    """Return a sentence if folders of completed runs were deleted."""
+def _without_folder(folder: Path, trials: pd.DataFrame) -> list[str]:
+    """Return the runs whose folders were deleted."""
     if not ((folder / TRIALS).is_dir() or (folder / PROVENANCE).is_file()):
         return []  # records alone, which no driver has written
     with suppress(FileNotFoundError):
-        there = {path.name for path in (folder / TRIALS).iterdir()}
-        done = done[~done.trial_id.isin(there)]
-    if not len(done):
-        return []
-    count, names = _count_runs(list(done.trial_id))
-    without = len(set(done.trial_id) - trials_with_predictions(folder))
-    lost = ["their students"] * (study.keep == "all")
-    kept = ""
-    if without:
-        lost.append("their predictions" if without == len(done) else f"predictions of {without}")
-    else:
-        kept = f"; their predictions are in {PREDICTIONS}"
-    gone = f": {' and '.join(lost)} are no longer available" if lost else ""
-    return [f"the folders of {count} in {TRIALS}/ are gone{gone}{kept} ({names})"]
+        trials = trials[~trials.trial_id.isin([path.name for path in (folder / TRIALS).iterdir()])]
+    return list(trials.trial_id)
 
 
-def _missing_predictions(folder: Path, done: pd.DataFrame) -> list[str]:
-    """Return a sentence if some runs, but not all, lack predictions: then no comparison uses any.
+def _lost(folder: Path, study: Study, gone: Sequence[str]) -> str:
+    """Return what is lost with the folders of runs."""
+    count = len(set(gone) - trials_with_predictions(folder)) if gone else 0
+    predictions = "predictions" if count == len(gone) else f"predictions of {count}"
+    lost = ["students"] * (study.keep == "all") + [predictions] * (count > 0)
+    kept = [f"their predictions are in {PREDICTIONS}"] * (count == 0)
+    return "; ".join([f"their {' and '.join(lost)} are no longer available"] * bool(lost) + kept)
 
-    Runs whose folder is gone are left to `_missing_folders`.
+
+def _without_predictions(
+    folder: Path, trials: pd.DataFrame, without_folder: Sequence[str]
+) -> list[str]:
+    """Return the runs with a folder that lack predictions if others have some.
+
+    Then no comparison uses any.
     """
-    own = [t for t in done.trial_id if not (folder / TRIALS / t / PREDICTIONS).is_file()]
-    if not own or len(own) == len(done):
+    lacking = [t for t in trials.trial_id if not (folder / TRIALS / t / PREDICTIONS).is_file()]
+    if not lacking or len(lacking) == len(trials):
         return []
     held = trials_with_predictions(folder)
-    lacking = [t for t in own if t not in held and (folder / TRIALS / t).is_dir()]
-    if not lacking:
-        return []
-    count, names = _count_runs(lacking)
-    return [
-        f"the predictions of {count} are gone ({names}): comparisons that need them hold for these "
-        f"val images only"
-    ]
+    return [t for t in lacking if t not in held and (folder / TRIALS / t).is_dir()]
 
 
-def _missing_students(
-    folder: Path, study: Study, done: pd.DataFrame, best: str | None
-) -> list[str]:
-    """Return a sentence if students/ lacks runs of the best configuration.
+def _without_student(folder: Path, study: Study, trials: pd.DataFrame) -> list[str]:
+    """Return the runs of the best configuration whose students students/ lacks.
 
     That happens if the best one changes after the weights of others were deleted.
     """
-    if study.keep == "none" or best != exported_config(folder, study):
-        return []
-    own = done[done.config_id == best]
-    lacking = [
-        trial.trial_id
-        for _, trial in own.iterrows()
-        if not (folder / STUDENTS / student_file(trial["repeat"])).is_file()
-        and not (folder / TRIALS / trial.trial_id / STUDENT).is_file()  # before the study's end
-    ]
-    if not lacking:
+    if study.keep == "none" or set(trials.config_id) != {exported_config(folder, study)}:
         return []
     return [
-        f"{STUDENTS}/ lacks the students of {len(lacking)} of the {len(own)} runs of the best "
-        f"configuration: they were deleted, by hand or before it was the best (--keep best). To "
-        f"train them again, drop the runs (python -m kdtune.analysis {folder} --drop "
-        f"{' '.join(lacking)}) and repeat the study's command with --rerun-dropped"
+        trial.trial_id
+        for _, trial in trials.iterrows()
+        if not (folder / STUDENTS / student_file(trial["repeat"])).is_file()
+        and not (folder / TRIALS / trial.trial_id / STUDENT).is_file()  # before the study's end
     ]
 
 
@@ -303,14 +313,16 @@ def exported_config(folder: Path, study: Study) -> str:
     return ""
 
 
-def _count_runs(trials: Sequence[str]) -> tuple[str, str]:
-    """Return the number of runs and the first of their names, as text."""
-    more = f" and {len(trials) - MAX_NAMED} more" if len(trials) > MAX_NAMED else ""
-    runs = "1 completed run" if len(trials) == 1 else f"{len(trials)} completed runs"
-    return runs, f"{', '.join(trials[:MAX_NAMED])}{more}"
+# Accuracy of the teachers: what it is, and what is wrong with it.
 
-
-# Accuracy of the teachers in words: what it is, and what is wrong with it.
+CHECK_OUTPUTS = (
+    "Check that each row of the file has the outputs for its example, and that the classes are in "
+    "the order of the data (or named in the file as `classes`)."
+)
+CHECK_WEIGHTS = (
+    "Check its preprocessing (--teacher-mean, --teacher-std, --teacher-size), its weights and its "
+    "learning rate (--teacher-lr)."
+)
 
 
 def describe_accuracy(record: TeacherAccuracy) -> str:
@@ -337,7 +349,8 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
     if by_chance:
         yield (
             f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. "
-            f"Students can learn nothing from it. {_advice(record)}"
+            f"Students can learn nothing from it. "
+            f"{CHECK_OUTPUTS if is_output_file(record.teacher) else CHECK_WEIGHTS}"
         )
     before, after = record.acc_before, record.acc_after
     if before is not None and after is not None and after < before:
@@ -346,19 +359,6 @@ def _faults(record: TeacherAccuracy) -> Iterator[str]:
             f"than before ({100 * before:.1f}%); use its weights as they are (--teacher-epochs 0) "
             f"or train it otherwise (--teacher-lr, --teacher-trainable head, --teacher-keep best)."
         )
-
-
-def _advice(record: TeacherAccuracy) -> str:
-    """Return what to check of a teacher that is no better than chance."""
-    if is_output_file(record.teacher):
-        return (
-            "Check that each row of the file has the outputs for its example, and that the classes "
-            "are in the order of the data (or named in the file as `classes`)."
-        )
-    return (
-        "Check its preprocessing (--teacher-mean, --teacher-std, --teacher-size), its weights and "
-        "its learning rate (--teacher-lr)."
-    )
 
 
 def check_teachers(
@@ -380,37 +380,30 @@ def check_teachers(
     Raises:
         InputError: A teacher is less accurate than `least`.
     """
-    known = read_teacher_accuracy(folder)
-    records = {one.key: one for one in known}
-    if measured := measure(known):
-        records |= {one.key: one for one in measured}
+    recorded = read_teacher_accuracy(folder)
+    records = {record.key: record for record in recorded}
+    if measured := measure(recorded):
+        records |= {record.key: record for record in measured}
         write_teacher_accuracy(folder, list(records.values()))
-    own = [records[key] for key in keys]
-    for record in own:
+    checked = [records[key] for key in keys]
+    for record in checked:
         say(describe_accuracy(record))
-    for fault in find_teacher_faults(own):
+    for fault in find_teacher_faults(checked):
         say(f"warning: {fault}")
-    _check_least(own, least)
-
-
-def _check_least(records: Sequence[TeacherAccuracy], least: float | None) -> None:
-    """Raise InputError if a teacher is less accurate on val than --teacher-min-acc, if given."""
-    for record in records:
+    for record in checked:
         value = record.splits.get("val")
-        if least is not None and value is not None and value.share < least:
-            is_file = is_output_file(record.teacher)
-            source = f"in {record.weights}" if is_file else f"with the weights {record.weights}"
-            others = "Give another file (--teacher)"
-            if not is_file:
-                others = (
-                    "Give other weights (--teacher-weights), train it otherwise under another "
-                    "--name (--teacher-epochs, --teacher-lr)"
-                )
-            raise InputError(
-                f"the teacher {record.name} must have an accuracy of at least {least:g} on val "
-                f"(--teacher-min-acc), but has {value.share:.4f} ({value.correct} of {value.n}) "
-                f"{source}. {others}, or lower --teacher-min-acc."
-            )
+        if least is None or value is None or value.share >= least:
+            continue
+        source, remedy = f"with the weights {record.weights}", "Give other weights "
+        remedy += "(--teacher-weights), train it otherwise under another --name (--teacher-epochs, "
+        remedy += "--teacher-lr)"
+        if is_output_file(record.teacher):
+            source, remedy = f"in {record.weights}", "Give another file (--teacher)"
+        raise InputError(
+            f"the teacher {record.name} must have an accuracy of at least {least:g} on val "
+            f"(--teacher-min-acc), but has {value.share:.4f} ({value.correct} of {value.n}) "
+            f"{source}. {remedy}, or lower --teacher-min-acc."
+        )
 
 
 def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
@@ -435,25 +428,18 @@ def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame)
         records: accuracy of the teachers.
         trials: of the search, see `frames.Frames`.
     """
-    plain = completed(trials)[lambda t: t["config/alpha"] == 1]
-    names = plain["config/student"]
-    means = plain["val/acc@last"].groupby([names, plain.config_id], dropna=False).mean()
-    found = []
-    for student, acc in means.groupby(level=0).max().items():
-        for name, shares in _shares_on_val(records).items():
-            if (share := sum(shares) / len(shares)) < acc:
-                mean = f"mean of {len(shares)}: " * (len(shares) > 1)
-                found.append(
-                    f"the teacher {name} is less accurate on val ({mean}{100 * share:.1f}%) than "
-                    f"the student {student} trained without it (mean {100 * acc:.1f}%)."
-                )
-    return found
-
-
-def _shares_on_val(records: Sequence[TeacherAccuracy]) -> dict[str, list[float]]:
-    """Return the accuracies on val of the teachers of each recipe, in [0, 1]."""
-    shares: dict[str, list[float]] = {}
+    undistilled = completed(trials)[lambda t: t["config/alpha"] == 1]
+    students = undistilled["config/student"]
+    groups = undistilled["val/acc@last"].groupby([students, undistilled.config_id], dropna=False)
+    shares: dict[str, list[float]] = {}  # of the teachers of each recipe
     for record in records:
         if (value := record.splits.get("val")) is not None:
             shares.setdefault(record.recipe_name, []).append(value.share)
-    return shares
+    return [
+        f"the teacher {name} is less accurate on val "
+        f"({f'mean of {len(own)}: ' * (len(own) > 1)}{100 * sum(own) / len(own):.1f}%) than the "
+        f"student {student} trained without it (mean {100 * acc:.1f}%)."
+        for student, acc in groups.mean().groupby(level=0).max().items()
+        for name, own in shares.items()
+        if sum(own) / len(own) < acc
+    ]

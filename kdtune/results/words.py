@@ -179,6 +179,7 @@ class ComparisonContext:
             name,
             paired_by=self.paired_by,
             sizes=self.sizes,
+            rows="rows" if self.is_one_study or not self.split else "rows of the split",
             here=beside * (self.images is not None),
             adaptive=f" {NOT_ADJUSTED}" * (not self.is_fixed),
         )
@@ -435,7 +436,7 @@ def _examples(count: float, criterion: Criterion) -> str:
 def detectable(row: pd.Series, m: int) -> float:
     """Return the minimum detectable difference at 80 % power of one of m comparisons.
 
-    A significant result takes both t tests of a two-way estimate, see `crossed.Estimate`.
+    A significant result takes both t tests of a two-way estimate, see `intervals.Estimate`.
     """
     level = SIGNIFICANCE_LEVEL / m
     least = float(row.error) * detectable_effect(row.df, level)
@@ -529,8 +530,11 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
     # relative to the present design: components that are cut at 0 add up to a little more
     scale = criterion.scale * half / half_width(parts, n, images, m)
     now, more_repeats, more_images = (
-        _plus_minus(scale * half_width(parts, repeats, count, m))
-        for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
+        f"±{width:.{decimals(width, 0)}f}"
+        for width in (
+            scale * half_width(parts, repeats, count, m)
+            for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
+        )
     )
 
     def step(more: str, end: str) -> str:
@@ -556,11 +560,6 @@ def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
     if not limit > SMALL_DIFFERENCE * 100 / criterion.scale:
         return ""
     return sentence("images", examples=_examples(images, criterion))
-
-
-def _plus_minus(half: float) -> str:
-    """Return a half width with two significant digits, e.g. "±2.0"."""
-    return f"±{half:.{decimals(half, 0)}f}"
 
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
@@ -611,7 +610,7 @@ def _sentence(text: str) -> str:
 def best_sentence(
     selection: pd.DataFrame, criterion: Criterion, name: str, context: ComparisonContext
 ) -> str:
-    """Return the performance of the best configuration, from the table of `selection.selection`."""
+    """Return the performance of the best configuration, from a table of `comparison.selection`."""
     if not len(selection):
         return ""
     form = ".1f" if criterion.in_points else ".4g"
@@ -642,7 +641,7 @@ def best_sentence(
 
 
 def _on_split(row: pd.Series, split: str) -> pd.Series:
-    """Return a row of `selection.selection` on a split as one of `comparison.compare`."""
+    """Return a row of `comparison.selection` on a split as one of `comparison.compare`."""
     names = {"mean": "diff", "low": "low", "high": "high"}
     return pd.Series({name: row[f"{split}/{column}"] for column, name in names.items()})
 
@@ -653,7 +652,7 @@ def default_text(
     """Return how the chosen configuration compares with the default, and a warning if it is worse.
 
     Args:
-        selection: table of `selection.selection`.
+        selection: table of `comparison.selection`.
         criterion: of the table.
         name: the default in words.
         context: repeats and intervals of the table.
@@ -705,35 +704,6 @@ at all."""
 MAX_STEPS = 1.2
 """Steps of the longest training with images of --extra, as a multiple of the longest without, above
 which the report warns."""
-
-
-def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
-    """Return configurations and runs of each arm, by group.
-
-    Args:
-        trials: all trials of a study.
-        criterion: names the baseline, and which configurations have one of their own.
-
-    Returns:
-        One row per group: group (a student, or ""), configs and runs (of all but the baseline),
-        baseline_configs and baseline_runs. Empty without a baseline and without trials.
-    """
-    if not criterion.fixed or not len(trials):
-        return pd.DataFrame()
-    is_baseline = criterion.is_baseline(trials)
-    rows = []
-    for name, own in trials.groupby(criterion.groups(trials), sort=False):
-        inside = is_baseline[own.index]
-        rows.append(
-            {
-                "group": str(name),
-                "configs": own[~inside].config_id.nunique(),
-                "runs": int((~inside).sum()),
-                "baseline_configs": own[inside].config_id.nunique(),
-                "baseline_runs": int(inside.sum()),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def effort_text(effort: pd.DataFrame, task: Task) -> str:
@@ -850,7 +820,8 @@ def short_summary(
     columns += [[_rounded(value) for value in table[name]] for name in by]
     counts = table[[f"val/{metric}/n" for metric in metrics]].max(axis=1).astype(int)
     planned = table.get("n_planned", counts)
-    columns.append([_count(n, of) for n, of in zip(counts, planned, strict=True)])
+    pairs = zip(counts, planned, strict=True)
+    columns.append([count_of_planned(n, of) if n < of else n for n, of in pairs])
     for metric in metrics:
         mean, sd = (table[f"val/{metric}/{statistic}"] for statistic in ("mean", "std"))
         if mean.notna().any():
@@ -885,7 +856,3 @@ def _rounded(value: object) -> object:
         return value
     short = float(f"{value:g}")
     return int(short) if short.is_integer() else short
-
-
-def _count(n: int, planned: float) -> object:
-    return count_of_planned(n, planned) if n < planned else n

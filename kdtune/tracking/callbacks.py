@@ -210,7 +210,7 @@ MLFLOW_PAGE = "runs?workflowType=machine_learning&compareRunsMode=CHART"
 """Without it, MLflow 3 opens its page for language models, or a table without metrics."""
 MLFLOW_STATUS = {"completed": "FINISHED", "failed": "FAILED"}
 """MLflow's status; all others are KILLED. The tag `status` has kdtune's."""
-MAX_METRICS = 900
+_MAX_METRICS = 900
 """Metrics in one request; the server takes 1000."""
 MAX_TEXT = 5000
 """Characters of a tag or a parameter; MLflow's limit for tags."""
@@ -266,8 +266,8 @@ class MlflowRuns:
 
         now = int(1000 * time.time())
         points = [Metric(_allowed(n), value, now, epoch) for n, value in metrics.items()]
-        for i in range(0, len(points), MAX_METRICS):
-            self.client.log_batch(self.run_ids[trial], metrics=points[i : i + MAX_METRICS])
+        for i in range(0, len(points), _MAX_METRICS):
+            self.client.log_batch(self.run_ids[trial], metrics=points[i : i + _MAX_METRICS])
 
     def end(self, trial: TrackedTrial) -> None:
         """Set the status of the run, and why the trial failed."""

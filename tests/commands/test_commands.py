@@ -9,7 +9,7 @@ import pytest
 
 import kdtune.analysis
 import kdtune.teacher
-from kdtune.config.cli import parse, parse_reading
+from kdtune.config.cli import parse, parse_command
 from kdtune.config.study import Study
 
 TINY = [
@@ -52,7 +52,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     assert table.returncode == 0, table.stderr
     assert "0.1" in table.stdout
     for words in (["--format", "json"], ["--pooled"], ["--strict", "--by", "alpha"]):
-        assert kdtune.analysis.main(parse_reading("analysis", ["runs/fashion", *words])) == 0
+        assert kdtune.analysis.main(parse_command("analysis", ["runs/fashion", *words])) == 0
         assert "0.1" in capsys.readouterr().out
 
 

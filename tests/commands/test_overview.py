@@ -15,14 +15,7 @@ from pathlib import Path
 import pytest
 
 import kdtune
-from kdtune.config.cli import (
-    COMMANDS,
-    EXIT_CODES,
-    command_flags,
-    describe_exit_codes,
-    parse_command,
-    program,
-)
+from kdtune.config.cli import COMMANDS, EXIT_CODES, parse_command
 
 PACKAGE = Path(kdtune.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -61,15 +54,15 @@ def test_the_table_has_every_module_that_can_be_run() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_entry_of_the_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert callable(import_module(f"kdtune.{name}").main)
-    assert list(command_flags(name))
     with pytest.raises(SystemExit) as ended:
         parse_command(name, ["--help"])
     assert ended.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"usage: python -m kdtune.{name} " in said
-    assert " ".join(describe_exit_codes(name).split()) in said
+    for code in COMMANDS[name].exit_codes:
+        assert f"{code} {EXIT_CODES[code]}" in said
 
 
 def test_without_a_command_they_are_listed() -> None:
@@ -133,14 +126,8 @@ def test_the_console_script_finds_modules_in_the_current_folder(
     assert code == 2 and "lr=-7.0" in err, err
 
 
-def test_help_names_the_command_as_it_was_called(
-    console: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_names_the_command_as_it_was_called(console: Path) -> None:
     assert call("report", "--help", script=console)[1].startswith("usage: kdtune report ")
-    monkeypatch.setattr(sys, "argv", ["/venv/bin/kdtune", "report"])
-    assert program("report") == "kdtune report"
-    monkeypatch.setattr(sys, "argv", ["/venv/kdtune/__main__.py", "report"])
-    assert program("report") == "python -m kdtune.report"
 
 
 def test_the_exit_codes_are_documented() -> None:
@@ -166,7 +153,7 @@ def main(flags):
     print("begun", flush=True)
     while True:
         print("x" * 1000, flush=True) if {prints} else time.sleep(0.1)
-sys.modules["kdtune.report"] = types.SimpleNamespace(main=main)
+sys.modules["kdtune.report"] = types.SimpleNamespace(main=main, parse=list)
 start("report", ["runs/x"])
 """
 

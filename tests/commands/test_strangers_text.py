@@ -15,7 +15,7 @@ import pytest
 from small_study import write_small_study
 
 from kdtune.analysis import main as analysis
-from kdtune.config.cli import parse_reading, run_and_exit
+from kdtune.config.cli import parse_command, run_and_exit
 from kdtune.config.text import InputError, first_line
 from kdtune.deploy.card import code, escape, yaml_value
 from kdtune.results.comparison import csv_text
@@ -25,7 +25,7 @@ SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"
 READ = """
 import sys
 import kdtune
-from kdtune.config.cli import ReportFlags
+from kdtune.report import ReportFlags
 from kdtune.report import main
 results = kdtune.load(sys.argv[1])
 print(results.text(), results._repr_html_())
@@ -81,7 +81,7 @@ def test_a_table_of_others_acts_on_no_terminal(
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "results.csv", index=False)
     words = [str(tmp_path / "results.csv"), "--by", "method", "--repeat", "seed"]
-    analysis(parse_reading("analysis", [*words, "--metric", "acc", "--format", format]))
+    analysis(parse_command("analysis", [*words, "--metric", "acc", "--format", format]))
     out, err = capsys.readouterr()
     assert not set("\x1b\x07\x9b\u202e") & set(out + err)
     assert "owned" in out

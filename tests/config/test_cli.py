@@ -16,8 +16,9 @@ import pytest
 
 import kdtune
 from kdtune.config.cli import _format_warning, parse, run_and_exit
+from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
-from kdtune.config.study import Study, fashion
+from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import Diverged, InputError, LeaseLostError, NodeMismatchError
 

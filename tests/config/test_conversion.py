@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kdtune.convert
-from kdtune.config.cli import ConvertFlags, parse_convert
 from kdtune.config.conventions import CONVENTIONS, convert, converted_training
 from kdtune.config.text import InputError
+from kdtune.convert import ConvertFlags
+from kdtune.convert import parse as parse_convert
 
 DOCS = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text(encoding="utf-8")
 
 
 def printed(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return the lines that the command prints."""
-    assert kdtune.convert.main(parse_convert("convert", line.split())) == 0
+    assert kdtune.convert.main(parse_convert(line.split())) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -44,7 +45,7 @@ def test_documented_tools() -> None:
 
 def test_help_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        parse_convert("convert", ["--help"])
+        parse_convert(["--help"])
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     for name, convention in CONVENTIONS.items():
@@ -70,13 +71,13 @@ def test_help_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
         ("--from repdistiller gamma=0 alpha=0", "both of repdistiller are 0"),
         ("--from repdistiller alpha=1 kd_T=1e4", r"temperature must lie in [0.0001, 1000]"),
         ("--from torchdistill alpha=Non temperature=1", "must be None or a number of 0 or more"),
-        ("--from torchdistill alpha=2 temperature=1", "1 - alpha by default, which is negative"),
+        ("--from torchdistill alpha=2 temperature=1", "the weight 1 - alpha is negative"),
         ("--from torchdistill alpha=1 temperature=1 reduction=sum", "the last, smaller one"),
         ("--from torchdistill alpha=1 temperature=1 reduction=mean", "num_classes must be given"),
         ("--from timm kd_distill_type=feature", "compares features, not logits"),
         ("--from timm kd_distill_type=token", "a second head of the student"),
         ("--from timm kd_distill_type=hard", "must be logit or feature or token, but got"),
-        ("--from timm task_loss_weight=2", "negative for a task_loss_weight greater than 1"),
+        ("--from timm task_loss_weight=2", "1 - task_loss_weight is negative"),
         ("--from huggingface lambda_param=2 temperature=1", "1 - lambda_param is negative"),
         ("--from deit distillation_type=hard", "the teacher's class, not on its probabilities"),
         ("--from deit distillation_type=soft", "num_classes must be given, 2 or more"),
@@ -87,7 +88,7 @@ def test_help_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_what_is_refused(line: str, words: str) -> None:
     with pytest.raises(InputError) as refused:
-        kdtune.convert.main(parse_convert("convert", line.split()))
+        kdtune.convert.main(parse_convert(line.split()))
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 

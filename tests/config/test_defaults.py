@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from kdtune.config.cli import parse
+from kdtune.config.defaults import describe_teacher_default, fashion, teacher_recipe
 from kdtune.config.run import Run
-from kdtune.config.study import Study, describe_teacher_default, fashion, teacher_recipe
+from kdtune.config.study import Study
 
 
 @pytest.mark.parametrize(

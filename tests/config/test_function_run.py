@@ -12,7 +12,7 @@ from typing import Any
 import own_functions
 import pytest
 
-from kdtune.config.cli import function_flags, parse
+from kdtune.config.cli import parse, study_flags
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
@@ -135,7 +135,8 @@ def test_a_configuration_in_which_the_baseline_has_no_effect_is_none() -> None:
 
 def test_words_of_a_command_line_do_not_stand_for_truth_values() -> None:
     space = {"flag": (True, False), "mixed": ("sqrt", 0.5), "depth": (1, 2)}
-    flags = {flag.name for flag in function_flags(make(space=space, baseline={}, unless={}))}
+    study = make(space=space, baseline={}, unless={})
+    flags = {flag.name for flag in study_flags("search", study)}
     assert "depth" in flags and not {"flag", "mixed"} & flags
 
 

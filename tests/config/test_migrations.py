@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config.run import SCHEMA, Run, migrate
+from kdtune.config.migrations import SCHEMA, migrate
+from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from kdtune.config.cli import parse, parse_predict, parse_reading
+from kdtune.config.cli import parse, parse_command
 from kdtune.config.fields import declarations
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
+from kdtune.predict import parse as parse_predict
 from kdtune.storage.store import connect
 
 PLACES = [
@@ -73,9 +74,9 @@ def test_of_the_other_commands() -> None:
     no_user = "must be a path, but got .*~nouser.*, and there is no user nouser; give the whole"
     for command in ("analysis", "report"):
         with pytest.raises(InputError, match=f"^runs {no_user}"):
-            parse_reading(command, ["~nouser/x"])
+            parse_command(command, ["~nouser/x"])
     with pytest.raises(InputError, match=f"^tables {no_user}"):
-        parse_reading("analysis", ["~nouser/x.csv", "--by", "a"])
+        parse_command("analysis", ["~nouser/x.csv", "--by", "a"])
     with pytest.raises(InputError, match=f"^images {no_user}"):
         parse_predict(["runs/x", "~nouser/a.png"])
 
@@ -91,7 +92,7 @@ def test_an_empty_path_is_no_current_folder() -> None:
         with pytest.raises(InputError, match="must be a path, but is empty; is a variable not set"):
             parse("search", words)
     with pytest.raises(InputError, match=r"^runs must be a path, but is empty"):
-        parse_reading("analysis", [""])
+        parse_command("analysis", [""])
     assert Study(out="").out == ""  # of an older study.json
 
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtune.config.run import Run, derive_seed
+from kdtune.config.run import HYPERPARAMETERS, Run, canonical, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import HYPERPARAMETERS, Range, canonical
+from kdtune.config.task import Range
 from kdtune.config.text import InputError
 
 BAD_RUNS = [
@@ -143,7 +143,7 @@ def test_teachers_that_would_be_the_same_are_refused(values: dict[str, Any], mes
     [({"policy": "race"}, "--policy race"), ({"until_decided": True, "budget": "9h"}, "--repeats")],
 )
 def test_folds_need_a_fixed_number_of_repeats(values: dict[str, Any], flag: str) -> None:
-    with pytest.raises(InputError, match=f"^--folds must have a fixed .* got {flag}.*--repeats 10"):
+    with pytest.raises(InputError, match=f"^--folds must have a fixed .* got {flag}.*--repeats 5"):
         Study(run=Run(folds=5), **values)
 
 

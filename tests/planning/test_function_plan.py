@@ -11,8 +11,8 @@ import pytest
 from play import play, play_and_crash
 from simulated_runs import LISTS, RANGES, RUN, curve
 
-from kdtune.config.run import BaseRun
 from kdtune.config.study import Study
+from kdtune.config.task import BaseRun
 
 UNLESS = {"loss": {"alpha": 1}}
 Played = list[tuple[tuple[object, ...], int]]

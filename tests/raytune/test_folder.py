@@ -151,12 +151,12 @@ def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(tmp_path
     new.mkdir()
     (new / STUDENT).write_text("new")
     before = kdtune.load(folder).warnings  # not finished: the old best is exported
-    assert not [w for w in before if w.startswith("students/")]
+    assert not [w for w in before if w.startswith("the students")]
     finish(folder, Mirror(made.study))
     assert students(folder) == {"repeat-02.safetensors": "new"}
     gone = [at(1.0, r).trial_id for r in (0, 1)]
-    (warning,) = (w for w in kdtune.load(folder).warnings if w.startswith("students/"))
-    assert "lacks the students of 2 of the 3 runs" in warning
+    (warning,) = (w for w in kdtune.load(folder).warnings if w.startswith("the students"))
+    assert "the students of the best configuration of 2 of " in warning
     assert f"--drop {' '.join(gone)}) and repeat" in warning and "--rerun-dropped" in warning
 
 

@@ -32,9 +32,9 @@ from kdtune.raytune.machines import (
     check_local_resources,
     count_trials,
     describe_memory_fault,
-    find_changes,
-    find_faults,
     find_missing_gpus,
+    find_node_changes,
+    find_node_faults,
     fingerprints_of,
     largest_runs,
     potential_workers,
@@ -93,7 +93,7 @@ def test_the_largest_machines_come_first_up_to_both_limits() -> None:
 
 def test_a_restarted_machine_was_lost_and_joined() -> None:
     first, second, again = (Node(i, "10.0.0.1 (h1)", {}) for i in ("a", "b", "c"))
-    assert find_changes([first, second], [second, again]) == ([again], [first])
+    assert find_node_changes([first, second], [second, again]) == ([again], [first])
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def study(tiny: Run, tmp_path: Path) -> Study:
     ],
 )
 def test_a_sentence_for_each_fault_and_difference(theirs: NodeReport, sentences: list[str]) -> None:
-    assert find_faults({HEAD: OURS, OTHER: theirs}, TRIAL) == {HEAD: [], OTHER: sentences}
+    assert find_node_faults({HEAD: OURS, OTHER: theirs}, TRIAL) == {HEAD: [], OTHER: sentences}
 
 
 def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
@@ -219,7 +219,7 @@ def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
 def test_bf16_is_a_fault_of_the_cpus_that_run_trials(cpus: float, count: int) -> None:
     """Not of a head node whose resources are { CPU: 0 }."""
     node = Node("a", "10.0.0.1 (h0)", {"CPU": cpus})
-    faults = find_faults({node: replace(OURS, cpu_fault="has no bf16")}, TRIAL)
+    faults = find_node_faults({node: replace(OURS, cpu_fault="has no bf16")}, TRIAL)
     assert faults[node] == ["10.0.0.1 (h0): has no bf16"][:count]
 
 
@@ -384,7 +384,7 @@ class TestOnTwoNodes:
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """One that cannot run the study ends it."""
-        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
         monitor = MachineMonitor(study, TRIAL, {})
         assert list(monitor.poll()) == []
         elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
@@ -409,7 +409,7 @@ class TestOnTwoNodes:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
         there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
         monitor = MachineMonitor(there, TRIAL, {})
         s3.process.send_signal(signal.SIGSTOP)
@@ -435,7 +435,7 @@ class TestOnTwoNodes:
     def test_a_machine_lost_during_its_inspection_does_not_end_the_study(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(machines, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
         monitor = MachineMonitor(study, TRIAL, {})
         third = cluster.add_node(num_cpus=1)
         before = alive_nodes()

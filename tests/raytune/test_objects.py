@@ -16,7 +16,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.raytune.objects import freeze, share_objects, take_objects, thaw
+from kdtune.raytune.objects import freeze, freeze_objects, share_objects, thaw
 from kdtune.training.recipe import resolve
 from kdtune.training.run import check_study, make_student
 from kdtune.training.teacher import initial_teacher
@@ -66,7 +66,7 @@ def closing_over(value: Any) -> Callable[[int], nn.Module]:
 def test_a_function_that_hands_out_one_module_gives_a_new_copy_each_time() -> None:
     net = factories.tiny_student(10)
     before = net[-1].weight.clone() if isinstance(net, nn.Sequential) else None
-    study = take_objects(study_of(closing_over(net), closing_over(net)))
+    study = freeze_objects(study_of(closing_over(net), closing_over(net)))
     first, second = (
         make_student(study.run, load_data(study.run)),
         make_student(study.run, load_data(study.run)),
@@ -110,12 +110,12 @@ def make(classes):
 
 def test_a_study_has_its_objects_as_they_were_when_it_began() -> None:
     net = factories.tiny_teacher(10)
-    study = take_objects(study_of(net, factories.tiny_student))
+    study = freeze_objects(study_of(net, factories.tiny_student))
     before = initial_teacher(study.run, load_data(study.run)).fingerprint()
     with torch.no_grad():
         next(net.parameters()).add_(1)
     assert initial_teacher(study.run, load_data(study.run)).fingerprint() == before
-    again = take_objects(replace(study, run=replace(study.run, teacher=net)))
+    again = freeze_objects(replace(study, run=replace(study.run, teacher=net)))
     assert initial_teacher(again.run, load_data(again.run)).fingerprint() != before
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_copied_is_refused_in_one_sentence(role: str) -> None:
     for value in (net, closing_over(threading.Lock())):
         study = Study(run=Run(**{role: value}))
         with pytest.raises(InputError, match=rf"{role}=\w+ cannot be copied for Ray's.*lock") as e:
-            take_objects(study)
+            freeze_objects(study)
         assert "\n" not in str(e.value)
 
 
@@ -158,22 +158,22 @@ def test_other_machines_need_names(
 ) -> None:
     study = study_of(factories.tiny_teacher(10), factories.tiny_student, **values)
     with pytest.raises(InputError) as refused:
-        take_objects(study, ray_init)
+        freeze_objects(study, ray_init)
     assert words in str(refused.value) and "\n" not in str(refused.value)
     assert str(refused.value).endswith('and give its name: data="my_module:my_function"')
     only_model = replace(study, run=replace(study.run, data="fashion"))
     with pytest.raises(InputError, match=r"teacher=\w+; .*teacher=\"my_module:my_function\""):
-        take_objects(only_model, ray_init)
+        freeze_objects(only_model, ray_init)
 
 
 def test_names_alone_go_anywhere() -> None:
     study = Study(address="auto", run=Run(student=factories.tiny_student))
-    assert take_objects(study) is study
+    assert freeze_objects(study) is study
 
 
 def test_this_machine_may_be_named() -> None:
     study = study_of(factories.tiny_teacher(10), factories.tiny_student)
-    assert take_objects(study, {"address": "local", "num_cpus": 2}).run.objects
+    assert freeze_objects(study, {"address": "local", "num_cpus": 2}).run.objects
 
 
 # -- Ray's object store ------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_this_machine_may_be_named() -> None:
 @pytest.mark.usefixtures("shared_ray")
 def test_workers_have_the_same_objects_once() -> None:
     big = nn.Sequential(nn.Flatten(), nn.Linear(64, 5000), nn.Linear(5000, 10))  # 1.5 MB
-    study = take_objects(study_of(big, closing_over(nn.Linear(8, 10))))
+    study = freeze_objects(study_of(big, closing_over(nn.Linear(8, 10))))
     fingerprints, look = worker_functions()
     own = fingerprints(study)
     shared = share_objects(study)

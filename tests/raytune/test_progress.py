@@ -22,8 +22,8 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune import progress as notify
 from kdtune.raytune.driver import Interrupted
 from kdtune.raytune.progress import (
-    Outcome,
     ProgressDisplay,
+    StudyOutcome,
     describe_state,
     make_table,
     notified,
@@ -209,7 +209,7 @@ def test_a_study_without_a_completed_run_has_failed(study: Study, tmp_path: Path
 
 def test_no_text_of_the_verdict_is_run(study: Study) -> None:
     evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
-    notify.notify("./tell.sh", study, Outcome("failed", evil), print)
+    notify.notify("./tell.sh", study, StudyOutcome("failed", evil), print)
     assert not Path("ran").exists()
     assert Path("stdin.txt").read_text() == f"{evil}\n"
     assert Path("verdict.txt").read_text() == evil.replace("\0", "")
@@ -226,7 +226,7 @@ def test_no_text_of_the_verdict_is_run(study: Study) -> None:
 def test_a_command_that_fails_or_hangs_is_a_warning(
     study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(notify, "NOTIFY_SECONDS", 0.5)
     said: list[str] = []
     began = time.monotonic()
     with notified(command, study, said.append):
@@ -237,7 +237,9 @@ def test_a_command_that_fails_or_hangs_is_a_warning(
 
 def test_neither_unread_input_nor_a_process_in_the_background_delays_it(study: Study) -> None:
     began = time.monotonic()
-    long = Outcome("completed", "x" * 1_000_000)  # more than a pipe holds, or a variable may have
+    long = StudyOutcome(
+        "completed", "x" * 1_000_000
+    )  # more than a pipe holds, or a variable may have
     notify.notify("sleep 50 & echo $! > pid", study, long, pytest.fail)
     assert time.monotonic() - began < 20
     import os

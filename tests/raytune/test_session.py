@@ -26,10 +26,10 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.raytune import session as local_ray
 from kdtune.raytune.session import (
-    DEFAULTS,
+    RAY_DEFAULTS,
     _own_places,
     check_address,
-    environment,
+    environment_set,
     ray_session,
 )
 
@@ -59,9 +59,9 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     home, witness = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("witness")
     init = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False}
     init["runtime_env"] = {"env_vars": {"KDTUNE_WITNESS": str(witness)}}
-    without = dict.fromkeys([*AUTH, *DEFAULTS])
+    without = dict.fromkeys([*AUTH, *RAY_DEFAULTS])
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with environment(HOME=str(home), **without):
+    with environment_set(HOME=str(home), **without):
         with ray_session(Study(gpus=0), init):
             made = Session(home, witness)
             folder = made.folder
@@ -184,7 +184,7 @@ def listeners() -> list[tuple[str, str, int]]:
     ],
 )
 def test_what_the_user_has_set_is_kept(given: dict[str, str]) -> None:
-    with environment(**dict.fromkeys(AUTH) | given):
+    with environment_set(**dict.fromkeys(AUTH) | given):
         with local_ray._private_token():
             mode = given.get("RAY_AUTH_MODE", "token")
             assert {n: os.environ[n] for n in AUTH if n in os.environ} == {
@@ -197,7 +197,7 @@ def test_what_the_user_has_set_is_kept(given: dict[str, str]) -> None:
 def test_each_session_has_a_token_of_its_own() -> None:
     tokens = set()
     for mode in (None, "token"):
-        with environment(**dict.fromkeys(AUTH) | {"RAY_AUTH_MODE": mode}):
+        with environment_set(**dict.fromkeys(AUTH) | {"RAY_AUTH_MODE": mode}):
             with local_ray._private_token():
                 tokens.add(os.environ["RAY_AUTH_TOKEN"])
                 assert os.environ["RAY_AUTH_MODE"] == "token"
@@ -218,7 +218,9 @@ def test_sockets_whose_path_would_be_too_long_are_in_tmp(
         folder.mkdir()
     assert not folder.parent.exists()
     monkeypatch.setattr(local_ray, "SOCKET_PATH_BYTES", 80)  # also for /tmp
-    with pytest.raises(InputError, match=f"TMPDIR must be .* but got TMPDIR={long}"):
+    with pytest.raises(
+        InputError, match=rf"there are only {long} \(\d.* name another folder with TMPDIR"
+    ):
         local_ray._temporary_place()
 
 

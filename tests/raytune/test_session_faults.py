@@ -134,7 +134,7 @@ SILENT = 0.3
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study's folder, which is asked often."""
-    monkeypatch.setattr(session, "SILENT_SECONDS", SILENT)
+    monkeypatch.setattr(session, "FOLDER_SILENT_SECONDS", SILENT)
     monkeypatch.setattr(session, "ASK_SECONDS", 0.02)
     (tmp_path / LOCK).touch()
     return tmp_path

@@ -43,7 +43,7 @@ def check(study: Study) -> list[str]:
     lines: list[str] = []
     mirror = Mirror(study)
     mirror.pull(TEACHER_ACCURACY)
-    teachers.check_teachers(study, mirror, ONE_CORE, lines.append)
+    teachers.gate_teachers(study, mirror, ONE_CORE, lines.append)
     return lines
 
 

@@ -35,7 +35,7 @@ def test_a_frozen_process_is_killed_and_its_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A process that is silent for as long, but alive, is left alone."""
-    monkeypatch.setattr("kdtune.raytune.recorder.SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("kdtune.raytune.recorder.TRIAL_SILENT_SECONDS", 3.0)
     results = run(tmp_path, own_functions.freezes, space={"alpha": (0.5, 1.0)}, repeats=1)
     assert set(results.trials.status) == {"completed"}
     assert results.trials["val/acc@last"].tolist() == [3.5 / 8, 4 / 8]
@@ -62,7 +62,7 @@ def freeze_teacher(folder: Path, frozen: list[int]) -> None:
 def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdtune.raytune.recorder.SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("kdtune.raytune.recorder.TRIAL_SILENT_SECONDS", 3.0)
     own = replace(TINY, teacher_epochs=150)
     study = kdtune.Study(name="frozen", out=str(tmp_path), run=own, repeats=1)
     frozen: list[int] = []

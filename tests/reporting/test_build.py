@@ -28,12 +28,12 @@ from whole_predictions import write_whole_predictions
 
 import kdtune
 import kdtune.report as report_command
-from kdtune.config.cli import ReportFlags
+from kdtune.config.defaults import fashion
 from kdtune.config.files import PROVENANCE
 from kdtune.config.records import write_costs
-from kdtune.config.study import fashion
 from kdtune.config.task import RECORDED
 from kdtune.config.text import InputError
+from kdtune.report import ReportFlags
 from kdtune.reporting import build
 from kdtune.reporting.canvas import figure_style, inline
 from kdtune.reporting.figures import (

@@ -1,18 +1,14 @@
 """Comparisons with the baseline, against scipy and hand-worked numbers; tables as text."""
 
 import itertools
-import json
 import math
-import re
 from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, at, draw, edit_records, make, starting_repository, trials_of
@@ -33,7 +29,6 @@ from kdtune.results.comparison import (
     plus_minus,
     with_enough_repeats,
 )
-from kdtune.results.frames import config_label
 from kdtune.results.results import check_baseline, parse_baseline
 from kdtune.statistics.tests import max_t
 
@@ -136,11 +131,6 @@ def test_scopes(tmp_path) -> None:
 # -- what may be missing ---------------------------------------------------------------------------
 
 
-def test_a_comparison_needs_both_arms() -> None:
-    for last in ({0.5: [0.7, 0.8], 0.1: [0.7, 0.7]}, {1.0: [0.5, 0.6]}):
-        assert not len(compare(trials_of(last), Criterion()))
-
-
 def test_without_a_common_repeat_there_are_no_statistics() -> None:
     table = compared({0.5: [None, 0.7], 1.0: [0.6, None]})
     assert table.n.item() == 0 and table[["diff", "p", "p_holm"]].isna().all(axis=None)
@@ -228,15 +218,6 @@ def test_swapping_repeats_of_one_configuration_changes_the_paired_result() -> No
 
 
 # -- names and flags -------------------------------------------------------------------------------
-
-
-def test_labels() -> None:
-    row = pd.Series({"config/alpha": 0.5, "config/temperature": 4, "config/lr": 0.00012345})
-    assert config_label(row, ["alpha", "temperature"]) == "alpha = 0.5, T = 4"
-    assert config_label(row, ["lr"]) == "lr = 0.0001234"
-    row["config/temperature"] = None
-    assert config_label(row, ["alpha", "temperature"]) == "alpha = 0.5"
-    assert config_label(row, ["temperature"]) == "the configuration"
 
 
 @pytest.mark.parametrize(
@@ -422,34 +403,6 @@ def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
 )
 def test_the_sd_has_two_significant_digits(mean: float, sd: float, text: str) -> None:
     assert plus_minus(mean, sd) == text
-
-
-def test_markdown(last: pd.DataFrame) -> None:
-    html = MarkdownIt().enable("table").render(format_table(last))
-    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in html.split("<tr>")[1:]]
-    assert rows[0] == ["alpha", "n", *METRICS]
-    assert [row[:2] for row in rows[1:]] == [["0", "4"], ["0.5", "3 of 4"], ["1", "4"]]
-    assert rows[1][3:] == ["0.9542 ± 0.0053", "0.9346 ± 0", "0.88 ± 0.13"]
-
-
-def test_csv(last: pd.DataFrame) -> None:
-    again = pd.read_csv(StringIO(format_table(last, "csv")))
-    pd.testing.assert_frame_equal(again, last, check_exact=True)
-
-
-def test_json(last: pd.DataFrame) -> None:
-    again = pd.DataFrame(json.loads(format_table(last, "json"))).astype(last.dtypes)
-    pd.testing.assert_frame_equal(again, last, check_dtype=False, rtol=0, atol=1e-9)
-
-
-def test_latex(last: pd.DataFrame) -> None:
-    lines = format_table(last, "latex").splitlines()
-    assert (lines[0], lines[-1]) == (r"\begin{tabular}{rrrrrr}", r"\end{tabular}")
-    rows = [line.removesuffix(r" \\").split(" & ") for line in lines[1:-1]]
-    assert all(line.endswith(r" \\") for line in lines[1:-1])
-    assert [name.replace(r"\_", "_") for name in rows[0]] == ["alpha", "n", *METRICS]
-    assert rows[2][:4] == ["0.5", "3 of 4", r"0.747 $\pm$ 0.017", r"0.9521 $\pm$ 0.0075"]
-    assert not re.search(r"±|(?<!\\)_", "".join(lines))
 
 
 def test_latex_special_characters_are_escaped() -> None:

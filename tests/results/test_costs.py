@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from study_folders import at, cost, make, trials_of
 
 import kdtune
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.records import Cost, Limits, write_costs
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (

@@ -9,14 +9,11 @@ import pytest
 from scipy import stats
 from study_folders import at, draw, trials_of
 
-from kdtune.config.run import Run
-from kdtune.config.study import Study
 from kdtune.results.comparison import Chosen, Criterion, compare, selection
 from kdtune.results.design import (
     ONE_TEACHER,
     Design,
     Pair,
-    describe_teacher_share,
     exact_test,
     in_every_repeat,
     is_significant,
@@ -26,7 +23,7 @@ from kdtune.results.design import (
     stricter,
 )
 from kdtune.results.words import ComparisonContext
-from kdtune.statistics.intervals import crossed, teacher_share
+from kdtune.statistics.intervals import crossed
 
 exact = pytest.approx
 LAST = draw({0.1: 0.01, 0.5: 0.03, 1.0: 0.0}, 8, seed=3)
@@ -36,18 +33,6 @@ D = np.subtract(LAST[0.5], LAST[1.0])
 def compared(design: Design) -> pd.Series:
     table = compare(trials_of(LAST), Criterion(), design=design)
     return table.set_index("config/alpha").loc[0.5]
-
-
-def test_a_study_names_its_design() -> None:
-    run = Run(teacher_epochs=5)
-    assert Design.of(Study(run=run)) == ONE_TEACHER
-    assert Design.of(Study(run=replace(run, teachers=4))) == Design(4)
-    given = replace(run, folds=5, teacher_epochs=0)
-    assert Design.of(Study(run=given)) == Design(folds=5, fine_tuned=False)
-    searched = Study(run=run, space={"teacher": ("resnet50", "resnet34")})
-    assert Design.of(searched) == Design(several_recipes=True)
-    auto = Study(run=replace(run, teachers=4), until_decided=True, budget="9runs")
-    assert not Design.of(auto).by_teacher
 
 
 def test_with_three_teachers_or_more_these_are_the_sample() -> None:
@@ -142,16 +127,6 @@ def test_conclusions(design: Design, images: int | None, words: str) -> None:
     assert f"Conclusions are about {words}" in context.method
 
 
-def test_methods_name_the_design() -> None:
-    with_folds = ComparisonContext("b", 8, design=Design(folds=4))
-    assert "corrected for overlapping train sets (Nadeau and Bengio, 2003)" in with_folds.method
-    assert "max-T" not in with_folds.method + with_folds.method_in_full(3)
-    several = ComparisonContext("b", 8, images=500, design=Design(4)).method
-    assert "t intervals over the means of 4 teachers and 500 val images" in several
-    assert "fine-tuned on its train" in Design(folds=4).constant
-    assert "conditional on these teachers" in Design(2).constant
-
-
 def test_a_study_that_searches_teachers_has_several() -> None:
     several = Design(several_recipes=True)
     assert several.new_units == "new repeats with these teachers"
@@ -164,22 +139,6 @@ def test_a_study_that_searches_teachers_has_several() -> None:
     assert given.constant.startswith("The teachers and test are the same")
     for design in (several, given):
         assert "this teacher" not in design.constant
-
-
-def test_what_intervals_of_single_configurations_hold_for() -> None:
-    assert ONE_TEACHER.single_interval == "over repeats, for these images"
-    assert Design(4).single_interval == "over repeats, for these images and these teachers"
-    not_corrected = "over repeats, not corrected for overlapping train sets"
-    assert Design(folds=4).single_interval == not_corrected
-
-
-def test_the_share_of_teachers_in_words() -> None:
-    assert describe_teacher_share(Design(2).teacher_share(np.array([1.0, 5, 3, 7]), range(4))) == (
-        "Teachers explain 78% of the variance of the difference over repeats (one-way random "
-        "effects, 2 teachers, 4 repeats, F = 8, p = 0.11)."
-    )
-    assert describe_teacher_share(teacher_share([1, 2], [0, 1])) == ""
-    assert ONE_TEACHER.teacher_share(np.array([1.0, 2, 3]), range(3)) is None
 
 
 def test_the_stricter_design_decides_a_comparison_of_studies() -> None:

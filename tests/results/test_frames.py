@@ -1,8 +1,10 @@
-"""Dataframes of the records, against hand-worked numbers and Ray Tune."""
+"""Dataframes of records and predictions, and the labels of configurations."""
 
 import random
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,12 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Trial
-from study_folders import at, edit_records, make, write_records
+from study_folders import RUN, at, edit_records, make, write_records
 
 import kdtune
-from kdtune.config.task import HYPERPARAMETERS, RECORDED
+from kdtune.config.files import PREDICTIONS
+from kdtune.config.run import HYPERPARAMETERS, Run
+from kdtune.config.study import Study
+from kdtune.config.task import METRICS, RECORDED
 from kdtune.config.text import InputError
-from kdtune.results.frames import read_frames, write_frames
+from kdtune.results.frames import (
+    config_label,
+    distinguishing,
+    label_by_config,
+    read_examples,
+    read_frames,
+    read_predictions,
+    short_model,
+    write_frames,
+)
+from kdtune.results.results import Results
 from kdtune.storage.records import read_study
 
 CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
@@ -238,3 +253,148 @@ def test_a_metric_recorded_as_none_is_missing_not_zero(tmp_path):
     assert val.kl.isna().tolist() == [False, False, True]
     assert frames.trials["val/kl@last"].isna().all()
     assert frames.trials["val/kl@last-5-avg"].item() == pytest.approx((0.8 + 0.5) / 2)
+
+
+def trials(*students: str) -> pd.DataFrame:
+    rows = [{"config_id": name, "config/student": name, "config/alpha": 0.5} for name in students]
+    return pd.DataFrame(rows)
+
+
+def test_short_names() -> None:
+    assert short_model("resnet18") == "resnet18"
+    assert short_model("timm/tf_efficientnet_lite0") == "tf_efficientnet_lite0"
+    assert short_model("my.models:net+timm/vit") == "net+vit"
+
+
+def test_labels_tell_configurations_apart() -> None:
+    names = ["student", "alpha"]
+    short = label_by_config(trials("a:small", "a:large"), names)
+    assert short == {
+        "a:small": "student = small, alpha = 0.5",
+        "a:large": "student = large, alpha = 0.5",
+    }
+    full = label_by_config(trials("a:net", "b:net"), names)
+    assert full["b:net"] == "student = b:net, alpha = 0.5" and len(set(full.values())) == 2
+
+
+def test_an_alpha_close_to_1_is_not_called_1() -> None:
+    """alpha = 1 is the baseline."""
+    shown = [config_label({"alpha": x}, ["alpha"], prefix="") for x in (0.99997, 1.0, 0.00123456)]
+    assert shown == ["alpha = 0.99997", "alpha = 1", "alpha = 0.001235"]
+
+
+def write(folder: Path, space: dict[str, tuple[float, ...]], run: Run = RUN) -> Results:
+    """Write a study with a run of each configuration of a grid; the accuracies rise by 1 point."""
+    study = Study(run=run, space=space, repeats=1, out=str(folder), name="two")
+    for number, own in enumerate(study.runs()):
+        write_records(study.folder, {own: [0.5 + number / 100] * 3})
+    (study.folder / "study.json").write_text(study.to_json())
+    return kdtune.load(study.folder)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_both_temperatures_are_shown_as_numbers(fixed: bool, tmp_path: Path) -> None:
+    """Equal ones, too: None would read as a teacher that is not softened."""
+    space = {"temperature": (4.0,) if fixed else (1.0, 4.0), "teacher_temperature": (1.0, 4.0)}
+    results = write(tmp_path, space | {"alpha": (0.5,)})
+    given = [(t, own) for t in space["temperature"] for own in space["teacher_temperature"]]
+    if fixed:
+        labels = {f"alpha = 0.5, teacher T = {own:g}" for _, own in given}
+    else:
+        labels = {f"alpha = 0.5, T = {t:g}, teacher T = {own:g}" for t, own in given}
+    assert set(results.trials.label) == labels | {"alpha = 1"}
+    table = results.summary()
+    assert len(table) == len(given) + 1
+    own = table[table.alpha != 1]
+    assert sorted(own.teacher_temperature) == sorted(own for _, own in given)
+    assert list(table[table.alpha == 1].teacher_temperature) == ["-"]
+
+
+def test_a_temperature_that_is_not_searched_is_not_shown_twice(tmp_path: Path) -> None:
+    results = write(tmp_path, {"temperature": (1.0, 4.0), "alpha": (0.5,)})
+    assert set(results.trials.label) == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
+    # also where a folder is read without its study, and all that differs is shown
+    names = distinguishing(results.trials, [])
+    assert "temperature" in names and "teacher_temperature" not in names
+    other = write(tmp_path / "9", {"temperature": (1.0, 9.0)}, replace(RUN, teacher_temperature=9))
+    assert "teacher_temperature" in distinguishing(other.trials, [])
+
+
+def test_sums_are_shown_with_their_weights(tmp_path: Path) -> None:
+    space = {"loss": ("kl", "kl+dist"), "loss_weight": (0.5, 2.0), "alpha": (0.5,)}
+    assert set(write(tmp_path, space).trials.label) == {
+        "alpha = 0.5, loss = kl",
+        "alpha = 0.5, loss = kl+dist, loss_weight = 0.5",
+        "alpha = 0.5, loss = kl+dist, loss_weight = 2",
+        "alpha = 1",
+    }
+
+
+TRIALS = [at(0.5, r).trial_id for r in range(3)]
+
+
+def rows(trial: str, correct: bool, **columns) -> pd.DataFrame:
+    """Two examples of val, with the columns of version 0.1 and others."""
+    own = {"trial_id": trial, "split": "val", "example": range(2), "correct": correct}
+    return pd.DataFrame(own | columns)
+
+
+def save_own(folder, trial: str, **columns) -> None:
+    (folder / "trials" / trial).mkdir(parents=True)
+    rows(trial, True, **columns).to_parquet(folder / "trials" / trial / PREDICTIONS)
+
+
+def test_the_trials_own_files_come_first_then_the_studys(tmp_path) -> None:
+    save_own(tmp_path, TRIALS[0])
+    save_own(tmp_path, TRIALS[2])
+    (tmp_path / "trials" / TRIALS[2] / PREDICTIONS).write_bytes(b"PAR1")  # damaged
+    study = pd.concat(rows(trial, False) for trial in [TRIALS[2], TRIALS[0], "another"])
+    study.to_parquet(tmp_path / PREDICTIONS)
+    found = read_predictions(tmp_path, TRIALS)
+    # no file holds the second
+    assert found.trial_id.tolist() == [TRIALS[0]] * 2 + [TRIALS[2]] * 2
+    assert found.correct.tolist() == [True, True, False, False]
+    assert list(read_predictions(tmp_path, TRIALS, ["correct"])) == ["trial_id", "correct"]
+
+
+def test_trials_of_version_01_stand_beside_those_with_more_columns(tmp_path) -> None:
+    save_own(tmp_path, TRIALS[0])
+    files = pd.Series([None, None], dtype="string")
+    save_own(tmp_path, TRIALS[1], file=files, label=[3, 4], predicted=[3, 4], p_label=[0.5, 0.75])
+    found = read_predictions(tmp_path, TRIALS)
+    assert found.correct.tolist() == [True] * 4 and found.file.isna().all()
+    assert found.label.isna().tolist() == [True, True, False, False]
+    assert found.p_label[2:].tolist() == [0.5, 0.75]
+
+
+@pytest.mark.parametrize("study", [None, b"", b"no parquet"])
+def test_without_readable_files_there_are_none(tmp_path, study) -> None:
+    if study is not None:
+        (tmp_path / PREDICTIONS).write_bytes(study)
+    assert read_predictions(tmp_path, TRIALS).empty and read_predictions(tmp_path, []).empty
+
+
+def test_examples_are_in_order_whatever_the_order_of_the_rows(tmp_path) -> None:
+    own = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
+    own["correct"] = [True, False, False, True]
+    own.sort_values("example", ascending=False).to_parquet(tmp_path / PREDICTIONS)
+    found = read_examples(tmp_path, TRIALS, METRICS["acc"], "val")
+    assert {t: x.tolist() for t, x in found.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
+    assert not read_examples(tmp_path, TRIALS, METRICS["acc"], "test")
+
+
+def test_without_pyarrow_there_are_none(tmp_path, monkeypatch) -> None:
+    save_own(tmp_path, TRIALS[0])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert read_predictions(tmp_path, TRIALS).empty
+
+
+def test_the_studys_file_keeps_trials_that_were_deleted(tmp_path) -> None:
+    made = make(tmp_path, {0.5: [0.5, 0.6, 0.7], 1.0: [0.4]})
+    for trial in TRIALS:
+        save_own(tmp_path, trial)
+    write_frames(tmp_path, made.frames)
+    (tmp_path / "trials" / TRIALS[1] / PREDICTIONS).unlink()
+    write_frames(tmp_path, made.frames)
+    saved = pd.read_parquet(tmp_path / PREDICTIONS)
+    assert sorted(saved.trial_id.unique()) == sorted(TRIALS) and len(saved) == 6

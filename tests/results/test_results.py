@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from study_folders import at, draw, grid, make, make_final, write_records
+from study_folders import draw, grid, make, make_final
 
 import kdtune
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.results.comparison import Criterion
@@ -55,24 +54,6 @@ def test_the_order_of_the_records_does_not_matter(tmp_path_factory, seed: int) -
     pd.testing.assert_frame_equal(again.compare(), made.compare(), rtol=1e-12)
 
 
-def test_labels_of_configurations(tmp_path) -> None:
-    runs = grid([0.5, 1.0], temperature=[1.0, 4.0])
-    made = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 2))
-    names = {made.label(run.config_id) for run in runs}
-    assert names == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
-
-
-def test_the_text_ends_with_the_verdict(tmp_path) -> None:
-    made = make(tmp_path, draw({0.5: 0.05, 1.0: 0.0}, 8))
-    text = made.text()
-    assert text.endswith(made.verdict())
-    assert "mean ± SD over n repeats, val, scope last" in text
-    assert "Difference in validation accuracy from training without distillation:" in text
-    best = made.text(criterion=Criterion(scope="best"))
-    assert "scope best (optimistic: " in best and "scope last (optimistic" not in text
-    assert "(optimistic: selected by the reported accuracy)" not in text
-
-
 @pytest.mark.parametrize(
     ("fates", "state"),
     [
@@ -96,13 +77,6 @@ def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
     assert made.best() is None
 
 
-def test_a_study_at_its_first_epoch_can_be_read(tmp_path) -> None:
-    make(tmp_path, {0.5: [None], 1.0: [None]})
-    write_records(tmp_path, {at(0.5): [0.3]}, {at(0.5): "running"})
-    made = kdtune.load(tmp_path)
-    assert made.text().endswith(made.verdict()) and not len(made.summary(full=True))
-
-
 # -- the command -----------------------------------------------------------------------------------
 
 
@@ -110,11 +84,6 @@ def asked(capsys, folder, **flags) -> tuple[int, str, str]:
     code = main(AnalysisFlags((str(folder),), **flags))
     said = capsys.readouterr()
     return code, said.out, said.err
-
-
-def test_the_command_prints_the_text(tmp_path, capsys) -> None:
-    made = make(tmp_path, LAST)
-    assert asked(capsys, tmp_path) == (0, made.text() + "\n", "")
 
 
 def test_strict_is_an_exit_code(tmp_path, capsys) -> None:
@@ -160,17 +129,6 @@ def test_a_baseline_that_is_not_in_the_study(tmp_path, baseline: str, words: str
     make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
     with pytest.raises(InputError, match=words):
         main(AnalysisFlags((str(tmp_path),), baseline=baseline))
-
-
-def test_a_file_is_not_a_study(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"must be a folder, but .*study\.json is not one"):
-        kdtune.load(tmp_path / make(tmp_path, LAST).folder / "study.json")
-
-
-def test_pooled_tables_have_a_caveat(tmp_path, capsys) -> None:
-    make(tmp_path, LAST)
-    _, out, _ = asked(capsys, tmp_path, pooled=True)
-    assert "the SD describes the learning curve, not repeats" in out
 
 
 def test_a_race_of_one_arm_is_judged_by_its_final_repeats(tmp_path: Path) -> None:

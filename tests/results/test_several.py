@@ -12,14 +12,12 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, draw, edit_records, make
 
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.results.several import (
     SideBySide,
     conclusions,
-    is_folder_of_studies,
     list_studies,
     load_several,
     text,
@@ -150,7 +148,7 @@ def test_unpaired_teachers_are_the_sample(tmp_path: Path) -> None:
     assert row.why == "teachers 1 and 4" and row.p == exact(welch.pvalue)
     assert (row.n, row.n_reference) == (8, 5)
     assert "Welch's t test over the means of 4 teachers" in text(side)
-    assert "about new repeats with new teachers of these recipes on these val images" in text(side)
+    assert "about new repeats with new teachers of these recipes on these test images" in text(side)
 
 
 def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: list[str]) -> None:
@@ -229,12 +227,6 @@ def test_the_command_lists_a_folder(runs: Path, capsys: pytest.CaptureFixture[st
     assert frame["mean"].tolist() == pytest.approx(list_studies(runs)["mean"].tolist(), nan_ok=True)
     main(AnalysisFlags((str(runs),), format="json"))
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(frame["name"])
-
-
-def test_what_is_a_folder_of_studies(runs: Path) -> None:
-    assert is_folder_of_studies(str(runs))
-    for place in (runs / "first", runs / "notes", runs / "none", "s3://bucket/runs"):
-        assert not is_folder_of_studies(str(place))
 
 
 def test_the_conclusion_is_on_the_student_of_the_best_configuration(tmp_path: Path) -> None:

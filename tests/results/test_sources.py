@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import kdtune.analysis
-from kdtune.config.cli import TableFlags, is_table, parse_reading
+from kdtune.analysis import TableFlags, is_table
+from kdtune.analysis import parse as parse_reading
 from kdtune.config.text import InputError
 from kdtune.results.sources import read_table, read_tables
 
@@ -23,7 +24,7 @@ ROLES = ["--by", "alpha", "T", "--repeat", "seed", "--metric", "acc"]
 
 
 def analyse(*words: object) -> int:
-    flags = parse_reading("analysis", [str(word) for word in words])
+    flags = parse_reading([str(word) for word in words])
     return kdtune.analysis.main(flags)
 
 
@@ -129,17 +130,6 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     assert r"$\pm$" in capsys.readouterr().out
 
 
-def test_the_command_on_the_starting_repository(capsys) -> None:
-    words = "--by alpha --repeat rep --metric epoch_acc_l --epoch epoch --unpaired --pooled"
-    assert analyse(SEED_RESULTS, *words.split()) == 0
-    out, err = capsys.readouterr()
-    for published in ("0.945359 ± 0.028460", "0.941242 ± 0.058033"):
-        assert published in out
-    assert err.startswith(
-        "warning: runs with fewer epochs than the others: alpha = 0.5, rep = 1 (2 of"
-    )
-
-
 @pytest.mark.parametrize(
     ("word", "yes"),
     [
@@ -151,18 +141,11 @@ def test_tables_are_told_from_studies(word: str, yes: bool) -> None:
     assert is_table(word) == yes
 
 
-def test_help_of_a_table_is_its_own(capsys) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse_reading("analysis", ["results.csv", "--help"])
-    text = capsys.readouterr().out
-    assert ended.value.code == 0 and "--unpaired" in text and "--max-ms" not in text
-
-
 def test_a_wrong_file_is_said_before_missing_flags(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must be a file, but .*nofile.csv does not exist"):
-        parse_reading("analysis", [str(tmp_path / "nofile.csv"), "--by", "a", "--metric", "b"])
+        parse_reading([str(tmp_path / "nofile.csv"), "--by", "a", "--metric", "b"])
     (tmp_path / "x.csv").write_text("a,b\n")
-    flags = parse_reading("analysis", [str(tmp_path / "x.csv"), *ROLES])
+    flags = parse_reading([str(tmp_path / "x.csv"), *ROLES])
     assert isinstance(flags, TableFlags) and flags.direction is None
     with pytest.raises(InputError, match="--repeat must name a column"):
-        parse_reading("analysis", [str(tmp_path / "x.csv"), "--by", "a", "--metric", "b"])
+        parse_reading([str(tmp_path / "x.csv"), "--by", "a", "--metric", "b"])

@@ -308,13 +308,6 @@ def test_a_first_row_that_is_worse_is_called_worse() -> None:
     assert verdict.endswith("No other configuration has a better mean.")
 
 
-def test_a_baseline_of_text_is_found() -> None:
-    frame = table()
-    names = {0.0: "0", 0.5: "0.5", 1.0: "1"}
-    result = compare(frame.assign(alpha=frame.alpha.map(names)))
-    assert result.comparisons["diff"].tolist() == compare(frame).comparisons["diff"].tolist()
-
-
 def test_minimum_detectable_difference_is_that_of_a_study() -> None:
     """It takes both t tests: 4 repeats that vary and 20 images, by the power of scipy's nct."""
     rng = np.random.default_rng(4)

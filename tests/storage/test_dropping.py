@@ -8,8 +8,7 @@ from s3_service import S3
 from study_folders import at, draw, make, write_records
 
 import kdtune
-from kdtune.analysis import main
-from kdtune.config.cli import AnalysisFlags
+from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.files import state_files
 from kdtune.config.text import InputError
 from kdtune.storage.folder import lock_study

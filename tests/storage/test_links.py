@@ -9,10 +9,10 @@ import pytest
 from small_study import write_small_study
 
 import kdtune
-from kdtune.config.cli import ReportFlags
 from kdtune.config.files import FOLDERS, atomic_write, check_links, not_writable_by_all
 from kdtune.config.text import InputError
 from kdtune.deploy.subject import writable
+from kdtune.report import ReportFlags
 from kdtune.report import main as report
 from kdtune.storage.folder import lock_study
 

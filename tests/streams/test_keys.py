@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from kdtune.config.fields import searchable
-from kdtune.config.run import Run
-from kdtune.config.task import HYPERPARAMETERS
+from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.streams import cache as keys
 from kdtune.streams.cache import Key, Keys
 

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 import kdtune
-from kdtune.config.cli import parse_predict
 from kdtune.config.text import InputError
 from kdtune.predict import main
+from kdtune.predict import parse as parse_predict
 from kdtune.results.results import Results
 from kdtune.students.trained import find_images, predict_files
 

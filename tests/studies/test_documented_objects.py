@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kdtune.data.sources import load_data
-from kdtune.raytune.objects import take_objects
+from kdtune.raytune.objects import freeze_objects
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import check_study
 
@@ -20,7 +20,7 @@ def test_the_example_passes_all_checks() -> None:
     code = textwrap.dedent(rest.partition("\n- **A function")[0])
     scope: dict[str, Any] = {"__name__": "example"}
     exec(code, scope)
-    study = take_objects(scope["study"])
+    study = freeze_objects(scope["study"])
     assert study.run.student == "object:make_student" and study.run.data == "object:data"
     assert set(check_study(resolve_study(study), load_data(study.run))) == {
         "data",

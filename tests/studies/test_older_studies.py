@@ -17,7 +17,7 @@ from simulated_runs import curve
 
 import kdtune
 from kdtune.config.cli import parse
-from kdtune.config.run import SCHEMA
+from kdtune.config.migrations import SCHEMA
 from kdtune.config.study import Study
 from kdtune.storage.records import Round, read_lines, read_saved
 from kdtune.training.recipe import resolve_study

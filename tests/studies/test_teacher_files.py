@@ -9,9 +9,10 @@ import torch
 import kdtune
 from kdtune import analysis, report
 from kdtune import teacher as teacher_command
-from kdtune.config.cli import AnalysisFlags, ReportFlags
+from kdtune.analysis import AnalysisFlags
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.report import ReportFlags
 from kdtune.search import main
 
 METRICS = ("acc", "ce", "loss", "logit_diff", "teacher_acc", "agreement", "kl")

@@ -1,0 +1,295 @@
+"""Predictions of both arms by class and by image, and what students.json records of them."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from photos import rotated_with_damage
+from PIL import Image
+from scipy import stats
+from sklearn.metrics import confusion_matrix
+from study_folders import at, draw, make, write_predictions
+from whole_predictions import write_whole_predictions
+
+import kdtune
+from kdtune.config.files import PREDICTIONS, THUMBNAILS
+from kdtune.results.comparison import Criterion
+from kdtune.results.design import Design
+from kdtune.results.examples import (
+    THUMBNAIL_SIDE,
+    Arms,
+    calibration,
+    calibration_errors,
+    class_accuracies,
+    configuration_record,
+    confusion,
+    count_differences,
+    has_thumbnails,
+    largest_confusions,
+    most_different,
+    read_arms,
+    read_thumbnail,
+    trial_metrics,
+    write_thumbnails,
+)
+from kdtune.statistics.intervals import crossed
+
+LAST = draw({0.1: 0.05, 0.5: 0.0, 1.0: 0.0}, 3)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return write_whole_predictions(make(tmp_path, LAST), ["ant", "bee"], 60, ("val", "test"), "a")
+
+
+def edit(results, change) -> dict[str, Arms]:
+    """Change the rows of predictions.parquet; return what is read then."""
+    frame = pd.read_parquet(results.folder / PREDICTIONS)
+    change(frame).to_parquet(results.folder / PREDICTIONS, index=False)
+    return read_arms(kdtune.load(results.folder), Criterion())
+
+
+def test_both_arms_have_the_same_repeats_and_images(made) -> None:
+    arms = read_arms(made, Criterion())
+    assert list(arms) == ["val", "test"]
+    val = arms["val"]
+    assert val.configs == (at(0.1).config_id, at(1.0).config_id)
+    assert val.repeats == (0, 1, 2) and val.classes == ("ant", "bee")
+    assert val.correct.shape == (2, 3, 60) and val.files[7] == "a/7.png"
+    for arm, config in enumerate(val.configs):
+        accs = made.trials[made.trials.config_id == config].sort_values("repeat")
+        want = (60 * accs["val/acc@last"]).round() / 60
+        assert val.correct[arm].mean(1).tolist() == pytest.approx(list(want))
+
+
+def test_the_order_of_the_examples_in_the_file_does_not_matter(made) -> None:
+    before = read_arms(made, Criterion())["val"]
+    turned = edit(made, lambda f: f.iloc[::-1])["val"]
+    for name in ("label", "predicted", "p_label"):
+        np.testing.assert_array_equal(getattr(before, name), getattr(turned, name))
+
+
+def test_incomplete_predictions_are_left_out(made) -> None:
+    own = read_arms(made, Criterion())["test"].configs[1]
+    trial = made.trials[made.trials.config_id == own].trial_id.iloc[1]
+
+    def other_images(frame):
+        """Let the images of one repeat differ, as those of another fold do."""
+        here = (frame.trial_id == trial) & (frame.split == "val")
+        return frame.assign(label=frame.label.where(~here, 1 - frame.label))
+
+    assert list(edit(made, other_images)) == ["test"]
+    assert edit(made, lambda f: f[(f.trial_id != trial) | (f.split != "test")]) == {}
+
+
+def test_studies_without_classes_or_baseline_have_no_arms(tmp_path) -> None:
+    old = make(tmp_path / "old", LAST)
+    write_predictions(old)  # as version 0.1 did
+    assert read_arms(old, Criterion()) == {}
+    plain = write_whole_predictions(make(tmp_path / "plain", {1.0: [0.7, 0.71]}), ["a", "b"])
+    assert read_arms(plain, Criterion()) == {}
+
+
+def by_hand() -> Arms:
+    """Three repeats of four images of class 0; the counts of correct students are below."""
+    distilled = [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 1, 1]]  # 3, 1, 0, 0
+    baseline = [[1, 0, 0, 1], [1, 0, 0, 2], [0, 0, 1, 1]]  # 1, 3, 2, 0
+    predicted = np.array([distilled, baseline])
+    p = np.full(predicted.shape, 0.5)
+    names = ("ant", "bee", "cat")
+    return Arms("val", ("d", "b"), (0, 1, 2), names, np.zeros(4, int), (None,) * 4, predicted, p, p)
+
+
+def test_the_images_that_differ_most_are_worked_by_hand() -> None:
+    table = most_different(by_hand())
+    assert table["image"].tolist() == [0, 1, 2] and table["diff"].tolist() == [2, -2, -2]
+    assert table.distilled.tolist() == [3, 1, 0] and table.baseline.tolist() == [1, 3, 2]
+    assert table.wrong_distilled.tolist() == ["", "cat (2)", "bee (2)"]
+    assert table.wrong_baseline.tolist() == ["bee (2)", "", "bee (1)"]
+    assert count_differences(by_hand()) == (1, 1, 2)
+    assert most_different(by_hand(), 1)["image"].tolist() == [0, 1]
+
+
+def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 200, 3), np.uint8))
+    arms = {"val": by_hand()}
+    assert not has_thumbnails(tmp_path, arms)
+    write_thumbnails(tmp_path, arms, lambda split, index: photo)
+    assert has_thumbnails(tmp_path, arms)
+    assert sorted(f.name for f in (tmp_path / THUMBNAILS).iterdir()) == [
+        f"val-00000{i}.jpeg" for i in range(3)
+    ]
+    content = read_thumbnail(tmp_path, None, "val", 1, None)
+    shown = Image.open(io.BytesIO(content))
+    assert shown.size == (THUMBNAIL_SIDE, round(THUMBNAIL_SIDE * 90 / 200))
+    assert read_thumbnail(tmp_path, None, "val", 3, "a.png") == b""
+    photo.save(tmp_path / "a.png")
+    assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == content
+    assert read_thumbnail(tmp_path, tmp_path, "val", 3, "gone.png") == b""
+    (tmp_path / "text.png").write_text("no image")
+    assert read_thumbnail(tmp_path, tmp_path, "val", 3, "text.png") == b""
+
+
+@pytest.mark.parametrize("tag", [0x100, 0x11A])
+def test_an_image_with_damaged_exif_data_has_a_thumbnail(tmp_path, tag) -> None:
+    image = Image.new("RGB", (40, 20))
+    image.save(tmp_path / "a.png", exif=rotated_with_damage(tag))
+    for orientation, size in ((None, (20, 40)), ("exif", (20, 40)), ("stored", (40, 20))):
+        content = read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png", orientation)
+        assert Image.open(io.BytesIO(content)).size == size
+
+
+def test_an_image_that_pillow_cannot_read_has_no_thumbnail(tmp_path) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    for cut in range(0, len(content), 5):
+        (tmp_path / "a.png").write_bytes(content[:cut])
+        assert isinstance(read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png"), bytes)
+
+
+def test_small_images_keep_their_pixels(tmp_path) -> None:
+    grey = Image.fromarray(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28))
+    write_thumbnails(tmp_path, {"val": by_hand()}, lambda split, index: grey)
+    content = read_thumbnail(tmp_path, None, "val", 0, None)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(grey))
+
+
+exact = pytest.approx
+
+
+def arms(label, predicted, p_predicted=None, classes=("ant", "bee", "cat")) -> Arms:
+    """Return predictions [2, R, N] without files."""
+    predicted = np.asarray(predicted)
+    p = np.full(predicted.shape, 0.5) if p_predicted is None else np.asarray(p_predicted)
+    label, repeats = np.asarray(label), tuple(range(predicted.shape[1]))
+    names = (None,) * len(label)
+    return Arms("val", ("d", "b"), repeats, tuple(classes), label, names, predicted, p, p)
+
+
+def drawn(n: int = 60, repeats: int = 4) -> Arms:
+    rng = np.random.default_rng(3)
+    return arms(rng.integers(0, 3, n), rng.integers(0, 3, (2, repeats, n)))
+
+
+def test_the_difference_of_a_class_is_worked_by_hand() -> None:
+    # class 0: the baseline is always wrong, so that D is the distilled arm's correctness;
+    # class 1: both arms are always right
+    distilled = [[0, 1, 1, 1], [0, 0, 1, 1], [1, 0, 1, 1]]
+    table = class_accuracies(arms([0, 0, 1, 1], [distilled, [[1, 1, 1, 1]] * 3]))
+    assert table["class"].tolist() == ["ant", "bee"] and table.images.tolist() == [2, 2]
+    ant, bee = table.iloc[0], table.iloc[1]
+    assert (ant.distilled, ant.baseline, ant["diff"]) == exact((4 / 6, 0, 4 / 6))
+    # D = [[1, 0], [1, 1], [0, 1]]: MS_R = 1/6, MS_I = 0, MS_E = 1/2, V = MS_R / 6, and df = R - 1
+    error, t = (1 / 36) ** 0.5, stats.t(2)
+    assert ant.p == exact(2 * t.sf((4 / 6) / error))
+    assert ant.low == exact(4 / 6 - t.ppf(1 - 0.05 / 4) * error)  # Bonferroni over two classes
+    assert ant.high == 1  # no difference is larger than 100 points
+    assert (bee["diff"], bee.p) == (0, 1)
+    assert ant.p_holm == exact(2 * ant.p) and bee.p_holm == 1
+
+
+def test_the_design_decides_the_interval_of_a_class() -> None:
+    """With 5 folds V = (1/6 + 1/4) s^2; with 3 teachers of 2 repeats the two-way test over them."""
+    made = drawn(repeats=6)
+    by_folds = class_accuracies(replace(made, design=Design(folds=5))).iloc[0]
+    own = made.correct[:, :, made.label == 0].astype(float)
+    d = (own[0] - own[1]).mean(1)
+    error = np.sqrt((1 / 6 + 1 / 4) * d.var(ddof=1))
+    assert by_folds.p == exact(2 * stats.t.sf(abs(d.mean()) / error, 5))
+    half = stats.t.ppf(1 - 0.05 / 6, 5) * error
+    assert (by_folds.low, by_folds.high) == exact((d.mean() - half, d.mean() + half))
+    means = made.predicted.reshape(2, 2, 3, -1)  # repeat r learns from teacher r mod 3
+    right = (means == made.label)[:, :, :, made.label == 0].mean(1)
+    by_teacher = class_accuracies(replace(made, design=Design(3))).iloc[0]
+    assert by_teacher.p == exact(crossed(right[0] - right[1]).p)
+    two = class_accuracies(replace(made, repeats=(0, 3, 1, 4, 6, 7), design=Design(3)))
+    assert two.p.isna().all()
+
+
+def test_two_repeats_have_no_interval() -> None:
+    table = class_accuracies(drawn(repeats=2))
+    assert len(table) == 3
+    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+
+
+def test_confusion_is_that_of_scikit_learn() -> None:
+    made = drawn()
+    for arm, shares in enumerate(confusion(made)):
+        predicted, label = made.predicted[arm].ravel(), np.tile(made.label, 4)
+        want = confusion_matrix(label, predicted, labels=[0, 1, 2], normalize="true")
+        np.testing.assert_allclose(shares, want)
+    table = class_accuracies(made)
+    np.testing.assert_allclose(np.diagonal(confusion(made)[0]), table.distilled)
+    absent = confusion(arms([0, 1], [[[0, 2]], [[1, 1]]]))
+    assert np.isnan(absent[:, 2]).all() and absent[0, 1].tolist() == [0, 0, 1]
+
+
+def test_the_largest_confusions_are_counted_in_images() -> None:
+    # two of four ants become bees, one of one bee becomes a cat
+    made = arms([0, 0, 0, 0, 1], [[[1, 1, 0, 0, 2]], [[1, 0, 0, 0, 1]]])
+    table = largest_confusions(made)
+    assert table[["label", "predicted"]].to_numpy().tolist() == [["ant", "bee"], ["bee", "cat"]]
+    assert table[["images", "distilled", "baseline", "diff"]].to_numpy().tolist() == [
+        [4, 0.5, 0.25, 0.25],
+        [1, 1, 0, 1],
+    ]
+
+
+def test_calibration_is_worked_by_hand() -> None:
+    # 0.4 = 6 / 15 is on an edge and belongs to the bin below, (5/15, 6/15]
+    p = [[[0.4, 0.35, 0.95, 0.98]], [[0.9, 0.9, 0.9, 0.9]]]
+    made = arms([0, 0, 0, 0], [[[0, 1, 0, 1]], [[0, 0, 0, 1]]], p)
+    distilled = calibration(made).query("arm == 'distilled'")
+    assert distilled[["bin", "n"]].to_numpy().tolist() == [[5, 2], [14, 2]]
+    assert distilled.confidence.tolist() == exact([0.375, 0.965])
+    assert distilled.accuracy.tolist() == [0.5, 0.5]
+    errors = calibration_errors(made)
+    assert errors[0] == exact(2 / 4 * 0.125 + 2 / 4 * 0.465)
+    assert errors[1] == exact(0.15)
+
+
+def test_a_distilled_configuration_and_its_gain(tmp_path: Path) -> None:
+    made = make(tmp_path, draw({0.5: 0.05, 0.9: 0.01, 1.0: 0.0}, 6))
+    write_predictions(made)  # of val only
+    record = json.loads(json.dumps(configuration_record(made), allow_nan=False))
+    assert record["config_id"] == made.best() and record["label"] == made.label(record["config_id"])
+    assert record["hyperparameters"] == {"alpha": 0.5}
+    assert record["verdict"] == made.verdict()
+    assert record["baseline"] == "training without distillation"
+
+    rows, compared = made.selection().set_index("row"), made.compare().set_index("config_id")
+    for split, about in (
+        ("val", "new repeats with this teacher and new images like those of val"),
+        ("test", "new repeats with this teacher on these test images"),
+    ):
+        own = record["accuracy"][split]
+        assert own["holds_for"] == about and (own["n"], own["interval"]) == (6, "95% CI")
+        for name in ("mean", "low", "high"):
+            assert own[name] == pytest.approx(rows.loc["best", f"{split}/{name}"])
+    assert record["accuracy"]["val"]["bias"].startswith("optimistic")
+    row, gain = compared.loc[made.best()], record["difference"]["val"]
+    assert (gain["mean"], gain["low"], gain["p"]) == (row["diff"], row.low, row.p_holm)
+    assert gain["interval"] == "simultaneous 95% CI"  # one of two comparisons
+    assert record["difference"]["test"]["mean"] == rows.loc["difference", "test/mean"]
+
+    trial = made.trials[made.trials.config_id == made.best()].iloc[0]
+    assert trial_metrics(trial)["val"]["acc"] == trial["val/acc@last"]
+    assert set(trial_metrics(trial)) == {"val", "test"}
+
+
+def test_the_baseline_has_no_difference_from_itself(tmp_path: Path) -> None:
+    record = configuration_record(make(tmp_path, draw({0.5: -0.1, 1.0: 0.0}, 3)))
+    assert record["label"] == "alpha = 1" and record["difference"] == {}
+
+
+def test_one_repeat_has_no_interval_and_no_run_no_record(tmp_path: Path) -> None:
+    record = configuration_record(make(tmp_path / "one", {0.5: [0.9], 1.0: [0.8]}))
+    own = record["accuracy"]["val"]
+    assert (own["mean"], own["low"], own["high"], own["n"]) == (0.9, None, None, 1)
+    assert record["difference"]["val"]["low"] is None
+    json.dumps(record, allow_nan=False)
+    assert configuration_record(make(tmp_path / "none", {0.5: [None], 1.0: [None]})) == {}

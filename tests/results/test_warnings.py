@@ -1,0 +1,284 @@
+"""Warnings about records, files and teachers: studies with one problem each."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from study_folders import at, draw, edit_records, make, make_final, write_predictions, write_records
+
+import kdtune
+from kdtune.config.files import PREDICTIONS, STUDENT
+from kdtune.config.records import (
+    Accuracy,
+    TeacherAccuracy,
+    read_teacher_accuracy,
+    write_teacher_accuracy,
+)
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
+from kdtune.planning.plan import Plan
+from kdtune.reporting.sections import teachers
+from kdtune.results.results import Results
+from kdtune.results.warnings import (
+    MAX_WARNINGS,
+    check_teachers,
+    describe_accuracy,
+    find_caveats,
+    find_teacher_faults,
+)
+from kdtune.storage.records import read_lines
+
+LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
+ID = at(0.5, 1).trial_id
+
+
+def warnings_of(folder: Path) -> list[str]:
+    return kdtune.load(folder).warnings
+
+
+# Records
+
+
+@pytest.mark.parametrize(
+    ("last", "warnings"),
+    [
+        (LAST, []),
+        ({0.5: [None], 1.0: [None]}, ["2 runs have not started"]),
+        ({0.5: [0.7, 0.8, 0.75], 1.0: [0.6, None, None]}, ["2 runs have not started"]),
+        (
+            {0.1: [0.5, 0.61, None], 0.5: [0.71, 0.8, None], 1.0: [None, 0.6, 0.7]},
+            [
+                "3 runs have not started",
+                "alpha = 1 has repeats that other configurations lack: 2",
+            ],
+        ),
+        (
+            {0.5: [0.7, 0.8, 0.7], 1.0: [0.6, 0.65, 0.5]},  # a seed was not applied
+            ["identical learning curves: alpha = 0.5, repeat 0 and alpha = 0.5, repeat 2"],
+        ),
+    ],
+)
+def test_the_records_of_a_study(tmp_path: Path, last: dict, warnings: list[str]) -> None:
+    assert make(tmp_path, last).warnings == warnings
+
+
+def test_a_value_that_was_not_applied(tmp_path: Path) -> None:
+    (warning,) = make(tmp_path, {0.1: [0.7, 0.8], 0.5: [0.7, 0.81], 1.0: [0.6, 0.5]}).warnings
+    start = "identical learning curves: "
+    assert warning.startswith(start)
+    names = set(warning.removeprefix(start).split(" and "))
+    assert names == {"alpha = 0.1, repeat 0", "alpha = 0.5, repeat 0"}
+
+
+def test_equal_last_epochs_are_no_identical_curves(tmp_path: Path) -> None:
+    make(tmp_path, {0.5: [0.7, 0.7]})
+    (tmp_path / "epochs" / "00000.jsonl").unlink()
+    write_records(tmp_path, {at(0.5, 0): [0.1, 0.2, 0.7], at(0.5, 1): [0.2, 0.3, 0.7]})
+    assert not any("identical" in w for w in warnings_of(tmp_path))
+
+
+def test_failed_and_truncated_runs_are_named(tmp_path: Path) -> None:
+    fates = {(0.5, 2): "failed", (1.0, 1): "truncated"}
+    made = make(tmp_path, LAST, fates, error="OSError: [Errno 28] No space left")
+    failed, truncated, _ = made.warnings  # the third: they have not the same repeats
+    assert failed == (
+        f"failed run excluded: {at(0.5, 2).trial_id}, alpha = 0.5, repeat 2, 3 of 3 epochs "
+        f"(OSError: [Errno 28] No space left)"
+    )
+    assert truncated == (
+        f"truncated run excluded: {at(1.0, 1).trial_id}, alpha = 1, repeat 1, 1 of 3 epochs"
+    )
+    assert made.status.startswith("incomplete, not running: 4 of 6 runs completed; last record")
+
+
+def test_of_many_excluded_runs_the_rest_is_counted(tmp_path: Path) -> None:
+    count = MAX_WARNINGS + 5
+    last = {0.5: [0.5 + r / 100 for r in range(count)], 1.0: [0.6]}
+    made = make(tmp_path, last, {(0.5, r): "failed" for r in range(count)}, repeats=count)
+    assert sum("failed run excluded" in w for w in made.warnings) == MAX_WARNINGS
+    assert "5 more failed runs excluded" in made.warnings
+
+
+def test_final_repeats_do_not_count_as_search_runs(tmp_path: Path) -> None:
+    """A race whose folder is run again with --policy all."""
+    last = {0.1: [0.5, None, None], 0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.61, None]}
+    made = make_final(tmp_path, last, {0.5: [0.71, 0.72, 0.73], 1.0: [0.63, 0.62, 0.64]})
+    assert made.warnings == ["3 runs have not started"]
+    assert made.status.startswith("incomplete, not running: 12 of 15 runs completed")
+
+
+def test_a_completed_run_with_too_few_epochs_is_truncated(tmp_path: Path) -> None:
+    # the starting repository's file of 2 epochs of 25: its end is recorded, its epochs are not
+    make(tmp_path, LAST)
+    file = tmp_path / "epochs" / "00000.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    late = [ID in x and '"kind": "epoch"' in x and '"epoch": 0' not in x for x in lines]
+    file.write_text("".join(x for x, is_late in zip(lines, late, strict=True) if not is_late))
+    made = kdtune.load(tmp_path)
+    assert made.warnings == [f"truncated run excluded: {ID}, alpha = 0.5, repeat 1, 1 of 3 epochs"]
+    table = made.summary(metrics=["acc"], full=True).set_index("alpha")
+    assert table.loc[0.5, "val/acc/mean"] == pytest.approx((0.7 + 0.75) / 2)
+    # and the search takes it up again
+    plan = Plan(made.study, read_lines(tmp_path)[0])
+    run = plan.next_run()
+    assert run is not None and run.trial_id == ID and plan.next_run() is None
+
+
+def test_an_incomplete_record_is_named(tmp_path: Path) -> None:
+    make(tmp_path, LAST)
+    file = tmp_path / "epochs" / "00000.jsonl"
+    text = file.read_text()
+    file.write_text(text[:-20])
+    first, *rest = warnings_of(tmp_path)
+    assert first == f"unreadable record skipped: 00000.jsonl:{text.count(chr(10))}"
+    assert rest[0].startswith("truncated run excluded")  # its end was in that line
+
+
+@pytest.mark.parametrize(
+    ("missing", "of_one"),
+    [({"kl": None, "agreement": None}, True), ({"distill": None}, True), ({"nll": 0.5}, False)],
+)
+def test_a_metric_that_comparable_runs_recorded(tmp_path: Path, missing, of_one: bool) -> None:
+    """alpha = 1 has no distillation term, and version 0.1 no nll: that is no problem."""
+    assert make(tmp_path, LAST).warnings == []
+    edit_records(tmp_path, lambda x: (x["trial_id"] == ID) == of_one and x.update(missing))
+    total = 6
+    expected = {f"val {m} missing in 1 of {total} runs: alpha = 0.5, repeat 1" for m in missing}
+    assert set(warnings_of(tmp_path)) == expected
+
+
+def test_the_loss_is_not_comparable_across_alpha(tmp_path: Path) -> None:
+    frames = make(tmp_path / "two", LAST).frames
+    (caveat,) = find_caveats(frames, ["acc", "loss"])
+    assert caveat.startswith("The loss (alpha * ce + (1 - alpha) * distill) is not comparable")
+    assert find_caveats(frames, ["acc", "ce"]) == []
+    assert find_caveats(make(tmp_path / "one", {0.5: [0.7, 0.8]}).frames, ["loss"]) == []
+
+
+# Files
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Results:
+    """A study with a folder per run; no predictions.parquet of the study."""
+    made = make(tmp_path / "made", draw({0.5: 0.05, 1.0: 0.0}, 3), keep="all")
+    frame = write_predictions(made)
+    (made.folder / PREDICTIONS).unlink()
+    for name in made.trials.trial_id:
+        run = made.folder / "trials" / name
+        run.mkdir(parents=True)
+        (run / STUDENT).touch()
+        frame[frame.trial_id == name].to_parquet(run / PREDICTIONS, index=False)
+    return made
+
+
+def test_files_deleted_by_hand(kept: Results) -> None:
+    folder = kept.folder
+    assert warnings_of(folder) == []
+    gone = sorted(at(0.5, r).trial_id for r in (0, 2))
+    for name in gone:
+        shutil.rmtree(folder / "trials" / name)
+    start = f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): "
+    students = "their students are no longer available"
+    both = "their students and predictions are no longer available"
+    assert warnings_of(folder) == [start + both]
+    pd.DataFrame({"trial_id": gone[:1]}).to_parquet(folder / PREDICTIONS)
+    assert warnings_of(folder) == [start + both.replace("predictions", "predictions of 1")]
+    pd.DataFrame({"trial_id": gone}).to_parquet(folder / PREDICTIONS)
+    assert warnings_of(folder) == [f"{start}{students}; their predictions are in {PREDICTIONS}"]
+    (folder / "trials" / ID / PREDICTIONS).unlink()
+    assert warnings_of(folder)[1] == (
+        f"the predictions of 1 of 6 completed runs are gone ({ID}): comparisons that need them "
+        f"hold for these val images only"
+    )
+
+
+def test_records_alone_have_lost_nothing(kept: Results) -> None:
+    shutil.rmtree(kept.folder / "trials")
+    assert warnings_of(kept.folder) == []  # no driver has written them
+    (kept.folder / "provenance.json").write_text("{}")
+    assert "the folders of 6 of 6 completed runs" in warnings_of(kept.folder)[0]
+
+
+# Teachers
+
+GOOD = TeacherAccuracy(
+    teacher="big",
+    epochs=5,
+    weights="runs/x/teacher/teacher.safetensors",
+    classes=10,
+    splits={"train": Accuracy(300, 297, 30), "val": Accuracy(500, 450, 50)},
+    fingerprint="f",
+    acc_before=0.85,
+    acc_after=0.9,
+)
+WORDS = "Accuracy of the teacher big (5 epochs): 99.0% on train (n = 300), 90.0% on val (n = 500)."
+
+
+def of_val(correct: int, largest: int = 50) -> TeacherAccuracy:
+    return replace(GOOD, splits={"val": Accuracy(500, correct, largest)})
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (GOOD, ""),
+        # 11 % of ten classes, 55 of 500: P(X >= 55) = 0.25 for X ~ Bin(500, 0.1)
+        (of_val(55), "the teacher big (5 epochs) is no better than chance on val (55 of 500 are "),
+        (of_val(55), "binomial p = 0.25"),
+        (of_val(70), ""),  # p = 0.002
+        (of_val(450, largest=460), "always naming one class gives 92.0%"),
+        (replace(GOOD, acc_before=0.934, acc_after=0.81), "(81.0% on val) than before (93.4%)"),
+        (replace(GOOD, acc_before=0.9), ""),  # as good
+        (replace(GOOD, acc_before=None), ""),  # a new head
+    ],
+)
+def test_faults_of_a_teacher(record: TeacherAccuracy, fault: str) -> None:
+    faults = find_teacher_faults([record])
+    assert len(faults) == bool(fault) and all(fault in text for text in faults)
+
+
+def test_the_least_accuracy_of_a_teacher(tmp_path: Path) -> None:
+    write_teacher_accuracy(tmp_path, [GOOD])
+    lines: list[str] = []
+    check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.9, lines.append)
+    assert lines == [describe_accuracy(GOOD)] == [WORDS]
+    words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
+    with pytest.raises(InputError, match=words):
+        check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.95, lines.append)
+
+
+def test_new_measurements_replace_recorded_ones(tmp_path: Path) -> None:
+    small = replace(GOOD, teacher="small")
+    write_teacher_accuracy(tmp_path, [GOOD, small])
+    better = replace(GOOD, fingerprint="g", acc_before=None)
+    check_teachers(tmp_path, [GOOD.key], lambda known: [better], None, lambda line: None)
+    assert read_teacher_accuracy(tmp_path) == [better, small]
+
+
+@pytest.mark.parametrize("text", ["{", "[{}]", "3", '[{"splits": 3}]'])
+def test_a_damaged_record_of_teachers_counts_as_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "accuracy.json").write_text(text)
+    assert read_teacher_accuracy(tmp_path) == []
+
+
+def test_a_teacher_that_is_worse_than_a_student_without_it(tmp_path: Path) -> None:
+    """The baseline has 0.92 and 0.90, so 0.91; the teacher 0.90. Distilled runs do not count."""
+    accs = {at(1.0): 0.92, at(1.0, 1): 0.90, at(0.5): 0.99}
+    write_records(tmp_path, {run: [0.1, 0.2, acc] for run, acc in accs.items()})
+    study = Study(name="s", run=at(0.5), space={"alpha": (0.5, 1.0)}, repeats=2)
+    (tmp_path / "study.json").write_text(study.to_json())
+    assert not any("teacher" in line for line in warnings_of(tmp_path))
+    write_teacher_accuracy(tmp_path, [GOOD])
+    results = kdtune.load(tmp_path)
+    words = "the teacher big (5 epochs) is less accurate on val (90.0%) than the student resnet18"
+    assert results.warnings[0] == f"{words} trained without it (mean 91.0%)."
+    assert "is less accurate on val (90.0%)" in results.verdict()
+    table = teachers(results)
+    assert table is not None
+    assert table.rows[0][0] == "big (5 epochs)" and table.rows[0][-1] == "85.0%"
+    write_teacher_accuracy(tmp_path, [of_val(460)])
+    assert not any("teacher" in line for line in warnings_of(tmp_path))
