@@ -36,7 +36,7 @@ from kdtune.data.folder import OTHER_FORMATS, READ_ALREADY, describe_left_out, f
 # Data sets from arrays: checks and conversion of inputs and labels.
 
 
-MAX_NAMED_CLASSES = 5
+_MAX_NAMED = 5
 """Classes that an error message lists."""
 
 
@@ -64,7 +64,7 @@ def make_data(
     Raises:
         InputError: inputs or labels do not fit.
     """
-    inputs = {split: as_images(own.inputs) for split, own in raw.items()}
+    inputs = {split: _as_images(own.inputs) for split, own in raw.items()}
     labels = {split: _label_array(f"{name} ({split})", own.labels) for split, own in raw.items()}
     for split, own in inputs.items():
         _check_inputs(name, split, own, inputs["train"])
@@ -89,7 +89,7 @@ def make_data(
 # -- inputs ------------------------------------------------------------------------------------
 
 
-def as_tensor(values: Any, what: str) -> Tensor:
+def _as_tensor(values: Any, what: str) -> Tensor:
     """Return an array or tensor as a tensor of the same type on the CPU.
 
     Args:
@@ -112,7 +112,7 @@ def as_tensor(values: Any, what: str) -> Tensor:
         ) from None
 
 
-def as_images(inputs: Tensor | tuple[str, ...]) -> Tensor | tuple[str, ...]:
+def _as_images(inputs: Tensor | tuple[str, ...]) -> Tensor | tuple[str, ...]:
     """Return inputs with images as uint8 [N, C, H, W], and all others as they are.
 
     Images are bytes [N, H, W] or [N, C, H, W] with one or three channels. With channels last,
@@ -134,20 +134,20 @@ def _check_inputs(
     """Raise InputError if a split is empty or its examples are not like those of train."""
     if (isinstance(own, Tensor) and own.ndim == 0) or not len(own):
         raise InputError(f"{name} ({split}) must have examples, [N, ...], but has none")
-    if (mine := describe_inputs(own)) != (other := describe_inputs(train)):
+    if (mine := _describe_inputs(own)) != (other := _describe_inputs(train)):
         raise InputError(
             f"the examples of {name} must have one shape and type, but train has {other} and "
             f"{split} has {mine}"
         )
 
 
-def common_folder(*inputs: Tensor | tuple[str, ...]) -> str:
+def _common_folder(*inputs: Tensor | tuple[str, ...]) -> str:
     """Return the innermost folder that holds all image files; "" without any."""
     files = [file for own in inputs if isinstance(own, tuple) for file in own]
     return os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
 
 
-def describe_inputs(inputs: Tensor | tuple[str, ...]) -> str:
+def _describe_inputs(inputs: Tensor | tuple[str, ...]) -> str:
     """Return the shape and type of an example in words."""
     if not isinstance(inputs, Tensor):
         return "image files"
@@ -224,8 +224,8 @@ def _check_range(name: str, split: str, labels: np.ndarray[Any, Any], classes: i
 
 def _listed(names: Sequence[str]) -> str:
     """Return the first few names."""
-    more = len(names) - MAX_NAMED_CLASSES
-    return ", ".join(names[:MAX_NAMED_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 # Examples and labels of torch's map-style datasets.
@@ -252,7 +252,7 @@ def read_dataset(dataset: Any, what: str, in_order: bool = False) -> RawSplit:
         whole = read_dataset(dataset.dataset, what, in_order=True)  # indices count in its order
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return RawSplit(_selected(whole.inputs, index), np.asarray(whole.labels)[index.numpy()])
-    if is_plain_torchvision(dataset):
+    if _is_plain_torchvision(dataset):
         found = _arrays(dataset) or _files(dataset, in_order)
         if found is not None:
             return found
@@ -276,7 +276,7 @@ def _selected(inputs: Tensor | tuple[str, ...], index: Tensor) -> Tensor | tuple
     return tuple(inputs[i] for i in index.tolist())
 
 
-def is_plain_torchvision(dataset: Any) -> bool:
+def _is_plain_torchvision(dataset: Any) -> bool:
     """Return True for a dataset of torchvision whose items are its images and labels unchanged."""
     of_torchvision = type(dataset).__module__.startswith("torchvision.datasets.")
     changes = (getattr(dataset, n, None) for n in ("transform", "target_transform", "transforms"))
@@ -292,7 +292,7 @@ def _arrays(dataset: Any) -> RawSplit | None:
     )
     if not isinstance(images, Tensor | np.ndarray) or labels is None:
         return None
-    inputs, known = as_tensor(images, "images"), as_tensor(labels, "labels")
+    inputs, known = _as_tensor(images, "images"), _as_tensor(labels, "labels")
     if inputs.dtype != torch.uint8 or inputs.ndim < 3 or known.shape != inputs.shape[:1]:
         return None
     return RawSplit(inputs, known)
@@ -357,7 +357,7 @@ def _stacked(examples: list[Any], what: str) -> Tensor:
         with user_code(f"{what} has an image that cannot be read"):
             tensors = [pixels(x, "L" if grey else "RGB") for x in examples]
     else:
-        tensors = [as_tensor(x, f"item {i} of {what}") for i, x in enumerate(examples)]
+        tensors = [_as_tensor(x, f"item {i} of {what}") for i, x in enumerate(examples)]
     first = tensors[0]
     for i, x in enumerate(tensors):
         if x.shape != first.shape or x.dtype != first.dtype:
@@ -372,7 +372,7 @@ def _stacked(examples: list[Any], what: str) -> Tensor:
 # Data sets of the user's own: `module:factory`, a function without arguments; passed objects.
 
 
-KEYS = ("train", *VAL_NAMES, "test", "classes")
+_KEYS = ("train", *VAL_NAMES, "test", "classes")
 
 
 def load_user_data(name: str) -> Data:
@@ -416,12 +416,12 @@ def read_passed_data(name: str, passed: Passed) -> Data:
 
 def _read_all(name: str, source: Any) -> Data:
     """Return the data set of a dict, or of the dict that a function returns."""
-    with seeded(), user_code(f"the data {name} cannot be made"):
+    with _seeded(), user_code(f"the data {name} cannot be made"):
         made = source() if callable(source) else source
         splits = _splits(name, made)
         raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
     return make_data(
-        name, raw, _classes(name, made), common_folder(*(own.inputs for own in raw.values()))
+        name, raw, _classes(name, made), _common_folder(*(own.inputs for own in raw.values()))
     )
 
 
@@ -432,7 +432,7 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
             f'{name} must return a dict such as {{"train": (inputs, labels), "val": ...}}, but '
             f"returned {type(made).__name__}"
         )
-    if unknown := [key for key in made if key not in KEYS]:
+    if unknown := [key for key in made if key not in _KEYS]:
         raise InputError(
             f"{name} must have the keys train, val, test and classes only, but has {unknown[0]!r}"
         )
@@ -443,7 +443,7 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
 def _read(value: Any, what: str) -> RawSplit:
     """Return the examples of a pair (inputs, labels) or of a dataset."""
     if isinstance(value, tuple | list) and len(value) == 2:
-        return RawSplit(as_tensor(value[0], f"the inputs of {what}"), value[1])
+        return RawSplit(_as_tensor(value[0], f"the inputs of {what}"), value[1])
     return read_dataset(value, what)
 
 
@@ -459,7 +459,7 @@ def _classes(name: str, made: Mapping[str, Any]) -> list[str] | None:
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
+def _seeded() -> Iterator[None]:
     """Seed the global generators, which a function may draw from; restore them at the end."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
@@ -473,19 +473,16 @@ def seeded() -> Iterator[None]:
             np.random.set_state(before[1])  # noqa: NPY002
 
 
-# Images without labels: a further split of the data, from which only the teacher's word is
-# learnt.
+# Images without labels: a further split of the data, from which only the teacher's word is learnt.
 #
-# They are those of a folder, those that a function of the user's returns, or "rest": the images
-# of
-# train that the student has no labels of. Labels that they may have are dropped when they are
-# read.
+# They are those of a folder, those that a function of the user's returns, or "rest": the images of
+# train that the student has no labels of. Labels that they may have are dropped when they are read.
 
 
-NO_LABEL = -1
+_NO_LABEL = -1
 """In place of a label; as a class it is an error wherever it is used."""
 
-Inputs = Tensor | tuple[str, ...]
+_Inputs = Tensor | tuple[str, ...]
 
 
 def with_extra(data: Data, run: Run) -> Data:
@@ -505,7 +502,7 @@ def with_extra(data: Data, run: Run) -> Data:
     inputs, root, warnings = _load(run.extra)
     _check_like_train(run.extra, inputs, data)
     fingerprint, stamps = _hash(run.extra)
-    own = Split(torch.full((len(inputs),), NO_LABEL), inputs, stamps)
+    own = Split(torch.full((len(inputs),), _NO_LABEL), inputs, stamps)
     return _joined(data, own, Extra(fingerprint, run.extra, root), warnings)
 
 
@@ -544,7 +541,7 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
         )
     fingerprint = combine_hashes(data.fingerprint, REST, hash_tensor(left))
     own = train.select(left.nonzero()[:, 0])
-    own = replace(own, labels=torch.full((len(own),), NO_LABEL))
+    own = replace(own, labels=torch.full((len(own),), _NO_LABEL))
     return _joined(data, own, Extra(fingerprint, REST, data.root))
 
 
@@ -552,7 +549,7 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
 
 
 @cache
-def _load(name: str) -> tuple[Inputs, str, tuple[str, ...]]:
+def _load(name: str) -> tuple[_Inputs, str, tuple[str, ...]]:
     """Return the images of a folder or function, and what is known of their files.
 
     Returns:
@@ -567,14 +564,14 @@ def _load(name: str) -> tuple[Inputs, str, tuple[str, ...]]:
     home, _, attribute = name.partition(":")
     with user_code(f"the images without labels {name} cannot be imported"):
         function = getattr(importlib.import_module(home), attribute)
-    with seeded(), user_code(f"the images without labels {name} cannot be made"):
-        inputs = as_images(_read_extra(function(), name))
+    with _seeded(), user_code(f"the images without labels {name} cannot be made"):
+        inputs = _as_images(_read_extra(function(), name))
     if (isinstance(inputs, Tensor) and inputs.ndim == 0) or not len(inputs):
         raise InputError(f"{name} must return images without labels, [N, ...], but returns none")
-    return inputs, common_folder(inputs), ()
+    return inputs, _common_folder(inputs), ()
 
 
-def _image_files(root: Path) -> tuple[Inputs, str, tuple[str, ...]]:
+def _image_files(root: Path) -> tuple[_Inputs, str, tuple[str, ...]]:
     """Return the image files in a folder and all folders in it, sorted by their names in it."""
     if not root.is_dir():
         raise InputError(
@@ -595,15 +592,15 @@ def _image_files(root: Path) -> tuple[Inputs, str, tuple[str, ...]]:
     return tuple(map(str, files)), str(root), (warning,) if warning else ()
 
 
-def _read_extra(value: Any, what: str) -> Inputs:
+def _read_extra(value: Any, what: str) -> _Inputs:
     """Return the inputs of a tensor, an array, a pair (inputs, labels) or a dataset."""
     if isinstance(value, Tensor | np.ndarray):
-        return as_tensor(value, f"the images of {what}")
+        return _as_tensor(value, f"the images of {what}")
     if isinstance(value, tuple | list) and len(value) == 2:
-        return as_tensor(value[0], f"the images of {what}")
+        return _as_tensor(value[0], f"the images of {what}")
     if isinstance(value, TensorDataset):
         return value.tensors[0]
-    if is_plain_torchvision(_innermost(value)):
+    if _is_plain_torchvision(_innermost(value)):
         return read_dataset(value, what).inputs
     is_dataset = hasattr(value, "__getitem__") and hasattr(value, "__len__")
     if not is_dataset or isinstance(value, dict | str):
@@ -632,7 +629,7 @@ class _WithoutLabels(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         item = self.own[index]
-        return (item[0] if isinstance(item, tuple | list) else item), NO_LABEL
+        return (item[0] if isinstance(item, tuple | list) else item), _NO_LABEL
 
 
 @cache
@@ -645,7 +642,7 @@ def _hash(name: str) -> tuple[str, Tensor | None]:
     return combine_hashes("extra", content), stamps
 
 
-def _check_like_train(name: str, inputs: Inputs, data: Data) -> None:
+def _check_like_train(name: str, inputs: _Inputs, data: Data) -> None:
     """Raise InputError unless teacher and student can see these images as they see train's."""
     train = data.splits["train"]
     own = Split(torch.empty(len(inputs)), inputs)
@@ -664,5 +661,5 @@ def _check_like_train(name: str, inputs: Inputs, data: Data) -> None:
     like = "image files" if train.kind == "files" else f"tensors of the same {same} and type"
     raise InputError(
         f"the examples of --extra {name} must be {like}, as those of train, but train has "
-        f"{describe_inputs(train.inputs)} and --extra has {describe_inputs(inputs)}; convert them"
+        f"{_describe_inputs(train.inputs)} and --extra has {_describe_inputs(inputs)}; convert them"
     )

@@ -36,10 +36,8 @@ from kdtune.config.text import (
 # Hashes of data by content, and notes in the cache folder of results that are costly to compute.
 #
 # The content of files is read once; its hash is then kept under their names, sizes and times of
-# change. Their stamps, which are taken before the content is read, tell later that a file is
-# still
-# the one that was hashed; where a stamp is another, the content is compared. An inode is no part
-# of
+# change. Their stamps, which are taken before the content is read, tell later that a file is still
+# the one that was hashed; where a stamp is another, the content is compared. An inode is no part of
 # a stamp, since it may be another one at each look in a file system of the network.
 
 

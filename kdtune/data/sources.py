@@ -36,13 +36,12 @@ from kdtune.data.folder import load_folder
 # Classification datasets of torchvision: `torchvision:NAME`.
 #
 # How a dataset names its splits follows from the parameters of its class: `train` (CIFAR10),
-# `split`
-# (Food101), or none of them (EuroSAT, whose images are all train).
+# `split` (Food101), or none of them (EuroSAT, whose images are all train).
 
 
-Arguments = Mapping[str, Any]
+_Arguments = Mapping[str, Any]
 
-CONVENTIONS: Mapping[str, Mapping[str, Sequence[Arguments]]] = {
+_CONVENTIONS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     "train": {"train": [{"train": True}], "test": [{"train": False}]},
     "split": {
         "train": [{"split": "train"}, {"split": "trainval"}],
@@ -53,14 +52,14 @@ CONVENTIONS: Mapping[str, Mapping[str, Sequence[Arguments]]] = {
 }
 """Arguments for each split, by the parameter that a dataset's class has. Of several, the first that
 the class knows is taken."""
-OTHERS: Mapping[str, Mapping[str, Sequence[Arguments]]] = {
+_OTHERS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     "EMNIST": {
         "train": [{"split": "balanced", "train": True}],
         "test": [{"split": "balanced", "train": False}],
     },
 }
 """Arguments for each split of datasets that follow none of the conventions."""
-NO_DATA_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}
+_NO_DATA_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}
 """Names in torchvision.datasets that are no data sets of their own."""
 
 
@@ -84,9 +83,9 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
     full, make = f"torchvision:{name}", _dataset_class(name)
     place = Path(root).expanduser() if root else cache_folder() / "torchvision"
     parameters = inspect.signature(make).parameters
-    kind = next((own for own in CONVENTIONS if own in parameters), "")
+    kind = next((own for own in _CONVENTIONS if own in parameters), "")
     found = {}
-    for split, candidates in OTHERS.get(name, CONVENTIONS[kind]).items():
+    for split, candidates in _OTHERS.get(name, _CONVENTIONS[kind]).items():
         dataset = _first(full, make, place, candidates, download)
         if dataset is not None:
             found[split] = dataset
@@ -101,7 +100,7 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
 @cache
 def dataset_names() -> list[str]:
     """Return the names of torchvision's datasets of labelled images that need a folder alone."""
-    names = sorted(set(torchvision.datasets.__all__) - NO_DATA_SETS)
+    names = sorted(set(torchvision.datasets.__all__) - _NO_DATA_SETS)
     return [name for name in names if _is_labelled(getattr(torchvision.datasets, name))]
 
 
@@ -123,7 +122,7 @@ def _dataset_class(name: str) -> Any:
 
 
 def _first(
-    full: str, make: Any, root: Path, candidates: Sequence[Arguments], download: bool
+    full: str, make: Any, root: Path, candidates: Sequence[_Arguments], download: bool
 ) -> Any | None:
     """Return the dataset of the first arguments that its class knows; None if it knows none."""
     for arguments in candidates:
@@ -138,7 +137,7 @@ class _UnknownSplitError(Exception):
     """A dataset has no split of this name."""
 
 
-def _made(full: str, make: Any, root: Path, arguments: Arguments, download: bool) -> Any:
+def _made(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
     """Return the dataset; raise InputError if its files are missing or cannot be downloaded."""
     try:
         if not (download and _can_download(make)):

@@ -90,22 +90,20 @@ def with_seed(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -> T
 
 # Seeded views of a split's examples.
 #
-# A view is an augmented image before normalisation, uint8 [C, H, W]. Of data that are no images
-# it is
-# the tensor itself. Teacher and student see the same
-# view, each through its own preprocessing. Its random numbers depend on its seed alone, so it is
-# the
-# same in any process, with any number of workers, and in any batch.
+# A view is an augmented image before normalisation, uint8 [C, H, W]. Of data that are no images it
+# is the tensor itself. Teacher and student see the same view, each through its own preprocessing.
+# Its random numbers depend on its seed alone, so it is the same in any process, with any number of
+# workers, and in any batch.
 
 
-PHOTO_CROP = 224 / 256
+_PHOTO_CROP = 224 / 256
 """Crop of image files where no model publishes another: resized to 256, then the central 224."""
-MODES = {
+_MODES = {
     "nearest": F.InterpolationMode.NEAREST_EXACT,  # that of Pillow
     "bilinear": F.InterpolationMode.BILINEAR,
     "bicubic": F.InterpolationMode.BICUBIC,
 }
-LOADER_BATCH = 64
+_LOADER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class Resizing:
         """
         short = round(size / self.crop)
         if min(images.shape[-2:]) != short:
-            mode = MODES[self.interpolation]
+            mode = _MODES[self.interpolation]
             images = F.resize(images, [short], interpolation=mode, antialias=True)
         cropped: Tensor = F.center_crop(images, [size, size])
         return cropped
@@ -138,7 +136,7 @@ def evaluation(run: Run, files: bool) -> Resizing:
         run: its eval_crop and eval_interpolation, if they are not None.
         files: whether the images are files of any size.
     """
-    crop = run.eval_crop or (PHOTO_CROP if files else 1.0)
+    crop = run.eval_crop or (_PHOTO_CROP if files else 1.0)
     return Resizing(crop, run.eval_interpolation or "bilinear")
 
 
@@ -191,7 +189,7 @@ class Views(Dataset[Tensor]):
         pairs = zip(views, seeds, strict=True)
         return torch.stack([with_seed(derive_seed(s, "change"), change, x) for x, s in pairs])
 
-    def batches(self, size: int = LOADER_BATCH, workers: int = 0) -> Iterator[Tensor]:
+    def batches(self, size: int = _LOADER_BATCH, workers: int = 0) -> Iterator[Tensor]:
         """Yield all views in order, uint8 [B, C, H, W] or tensors [B, ...] with B <= size.
 
         Args:
@@ -237,13 +235,11 @@ def samples(data: Data, run: Run, size: int) -> Tensor:
 # Mixtures of training images: mixup and CutMix, as functions of a seed.
 #
 # How a training batch is mixed depends on the study seed, the repeat, the epoch and the number of
-# the
-# batch. So it is the same in any process, and mixed images are views that all configurations with
-# the
-# same mixing and batch size share.
+# the batch. So it is the same in any process, and mixed images are views that all configurations
+# with the same mixing and batch size share.
 
 
-BLOCK = 2**17
+_BLOCK = 2**17
 """Numbers that are blended at a time, so that they stay in the cache of a CPU: a batch of 64
 images of 3 x 224 x 224 took a third of the time."""
 
@@ -366,7 +362,7 @@ def _blended(own: Tensor, other: Tensor, share: float) -> Tensor:
     if own.is_floating_point():
         return share * own + (1 - share) * other
     mixed = torch.empty_like(own)
-    at_once = max(1, BLOCK // max(1, own[0].numel()))
+    at_once = max(1, _BLOCK // max(1, own[0].numel()))
     for start in range(0, len(own), at_once):
         part = slice(start, start + at_once)
         mixed[part] = (own[part] * share + other[part] * (1 - share)).round_()

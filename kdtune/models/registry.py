@@ -138,12 +138,11 @@ def _argument(factory: Callable[..., Any], name: str) -> str | None:
 # A class or function of a script or a notebook has no file of its own: the script also holds the
 # study, and a notebook has no file at all. So what counts is the code of the class or function
 # itself, and of everything that it names: functions, classes, constants, values it encloses.
-# Whatever
-# these take from modules of the user's own is followed there, see `models.user_source`.
+# Whatever these take from modules of the user's own is followed there, see `models.user_source`.
 
 
-CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
-CONTAINERS = (tuple, list, set, frozenset)
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
+_CONTAINERS = (tuple, list, set, frozenset)
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class _Search:
 
     def texts(self, value: Any) -> Iterator[str]:
         """Yield texts that change with a value, and note the modules that it needs."""
-        if isinstance(value, CONSTANTS):
+        if isinstance(value, _CONSTANTS):
             yield repr(value)
             return
         if isinstance(value, np.ndarray | Tensor):
@@ -183,7 +182,7 @@ class _Search:
         self._seen[id(value)] = value
         if isinstance(value, ModuleType):
             self._note(value.__name__)
-        elif isinstance(value, (*CONTAINERS, Mapping)):
+        elif isinstance(value, (*_CONTAINERS, Mapping)):
             yield from self._items(value)
             del self._seen[id(value)]  # equal tuples may be one object, or not
         elif isinstance(value, functools.partial):
@@ -284,10 +283,8 @@ def _names(code: CodeType) -> set[str]:
 # Source of a factory: its module and all modules of the user's own that it needs.
 #
 # A network is more than its layers and weights: an activation in an imported file changes the
-# logits
-# as well. Installed packages are left out; the versions of those that matter are parts of the
-# cache's
-# keys.
+# logits as well. Installed packages are left out; the versions of those that matter are parts of
+# the cache's keys.
 
 
 _read: WeakKeyDictionary[ModuleType, tuple[object, bytes]] = WeakKeyDictionary()
@@ -304,10 +301,10 @@ def source_digest(module: ModuleType, net: nn.Module) -> str:
     Returns:
         The digest; "" for a factory of kdtune or of an installed package.
     """
-    return digest_of_modules([module.__name__], net)
+    return _digest_of_modules([module.__name__], net)
 
 
-def digest_of_modules(names: Iterable[str], net: nn.Module) -> str:
+def _digest_of_modules(names: Iterable[str], net: nn.Module) -> str:
     """Return the digest of the user's modules of these names and behind a network.
 
     The main program has no part in it: other processes do not import it.
@@ -401,7 +398,7 @@ def _named(node: ast.AST, name: str, module: ModuleType | None) -> Iterator[str]
 # Models from objects that were passed: a module, or a function that makes one.
 
 
-def construct_passed(name: str, passed: Passed, classes: int) -> Classifier:
+def _construct_passed(name: str, passed: Passed, classes: int) -> Classifier:
     """Return the model of an object. The object itself stays as it is.
 
     A module begins with the weights, modes and settings of its parameters that it was passed with,
@@ -417,11 +414,11 @@ def construct_passed(name: str, passed: Passed, classes: int) -> Classifier:
     """
     own = passed.fresh()
     net = own if isinstance(own, nn.Module) else call_factory(own, name, classes)
-    net = unwrapped(net)
+    net = _unwrapped(net)
     return Classifier(name, net, of_module(net, name), _source_digest(passed, net))
 
 
-def unwrapped(net: nn.Module) -> nn.Module:
+def _unwrapped(net: nn.Module) -> nn.Module:
     """Return the module inside of one that only runs it: torch.compile's or DataParallel."""
     while True:
         if isinstance(inner := getattr(net, "_orig_mod", None), nn.Module):
@@ -440,23 +437,20 @@ def source_of(passed: Passed) -> ObjectSource:
 def _source_digest(passed: Passed, net: nn.Module) -> str:
     """Return a digest that changes with the code of an object and of its network."""
     source = source_of(passed)
-    text = source.digest + digest_of_modules(source.modules, net)
+    text = source.digest + _digest_of_modules(source.modules, net)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 # Teachers and students by name, with their preprocessing.
 #
-# A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`)
-# or
-# `module:factory`, a function or class of the user's that takes the number of classes, if
-# anything,
+# A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`) or
+# `module:factory`, a function or class of the user's that takes the number of classes, if anything,
 # and makes a torch module; or that of a passed object, such a factory or a module. The
-# preprocessing
-# of the first three is the published one; for the others see `of_module`.
+# preprocessing of the first three is the published one; for the others see `of_module`.
 
 
 @dataclass(frozen=True)
-class OwnModel:
+class _OwnModel:
     """Model of kdtune."""
 
     make: Callable[[int], nn.Module]
@@ -465,8 +459,8 @@ class OwnModel:
     """Renames the keys of published weights; the first argument is the weights in words."""
 
 
-OWN_MODELS = {
-    name: OwnModel(partial(cifar_resnet, name), partial(translate, name)) for name in CIFAR_RESNETS
+_OWN_MODELS = {
+    name: _OwnModel(partial(cifar_resnet, name), partial(translate, name)) for name in CIFAR_RESNETS
 }
 """Models of kdtune by name."""
 MAX_SUGGESTIONS = 3
@@ -498,12 +492,12 @@ def build(
             the wrong size.
     """
     with _seeded(seed):
-        model = construct_passed(name, passed, classes) if passed else _construct(name, classes)
+        model = _construct_passed(name, passed, classes) if passed else _construct(name, classes)
         if weights != "none" and (passed is None or weights != "default"):
             what = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
-            if name in OWN_MODELS:
-                state = OWN_MODELS[name].translate(what, state)
+            if name in _OWN_MODELS:
+                state = _OWN_MODELS[name].translate(what, state)
             model.has_new_head = fill(model.net, state, model.head_name, what, replace_head)
     return model
 
@@ -546,7 +540,7 @@ def build_model(
         check_new(model.net, name)
     if finished is not None:
         model.preprocessing, model.is_normalized = finished.preprocessing, True
-    elif name in torchvision_names():  # a fine-tuned model keeps that of its initial weights
+    elif name in _torchvision_names():  # a fine-tuned model keeps that of its initial weights
         model.preprocessing = published_by_torchvision(name, own)
     given = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
     given = {field: value for field, value in given.items() if value is not None}
@@ -559,7 +553,7 @@ def build_model(
 
 
 @cache
-def torchvision_names() -> frozenset[str]:
+def _torchvision_names() -> frozenset[str]:
     """Return the names of torchvision's classifiers."""
     return frozenset(torchvision.models.list_models(torchvision.models))
 
@@ -587,10 +581,10 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _construct(name: str, classes: int) -> Classifier:
-    if name in OWN_MODELS:
-        net = OWN_MODELS[name].make(classes)
+    if name in _OWN_MODELS:
+        net = _OWN_MODELS[name].make(classes)
         return Classifier(name, net, net.preprocessing)  # type: ignore[arg-type]
-    if name in torchvision_names():
+    if name in _torchvision_names():
         net = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return Classifier(name, net, published_by_torchvision(name, "default"))
     if Path(name).suffix in SUFFIXES or _is_file(name):
@@ -629,7 +623,7 @@ def _construct_timm(name: str, classes: int) -> Classifier:
 def _construct_own(name: str, classes: int) -> Classifier:
     """Return the model that a user's factory makes."""
     home, _, attribute = name.partition(":")
-    of_torchvision = home.startswith("torchvision.models.") and attribute in torchvision_names()
+    of_torchvision = home.startswith("torchvision.models.") and attribute in _torchvision_names()
     if home == "torchvision.models" or of_torchvision:  # its functions take weights first
         raise InputError(f"models of torchvision are given by name; use {attribute} for {name}")
     with user_code(f"the model {name} cannot be imported"):
@@ -645,7 +639,7 @@ def _nearest(name: str) -> str:
     Names that contain the given one come first. Of timm's, those with weights are suggested.
     """
     wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
-    names = [*OWN_MODELS, *sorted(torchvision_names())]
+    names = [*_OWN_MODELS, *sorted(_torchvision_names())]
     with suppress(InputError):  # timm is not installed
         published = import_timm(name).list_models(pretrained=True)
         of_timm = [f"timm/{tagged.partition('.')[0]}" for tagged in published]

@@ -1,21 +1,29 @@
-"""Data sets: splits and labels, errors about folders, laws of subsets and fingerprints."""
+"""Data sets: folders, folds, and pixels of image files."""
 
+import io
 import os
 import shutil
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from photos import photo, save
-from PIL import Image
+from photos import photo, rotated_with_damage, save
+from PIL import Image, ImageOps
+from tiny_run import TINY
 
-from kdtune.config.run import Run
+from kdtune.config.migrations import migrate, migrate_run
+from kdtune.config.run import TEACHER_REPEAT, Run
 from kdtune.config.text import InputError
-from kdtune.data.dataset import Data, Split
+from kdtune.data.checks import describe_data, find_copies
+from kdtune.data.dataset import Data, FoldCut, Split, cut_fold, decode
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.views import Views
+from kdtune.streams.cache import Keys
+from kdtune.training.recipe import resolve
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 
@@ -227,3 +235,220 @@ def test_subset_takes_all_images_of_a_small_class_before_it_is_uneven():
 def test_subset_refuses_too_few_and_too_many(count):
     with pytest.raises(InputError, match=f"between 10 .* and 2000 .* train_images={count}"):
         load_data(Run()).subset(replace(RUN, train_images=count))
+
+
+FOLDS = 4
+
+
+def rows(*counts: int) -> Split:
+    """Examples of one feature, their number in the pool, with so many of each class."""
+    labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
+    return Split(labels, torch.arange(len(labels), dtype=torch.float32)[:, None])
+
+
+def data(train: Split, **others: Split) -> Data:
+    return Data(("a", "b", "c"), {"train": train, **others}, "fingerprint", photos=False)
+
+
+@pytest.fixture(params=[(9, 21, 13), (4, 4, 5), (40, 40, 40)], ids=str)
+def pool(request: pytest.FixtureRequest) -> Data:
+    train = rows(*request.param)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
+    test = Split(torch.zeros(2, dtype=torch.int64), torch.full((2, 1), -1.0))
+    return data(train.select(order), test=test)
+
+
+def test_the_vals_of_a_partition_are_disjoint_stratified_and_cover_the_pool(pool: Data) -> None:
+    every = pool.splits["train"]
+    vals = []
+    for repeat in range(FOLDS):
+        cut = cut_fold(pool, FoldCut(7, FOLDS, repeat))
+        train, val = cut.splits["train"], cut.splits["val"]
+        both = torch.cat([train.inputs, val.inputs]).flatten()  # type: ignore[list-item]
+        assert sorted(both.tolist()) == sorted(every.inputs.flatten().tolist())  # type: ignore[union-attr]
+        assert torch.equal(every.labels[cut.numbers("val")], val.labels)
+        assert torch.equal(every.inputs[cut.numbers("val")], val.inputs)  # type: ignore[index,arg-type]
+        assert torch.equal(every.inputs[cut.numbers("train")], train.inputs)  # type: ignore[index,arg-type]
+        assert cut.splits["test"] is pool.splits["test"] and cut.numbers("test").tolist() == [0, 1]
+        assert cut.fold is not None and cut.fold.smallest_train <= len(train)
+        vals.append(cut.numbers("val"))
+    assert sorted(torch.cat(vals).tolist()) == list(range(len(every)))
+    counts = torch.stack([every.labels[v].bincount(minlength=3) for v in vals])
+    assert (counts.amax(0) - counts.amin(0)).max() <= 1
+    assert counts.sum(1).max() - counts.sum(1).min() <= 1
+
+
+def test_partitions_are_drawn_from_the_seed_and_their_number(pool: Data) -> None:
+    def partition(seed: int, number: int) -> list[list[int]]:
+        repeats = range(FOLDS * number, FOLDS * (number + 1))
+        return [cut_fold(pool, FoldCut(seed, FOLDS, r)).numbers("val").tolist() for r in repeats]
+
+    assert partition(7, 1) == partition(7, 1)
+    assert partition(7, 1) not in (partition(8, 1), partition(7, 0), partition(7, 2))
+
+
+def test_train_and_val_are_pooled_in_this_order() -> None:
+    cut = cut_fold(data(rows(4, 4, 4), val=rows(4, 4, 4)), FoldCut(0, FOLDS, 1))
+    assert sum(len(cut.splits[name]) for name in ("train", "val")) == 24
+    for split in ("train", "val"):
+        numbers = cut.numbers(split) % 12  # both have the examples 0 to 11
+        assert torch.equal(cut.splits[split].inputs, numbers.float()[:, None])  # type: ignore[arg-type]
+
+
+def test_fingerprints_tell_repeats_apart_and_the_study_has_one() -> None:
+    own = data(rows(8, 8, 8))
+    cuts = [cut_fold(own, FoldCut(0, FOLDS, repeat)) for repeat in range(2 * FOLDS)]
+    assert len({cut.fingerprint for cut in cuts}) == 2 * FOLDS
+    assert len({cut.study_fingerprint for cut in cuts}) == 1
+    others = cut_fold(own, FoldCut(1, FOLDS, 0)), cut_fold(own, FoldCut(0, 3, 0))
+    assert len({cuts[0].study_fingerprint, *(cut.study_fingerprint for cut in others)}) == 3
+    assert own.study_fingerprint == own.fingerprint
+
+
+def test_a_run_has_the_split_of_its_repeat_and_so_has_its_teacher() -> None:
+    run = replace(TINY, folds=5, repeat=3)
+    own = load_data(run)
+    assert load_data(replace(run, repeat=TEACHER_REPEAT - 3)) is own
+    assert load_data(replace(run, repeat=4)).fingerprint != own.fingerprint
+    assert len(own.splits["val"]) == 500 and len(own.splits["train"]) == 2000
+    assert len(own.splits["test"]) == 1000
+    assert own.splits["val"].labels.bincount().tolist() == [50] * 10
+    (line,) = describe_data(own)
+    assert line.startswith("Train and val are pooled (2500 examples) and split anew in each repeat")
+
+
+def test_small_classes_and_too_many_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--folds 4, and b has 3; use fewer folds"):
+        cut_fold(data(rows(9, 3, 9)), FoldCut(0, FOLDS, 0))
+    cut = cut_fold(data(rows(9, 9, 9)), FoldCut(0, FOLDS, 3))  # folds of 7, 7, 7 and 6
+    assert len(cut.splits["train"]) == 21
+    cut.subset(Run(train_images=20))
+    with pytest.raises(InputError, match=r"between 3 \(one per class\) and 20"):
+        cut.subset(Run(train_images=21))
+
+
+def test_copies_in_the_pool_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert find_copies(cut_fold(data(rows(8, 8, 8)), FoldCut(0, FOLDS, 0))) == []
+    twice = data(rows(4, 4, 4), val=rows(4, 4, 4))
+    twice = replace(twice, fingerprint="twice")
+    (sentence,) = find_copies(cut_fold(twice, FoldCut(0, FOLDS, 0)))
+    assert sentence.startswith("12 of the 24 examples in train and val together are copies")
+    val = twice.splits["val"]
+    others = Split((val.labels + 1) % 3, val.inputs)
+    moved = replace(twice, fingerprint="moved", splits=twice.splits | {"val": others})
+    _, labels = find_copies(cut_fold(moved, FoldCut(0, FOLDS, 0)))
+    assert labels.startswith("24 of the 24 examples in train and val are copies of others in anoth")
+    assert " = pool[" in labels
+
+
+ORIENTATION = 0x0112
+TEXT = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0"
+"""EXIF data in which the orientation is a text."""
+
+
+def oriented(file, number, size=(40, 24)):
+    """Write a picture whose EXIF data say that it is to be turned; return its pixels as stored."""
+    values = photo(3, *size)
+    image = Image.fromarray(values.permute(1, 2, 0).numpy())
+    exif = Image.Exif()
+    exif[ORIENTATION] = number
+    image.save(file, exif=exif)
+    return values
+
+
+def by_hand(values, number):
+    """Turn and mirror [3, H, W] as the EXIF standard defines the eight orientations."""
+    flipped = {2: [2], 3: [1, 2], 4: [1], 5: [], 6: [1], 7: [1, 2], 8: [2]}
+    turned = values.flip(flipped[number]) if number > 1 else values
+    return turned.transpose(1, 2) if number >= 5 else turned
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_each_orientation_gives_the_pixels_of_the_standard(tmp_path, number):
+    stored = oriented(file := tmp_path / "a.png", number)
+    want = by_hand(stored, number)
+    assert torch.equal(decode(str(file), "exif"), want)
+    assert torch.equal(decode(str(file), None), want)
+    assert torch.equal(decode(str(file), "stored"), stored)
+    reference = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    assert np.array_equal(want.permute(1, 2, 0).numpy(), reference)
+    assert decode(Image.open(file), "exif", "L").shape == (1, *want.shape[1:])
+
+
+def test_a_truncated_image_is_refused_in_either_orientation(tmp_path):
+    """Pillow loads a png to look for EXIF data; its second load after a failure does not fail."""
+    file = tmp_path / "a.png"
+    save(photo(1), file)
+    file.write_bytes(file.read_bytes()[:-300])
+    for orientation in ("exif", "stored"):
+        with pytest.raises(InputError, match=r"a\.png cannot be read"):
+            decode(str(file), orientation)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", TEXT]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_data_say_nothing(tmp_path, content):
+    values = photo(3, 40, 24)
+    image = Image.fromarray(values.permute(1, 2, 0).numpy())
+    image.save(tmp_path / "a.jpg", exif=content)
+    plain = io.BytesIO()
+    image.save(plain, "jpeg")
+    want = decode(Image.open(plain), "stored")
+    assert torch.equal(decode(str(tmp_path / "a.jpg"), "exif"), want)
+
+
+@pytest.mark.parametrize("tag", [0x100, 0x11A])
+def test_damaged_exif_data_beside_the_orientation_do_no_harm(tmp_path, tag):
+    stored = oriented(file := tmp_path / "a.png", 1)
+    Image.open(file).save(file, exif=rotated_with_damage(tag))
+    with pytest.raises((TypeError, struct.error)):
+        ImageOps.exif_transpose(Image.open(file))
+    assert torch.equal(decode(str(file), "exif"), by_hand(stored, 6))
+
+
+def test_views_of_train_and_val_are_rotated(tmp_path):
+    stored = oriented(file := tmp_path / "a.png", 6, size=(16, 16))
+    split = Split(torch.tensor([0]), (str(file),))
+    run = Run(data=str(tmp_path), eval_crop=1.0, augment="none")
+    for own, want in ((run, by_hand(stored, 6)), (replace(run, orientation="stored"), stored)):
+        assert torch.equal(next(Views(split, torch.tensor([0]), own, 16).batches())[0], want)
+        augmented = Views(split, torch.tensor([0]), replace(own, augment="crop"), 16, epoch=0)
+        turned = Split(torch.tensor([0]), want[None])
+        reference = Views(turned, torch.tensor([0]), replace(own, augment="crop"), 16, epoch=0)
+        assert torch.equal(augmented[[0]], reference[[0]])
+
+
+def test_only_new_studies_of_files_have_other_keys_than_before():
+    run = Run(data="photos", orientation="stored", augment="none")
+    before = Keys(run, "d", 32, torch.device("cpu"), 32)
+    assert "orientation" not in before.views("val", 0, 0, 4).text
+    for split in ("train", "val", "test", "extra"):
+        want = replace(before, extra="e").views(split, 0, 0, 4)
+        of_files = replace(before, extra="e", files=True)
+        assert of_files.views(split, 0, 0, 4).name == want.name
+        for changed in ("exif", None):
+            new = replace(run, orientation=changed)
+            assert replace(of_files, run=new).views(split, 0, 0, 4).name != want.name
+            assert replace(before, extra="e", run=new).views(split, 0, 0, 4).name == want.name
+
+
+def test_a_study_that_begins_rotates_and_an_older_one_does_not():
+    run = Run(data="fashion", teacher_epochs=0, teacher_weights="none")
+    assert resolve(run).orientation == "exif"
+    assert resolve(replace(run, orientation="stored")).orientation == "stored"
+    for schema in (2, 3, 4):
+        values = {"schema": schema, "run": {"data": "photos"}, "fingerprints": {}}
+        assert migrate(values)["run"]["orientation"] == "stored"
+        own = values | {"run": {"data": "photos", "orientation": "exif"}}
+        assert migrate(own)["run"]["orientation"] == "exif"
+    assert migrate_run({"teacher_trainable": "all"})["orientation"] == "stored"
+    assert migrate_run({"data": "photos"})["orientation"] == "stored"
+
+
+def test_images_without_exif_data_are_read_as_before(tmp_path):
+    save(photo(1), tmp_path / "a.jpg")
+    file = str(tmp_path / "a.jpg")
+    assert torch.equal(decode(file, "exif"), decode(file, "stored"))

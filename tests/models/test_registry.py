@@ -1,15 +1,19 @@
-"""Models against torchvision's and timm's own constructors and transforms, and laws.
+"""Models by name, factory and object, against torchvision's and timm's own, and laws."""
 
-The laws: weights are a function of (name, seed); the logits of the features are those of the views;
-frozen layers do not learn; a fingerprint changes with everything that the logits depend on.
-"""
-
+import functools
+import linecache
 import random
 import subprocess
 import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import factories
 import numpy as np
 import pytest
 import torch
@@ -17,11 +21,19 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
+from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.models.checks import probe
 from kdtune.models.classifier import Classifier, Preprocessing, fashion_student
-from kdtune.models.registry import MAX_SUGGESTIONS, build, build_model
+from kdtune.models.registry import (
+    CLASS_KEYWORDS,
+    MAX_SUGGESTIONS,
+    ObjectSource,
+    build,
+    build_model,
+    call_factory,
+)
 from kdtune.models.weights import save_weights
 
 TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"
@@ -335,3 +347,439 @@ def test_a_command_whose_factory_exits_has_not_succeeded(tmp_path: Path) -> None
     )
     assert ended.returncode == 2 and ended.stderr.startswith("error: mine:net, called as net(")
     assert "Traceback" not in ended.stderr
+
+
+def net_of(outputs, width=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(width, outputs))
+
+
+class Net(nn.Module):
+    def __init__(self, width=3, n_classes=1000):
+        super().__init__()
+        self.head = nn.Linear(width, n_classes)
+
+
+class FixedNet(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3, 10))
+
+
+def any_keyword(width=3, **options):
+    return net_of(options["num_classes"], width)
+
+
+def optional_other(width=3):
+    return net_of(10, width)
+
+
+def wants_more(blocks, widths, num_classes=10, *, norm):
+    return net_of(num_classes)
+
+
+def outputs_of(factory):
+    *_, head = call_factory(factory, "mine:net", 7).modules()
+    assert head.in_features == 3
+    return head.out_features
+
+
+@pytest.mark.parametrize("word", CLASS_KEYWORDS)
+def test_a_parameter_of_a_usual_name_is_the_number_of_classes(word):
+    assert outputs_of(eval(f"lambda width=3, {word}=10: net_of({word}, width)", globals())) == 7
+    assert outputs_of(eval(f"lambda *, {word}: net_of({word})", globals())) == 7
+
+
+@pytest.mark.parametrize(
+    ("factory", "outputs"),
+    [
+        (lambda k: net_of(k), 7),
+        (lambda k, width=3, /: net_of(k, width), 7),
+        (lambda *values: net_of(*values), 7),
+        (lambda *values, **options: net_of(*values, **options), 7),
+        (any_keyword, 7),
+        (partial(any_keyword, num_classes=100), 7),
+        (Net, 7),
+        (FixedNet, 10),
+        (optional_other, 10),
+        (lambda: net_of(10), 10),
+    ],
+)
+def test_the_number_of_classes_is_given_once_or_not_at_all(factory, outputs):
+    assert outputs_of(factory) == outputs
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("text", "mine:net must be a function or class .* but is a str. Write a function"),
+        (FixedNet(), "mine:net must be a function or class .* but is a FixedNet. Write a function"),
+        (wants_more, "but also requires blocks, widths, norm. Write a function `def net"),
+        (lambda k, width: net_of(k), "but also requires width. Write"),
+        (lambda *, outputs: net_of(outputs), "but also requires outputs. Write"),
+        (lambda k: [k], "mine:net must return a torch.nn.Module, but got list"),
+        (
+            lambda: 1 / 0,
+            r"mine:net, called as net\(\), failed: ZeroDivisionError: division by zero",
+        ),
+        (lambda classes: 1 / 0, r"called as net\(classes=7\), failed: ZeroDivisionError"),
+    ],
+)
+def test_unfit_factories_are_refused_in_one_sentence(factory, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call_factory(factory, "mine:net", 7)
+    assert "\n" not in str(caught.value)
+
+
+def test_compiled_functions_are_asked_as_well():
+    with pytest.raises(InputError, match=r"os:getcwd must return a torch\.nn.Module, but got str"):
+        build("os:getcwd", "none", 7, seed=1)
+
+
+def test_a_class_and_fixed_outputs_go_through_build_and_probe(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(3 * 2 * 2, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    views = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    probe(build("mine:Net", "none", 10, seed=1), views, 10, whole=True)
+    with pytest.raises(InputError, match=r"logits \[B, 7\].*got \[2, 10\].*parameter num_classes"):
+        probe(build("mine:Net", "none", 7, seed=1), views, 7, whole=True)
+
+
+VIEWS = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+Program = Callable[[str], Any]
+
+
+def student(value: Any, seed: int = 0, **values: Any) -> Classifier:
+    return build_model(Run(student=value, **values), "student", 10, seed=seed)
+
+
+def state(net: nn.Module) -> dict[str, Any]:
+    """Weights, modes and settings of a module."""
+    own = {f"{name} mode": module.training for name, module in net.named_modules()}
+    own |= {f"{name} learns": p.requires_grad for name, p in net.named_parameters()}
+    return own | {name: value.tolist() for name, value in net.state_dict().items()}
+
+
+def test_a_function_equals_the_factory_under_each_seed() -> None:
+    for seed in range(2):
+        by_name = build("factories:dropout_student", "none", 10, seed=seed)
+        own = student(lambda k: factories.dropout_student(k), seed)
+        by_name.set_mode(False)
+        own.set_mode(False)
+        assert torch.equal(own(VIEWS), by_name(VIEWS))
+        assert own.preprocessing == by_name.preprocessing and own.name == "object:lambda"
+        assert own.fingerprint() != by_name.fingerprint()  # which includes the name
+
+
+def test_a_module_is_copied_for_each_model_and_never_changed() -> None:
+    net = factories.dropout_student(10)
+    net[0].weight.requires_grad_(False)
+    net[1].eval()
+    before = state(net)
+    first, second = student(net, seed=1), student(net, seed=2)
+    assert state(first.net) == before and first.fingerprint() == second.fingerprint()
+    probe(first, VIEWS, 10, whole=True)
+    first.freeze().double()
+    assert state(net) == before == state(second.net)
+    assert student(net).fingerprint() == second.fingerprint()
+
+
+def test_weights_may_replace_those_of_a_module(tmp_path: Path) -> None:
+    net, other = factories.tiny_student(10), factories.tiny_student(10)
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    own = student(net, student_weights=str(tmp_path / "other.pt"))
+    assert torch.equal(own.head.weight, other.get_submodule(own.head_name).weight)
+    assert torch.equal(student(net, student_weights="none").head.weight, net[-1].weight)
+
+
+def test_wrappers_are_taken_off() -> None:
+    net = factories.tiny_student(10)
+    for wrapped in (nn.DataParallel(net), torch.compile(net)):
+        own = student(wrapped)
+        assert own.net.state_dict().keys() == net.state_dict().keys()
+        assert own.is_normalized
+
+
+def test_a_class_and_its_arguments() -> None:
+    class Net(nn.Sequential):
+        def __init__(self, width: int, num_classes: int):
+            super().__init__(nn.Flatten(), nn.Linear(784, width), nn.Linear(width, num_classes))
+
+    own = student(functools.partial(Net, 3))
+    assert own.name == "object:Net" and own.head.weight.shape == (10, 3)
+    with pytest.raises(InputError, match=r"object:Net must require nothing but .* width"):
+        student(Net)
+
+
+class Tuples(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return self.head(x.flatten(1)), x
+
+
+def narrow(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes - 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (Tuples(), "object:Tuples must return the logits .*, but returns a tuple; wrap it"),
+        (narrow(10), r"must return logits \[B, 10\].*got \[2, 9\]\. Pass a module, or a function"),
+        (lambda: 5, "object:lambda must return a torch.nn.Module, but got int"),
+        (lambda k: 1 / 0, "object:lambda, called as lambda.10., failed: ZeroDivisionError"),
+        (nn.Flatten(), "object:Flatten must have a Linear or Conv2d layer"),
+    ],
+)
+def test_what_cannot_be_a_model_is_refused_in_one_sentence(value: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        probe(student(value), VIEWS, 10, whole=True)
+    assert "\n" not in str(refused.value)
+
+
+def test_models_of_torchvision_are_given_by_name() -> None:
+    from torchvision.models import resnet18
+
+    with pytest.raises(InputError, match="models of torchvision are given by name; use resnet18"):
+        student(resnet18)
+
+
+def test_an_object_that_is_not_passed_again_is_named() -> None:
+    with pytest.raises(InputError, match=r"pass them again: kdtune.Run\(student=make\)"):
+        student("object:make")
+
+
+# -- code of a script --------------------------------------------------------------------------
+
+SCRIPT = """
+    import torch
+    from torch import nn
+    WIDTH = 4
+    OTHER = 1
+
+    class Block(nn.Module):
+        scale = 2
+        def forward(self, x):
+            return act(x) * self.scale
+
+    def act(x):
+        return x.relu()  # a comment
+
+    def make(classes):
+        return nn.Sequential(nn.Linear(2, WIDTH), Block(), nn.Linear(WIDTH, classes))
+
+    def outer(slope):
+        return lambda classes: nn.Sequential(nn.Linear(2, classes), nn.LeakyReLU(slope))
+
+    early = outer(0.1)
+"""
+
+
+def program(text: str, number: int) -> ModuleType:
+    """Run a text as a notebook's cell: no module, no file, but its lines can be read."""
+    file = f"<cell {number}>"
+    text = textwrap.dedent(text)
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    module = ModuleType("__main__")
+    exec(compile(text, file, "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("x.relu()", "x.sigmoid()", {"make"}),
+        ("scale = 2", "scale = 3", {"make"}),
+        ("WIDTH = 4", "WIDTH = 5", {"make"}),
+        ("outer(0.1)", "outer(0.2)", {"early"}),
+        ("nn.LeakyReLU(slope)", "nn.ELU(slope)", {"early"}),
+        ("OTHER = 1", "OTHER = 2", set()),
+        ("# a comment", "# another", set()),
+        ("import torch\n", "import torch\n\n\n", set()),
+    ],
+)
+def test_code_of_a_script_counts_as_far_as_the_object_needs_it(
+    old: str, new: str, changes: set[str]
+) -> None:
+    assert old in textwrap.dedent(SCRIPT)
+    before, after = program(SCRIPT, 0), program(textwrap.dedent(SCRIPT).replace(old, new), 1)
+    for name in ("make", "early"):
+        pair = [ObjectSource.of(getattr(module, name)) for module in (before, after)]
+        assert (pair[0].digest != pair[1].digest) == (name in changes), name
+    net = [ObjectSource.of(module.make(3)) for module in (before, after)]
+    block = {"x.relu()", "scale = 2"}
+    assert (net[0].digest != net[1].digest) == (old in block)
+
+
+def test_code_in_modules_is_left_to_their_files() -> None:
+    cell = "import factories\ndef make(classes):\n    return factories.tiny_student(classes)"
+    assert ObjectSource.of(program(cell, 0).make).modules == {"factories"}
+
+
+def test_tensors_and_cycles_in_a_closure() -> None:
+    def make(values: Any) -> Callable[[int], nn.Module]:
+        return lambda k: nn.Linear(len(values), k)
+
+    loop: list[Any] = [torch.ones(2)]
+    loop.append(loop)
+    ones, again, twos = (ObjectSource.of(make(v)).digest for v in ([torch.ones(2)],) * 2 + (loop,))
+    assert ones == again != twos
+    digests = {ObjectSource.of(make(torch.full((2,), v))).digest for v in (1.0, 2.0)}
+    assert len(digests) == 2
+    assert Passed(make(loop)).is_module is False
+
+
+FILES = {
+    "mine/__init__.py": "",
+    "mine/models.py": """
+        from torch import nn
+        import helper_of_mine
+        from .layers import Block
+        from .sizes import WIDTH
+
+        def small(classes):
+            return nn.Sequential(nn.Flatten(), Block(784, WIDTH), nn.Linear(WIDTH, classes))
+
+        def late(classes):
+            from .late import unused
+            return small(classes)
+    """,
+    "mine/layers.py": """
+        from torch import nn
+        from . import activations
+
+        class Block(nn.Module):
+            def __init__(self, a, b):
+                super().__init__()
+                self.linear = nn.Linear(a, b)
+
+            def forward(self, x):
+                return activations.act(self.linear(x))
+    """,
+    "mine/activations.py": "def act(x):\n    return x.relu()\n",
+    "mine/sizes.py": "WIDTH = 8\n",
+    "mine/late.py": "unused = 1\n",
+    "mine/unrelated.py": "x = 1\n",
+    "helper_of_mine.py": "y = 1\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's package, importable."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """Let the next import read the files again, as another process would."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("mine", "helper_of_mine", "elsewhere"):
+            del sys.modules[name]
+
+
+def fingerprint(name: str = "mine.models:small") -> str:
+    forget()
+    return build(name, "none", 10, seed=1).fingerprint()
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mine/models.py", "nn.Flatten()", "nn.Flatten(1)"),
+        ("mine/layers.py", "self.linear(x)", "self.linear(x) + 1"),
+        ("mine/activations.py", "relu", "tanh"),  # indirectly imported, invisible in the layers
+        ("mine/sizes.py", "8", "8 "),  # a constant, which leaves no trace in the namespace
+        ("mine/late.py", "1", "2"),  # imported inside of a function
+        ("mine/__init__.py", "", "z = 1"),  # run by every import from the package
+        ("helper_of_mine.py", "1", "2"),
+    ],
+)
+def test_an_edited_module_that_a_factory_imports_changes_it(
+    project: Path, file: str, old: str, new: str
+) -> None:
+    before = fingerprint()
+    assert fingerprint() == before
+    edit(project / file, old, new)
+    assert fingerprint() != before
+
+
+def test_other_files_do_not_change_it(project: Path) -> None:
+    before = fingerprint()
+    edit(project / "mine/unrelated.py", "1", "2")
+    assert fingerprint() == before
+    import mine.unrelated  # noqa: F401
+
+    assert build("mine.models:small", "none", 10, seed=1).fingerprint() == before
+
+
+def test_it_does_not_depend_on_what_has_been_imported_or_called(project: Path) -> None:
+    before = fingerprint("mine.models:late")
+    model = build("mine.models:late", "none", 10, seed=1)
+    with torch.no_grad():
+        model(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+    import mine.late  # noqa: F401
+
+    assert model.fingerprint() == before
+    assert build("mine.models:late", "none", 10, seed=1).fingerprint() == before
+
+
+def test_a_process_that_runs_old_code_keeps_the_old_fingerprint(project: Path) -> None:
+    before = fingerprint()
+    edit(project / "mine/activations.py", "relu", "tanh")
+    assert build("mine.models:small", "none", 10, seed=1).fingerprint() == before
+    assert fingerprint() != before
+
+
+def test_it_is_of_the_content_not_of_the_place(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint()
+    copy = tmp_path_factory.mktemp("copy")
+    for name in FILES:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text((project / name).read_text())
+        (project / name).unlink()
+    monkeypatch.syspath_prepend(copy)
+    assert fingerprint() == before
+
+
+def test_an_installed_package_does_not_count(project: Path) -> None:
+    package = project / "site-packages" / "elsewhere.py"
+    package.parent.mkdir()
+    package.write_text("w = 1\n")
+    edit(project / "helper_of_mine.py", "y = 1", "from elsewhere import w")
+    sys.path.insert(0, str(package.parent))
+    try:
+        before = fingerprint()
+        edit(package, "1", "2")
+        assert fingerprint() == before
+    finally:
+        sys.path.remove(str(package.parent))
+
+
+def test_edits_of_kdtune_do_not_change_its_own_factories(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = "kdtune.models:fashion_teacher"
+    before = build(own, "none", 10, seed=1)
+    assert before.source == ""
+    read: Callable[..., bytes] = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + b"# edited")
+    assert build(own, "none", 10, seed=1).fingerprint() == before.fingerprint()

@@ -1,19 +1,38 @@
-"""Weights: what is written is what is read, and nothing is unpickled.
+"""Weights: what is written is read, layouts of checkpoints, refusals; nothing is unpickled."""
 
-The payload of the pickles used here is shown to run with `weights_only=False`.
-"""
-
+import argparse
+import gzip
+import json
+import os
+import pathlib
 import pickle
+import struct
+import tarfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from kdtune.config.text import InputError
 from kdtune.models.classifier import fashion_student
 from kdtune.models.registry import build
-from kdtune.models.weights import fill, load_weights, save_weights
+from kdtune.models.weights import (
+    METADATA,
+    WEIGHTS,
+    fill,
+    load_weights,
+    read_checkpoint,
+    read_finished,
+    save_weights,
+)
 
 STUDENT = "kdtune.models:fashion_student"
 
@@ -146,3 +165,323 @@ def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
     for name in (STUDENT, "cifar_resnet20"):
         with pytest.raises(InputError, match='no weights "default"'):
             load_weights(name, "default")
+
+
+@pytest.fixture(scope="module")
+def state():
+    return dict(fashion_student(10).state_dict())
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "weights.pth"
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def loads(file, state, name=STUDENT):
+    """Return True if the file's weights in the student are those of a state dict."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filled = build(name, str(file), 10, seed=2).net.state_dict()
+    return all(torch.equal(filled[key], value) for key, value in state.items())
+
+
+LAYOUTS = {
+    **{
+        entry: (lambda state, entry=entry: {entry: state, "epoch": 3, "optimizer": {"state": {}}})
+        for entry in (
+            *("state_dict", "model", "model_state_dict", "model_ema", "net", "state_dict_ema"),
+            "my_own_name",
+        )
+    },
+    "twice nested": lambda state: {"model": {"state_dict": state}, "arch": "resnet18"},
+    "no averages": lambda state: {"model": state, "model_ema": None},
+    "flags": lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, name="x")},
+    "optimizer": lambda state: {
+        "model": state,
+        "optimizer": torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1).state_dict(),
+        "best_acc1": torch.tensor(70.0),
+    },
+    "DataParallel": lambda state: nn.DataParallel(loaded(state)).state_dict(),
+    "AveragedModel": lambda state: {"model_ema": AveragedModel(loaded(state)).state_dict()},
+    "compiled": lambda state: prefixed(state, "_orig_mod."),
+    "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "loops": {}},
+    "stacked": lambda state: prefixed(state, "module._orig_mod.model."),
+    "half": lambda state: {key: value.half() for key, value in state.items()},
+}
+
+
+def loaded(state):
+    net = fashion_student(10)
+    net.load_state_dict(state)
+    return net
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_load(file, state, layout):
+    torch.save(LAYOUTS[layout](state), file)
+    kept = {k: v.half().to(v.dtype) for k, v in state.items()} if layout == "half" else state
+    assert loads(file, kept)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "th", "tar", "pth.tar", "bin", "safetensors"])
+def test_files_are_told_apart_by_content(tmp_path, state, suffix):
+    file = tmp_path / f"weights.{suffix}"
+    torch.save({"state_dict": prefixed(state, "module.")}, file)
+    assert loads(file, state)
+    torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=False)
+    assert loads(file, state)
+    save_file(prefixed(state, "module._orig_mod."), file)
+    assert loads(file, state)
+
+
+def test_a_network_whose_own_keys_have_the_prefix_keeps_it(tmp_path, monkeypatch, state):
+    (tmp_path / "wrapping.py").write_text(
+        "from torch import nn\nfrom kdtune.models import fashion_student\n\n"
+        "class Net(nn.Module):\n    def __init__(self, classes):\n        super().__init__()\n"
+        "        self.model = fashion_student(classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for prefix in ("model.", "module.model."):
+        torch.save(prefixed(state, prefix), tmp_path / "weights.pt")
+        assert loads(tmp_path / "weights.pt", prefixed(state, "model."), "wrapping:Net")
+
+
+def test_a_prefix_of_some_keys_stays(file, state):
+    torch.save(prefixed(state, "module.") | {"step": torch.zeros(1)}, file)
+    with pytest.raises(
+        InputError, match=r"first 0.weight; unexpected keys: .*, first module.0.weight"
+    ):
+        build(STUDENT, str(file), 10, seed=1)
+
+
+def test_averages_come_first_and_the_choice_is_said(file, state):
+    averages = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "model_ema": {"decay": 0.9, "module": averages}}, file)
+    with pytest.warns(UserWarning, match=f"{file} holds weights as model_ema.module, model; load"):
+        read = read_checkpoint(file)
+    assert all(torch.equal(value, averages[key]) for key, value in read.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("inside", ["beside", "in flags", "in the weights"])
+def test_an_object_inside_never_runs_and_is_named(file, tmp_path, state, zipped, inside):
+    target = tmp_path / "ran"
+    content = {
+        "beside": {"state_dict": state, "config": Payload(target)},
+        "in flags": {"state_dict": state, "args": argparse.Namespace(out=Payload(target))},
+        "in the weights": {"state_dict": state | {"more": Payload(target)}},
+    }[inside]
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"other than tensors \(_?io.open\), .* If you trust it,"):
+        read_checkpoint(file)
+    assert not target.exists()
+    torch.load(file, weights_only=False)
+    assert target.exists()  # else this test would prove nothing
+
+
+def test_the_class_of_a_refused_object_is_named(file, state):
+    torch.save({"model": state, "args": argparse.Namespace(out=pathlib.PurePosixPath("x"))}, file)
+    with pytest.raises(
+        InputError, match=r"than tensors \(pathlib\S*PurePosixPath\), which are not"
+    ):
+        read_checkpoint(file)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+def test_files_that_are_no_checkpoints_are_said(file, tmp_path, state):
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(InputError, match="a Git LFS pointer, not the file; run git lfs pull"):
+        read_checkpoint(file)
+    file.write_text("<!DOCTYPE html>404")
+    with pytest.raises(InputError, match="a web page or another text"):
+        read_checkpoint(file)
+    file.write_bytes(gzip.compress(b"x"))
+    with pytest.raises(InputError, match="compressed; unpack it"):
+        read_checkpoint(file)
+    save_file(state, tmp_path / "inner")
+    with tarfile.open(file, "w") as archive:
+        archive.add(tmp_path / "inner", "weights.safetensors")
+    with pytest.raises(InputError, match="an archive; unpack it"):
+        read_checkpoint(file)
+
+
+def test_several_state_dicts_of_unknown_names_are_refused(file, state):
+    torch.save({"generator": state, "discriminator": state}, file)
+    with pytest.raises(InputError, match="but holds generator, discriminator; save the state dict"):
+        read_checkpoint(file)
+
+
+FIRST = "0.weight"
+
+
+def new_state() -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in fashion_student(10).state_dict().items()}
+
+
+def short_refusal(file: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        build(STUDENT, str(file), 10, seed=1)
+    text = str(caught.value)
+    assert str(file) in text and text.isprintable() and len(text) < 500
+    return text
+
+
+def with_nan(value: Tensor) -> Tensor:
+    value.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), float("nan")])
+    return value
+
+
+CHANGES: list[tuple[Callable[[Tensor], Tensor], str]] = [
+    (
+        lambda value: value.to(torch.complex64),
+        "other types: 1, first 0.weight, complex numbers",
+    ),
+    (
+        lambda value: value.long(),
+        "other types: 1, first 0.weight, whole numbers inst",
+    ),
+    (lambda value: value > 0, "other types: 1, first 0.weight, whole numbers instead"),
+    (with_nan, "hold 3 that are NaN or infinite, 3 of them in 0.weight; their training"),
+    (lambda value: value.double() + 1e300, "hold 150 that are NaN or infinite, 150 of them in 0.w"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_numbers_of_another_kind_are_refused(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], words: str, suffix: str
+) -> None:
+    own, file = new_state(), tmp_path / f"weights.{suffix}"
+    own[FIRST] = change(own[FIRST])
+    save_file(own, file) if suffix == "safetensors" else torch.save(own, file)
+    assert words in short_refusal(file)
+
+
+def test_running_statistics_are_weights_and_counters_are_not(tmp_path: Path) -> None:
+    file, own = tmp_path / "weights.pt", new_state()
+    own["1.num_batches_tracked"] = own["1.num_batches_tracked"].float()
+    own[FIRST] = own[FIRST].half()
+    torch.save(own, file)
+    filled = build(STUDENT, str(file), 10, seed=1).net.state_dict()
+    assert torch.equal(filled[FIRST], own[FIRST].float())
+    own["1.running_var"][0] = float("inf")
+    torch.save(own, file)
+    assert "hold 1 that are NaN or infinite, 1 of them in 1.running_var" in short_refusal(file)
+
+
+def test_infinities_of_the_network_itself_are_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in masks of attention."""
+    (tmp_path / "masked.py").write_text(
+        "import torch\nfrom kdtune.models import fashion_student\n\n"
+        "def net(classes):\n    net = fashion_student(classes)\n"
+        "    net.register_buffer('mask', torch.tensor([0.0, float('-inf')]))\n    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "weights.pt"
+    torch.save(build("masked:net", "none", 10, seed=1).net.state_dict(), file)
+    build("masked:net", str(file), 10, seed=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_without_plain_values_are_refused(tmp_path: Path) -> None:
+    file, own = tmp_path / "weights.pt", new_state()
+    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)])
+    for value in (own[FIRST].to_sparse(), own[FIRST].to("meta"), nested):
+        torch.save({**own, FIRST: value}, file)
+        assert "must hold a state dict, names to tensors" in short_refusal(file)
+
+
+def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    for name in ("\x1b[31mred", "x" * 100_000):
+        torch.save({**new_state(), name: torch.zeros(1)}, file)
+        assert "unexpected keys: 1, first " in short_refusal(file)
+
+
+def test_prefixes_and_entries_may_be_nested_deeply(tmp_path: Path) -> None:
+    file, own = tmp_path / "weights.pt", new_state()
+    torch.save({f"{'module.' * 3000}{key}": value for key, value in own.items()}, file)
+    filled = build(STUDENT, str(file), 10, seed=1).net.state_dict()
+    assert all(torch.equal(filled[key], value) for key, value in own.items())
+    content: Any = own
+    for _ in range(200):
+        content = {"model": content}
+    torch.save(content, file)
+    assert "must hold a state dict" in short_refusal(file)
+
+
+def safetensors(header: bytes | dict[str, Any], length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(8)
+
+
+def entry(*shape: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors({"a": entry(2)}, length=10**10),
+        safetensors({"a": entry(2)}, length=2**64 - 1),
+        safetensors({"a": entry(2), "b": entry(2)}),  # overlap
+        safetensors({"a": entry(-2)}),
+        safetensors({"a": entry(2**40, 2**40)}),
+        safetensors(b'{"a":' + b"[" * 50_000),
+        safetensors({"__metadata__": {"kdtune_teacher": 3}, "a": entry(2)}),
+        safetensors(b'{"a":1,"a":1}'),
+        safetensors(b'{"\xff":1}'),
+    ],
+)
+def test_a_hostile_header_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(content)
+    assert "is not a whole safetensors file" in short_refusal(file)
+    assert read_finished(file) is None
+
+
+GOOD = {"model": "m:net", "classes": ["a", "b"], "preprocessing": {"mean": [0.2], "std": [0.3]}}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("[" * 50_000, "[1]", "3", "null", "{", "{}", '{"model": ' + "9" * 5000 + "}"),
+        *({**GOOD, "classes": 5}, {**GOOD, "classes": [{}]}, {**GOOD, "classes": "ab"}),
+        *({**GOOD, "model": 5}, {**GOOD, "data": 5}, {**GOOD, "has_cut_val": "maybe"}),
+        *({**GOOD, "preprocessing": None}, {**GOOD, "preprocessing": [1]}),
+        *({**GOOD, "preprocessing": own} for own in ({"mean": "x"}, {"mean": [10**400]}, {"z": 1})),
+        *({**GOOD, "preprocessing": {"size": 10**9}}, {**GOOD, "from_the_future": 1}),
+    ],
+)
+def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, said: Any) -> None:
+    """Without the preprocessing in it, the teacher's predictions would be wrong."""
+    file, text = tmp_path / WEIGHTS, said if isinstance(said, str) else json.dumps(said)
+    save_file(new_state(), file, {METADATA: text})
+    with pytest.raises(InputError, match="is damaged or of a newer version") as caught:
+        read_finished(file)
+    assert str(file) in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_whole_record_of_a_finished_teacher_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "other-name.safetensors"
+    save_file(new_state(), file, {METADATA: json.dumps(GOOD)})
+    found = read_finished(file)
+    assert found is not None and (found.model, found.classes) == ("m:net", ("a", "b"))
+
+
+def test_files_that_no_weights_can_be_in_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert read_finished(tmp_path / "pipe.pt") is None  # without waiting for a writer
+    assert "pipe.pt is not one" in short_refusal(tmp_path / "pipe.pt")
+    assert "/proc/self/mem cannot be read (Input/output error)" in short_refusal(
+        Path("/proc/self/mem")
+    )
+    with pytest.raises(InputError, match="cannot be imported"):
+        build(f"{'x' * 5000}:net", "none", 10, seed=1)

@@ -1,4 +1,4 @@
-"""Images that change while a study runs: no number is made of two versions of a file."""
+"""Checks of data: changed images, cuts of val, copies and counts of classes."""
 
 import os
 import shutil
@@ -12,14 +12,16 @@ import torch
 from photos import photo, save, save_photos
 
 from kdtune.config.run import Run
+from kdtune.config.study import Study
 from kdtune.config.text import DataChangedError, InputError
 from kdtune.data.arrays import with_extra
-from kdtune.data.checks import Contents, find_changes
-from kdtune.data.dataset import Data, hash_files, stamp_of
+from kdtune.data.checks import Contents, data_record, describe_data, find_changes, find_copies
+from kdtune.data.dataset import Data, Split, ValCut, cut_val, hash_files, stamp_of
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
 from kdtune.raytune.objects import PackedData
+from kdtune.training.recipe import find_faults
 
 NOBODY = 65534
 
@@ -253,3 +255,132 @@ def test_stamps_are_the_same_in_every_process(root):
     found = file.stat()
     assert stamp_of(str(file)) == hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
     assert stamp_of(str(Path(root, "gone.png"))) is None
+
+
+@pytest.fixture(autouse=True)
+def own_notes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+
+
+def rows(counts, first=0):
+    """Examples that all differ: their number, from `first` on; labels in a mixed order."""
+    labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    return Split(labels, torch.arange(first, first + len(labels)).float()[:, None])
+
+
+def data(**splits):
+    own = {name: split for name, split in splits.items()}
+    return Data(("a", "b", "c"), own, f"print {sorted(splits)}", photos=False)
+
+
+def test_each_class_gives_the_same_share_and_no_example_is_lost_or_shared():
+    whole = data(train=rows((100, 21, 2)), test=rows((1, 1, 1), 1000))
+    cut = cut_val(whole, ValCut(3, 0.2))
+    train, val = cut.splits["train"], cut.splits["val"]
+    assert torch.bincount(val.labels).tolist() == [20, 4, 1]  # 20, 4.2 and at least 1
+    assert torch.bincount(train.labels).tolist() == [80, 17, 1]
+    assert list(cut.splits) == ["train", "val", "test"]
+    numbers = torch.cat([train.inputs, val.inputs])[:, 0].long()
+    assert sorted(numbers.tolist()) == list(range(123))
+    given = whole.splits["train"].labels
+    for split in (train, val):
+        index = split.inputs[:, 0].long()
+        assert torch.equal(split.labels, given[index]) and torch.equal(index, index.sort().values)
+    same, other = (cut_val(whole, ValCut(seed, 0.2)) for seed in (3, 4))
+    assert torch.equal(same.splits["val"].inputs, val.inputs)
+    assert not torch.equal(other.splits["val"].inputs, val.inputs)
+    assert len({whole.fingerprint, cut.fingerprint, other.fingerprint}) == 3
+    assert same.fingerprint == cut.fingerprint
+
+
+def test_a_class_of_one_stays_in_train_and_is_named():
+    cut = cut_val(data(train=rows((5, 4, 1))), ValCut(0, 0.9))
+    assert torch.bincount(cut.splits["val"].labels, minlength=3).tolist() == [4, 3, 0]
+    lines = describe_data(cut)
+    assert lines[0].startswith("Val is cut from train: 7 of 10 examples, 90% of each class")
+    assert any("warning: val has no example of c, so" in line for line in lines)
+    with pytest.raises(InputError, match="no class has two examples"):
+        cut_val(data(train=rows((1, 1, 1))), ValCut(0, 0.5))
+
+
+def test_a_folder_without_val_gets_one_and_other_names_of_val_count(tmp_path):
+    for split, names in (("train", "abcde"), ("dev", "f")):
+        for label in ("ants", "bees"):
+            for i, name in enumerate(names):
+                save(photo(i + 10 * len(label), 8, 8), tmp_path / split / label / f"{name}.png")
+    named = load_data(Run(data=str(tmp_path)))
+    assert named.cut is None and len(named.splits["val"]) == 2
+    (tmp_path / "dev").rename(tmp_path / "elsewhere")
+    clear_cached_data()
+    run = Run(data=str(tmp_path), val_share=0.4, seed=5)
+    cut = load_data(run)
+    assert cut.cut == ValCut(5, 0.4) and torch.bincount(cut.splits["val"].labels).tolist() == [2, 2]
+    kept = [set(cut.splits[name].inputs) for name in ("train", "val")]
+    assert len(kept[0] | kept[1]) == 10 and not kept[0] & kept[1]
+    assert load_data(replace(run, lr=0.5, repeat=3)) is cut
+    assert data_record(cut)["val_cut"] == {"seed": 5, "share": 0.4}
+
+
+def test_imbalance_is_said_with_the_counts_and_balance_is_not():
+    lines = describe_data(data(train=rows((30, 12, 21)), val=rows((3, 3, 2))))
+    assert lines == ["Classes of train are imbalanced: a 30, c 21, b 12."]
+    assert describe_data(load_data(Run())) == []
+    many = {f"{k}": 100 - k for k in range(60)}
+    split = rows(tuple(many.values()))
+    (line,) = describe_data(Data(tuple(many), {"train": split}, "many", photos=False))
+    assert line.endswith("0 100, 1 99, 2 98, ..., 57 43, 58 42, 59 41 (60 classes).")
+
+
+def test_classes_of_one_name_are_counted_apart():
+    cranes = Data(("crane", "bee", "crane"), {"train": rows((30, 4, 9))}, "cranes", photos=False)
+    counts = {"crane (class 0)": 30, "bee": 4, "crane (class 2)": 9}
+    assert data_record(cranes)["examples"] == {"train": counts}
+    assert describe_data(cranes) == [
+        "Classes of train are imbalanced: crane (class 0) 30, crane (class 2) 9, bee 4."
+    ]
+
+
+def test_shared_examples_are_counted_by_content(tmp_path, monkeypatch):
+    train, val = rows((4, 4, 4)), rows((2, 2, 2), 9)  # 9, 10 and 11 are in both
+    found = find_copies(data(train=train, val=val, test=rows((1, 1, 1), 50)))
+    assert found == [
+        "3 of the 6 examples in val are also in train (such as val[0] = train[9]), so metrics on "
+        "val are optimistic"
+    ]
+    assert find_copies(data(train=train, test=rows((1, 1, 1), 50))) == []
+    for split, names in (("train", "ab"), ("val", "cd"), ("test", "ef")):
+        for label in ("x", "y"):
+            for i, name in enumerate(names):
+                same = split == "test" and label == "y" and i == 1  # val/y/d.png again
+                seed = ord("d" if same else name) + 100 * (label == "y")
+                save(photo(seed, 8, 8), tmp_path / split / label / f"{name}.png")
+    (sentence,) = find_copies(load_data(Run(data=str(tmp_path))))
+    assert sentence.startswith("1 of the 4 images in test are also in val (such as test/y/f.png = ")
+    monkeypatch.setattr("kdtune.data.checks.file_contents", None)  # kept: not read again
+    assert find_copies(load_data(Run(data=str(tmp_path)))) == [sentence]
+
+
+def test_copies_in_several_classes_of_a_split_are_counted(tmp_path):
+    """Copies in one class, and a copy in another split, are no contradiction of this kind."""
+    inputs = torch.tensor([[0], [1], [0], [0], [1], [2]])
+    split = Split(torch.tensor([0, 0, 1, 0, 0, 2]), inputs)  # 0 is in a, b and a; 1 twice in a
+    tensors = Data(("a", "b", "c"), {"train": split}, "contradictory", photos=False)
+    assert find_copies(tensors) == [
+        "3 of the 6 examples in train are copies of others in another class (such as train[0] of a "
+        "= train[2] of b), so their labels contradict each other; remove the copies in the wrong "
+        "class"
+    ]
+    for split, seeds in (("train", (1, 2)), ("val", (3, 4))):
+        for label in ("ant", "bee"):
+            for seed in seeds:
+                file = tmp_path / split / label / f"{seed}.png"
+                save(photo(seed + 10 * (label == "bee"), 8, 8), file)
+    shutil.copy(tmp_path / "val" / "ant" / "3.png", tmp_path / "val" / "bee" / "copy.png")
+    shutil.copy(tmp_path / "train" / "ant" / "1.png", tmp_path / "train" / "ant" / "copy.png")
+    run = Run(data=str(tmp_path))
+    (sentence,) = find_faults(Study(run=run), load_data(run))
+    assert sentence.startswith(
+        "2 of the 5 images in val are copies of others in another class (such as val/ant/3.png = "
+        "val/bee/copy.png), so"
+    )

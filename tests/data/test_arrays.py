@@ -1,0 +1,774 @@
+"""Data of arrays, torch datasets, factories and objects, and images without labels."""
+
+import os
+import shutil
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import own_data
+import pytest
+import torch
+from photos import photo, save
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+from torchvision import datasets
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
+from kdtune.data.arrays import with_extra
+from kdtune.data.checks import data_record, describe_data, find_copies
+from kdtune.data.dataset import Data, hash_files
+from kdtune.data.folder import verify
+from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.views import Views
+
+LABELS = np.arange(10) % 2
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clear_cached_data()
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load what a function of the user's returns."""
+
+    def load(made, **run):
+        module = ModuleType("own_data")
+        module.make = made if callable(made) else lambda: made
+        monkeypatch.setitem(sys.modules, "own_data", module)
+        clear_cached_data()
+        return load_data(Run(data="own_data:make", **run))
+
+    return load
+
+
+def pair(inputs, labels=LABELS):
+    return {"train": (inputs, labels), "val": (inputs, labels)}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        np.linspace(0, 1, 30, dtype=np.float32).reshape(10, 3),
+        np.arange(40).reshape(10, 4),
+        torch.randn(10, 2, 5, generator=torch.Generator().manual_seed(0)),
+        torch.arange(10) < 4,
+        torch.rand(10, 3, 6, 6, dtype=torch.float64),
+        torch.arange(10 * 4 * 6 * 6).remainder(255).to(torch.uint8).view(10, 4, 6, 6),
+        torch.ones(10, 7, dtype=torch.uint8),
+    ],
+    ids=lambda x: f"{tuple(x.shape)} {x.dtype}",
+)
+def test_tensors_of_any_shape_and_type_are_taken_as_they_are(load, inputs):
+    data = load(pair(inputs))
+    expected = torch.as_tensor(inputs)
+    assert data.kind == "tensors" and data.classes == ("0", "1")
+    views = Views(data.splits["train"], torch.tensor([3, 1]), Run(augment="none"), 0, 1)
+    (batch,) = views.batches(workers=2)
+    assert batch.dtype == expected.dtype and torch.equal(batch, expected[[3, 1]])
+
+
+def test_bytes_with_one_or_three_channels_are_images_wherever_the_channels_are(load):
+    grey = np.arange(10 * 5 * 6, dtype=np.uint8).reshape(10, 5, 6)
+    rgb = np.arange(10 * 3 * 5 * 6).astype(np.uint8).reshape(10, 3, 5, 6)
+    forms = {
+        "NHW": (grey, grey[:, None]),
+        "NHW1": (grey[..., None], grey[:, None]),
+        "NCHW": (rgb, rgb),
+        "NHWC": (rgb.transpose(0, 2, 3, 1), rgb),
+    }
+    for given, expected in forms.values():
+        data = load(pair(given))
+        assert data.kind == "images"
+        assert torch.equal(data.splits["val"].inputs, torch.from_numpy(expected))
+    ambiguous = np.zeros((10, 3, 5, 3), np.uint8)  # channels first, as torch has them
+    assert load(pair(ambiguous)).splits["val"].inputs.shape == (10, 3, 5, 3)
+
+
+class Pairs(Dataset):
+    def __init__(self, *pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, i):
+        return self.pairs[i]
+
+
+def test_datasets_are_read_item_by_item(load):
+    images = [to_pil_image(photo(i, 6, 8)) for i in range(4)]
+    colour = load({"train": Pairs(*((x, i % 2) for i, x in enumerate(images)))}, val_share=0.5)
+    both = torch.cat([s.inputs for s in colour.splits.values()])
+    assert colour.kind == "images" and both.shape == (4, 3, 6, 8)
+    expected = {pil_to_tensor(x).numpy().tobytes() for x in images}
+    assert {x.numpy().tobytes() for x in both} == expected
+    grey = load(pair(*TensorDataset(torch.ones(4, 1), torch.tensor([0, 1, 0, 1])).tensors))
+    assert grey.kind == "tensors"
+    of_grey = load({"train": Pairs(*((x.convert("L"), "ab"[i % 2]) for i, x in enumerate(images)))})
+    assert of_grey.splits["train"].inputs.shape[1] == 1 and of_grey.classes == ("a", "b")
+    rows = TensorDataset(torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 0, 1, 0, 1]))
+    some = load({"train": Subset(rows, [5, 0, 2, 1]), "val": rows, "test": None})
+    assert some.splits["train"].inputs.tolist() == [[10, 11], [0, 1], [4, 5], [2, 3]]
+    assert some.splits["train"].labels.tolist() == [1, 0, 0, 1] and "test" not in some.splits
+
+
+def test_labels_of_one_element_are_numbers(load):
+    x = torch.arange(4.0)[:, None]
+    for label in (torch.tensor([1]), np.array([1]), torch.tensor(1), np.int64(1)):
+        data = load({"train": Pairs((x[0], label - 1), (x[1], label)), "val": (x[:2], [0, 1])})
+        assert data.splits["train"].labels.tolist() == [0, 1]
+
+
+def test_strings_become_sorted_classes_and_names_are_kept(load):
+    x = torch.zeros(4, 2)
+    data = load(
+        {"train": (x, ["wasp", "ant", "bee", "ant"]), "validation": (x[:2], ["bee", "ant"])}
+    )
+    assert data.classes == ("ant", "bee", "wasp")
+    assert data.splits["train"].labels.tolist() == [2, 0, 1, 0]
+    assert data.splits["val"].labels.tolist() == [1, 0]
+    named = load(pair(torch.zeros(10, 2)) | {"classes": ("no", "yes")})
+    assert named.classes == ("no", "yes")
+
+
+X = torch.zeros(10, 2)
+FAULTS = {
+    "no dict": (lambda: [1, 2], "must return a dict"),
+    "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
+    "no train": (lambda: {"val": (X, LABELS)}, "must have train, but has val"),
+    "two of val": (lambda: pair(X) | {"dev": (X, LABELS)}, "but has val and dev"),
+    "no labels": (lambda: {"train": X}, r"own_data:make \(train\) must be a pair .* got Tensor"),
+    "lengths": (lambda: pair(X, LABELS[:9]), "10 examples and 9 labels"),
+    "empty": (lambda: pair(X[:0], LABELS[:0]), r"must have examples, \[N, \.\.\.\], but has none"),
+    "negative": (lambda: pair(X, LABELS - 1), "between 0 and .* but got -1"),
+    "from 1": (lambda: pair(X, LABELS + 1), "none of 0; number the classes from 0"),
+    "one class": (lambda: pair(X, LABELS * 0), "at least two classes, but has 0 alone"),
+    "floats": (lambda: pair(X, LABELS / 1), "whole numbers or strings, but have the type float64"),
+    "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but have the shape \[10, 10\]"),
+    "too large": (lambda: pair(X) | {"classes": ["a"]}, "between 0 and 0 .* but got 1"),
+    "ragged": (lambda: pair([[1, 2], [3]]), "an array of numbers of one shape, but got list"),
+    "words": (lambda: pair(np.array(["a"] * 10)), "an array of numbers"),
+    "other type in val": (
+        lambda: {"train": (X, LABELS), "val": (X.long(), LABELS)},
+        r"train has \[2\] of float32 and val has \[2\] of int64",
+    ),
+    "unknown in val": (
+        lambda: {"train": (X[:2], ["a", "b"]), "val": (X[:1], ["c"])},
+        r"\(val\) must be classes of train, but c is none",
+    ),
+    "sizes differ": (
+        lambda: {"train": Pairs((X[0], 0), (X[0, :1], 1))},
+        r"item 0 has \[2\] .* and item 1 has \[1\]",
+    ),
+    "items": (lambda: {"train": Pairs({"x": 1})}, r"must be pairs \(x, y\), but item 0 is dict"),
+    "raises": (lambda: 1 / 0, r"cannot be made: ZeroDivisionError: .*test_arrays.py, line"),
+}
+
+
+@pytest.mark.parametrize(("made", "words"), FAULTS.values(), ids=FAULTS)
+def test_faults_are_refused_in_one_sentence(load, made, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load(made)
+    assert "own_data:make" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_random_data_are_the_same_in_every_process_and_known_by_content(load):
+    def drawn():
+        rows = torch.randn(20, 3) + torch.from_numpy(np.random.rand(20, 1))  # noqa: NPY002
+        return {"train": (rows, np.arange(20) % 2)}
+
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    first, again = load(drawn), load(drawn)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.fingerprint == again.fingerprint
+    prints = {
+        first.fingerprint,
+        load(drawn, seed=1).fingerprint,
+        load(drawn, val_share=0.3).fingerprint,
+    }
+    base, other = torch.zeros(10, 2), LABELS.copy()
+    other[:2] = 1, 0
+    for made in (
+        *(pair(base), pair(base + 1), pair(base.double()), pair(base.view(10, 1, 2))),
+        *(pair(base, other), pair(base) | {"classes": "ab"}, pair(base) | {"test": (base, LABELS)}),
+    ):
+        prints.add(load(made).fingerprint)
+    assert len(prints) == 10
+
+
+# -- torchvision -------------------------------------------------------------------------------
+
+
+def write_idx(folder, images, labels, stem):
+    """Write images uint8 [N, 28, 28] and labels as in MNIST's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head = struct.pack(">4i", 2051, *images.shape)
+    (folder / f"{stem}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+    head = struct.pack(">2i", 2049, len(labels))
+    (folder / f"{stem}-labels-idx1-ubyte").write_bytes(head + labels.astype(np.uint8).tobytes())
+
+
+def test_torchvisions_arrays_are_taken_whole_and_val_is_cut(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "sets" / "FashionMNIST" / "raw"
+    labels = np.arange(60) % 10
+    images = rng.integers(0, 255, (60, 28, 28), dtype=np.uint8)
+    write_idx(folder, images, labels, "train")
+    write_idx(folder, images[:20] ^ 1, labels[:20], "t10k")
+    run = Run(data="torchvision:FashionMNIST", data_root=str(tmp_path / "sets"))
+    data, reference = load_data(run), datasets.FashionMNIST(tmp_path / "sets", train=False)
+    assert data.kind == "images" and data.classes[:2] == ("T-shirt/top", "Trouser")
+    assert {n: len(s) for n, s in data.splits.items()} == {"train": 50, "val": 10, "test": 20}
+    for i in (0, 7):
+        image, label = reference[i]
+        test = data.splits["test"]
+        assert torch.equal(test.inputs[i], pil_to_tensor(image)) and test.labels[i] == label
+    assert sorted(data.splits["val"].labels.tolist()) == list(range(10))
+
+
+def test_torchvisions_files_are_taken_as_files(tmp_path):
+    root = tmp_path / "food-101"
+    (root / "meta").mkdir(parents=True)
+    for split, numbers in (("train", range(5)), ("test", range(5, 7))):
+        chosen = {kind: [f"{kind}/{i}" for i in numbers] for kind in ("pie", "soup")}
+        (root / "meta" / f"{split}.json").write_text(str(chosen).replace("'", '"'))
+        for name in (name for names in chosen.values() for name in names):
+            file = root / "images" / f"{name}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            to_pil_image(photo(len(list(root.rglob("*.jpg"))), 20, 30)).save(file)
+    data = load_data(Run(data="torchvision:Food101", data_root=str(tmp_path)))
+    assert data.kind == "files" and data.photos and data.classes == ("pie", "soup")
+    assert {n: len(s) for n, s in data.splits.items()} == {"train": 8, "val": 2, "test": 4}
+    image, label = datasets.Food101(tmp_path, split="test")[3]
+    assert torch.equal(data.splits["test"].example(3), pil_to_tensor(image)) and label == 1
+    first = data.fingerprint
+    (root / "images" / "pie" / "0.jpg").write_bytes(b"other")
+    clear_cached_data()
+    assert load_data(Run(data="torchvision:Food101", data_root=str(tmp_path))).fingerprint != first
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A torchvision ImageFolder of six images, whose list of files is not sorted."""
+    for i in range(6):
+        file = tmp_path / "colours" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to_pil_image(photo(i, 6, 8)).save(file)
+    dataset = datasets.ImageFolder(tmp_path / "colours")
+    dataset.samples.sort(key=lambda pair: pair[0][-5], reverse=True)
+    return dataset
+
+
+def test_a_subset_of_files_has_the_images_of_its_indices(load, colours):
+    for subset in (Subset(colours, [4, 0, 1]), Subset(Subset(colours, [1, 0, 5, 4]), [3, 1, 0])):
+        train = load({"train": subset, "val": colours}).splits["train"]
+        assert len(train.inputs) == 3
+        for i, (image, label) in enumerate(subset):
+            assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
+
+
+def test_files_that_have_moved_are_the_same_and_the_folder_counts(load, colours, tmp_path):
+    for file, _ in colours.samples:
+        os.utime(file, (1, 1))  # so that hashes are noted
+    data = load({"train": colours, "val": colours})
+    assert data.root == str(tmp_path / "colours")
+    moved = datasets.ImageFolder(shutil.copytree(colours.root, tmp_path / "elsewhere"))
+    assert load({"train": moved, "val": moved}).fingerprint == data.fingerprint
+    files = sorted(file for file, _ in colours.samples)
+    assert hash_files(tmp_path / "colours", files) != hash_files(tmp_path, files)
+
+
+def test_a_loader_of_the_users_own_reads_the_files(load, colours):
+    dataset = datasets.ImageFolder(
+        colours.root, loader=lambda file: torch.tensor([float(file[-5])])
+    )
+    assert load({"train": dataset, "val": dataset}).splits["val"].inputs[:, 0].tolist() == [
+        *(0, 2, 4),
+        *(1, 3, 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            {"data": "torchvision:FashionMNIST"},
+            r"cannot be read from .*nowhere \(Dataset not found\).*--download",
+        ),
+        ({"data": "torchvision:CIFAR"}, r"no dataset CIFAR; did you mean torchvision:CIFAR10"),
+        ({"data": "torchvision:fashionmnist"}, "did you mean torchvision:FashionMNIST"),
+        ({"data": "/no/CIFAR10"}, "no folder /no/CIFAR10; .* --data torchvision:CIFAR10"),
+        ({"data": "torchvision:VOCDetection"}, "VOCDetection cannot be read|must be"),
+    ],
+)
+def test_missing_datasets_are_refused_in_one_sentence(tmp_path, run, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load_data(Run(**run, data_root=str(tmp_path / "nowhere")))
+    assert "\n" not in str(caught.value) and not (tmp_path / "nowhere").exists()
+
+
+def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    run = Run(data="torchvision:CIFAR10", data_root=str(tmp_path / "sets"), download=True)
+    with pytest.raises(InputError, match=r"CIFAR10 cannot be downloaded to .*sets \(.*no route"):
+        load_data(run)
+
+
+PASSED, PASSED_LABELS = torch.zeros(10, 2), [0, 1] * 5
+
+
+class Pictures(Dataset):  # type: ignore[type-arg]
+    """Images of Pillow, with a lock that cannot be copied; counts how often it is read."""
+
+    def __init__(self, count: int):
+        self.count, self.reads, self.lock = count, 0, threading.Lock()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        self.reads += 1
+        pixels = np.full((4, 4), index, dtype=np.uint8)
+        return Image.fromarray(pixels), index % 2
+
+
+def same(a: Data, b: Data) -> bool:
+    assert a.splits.keys() == b.splits.keys()
+    return (a.classes, a.fingerprint, a.photos) == (b.classes, b.fingerprint, b.photos) and all(
+        torch.equal(a.splits[s].inputs, b.splits[s].inputs)  # type: ignore[arg-type]
+        and torch.equal(a.splits[s].labels, b.splits[s].labels)
+        for s in a.splits
+    )
+
+
+@pytest.mark.parametrize("make", [own_data.text, own_data.digits])
+def test_a_dict_equals_the_function_that_makes_it(make: Callable[[], Any]) -> None:
+    by_name = load_data(Run(data=f"own_data:{make.__name__}"))
+    assert same(load_data(Run(data=make())), by_name)
+    assert same(load_data(Run(data=lambda: make())), by_name)
+    folds = Run(data=make(), folds=3, repeat=1)
+    assert same(load_data(folds), load_data(replace(folds, data=f"own_data:{make.__name__}")))
+
+
+def test_datasets_arrays_and_lists_may_stand_side_by_side() -> None:
+    train, test = Pictures(6), np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4)
+    run = Run(data={"train": train, "val": TensorDataset(*_tensors(4)), "test": (test, [0, 1] * 2)})
+    data = load_data(run)
+    assert {name: split.kind for name, split in data.splits.items()} == dict.fromkeys(
+        ("train", "val", "test"), "images"
+    )
+    assert data.splits["train"].inputs[5].unique().tolist() == [5]
+    assert load_data(replace(run, alpha=0.1)) is data and train.reads == 6  # read once
+
+
+def _tensors(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(count, 1, 4, 4, dtype=torch.uint8), torch.arange(count) % 2
+
+
+def test_other_data_of_the_same_name_are_other_data() -> None:
+    first, second = (Run(data={"train": (PASSED + n, PASSED_LABELS)}) for n in range(2))
+    assert first.data == second.data
+    assert load_data(first).fingerprint != load_data(second).fingerprint
+    again = Run(data={"train": (PASSED.clone(), list(PASSED_LABELS))})
+    assert load_data(again).fingerprint == load_data(first).fingerprint
+
+
+FAULTS_OF_PASSED = {
+    "no train": (
+        {"val": (PASSED, PASSED_LABELS)},
+        "object:data must have train, but has val",
+    ),
+    "unknown key": (
+        {
+            "train": (PASSED, PASSED_LABELS),
+            "tset": (PASSED, PASSED_LABELS),
+        },
+        "only, but has 'tset'",
+    ),
+    "lengths": (
+        {"train": (PASSED, PASSED_LABELS[:9])},
+        "has 10 examples and 9 labels",
+    ),
+    "fractions": (
+        {"train": (PASSED, torch.rand(10))},
+        "must be whole numbers or strings",
+    ),
+    "one array": (
+        {"train": PASSED},
+        r"object:data \(train\) must be a pair .* got Tensor",
+    ),
+    "shapes": (
+        {
+            "train": (PASSED, PASSED_LABELS),
+            "val": (PASSED[:, :1], PASSED_LABELS),
+        },
+        "one shape and type",
+    ),
+    "not a dict": (lambda: [1], "must return a dict"),
+    "failing": (lambda: 1 / 0, "the data object:lambda cannot be made: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS_OF_PASSED)
+def test_faults_of_passed_data_are_refused_in_one_sentence(case: str) -> None:
+    data, words = FAULTS_OF_PASSED[case]
+    with pytest.raises(InputError, match=words) as refused:
+        load_data(Run(data=data))
+    assert "\n" not in str(refused.value)
+
+
+def test_data_that_are_not_passed_again_are_named() -> None:
+    with pytest.raises(InputError, match=r"pass them again: kdtune.Run\(data=Pets\)"):
+        load_data(Run(data="object:Pets"))
+
+
+REST = Run(train_images=300, extra="rest")
+
+
+@pytest.fixture(autouse=True)
+def own_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+    clear_cached_data()
+
+
+def with_images(run: Run) -> Data:
+    return with_extra(load_data(run), run)
+
+
+def rows(split: str, start: int, stop: int) -> Tensor:
+    inputs = load_data(Run()).splits[split].inputs
+    assert isinstance(inputs, Tensor)
+    return inputs[start:stop]
+
+
+# -- functions of the user's -------------------------------------------------------------------
+
+
+class Items(Dataset[Any]):
+    """Items one by one, as a function of each position."""
+
+    def __init__(self, item: Callable[[int], Any]):
+        self.item = item
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= 7:
+            raise IndexError
+        return self.item(index)
+
+
+def seven() -> Tensor:
+    return rows("train", 0, 7)
+
+
+def seven_flat() -> Tensor:
+    return seven()[:, 0]
+
+
+def seven_array() -> Any:
+    return seven().numpy()
+
+
+def seven_with_labels() -> Any:
+    return seven(), ["no class of train"] * 7
+
+
+def seven_in_a_dataset() -> Any:
+    return TensorDataset(seven())
+
+
+def seven_items() -> Any:
+    return Items(lambda i: seven()[i])
+
+
+def seven_pairs() -> Any:
+    return Items(lambda i: (seven()[i], i))
+
+
+def seven_pictures() -> Any:
+    return Items(lambda i: Image.fromarray(seven()[i, 0].numpy()))
+
+
+def seven_of_more() -> Any:
+    return Subset(TensorDataset(rows("train", 0, 20), torch.zeros(20)), range(7))
+
+
+FORMS = (
+    *("seven", "seven_flat", "seven_array", "seven_with_labels", "seven_in_a_dataset"),
+    *("seven_items", "seven_pairs", "seven_pictures", "seven_of_more"),
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_function_returns_the_images_in_many_forms(form: str) -> None:
+    data = with_images(Run(extra=f"{__name__}:{form}"))
+    split = data.splits["extra"]
+    assert isinstance(split.inputs, Tensor) and torch.equal(split.inputs, seven())
+    assert split.labels.tolist() == [-1] * 7  # whatever labels there were
+    plain = with_images(Run(extra=f"{__name__}:seven"))
+    assert data.extra is not None and plain.extra is not None
+    assert data.extra.fingerprint == plain.extra.fingerprint
+    assert data.fingerprint == load_data(Run()).fingerprint
+    assert "extra" not in load_data(Run(extra=f"{__name__}:{form}")).splits
+
+
+def in_colour() -> Tensor:
+    return torch.zeros(4, 3, 28, 28, dtype=torch.uint8)
+
+
+def floats() -> Tensor:
+    return torch.zeros(4, 1, 28, 28)
+
+
+def larger() -> Tensor:
+    return torch.zeros(4, 1, 40, 40, dtype=torch.uint8)
+
+
+def none_at_all() -> Tensor:
+    return torch.zeros(0, 1, 28, 28, dtype=torch.uint8)
+
+
+def a_dict() -> dict[str, Tensor]:
+    return {"train": seven()}
+
+
+def failing() -> None:
+    raise ValueError("no such bucket")
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("in_colour", r"tensors of the same channels and type.*\[1, 28, 28\].*\[3, 28, 28\]"),
+        ("floats", r"train has \[1, 28, 28\] of uint8 and --extra has \[1, 28, 28\] of float32"),
+        ("none_at_all", "must return images without labels"),
+        ("a_dict", "must return a tensor or array of images or a torch Dataset.*returned dict"),
+        ("failing", "cannot be made: ValueError: no such bucket"),
+        ("not_there", "cannot be imported"),
+    ],
+)
+def test_what_a_function_may_not_return(form: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        with_images(Run(extra=f"{__name__}:{form}"))
+
+
+def test_images_of_another_size_are_resized_with_the_views() -> None:
+    assert with_images(Run(extra=f"{__name__}:larger")).splits["extra"].example(0).shape == (
+        1,
+        40,
+        40,
+    )
+
+
+# -- folders -----------------------------------------------------------------------------------
+
+
+def make_photos(root: Path) -> Path:
+    places = product(("train", "val", "test"), ("ants", "bees"), ("0.png", "1.png"))
+    for seed, (split, name, file) in enumerate(places, 100):
+        save(photo(seed), root / split / name / file)
+    return root
+
+
+def make_extra(root: Path) -> Path:
+    """Five images: flat, in folders, behind a link to a folder; and what is none."""
+    save(photo(1), root / "b.jpg")
+    save(photo(2), root / "a" / "z.PNG")
+    save(photo(3), root / "a" / "deeper" / "a.jpeg", grey=True)
+    save(photo(4), root.parent / "elsewhere" / "c.png")
+    save(photo(5), root / "a.png")
+    (root / "linked").symlink_to(root.parent / "elsewhere")
+    (root / "a" / "circle").symlink_to(root)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def test_a_folder_is_read_with_all_its_folders_in_one_order(tmp_path: Path) -> None:
+    root, data = make_extra(tmp_path / "extra"), make_photos(tmp_path / "photos")
+    found = with_images(Run(data=str(data), extra=str(root)))
+    files = found.splits["extra"].inputs
+    names = [os.path.relpath(str(file), root) for file in files]
+    assert names == ["a.png", "a/deeper/a.jpeg", "a/z.PNG", "b.jpg", "linked/c.png"]
+    verify(found)
+    assert found.splits["extra"].example(1).shape == (3, 60, 80)
+    assert describe_data(found)[0] == f"Images without labels: 5 (--extra {root})."
+    assert data_record(found)["extra"] == {"examples": 5, "source": "extra"}
+    assert set(data_record(found)["examples"]) == {"train", "val", "test"}
+
+
+def test_the_fingerprint_of_a_folder_is_of_its_content(tmp_path: Path) -> None:
+    data = str(make_photos(tmp_path / "photos"))
+    root = make_extra(tmp_path / "extra")
+    first = with_images(Run(data=data, extra=str(root)))
+    moved = root.rename(tmp_path / "moved")
+    (moved / "a" / "circle").unlink()
+    clear_cached_data()
+    second = with_images(Run(data=data, extra=str(moved)))
+    assert first.extra is not None and second.extra is not None
+    assert first.extra.fingerprint == second.extra.fingerprint
+    save(photo(9), moved / "b.jpg")
+    clear_cached_data()
+    third = with_images(Run(data=data, extra=str(moved)))
+    assert third.extra is not None and third.extra.fingerprint != first.extra.fingerprint
+    assert first.fingerprint == second.fingerprint == third.fingerprint
+
+
+def missing(root: Path) -> None:
+    root.rename(root.parent / "gone")
+
+
+def empty(root: Path) -> None:
+    missing(root)
+    root.mkdir()
+
+
+def unreadable(root: Path) -> None:
+    (root / "b.jpg").write_bytes(b"no JPEG")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (missing, "there is no folder .*extra; give one"),
+        (empty, "has no files with the suffixes .jpg"),
+        (unreadable, "the image .*b.jpg cannot be read.*replace it"),
+    ],
+)
+def test_faults_of_a_folder(fault: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    root = make_extra(tmp_path / "extra")
+    fault(root)
+    with pytest.raises(InputError, match=words):
+        verify(with_images(Run(data=str(make_photos(tmp_path / "photos")), extra=str(root))))
+
+
+def test_files_do_not_go_with_arrays(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train has \[1, 28, 28\] of uint8.*has image files"):
+        with_images(Run(extra=str(make_extra(tmp_path / "extra"))))
+
+
+# -- rest --------------------------------------------------------------------------------------
+
+
+def test_rest_is_what_the_labelled_images_leave_out() -> None:
+    data = with_images(REST)
+    own = data.splits["train"].select(data.subset(REST)).inputs
+    rest = data.splits["extra"].inputs
+    assert isinstance(own, Tensor) and isinstance(rest, Tensor)
+    assert len(own) == 300 and len(rest) == 1700
+    both = {image.numpy().tobytes() for image in (*own, *rest)}
+    assert both == {image.numpy().tobytes() for image in data.splits["train"].inputs}
+    assert with_images(REST) is data  # images are not copied for each configuration
+    assert with_images(replace(REST, lr=0.5)) is data
+    assert describe_data(data) == [
+        "Images without labels: 1,700 (--extra rest: those of train that --train-images leaves "
+        "out)."
+    ]
+
+
+def test_rest_of_a_fold_has_no_image_of_its_val() -> None:
+    prints = set()
+    for repeat in range(4):
+        data = with_images(replace(REST, folds=4, repeat=repeat))
+        rest = {image.numpy().tobytes() for image in data.splits["extra"].inputs}
+        assert len(data.splits["extra"]) == len(data.splits["train"]) - 300
+        for split in ("val", "test"):
+            assert not rest & {image.numpy().tobytes() for image in data.splits[split].inputs}
+        assert data.extra is not None
+        prints.add(data.extra.fingerprint)
+    assert len(prints) == 4
+
+
+def test_rest_must_leave_something() -> None:
+    with pytest.raises(InputError, match="--train-images 2000 takes all of train"):
+        with_images(replace(REST, train_images=2000))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"extra": "rest"}, "--extra rest must have --train-images"),
+        ({"extra_share": 0.5}, "--extra-share must be 0 without --extra"),
+        ({"extra": "torchvision:SVHN"}, "must be a folder of images, rest or module:factory"),
+        ({"extra": "a", "extra_share": 0.5, "batch_size": 1}, "--batch-size must be 2 or more"),
+        ({"extra": "a", "extra_share": 1.0}, "extra_share"),
+        ({"extra": torch.zeros(3)}, "extra must be text or a function of a module.*a Tensor"),
+        ({"extra": lambda: 0}, "extra must be text or a function of a module.*a function"),
+    ],
+)
+def test_what_a_run_may_not_have(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Run(**values)
+
+
+def test_what_a_study_may_not_have() -> None:
+    run = Run(extra=f"{__name__}:seven")
+    with pytest.raises(InputError, match="--extra has no effect with --extra-share 0"):
+        Study(run=run)
+    with pytest.raises(InputError, match="--batch-size must be 2 or more"):
+        Study(run=run, space={"extra_share": (0.0, 0.5), "batch_size": (1, 8), "alpha": (0.1,)})
+    assert Study(run=run, space={"extra_share": (0.0, 0.5), "alpha": (0.1,)}).run == run
+
+
+def test_a_function_is_given_by_itself() -> None:
+    assert Run(extra=seven).extra == f"{__name__}:seven"  # type: ignore[arg-type]
+
+
+def test_only_a_folder_has_an_absolute_path() -> None:
+    shares = {"train_images": 300}
+    for extra in ("rest", "mine:images"):
+        assert Run(extra=extra, **shares).absolute().extra == extra  # type: ignore[arg-type]
+    assert Run(extra="a/b").absolute().extra == str(Path.cwd() / "a" / "b")
+    assert Run(extra="./rest").absolute().extra == str(Path.cwd() / "rest")
+
+
+# -- images that val or test has as well -------------------------------------------------------
+
+
+def some_of_val_and_test() -> Tensor:
+    return torch.cat([rows("train", 0, 5), rows("val", 3, 6), rows("test", 10, 11)])
+
+
+def test_images_of_val_and_test_are_said() -> None:
+    run = Run(extra=f"{__name__}:some_of_val_and_test")
+    val, test = find_copies(with_images(run))
+    assert val == (
+        "3 of the 500 images in val are also in --extra (such as val[3] = extra[5]), so students "
+        "learn what the teacher says of them, and metrics on val may be optimistic"
+    )
+    assert test.startswith("1 of the 1000 images in test are also in --extra (such as test[10] =")
+    assert find_copies(with_images(run)) == [val, test]  # from a note
+    assert find_copies(load_data(Run())) == []
+    assert find_copies(with_images(REST)) == []
+
+
+def test_with_folds_every_image_of_train_is_in_val_once() -> None:
+    (pool, _) = find_copies(with_images(Run(extra=f"{__name__}:some_of_val_and_test", folds=5)))
+    assert pool.startswith("8 of the 2500 images in train and val together are also in --extra")
+
+
+def test_files_are_named_below_their_own_folder(tmp_path: Path) -> None:
+    data, root = make_photos(tmp_path / "photos"), make_extra(tmp_path / "extra")
+    copy = root / "a" / "copy.png"
+    copy.write_bytes((data / "val" / "bees" / "1.png").read_bytes())
+    (sentence,) = find_copies(with_images(Run(data=str(data), extra=str(root))))
+    assert "(such as val/bees/1.png = a/copy.png)" in sentence
