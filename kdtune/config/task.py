@@ -581,8 +581,8 @@ def check_name(name: object) -> None:
     fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MAX_NAME
     if not fits or name in RESERVED_HYPERPARAMETERS:
         raise InputError(
-            f"a hyperparameter of the space must have a name of 1 to {_MAX_NAME} letters other than "
-            f"{', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
+            f"a hyperparameter of the space must have a name of 1 to {_MAX_NAME} letters other "
+            f"than {', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
         )
 
 
