@@ -271,7 +271,7 @@ def calibration(arms: BothArms) -> pd.DataFrame:
 
 
 def calibration_errors(arms: BothArms) -> Numbers:
-    """Return the expected calibration error of each student, [2, R]; see `config.metrics`.
+    """Return the expected calibration error of each student, [2, R]; see `config.task`.
 
     It is the mean over images of |accuracy - confidence| of their bin (Guo et al., 2017, eq. 3).
     """

@@ -203,7 +203,7 @@ def read_examples(
     """Return a metric of each example of a split at the last epoch, (N,), by trial.
 
     A trial whose predictions are missing, or do not give the metric, is left out; see
-    `config.metrics.Metric.of_example`.
+    `config.task.Metric.of_example`.
     """
     of_example = metric.of_example
     if of_example is None:
