@@ -22,7 +22,7 @@ KINDS = ("data", "teacher", "student")
 """Fields of a run that may be given an object, in the order in which objects are named."""
 GENERIC = re.compile(r"(builtins|torch|numpy)(\..*)?|torchvision\.datasets\.folder")
 """Modules whose classes have names that say nothing about the data."""
-MAX_SHOWN = 60
+_MAX_SHOWN = 60
 """Longest value that an error message shows whole."""
 
 _ALLOWED = {
@@ -128,7 +128,7 @@ class Objects:
         if isinstance(value, str | os.PathLike):
             return value, self  # type: ignore[return-value] # the check of the fields refuses paths
         if not (is_module(value) and kind != "data") and not _makes(kind, value):
-            shown = repr_or_type(value, MAX_SHOWN)
+            shown = repr_or_type(value, _MAX_SHOWN)
             raise InputError(f"{kind} must be {_ALLOWED[kind]}, but got {shown}")
         is_function = callable(value) and not is_module(value)
         name = importable_name(value) if is_function else None

@@ -425,12 +425,27 @@ SPLITS = ("train", "val", "test")
 NO_MODULES = ("__main__", "<run_path>")
 """Modules that another process cannot import: the script that was started, an experiment."""
 RESERVED_METRICS = (
-    *("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", "correct", "epoch"),
-    *("seconds", "n_examples", "label", "run", "self", "phase", "example", "configuration"),
+    "kind",
+    "trial_id",
+    "config_id",
+    "repeat",
+    "attempt",
+    "time",
+    "split",
+    "correct",
+    "epoch",
+    "seconds",
+    "n_examples",
+    "label",
+    "run",
+    "self",
+    "phase",
+    "example",
+    "configuration",
 )
 """Names that the records and the dataframes have for something else."""
 RESERVED_HYPERPARAMETERS = ("repeat", "label", "self", "n", "n_planned", "value", "hyperparameter")
-MAX_NAME = 64
+_MAX_NAME = 64
 """Letters of a hyperparameter's or a metric's name."""
 
 
@@ -563,18 +578,18 @@ def check_known(what: str, given: Mapping[str, object], names: Mapping[str, obje
 
 def check_name(name: object) -> None:
     """Raise InputError unless the text can name a hyperparameter: it becomes a column."""
-    fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME
+    fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MAX_NAME
     if not fits or name in RESERVED_HYPERPARAMETERS:
         raise InputError(
-            f"a hyperparameter of the space must have a name of 1 to {MAX_NAME} letters other than "
-            f"{', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
+            f"a hyperparameter of the space must have a name of 1 to {_MAX_NAME} letters other "
+            f"than {', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
         )
 
 
 def parse_metric(text: str, split: str = "val") -> str:
     """Return the name of a metric that is given as SPLIT/NAME, of a certain split."""
     own, slash, name = text.partition("/")
-    if not slash or own != split or not name.isidentifier() or len(name) > MAX_NAME:
+    if not slash or own != split or not name.isidentifier() or len(name) > _MAX_NAME:
         raise InputError(
             f'metric must be "{split}/NAME" with a NAME of letters, digits and _, but got {text!r}'
         )

@@ -20,7 +20,7 @@ of lone surrogates (bytes of a file name that are not UTF-8), of line and paragr
 
 JOINERS = "\u200c\u200d"
 """Formats without which Persian, Indian languages and some emoji cannot be written."""
-MAX_SHOWN = 200
+_MAX_SHOWN = 200
 """Letters or digits of a value that an error shows."""
 
 
@@ -98,7 +98,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python does not write whole numbers of some thousand digits
         return "a number of thousands of digits"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def repr_or_type(value: object, most: int) -> str:
@@ -195,10 +195,7 @@ class Diverged(UserError, RuntimeError):
     exit_code = 1
 
 
-DAMAGED = (
-    *(ValueError, TypeError, KeyError, AttributeError),
-    *(RecursionError, OverflowError),
-)
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 """Errors of reading JSON that has other values than kdtune writes; InputError is a ValueError."""
 
 

@@ -13,7 +13,7 @@
 - sources: readers of tables of results: csv and parquet
 - examples: predictions of the best student and its baseline by class and by image
 
-Metrics and hyperparameters are those of `config.metrics` and `config.hyperparameters`: columns of
+Metrics and hyperparameters are those of `config.task` and `config.run`: columns of
 new ones appear by themselves, and are NaN or None for studies that lack them.
 
 May import config, statistics and storage; never torch or Ray.

@@ -266,13 +266,13 @@ class SideBySide:
         interval and no p value (NaN) with fewer than three repeats, or for unpaired repeats with
         folds.
         """
-        table = self._compared
+        table = self.statistics
         columns = ["split", "study", "pair", "label", "against", "paired", "why"]
         columns += ["diff", "low", "high", "p", "n", "n_images", "n_baseline", "p_holm"]
         return table[columns].rename(columns={"n_baseline": "n_reference"}) if len(table) else table
 
     @cached_property
-    def _compared(self) -> pd.DataFrame:
+    def statistics(self) -> pd.DataFrame:
         """`comparisons` with all columns of `comparison.compare_pairs`."""
         kinds = list(self._pairs())
         parts = []
@@ -449,7 +449,7 @@ def best_note(side: SideBySide) -> str:
 
 def difference_rows(side: SideBySide) -> _Rows:
     """Return head and rows of the table of differences from the first study."""
-    table = side._compared
+    table = side.statistics
     kinds = table["pair"].map(lambda kind: "" if kind == "best" else f"{kind}: ")
     table = table.assign(label=kinds + table.label).drop(columns=["wins", "low_here"])
     columns = {"study": "study", "label": "configuration", "against": f"against {side.reference}'s"}
@@ -468,7 +468,7 @@ def method(side: SideBySide) -> str:
     Once for val and test, as long as both are paired by image or neither is; test stands for both.
     """
     sentences = {}
-    for _, row in side._compared.iterrows():
+    for _, row in side.statistics.iterrows():
         context = side.context(row)
         if row.paired:
             text = context.method
@@ -484,7 +484,7 @@ def method(side: SideBySide) -> str:
 
 def conclusions(side: SideBySide) -> Iterator[str]:
     """Yield a sentence for each other study on its best configuration, on test if there is one."""
-    table = side._compared
+    table = side.statistics
     if not len(table):
         yield "No comparison: each study needs completed runs."
         return

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import kdtune.convert
 from kdtune.config.conventions import CONVENTIONS, convert, converted_training
 from kdtune.config.text import InputError
-from kdtune.convert import ConvertFlags
 from kdtune.convert import parse as parse_convert
 
 DOCS = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text(encoding="utf-8")
@@ -90,11 +89,6 @@ def test_what_is_refused(line: str, words: str) -> None:
     with pytest.raises(InputError) as refused:
         kdtune.convert.main(parse_convert(line.split()))
     assert words in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_words_may_be_written_as_flags_are() -> None:
-    flags = ConvertFlags(("task-loss-weight=0.3",), "timm")
-    assert flags.values == {"task_loss_weight": "0.3"}
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))

@@ -1,22 +1,14 @@
 """Flags of the commands that read a study, and the help that follows from annotations."""
 
-import dataclasses
 import re
 
 import pytest
 
 from kdtune.analysis import AnalysisFlags
 from kdtune.config.cli import parse, parse_command
-from kdtune.config.fields import docstrings
-from kdtune.config.task import COMPARABLE, METRICS
 from kdtune.config.text import InputError
 from kdtune.report import ReportFlags
 from kdtune.results.results import parse_baseline
-
-
-def test_defaults() -> None:
-    assert parse_command("analysis", ["runs/x"]) == AnalysisFlags(("runs/x",))
-    assert parse_command("report", ["runs/x"]) == ReportFlags(("runs/x",))
 
 
 def test_values() -> None:
@@ -67,23 +59,6 @@ def test_a_flag_for_several_values_needs_one(words: list[str]) -> None:
     with pytest.raises(InputError, match="must have at least one value") as caught:
         parse_command("analysis", ["runs/x", *words])
     assert "\n" not in str(caught.value) and words[0] in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("command", "kind"), [("analysis", AnalysisFlags), ("report", ReportFlags)]
-)
-def test_help_is_the_docstrings(command: str, kind: type, capsys) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse_command(command, ["--help"])
-    assert ended.value.code == 0
-    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    texts = docstrings(kind)
-    assert set(texts) == {f.name for f in dataclasses.fields(kind)}
-    for text in texts.values():
-        assert " ".join(text.split()) in shown
-    words = shown.replace(" ", "")
-    assert f"--metric{{{','.join(COMPARABLE)}}}" in words  # the table of metrics
-    assert command == "report" or f"--columns{{{','.join(METRICS)}}}" in words
 
 
 def test_a_flag_is_not_guessed_from_its_beginning(capsys) -> None:

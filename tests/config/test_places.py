@@ -31,14 +31,6 @@ def test_a_path_that_cannot_be_is_refused(owner: type, name: str, path: str) -> 
         replace(owner(), **{name: path})
 
 
-def test_all_paths_are_marked() -> None:
-    names = {name for _, name in PLACES}
-    assert names == {
-        *("data", "data_root", "extra", "teacher_weights", "student_weights"),
-        *("out", "cache", "warm_start", "dump"),
-    }
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
