@@ -8,6 +8,7 @@ command line; it is imported only for that, so that reading a study is fast.
 import atexit
 import contextlib
 import dataclasses
+import errno
 import gc
 import inspect
 import io
@@ -235,16 +236,16 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
 def _run(main: Callable[[], int]) -> int:
     """Return the exit code of a command, once its output is written; raise if it cannot be."""
     try:
-        code = main()
-    except SystemExit as end:  # of tyro, after --help
-        code = int(end.code or 0)
-    try:
+        try:
+            code = main()
+        except SystemExit as end:  # of tyro, after --help
+            code = int(end.code or 0)
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
         raise InputError(
-            f"the standard output cannot be written ({error.strerror}); direct it elsewhere"
+            f"the output cannot be written ({error.strerror}); make room, or direct it elsewhere"
         ) from None
     return code
 

@@ -388,7 +388,7 @@ class ProcessWatch:
             if place is None:
                 self.hear(name)
             else:
-                self._looks[name] = (*place, start_on(place[0], kill_if_stopped, place[1]))
+                self._looks[name] = (*place, start_on(place[0], is_stopped, place[1]))
             return
         node, pid, task = self._looks[name]
         if not ray.wait([task], timeout=0)[0]:
@@ -398,10 +398,12 @@ class ProcessWatch:
         # a RayError: the machine is lost, or has no memory for a task
         with suppress(ray.exceptions.RayError):
             if ray.get(task):
+                # said first: once the process is dead, its run is no longer watched
                 self._say(
                     f"{name}: no epoch for {silent:.0f} s, and its process {pid} on {node} was "
                     f"stopped, so it is killed; the run resumes from its last checkpoint"
                 )
+                start_on(node, kill_if_stopped, pid)
 
 
 def find_process(actor: Any) -> tuple[Node, int] | None:
@@ -412,11 +414,15 @@ def find_process(actor: Any) -> tuple[Node, int] | None:
     return None if node is None else (node, entry["Pid"])
 
 
-def kill_if_stopped(pid: int) -> bool:
-    """Kill a process of this machine if it is stopped; return whether it was."""
+def is_stopped(pid: int) -> bool:
+    """Return whether a process of this machine is stopped."""
     with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_STOPPED:
-            process.kill()
-            return True
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     return False
+
+
+def kill_if_stopped(pid: int) -> None:
+    """Kill a process of this machine if it is still stopped."""
+    if is_stopped(pid):
+        with suppress(psutil.Error):
+            psutil.Process(pid).kill()

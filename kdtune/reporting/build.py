@@ -17,7 +17,7 @@ from kdtune.reporting.canvas import (
     INK,
     CaptionedFigure,
     InlineFigure,
-    Table,
+    PageTable,
     environment,
     figure_style,
     inline,
@@ -40,7 +40,7 @@ from kdtune.results import several
 from kdtune.results.comparison import Criterion, comparison_rows
 from kdtune.results.costs import cost_note, cost_rows, teacher_files
 from kdtune.results.design import describe_teacher_share
-from kdtune.results.examples import Arms, read_arms
+from kdtune.results.examples import BothArms, read_arms
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
@@ -95,7 +95,7 @@ def html(
     results: Results,
     criterion: Criterion,
     figures: Mapping[str, InlineFigure],
-    arms: Mapping[str, Arms] | None = None,
+    arms: Mapping[str, BothArms] | None = None,
 ) -> str:
     """Return the page.
 
@@ -120,16 +120,16 @@ def html(
         identity=sections.identity(results),
         study=sections.study_facts(results, criterion),
         sizes=sections.split_sizes(results),
-        teachers=sections.teachers(results),
+        teachers=sections.teacher_table(results),
         histories=sections.histories(results),
-        summary=sections.summary(results, criterion),
-        marginal=sections.marginal(results, criterion),
+        summary=sections.summary_table(results, criterion),
+        marginal=sections.marginal_table(results, criterion),
         caveats=find_caveats(results.frames, sections.SUMMARY_METRICS),
         curves=[figure for name, figure in figures.items() if name not in placed],
         curve_limits=_curve_limits(results, criterion),
         comparisons=sections.choices(results, criterion),
         effort=effort_text(results.effort, results.task),
-        costs=Table(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
+        costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
         frontier=sections.frontier_table(results, criterion),
         epoch_selection=sections.epoch_selection(results, criterion),
@@ -229,7 +229,7 @@ def study_html(results: Results) -> str:
     comparison = None
     if len(table):
         rows = comparison_rows(table, results.by, criterion, context.anytime_level)
-        comparison = Table(*rows)
+        comparison = PageTable(*rows)
     with figure_style():
         drawn = forest_plot(results, criterion)
         figure = "" if drawn is None else drawn.figure._repr_html_()
@@ -289,13 +289,13 @@ def side_by_side_html(side: SideBySide) -> str:
         problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
         caveats=[side.doubt] if side.doubt else [],
         studies={name: results.status for name, results in side.studies.items()},
-        best=Table(*several.best_rows(side)),
+        best=PageTable(*several.best_rows(side)),
         best_note=several.best_note(side),
         best_figures=figures,
-        differences=Table(*several.difference_rows(side)) if len(side.comparisons) else None,
+        differences=PageTable(*several.difference_rows(side)) if len(side.comparisons) else None,
         differences_note=several.method(side) if len(side.comparisons) else "",
         difference_figures=differences,
-        settings=Table(*several.setting_rows(side)),
+        settings=PageTable(*several.setting_rows(side)),
         verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
     )
 

@@ -44,7 +44,7 @@ from kdtune.results.comparison import (
 from kdtune.results.costs import COST_AXES, with_prefix
 from kdtune.results.examples import (
     ARMS,
-    Arms,
+    BothArms,
     Numbers,
     calibration,
     calibration_errors,
@@ -58,30 +58,30 @@ from kdtune.statistics.intervals import mean_interval
 # Figures of confusion and calibration of the best distilled configuration and its baseline.
 
 CLASS_FIGURES = ("confusion", "confusion-change", "calibration")
-MAX_CLASSES = 20
+MAX_MATRIX_CLASSES = 20
 """Classes of a confusion matrix; of more, the largest confusions are a table."""
 MAX_NUMBERED = 12
 """Classes of a confusion matrix with a number in each cell."""
-MAX_NAME = 14
+_MAX_NAME = 14
 """Characters of the name of a class beside a matrix."""
 
 
-def judged_split(arms: Mapping[str, Arms]) -> Arms | None:
+def judged_split(arms: Mapping[str, BothArms]) -> BothArms | None:
     """Return the predictions that confusion and calibration are of: on test, else on val."""
     return arms.get("test", arms.get("val"))
 
 
-def class_plots(results: Results, arms: Mapping[str, Arms]) -> Iterator[CaptionedFigure]:
+def class_plots(results: Results, arms: Mapping[str, BothArms]) -> Iterator[CaptionedFigure]:
     """Yield the figures, see `CLASS_FIGURES`."""
     if (judged := judged_split(arms)) is None:
         return
     labels = [results.label(config) for config in judged.configs]
-    if len(judged.classes) <= MAX_CLASSES:
+    if len(judged.classes) <= MAX_MATRIX_CLASSES:
         yield from _confusion_plots(judged, labels)
     yield _calibration_plot(judged, labels)
 
 
-def _confusion_plots(arms: Arms, labels: list[str]) -> Iterator[CaptionedFigure]:
+def _confusion_plots(arms: BothArms, labels: list[str]) -> Iterator[CaptionedFigure]:
     """Yield the matrix of the distilled students, and its difference from the baseline."""
     shares = 100 * confusion(arms)
     n = len(arms.repeats)
@@ -101,7 +101,7 @@ def _confusion_plots(arms: Arms, labels: list[str]) -> Iterator[CaptionedFigure]
 
 
 def _matrix(
-    name: str, caption: str, arms: Arms, values: Numbers, style: dict[str, Any]
+    name: str, caption: str, arms: BothArms, values: Numbers, style: dict[str, Any]
 ) -> CaptionedFigure:
     count = len(arms.classes)
     figure, axes = new_axes()
@@ -110,7 +110,7 @@ def _matrix(
     image = axes.imshow(values, aspect="auto", **style)
     if count <= MAX_NUMBERED:
         _number_cells(axes, values, image, signed="vmax" in style)
-    names = [one if len(one) <= MAX_NAME else f"{one[: MAX_NAME - 1]}…" for one in arms.classes]
+    names = [one if len(one) <= _MAX_NAME else f"{one[: _MAX_NAME - 1]}…" for one in arms.classes]
     axes.set_xticks(range(count), names, rotation=90 if count > 2 else 0)
     axes.set_yticks(range(count), names)
     axes.set(xlabel="prediction", ylabel="label")
@@ -131,7 +131,7 @@ def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def _calibration_plot(arms: Arms, labels: list[str]) -> CaptionedFigure:
+def _calibration_plot(arms: BothArms, labels: list[str]) -> CaptionedFigure:
     """Return the reliability diagram of both arms."""
     table, errors = calibration(arms), 100 * calibration_errors(arms).mean(1)
     figure, axes = new_axes()
@@ -490,7 +490,7 @@ FIGURE_NAMES = {
 
 
 def all_figures(
-    results: Results, criterion: Criterion, arms: Mapping[str, Arms] | None = None
+    results: Results, criterion: Criterion, arms: Mapping[str, BothArms] | None = None
 ) -> Iterator[CaptionedFigure]:
     """Yield every figure for which the study has data, one at a time.
 

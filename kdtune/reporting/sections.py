@@ -17,8 +17,8 @@ from kdtune.config.files import TEACHER, TEACHER_RECORD
 from kdtune.config.records import TeacherAccuracy, read_teacher_accuracy
 from kdtune.config.task import METRICS, Task, ends_of
 from kdtune.config.text import printable
-from kdtune.reporting.canvas import Cell, Table, interval_cell
-from kdtune.reporting.figures import MAX_CLASSES, judged_split
+from kdtune.reporting.canvas import Cell, PageTable, interval_cell
+from kdtune.reporting.figures import MAX_MATRIX_CLASSES, judged_split
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
@@ -33,7 +33,7 @@ from kdtune.results.comparison import (
 from kdtune.results.costs import COST_AXES
 from kdtune.results.design import is_significant, p_value
 from kdtune.results.examples import (
-    Arms,
+    BothArms,
     class_accuracies,
     count_differences,
     image_type,
@@ -199,7 +199,7 @@ def provenance(results: Results) -> dict[str, Any]:
     return {
         "versions": {name: str(version) for name, version in versions.items()},
         "command": " ".join(str(word) for word in record.get("command", ())),
-        "settings": Table(["setting", "value", "source"], rows),
+        "settings": PageTable(["setting", "value", "source"], rows),
     }
 
 
@@ -211,7 +211,7 @@ SUMMARY_METRICS = (*_FIRST, *(name for name in METRICS if name not in (*_FIRST, 
 """Metrics of the summary; those without a value are left out."""
 
 
-def summary(results: Results, criterion: Criterion) -> Table | None:
+def summary_table(results: Results, criterion: Criterion) -> PageTable | None:
     """Return mean ± SD of each configuration, best first; None if no trial has completed."""
     table = results.summary((), shown_metrics(results), criterion.scope, full=True)
     if not len(table):
@@ -221,7 +221,7 @@ def summary(results: Results, criterion: Criterion) -> Table | None:
     return _summary_table(table, results.by, results.task)
 
 
-def marginal(results: Results, criterion: Criterion) -> Table | None:
+def marginal_table(results: Results, criterion: Criterion) -> PageTable | None:
     """Return mean ± SD of each value of a hyperparameter; None if only one was searched."""
     if len(results.by) < 2 or not len(completed(results.search_trials)):
         return None
@@ -238,7 +238,7 @@ def shown_metrics(results: Results) -> list[str]:
     return [m for m in SUMMARY_METRICS if m in recorded or task.metrics[m].derived is not None]
 
 
-def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> Table:
+def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> PageTable:
     names = SUMMARY_METRICS if task.is_distillation else task.table_metrics
     means = {m: f"val/{m}/mean" for m in names if f"val/{m}/mean" in table}
     metrics = [m for m, column in means.items() if m == task.score or table[column].notna().any()]
@@ -248,7 +248,7 @@ def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> Table:
         cells.append(count_of_planned(row[f"val/{task.score}/n"], row.n_planned))
         cells += [_mean_cell(row, metric) for metric in metrics]
         rows.append(cells)
-    return Table([*keys, "n", *(task.metrics[m].label for m in metrics)], rows)
+    return PageTable([*keys, "n", *(task.metrics[m].label for m in metrics)], rows)
 
 
 def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
@@ -260,7 +260,7 @@ def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
     return interval_cell(text, f"{low:.{digits}f}", f"{high:.{digits}f}")
 
 
-def frontier_table(results: Results, criterion: Criterion) -> Table | None:
+def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:
     """Return the numbers of the figures of accuracy against cost; None if there are none."""
     table = results.frontier(criterion)
     if not len(table):
@@ -275,14 +275,14 @@ def frontier_table(results: Results, criterion: Criterion) -> Table | None:
         cells += [f"{row.n}", f"{row.latency_ms:.3g}", f"{row.params:,.0f}", ", ".join(on) or "-"]
         rows.append(cells)
     head = ["student", "training", "configuration", criterion.label + " (%)" * criterion.in_points]
-    return Table([*head, "n", *COST_AXES.values(), "on the frontier of"], rows)
+    return PageTable([*head, "n", *COST_AXES.values(), "on the frontier of"], rows)
 
 
 @dataclass(frozen=True)
 class Best:
     """The section on the selected configuration."""
 
-    table: Table
+    table: PageTable
     lacks_predictions: bool
     """True if the estimate on val cannot be corrected for the selection for this reason."""
     test_interval: str
@@ -322,7 +322,7 @@ def best(results: Results, criterion: Criterion) -> Best | None:
         on_test = f"{100 * low:.1f} to {100 * high:.1f}"
     is_uncorrected = not context.held_out and math.isnan(table.iloc[0]["corrected/mean"])
     lacks_predictions = is_uncorrected and criterion.has_predictions
-    return Best(Table(["", *kinds.values()], rows), lacks_predictions, on_test)
+    return Best(PageTable(["", *kinds.values()], rows), lacks_predictions, on_test)
 
 
 def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
@@ -369,7 +369,7 @@ class Choice:
     """In words; "" if there is no other choice."""
     m: int = 0
     """Number of tests."""
-    table: Table | None = None
+    table: PageTable | None = None
     """None without a comparison."""
 
 
@@ -401,7 +401,7 @@ def _comparison(results: Results, criterion: Criterion) -> Choice:
     if not len(table):
         return Choice(criterion, context, baseline)
     rows = comparison_rows(table, results.by, criterion, context.anytime_level, full=True)
-    return Choice(criterion, context, baseline, int(table.p_holm.notna().sum()), Table(*rows))
+    return Choice(criterion, context, baseline, int(table.p_holm.notna().sum()), PageTable(*rows))
 
 
 def _metrics(results: Results, criterion: Criterion) -> list[str]:
@@ -453,7 +453,7 @@ def epoch_selection(results: Results, criterion: Criterion) -> dict[str, Any] | 
         rows.append(cells)
     head = [*results.by, *(f"{s}{' (optimistic)' * (s == 'best')}" for s in SCOPES)]
     labels = {scope: results.label(config) for scope, config in best.items()}
-    return {"best": labels, "table": Table(head, rows)}
+    return {"best": labels, "table": PageTable(head, rows)}
 
 
 def variance(results: Results, criterion: Criterion) -> dict[str, Any] | None:
@@ -471,7 +471,7 @@ def variance(results: Results, criterion: Criterion) -> dict[str, Any] | None:
         shares = ["-" if pd.isna(row[k]) else f"{100 * row[k]:.1f}%" for k in sources]
         rows.append(["last epoch" if row.epochs == "last" else "all epochs", *shares])
     return {
-        "table": Table(["over", *sources], rows),
+        "table": PageTable(["over", *sources], rows),
         "last": table.iloc[0],
         "epoch": table.iloc[1].epoch if len(table) > 1 else math.nan,
     }
@@ -483,7 +483,7 @@ def mixes_images(results: Results) -> bool:
     return any(value != 0 for values in ends for value in values)
 
 
-def teachers(results: Results) -> Table | None:
+def teacher_table(results: Results) -> PageTable | None:
     """Return the accuracy of each teacher on each split; None if it was not measured."""
     records = read_teacher_accuracy(results.folder)
     if not records:
@@ -493,7 +493,7 @@ def teachers(results: Results) -> Table | None:
         [record.name, *(_accuracy_cell(record, s) for s in splits), _share(record.acc_before)]
         for record in records
     ]
-    return Table(["teacher", *splits, "val, before fine-tuning"], rows)
+    return PageTable(["teacher", *splits, "val, before fine-tuning"], rows)
 
 
 def _accuracy_cell(record: TeacherAccuracy, split: str) -> str | Cell:
@@ -507,7 +507,7 @@ def _share(acc: float | None) -> str:
     return "-" if acc is None else f"{100 * acc:.1f}%"
 
 
-def histories(results: Results) -> Table | None:
+def histories(results: Results) -> PageTable | None:
     """Return the accuracy of each fine-tuned teacher before and after each epoch.
 
     Returns None if no teacher was fine-tuned. Of studies of earlier versions only the epoch that
@@ -518,7 +518,7 @@ def histories(results: Results) -> Table | None:
     for file in sorted(files, key=lambda path: (len(path.parts), path)):  # the first teacher first
         with suppress(OSError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
             rows += _history(parse_teacher(file.read_bytes()))
-    return Table(["teacher", "after epoch", "train", "val", "kept"], rows) if rows else None
+    return PageTable(["teacher", "after epoch", "train", "val", "kept"], rows) if rows else None
 
 
 def _history(record: Mapping[str, Any]) -> list[list[str]]:
@@ -540,7 +540,7 @@ def _history(record: Mapping[str, Any]) -> list[list[str]]:
 
 # Accuracy by class, confusions, and the images on which both arms differ most.
 
-MAX_NAMED_CLASSES = 5
+_MAX_NAMED_CLASSES = 5
 """Classes that a sentence names."""
 MAX_BYTES = 20_000
 """Of a thumbnail; a larger file in the folder is not one of kdtune's."""
@@ -550,7 +550,7 @@ MAX_BYTES = 20_000
 class ByClass:
     """The section on classes."""
 
-    arms: Arms
+    arms: BothArms
     """On the split that confusions are of."""
     labels: list[str]
     """The distilled configuration and its baseline."""
@@ -558,11 +558,11 @@ class ByClass:
     """True if there are too few repeats for intervals."""
     splits: dict[str, dict[str, Any]]
     """By split: see `_changes`."""
-    confusions: Table | None
+    confusions: PageTable | None
     """For many classes, in place of a matrix."""
 
 
-def by_class(results: Results, arms: Mapping[str, Arms]) -> ByClass | None:
+def by_class(results: Results, arms: Mapping[str, BothArms]) -> ByClass | None:
     """Return accuracy and confusions by class; None without predictions."""
     judged = judged_split(arms)
     if judged is None:
@@ -570,7 +570,7 @@ def by_class(results: Results, arms: Mapping[str, Arms]) -> ByClass | None:
     is_small = len(set(judged.design.units(judged.repeats).tolist())) < MIN_REPEATS
     splits = {split: _changes(class_accuracies(one)) for split, one in arms.items()}
     labels = [results.label(config) for config in judged.configs]
-    confusions = _confusions(judged) if len(judged.classes) > MAX_CLASSES else None
+    confusions = _confusions(judged) if len(judged.classes) > MAX_MATRIX_CLASSES else None
     return ByClass(judged, labels, is_small, splits, confusions)
 
 
@@ -584,9 +584,9 @@ def _changes(table: pd.DataFrame) -> dict[str, Any]:
     largest = changed.sort_values("diff", ascending=False, kind="stable", key=abs)
     names = [
         f"{row['class']} ({100 * row['diff']:+.1f} points)"
-        for _, row in largest.head(MAX_NAMED_CLASSES).iterrows()
+        for _, row in largest.head(_MAX_NAMED_CLASSES).iterrows()
     ]
-    is_sorted = len(table) > MAX_CLASSES  # the first rows are not folded
+    is_sorted = len(table) > MAX_MATRIX_CLASSES  # the first rows are not folded
     rows = []
     for _, row in (table.sort_values("p", kind="stable") if is_sorted else table).iterrows():
         cells: list[str | Cell] = [str(row["class"]), f"{row.images:,}"]
@@ -601,18 +601,18 @@ def _changes(table: pd.DataFrame) -> dict[str, Any]:
         "changed": len(changed),
         "largest": names,
         "is_sorted": is_sorted,
-        "table": Table(head, rows),
+        "table": PageTable(head, rows),
     }
 
 
-def _confusions(arms: Arms) -> Table:
+def _confusions(arms: BothArms) -> PageTable:
     head = ["label", "predicted as", "images", "baseline", "distilled", "difference (points)"]
     rows = []
     for _, row in largest_confusions(arms).iterrows():
         names = [str(row.label), str(row.predicted), f"{row.images:,}"]
         shares = [f"{100 * row.baseline:.1f}", f"{100 * row.distilled:.1f}"]
         rows.append([*names, *shares, f"{100 * row['diff']:+z.1f}"])
-    return Table(head, rows)
+    return PageTable(head, rows)
 
 
 @dataclass(frozen=True)
@@ -641,11 +641,11 @@ class Examples:
     fewer: int
     groups: dict[str, list[ShownImage]]
     """Images with thumbnails by heading."""
-    table: Table | None
+    table: PageTable | None
     """The same images as a table, if there are no thumbnails."""
 
 
-def examples(results: Results, arms: Mapping[str, Arms]) -> Examples | None:
+def examples(results: Results, arms: Mapping[str, BothArms]) -> Examples | None:
     """Return the val images on which both arms differ most; None if there are none."""
     if (val := arms.get("val")) is None or not len(table := most_different(val)):
         return None
@@ -664,7 +664,7 @@ def examples(results: Results, arms: Mapping[str, Arms]) -> Examples | None:
     return Examples(len(val.repeats), len(val.label), more, same, fewer, *own)
 
 
-def _thumbnail(results: Results, arms: Arms, image: int) -> bytes:
+def _thumbnail(results: Results, arms: BothArms, image: int) -> bytes:
     run = results.study.run
     root = None if is_named_data(run.data) else Path(run.data).expanduser()
     file = arms.files[image]
@@ -686,10 +686,12 @@ def _name(row: pd.Series) -> str:
     return printable(str(row["file"])) if row["file"] is not None else f"val image {row['image']}"
 
 
-def _as_table(table: pd.DataFrame) -> Table:
+def _as_table(table: pd.DataFrame) -> PageTable:
     rows = []
     for _, row in table.iterrows():
         distilled = [f"{row.distilled} of {row.n}", row.wrong_distilled or "-"]
         baseline = [f"{row.baseline} of {row.n}", row.wrong_baseline or "-"]
         rows.append([_name(row), str(row["label"]), *distilled, *baseline])
-    return Table(["image", "label", "distilled", "wrong class", "baseline", "wrong class"], rows)
+    return PageTable(
+        ["image", "label", "distilled", "wrong class", "baseline", "wrong class"], rows
+    )

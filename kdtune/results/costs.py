@@ -232,10 +232,10 @@ NOT_MEASURED = (
     "The cost of the students was not measured in this study, so no student can be named within "
     "--max-ms or --max-params; kdtune.search measures it before it runs further trials."
 )
-NONE_ALLOWED = "No student has {limits}: {excluded}."
-NONE_COMPLETED = "No run of a student with {limits} has completed yet."
-BEST = "Best student with {limits}: {student} ({ms}, {params}) with {label}; {metrics}."
-EXCLUDED = " Excluded by cost: {excluded}."
+_NONE_ALLOWED = "No student has {limits}: {excluded}."
+_NONE_COMPLETED = "No run of a student with {limits} has completed yet."
+_BEST = "Best student with {limits}: {student} ({ms}, {params}) with {label}; {metrics}."
+_EXCLUDED = " Excluded by cost: {excluded}."
 
 
 def best_within(
@@ -269,12 +269,12 @@ def best_within(
         f"{n} ({', '.join(above)})" for n, above in excess.items() if above
     )
     if not allowed:
-        return NONE_ALLOWED.format(**facts)
+        return _NONE_ALLOWED.format(**facts)
     inside = (completed(t)[completed(t)["config/student"].isin(allowed)] for t in phases)
     trials = next((phase for phase in inside if len(phase)), None)
-    text = NONE_COMPLETED
+    text = _NONE_COMPLETED
     if trials is not None:
-        text = BEST
+        text = _BEST
         values = by_repeat(trials, criterion.metric, criterion.scope)
         best = round_.best(set(values)) if round_ is not None else None
         best = best or best_config(values, criterion.sign, students_of(trials))
@@ -284,7 +284,7 @@ def best_within(
         facts |= {"student": str(cost.name), "ms": _ms(cost, limits), "params": _params(cost)}
         facts["label"] = config_label(trials.iloc[0], [n for n in by if n != "student"])
         facts["metrics"] = ", ".join(_metrics(trials, criterion, held_out))
-    return (text + EXCLUDED * bool(facts["excluded"])).format(**facts)
+    return (text + _EXCLUDED * bool(facts["excluded"])).format(**facts)
 
 
 def _describe_limits(limits: Limits, cost: pd.Series) -> str:

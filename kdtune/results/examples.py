@@ -43,14 +43,14 @@ from kdtune.storage.records import parse_teacher, read_provenance
 
 
 ARMS = ("distilled", "baseline")
-SPLITS = ("val", "test")
+_SPLITS = ("val", "test")
 _COLUMNS = ("split", "example", "file", "label", "predicted", "p_predicted", "p_label")
 """Columns of the predictions that are read."""
 Numbers = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Arms:
+class BothArms:
     """Predictions of both arms on one split, at the last epoch."""
 
     split: str
@@ -95,7 +95,7 @@ def pair_of(results: Results, criterion: Criterion) -> tuple[str, str] | None:
     return (str(rows.config_id.iloc[0]), baseline) if len(rows) else None
 
 
-def read_arms(results: Results, criterion: Criterion) -> dict[str, Arms]:
+def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     """Return the predictions of the pair that a criterion selects, by split: val, perhaps test.
 
     A split is left out if predictions are missing (studies of version 0.1 have no classes), or if
@@ -112,16 +112,16 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, Arms]:
     frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
     if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
         return {}
-    classes = class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
+    classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
     by_split = {}
-    for split in SPLITS:
+    for split in _SPLITS:
         arms = _arms(split, frame[frame.split == split], trials, pair, classes)
         if arms is not None:
             by_split[split] = replace(arms, design=results.design)
     return by_split
 
 
-def class_names(folder: Path, count: int) -> tuple[str, ...]:
+def _class_names(folder: Path, count: int) -> tuple[str, ...]:
     """Return the names of the classes of the study in a folder, or their numbers."""
     names = read_provenance(folder).get("classes") or _teachers_classes(folder)
     if isinstance(names, list) and len(names) >= count:
@@ -141,7 +141,7 @@ def _arms(
     trials: pd.DataFrame,
     pair: tuple[str, str],
     classes: Sequence[str],
-) -> Arms | None:
+) -> BothArms | None:
     """Return the predictions on one split; None if they are incomplete or of other images.
 
     Args:
@@ -166,7 +166,7 @@ def _arms(
         columns = np.stack([part[name].to_numpy(dtype=kind) for part in parts])
         return columns.reshape(2, len(trials), len(first))
 
-    return Arms(
+    return BothArms(
         split=split,
         configs=pair,
         repeats=tuple(int(r) for r in trials.index),
@@ -182,7 +182,7 @@ def _arms(
 # Accuracy by class, confusion and calibration of the two arms of a comparison.
 
 
-def class_accuracies(arms: Arms) -> pd.DataFrame:
+def class_accuracies(arms: BothArms) -> pd.DataFrame:
     """Return the accuracy of both arms on the images of each class, and their difference.
 
     Returns:
@@ -210,7 +210,7 @@ def class_accuracies(arms: Arms) -> pd.DataFrame:
     return table[["class", "images", *ARMS, "diff", "low", "high", "p", "p_holm"]]
 
 
-def confusion(arms: Arms) -> Numbers:
+def confusion(arms: BothArms) -> Numbers:
     """Return for each arm the share of the images of a class that is predicted as each class.
 
     Returns:
@@ -225,7 +225,7 @@ def confusion(arms: Arms) -> Numbers:
     return shares
 
 
-def largest_confusions(arms: Arms, most: int = 20) -> pd.DataFrame:
+def largest_confusions(arms: BothArms, most: int = 20) -> pd.DataFrame:
     """Return the pairs of classes that the distilled students confuse most.
 
     Returns:
@@ -248,7 +248,7 @@ def largest_confusions(arms: Arms, most: int = 20) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def calibration(arms: Arms) -> pd.DataFrame:
+def calibration(arms: BothArms) -> pd.DataFrame:
     """Return the reliability diagram of both arms: `ECE_BINS` bins of equal width.
 
     The confidence is the probability of the predicted class; bins are open on the left and closed
@@ -270,7 +270,7 @@ def calibration(arms: Arms) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def calibration_errors(arms: Arms) -> Numbers:
+def calibration_errors(arms: BothArms) -> Numbers:
     """Return the expected calibration error of each student, [2, R]; see `config.task`.
 
     It is the mean over images of |accuracy - confidence| of their bin (Guo et al., 2017, eq. 3).
@@ -302,7 +302,7 @@ MAX_PIXELS = 50_000_000
 """Larger image files get no thumbnail: decoding them could need more memory than there is."""
 
 
-def most_different(arms: Arms, most: int = MOST_SHOWN) -> pd.DataFrame:
+def most_different(arms: BothArms, most: int = MOST_SHOWN) -> pd.DataFrame:
     """Return the images that one arm classifies correctly more often than the other.
 
     Returns:
@@ -322,7 +322,7 @@ def most_different(arms: Arms, most: int = MOST_SHOWN) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(arms: Arms, image: int, right: Numbers) -> dict[str, object]:
+def _row(arms: BothArms, image: int, right: Numbers) -> dict[str, object]:
     """Return the row of one image in `most_different`; `right` [2, N] counts correct students."""
     label = int(arms.label[image])
     row: dict[str, object] = {
@@ -341,7 +341,7 @@ def _row(arms: Arms, image: int, right: Numbers) -> dict[str, object]:
     return row
 
 
-def count_differences(arms: Arms) -> tuple[int, int, int]:
+def count_differences(arms: BothArms) -> tuple[int, int, int]:
     """Return on how many images more, as many and fewer distilled students are correct."""
     diff = np.subtract(*arms.correct.sum(1))
     return int((diff > 0).sum()), int((diff == 0).sum()), int((diff < 0).sum())
@@ -360,7 +360,7 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def write_thumbnails(
-    folder: Path, arms: Mapping[str, Arms], picture: Callable[[str, int], Image.Image]
+    folder: Path, arms: Mapping[str, BothArms], picture: Callable[[str, int], Image.Image]
 ) -> None:
     """Write thumbnails of the images that the report of a study shows into the study's folder.
 
@@ -380,7 +380,7 @@ def write_thumbnails(
                 part.write_bytes(content)
 
 
-def has_thumbnails(folder: Path, arms: Mapping[str, Arms]) -> bool:
+def has_thumbnails(folder: Path, arms: Mapping[str, BothArms]) -> bool:
     """Return whether the folder of a study has all thumbnails that its report shows."""
     have = {file.stem for file in (folder / THUMBNAILS).glob("*")}
     return all(_stem(split, image) in have for split, image in _shown(arms))
@@ -419,7 +419,7 @@ def read_thumbnail(
     return b""
 
 
-def _shown(arms: Mapping[str, Arms]) -> Iterator[tuple[str, int]]:
+def _shown(arms: Mapping[str, BothArms]) -> Iterator[tuple[str, int]]:
     """Yield split and index of each image that is shown: of val."""
     if "val" in arms:
         table = most_different(arms["val"])
@@ -450,7 +450,7 @@ def configuration_record(results: Results) -> dict[str, Any]:
     rows = table.set_index("row")
     trial = results.trials[results.trials.config_id == best].iloc[0]
     own = results.context(student=results.student(best))
-    splits = [split for split in SPLITS if rows.loc["best", f"{split}/n"] > 0]
+    splits = [split for split in _SPLITS if rows.loc["best", f"{split}/n"] > 0]
     accuracy = {split: _numbers(results, rows.loc["best"], split) for split in splits}
     if "val" in accuracy:
         accuracy["val"]["bias"] = own.bias_of_best
@@ -477,7 +477,7 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
             for name in COMPARABLE
             if not pd.isna(value := trial.get(f"{split}/{name}@last"))
         }
-        for split in SPLITS
+        for split in _SPLITS
     }
     return {split: values for split, values in found.items() if values}
 

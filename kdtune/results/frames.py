@@ -30,7 +30,7 @@ def config_columns(frame: pd.DataFrame) -> list[str]:
     return ["config_id", "label", *(c for c in frame if c.startswith(PREFIX))]
 
 
-def hyperparameters_of(frame: pd.DataFrame) -> list[str]:
+def _hyperparameters_of(frame: pd.DataFrame) -> list[str]:
     """Return the hyperparameters of a dataframe with config/*."""
     return [c.removeprefix(PREFIX) for c in frame if c.startswith(PREFIX)]
 
@@ -44,11 +44,11 @@ def distinguishing(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
     # a teacher is inactive without distillation, which does not make it a second one
     varied = [
         name
-        for name in hyperparameters_of(trials)
+        for name in _hyperparameters_of(trials)
         if trials[f"config/{name}"].nunique(dropna=name in OF_STUDY) > 1
     ]
     others = [name for name in varied if not _is_copy(name, trials)]
-    names = hyperparameters_of(trials)
+    names = _hyperparameters_of(trials)
     first = [*searched, *(["alpha"] if "alpha" in names else names)][:1]
     return [n for n in searched if n in varied] or others or first
 
@@ -277,7 +277,7 @@ def trials_with_predictions(folder: Path) -> set[str]:
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Epoch selections. "last" and "last-5-avg" are Ray Tune's; "best" is the epoch with the best val
 accuracy, which is optimistic."""
-SPLITS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 _LINE = ("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", CORRECT)
 """What a record of an epoch holds besides its number, its seconds and its metrics."""
 ENDING = ["status", "error", "node"]
@@ -409,7 +409,7 @@ class _Epochs:
         for name in self._new_metrics(line) if self._is_open else ():
             self.numbers[name] = array("d", [np.nan] * len(self.trial))
         self.trial.append(line["trial_id"])
-        self.split.append(SPLITS.index(line["split"]))
+        self.split.append(_SPLITS.index(line["split"]))
         for name, column in self.numbers.items():
             value = line.get(name)
             column.append(np.nan if value is None else value)
@@ -422,7 +422,7 @@ class _Epochs:
         """Return one row per trial, epoch and split, from its last record, with trial columns."""
         which = pd.Index(trials.trial_id).get_indexer(pd.Index(self.trial, dtype=object))
         numbers = pd.DataFrame({name: np.frombuffer(c) for name, c in self.numbers.items()})
-        numbers.insert(1, "split", np.array(SPLITS, dtype=object)[np.frombuffer(self.split, "b")])
+        numbers.insert(1, "split", np.array(_SPLITS, dtype=object)[np.frombuffer(self.split, "b")])
         numbers = numbers.fillna({"n_examples": 0}).astype({"epoch": int, "n_examples": int})
         keys = pd.DataFrame({"trial": which, "epoch": numbers.epoch, "split": self.split})
         last = ~keys.duplicated(keep="last").to_numpy()

@@ -527,7 +527,7 @@ class Results:
         check_names("a column of the table", metrics, self.task.metrics)
         trials, planned = self.search_trials, self.planned_repeats
         if pooled:
-            table = summaries.pooled(self.epochs, trials, keys, metrics, self.task)
+            table = summaries.pooled_over_epochs(self.epochs, trials, keys, metrics, self.task)
         else:
             table = summaries.summary(trials, keys, metrics, scope, planned, cut=bool(by))
         return table if full else words.short_summary(table, keys, metrics, self.task)

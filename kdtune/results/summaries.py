@@ -109,7 +109,7 @@ def marginal(
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def pooled(
+def pooled_over_epochs(
     epochs: pd.DataFrame,
     trials: pd.DataFrame,
     by: Sequence[str],

@@ -325,7 +325,7 @@ CHECK_WEIGHTS = (
 )
 
 
-def describe_accuracy(record: TeacherAccuracy) -> str:
+def describe_teacher(record: TeacherAccuracy) -> str:
     """Return the accuracy of a teacher as a sentence."""
     parts = [f"{value} on {split} (n = {value.n:,})" for split, value in record.splits.items()]
     return f"Accuracy of the teacher {record.name}: {', '.join(parts)}."
@@ -387,7 +387,7 @@ def check_teachers(
         write_teacher_accuracy(folder, list(records.values()))
     checked = [records[key] for key in keys]
     for record in checked:
-        say(describe_accuracy(record))
+        say(describe_teacher(record))
     for fault in find_teacher_faults(checked):
         say(f"warning: {fault}")
     for record in checked:

@@ -802,7 +802,7 @@ def short_summary(
     Rows with at most half of the most repeats come last.
 
     Args:
-        table: of `summaries.summary` or `summaries.pooled`.
+        table: of `summaries.summary` or `summaries.pooled_over_epochs`.
         by: hyperparameters that tell the rows apart.
         metrics: those of the table. The task's score sorts the rows, or else the first of them of
             which lower or higher values are better.

@@ -91,16 +91,16 @@ def checksum(tensors: Tensors) -> int:
 
 
 Kind = Literal["views", "logits", "teacher-features", "features"]
-KINDS: tuple[Kind, ...] = ("views", "logits", "teacher-features", "features")
+_KINDS: tuple[Kind, ...] = ("views", "logits", "teacher-features", "features")
 """Kinds of cache entries. Building an entry may need entries of an earlier kind."""
 
 Parts = dict[str, str | int | float | bool | None]
 
-FORMAT = 3
+_FORMAT = 3
 """Version of the layout of an entry. Entries of another version are not found."""
 
 
-TRAINING = ("train", "extra")
+AUGMENTED_SPLITS = ("train", "extra")
 """Splits that are augmented, and seen in another order in each epoch."""
 
 
@@ -125,7 +125,7 @@ class Key:
     @cached_property
     def text(self) -> str:
         """The key as JSON, in which the order of the parts does not matter."""
-        return json.dumps({"format": FORMAT, "kind": self.kind, **self.parts}, sort_keys=True)
+        return json.dumps({"format": _FORMAT, "kind": self.kind, **self.parts}, sort_keys=True)
 
     @cached_property
     def name(self) -> str:
@@ -165,7 +165,7 @@ class Keys:
 
         These are the views before they are mixed.
         """
-        return split not in TRAINING or self.run.augmentation == "none"
+        return split not in AUGMENTED_SPLITS or self.run.augmentation == "none"
 
     def mixes(self, split: str) -> bool:
         """Return True if the models see views of the split that are mixed with each other."""
@@ -221,8 +221,9 @@ class Keys:
         parts = self._views(split, epoch) | self._computation | _of_part(part)
         parts |= {"student": student, "batch_norm": run.batch_norm}
         by_batch = split == "train" and not per_image
-        # in train mode the running statistics, which val and test are evaluated with, follow
-        # the batches of all epochs so far
+        # With batch norm in train mode, val and test are evaluated with running statistics, which
+        # follow the training batches of all epochs so far. So these features, too, depend on the
+        # epoch, on what the batches are made of, and on how the images of train are augmented.
         if by_batch or run.batch_norm == "train":
             parts |= self._batches(epoch) | (self._mixing if run.mixes else {})
         if split != "train" and run.batch_norm == "train":
@@ -261,7 +262,7 @@ class Keys:
     def _transform(self, split: str) -> Parts:
         """Return the settings of the run that make the split's views from its images."""
         run = self.run
-        augment = run.augmentation if split in TRAINING else "none"
+        augment = run.augmentation if split in AUGMENTED_SPLITS else "none"
         parts: Parts = {"augment": augment}
         if augment != "resized-crop":  # which resizes by itself
             parts["interpolation"] = run.eval_interpolation
@@ -343,7 +344,7 @@ MAX_VIEWS_SHARE = 0.5
 COUNTED_SHARE = 0.02
 """Share of the cache that is written before its files are counted again."""
 
-Progress = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """progress(done, total): called by a builder regularly, which also shows that it is alive."""
 
 HANG_SECONDS = 60.0
@@ -351,7 +352,7 @@ HANG_SECONDS = 60.0
 
 HEARTBEAT_SECONDS = 0.5
 
-LOCK_SECONDS = 24 * 3600.0
+_LOCK_SECONDS = 24 * 3600.0
 """Lock files that nobody has taken for so long are deleted."""
 
 
@@ -390,7 +391,7 @@ class Cache:
         self.warning: str | None = None
         """Why an entry could not be written, in a sentence."""
 
-    def get(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
+    def get(self, key: Key, what: str, build: Callable[[ReportProgress], Tensors]) -> Tensors:
         """Return the entry of this key, built by `build(progress)` if it is not there.
 
         Args:
@@ -505,7 +506,7 @@ class Cache:
     def _heartbeat(self, key: Key) -> Path:
         return self.folder / "building" / f"{key.name}.json"
 
-    def _build(self, key: Key, what: str, build: Callable[[Progress], Tensors]) -> Tensors:
+    def _build(self, key: Key, what: str, build: Callable[[ReportProgress], Tensors]) -> Tensors:
         heartbeat = self._heartbeat(key)
         last = time.monotonic()  # a build that is shorter than a heartbeat needs no file
 
@@ -555,7 +556,7 @@ class Cache:
 
     def _count(self) -> dict[Kind, int]:
         """Delete what exceeds the limit; return the bytes that are in use, by kind."""
-        entries, used = [], dict.fromkeys(KINDS, 0)
+        entries, used = [], dict.fromkeys(_KINDS, 0)
         with suppress(OSError):  # a disk that fails is said when an entry is written
             for kind, path in self._entries():
                 with suppress(FileNotFoundError):
@@ -573,7 +574,7 @@ class Cache:
 
     def _entries(self) -> Iterator[tuple[Kind, Path]]:
         """Yield files with names of entries; the user may keep other files in this folder."""
-        for kind in KINDS:
+        for kind in _KINDS:
             for path in (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*"):
                 yield kind, path
 
@@ -585,7 +586,7 @@ class Cache:
         """
         for file in (self.folder / "locks").glob("*.lock"):
             with suppress(OSError, Timeout):
-                if time.time() - file.stat().st_mtime > LOCK_SECONDS:
+                if time.time() - file.stat().st_mtime > _LOCK_SECONDS:
                     with FileLock(file, timeout=0, mode=0o644):
                         file.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher, combine
-from kdtune.streams.cache import TRAINING, Key, Part, Progress, Tensors
+from kdtune.streams.cache import AUGMENTED_SPLITS, Key, Part, ReportProgress, Tensors
 from kdtune.streams.views import HAS_MPS, Batch, Chunks, collect, rebatched, seed_step
 
 # Features of a frozen backbone, the input of the student's head.
@@ -65,12 +65,12 @@ class Features:
         key = self.chunks.keys.features(split, epoch, self.fingerprint, per_image, part)
         total = self.chunks.count(split) if part is None else part.count
 
-        def build(progress: Progress) -> Tensors:
+        def build(progress: ReportProgress) -> Tensors:
             if split == "train" and not per_image:
                 self.student.set_mode(True, self._updates_statistics)
                 features = collect(self._steps(epoch, batches), progress, total)
                 return {"features": features, **(self._state() if self._updates_statistics else {})}
-            self.student.set_mode(split in TRAINING, False)
+            self.student.set_mode(split in AUGMENTED_SPLITS, False)
             views = rebatched(batches, self.chunks.keys.inference_batch)
             passes = (self._forward(batch.views) for batch in views)
             return {"features": collect(passes, progress, total)}
@@ -102,7 +102,7 @@ class Features:
             return False
         key = self.chunks.keys.per_image(self.fingerprint)
 
-        def build(progress: Progress) -> Tensors:
+        def build(progress: ReportProgress) -> Tensors:
             return {"answer": torch.tensor(self._is_per_image(next(iter(sample))))}
 
         return bool(self.chunks.resources.cache.get(key, "features", build)["answer"])
@@ -218,7 +218,7 @@ class TeacherPasses:
                 logits.append(own)
                 yield features
 
-        def build(progress: Progress) -> Tensors:
+        def build(progress: ReportProgress) -> Tensors:
             features = collect(passes(), progress, place.count)
             self._store(self._logit_key(place, 0), place, "logits", logits)
             return {"features": features}
@@ -254,14 +254,14 @@ class TeacherPasses:
         if self.makes_features and not self.chunks.has(key, place.split, member):
             self.features(place, inputs)  # whose pass gives the logits, too
 
-        def build(progress: Progress) -> Tensors:
+        def build(progress: ReportProgress) -> Tensors:
             logits = (self._forward(member, batch)[0] for batch in self._batches(inputs))
             return {"logits": collect(logits, progress, place.count)}
 
         return self._get(key, place, build, member)["logits"]
 
     def _get(
-        self, key: Key, place: Place, build: Callable[[Progress], Tensors], member: int = 0
+        self, key: Key, place: Place, build: Callable[[ReportProgress], Tensors], member: int = 0
     ) -> Tensors:
         return self.chunks.get(key, place.split, place.epoch, build, member=member)
 

@@ -201,19 +201,24 @@ class Stream:
             yield from batches
             return
         order = None if own_order else self.chunks.order(split, epoch)
+        # Logits are stored in the split's own order where inputs are the same in every epoch, else
+        # in the epoch's. Only in that order can the teacher pass go beside the student's.
         as_stored = order is None or not self.chunks.keys.same_inputs(split)
         place, _ = self._teacher_inputs(split, epoch)
         passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split, epoch)
         if passes is not None and recomputed and not passes.are_known(place):
+            # Views that are not kept would be made twice, once for each model: here the teacher
+            # computes its outputs from the batches on their way to the student.
             yield from passes.beside(place, batches)
             return
-        features = self._features_of_teacher(split, epoch, order)  # first: its pass gives both
-        logits, done = self._logits(split, epoch, order), 0
+        # The features come first, since the pass that computes them stores the logits as well.
+        features = self._features_of_teacher(split, epoch, order)
+        logits, start = self._logits(split, epoch, order), 0
         for batch in batches:
-            rows = slice(done, done + len(batch))
-            own = None if features is None else features[rows]
-            yield replace(batch, teacher=logits[rows], teacher_features=own)
-            done += len(batch)
+            rows = slice(start, start + len(batch))
+            batch_features = None if features is None else features[rows]
+            yield replace(batch, teacher=logits[rows], teacher_features=batch_features)
+            start += len(batch)
 
     def _views(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
         """Yield what the models see, with labels, some images at a time."""
@@ -279,7 +284,7 @@ class Stream:
             return False
         if self.teacher.outputs is not None and not self.chunks.keys.same_inputs(split):
             return False
-        return self.run.alpha != 1 or not self.chunks.keys.mixes(split)
+        return not self.run.is_baseline or not self.chunks.keys.mixes(split)
 
     def _logits(self, split: str, epoch: int, order: Tensor | None) -> Tensor:
         """Return the teacher's logits, float32 [N, K], in the order of the epoch.

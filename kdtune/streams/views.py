@@ -18,7 +18,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.outputs import Model
-from kdtune.streams.cache import TRAINING, Cache, Key, Keys, Part, Progress, Tensors
+from kdtune.streams.cache import AUGMENTED_SPLITS, Cache, Key, Keys, Part, ReportProgress, Tensors
 
 # Batches: consecutive examples of a split, with all that a run needs of them.
 
@@ -345,7 +345,7 @@ class Chunks:
         extra = None if data.extra is None else data.extra.fingerprint
         files = data.kind == "files"
         self.keys = Keys(run, data.fingerprint, size, resources.device, batch, extra, files)
-        self._builds: list[tuple[str, Progress]] = []
+        self._builds: list[tuple[str, ReportProgress]] = []
         self._held: dict[tuple[str, str, int], tuple[Key, Tensors]] = {}
 
     def count(self, split: str) -> int:
@@ -371,7 +371,7 @@ class Chunks:
         key: Key,
         split: str,
         epoch: int,
-        build: Callable[[Progress], Tensors],
+        build: Callable[[ReportProgress], Tensors],
         keep: bool = True,
         member: int = 0,
     ) -> Tensors:
@@ -390,11 +390,11 @@ class Chunks:
             return found
         kind = key.kind.replace("-", " ")
         what = f"{kind}, {split}"
-        if split in TRAINING and key.of_one_repeat:
+        if split in AUGMENTED_SPLITS and key.of_one_repeat:
             place = "epoch" if split == "train" else "extra images, pass"
             what = f"{kind}, repeat {self.run.repeat}, {place} {epoch}"
 
-        def track(progress: Progress) -> Tensors:
+        def track(progress: ReportProgress) -> Tensors:
             self._builds.append((what, progress))
             try:
                 return build(self._report)
@@ -567,7 +567,7 @@ class ShardedViews:
     def _shard(self, split: str, epoch: int, index: Tensor, start: int, length: int) -> Tensor:
         part = index[start : start + length]
 
-        def build(progress: Progress) -> Tensors:
+        def build(progress: ReportProgress) -> Tensors:
             views = self._views(split, epoch, part)
             batches = views.batches(workers=self.chunks.resources.loader_workers)
             return {"views": collect(batches, progress, len(part))}
@@ -612,7 +612,7 @@ class ShardedViews:
 
     def _views(self, split: str, epoch: int, index: Tensor) -> Views:
         chunks = self.chunks
-        training = epoch if split in TRAINING else None
+        training = epoch if split in AUGMENTED_SPLITS else None
         own = chunks.data.splits[split]
         name = "view" if split == "train" else "extra view"
         return Views(own, index, chunks.run, chunks.size, training, name)
@@ -679,7 +679,7 @@ def extra_computed(run: Run, labelled: int, count: int) -> int:
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Outputs(Protocol[T_co]):
+class BlockOutputs(Protocol[T_co]):
     """Computes what models say of a block of images without labels."""
 
     def __call__(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> T_co:
@@ -707,9 +707,9 @@ class ExtraImages:
         self,
         chunks: Chunks,
         views: ShardedViews,
-        logits: Outputs[Tensor],
-        teacher_features: Outputs[Tensor | None],
-        features: Outputs[Tensor] | None,
+        logits: BlockOutputs[Tensor],
+        teacher_features: BlockOutputs[Tensor | None],
+        features: BlockOutputs[Tensor] | None,
     ):
         self.run, self.chunks, self.views = chunks.run, chunks, views
         self.logits, self.features = logits, features

@@ -295,7 +295,7 @@ teacher, or without a distillation term (alpha = 1)."""
 WITHOUT_FLOAT64 = ("mps",)
 """Types of devices that cannot add in float64; the CPU adds instead."""
 
-SHOWN = ("loss", "acc", "agreement")
+_SHOWN = ("loss", "acc", "agreement")
 """Metrics of the line that is printed for an epoch."""
 
 
@@ -316,7 +316,7 @@ class Epoch:
     def __str__(self) -> str:
         parts = [f"epoch {self.number:3d}  {self.seconds:6.2f} s"]
         for split, metrics in self.splits.items():
-            values = [f"{name} {metrics[name]:.4f}" for name in SHOWN if metrics[name] is not None]
+            values = [f"{name} {metrics[name]:.4f}" for name in _SHOWN if metrics[name] is not None]
             parts.append(f"{split} {' '.join(values)}")
         return "  ".join(parts)
 

@@ -46,7 +46,7 @@ from kdtune.training.losses import BoundObjective, objective, own_objectives
 # Checkpoint of a run: its last two states in files, from which an interrupted run resumes.
 
 
-FORMAT = 2
+_FORMAT = 2
 """Of the file; a file of another format is ignored, so its run begins again."""
 
 
@@ -134,7 +134,7 @@ class Checkpoint:
             return
         began = time.perf_counter()
         state = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "owner": self._owner,
             "student": student.net.state_dict(),
             "projector": None if projector is None else projector.state_dict(),
@@ -225,7 +225,7 @@ class Checkpoint:
             if archive.testzip() is not None:  # torch does not compare the checksums
                 raise ValueError("it is damaged")
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        if state.get("format") != FORMAT:
+        if state.get("format") != _FORMAT:
             raise ValueError("another version of kdtune has written it")
         if state.get("owner", self._owner) != self._owner:
             raise ValueError("it is of another run")
@@ -406,7 +406,7 @@ def train(
         past = checkpoint.load(student, optimizer, scheduler, projector, average)
         yield from past
     for number in range(len(past), run.epochs):
-        objective_too = f", or the objective {run.loss}," * (run.alpha < 1)
+        objective_too = "" if run.is_baseline else f", or the objective {run.loss},"
         with no_exit(f"the model {run.student}{objective_too}"):
             past.append(_epoch(training, number))
         if checkpoint is not None:
@@ -513,10 +513,11 @@ def _cause(training: _Training, meters: Mapping[str, Meter], number: int) -> str
             f"{total:,} examples before its first training step; check its initial weights and the "
             f"images"
         )
-    own = own_objectives([run.loss]) if run.alpha < 1 and not run.compares_features else []
-    if own and not meters["train"].is_finite(training.objective):
+    uses_logits = not run.is_baseline and not run.compares_features
+    users = own_objectives([run.loss]) if uses_logits else []
+    if users and not meters["train"].is_finite(training.objective):
         return (
             f"the objective {run.loss} is NaN or infinite for a batch of train with finite logits; "
-            f"check {own[0]}, which must return a finite number for all finite logits"
+            f"check {users[0]}, which must return a finite number for all finite logits"
         )
     return "a lower lr may help" + ", or --precision fp32" * (run.precision == "bf16")

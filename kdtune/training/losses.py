@@ -295,7 +295,7 @@ def _unit_rows(features: Tensor) -> Tensor:
 Objective = Callable[..., "Tensor"]
 """objective(student [B, K], teacher [B, K], labels [B], **hyperparameters) -> scalar; or of
 student_features [B, D] and teacher_features [B, D]."""
-FEATURES = ("student_features", "teacher_features")
+_FEATURES = ("student_features", "teacher_features")
 """Names of the first two parameters of an objective of features."""
 
 OBJECTIVES: dict[str, Objective] = {
@@ -355,7 +355,7 @@ class BoundObjective:
         return loss
 
 
-def resolve(loss: str) -> Objective:
+def find_objective(loss: str) -> Objective:
     """Return the objective of this name, a key of `OBJECTIVES` or module:function, not a sum.
 
     Raises:
@@ -379,21 +379,24 @@ def resolve(loss: str) -> Objective:
 
 
 def objective(run: Run) -> BoundObjective:
-    """Return the run's objective. Raises InputError as `resolve` does."""
+    """Return the run's objective. Raises InputError as `find_objective` does."""
     weights = (1.0, run.loss_weight)
     own = zip(weights, terms_of(run.loss), strict=False)
     return BoundObjective(tuple(Term(w, _bind(n, run), takes_features(n)) for w, n in own))
 
 
 def takes_features(loss: str) -> bool:
-    """Return True if an objective or a term of a sum is of features; raise as `resolve` does."""
-    functions = map(resolve, terms_of(loss))
-    return any(tuple(inspect.signature(f).parameters)[:2] == FEATURES for f in functions)
+    """Return True if an objective or a term of a sum is of features.
+
+    Raises InputError as `find_objective` does.
+    """
+    functions = map(find_objective, terms_of(loss))
+    return any(tuple(inspect.signature(f).parameters)[:2] == _FEATURES for f in functions)
 
 
 def _bind(name: str, run: Run) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return the objective of this name, not a sum, with the run's hyperparameters."""
-    function = resolve(name)
+    function = find_objective(name)
     return partial(function, **{n: getattr(run, n) for n in keyword_parameters(function)})
 
 
@@ -464,7 +467,7 @@ def check_searched(losses: Sequence[str], searched: Collection[str]) -> None:
     for loss in losses:
         if not (own := own_objectives([loss])):  # the annotations of `Run` say what has an effect
             continue
-        taken = {n for term in terms_of(loss) for n in keyword_parameters(resolve(term))}
+        taken = {n for term in terms_of(loss) for n in keyword_parameters(find_objective(term))}
         if unused := [name for name in searched if name in known - taken]:
             raise InputError(
                 f"{unused[0]} is searched, but the objective {loss} does not take it; give "

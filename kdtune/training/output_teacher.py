@@ -13,7 +13,7 @@ from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.models.outputs import OutputTable, OutputTeacher, Part, read_outputs
 
-MAX_SHOWN = 3
+_MAX_SHOWN = 3
 """Ids that an error names."""
 MAX_MATCHED = 4
 """Teachers that a process keeps for its next runs."""
@@ -180,5 +180,5 @@ def _names(
 
 def _examples(ids: Sequence[object]) -> str:
     """Return how many ids there are and the first of them."""
-    more = ", ..." if len(ids) > MAX_SHOWN else ""
-    return f"{len(ids):,} ({', '.join(map(str, ids[:MAX_SHOWN]))}{more})"
+    more = ", ..." if len(ids) > _MAX_SHOWN else ""
+    return f"{len(ids):,} ({', '.join(map(str, ids[:_MAX_SHOWN]))}{more})"

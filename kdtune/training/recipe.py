@@ -287,7 +287,7 @@ ONLY_WITH = {
 """Settings of a study that have an effect only with these values of another."""
 
 
-KINDS: dict[WeightsKind, str] = {
+_KINDS: dict[WeightsKind, str] = {
     "pretrained": "pretrained weights",
     "random": "random weights",
     "finished": "a finished teacher",
@@ -429,7 +429,7 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None, data: Da
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
-            return f"default for {KINDS[kind_of_weights(teachers(study), data)]}"
+            return f"default for {_KINDS[kind_of_weights(teachers(study), data)]}"
         is_published = name.startswith("eval_") and _is_published(name, study, data)
         return "model's own" if is_published else by_data
     here, elsewhere = _value(name, fashion()), _value(name, Study())

@@ -134,21 +134,26 @@ class _TeacherKey:
 
     @staticmethod
     def of(run: Run, root: Path, device: torch.device) -> "_TeacherKey":
-        names = [f"teacher_{name}" for name in PREPROCESSING]
-        names += ["data", "data_root", "download", "val_share", "seed", "precision"]
-        names += ["teacher", "teacher_weights", "objects"]
-        if is_output_file(run.teacher):  # which is matched with the examples
-            names += ["train_images", "folds"] + ["repeat"] * (run.folds is not None)
-        folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
-        epochs = min(run.teacher_epochs or 0, 1)
-        own = tuple(
-            replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=epochs)
+        # Only these fields: runs that differ in others, such as those of the student, share the
+        # teacher. A field that is missing here would give a run the teacher of another one.
+        names = ["teacher", "teacher_weights", "objects", "data", "data_root", "download"]
+        names += ["val_share", "seed", "precision", *(f"teacher_{name}" for name in PREPROCESSING)]
+        if is_output_file(run.teacher):  # its rows are matched with the examples of train and val
+            names += ["train_images", "folds"]
+            if run.folds is not None:
+                names.append("repeat")
+        # The weights of a fine-tuned teacher are those of its folder, however long it has learned.
+        is_tuned = min(run.teacher_epochs or 0, 1)
+        members = tuple(
+            replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=is_tuned)
             for member in run.teacher_members
         )
-        given = [Path(member.weights_of("teacher")).expanduser() for member in own]
-        tuned = [folder / WEIGHTS for folder in folders]
-        times = tuple(map(_modified_ns, tuned if run.teacher_epochs else given))
-        return _TeacherKey(own, folders, times, run.objects, device)
+        folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
+        if is_tuned:
+            files = [folder / WEIGHTS for folder in folders]
+        else:
+            files = [Path(member.weights_of("teacher")).expanduser() for member in members]
+        return _TeacherKey(members, folders, tuple(map(_modified_ns, files)), run.objects, device)
 
 
 MAX_TEACHERS = 2
@@ -330,7 +335,7 @@ def _modified_ns(file: Path) -> int:
 # One batch of a run, without a stream: what it needs in memory and how long a step takes.
 
 
-STEPS = 2
+_STEPS = 2
 """The second step has the moments of the optimizer in memory beside the gradients."""
 
 
@@ -432,6 +437,6 @@ def try_batch(run: Run, device: torch.device) -> Models:
     if run.compares_features:
         batch = replace(batch, teacher_features=teacher_features(models, given))
     steps = training_steps(run, models.student, batch, models.teacher)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         next(steps).item()
     return models

@@ -65,7 +65,7 @@ def evaluate(
     """
     accuracies = {}
     for split in filter(data.splits.__contains__, splits):
-        logits, labels = teacher_logits(run, data, teacher, resources, split)
+        logits, labels = logits_of_split(run, data, teacher, resources, split)
         _check_finite(run, logits, split)
         correct = int((logits.argmax(1) == labels).sum())
         accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
@@ -83,7 +83,7 @@ def _check_finite(run: Run, logits: Tensor, split: str) -> None:
         )
 
 
-def teacher_logits(
+def logits_of_split(
     run: Run, data: Data, teacher: Teacher, resources: Resources, split: str
 ) -> tuple[Tensor, Tensor]:
     """Return the logits of a teacher, float32 [N, K], and the labels, int64 [N], of a split.
@@ -479,7 +479,7 @@ def probe_teacher(
 # Accuracy of the teachers on train, val and test, measured once before any student is trained.
 
 
-SPLITS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 
 
 def with_members(teachers: Sequence[Run]) -> list[Run]:
@@ -528,7 +528,7 @@ def measure(
                 epochs=own.teacher_epochs or 0,
                 weights=_describe_weights(run, own, root),
                 classes=len(data.classes),
-                splits=evaluate(own, data, teacher, resources, SPLITS),
+                splits=evaluate(own, data, teacher, resources, _SPLITS),
                 fingerprint=fingerprint,
                 acc_before=_share_of(record, "acc_before"),
                 acc_after=_share_of(record.get("val"), "acc"),
@@ -666,10 +666,10 @@ def _whole_split(
     run: Run, data: Data, teacher: Teacher, resources: Resources, split: str
 ) -> Tensor:
     """Return the logits of all examples of a split, float32 [N, K], in its own order."""
-    seen, _ = teacher_logits(run, data, teacher, resources, split)
+    seen, _ = logits_of_split(run, data, teacher, resources, split)
     if split != "train" or run.train_images is None:
         return seen
-    whole, _ = teacher_logits(replace(run, train_images=None), data, teacher, resources, split)
+    whole, _ = logits_of_split(replace(run, train_images=None), data, teacher, resources, split)
     whole = whole.clone()
     whole[data.subset(run)] = seen
     return whole

@@ -81,10 +81,7 @@ def test_standard_streams_that_cannot_be_used(
     done = shell(script, tmp_path)
     check_is_clean(done, code)
     if streams == ">/dev/full":
-        assert done.stderr == (
-            "error: the standard output cannot be written (No space left on device); direct it "
-            "elsewhere\n"
-        )
+        assert done.stderr.startswith("error: the output cannot be written (No space left on")
 
 
 def test_letters_that_the_encoding_lacks_are_escaped(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from kdtune.reporting.canvas import (
     INK,
     CaptionedFigure,
     Cell,
+    PageTable,
     StudyFigure,
-    Table,
     environment,
     inline,
     interval_cell,
@@ -97,12 +97,12 @@ def test_a_name_that_is_not_given_is_an_error() -> None:
 def test_long_tables_are_folded_and_keep_every_row() -> None:
     fold_at = 20
     rows = [[str(i)] for i in range(fold_at + 5)]
-    made = made_by("{{ table(data, 'configurations') }}", data=Table(["number"], rows))
+    made = made_by("{{ table(data, 'configurations') }}", data=PageTable(["number"], rows))
     assert f"<summary>5 more configurations of {len(rows)}</summary>" in made
     assert re.findall(r"<td>(\d+)</td>", made) == [row[0] for row in rows]
     shown = made.partition("<details>")[0]
     assert shown.count("<td>") == fold_at
-    short = Table(["number"], rows[:fold_at])
+    short = PageTable(["number"], rows[:fold_at])
     assert "<details>" not in made_by("{{ table(data) }}", data=short)
 
 

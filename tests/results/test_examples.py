@@ -21,7 +21,7 @@ from kdtune.results.comparison import Criterion
 from kdtune.results.design import Design
 from kdtune.results.examples import (
     THUMBNAIL_SIDE,
-    Arms,
+    BothArms,
     calibration,
     calibration_errors,
     class_accuracies,
@@ -46,7 +46,7 @@ def made(tmp_path):
     return write_whole_predictions(make(tmp_path, LAST), ["ant", "bee"], 60, ("val", "test"), "a")
 
 
-def edit(results, change) -> dict[str, Arms]:
+def edit(results, change) -> dict[str, BothArms]:
     """Change the rows of predictions.parquet; return what is read then."""
     frame = pd.read_parquet(results.folder / PREDICTIONS)
     change(frame).to_parquet(results.folder / PREDICTIONS, index=False)
@@ -94,14 +94,16 @@ def test_studies_without_classes_or_baseline_have_no_arms(tmp_path) -> None:
     assert read_arms(plain, Criterion()) == {}
 
 
-def by_hand() -> Arms:
+def by_hand() -> BothArms:
     """Three repeats of four images of class 0; the counts of correct students are below."""
     distilled = [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 1, 1]]  # 3, 1, 0, 0
     baseline = [[1, 0, 0, 1], [1, 0, 0, 2], [0, 0, 1, 1]]  # 1, 3, 2, 0
     predicted = np.array([distilled, baseline])
     p = np.full(predicted.shape, 0.5)
     names = ("ant", "bee", "cat")
-    return Arms("val", ("d", "b"), (0, 1, 2), names, np.zeros(4, int), (None,) * 4, predicted, p, p)
+    return BothArms(
+        "val", ("d", "b"), (0, 1, 2), names, np.zeros(4, int), (None,) * 4, predicted, p, p
+    )
 
 
 def test_the_images_that_differ_most_are_worked_by_hand() -> None:
@@ -161,16 +163,16 @@ def test_small_images_keep_their_pixels(tmp_path) -> None:
 exact = pytest.approx
 
 
-def arms(label, predicted, p_predicted=None, classes=("ant", "bee", "cat")) -> Arms:
+def arms(label, predicted, p_predicted=None, classes=("ant", "bee", "cat")) -> BothArms:
     """Return predictions [2, R, N] without files."""
     predicted = np.asarray(predicted)
     p = np.full(predicted.shape, 0.5) if p_predicted is None else np.asarray(p_predicted)
     label, repeats = np.asarray(label), tuple(range(predicted.shape[1]))
     names = (None,) * len(label)
-    return Arms("val", ("d", "b"), repeats, tuple(classes), label, names, predicted, p, p)
+    return BothArms("val", ("d", "b"), repeats, tuple(classes), label, names, predicted, p, p)
 
 
-def drawn(n: int = 60, repeats: int = 4) -> Arms:
+def drawn(n: int = 60, repeats: int = 4) -> BothArms:
     rng = np.random.default_rng(3)
     return arms(rng.integers(0, 3, n), rng.integers(0, 3, (2, repeats, n)))
 

@@ -19,12 +19,12 @@ from kdtune.config.records import (
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
-from kdtune.reporting.sections import teachers
+from kdtune.reporting.sections import teacher_table
 from kdtune.results.results import Results
 from kdtune.results.warnings import (
     MAX_WARNINGS,
     check_teachers,
-    describe_accuracy,
+    describe_teacher,
     find_caveats,
     find_teacher_faults,
 )
@@ -244,7 +244,7 @@ def test_the_least_accuracy_of_a_teacher(tmp_path: Path) -> None:
     write_teacher_accuracy(tmp_path, [GOOD])
     lines: list[str] = []
     check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.9, lines.append)
-    assert lines == [describe_accuracy(GOOD)] == [WORDS]
+    assert lines == [describe_teacher(GOOD)] == [WORDS]
     words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
     with pytest.raises(InputError, match=words):
         check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.95, lines.append)
@@ -277,7 +277,7 @@ def test_a_teacher_that_is_worse_than_a_student_without_it(tmp_path: Path) -> No
     words = "the teacher big (5 epochs) is less accurate on val (90.0%) than the student resnet18"
     assert results.warnings[0] == f"{words} trained without it (mean 91.0%)."
     assert "is less accurate on val (90.0%)" in results.verdict()
-    table = teachers(results)
+    table = teacher_table(results)
     assert table is not None
     assert table.rows[0][0] == "big (5 epochs)" and table.rows[0][-1] == "85.0%"
     write_teacher_accuracy(tmp_path, [of_val(460)])

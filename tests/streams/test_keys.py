@@ -98,7 +98,7 @@ def test_models_shards_and_kinds_change_the_key() -> None:
         ("kdtune.streams.cache.timm_version", {"logits", "features"}),
         ("torch.get_num_threads", {"logits", "features"}),
         ("torch.backends.cpu.get_cpu_capability", {"views", "logits", "features"}),
-        ("kdtune.streams.cache.FORMAT", {"views", "logits", "features"}),
+        ("kdtune.streams.cache._FORMAT", {"views", "logits", "features"}),
     ],
 )
 def test_versions_and_machine_change_the_key(

@@ -55,7 +55,7 @@ def of_text() -> Arrays:
 
 
 def of_tables() -> Arrays:
-    """Tables and classes; which of train are val is tested elsewhere (tests/data/test_checks.py)."""
+    """Tables and classes; which of train are val is tested in test_data_checks.py."""
     splits = load_data(TABLES).splits
     return {name: (split.inputs, split.labels) for name, split in splits.items()}  # type: ignore[misc]
 

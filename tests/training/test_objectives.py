@@ -26,8 +26,8 @@ from kdtune.training.losses import (
     check_objective,
     check_searched,
     cross_entropy,
+    find_objective,
     objective,
-    resolve,
     total,
 )
 
@@ -498,7 +498,7 @@ def test_an_objective_that_is_not_there() -> None:
     with pytest.raises(
         InputError, match=r"loss must be one of kl, mse, dkd, .* or module:function"
     ):
-        resolve("KL")
+        find_objective("KL")
 
 
 def test_searching_what_an_objective_of_the_user_does_not_take(own: str) -> None:
