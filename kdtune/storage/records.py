@@ -548,7 +548,7 @@ class Records:
         self._file.close()
 
     def _new_part(self) -> TextIO:
-        number = max((int(p.stem) for p in _list_parts(self._parts)), default=-1) + 1
+        number = max((int(p.stem) for p in list_parts(self._parts)), default=-1) + 1
         return (self._parts / f"{number:05d}.jsonl").open("x", encoding="utf-8")
 
     def _write(self, kind: str, run: BaseRun, attempt: int, **values: Any) -> Line:
@@ -688,7 +688,7 @@ def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) 
 
 def _texts(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the place and the text of each line of the records."""
-    parts = _list_parts(folder / EPOCHS)
+    parts = list_parts(folder / EPOCHS)
     copies = set((folder / EPOCHS).glob("*.jsonl")) - set(parts)  # that somebody has made
     unreadable.extend(sorted(file.name for file in copies))
     for file in parts:
@@ -699,6 +699,6 @@ def _texts(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, bytes]]:
             unreadable.append(file.name)
 
 
-def _list_parts(folder: Path) -> list[Path]:
+def list_parts(folder: Path) -> list[Path]:
     """Return the parts of the records in epochs/, the first one first."""
     return sorted(file for file in folder.glob("*.jsonl") if PART.fullmatch(file.name))
