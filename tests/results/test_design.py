@@ -124,7 +124,7 @@ def test_one_teacher_is_the_two_way_estimate() -> None:
 )
 def test_conclusions(design: Design, images: int | None, words: str) -> None:
     context = ComparisonContext("b", 8, images=images, design=design)
-    assert f"Conclusions are about {words}" in context.method
+    assert f"Conclusions are about {words}" in " ".join(context.method())
 
 
 def test_a_study_that_searches_teachers_has_several() -> None:

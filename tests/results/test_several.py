@@ -87,7 +87,7 @@ def test_pairs_where_the_seeds_allow_and_welch_elsewhere(side: SideBySide) -> No
 def test_the_text_says_what_was_compared_and_what_differs(places: list[str], capsys) -> None:
     assert main(AnalysisFlags(tuple(places))) == 0
     text = capsys.readouterr().out
-    assert "b: alpha = 0.5 improved test accuracy by " in text
+    assert "alpha = 0.5 in b improved test accuracy by " in text
     assert " compared with alpha = 0.5 in a (simultaneous 95% CI +" in text
     assert "unpaired: seed 0 and 1" in text and "Welch's t test over repeats, " in text
     assert "Conclusions are about new repeats with this teacher on these test images." in text
@@ -175,7 +175,7 @@ def test_equal_differences_are_significant_without_an_interval(tmp_path: Path) -
     low = save(tmp_path / "low", {0.5: accs, 1.0: [0.4] * 8})
     high = save(tmp_path / "high", {0.5: [a + 1 / 32 for a in accs], 1.0: [0.4] * 8})
     sentence = next(conclusions(load_several([low, high])))
-    assert sentence.startswith("high: alpha = 0.5 improved test accuracy by 3.12 ")
+    assert sentence.startswith("alpha = 0.5 in high improved test accuracy by 3.12 ")
     assert (
         "(Holm-adjusted p = 0.016 (sign-flip test) over 2 comparisons, n = 8 repeats)" in sentence
     )

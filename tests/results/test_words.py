@@ -537,8 +537,9 @@ def test_only_the_last_round_counts(tmp_path) -> None:
 def sentences_of(made: Results, criterion: Criterion) -> list[str]:
     """Return all sentences about the method of a comparison."""
     context = made.context(criterion)
-    m = len(made.compare(criterion))
-    return [made.text(criterion=criterion), context.method_in_full(m), context.interval_legend]
+    full = context.sentence("in full", comparisons="1 comparison") + context.sentence("adaptive")
+    notes = [full, context.sentence("lines")]
+    return [made.text(criterion=criterion), *notes]
 
 
 def test_each_kind_of_interval_is_named_where_it_is_used(tmp_path) -> None:
@@ -562,7 +563,7 @@ def test_each_kind_of_interval_is_named_where_it_is_used(tmp_path) -> None:
     row = auto.selection().set_index("row").loc["difference"]
     differences = 3 * [a - b for a, b in zip(*FINAL.values(), strict=True)]
     assert (row["test/low"], row["test/high"]) == pytest.approx(anytime_interval(differences, 0.1))
-    rules = [made.context(criterion).significance_rule("acc") for made in (fixed, auto)]
+    rules = [made.context(criterion).sentence("rule", metric="acc") for made in (fixed, auto)]
     assert "Holm-adjusted p value is below 0.05" in rules[0] and "p is at most 0.1" in rules[1]
     notes = [made.context(criterion).baseline_note for made in (fixed, auto)]
     assert all("recorded before the first of these repeats" in note for note in notes)
