@@ -186,8 +186,8 @@ def yaml_value(value: Any) -> str:
 
 
 @cache
-def _templates() -> Environment:
-    """Return the templates of the model card and of the lines of Python in it."""
+def templates() -> Environment:
+    """Return the templates: of the model card, of its lines of Python, of sentences on int8."""
     environment = Environment(  # noqa: S701 - Markdown and Python, not HTML
         loader=PackageLoader("kdtune.deploy"),
         trim_blocks=True,
@@ -209,7 +209,7 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
         resizes: whether images have to be resized, since not all have the size of a view.
     """
     return (
-        _templates()
+        templates()
         .get_template("predict.txt")
         .render(
             name=signature.name,
@@ -261,7 +261,7 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str
     if len(classes) > MAX_CLASSES:
         classes = classes.nsmallest(MAX_CLASSES, "accuracy")
     text = (
-        _templates()
+        templates()
         .get_template("card.md")
         .render(
             head=_front_matter(subject, has_onnx, split, accuracy),
