@@ -415,17 +415,6 @@ def test_test_intervals_are_always_valid_where_repeats_are_added(tmp_path) -> No
     assert (row["test/low"], row["test/high"]) == exact(anytime_interval(differences, 0.1))
 
 
-def test_an_older_study_is_not_said_to_have_recorded_its_finalists(tmp_path) -> None:
-    """Its best configuration is the better finalist on the final repeats, as its version said."""
-    last = {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}
-    final = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
-    made = make_final(tmp_path, last, final, policy="race", recorded=False)
-    assert made.best() == at(0.5).config_id
-    text, note = made.text(), made.context(Criterion()).baseline_note
-    assert "held-out" not in text + note and "did not record the finalists" in note
-    assert "final repeats; optimistic: they chose between the finalists" in text
-
-
 def test_a_metric_that_did_not_select_the_finalists_chooses_between_them(tmp_path) -> None:
     """By accuracy alpha = 1 was recorded as the best; on the final repeats 0.5 is better."""
     last = {0.5: [0.5, 0.5, 0.5], 1.0: [0.8, 0.81, 0.82]}
