@@ -3,7 +3,6 @@
 What command lines parse to is frozen in tests/goldens.
 """
 
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -158,15 +157,6 @@ def test_an_experiment_that_cannot_be_one_is_refused(
     with pytest.raises(InputError, match=words) as caught:
         parse("search", [written(tmp_path, content)])
     assert "own.py" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_the_command_of_an_experiment_that_exits_ends_with_2(tmp_path: Path) -> None:
-    file = written(tmp_path, f"{OWN_STUDY}import sys\nsys.exit(0)\n")
-    words = [sys.executable, "-m", "kdtune.search", file, "--out", str(tmp_path / "runs")]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: {file} cannot be run: it calls sys.exit(0)")
-    assert "Traceback" not in ended.stderr and not (tmp_path / "runs").exists()
 
 
 def test_no_error_repeats_what_acts_on_a_terminal(tmp_path: Path) -> None:
