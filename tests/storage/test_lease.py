@@ -44,7 +44,7 @@ def in_memory(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stu
 
 DRIVE = """
 import sys
-from kdtune.storage import lease
+from kdtune.storage import mirror as lease
 from kdtune.config.text import UserError
 from kdtune.config.study import Study
 from kdtune.storage.mirror import Mirror, RecordsUploader
@@ -375,7 +375,7 @@ def test_a_process_of_another_user_is_not_known_to_be_dead() -> None:
     """Process 1 belongs to root; the process that asks belongs to nobody."""
     code = (
         "import os\n"
-        "from kdtune.storage import lease\n"
+        "from kdtune.storage import mirror as lease\n"
         "holder = lease._this_process() | {'pid': 1, 'token': 'x', 'started': '0'}\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "assert not lease._is_abandoned(holder)"

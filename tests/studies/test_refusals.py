@@ -114,22 +114,6 @@ def merged(study: Study) -> Study:
     return merge_with_saved(study, read_if_saved(study.folder))
 
 
-def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    assert merged(replace(study, repeats=1)).repeats == study.repeats
-    assert merged(replace(study, repeats=5)).repeats == 5
-
-
-def test_a_study_that_adds_repeats_until_it_is_decided_stays_one(study: Study) -> None:
-    auto = replace(study, until_decided=True, budget="90runs", level=0.01)
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(auto.to_json())
-    assert merged(study) == auto
-    other = replace(auto, budget="5h")
-    assert merged(other) == other
-
-
 def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     study: Study, tmp_path: Path
 ) -> None:

@@ -1,0 +1,430 @@
+"""The store: moto's S3 over HTTP, outages, conditional writes, options, regions and credentials."""
+
+import builtins
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.exceptions import PermissionDeniedError
+from s3_service import ENVIRONMENT, S3
+
+from kdtune.config.files import join_uri
+from kdtune.config.run import Run
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
+from kdtune.storage import store as connection
+from kdtune.storage import store as storage
+from kdtune.storage.mirror import fetch
+from kdtune.storage.store import ConflictError, PermanentError, Store, connect, reach, server_time
+
+
+@pytest.fixture
+def store(s3: S3, tmp_path: Path) -> Store:
+    return Store(f"s3://kdtune/{tmp_path.name}")
+
+
+def test_put_get_and_names_agree(store: Store, tmp_path: Path) -> None:
+    data = os.urandom(6_000_000)  # more than one part of an upload
+    (tmp_path / "a").write_bytes(data)
+    store.put(tmp_path / "a", "trials/x/a")
+    assert store.get("trials/x/a", tmp_path / "new" / "b")
+    assert (tmp_path / "new" / "b").read_bytes() == data
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]  # no temporary file is left
+    assert store.names() == ["trials/x/a"] == store.names("trials")
+    assert store.names("epochs") == []
+    (tmp_path / "a").write_bytes(b"short")
+    store.put(tmp_path / "a", "trials/x/a")
+    store.get("trials/x/a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"short"
+
+
+def test_requests_are_retried_through_an_outage(
+    store: Store, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("before")
+    store.put(tmp_path / "a", "a")
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
+    store = Store(store.uri)
+    s3.process.send_signal(signal.SIGSTOP)
+    waker = subprocess.Popen(["sh", "-c", f"sleep 5; kill -CONT {s3.process.pid}"])
+    try:
+        began = time.monotonic()
+        assert store.get("a", tmp_path / "b")
+        assert time.monotonic() - began > 4
+    finally:
+        waker.wait()
+    assert (tmp_path / "b").read_text() == "before"
+
+
+def test_the_guard_is_asked_before_each_retry(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
+    store, tries = Store(f"s3://kdtune/{tmp_path.name}"), 0
+
+    def guard() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            s3.process.send_signal(signal.SIGCONT)
+            raise InputError("another's")
+
+    store.guard = guard
+    (tmp_path / "a").write_text("a")
+    s3.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(InputError, match="another's"):
+            store.put(tmp_path / "a", "a")
+    finally:
+        s3.process.send_signal(signal.SIGCONT)
+    assert store.names() == []
+    tries = 1
+    with pytest.raises(InputError, match="another's"):
+        store.delete("a")
+
+
+def test_retries_end_after_the_timeout(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 1.0)
+    briefly = Store(f"s3://kdtune/{tmp_path.name}", retry_timeout=1.0)
+    s3.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(OSError, match=r"GET http://127\.0\.0\.1:\d+/kdtune/.*: no answer"):
+            briefly.get("a", tmp_path / "a")
+    finally:
+        s3.process.send_signal(signal.SIGCONT)
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_service_that_is_down_is_reported_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="s3://kdtune/x cannot be reached"):
+        reach("s3://kdtune/x")
+    assert time.monotonic() - began < 30
+
+
+def test_an_unknown_scheme_or_bucket_is_reported_at_once(s3: S3, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must be one of s3, .* but got nowhere://kdtune"):
+        Store("nowhere://kdtune", retry_timeout=1.0)
+    (tmp_path / "a").write_text("a")
+    began = time.monotonic()
+    with pytest.raises(OSError, match="NoSuchBucket"):
+        Store("s3://no-such-bucket/runs").put(tmp_path / "a", "a")
+    assert time.monotonic() - began < 20  # not retried
+
+
+def test_fetch_reports_that_there_is_no_study(s3: S3, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must hold study\.json, but s3://kdtune/.*/gone"):
+        fetch(f"s3://kdtune/{tmp_path.name}/gone")
+
+
+def test_a_file_may_be_created_only_once(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("one")
+    version = store.put(file, "a", version={})
+    assert store.put(file, "a", version={}) == version  # an attempt that has landed is a success
+    file.write_text("two")
+    with pytest.raises(ConflictError):
+        store.put(file, "a", version={})
+    newer = store.put(file, "a", version=version)
+    file.write_text("three")
+    with pytest.raises(ConflictError):
+        store.put(file, "a", version=version)
+    found = store.read("a")
+    assert found is not None and (found.content, found.version) == (b"two", newer)
+    with pytest.raises(ConflictError):
+        store.put(file, "gone", version=version)
+    assert store.get("a", tmp_path / "b") == newer
+
+
+def test_objects_that_stand_for_folders_are_not_listed(
+    s3: S3, store: Store, tmp_path: Path
+) -> None:
+    """As the console of S3 makes them."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=s3.url)
+    for name in ("", "epochs/"):
+        client.put_object(Bucket="kdtune", Key=f"{tmp_path.name}/{name}", Body=b"")
+    (tmp_path / "a").write_text("a")
+    store.put(tmp_path / "a", "epochs/a")
+    assert store.names("epochs") == ["epochs/a"]
+
+
+def test_a_download_that_is_cut_off_leaves_the_old_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(100))
+    store.put(tmp_path / "a", "a")
+    real = store._store
+
+    class Cut:
+        def get(self, name: str) -> object:
+            whole = real.get(name)
+
+            class Result:
+                meta = whole.meta
+
+                def stream(self, min_chunk_size: int) -> list[bytes]:
+                    return [b"half"]
+
+            return Result()
+
+    monkeypatch.setattr(store, "_store", Cut())
+    store.retry_timeout = 0.1
+    (tmp_path / "b").write_text("old")
+    with pytest.raises(OSError, match="cut off"):
+        store.get("a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "old"
+    assert list(tmp_path.glob("*.part")) == []
+
+
+STREAMED = """
+import re, sys
+from pathlib import Path
+from kdtune.storage.store import Store
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+store, file = Store(sys.argv[1]), Path(sys.argv[2])
+Path("small").write_text("small")
+store.put(Path("small"), "small")
+store.get("small", Path("small"))
+before = peak()
+store.put(file, "big")
+store.get("big", Path("fetched"))
+assert Path("fetched").stat().st_size == file.stat().st_size
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow  # writes 96 MiB
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_large_files_are_streamed(s3: S3, tmp_path: Path) -> None:
+    """Memory holds the parts that are sent at once, not the file of 96 MiB."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(96 * 2**20)
+    uri = f"s3://kdtune/{tmp_path.name}"
+    command = [sys.executable, "-c", STREAMED, uri, str(tmp_path / "file")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60
+    Store(uri).delete("big")
+
+
+def test_a_denied_request_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def denied(*_: object) -> None:
+        asked.append(1)
+        raise storage.PermissionDeniedError("<Code>AccessDenied</Code>")
+
+    store = Store(f"memory://{tmp_path.name}")
+    monkeypatch.setattr(store._store, "head", denied, raising=False)
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(PermanentError, match="AccessDenied"):
+        store.put(tmp_path / "a", "a")
+    assert len(asked) == 1
+
+
+def test_a_store_in_a_folder_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "x").write_text("x")
+    store = Store((tmp_path / "a b").as_uri())
+    assert store.names() == ["x"]
+    assert store.get("x", tmp_path / "y") and (tmp_path / "y").read_text() == "x"
+    assert store.get("gone", tmp_path / "z") is None
+
+
+# -- Options of a URI, regions, credentials and clocks of the stores behind it --
+
+
+VARIABLES = [*ENVIRONMENT, *connection.OWN_CREDENTIALS]
+VARIABLES += ["AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
+VARIABLES += ["AWS_CA_BUNDLE", "GOOGLE_BASE_URL"]
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment that says nothing about AWS; returns the home folder."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    connection._bucket_region.cache_clear()
+    return tmp_path
+
+
+class Service:
+    """An HTTP service that answers each request with one status and these headers."""
+
+    def __init__(self, status: int, headers: dict[str, str]):
+        self.requests: list[tuple[str, str, str]] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                signed = self.headers.get("Authorization") or ""
+                service.requests.append((self.command, self.path, signed))
+                self.send_response_only(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """Amazon's S3, which refuses the request and names the region of the bucket."""
+    service = Service(403, {"x-amz-bucket-region": "eu-south-2"})
+    monkeypatch.setattr(connection, "GLOBAL_S3", service.url)
+    yield service
+    service.close()
+
+
+def test_a_name_is_joined_before_the_options(tiny: Run) -> None:
+    options = "region=us-west-2&endpoint_override=host:1&scheme=http"
+    study = Study(name="a", out=f"s3://bucket/runs/?{options}", run=tiny)
+    assert study.uri == f"s3://bucket/runs/a?{options}"
+    assert join_uri("s3://bucket/runs", "b") == "s3://bucket/runs/b"
+
+
+def test_options_of_a_uri_reach_the_store(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the environment says."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    host = s3.url.removeprefix("http://")
+    options = f"region=us-west-2&endpoint_override={host}&scheme=http"
+    store = Store(f"s3://kdtune/{tmp_path.name}/a%20b?{options}", retry_timeout=1.0)
+    (tmp_path / "x").write_text("x")
+    store.put(tmp_path / "x", "x")
+    assert store.names() == ["x"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)  # goes before AWS_ENDPOINT_URL
+    assert Store(f"s3://kdtune/{tmp_path.name}").names() == ["a b/x"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("nowhere://x", "must be one of s3, .* but got nowhere://x"),
+        ("s3://key:secret@bucket/x", "s3://bucket/x must not hold credentials.*AWS_ACCESS_KEY_ID"),
+        ("s3://bucket/x?secret_access_key=a", "must not hold credentials"),
+        ("s3://bucket/x?regoin=a&region=b", "'regoin' is not valid"),
+        ("memory://x?a=b", "has no options"),
+        ("az://container/x", "Account must be specified"),
+    ],
+)
+def test_an_unusable_uri_is_reported_at_once(bare: Path, uri: str, said: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=said) as caught:
+        Store(uri)
+    assert time.monotonic() - began < 5
+    assert "key:secret" not in str(caught.value)
+
+
+def test_uris_of_google_and_azure(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    google = connect("gs://bucket/runs?skip_signature=true", 1.0)
+    assert (type(google).__name__, google.prefix) == ("GCSStore", "runs")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    azure = connect("az://container/runs", 1.0)
+    assert (type(azure).__name__, azure.prefix) == ("AzureStore", "runs")
+    azure = connect("abfss://container@other.dfs.core.windows.net/runs", 1.0)
+    assert azure.config["account_name"] == "other"
+    services = [connection._service(store) for store in (google, azure)]
+    assert services == ["https://storage.googleapis.com", "https://other.blob.core.windows.net"]
+    assert connection._service(connect("memory://x", 1.0)) is None
+
+
+def test_the_region_of_a_bucket_is_amazons(
+    bare: Path, amazon: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the environment, since requests to another region are refused."""
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    for _ in range(2):  # is asked for once
+        store = connect("s3://bucket/runs", 1.0)
+        assert store.config["region"] == "eu-south-2"
+    assert amazon.requests == [("HEAD", "/bucket", "")]
+    assert connection._service(store) == "https://s3.eu-south-2.amazonaws.com"
+    assert connect("s3://bucket/runs?region=ap-east-1", 1.0).config["region"] == "ap-east-1"
+    monkeypatch.setattr(connection, "GLOBAL_S3", "http://127.0.0.1:9")  # behind a firewall
+    assert connect("s3://other/runs", 1.0).config["region"] == "us-west-2"
+    monkeypatch.delenv("AWS_REGION")
+    with pytest.raises(InputError, match="s3://other/runs cannot be reached"):
+        Store("s3://other/runs", retry_timeout=0.1)
+
+
+def test_credentials_of_a_profile_sign_the_requests(
+    bare: Path, amazon: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("boto3")
+    (bare / ".aws").mkdir()
+    (bare / ".aws" / "credentials").write_text(
+        "[lab]\naws_access_key_id = LABKEY\naws_secret_access_key = x\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(bare / ".aws" / "credentials"))
+    host = amazon.url.removeprefix("http://")
+    uri = f"s3://bucket/runs?endpoint_override={host}&scheme=http"
+    with pytest.raises(PermissionDeniedError):
+        connect(uri, 1.0).head("x")
+    ((_, path, signed),) = amazon.requests
+    assert path == "/bucket/runs/x" and "Credential=LABKEY/" in signed
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with pytest.raises(InputError, match=r"AWS configuration cannot be used.*none"):
+        connect(uri, 1.0)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "OWN")  # goes before the profile, without boto3
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with pytest.raises(PermissionDeniedError):
+        connect(uri, 1.0).head("x")
+    assert "Credential=OWN/" in amazon.requests[-1][2]
+
+
+def test_a_profile_without_boto3_is_reported(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_boto3(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "boto3":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", no_boto3)
+    connect("s3://bucket/x?region=us-west-2", 1.0)  # perhaps the machine has a role
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with pytest.raises(InputError, match=r"need boto3.*pip install 'kdtune\[cluster\]'"):
+        connect("s3://bucket/x?region=us-west-2", 1.0)
+
+
+def test_the_time_of_a_service_is_read_from_a_refusal_too(bare: Path) -> None:
+    """The year 2001, by RFC 9110's format of dates."""
+    service = Service(403, {"Date": formatdate(1_000_000_000, usegmt=True)})
+    host = service.url.removeprefix("http://")
+    uri = f"s3://bucket/x?region=us-west-2&endpoint_override={host}&scheme=http"
+    store = Store(uri)
+    assert server_time(store._store, 1.0) == store.clock() == 1_000_000_000
+    service.close()
+    assert server_time(store._store, 1.0) is None
+    assert abs(store.clock() - time.time()) < 5
