@@ -10,11 +10,11 @@ if __name__ == "__main__":
 
 from kdtune.config.study import Study
 from kdtune.config.text import printable_lines
-from kdtune.raytune.driver import run
+from kdtune.raytune.identity import read_complete
 
 
 def main(study: Study) -> int:
-    """Run the study or resume it; print the table and the verdict.
+    """Run the study or resume it; print the table and the verdict. A complete one is only read.
 
     Returns:
         The exit code: 0 if a run completed, 1 if none did.
@@ -22,7 +22,11 @@ def main(study: Study) -> int:
     Raises:
         UserError: As `driver.run` does.
     """
-    results = run(study)
+    results = read_complete(study)
+    if results is None:
+        from kdtune.raytune.driver import run  # loads torch and Ray
+
+        results = run(study)
     place = study.uri or results.folder
     students = ", students/" * results.task.is_distillation
     print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv{students}, ...")

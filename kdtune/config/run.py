@@ -867,3 +867,7 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
     named = tuple(Path(t).name if t in files else t for t in teachers)
     weights = tuple(f"{model}={file}" for model, file in paths.items())
     return replace(run, teacher_weights=weights), {**space, "teacher": named}
+
+
+COMPARED_BY_CONTENT = ("data", "extra", "teacher_weights", "student_weights")
+"""Fields of a run that are paths: a teacher stays the same where its files have moved."""

@@ -8,7 +8,8 @@
 - machines: the machines of a Ray cluster: what they have, their checks, how many trials fit
 - teachers: teachers before the trials: their training, accuracy and the cost of models
 - objects: objects that were passed, and their copies on Ray's workers
-- folder: a study's folder: its identity, and the files at its start and end
+- folder: a study's folder: the files at its start and its end
+- identity: whether a study continues the one in its folder, and whether that is complete
 - progress: progress of a study: live table, lines, notification, trackers
 
 May import every package but reporting.

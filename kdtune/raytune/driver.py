@@ -35,17 +35,9 @@ from kdtune.data.checks import (
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.planning.plan import Plan
-from kdtune.raytune.folder import (
-    add_warning,
-    check_same,
-    finish,
-    is_moved,
-    merge_with_saved,
-    read_if_saved,
-    remove_parts,
-    write_study,
-)
+from kdtune.raytune.folder import add_warning, finish, remove_parts, write_study
 from kdtune.raytune.function import function_epochs, make_run, run_trial
+from kdtune.raytune.identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.machines import (
     Capacity,
     MachineMonitor,

@@ -102,8 +102,6 @@ def logits_of_split(
 # Identity of a teacher: the training that makes it, and whether a saved one was made by that.
 
 
-COMPARED_BY_CONTENT = ("data", "extra", "teacher_weights", "student_weights")
-"""Fields of a run that are paths: a teacher stays the same where its files have moved."""
 RECIPE = (
     *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
     *("lr_step_size", "lr_gamma", "lr_milestones", "epochs", "batch_size"),

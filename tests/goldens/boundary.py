@@ -56,7 +56,7 @@ def run_command(words: Sequence[str]) -> Ran:
         stack.enter_context(_warnings_of_a_process())
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
-        stack.callback(gc.enable)
+        stack.callback(gc.enable if gc.isenabled() else gc.disable)
         try:
             main()
         except SystemExit as end:
@@ -156,6 +156,8 @@ def sharing() -> Iterator[None]:
             if not name.startswith("_") and inspect.isfunction(function):
                 stack.enter_context(mock.patch.object(Results, name, _once(function, id)))
         stack.enter_context(mock.patch("inspect.getsource", cache(inspect.getsource)))
+        stack.callback(gc.enable)
+        gc.disable()
         yield
 
 
@@ -216,13 +218,12 @@ def configuration(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
 # -- results ---------------------------------------------------------------------------------------
 
 
-def criteria(results: Results, all_of_them: bool) -> dict[str, Any]:
-    """Return the criteria by which a study is judged here, by name."""
-    found = {"default": results.criterion()}
-    if all_of_them:
-        found["ce"] = results.criterion("ce")
-        found["best-epoch"] = results.criterion(scope="best")
-        found["kl, mean of 5"] = results.criterion("kl", scope="last-5-avg")
-        distilled = sorted(results.study.values("alpha"))[1]
-        found["other baseline"] = results.criterion(baseline={"alpha": distilled})
-    return found
+def criteria(results: Results) -> dict[str, Any]:
+    """Return criteria by which a study of distillation is judged besides its own, by name."""
+    distilled = sorted(results.study.values("alpha"))[1]
+    return {
+        "ce": results.criterion("ce"),
+        "best-epoch": results.criterion(scope="best"),
+        "kl, mean of 5": results.criterion("kl", scope="last-5-avg"),
+        "other baseline": results.criterion(baseline={"alpha": distilled}),
+    }

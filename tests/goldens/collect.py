@@ -213,36 +213,61 @@ def results_of(study: str) -> Files:
         "effort": results.effort,
         "predictions-val": results.predictions(),
     }
+    files = judged(results, study, {"default": results.criterion()})
+    files[f"words/results/{study}.txt"] = sections(words) + files[f"words/results/{study}.txt"]
+    return files | as_files(f"numbers/results/{study}", frames)
+
+
+def more_results() -> Files:
+    """Return what follows from other criteria in some studies."""
+    files = {}
+    for study in (FULL, "race", "decided", "folds", "teachers", "auto", "file_teacher"):
+        results = kdtune.load(Path("runs") / study)
+        files |= judged(results, f"{study}-criteria", boundary.criteria(results))
+        frame = results.predictions("test")
+        files |= as_files(f"numbers/results/{study}-criteria", {"predictions-test": frame})
+    return files
+
+
+def judged(results: kdtune.Results, name: str, criteria: dict[str, Any]) -> Files:
+    """Return what follows from a study by some criteria."""
+    words, frames = {}, {}
     values: dict[str, Any] = {"default": results.default, "final": list(results.final_trials.index)}
-    for name, criterion in boundary.criteria(results, study in (FULL, "race")).items():
+    for own, criterion in criteria.items():
         words |= {
-            f"verdict, {name}": results.verdict(criterion),
-            f"baseline, {name}": results.baseline(criterion),
-            f"edges, {name}": results.edges(criterion),
-            f"within limits, {name}": results.best_within_limits(criterion),
+            f"verdict, {own}": results.verdict(criterion),
+            f"baseline, {own}": results.baseline(criterion),
+            f"edges, {own}": results.edges(criterion),
+            f"within limits, {own}": results.best_within_limits(criterion),
         }
         frames |= {
-            f"{name}/compare": results.compare(criterion),
-            f"{name}/frontier": results.frontier(criterion),
-            f"{name}/selection": results.selection(criterion),
-            f"{name}/spread": results.spread(criterion),
-            f"{name}/importance": results.importance(criterion),
+            f"{own}/compare": results.compare(criterion),
+            f"{own}/frontier": results.frontier(criterion),
+            f"{own}/selection": results.selection(criterion),
+            f"{own}/spread": results.spread(criterion),
+            f"{own}/importance": results.importance(criterion),
         }
         share = results.teacher_share(criterion)
-        values[name] = {
+        values[own] = {
             "best": results.best(criterion),
             "students": results.compared_students(criterion),
             "teacher share": share and share._asdict(),
         }
-    text = "".join(f"## {name}\n{words[name]}\n\n" for name in words)
     return {
-        f"words/results/{study}.txt": normalise(text),
-        f"numbers/results/{study}/values.json": as_json(values),
-        **{
-            f"numbers/results/{study}/{name}.csv": normalise(as_csv(frame))
-            for name, frame in frames.items()
-        },
+        f"words/results/{name}.txt": sections(words),
+        f"numbers/results/{name}/values.json": as_json(values),
+        **as_files(f"numbers/results/{name}", frames),
     }
+
+
+def sections(words: dict[str, str]) -> str:
+    """Return texts under their names."""
+    return normalise("".join(f"## {name}\n{text}\n\n" for name, text in words.items()))
+
+
+def as_files(folder: str, frames: dict[str, pd.DataFrame]) -> Files:
+    """Return dataframes as the files of a folder."""
+    return {f"{folder}/{name}.csv": normalise(as_csv(frame)) for name, frame in frames.items()}
 
 
 ANALYSIS = ("", "--pooled", "--format latex --strict")
@@ -455,6 +480,7 @@ GROUPS: dict[str, Callable[[], Files]] = {
 SLOW_GROUPS: dict[str, Callable[[], Files]] = {
     "more command lines": more_command_lines,
     "more flags of analysis": more_analysis,
+    "more criteria": more_results,
     "more configurations": partial(configurations, *CONFIGURATIONS),
     **{f"report of {name}": partial(report, name) for name in SLOW_REPORTS},
     "figures": figures,

@@ -28,15 +28,8 @@ from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.sources import clear_cached_data, load_data, load_fashion
-from kdtune.raytune.folder import (
-    check_same,
-    finish,
-    is_moved,
-    merge_with_saved,
-    read_if_saved,
-    remove_parts,
-    write_study,
-)
+from kdtune.raytune.folder import finish, remove_parts, write_study
+from kdtune.raytune.identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import most_different, read_arms
 from kdtune.storage.folder import lock_study

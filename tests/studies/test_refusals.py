@@ -14,7 +14,8 @@ from kdtune.config.text import InputError, LeaseLostError, NodeMismatchError, Us
 from kdtune.data.sources import load_data
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.folder import check_same, merge_with_saved, read_if_saved, write_study
+from kdtune.raytune.folder import write_study
+from kdtune.raytune.identity import check_same, merge_with_saved, read_if_saved
 from kdtune.search import main
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import resolve_study

@@ -21,7 +21,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import clear_cached_data, load_data, load_fashion
-from kdtune.raytune.folder import check_same, is_moved
+from kdtune.raytune.identity import check_same, is_moved
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
