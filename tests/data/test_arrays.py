@@ -1,7 +1,6 @@
 """Data of arrays, torch datasets, factories and objects, and images without labels."""
 
 import os
-import shutil
 import struct
 import sys
 import threading
@@ -28,7 +27,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import data_record, describe_data, find_copies
-from kdtune.data.dataset import Data, hash_files
+from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
@@ -266,17 +265,6 @@ def test_a_subset_of_files_has_the_images_of_its_indices(load, colours):
             assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
 
 
-def test_files_that_have_moved_are_the_same_and_the_folder_counts(load, colours, tmp_path):
-    for file, _ in colours.samples:
-        os.utime(file, (1, 1))  # so that hashes are noted
-    data = load({"train": colours, "val": colours})
-    assert data.root == str(tmp_path / "colours")
-    moved = datasets.ImageFolder(shutil.copytree(colours.root, tmp_path / "elsewhere"))
-    assert load({"train": moved, "val": moved}).fingerprint == data.fingerprint
-    files = sorted(file for file, _ in colours.samples)
-    assert hash_files(tmp_path / "colours", files) != hash_files(tmp_path, files)
-
-
 def test_a_loader_of_the_users_own_reads_the_files(load, colours):
     dataset = datasets.ImageFolder(
         colours.root, loader=lambda file: torch.tensor([float(file[-5])])
@@ -505,23 +493,6 @@ def test_a_folder_is_read_with_all_its_folders_in_one_order(tmp_path: Path) -> N
     assert describe_data(found)[0] == f"Images without labels: 5 (--extra {root})."
     assert data_record(found)["extra"] == {"examples": 5, "source": "extra"}
     assert set(data_record(found)["examples"]) == {"train", "val", "test"}
-
-
-def test_the_fingerprint_of_a_folder_is_of_its_content(tmp_path: Path) -> None:
-    data = str(make_photos(tmp_path / "photos"))
-    root = make_extra(tmp_path / "extra")
-    first = with_images(Run(data=data, extra=str(root)))
-    moved = root.rename(tmp_path / "moved")
-    (moved / "a" / "circle").unlink()
-    clear_cached_data()
-    second = with_images(Run(data=data, extra=str(moved)))
-    assert first.extra is not None and second.extra is not None
-    assert first.extra.fingerprint == second.extra.fingerprint
-    save(photo(9), moved / "b.jpg")
-    clear_cached_data()
-    third = with_images(Run(data=data, extra=str(moved)))
-    assert third.extra is not None and third.extra.fingerprint != first.extra.fingerprint
-    assert first.fingerprint == second.fingerprint == third.fingerprint
 
 
 def missing(root: Path) -> None:

@@ -16,7 +16,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import DataChangedError, InputError
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes, find_copies
-from kdtune.data.dataset import Data, Split, ValCut, cut_val, hash_files
+from kdtune.data.dataset import Data, Split, ValCut, cut_val
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
@@ -54,20 +54,6 @@ def test_an_overwritten_image_is_never_decoded_as_the_one_that_was_hashed(root, 
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
-def test_a_file_of_the_same_size_and_time_is_another_one(root):
-    run = Run(data=str(root))
-    data, file = load_data(run), root / "val" / "ant" / "0.png"
-    before = file.stat()
-    content = bytearray(file.read_bytes())
-    content[-20] ^= 1
-    other = root.parent / "other.png"
-    other.write_bytes(content)
-    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
-    other.replace(file)
-    assert data.splits["val"].changed_files() == [str(file)]
-    assert find_changes(run).startswith(f"image files were changed or removed ({file})")
-
-
 def replaced_by_a_copy(file, time_ns):
     """Give a file another inode and another time of change."""
     copy = file.with_name("copy")
@@ -102,18 +88,6 @@ def test_a_file_whose_time_is_set_back_is_another_one(root, size):
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(DataChangedError, match=r"val/ant/0\.png has been changed or removed since"):
         split.example(0)
-
-
-def test_a_note_of_contents_gives_the_same_stamps_as_reading_them(root):
-    files = sorted(map(str, root.rglob("*.png")))
-    for file in files:
-        os.utime(file, ns=(10**18, 10**18))  # long ago, so that a note is kept
-    first, notes = hash_files(root, files), list((root.parent / "notes").rglob("*"))
-    (note,) = [found for found in notes if found.is_file()]
-    again = hash_files(root, files)
-    assert first.hash == again.hash and torch.equal(first.stamps, again.stamps)
-    note.write_text(first.hash)  # cut short
-    assert torch.equal(hash_files(root, files).stamps, first.stamps)
 
 
 def test_files_of_passed_data_are_compared_by_content_on_another_machine(root):

@@ -102,17 +102,6 @@ def test_a_study_ends_with_thumbnails_of_the_images_that_its_report_shows(tmp_pa
     assert not (folder / THUMBNAILS).exists()
 
 
-def test_students_of_another_best_are_not_kept(tmp_path: Path) -> None:
-    folder = tmp_path / "made"
-    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
-    train_of(folder, list(made.trials.trial_id), write_predictions(made))
-    finish(folder, Mirror(made.study))
-    shutil.rmtree(folder / "trials")
-    write_records(folder, {at(1.0, r): [0.9, 0.95, 0.99] for r in range(2)})  # now plain is best
-    finish(folder, Mirror(made.study))
-    assert students(folder) == {}
-
-
 def weights(folder: Path) -> set[str]:
     """Return the runs whose weights are in trials/."""
     return {file.parent.name for file in folder.glob(f"trials/*/{STUDENT}")}
