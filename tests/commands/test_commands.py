@@ -10,7 +10,6 @@ import pytest
 import kdtune.analysis
 import kdtune.teacher
 from kdtune.config.cli import parse, parse_command
-from kdtune.config.study import Study
 
 TINY = [
     *("--train-images", "60", "--epochs", "2", "--teacher-epochs", "1", "--gpus", "0"),
@@ -61,26 +60,3 @@ def _of_teacher(flags: list[object]) -> list[object]:
     dropped = {"--train-images", "--epochs", "--student"}
     pairs = zip(flags[::2], flags[1::2], strict=True)
     return [word for pair in pairs if pair[0] not in dropped for word in pair]
-
-
-@pytest.mark.parametrize("command", ["teacher", "distill", "search", "analysis"])
-def test_a_misspelt_flag_names_the_nearest_at_once(command: str, tmp_path: Path) -> None:
-    words = ["runs/x", "--formt"] if command == "analysis" else ["--teacher-epoch"]
-    done = call(f"kdtune.{command}", *words, "3", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
-    assert done.returncode == 2
-    assert ("--format" if command == "analysis" else "--teacher-epochs") in done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "kdtune" in imported and "torch" not in imported  # torch takes seconds
-
-
-@pytest.mark.parametrize("words", [["no-such-run"], ["."]])
-def test_analysis_of_what_is_no_study(words: list[str], tmp_path: Path) -> None:
-    done = call("kdtune.analysis", *words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: a study")
-
-
-def test_analysis_of_a_study_that_has_not_started(tmp_path: Path) -> None:
-    (tmp_path / "study.json").write_text(Study().to_json())
-    done = call("kdtune.analysis", ".", cwd=tmp_path)
-    assert done.returncode == 0 and "No conclusion" in done.stdout, done.stderr

@@ -7,13 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from kdtune.config.cli import COMMANDS, completion_script
-from kdtune.report import ReportFlags
+from kdtune.config.cli import completion_script
 
 IN_BASH = """
 source "$1"; shift
@@ -61,13 +59,6 @@ def bash(script: Path, typed: str) -> list[str]:
 )
 def test_bash(typed: str, offered: str, script: Path) -> None:
     assert bash(script, typed) == offered.split()
-
-
-@needs_bash
-def test_bash_offers_every_command_and_flag(script: Path) -> None:
-    assert set(COMMANDS) <= set(bash(script, ""))
-    names = {field.name.replace("_", "-") for field in fields(ReportFlags)} - {"runs"}
-    assert {f"--{name}" for name in names} <= set(bash(script, "report -"))
 
 
 def test_the_command_prints_the_script() -> None:

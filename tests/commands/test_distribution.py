@@ -100,21 +100,6 @@ def test_the_sdist_holds_no_data_but_the_default_data_set(built: Built) -> None:
         assert image in names
 
 
-def test_what_the_metadata_say(built: Built) -> None:
-    said = metadata(built.wheel)
-    assert (said["Name"], said["Version"]) == ("kdtune", kdtune.__version__)
-    assert said["License-Expression"] == "Apache-2.0 AND MIT"
-    assert said["Requires-Python"] == ">=3.11"
-    assert said["Description-Content-Type"] == "text/markdown"
-    assert said["Keywords"] and "Typing :: Typed" in (said.get_all("Classifier") or [])
-    required = said.get_all("Requires-Dist") or []
-    assert any(line.startswith("torch>=") for line in required)
-    assert not any(
-        line.startswith(("pytest", "build")) and "extra" not in line for line in required
-    )
-    assert str(said.get_payload()).startswith("# kdtune")
-
-
 def test_the_wheel_is_installed_into_a_fresh_environment(built: Built, tmp_path: Path) -> None:
     """Without its dependencies: the list of commands needs none."""
     venv = tmp_path / "venv"

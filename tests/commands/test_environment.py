@@ -97,12 +97,6 @@ def test_a_name_that_the_locale_cannot_read_is_said_with_the_remedy(tmp_path: Pa
     assert "the locale has the encoding ascii; set PYTHONUTF8=1" in done.stderr
 
 
-def test_an_error_cannot_act_on_the_terminal(tmp_path: Path) -> None:
-    done = shell("$PYTHON -m kdtune $'\\x1b[31m\\u202e'", tmp_path)
-    check_is_clean(done, 2)
-    assert r"\x1b[31m\u202e" in done.stderr and "\x1b" not in done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "variables"),

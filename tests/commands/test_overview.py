@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import kdtune
-from kdtune.config.cli import COMMANDS, EXIT_CODES, parse_command
+from kdtune.config.cli import COMMANDS, EXIT_CODES
 
 PACKAGE = Path(kdtune.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -43,48 +42,10 @@ def console(tmp_path: Path) -> Path:
     return script
 
 
-def test_the_table_has_every_module_that_can_be_run() -> None:
-    started = {
-        found[1]
-        for file in PACKAGE.glob("*.py")
-        if (found := re.search(r'^    start\("(\w+)"\)', file.read_text(), re.MULTILINE))
-    }
-    assert started == set(COMMANDS)
-    assert {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == started
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert callable(import_module(f"kdtune.{name}").main)
-    with pytest.raises(SystemExit) as ended:
-        parse_command(name, ["--help"])
-    assert ended.value.code == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"usage: python -m kdtune.{name} " in said
-    for code in COMMANDS[name].exit_codes:
-        assert f"{code} {EXIT_CODES[code]}" in said
-
-
-def test_without_a_command_they_are_listed() -> None:
-    code, out, err = call()
-    assert (code, err) == (0, "")
-    assert call("--help")[1] == out
-    for name, command in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(command.summary)}$", out, re.MULTILINE)
-    assert max(map(len, out.splitlines())) <= 100
-
-
-@pytest.mark.parametrize("words", [["--version"], ["search", "--version"]])
-def test_version(words: list[str]) -> None:
-    assert call(*words) == (0, f"kdtune {kdtune.__version__}\n", "")
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["serach"], "got serach; did you mean search?"),
-        (["analyse", "runs/x"], "got analyse; did you mean analysis?"),
-        (["xyz"], "got xyz; kdtune --help lists them"),
         (["--gpus", "4"], "flags must follow a command, but got --gpus first"),
         (["search", "--alpha", "1.5"], "alpha must lie in [0, 1]"),
         (["analysis", "no-such-run"], "a study must be a folder"),
@@ -124,10 +85,6 @@ def test_the_console_script_finds_modules_in_the_current_folder(
     (tmp_path / "mine.py").write_text(text)
     code, _, err = call("search", "mine.py", cwd=tmp_path, script=console)
     assert code == 2 and "lr=-7.0" in err, err
-
-
-def test_help_names_the_command_as_it_was_called(console: Path) -> None:
-    assert call("report", "--help", script=console)[1].startswith("usage: kdtune report ")
 
 
 def test_the_exit_codes_are_documented() -> None:

@@ -9,17 +9,20 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kdtune
-from kdtune.config.cli import _format_warning, parse, run_and_exit
-from kdtune.config.defaults import fashion
+from kdtune.config import study as trackers
+from kdtune.config.cli import parse, parse_command, run_and_exit
+from kdtune.config.defaults import teacher_recipe
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.task import Range
 from kdtune.config.text import Diverged, InputError, LeaseLostError, NodeMismatchError
+from kdtune.results.results import parse_baseline
 
 EXPERIMENT = """
 from kdtune import Run, Study
@@ -47,73 +50,7 @@ def command(module: str, *arguments: str, python: tuple[str, ...] = ()) -> tuple
     return done.returncode, " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split()), done.stderr
 
 
-@pytest.fixture(scope="module")
-def search_help() -> str:
-    code, out, _ = command("search", "--help")
-    assert code == 0
-    return out
-
-
 # -- what parse makes of it ------------------------------------------------------------------------
-
-
-def test_default_is_the_fashion_study() -> None:
-    study = parse("search", [])
-    assert study == fashion()
-    assert study.space == {"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}
-    assert (study.run.train_images, study.repeats, len(study.runs())) == (300, 8, 5)
-
-
-def test_several_values_are_searched() -> None:
-    study = parse("search", ["--alpha", "0", "1", "--lr", "0.1", "1", "--loss", "mse", "kl"])
-    space = {"alpha": (0, 1), "temperature": (1, 4), "lr": (0.1, 1), "loss": ("mse", "kl")}
-    assert study.space == space
-    assert study.run == fashion().run
-
-
-def test_one_value_is_not_searched() -> None:
-    study = parse("search", ["--alpha=0.3"])
-    assert study.space == {"temperature": (1.0, 4.0)}
-    assert study.run == replace(fashion().run, alpha=0.3)
-    assert [run.alpha for run in study.runs()] == [0.3, 1, 0.3]
-
-
-def test_ranges() -> None:
-    study = parse(
-        "search",
-        ["--lr", "1e-4..1e-1:log", "--epochs", "5..20", "--alpha", "0..1", "--search", "tpe"],
-    )
-    assert study.space["lr"] == Range(1e-4, 0.1, log=True)
-    assert study.space["epochs"] == Range(5, 20) and isinstance(study.space["epochs"].low, int)
-    assert study.space["temperature"] == (1, 4) and study.search == "tpe"
-    assert study.run == fashion().run
-    odds = parse("search", ["--alpha", "0.001..0.999:logit", "--search", "random"])
-    assert odds.space["alpha"] == Range(0.001, 0.999, logit=True)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--lr 1..0", "LOW < HIGH, but got 1..0"),
-        ("--lr 0..1:log", "begin above 0, but got 0..1:log"),
-        ("--alpha 0..1:logit --search tpe", "0 and 1, both excluded, but got 0..1:logit"),
-        ("--epochs 5..9:logit --search tpe", "0 and 1, both excluded, but got 5..9:logit"),
-        ("--lr 0.1 1..2", "lr must be a list or one range, but got 0.1 1..2"),
-        ("--lr 0.1..1", "lr must be a list for a grid, but got 0.1..1; --search random or tpe"),
-        ("--alpha 0..2 --search tpe", r"alpha must lie in \[0, 1\], but got alpha=2"),
-        ("--repeats auto", "repeats auto must have a limit"),
-        ("--budget 3h", "budget is for --repeats auto only, but got budget=3h"),
-    ],
-)
-def test_bad_ranges(flags: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        parse("search", flags.split())
-
-
-def test_repeats_auto() -> None:
-    study = parse("search", ["--repeats", "auto", "--budget", "400runs"])
-    assert (study.repeats, study.until_decided, study.budget) == (8, True, "400runs")
-    assert not parse("search", ["--repeats", "3"]).until_decided
 
 
 def test_repeats_win_over_an_experiment_that_has_them_auto(tmp_path: Path) -> None:
@@ -141,38 +78,11 @@ def test_flags_win_over_experiment(experiment: str) -> None:
     assert study.name == "bees"
 
 
-def test_an_experiment_keeps_its_name_on_other_data(experiment: str) -> None:
-    study = parse("search", [experiment, "--data", "/data/ants"])
-    assert (study.name, study.run.data, study.run.epochs) == ("bees", "/data/ants", 7)
-    named = parse("search", [experiment, "--data", "/data/ants", "--name", "mine"])
-    assert named.name == "mine"
-    assert parse("search", [experiment, "--data", "/data/bees"]).name == "bees"
-
-
-@pytest.mark.parametrize("flags", [["--data", "/data/ants"], ["--data=/data/ants"]])
-def test_data_without_experiment_starts_from_the_defaults(flags: list[str]) -> None:
-    study = parse("search", [*flags, "--alpha", "0.5", "1"])
-    assert study == Study(run=Run(data="/data/ants"), space={"alpha": (0.5, 1)})
-    assert (study.name, study.run.train_images, study.run.student) == ("ants", None, "resnet18")
-
-
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = parse("search", ["--data", "photos", "--teacher-weights", "t.safetensors"])
     assert study.run.data == str(tmp_path / "photos")
     assert study.run.teacher_weights == str(tmp_path / "t.safetensors")
-
-
-def test_misspelt_experiment(tmp_path: Path, experiment: str) -> None:
-    (tmp_path / "photos.py").touch()
-    with pytest.raises(
-        InputError, match=f"bess.py does not exist; did you mean {re.escape(experiment)}"
-    ):
-        parse("search", [str(tmp_path / "bess.py")])
-    with pytest.raises(InputError, match=r"/nowhere/x\.py does not exist$"):
-        parse("search", ["/nowhere/x.py"])
-    with pytest.raises(InputError, match="must be a Python file"):
-        parse("search", [str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -196,47 +106,6 @@ def test_a_fault_of_the_experiment_has_its_place(tmp_path: Path, text: str, word
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_whose_name_begins_with_fashion_is_not_the_embedded_set() -> None:
-    study = parse("search", ["--data", "fashion x", "--name", "x"])
-    assert (study.run.train_images, study.run.student) == (None, "resnet18")
-    assert parse("search", ["--data=fashion"]).run.train_images == 300
-
-
-@pytest.mark.parametrize(
-    ("text", "got"), [("", "None"), ("study = {'lr': 1}", "{'lr': 1}"), ("Study = 1", "None")]
-)
-def test_experiment_without_study(tmp_path: Path, text: str, got: str) -> None:
-    file = tmp_path / "empty.py"
-    file.write_text(text)
-    with pytest.raises(InputError, match=rf"empty\.py must define `study = .*but got {got}$"):
-        parse("search", [str(file)])
-
-
-def test_distill_takes_one_value_of_each() -> None:
-    study = parse("distill", ["--alpha", "1", "--lr", "0.5", "--repeat", "3", "--epochs", "2"])
-    run = study.run
-    assert (run.alpha, run.lr, run.repeat, run.epochs) == (1, 0.5, 3, 2)
-    assert run.student == fashion().run.student
-
-
-@pytest.mark.parametrize(
-    ("which", "flags", "named"),
-    [
-        ("distill", "--alpha 0.1 0.5", "0.5"),
-        ("distill", "--repeats 2", "--repeats"),
-        ("search", "--repeat 1", "--repeats"),
-        ("search", "--alpha much", "--alpha"),
-        ("search", "--seed 1 2", "2"),
-        ("teacher", "--alpha 0.5", "--alpha"),
-    ],
-)
-def test_flags_that_are_refused(which, flags: str, named: str, capsys) -> None:
-    with pytest.raises(SystemExit) as exit:
-        parse(which, flags.split())
-    assert exit.value.code == 2
-    assert named in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("which", ["search", "distill", "teacher"])
 def test_flags_of_several_numbers_are_one_value(which) -> None:
     one = parse(which, ["--teacher-mean", "0.5", "--teacher-size", "64", "--eval-crop", "0.9"])
@@ -253,35 +122,7 @@ def test_flags_of_several_numbers_are_one_value(which) -> None:
         parse(which, ["--teacher-std", "58.4", "57.1", "57.4"])
 
 
-def test_help_says_bounds_and_effects(search_help: str) -> None:
-    assert "Momentum. Must lie in [0, 1). Only used with optimizer sgd or nesterov." in search_help
-    assert "Must lie in [0, 1000000]. Only used with loss " in search_help
-    assert re.search(r"--loss \[\{kl,mse[a-z_,]*,module:function,A.B\}", search_help)
-
-
-def test_temperatures_of_student_and_teacher() -> None:
-    both = ["--temperature", "1", "4", "--teacher-temperature", "1", "4", "--alpha", "0.5"]
-    runs = parse("search", both).runs()
-    pairs = {(r.config["temperature"], r.config["teacher_temperature"]) for r in runs}
-    assert pairs == {(1, None), (4, None), (1, 4), (4, 1), (None, None)}  # the last is alpha = 1
-    drawn = parse("search", ["--teacher-temperature", "1..20:log", "--search", "random"])
-    assert drawn.space["teacher_temperature"] == Range(1.0, 20.0, log=True)
-    assert parse("search", ["--teacher-temperature", "2"]).run.teacher_temperature == 2
-    assert parse("search", ["--teacher-temperature", "None"]).run.teacher_temperature is None
-    assert parse("distill", ["--teacher-temperature", "2"]).run.teacher_temperature == 2
-    with pytest.raises(InputError, match="searched among numbers, but got None"):
-        parse("search", ["--teacher-temperature", "None", "2"])
-
-
 # -- what a user sees ------------------------------------------------------------------------------
-
-
-def test_help_explains_the_fields(search_help: str) -> None:
-    assert "Weight of the cross-entropy with the labels; the distillation loss has" in search_help
-    assert "GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two" in search_help
-    assert "(default: 0.1 0.5 1.0)" in search_help
-    assert "[EXPERIMENT.py]" in search_help
-    assert "--repeat " not in search_help
 
 
 @pytest.mark.parametrize(
@@ -327,7 +168,194 @@ def test_a_bug_is_not_hidden() -> None:
     assert ended.value.code == 3
 
 
-def test_a_warning_of_kdtune_is_one_line_and_others_name_their_place() -> None:
-    own = kdtune.__file__
-    assert _format_warning("text", UserWarning, own, 3, None) == "warning: text\n"
-    assert _format_warning("text", UserWarning, "lib.py", 3, "").startswith("lib.py:3: UserWarn")
+@pytest.mark.parametrize("words", [["--by"], ["--columns", "--pooled"]])
+def test_a_flag_for_several_values_needs_one(words: list[str]) -> None:
+    with pytest.raises(InputError, match="must have at least one value") as caught:
+        parse_command("analysis", ["runs/x", *words])
+    assert "\n" not in str(caught.value) and words[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--alpha 0 --alpha 1", "a flag must be given once, but got --alpha twice; "),
+        ("--lr=0.1 --lr 0.2", "a flag must be given once, but got --lr twice"),
+        ("--batch-size 2 --batch_size 3", "a flag must be given once, but got --batch-size twice"),
+        ("--stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
+        ("--alpha 0.5 1 0.5", "alpha must list each value once, but got 0.5 twice"),
+        ("--loss kl kl", "loss must list each value once, but got kl twice"),
+        ("--alpha 0..1 0.5", "alpha must be a list or one range, but got 0..1 0.5"),
+        ("--lr 0.1..1e400 --search random", "a range must be LOW..HIGH with LOW < HIGH"),
+    ],
+)
+def test_words_that_contradict_each_other(words: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse("search", words.split())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("analysis", ["runs/x", "--metric", "acc", "--metric", "ce"]),
+        ("report", ["runs/x", "--out", "a", "--out", "b"]),
+        ("predict", ["runs/x", "a.png", "--top", "1", "--top", "2"]),
+        ("export", ["runs/x", "--repeat", "0", "--repeat", "1"]),
+        ("convert", ["--from", "keras", "--from", "timm"]),
+    ],
+)
+def test_a_flag_counts_once_in_every_command(command: str, words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^a flag must be given once, but got --"):
+        parse_command(command, words)
+
+
+def test_a_list_of_an_experiment_may_have_a_value_twice(tmp_path) -> None:
+    """It is one configuration; a study that was begun so goes on."""
+    file = tmp_path / "e.py"
+    file.write_text("import kdtune\nstudy = kdtune.Study(space={'alpha': (0.5, 0.5, 1.0)})\n")
+    study = parse("search", [str(file), "--repeats", "2"])
+    assert len(study.runs()) == 2 and study.values("alpha") == (0.5, 0.5, 1.0)
+
+
+def test_a_baseline_is_one_configuration() -> None:
+    with pytest.raises(InputError, match=r"^--baseline must give each .* but got alpha twice in"):
+        parse_baseline("alpha=1,alpha=0.5", ["alpha"])
+    assert parse_baseline("alpha=1,lr=0.5", ["alpha", "lr"]) == {"alpha": 1, "lr": 0.5}
+
+
+OWN_STUDY = "import kdtune\nstudy = kdtune.Study(name='own')\n"
+
+
+def written(folder: Path, content: str | bytes) -> str:
+    file = folder / "own.py"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "import sys; sys.exit(0)",
+            r"it calls sys\.exit\(0\) \(.*own\.py, line 1\); leave the",
+        ),
+        ("raise SystemExit", r"it calls sys\.exit\(\)"),
+        (f"{OWN_STUDY}import sys; sys.exit('done')", r"it calls sys\.exit\('done'\) \(.*line 3\)"),
+        ("class Odd(BaseException): ...\nraise Odd('odd')", r"Odd: odd \(.*line 2\)"),
+        (
+            "class Mute(Exception):\n    def __str__(self): raise OSError\nraise Mute",
+            "Mute: a Mute without a message",
+        ),
+        ("class Mute:\n    def __repr__(self): return 1 / 0\nstudy = Mute()", "ZeroDivisionError"),
+        (f"study = {'x' * 200!r}", "but got a str$"),
+        ("import own\nfrom own import study", "ImportError: cannot import name 'study'"),
+        ("import sys; sys.argv.clear()", "IndexError"),
+        ("def f(): f()\nf()", "RecursionError: maximum recursion depth"),
+        (bytes(range(256)), "SyntaxError"),
+        (b"name = '\xe9'", "SyntaxError: .*utf-8"),
+    ],
+)
+def test_an_experiment_that_cannot_be_one_is_refused(
+    tmp_path: Path, content: str | bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    with pytest.raises(InputError, match=words) as caught:
+        parse("search", [written(tmp_path, content)])
+    assert "own.py" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_command_of_an_experiment_that_exits_ends_with_2(tmp_path: Path) -> None:
+    file = written(tmp_path, f"{OWN_STUDY}import sys\nsys.exit(0)\n")
+    words = [sys.executable, "-m", "kdtune.search", file, "--out", str(tmp_path / "runs")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {file} cannot be run: it calls sys.exit(0)")
+    assert "Traceback" not in ended.stderr and not (tmp_path / "runs").exists()
+
+
+def test_no_error_repeats_what_acts_on_a_terminal(tmp_path: Path) -> None:
+    """Found by experiments/fuzz.py: names of hyperparameters are any text."""
+    content = "import kdtune\nstudy = kdtune.Study(space={'\\x1b[2J\\u202eal': [1]})"
+    with pytest.raises(InputError, match=r"\\x1b\[2J\\u202eal cannot be searched"):
+        parse("search", [written(tmp_path, content)])
+
+
+def test_streams_that_an_experiment_replaces_are_restored(tmp_path: Path) -> None:
+    before = sys.stdin, sys.stdout, sys.stderr
+    text = f"import io, sys\nsys.stdin = sys.stdout = sys.stderr = io.StringIO()\n{OWN_STUDY}"
+    assert parse("search", [written(tmp_path, text)]).name == "own"
+    assert (sys.stdin, sys.stdout, sys.stderr) == before
+
+
+def test_another_working_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = f"import os\nos.chdir('/')\n{OWN_STUDY}"
+    with pytest.warns(UserWarning, match=f"has changed the working folder from {tmp_path} to /;"):
+        parse("search", [written(tmp_path, text)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "want"),
+    [
+        ("pretrained", {}, {"optimizer": "sgd", "lr": 1e-3, "epochs": 10, "batch_norm": "train"}),
+        ("pretrained", {"trainable": "head"}, {"lr": 1e-1, "batch_norm": "eval"}),
+        ("pretrained", {"optimizer": "adamw"}, {"lr": 1e-4, "weight_decay": 1e-2}),
+        ("pretrained", {"trainable": "head", "batch_norm": "train"}, {"batch_norm": "train"}),
+        ("random", {}, {"optimizer": "adamw", "lr": 1e-3, "schedule": "onecycle", "epochs": 30}),
+        ("random", {"optimizer": "sgd"}, {"lr": 0.1, "weight_decay": 1e-4}),
+        ("random", {"optimizer": "nesterov"}, {"lr": 0.1, "weight_decay": 1e-4}),
+        ("finished", {}, {"epochs": 0, "optimizer": "sgd"}),
+        ("finished", {"epochs": 3}, {"epochs": 3}),
+        ("random", {"lr": 0.5, "epochs": 1}, {"lr": 0.5, "epochs": 1}),
+    ],
+)
+def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
+    recipe = teacher_recipe(kind, given)
+    assert {name: recipe[name] for name in want} == want
+    assert all(hasattr(Run(), f"teacher_{name}") for name in recipe)
+
+
+def test_flags_that_were_given() -> None:
+    words = ["--lr", "0.1", "--teacher-lr=0.2", "--no-download", "--alpha", "0", "1"]
+    assert set(parse("search", words).flags) == {"lr", "teacher_lr", "download", "alpha"}
+    assert parse("search", ["--name", "cache"]).flags == ("name",)  # a value is no flag
+    assert "flags" not in parse("search", words).to_json()
+
+
+@pytest.mark.parametrize("command", ["search", "teacher"])
+def test_given_weights_replace_the_recipe_of_the_default_study(command: Any) -> None:
+    """Its teacher begins with random weights; the recipe of others depends on these."""
+    for flag in ("--teacher-weights", "--teacher_weights"):
+        run = parse(command, [flag, "runs/other", "--teacher-lr", "0.5"]).run
+        assert (run.teacher_epochs, run.teacher_optimizer, run.teacher_lr) == (None, None, 0.5)
+    assert parse(command, ["--teacher-lr", "0.5"]).run.teacher_epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("mlfow",), "tracker must be one of mlflow, wandb, but got 'mlfow'; did you mean mlflow"),
+        (("mlflow", "mlflow"), "tracker must name each tracker once"),
+    ],
+)
+def test_wrong_names_are_refused(names: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        Study(tracker=names)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)])  # a folder named wandb
+def test_a_missing_package_is_named_before_any_work(
+    spec: ModuleSpec | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: spec)
+    study = replace(Study(tracker=("wandb",)), out=str(tmp_path / "runs"))
+    with pytest.raises(InputError, match=r"needs wandb: pip install 'kdtune\[wandb\]'"):
+        kdtune.run(study)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_with_trackers_is_the_same_study() -> None:
+    told = Study(tracker=("mlflow",), notify="mail me")
+    assert told == Study() and told.to_json() == Study().to_json()

@@ -12,7 +12,6 @@ from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY
 from kdtune.config.records import (
     Accuracy,
     InputRecord,
-    Limits,
     ModelRecord,
     StudentRecord,
     StudentsRecord,
@@ -46,24 +45,6 @@ def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     saved["models"][0]["energy"] = 3.0
     (tmp_path / COSTS).write_text(json.dumps(saved))
     assert read_costs(tmp_path) == [cost("a")]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"max_ms": 0}, "max_ms must lie in .*, but got max_ms=0"),
-        ({"max_ms": float("nan")}, "max_ms must be a finite number"),
-        ({"max_params": 0}, "max_params must lie in .*, but got max_params=0"),
-    ],
-)
-def test_impossible_limits_are_refused(values: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Limits(**values)
-
-
-def test_limits_fall_back_one_by_one() -> None:
-    assert not Limits() and Limits(max_params=1)
-    assert Limits(2.0).or_else(Limits(3.0, 10)) == Limits(2.0, 10)
 
 
 DEEP = "[" * 50_000

@@ -14,21 +14,15 @@ import pytest
 from kdtune.analysis import AnalysisFlags, TableFlags
 from kdtune.config.fields import (
     LOSSES,
-    OPTIMIZERS,
-    SCHEDULES,
     Bounds,
     Hyperparameter,
-    Optimizer,
-    Schedule,
     Setting,
     check_fields,
     declarations,
-    docstrings,
     keyword_parameters,
-    searchable,
 )
 from kdtune.config.records import Limits
-from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
+from kdtune.config.run import Run, complete
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.convert import ConvertFlags
@@ -117,22 +111,6 @@ def test_types_and_bounds_are_checked(name: str, value: object, words: str) -> N
     assert words in str(caught.value)
 
 
-def test_values_that_are_allowed() -> None:
-    check_fields(Example(whole=1, real=1, word=None, flag=True, text="x", other=object()))
-    for name, declared in declarations(Run).items():
-        declared.check(getattr(Run(), name))
-
-
-def test_docstrings_of_fields() -> None:
-    assert docstrings(Example) == {
-        "whole": "A whole number.",
-        "real": "A number that may be whole.",
-    }
-    for owner in (Run, Study):
-        with_flag = {n for n, d in declarations(owner).items() if d.setting.commands}
-        assert with_flag <= set(docstrings(owner))
-
-
 # -- tables ----------------------------------------------------------------------------------------
 
 
@@ -142,13 +120,6 @@ def test_the_losses_are_those_of_training() -> None:
         assert LOSSES[name].takes == keyword_parameters(function)
         first = list(inspect.signature(function).parameters)[:2]
         assert LOSSES[name].of_features == (first == ["student_features", "teacher_features"])
-
-
-def test_each_word_of_a_flag_has_an_entry_in_its_table() -> None:
-    assert get_args(Optimizer) == tuple(OPTIMIZERS)
-    assert get_args(Schedule) == tuple(SCHEDULES)
-    taken = {name for names in SCHEDULES.values() for name in names}
-    assert taken | {"momentum"} <= set(declarations(Run))
 
 
 # -- ids -------------------------------------------------------------------------------------------
@@ -190,37 +161,6 @@ def test_ids_are_those_of_version_0_1_and_a_new_hyperparameter_changes_none(
 
 def test_a_later_hyperparameter_without_a_neutral_value_always_counts() -> None:
     assert len({Run(loss="mine:objective", dkd_beta=b).config_id for b in (1, 8)}) == 2
-
-
-def test_the_order_of_columns_is_that_of_version_0_1() -> None:
-    first = "loss alpha temperature optimizer lr momentum weight_decay schedule lr_step_size"
-    first += " lr_gamma epochs batch_size trainable batch_norm"
-    assert HYPERPARAMETERS[:14] == tuple(first.split())
-    assert set(HYPERPARAMETERS) == set(searchable(Run))
-    # the order in which a search draws them: another one would propose other configurations
-    assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
-
-
-OF_ANY = {"temperature", "dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma", "nkd_gamma"}
-"""Hyperparameters that a user's own loss may take, without that which is None by default."""
-
-
-@pytest.mark.parametrize(
-    ("loss", "effective"),
-    [
-        ("kl", {"temperature"}),
-        ("mse", set()),
-        ("dkd", {"temperature", "dkd_alpha", "dkd_beta"}),
-        ("mine:objective", OF_ANY),
-        ("kl+mse", {"temperature", "loss_weight"}),
-        ("mse+mine:objective", OF_ANY | {"loss_weight"}),
-    ],
-)
-def test_the_table_of_losses_says_what_has_an_effect(loss: str, effective: set[str]) -> None:
-    of_loss = {name for name, setting in searchable(Run).items() if setting.of_objective}
-    config = Run(loss=loss).config
-    assert {name for name in of_loss if config[name] is not None} == effective
-    assert all(Run(loss=loss, alpha=1).config[name] is None for name in of_loss)
 
 
 def test_a_users_own_objective_is_not_imported() -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import json
 import pickle
 import subprocess
@@ -14,10 +13,9 @@ import factories
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import kdtune
-from kdtune.config.fields import name_of_data
 from kdtune.config.objects import Objects, importable_name
 from kdtune.config.run import Run
 from kdtune.config.study import Study, check_objects, describe_fixed_students
@@ -92,36 +90,6 @@ def test_what_others_can_import_needs_no_object() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        (lambda k: k, "object:lambda"),
-        (functools.partial(MAKE, 3), "object:make"),
-        (MAKE, "object:make"),
-        (NET, "object:Net"),
-        (NET(2, 2), "object:Net"),
-        (functools.partial(factories.tiny_student), "object:tiny_student"),
-    ],
-)
-def test_names_of_models(value: Any, name: str) -> None:
-    assert Run(student=value).student == name
-
-
-@pytest.mark.parametrize(
-    ("train", "name"),
-    [
-        ((X, Y), "data"),
-        (TensorDataset(X, X), "data"),
-        (PETS(), "Pets"),
-        (Subset(PETS(), [0]), "Pets"),
-    ],
-)
-def test_names_of_data_and_of_their_study(train: Any, name: str) -> None:
-    study = Study(run=Run(data={"train": train}))
-    assert study.run.data == f"object:{name}" and study.name == name
-    assert name_of_data("object:_my data-2") == "mydata-2"
-
-
 def test_two_objects_never_share_a_name_and_one_has_one() -> None:
     a, b, c = NET(2, 2), NET(2, 2), NET(2, 2)
     run = Run(teacher=a, student=b)
@@ -192,11 +160,6 @@ def test_copies_of_objects_are_the_objects() -> None:
 def test_other_objects_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Run(**values)
-
-
-def test_a_space_refuses_other_objects_too() -> None:
-    with pytest.raises(InputError, match=r"student must be text, an nn.Module, .* but got 5"):
-        Study(space={"student": ("resnet18", 5)})
 
 
 def test_missing_objects_are_named_all_at_once() -> None:

@@ -2,17 +2,15 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdtune.config.cli import parse, parse_command
+from kdtune.config.cli import parse
 from kdtune.config.fields import declarations
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.predict import parse as parse_predict
 from kdtune.storage.store import connect
 
 PLACES = [
@@ -56,36 +54,10 @@ def test_of_a_command_line(words: str, message: str) -> None:
         parse("search", words.split())
 
 
-def test_a_file_is_no_cache(tmp_path: Path) -> None:
-    (file := tmp_path / "file").touch()
-    with pytest.raises(InputError, match=f"^cache must be a folder, but {file} is a file"):
-        parse("search", ["--cache", str(file)])
-
-
-def test_of_the_other_commands() -> None:
-    no_user = "must be a path, but got .*~nouser.*, and there is no user nouser; give the whole"
-    for command in ("analysis", "report"):
-        with pytest.raises(InputError, match=f"^runs {no_user}"):
-            parse_command(command, ["~nouser/x"])
-    with pytest.raises(InputError, match=f"^tables {no_user}"):
-        parse_command("analysis", ["~nouser/x.csv", "--by", "a"])
-    with pytest.raises(InputError, match=f"^images {no_user}"):
-        parse_predict(["runs/x", "~nouser/a.png"])
-
-
 def test_a_home_folder_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user without an entry
     with pytest.raises(InputError, match=r"the home folder is not known \(HOME\); give the whole"):
         Study(cache="~/x")
-
-
-def test_an_empty_path_is_no_current_folder() -> None:
-    for words in (["--out", ""], ["--data="], ["--cache", ""]):
-        with pytest.raises(InputError, match="must be a path, but is empty; is a variable not set"):
-            parse("search", words)
-    with pytest.raises(InputError, match=r"^runs must be a path, but is empty"):
-        parse_command("analysis", [""])
-    assert Study(out="").out == ""  # of an older study.json
 
 
 @pytest.mark.parametrize("uri", ["s3://", "gs:///x", "http://a/b", "s3://[x/y"])

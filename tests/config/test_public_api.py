@@ -20,30 +20,6 @@ def test_a_public_name_is_that_of_its_module(name: str) -> None:
     assert getattr(kdtune, name) is getattr(module, name)
 
 
-def test_completion_shows_the_public_names_only() -> None:
-    assert import_module("kdtune.search")  # a submodule, which becomes an attribute
-    assert dir(kdtune) == sorted([*kdtune.__all__, "__version__"])
-    assert kdtune.search.__name__ == "kdtune.search"  # it is there, but not shown
-
-
-def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    lazy, _ = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.name: str(node.module).removeprefix("kdtune.")
-        for node in lazy.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert seen == kdtune._MODULES
-    assert sorted(seen) == kdtune.__all__
-
-
-def test_other_names_are_errors() -> None:
-    with pytest.raises(AttributeError, match="module 'kdtune' has no attribute 'Stduy'"):
-        kdtune.Stduy  # noqa: B018
-
-
 def test_the_names_of_a_configuration_load_neither_torch_nor_pandas() -> None:
     code = (
         "import kdtune, sys; assert 'run' in dir(kdtune); kdtune.Study(run=kdtune.Run());"

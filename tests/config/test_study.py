@@ -4,10 +4,13 @@ References: the bounds one by one, the rules of `canonical` one by one, a seed c
 sha256sum, and laws.
 """
 
+import dataclasses
+import json
 import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdtune.config.cli import parse
+from kdtune.config.migrations import SCHEMA, migrate
 from kdtune.config.run import HYPERPARAMETERS, Run, canonical, derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import Range
@@ -112,31 +117,6 @@ def test_bad_study(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"teachers": 4, "folds": 5},
-            r"--teachers must be 1 with --folds, .* but got --teachers 4",
-        ),
-        ({"teachers": 4, "teacher_epochs": 0}, r"--teachers must be 1 with --teacher-epochs 0, "),
-        ({"teachers": 4, "repeat": -5}, r"repeat must be -4 or more, but got repeat=-5"),
-    ],
-)
-def test_teachers_that_would_be_the_same_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"^{message}"):
-        Run(**values)
-
-
-@pytest.mark.parametrize(
-    ("values", "flag"),
-    [({"policy": "race"}, "--policy race"), ({"until_decided": True, "budget": "9h"}, "--repeats")],
-)
-def test_folds_need_a_fixed_number_of_repeats(values: dict[str, Any], flag: str) -> None:
-    with pytest.raises(InputError, match=f"^--folds must have a fixed .* got {flag}.*--repeats 5"):
-        Study(run=Run(folds=5), **values)
-
-
-@pytest.mark.parametrize(
     ("values", "numbers"),
     [
         ({}, [0, 0, 0, 0, 0]),
@@ -180,32 +160,6 @@ def test_a_device_that_contradicts_other_flags_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("loss", "words"),
-    [
-        ("kl+kd", "loss must be a sum A.B of two of kl, mse, .* or module:function, but got"),
-        ("mse+mse", r"loss must be a sum of two different losses \(mse alone is enough\), but got"),
-        ("kl+mse+ls", "loss must have at most two terms, A.B, but got loss='kl.mse.ls'"),
-    ],
-)
-def test_a_sum_that_is_none_is_refused(loss: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        Run(loss=loss)
-
-
-def test_misspelt_fields_are_errors() -> None:
-    with pytest.raises(TypeError, match="temprature"):
-        replace(Run(), **{"temprature": 4.0})
-    with pytest.raises(InputError, match=r"temprature cannot be searched; .*temperature"):
-        Study(space={"temprature": (1.0,)})
-
-
-@pytest.mark.parametrize("name", ["seed", "repeat", "data", "teacher_weights", "train_images"])
-def test_what_makes_the_study_is_not_searched(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} cannot be searched"):
-        Study(space={name: (1, 2)})
-
-
-@pytest.mark.parametrize(
     ("changes", "dead"),
     [
         ({}, OWN),
@@ -215,6 +169,8 @@ def test_what_makes_the_study_is_not_searched(name: str) -> None:
         ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | OWN | TEACHER),
         ({"loss": "mine:objective"}, {"loss_weight"}),
         ({"loss": "kl+mine:objective"}, set()),
+        ({"loss": "dkd"}, OWN - {"dkd_alpha", "dkd_beta"}),
+        ({"loss": "kl+mse"}, OWN - {"loss_weight"}),
         ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
         ({"optimizer": "adamw"}, {"momentum"} | OWN),
         ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | OWN),
@@ -267,11 +223,6 @@ def test_a_study_begins_with_the_first_model_of_its_space() -> None:
     assert study.run.student == "b" and dict(study.run.study_values)["student"] == "b"
     later = replace(study, run=replace(study.run, student="a"))
     assert dict(later.run.study_values)["student"] == "b"
-
-
-def test_models_are_no_ranges() -> None:
-    with pytest.raises(InputError, match=r"teacher_epochs must be a list, but got 1..5"):
-        Study(space={"teacher_epochs": Range(1, 5)}, search="random")
 
 
 def test_weights_of_several_models() -> None:
@@ -410,50 +361,51 @@ def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert study.absolute() == study
 
 
-def test_augmentation_follows_the_data() -> None:
-    assert Run().augmentation == "crop"
-    assert Run(data="photos").augmentation == "resized-crop"
-    assert Run(data="photos", augment="none").augmentation == "none"
-
-
-def test_a_flag_that_changes_nothing_is_named() -> None:
-    from kdtune.config.study import flags_without_effect
-
-    study = Study(space={"alpha": (0.5, 1.0)}, flags=("nkd_gamma", "momentum", "temperature"))
-    words = "--nkd-gamma was given, but has no effect in any configuration"
-    assert flags_without_effect(study) == [words]
-
-
 THOUSAND = tuple(i / 1000 for i in range(1, 1001))
+MANY = tuple(1 / i for i in range(1, 100_002))
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: Run(teachers=4, folds=5), "--teachers must be 1 with --folds, "),
+    (lambda: Run(teachers=4, teacher_epochs=0), "--teachers must be 1 with --teacher-epochs 0, "),
+    (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
+    (lambda: Run(loss="kl+kd"), "loss must be a sum A+B of two of kl, mse, "),
+    (lambda: Run(loss="mse+mse"), "must be a sum of two different losses (mse alone is enough)"),
+    (lambda: Run(loss="kl+mse+ls"), "loss must have at most two terms, A+B, but got"),
+    (lambda: Study(run=Run(folds=5), policy="race"), "--folds must have a fixed "),
+    (lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"), "--folds must have a fixed"),
+    (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),
+    *(
+        (lambda name=name: Study(space={name: (1, 2)}), f"{name} cannot be searched")
+        for name in ("seed", "repeat", "data", "teacher_weights", "train_images")
+    ),
+    (
+        lambda: Study(space={"teacher_epochs": Range(1, 5)}, search="random"),
+        "teacher_epochs must be a list, but got 1..5",
+    ),
+    (
+        lambda: Study(space={"lr": THOUSAND, "alpha": THOUSAND}),  # counted without being made
+        "a grid must have at most 100000 configurations, but the lists have 1000000 (1000 * 1000)",
+    ),
+    (
+        lambda: Study(space={"lr": (0.1, 0.2)}, search="tpe", samples=100_000, repeats=999),
+        "a study must have at most 1000000 runs, but 100000 configurations in 999 repeats",
+    ),
+    (
+        lambda: Study(space={"lr": MANY}, search="random"),
+        "at most 100000 values, but one has 100001; give a range LOW..HIGH",
+    ),
+    (
+        lambda: Study(space={"lr": Range(0.1, 2_000_000)}, search="random"),
+        "lr must lie in (0, 1000000], but got lr=2000000",
+    ),
+    # 32 bits of a hash: two of some 100,000 configurations would be taken for one
+    (lambda: Study(space={"lr": (0.04539525, 0.0467785)}).runs(), "have the same id"),
+]
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {"space": {"lr": THOUSAND, "alpha": THOUSAND}},  # counted without being made
-            "a grid must have at most 100000 configurations, but the lists have 1000000 "
-            "(1000 * 1000); use --search random --samples N, or shorter lists",
-        ),
-        (
-            {"space": {"lr": (0.1, 0.2)}, "search": "tpe", "samples": 100_000, "repeats": 999},
-            "a study must have at most 1000000 runs, but 100000 configurations in 999 repeats",
-        ),
-        (
-            {"space": {"lr": tuple(1 / i for i in range(1, 100_002))}, "search": "random"},
-            "at most 100000 values, but one has 100001; give a range LOW..HIGH",
-        ),
-        (
-            {"space": {"lr": Range(0.1, 2_000_000)}, "search": "random"},
-            "lr must lie in (0, 1000000], but got lr=2000000",
-        ),
-        # 32 bits of a hash: two of some 100,000 configurations would be taken for one
-        ({"space": {"lr": (0.04539525, 0.0467785)}}, "have the same id"),
-    ],
-)
-def test_spaces_that_are_refused(changes: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(("make", "words"), REFUSED)
+def test_runs_and_studies_that_are_refused(make: Callable[[], object], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        Study(**changes).runs()
+        make()
     assert words in str(caught.value)
 
 
@@ -477,3 +429,151 @@ def test_a_warm_up_ends_before_the_training(run: Run, space: Any, is_allowed: bo
         return
     with pytest.raises(InputError, match=r"--warmup-epochs must be less than --epochs, but got"):
         Study(run=run, space=space, search=search)
+
+
+DATA = Path(__file__).parents[1] / "data"
+STUDY = Study(name="x", space={"lr": Range(0.01, 1, log=True), "alpha": (0.5, 1)}, search="tpe")
+
+
+def schema_1(study: Study) -> dict:
+    """Version 0.1's study.json: the fields of the study, without those that came later."""
+    values = dataclasses.asdict(study)
+    written = json.loads((DATA / "study_v0_1" / "study.json").read_text())
+    values["run"] = {name: values["run"][name] for name in written["run"]}
+    values["run"] |= {"teacher_epochs": 25, "teacher_lr": 1e-3}
+    return json.loads(json.dumps({name: values[name] for name in written}))
+
+
+def test_schema_1_is_read() -> None:
+    """The teacher was fine-tuned with the student's settings, and views were cropped like them."""
+    study = Study.from_json(json.dumps(schema_1(STUDY)))
+    assert (study.name, study.space, study.search) == (STUDY.name, STUDY.space, "tpe")
+    run = study.run
+    recipe = (run.teacher_optimizer, run.teacher_momentum, run.teacher_schedule)
+    assert recipe == ("sgd", 0.9, "step") and (run.teacher_lr_step_size, run.teacher_lr_gamma) == (
+        7,
+        0.1,
+    )
+    assert (run.teacher_batch_size, run.teacher_lr, run.teacher_epochs) == (32, 1e-3, 25)
+    assert (run.teacher_trainable, run.teacher_batch_norm) == ("all", "train")
+    assert (run.augment, run.teacher_augment, run.eval_crop) == ("crop", "crop", 1.0)
+    interpolations = (run.eval_interpolation, run.teacher_interpolation, run.student_interpolation)
+    assert set(interpolations) == {"bilinear"}
+
+
+def test_photographs_were_cropped_by_an_eighth_with_resized_crop() -> None:
+    values = schema_1(dataclasses.replace(STUDY, run=Run(data="photos")))
+    assert migrate(values)["run"]["eval_crop"] == 224 / 256
+    values["run"]["augment"] = "crop"
+    assert migrate(values)["run"]["eval_crop"] == 1
+
+
+def test_fingerprints_of_schema_1() -> None:
+    found = {"data": "d", "teacher": "t", "student": "s", "python": "3.11"}
+    assert migrate(schema_1(STUDY), found)["fingerprints"] == {
+        "data": "d",
+        "teacher": "t",
+        "student": "s",
+    }
+    own = dataclasses.replace(STUDY, run=Run(teacher="kdtune.models:fashion_teacher"))
+    assert migrate(schema_1(own), found)["fingerprints"] == {"data": "d", "student": "s"}
+    assert migrate(schema_1(STUDY))["fingerprints"] == {}
+
+
+def test_schema_4_has_the_study_and_what_it_is_made_of() -> None:
+    values = json.loads(STUDY.to_json({"data": "d"}))
+    assert values["schema"] == SCHEMA == 4
+    assert values["fingerprints"] == {"data": "d"}
+    assert values["run"]["epochs"] == STUDY.run.epochs
+    assert migrate(values) == values
+    assert Study.from_json(STUDY.to_json({"data": "d"})) == STUDY
+
+
+def test_a_newer_schema_is_refused_in_one_sentence() -> None:
+    values = json.loads(STUDY.to_json()) | {"schema": SCHEMA + 1, "new field": 1}
+    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 5, .*update") as caught:
+        Study.from_json(json.dumps(values))
+    assert "\n" not in str(caught.value)
+
+
+def test_earlier_studies_kept_all_students() -> None:
+    values = json.loads(Study().to_json())
+    assert Study.from_values(migrate(values)).keep == "best"
+    del values["keep"]
+    for schema in (1, 2):
+        assert migrate({**values, "schema": schema})["keep"] == "all"
+
+
+FILE = Run(teacher="a/x.parquet", augment="none")
+
+
+def test_the_name_is_that_of_the_file_and_the_path_is_its_weights() -> None:
+    assert (FILE.teacher, FILE.teacher_weights, FILE.teacher_epochs) == (
+        *("x.parquet", "a/x.parquet"),
+        0,
+    )
+    assert FILE.weights_of("teacher") == "a/x.parquet"
+    again = replace(FILE, lr=0.1)
+    assert (again.teacher, again.teacher_weights) == (FILE.teacher, FILE.teacher_weights)
+    assert replace(FILE, teacher="b/y.npz").teacher_weights == "b/y.npz"
+    assert Run(teacher="x.npz", augment="none").teacher_weights == "x.npz"
+    absolute = str(FILE.absolute().teacher_weights)
+    assert absolute.startswith("/") and absolute.endswith("/a/x.parquet")
+
+
+def test_a_moved_file_is_the_same_configuration() -> None:
+    moved = replace(FILE, teacher="elsewhere/x.parquet")
+    assert moved.config_id == FILE.config_id and moved != FILE
+    renamed = replace(FILE, teacher_weights=("x.parquet=b/renamed.parquet",))
+    assert renamed.weights_of("teacher") == "b/renamed.parquet"
+    assert renamed.config_id == FILE.config_id
+
+
+def test_a_space_may_list_files_and_networks() -> None:
+    run = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
+    study = Study(run=run, space={"teacher": ("resnet50", "a/x.parquet", "b/y.npz")})
+    assert study.space["teacher"] == ("resnet50", "x.parquet", "y.npz")
+    weights = {run.teacher: run.weights_of("teacher") for run in study.runs()}
+    assert weights == {"resnet50": "none", "x.parquet": "a/x.parquet", "y.npz": "b/y.npz"}
+    assert Study.from_json(study.to_json()) == study
+    more = replace(study, run=FILE, space={"teacher": ("x.parquet", "resnet50")})
+    assert more.run.teacher_weights == ("x.parquet=a/x.parquet",)
+
+
+OF_FILES: list[tuple[dict[str, Any], str]] = [
+    ({"augment": "crop"}, "--augment must be none .* but it is crop"),
+    ({"mixup": 0.2}, "--mixup must be 0 .* but it is 0.2"),
+    ({"cutmix": 1.0}, "--cutmix must be 0 .* but it is 1"),
+    ({"extra": "more", "extra_share": 0.5}, "--extra-share must be 0"),
+    ({"teacher_epochs": 3}, "--teacher-epochs must be 0 .* but it is 3"),
+    ({"teachers": 2}, "--teachers must be 1 with a teacher that is a file"),
+    ({"teacher": "resnet50+x.parquet"}, "no file in an ensemble"),
+    ({"teacher": "x.parquet+resnet50"}, "no file in an ensemble"),
+    ({"teacher": "a=1.parquet"}, "a file without = in its name"),
+    ({"teacher_weights": "w.pt"}, "--teacher-weights must be left out"),
+    ({"teacher_weights": "b/y.parquet"}, "was renamed, give .*x.parquet=b/y.parquet"),
+    ({"student": "x.parquet"}, "--student must be a network"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), OF_FILES)
+def test_what_a_file_cannot_do_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Run(**{"teacher": "x.parquet", "augment": "none", **fields})
+
+
+def test_training_without_the_teacher_may_augment() -> None:
+    run = Run(teacher="x.parquet", alpha=1.0, augment="trivial", mixup=0.2)
+    with pytest.raises(InputError, match="--augment must be none"):
+        replace(run, alpha=0.9)
+
+
+def test_outputs_of_a_file_are_not_dumped() -> None:
+    wanted = "--dump needs a teacher that is a network, but x.parquet is a file of outputs already"
+    with pytest.raises(InputError, match=wanted):
+        Study(run=FILE, dump="copy.npz")
+    network = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
+    with pytest.raises(InputError, match=wanted):
+        Study(run=network, space={"teacher": ("resnet50", "x.parquet")}, dump="copy.npz")
+    with pytest.raises(InputError, match="--dump needs a teacher that is a network"):
+        parse("teacher", ["--teacher", "no/x.npz", "--augment", "none", "--dump", "y.npz"])

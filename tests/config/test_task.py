@@ -18,14 +18,6 @@ from kdtune.config.task import Range, covers, including
 from kdtune.config.text import InputError
 
 
-def test_a_range_is_read() -> None:
-    assert Range.parse("1e-4..1e-1:log", float) == Range(1e-4, 0.1, log=True)
-    assert Range.parse("0.001..0.999:logit", float) == Range(0.001, 0.999, logit=True)
-    assert Range.parse("-1..2", float) == Range(-1, 2)
-    whole = Range.parse("5..20", int)
-    assert whole == Range(5, 20) and isinstance(whole.high, int)
-
-
 @pytest.mark.parametrize("text", ["5", "1..", "..2", "1..2:ln", "1..2..3", "1...2", "1:2", "a..b"])
 def test_text_that_is_no_range(text: str) -> None:
     forms = r"must be LOW\.\.HIGH, LOW\.\.HIGH:log or LOW\.\.HIGH:logit of numbers"
@@ -146,16 +138,6 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
     assert ranged.values("alpha") == Range(0.1, 1)
 
 
-def test_commands_of_distillation_refuse_it(tmp_path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import kdtune\n"
-        "study = kdtune.Study(train='m:f', space={'alpha': (0.5, 1)}, baseline={'alpha': 1})\n"
-    )
-    with pytest.raises(InputError, match=r"kdtune.teacher is for distillation"):
-        parse("teacher", [str(file)])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -193,13 +175,6 @@ def test_what_cannot_be_is_said(changes: dict[str, Any], message: str) -> None:
         make(**changes)
 
 
-def test_fields_of_functions_are_refused_without_one() -> None:
-    with pytest.raises(InputError, match=r"metric is for a study of your own training function"):
-        Study(metric="val/nll")
-    with pytest.raises(InputError, match=r"baseline is for a study of your own training function"):
-        Study(baseline={"alpha": 1})
-
-
 def test_a_configuration_in_which_the_baseline_has_no_effect_is_none() -> None:
     """Plan and tables agree: both look at the values that have an effect."""
     study = make(baseline={"temperature": 1})
@@ -213,16 +188,3 @@ def test_words_of_a_command_line_do_not_stand_for_truth_values() -> None:
     study = make(space=space, baseline={}, unless={})
     flags = {flag.name for flag in study_flags("search", study)}
     assert "depth" in flags and not {"flag", "mixed"} & flags
-
-
-def test_a_number_of_repeats_ends_the_experiments_own_auto(tmp_path) -> None:
-    """The budget goes with it, as for distillation."""
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import kdtune\n"
-        "study = kdtune.Study(train='m:f', space={'alpha': (0.5, 1)}, baseline={'alpha': 1},\n"
-        "    until_decided=True, budget='40runs')\n"
-    )
-    study = parse("search", [str(file), "--repeats", "3"])
-    assert (study.repeats, study.until_decided, study.budget) == (3, False, None)
-    assert parse("search", [str(file)]).until_decided

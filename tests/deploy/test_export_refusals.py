@@ -12,7 +12,6 @@ from study_folders import draw, make
 
 from kdtune.config.text import InputError
 from kdtune.deploy.export import export
-from kdtune.export import ExportFlags
 from kdtune.export import parse as parse_export
 
 
@@ -23,18 +22,6 @@ def refused(place: object, *words: str) -> str:
         export(flags.study, flags.format, flags.int8, flags.repeat, say=str)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_what_the_command_line_says() -> None:
-    flags = parse_export(["runs/x", "--format", "safetensors", "--repeat", "3"])
-    assert flags == ExportFlags("runs/x", "safetensors", False, 3)
-    assert "did you mean onnx?" in refused("x", "--format", "onx")
-    assert "--int8 must be used with --format onnx" in refused(
-        "x", "--int8", "--format", "safetensors"
-    )
-    assert "repeat must lie in [0, 1000000]" in refused("x", "--repeat", "-1")
-    with pytest.raises(InputError, match="STUDY must be given"):
-        parse_export([])
 
 
 def test_places_without_students(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from kdtune.deploy.card import Resize, code, escape, onnx_lines, pillow_view, ya
 from kdtune.deploy.export import export
 from kdtune.deploy.onnx import Signature
 from kdtune.raytune.folder import finish
-from kdtune.results.examples import student_classes
 from kdtune.storage.mirror import Mirror
 
 ROOT = Path(__file__).parents[2]
@@ -77,11 +76,6 @@ def test_a_card_says_what_the_study_recorded(fashion: Path) -> None:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[1:3] == ["100", f"{own[k]:.1f}"] and cells[4] == f"{every[k]:.1f}"
     assert "The initial weights were random." in card and "300" not in head
-
-
-def test_classes_without_predictions_have_no_table(fashion: Path) -> None:
-    results = kdtune.load(fashion)
-    assert student_classes(results, str(results.best()), 99, ["x"] * 10, "test").empty
 
 
 def test_exports_stay_when_the_study_is_finished_again(fashion: Path) -> None:

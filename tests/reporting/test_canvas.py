@@ -14,7 +14,6 @@ from kdtune.reporting.canvas import (
     INK,
     CaptionedFigure,
     Cell,
-    PageTable,
     StudyFigure,
     environment,
     inline,
@@ -72,38 +71,9 @@ def test_text_from_records_is_never_markup(source: str, allowed: set) -> None:
     assert HOSTILE in Reader(made).text
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% call note() %} {% endcall %}",
-        "{{ facts({'name': ''}) }}",
-        "{{ bullets([]) }}",
-        "{{ table({'head': ['a'], 'rows': []}) }}",
-        "{{ table(none) }}",
-        "{{ figures([]) }}",
-        "{{ facts({}) }}",
-        "{% call section('Title') %}{{ bullets([]) }} {{ table(none) }}{% endcall %}",
-    ],
-)
-def test_elements_without_content_are_left_out(source: str) -> None:
-    assert made_by(source) == ""
-
-
 def test_a_name_that_is_not_given_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="results"):
         render(title="A study")
-
-
-def test_long_tables_are_folded_and_keep_every_row() -> None:
-    fold_at = 20
-    rows = [[str(i)] for i in range(fold_at + 5)]
-    made = made_by("{{ table(data, 'configurations') }}", data=PageTable(["number"], rows))
-    assert f"<summary>5 more configurations of {len(rows)}</summary>" in made
-    assert re.findall(r"<td>(\d+)</td>", made) == [row[0] for row in rows]
-    shown = made.partition("<details>")[0]
-    assert shown.count("<td>") == fold_at
-    short = PageTable(["number"], rows[:fold_at])
-    assert "<details>" not in made_by("{{ table(data) }}", data=short)
 
 
 values = st.recursive(

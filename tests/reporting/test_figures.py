@@ -25,8 +25,6 @@ from kdtune.reporting import build
 from kdtune.reporting import figures as module
 from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS, figure_style
 from kdtune.reporting.figures import (
-    CLASS_FIGURES,
-    FIGURE_NAMES,
     FRONTIERS,
     MAX_CONFIGS,
     agreement_plot,
@@ -41,7 +39,6 @@ from kdtune.reporting.figures import (
     repeats_plot,
     shown_configs,
     style_of,
-    teacher_points,
 )
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import class_accuracies, read_arms
@@ -151,30 +148,6 @@ def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started, metr
         assert not any("1.35" in name for name in lines)
 
 
-@pytest.mark.parametrize(("last", "first_epoch"), [(None, 1), (15, 11)])
-def test_the_last_epochs_alone(started, last, first_epoch: int) -> None:
-    picture = curve(started, "acc", shown_configs(started, CRITERION), last)
-    for line in means(picture).values():
-        assert list(line.get_xdata()) == list(range(first_epoch, 26))
-    assert (", last 15 epochs" in picture.caption) == (last is not None)
-    assert "mean ± SD over repeats" in picture.caption
-
-
-def test_each_label_has_its_number_of_repeats(tmp_path) -> None:
-    last = {at(0.5, epochs=2): [0.7, 0.8], at(1.0, epochs=3): [0.6, 0.65]}
-    made = make(tmp_path, last)
-    names = means(curve(made, "acc", shown_configs(made, CRITERION)))
-    assert set(names) == {"alpha = 0.5, epochs = 2 (n = 2)", "alpha = 1, epochs = 3 (n = 2)"}
-
-
-def test_the_baseline_has_no_distillation_term(wide) -> None:
-    shown = shown_configs(wide, CRITERION)
-    assert at(1.0).config_id in shown
-    names = means(curve(wide, "distill", shown))
-    assert len(names) == 6 and not any("alpha = 1 " in name for name in names)
-    assert curve(wide, "distill", [at(1.0).config_id]) is None
-
-
 @pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
 def test_long_curves_skip_epochs_but_not_the_last(tmp_path, monkeypatch, repeats, of_end) -> None:
     """Unfinished and final trials are not drawn, so they do not count."""
@@ -214,26 +187,6 @@ def test_a_wild_configuration_does_not_flatten_the_others(tmp_path) -> None:
 
 
 # The other figures
-
-
-def test_all_figures_of_a_study(wide, tmp_path) -> None:
-    names = [picture.name for picture in all_figures(wide, CRITERION)]
-    curves = [f"{m}{z}" for m in ("acc", "loss", "logit_diff") for z in ("", "-last-15")]
-    # without predictions there are no figures of classes
-    assert names[:6] == curves and set(names) == FIGURE_NAMES - {"importance", *CLASS_FIGURES}
-    assert set(names[6:]) == {
-        *("ce", "distill", "repeats", "differences", "heat-map", "fidelity"),
-        *FRONTIERS,
-    }
-    one = make(tmp_path, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]})
-    assert not {"heat-map", "importance"} & {p.name for p in all_figures(one, CRITERION)}
-
-
-def test_there_are_no_figures_of_too_few_trials(tmp_path) -> None:
-    none = make(tmp_path / "none", {0.5: [0.7], 1.0: [None]}, {(0.5, 0): "truncated"})
-    assert list(all_figures(none, CRITERION)) == []
-    assert forest_plot(make(tmp_path / "one", {0.5: [0.7], 1.0: [0.6]}), CRITERION) is None
-    assert all(frontier_plot(none, CRITERION, name) is None for name in FRONTIERS)
 
 
 def test_the_best_and_the_baseline_are_shown(wide) -> None:
@@ -309,15 +262,6 @@ def test_the_heat_map_tells_alphas_close_to_1_apart(tmp_path) -> None:
     assert [t.get_text() for t in axes.get_yticklabels()] == alphas
 
 
-def test_a_missing_value_of_the_heat_map_has_no_number(tmp_path) -> None:
-    runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0])
-    last = draw(dict.fromkeys(runs, 0.0), 2)
-    hole = at(0.1, temperature=4.0)
-    made = make(tmp_path, last, {(hole, r): "failed" for r in range(2)})
-    texts = [t.get_text() for t in heat_map(made, CRITERION).figure.axes[0].texts]
-    assert len(texts) == 4 and texts.count("") == 1 and not any("nan" in t for t in texts)
-
-
 def test_the_agreement_plot_has_a_marker_per_trial(wide) -> None:
     (axes,) = agreement_plot(wide, CRITERION, shown_configs(wide, CRITERION)).figure.axes
     marks = {line.get_label(): line for line in axes.lines}
@@ -381,16 +325,6 @@ def test_the_frontier_goes_from_the_cheapest_to_the_right(measured) -> None:
     assert steps.get_drawstyle() == "steps-post"
 
 
-def test_other_metrics_have_no_teacher(measured) -> None:
-    criterion = Criterion("ce")
-    assert len(teacher_points(measured, criterion, "params")) == 0
-    figure = drawn(measured, "frontier-params", criterion)
-    axes = figure.figure.axes[0]
-    assert "teacher" not in figure.caption and "cross-entropy" in axes.get_ylabel()
-    best = measured.frontier(criterion)
-    assert best["efficient/params"].tolist() == [True, False]
-
-
 # Files
 
 
@@ -401,13 +335,6 @@ def test_a_figure_has_the_same_bytes_twice(wide) -> None:
         assert one.svg == other.svg == one.svg and one.png() == png
         assert Image.open(io.BytesIO(png)).size == tuple(200 * one.figure.get_size_inches())
     assert not re.search(r"<dc:date>|Matplotlib v", one.svg)
-
-
-def test_numbers_in_text_are_not_rounded(wide) -> None:
-    svg = heat_map(wide, CRITERION).svg  # only its coordinates are
-    done = wide.trials[wide.trials.status == "completed"]
-    mean = done[done.config_id == at(0.3, temperature=4.0).config_id]["val/acc@last"].mean()
-    assert f">{100 * mean:.2f}<" in svg
 
 
 def test_text_is_not_parsed_as_mathematics(tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,25 +9,18 @@ import numpy as np
 import pytest
 from html_reader import Reader
 from PIL import Image
-from study_folders import RUN, at, cost, draw, grid, make
+from study_folders import RUN, cost, draw, make
 from whole_predictions import write_whole_predictions
 
-import kdtune
-from kdtune.config.files import PROVENANCE, STUDY
 from kdtune.config.records import write_costs
 from kdtune.reporting import build
 from kdtune.reporting.figures import class_plots
 from kdtune.reporting.sections import (
-    MAX_TABLE_ROWS,
     by_class,
-    choices,
     examples,
-    frontier_table,
     histories,
-    identity,
 )
 from kdtune.results.comparison import Criterion
-from kdtune.results.costs import cost_note, cost_rows
 from kdtune.results.examples import class_accuracies, read_arms, write_thumbnails
 from kdtune.results.results import Results
 
@@ -108,18 +100,6 @@ def test_many_classes_have_a_table_of_confusions(tmp_path: Path) -> None:
     assert [figure.name for figure in class_plots(made, arms)] == ["calibration"]
 
 
-def test_sections_without_data_are_left_out(bare: Results) -> None:
-    titles = page_of(bare).within("h2")
-    left_out = {"Classes", "Images that differ most", "What a student costs", "Warnings"}
-    assert not left_out & set(titles)
-
-
-def test_images_without_thumbnails_are_a_table(study: Results, page: Reader) -> None:
-    section = examples(study, read_arms(study, CRITERION))
-    assert section.groups == {} and "There are no thumbnails" in page.words
-    assert all(re.fullmatch(r"val image \d+", row[0]) for row in section.table.rows)
-
-
 def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
     made = make(tmp_path / "study", LAST, run=replace(RUN, data=str(tmp_path)))
     (tmp_path / "a").mkdir()
@@ -145,34 +125,6 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
 # Costs, head, teachers
 
 
-def test_the_section_on_costs_has_the_numbers_of_the_frames(study: Results, page: Reader) -> None:
-    section = page.words.partition("What a student costs")[2].partition("Sensitivity")[0]
-    for cells in cost_rows(study.costs)[1]:
-        assert " ".join(cells) in section
-    assert cost_note(study.costs) in section
-    best = study.frontier().iloc[0]
-    assert f"distilled alpha = 0.1 {100 * best['mean']:.1f}" in section
-    rows = frontier_table(study, CRITERION).rows
-    assert rows[0][:3] == [RUN.student, "distilled", "alpha = 0.1"]
-    assert rows[0][-1] == "latency, parameters"
-
-
-def test_the_head_says_when_where_and_with_what(tmp_path: Path) -> None:
-    make(tmp_path, LAST)
-    write_costs(tmp_path, [cost(RUN.student)])
-    machine = {"system": "Linux 6.1", "cores": 4}
-    record = {"machine": machine, "python": "3.12.1", "versions": {"kdtune": "0.2", "numpy": "9"}}
-    (tmp_path / PROVENANCE).write_text(json.dumps(record))
-    saved = json.loads((tmp_path / STUDY).read_text())
-    saved["fingerprints"] = {"data": "abc", "teacher": "def"}
-    (tmp_path / STUDY).write_text(json.dumps(saved))
-    facts = identity(kdtune.load(tmp_path))
-    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", facts["last record"])
-    assert facts["machine"] == "Some CPU, 4 cores, Linux 6.1"
-    assert facts["software"] == "kdtune 0.2, Python 3.12.1"
-    assert facts["fingerprints"] == "data abc, teacher def"
-
-
 def test_the_history_of_a_teacher(tmp_path: Path) -> None:
     made = make(tmp_path, LAST)
     assert histories(made) is None
@@ -194,41 +146,3 @@ def test_the_history_of_a_teacher(tmp_path: Path) -> None:
 
 
 # Comparisons, methods
-
-
-def test_other_metrics_and_baselines_are_precomputed(tmp_path: Path) -> None:
-    runs = grid([0.1, 1.0], lr=[0.1, 0.01])
-    made = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 3))
-    shown = [(one.criterion.label, one.baseline) for one in choices(made, CRITERION)]
-    undistilled = "training without distillation"
-    assert shown[0] == ("validation accuracy", undistilled) and len(set(shown)) == len(shown)
-    metrics, baselines = ({pair[i] for pair in shown} for i in (0, 1))
-    assert baselines == {undistilled, "alpha = 1, lr = 0.1", "alpha = 1, lr = 0.01"}
-    assert "validation agreement" in metrics and len(shown) == len(metrics) * len(baselines)
-    page = page_of(made)
-    for metric, _ in shown:
-        assert f"Difference in {metric} from " in page.words
-    tags = [a for _, a in page.tags if "data-metric" in a]
-    assert [(a["data-metric"], a["data-baseline"]) for a in tags] == shown
-
-
-def test_many_configurations_have_fewer_other_comparisons(tmp_path: Path) -> None:
-    runs = grid([0.1 * i for i in range(9)] + [1.0], lr=[0.1, 0.01])
-    offered = choices(make(tmp_path, draw(dict.fromkeys(runs, 0.0), 2)), CRITERION)
-    assert len(offered) > 1 and sum(len(c.table.rows) for c in offered) <= MAX_TABLE_ROWS
-
-
-def test_a_study_without_baseline_offers_nothing(tmp_path: Path) -> None:
-    made = make(tmp_path, {0.1: [0.7, 0.71], 0.5: [0.6, 0.61]})
-    (one,) = choices(made, CRITERION)
-    assert one.table is None and page_of(made).words.count(made.verdict()) == 2
-
-
-@pytest.mark.parametrize(("cutmix", "mixes"), [((0.0,), False), ((0.0, 0.5), True)])
-def test_methods_say_that_repeats_vary_the_mixing(
-    cutmix: tuple[float, ...], mixes: bool, tmp_path: Path
-) -> None:
-    last = {at(alpha, cutmix=a): [0.7, 0.8] for alpha in (0.5, 1.0) for a in cutmix}
-    words = page_of(make(tmp_path / "s", last)).words
-    assert ("the augmentation, the mixing of images and dropout" in words) == mixes
-    assert (", the augmentation and dropout, all" in words) != mixes

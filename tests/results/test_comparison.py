@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from study_folders import RUN, at, draw, edit_records, make, starting_repository, trials_of
+from study_folders import RUN, at, draw, edit_records, make, trials_of
 
 import kdtune
 from kdtune.config.study import Study
@@ -23,7 +23,6 @@ from kdtune.results.comparison import (
     best_config,
     by_repeat,
     compare,
-    complete_block,
     format_table,
     levels,
     plus_minus,
@@ -103,14 +102,6 @@ def test_one_lucky_repeat_gives_neither_baseline_nor_best() -> None:
     assert fast.config_id not in with_enough_repeats(values)
 
 
-def test_only_completed_runs_count(tmp_path) -> None:
-    last = {0.5: [0.7, 0.8, 0.75, 0.99], 1.0: [0.6, 0.7, 0.66, 0.7]}
-    for status in ("failed", "pruned", "truncated"):
-        table = make(tmp_path / status, last, {(0.5, 3): status}).compare()
-        assert table.n.item() == 3
-        assert table["diff"].item() == exact((0.1 + 0.1 + 0.09) / 3)
-
-
 @pytest.mark.parametrize("metric", ["acc", "ce", "gap", "agreement", "kl", "logit_diff"])
 def test_a_win_is_the_better_value_of_the_metric(tmp_path, metric: str) -> None:
     # by construction a higher accuracy goes with a lower ce, gap, kl and logit difference
@@ -120,12 +111,6 @@ def test_a_win_is_the_better_value_of_the_metric(tmp_path, metric: str) -> None:
     assert row["p_better"] == exact(2.5 / 4)
     sign = 1 if metric in ("acc", "agreement") else -1
     assert math.copysign(1, row["diff"]) == sign
-
-
-def test_scopes(tmp_path) -> None:
-    made = make(tmp_path, {0.5: [0.9, 0.6], 1.0: [0.6, 0.5]})  # curves rise evenly to the last
-    assert made.compare(Criterion(scope="best"))["diff"].item() == exact(0.2)
-    assert made.compare(Criterion(scope="last-5-avg"))["diff"].item() == exact(0.2 * 2 / 3)
 
 
 # -- what may be missing ---------------------------------------------------------------------------
@@ -165,23 +150,6 @@ def test_max_t_uses_configurations_with_all_repeats() -> None:
     assert table.p_max_t[[0.5, 0.1]].tolist() == exact(max_t(d))
 
 
-def test_a_complete_block_has_no_gaps() -> None:
-    values = by_repeat(
-        trials_of(
-            {
-                0.1: [0.1, 0.2, 0.3],
-                0.5: [0.4, None, 0.6],
-                0.9: [0.7, None, None],
-                1.0: [0.8, 0.9, 1],
-            }
-        ),
-        *("acc", "last"),
-    )
-    kept = complete_block(values)
-    assert not kept.isna().any(axis=None)
-    assert set(kept) >= {at(0.1).config_id, at(1.0).config_id} and at(0.9).config_id not in kept
-
-
 # -- laws ------------------------------------------------------------------------------------------
 
 COLUMNS = ["diff", "sd", "low", "high", "p", "p_holm", "p_max_t", "correlation", "p_better"]
@@ -218,18 +186,6 @@ def test_swapping_repeats_of_one_configuration_changes_the_paired_result() -> No
 
 
 # -- names and flags -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("alpha=1", {"alpha": 1}),
-        (" alpha = 0.5 , loss=mse", {"alpha": 0.5, "loss": "mse"}),
-        ("lr=1e-3", {"lr": 0.001}),
-    ],
-)
-def test_valid_baselines(text: str, values: dict) -> None:
-    assert parse_baseline(text, Study().task.names) == values
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])
@@ -293,25 +249,6 @@ def test_each_student_has_its_own_baseline(tmp_path) -> None:
 SPACE = {"student": ("small", "large"), "alpha": (0.1, 0.5, 1.0)}
 
 
-def test_verdict_and_baseline_are_of_each_student(tmp_path) -> None:
-    made = make(tmp_path, both(), space=SPACE)
-    assert made.by == ["student", "alpha"]
-    small, large = sorted(made.verdict().split("\n"), reverse=True)
-    assert small.startswith("small: Distillation (alpha = 0.5) improved validation accuracy by ")
-    assert large.startswith("large: Distillation (alpha = 0.5) improved ")
-    assert "over 4 comparisons" in small
-    assert made.baseline() == "training without distillation of the same student"
-    assert made.baseline(student="small") == "training without distillation"
-    best = made.best()
-    assert best is not None and made.student(best) == "large"
-    rows = made.selection().set_index("row")
-    assert made.student(rows.loc["baseline", "config_id"]) == "large"
-    text = made.text()
-    assert (
-        "\n- large: " in text and "from training without distillation of the same student" in text
-    )
-
-
 def test_repeats_are_enough_within_a_student() -> None:
     """A student that was decided early is not left out for having fewer final repeats."""
     few, some = [np.nan] * 37, [np.nan] * 34
@@ -319,14 +256,6 @@ def test_repeats_are_enough_within_a_student() -> None:
     students = {"A": "large", "B": "small", "b": "small"}
     assert best_config(values, 1, students) == "A"
     assert best_config(values, 1) == "B"
-
-
-def test_a_baseline_that_names_a_student_is_that_of_all(tmp_path) -> None:
-    made = make(tmp_path, both(), space=SPACE)
-    criterion = Criterion(baseline={"student": "small", "alpha": 1})
-    table = made.compare(criterion)
-    assert len(table) == 5 and table.baseline.nunique() == 1
-    assert made.verdict(criterion).count("\n") == 0
 
 
 def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
@@ -339,30 +268,7 @@ def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
     assert baseline_of(compare(made.trials.iloc[:0], Criterion()), lost) is None
 
 
-METRICS = ("loss", "acc", "teacher_acc", "logit_diff")
-
-
-@pytest.fixture(scope="module")
-def last(tmp_path_factory) -> pd.DataFrame:
-    """The starting repository's summary; one of its runs is truncated: 3 of 4 repeats."""
-    return starting_repository(tmp_path_factory.mktemp("started")).summary(
-        metrics=METRICS, full=True
-    )
-
-
 # -- values as groups ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "names"),
-    [
-        (range(1000, 1012), ["1000 … 1002", "1003 … 1005", "1006 … 1008", "1009 … 1011"]),
-        (range(1, 13), ["1 … 3", "4 … 6", "7 … 9", "10 … 12"]),
-        (np.linspace(0.1, 0.101, 12), ["0.1 … 0.10018", "0.10027 … 0.10045"]),
-    ],
-)
-def test_ranges_have_as_many_digits_as_tell_them_apart(values, names: list) -> None:
-    assert list(levels(pd.Series(values)).cat.categories)[: len(names)] == names
 
 
 @given(st.lists(st.floats(-1e9, 1e9) | st.integers(-(10**12), 10**12), min_size=9, unique=True))
@@ -409,14 +315,3 @@ def test_latex_special_characters_are_escaped() -> None:
     head = {"loss": ["my_loss:50%_&"], "val/acc/mean": [0.5], "val/acc/std": [0.1], "val/acc/n": 2}
     text = format_table(pd.DataFrame(head), "latex")
     assert r"my\_loss:50\%\_\& & 2 & 0.50 $\pm$ 0.10 \\" in text
-
-
-def test_cells_without_a_value(tmp_path) -> None:
-    last = {at(0.5, temperature=4.0): [0.6, 0.7], at(0.5, loss="mse"): [0.5, 0.6]}
-    body = format_table(make(tmp_path, last).summary(["temperature"], ["acc"], full=True))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines()]
-    assert rows[0] == ["temperature", "n", "acc"]
-    assert rows[2:] == [
-        ["4", "2", "0.650 ± 0.071"],
-        ["-", "2", "0.550 ± 0.071"],
-    ]

@@ -1,6 +1,5 @@
 """What students cost beside what they achieve: frames, frontier, the best within limits."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -12,15 +11,12 @@ from hypothesis import strategies as st
 from study_folders import at, cost, make, trials_of
 
 import kdtune
-from kdtune.analysis import AnalysisFlags, main
-from kdtune.config.records import Cost, Limits, write_costs
+from kdtune.config.records import Limits, write_costs
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
     NOT_MEASURED,
     best_within,
     cost_frame,
-    cost_note,
-    cost_rows,
     frontier,
     pareto,
     with_prefix,
@@ -82,41 +78,6 @@ def test_costs_of_models_and_of_each_trial(measured) -> None:
             assert (frame[f"student/{name}"] == row[name]).all()
 
 
-def test_a_study_without_costs_has_neither_columns_nor_a_table(tmp_path) -> None:
-    made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]})
-    assert len(made.costs) == 0 and len(made.frontier()) == 0
-    assert not any(name.startswith("student/") for name in made.trials)
-    assert "Cost of the models" not in made.text()
-    verdict = made.verdict(Criterion(limits=Limits(2.0)))
-    assert verdict == f"{NOT_MEASURED}\n{made.verdict()}"
-
-
-def test_the_table_of_costs(measured) -> None:
-    text = measured.text()
-    line = next(line for line in text.splitlines() if "resnet18" in line)
-    cells = [cell.strip() for cell in line.strip("| ").split("|")]
-    assert cells[:5] == ["resnet18", "student", "3,724", "15.9 kB", "745 k"]
-    assert cells[5:] == ["0.250 (IQR 0.013)", "2"]
-    assert cost_note(measured.costs) in text and "1 thread of Some CPU, fp32, PyTorch" in text
-    head, rows = cost_rows(measured.costs)
-    assert head[-1] == "latency, batch 32 (ms)" and rows[1][4] == "-"  # FLOPs not known
-    assert [row[-1] for row in rows] == ["2", "2"]  # no interquartile range
-
-
-def test_models_measured_on_different_machines_are_told_apart() -> None:
-    other: Cost = replace(cost("b"), hardware="Some GPU", device="cuda")
-    frame = cost_frame([cost("a"), other])
-    head, rows = cost_rows(frame)
-    assert head[-1] == "measured on" and rows[1][-1].startswith("Some GPU, fp32")
-    assert "not comparable" in cost_note(frame)
-
-
-def test_latencies_of_a_busy_machine_are_called_unreliable() -> None:
-    assert "not reliable" not in cost_note(COSTS)
-    busy = cost_frame([cost("a"), replace(cost("b"), latency_ms_iqr=0.1)])
-    assert "IQR above 25% of the median are not reliable" in cost_note(busy)
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [(16_664, "16.7 kB"), (999_600, "1 MB"), (999.4, "999.4 B"), (8.174e9, "8.17 GB"), (5, "5 B")],
@@ -159,50 +120,55 @@ def test_the_best_of_each_student_with_and_without_distillation() -> None:
 # -- limits ----------------------------------------------------------------------------------------
 
 
-def test_the_best_student_within_a_latency() -> None:
-    assert within(Criterion(limits=Limits(2.0))) == (
-        "Best student with a latency of at most 2 ms at batch size 1 (1 thread of Some CPU): "
-        "pkg:small (0.5 ms, 1,000 parameters) with alpha = 0.5; validation accuracy 71.0% (n = 2, "
-        "optimistic: used for the selection), test accuracy 61.0% (n = 2). Excluded by cost: "
-        "pkg:large (3 ms)."
-    )
+@pytest.mark.parametrize(
+    ("limits", "parts", "absent"),
+    [
+        (
+            Limits(2.0),
+            (
+                "Best student with a latency of at most 2 ms at batch size 1 (1 thread of Some "
+                "CPU): pkg:small (0.5 ms, 1,000 parameters) with alpha = 0.5; validation accuracy "
+                "71.0% (n = 2, optimistic: used for the selection), test accuracy 61.0% (n = 2). "
+                "Excluded by cost: pkg:large (3 ms).",
+            ),
+            "spans",
+        ),
+        (Limits(3.2), ("pkg:large (3 ms",), "spans"),
+        # the ends count; the interquartile range of 3 ms is 0.15 ms
+        (Limits(3.0, 90_000), (": pkg:large (", "alpha = 1; validation accuracy 82"), "Excluded"),
+        (
+            Limits(2.9),
+            ("Excluded by cost: pkg:large (3 ms with an interquartile range of 0.15,",),
+            "",
+        ),
+        (Limits(3.1), ("pkg:large (3 ms with an interquartile range of 0.15, which spans",), ""),
+        (Limits(0.1, 10), ("No student has a latency", "pkg:small (0.5 ms, 1,000 param"), "Best"),
+    ],
+)
+def test_the_best_student_within_limits(limits: Limits, parts: tuple, absent: str) -> None:
+    text = within(Criterion(limits=limits))
+    assert all(part in text for part in parts), text
+    assert not absent or absent not in text
 
 
-def test_a_limit_includes_its_end_and_excludes_no_one_beyond_need() -> None:
-    text = within(Criterion(limits=Limits(3.0, 90_000)))
-    assert "at batch size 1 (1 thread of Some CPU) and at most 90,000 parameters: pkg:large" in text
-    assert "with alpha = 1; validation accuracy 82.0%" in text and "Excluded" not in text
-
-
-def test_a_spread_that_spans_the_limit_is_said() -> None:
-    """The interquartile range of 3 ms is 0.15 ms."""
-    spread = "3 ms with an interquartile range of 0.15, which spans the limit"
-    assert f"Excluded by cost: pkg:large ({spread})." in within(Criterion(limits=Limits(2.9)))
-    assert f"pkg:large ({spread}, 90,000 parameters)" in within(Criterion(limits=Limits(3.1)))
-    assert "spans" not in within(Criterion(limits=Limits(3.2)))
-
-
-def test_no_student_is_within() -> None:
-    assert within(Criterion(limits=Limits(0.1, 10))) == (
-        "No student has a latency of at most 0.1 ms at batch size 1 (1 thread of Some CPU) and at "
-        "most 10 parameters: pkg:large (3 ms, 90,000 parameters), pkg:small (0.5 ms, 1,000 "
-        "parameters)."
-    )
-
-
-def test_a_student_without_a_cost_is_excluded_by_name() -> None:
+def test_a_student_without_a_cost_or_a_run_is_not_chosen() -> None:
     trials = two_students()
-    trials.loc[trials["config/student"] == LARGE, "config/student"] = "pkg:new"
-    text = within(Criterion(limits=Limits(10.0)), trials)
-    assert text.startswith("Best student") and ": pkg:small (" in text
-    assert text.endswith("Excluded by cost: pkg:new (not measured).")
-
-
-def test_no_run_of_a_student_within_has_completed() -> None:
-    trials = two_students()
-    trials = trials[trials["config/student"] == LARGE]
-    text = within(Criterion(limits=Limits(max_params=5_000)), trials)
+    of_large = trials["config/student"] == LARGE
+    text = within(Criterion(limits=Limits(max_params=5_000)), trials[of_large])
     assert text.startswith("No run of a student with at most 5,000 parameters has completed yet.")
+    trials.loc[of_large, "config/student"] = "pkg:new"
+    text = within(Criterion(limits=Limits(10.0)), trials)
+    assert ": pkg:small (" in text and text.endswith("Excluded by cost: pkg:new (not measured).")
+
+
+def test_the_limits_of_a_study_and_of_a_question(measured, tmp_path) -> None:
+    assert measured.verdict(Criterion(limits=Limits(0.3))).startswith("Best student with a latency")
+    made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]}, max_ms=0.1)
+    assert made.verdict().startswith(f"{NOT_MEASURED}\n")
+    write_costs(tmp_path, [cost(made.study.run.student)])
+    made = kdtune.load(tmp_path)
+    assert made.verdict().startswith("No student has a latency of at most 0.1 ms")
+    assert made.verdict(Criterion(limits=Limits(1.0))).startswith("Best student with a latency")
 
 
 def test_finalists_count_if_one_is_within_else_the_search() -> None:
@@ -217,17 +183,3 @@ def test_finalists_count_if_one_is_within_else_the_search() -> None:
     recorded = Round(0, 2000, (FinalPair(LARGE, plain, distilled),), (distilled, plain))
     text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"], recorded)
     assert "with alpha = 0.5;" in text and "held-out repeats" in text
-
-
-def test_limits_of_the_command_and_of_the_study(measured, capsys, tmp_path) -> None:
-    folder = str(measured.folder)
-    assert main(AnalysisFlags((folder,), max_ms=0.3)) == 0
-    assert "Best student with a latency of at most 0.3 ms" in capsys.readouterr().out
-    assert main(AnalysisFlags((folder,), max_params=10)) == 0
-    assert "No student has at most 10 parameters: resnet18 (3,724" in capsys.readouterr().out
-    made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]}, max_ms=0.1)
-    write_costs(tmp_path, [cost(made.study.run.student)])
-    made = kdtune.load(tmp_path)
-    assert made.verdict().startswith("No student has a latency of at most 0.1 ms")
-    assert made.verdict(Criterion(limits=Limits(1.0))).startswith("Best student with a latency")
-    assert json.loads((tmp_path / "study.json").read_text())["max_ms"] == 0.1

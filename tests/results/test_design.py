@@ -1,7 +1,6 @@
 """What repeats vary: folds and teachers, pairs by repeat and image, significance."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,15 +13,9 @@ from kdtune.results.design import (
     ONE_TEACHER,
     Design,
     Pair,
-    exact_test,
-    in_every_repeat,
     is_significant,
-    p_text,
-    p_value,
-    since_interval,
     stricter,
 )
-from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import crossed
 
 exact = pytest.approx
@@ -101,44 +94,6 @@ def test_one_teacher_is_the_two_way_estimate() -> None:
     table = np.random.default_rng(1).normal(size=(5, 9))
     found = ONE_TEACHER.estimate(table.mean(1), table, range(5))
     assert found == crossed(table)
-
-
-@pytest.mark.parametrize(
-    ("design", "images", "words"),
-    [
-        (ONE_TEACHER, 500, "new repeats with this teacher and new images like those of val"),
-        (ONE_TEACHER, None, "new repeats with this teacher on these val images"),
-        (Design(2), None, "new repeats with these 2 teachers on these val images"),
-        (Design(3), 500, "new repeats with new teachers of this recipe and new images like those"),
-        (
-            Design(folds=4),
-            None,
-            "new train/val splits of data like these, with a teacher for each.",
-        ),
-        (
-            Design(folds=4, fine_tuned=False),
-            None,
-            "new train/val splits of data like these, with this",
-        ),
-    ],
-)
-def test_conclusions(design: Design, images: int | None, words: str) -> None:
-    context = ComparisonContext("b", 8, images=images, design=design)
-    assert f"Conclusions are about {words}" in context.method
-
-
-def test_a_study_that_searches_teachers_has_several() -> None:
-    several = Design(several_recipes=True)
-    assert several.new_units == "new repeats with these teachers"
-    assert "conditional on these teachers" in several.constant
-    assert replace(several, teachers=2).new_units == several.new_units
-    assert replace(several, teachers=4).new_units.endswith("new teachers of these recipes")
-    assert "4 teachers of each recipe" in replace(several, teachers=4).constant
-    given = replace(several, folds=4, fine_tuned=False)
-    assert given.new_units.endswith("with these teachers")
-    assert given.constant.startswith("The teachers and test are the same")
-    for design in (several, given):
-        assert "this teacher" not in design.constant
 
 
 def test_the_stricter_design_decides_a_comparison_of_studies() -> None:
@@ -257,32 +212,3 @@ def test_significance(p: float, low: float, high: float, or_equal: bool, want: b
     assert bool(is_significant(p, low, high, 0.05, or_equal)) == want
     columns = (pd.Series([0.5, value]) for value in (p, low, high))
     assert is_significant(*columns, 0.05, or_equal)[1] == want
-
-
-def test_the_interval_is_the_reason_only_where_it_includes_0() -> None:
-    assert since_interval(0.04, -1, 2, 0.05) == ", since the interval includes 0"
-    assert not since_interval(0.04, -2, -1, 0.05)  # significantly worse
-    assert not since_interval(0.06, -1, 2, 0.05)
-    assert not since_interval(0.04, NAN, NAN, 0.05)
-    assert since_interval(0.05, -1, 2, 0.05, or_equal=True)
-
-
-def test_p_values_as_text() -> None:
-    values = (0.00099, 0.001, 0.0321, 1.0, NAN)
-    assert [p_value(p) for p in values] == ["< 0.001", "0.001", "0.032", "1", "-"]
-    assert [p_text(p) for p in values[:3]] == ["p < 0.001", "p = 0.001", "p = 0.032"]
-
-
-def test_a_p_value_without_interval_names_its_test() -> None:
-    assert exact_test(NAN) == " (sign-flip test)"
-    assert exact_test(NAN, paired=False) == " (permutation test)" and not exact_test(0.1)
-
-
-def test_in_every_repeat() -> None:
-    row = pd.Series({"wins": 4.0, "losses": 0.0, "n": 4.0})
-    assert in_every_repeat(row) == "; it was better in all 4 repeats"
-    assert in_every_repeat(pd.Series({"wins": 0, "losses": 4, "n": 4})).startswith(
-        "; it was behind"
-    )
-    assert not in_every_repeat(pd.Series({"wins": 3, "losses": 1, "n": 4}))
-    assert not in_every_repeat(pd.Series({"wins": NAN, "losses": NAN, "n": 4}))  # unpaired

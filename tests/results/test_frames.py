@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,10 @@ from kdtune.config.task import METRICS, RECORDED
 from kdtune.config.text import InputError
 from kdtune.results.frames import (
     config_label,
-    distinguishing,
     label_by_config,
     read_examples,
     read_frames,
     read_predictions,
-    short_model,
     write_frames,
 )
 from kdtune.results.results import Results
@@ -59,31 +56,6 @@ def test_frames_hold_what_was_recorded(tmp_path):
         assert val.distill.dropna().tolist() == context
 
 
-def test_trials_have_the_documented_columns(tmp_path):
-    write_records(tmp_path, FOUR)
-    trials = read_frames(tmp_path).trials
-    scopes = [f"val/{m}@{s}" for m in RECORDED for s in ("last", "best", "last-5-avg")]
-    tests = [f"test/{m}@last" for m in RECORDED]
-    own = [
-        "phase",
-        "status",
-        "error",
-        "n_epochs",
-        "n_epochs_planned",
-        *scopes,
-        *tests,
-        "seconds",
-        "node",
-    ]
-    assert list(trials) == [*CONFIG, *own] and len(trials) == 4
-    run = at(0.5, 1)
-    trial = trials.set_index("trial_id").loc[run.trial_id]
-    assert trial.config_id == run.config_id and trial["config/alpha"] == 0.5
-    assert (trial.n_epochs, trial.n_epochs_planned) == (3, 3)
-    assert trial.seconds == 1.5 and trial.node == "node7"
-    assert trial["test/acc@last"] == pytest.approx(0.5)
-
-
 def test_epoch_selections_match_hand_worked_values(tmp_path):
     write_records(tmp_path, {at(0.5, epochs=6): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
     (trial,) = read_frames(tmp_path).trials.to_dict("records")
@@ -110,11 +82,6 @@ def test_labels_are_never_missing(tmp_path):
     assert set(made.marginal().label) >= {"alpha = 1", "loss = mse"}
 
 
-def test_without_records_the_frames_are_empty(tmp_path):
-    frames = read_frames(tmp_path)
-    assert len(frames.trials) == len(frames.epochs) == 0 and "val/acc@last" in frames.trials
-
-
 def test_an_incomplete_last_record_is_skipped_and_named(tmp_path):
     write_records(tmp_path, FOUR)
     write_records(tmp_path, FOUR)
@@ -139,15 +106,6 @@ def test_the_last_attempt_counts(tmp_path):
     assert trial["status"] == "completed" and pd.isna(trial["error"]) and trial["n_epochs"] == 3
     write_records(tmp_path, {at(0.5, 0): []}, {at(0.5, 0): "truncated"}, attempt=2)  # runs again
     assert read_frames(tmp_path).trials.status.tolist() == ["truncated"]
-
-
-def test_parquet_files_hold_the_frames(tmp_path):
-    write_records(tmp_path, FOUR)
-    frames = read_frames(tmp_path)
-    write_frames(tmp_path, frames)
-    for name in ("epochs", "trials"):
-        read = pd.read_parquet(tmp_path / f"{name}.parquet")
-        pd.testing.assert_frame_equal(read, getattr(frames, name), check_dtype=False)
 
 
 @pytest.mark.parametrize(
@@ -260,12 +218,6 @@ def trials(*students: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_short_names() -> None:
-    assert short_model("resnet18") == "resnet18"
-    assert short_model("timm/tf_efficientnet_lite0") == "tf_efficientnet_lite0"
-    assert short_model("my.models:net+timm/vit") == "net+vit"
-
-
 def test_labels_tell_configurations_apart() -> None:
     names = ["student", "alpha"]
     short = label_by_config(trials("a:small", "a:large"), names)
@@ -308,26 +260,6 @@ def test_both_temperatures_are_shown_as_numbers(fixed: bool, tmp_path: Path) -> 
     own = table[table.alpha != 1]
     assert sorted(own.teacher_temperature) == sorted(own for _, own in given)
     assert list(table[table.alpha == 1].teacher_temperature) == ["-"]
-
-
-def test_a_temperature_that_is_not_searched_is_not_shown_twice(tmp_path: Path) -> None:
-    results = write(tmp_path, {"temperature": (1.0, 4.0), "alpha": (0.5,)})
-    assert set(results.trials.label) == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
-    # also where a folder is read without its study, and all that differs is shown
-    names = distinguishing(results.trials, [])
-    assert "temperature" in names and "teacher_temperature" not in names
-    other = write(tmp_path / "9", {"temperature": (1.0, 9.0)}, replace(RUN, teacher_temperature=9))
-    assert "teacher_temperature" in distinguishing(other.trials, [])
-
-
-def test_sums_are_shown_with_their_weights(tmp_path: Path) -> None:
-    space = {"loss": ("kl", "kl+dist"), "loss_weight": (0.5, 2.0), "alpha": (0.5,)}
-    assert set(write(tmp_path, space).trials.label) == {
-        "alpha = 0.5, loss = kl",
-        "alpha = 0.5, loss = kl+dist, loss_weight = 0.5",
-        "alpha = 0.5, loss = kl+dist, loss_weight = 2",
-        "alpha = 1",
-    }
 
 
 TRIALS = [at(0.5, r).trial_id for r in range(3)]

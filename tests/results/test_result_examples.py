@@ -66,13 +66,6 @@ def test_both_arms_have_the_same_repeats_and_images(made) -> None:
         assert val.correct[arm].mean(1).tolist() == pytest.approx(list(want))
 
 
-def test_the_order_of_the_examples_in_the_file_does_not_matter(made) -> None:
-    before = read_arms(made, Criterion())["val"]
-    turned = edit(made, lambda f: f.iloc[::-1])["val"]
-    for name in ("label", "predicted", "p_label"):
-        np.testing.assert_array_equal(getattr(before, name), getattr(turned, name))
-
-
 def test_incomplete_predictions_are_left_out(made) -> None:
     own = read_arms(made, Criterion())["test"].configs[1]
     trial = made.trials[made.trials.config_id == own].trial_id.iloc[1]
@@ -84,14 +77,6 @@ def test_incomplete_predictions_are_left_out(made) -> None:
 
     assert list(edit(made, other_images)) == ["test"]
     assert edit(made, lambda f: f[(f.trial_id != trial) | (f.split != "test")]) == {}
-
-
-def test_studies_without_classes_or_baseline_have_no_arms(tmp_path) -> None:
-    old = make(tmp_path / "old", LAST)
-    write_predictions(old)  # as version 0.1 did
-    assert read_arms(old, Criterion()) == {}
-    plain = write_whole_predictions(make(tmp_path / "plain", {1.0: [0.7, 0.71]}), ["a", "b"])
-    assert read_arms(plain, Criterion()) == {}
 
 
 def by_hand() -> BothArms:
@@ -153,13 +138,6 @@ def test_an_image_that_pillow_cannot_read_has_no_thumbnail(tmp_path) -> None:
         assert isinstance(read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png"), bytes)
 
 
-def test_small_images_keep_their_pixels(tmp_path) -> None:
-    grey = Image.fromarray(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28))
-    write_thumbnails(tmp_path, {"val": by_hand()}, lambda split, index: grey)
-    content = read_thumbnail(tmp_path, None, "val", 0, None)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(grey))
-
-
 exact = pytest.approx
 
 
@@ -210,12 +188,6 @@ def test_the_design_decides_the_interval_of_a_class() -> None:
     assert by_teacher.p == exact(crossed(right[0] - right[1]).p)
     two = class_accuracies(replace(made, repeats=(0, 3, 1, 4, 6, 7), design=Design(3)))
     assert two.p.isna().all()
-
-
-def test_two_repeats_have_no_interval() -> None:
-    table = class_accuracies(drawn(repeats=2))
-    assert len(table) == 3
-    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
 
 
 def test_confusion_is_that_of_scikit_learn() -> None:
@@ -281,17 +253,3 @@ def test_a_distilled_configuration_and_its_gain(tmp_path: Path) -> None:
     trial = made.trials[made.trials.config_id == made.best()].iloc[0]
     assert trial_metrics(trial)["val"]["acc"] == trial["val/acc@last"]
     assert set(trial_metrics(trial)) == {"val", "test"}
-
-
-def test_the_baseline_has_no_difference_from_itself(tmp_path: Path) -> None:
-    record = configuration_record(make(tmp_path, draw({0.5: -0.1, 1.0: 0.0}, 3)))
-    assert record["label"] == "alpha = 1" and record["difference"] == {}
-
-
-def test_one_repeat_has_no_interval_and_no_run_no_record(tmp_path: Path) -> None:
-    record = configuration_record(make(tmp_path / "one", {0.5: [0.9], 1.0: [0.8]}))
-    own = record["accuracy"]["val"]
-    assert (own["mean"], own["low"], own["high"], own["n"]) == (0.9, None, None, 1)
-    assert record["difference"]["val"]["low"] is None
-    json.dumps(record, allow_nan=False)
-    assert configuration_record(make(tmp_path / "none", {0.5: [None], 1.0: [None]})) == {}

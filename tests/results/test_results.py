@@ -1,70 +1,24 @@
 """Results of a study: dataframes, texts and flags; studies of training functions."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from study_folders import draw, grid, make, make_final
+from study_folders import draw, make, make_final
 
 import kdtune
 from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.results.comparison import Criterion
 from kdtune.results.frames import write_frames
 from kdtune.storage.records import Records
 
-exact = pytest.approx
-T2 = 4.302652729911275  # 97.5 % point of Student's t with 2 degrees of freedom
 LAST = {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.45, 0.41]}
 
 
 # -- the study as a whole --------------------------------------------------------------------------
-
-
-def test_hyperparameters_that_tell_the_configurations_apart(tmp_path) -> None:
-    assert make(tmp_path / "one", {0.5: [0.7]}).by == ["alpha"]
-    runs = grid([0.5, 1.0], lr=[0.1, 0.2])
-    assert make(tmp_path / "two", draw(dict.fromkeys(runs, 0.0), 2)).by == ["alpha", "lr"]
-    mse = {run: 0.0 for run in grid([0.5, 1.0], loss=["mse"])}
-    assert make(tmp_path / "mse", draw(mse, 2)).by == ["alpha"]
-
-
-@settings(deadline=None, max_examples=5)
-@given(st.integers(0, 2**32 - 1))
-def test_the_order_of_the_records_does_not_matter(tmp_path_factory, seed: int) -> None:
-    last = draw({0.1: 0.0, 0.5: 0.02, 1.0: 0.0}, 3, seed)
-    folder = tmp_path_factory.mktemp("study")
-    made = make(folder, last)
-    file = folder / "epochs" / "00000.jsonl"
-    lines = file.read_text().splitlines()
-    by_trial = {}
-    for line in lines:
-        by_trial.setdefault(json.loads(line)["trial_id"], []).append(line)
-    order = np.random.default_rng(seed).permutation(list(by_trial))
-    file.write_text("\n".join(line for trial in order for line in by_trial[trial]) + "\n")
-    again = kdtune.load(folder)
-    assert again.verdict() == made.verdict()
-    pd.testing.assert_frame_equal(again.summary(full=True), made.summary(full=True), rtol=1e-12)
-    pd.testing.assert_frame_equal(again.compare(), made.compare(), rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("fates", "state"),
-    [
-        ({}, "complete: 4 runs"),
-        ({(0.5, 0): "failed", (1.0, 0): "pruned"}, "complete: 2 runs, 2 failed or pruned"),
-        ({(0.5, 0): "truncated"}, "incomplete, not running: 3 of 4 runs completed; last"),
-    ],
-)
-def test_status(tmp_path, fates, state: str) -> None:
-    made = make(tmp_path, {0.5: [0.5, 0.6], 1.0: [0.4, 0.5]}, fates)
-    assert made.status.startswith(state)
 
 
 def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
@@ -93,25 +47,6 @@ def test_strict_is_an_exit_code(tmp_path, capsys) -> None:
     assert asked(capsys, tmp_path, strict=True)[0] == 3
     make(tmp_path / "whole", LAST)
     assert asked(capsys, tmp_path / "whole", strict=True)[0] == 0
-
-
-@pytest.mark.parametrize("form", ["csv", "json", "latex"])
-def test_formats(tmp_path, capsys, form: str) -> None:
-    made = make(tmp_path, LAST)
-    code, out, _ = asked(capsys, tmp_path, format=form, columns=("acc", "val/ce"))
-    assert code == 0 and "conclusion" not in out.lower() and "difference" not in out
-    if form == "json":
-        records = json.loads(out)
-        want = made.summary(metrics=("acc", "ce"), full=True)
-        assert [r["val/acc/mean"] for r in records] == exact(want["val/acc/mean"].tolist())
-
-
-def test_criteria_from_the_command_line(tmp_path, capsys) -> None:
-    made = make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 6))
-    _, out, _ = asked(capsys, tmp_path, metric="ce", scope="best", baseline="alpha=0.5")
-    criterion = Criterion("ce", "best", {"alpha": 0.5})
-    assert out.rstrip().endswith(made.verdict(criterion))
-    assert "Difference in validation cross-entropy from alpha = 0.5:" in out
 
 
 @pytest.mark.parametrize(
@@ -174,14 +109,6 @@ def test_what_is_minimised_is_the_mirror_of_what_is_maximised(tmp_path: Path) ->
     assert up.best() == down.best() and up.label(up.best()) == "alpha = 0.1"
     assert "improved validation gain by 0.11" in up.verdict()
     assert "improved validation gain by 0.11" in down.verdict()
-
-
-def test_metrics_that_the_function_reports_are_columns(tmp_path: Path) -> None:
-    results = write(tmp_path / "study")
-    assert results.task.table_metrics == ("gain", "cost")
-    assert results.summary(full=True)["val/cost/mean"].tolist() == [1, 1]
-    with pytest.raises(kdtune.InputError, match="whether higher or lower is better is not known"):
-        results.criterion("cost")
 
 
 def test_epochs_of_an_attempt_that_failed_are_replaced(tmp_path: Path) -> None:

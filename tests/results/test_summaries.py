@@ -131,13 +131,6 @@ def test_pooled_by_hand(tmp_path) -> None:
     assert (row["val/acc/mean"], row["val/acc/std"]) == exact((0.3, math.sqrt(0.16 / 5)))
 
 
-def test_runs_of_different_lengths_each_count_at_their_own_last_epoch(tmp_path) -> None:
-    last = {at(0.5, epochs=2): [0.6, 0.8], at(0.5, epochs=3): [0.5, 0.7]}
-    table = make(tmp_path, last).summary(["epochs"], ["acc"], full=True)
-    assert table["val/acc/mean"].tolist() == exact([0.7, 0.6])
-    assert table["val/acc/n"].tolist() == [2, 2]
-
-
 def test_marginal_by_hand(tmp_path) -> None:
     last = {at(0.5, lr=0.1): [0.5, 0.6], at(0.5, lr=0.2): [0.7, 0.6]}
     last |= {at(1.0, lr=0.1): [0.3, 0.4], at(1.0, lr=0.2): [0.1, 0.2]}
@@ -225,16 +218,6 @@ def test_its_published_table_is_the_pooled_one(started) -> None:
     assert started.summary(full=True).set_index("alpha")["val/acc/mean"].idxmax() == 1
 
 
-def test_it_shows_no_significant_difference(started) -> None:
-    # alpha = 1 is ahead by one image of 153, p = .13
-    assert started.verdict().startswith(
-        "No significant difference in validation accuracy: alpha = 0 against training without "
-        "distillation: -0."
-    )
-    assert started.best() == started.configs.config_id[0]
-    assert started.label(started.best()) == "alpha = 1"
-
-
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
 
 
@@ -303,11 +286,6 @@ def test_shares_of_variance_need_two_configurations_and_repeats(tmp_path, last) 
     assert not len(make(tmp_path, last).spread(Criterion()))
 
 
-def test_runs_of_different_lengths_have_no_common_curve(tmp_path) -> None:
-    last = {at(0.5, epochs=3): [0.7, 0.8], at(0.5, epochs=4): [0.75, 0.8], at(1.0): [0.6, 0.65]}
-    assert make(tmp_path, last).spread(Criterion()).epochs.tolist() == ["last"]
-
-
 # -- importance ------------------------------------------------------------------------------------
 
 
@@ -330,17 +308,6 @@ def test_importance_uses_configurations_where_the_hyperparameter_is_active(tmp_p
     runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0, 16.0])
     table = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 3)).importance()
     assert table.set_index("hyperparameter").n.to_dict() == {"alpha": 7, "temperature": 6}
-
-
-def test_many_values_are_cut_into_ranges(tmp_path) -> None:
-    rates = [0.001 * 1.3**i for i in range(20)]
-    last = draw({at(0.5, lr=lr): 0.01 * i for i, lr in enumerate(rates)}, 2, sd=0.001)
-    table = make(tmp_path, last).importance()
-    assert table.hyperparameter.tolist() == ["lr"] and table.share.item() > 0.9
-
-
-def test_one_value_per_configuration_has_no_importance(tmp_path) -> None:
-    assert not len(make(tmp_path, draw(EFFECTS, 3)).importance())
 
 
 def test_the_edge_of_the_search_space(tmp_path) -> None:
@@ -402,13 +369,6 @@ def test_selection_is_corrected_over_examples(tmp_path) -> None:
     assert row["corrected/mean"] < row["val/mean"]
 
 
-def test_a_clear_best_is_hardly_corrected(tmp_path) -> None:
-    made = make(tmp_path, draw({0.5: 0.2, 0.9: 0.0, 1.0: 0.0}, 3))
-    write_predictions(made)
-    row = made.selection().set_index("row").loc["best"]
-    assert row["corrected/mean"] == exact(row["val/mean"], abs=0.005)
-
-
 def test_missing_predictions_prevent_the_correction(tmp_path) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     frame = write_predictions(made)
@@ -422,31 +382,8 @@ def test_missing_predictions_prevent_the_correction(tmp_path) -> None:
     )
 
 
-def test_predictions_of_the_runs_replace_a_damaged_file_of_the_study(tmp_path) -> None:
-    made = make(tmp_path, draw(EFFECTS, 3))
-    frame = write_predictions(made)
-    want = made.selection()
-    (tmp_path / PREDICTIONS).write_bytes(b"PAR1")
-    for trial, own in frame.groupby("trial_id"):
-        (tmp_path / "trials" / str(trial)).mkdir(parents=True)
-        own.to_parquet(tmp_path / "trials" / str(trial) / PREDICTIONS)
-    pd.testing.assert_frame_equal(made.selection(), want)
-    assert want["corrected/mean"].notna().any()
-
-
 @pytest.mark.parametrize("criterion", [Criterion("ce"), Criterion(scope="best")])
 def test_only_the_last_accuracy_has_predictions(tmp_path, criterion: Criterion) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     write_predictions(made)
     assert made.selection(criterion)["corrected/mean"].isna().all()
-
-
-def test_there_is_no_difference_if_the_baseline_is_the_best(tmp_path) -> None:
-    table = make(tmp_path, {0.5: [0.7, 0.71, 0.7], 1.0: [0.8, 0.8, 0.83]}).selection()
-    assert table.row.tolist() == ["best", "baseline", "default", "chosen - default"]
-    assert table.config_id[:2].nunique() == 1
-
-
-def test_no_selection_before_a_run_has_completed(tmp_path) -> None:
-    made = make(tmp_path, {0.5: [0.7], 1.0: [0.8]}, {(0.5, 0): "failed", (1.0, 0): "failed"})
-    assert not len(made.selection())

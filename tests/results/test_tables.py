@@ -9,7 +9,11 @@ from scipy import stats
 from study_folders import make
 
 import kdtune
+import kdtune.analysis
+from kdtune.analysis import is_table
+from kdtune.analysis import parse as parse_reading
 from kdtune.config.text import InputError
+from kdtune.results.sources import read_table, read_tables
 from kdtune.results.tables import is_higher_better, unit_of
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
@@ -160,21 +164,6 @@ def test_the_best_of_several_baselines() -> None:
     assert text.startswith("No conclusion: no baseline is named")
 
 
-def test_verdict_names_a_difference_in_either_direction() -> None:
-    frame = table()
-    better = frame.assign(acc=frame.acc + 0.2 * (frame.alpha < 1))
-    assert "improved acc by" in compare(better).verdict
-    assert (
-        "percentage points compared with alpha = 1 (simultaneous 95% CI" in compare(better).verdict
-    )
-    assert compare(better, higher_is_better=False).verdict.startswith("Every other configuration")
-    loss = better.rename(columns={"acc": "val_loss"})
-    result = kdtune.compare(loss, "alpha", "seed", "val_loss")
-    assert "worsened val_loss" in result.verdict and "points" not in result.text()
-    few = compare(table(seeds=2)).verdict
-    assert few.startswith("No conclusion: 2 common repeats, but a comparison needs at least 3.")
-
-
 @pytest.mark.parametrize(
     ("name", "higher"),
     [
@@ -275,39 +264,6 @@ def test_input_that_is_refused(change: dict, options: dict, message: str) -> Non
         compare(table(**change), **options)
 
 
-def test_an_inactive_hyperparameter_is_a_configuration() -> None:
-    frame = table()
-    frame["temperature"] = np.where(frame.alpha < 1, 4.0, np.nan)
-    result = compare(frame, by=["alpha", "temperature"], baseline={"alpha": "1"})
-    assert result.runs.labels.tolist() == ["alpha = 0, T = 4", "alpha = 0.5, T = 4", "alpha = 1"]
-    same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
-    assert same.comparisons.equals(result.comparisons)
-    assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
-
-
-def test_equal_differences_are_judged_by_the_sign_flip_test() -> None:
-    """p = 2 / 2^n, twice that by Holm: 0.016 with 8 repeats, 0.25 with 4."""
-    equal = compare(table().assign(acc=lambda t: 0.9 - 0.1 * t.alpha))
-    assert equal.verdict.startswith(
-        "alpha = 0 improved acc by 10.00 percentage points compared with alpha = 1 (Holm-adjusted "
-        "p = 0.016 (sign-flip test) over 2 comparisons, n = 8 repeats)."
-    )
-    few = compare(table(seeds=4).assign(acc=lambda t: 0.9 - 0.1 * t.alpha)).verdict
-    assert few.startswith("No significant difference in acc: alpha = 0 against alpha = 1: +10.00")
-    assert "it was better in all 4 repeats; all 4 differences are equal" in few
-
-
-def test_a_first_row_that_is_worse_is_called_worse() -> None:
-    """alpha = 0 loses 1 point in every repeat, alpha = 0.5 more on average but unevenly."""
-    loss = {1.0: [0.0] * 8, 0.0: [0.010, 0.011] * 4, 0.5: [0.3, -0.2] * 4}
-    frame = table().sort_values(["alpha", "seed"])
-    frame["acc"] = [0.8 - d for alpha in (0.0, 0.5, 1.0) for d in loss[alpha]]
-    verdict = compare(frame).verdict
-    assert verdict.startswith("alpha = 0 worsened acc by 1.050 percentage points compared with")
-    assert "p < 0.001" in verdict and "minimum detectable" not in verdict
-    assert verdict.endswith("No other configuration has a better mean.")
-
-
 def test_minimum_detectable_difference_is_that_of_a_study() -> None:
     """It takes both t tests: 4 repeats that vary and 20 images, by the power of scipy's nct."""
     rng = np.random.default_rng(4)
@@ -344,15 +300,6 @@ def test_runs_that_share_one_example_or_none() -> None:
     assert "no comparison is paired by several values of image" in one.text()
 
 
-def test_impossible_amounts_are_not_shown() -> None:
-    frame = table(seeds=3).query("alpha != 0.5")
-    wild = compare(frame.assign(acc=[0.5, 0.9, 0.1, 0.4, 0.8, 0.95]))
-    row = wild.comparisons.iloc[0]
-    assert (row.low, row.high) == (-1, 1)
-    assert "95% CI -100 to +100" in wild.verdict
-    assert "3 repeats are too few for 80% power at any difference" in wild.verdict
-
-
 def test_the_trials_of_a_study_give_its_own_numbers(tmp_path: Path) -> None:
     results = make(tmp_path, {0.1: [0.72, 0.75, 0.73, 0.74], 1.0: [0.7, 0.74, 0.7, 0.73]})
     want = results.compare()
@@ -365,3 +312,110 @@ def test_the_trials_of_a_study_give_its_own_numbers(tmp_path: Path) -> None:
     assert {"diff", "low", "high", "low_here", "p_holm", "p_max_t", "n_images"} < set(names)
     numbers = [name for name in names if name not in ("label", "baseline")]
     pd.testing.assert_frame_equal(got.comparisons[numbers], want[numbers], check_dtype=False)
+
+
+FRAME = pd.DataFrame(
+    [
+        {"alpha": alpha, "T": t, "seed": seed, "acc": 0.7 + 0.05 * (alpha < 1) + seed**2 / 1000 * t}
+        for alpha, t in ((0.5, 4.0), (1.0, 1.0))
+        for seed in range(4)
+    ]
+)
+ROLES = ["--by", "alpha", "T", "--repeat", "seed", "--metric", "acc"]
+
+
+def analyse(*words: object) -> int:
+    flags = parse_reading([str(word) for word in words])
+    return kdtune.analysis.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.csv", {}),
+        ("german.csv", {"sep": ";", "decimal": ","}),
+        ("semicolon.csv", {"sep": ";"}),
+        ("x.tsv", {"sep": "\t"}),
+        ("unicode.txt", {"sep": "\t", "encoding": "utf-16"}),
+        ("excel.csv", {"sep": ";", "encoding": "utf-8-sig"}),
+    ],
+)
+def test_csv_in_any_usual_form(name: str, options: dict, tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / name, index=False, **options)
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / name)), FRAME)
+
+
+def test_parquet_is_told_by_its_content(tmp_path: Path) -> None:
+    FRAME.to_parquet(tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / "results.csv")), FRAME)
+    FRAME.set_index("alpha").to_parquet(tmp_path / "x.parquet")
+    pd.testing.assert_frame_equal(read_table(str(tmp_path / "x.parquet")), FRAME)
+
+
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    for seed, rows in FRAME.groupby("seed"):
+        rows.drop(columns="seed").to_csv(tmp_path / f"run{seed}.csv", index=False)
+    places = sorted(map(str, tmp_path.iterdir()))
+    frame = read_tables(places)
+    assert frame.file.tolist() == [f"run{seed}" for seed in range(4) for _ in range(2)]
+    assert len(frame) == len(FRAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"", "x.csv is empty"),
+        ("x.csv", b"\xff\xfe", "x.csv is empty"),
+        (
+            "x.csv",
+            b"alpha,T,seed,acc\n",
+            "the table must have rows, but it holds column names only",
+        ),
+        ("x.csv", b"alpha,T,seed,acc\n1,1,0,\xe9\n", "must be UTF-8, but byte 23 is 0xe9"),
+        ("x.csv", b"\xfe\xff\0a\0,S", "must be UTF-16, as its first two bytes say, but byte 6 is"),
+        ("x.csv", b"alpha,T,seed,acc\n1,1,0,.5,7\n", "must have the 4 fields .*but they have more"),
+        (
+            "x.csv",
+            b"alpha,T,seed,acc\n1,1,0,1\n1,1,0,1,5\n",
+            "cannot be read as a csv file .*line 3",
+        ),
+        ("x.csv", b"alpha,T,acc,acc\n1,1,0,.5\n", "different names, but .* has 'acc' twice"),
+        ("x.csv", b"1.0,1.0,0,0.7\n1.0,1.0,1,0.7\n", "the first line of .* must name the columns"),
+        ("x.xlsx", b"PK\x03\x04", "Save the table as CSV UTF-8"),
+        ("x.parquet", b"PAR1 not really", "cannot be read as parquet"),
+        ("x.db", b"SQLite format 3\0", "must be csv or parquet, but .*x.db is a database"),
+    ],
+)
+def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        analyse(tmp_path / name, *ROLES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{}/result.csv", *ROLES], r"result.csv does not exist; did you mean .*results.csv\?"),
+        (["{}/results.csv"], "--by must name a column of .*results.csv"),
+        (["{}/results.csv", *ROLES, "--scope", "best"], "--scope must be used with a study"),
+        (["{}/results.csv", *ROLES, "--max-ms=3"], "--max-ms must be used with a study"),
+        (["{}/results.csv", *ROLES, "--baseline", "lr=1"], r"the columns of --by \(alpha, T\)"),
+        (["{}/results.csv", "{}", *ROLES], "a table of results must be a file"),
+    ],
+)
+def test_command_lines_that_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "results.csv", index=False)
+    with pytest.raises(InputError, match=message):
+        analyse(*(word.replace("{}", str(tmp_path)) for word in words))
+
+
+@pytest.mark.parametrize(
+    ("word", "yes"),
+    [
+        *[("x.csv", True), ("x.db", True), ("a/b.parquet", True), ("-x.csv", False)],
+        *[("runs/x", False), ("s3://b/x.csv", False), (".", False), ("study.json", False)],
+    ],
+)
+def test_tables_are_told_from_studies(word: str, yes: bool) -> None:
+    assert is_table(word) == yes

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from study_folders import at, draw, edit_records, make, make_final, write_predictions, write_records
+from study_folders import at, draw, edit_records, make, write_predictions, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, STUDENT
 from kdtune.config.records import (
     Accuracy,
     TeacherAccuracy,
-    read_teacher_accuracy,
     write_teacher_accuracy,
 )
 from kdtune.config.study import Study
@@ -64,49 +63,12 @@ def test_the_records_of_a_study(tmp_path: Path, last: dict, warnings: list[str])
     assert make(tmp_path, last).warnings == warnings
 
 
-def test_a_value_that_was_not_applied(tmp_path: Path) -> None:
-    (warning,) = make(tmp_path, {0.1: [0.7, 0.8], 0.5: [0.7, 0.81], 1.0: [0.6, 0.5]}).warnings
-    start = "identical learning curves: "
-    assert warning.startswith(start)
-    names = set(warning.removeprefix(start).split(" and "))
-    assert names == {"alpha = 0.1, repeat 0", "alpha = 0.5, repeat 0"}
-
-
-def test_equal_last_epochs_are_no_identical_curves(tmp_path: Path) -> None:
-    make(tmp_path, {0.5: [0.7, 0.7]})
-    (tmp_path / "epochs" / "00000.jsonl").unlink()
-    write_records(tmp_path, {at(0.5, 0): [0.1, 0.2, 0.7], at(0.5, 1): [0.2, 0.3, 0.7]})
-    assert not any("identical" in w for w in warnings_of(tmp_path))
-
-
-def test_failed_and_truncated_runs_are_named(tmp_path: Path) -> None:
-    fates = {(0.5, 2): "failed", (1.0, 1): "truncated"}
-    made = make(tmp_path, LAST, fates, error="OSError: [Errno 28] No space left")
-    failed, truncated, _ = made.warnings  # the third: they have not the same repeats
-    assert failed == (
-        f"failed run excluded: {at(0.5, 2).trial_id}, alpha = 0.5, repeat 2, 3 of 3 epochs "
-        f"(OSError: [Errno 28] No space left)"
-    )
-    assert truncated == (
-        f"truncated run excluded: {at(1.0, 1).trial_id}, alpha = 1, repeat 1, 1 of 3 epochs"
-    )
-    assert made.status.startswith("incomplete, not running: 4 of 6 runs completed; last record")
-
-
 def test_of_many_excluded_runs_the_rest_is_counted(tmp_path: Path) -> None:
     count = MAX_WARNINGS + 5
     last = {0.5: [0.5 + r / 100 for r in range(count)], 1.0: [0.6]}
     made = make(tmp_path, last, {(0.5, r): "failed" for r in range(count)}, repeats=count)
     assert sum("failed run excluded" in w for w in made.warnings) == MAX_WARNINGS
     assert "5 more failed runs excluded" in made.warnings
-
-
-def test_final_repeats_do_not_count_as_search_runs(tmp_path: Path) -> None:
-    """A race whose folder is run again with --policy all."""
-    last = {0.1: [0.5, None, None], 0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.61, None]}
-    made = make_final(tmp_path, last, {0.5: [0.71, 0.72, 0.73], 1.0: [0.63, 0.62, 0.64]})
-    assert made.warnings == ["3 runs have not started"]
-    assert made.status.startswith("incomplete, not running: 12 of 15 runs completed")
 
 
 def test_a_completed_run_with_too_few_epochs_is_truncated(tmp_path: Path) -> None:
@@ -124,16 +86,6 @@ def test_a_completed_run_with_too_few_epochs_is_truncated(tmp_path: Path) -> Non
     plan = Plan(made.study, read_lines(tmp_path)[0])
     run = plan.next_run()
     assert run is not None and run.trial_id == ID and plan.next_run() is None
-
-
-def test_an_incomplete_record_is_named(tmp_path: Path) -> None:
-    make(tmp_path, LAST)
-    file = tmp_path / "epochs" / "00000.jsonl"
-    text = file.read_text()
-    file.write_text(text[:-20])
-    first, *rest = warnings_of(tmp_path)
-    assert first == f"unreadable record skipped: 00000.jsonl:{text.count(chr(10))}"
-    assert rest[0].startswith("truncated run excluded")  # its end was in that line
 
 
 @pytest.mark.parametrize(
@@ -195,13 +147,6 @@ def test_files_deleted_by_hand(kept: Results) -> None:
     )
 
 
-def test_records_alone_have_lost_nothing(kept: Results) -> None:
-    shutil.rmtree(kept.folder / "trials")
-    assert warnings_of(kept.folder) == []  # no driver has written them
-    (kept.folder / "provenance.json").write_text("{}")
-    assert "the folders of 6 of 6 completed runs" in warnings_of(kept.folder)[0]
-
-
 # Teachers
 
 GOOD = TeacherAccuracy(
@@ -248,21 +193,6 @@ def test_the_least_accuracy_of_a_teacher(tmp_path: Path) -> None:
     words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
     with pytest.raises(InputError, match=words):
         check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.95, lines.append)
-
-
-def test_new_measurements_replace_recorded_ones(tmp_path: Path) -> None:
-    small = replace(GOOD, teacher="small")
-    write_teacher_accuracy(tmp_path, [GOOD, small])
-    better = replace(GOOD, fingerprint="g", acc_before=None)
-    check_teachers(tmp_path, [GOOD.key], lambda known: [better], None, lambda line: None)
-    assert read_teacher_accuracy(tmp_path) == [better, small]
-
-
-@pytest.mark.parametrize("text", ["{", "[{}]", "3", '[{"splits": 3}]'])
-def test_a_damaged_record_of_teachers_counts_as_none(text: str, tmp_path: Path) -> None:
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "accuracy.json").write_text(text)
-    assert read_teacher_accuracy(tmp_path) == []
 
 
 def test_a_teacher_that_is_worse_than_a_student_without_it(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from kdtune.config.text import InputError
 from kdtune.storage import store as connection
 from kdtune.storage import store as storage
 from kdtune.storage.mirror import fetch
-from kdtune.storage.store import ConflictError, PermanentError, Store, connect, server_time
+from kdtune.storage.store import ConflictError, PermanentError, Store, connect
 
 
 @pytest.fixture
@@ -242,7 +241,7 @@ def test_a_store_in_a_folder_can_be_read(tmp_path: Path) -> None:
 # -- Options of a URI, regions, credentials and clocks of the stores behind it --
 
 
-VARIABLES = [*ENVIRONMENT, *connection.OWN_CREDENTIALS]
+VARIABLES = [*ENVIRONMENT, *connection.OBSTORE_CREDENTIALS]
 VARIABLES += ["AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
 VARIABLES += ["AWS_CA_BUNDLE", "GOOGLE_BASE_URL"]
 
@@ -344,9 +343,6 @@ def test_uris_of_google_and_azure(bare: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (type(azure).__name__, azure.prefix) == ("AzureStore", "runs")
     azure = connect("abfss://container@other.dfs.core.windows.net/runs", 1.0)
     assert azure.config["account_name"] == "other"
-    services = [connection._service(store) for store in (google, azure)]
-    assert services == ["https://storage.googleapis.com", "https://other.blob.core.windows.net"]
-    assert connection._service(connect("memory://x", 1.0)) is None
 
 
 def test_the_region_of_a_bucket_is_amazons(
@@ -358,7 +354,6 @@ def test_the_region_of_a_bucket_is_amazons(
         store = connect("s3://bucket/runs", 1.0)
         assert store.config["region"] == "eu-south-2"
     assert amazon.requests == [("HEAD", "/bucket", "")]
-    assert connection._service(store) == "https://s3.eu-south-2.amazonaws.com"
     assert connect("s3://bucket/runs?region=ap-east-1", 1.0).config["region"] == "ap-east-1"
     monkeypatch.setattr(connection, "GLOBAL_S3", "http://127.0.0.1:9")  # behind a firewall
     assert connect("s3://other/runs", 1.0).config["region"] == "us-west-2"
@@ -406,15 +401,3 @@ def test_a_profile_without_boto3_is_reported(bare: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_PROFILE", "lab")
     with pytest.raises(InputError, match=r"need boto3.*pip install 'kdtune\[cluster\]'"):
         connect("s3://bucket/x?region=us-west-2", 1.0)
-
-
-def test_the_time_of_a_service_is_read_from_a_refusal_too(bare: Path) -> None:
-    """The year 2001, by RFC 9110's format of dates."""
-    service = Service(403, {"Date": formatdate(1_000_000_000, usegmt=True)})
-    host = service.url.removeprefix("http://")
-    uri = f"s3://bucket/x?region=us-west-2&endpoint_override={host}&scheme=http"
-    store = Store(uri)
-    assert server_time(store._store, 1.0) == store.clock() == 1_000_000_000
-    service.close()
-    assert server_time(store._store, 1.0) is None
-    assert abs(store.clock() - time.time()) < 5
