@@ -20,7 +20,6 @@ from kdtune.config.files import join_uri
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.storage import store as connection
 from kdtune.storage import store as storage
 from kdtune.storage.mirror import fetch
 from kdtune.storage.store import ConflictError, PermanentError, Store, connect
@@ -241,7 +240,7 @@ def test_a_store_in_a_folder_can_be_read(tmp_path: Path) -> None:
 # -- Options of a URI, regions, credentials and clocks of the stores behind it --
 
 
-VARIABLES = [*ENVIRONMENT, *connection.OBSTORE_CREDENTIALS]
+VARIABLES = [*ENVIRONMENT, *storage.OBSTORE_CREDENTIALS]
 VARIABLES += ["AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
 VARIABLES += ["AWS_CA_BUNDLE", "GOOGLE_BASE_URL"]
 
@@ -253,7 +252,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    connection._bucket_region.cache_clear()
+    storage._bucket_region.cache_clear()
     return tmp_path
 
 
@@ -288,7 +287,7 @@ class Service:
 def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """Amazon's S3, which refuses the request and names the region of the bucket."""
     service = Service(403, {"x-amz-bucket-region": "eu-south-2"})
-    monkeypatch.setattr(connection, "GLOBAL_S3", service.url)
+    monkeypatch.setattr(storage, "GLOBAL_S3", service.url)
     yield service
     service.close()
 
@@ -355,7 +354,7 @@ def test_the_region_of_a_bucket_is_amazons(
         assert store.config["region"] == "eu-south-2"
     assert amazon.requests == [("HEAD", "/bucket", "")]
     assert connect("s3://bucket/runs?region=ap-east-1", 1.0).config["region"] == "ap-east-1"
-    monkeypatch.setattr(connection, "GLOBAL_S3", "http://127.0.0.1:9")  # behind a firewall
+    monkeypatch.setattr(storage, "GLOBAL_S3", "http://127.0.0.1:9")  # behind a firewall
     assert connect("s3://other/runs", 1.0).config["region"] == "us-west-2"
     monkeypatch.delenv("AWS_REGION")
     with pytest.raises(InputError, match="s3://other/runs cannot be reached"):
