@@ -100,8 +100,8 @@ CONVENTIONS = {
         temperature="DKD.T",
         loss="dkd",
         others={"dkd_alpha": "DKD.ALPHA", "dkd_beta": "DKD.BETA"},
-        note="mdistiller multiplies the distillation term by epoch / WARMUP until epoch WARMUP, "
-        "which kdtune does not do: the losses are equal from then on.",
+        note="mdistiller multiplies the distillation term by epoch / %(DKD.WARMUP)g until epoch "
+        "%(DKD.WARMUP)g, which kdtune does not do: the losses are equal from then on.",
         cases={"DKD.WARMUP=1": {"note": ""}},
     ),
     "logit-standardization": Convention(
@@ -335,7 +335,7 @@ def _conversion(
         if convention.loss != "mse":
             converted["temperature"] = temperature
         converted |= {name: values[other] for name, other in convention.others.items()}
-    notes = [convention.note]
+    notes = [convention.note % values]
     if values.get("smoothing", 0):
         notes.append("Its cross-entropy has label smoothing, 0.1 unless --smoothing is given.")
         if ce > 0:

@@ -44,7 +44,7 @@ from kdtune.results.examples import BothArms, read_arms
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
-from kdtune.results.words import NOT_RECORDED, effort_text
+from kdtune.results.words import effort_text
 
 MAX_NUMBERS = 40_000
 """Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""
@@ -137,7 +137,6 @@ def html(
         best=sections.best(results, criterion),
         edges=results.edges(criterion),
         default_sentences=results.default_text(criterion),
-        not_recorded=NOT_RECORDED,
         classes=sections.by_class(results, arms),
         examples=sections.examples(results, arms),
         mixes_images=is_distillation and sections.mixes_images(results),

@@ -586,7 +586,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     unit = " in percentage points (pp)" if criterion.in_points else ""
     caption = (
         f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
-        f"paired by {context.paired_by}: {context.interval_legend}."
+        f"paired by {context.paired_by}: {context.sentence('lines')}."
     )
     size = int(results.epochs[results.epochs.split == "val"].n_examples.max())
     if criterion.in_points and size:

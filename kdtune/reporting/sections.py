@@ -111,7 +111,7 @@ def _detectable(results: Results, criterion: Criterion) -> str:
     Those with too few repeats do not count. "" if the number of repeats was not fixed in advance.
     """
     table = results.compare(criterion)
-    if not len(table) or not results.context(criterion).is_fixed:
+    if not len(table) or math.isnan(results.context(criterion).planned):
         return ""
     m = max(1, int(table.p_holm.notna().sum()))
     students = results.compared_students(criterion)

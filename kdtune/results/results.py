@@ -720,7 +720,8 @@ class Results:
             about = f"from {context.baseline}{context.repeats_phrase}"
             parts.append(f"Difference in {criterion.label} {about}:")
             parts.append(comparison.markdown(head, rows[:MAX_PRINTED_ROWS]))
-            parts.append(f"{context.method} {words.effort_text(self.effort, self.task)}".rstrip())
+            effort = words.effort_text(self.effort, self.task)
+            parts.append(" ".join([*context.method(), effort]).rstrip())
         parts += cost_text(self.costs, teacher_files(self.study))
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion, self.student(best))

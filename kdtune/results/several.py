@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -34,7 +35,7 @@ from kdtune.results.comparison import (
 )
 from kdtune.results.design import Design, Pair, difference_table, stricter
 from kdtune.results.results import Results, data_name, load
-from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
+from kdtune.results.words import ComparisonContext, short_verdict, verdict
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import read_saved
 
@@ -470,16 +471,10 @@ def method(side: SideBySide) -> str:
     sentences = {}
     for _, row in side.statistics.iterrows():
         context = side.context(row)
-        if row.paired:
-            text = context.method
-        elif context.design.folds is None:
-            units = context.design.units_phrase
-            text = sentence("method, unpaired", why=row.why, units=units)
-            text += sentence("about", holds_for=context.holds_for)
-        else:
-            continue  # there is no test, as the conclusion says
-        sentences[row.study, context.images is None] = text
-    return " ".join(dict.fromkeys(sentences.values()))
+        # unpaired folds have no test, as the conclusion says
+        if row.paired or context.design.folds is None:
+            sentences[row.study, context.images is None] = context.method(row.why)
+    return " ".join(dict.fromkeys(chain.from_iterable(sentences.values())))
 
 
 def conclusions(side: SideBySide) -> Iterator[str]:
@@ -492,9 +487,9 @@ def conclusions(side: SideBySide) -> Iterator[str]:
     criterion = replace(side.criterion, split=split)
     table = table[table.split == split]
     for _, row in table[table["pair"] == "best"].iterrows():
-        rows = row.to_frame().T.infer_objects()
-        words = verdict(rows, criterion, None, side.context(row), m=len(table))
-        yield f"{row.study}: {words}"
+        context = side.context(row)
+        rows = row.to_frame().T.infer_objects().assign(label=f"{row.label} in {row.study}")
+        yield verdict(rows, criterion, None, context, m=len(table))
 
 
 # The list of the studies in a folder: state, data, best configuration, conclusion, date.

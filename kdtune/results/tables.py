@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -639,11 +639,11 @@ class TableComparison:
         """Yield how the differences were computed, and what was assumed about the columns."""
         table, metric, repeat = self.comparisons, self.columns.metric, self.columns.repeat
         if table.paired.any():
-            yield self.context.method
+            yield from self.context.method()
             yield sentence("same seeds", repeat=repeat)
         if not table.paired.all():
             why = ", ".join(sorted(set(table.why[~table.paired])))
-            yield sentence("method, unpaired", why=why, units="runs")
+            yield from replace(self.context, images=None, why_these_images="").method(why)
         if (n := len(self.candidates)) > 1:
             yield sentence("selected baseline", n=n)
         if columns := self.runs.confounded:

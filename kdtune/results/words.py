@@ -44,13 +44,6 @@ _SENTENCES: dict[str, str] = tomllib.loads(
 )
 """Templates by what they say; slots are numbers, or texts of the functions below."""
 
-NOT_ADJUSTED = "p values are not adjusted for the adaptive number of repeats."
-NOT_RECORDED = (
-    "An earlier version of kdtune ran this study and did not record the finalists before their "
-    "final repeats, and the best configuration is the better finalist on these repeats. The p "
-    "values are not adjusted for that."
-)
-
 
 def sentence(key: str, /, **slots: object) -> str:
     """Return a sentence of the table, with texts and numbers in its slots."""
@@ -101,9 +94,27 @@ class ComparisonContext:
         return self.design.examples
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether the number of repeats was fixed in advance."""
-        return not math.isnan(self.planned)
+    def _variants(self) -> dict[str, bool]:
+        """Which variants of a sentence apply, the one that goes first in front."""
+        return {
+            "any time": self.anytime_level is not None,
+            "not recorded": self.held_out and not self.is_recorded,
+            "held out": self.held_out,
+            "not fixed": math.isnan(self.planned),
+            "folds": self.design.folds is not None,
+            "these": self.images is None,
+        }
+
+    def sentence(self, key: str, /, **slots: object) -> str:
+        """Return a sentence of the table, in the first variant ("KEY, VARIANT") that applies.
+
+        Args:
+            key: of the sentence; its template may name attributes of this context, as {c.examples}.
+            slots: other texts and numbers in it.
+        """
+        variants = [f"{key}, {name}" for name, applies in self._variants.items() if applies]
+        name = next((variant for variant in variants if variant in _SENTENCES), key)
+        return sentence(name, c=self, **slots)
 
     @property
     def level(self) -> float:
@@ -118,8 +129,7 @@ class ComparisonContext:
     @property
     def interval(self) -> str:
         """Kind of the interval, e.g. "simultaneous 95% CI"."""
-        kind = "simultaneous" if self.anytime_level is None else "always-valid"
-        return f"{kind} {100 * (1 - self.level):g}% CI"
+        return self.sentence("interval", percent=100 * (1 - self.level))
 
     @property
     def single_interval(self) -> str:
@@ -129,10 +139,8 @@ class ComparisonContext:
     @property
     def repeats_phrase(self) -> str:
         """Which repeats are used, after a comma; "" if they are those of the search."""
-        if not self.held_out:
-            return ""
         added = ", added until the comparison is decided" * (self.anytime_level is not None)
-        return f", finalists on {self.kind_of_repeats} repeats{added}"
+        return self.sentence("finalists", added=added) if self.held_out else ""
 
     @property
     def kind_of_repeats(self) -> str:
@@ -142,11 +150,9 @@ class ComparisonContext:
     @property
     def bias_of_best(self) -> str:
         """What biases the best configuration's metric on val, as a note in parentheses."""
-        if not self.held_out:
-            return "optimistic: used for the selection"
-        if self.is_recorded and self.names_recorded_best:
-            return f"held-out repeats, but the {self.examples} that selected it"
-        return f"{self.kind_of_repeats} repeats; optimistic: they chose between the finalists"
+        if self.held_out and not (self.is_recorded and self.names_recorded_best):
+            return self.sentence("bias of the better finalist")
+        return self.sentence("bias")
 
     @property
     def holds_for(self) -> str:
@@ -160,68 +166,37 @@ class ComparisonContext:
         """What the comparison is paired by."""
         return self.repeat if self.images is None else f"{self.repeat} and {self.examples[:-1]}"
 
-    def count_images(self) -> str:
-        """Return the number of images in words, e.g. "500 val images"."""
+    @property
+    def image_count(self) -> str:
+        """The number of images in words, e.g. "500 val images"."""
         return " ".join(filter(None, (f"{self.images:,}", self.split, self.examples)))
 
     @property
     def sizes(self) -> str:
         """Over what t intervals and t tests are computed."""
         units = self.design.units_phrase
-        return units if self.images is None else f"{units} and {self.count_images()}"
+        return units if self.images is None else f"{units} and {self.image_count}"
 
     @property
-    def method(self) -> str:
-        """Note below the comparison's table."""
-        name = "method" if self.anytime_level is None else "method, any time"
-        beside = f"; for these {self.examples}: the same over repeats alone"
-        text = sentence(
-            name,
-            paired_by=self.paired_by,
-            sizes=self.sizes,
-            rows="rows" if self.is_one_study or not self.split else "rows of the split",
-            here=beside * (self.images is not None),
-            adaptive=f" {NOT_ADJUSTED}" * (not self.is_fixed),
-        )
-        return text + sentence("about", holds_for=self.holds_for)
-
-    def method_in_full(self, m: int) -> str:
-        """Return the method of m comparisons, for a report."""
-        return sentence(
-            "in full" if self.anytime_level is None else "in full, any time",
-            interval=self.interval,
-            sizes=self.sizes,
-            comparisons=count_of(m, "comparison"),
-            max_t=sentence("max-T") * (self.design.folds is None),
-            adaptive=f". {NOT_ADJUSTED[:-1]}" * (not self.is_fixed),
-        )
-
-    @property
-    def interval_legend(self) -> str:
-        """What the lines in the figure of differences show."""
-        name = "lines" if self.images is not None else "lines, these"
-        name = name if self.design.folds is None else "lines, folds"
-        name = name if self.anytime_level is None else "lines, any time"
-        return sentence(name, interval=self.interval, examples=self.examples)
+    def rows(self) -> str:
+        """Rows of the table of comparisons that are adjusted for."""
+        return "rows" if self.is_one_study or not self.split else "rows of the split"
 
     @property
     def baseline_note(self) -> str:
         """How the baseline was selected, and whether the p values account for that."""
-        name = "baseline"
-        if self.held_out:
-            name = "baseline, held out" if self.is_recorded else "baseline, not recorded"
-        return sentence(
-            name,
-            baseline=self.baseline,
-            not_recorded=NOT_RECORDED,
-            examples=self.examples,
-            images="those" if self.design.folds is None else "of the pool",
-        )
+        images = "those" if self.design.folds is None else "of the pool"
+        return self.sentence("baseline", images=images, not_recorded=sentence("not recorded"))
 
-    def significance_rule(self, metric: str) -> str:
-        """Return the sentences that define a significant difference in a metric."""
-        name = "rule" if self.anytime_level is None else "rule, any time"
-        return sentence(name, metric=metric, level=self.level, interval=self.interval)
+    def method(self, why_unpaired: str = "") -> list[str]:
+        """Return the sentences of the note below the comparison's table."""
+        how = "unpaired" if why_unpaired else "method"
+        sentences = [
+            self.sentence(how, why=why_unpaired),
+            self.sentence("adaptive"),
+            self.sentence("about"),
+        ]
+        return [text for text in sentences if text]
 
 
 # Findings in words.
@@ -317,7 +292,7 @@ def _for_these_images(row: pd.Series, criterion: Criterion, context: ComparisonC
     if context.images is None or "low_here" not in row:
         return ""
     ends = interval_words(row.low_here, row.high_here, criterion.scale)
-    return sentence("here", examples=context.count_images(), ends=ends) if ends else ""
+    return sentence("here", examples=context.image_count, ends=ends) if ends else ""
 
 
 def _others(finding: Finding) -> str:
@@ -335,19 +310,27 @@ def _significant(finding: Finding) -> str:
 
 
 def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
-    """Return why no comparison has a p value."""
-    n = int(table.n.max()) if len(table) else 0
-    units = int(table.get("n_units", table.n).fillna(table.n).max()) if len(table) else 0
-    if n >= MIN_REPEATS and units < MIN_REPEATS:
-        return sentence("few teachers", units=count_of(units, "teacher"), least=MIN_REPEATS)
-    if n >= MIN_REPEATS:
+    """Return that no comparison has a p value, and why."""
+    n, units, repeats, about = 0, 0, "no common repeats", ""
+    if len(table):
+        counts = table.reindex(columns=["n", "n_baseline"]).min(axis=1)
+        row = table.loc[counts.idxmax()]
+        n, units = int(counts.max()), int(table.get("n_units", table.n).fillna(table.n).max())
+        is_paired = row.get("paired", True)
+        repeats = count_of(n, "common repeat") if is_paired else f"{n_text(row)} repeats"
+        if len(table) == 1 and not context.is_one_study:
+            about = f" on {row.label} against {context.baseline}"
+    if n < MIN_REPEATS:
+        is_planned = context.is_one_study and context.anytime_level is None
+        hint = "; four are rarely enough, use --repeats 8" * is_planned
+        why = sentence("few repeats", repeats=repeats, least=MIN_REPEATS, hint=hint)
+    elif units < MIN_REPEATS:
+        why = sentence("few teachers", units=count_of(units, "teacher"), least=MIN_REPEATS)
+    else:
         unpaired = not table.get("paired", pd.Series(True)).all()
         no_folds = unpaired and context.design.folds is not None
-        return sentence("no folds" if no_folds else "equal", n=n)
-    repeats = f"{n or 'no'} common repeat{'s' * (n != 1)}"
-    is_planned = context.is_one_study and context.anytime_level is None
-    hint = "; four are rarely enough, use --repeats 8" * is_planned
-    return sentence("few repeats", repeats=repeats, least=MIN_REPEATS, hint=hint)
+        why = sentence("no folds" if no_folds else "equal", n=n)
+    return sentence("no test", about=about, why=why)
 
 
 def _no_comparison(criterion: Criterion, baseline: str) -> str:

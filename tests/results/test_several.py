@@ -151,7 +151,7 @@ def test_equal_differences_are_significant_without_an_interval(tmp_path: Path) -
     low = save(tmp_path / "low", {0.5: accs, 1.0: [0.4] * 8})
     high = save(tmp_path / "high", {0.5: [a + 1 / 32 for a in accs], 1.0: [0.4] * 8})
     sentence = next(conclusions(load_several([low, high])))
-    assert sentence.startswith("high: alpha = 0.5 improved test accuracy by 3.12 ")
+    assert sentence.startswith("alpha = 0.5 in high improved test accuracy by 3.12 ")
     assert (
         "(Holm-adjusted p = 0.016 (sign-flip test) over 2 comparisons, n = 8 repeats)" in sentence
     )
