@@ -59,18 +59,18 @@ Values = NDArray[np.float64]
 class AccuracyCost:
     """Accuracy of int8 minus that of float32 on N images, paired by image."""
 
-    own: Interval
+    student: Interval
     """Of the exported student, over images; ends are NaN if no image changed."""
     changed: int
     """Images whose class differs between the two, of the exported student."""
     count: int
     """N."""
-    all: Estimate | None
+    configuration: Estimate | None
     """Of all R repeats; None with fewer than `MIN_REPEATS`."""
     repeats: int
     """R."""
     holds_for: str
-    """What `all` is about."""
+    """What `configuration` is about."""
     split: str
 
 
@@ -93,7 +93,7 @@ def accuracy_cost(
     """
     differences = [np.subtract(*pair) for pair in correct]
     first = differences[0]
-    own = mean_interval(first, bounds=(-1.0, 1.0))
+    student = mean_interval(first, bounds=(-1.0, 1.0))
     over_all = None
     # with folds, repeats have other images in val
     same_images = design.folds is None or split == "test"
@@ -103,14 +103,16 @@ def accuracy_cost(
         over_all = design.estimate(means, None if design.folds else table, repeats)
     new_images = table is not None and design.folds is None
     holds_for = design.holds_for(split, new_images)
-    return AccuracyCost(own, changed, len(first), over_all, len(repeats), holds_for, split)
+    return AccuracyCost(student, changed, len(first), over_all, len(repeats), holds_for, split)
 
 
 def describe_accuracy(cost: AccuracyCost) -> str:
     """Return the accuracy of int8 minus that of float32 as sentences."""
-    over_repeats, student = "", cost.own
-    if cost.all is not None:
-        over_repeats = _points(cost.all.mean, *cost.all.interval(), cost.holds_for)
+    over_repeats, student = "", cost.student
+    if cost.configuration is not None:
+        over_repeats = _points(
+            cost.configuration.mean, *cost.configuration.interval(), cost.holds_for
+        )
     alone = _points(student.mean, student.low, student.high, "new images")
     no_change = student.mean == 0 and student.sd == 0
     most = wilson_interval(0, cost.count)[1] if no_change else None
@@ -340,16 +342,16 @@ def _logits(pairs: Sequence[_Pair], views: StudyViews) -> list[Tensor]:
 def _as_facts(cost: AccuracyCost) -> dict[str, Any]:
     """Return the accuracy of int8 minus that of float32 as JSON has it."""
     student = {
-        "difference": cost.own.mean,
-        **_ends(cost.own.low, cost.own.high),
+        "difference": cost.student.mean,
+        **_ends(cost.student.low, cost.student.high),
         "changed": cost.changed,
         "images": cost.count,
     }
     facts: dict[str, Any] = {"split": cost.split, "student": student}
-    if cost.all is not None:
+    if cost.configuration is not None:
         facts["configuration"] = {
-            "difference": cost.all.mean,
-            **_ends(*cost.all.interval()),
+            "difference": cost.configuration.mean,
+            **_ends(*cost.configuration.interval()),
             "repeats": cost.repeats,
             "holds_for": cost.holds_for,
         }
