@@ -22,21 +22,6 @@ class Changed(nn.Module):
         return self.change(self.net(x), self)
 
 
-class NoTrain(Changed):
-    def train(self, mode: bool = True) -> "NoTrain":
-        return super().train(True)
-
-
-class Printless(Changed):
-    def extra_repr(self) -> str:
-        raise RuntimeError("nothing to print")
-
-
-class Stateful(Changed):
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": 1}
-
-
 def lazy(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
@@ -46,24 +31,8 @@ def on_meta(classes: int) -> nn.Module:
         return small_cnn(classes, width=2)
 
 
-def printless(classes: int) -> nn.Module:
-    return Printless(classes, lambda y, net: y)
-
-
-def stateful(classes: int) -> nn.Module:
-    return Stateful(classes, lambda y, net: y)
-
-
-def no_train(classes: int) -> nn.Module:
-    return NoTrain(classes, lambda y, net: y)
-
-
 def pairs(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: (y, y))
-
-
-def pairs_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: (y, y) if net.training else y)
 
 
 def one_logit_in_training(classes: int) -> nn.Module:
@@ -87,20 +56,12 @@ def whole_numbers(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y.long())
 
 
-def complex_numbers(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y.to(torch.complex64))
-
-
 def random(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y + torch.rand_like(y))
 
 
 def of_batch(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y - y.mean(0) if len(y) > 1 else y)
-
-
-def spoils_gradients(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y.exp().mul_(2).exp_() * y.exp_())
 
 
 def detached(classes: int) -> nn.Module:
@@ -118,10 +79,6 @@ def blind(classes: int) -> nn.Module:
 
 def exits(classes: int) -> nn.Module:
     sys.exit(0)
-
-
-def exits_in_forward(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: sys.exit(0))
 
 
 def exits_in_training(classes: int) -> nn.Module:

@@ -150,14 +150,14 @@ def _folders_of(file: str | None, study: Path) -> list[Path]:
     ]
 
 
-def _describe(place: Path, number: int) -> str:
+def _describe(path: Path, number: int) -> str:
     """Return the sentence for a folder or file that cannot be used."""
     free = ""
     if number in FULL:
-        folder = place if place.is_dir() else place.parent
+        folder = path if path.is_dir() else path.parent
         free = f", {shutil.disk_usage(folder).free / 1e6:.3g} MB are free"
     return (
-        f"{place} cannot be used any more ({os.strerror(number)}{free}); make room, mount it again "
+        f"{path} cannot be used any more ({os.strerror(number)}{free}); make room, mount it again "
         f"or make it writable, and run the same command again to resume. What is left is kept, "
         f"what is gone is computed again"
     )

@@ -16,7 +16,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from kdtune.config.files import (
     CHECKPOINT,
@@ -51,12 +51,9 @@ from kdtune.storage.store import (
 # Copies between a study's working folder on this machine and its place on an object store.
 #
 # An object cannot be appended to, so the records are uploaded as parts that never change
-# afterwards;
-# checkpoints, students and predictions are uploaded whole. An upload replaces the object or
-# fails, so
-# of a run's states the store has the last one alone. The store has precedence: a machine
-# downloads
-# what it needs, in place of earlier files in its folder.
+# afterwards; checkpoints, students and predictions are uploaded whole. An upload replaces the
+# object or fails, so of a run's states the store has the last one alone. The store has precedence:
+# a machine downloads what it needs, in place of earlier files in its folder.
 
 
 PART_SECONDS = 5.0
@@ -274,13 +271,10 @@ class RecordsUploader:
 # Lease that lets one driver at a time write to a study on an object store.
 #
 # A store has no locks. The lease is an object that its holder renews every few seconds; one that
-# is
-# not renewed for LEASE_TIMEOUT_SECONDS has expired. Creating, renewing, taking over and releasing
-# it
-# are conditional writes, so of several drivers that try at once the store lets exactly one
-# through.
-# A driver that has not renewed its lease lately (cut off, suspended) does so before it writes
-# anything else, and stops if it fails.
+# is not renewed for LEASE_TIMEOUT_SECONDS has expired. Creating, renewing, taking over and
+# releasing it are conditional writes, so of several drivers that try at once the store lets exactly
+# one through. A driver that has not renewed its lease lately (cut off, suspended) does so before it
+# writes anything else, and stops if it fails.
 
 
 LEASE = "driver.json"
@@ -292,7 +286,7 @@ RENEW_SECONDS = LEASE_TIMEOUT_SECONDS / 3
 POLL_SECONDS = 1.0
 """Time between two reads of another driver's lease."""
 RELEASE_SECONDS = 3.0
-"""Its holder needs at most this time to delete a lease that it has marked as released."""
+"""Its holder deletes a lease that it has marked as released within this time, or not at all."""
 TOKEN = uuid.uuid4().hex
 """Of this process. Hosts and containers may have names and process numbers in common."""
 
@@ -317,7 +311,17 @@ def hold_lease(mirror: Mirror) -> Iterator[None]:
     lease.acquire()
     store.guard, mirror.leased = lease.guard, True
     ended = threading.Event()
-    heartbeat = threading.Thread(target=_keep_renewing, args=(lease, ended), daemon=True)
+
+    def keep_renewing() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            try:
+                lease.renew()
+            except LeaseLostError:
+                return  # the main thread raises it at its next tick
+            except OSError:
+                continue  # an outage: the next renewal may get through
+
+    heartbeat = threading.Thread(target=keep_renewing, daemon=True)
     heartbeat.start()
     try:
         yield
@@ -356,10 +360,10 @@ class Lease:
         try:
             self._store.retry(self._write)
         except ConflictError:
-            found = self._read()
-            if found is None or not _is_ours(read_holder(found)):
-                raise self._refusal(found) from None
-            self._version = found.version  # a write whose answer was lost
+            present = self._read()
+            if present is None or not _is_ours(read_holder(present)):
+                raise self._refusal(present) from None
+            self._version = present.version  # a write whose answer was lost
         self._check_conditional_writes()
 
     def renew(self) -> None:
@@ -398,7 +402,9 @@ class Lease:
             self.mirror.check()
             self._store.retry(lambda: self._overwrite(released=True))
             self._store.guard = lambda: None  # which might renew the lease
-            self._store.delete(LEASE)
+            # never later, and never again: a late deletion would be that of a successor's lease
+            if 0 <= time.time() - self._renewed < RELEASE_SECONDS:
+                self._store.delete_once(LEASE)
 
     def _overwrite(self, **state: bool) -> None:
         """Write the lease over this driver's own; raise LeaseLostError if there is none."""
@@ -406,11 +412,22 @@ class Lease:
             try:
                 return self._write(**state)
             except ConflictError:
-                found = self._store.read(LEASE)
-            if found is None or not _is_ours(read_holder(found)):
-                self.mirror.lost = _loss(self._store.uri, found)
+                present = self._store.read(LEASE)
+            holder = read_holder(present)
+            if present is None:
+                self.mirror.lost = (
+                    f"the lease of this driver on {self._store.uri} is gone: another driver has "
+                    f"run the study meanwhile, or {LEASE} was deleted. The same command resumes "
+                    f"the study"
+                )
                 raise LeaseLostError(self.mirror.lost)
-            self._version = found.version  # an earlier write whose answer was lost
+            if not _is_ours(holder):
+                self.mirror.lost = (
+                    f"{self._store.uri} was taken over by process {holder.get('pid')} on "
+                    f"{holder.get('host')} while this driver was cut off. The study continues there"
+                )
+                raise LeaseLostError(self.mirror.lost)
+            self._version = present.version  # an earlier write whose answer was lost
 
     def _write(self, **state: bool) -> None:
         now = time.time()
@@ -429,22 +446,22 @@ class Lease:
         A lease has expired if it does not change for the timeout by this machine's monotonic
         clock. The clocks of two machines are never compared.
         """
-        found, began = self._read(), time.monotonic()
-        while found is not None:
-            holder = read_holder(found)
+        present, began = self._read(), time.monotonic()
+        while present is not None:
+            holder = read_holder(present)
             timeout = RELEASE_SECONDS if holder.get("released") else LEASE_TIMEOUT_SECONDS
             if _is_abandoned(holder) or time.monotonic() - began >= timeout:
-                return found.version
+                return present.version
             time.sleep(POLL_SECONDS)
-            before, found = found, self._read()
-            if found is not None and found.version != before.version:
-                if not read_holder(found).get("released"):
-                    raise self._refusal(found)
+            before, present = present, self._read()
+            if present is not None and present.version != before.version:
+                if not read_holder(present).get("released"):
+                    raise self._refusal(present)
                 began = time.monotonic()
         return None
 
-    def _refusal(self, found: Object | None) -> InputError:
-        holder = {} if found is None else read_holder(found)
+    def _refusal(self, present: Object | None) -> InputError:
+        holder = read_holder(present)
         return InputError(
             f"{self._store.uri} is being run on {holder.get('host')} by process "
             f"{holder.get('pid')}. Wait for it, or give this study another name (--name OTHER)"
@@ -454,28 +471,17 @@ class Lease:
         """Raise InputError if the store overwrites an object that may only be created."""
 
         def attempt() -> None:
-            found = self._store.read(LEASE)
-            if found is not None:
+            present = self._store.read(LEASE)
+            if present is not None:
                 with suppress(ConflictError):
-                    self._store.write_if(None, found.content, LEASE)
-                    self._store.delete(LEASE)
+                    self._store.write_if(None, present.content, LEASE)
+                    self._store.delete_once(LEASE)
                     raise InputError(
                         f"{self._store.uri} ignores conditional writes (If-None-Match), which keep "
                         f"two drivers apart. Use another store, or a shared folder"
                     )
 
         self._store.retry(attempt)
-
-
-def _keep_renewing(lease: Lease, ended: threading.Event) -> None:
-    """Renew the lease until the driver ends or has lost it."""
-    while not ended.wait(RENEW_SECONDS):
-        try:
-            lease.renew()
-        except LeaseLostError:
-            return  # the main thread raises it at its next tick
-        except OSError:
-            continue  # an outage: the next renewal may get through
 
 
 def _this_process() -> Holder:
@@ -518,10 +524,10 @@ def _started(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def read_holder(found: Object) -> Holder:
-    """Return who holds a lease; an empty dictionary if its content is no JSON object."""
+def read_holder(lease: Object | None) -> Holder:
+    """Return who holds a lease; {} if there is none, or its content is no JSON object."""
     try:
-        holder = json.loads(found.content)
+        holder = json.loads("{}" if lease is None else lease.content)
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
@@ -531,20 +537,6 @@ def _is_ours(holder: Holder) -> bool:
     return (holder.get("pid"), holder.get("token")) == (os.getpid(), TOKEN)
 
 
-def _loss(uri: str, found: Object | None) -> str:
-    """Return how the lease was lost, in a sentence."""
-    if found is None:
-        return (
-            f"the lease of this driver on {uri} is gone: another driver has run the study "
-            f"meanwhile, or {LEASE} was deleted. The same command resumes the study"
-        )
-    holder = read_holder(found)
-    return (
-        f"{uri} was taken over by process {holder.get('pid')} on {holder.get('host')} while this "
-        f"driver was cut off. The study continues there"
-    )
-
-
 # Copy of a study on an object store, for reading it.
 
 
@@ -552,44 +544,28 @@ READ = (STUDY, PROVENANCE, PREDICTIONS, COSTS, TEACHER_ACCURACY)
 """Files that `load` and the report read, besides the records."""
 
 
-class FetchedStudy(NamedTuple):
-    """A copy of what `load` reads of a study."""
-
-    folder: Path
-    """Temporary; deleted when the process ends."""
-    is_running: bool
-    """Whether a driver held the study's lease."""
-
-
-def fetch(uri: str) -> FetchedStudy:
+def fetch(uri: str) -> tuple[Path, bool]:
     """Download what `load` reads of a study on an object store.
+
+    Returns:
+        A temporary folder, which is deleted when the process ends, and whether a driver runs the
+        study: whether its lease was renewed lately, by the clock of this machine. Only what is
+        shown depends on that; a driver that starts compares no clocks.
 
     Raises:
         InputError: The place cannot be read, or holds no study.
     """
     folder = _temporary_folder()
-    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
-    try:
-        is_running = _is_running(store)
-        of_teachers = [n for n in store.names(TEACHER) if n.endswith(f"/{TEACHER_RECORD}")]
-        others = [*store.names("epochs"), *of_teachers, *store.names(THUMBNAILS)]
-        store.get_all([*READ, *others], folder)
-    except OSError as error:
-        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
+    with _reading(uri) as store:
+        lease = store.retry(lambda: store.read(LEASE))
+        teachers = [n for n in store.names(TEACHER) if n.endswith(f"/{TEACHER_RECORD}")]
+        names = [*READ, *store.names(EPOCHS), *teachers, *store.names(THUMBNAILS)]
+        store.get_all(names, folder)
     if not (folder / STUDY).exists():
         raise InputError(f"the place of a study must hold {STUDY}, but {uri} does not")
-    return FetchedStudy(folder, is_running)
-
-
-def _is_running(store: Store) -> bool:
-    """Return whether a driver has renewed the study's lease lately.
-
-    Both times are the store's own: this machine's clock may be wrong by more than the timeout.
-    """
-    found = store.retry(lambda: store.read(LEASE))
-    if found is None or read_holder(found).get("released"):
-        return False
-    return store.clock() - found.modified < LEASE_TIMEOUT_SECONDS
+    if lease is None or read_holder(lease).get("released"):
+        return folder, False
+    return folder, time.time() - lease.modified < LEASE_TIMEOUT_SECONDS
 
 
 def fetch_students(uri: str) -> tuple[Path, list[str]]:
@@ -603,12 +579,9 @@ def fetch_students(uri: str) -> tuple[Path, list[str]]:
         InputError: The place cannot be read, or holds no students.
     """
     folder = _temporary_folder()
-    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
-    try:
+    with _reading(uri) as store:
         names = store.names(STUDENTS)
         store.get_all([f"{STUDENTS}/{STUDENTS_CONFIG}", PROVENANCE], folder)
-    except OSError as error:
-        raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
     if not names:
         raise InputError(
             f"{uri} has no folder {STUDENTS}/, which is written when a study is complete; give the "
@@ -623,8 +596,16 @@ def fetch_file(uri: str, name: str, folder: Path) -> None:
     Raises:
         InputError: The store cannot be read.
     """
+    with _reading(uri) as store:
+        store.get(name, folder / name)
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[Store]:
+    """Yield the store of a study that is read; raise InputError if it cannot be read."""
+    store = Store(uri, SHORT_RETRY_TIMEOUT_SECONDS)
     try:
-        Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).get(name, folder / name)
+        yield store
     except OSError as error:
         raise InputError(f"{uri} cannot be read ({first_line(error)})") from None
 
@@ -640,13 +621,6 @@ def _temporary_folder() -> Path:
 #
 # A dropped run stays in the records, counts in no table, and is not run again unless
 # `--rerun-dropped` asks for it.
-
-
-class _Standing(NamedTuple):
-    """Runs of a study by trial_id."""
-
-    started: dict[str, Line]
-    dropped: dict[str, Line]
 
 
 def mark_trials(
@@ -672,13 +646,14 @@ def mark_trials(
             f"--drop and --restore must name different runs, but both name {min(both)}"
         )
     with _hold(place) as (folder, mirror):
-        standing = _read_standing(folder)
+        started, dropped = _read_trials(folder)
         for kind, trials in wanted.items():
-            _check(kind, trials, standing, place)
+            for trial in trials:
+                _check(kind, trial, started, dropped, place)
         with Records(folder) as records:
             for kind, trials in wanted.items():
                 for trial in trials:
-                    records.mark(kind, standing.started[trial], reason)
+                    records.mark(kind, started[trial], reason)
         mirror.push(EPOCHS)
         for trial in drop:  # a run that is dropped for a fault must not continue from its state
             delete_states(folder / TRIALS / trial / CHECKPOINT)
@@ -689,59 +664,54 @@ def mark_trials(
 def _hold(place: str) -> Iterator[tuple[Path, Mirror]]:
     """Hold the lock of a study, on a store its lease; yield its folder with current records."""
     if "://" in place:
-        copy = fetch(place)
-        _refuse_if_running(copy.is_running, place)
+        copy, running = fetch(place)
         uri, mark, options = place.partition("?")
         out, _, name = uri.rstrip("/").rpartition("/")
-        study = replace(read_study(copy.folder), out=f"{out}{mark}{options}", name=name)
+        study = replace(read_study(copy), out=f"{out}{mark}{options}", name=name)
         folder = study.folder
     else:
         folder = Path(place).expanduser()
-        study = read_study(folder)
-        _refuse_if_running(is_running(folder), place)
+        study, running = read_study(folder), is_running(folder)
         if study.uri is not None and folder.resolve() == study.folder.resolve():
             raise InputError(f"{place} is a copy of {study.uri}; give that URI instead")
         study = replace(study, out=str(folder.resolve().parent), name=folder.resolve().name)
+    if running:
+        raise InputError(
+            f"--drop and --restore need a study that is not running, but {place} is; wait for its "
+            f"end, or stop it with Ctrl-C"
+        )
     mirror = Mirror(study)
     with lock_study(folder), hold_lease(mirror):
         mirror.pull_folders(EPOCHS)
         yield folder, mirror
 
 
-def _refuse_if_running(running: bool, place: str) -> None:
-    if running:
-        raise InputError(
-            f"--drop and --restore need a study that is not running, but {place} is; wait for its "
-            f"end, or stop it with Ctrl-C"
-        )
-
-
-def _read_standing(folder: Path) -> _Standing:
-    standing = _Standing({}, {})
+def _read_trials(folder: Path) -> tuple[dict[str, Line], list[str]]:
+    """Return the last start of each trial by trial_id, and the trials that are dropped."""
+    started, dropped = {}, {}
     for line in read_lines(folder)[0]:
         if line["kind"] == "start":
-            standing.started[line["trial_id"]] = line
+            started[line["trial_id"]] = line
         if line["kind"] == "drop":
-            standing.dropped[line["trial_id"]] = line
+            dropped[line["trial_id"]] = line
         elif line["kind"] in ("start", "restore"):
-            standing.dropped.pop(line["trial_id"], None)
-    return standing
+            dropped.pop(line["trial_id"], None)
+    return started, list(dropped)
 
 
-def _check(kind: Mark, trials: Sequence[str], standing: _Standing, place: str) -> None:
-    """Raise InputError unless all trials are in a state to be dropped or restored."""
-    for trial in trials:
-        if trial not in standing.started:
-            near = get_close_matches(trial, standing.started, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(
-                f"--{kind} must be the trial_id of runs of {place}, but got {trial}{hint}"
-            )
-        if kind == "drop" and trial in standing.dropped:
-            raise InputError(
-                f"--drop must be runs that are not dropped yet, but got {trial}; --restore {trial} "
-                f"undoes it"
-            )
-        if kind == "restore" and trial not in standing.dropped:
-            names = ", ".join(standing.dropped) or "there are none"
-            raise InputError(f"--restore must be dropped runs ({names}), but got {trial}")
+def _check(
+    kind: Mark, trial: str, started: dict[str, Line], dropped: list[str], place: str
+) -> None:
+    """Raise InputError unless a trial is in a state to be dropped or restored."""
+    if trial not in started:
+        near = get_close_matches(trial, started, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"--{kind} must be the trial_id of runs of {place}, but got {trial}{hint}")
+    if kind == "drop" and trial in dropped:
+        raise InputError(
+            f"--drop must be runs that are not dropped yet, but got {trial}; --restore {trial} "
+            f"undoes it"
+        )
+    if kind == "restore" and trial not in dropped:
+        names = ", ".join(dropped) or "there are none"
+        raise InputError(f"--restore must be dropped runs ({names}), but got {trial}")

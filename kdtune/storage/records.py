@@ -344,41 +344,16 @@ class TeacherFile(TypedDict, total=False):
 TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
 
 
-def parse_line(text: bytes) -> Line:
-    """Return a record; raise ValueError if it is none."""
-    line: Line = LINE.validate_json(text)
-    if line["kind"] != FINALISTS and line["trial_id"] != name_trial(
-        line["config_id"], line["repeat"]
-    ):
-        raise ValueError("trial_id must be made of config_id and repeat")
-    return line
-
-
-def parse_study(text: bytes) -> dict[str, Any]:
-    """Return the content of study.json; raise ValueError if it is none."""
-    values: dict[str, Any] = STUDY_FILE.validate_json(text)
-    return values
-
-
-def parse_provenance(text: bytes) -> tuple[dict[str, Any], list[str]]:
-    """Return the content of provenance.json, and why fields of it are left out.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
-    return _without_damaged(PROVENANCE_SCHEMA, text)
-
-
 def parse_teacher(text: bytes) -> dict[str, Any]:
     """Return the content of teacher.json without fields that are damaged.
 
     Raises:
         ValueError: It is no JSON object.
     """
-    return _without_damaged(TEACHER, text)[0]
+    return _undamaged(TEACHER, text)[0]
 
 
-def _without_damaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, Any], list[str]]:
+def _undamaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, Any], list[str]]:
     """Return the fields of an object that are as declared, and why others are not."""
     try:
         return adapter.validate_json(text), []
@@ -386,23 +361,23 @@ def _without_damaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, 
         faults = {str(e["loc"][0]): describe(e) for e in error.errors() if e["loc"]}
         if not faults:
             raise
-    kept = {name: own for name, own in from_json(text).items() if name not in faults}
-    return adapter.validate_python(kept), list(faults.values())
+    fields = {name: value for name, value in from_json(text).items() if name not in faults}
+    return adapter.validate_python(fields), list(faults.values())
 
 
 def describe(error: ErrorDetails) -> str:
     """Return one error of a ValidationError in words, such as "classes.3: a valid string"."""
-    place = ".".join(str(part) for part in error["loc"])
+    field = ".".join(str(part) for part in error["loc"])
     words = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return printable(f"{place}: {words}" if place else words)
+    return printable(f"{field}: {words}" if field else words)
 
 
 def describe_first(error: ValueError) -> str:
-    """Return the first error of what a parser of this module has raised, in words."""
+    """Return the first error of a ValidationError in words, another ValueError as it is."""
     return describe(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
 
 
-# Check of a study's records against the study, beyond the form that `schema` declares.
+# Check of a study's records against the study, beyond their form.
 
 
 ROUNDING = 1e-6
@@ -410,12 +385,12 @@ ROUNDING = 1e-6
 NO_METRICS = frozenset(Epoch.__annotations__)
 
 
-class RecordCheck:
+class _RecordCheck:
     """Check of each record against the study and the records before it."""
 
     def __init__(self, study: Study | None):
         self._study = study
-        self._known: dict[str, Mapping[str, Any]] = {}
+        self._configs: dict[str, Mapping[str, Any]] = {}
         self._planned: dict[str, int | None] = {}
         self._seen: dict[str, int] = {}
         self._score = None if study is None else study.task.score
@@ -434,6 +409,8 @@ class RecordCheck:
         if line["kind"] == FINALISTS:
             return True
         kind, trial = line["kind"], line["trial_id"]
+        if trial != name_trial(line["config_id"], line["repeat"]):
+            raise ValueError("trial_id must be made of config_id and repeat")
         if kind == "start":
             self._check_config(line["config_id"], line["config"])
             self._planned[trial] = line["epochs"]
@@ -448,11 +425,11 @@ class RecordCheck:
         return True
 
     def _check_config(self, config_id: str, config: Mapping[str, Any]) -> None:
-        if self._study is None or self._known.get(config_id) == config:
+        if self._study is None or self._configs.get(config_id) == config:
             return
         if recorded_run(self._study, config).config_id != config_id:
             raise ValueError("config_id must be that of config")
-        self._known[config_id] = config
+        self._configs[config_id] = config
 
     def _check_epoch(self, line: Line) -> None:
         planned = self._planned.get(line["trial_id"])
@@ -523,17 +500,16 @@ class Records:
             epoch: Number of the epoch, from 0.
             seconds: Wall time of the epoch.
             splits: Metrics of each split.
-            correct: Correctness of each example of val, see `storage.correctness`; of the last
+            correct: Correctness of each example of val, see `pack_correct`; of the last
                 epoch only.
         """
-        own = {"epoch": epoch, "seconds": seconds}
-        extra = {} if correct is None else {"val": {CORRECT: correct}}
-        return [
-            self._write(
-                "epoch", run, attempt, split=split, **metrics, **own, **extra.get(split, {})
-            )
-            for split, metrics in splits.items()
-        ]
+        lines = []
+        for split, metrics in splits.items():
+            values = {"split": split, **metrics, "epoch": epoch, "seconds": seconds}
+            if split == "val" and correct is not None:
+                values[CORRECT] = correct
+            lines.append(self._write("epoch", run, attempt, **values))
+        return lines
 
     def end(
         self,
@@ -615,7 +591,7 @@ def read_saved(folder: Path) -> SavedStudy:
     if not file.is_file():
         raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
     try:
-        values = parse_study(file.read_bytes())
+        values: dict[str, Any] = STUDY_FILE.validate_json(file.read_bytes())
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -655,8 +631,9 @@ def provenance_faults(folder: Path) -> list[str]:
 
 
 def _provenance(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the undamaged content of provenance.json, and why fields of it are left out."""
     try:
-        return parse_provenance((folder / PROVENANCE).read_bytes())
+        return _undamaged(PROVENANCE_SCHEMA, (folder / PROVENANCE).read_bytes())
     except FileNotFoundError:
         return {}, []
     except OSError as error:
@@ -688,7 +665,7 @@ def is_running(folder: Path) -> bool:
 def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) -> Iterator[Line]:
     """Yield the lines of a study in the order written; skip records that cannot be right.
 
-    What is yielded is as `storage.schema` declares it. A record of a trial without a start is left
+    What is yielded is as `LINE` declares it. A record of a trial without a start is left
     out, for the tables as for the search that resumes: the trial runs again. So is the end of a
     trial that is recorded as completed without its last epochs; it was cut off.
 
@@ -697,13 +674,13 @@ def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) 
         unreadable: Gets the place of each skipped line, as file:line.
         study: Says which configurations and metrics are possible. None: any.
     """
-    check = RecordCheck(study)
-    for place, text in _texts(folder, unreadable):
+    check = _RecordCheck(study)
+    for position, text in _texts(folder, unreadable):
         try:
-            line = parse_line(text)
+            line: Line = LINE.validate_json(text)
             counts = check.counts(line)
         except (ValueError, KeyError, TypeError):
-            unreadable.append(place)
+            unreadable.append(position)
             continue
         if counts:
             yield line

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from functools import cache, cached_property
 from os import environ
 from pathlib import Path
@@ -38,9 +37,12 @@ GLOBAL_S3 = "https://s3.amazonaws.com"
 CREDENTIALS_SECONDS = 600
 """Credentials of boto3 are asked for again after this time; boto3 renews them at least that long
 before they expire."""
-OWN_CREDENTIALS = (
-    *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
-    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+OBSTORE_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 """Environment variables of credentials that obstore reads without boto3."""
 SECRET = re.compile("secret|token|password|credential|(access|account|sas|customer|encryption)_key")
@@ -64,18 +66,18 @@ def connect(uri: str, answer_seconds: float) -> Any:
         OSError: The region of the bucket cannot be found out.
         obstore.exceptions.BaseError: The configuration is incomplete.
     """
-    place, _, query = uri.partition("?")
-    options = _options(uri, query)
-    scheme = urlsplit(place).scheme
-    if scheme == "file":
-        return LocalStore(unquote(urlsplit(place).path))
-    if scheme == "memory":
-        return _memory(place)
+    root = uri.partition("?")[0]
+    options = _options(uri)
+    parts = urlsplit(root)
+    if parts.scheme == "file":
+        return LocalStore(unquote(parts.path))
+    if parts.scheme == "memory":
+        return _memory(root)
     hidden, credentials = None, None
-    if scheme in S3:
+    if parts.scheme in S3:
         if options.keys() & {"endpoint", "endpoint_override"}:
             hidden = "AWS_ENDPOINT_URL_S3"  # obstore prefers it to the endpoint it is given
-        options = _s3_options(options, urlsplit(place).netloc, answer_seconds)
+        options = _s3_options(options, parts.netloc, answer_seconds)
         credentials = _aws_credentials(options)
     arguments: dict[str, Any] = {
         "client_options": _client_options(options, answer_seconds),
@@ -84,58 +86,19 @@ def connect(uri: str, answer_seconds: float) -> Any:
         "retry_config": {"max_retries": 0},
     }
     with _without(hidden):
-        return from_url(place, **arguments)
+        return from_url(root, **arguments)
 
 
-def server_time(store: Any, answer_seconds: float) -> float | None:
-    """Return a service's own time in seconds since 1970, UTC; None if the service does not tell.
-
-    The time is in the Date header of every HTTP response, refusals included.
-    """
-    url = _service(store)
-    if url is None:
-        return None
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the store's own address
-    headers: Any
-    try:
-        with urllib.request.urlopen(request, timeout=answer_seconds) as response:  # noqa: S310 - the store's own address
-            headers = response.headers
-    except urllib.error.HTTPError as error:
-        headers = error.headers
-    except (OSError, ValueError):
-        return None
-    try:
-        return parsedate_to_datetime(headers["Date"]).timestamp()
-    except (TypeError, ValueError):
-        return None
-
-
-def _service(store: Any) -> str | None:
-    """Return the URL of the service of a store; None for files and memory."""
-    config = getattr(store, "config", {})
-    if type(store).__name__ == "S3Store":
-        own = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-        region = config.get("region")
-        amazon = f"https://s3.{region}.amazonaws.com" if region else GLOBAL_S3
-        return str(config.get("endpoint") or own or amazon)
-    if type(store).__name__ == "GCSStore":
-        return environ.get("GOOGLE_BASE_URL") or "https://storage.googleapis.com"
-    if type(store).__name__ == "AzureStore":
-        account = config.get("account_name") or environ.get("AZURE_STORAGE_ACCOUNT_NAME")
-        return f"https://{account}.blob.core.windows.net"
-    return None
-
-
-def _options(uri: str, query: str) -> dict[str, str]:
-    """Return the options of a URI, checked."""
+def _options(uri: str) -> dict[str, str]:
+    """Return the options of a URI; raise InputError if it holds credentials."""
     check_uri(uri)
     parts = urlsplit(uri)
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = dict(parse_qsl(uri.partition("?")[2], keep_blank_values=True))
     secret = any(SECRET.search(name.lower()) for name in options)
     if secret or ("@" in parts.netloc and parts.scheme not in AZURE):
-        place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+        bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
         raise InputError(
-            f"the URI of {place} must not hold credentials, since it is kept in study.json. Set "
+            f"the URI of {bare} must not hold credentials, since it is kept in study.json. Set "
             f"them in the environment (for example AWS_ACCESS_KEY_ID)"
         )
     if options and parts.scheme in ("file", "memory"):
@@ -152,15 +115,16 @@ def _s3_options(options: dict[str, str], bucket: str, answer_seconds: float) -> 
     if endpoint:
         options["endpoint"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
     if "region" not in options:
-        own = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-        region = own if endpoint else _bucket_region(bucket, own, answer_seconds)
+        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+        if not endpoint:
+            region = _bucket_region(bucket, region, answer_seconds)
         options |= {"region": region} if region else {}
     # the bulk request is Amazon's alone; other services may lack it
     return {"disable_bulk_delete": "true"} | options
 
 
 @cache
-def _bucket_region(bucket: str, own: str | None, answer_seconds: float) -> str | None:
+def _bucket_region(bucket: str, configured: str | None, answer_seconds: float) -> str | None:
     """Return the region that Amazon names for a bucket, or else the configured one.
 
     Raises OSError if Amazon does not answer and no region is configured.
@@ -173,9 +137,9 @@ def _bucket_region(bucket: str, own: str | None, answer_seconds: float) -> str |
     except urllib.error.HTTPError as error:  # also a refusal names the region
         headers = error.headers
     except OSError:
-        if own is None:
+        if configured is None:
             raise
-    return headers.get("x-amz-bucket-region") or own
+    return headers.get("x-amz-bucket-region") or configured
 
 
 def _aws_credentials(options: dict[str, str]) -> Any:
@@ -184,7 +148,7 @@ def _aws_credentials(options: dict[str, str]) -> Any:
     obstore itself reads keys from the environment, web identities, and the roles of containers and
     instances.
     """
-    if "skip_signature" in options or any(environ.get(name) for name in OWN_CREDENTIALS):
+    if "skip_signature" in options or any(environ.get(name) for name in OBSTORE_CREDENTIALS):
         return None
     try:
         import boto3
@@ -237,7 +201,7 @@ def _without(name: str | None) -> Iterator[None]:
 
 
 @cache
-def _memory(place: str) -> MemoryStore:
+def _memory(root: str) -> MemoryStore:
     """Return the store of a memory:// URI, the same one for the whole process (for tests)."""
     return MemoryStore()
 
@@ -284,14 +248,14 @@ class Object(NamedTuple):
     content: bytes
     version: Version
     modified: float
-    """By the clock of the store, in seconds since 1970, UTC."""
+    """When it was written, by the clock of the store, in seconds since 1970, UTC."""
 
 
 class Store:
     """A place on an object store, by its URI, for example s3://BUCKET/PREFIX (see `connect`).
 
     Names are paths below the place. `put`, `get`, `names` and `delete` retry failed requests with
-    backoff, `read` and `write_if` do not. Errors are OSErrors.
+    backoff, `read`, `write_if` and `delete_once` do not. Errors are OSErrors.
 
     Args:
         uri: URI of the place.
@@ -342,10 +306,10 @@ class Store:
         try:
             return self.retry(attempt)
         except ConflictError:
-            found = self.retry(lambda: self.read(name))
-            if found is None or found.content != file.read_bytes():
+            present = self.retry(lambda: self.read(name))
+            if present is None or present.content != file.read_bytes():
                 raise
-            return found.version  # an attempt whose answer was lost has written it
+            return present.version  # an attempt whose answer was lost has written it
 
     def read(self, name: str) -> Object | None:
         """Return a small object, None if there is none; one attempt."""
@@ -400,8 +364,8 @@ class Store:
 
         def attempt() -> list[str]:
             with _os_errors():
-                found = [meta["path"] for page in self._store.list(prefix) for meta in page]
-            return sorted(set(found) - {"", prefix})  # such objects stand for folders
+                paths = {meta["path"] for page in self._store.list(prefix) for meta in page}
+            return sorted(paths - {"", prefix})  # such objects stand for folders
 
         return self.retry(attempt)
 
@@ -410,19 +374,14 @@ class Store:
 
         def attempt() -> None:
             self.guard()
-            with _os_errors():
-                self._store.delete(name)
+            self.delete_once(name)
 
-        with suppress(FileNotFoundError):
-            self.retry(attempt)
+        self.retry(attempt)
 
-    def clock(self) -> float:
-        """Return the time by the clock of the store, in seconds since 1970, UTC.
-
-        The clock of this machine stands in for one that cannot be asked.
-        """
-        now = server_time(self._store, ANSWER_SECONDS)
-        return time.time() if now is None else now
+    def delete_once(self, name: str) -> None:
+        """Delete an object if it exists; one attempt, without the guard."""
+        with suppress(FileNotFoundError), _os_errors():
+            self._store.delete(name)
 
     @cached_property
     def _bulk(self) -> Any:

@@ -16,7 +16,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import DataChangedError, InputError
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes, find_copies
-from kdtune.data.dataset import Data, Split, ValCut, cut_val, hash_files, stamp_of
+from kdtune.data.dataset import Data, Split, ValCut, cut_val
 from kdtune.data.folder import verify
 from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.data.views import Views
@@ -54,32 +54,6 @@ def test_an_overwritten_image_is_never_decoded_as_the_one_that_was_hashed(root, 
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_removed_image_is_named(root, workers):
-    run = Run(data=str(root))
-    data = load_data(run)
-    (root / "val" / "ant" / "0.png").unlink()
-    with pytest.raises(
-        DataChangedError, match=r"val/ant/0\.png has been changed or removed since"
-    ) as caught:
-        views(data, run, workers)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_of_the_same_size_and_time_is_another_one(root):
-    run = Run(data=str(root))
-    data, file = load_data(run), root / "val" / "ant" / "0.png"
-    before = file.stat()
-    content = bytearray(file.read_bytes())
-    content[-20] ^= 1
-    other = root.parent / "other.png"
-    other.write_bytes(content)
-    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
-    other.replace(file)
-    assert data.splits["val"].changed_files() == [str(file)]
-    assert find_changes(run).startswith(f"image files were changed or removed ({file})")
-
-
 def replaced_by_a_copy(file, time_ns):
     """Give a file another inode and another time of change."""
     copy = file.with_name("copy")
@@ -114,26 +88,6 @@ def test_a_file_whose_time_is_set_back_is_another_one(root, size):
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(DataChangedError, match=r"val/ant/0\.png has been changed or removed since"):
         split.example(0)
-
-
-def test_a_pipe_in_the_place_of_an_image_is_no_wait(root):
-    split, file = load_data(Run(data=str(root))).splits["val"], root / "val" / "ant" / "0.png"
-    file.unlink()
-    os.mkfifo(file)
-    with pytest.raises(DataChangedError, match=r"val/ant/0\.png has been changed or removed since"):
-        split.example(0)
-
-
-def test_a_note_of_contents_gives_the_same_stamps_as_reading_them(root):
-    files = sorted(map(str, root.rglob("*.png")))
-    for file in files:
-        os.utime(file, ns=(10**18, 10**18))  # long ago, so that a note is kept
-    first, notes = hash_files(root, files), list((root.parent / "notes").rglob("*"))
-    (note,) = [found for found in notes if found.is_file()]
-    again = hash_files(root, files)
-    assert first.hash == again.hash and torch.equal(first.stamps, again.stamps)
-    note.write_text(first.hash)  # cut short
-    assert torch.equal(hash_files(root, files).stamps, first.stamps)
 
 
 def test_files_of_passed_data_are_compared_by_content_on_another_machine(root):
@@ -250,13 +204,6 @@ def test_a_file_that_may_no_longer_be_read_is_named_before_any_work(open_root):
     (open_root / "val" / "bee").chmod(0o755)
 
 
-def test_stamps_are_the_same_in_every_process(root):
-    file = root / "val" / "bee" / "1.png"
-    found = file.stat()
-    assert stamp_of(str(file)) == hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-    assert stamp_of(str(Path(root, "gone.png"))) is None
-
-
 @pytest.fixture(autouse=True)
 def own_notes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
@@ -330,15 +277,6 @@ def test_imbalance_is_said_with_the_counts_and_balance_is_not():
     split = rows(tuple(many.values()))
     (line,) = describe_data(Data(tuple(many), {"train": split}, "many", photos=False))
     assert line.endswith("0 100, 1 99, 2 98, ..., 57 43, 58 42, 59 41 (60 classes).")
-
-
-def test_classes_of_one_name_are_counted_apart():
-    cranes = Data(("crane", "bee", "crane"), {"train": rows((30, 4, 9))}, "cranes", photos=False)
-    counts = {"crane (class 0)": 30, "bee": 4, "crane (class 2)": 9}
-    assert data_record(cranes)["examples"] == {"train": counts}
-    assert describe_data(cranes) == [
-        "Classes of train are imbalanced: crane (class 0) 30, crane (class 2) 9, bee 4."
-    ]
 
 
 def test_shared_examples_are_counted_by_content(tmp_path, monkeypatch):

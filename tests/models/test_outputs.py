@@ -129,47 +129,23 @@ GOOD = [0.25] * 4
 TWO = np.zeros((2, 4))
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("parquet", {"probabilities": [GOOD, [0.5] * 4]}, r"row 1 .*the sum 1 .* got 0.5, 0.5, 0.5, 0"),
-    ("parquet", {"probabilities": [GOOD, [1.2, -0.2, 0, 0]]}, "row 1 .*none below 0 .*got 1.2, -0"),
-    ("parquet", {"probabilities": [GOOD, [np.nan, 1, 0, 0]]}, "row 1 .* got nan, 1, 0, 0"),
     ("parquet", {"probabilities": [GOOD, [0.5, 0.5]]}, "row 1 .*must be 4 numbers.* got 0.5, 0.5$"),
     (
         "parquet",
         {"logits": [[1, 2, 3, 4], [np.inf, 2, 3, 4]]},
         "row 1 .*must be 4 finite .*got inf",
     ),
-    ("parquet", {"logits": [[1, 2, 3, 4], None]}, "row 1 .*logits must be .* but got none"),
     ("parquet", {"logits": [1.0, 2.0]}, "logits must be a column of lists of numbers, .* double"),
-    ("parquet", {"logits": [["a"] * 4]}, "logits must be a column of lists of numbers, .*string"),
-    ("parquet", {"scores": [GOOD, GOOD]}, "must have logits, or .* but has none of these"),
     ("parquet", {"logits": [GOOD], "probabilities": [GOOD]}, "but has logits and probabilities"),
-    ("parquet", {"logits": [GOOD], "split": ["dev"]}, "row 0 .*split must be train, .*got dev"),
-    (
-        "parquet",
-        {"logits": [GOOD], "example": [0.5]},
-        "row 0 .*example must be the index .*got 0.5",
-    ),
     ("parquet", {"logits": [GOOD] * 2, "file": ["a", None]}, "row 1 .*file must be given"),
     ("parquet", {"logits": [GOOD, [-1e300, 0, 0, 0]]}, r"row 1 .*of float32, .* got -1e\+300, 0"),
-    (
-        "parquet",
-        {"top_probabilities": [[0.5]]},
-        "top_classes with top_probabilities, but has top_p",
-    ),
     (
         "parquet",
         {"top_classes": [["bee"], ["emu"]], "top_probabilities": [[0.5], [0.5]]},
         r"row 1 .*be classes of the data, each once, by name \(ant, bee, cat, ... .* got emu",
     ),
-    ("parquet", {"top_classes": [[4]], "top_probabilities": [[0.5]]}, "row 0 .*0 to 3, but got 4"),
     ("parquet", {"top_classes": [[1, 1]], "top_probabilities": [[0.5, 0.1]]}, "once.* got 1, 1"),
-    ("parquet", {"top_classes": [[1, 2]], "top_probabilities": [[0.5]]}, "for each of top_classes"),
     ("parquet", {"top_classes": [[1, 2]], "top_probabilities": [[0.9, 0.9]]}, "a sum of at most 1"),
-    ("npz", {"val_logits": np.zeros(4)}, r"val_logits must be an array \[N, K\] of numbers"),
-    (
-        "npz",
-        {"val_logits": np.zeros((2, 3))},
-        r"val_logits\[0\]: .*must be 4 finite .* got 0, 0, 0$",
-    ),
     ("npz", {"val_logits": TWO, "val_ids": np.arange(3)}, r"array \[2\] of indices or files"),
     ("npz", {"logits": TWO}, "such as train_logits and val_logits, but has logits"),
     (
@@ -178,7 +154,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         r"`classes` .* got \[\"a\", \"b\"\]",
     ),
     ("npz", {"val_logits": np.array([[object()]])}, "cannot be read .*allow_pickle"),
-    ("npz", {"val_logits": np.array([GOOD, [0, 0, 1e300, 0]])}, r"val_logits\[1\]: .*1e\+300"),
 ]
 
 

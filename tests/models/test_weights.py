@@ -4,7 +4,6 @@ import argparse
 import gzip
 import json
 import os
-import pathlib
 import pickle
 import struct
 import tarfile
@@ -197,8 +196,6 @@ LAYOUTS = {
             "my_own_name",
         )
     },
-    "twice nested": lambda state: {"model": {"state_dict": state}, "arch": "resnet18"},
-    "no averages": lambda state: {"model": state, "model_ema": None},
     "flags": lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, name="x")},
     "optimizer": lambda state: {
         "model": state,
@@ -210,7 +207,6 @@ LAYOUTS = {
     "compiled": lambda state: prefixed(state, "_orig_mod."),
     "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "loops": {}},
     "stacked": lambda state: prefixed(state, "module._orig_mod.model."),
-    "half": lambda state: {key: value.half() for key, value in state.items()},
 }
 
 
@@ -227,7 +223,7 @@ def test_layouts_load(file, state, layout):
     assert loads(file, kept)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "pt", "th", "tar", "pth.tar", "bin", "safetensors"])
+@pytest.mark.parametrize("suffix", ["pth", "tar", "safetensors"])
 def test_files_are_told_apart_by_content(tmp_path, state, suffix):
     file = tmp_path / f"weights.{suffix}"
     torch.save({"state_dict": prefixed(state, "module.")}, file)
@@ -236,26 +232,6 @@ def test_files_are_told_apart_by_content(tmp_path, state, suffix):
     assert loads(file, state)
     save_file(prefixed(state, "module._orig_mod."), file)
     assert loads(file, state)
-
-
-def test_a_network_whose_own_keys_have_the_prefix_keeps_it(tmp_path, monkeypatch, state):
-    (tmp_path / "wrapping.py").write_text(
-        "from torch import nn\nfrom kdtune.models import fashion_student\n\n"
-        "class Net(nn.Module):\n    def __init__(self, classes):\n        super().__init__()\n"
-        "        self.model = fashion_student(classes)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    for prefix in ("model.", "module.model."):
-        torch.save(prefixed(state, prefix), tmp_path / "weights.pt")
-        assert loads(tmp_path / "weights.pt", prefixed(state, "model."), "wrapping:Net")
-
-
-def test_a_prefix_of_some_keys_stays(file, state):
-    torch.save(prefixed(state, "module.") | {"step": torch.zeros(1)}, file)
-    with pytest.raises(
-        InputError, match=r"first 0.weight; unexpected keys: .*, first module.0.weight"
-    ):
-        build(STUDENT, str(file), 10, seed=1)
 
 
 def test_averages_come_first_and_the_choice_is_said(file, state):
@@ -281,15 +257,6 @@ def test_an_object_inside_never_runs_and_is_named(file, tmp_path, state, zipped,
     assert not target.exists()
     torch.load(file, weights_only=False)
     assert target.exists()  # else this test would prove nothing
-
-
-def test_the_class_of_a_refused_object_is_named(file, state):
-    torch.save({"model": state, "args": argparse.Namespace(out=pathlib.PurePosixPath("x"))}, file)
-    with pytest.raises(
-        InputError, match=r"than tensors \(pathlib\S*PurePosixPath\), which are not"
-    ):
-        read_checkpoint(file)
-    assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
 def test_files_that_are_no_checkpoints_are_said(file, tmp_path, state):
@@ -337,14 +304,9 @@ def with_nan(value: Tensor) -> Tensor:
 
 CHANGES: list[tuple[Callable[[Tensor], Tensor], str]] = [
     (
-        lambda value: value.to(torch.complex64),
-        "other types: 1, first 0.weight, complex numbers",
-    ),
-    (
         lambda value: value.long(),
         "other types: 1, first 0.weight, whole numbers inst",
     ),
-    (lambda value: value > 0, "other types: 1, first 0.weight, whole numbers instead"),
     (with_nan, "hold 3 that are NaN or infinite, 3 of them in 0.weight; their training"),
     (lambda value: value.double() + 1e300, "hold 150 that are NaN or infinite, 150 of them in 0.w"),
 ]
@@ -388,32 +350,11 @@ def test_infinities_of_the_network_itself_are_no_fault(
     build("masked:net", str(file), 10, seed=1)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_tensors_without_plain_values_are_refused(tmp_path: Path) -> None:
-    file, own = tmp_path / "weights.pt", new_state()
-    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)])
-    for value in (own[FIRST].to_sparse(), own[FIRST].to("meta"), nested):
-        torch.save({**own, FIRST: value}, file)
-        assert "must hold a state dict, names to tensors" in short_refusal(file)
-
-
 def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     for name in ("\x1b[31mred", "x" * 100_000):
         torch.save({**new_state(), name: torch.zeros(1)}, file)
         assert "unexpected keys: 1, first " in short_refusal(file)
-
-
-def test_prefixes_and_entries_may_be_nested_deeply(tmp_path: Path) -> None:
-    file, own = tmp_path / "weights.pt", new_state()
-    torch.save({f"{'module.' * 3000}{key}": value for key, value in own.items()}, file)
-    filled = build(STUDENT, str(file), 10, seed=1).net.state_dict()
-    assert all(torch.equal(filled[key], value) for key, value in own.items())
-    content: Any = own
-    for _ in range(200):
-        content = {"model": content}
-    torch.save(content, file)
-    assert "must hold a state dict" in short_refusal(file)
 
 
 def safetensors(header: bytes | dict[str, Any], length: int | None = None) -> bytes:
@@ -429,13 +370,11 @@ def entry(*shape: int) -> dict[str, Any]:
     "content",
     [
         safetensors({"a": entry(2)}, length=10**10),
-        safetensors({"a": entry(2)}, length=2**64 - 1),
         safetensors({"a": entry(2), "b": entry(2)}),  # overlap
         safetensors({"a": entry(-2)}),
         safetensors({"a": entry(2**40, 2**40)}),
         safetensors(b'{"a":' + b"[" * 50_000),
         safetensors({"__metadata__": {"kdtune_teacher": 3}, "a": entry(2)}),
-        safetensors(b'{"a":1,"a":1}'),
         safetensors(b'{"\xff":1}'),
     ],
 )

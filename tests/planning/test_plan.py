@@ -6,6 +6,8 @@ that version 0.1 of kdtune has decided.
 """
 
 import csv
+import json
+import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,21 @@ from typing import Any
 
 import pytest
 from play import Line, play, play_and_crash, rest_of, round_before, runs_of, start_of
-from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make
+from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make, truth
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import FIRST_REPEAT, finalists, phase_of
-from kdtune.planning.plan import Plan
+from kdtune.config.task import BaseRun, Range
+from kdtune.config.text import InputError
+from kdtune.planning.ledger import (
+    FIRST_REPEAT,
+    active_configs,
+    final_differences,
+    finalists,
+    is_decided,
+    phase_of,
+)
+from kdtune.planning.plan import Plan, best_of_other, ranked
 
 SEARCHES = [("grid", LISTS), ("random", RANGES), ("tpe", RANGES), ("tpe", LISTS)]
 
@@ -208,3 +219,251 @@ def test_the_plan_decides_as_version_0_1_did() -> None:
     assert plan.is_done and Plan(study, lines).is_done
     assert {phase_of(run.repeat) for run, *_ in runs} == {"search", "confirm", "final"}
     assert {status for *_, status in runs} == {"completed", "pruned"}
+
+
+# -- Plans of training functions --
+
+
+UNLESS = {"loss": {"alpha": 1}}
+Played = list[tuple[tuple[object, ...], int]]
+
+
+def of_distillation(run: Any) -> Any:
+    """Return the distillation run of a function's run, whose scores it has."""
+    values = {name: run.value(name) for name in run.task.names}
+    return replace(RUN, repeat=run.repeat).sample(**values)
+
+
+def score(run: Any) -> list[float]:
+    return curve(run if run.task.is_distillation else of_distillation(run))
+
+
+def order(lines: list[dict[str, Any]], names: list[str]) -> Played:
+    starts = [line for line in lines if line["kind"] == "start"]
+    return [(tuple(line["config"][n] for n in names), line["repeat"]) for line in starts]
+
+
+@pytest.mark.parametrize("policy", ["all", "race"])
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_the_plan_is_that_of_distillation(policy: Any, stop_early: bool) -> None:
+    shared = {"policy": policy, "stop_early": stop_early, "repeats": 4, "space": LISTS}
+    distilling = Study(run=RUN, **shared)
+    default = distilling.default
+    assert default is not None
+    own = Study(
+        train="own_functions:wave",
+        baseline={"alpha": 1.0},
+        unless=UNLESS,
+        epochs=RUN.epochs,
+        **shared,
+    )
+    names = list(LISTS)
+    ours, theirs = (order(play(study, score, width=3), names) for study in (own, distilling))
+    # beside the finalists, the recipe's default runs final repeats; a function has no recipe
+    known = tuple(default.config[n] for n in names)
+    extra = [one for one in theirs if one not in ours]
+    assert {config for config, _ in extra} <= {known}
+    assert ours == [one for one in theirs if one not in extra]
+    assert len(ours) > 15
+
+
+@pytest.mark.parametrize("search", ["grid", "random", "tpe"])
+def test_what_is_minimised_is_the_negative_of_what_is_maximised(search: Any) -> None:
+    space: Any = LISTS if search == "grid" else RANGES
+
+    def study(mode: Any) -> Study:
+        return Study(
+            train="own_functions:wave",
+            space=space,
+            baseline={"alpha": 1.0},
+            mode=mode,
+            epochs=RUN.epochs,
+            search=search,
+            samples=12,
+            policy="race",
+            stop_early=True,
+            repeats=4,
+        )
+
+    def negative(run: BaseRun) -> list[float]:
+        return [-value for value in score(run)]
+
+    names = list(space)
+    up, down = play(study("max"), score, width=2), play(study("min"), negative, width=2)
+    assert order(up, names) == order(down, names)
+    plain = [config[0] == 1 for config, repeat in order(up, names) if repeat == 0]
+    assert True in plain and False in plain
+
+
+def test_a_crash_after_every_line_changes_nothing() -> None:
+    study = Study(
+        train="own_functions:wave",
+        space={"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2)},
+        baseline={"alpha": 1.0},
+        epochs=RUN.epochs,
+        policy="race",
+        repeats=3,
+    )
+    names = ["alpha", "lr"]
+    assert order(play_and_crash(study, score), names) == order(play(study, score), names)
+
+
+# -- Studies of several students: each has its own arms, finalists and share of the samples --
+
+
+STUDENTS = {"student": ("small", "large")}
+
+
+def of_student(run: Run) -> list[float]:
+    """The large student is better by far."""
+    return [acc + 0.1 * (run.student == "large") for acc in curve(run)]
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_students_take_turns(search: str) -> None:
+    study = replace(make(search, {**RANGES, **STUDENTS}, "all"), samples=16)
+    plan = Plan(study, play(study, of_student))
+    kinds = Counter((state.run.student, state.is_baseline) for state in plan.ledger.by_row)
+    assert kinds == {(s, plain): 2 if plain else 6 for s in ("small", "large") for plain in (0, 1)}
+
+
+def test_a_race_has_finalists_of_each_student() -> None:
+    """Those of the small one are the same as in a race without the large one."""
+    study = make("grid", {**LISTS, **STUDENTS}, "race")
+    plan = Plan(study, play(study, of_student))
+    small, large = finalists(plan.ledger)
+    for pair, student in ((small, "small"), (large, "large")):
+        assert [(s.run.student, s.is_baseline) for s in pair.states] == [
+            (student, True),
+            (student, False),
+        ]
+        assert len(final_differences(plan.ledger, pair)) == study.repeats
+    by_student = active_configs(plan.ledger)
+    assert list(by_student) == ["small", "large"]
+    alive = [s for arms in by_student.values() for arm in arms for s in arm]
+    assert {s.run.student for s in alive} == {"small", "large"}
+
+
+def test_a_student_is_pruned_only_by_its_like() -> None:
+    def flat(run: Run) -> list[float]:
+        return [0.9 if run.student == "large" else 0.1] * run.epochs
+
+    study = make("grid", {**LISTS, **STUDENTS}, "all", stop_early=True)
+    plan = Plan(study, play(study, flat))
+    assert not plan.pruned  # all configurations of a student are equal
+
+
+def test_repeats_are_added_until_each_student_is_decided() -> None:
+    def gain(run: Run) -> list[float]:
+        """Distilling helps the large student; for the small one the effect is cancelled."""
+        cancelled = 0.03 * run.alpha * (run.student == "small")
+        return [acc + cancelled for acc in curve(run)]
+
+    space = {"alpha": (0.1, 1.0), **STUDENTS}
+    study = Study(run=RUN, space=space, until_decided=True, budget="120runs", repeats=4)
+    plan = Plan(study, play(study, gain))
+    lengths = {
+        p.states[0].run.student: len(final_differences(plan.ledger, p))
+        for p in finalists(plan.ledger)
+    }
+    assert lengths["large"] < lengths["small"] and not is_decided(plan.ledger)
+
+
+def test_a_warm_start_knows_its_student(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    study = make("grid", {**LISTS, **STUDENTS}, "all")
+    lines = play(study, of_student)
+    monkeypatch.setattr("kdtune.planning.plan.read_study", lambda folder: study)
+    monkeypatch.setattr("kdtune.planning.plan.read_lines", lambda *_: (lines, []))
+    later = replace(make("random", {**RANGES, **STUDENTS}, "all"), warm_start=str(tmp_path))
+    assert {run.student for run in best_of_other(later)} == {"small", "large"}
+    only = replace(make("random", {**RANGES, "student": ("small",)}, "all"), warm_start="x")
+    assert best_of_other(only)
+
+
+# -- Configurations of another study that are suggested first --
+
+
+def save(study: Study, lines: list[Line]) -> None:
+    (study.folder / "epochs").mkdir(parents=True)
+    (study.folder / "study.json").write_text(study.to_json())
+    text = "\n".join(json.dumps(line) for line in lines)
+    (study.folder / "epochs" / "00000.jsonl").write_text(text)
+
+
+def test_a_warm_start_suggests_the_best_of_the_other_study_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first ones after the default: alpha 0.5, and lr 1e-2 in place of 1e-3, the nearest."""
+    other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
+    lines = play(other, curve)
+    save(other, lines)
+    space = {"alpha": (0.1, 0.5), "lr": Range(1e-2, 1, log=True)}  # lr 1e-3 is outside
+    study = Study(run=RUN, search="tpe", samples=16, plain_share=0.25, space=space, repeats=1)
+    warm = play(replace(study, warm_start=str(other.folder)), curve)
+    configs = [line["config"] for line in warm if line["kind"] == "start"]
+    best = finalists(Plan(other, lines).ledger)[0].states
+    assert [configs[0]["lr"], configs[2]["lr"]] == [best[0].run.lr, best[1].run.lr]
+    assert (configs[1]["alpha"], configs[1]["lr"]) == (0.5, 1e-2)
+    assert configs[2]["alpha"] == best[1].run.alpha
+    known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
+    taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
+    assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at_home = replace(study, warm_start="~/other")
+    assert best_of_other(at_home) == best_of_other(replace(study, warm_start=str(other.folder)))
+    with pytest.raises(InputError, match="a grid runs all"):
+        replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
+    with pytest.raises(InputError, match="must hold study"):
+        Plan(replace(study, warm_start=str(tmp_path)))
+
+
+def unlucky_first(run: Run) -> list[float]:
+    """Return accuracies that are best at lr 1e-2, but in the first repeat 6 points worse there."""
+    noise = random.Random(run.trial_id).gauss(0, 0.005)
+    lost = 0.06 if run.lr == 1e-2 and run.repeat == 0 else 0.0
+    return [truth(run) + noise - lost] * 8
+
+
+def test_the_winner_of_a_race_comes_first_although_its_first_repeat_was_bad(tmp_path: Path) -> None:
+    """In the first repeat, the only one that all share, two others of its arm are better."""
+    space = {"alpha": (0.1, 1.0), "lr": (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+    other = Study(name="race", out=str(tmp_path), run=RUN, space=space, policy="race", repeats=8)
+    lines = play(other, unlucky_first)
+    save(other, lines)
+    ledger = Plan(other, lines).ledger
+    best = finalists(ledger)[0].states
+    assert [state.run.lr for state in best] == [1e-2, 1e-2]
+    for winner in best:
+        arm = [s for s in ledger.by_row if s.is_baseline == winner.is_baseline]
+        assert sum(state.scores[0] > winner.scores[0] for state in arm) == 2
+        assert min(len(state.scores) for state in arm) == 1
+    study = replace(other, policy="all", search="tpe", warm_start=str(other.folder))
+    found = best_of_other(study)
+    assert {run.config_id for run in found[:2]} == {state.run.config_id for state in best}
+    assert len(found) == 12
+
+
+def test_order_by_hand() -> None:
+    """Repeats' effects are removed: here repeat 1 is 8 points harder than repeat 0.
+
+    The differences of b and c are 4 and 12 points, so the effects are +4 and -4, and the adjusted
+    means are a 0.76, b 0.77, c 0.72. By the plain means (a 0.80, b 0.77) and by the common repeat
+    (a 0.80, b 0.79) a would come first.
+    """
+    study = Study(run=RUN, space={"lr": (0.1, 0.2, 0.3, 0.4)}, plain_share=0, repeats=2)
+    a, b, c, unscored = study.runs()
+    lines = []
+    for run, scores in ((a, [0.80]), (b, [0.79, 0.75]), (c, [0.78, 0.66])):
+        for repeat, score in enumerate(scores):
+            lines += scored(replace(run, repeat=repeat), score)
+    ledger = Plan(study, [*lines, start_of(unscored)]).ledger
+    assert [state.run.lr for state in ranked(ledger)] == [0.2, 0.1, 0.3]
+    # whoever was confirmed comes first
+    confirmed = Plan(study, [*lines, *scored(replace(c, repeat=1000), 0.7)]).ledger
+    assert [state.run.lr for state in ranked(confirmed)] == [0.3, 0.2, 0.1]
+
+
+def scored(run: Run, score: float) -> list[Line]:
+    """Return the records of a run with this accuracy in every epoch."""
+    plan = Plan(Study(run=RUN))
+    return [start_of(run), *rest_of(run, plan, lambda _: [score] * 8)]

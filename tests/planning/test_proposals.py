@@ -1,20 +1,35 @@
-"""Suggestions of the sampler: laws, and Optuna's own treatment of running trials."""
+"""What the sampler suggests: laws, running trials, log-odds, losses, and the export to Optuna."""
 
 import math
+import time
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import matplotlib
 import numpy as np
+import optuna
 import pytest
-from play import play, runs_of
+from play import play, play_and_crash, runs_of
+from scipy.special import logit
+from scipy.stats import kstest, uniform
 from simulated_runs import LISTS, RANGES, RUN, curve, make
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.planning import proposals
-from kdtune.planning.ledger import Arm
+from kdtune.planning.ledger import Arm, Ledger
 from kdtune.planning.plan import Plan
-from kdtune.planning.proposals import ConfigSampler
+from kdtune.planning.proposals import (
+    ConfigSampler,
+    _trial,
+    export,
+    parameter,
+    searched_distribution,
+    suggest,
+)
 
 DISTILLED = Arm(RUN.student, False)
 
@@ -122,3 +137,257 @@ def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash() -> None:
             assert run.config_id == line["config_id"]
             known.add(run.config_id)
     assert len(known) == 40
+
+
+# -- Ranges on the log-odds scale: the law of their samples, restarts, and what Optuna is given --
+
+
+ODDS = Range(0.001, 0.999, logit=True)
+STUDY = Study(run=RUN, search="tpe", samples=30, plain_share=0, space={"alpha": ODDS})
+
+
+def suggested(study: Study, count: int) -> list[float]:
+    """Return the alphas that a sampler suggests first; the recipe's default is left out."""
+    sampler = ConfigSampler(study)
+    runs = [sampler.suggest(number) for number in range(count + 1)]
+    return [run.alpha for run in runs[1:]]  # type: ignore[union-attr]
+
+
+def p_uniform(alphas: list[float], values: Range = ODDS) -> float:
+    """Return the p value of Kolmogorov and Smirnov's test against uniform log-odds."""
+    low, high = logit(values.low), logit(values.high)
+    return float(kstest(logit(alphas), uniform(low, high - low).cdf).pvalue)
+
+
+def test_random_samples_are_uniform_in_the_log_odds() -> None:
+    study = replace(STUDY, search="random", samples=400)
+    assert p_uniform(suggested(study, 300)) > 0.01
+    plain = replace(study, space={"alpha": Range(0.001, 0.999)})
+    assert p_uniform(suggested(plain, 300)) < 1e-10  # the test can fail
+
+
+def test_the_first_samples_of_tpe_are_uniform_in_the_log_odds() -> None:
+    """TPE begins with 10 random ones, here of 30 seeds; the first of each study is the default."""
+    seeds = (replace(STUDY, run=replace(RUN, seed=seed)) for seed in range(30))
+    alphas = [alpha for study in seeds for alpha in suggested(study, 9)]
+    assert p_uniform(alphas) > 0.01
+
+
+def test_suggestions_are_short_inside_the_range_and_distinct_near_both_ends() -> None:
+    study = replace(STUDY, search="random", samples=400)
+    alphas = suggested(study, 300)
+    assert len(set(alphas)) == 300 and all(ODDS.low <= alpha <= ODDS.high for alpha in alphas)
+    for alpha in alphas:
+        digits = f"{alpha:.12f}".rstrip("0").partition(".")[2]
+        rest = digits if alpha < 0.5 else digits.lstrip("9")
+        assert len(rest.lstrip("0")) <= 3, alpha
+        assert repr(alpha) == f"0.{digits}"
+    assert sum(alpha < 0.01 for alpha in alphas) > 30 < sum(alpha > 0.99 for alpha in alphas)
+
+
+@pytest.mark.parametrize("ends", [(5e-324, 0.5), (0.5, 1 - 2**-53), (0.12345678, 0.12345679)])
+def test_extreme_ends_are_kept(ends: tuple[float, float]) -> None:
+    values = Range(*ends, logit=True)
+    for end in ends:
+        odds = parameter(values, end)
+        fixed = optuna.trial.FixedTrial({"alpha": odds})
+        assert values.low <= suggest(fixed, "alpha", values) <= values.high  # type: ignore[arg-type]
+        assert searched_distribution(values)._contains(odds)
+
+
+def peaked(run: Run) -> list[float]:
+    """Return accuracies that are best at alpha = 0.004, by the distance in log-odds."""
+    odds = logit(min(max(run.alpha, 1e-4), 1 - 1e-4))
+    return [0.8 - 0.02 * abs(odds - logit(0.004))] * RUN.epochs
+
+
+def test_tpe_finds_a_small_alpha_and_repeats_its_suggestions_after_crashes() -> None:
+    study = replace(STUDY, repeats=1)
+    lines = play(study, peaked)
+    assert runs_of(play_and_crash(study, peaked)) == runs_of(lines)
+    alphas = [line["config"]["alpha"] for line in lines if line["kind"] == "start"]
+    near = [abs(logit(alpha) - logit(0.004)) < 1 for alpha in alphas[15:]]
+    assert np.mean(near) > 2 * 2 / (logit(0.999) - logit(0.001))  # twice what chance gives
+
+
+def test_the_sampler_holds_log_odds_and_the_export_true_values(tmp_path: Path) -> None:
+    study = replace(STUDY, plain_share=0.25, samples=8, repeats=1, out=str(tmp_path))
+    sampler = ConfigSampler(study)
+    run = sampler.suggest(1)
+    assert run is not None
+    (trial,) = [t for arm in sampler.arms.values() for t in arm.get_trials() if t.params]
+    assert trial.params == {"alpha": pytest.approx(logit(run.alpha), rel=1e-12)}
+    study.folder.mkdir(parents=True)
+    lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
+    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{export(study, lines)}")
+    configs = {line["config_id"]: line["config"] for line in lines if line["kind"] == "start"}
+    assert len(loaded.trials) == 8
+    for done in loaded.trials:
+        assert done.params["alpha"] == configs[done.user_attrs["config_id"]]["alpha"]
+        # the baseline lies outside the range
+        assert done.distributions["alpha"] == optuna.distributions.FloatDistribution(0.001, 1.0)
+
+
+# -- The loss searched together with the hyperparameters of each loss, and both temperatures --
+
+
+SOFTENED = {"temperature", "teacher_temperature"}
+TAKEN = {
+    "kl": SOFTENED,
+    "mse": set(),
+    "dkd": SOFTENED | {"dkd_alpha", "dkd_beta"},
+    "ls": SOFTENED,
+    "dist": SOFTENED | {"dist_beta", "dist_gamma"},
+    "nkd": SOFTENED | {"nkd_gamma"},
+    "kl+dist": SOFTENED | {"dist_beta", "dist_gamma", "loss_weight"},
+    "mse+mine:f": SOFTENED
+    | {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma", "nkd_gamma", "loss_weight"},
+}
+LOSS_RANGES = {
+    **{"temperature": Range(1, 20, log=True), "teacher_temperature": Range(1, 20, log=True)},
+    **{"dkd_alpha": Range(0, 2), "dkd_beta": Range(0, 8), "dist_beta": Range(0, 4)},
+    **{"dist_gamma": Range(0, 4), "nkd_gamma": Range(0, 3), "loss_weight": Range(0.1, 10)},
+}
+SPACE = {"loss": tuple(TAKEN), "alpha": Range(0, 0.9), **LOSS_RANGES}
+PAIRS = {"temperature": (1.0, 4.0), "teacher_temperature": (1.0, 4.0), "alpha": (0.5,)}
+
+
+def configurations_of(study: Study) -> list[Run]:
+    """Return the configurations that a study runs, each once."""
+    plan = Plan(study, play(study, curve))
+    return [state.run for state in plan.ledger.configs.values()]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_each_loss_has_its_own_hyperparameters(search: str) -> None:
+    run = replace(RUN, teacher_temperature=2.0)  # the default, which is always configurations_of
+    study = Study(run=run, search=search, samples=60, plain_share=0.1, repeats=1, space=SPACE)
+    runs = configurations_of(study)
+    assert {run.loss for run in runs if run.alpha != 1} == set(TAKEN)
+    for run in runs:
+        taken = set() if run.alpha == 1 else TAKEN[run.loss]
+        assert {name for name in LOSS_RANGES if run.config[name] is not None} == taken, run.loss
+        for name in taken:
+            assert LOSS_RANGES[name].low <= run.config[name] <= LOSS_RANGES[name].high
+
+
+def test_equal_temperatures_are_one_configuration() -> None:
+    runs = Study(run=RUN, space=PAIRS).runs()
+    found = [(r.config["temperature"], r.config["teacher_temperature"]) for r in runs]
+    assert found == [(1, None), (None, None), (1, 4), (4, 1), (4, None)]  # the second is alpha = 1
+    same = {t: replace(RUN, temperature=t, teacher_temperature=t) for t in (1.0, 2.5, 4)}
+    for temperature, run in same.items():
+        alone = replace(RUN, temperature=temperature)
+        assert (run.config, run.config_id) == (alone.config, alone.config_id)
+
+
+def test_a_study_of_one_temperature_keeps_its_configurations() -> None:
+    old = Study(run=RUN, space={"temperature": (1.0, 4.0)})
+    wide = replace(old, space={**PAIRS, "teacher_temperature": (1.0, 2.0, 4.0)})
+    assert wide.covers(old)
+    assert {run.config_id for run in old.runs()} < {run.config_id for run in wide.runs()}
+    assert not old.has_effect("teacher_temperature") and wide.has_effect("teacher_temperature")
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_search_finds_each_pair_of_temperatures_once(search: str) -> None:
+    study = Study(run=RUN, search=search, samples=20, plain_share=0, repeats=1, space=PAIRS)
+    lines = play(study, curve)
+    grid = replace(study, search="grid")
+    assert {c for c, _ in runs_of(lines)} == {r.config_id for r in grid.runs()}
+
+
+@pytest.mark.parametrize(
+    ("search", "run"), [("random", RUN), ("tpe", replace(RUN, teacher_temperature=9.0))]
+)
+def test_a_study_that_was_interrupted_makes_the_same_suggestions(search: str, run: Run) -> None:
+    """A None in the records is the value of temperature, whatever the base run has."""
+    space = {**PAIRS, "alpha": Range(0, 0.9), "loss": ("kl", "mse", "nkd")}
+    study = Study(run=run, search=search, samples=15, repeats=1, space=space)
+    lines, known = play(study, curve), set()
+    for at, line in enumerate(lines):
+        if line["kind"] == "start":
+            plan = Plan(study, lines[:at])
+            for state in plan.ledger.configs.values():
+                assert state.run.config_id in known  # the records name what they hold
+            suggestion = plan.next_run()
+            assert suggestion is not None and suggestion.config_id == line["config_id"]
+            known.add(suggestion.config_id)
+    assert len(known) == 15
+
+
+def test_the_default_has_the_temperature_nearest_to_the_students() -> None:
+    study = Study(run=RUN, search="random", space={"teacher_temperature": Range(5, 9)})
+    default = study.default
+    assert default is not None and default.config["teacher_temperature"] == 5  # RUN has T = 4
+    grid = Study(run=RUN, space={"teacher_temperature": (1.0, 4.0)})
+    assert grid.default.config["teacher_temperature"] is None  # type: ignore[union-attr]
+
+
+def test_optuna_sees_the_temperature_in_place_of_none() -> None:
+    study = Study(run=RUN, space=PAIRS, repeats=1)
+    plan = Plan(study, play(study, curve))
+    trials = [_trial(study, state, [0.0]) for state in plan.ledger.by_row]
+    pairs = {tuple(t.params[n] for n in PAIRS if n in t.params) for t in trials}
+    assert pairs == {(1, 1, 0.5), (1, 4, 0.5), (4, 1, 0.5), (4, 4, 0.5), (1,)}
+
+
+def test_none_is_no_value_of_a_space() -> None:
+    words = "teacher_temperature must be searched among numbers, but got None; .* temperature"
+    with pytest.raises(InputError, match=words):
+        Study(space={"teacher_temperature": (None, 1.0)})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="teacher_temperature is searched, but has no effect in"):
+        Study(run=Run(loss="mse"), space={"teacher_temperature": (1.0, 4.0)})
+    with pytest.raises(InputError, match="loss_weight is searched, but has no effect in any"):
+        Study(space={"loss_weight": (1.0, 4.0), "loss": ("kl", "mine:f")})
+
+
+# -- optuna.db of simulated studies, read by Optuna itself --
+
+
+matplotlib.use("Agg")
+
+
+@pytest.mark.parametrize(("search", "space"), [("grid", LISTS), ("tpe", RANGES)])
+def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> None:
+    study = make(search, space, "all")
+    study = replace(study, out=str(tmp_path))
+    study.folder.mkdir(parents=True)
+    lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
+    file = export(study, lines)
+    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
+    ledger = Ledger(study)
+    for line in lines:
+        ledger.add_record(line)
+    assert len(loaded.trials) == len(ledger.configs)
+    for trial in loaded.trials:
+        state = ledger.configs[trial.user_attrs["config_id"]]
+        scores = list(state.scores.values())
+        assert trial.value == pytest.approx(np.mean(scores))
+        assert trial.user_attrs["sd"] == pytest.approx(np.std(scores, ddof=1))
+        assert trial.user_attrs["n"] == 4
+        assert [trial.user_attrs[f"repeat/{r}"] for r in range(4)] == scores
+        assert trial.params["lr"] == state.run.lr and trial.params["alpha"] == state.run.alpha
+        assert ("temperature" in trial.params) == (search == "tpe" and not state.is_baseline)
+        assert trial.duration is not None and trial.duration.total_seconds() > 0
+    assert set(optuna.importance.get_param_importances(loaded)) >= {"lr", "alpha"}
+    with warnings.catch_warnings(action="ignore"):  # experimental
+        optuna.visualization.matplotlib.plot_slice(loaded, params=["lr"])
+    again = f"sqlite:///{export(study, lines)}"  # replaces the file, adds nothing to it
+    same = optuna.load_study(study_name=study.name, storage=again)
+    assert len(same.trials) == len(loaded.trials)
+
+
+def test_failed_and_pruned_configurations(tmp_path: Path) -> None:
+    study = make("grid", LISTS, "race", stop_early=True)
+    study = replace(study, out=str(tmp_path))
+    study.folder.mkdir(parents=True)
+
+    def faulty(run: Run) -> list[float] | None:
+        return None if run.lr == 1e-1 else curve(run)
+
+    lines = [line | {"time": time.time()} for line in play(study, faulty)]
+    ids = {line["config_id"] for line in lines if line.get("status") == "failed"}
+    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{export(study, lines)}")
+    failed = [t for t in loaded.trials if t.state == optuna.trial.TrialState.FAIL]
+    assert {trial.user_attrs["config_id"] for trial in failed} == ids

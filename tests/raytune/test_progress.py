@@ -31,8 +31,6 @@ from kdtune.raytune.progress import (
 )
 from kdtune.streams.cache import Cache
 
-KINDS = ("output", "update", "update")
-
 
 def shown(plan: Plan) -> str:
     console = Console(file=io.StringIO(), width=120)
@@ -68,11 +66,6 @@ def test_whether_it_is_decided() -> None:
     small = replace(study, budget="14runs")
     plan = Plan(small, play(small, curve))
     assert ", not decided (always-valid p" in describe_state(plan)
-
-
-def test_a_study_that_has_not_begun() -> None:
-    plan = Plan(make("grid", LISTS, "all"))
-    assert describe_state(plan) == "" and "lr" in shown(plan)
 
 
 def test_lines_where_there_is_no_terminal(capsys) -> None:  # type: ignore[no-untyped-def]
@@ -121,33 +114,11 @@ def test_a_notebook_has_one_output_that_is_replaced(in_notebook, capsys) -> None
     assert "val acc 0.7\n" not in texts[-1] and "\x1b" not in "".join(texts)
 
 
-def test_failed_runs_keep_their_line_in_a_notebook(in_notebook, capsys) -> None:  # type: ignore[no-untyped-def]
-    with ProgressDisplay(Plan(make("grid", LISTS, "all")), Cache(gigabytes=0)) as display:
-        display.advance("  alpha 0.1, repeat 0: val acc 0.7")
-        display.advance("  alpha 0.1, repeat 1: out of memory", failed=True)
-        for epoch in range(3):
-            display.print_epoch(f"  epoch {epoch}")
-    assert capsys.readouterr().out == "  alpha 0.1, repeat 1: out of memory\n"
-    assert in_notebook[:3] == [(kind, f"  epoch {i}") for i, kind in enumerate(KINDS)]
-
-
 def test_a_recipe_is_folded_in_a_notebook(in_notebook, capsys) -> None:  # type: ignore[no-untyped-def]
     print_recipe("Recipe of <runs>:", ["  setting  value", "  data     a & b"])
     ((kind, html),) = in_notebook
     assert kind == "output" and html.startswith("<details><summary>Recipe of &lt;runs&gt;:</sum")
     assert "a &amp; b" in html and capsys.readouterr().out == ""
-
-
-def test_a_recipe_is_printed_elsewhere(capsys) -> None:  # type: ignore[no-untyped-def]
-    print_recipe("Recipe:", ["  setting"])
-    assert capsys.readouterr().out == "Recipe:\n  setting\n"
-
-
-def test_outside_notebooks_every_run_has_a_line(capsys) -> None:  # type: ignore[no-untyped-def]
-    with ProgressDisplay(Plan(make("grid", LISTS, "all")), Cache(gigabytes=0)) as display:
-        display.advance("  alpha 0.1: val acc 0.7")
-        display.print_epoch("  epoch 0")
-    assert capsys.readouterr().out == "  alpha 0.1: val acc 0.7\n  epoch 0\n"
 
 
 SCRIPT = """#!/bin/sh
@@ -199,14 +170,6 @@ def test_a_study_that_an_error_ends_gives_the_reason_and_raises(
     assert reason in Path("stdin.txt").read_text()
 
 
-def test_a_study_without_a_completed_run_has_failed(study: Study, tmp_path: Path) -> None:
-    (study.folder / "epochs" / "00000.jsonl").unlink()
-    folders.write_records(study.folder, {folders.at(0.5): [0.5]}, {folders.at(0.5): "failed"})
-    with notified("./tell.sh", study):
-        pass
-    assert Path("variables.txt").read_text().split()[-1] == "failed"
-
-
 def test_no_text_of_the_verdict_is_run(study: Study) -> None:
     evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
     notify.notify("./tell.sh", study, StudyOutcome("failed", evil), print)
@@ -233,19 +196,6 @@ def test_a_command_that_fails_or_hangs_is_a_warning(
         pass
     assert len(said) == 1 and said[0].startswith("warning: --notify") and reason in said[0]
     assert time.monotonic() - began < 20
-
-
-def test_neither_unread_input_nor_a_process_in_the_background_delays_it(study: Study) -> None:
-    began = time.monotonic()
-    long = StudyOutcome(
-        "completed", "x" * 1_000_000
-    )  # more than a pipe holds, or a variable may have
-    notify.notify("sleep 50 & echo $! > pid", study, long, pytest.fail)
-    assert time.monotonic() - began < 20
-    import os
-    import signal
-
-    os.kill(int(Path("pid").read_text()), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("words", [["--notify", "curl SECRET"], ["--notify=curl SECRET"]])

@@ -53,12 +53,6 @@ def test_a_copy_is_the_module_bit_for_bit() -> None:
     assert copy.preprocessing == net.preprocessing
 
 
-def test_copies_are_as_large_as_the_weights() -> None:
-    net = nn.Linear(1000, 1000)
-    net.again = net.weight
-    assert len(freeze(net)) < 4 * 1001 * 1000 + 10_000
-
-
 def closing_over(value: Any) -> Callable[[int], nn.Module]:
     return lambda classes: value if isinstance(value, nn.Module) else nn.Linear(2, classes)
 
@@ -164,16 +158,6 @@ def test_other_machines_need_names(
     only_model = replace(study, run=replace(study.run, data="fashion"))
     with pytest.raises(InputError, match=r"teacher=\w+; .*teacher=\"my_module:my_function\""):
         freeze_objects(only_model, ray_init)
-
-
-def test_names_alone_go_anywhere() -> None:
-    study = Study(address="auto", run=Run(student=factories.tiny_student))
-    assert freeze_objects(study) is study
-
-
-def test_this_machine_may_be_named() -> None:
-    study = study_of(factories.tiny_teacher(10), factories.tiny_student)
-    assert freeze_objects(study, {"address": "local", "num_cpus": 2}).run.objects
 
 
 # -- Ray's object store ------------------------------------------------------------------------

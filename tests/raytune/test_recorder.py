@@ -20,7 +20,7 @@ from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_LOST_MACHINES, Recorder
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import Mirror, RecordsUploader
-from kdtune.storage.records import Records, list_parts, read_lines
+from kdtune.storage.records import Records, read_lines
 from kdtune.streams.cache import Cache
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
@@ -146,7 +146,7 @@ def test_records_that_are_deleted_end_the_study_at_the_next_step(
     """Tune would print what a callback for a trial raises, and go on."""
     searcher = RepeatSearcher(recorder.plan, lambda: 2)
     trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
-    (part,) = list_parts(recorder.study.folder / EPOCHS)
+    (part,) = (recorder.study.folder / EPOCHS).iterdir()
     part.unlink()
     recorder.on_trial_complete(0, [], trial)
     recorder.on_trial_start(0, [], trial)

@@ -60,19 +60,6 @@ def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(ended: Ended, r
     assert ended and "Ray's process raylet has ended" in ended[0]
 
 
-def test_a_slow_end_of_ray_is_not_its_loss(
-    ended: Ended, raylet: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow() -> None:
-        raylet.process.kill()
-        time.sleep(POLL + 2 * GRACE)
-
-    monkeypatch.setattr(ray, "shutdown", slow)
-    with ended_if_ray_is_lost():
-        pass
-    assert ended == []
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
     name: str, raylet: Any
@@ -93,20 +80,6 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
         session._arrived.clear()
     with pytest.raises(RayLostError):
         check_local_ray()
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_background_job_which_ignores_ctrl_c_ends_all_the_same(name: str) -> None:
-    """A shell lets the commands that a script starts with & ignore SIGINT."""
-    number = getattr(signal, name)
-    before = signal.signal(number, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with pytest.raises(KeyboardInterrupt), session.signals_as_ctrl_c():
-            signal.raise_signal(number)
-    finally:
-        for one, handler in zip((number, signal.SIGINT), before, strict=True):
-            signal.signal(one, handler)
-        session._arrived.clear()
 
 
 @pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
@@ -169,19 +142,3 @@ def test_a_silence_and_its_end_are_said_once(folder: Path, answers: threading.Ev
         assert said[1] == f"{folder} answers again; the study goes on"
         time.sleep(2 * SILENT)
     assert len(said) == 2
-
-
-def test_a_folder_that_answers_with_an_error_is_not_silent(folder: Path) -> None:
-    said: list[str] = []
-    (folder / LOCK).unlink()
-    with folder_watch(folder, said.append):
-        time.sleep(3 * SILENT)
-    assert said == [] and list(folder.iterdir()) == []
-
-
-def test_a_silent_folder_does_not_delay_the_end(folder: Path, answers: threading.Event) -> None:
-    answers.clear()
-    began = time.monotonic()
-    with folder_watch(folder, lambda line: None):
-        time.sleep(2 * SILENT)
-    assert time.monotonic() - began < 10 * SILENT

@@ -8,17 +8,16 @@ import pytest
 from s3_service import S3
 from tiny_run import TINY
 
-from kdtune.config.files import COSTS, STUDY, TEACHER_ACCURACY
+from kdtune.config.files import STUDY, TEACHER_ACCURACY
 from kdtune.config.records import read_costs, read_teacher_accuracy, write_costs
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.raytune import teachers
 from kdtune.raytune import teachers as costs
-from kdtune.raytune.folder import FINISHED
 from kdtune.raytune.machines import TrialResources
 from kdtune.raytune.teachers import measure_before_ray
-from kdtune.storage.mirror import READ, Mirror, fetch
+from kdtune.storage.mirror import Mirror, fetch
 from kdtune.training.recipe import resolve_study
 
 ONE_CORE = TrialResources(1, 0)
@@ -141,7 +140,3 @@ def test_a_model_that_cannot_be_measured_is_a_warning(
     assert [cost.role for cost in read_costs(study.folder)] == ["student"]
     reason = f"the cost of the teacher {TINY.teacher} cannot be measured (out of memory)"
     assert said[1:] == [f"warning: {reason}"]
-
-
-def test_costs_are_kept_on_an_object_store_and_read_from_there() -> None:
-    assert COSTS in FINISHED and COSTS in READ

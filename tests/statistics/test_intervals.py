@@ -4,16 +4,26 @@ The sleep data are Student's (1908), with the numbers that R documents for its t
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import binomtest
 
 from kdtune.statistics.intervals import (
+    Components,
+    binomial_p,
+    chance_level,
+    components,
+    corrected_resampled,
+    crossed,
     mean_interval,
+    over_repeats,
     paired_difference,
+    teacher_share,
     unpaired_difference,
     wilson_interval,
 )
@@ -243,3 +253,252 @@ def test_the_t_interval_covers_what_it_says(n: int) -> None:
     covered = np.mean([i.low <= 0.3 <= i.high for i in intervals])
     four_standard_errors = 4 * math.sqrt(0.95 * 0.05 / len(samples))
     assert covered == exact(0.95, abs=four_standard_errors)
+
+
+# -- The test of an accuracy against chance: numbers worked by hand, and scipy's own test --
+
+
+def test_worked_by_hand() -> None:
+    # 3 or 4 of 4 with a fair coin: (4 + 1) / 16
+    assert binomial_p(3, 4, 0.5) == pytest.approx(5 / 16, rel=1e-12)
+    # 2 of 2 where one in three is right
+    assert binomial_p(2, 2, 1 / 3) == pytest.approx(1 / 9, rel=1e-12)
+    assert binomial_p(0, 4, 0.5) == 1.0
+    assert binomial_p(4, 4, 1.0) == 1.0  # one class only: nothing can be better than chance
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "chance"), [(55, 500, 0.1), (90, 153, 0.542), (1, 9, 0.1)]
+)
+def test_as_scipy(correct: int, n: int, chance: float) -> None:
+    want = binomtest(correct, n, chance, alternative="greater").pvalue
+    assert binomial_p(correct, n, chance) == pytest.approx(want, rel=1e-9)
+
+
+def test_chance_is_the_largest_class_or_one_in_k() -> None:
+    assert chance_level(80, 100, 10) == 0.8
+    assert chance_level(1, 20, 10) == 0.1  # few examples: no class of a split can be rarer
+
+
+# -- Estimates over repeats and images, against hand-worked numbers, a reference and their law --
+
+
+TABLE = np.array([[1.0, 0.0, 2.0, 1.0], [0.0, 0.0, 1.0, 3.0], [2.0, 1.0, 3.0, 4.0]])
+"""3 repeats of 4 images."""
+
+
+def test_a_table_worked_by_hand() -> None:
+    """Mean squares 9.5/2 = 3, 4.75 ... of `TABLE`, computed with fractions."""
+    # means: rows 1, 1, 5/2; columns 1, 1/3, 2, 8/3; all 3/2
+    ms_repeat = 4 * (0.25 + 0.25 + 1) / 2
+    ms_image = 3 * (1 / 4 + 49 / 36 + 1 / 4 + 49 / 36) / 3
+    total = sum((x - 1.5) ** 2 for x in TABLE.ravel())
+    ms_rest = (total - 2 * ms_repeat - 3 * ms_image) / 6
+    variance = (ms_repeat + ms_image - ms_rest) / 12
+    df = variance**2 / (
+        (ms_repeat / 12) ** 2 / 2 + (ms_image / 12) ** 2 / 3 + (ms_rest / 12) ** 2 / 6
+    )
+    estimate = crossed(TABLE)
+    assert estimate.mean == pytest.approx(1.5)
+    assert estimate.error == pytest.approx(math.sqrt(variance))
+    assert estimate.df == pytest.approx(max(df, 2))
+    low, high = estimate.interval(0.9)
+    half = stats.t.ppf(0.95, estimate.df) * estimate.error
+    assert (low, high) == (pytest.approx(1.5 - half), pytest.approx(1.5 + half))
+    p = 2 * stats.t.sf(1.5 / estimate.error, estimate.df)
+    p_here = 2 * stats.t.sf(1.5 / math.sqrt(ms_repeat / 12), 2)
+    assert estimate.p == pytest.approx(max(p, p_here))
+    parts = components(TABLE)
+    assert parts.repeat == pytest.approx((ms_repeat - ms_rest) / 4)
+    assert parts.image == pytest.approx((ms_image - ms_rest) / 3)
+    assert parts.rest == pytest.approx(ms_rest)
+    assert parts.error(3, 4) == pytest.approx(estimate.error)
+    assert sum(parts.shares(3, 4)) == pytest.approx(1)
+
+
+def test_over_repeats_is_the_t_test_of_scipy() -> None:
+    sample = np.random.default_rng(0).normal(0.3, 1, 7)
+    reference, estimate = stats.ttest_1samp(sample, 0), over_repeats(sample)
+    interval = reference.confidence_interval(0.95)
+    assert estimate.p == pytest.approx(reference.pvalue)
+    assert estimate.interval() == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_two_repeats_give_no_interval(repeats: int) -> None:
+    table = np.random.default_rng(0).normal(size=(repeats, 9))
+    for estimate in (crossed(table), over_repeats(table.mean(1))):
+        assert estimate.mean == pytest.approx(table.mean())
+        assert all(map(math.isnan, (estimate.error, estimate.p, *estimate.interval())))
+
+
+def test_equal_numbers_give_no_interval() -> None:
+    """Nothing varies, so that nothing is known about new repeats."""
+    for table in (np.zeros((6, 5)), np.full((6, 5), 0.1)):
+        assert math.isnan(crossed(table).error) and math.isnan(over_repeats(table.mean(1)).error)
+
+
+def test_equal_repeats_still_vary_over_images() -> None:
+    """Six equal differences, each of the same image: the error is that of the images."""
+    row = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    estimate = crossed(np.tile(row, (6, 1)))
+    assert estimate.error == pytest.approx(row.std(ddof=1) / math.sqrt(5))
+    assert math.isnan(over_repeats(np.tile(row, (6, 1)).mean(1)).error)
+
+
+def test_new_images_never_narrow_an_interval() -> None:
+    """Repeats that dominate: the interval is Student's over repeats, and p is its p value."""
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        table = rng.normal(0, 1, (4, 1)) + rng.normal(0, 1, (4, 30))
+        reference = stats.ttest_1samp(table.mean(1), 0)
+        estimate = crossed(table)
+        for level in (0.95, 0.998):
+            alone = reference.confidence_interval(level)
+            low, high = estimate.interval(level)
+            assert low <= alone.low + 1e-12 and high >= alone.high - 1e-12
+        assert estimate.p >= reference.pvalue * (1 - 1e-9)
+
+
+def test_far_tails_hold_their_level_with_few_repeats() -> None:
+    """4 repeats vary 10 times as much as the images: errors at 1 % stay below 1.4 %, not 2 %."""
+    rng, draws = np.random.default_rng(4), 4000
+    repeat, image = rng.normal(0, math.sqrt(10), (draws, 4, 1)), rng.normal(0, 5, (draws, 1, 25))
+    found = sum(crossed(own).p < 0.01 for own in repeat + image)
+    assert found / draws < 0.014
+
+
+@pytest.mark.parametrize(("repeats", "images"), [(4, 153), (8, 500), (16, 153)])
+def test_intervals_cover_the_mean_of_the_population(repeats: int, images: int) -> None:
+    """1,500 draws of normal effects: at least 94 %, where repeats alone cover at most 90 %."""
+    rng, true, draws = np.random.default_rng(repeats), Components(0.02, 3.0, 1.0), 1500
+    covered = alone = 0
+    for _ in range(draws):
+        table = rng.normal(0, math.sqrt(true.repeat), (repeats, 1))
+        table = table + rng.normal(0, math.sqrt(true.image), images)
+        table = table + rng.normal(0, math.sqrt(true.rest), (repeats, images))
+        low, high = crossed(table).interval()
+        covered += low <= 0 <= high
+        low, high = over_repeats(table.mean(1)).interval()
+        alone += low <= 0 <= high
+    assert 0.935 <= covered / draws <= 0.985
+    assert alone / draws <= 0.9
+
+
+def test_degrees_of_freedom_of_a_design() -> None:
+    """Those of the table whose components these are; without images those of the t test."""
+    parts, estimate = components(TABLE), crossed(TABLE)
+    assert parts.df(3, 4) == pytest.approx(estimate.df)
+    alone = Components(4.0, math.nan, math.nan)
+    assert (alone.df(9, math.nan), alone.error(9, math.nan)) == (8, pytest.approx(2 / 3))
+    images = Components(1.0, 2.0, 3.0)
+    assert images.df(math.inf, 50) == pytest.approx(49)
+    assert images.error(math.inf, 50) == pytest.approx(0.2)
+    assert Components(1.0, 0.0, 0.0).df(6, 1000) == pytest.approx(5)
+
+
+# -- Repeats that vary the train/val split or the teacher: coverage by simulation, and hand work --
+
+
+EXAMPLES, CLASSES, FEATURES, FOLDS, REPEATS = 100, 2, 6, 10, 15
+SHIFT = 0.45
+"""Half of the distance of the two classes in each feature."""
+
+
+def draw(rng: np.random.Generator, data_sets: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return features [data_sets, n, FEATURES] and classes -1 or 1 [data_sets, n], half each."""
+    y = np.tile(np.repeat([-1.0, 1.0], n // 2), (data_sets, 1))
+    x = rng.normal(size=(data_sets, n, FEATURES)) + SHIFT * y[:, :, None]
+    return x, y
+
+
+def directions(x: np.ndarray, y: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the discriminants of nearest mean and of ridge regression, [..., FEATURES].
+
+    The classes are symmetric about 0, so neither needs an intercept.
+    """
+    own, signs = x[:, train], y[:, train]
+    mean = np.einsum("dn,dnf->df", signs, own) / len(train)
+    gram = np.einsum("dnf,dng->dfg", own, own) + np.eye(FEATURES)
+    ridge = np.linalg.solve(gram, np.einsum("dn,dnf->df", signs, own)[..., None])[..., 0]
+    # nearest mean has half of the features, so that the two differ
+    return np.concatenate([mean[:, :3], 0 * mean[:, 3:]], 1), ridge
+
+
+def accuracy(direction: np.ndarray) -> np.ndarray:
+    """Return the exact accuracy on new data: Phi of the projected shift over the norm."""
+    return stats.norm.cdf(SHIFT * direction.sum(-1) / np.linalg.norm(direction, axis=-1))
+
+
+def folds(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield train and val of each repeat: stratified folds, a new partition after all of them."""
+    half = EXAMPLES // 2
+    for repeat in range(REPEATS):
+        if repeat % FOLDS == 0:
+            fold = np.concatenate([rng.permutation(half) % FOLDS for _ in range(CLASSES)])
+        is_val = fold == repeat % FOLDS
+        yield np.flatnonzero(~is_val), np.flatnonzero(is_val)
+
+
+def test_corrected_intervals_cover_and_naive_ones_do_not() -> None:
+    """10 folds, 15 repeats, 4,000 data sets; the truth is the mean accuracy difference on new data
+    of models trained on as many examples as each train has, computed exactly.
+    """
+    rng, data_sets = np.random.default_rng(0), 4000
+    x, y = draw(rng, data_sets, EXAMPLES)
+    own = np.empty((data_sets, REPEATS))
+    true = np.empty_like(own)
+    for repeat, (train, val) in enumerate(folds(rng)):
+        one, other = directions(x, y, train)
+        hits = [
+            (np.einsum("df,dnf->dn", w, x[:, val]) * y[:, val] > 0).mean(1) for w in (one, other)
+        ]
+        own[:, repeat] = hits[0] - hits[1]
+        true[:, repeat] = accuracy(one) - accuracy(other)
+    truth = true.mean()
+    quantile = stats.t.ppf(0.975, REPEATS - 1)
+    corrected = [corrected_resampled(d, 1 / (FOLDS - 1)) for d in own]
+    covers = np.mean([abs(e.mean - truth) <= quantile * e.error for e in corrected])
+    naive_error = own.std(1, ddof=1) / math.sqrt(REPEATS)
+    naive = np.mean(abs(own.mean(1) - truth) <= quantile * naive_error)
+    assert covers >= 0.94
+    assert naive < 0.9
+
+
+def test_by_hand() -> None:
+    """Differences 1, 2, 3: s^2 = 1; (1/3 + 1/6) s^2 = 1/2."""
+    found = corrected_resampled([1, 2, 3], 1 / 6)
+    assert (found.mean, found.error, found.df) == pytest.approx((2, math.sqrt(0.5), 2))
+    assert corrected_resampled([1, 2, 3], 0).error == pytest.approx(stats.sem([1, 2, 3]))
+    for none in ([1], [1, 2], [2, 2, 2], [0.1] * 3):  # too few, or nothing varies
+        assert math.isnan(corrected_resampled(none, 0.1).error)
+
+
+def test_share_of_teachers_by_hand_and_with_the_f_test_of_scipy() -> None:
+    """Groups 1, 3 | 5, 7: MSB = 16, MSW = 2, n0 = 2: between = 7, share = 7/9."""
+    found = teacher_share([1, 5, 3, 7], [0, 1, 0, 1])
+    assert found is not None and found.share == pytest.approx(7 / 9) and found.f == 8
+    assert (found.teachers, found.n) == (2, 4)
+    rng, teachers = np.random.default_rng(1), [r % 3 for r in range(8)]  # 3, 3 and 2 repeats
+    x = rng.normal(size=8)
+    groups = [x[[t == g for t in teachers]] for g in range(3)]
+    found, want = teacher_share(x, teachers), stats.f_oneway(*groups)
+    assert found is not None and (found.f, found.p) == pytest.approx((want.statistic, want.pvalue))
+    assert found.share >= 0
+
+
+def test_share_of_teachers_in_simulation() -> None:
+    """sd 2 between and 1 within is a share of 0.8; without teachers p is below 0.05 in 5 %."""
+    rng, teachers = np.random.default_rng(2), [r % 40 for r in range(160)]
+    effects = 2 * rng.normal(size=40)
+    found = teacher_share([effects[t] for t in teachers] + rng.normal(size=160), teachers)
+    assert found is not None and found.share == pytest.approx(0.8, abs=0.06) and found.p < 1e-9
+    none = [teacher_share(rng.normal(size=12), [r % 4 for r in range(12)]) for _ in range(1000)]
+    rate = np.mean([found is not None and found.p < 0.05 for found in none])
+    assert rate == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 1000))
+
+
+def test_no_share_without_replication_or_variance() -> None:
+    assert teacher_share([1, 2, 3], [0, 1, 2]) is None
+    assert teacher_share([1, 2, 3], [0, 0, 0]) is None
+    assert teacher_share([0.1] * 4, [0, 1, 0, 1]) is None

@@ -1,12 +1,26 @@
-"""Writer and reader of records."""
+"""Records: writer, reader, what is refused, escaped and kept."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import kdtune
 from kdtune.config.run import Run
-from kdtune.storage.records import Records, read_lines
+from kdtune.config.text import InputError
+from kdtune.storage.records import (
+    Records,
+    pack_correct,
+    provenance_faults,
+    read_lines,
+    read_provenance,
+    read_study,
+    unpack_correct,
+)
 
 
 def test_records_are_closed_by_their_context(tiny: Run, tmp_path: Path) -> None:
@@ -50,3 +64,215 @@ def test_a_trial_without_its_last_epochs_did_not_complete(tiny: Run, tmp_path: P
             records.end(tiny, 0, "completed")
         kinds = [line["kind"] for line in read_lines(folder)[0]]
         assert kinds == ["start", *["epoch"] * epochs, *["end"] * ends]
+
+
+# -- Correctness of each example as text: a round trip, a hand-worked text, damage --
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 500])
+def test_round_trip(count: int) -> None:
+    correct = np.random.default_rng(count).uniform(size=count) < 0.7
+    text = pack_correct(correct)
+    assert len(text) <= count / 6 + 4
+    got = unpack_correct({"n_examples": count, "correct": text})
+    assert got is not None and got.dtype == bool and got.tolist() == correct.tolist()
+
+
+def test_by_hand() -> None:
+    # the bits 10100000 1 (then seven zeros of padding) are the bytes a0 80, in base64 oIA=
+    assert pack_correct([True, False, True, False, False, False, False, False, True]) == "oIA="
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"n_examples": 9},  # an older version
+        {"n_examples": 9, "correct": None},
+        {"n_examples": 17, "correct": "oIA="},  # three bytes
+        {"n_examples": 9, "correct": "not base64"},
+        {"correct": "oIA="},
+    ],
+)
+def test_records_that_lack_it(line: dict) -> None:
+    assert unpack_correct(line) is None
+
+
+# -- The one reader of a study's JSON files: what it refuses, what it escapes, what it keeps --
+
+
+OLD = ["study_v0_1", "study_schema_2", "study_schema_3"]
+DATA = Path(__file__).parents[1] / "data"
+DEEP = "[" * 100_000
+PART = "epochs/00000.jsonl"
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def copy_of(name: str, folder: Path) -> Path:
+    return shutil.copytree(DATA / name, folder / name)
+
+
+def spoil(folder: Path, kind: str, change: Change, split: str = "val") -> str:
+    """Change the first record of a kind, and return its place."""
+    file = folder / PART
+    lines = [json.loads(text) for text in file.read_text("utf-8").splitlines()]
+    fits = (n for n, x in enumerate(lines) if x["kind"] == kind and x.get("split", split) == split)
+    number = next(fits)
+    changed = change(lines[number])
+    texts = [json.dumps(line) for line in lines]
+    texts[number] = changed if isinstance(changed, str) else json.dumps(lines[number])
+    file.write_text("\n".join(texts) + "\n", "utf-8")
+    return f"00000.jsonl:{number + 1}"
+
+
+def set_to(**values: Any) -> Change:
+    return lambda line: line.update(values)
+
+
+def without(name: str) -> Change:
+    return lambda line: line.pop(name) and None
+
+
+EPOCHS = {
+    "an accuracy of 2": set_to(acc=2.0),
+    "an accuracy that is true": set_to(acc=True),
+    "an infinite loss": lambda line: json.dumps(line | {"loss": float("inf")}),
+    "a loss that is no number": lambda line: json.dumps(line | {"loss": float("nan")}),
+    "an epoch after the last": set_to(epoch=7),
+    "negative seconds": set_to(seconds=-1.0),
+    "another split": set_to(split="vall"),
+    "a trial that is a path": set_to(trial_id="../../../etc"),
+    "a trial of another repeat": set_to(repeat=3),
+    "an unknown kind": set_to(kind="epochs"),
+    "a list": lambda line: "[1, 2]",
+    "deep nesting": lambda line: DEEP,
+    "half a record": lambda line: json.dumps(line)[:40],
+    "bytes of another file": lambda line: "\x00\x01\x02PAR1",
+}
+
+
+@pytest.mark.parametrize("change", EPOCHS.values(), ids=EPOCHS)
+def test_an_epoch_that_cannot_be_right_is_skipped_and_said(change: Change, tmp_path: Path) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    whole = kdtune.load(folder)
+    place = spoil(folder, "epoch", change)
+    results = kdtune.load(folder)
+    assert results.frames.incomplete == [place]
+    assert f"unreadable record skipped: {place}" in results.warnings
+    assert len(results.frames.epochs) == len(whole.frames.epochs) - 1
+    assert results.text() and "nan" not in results.verdict()
+
+
+STARTS = {
+    "a value out of range": lambda line: line["config"].update(alpha=7),
+    "a value of another configuration": lambda line: line["config"].update(alpha=0.25),
+    "no configuration": without("config"),
+    "an escape for a terminal": lambda line: line["config"].update(student="\x1b[2J"),
+    "an unknown phase": set_to(phase="later"),
+}
+
+
+@pytest.mark.parametrize("change", STARTS.values(), ids=STARTS)
+def test_a_trial_whose_start_is_wrong_is_left_out_and_runs_again(
+    change: Change, tmp_path: Path
+) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    whole = kdtune.load(folder)
+    lost = read_lines(folder)[0][0]["trial_id"]
+    place = spoil(folder, "start", change)
+    results = kdtune.load(folder)
+    assert results.frames.incomplete == [place]
+    assert set(whole.trials.trial_id) - set(results.trials.trial_id) == {lost}
+    lines, _ = read_lines(folder, results.study)
+    assert lost not in {line.get("trial_id") for line in lines}  # so the plan runs it again
+
+
+ENDS = {
+    "an unknown status": set_to(status="done"),
+    "no error": without("error"),
+}
+
+
+@pytest.mark.parametrize("change", ENDS.values(), ids=ENDS)
+def test_a_trial_whose_end_is_wrong_has_not_ended(change: Change, tmp_path: Path) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    place = spoil(folder, "end", change)
+    results = kdtune.load(folder)
+    assert results.frames.incomplete == [place]
+    assert list(results.trials.status).count("truncated") == 1
+
+
+def test_texts_of_records_are_escaped(tmp_path: Path) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    spoil(folder, "end", set_to(status="failed", error="\x1b]0;owned\x07\u202e", node="a\nb"))
+    trials = kdtune.load(folder).trials
+    (failed,) = trials[trials.status == "failed"].itertuples()
+    assert failed.error == r"\x1b]0;owned\x07\u202e" and failed.node == r"a\nb"
+
+
+@pytest.mark.parametrize("name", ["copy of 00000.jsonl", "00000 (1).jsonl", "x.jsonl", "-1.jsonl"])
+def test_copies_of_records_are_not_read(name: str, tmp_path: Path) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    lines = read_lines(folder)
+    (folder / "epochs" / name).write_bytes((folder / PART).read_bytes())
+    assert read_lines(folder) == (lines[0], [name])
+
+
+STUDIES = {
+    "a list": b"[]",
+    "no text": b"\xff\xfe\x00",
+    "deep nesting": DEEP.encode(),
+    "a schema of text": b'{"schema": "four", "space": {}, "run": {}}',
+    "no space": b'{"schema": 4, "run": {}, "fingerprints": {}}',
+    "a space of numbers": b'{"schema": 4, "run": {}, "space": {"alpha": 1}, "fingerprints": {}}',
+    "fingerprints of numbers": b'{"schema": 4, "run": {}, "space": {}, "fingerprints": {"a": 1}}',
+    "an unknown field": b'{"schema": 4, "space": {}, "run": {}, "fingerprints": {}, "speed": 1}',
+    "an infinite value": b'{"schema": 4, "space": {}, "run": {"lr": 1e999}, "fingerprints": {}}',
+    "a name that is a path": b'{"schema": 4, "space": {}, "run": {}, "name": ".."}',
+}
+
+
+@pytest.mark.parametrize("text", STUDIES.values(), ids=STUDIES)
+def test_a_study_file_that_is_none_is_one_sentence(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_bytes(text)
+    with pytest.raises(InputError, match=r"study\.json is not a study") as error:
+        read_study(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+PROVENANCES = {
+    "classes of numbers": (set_to(classes=[1, 2]), "classes"),
+    "versions that are a list": (set_to(versions=["torch"]), "versions"),
+    "data that are text": (set_to(data_set="images"), "data_set"),
+    "a cut without a share": (set_to(data_set={"val_cut": {}}), "data_set"),
+    "models that are a list": (set_to(models=[]), "models"),
+}
+
+
+@pytest.mark.parametrize(("change", "name"), PROVENANCES.values(), ids=PROVENANCES)
+def test_a_damaged_field_of_provenance_is_left_out_and_said(
+    change: Change, name: str, tmp_path: Path
+) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    file = folder / "provenance.json"
+    record = json.loads(file.read_text("utf-8"))
+    change(record)
+    file.write_text(json.dumps(record), "utf-8")
+    assert name not in read_provenance(folder) and read_provenance(folder)["python"]
+    (sentence,) = provenance_faults(folder)
+    assert sentence.startswith(f"provenance.json is damaged ({name}")
+    assert sentence in kdtune.load(folder).warnings
+
+
+@pytest.mark.parametrize("text", [b"[]", b"\xff", b"", DEEP.encode()])
+def test_a_provenance_that_cannot_be_read_is_said(text: bytes, tmp_path: Path) -> None:
+    folder = copy_of("study_schema_3", tmp_path)
+    (folder / "provenance.json").write_bytes(text)
+    assert read_provenance(folder) == {} and len(provenance_faults(folder)) == 1
+    assert kdtune.load(folder).text()
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_every_released_schema_is_as_declared(name: str) -> None:
+    study = read_study(DATA / name)
+    assert read_lines(DATA / name, study)[1] == [] and provenance_faults(DATA / name) == []

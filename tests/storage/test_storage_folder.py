@@ -1,4 +1,4 @@
-"""Folders of kdtune's own that can no longer be used, against what is not their fault.
+"""Folders of kdtune's own that can no longer be used, and that stay in their place.
 
 Real disks that fill up, fail or become read-only: tests/studies/test_full_disks.py and
 test_failing_folders.py.
@@ -7,14 +7,22 @@ test_failing_folders.py.
 import errno
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_study import write_small_study
 
+import kdtune
+from kdtune.config.files import FOLDERS, atomic_write, check_links, not_writable_by_all
 from kdtune.config.text import FolderUnusableError, InputError
+from kdtune.deploy.subject import writable
+from kdtune.report import ReportFlags
+from kdtune.report import main as report
 from kdtune.storage import folder as module
-from kdtune.storage.folder import FULL, describe_folder_fault, folder_faults_described
+from kdtune.storage.folder import FULL, describe_folder_fault, folder_faults_described, lock_study
 
 NUMBERS = (errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOENT)
 
@@ -125,19 +133,6 @@ def test_a_disk_with_room_is_not_the_one_that_is_full(
     assert describe_folder_fault(inside, study) is not None  # a part that was deleted
 
 
-def test_a_place_of_the_users_in_the_temporary_folder_is_not_kdtunes(
-    study: Path, refused: dict[Path, int]
-) -> None:
-    mine = study.parents[1] / "tmp" / "data"
-    for folder in (mine, mine.parent):
-        refused[folder] = errno.EACCES
-        assert describe_folder_fault(error(errno.EACCES, mine / "ants" / "1.png"), study) is None
-        assert describe_folder_fault(error(errno.EACCES), study) is None
-    of_ray = error(errno.EACCES, mine.parent / "kdtune-1" / "ray" / "x")
-    described = describe_folder_fault(of_ray, study)
-    assert described is not None and described.startswith(sentence(mine.parent, errno.EACCES))
-
-
 def test_an_error_of_a_folder_takes_the_place_of_its_effect(
     study: Path, refused: dict[Path, int]
 ) -> None:
@@ -170,3 +165,111 @@ def test_what_led_to_an_error_is_looked_at(study: Path, refused: dict[Path, int]
     of_ray.cause = of_ray  # type: ignore[attr-defined]
     assert describe_folder_fault(of_ray, study) is None
     assert list(study.iterdir()) == []
+
+
+# -- Whatever is written into a copied's folder stays in it, and is not every user's to write --
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_study(tmp_path_factory.mktemp("runs") / "small").folder
+
+
+@pytest.fixture
+def copied(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "small"))
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A folder that must stay as it is."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / "file").write_text("precious")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert (folder / "file").read_text() == "precious"
+
+
+def test_a_report_replaces_a_link_and_leaves_what_it_leads_to(copied: Path, victim: Path) -> None:
+    for name in ("report.html", "figures/differences.svg"):
+        (copied / name).parent.mkdir(exist_ok=True)
+        (copied / name).symlink_to(victim / "file")
+    assert report(ReportFlags(runs=(str(copied),))) == 0
+    assert not (copied / "report.html").is_symlink()
+    assert "<html" in (copied / "report.html").read_text()
+    assert not [path for path in copied.rglob("*") if path.is_symlink() or path.suffix == ".part"]
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, "trials/abc", "tune/tuner.pkl", "teacher/2"])
+def test_a_folder_inside_a_study_must_be_no_link(copied: Path, victim: Path, name: str) -> None:
+    place = copied / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(victim / "file" if name.endswith(".pkl") else victim)
+    expected = f"{place} must be no symbolic link, since files would be written to where it leads, "
+    with pytest.raises(InputError) as refused:
+        report(ReportFlags(runs=(str(copied),)))
+    if name != "epochs":  # whose records are missing
+        assert str(refused.value).startswith(expected + str(victim))
+    with pytest.raises(InputError, match="must be no symbolic link"), lock_study(copied):
+        pass
+    if name == "students":
+        with pytest.raises(InputError, match="must be no symbolic link"), writable(place):
+            pass
+
+
+def test_a_study_may_itself_be_reached_through_a_link(copied: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(copied)
+    (copied / "data.csv").symlink_to(tmp_path / "elsewhere")  # the user's own, not written
+    assert report(ReportFlags(runs=(str(link),))) == 0
+    with lock_study(link):
+        check_links(link)
+    assert kdtune.load(link).status == kdtune.load(copied).status
+    assert link.is_symlink() and (copied / "report.html").is_file()
+
+
+def test_a_lock_is_not_taken_through_a_link(copied: Path, victim: Path) -> None:
+    """It would be truncated."""
+    (copied / ".lock").symlink_to(victim / "file")
+    with pytest.raises(InputError, match="cannot be written"), lock_study(copied):
+        pass
+
+
+def test_a_file_is_written_aside_under_a_name_that_nobody_foresees(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(3):
+        with atomic_write(tmp_path / "file") as part:
+            names.add(part.name)
+            assert part.stat().st_size == 0 and part.parent == tmp_path
+            part.write_text("new")
+    assert len(names) == 3 and not any(str(os.getpid()) == n.split(".")[1] for n in names)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_is_every_users_to_write_even_without_a_umask(copied: Path) -> None:
+    before = os.umask(0)
+    try:
+        with not_writable_by_all():
+            report(ReportFlags(runs=(str(copied),)))
+            with lock_study(copied.parent / "new"):
+                (copied.parent / "new" / "trials").mkdir()
+        assert os.umask(0) == 0  # restored
+        with atomic_write(copied / "alone") as part:
+            part.write_text("")
+    finally:
+        os.umask(before)
+    made = [
+        copied / "report.html",
+        copied / "alone",
+        *(copied / "figures").rglob("*"),
+    ]
+    made += [
+        copied / "figures",
+        copied.parent / "new",
+        *(copied.parent / "new").iterdir(),
+    ]
+    assert {path for path in made if path.stat().st_mode & 0o002} == set()
+    assert (copied / "report.html").stat().st_mode & 0o777 == 0o664  # the rest is the umask's

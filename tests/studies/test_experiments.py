@@ -12,12 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from kdtune.config.cli import parse
-from kdtune.config.files import STUDENT
-from kdtune.streams.views import Resources
 from kdtune.training.loop import milestones
 from kdtune.training.losses import objective, total
 from kdtune.training.recipe import resolve
-from kdtune.training.run import distill
 from kdtune.training.teacher import teacher_run
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -66,26 +63,6 @@ def test_the_recipe_of_the_cifar_tables() -> None:
     assert float(ours) == pytest.approx(float(0.1 * F.cross_entropy(s, y) + 0.9 * theirs))
 
 
-@pytest.mark.slow
-def test_the_recipe_of_the_cifar_tables_runs_on_the_embedded_data(tmp_path: Path) -> None:
-    words = ["--data", "fashion", "--train-images", "70", "--epochs", "2", "--teacher-epochs", "0"]
-    words += ["--teacher", "cifar_resnet20_b"]
-    run = parse("search", [str(FOLDER / "cifar_recipe.py"), *words]).runs()[0]
-    epochs = list(distill(run, tmp_path / "none", Resources(), tmp_path))
-    assert [epoch.number for epoch in epochs] == [0, 1] and (tmp_path / STUDENT).is_file()
-
-
-def test_both_losses_and_every_alpha_get_the_same_learning_rates() -> None:
-    study = parse("search", [str(FOLDER / "hymenoptera_lite.py"), "--data", "photos"])
-    rates = {}
-    for run in study.runs():
-        rates.setdefault((run.alpha, run.loss if run.alpha < 1 else ""), []).append(run.lr)
-    assert set(rates) == {(a, loss) for a in (0, 0.25, 0.5, 0.75) for loss in ("mse", "kl")} | {
-        (1, "")
-    }
-    assert set(map(tuple, rates.values())) == {(1e-3, 1e-2, 1e-1)} and study.repeats == 8
-
-
 def test_without_internet_the_error_names_a_remedy(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     make_photos(photos)
@@ -105,6 +82,7 @@ def test_without_internet_the_error_names_a_remedy(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "hymenoptera").exists()
 
 
+@pytest.mark.slow  # a benchmark
 def test_the_gpu_is_measured_as_the_cpu_can_be() -> None:
     """All that gpu_check.py runs on a GPU, on a CPU with a tiny model."""
     command = [sys.executable, str(FOLDER / "gpu_check.py"), "--device", "cpu", "--small"]
@@ -128,20 +106,6 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_share_of_the_limit_is_of_the_same_precision() -> None:
-    Row = gpu_check.Row
-    measured = {
-        Row("fp32"): {"teacher": 1000.0, "limit": 200.0, "first run": 50.0, "later runs": 150.0},
-        Row("fp32", trials=4): {"later runs": 190.0, "memory": 12.34},
-        Row("bf16"): {"limit": 400.0, "later runs": 100.0},
-    }
-    assert gpu_check.table(measured).splitlines()[2:] == [
-        "| fp32 | no | 1 | 1,000 | 200 | 50 | 150 | 75 % |  |",
-        "| fp32 | no | 4 |  |  |  | 190 | 95 % | 12.3 |",
-        "| bf16 | no | 1 |  | 400 |  | 100 | 25 % |  |",
-    ]
-
-
 def test_the_limit_of_the_benchmark_by_hand() -> None:
     parts = {"view": 1.0, "teacher": 2.0, "eval pass": 3.0, "train pass": 4.0}
     frozen = speed.Row("head", 3, 4, "fp32", None, images=10, epochs=2, pairs=1)
@@ -150,24 +114,6 @@ def test_the_limit_of_the_benchmark_by_hand() -> None:
     whole = replace(frozen, trainable="all")
     # the teacher's part 8 times, the students' part 3 x 8 times
     assert speed.limit(whole, 10, 5, parts) == 8 * 30 + 10 + 24 * (40 + 15)
-
-
-def test_the_table_of_the_benchmark_has_medians_and_ranges() -> None:
-    row = speed.Row("head", 3, 4, "fp32", 4.3, images=32, epochs=2, pairs=3)
-    parts = {name: [0.1] for name in ("view", "teacher", "eval pass", "train pass")}
-    pairs = [
-        {
-            "plain": {"wall": wall, "cpu": 2.0},
-            "ours": {"wall": 12.0, "cpu": 4.0},
-            "parts": parts,
-            "train": 32,
-            "val": 20,
-        }
-        for wall in (5.0, 9.0, 6.0)
-    ]
-    # limit: 8 streams of 32 x 0.3 + 20 x 0.1, and 20 x 0.1 = 94.8 s
-    cells = ["6.0 × 12 = 72", "12.0", "**6.0** (5.0–9.0)", "6.0", "4.3", "0.8", "790 %", "3"]
-    assert speed.line(row, pairs) == f"| {row.name} | {' | '.join(cells)} |"
 
 
 def make_photos(folder: Path) -> None:

@@ -153,7 +153,7 @@ def test_settings_of_images_are_refused(change: dict[str, object], flag: str) ->
 
 
 def test_a_model_that_cannot_take_the_tensors_is_refused_with_their_type(tmp_path: Path) -> None:
-    from kdtune.training.run import check
+    from kdtune.training.run import check_run
 
     with pytest.raises(InputError, match=r"views of shape \[12\] and type int64 \("):
-        check(replace(TEXT, student="own_data:small_table"))
+        check_run(replace(TEXT, student="own_data:small_table"))

@@ -58,6 +58,7 @@ def test_a_study_of_scikit_learn_without_torch_in_its_trials(tmp_path: Path) -> 
         kdtune.run(make(tmp_path, own_functions.wave, name="without_torch"))
 
 
+@pytest.mark.slow  # without Ray: raytune/test_function.py
 def test_a_function_that_exits_has_not_completed(tmp_path: Path) -> None:
     """Ray takes sys.exit(0) for the end of a trial that has completed."""
     results = kdtune.run(make(tmp_path, own_functions.exits_after_an_epoch, repeats=1))

@@ -61,7 +61,7 @@ def test_an_error_that_the_user_can_act_on_is_a_sentence(
     def refuse(study: Study) -> None:
         raise kind("this cannot be")
 
-    monkeypatch.setattr("kdtune.search.run", refuse)
+    monkeypatch.setattr("kdtune.raytune.driver.run", refuse)
     with pytest.raises(SystemExit) as ended:
         run_and_exit(lambda: main(Study()), resumes=True)
     assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
@@ -113,22 +113,6 @@ def test_bad_input_is_said_before_any_work(study: Study, change: dict, words: st
 def merged(study: Study) -> Study:
     """The study as its folder makes it go on."""
     return merge_with_saved(study, read_if_saved(study.folder))
-
-
-def test_fewer_repeats_than_the_folder_has_are_no_fewer(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    assert merged(replace(study, repeats=1)).repeats == study.repeats
-    assert merged(replace(study, repeats=5)).repeats == 5
-
-
-def test_a_study_that_adds_repeats_until_it_is_decided_stays_one(study: Study) -> None:
-    auto = replace(study, until_decided=True, budget="90runs", level=0.01)
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(auto.to_json())
-    assert merged(study) == auto
-    other = replace(auto, budget="5h")
-    assert merged(other) == other
 
 
 def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(

@@ -166,6 +166,7 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(again.trials) == len(trials)
 
 
+@pytest.mark.slow  # a race over ranges prunes, too
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_run_that_falls_behind_is_pruned(taught: Study) -> None:
     """With lr 1e-6 nothing is learned; its worker runs the next trial."""

@@ -64,6 +64,7 @@ def words(photos: Path, extra: Path, tmp_path: Path) -> list[str]:
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
+@pytest.mark.slow  # its numbers: tests/streams/test_extra.py
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_study_of_photographs(
     photos: Path, extra: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,373 @@
+"""Racing, early stopping, selection bias and sources of variance, against references and laws."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pingouin
+import pytest
+import statsmodels.api as sm
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.anova import AnovaRM
+
+from kdtune.statistics.selection import (
+    MIN_COMPLETED,
+    active,
+    adjusted_means,
+    bootstrap_corrected,
+    importance,
+    is_behind,
+    leading_counts,
+    noise,
+    rank_by_common_mean,
+    repeated_measures,
+    rungs,
+    variance_shares,
+)
+
+NAN = math.nan
+
+
+def test_repeats_before_the_first_gap() -> None:
+    table = np.array([[1, 2, 3], [1, NAN, 3], [NAN, 2, 3], [1, 2, NAN]])
+    assert leading_counts(table).tolist() == [3, 1, 0, 2]
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1)])
+def test_noise_is_the_residual_of_the_two_way_layout(counts: tuple[int, ...]) -> None:
+    """Against ordinary least squares on dummies for configurations and repeats."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(5, 5)) + rng.normal(size=(5, 1)) + rng.normal(size=5)
+    cells = [(c, r) for c, count in enumerate(counts) for r in range(count)]
+    cut = np.full((5, 5), NAN)
+    design = np.zeros((len(cells), 10))
+    for row, (c, r) in enumerate(cells):
+        cut[c, r] = table[c, r]
+        design[row, [c, 5 + r]] = 1
+    y = np.array([table[cell] for cell in cells])
+    fit = design @ np.linalg.lstsq(design, y)[0]
+    df = len(cells) - np.linalg.matrix_rank(design)
+    assert noise(cut) == (pytest.approx(math.sqrt(((y - fit) ** 2).sum() / df)), df)
+
+
+def test_noise_that_cannot_be_estimated() -> None:
+    for table in (np.ones((5, 1)), np.array([[1, 2], [1, NAN]]), np.full((3, 2), NAN)):
+        sd, df = noise(table)
+        assert math.isnan(sd) and df == 0
+
+
+def test_active_configurations() -> None:
+    """By hand: t(0.9875; 100) = 2.2757, so with sd 1 the gap may be 3.218 at n = 1, 2.276 at 2."""
+    table = np.array([[10, 10], [6.9, NAN], [6.7, NAN], [7.8, 7.8], [7.6, 7.8], [NAN, NAN]])
+    want = [True, True, False, True, False, False]
+    assert active(table, 1.0, 100, 0.025).tolist() == want
+    assert active(table, NAN, 0, 0.025).tolist() == [True] * 5 + [False]
+
+
+def test_the_error_rate_of_a_pair_over_all_interim_analyses_is_at_most_the_level() -> None:
+    """4,000 races of two equal configurations among others that estimate the noise."""
+    rng, level, dropped = np.random.default_rng(1), 0.2, 0
+    for _ in range(4000):
+        table = rng.normal(size=(12, 4)) + rng.normal(size=4)
+        sd, df = noise(table)
+        pair = [table[:2, :n] for n in range(1, 5)]
+        dropped += any(not active(seen, sd, df, level, analyses=4)[0] for seen in pair)
+    assert dropped / 4000 < level + 3 * math.sqrt(level * (1 - level) / 4000)
+    assert dropped / 4000 > level / 4  # and it does eliminate
+
+
+def test_the_order_compares_common_repeats() -> None:
+    table = np.array([[1, 9, 9], [2, 1, NAN], [3, 0, NAN]])
+    assert rank_by_common_mean(table, [0, 1, 2]) == [0, 1, 2]  # means of the first two: 5, 1.5, 1.5
+    assert rank_by_common_mean(table[:, :1], [0, 1, 2]) == [2, 1, 0]
+    assert rank_by_common_mean(table, []) == []
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1), (5, 0, 2)])
+def test_adjusted_means_are_those_of_least_squares(counts: tuple[int, ...]) -> None:
+    """Against ordinary least squares on dummies, up to the constant that both leave open."""
+    rng = np.random.default_rng(1)
+    k = len(counts)
+    table = rng.normal(size=(k, 5)) + rng.normal(size=(k, 1)) + rng.normal(0, 3, size=5)
+    cells = [(c, r) for c, count in enumerate(counts) for r in range(count)]
+    cut, design = np.full((k, 5), NAN), np.zeros((len(cells), k + 5))
+    for row, (c, r) in enumerate(cells):
+        cut[c, r] = table[c, r]
+        design[row, [c, k + r]] = 1
+    effects = np.linalg.lstsq(design, np.array([table[cell] for cell in cells]))[0]
+    repeats = effects[k : k + max(counts)]
+    want = effects[:k] + repeats.mean()
+    got = adjusted_means(cut)
+    scored = np.array(counts) > 0
+    assert got[scored] == pytest.approx(want[scored]) and np.isnan(got[~scored]).all()
+    if min(counts) == max(counts):
+        assert got == pytest.approx(np.nanmean(cut, axis=1))
+
+
+def test_adjusted_means_do_not_depend_on_the_repeats_effects() -> None:
+    rng = np.random.default_rng(2)
+    table = np.where(np.arange(6) < rng.integers(1, 7, size=(9, 1)), rng.normal(size=(9, 6)), NAN)
+    shifted = adjusted_means(table + rng.normal(0, 10, size=6))
+    differences = shifted - adjusted_means(table)
+    assert differences == pytest.approx(differences[0])
+    assert np.isnan(adjusted_means(np.full((2, 3), NAN))).all()
+
+
+# -- Rungs by hand, the prediction against statsmodels, laws of pruning --
+
+
+@pytest.mark.parametrize(
+    ("epochs", "want"),
+    [(1, ()), (2, (1,)), (4, (1, 2, 3)), (8, (2, 3, 4, 5, 6, 7)), (60, (15, 23, 30, 38, 45, 53))],
+)
+def test_rungs(epochs: int, want: tuple[int, ...]) -> None:
+    assert rungs(epochs) == want
+
+
+def test_the_prediction_is_that_of_ordinary_least_squares() -> None:
+    """Two new observations differ by b (x* - x) with variance 2 s^2 + (x* - x)^2 var(b)."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.2, 0.7, size=12)
+    y = 0.1 + 0.8 * x + rng.normal(0, 0.02, size=12)
+    fit = sm.OLS(y, sm.add_constant(x)).fit()
+    grid = np.linspace(0, 1, 400)
+    gap = x[y.argmax()] - grid
+    sd = np.sqrt(2 * fit.mse_resid + gap**2 * fit.bse[1] ** 2)
+    want = fit.params[1] * gap > stats.t.ppf(0.95, 10) * sd
+    others = list(zip(x, y, strict=True))
+    assert [is_behind(score, others) for score in grid] == list(want)
+    assert 0 < np.sum(want) < 400
+
+
+def test_an_epoch_that_predicts_little_prunes_nothing() -> None:
+    rng = np.random.default_rng(1)
+    early, late = rng.normal(0.1, 0.01, size=40), rng.normal(0.7, 0.02, size=40)
+    others = list(zip(early, late, strict=True))
+    assert not any(is_behind(score, others) for score in early)
+    falling = [(x, -x) for x in np.linspace(0, 1, 20)]  # the worse now, the better at the end
+    assert not any(is_behind(score, falling) for score, _ in falling)
+
+
+def test_neither_the_best_nor_a_trial_among_few_is_pruned() -> None:
+    others = [(0.1 * k, 0.1 * k + 0.001 * (-1) ** k) for k in range(10)]
+    assert is_behind(0.3, others) and not is_behind(0.9, others) and not is_behind(2.0, others)
+    assert not is_behind(0.0, others[: MIN_COMPLETED - 1])
+    assert not is_behind(0.0, [(0.5, 0.6 + 0.01 * k) for k in range(9)])  # the slope is unknown
+
+
+# -- Selection bias and its correction: hand-worked cases, simulations with a known truth, laws --
+
+
+exact = pytest.approx
+
+
+def test_bootstrap_corrected_by_hand() -> None:
+    # of 2 images a bootstrap draws one twice (else none is left for evaluation): the configuration
+    # that is right there is selected, and is wrong on the other
+    got = bootstrap_corrected([[1, 0], [0, 1]])
+    assert (got.corrected, got.low, got.high) == (0, 0, 0)
+    # with one configuration there is no choice; each image is left out equally often
+    assert bootstrap_corrected([[1, 0, 1, 1]], draws=20_000).corrected == exact(0.75, abs=0.01)
+
+
+def test_the_best_of_equal_configurations_is_corrected() -> None:
+    # of K = 10 configurations of accuracy 0.7, on 150 images, the best seems to have 0.76
+    rng = np.random.default_rng(0)
+    tables = rng.uniform(size=(200, 10, 150)) < 0.7
+    studies = [bootstrap_corrected(table, draws=200) for table in tables]
+    naive = tables.mean(2).max(1) - 0.7
+    corrected = np.array([s.corrected for s in studies]) - 0.7
+    assert naive.mean() > 0.04
+    assert abs(corrected.mean()) < 4 * corrected.std(ddof=1) / math.sqrt(len(studies)) + 0.005
+    assert all(s.low <= s.corrected <= s.high for s in studies)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(20, 120))
+def test_bootstrap_corrected_laws(seed: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    correct = rng.uniform(size=(k, n)) < rng.uniform(0.3, 1, (k, 1))
+    got = bootstrap_corrected(correct, draws=400)
+    assert got == bootstrap_corrected(correct, draws=400)
+    # selection cannot gain on images that did not select: only the draws' error can exceed naive
+    naive = correct.mean(1).max()
+    error = 4 * math.sqrt(0.25 / (0.36 * n)) / math.sqrt(400)
+    assert got.corrected <= naive + error
+    # a configuration that is better on all images is always selected, without bias
+    better = correct[0] * 0.5 + 0.5
+    sure = bootstrap_corrected([correct[0] * 0.0, better], draws=400)
+    assert sure.corrected == exact(better.mean(), abs=error)
+
+
+# -- Sources of variance: hand-worked blocks, statsmodels, pingouin, a published table --
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # pingouin's own
+# Shrout and Fleiss (1979), table 2: six targets by four judges
+SHROUT_FLEISS = [
+    [9, 2, 5, 8],
+    [6, 1, 3, 2],
+    [8, 4, 6, 8],
+    [7, 1, 2, 6],
+    [10, 5, 6, 9],
+    [6, 2, 4, 7],
+]
+
+
+def long(block: np.ndarray) -> pd.DataFrame:
+    rows = [(c, r, value) for (c, r), value in np.ndenumerate(block)]
+    return pd.DataFrame(rows, columns=["config", "repeat", "value"])
+
+
+# -- shares ----------------------------------------------------------------------------------------
+
+
+def test_shares_by_hand() -> None:
+    # x = 2 c + r + 4 e at c, r, e in {-1, 1}: squares 4, 1 and 16 of 21 a number
+    signs = np.array([-1.0, 1.0])
+    block = 2 * signs[:, None, None] + signs[:, None] + 4 * signs
+    got = variance_shares(block)
+    assert (got.configuration, got.repeat, got.epoch) == exact((4 / 21, 1 / 21, 16 / 21))
+    assert got.residual == exact(0, abs=1e-12)
+    # an interaction counts as residual: x = c r + e
+    got = variance_shares(signs[:, None, None] * signs[:, None] + signs)
+    assert (got.configuration, got.repeat, got.epoch) == exact((0, 0, 0.5), abs=1e-12)
+    assert got.residual == exact(0.5)
+
+
+def test_shares_of_numbers_that_are_all_equal() -> None:
+    for block in (np.full((2, 3, 4), 0.1 + 0.2), np.zeros((2, 3, 4))):
+        got = variance_shares(block)
+        assert all(map(math.isnan, (got.configuration, got.repeat, got.epoch, got.residual)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 5)] * 3), st.booleans())
+@example(448, (1, 3, 1), True)  # rounding puts one share above 1
+def test_shares_laws(seed: int, shape: tuple, additive: bool) -> None:
+    rng = np.random.default_rng(seed)
+    block = rng.normal(size=shape)
+    if additive:  # no interaction: the residual is 0 but for rounding
+        effects = [
+            rng.normal(size=[s if i == a else 1 for i, s in enumerate(shape)]) for a in range(3)
+        ]
+        block = sum(effects)
+    got = variance_shares(block)
+    shares = np.array([got.configuration, got.repeat, got.epoch, got.residual])
+    if block.size == 1:
+        assert np.isnan(shares).all()
+        return
+    assert shares.sum() == exact(1) and (shares >= 0).all() and (shares <= 1).all()
+    # unit, origin and order of the levels change nothing
+    again = variance_shares(3 - 7 * block[rng.permutation(shape[0])][:, rng.permutation(shape[1])])
+    assert (again.configuration, again.epoch) == exact((shares[0], shares[2]), abs=1e-9)
+
+
+# -- repeated measures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "n"), [(2, 2), (2, 8), (3, 5), (6, 4), (4, 12)])
+def test_repeated_measures_are_statsmodels_and_pingouins(k: int, n: int) -> None:
+    rng = np.random.default_rng(100 * k + n)
+    block = rng.normal(size=(k, n)) + rng.normal(0, 2, n) + np.linspace(0, 1, k)[:, None]
+    frame = long(block)
+    got = repeated_measures(block)
+    table = AnovaRM(frame, "value", "repeat", within=["config"]).fit().anova_table
+    assert (got.f, got.p) == exact(tuple(table[["F Value", "Pr > F"]].iloc[0]), rel=1e-9)
+    anova = pingouin.rm_anova(frame, dv="value", within="config", subject="repeat")
+    assert got.f == exact(float(anova["F"].iloc[0]), rel=1e-9)
+    if n > 4:  # pingouin wants five targets
+        icc = pingouin.intraclass_corr(frame, targets="repeat", raters="config", ratings="value")
+        assert got.icc == exact(float(icc.set_index("Type").ICC["ICC(C,1)"]), rel=1e-9)
+
+
+def test_a_comparison_of_two_is_the_paired_t_test() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 9))
+    d = a - b
+    got = repeated_measures([a, b])
+    assert got.f == exact((d.mean() / (d.std(ddof=1) / 3)) ** 2)
+
+
+def test_shrout_and_fleiss() -> None:
+    got = repeated_measures(np.transpose(SHROUT_FLEISS))
+    # as published: mean squares 11.24 (targets), 32.49 (judges), 1.02 (residual), ICC(3,1) = .71
+    assert got.icc == exact(0.71, abs=5e-3)
+    assert got.icc == exact((11.24 - 1.02) / (11.24 + 3 * 1.02), abs=5e-3)
+    assert got.f == exact(32.49 / 1.02, rel=5e-3)
+
+
+def test_too_few_for_repeated_measures() -> None:
+    for block in ([[1.0, 2.0, 3.0]], [[1.0], [2.0]], [[0.5, 0.5], [0.5, 0.5]]):
+        got = repeated_measures(block)
+        assert all(map(math.isnan, (got.f, got.p, got.icc)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(2, 8))
+def test_repeated_measures_laws(seed: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    block = rng.normal(size=(k, n))
+    got = repeated_measures(block)
+    moved = 5 - 0.01 * block[rng.permutation(k)][:, rng.permutation(n)]
+    again = repeated_measures(moved)
+    assert (again.f, again.icc) == exact((got.f, got.icc), rel=1e-6, abs=1e-9)
+    # an effect of the repeat that all configurations share changes the ICC, not F
+    shifted = repeated_measures(block + rng.normal(0, 3, n))
+    assert shifted.f == exact(got.f, rel=1e-6)
+    assert -1 / (k - 1) - 1e-9 <= got.icc <= 1
+
+
+# -- importance ------------------------------------------------------------------------------------
+
+
+def test_importance_by_hand() -> None:
+    # the levels' means are 1 and 4, the mean of all is 2.5
+    got = importance([0, 2, 3, 5], [0, 0, 1, 1])
+    total = 2.5**2 + 0.5**2 + 0.5**2 + 2.5**2
+    assert (got.share, got.n) == (exact(4 * 1.5**2 / total), 4)
+    # 2 of the 6 ways to halve four numbers have this share, the largest: so has the null quantile
+    assert got.null == exact(got.share)
+
+
+def test_importance_is_eta_squared() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 30)
+    means = rng.normal(size=30) + labels
+    table = pingouin.anova(
+        pd.DataFrame({"y": means, "g": labels}), dv="y", between="g", effsize="n2"
+    )
+    assert importance(means, labels).share == exact(float(table.n2.iloc[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_a_hyperparameter_without_effect_exceeds_its_null_one_time_in_twenty(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    labels, trials = np.arange(20) % levels, 600
+    above = 0
+    for _ in range(trials):
+        got = importance(rng.normal(size=20), labels, draws=400)
+        above += got.share > got.null
+    assert above / trials == exact(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(4, 20))
+def test_importance_laws(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(k) % 3)
+    means = rng.normal(size=k)
+    got = importance(means, labels, draws=100)
+    assert 0 <= got.share <= 1 and 0 <= got.null <= 1
+    assert importance(means, labels, draws=100) == got
+    order, names = rng.permutation(k), rng.permutation(3)
+    again = importance(2 - 3 * means[order], names[labels[order]], draws=100)
+    assert again.share == exact(got.share, abs=1e-9)
+
+
+def test_importance_of_equal_means_is_undefined() -> None:
+    # means of the same numbers in another order differ in the last bit
+    for means in ([0.5] * 4, [(0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3] * 2):
+        got = importance(means, [0, 0, 1, 1])
+        assert math.isnan(got.share) and math.isnan(got.null)
