@@ -39,6 +39,7 @@ from kdtune.raytune.machines import (
     try_on_gpu,
 )
 from kdtune.storage.store import Store
+from kdtune.training.recipe import resolve_study
 
 FILE = {
     "head_node_type": "head",
@@ -168,7 +169,7 @@ GB = 10**9
 def study(tiny: Run, tmp_path: Path) -> Study:
     made = Study(name="a", out=str(tmp_path / "runs"), cache=str(tmp_path / "cache"), run=tiny)
     made.folder.mkdir(parents=True)
-    return made
+    return resolve_study(made)
 
 
 @pytest.mark.parametrize(
