@@ -81,7 +81,7 @@ def main(flags: ConvertFlags) -> int:
     training = converted_training(conversion.scale, flags.optimizer, given)
     print(as_flags({**conversion.hyperparameters, **training}))
     print()
-    print(describe_training(conversion, flags))
+    print(_describe_training(conversion, flags))
     if conversion.note:
         print(conversion.note)
     return 0
@@ -93,7 +93,7 @@ def as_flags(values: dict[str, float | str]) -> str:
     return " ".join(f"--{n} {v if isinstance(v, str) else f'{v:.12g}'}" for n, v in words)
 
 
-def describe_training(conversion: Conversion, flags: ConvertFlags) -> str:
+def _describe_training(conversion: Conversion, flags: ConvertFlags) -> str:
     """Return a sentence on the learning rate and what else depends on the size of the loss."""
     if math.isclose(conversion.scale, 1, rel_tol=1e-9):
         return "The losses are equal: the learning rate and the weight decay stay as they are."

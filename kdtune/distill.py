@@ -14,7 +14,7 @@ from kdtune.config.text import InputError
 from kdtune.streams.views import local_resources
 from kdtune.teacher import gate, train_teacher
 from kdtune.training.recipe import Progress, describe_config, resolve
-from kdtune.training.run import check, distill
+from kdtune.training.run import check_run, distill
 from kdtune.training.teacher import missing_teachers
 
 
@@ -28,7 +28,7 @@ def main(study: Study) -> int:
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     resources = local_resources(study, progress.show_build)
-    check(run)
+    check_run(run)
     for own, folder in missing_teachers(run, run.teacher_members, root):
         train_teacher(own, folder, resources, progress)
     gate(run, [run], study.folder, resources, progress.print_line)

@@ -31,7 +31,7 @@ from kdtune.training.teacher import (
     fine_tune,
     initial_teacher,
     key_of,
-    measure,
+    measure_accuracy,
     missing_teachers,
     probe_teacher,
     teacher_place,
@@ -134,7 +134,7 @@ def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say:
     root, every = folder / "teacher", with_members(teachers)
 
     def measured(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        return measure(run, find_unmeasured(run, every, root, known), root, resources)
+        return measure_accuracy(run, find_unmeasured(run, every, root, known), root, resources)
 
     keys = [key_of(own) for own in every]
     check_teachers(folder, keys, measured, run.teacher_min_acc, say)

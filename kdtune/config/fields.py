@@ -456,7 +456,7 @@ Conditional = tuple[tuple[str, Hyperparameter], ...]
 """Hyperparameters that do not always have an effect, in the order of effects."""
 
 
-def canonical(config: Mapping[str, Any], conditional: Conditional) -> Config:
+def canonical_values(config: Mapping[str, Any], conditional: Conditional) -> Config:
     """Return the configuration with None for every hyperparameter that has no effect in it.
 
     So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one value.

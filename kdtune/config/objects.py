@@ -185,12 +185,12 @@ def _innermost(dataset: Any) -> Any:
 def importable_name(value: object) -> str | None:
     """Return "module:name" of a function or class that every process can import; else None."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    if not isinstance(module, str) or not is_importable(module):
+    if not isinstance(module, str) or not is_importable_module(module):
         return None
     return f"{module}:{name}" if getattr(sys.modules[module], name, None) is value else None
 
 
-def is_importable(module: str) -> bool:
+def is_importable_module(module: str) -> bool:
     """Return True if other processes find the module that this one has loaded under this name."""
     loaded = sys.modules.get(module)
     if loaded is None or module == "__main__":

@@ -358,7 +358,7 @@ class Run(BaseRun):
         """The hyperparameters, with None for those that have no effect."""
         owner: type = type(self)
         values = {name: getattr(self, name) for name in effects.hyperparameters_of(owner)}
-        return effects.canonical(values, effects.conditional_of_class(owner))
+        return effects.canonical_values(values, effects.conditional_of_class(owner))
 
     @cached_property
     def config_id(self) -> str:
@@ -500,7 +500,7 @@ def canonical(config: Mapping[str, Any]) -> Config:
     For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
     the optimizer "adamw", lr_step_size with any schedule but "step".
     """
-    return effects.canonical(config, effects.conditional_of_class(Run))
+    return effects.canonical_values(config, effects.conditional_of_class(Run))
 
 
 def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VALUES) -> Config:

@@ -295,7 +295,7 @@ class Task:
 
     def canonical(self, config: Mapping[str, Any]) -> Config:
         """Return the configuration with None for every hyperparameter that has no effect in it."""
-        return effects.canonical(config, self._conditional)
+        return effects.canonical_values(config, self._conditional)
 
     def resolved(self, config: Mapping[str, Any]) -> Config:
         """Return a canonical configuration in which None means that there is no effect."""

@@ -31,7 +31,7 @@ from kdtune.data.dataset import (
     name_splits,
     pixels,
 )
-from kdtune.data.folder import OTHER_FORMATS, READ_ALREADY, describe_left_out, find_images
+from kdtune.data.folder import OTHER_FORMATS, READ_ALREADY, describe_left_out, find_class_images
 
 # Data sets from arrays: checks and conversion of inputs and labels.
 
@@ -578,7 +578,7 @@ def _image_files(root: Path) -> tuple[_Inputs, str, tuple[str, ...]]:
             f"--extra must be a folder of images, rest or module:factory, but there is no folder "
             f"{root}; give one (--extra FOLDER)"
         )
-    (images,) = find_images([root])
+    (images,) = find_class_images([root])
     # a hidden file without a name has no suffix here
     files = [file for file in map(Path, images.images) if file.suffix.lower() in IMG_EXTENSIONS]
     if not files:

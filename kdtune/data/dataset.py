@@ -237,7 +237,7 @@ def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:
 # Data sets: their classes and splits.
 
 
-Kind = Literal["files", "images", "tensors"]
+DataKind = Literal["files", "images", "tensors"]
 """What examples are: image files, images of one size, or other tensors of one shape."""
 
 
@@ -259,7 +259,7 @@ class Split:
         return len(self.labels)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DataKind:
         """What the examples are."""
         if not isinstance(self.inputs, Tensor):
             return "files"
@@ -420,7 +420,7 @@ class Data:
         return torch.arange(len(self.splits[split]))
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DataKind:
         """What the examples are."""
         return self.splits["train"].kind
 

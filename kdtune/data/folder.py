@@ -105,7 +105,7 @@ class Images:
     """Links that lead nowhere, and paths to folders that are read under another one."""
 
 
-def find_images(folders: Sequence[Path]) -> list[Images]:
+def find_class_images(folders: Sequence[Path]) -> list[Images]:
     """Return the images in each of several folders and in all folders in them.
 
     Links to folders are followed, after the folders that are reached without a link. Each folder is
@@ -348,7 +348,7 @@ def _read_split(folder: Path) -> _Split:
         )
     for path in folders:
         _check_name("a class", str(path), hidden_characters(path.name))
-    classes = find_images(folders)
+    classes = find_class_images(folders)
     left_out = [file for own in classes for file in own.left_out]
     if empty := [path.name for path, own in zip(folders, classes, strict=True) if not own.images]:
         others = f". {len(left_out)} images of other formats are left out" if left_out else ""

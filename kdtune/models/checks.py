@@ -187,7 +187,9 @@ MIN_BLOCKS = 3
 """Blocks of calls without which there is no interquartile range."""
 
 
-def measure(members: Sequence[Classifier], role: Role, views: Tensor, threads: int = 1) -> Cost:
+def measure_cost(
+    members: Sequence[Classifier], role: Role, views: Tensor, threads: int = 1
+) -> Cost:
     """Return the cost of a student or a teacher.
 
     FLOPs and latency are those of the networks with their preprocessing, from views to logits, in

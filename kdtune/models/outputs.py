@@ -143,7 +143,7 @@ _TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class OutputsOfSplit:
     """Outputs of the examples of a split, or of examples that are named by their files."""
 
     split: str | None
@@ -164,7 +164,7 @@ class OutputTable:
     """The content of a file of outputs."""
 
     file: str
-    parts: tuple[Part, ...]
+    parts: tuple[OutputsOfSplit, ...]
     digest: str
     """16 hex digits that change with the numbers, the ids and the names of the classes."""
     record: OutputsRecord | None
@@ -240,7 +240,7 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
         ) from None
     names = None if content.classes is None else _class_names(file.name, content.classes, classes)
     parts = [
-        Part(rows.split, rows.ids, _to_logits(file.name, rows, classes, names or classes))
+        OutputsOfSplit(rows.split, rows.ids, _to_logits(file.name, rows, classes, names or classes))
         for rows in content.rows
     ]
     return OutputTable(file.name, tuple(parts), _digest(content.rows, names), record)

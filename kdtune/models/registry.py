@@ -25,7 +25,7 @@ import torchvision
 from torch import Tensor, nn
 
 from kdtune.config.fields import Role, is_object
-from kdtune.config.objects import Passed, is_importable
+from kdtune.config.objects import Passed, is_importable_module
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line, is_users_own, user_code
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
@@ -210,7 +210,7 @@ class _Search:
 
     def _note(self, module: str) -> bool:
         """Note a module; return True if its code is all there is to an object from it."""
-        importable = is_importable(module)
+        importable = is_importable_module(module)
         if importable:
             self.modules.add(module)
         return importable

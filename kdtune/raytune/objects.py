@@ -179,10 +179,10 @@ def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> S
         name: Passed(values[name]) if kind == "data" else Frozen(kind, name, values[name])
         for name, kind in kinds.items()
     }
-    return with_objects(study, copies)
+    return with_passed(study, copies)
 
 
-def with_objects(study: Study, passed: Mapping[str, Passed]) -> Study:
+def with_passed(study: Study, passed: Mapping[str, Passed]) -> Study:
     """Return the study with other objects under the same names."""
     objects = Objects(passed, study.run.objects.functions)
     return replace(study, run=replace(study.run, objects=objects))
@@ -226,7 +226,7 @@ def share_objects(study: Study) -> Study:
         study: Of `objects.take_objects`.
     """
     shared = {name: _share(name, passed) for name, passed in study.run.objects.passed.items()}
-    return with_objects(study, shared) if shared else study
+    return with_passed(study, shared) if shared else study
 
 
 def _share(name: str, passed: Passed) -> "_Shared":

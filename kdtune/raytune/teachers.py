@@ -17,7 +17,7 @@ from kdtune.config.text import FolderUnusableError, InputError, first_line
 from kdtune.data.checks import Contents
 from kdtune.data.sources import load_data
 from kdtune.data.views import samples
-from kdtune.models.checks import measure
+from kdtune.models.checks import measure_cost
 from kdtune.models.outputs import networks
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.recorder import ProcessWatch
@@ -229,7 +229,7 @@ def _measure_costs(study: Study, role: Role, name: str, device: torch.device) ->
     views = samples(data, run, view_size(run, data, student, *teacher))
     members = (student,) if role == "student" else networks(teacher)
     placed = [model.place(device, run.precision) for model in members]
-    return replace(measure(placed, role, views, study.cpus_per_trial or 1), model=name)
+    return replace(measure_cost(placed, role, views, study.cpus_per_trial or 1), model=name)
 
 
 def _models(study: Study) -> Iterator[tuple[Role, str]]:

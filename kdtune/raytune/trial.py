@@ -23,7 +23,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.recipe import numbered, teachers
 from kdtune.training.run import clear_cached_models, distill
-from kdtune.training.teacher import fine_tune, is_ready, measure, teacher_place
+from kdtune.training.teacher import fine_tune, is_ready, measure_accuracy, teacher_place
 
 
 def distillation_epochs(
@@ -167,4 +167,4 @@ def measure_teachers(
     with folder_faults_described(study.folder):
         for run in teachers:
             _pull_teacher(run, Mirror(study))
-        return measure(study.run, teachers, study.folder / "teacher", resources)
+        return measure_accuracy(study.run, teachers, study.folder / "teacher", resources)

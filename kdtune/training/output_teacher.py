@@ -11,7 +11,7 @@ import torch
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
-from kdtune.models.outputs import OutputTable, OutputTeacher, Part, read_outputs
+from kdtune.models.outputs import OutputsOfSplit, OutputTable, OutputTeacher, read_outputs
 
 _MAX_SHOWN = 3
 """Ids that an error names."""
@@ -113,7 +113,7 @@ def _by_file(
             f"--data {run.data} are no files, but names them by file"
         )
     place = {file: (s, i) for s, own in names.items() for i, file in enumerate(own or ())}
-    whole = Part(
+    whole = OutputsOfSplit(
         None,
         np.concatenate([_relative(part, data) for part in table.parts]),
         np.concatenate([part.logits for part in table.parts]),
@@ -131,7 +131,7 @@ def _by_file(
     return found
 
 
-def _relative(part: Part, data: Data) -> Any:
+def _relative(part: OutputsOfSplit, data: Data) -> Any:
     """Return the ids of a part relative to the folder of the data, without a leading ./ ."""
     if not part.are_files:
         raise InputError("train_ids, val_ids and test_ids must all be indices, or all be files")
@@ -160,7 +160,7 @@ def _check_indices(run: Run, data: Data, table: OutputTable) -> None:
         )
 
 
-def _refuse_duplicates(table: OutputTable, part: Part, where: str) -> None:
+def _refuse_duplicates(table: OutputTable, part: OutputsOfSplit, where: str) -> None:
     index = pd.Index(part.ids)
     if index.has_duplicates:
         twice = index[index.duplicated()].unique().tolist()

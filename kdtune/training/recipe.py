@@ -19,7 +19,7 @@ from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students
 from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
 from kdtune.data.checks import find_copies
-from kdtune.data.dataset import Data, Kind
+from kdtune.data.dataset import Data, DataKind
 from kdtune.data.sources import load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier, describe_assumption, describe_preprocessing
@@ -34,13 +34,13 @@ from kdtune.training.output_teacher import load_output_teacher
 
 OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
 """Settings for which None is the value of each model, since a study may have several."""
-DEFAULT_AUGMENT: dict[Kind, Augment] = {
+DEFAULT_AUGMENT: dict[DataKind, Augment] = {
     "files": "resized-crop",
     "images": "crop",
     "tensors": "none",
 }
 """Augmentation by the kind of data."""
-OF_VIEWS = ("orientation", "eval_crop", "eval_interpolation")
+OF_INPUT = ("orientation", "eval_crop", "eval_interpolation")
 """Settings of the transform of val and test images."""
 BEFORE_ORIENTATION = {"orientation": "stored"}
 """What the views of records of earlier versions, which do not say it, were."""
@@ -115,7 +115,7 @@ def _transforms(run: Run, data: Data) -> dict[str, Any]:
             values |= {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
         values["augment"] = DEFAULT_AUGMENT[data.kind]
     values["teacher_augment"] = run.augment or values.get("augment")
-    if "eval_crop" not in values and None in [getattr(run, name) for name in OF_VIEWS]:
+    if "eval_crop" not in values and None in [getattr(run, name) for name in OF_INPUT]:
         values |= _evaluation(run, data)
     return values
 
@@ -131,7 +131,7 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     if is_output_file(first.teacher):
         record = load_output_teacher(first, data).record
         if record is not None and record.views:
-            return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_VIEWS}
+            return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_INPUT}
         published = untrained(run, data, "student").preprocessing  # nothing else is known
     else:
         published = untrained(first, data, "teacher").preprocessing
@@ -583,7 +583,7 @@ def transforms_of(study: Study, data: Data) -> Transforms:
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
     views = {
         "image_size": (size := view_size(run, data, *of_teachers, *of_students)),
-        **{name: getattr(run, name) for name in OF_VIEWS},
+        **{name: getattr(run, name) for name in OF_INPUT},
     }
     return Transforms(
         views,

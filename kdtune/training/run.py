@@ -254,7 +254,7 @@ def clear_cached_models() -> None:
     _idle.clear()
 
 
-def check(run: Run) -> None:
+def check_run(run: Run) -> None:
     """Raise InputError, before any work, if the run's data, models or objective cannot work."""
     run = resolve(run)
     data = with_extra(load_data(run), run)

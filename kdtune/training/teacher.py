@@ -35,7 +35,7 @@ from kdtune.training.loop import Checkpoint, milestones, train
 from kdtune.training.output_teacher import file_names, load_output_teacher
 from kdtune.training.recipe import (
     BEFORE_ORIENTATION,
-    OF_VIEWS,
+    OF_INPUT,
     numbered,
     resolve,
     students,
@@ -133,7 +133,7 @@ def teacher_run(run: Run) -> Run:
     )
 
 
-def teacher_recipe(run: Run, data: Data) -> dict[str, Any]:
+def recorded_recipe(run: Run, data: Data) -> dict[str, Any]:
     """Return all that a resolved run's teacher depends on, by name, but for the contents of files.
 
     Hyperparameters without effect on it are None, so they distinguish no teachers.
@@ -170,7 +170,7 @@ class Origin:
 def origin_of(run: Run, data: Data) -> Origin:
     """Return what the teacher of a resolved run must be made of."""
     weights = _weights_hash(run.weights_of("teacher"))
-    return Origin(teacher_recipe(run, data), data.fingerprint, weights)
+    return Origin(recorded_recipe(run, data), data.fingerprint, weights)
 
 
 def origin_of_saved(run: Run, data: Data, folder: Path) -> Origin | None:
@@ -186,7 +186,7 @@ def origin_of_saved(run: Run, data: Data, folder: Path) -> Origin | None:
         # fields that were added after the record was written had their defaults
         made_by = _without_default(resolve(Run(**migrate_run(record["run"]))), run, data)
         weights = _recorded_weights(record.get("weights"), made_by.weights_of("teacher"), run)
-        return Origin(teacher_recipe(made_by, data), record["data"], weights)
+        return Origin(recorded_recipe(made_by, data), record["data"], weights)
     except (OSError, *DAMAGED) as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(
@@ -506,7 +506,7 @@ def find_unmeasured(
     return [own for own in teachers if measured.get(key_of(own)) != _load(run, own, root)[2]]
 
 
-def measure(
+def measure_accuracy(
     run: Run, teachers: Sequence[Run], root: Path, resources: Resources
 ) -> list[TeacherAccuracy]:
     """Return the accuracy of teachers; the arguments are those of `find_unmeasured`.
@@ -648,7 +648,7 @@ def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict
     teacher, views = Teacher.of(models), {}
     if data.kind != "tensors":
         run = with_views_of_teacher(run, data)
-        views = {name: getattr(run, name) for name in ("image_size", *OF_VIEWS)}
+        views = {name: getattr(run, name) for name in ("image_size", *OF_INPUT)}
     splits = {
         split: SplitOutputs(
             _whole_split(run, data, teacher, resources, split).numpy(), file_names(data, split)
@@ -690,7 +690,7 @@ def find_other_views(study: Study, data: Data) -> Iterator[str]:
         made_of = {} if teacher.record is None else teacher.record.views
         seen = {
             "image_size": max(view_size(run, data, teacher, one) for one in own_students),
-            **{name: getattr(run, name) for name in OF_VIEWS},
+            **{name: getattr(run, name) for name in OF_INPUT},
         }
         if data.kind != "files":
             made_of = {name: value for name, value in made_of.items() if name != "orientation"}

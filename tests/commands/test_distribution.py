@@ -9,8 +9,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from email.message import Message
-from email.parser import Parser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,12 +57,6 @@ def files_of_package() -> set[str]:
 def members(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
-
-
-def metadata(wheel: Path) -> Message:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return Parser().parsestr(archive.read(name).decode())
 
 
 def test_the_metadata_are_accepted(built: Built) -> None:

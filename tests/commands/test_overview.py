@@ -62,6 +62,7 @@ def test_what_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
     [
         *([], ["--version"], ["serach"], ["search", "--alpa", "1"], ["completion", "bash"]),
         ["convert", "--from", "mdistiller-dkd"],
+        *(["search", "--help"], ["analysis", "--help"], ["report", "--formt", "x"]),
     ],
     ids=" ".join,
 )

@@ -72,32 +72,23 @@ MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"n": 0}, {"n": -1}, {"correct": 51}, {"correct": -1}, {"largest_class": 51}),
-        *({"n": "50"}, {"n": 1.5}, {"correct": None}, {"correct": True}),
-    ],
-)
-def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    write_teacher_accuracy(tmp_path, [MEASURED])
-    assert read_teacher_accuracy(tmp_path) == [MEASURED]
-    file, saved = tmp_path / TEACHER_ACCURACY, [asdict(MEASURED)]
-    saved[0]["splits"]["val"] |= wrong
-    file.write_text(json.dumps(saved))
-    assert read_teacher_accuracy(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
         *({"teacher": 1}, {"epochs": "3"}, {"weights": None}, {"classes": 1.5}, {"number": "0"}),
         *({"splits": []}, {"splits": {"val": 3}}, {"acc_before": "high"}, {"fingerprint": 5}),
+        *(
+            {"splits": {"val": {"n": 50, "correct": 40, "largest_class": 5} | of_val}}
+            for of_val in (
+                *({"n": 0}, {"n": -1}, {"correct": 51}, {"correct": -1}, {"largest_class": 51}),
+                *({"n": "50"}, {"n": 1.5}, {"correct": None}, {"correct": True}),
+            )
+        ),
     ],
 )
-def test_accuracies_of_other_types_are_measured_again(tmp_path: Path, wrong: Any) -> None:
+def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
     write_teacher_accuracy(tmp_path, [MEASURED])
-    (tmp_path / TEACHER_ACCURACY).write_text(json.dumps([asdict(MEASURED) | wrong]))
-    assert read_teacher_accuracy(tmp_path) == []
-    (tmp_path / TEACHER_ACCURACY).write_text(DEEP)
-    assert read_teacher_accuracy(tmp_path) == []
+    assert read_teacher_accuracy(tmp_path) == [MEASURED]
+    for text in (json.dumps([asdict(MEASURED) | wrong]), DEEP):
+        (tmp_path / TEACHER_ACCURACY).write_text(text)
+        assert read_teacher_accuracy(tmp_path) == []
 
 
 STUDENTS = StudentsRecord(

@@ -12,7 +12,7 @@ from kdtune.models.checks import (
     check_learns,
     check_single,
     count_flops,
-    measure,
+    measure_cost,
     probe,
     size_on_disk,
 )
@@ -105,7 +105,7 @@ class Sequences(nn.Module):
 
 def test_a_linear_layer() -> None:
     model = classifier(nn.Flatten(), nn.Linear(10, 5))
-    cost = measure([model], "student", FEW, threads=1)
+    cost = measure_cost([model], "student", FEW, threads=1)
     assert (cost.role, cost.model, cost.params) == ("student", "made", 10 * 5 + 5)
     assert cost.flops == 2 * 10 * 5
     assert 0 < cost.latency_ms < 1000 and 0 < cost.latency32_ms < 1000
@@ -116,7 +116,7 @@ def test_a_linear_layer() -> None:
 
 def test_an_ensemble_is_the_sum_of_its_members() -> None:
     members = [classifier(nn.Flatten(), nn.Linear(10, 5)) for _ in range(3)]
-    cost = measure(members, "teacher", FEW)
+    cost = measure_cost(members, "teacher", FEW)
     assert (cost.model, cost.params, cost.flops) == ("made+made+made", 3 * 55, 3 * 100)
     assert cost.bytes == 3 * size_on_disk(members[0])
 
@@ -125,7 +125,7 @@ def test_threads_and_running_statistics_are_left_as_they_were() -> None:
     model = classifier(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(10, 5))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     threads, rng = torch.get_num_threads(), torch.get_rng_state()
-    measure([model], "teacher", FEW, threads=2)
+    measure_cost([model], "teacher", FEW, threads=2)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

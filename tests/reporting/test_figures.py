@@ -148,18 +148,18 @@ def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started, metr
         assert not any("1.35" in name for name in lines)
 
 
-@pytest.mark.parametrize(("repeats", "of_end"), [(3, "all"), (40, "one in 4")])
+@pytest.mark.parametrize(("repeats", "of_end"), [(2, "all"), (8, "one in 4")])
 def test_long_curves_skip_epochs_but_not_the_last(tmp_path, monkeypatch, repeats, of_end) -> None:
     """Unfinished and final trials are not drawn, so they do not count."""
-    monkeypatch.setattr(module, "MAX_POINTS", 300)
-    long = [at(alpha, epochs=90) for alpha in (0.5, 1.0)]
+    monkeypatch.setattr(module, "MAX_POINTS", 60)
+    long = [at(alpha, epochs=30) for alpha in (0.5, 1.0)]
     make(tmp_path, draw(dict.fromkeys(long, 0.0), repeats + 2))
     edit_records(tmp_path, lambda line: line.update(cut_off(line, repeats)))
     made = kdtune.load(tmp_path)
     picture = curve(made, "acc", shown_configs(made, CRITERION))
     lines = means(picture).values()
     (every,) = {step for line in lines for step in np.diff(line.get_xdata())}
-    assert all(line.get_xdata()[-1] == 90 for line in lines)
+    assert all(line.get_xdata()[-1] == 30 for line in lines)
     words = Reader(build.html(made, CRITERION, {"acc": {"svg": "", "caption": ""}}, {})).words
     assert f"One epoch in {every:.0f} is drawn; of the last 15 epochs, {of_end}." in words
 

@@ -1,7 +1,6 @@
 """Sections of the page: their numbers, and that the text of the page has them."""
 
 import base64
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from kdtune.reporting.figures import class_plots
 from kdtune.reporting.sections import (
     by_class,
     examples,
-    histories,
 )
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import class_accuracies, read_arms, write_thumbnails
@@ -123,26 +121,6 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
 
 
 # Costs, head, teachers
-
-
-def test_the_history_of_a_teacher(tmp_path: Path) -> None:
-    made = make(tmp_path, LAST)
-    assert histories(made) is None
-    (tmp_path / "teacher").mkdir()
-    file = tmp_path / "teacher" / "teacher.json"
-    old = {"run": {"student": "net"}, "epochs": 2, "val": {"acc": 0.75}}
-    file.write_text(json.dumps(old))
-    assert histories(made).rows == [["net", "2", "-", "75.0%", "kept"]]
-    epochs = [{"epoch": i, "train": 0.5 + i / 10, "val": 0.6} for i in range(2)]
-    new = old | {"acc_before": 0.1, "kept_epoch": 0, "history": epochs}
-    file.write_text(json.dumps(new))
-    assert histories(made).rows == [
-        ["net", "before", "-", "10.0%", ""],
-        ["net", "1", "50.0%", "60.0%", "kept"],
-        ["net", "2", "60.0%", "60.0%", ""],
-    ]
-    file.write_text("{")
-    assert histories(made) is None
 
 
 # Comparisons, methods

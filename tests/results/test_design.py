@@ -103,7 +103,6 @@ def test_the_stricter_design_decides_a_comparison_of_studies() -> None:
 
 
 REPEATS, IMAGES = 6, 200
-exact = pytest.approx
 
 
 def reference(d: np.ndarray) -> tuple[float, float, float]:

@@ -6,19 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from study_folders import draw, make, make_final
+from study_folders import make, make_final
 
 import kdtune
-from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.study import Study
-from kdtune.config.text import InputError
 from kdtune.results.frames import write_frames
 from kdtune.storage.records import Records
-
-LAST = {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.45, 0.41]}
-
-
-# -- the study as a whole --------------------------------------------------------------------------
 
 
 def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
@@ -29,41 +22,6 @@ def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
         assert not len(table)
     assert not len(made.importance()) and not len(made.selection()) and not len(made.marginal())
     assert made.best() is None
-
-
-# -- the command -----------------------------------------------------------------------------------
-
-
-def asked(capsys, folder, **flags) -> tuple[int, str, str]:
-    code = main(AnalysisFlags((str(folder),), **flags))
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def test_strict_is_an_exit_code(tmp_path, capsys) -> None:
-    make(tmp_path, LAST, {(0.5, 1): "failed"})
-    code, _, err = asked(capsys, tmp_path)
-    assert code == 0 and err.startswith("warning: failed run excluded")
-    assert asked(capsys, tmp_path, strict=True)[0] == 3
-    make(tmp_path / "whole", LAST)
-    assert asked(capsys, tmp_path / "whole", strict=True)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("baseline", "words"),
-    [
-        (
-            "alpha=x",
-            r"must be a configuration of the study \(alpha: 0.1, 0.5, 1.0\), but got alpha=x",
-        ),
-        ("alpha=0.3", "but got alpha=0.3"),
-        ("alpha=0.5,temperature=9", r"\(temperature: 4.0\), but got temperature=9"),
-    ],
-)
-def test_a_baseline_that_is_not_in_the_study(tmp_path, baseline: str, words: str) -> None:
-    make(tmp_path, draw({0.1: 0.0, 0.5: 0.05, 1.0: 0.0}, 2))
-    with pytest.raises(InputError, match=words):
-        main(AnalysisFlags((str(tmp_path),), baseline=baseline))
 
 
 def test_a_race_of_one_arm_is_judged_by_its_final_repeats(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from study_folders import RUN, draw, edit_records, make
 
-from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.results.several import (
@@ -138,10 +137,6 @@ def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: li
         load_several([places[0], other])
     unknown = save(tmp_path / "unknown", C, data=None)
     assert "unknown has no fingerprint" in load_several([places[0], unknown]).doubt
-    with pytest.raises(InputError, match="given once"):
-        load_several([places[0], places[0]])
-    with pytest.raises(InputError, match="--by must be used with one study"):
-        main(AnalysisFlags(tuple(places), by=("alpha",)))
 
 
 def test_a_study_without_results_is_compared_with_nothing(tmp_path: Path) -> None:

@@ -53,12 +53,7 @@ def test_published_rows_of_the_starting_repository() -> None:
             rows.loc[alpha, f"{m}/{s}"] for m in ("epoch_acc_l", *others) for s in ("mean", "std")
         ]
         assert got == pytest.approx(numbers, abs=5e-7)
-    assert "| 0.945359 ± 0.028460 |" in result.text()
-    assert "not the uncertainty of a result" in result.text()
     assert rows["epoch_acc_l/n"].tolist() == [100, 75, 100]
-    assert any(
-        "alpha = 0.5, rep = 1 (2 of 25 epochs). They are left out" in w for w in result.warnings
-    )
 
 
 def test_last_epoch_of_the_starting_repository_unpaired() -> None:
@@ -73,8 +68,6 @@ def test_last_epoch_of_the_starting_repository_unpaired() -> None:
         assert (rows.low[alpha], rows.high[alpha]) == pytest.approx((ends.low, ends.high))
         assert rows.df[alpha] == pytest.approx(want.df)
     assert not rows.paired.any() and rows.n[0.5] == 3 and rows.n_baseline[0.5] == 4
-    assert result.verdict.startswith("No significant difference in epoch_acc_l: alpha = 0 against")
-    assert "samples: CI and p of Welch" in result.text()
     kept = kdtune.compare(SEED_RESULTS, **AT, unpaired=True, keep_incomplete=True)
     assert kept.comparisons.n.tolist() == [4, 4]
 
@@ -141,8 +134,6 @@ def test_values_per_example_hold_for_new_examples() -> None:
     assert (row.low_here, row.high_here) == pytest.approx((here.low, here.high))
     assert "n = 5 repeats × 60 examples); minimum detectable differen" in result.verdict
     assert "with 5 repeats, 60 examples and 1 comparison: " in result.verdict
-    assert "about new repeats and new examples like these." in result.text()
-    assert "| for these examples |" in result.text()
 
     lost = kdtune.compare(frame.reset_index()[1:], "alpha", "seed", "correct", example="image")
     assert lost.comparisons["diff"][0] == pytest.approx(d[:, 1:].mean())
@@ -247,13 +238,7 @@ def test_a_column_that_may_be_a_hyperparameter() -> None:
         ({}, {"by": "alpha,lr"}, r"separate names by spaces \(alpha lr\)"),
         ({}, {"by": ()}, "by must name at least one column"),
         ({}, {"metric": "seed"}, "one role, but seed is given for repeat and metric"),
-        (
-            {},
-            {"baseline": {"alpha": 2}},
-            r"baseline must .*alpha: 0.0, 0.5, 1.0\), but got alpha=2",
-        ),
         ({}, {"baseline": {"lr": 2}}, r"baseline must name columns of --by \(alpha\), but got lr"),
-        ({}, {"pooled": True}, "pooled must be used with epoch"),
         ({"acc": "good"}, {}, "metric acc must be a column of numbers, but row 1 holds 'good'"),
         ({"acc": np.nan}, {}, "metric acc must have numbers"),
         ({"seed": 0, "lr": range(24)}, {}, r"alpha = 0, seed = 0 has 8: .*they differ in lr"),

@@ -158,7 +158,7 @@ def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -
         assert mirror.store.get(part, study.folder / "again")
         assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
-    trials = read_frames(fetch(study.uri).folder).trials
+    trials = read_frames(fetch(study.uri)[0]).trials
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
 
 

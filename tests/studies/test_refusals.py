@@ -61,7 +61,7 @@ def test_an_error_that_the_user_can_act_on_is_a_sentence(
     def refuse(study: Study) -> None:
         raise kind("this cannot be")
 
-    monkeypatch.setattr("kdtune.search.run", refuse)
+    monkeypatch.setattr("kdtune.raytune.driver.run", refuse)
     with pytest.raises(SystemExit) as ended:
         run_and_exit(lambda: main(Study()), resumes=True)
     assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"

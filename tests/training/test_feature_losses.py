@@ -27,7 +27,7 @@ from kdtune.raytune.machines import largest_runs
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import check_features, make_projector
 from kdtune.training.losses import OBJECTIVES, check_objective, objective
-from kdtune.training.run import check, check_study, make_student, try_batch
+from kdtune.training.run import check_run, check_study, make_student, try_batch
 from kdtune.training.teacher import initial_teacher
 
 B, D, S = 6, 5, 3
@@ -254,10 +254,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_learn_from_features_is_refused(fault: str, tiny: Run) -> None:
     changes, sentence = FAULTS[fault]
     run = replace(tiny, **changes)
-    check(replace(run, loss="features_mse", alpha=1.0))  # plain training compares none
-    check(replace(run, loss="kl"))
+    check_run(replace(run, loss="features_mse", alpha=1.0))  # plain training compares none
+    check_run(replace(run, loss="kl"))
     with pytest.raises(InputError, match=sentence):
-        check(replace(run, loss="features_mse"))
+        check_run(replace(run, loss="features_mse"))
 
 
 def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:

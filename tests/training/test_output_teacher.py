@@ -27,8 +27,8 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.output_teacher import load_output_teacher
 from kdtune.training.recipe import find_other_cuts, resolve, resolve_study, transforms_of
-from kdtune.training.run import check, check_study, clear_cached_models, distill
-from kdtune.training.teacher import dump_teacher, find_other_views, measure
+from kdtune.training.run import check_run, check_study, clear_cached_models, distill
+from kdtune.training.teacher import dump_teacher, find_other_views, measure_accuracy
 
 DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
 PLAIN = replace(TINY, augment="none")
@@ -83,7 +83,7 @@ def test_the_file_equals_the_network_bit_for_bit(
 def test_the_gate_measures_the_file_as_the_network(made: Path) -> None:
     run = resolve(replace(PLAIN, teacher_weights="none"))
     file = resolve(with_file(PLAIN, made / "t.npz"))
-    (network,), (own,) = (measure(r, [r], made, Resources()) for r in (run, file))
+    (network,), (own,) = (measure_accuracy(r, [r], made, Resources()) for r in (run, file))
     assert own.splits == network.splits and set(own.splits) == {"train", "val", "test"}
     assert own.weights == str(made / "t.npz") and own.name == "t.npz"
 
@@ -134,25 +134,25 @@ def test_ids_that_do_not_match_are_refused_with_examples(made: Path, tmp_path: P
     for number, (frame, message) in enumerate(cases):
         frame.to_parquet(file := tmp_path / f"{number}.parquet")
         with pytest.raises(InputError, match=message):
-            check(with_file(PLAIN, file))
+            check_run(with_file(PLAIN, file))
     rest = np.setdiff1d(np.arange(2000), subset.numpy())
     table.drop(rest).to_parquet(file := tmp_path / "enough.parquet")
-    check(with_file(PLAIN, file))
+    check_run(with_file(PLAIN, file))
     with pytest.raises(InputError, match="all 2,000 examples of train"):
-        check(with_file(replace(PLAIN, train_images=None), file))
+        check_run(with_file(replace(PLAIN, train_images=None), file))
 
 
 def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
     run = with_file(replace(PLAIN, data="own_data:text", train_images=None), made / "t.npz")
     with pytest.raises(InputError, match="must be a list of the classes of the data"):
-        check(run)
+        check_run(run)
     with pytest.raises(InputError, match="name the examples by file with --folds"):
-        check(with_file(replace(PLAIN, folds=4), made / "t.npz"))
+        check_run(with_file(replace(PLAIN, folds=4), made / "t.npz"))
     arrays = dict(np.load(made / "t.npz"))
     arrays["kdtune"] = np.array(str(arrays["kdtune"]).replace(FASHION.fingerprint, "0" * 16))
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(InputError, match=rf"fingerprint {'0' * 16}, not {FASHION.fingerprint}"):
-        check(with_file(PLAIN, tmp_path / "t.npz"))
+        check_run(with_file(PLAIN, tmp_path / "t.npz"))
 
 
 @pytest.fixture
@@ -266,11 +266,11 @@ def test_the_documented_lines_write_a_teacher(
     exec(textwrap.dedent(rest.partition("\nFor a folder")[0]), scope)
     assert isinstance(scope["model"], neighbors.KNeighborsClassifier)
     run = resolve(with_file(PLAIN, Path("outputs.npz")))
-    check(run)
+    check_run(run)
     logits = load_output_teacher(run, load_data(run)).logits["val"]
     wanted = scope["model"].predict_proba(scope["x"]["val"])
     assert logits.softmax(1).numpy() == pytest.approx(wanted, abs=1e-6)
-    measured = measure(run, [run], tmp_path, Resources())[0].splits["val"]
+    measured = measure_accuracy(run, [run], tmp_path, Resources())[0].splits["val"]
     assert measured.correct == (wanted.argmax(1) == FASHION.splits["val"].labels.numpy()).sum()
 
 
@@ -286,7 +286,7 @@ def test_the_documented_lines_for_an_api_write_a_teacher(
     exec(textwrap.dedent(rest.partition("\n## Formats")[0]), {})
     run = of_photos(photos, image_size=32)
     file = with_file(run, tmp_path / "outputs.parquet")
-    check(file)
+    check_run(file)
     labels = load_data(file).splits["val"].labels
     p = load_output_teacher(file, load_data(file)).logits["val"].softmax(1)
     assert p[torch.arange(len(labels)), labels].numpy() == pytest.approx(0.9, rel=1e-6)

@@ -36,8 +36,8 @@ from kdtune.training.recipe import Progress, resolve
 from kdtune.training.run import (
     CHECKPOINT,
     STUDENT,
-    check,
     check_objectives,
+    check_run,
     check_study,
     distill,
     initial_student,
@@ -266,7 +266,7 @@ def test_a_run_with_an_objective_of_the_user(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide an edit within a second
     run = replace(tiny, loss="objectives_of_mine:soft", temperature=2.0)
-    check(run)
+    check_run(run)
     own, built_in = (
         [epoch.splits for epoch in distill(each, teacher_folder, Resources())]
         for each in (run, replace(run, loss="kl"))
@@ -274,7 +274,7 @@ def test_a_run_with_an_objective_of_the_user(
     assert own == built_in
 
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
-        check(replace(run, loss="objectives_of_mine:number"))
+        check_run(replace(run, loss="objectives_of_mine:number"))
     study = Study(run=run, space={"loss": ("kl", "objectives_of_mine:number")})
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
         check_objectives(study, len(load_data(study.run).classes))
@@ -306,7 +306,7 @@ def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
     }
     assert check_study(study, load_data(study.run), fingerprints=False) == {}
     with pytest.raises(InputError, match="must have a Linear or Conv2d"):
-        check(replace(tiny, student="torch.nn:Identity"))
+        check_run(replace(tiny, student="torch.nn:Identity"))
 
 
 def test_more_gpus_than_there_are_is_refused(tiny: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.training.recipe import resolve_study
-from kdtune.training.teacher import teacher_recipe
+from kdtune.training.teacher import recorded_recipe
 from tests.tiny_run import TINY
 
 SPACE = {"augment": ("crop", "trivial", "none"), "alpha": (0.5, 1.0)}
@@ -20,10 +20,10 @@ def test_all_augmentations_have_the_same_teacher() -> None:
     assert {(r.augment, r.alpha) for r in runs} == {
         (a, w) for a in SPACE["augment"] for w in (0.5, 1)
     }
-    recipes = [teacher_recipe(run, load_data(run)) for run in runs]
+    recipes = [recorded_recipe(run, load_data(run)) for run in runs]
     assert all(recipe == recipes[0] for recipe in recipes)
     assert recipes[0]["augment"] == "crop"
-    assert teacher_recipe(resolve_study(Study(run=TINY)).run, load_data(TINY)) == recipes[0]
+    assert recorded_recipe(resolve_study(Study(run=TINY)).run, load_data(TINY)) == recipes[0]
 
 
 def test_the_order_of_the_list_does_not_change_the_teacher() -> None:

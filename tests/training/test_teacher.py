@@ -29,8 +29,8 @@ from kdtune.training.teacher import (
     fine_tune,
     is_ready,
     load_teacher,
-    measure,
-    teacher_recipe,
+    measure_accuracy,
+    recorded_recipe,
     teacher_run,
     with_members,
 )
@@ -113,7 +113,7 @@ def test_other_content_is_another_teacher(run: Run, tmp_path: Path) -> None:
 
 def test_what_only_a_student_has_makes_no_other_teacher(run: Run) -> None:
     def recipe(run: Run, **changes: object) -> dict[str, object]:
-        return teacher_recipe(resolve(replace(run, **changes)), load_data(run))  # type: ignore[arg-type]
+        return recorded_recipe(resolve(replace(run, **changes)), load_data(run))  # type: ignore[arg-type]
 
     student = {"student": "resnet18", "trainable": "head", "train_images": 4, "repeat": 3}
     student |= {"loss": "dkd", "alpha": 0.1, "temperature": 2.0, "dkd_beta": 3.0, "lr": 0.5}
@@ -347,7 +347,7 @@ def test_a_teacher_for_other_classes_is_fine_tuned(other: Path, images: Path) ->
 
 def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
     """Fashion-MNIST's images have the size of the model's input, so nothing is resized."""
-    (measured,) = measure(resolve(TINY), [resolve(TINY)], teacher_folder, Resources())
+    (measured,) = measure_accuracy(resolve(TINY), [resolve(TINY)], teacher_folder, Resources())
     model, data = load_teacher(resolve(TINY), load_data(TINY), teacher_folder), load_data(TINY)
     model.eval()
     for split, value in measured.splits.items():
@@ -366,7 +366,7 @@ def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
 def test_accuracy_is_measured_once(teacher_folder: Path, tmp_path: Path) -> None:
     run = resolve(TINY)
     root = shutil.copytree(teacher_folder, tmp_path / "teacher")
-    known = measure(run, [run], root, Resources())
+    known = measure_accuracy(run, [run], root, Resources())
     assert find_unmeasured(run, [run], root, known) == []
     fewer = replace(run, train_images=50)
     assert find_unmeasured(fewer, [fewer], root, known) == [fewer]
@@ -382,7 +382,7 @@ def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> No
     run = resolve(replace(TINY, teacher="+".join(names), teacher_epochs=0))
     every = with_members([run])
     assert [own.teacher for own in every] == [*names, run.teacher]
-    measured = measure(run, every, tmp_path, Resources())
+    measured = measure_accuracy(run, every, tmp_path, Resources())
     models = [load_teacher(own, load_data(own), tmp_path) for own in run.teacher_members]
     for model in models:
         model.eval()
