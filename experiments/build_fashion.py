@@ -23,7 +23,7 @@ SIZES = {"train": 2000, "val": 500, "test": 1000}
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of an idx file: two zero bytes, a type (8: uint8), rank, shape, data."""
+    """Read the array of an idx file: two zero bytes, a type (8: uint8), rank, shape, data."""
     data = gzip.decompress(path.read_bytes())
     _, kind, rank = struct.unpack(">HBB", data[:4])
     if kind != 8:
@@ -33,7 +33,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def draw(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of per_class images of every class, shuffled."""
+    """Draw indices of per_class images of every class, shuffled."""
     of_class = [np.flatnonzero(labels == k) for k in range(len(CLASSES))]
     return rng.permutation(
         np.concatenate([rng.choice(i, per_class, replace=False) for i in of_class])

@@ -19,17 +19,11 @@ from small_students import FASHION, run_here
 from small_study import write_small_study
 
 import kdtune
-from kdtune.reporting.figures import Plots
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
 MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
 OTHERS = ["kdtune.results.results", "kdtune.results.results", "kdtune.reporting.figures"]
 """Modules of base classes of `Results`, and of what its properties return."""
-EXAMPLES_OF_RESULTS = {
-    *("trials", "epochs", "configs", "predictions", "label", "criterion", "plot"),
-    *("summary", "marginal", "compare", "verdict", "text", "frontier", "selection"),
-    *("sensitivity", "spread", "importance"),
-}
 
 
 def docstrings(module: ModuleType) -> Iterator[tuple[str, str]]:
@@ -82,34 +76,7 @@ def test_an_example_gives_what_it_says(
     assert not runner.failures, "".join(told)
 
 
-def documented(of: type) -> dict[str, str]:
-    """Return the docstrings of the public methods and properties of a class, inherited or not.
-
-    Fields of dataclasses are not among them: the string below a field says what it is.
-    """
-    fields = getattr(of, "__dataclass_fields__", {})
-    members = {name: inspect.getattr_static(of, name) for name in dir(of)}
-    return {
-        name: inspect.getdoc(member) or ""
-        for name, member in members.items()
-        if not name.startswith("_") and name not in fields
-    }
-
-
 @pytest.mark.parametrize("name", kdtune.__all__)
 def test_a_public_name_has_an_example(name: str) -> None:
     value: Any = getattr(kdtune, name)
     assert ">>> " in str(inspect.getdoc(value))
-
-
-@pytest.mark.parametrize("name", [n for n in kdtune.__all__ if inspect.isclass(getattr(kdtune, n))])
-def test_public_methods_and_properties_have_docstrings(name: str) -> None:
-    of = getattr(kdtune, name)
-    own = {n for n in documented(of) if n not in dir(Exception)}
-    assert not [n for n in own if not documented(of)[n]]
-
-
-def test_the_main_methods_of_results_have_examples() -> None:
-    docs = documented(kdtune.Results) | {f"plot.{k}": v for k, v in documented(Plots).items()}
-    figures = {f"plot.{name}" for name in ("curves", "differences", "repeats", "frontier")}
-    assert not [n for n in EXAMPLES_OF_RESULTS | figures if ">>> " not in docs[n]]

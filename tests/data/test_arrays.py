@@ -265,16 +265,6 @@ def test_a_subset_of_files_has_the_images_of_its_indices(load, colours):
             assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
 
 
-def test_a_loader_of_the_users_own_reads_the_files(load, colours):
-    dataset = datasets.ImageFolder(
-        colours.root, loader=lambda file: torch.tensor([float(file[-5])])
-    )
-    assert load({"train": dataset, "val": dataset}).splits["val"].inputs[:, 0].tolist() == [
-        *(0, 2, 4),
-        *(1, 3, 5),
-    ]
-
-
 @pytest.mark.parametrize(
     ("run", "words"),
     [

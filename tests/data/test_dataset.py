@@ -1,6 +1,5 @@
 """Data sets: folders, folds, and pixels of image files."""
 
-import io
 import os
 import shutil
 from dataclasses import replace
@@ -100,19 +99,6 @@ def test_images_of_16_bits_are_scaled_to_8(tmp_path):
     seen = split.example([Path(f).name for f in split.inputs].index("b.png"))
     assert torch.equal(seen[0], torch.from_numpy(np.rint(values / 257).astype(np.uint8)))
     assert torch.equal(seen[0], seen[2])
-
-
-def test_verify_names_the_images_that_cannot_be_read(tmp_path):
-    root = make_folder(tmp_path / "photos")
-    truncated, noise = root / "train" / "bees" / "b.jpeg", root / "val" / "ants" / "b.png"
-    truncated.write_bytes(truncated.read_bytes()[:-400])
-    with pytest.raises(InputError, match="cannot be read") as caught:
-        verify(load_data(Run(data=str(root))))
-    assert str(truncated) in str(caught.value) and "more)" not in str(caught.value)
-    noise.write_bytes(b"no image at all")
-    with pytest.raises(InputError, match="and 1 more") as caught:
-        verify(load_data(Run(data=str(root))))
-    assert "\n" not in str(caught.value)
 
 
 def test_fingerprint_depends_on_the_content_not_on_the_path(tmp_path):
@@ -308,7 +294,6 @@ def test_copies_in_the_pool_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch)
 
 
 ORIENTATION = 0x0112
-TEXT = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0"
 """EXIF data in which the orientation is a text."""
 
 
@@ -339,20 +324,6 @@ def test_each_orientation_gives_the_pixels_of_the_standard(tmp_path, number):
     reference = np.asarray(ImageOps.exif_transpose(Image.open(file)))
     assert np.array_equal(want.permute(1, 2, 0).numpy(), reference)
     assert decode(Image.open(file), "exif", "L").shape == (1, *want.shape[1:])
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", TEXT]
-)
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_data_say_nothing(tmp_path, content):
-    values = photo(3, 40, 24)
-    image = Image.fromarray(values.permute(1, 2, 0).numpy())
-    image.save(tmp_path / "a.jpg", exif=content)
-    plain = io.BytesIO()
-    image.save(plain, "jpeg")
-    want = decode(Image.open(plain), "stored")
-    assert torch.equal(decode(str(tmp_path / "a.jpg"), "exif"), want)
 
 
 def test_views_of_train_and_val_are_rotated(tmp_path):

@@ -16,7 +16,6 @@ from kdtune.models.checks import probe
 from kdtune.models.classifier import (
     Classifier,
     Preprocessing,
-    describe_preprocessing,
     fashion_student,
     of_module,
     published_by_timm,
@@ -222,12 +221,6 @@ def test_identity_is_that_of_version_0_1_unless_the_interpolation_differs() -> N
     assert replace(own, interpolation="bicubic").identity != own.identity
 
 
-def test_description() -> None:
-    own = Preprocessing(224, 3, (0.5, 0.5, 0.5), (0.25,), "bicubic")
-    assert describe_preprocessing(own) == "size 224 (bicubic), mean 0.5, std 0.25"
-    assert describe_preprocessing(Preprocessing(mean=(0.1, 0.2))) == "mean 0.1 0.2, std 1"
-
-
 class Recording(nn.Module):
     """A network that keeps what it was given."""
 
@@ -255,14 +248,3 @@ def test_other_tensors_are_given_as_they_are(views: Tensor) -> None:
     model = Classifier("own", net, Preprocessing(size=4, channels=3, mean=(0.5,), std=(0.5,)))
     model.place(torch.device("cpu"), "fp32")(views)
     assert net.seen.dtype == views.dtype and torch.equal(net.seen, views)
-
-
-def test_addresses_in_printed_layers_do_not_change_the_fingerprint() -> None:
-    class Printed(nn.Linear):
-        def extra_repr(self) -> str:
-            return repr(lambda: None)
-
-    nets = [Printed(2, 3), Printed(2, 3)]
-    nets[1].load_state_dict(nets[0].state_dict())
-    first, second = (Classifier("mine:net", net, None).fingerprint() for net in nets)
-    assert first == second

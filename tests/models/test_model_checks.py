@@ -136,14 +136,6 @@ def test_the_size_is_that_of_the_file(tmp_path: Path) -> None:
     assert size_on_disk(model) == (tmp_path / "student.safetensors").stat().st_size
 
 
-def test_tied_weights_have_a_size() -> None:
-    """Safetensors itself refuses them."""
-    first = nn.Linear(10, 10)
-    second = nn.Linear(10, 10)
-    second.weight = first.weight
-    assert size_on_disk(classifier(nn.Flatten(), first, second)) > 4 * (2 * 100 + 20)
-
-
 @pytest.mark.parametrize(
     ("layers", "flops"),
     [

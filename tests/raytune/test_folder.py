@@ -433,18 +433,6 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
         kdtune.run(replace(moved, run=replace(run, data=str(other))))
 
 
-def test_fingerprints_are_in_study_json(tmp_path: Path) -> None:
-    study = replace(OLD, out=str(tmp_path))
-    with lock_study(study.folder):
-        write_study(study, PRINTS)
-    values = json.loads((study.folder / "study.json").read_text())
-    assert (values["schema"], values["fingerprints"]) == (4, PRINTS)
-    provenance = json.loads((study.folder / "provenance.json").read_text())
-    assert set(provenance) == {"python", "versions", "command", "machine"}
-    saved = read_if_saved(study.folder)
-    assert saved is not None and (saved.study, saved.fingerprints) == (study, PRINTS)
-
-
 def test_a_folder_in_which_no_study_begins_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "x"
     with pytest.raises(InputError, match="wrong"), lock_study(folder):

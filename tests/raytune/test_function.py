@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import own_functions
 import pandas as pd
 import pytest
@@ -15,7 +14,7 @@ from s3_service import S3
 
 from kdtune.config.study import Study
 from kdtune.raytune import function as reporter
-from kdtune.raytune.function import function_epochs, parse_epoch, run_trial
+from kdtune.raytune.function import function_epochs, run_trial
 from kdtune.raytune.machines import fingerprints_of
 from kdtune.storage.records import unpack_correct
 from kdtune.storage.store import Store
@@ -99,11 +98,6 @@ def test_a_function_without_a_plan_of_epochs_ends_when_it_ends(
     run_trial(function_epochs, {"alpha": 1.0, "repeat": 0}, make(tmp_path, epochs=None))
     assert reports[-1]["error"] is None and len(epochs_of(reports)) == 3
     assert not any("correct" in epoch for epoch in epochs_of(reports))
-
-
-def test_what_is_not_finite_is_no_number_of_the_records() -> None:
-    epoch = parse_epoch({"val/acc": np.float32(0.5), "train/loss": np.inf}, "acc", 4)
-    assert (epoch.number, epoch.splits["val"]["acc"]) == (4, 0.5)
 
 
 @pytest.mark.parametrize("name", ["state", "done"])

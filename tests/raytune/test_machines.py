@@ -1,7 +1,5 @@
 """What fits on machines, counted by hand; their inspection; those that join or are lost."""
 
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,11 +30,9 @@ from kdtune.raytune.machines import (
     check_local_resources,
     count_trials,
     describe_memory_fault,
-    find_missing_gpus,
     find_node_faults,
     fingerprints_of,
     largest_runs,
-    potential_workers,
     preflight,
     report_node,
     trial_resources,
@@ -81,12 +77,6 @@ def test_cores_are_divided_over_the_trials_of_a_machine_with_gpus(
     change: dict[str, Any], machines: list[dict[str, float]], cpu: int, gpu: float
 ) -> None:
     assert trial_resources(replace(Study(), **change), machines) == TrialResources(cpu, gpu)
-
-
-def test_the_largest_machines_come_first_up_to_both_limits() -> None:
-    large, small = {"CPU": 48, "GPU": 8}, {"CPU": 4, "GPU": 1}
-    assert potential_workers(FILE) == [large, small, small]
-    assert potential_workers(None) == []
 
 
 @pytest.fixture
@@ -199,12 +189,6 @@ def study(tiny: Run, tmp_path: Path) -> Study:
 )
 def test_a_sentence_for_each_fault_and_difference(theirs: NodeReport, sentences: list[str]) -> None:
     assert find_node_faults({HEAD: OURS, OTHER: theirs}, TRIAL) == {HEAD: [], OTHER: sentences}
-
-
-def test_gpus_that_ray_counts_but_torch_does_not_see() -> None:
-    assert find_missing_gpus(OTHER, replace(OURS, gpus=2)) == []
-    (warning,) = find_missing_gpus(OTHER, replace(OURS, gpus=1))
-    assert "Ray counts 2 GPUs, but torch sees 1" in warning
 
 
 @pytest.mark.parametrize(("cpus", "count"), [(4.0, 1), (0.0, 0)])
@@ -375,38 +359,6 @@ class TestOnTwoNodes:
             f"{name} was lost; its runs resume from their last checkpoint on other machines"
         ]
         assert not [p for p in study.folder.iterdir() if p.name.startswith(".preflight")]
-
-    @pytest.mark.cluster  # half a minute
-    def test_an_inspection_retries_through_an_outage_of_the_store(
-        self,
-        study: Study,
-        cluster: Cluster,
-        s3: S3,
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-    ) -> None:
-        monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
-        there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-        monitor = MachineMonitor(there, TRIAL, {})
-        s3.process.send_signal(signal.SIGSTOP)
-        # longer than a request to the store (ANSWER_SECONDS) and the retries at a study's start
-        waker = subprocess.Popen(["sh", "-c", f"sleep 22; kill -CONT {s3.process.pid}"])
-        try:
-            third = cluster.add_node(num_cpus=1)
-            began = time.monotonic()
-            said, longest = [], 0.0
-            while not said:
-                assert time.monotonic() - began < 90
-                turn = time.monotonic()
-                said += monitor.poll()
-                longest = max(longest, time.monotonic() - turn)
-                time.sleep(0.1)
-        finally:
-            waker.wait()
-        assert said == [f"{alive_nodes()[0]} has joined"]
-        assert longest < 5  # Tune's loop goes on meanwhile
-        assert Store(str(there.uri)).names() == []
-        cluster.remove_node(third)
 
     def test_a_machine_lost_during_its_inspection_does_not_end_the_study(
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch

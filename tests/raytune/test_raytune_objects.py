@@ -17,8 +17,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.raytune.objects import freeze, freeze_objects, share_objects, thaw
-from kdtune.training.recipe import resolve
-from kdtune.training.run import check_study, make_student
+from kdtune.training.run import make_student
 from kdtune.training.teacher import initial_teacher
 
 IMAGES = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
@@ -122,17 +121,6 @@ def test_what_cannot_be_copied_is_refused_in_one_sentence(role: str) -> None:
         with pytest.raises(InputError, match=rf"{role}=\w+ cannot be copied for Ray's.*lock") as e:
             freeze_objects(study)
         assert "\n" not in str(e.value)
-
-
-def test_a_student_must_learn() -> None:
-    frozen = factories.tiny_student(10).requires_grad_(False)
-    run = resolve(study_of(factories.tiny_teacher(10), frozen).run)
-    with pytest.raises(InputError, match="the student object:Sequential-2 must have parameters"):
-        check_study(Study(run=run), load_data(run))
-    assert check_study(
-        Study(run=replace(run, student="object:Sequential")),
-        load_data(run),
-    )  # the teacher
 
 
 # -- places ------------------------------------------------------------------------------------

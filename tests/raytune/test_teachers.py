@@ -67,7 +67,7 @@ def test_the_record_travels_with_the_study(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))  # another machine
     assert check(study) == lines and len(measured) == 1
-    assert len(read_teacher_accuracy(fetch(str(study.uri)).folder)) == 1
+    assert len(read_teacher_accuracy(fetch(str(study.uri))[0])) == 1
     Mirror(study).delete(TEACHER_ACCURACY)
     assert check(study) == lines and len(measured) == 2
 

@@ -123,18 +123,6 @@ def test_pull_deletes_a_file_that_the_store_lacks(s3: S3, study: Study) -> None:
     assert not checkpoint.exists()
 
 
-def test_a_study_in_a_folder_needs_no_mirror(tiny: Run, tmp_path: Path) -> None:
-    study = Study(name="tiny", out=str(tmp_path), run=tiny)
-    study.folder.mkdir()
-    (study.folder / "study.json").write_text("here")
-    mirror = Mirror(study)
-    assert mirror.store is None and study.uri is None
-    mirror.pull("study.json", "gone")
-    mirror.pull_folders("epochs")
-    mirror.clear("trials")
-    assert (study.folder / "study.json").read_text() == "here"
-
-
 def test_uri_and_working_folder_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     study = Study(name="a", out="s3://bucket/runs/", run=tiny)
@@ -170,7 +158,7 @@ def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -
         assert mirror.store.get(part, study.folder / "again")
         assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
-    trials = read_frames(fetch(study.uri).folder).trials
+    trials = read_frames(fetch(study.uri)[0]).trials
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
 
 

@@ -89,13 +89,6 @@ def test_errors_of_other_files_are_those_of_the_run(number: int, study: Path) ->
     assert in_driver(error(number, study.parent / "data" / "1.png"), study) is None
 
 
-def test_the_driver_names_a_file_of_the_study_in_a_folder_that_takes_others(study: Path) -> None:
-    file = study / "epochs" / "00000.jsonl"
-    described = in_driver(error(errno.ENOENT, file), study)
-    assert described is not None and described.startswith(sentence(file, errno.ENOENT))
-    assert "What is left is kept, what is gone is computed again" in described
-
-
 def test_a_study_that_is_gone(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that was named by a relative path."""
     monkeypatch.chdir(study.parents[1])
@@ -191,14 +184,23 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert (folder / "file").read_text() == "precious"
 
 
-def test_a_report_replaces_a_link_and_leaves_what_it_leads_to(copied: Path, victim: Path) -> None:
+def test_a_report_replaces_a_link_and_leaves_what_it_leads_to(
+    copied: Path, victim: Path, tmp_path: Path
+) -> None:
+    """The study itself may be reached through one."""
+    link = tmp_path / "link"
+    link.symlink_to(copied)
+    (copied / "data.csv").symlink_to(tmp_path / "elsewhere")  # the user's own, not written
     for name in ("report.html", "figures/differences.svg"):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).symlink_to(victim / "file")
-    assert report(ReportFlags(runs=(str(copied),))) == 0
-    assert not (copied / "report.html").is_symlink()
+    assert report(ReportFlags(runs=(str(link),))) == 0
     assert "<html" in (copied / "report.html").read_text()
-    assert not [path for path in copied.rglob("*") if path.is_symlink() or path.suffix == ".part"]
+    assert [path.name for path in copied.rglob("*") if path.is_symlink()] == ["data.csv"]
+    assert not list(copied.rglob("*.part"))
+    with lock_study(link):
+        check_links(link)
+    assert link.is_symlink() and kdtune.load(link).status == kdtune.load(copied).status
 
 
 @pytest.mark.parametrize("name", [*FOLDERS, "trials/abc", "tune/tuner.pkl", "teacher/2"])
@@ -218,17 +220,6 @@ def test_a_folder_inside_a_study_must_be_no_link(copied: Path, victim: Path, nam
     if name == "students":
         with pytest.raises(InputError, match="must be no symbolic link"), writable(place):
             pass
-
-
-def test_a_study_may_itself_be_reached_through_a_link(copied: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    link.symlink_to(copied)
-    (copied / "data.csv").symlink_to(tmp_path / "elsewhere")  # the user's own, not written
-    assert report(ReportFlags(runs=(str(link),))) == 0
-    with lock_study(link):
-        check_links(link)
-    assert kdtune.load(link).status == kdtune.load(copied).status
-    assert link.is_symlink() and (copied / "report.html").is_file()
 
 
 def test_a_lock_is_not_taken_through_a_link(copied: Path, victim: Path) -> None:

@@ -63,25 +63,6 @@ def test_the_recipe_of_the_cifar_tables() -> None:
     assert float(ours) == pytest.approx(float(0.1 * F.cross_entropy(s, y) + 0.9 * theirs))
 
 
-def test_without_internet_the_error_names_a_remedy(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    make_photos(photos)
-    command = [sys.executable, "-m", "kdtune.search", str(FOLDER / "hymenoptera.py")]
-    flags = ["--data", str(photos), "--out", str(tmp_path / "runs"), "--gpus", "0"]
-    environment = {"TORCH_HOME": str(tmp_path), "no_proxy": "", "https_proxy": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        [*command, *flags],
-        capture_output=True,
-        text=True,
-        env={**__import__("os").environ, **environment},
-        check=False,
-    )
-    assert done.returncode == 2
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert "cannot be downloaded" in sentence and "--teacher-weights" in sentence
-    assert not (tmp_path / "runs" / "hymenoptera").exists()
-
-
 @pytest.mark.slow  # a benchmark
 def test_the_gpu_is_measured_as_the_cpu_can_be() -> None:
     """All that gpu_check.py runs on a GPU, on a CPU with a tiny model."""
@@ -114,17 +95,3 @@ def test_the_limit_of_the_benchmark_by_hand() -> None:
     whole = replace(frozen, trainable="all")
     # the teacher's part 8 times, the students' part 3 x 8 times
     assert speed.limit(whole, 10, 5, parts) == 8 * 30 + 10 + 24 * (40 + 15)
-
-
-def make_photos(folder: Path) -> None:
-    """Write two classes with a few noise images each."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
-        for label in ("ants", "bees"):
-            (folder / split / label).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / label / f"{i}.jpg")

@@ -150,10 +150,3 @@ def test_settings_of_images_are_refused(change: dict[str, object], flag: str) ->
     with pytest.raises(InputError, match=f"tensors of shape .12., and got {flag}; leave it out"):
         resolve(replace(TEXT, **change))  # type: ignore[arg-type]
     assert resolve(replace(TEXT, augment="none")) == resolve(TEXT)
-
-
-def test_a_model_that_cannot_take_the_tensors_is_refused_with_their_type(tmp_path: Path) -> None:
-    from kdtune.training.run import check_run
-
-    with pytest.raises(InputError, match=r"views of shape \[12\] and type int64 \("):
-        check_run(replace(TEXT, student="own_data:small_table"))

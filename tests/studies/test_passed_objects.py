@@ -1,6 +1,7 @@
 """A study of objects equals, number for number, that of the factories with the same names."""
 
 import json
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from kdtune.config.objects import Objects
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import load_fashion
+from kdtune.data.sources import load_data, load_fashion
+from kdtune.raytune.objects import freeze_objects
 from kdtune.search import main
 from kdtune.streams.views import Resources
-from kdtune.training.run import distill
+from kdtune.training.recipe import resolve_study
+from kdtune.training.run import check_study, distill
 
 FASHION = load_fashion().splits
 WIDTH = 2
@@ -101,3 +104,25 @@ def _goes_on_with_equal_objects(study: Study, tiny: Run) -> None:
     assert len(kdtune.run(read).trials) == 4  # nothing is left to train
     with pytest.raises(InputError, match=r"kdtune.Run\(data=data, teacher=\w+, student=make_stu"):
         kdtune.run(replace(read, repeats=3))
+
+
+# -- The example of docs/extending.md is a study that can run --
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def test_the_example_passes_all_checks() -> None:
+    pytest.importorskip("sklearn")
+    _, _, rest = DOCS.read_text("utf-8").partition("    # digits.py\n")
+    code = textwrap.dedent(rest.partition("\n- **A function")[0])
+    scope: dict[str, Any] = {"__name__": "example"}
+    exec(code, scope)
+    study = freeze_objects(scope["study"])
+    assert study.run.student == "object:make_student" and study.run.data == "object:data"
+    assert set(check_study(resolve_study(study), load_data(study.run))) == {
+        "data",
+        "teacher",
+        "student",
+    }
+    assert len(study.runs()) * study.repeats == 24

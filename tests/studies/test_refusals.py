@@ -67,18 +67,6 @@ def test_an_error_that_the_user_can_act_on_is_a_sentence(
     assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
 
 
-def test_another_study_under_the_name_is_refused(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    for other in (
-        replace(study, run=replace(study.run, student="factories:tiny_teacher")),
-        replace(study, space={"alpha": (0.3, 1.0)}),
-        replace(study, cpus_per_trial=2),
-    ):
-        with pytest.raises(InputError, match=r"--name OTHER.*--out FOLDER"):
-            kdtune.run(other)
-
-
 def test_more_gpus_than_there_are_is_refused(study: Study) -> None:
     with pytest.raises(InputError, match=r"got --gpus 4. Use --gpus 0, which runs on the CPUs"):
         kdtune.run(replace(study, gpus=4), ray_init={"num_gpus": 0})
