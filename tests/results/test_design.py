@@ -126,15 +126,9 @@ def test_conclusions(design: Design, images: int | None, words: str) -> None:
 def test_a_study_that_searches_teachers_has_several() -> None:
     several = Design(several_recipes=True)
     assert several.new_units == "new repeats with these teachers"
-    assert "conditional on these teachers" in several.constant
     assert replace(several, teachers=2).new_units == several.new_units
     assert replace(several, teachers=4).new_units.endswith("new teachers of these recipes")
-    assert "4 teachers of each recipe" in replace(several, teachers=4).constant
-    given = replace(several, folds=4, fine_tuned=False)
-    assert given.new_units.endswith("with these teachers")
-    assert given.constant.startswith("The teachers and test are the same")
-    for design in (several, given):
-        assert "this teacher" not in design.constant
+    assert replace(several, folds=4, fine_tuned=False).new_units.endswith("with these teachers")
 
 
 def test_a_p_value_without_interval_names_its_test() -> None:
