@@ -39,7 +39,6 @@ from kdtune.reporting.figures import (
 from kdtune.results import several
 from kdtune.results.comparison import Criterion, comparison_rows
 from kdtune.results.costs import cost_note, cost_rows, teacher_files
-from kdtune.results.design import describe_teacher_share
 from kdtune.results.examples import BothArms, read_arms
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
@@ -111,7 +110,7 @@ def html(
     placed = {name for names in FIGURES_OF_SECTIONS.values() for name in names}
     variance = sections.variance(results, criterion)
     if variance is not None:
-        variance["of_teachers"] = describe_teacher_share(results.teacher_share(criterion))
+        variance["of_teachers"] = results.teacher_share(criterion)
     return render(
         results=results,
         criterion=criterion,

@@ -30,7 +30,7 @@ from kdtune.results.design import (
     stack_examples,
 )
 from kdtune.results.frames import config_columns, read_predictions
-from kdtune.statistics.intervals import MIN_REPEATS
+from kdtune.statistics.intervals import MIN_REPEATS, mean_interval
 from kdtune.statistics.selection import bootstrap_corrected
 from kdtune.statistics.tests import AnytimeTest, holm
 from kdtune.storage.records import Round
@@ -232,6 +232,16 @@ def with_enough_repeats(
     groups = counts.index.map(lambda config: "" if students is None else students[config])
     enough = counts.groupby(groups.to_numpy()).transform(have_enough_repeats).astype(bool)
     return values[counts.index[enough]]
+
+
+def mean_columns(name: str, values: pd.Series) -> dict[str, float]:
+    """Return mean, SD (ddof = 1), number and 95 % t interval of values, without NaN.
+
+    Keys: <name>/mean, /std, /n, /low and /high.
+    """
+    i = mean_interval(values.dropna())
+    numbers = {"mean": i.mean, "std": i.sd, "n": i.n, "low": i.low, "high": i.high}
+    return {f"{name}/{key}": value for key, value in numbers.items()}
 
 
 def complete_block(values: pd.DataFrame) -> pd.DataFrame:

@@ -55,11 +55,12 @@ def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame
         frame: of trials or configurations.
         costs: of `cost_frame`.
     """
-    known = _students(costs)
-    if not len(known):
+    of_student = _students(costs)
+    if not len(of_student):
         return frame
     students = frame["config/student"]
-    return frame.assign(**{f"student/{name}": students.map(known[name]) for name in _OF_STUDENT})
+    columns = {f"student/{name}": students.map(of_student[name]) for name in _OF_STUDENT}
+    return frame.assign(**columns)
 
 
 def frontier(
@@ -157,7 +158,7 @@ def cost_note(costs: pd.DataFrame) -> str:
         "FLOPs of one example; a multiply-add counts as two. Latency: median time of a batch (IQR: "
         "interquartile range), preprocessing included, from views in memory to logits"
     )
-    places = _places(costs)
+    places = _machines(costs)
     if places.nunique() == 1:
         note = f"{note}; {places.iloc[0]}."
     else:
@@ -180,22 +181,22 @@ def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str]
     """
     head = ["model", "role", "parameters", "size", "FLOPs"]
     head += ["latency, batch 1 (ms)", "latency, batch 32 (ms)"]
-    places = _places(costs)
-    differ = places.nunique() > 1
+    machines = _machines(costs)
+    differ = machines.nunique() > 1
     rows = []
-    for (_, row), place in zip(costs.iterrows(), places, strict=True):
+    for (_, row), machine in zip(costs.iterrows(), machines, strict=True):
         cells = [row.model, row.role, f"{row.params:,.0f}", with_prefix(row.bytes, "B")]
         cells += ["-" if pd.isna(row.flops) else with_prefix(row.flops)]
         cells += [
             with_iqr(row[name], row[f"{name}_iqr"]) for name in ("latency_ms", "latency32_ms")
         ]
-        rows.append([*cells, place] if differ else cells)
+        rows.append([*cells, machine] if differ else cells)
     width = len(head) + differ
     rows += [[name, "teacher", *["-"] * (width - 2)] for name in files]
     return [*head, "measured on"] if differ else head, rows
 
 
-def _places(costs: pd.DataFrame) -> pd.Series:
+def _machines(costs: pd.DataFrame) -> pd.Series:
     """Return where each model was measured, e.g. "1 thread of AMD EPYC, fp32, PyTorch 2.13.0"."""
     places = [
         f"{describe_machine(row)}, {row.precision}, PyTorch {row.torch}"

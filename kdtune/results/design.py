@@ -241,39 +241,6 @@ class Design:
             return "repeats, corrected for overlapping train sets (Nadeau and Bengio, 2003)"
         return f"the means of {self.teachers} teachers" if self.by_teacher else "repeats"
 
-    @property
-    def constant(self) -> str:
-        """What is the same in all repeats, and what conclusions depend on, as sentences."""
-        if self.folds is not None:
-            varies = "each repeat has its own train and val, drawn from both together"
-            plural = "s" * self.several_recipes
-            varies += f", and its own teacher{plural}, fine-tuned on its train" * self.fine_tuned
-            same = "Test is" if self.fine_tuned else f"The teacher{plural} and test are"
-            return (
-                f"{same} the same in all repeats; {varies}. Val is one of {self.folds} stratified "
-                f"folds. Conclusions are about {self.new_units}."
-            )
-        if self.teachers > 1:
-            recipe = "these recipes" if self.several_recipes else "this recipe"
-            teachers = recipe if self.by_teacher else "these teachers"
-            of = "each recipe" if self.several_recipes else "one recipe"
-            return (
-                f"The split into train, val and test is the same in all repeats. They use "
-                f"{self.teachers} teachers of {of} in turn. Conclusions are conditional on "
-                f"{teachers} and this data set."
-            )
-        if not self.has_teacher:
-            return (
-                "What the training function does not derive from the number of the repeat, such as "
-                "its data and their split, is the same in all repeats. Conclusions are conditional "
-                "on it."
-            )
-        return (
-            f"The teacher{'s' * self.several_recipes} and the split into train, val and test are "
-            f"the same in all repeats. Conclusions are conditional on {self._these_teachers} and "
-            f"this data set."
-        )
-
 
 def stricter(one: Design, other: Design) -> Design:
     """Return the design that decides a comparison of two studies: folds, then fewer teachers."""
@@ -282,17 +249,6 @@ def stricter(one: Design, other: Design) -> Design:
             return design
     with_units = [design for design in (one, other) if design.by_teacher]
     return min(with_units, key=lambda design: design.teachers, default=one)
-
-
-def describe_teacher_share(share: TeacherShare | None) -> str:
-    """Return how much the teachers matter as a sentence; "" if that is not known."""
-    if share is None:
-        return ""
-    return (
-        f"Teachers explain {100 * share.share:.0f}% of the variance of the difference over repeats "
-        f"(one-way random effects, {share.teachers} teachers, {share.n} repeats, F = "
-        f"{share.f:.3g}, {p_text(share.p)})."
-    )
 
 
 ONE_TEACHER = Design()

@@ -21,7 +21,6 @@ from kdtune.config.run import Orientation
 from kdtune.config.task import COMPARABLE, ECE_BINS
 from kdtune.config.text import UserError
 from kdtune.results.comparison import (
-    DEFAULT,
     SIGNIFICANCE_LEVEL,
     Criterion,
     baseline_of,
@@ -32,6 +31,7 @@ from kdtune.results.comparison import (
 from kdtune.results.design import ONE_TEACHER, Design, Pair
 from kdtune.results.frames import read_predictions
 from kdtune.results.results import Results
+from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.storage.records import parse_teacher, read_provenance
 
@@ -158,7 +158,7 @@ def _arms(
     parts = [by_trial[trial] for trial in order]
     first = parts[0]
     images = [part[["example", "label"]].to_numpy() for part in parts]
-    if pd.isna(images[0]).any() or not all(np.array_equal(own, images[0]) for own in images):
+    if pd.isna(images[0]).any() or not all(np.array_equal(i, images[0]) for i in images):
         return None
     files = first["file"] if "file" in first else pd.Series([None] * len(first))
 
@@ -447,20 +447,28 @@ def configuration_record(results: Results) -> dict[str, Any]:
     best, table = results.best(), results.selection()
     if best is None or not len(table):
         return {}
-    rows = table.set_index("row")
+    rows, compared = table.set_index("row"), results.compare()
     trial = results.trials[results.trials.config_id == best].iloc[0]
-    own = results.context(student=results.student(best))
+    context = results.context(student=results.student(best))
     splits = [split for split in _SPLITS if rows.loc["best", f"{split}/n"] > 0]
-    accuracy = {split: _numbers(results, rows.loc["best"], split) for split in splits}
+    accuracy = {split: _numbers(context, rows.loc["best"], split) for split in splits}
     if "val" in accuracy:
-        accuracy["val"]["bias"] = own.bias_of_best
+        accuracy["val"]["bias"] = context.bias_of_best
+    difference = {}
+    if len(compared) and best in set(compared.config_id) and "difference" in rows.index:
+        row = compared.set_index("config_id").loc[best]  # val has the interval of the conclusion
+        columns = {"mean": "diff", "low": "low", "high": "high", "p": "p_holm"}
+        on_val = {name: _plain(row[column]) for name, column in columns.items()}
+        on_val |= {"n": int(row.n), "interval": context.interval, "holds_for": context.holds_for}
+        others = {s: _numbers(context, rows.loc["difference"], s) for s in splits if s != "val"}
+        difference = {"val": on_val} | others
     return {
         "config_id": best,
         "label": results.label(best),
         "hyperparameters": {name: _plain(trial[f"config/{name}"]) for name in results.by},
         "accuracy": accuracy,
-        "difference": _differences(results, best, rows, splits),
-        "baseline": own.baseline,
+        "difference": difference,
+        "baseline": context.baseline,
         "verdict": results.verdict(),
     }
 
@@ -471,7 +479,7 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
     Args:
         trial: A row of `Frames.trials`.
     """
-    found = {
+    metrics = {
         split: {
             name: float(value)
             for name in COMPARABLE
@@ -479,39 +487,15 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
         }
         for split in _SPLITS
     }
-    return {split: values for split, values in found.items() if values}
+    return {split: values for split, values in metrics.items() if values}
 
 
-def _differences(
-    results: Results, best: str, rows: pd.DataFrame, splits: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return the difference from the baseline by split, with the intervals of the conclusion.
-
-    Args:
-        results: Of the study.
-        best: The configuration.
-        rows: `Results.selection` by row.
-        splits: Splits of the data.
-    """
-    compared = results.compare()
-    own = compared[compared.config_id == best] if len(compared) else compared
-    if not len(own) or "difference" not in rows.index:
-        return {}
-    row, about = own.iloc[0], results.context(student=results.student(best))
-    numbers = {"mean": "diff", "low": "low", "high": "high", "p": "p_holm"}
-    on_val = {name: _plain(row[column]) for name, column in numbers.items()}
-    on_val |= {"n": int(row.n), "interval": about.interval, "holds_for": about.holds_for}
-    others = [split for split in splits if split != "val"]
-    return {"val": on_val} | {s: _numbers(results, rows.loc["difference"], s) for s in others}
-
-
-def _numbers(results: Results, row: pd.Series, split: str) -> dict[str, Any]:
+def _numbers(context: ComparisonContext, row: pd.Series, split: str) -> dict[str, Any]:
     """Return the numbers of a row of `Results.selection` on a split."""
-    level = results.anytime_level(DEFAULT)
-    kind = "95% CI" if level is None else f"always-valid {100 * (1 - level):g}% CI"
-    about = results.design.holds_for(split, not math.isnan(row[f"{split}/n_images"]))
+    about = context.design.holds_for(split, not math.isnan(row[f"{split}/n_images"]))
     numbers = {name: _plain(row[f"{split}/{name}"]) for name in ("mean", "low", "high")}
-    return numbers | {"n": int(row[f"{split}/n"]), "interval": kind, "holds_for": about}
+    numbers |= {"n": int(row[f"{split}/n"]), "interval": context.single_interval}
+    return numbers | {"holds_for": about}
 
 
 def _plain(value: Any) -> Any:
@@ -547,9 +531,9 @@ def student_classes(
     if "label" not in frame:  # version 0.1
         return pd.DataFrame()
     frame = frame[frame.split == split].merge(trials[["trial_id", "repeat"]], on="trial_id")
-    own = frame[frame["repeat"] == repeat]
+    of_repeat = frame[frame["repeat"] == repeat]
     rows = []
-    for label, of_class in own.groupby("label"):
+    for label, of_class in of_repeat.groupby("label"):
         right, count = int(of_class.correct.sum()), len(of_class)
         low, high = wilson_interval(right, count)
         every = frame[frame.label == label].groupby("repeat").correct.mean()

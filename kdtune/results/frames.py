@@ -209,16 +209,16 @@ def read_examples(
     if of_example is None:
         return {}
     with suppress(ImportError):
-        found = {}
+        values_of = {}
         for trial, table in _tables(folder, trial_ids, [*_NUMBERS, metric.name]).items():
             # predictions of an older version lack columns, those without a teacher values
             with suppress(KeyError, TypeError, ValueError):
                 frame = table.to_pandas()
-                own = of_example(np, frame[frame.split == split].sort_values("example"))
-                found[trial] = np.asarray(own, dtype=float)
-        known = {t: own for t, own in found.items() if len(own) and np.isfinite(own).all()}
+                values = of_example(np, frame[frame.split == split].sort_values("example"))
+                values_of[trial] = np.asarray(values, dtype=float)
+        finite = {t: v for t, v in values_of.items() if len(v) and np.isfinite(v).all()}
         # trials of a training function may be of other examples: they are not paired
-        return known if len({len(own) for own in known.values()}) < 2 else {}
+        return finite if len({len(values) for values in finite.values()}) < 2 else {}
     return {}
 
 
@@ -226,14 +226,14 @@ def _tables(
     folder: Path, trial_ids: Sequence[str], names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return the predictions of trials as pyarrow tables, in the order of the trials."""
-    found: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for trial in trial_ids:
         with suppress(OSError, ValueError):
-            found[trial] = _read(folder / "trials" / trial / PREDICTIONS, names)
-    if missing := [trial for trial in trial_ids if trial not in found]:
+            tables[trial] = _read(folder / "trials" / trial / PREDICTIONS, names)
+    if missing := [trial for trial in trial_ids if trial not in tables]:
         with suppress(OSError, ValueError):
-            found |= _split(_read(folder / PREDICTIONS, names), missing)
-    return {trial: found[trial] for trial in trial_ids if trial in found}
+            tables |= _split(_read(folder / PREDICTIONS, names), missing)
+    return {trial: tables[trial] for trial in trial_ids if trial in tables}
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> Any:
@@ -252,11 +252,11 @@ def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
         order = np.argsort(indices, kind="stable")
         table, indices = table.take(order), indices[order]
     starts = np.flatnonzero(np.diff(indices, prepend=-1))
-    found = {}
+    parts = {}
     for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
         if (trial := codes.dictionary[int(indices[start])].as_py()) in wanted:
-            found[trial] = table.slice(start, end - start)
-    return found
+            parts[trial] = table.slice(start, end - start)
+    return parts
 
 
 def trials_with_predictions(folder: Path) -> set[str]:
@@ -320,7 +320,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
         study: names the hyperparameters of the labels and the metrics. None: a study with the
             defaults of `Study`.
     """
-    given, study = study, study or Study()
+    recorded_study, study = study, study or Study()
     incomplete: list[str] = []
     running = is_running(folder) if running is None else running
     starts: dict[str, Line] = {}
@@ -328,7 +328,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     dropped: dict[str, Line] = {}
     epochs = _Epochs(study.task)
     last, round_ = None, None
-    for line in iter_lines(folder, incomplete, given):
+    for line in iter_lines(folder, incomplete, recorded_study):
         last = line.get("time")
         if line["kind"] == FINALISTS:
             round_ = Round.from_line(line)
@@ -430,14 +430,14 @@ class _Epochs:
             position = trials.index[trials.trial_id == trial_id][0]
             before = np.arange(len(last)) < count
             last &= ~(before & (which == position) & (numbers.epoch.to_numpy() >= first))
-        own = trials.take(which[last]).reset_index(drop=True)
-        return pd.concat([own, numbers[last].reset_index(drop=True)], axis=1)
+        of_trial = trials.take(which[last]).reset_index(drop=True)
+        return pd.concat([of_trial, numbers[last].reset_index(drop=True)], axis=1)
 
 
 def _started(starts: dict[str, Line], study: Study) -> pd.DataFrame:
     """Return trial_id, config_id, label, config/*, repeat, phase and epochs of each start."""
-    own = [f"{PREFIX}{name}" for name in study.task.names]
-    columns = ["trial_id", "config_id", "label", *own, "repeat", "phase", "epochs"]
+    hyperparameters = [f"{PREFIX}{name}" for name in study.task.names]
+    columns = ["trial_id", "config_id", "label", *hyperparameters, "repeat", "phase", "epochs"]
     rows = [
         _config_columns(start, study) | {"phase": "search"} | start for start in starts.values()
     ]
@@ -481,9 +481,9 @@ def _select_epochs(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
     epochs = epochs.sort_values(["trial_id", "epoch"], kind="stable")
     val = epochs[epochs.split == "val"]
     groups = val.groupby("trial_id", sort=False)
-    known = val[val[task.score].notna()]
-    scores = task.sign * known[task.score]
-    best = known.loc[scores.groupby(known.trial_id, sort=False).idxmax()]
+    scored = val[val[task.score].notna()]
+    scores = task.sign * scored[task.score]
+    best = scored.loc[scores.groupby(scored.trial_id, sort=False).idxmax()]
     parts = [
         groups.agg(n_epochs=("epoch", "size"), seconds=("seconds", "sum")),
         _named(groups.tail(1).set_index("trial_id")[metrics], "val/{}@last"),

@@ -30,6 +30,7 @@ from kdtune.results.comparison import (
     completed_configs,
     format_table,
     markdown,
+    mean_columns,
     over_known,
     plus_minus,
 )
@@ -65,22 +66,18 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
         A sentence if that is not known for some of them, else "".
     """
     prints = {name: fingerprints_of(results).get("data") for name, results in studies.items()}
-    recorded = {name: text for name, text in prints.items() if text is not None}
-    if len(set(recorded.values())) > 1:
-        shown = ", ".join(f"{name}: {studies[name].study.run.data}" for name in recorded)
+    sizes = {name: val_size(results) for name, results in studies.items()}
+    unknown = [name for name, text in prints.items() if text is None]
+    if len({*prints.values(), None}) > 2 or len({*sizes.values(), 0}) > 2:
+        shown = "; ".join(
+            f"{name}: {results.study.run.data}, fingerprint {prints[name] or 'not known'}, "
+            f"{sizes[name] or 'no'} val images"
+            for name, results in studies.items()
+        )
         raise InputError(
             f"studies can be compared on the same data only, but these have different data "
-            f"({shown}; fingerprints {', '.join(recorded.values())}); name studies of one data "
-            f"set, or one study"
+            f"({shown}); name studies of one data set, or one study"
         )
-    sizes = {name: val_size(results) for name, results in studies.items()}
-    if len(set(sizes.values()) - {0}) > 1:
-        shown = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-        raise InputError(
-            f"studies can be compared on the same val images only, but their numbers of val images "
-            f"differ ({shown}); name studies with the same ones, or one study"
-        )
-    unknown = [name for name, text in prints.items() if text is None]
     if not unknown:
         return ""
     have = "has" if len(unknown) == 1 else "have"
@@ -110,14 +107,10 @@ def differing_settings(studies: Mapping[str, Results]) -> pd.DataFrame:
     Settings are those that can change results: of the run, of the space, of the search; and the
     fingerprints of teacher and student, where the names alone are equal.
     """
-    columns = [dict(_settings(results)) for results in studies.values()]
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows = []
-    for name in names:
-        values = [column.get(name, "-") for column in columns]
-        if len(set(values)) > 1:
-            rows.append([name, *values])
-    return pd.DataFrame(rows, columns=["setting", *studies])
+    columns = {name: pd.Series(dict(_settings(results))) for name, results in studies.items()}
+    table = pd.concat(columns, axis=1, sort=False).fillna("-")
+    table = table[table.nunique(axis=1) > 1].rename_axis("setting")
+    return table.reset_index(allow_duplicates=True)
 
 
 def _settings(results: Results) -> Iterator[tuple[str, str]]:
@@ -164,30 +157,30 @@ MAX_FILE_NAME = 100
 """Characters of the studies' names in the name of a file."""
 
 
-def load_several(places: Sequence[str], criterion: Criterion = DEFAULT) -> "SideBySide":
+def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "SideBySide":
     """Read several studies to compare them.
 
     Args:
-        places: Two or more folders, or URIs on object stores; the others are compared with the
+        folders: Two or more folders, or URIs on object stores; the others are compared with the
             first.
         criterion: Metric and epoch selection; its baseline is compared, too.
 
     Raises:
         InputError: One is no study, one is given twice, or their data differ.
     """
-    loaded = [load(place) for place in places]
-    for place, results in zip(places, loaded, strict=True):
+    loaded = [load(folder) for folder in folders]
+    for folder, results in zip(folders, loaded, strict=True):
         if not results.task.is_distillation:
             raise InputError(
-                f"only studies of distillation can be compared side by side, but {place} is of a "
+                f"only studies of distillation can be compared side by side, but {folder} is of a "
                 f"training function; compare its table: kdtune.compare(results.trials, ...)"
             )
-    keys = [p if "://" in p else str(Path(p).expanduser().resolve()) for p in places]
+    keys = [p if "://" in p else str(Path(p).expanduser().resolve()) for p in folders]
     if len(set(keys)) < len(keys):
-        raise InputError(f"each study must be given once, but got {' '.join(places)}")
+        raise InputError(f"each study must be given once, but got {' '.join(folders)}")
     names = [results.study.name for results in loaded]
     if len(set(names)) < len(names):
-        names = list(places)
+        names = list(folders)
     studies = dict(zip(names, loaded, strict=True))
     return SideBySide(studies, criterion, check_same_data(studies))
 
@@ -236,10 +229,7 @@ class SideBySide:
             row: _Row = {"study": name, "kind": kind, "is_best": config == best}
             row |= {"config_id": config, "label": results.label(config)}
             for split in _SPLITS:
-                interval = mean_interval(self._values(name, split)[config].dropna())
-                row |= {f"{split}/mean": interval.mean, f"{split}/std": interval.sd}
-                row |= {f"{split}/n": interval.n}
-                row |= {f"{split}/low": interval.low, f"{split}/high": interval.high}
+                row |= mean_columns(split, self._values(name, split)[config])
             yield row
 
     def _values(self, name: str, split: str) -> pd.DataFrame:
@@ -531,7 +521,8 @@ def _describe_folder(folder: Path, criterion: Criterion) -> _Row:
         return {"name": folder.name} | _describe(load(folder), criterion)
     except InputError as error:
         # a list is of one line each: of the reason the first part, without the path
-        return {"name": folder.name, "state": f"damaged: {_reason(str(error), folder)}"}
+        reason = str(error).replace(f"{folder}/", "").replace(str(folder), "it")
+        return {"name": folder.name, "state": f"damaged: {reason}"}
     except Exception as error:  # whatever damaged records raise, the other studies are listed
         return {"name": folder.name, "state": f"damaged: {first_line(error)}"}
 
@@ -559,10 +550,6 @@ def _describe(results: Results, criterion: Criterion) -> _Row:
         table = table[criterion.groups(table) == results.student(best)]
     row["verdict"] = short_verdict(table, criterion, results.context(criterion))
     return row | {"n": interval.n}
-
-
-def _reason(message: str, folder: Path) -> str:
-    return message.replace(f"{folder}/", "").replace(str(folder), "it")
 
 
 def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md") -> str:

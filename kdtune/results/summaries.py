@@ -20,11 +20,11 @@ from kdtune.results.comparison import (
     completed_configs,
     have_enough_repeats,
     levels,
+    mean_columns,
     metric_values,
     with_enough_repeats,
 )
 from kdtune.results.frames import SCOPES, Frames, add_derived, config_columns, group_label
-from kdtune.statistics.intervals import mean_interval
 from kdtune.statistics.selection import importance, repeated_measures, variance_shares
 
 # Means over repeats of the completed trials.
@@ -40,10 +40,10 @@ def configs(trials: pd.DataFrame, planned: float, criterion: Criterion) -> pd.Da
     One row per configuration: config_id, label, config/*, val/acc/mean, val/acc/std, n, n_planned.
     Those with at most half of the most repeats come last.
     """
-    own, name = config_columns(trials), f"val/{criterion.metric}"
-    groups = completed(trials).groupby(own, dropna=False)
+    columns, name = config_columns(trials), f"val/{criterion.metric}"
+    groups = completed(trials).groupby(columns, dropna=False)
     frame = groups[f"{name}@last"].agg(["mean", "std", "count"]).reset_index()
-    frame.columns = [*own, f"{name}/mean", f"{name}/std", "n"]
+    frame.columns = [*columns, f"{name}/mean", f"{name}/std", "n"]
     frame["n_planned"] = planned
     frame = frame.assign(
         enough=have_enough_repeats(frame["n"]), score=criterion.sign * frame[f"{name}/mean"]
@@ -84,10 +84,7 @@ def summary(
         row = dict(zip(by, key, strict=True)) | {"n_planned": planned}
         repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
         for metric in metrics:
-            interval = mean_interval(repeats[f"val/{metric}@{scope}"].dropna())
-            row |= {f"val/{metric}/mean": interval.mean, f"val/{metric}/std": interval.sd}
-            row |= {f"val/{metric}/n": interval.n}
-            row |= {f"val/{metric}/low": interval.low, f"val/{metric}/high": interval.high}
+            row |= mean_columns(f"val/{metric}", repeats[f"val/{metric}@{scope}"])
         rows.append(row | {"label": group_label(row, by)})
     return pd.DataFrame(rows)
 
@@ -248,8 +245,8 @@ def _is_better_everywhere(value: Value, name: str, configs: pd.DataFrame, means:
     There must be two such settings: with one, the better value is always an end of the list.
     """
     column = f"config/{name}"
-    known = configs[configs[column].notna()].assign(mean=means)
+    active = configs[configs[column].notna()].assign(mean=means)
     others = [c for c in configs if c.startswith("config/") and c != column]
-    table = known.pivot_table(index=others, columns=column, values="mean", dropna=False).dropna()
+    table = active.pivot_table(index=others, columns=column, values="mean", dropna=False).dropna()
     rest = table.drop(columns=value).iloc[:, 0]
     return len(table) > 1 and bool((table[value] > rest).all())

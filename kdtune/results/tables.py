@@ -31,6 +31,7 @@ from kdtune.results.comparison import (
     comparison_rows,
     format_table,
     markdown,
+    mean_columns,
     over_known,
     plus_minus,
 )
@@ -38,7 +39,6 @@ from kdtune.results.design import Design, Pair, max_t_over_repeats
 from kdtune.results.frames import config_label
 from kdtune.results.sources import read_table
 from kdtune.results.words import ComparisonContext, sentence, verdict
-from kdtune.statistics.intervals import mean_interval
 
 # Columns of a table: their roles, and what their names and values tell. The rules are simple and
 # stand in the output.
@@ -90,23 +90,26 @@ class Columns:
         return list(dict.fromkeys([self.metric, *self.others]))
 
     @property
+    def roles(self) -> list[tuple[str, str]]:
+        """The roles that a column can have one of, and the columns that have them."""
+        roles = [*(("by", name) for name in self.by), ("repeat", self.repeat)]
+        others = (("metric", self.metric), ("epoch", self.epoch), ("example", self.example))
+        return roles + [(role, name) for role, name in others if name is not None]
+
+    @property
     def keys(self) -> list[str]:
         """Columns that tell the rows of a configuration apart."""
-        return [c for c in (self.repeat, self.epoch, self.example) if c is not None]
+        return [name for role, name in self.roles if role not in ("by", "metric")]
 
     def check(self, frame: pd.DataFrame) -> None:
         """Raise InputError unless the table has rows and the columns, each with one role."""
         names = [str(c) for c in frame.columns]
-        roles = [*(("by", c) for c in self.by), ("repeat", self.repeat), ("metric", self.metric)]
-        for role in ("epoch", "example"):
-            if (name := getattr(self, role)) is not None:
-                roles.append((role, name))
         if not self.by:
             raise InputError(
                 f"by must name at least one column, the hyperparameters that were varied; the "
                 f"columns are {', '.join(names)}"
             )
-        for role, name in [*roles, *(("columns", c) for c in self.others)]:
+        for role, name in [*self.roles, *(("columns", c) for c in self.others)]:
             if name not in names:
                 near = get_close_matches(name, names, n=1, cutoff=0.5)
                 hint = f"; did you mean {near[0]}?" if near else ""
@@ -117,7 +120,7 @@ class Columns:
                     f"{name}{hint}"
                 )
         seen: dict[str, str] = {}
-        for role, name in roles:
+        for role, name in self.roles:
             if (other := seen.setdefault(name, role)) != role:
                 raise InputError(
                     f"each column must have one role, but {name} is given for {other} and {role}"
@@ -228,11 +231,9 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     """
     columns.check(frame)
     frame = frame.reset_index(drop=True)
-    frame = frame.assign(**{c: numbers(frame[c], c, "metric") for c in columns.metrics})
-    if columns.epoch is not None:
-        frame = frame.assign(
-            **{columns.epoch: numbers(frame[columns.epoch], columns.epoch, "epoch")}
-        )
+    for role, names in (("metric", columns.metrics), ("epoch", [columns.epoch])):
+        for name in filter(None, names):
+            frame[name] = numbers(frame[name], name, role)
     by = list(columns.by)
     frame[CONFIG] = frame.groupby(by, dropna=False).ngroup()
     configs = frame.drop_duplicates(CONFIG).set_index(CONFIG)[by].sort_index()
@@ -337,31 +338,32 @@ def _look_at_other_columns(runs: Runs) -> None:
     """
     columns, frame = runs.columns, runs.rows
     used = [*columns.by, *columns.keys, *columns.metrics, CONFIG]
-    of_run, of_config = frame.groupby([CONFIG, columns.repeat]), frame.groupby(CONFIG)
-    for name in frame.columns.difference(used, sort=False):
-        column = frame[name]
-        if column.map(lambda v: isinstance(v, list | dict)).any() or not _was_set(column):
-            continue
-        n, within = column.nunique(dropna=False), of_config[name].nunique(dropna=False)
-        if n > 1 and within.max() == 1:
-            runs.confounded.append(name)
-        if not 2 <= n <= of_run.ngroups / 2 or within.max() == 1:
-            continue
-        of_repeat = frame.groupby(columns.repeat)[name].nunique(dropna=False)
-        if of_run[name].nunique(dropna=False).max() == 1 and of_repeat.max() > 1:
-            values = column[frame[CONFIG] == within.idxmax()].unique()
-            shown = ", ".join(str(v) for v in values[:4])
-            runs.warnings.append(
-                f"column {name} differs between repeats of one configuration ({shown}); if it is a "
-                f"hyperparameter, add it to --by"
-            )
+    others = [c for c in frame.columns.difference(used, sort=False) if _was_set(frame[c])]
+    if not others:
+        return
+
+    def most(*keys: str) -> pd.Series:
+        """Return the largest number of values of each column in a group."""
+        return frame.groupby(list(keys))[others].nunique(dropna=False).max()
+
+    n, is_constant = frame[others].nunique(dropna=False), most(CONFIG) == 1
+    runs.confounded += n.index[(n > 1) & is_constant].tolist()
+    n_runs = len(frame.drop_duplicates([CONFIG, columns.repeat]))
+    is_of_run = (most(CONFIG, columns.repeat) == 1) & (most(columns.repeat) > 1)
+    for name in n.index[~is_constant & is_of_run & (n <= n_runs / 2)]:
+        config = frame.groupby(CONFIG)[name].nunique(dropna=False).idxmax()
+        shown = ", ".join(str(v) for v in frame[name][frame[CONFIG] == config].unique()[:4])
+        runs.warnings.append(
+            f"column {name} differs between repeats of one configuration ({shown}); if it is a "
+            f"hyperparameter, add it to --by"
+        )
 
 
 def _was_set(column: pd.Series) -> bool:
     """Return whether the values are texts, truth values or numbers of few digits."""
     values = column.dropna()
     if not pd.api.types.is_float_dtype(values):
-        return True
+        return not values.map(lambda value: isinstance(value, list | dict)).any()
     return all(float(f"{v:.{MAX_DIGITS}g}") == v for v in values.unique())
 
 
@@ -420,11 +422,11 @@ class TableComparison:
     """
 
     runs: Runs
-    baseline: Mapping[str, Value]
-    """Values of the baseline; {}: nothing is compared."""
+    candidates: list[int]
+    """The configurations that may be the baseline; []: nothing is compared."""
     higher_is_better: bool
-    direction_given: bool
-    """Whether the user says which values are better; else the metric's name does."""
+    direction_by_name: bool
+    """Whether the metric's name says which values are better; else the user does."""
     points: bool
     """Whether the user says that the metric is a share."""
     pooled: bool
@@ -473,12 +475,11 @@ class TableComparison:
             row: dict[str, Any] = dict(names)
             row.setdefault("label", self.runs.labels[config])
             for metric in self.columns.metrics:
-                i = mean_interval(rows.loc[rows[CONFIG] == config, metric].dropna())
-                row |= {f"{metric}/mean": i.mean, f"{metric}/std": i.sd, f"{metric}/n": i.n}
-                if not self.pooled:
-                    row |= {f"{metric}/low": i.low, f"{metric}/high": i.high}
+                row |= mean_columns(metric, rows.loc[rows[CONFIG] == config, metric])
             table.append(row)
-        return pd.DataFrame(table)
+        summary = pd.DataFrame(table)
+        ends = [f"{metric}/{end}" for metric in self.columns.metrics for end in ("low", "high")]
+        return summary.drop(columns=ends) if self.pooled else summary
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:
@@ -509,15 +510,6 @@ class TableComparison:
         configs.insert(0, "label", self.runs.labels)
         table = configs.rename_axis("config_id").reset_index().merge(table, on="config_id")
         return best_first(table, self.criterion.sign)
-
-    @cached_property
-    def candidates(self) -> list[int]:
-        """The configurations that may be the baseline."""
-        if not self.baseline:
-            return []
-        configs = self.runs.configs
-        matches = [equals(configs[name], value) for name, value in self.baseline.items()]
-        return [c for c in configs.index[np.logical_and.reduce(matches)] if c in self.values]
 
     @cached_property
     def baseline_config(self) -> int | None:
@@ -648,7 +640,7 @@ class TableComparison:
             yield sentence("selected baseline", n=n)
         if columns := self.runs.confounded:
             yield sentence("confounded", columns=", ".join(columns[:_MAX_LISTED]))
-        if not self.direction_given:
+        if self.direction_by_name:
             higher = self.higher_is_better
             flag = "--lower-is-better" if higher else "--higher-is-better"
             word = "Higher" if higher else "Lower"
@@ -726,29 +718,30 @@ def compare(
         raise InputError("pooled must be used with epoch, the column of the epochs to pool over")
     names = Columns(by, repeat, metric, epoch, example, tuple(columns))
     runs = read_runs(frame, names, keep_incomplete)
-    is_given = higher_is_better is not None
+    by_name = higher_is_better is None
     higher = is_higher_better(metric) if higher_is_better is None else higher_is_better
-    values = _baseline(runs, baseline)
-    return TableComparison(runs, values, higher, is_given, points, pooled, unpaired)
+    candidates = _candidates(runs, baseline)
+    return TableComparison(runs, candidates, higher, by_name, points, pooled, unpaired)
 
 
-def _baseline(runs: Runs, baseline: Mapping[str, Value] | None) -> dict[str, Value]:
-    """Return the values of the baseline; {} for none.
+def _candidates(runs: Runs, baseline: Mapping[str, Value] | None) -> list[int]:
+    """Return the configurations that may be the baseline; [] for none.
 
     Raises InputError if there is no such configuration.
     """
     by, configs = runs.columns.by, runs.configs
-    if baseline is None:
-        return {"alpha": 1} if "alpha" in by and equals(configs["alpha"], 1).any() else {}
-    matches = pd.Series(True, index=configs.index)
-    for name, value in baseline.items():
+    values = ({"alpha": 1} if "alpha" in by else {}) if baseline is None else baseline
+    matches = pd.Series(bool(values), index=configs.index)
+    for name, value in values.items():
         if name not in by:
             raise InputError(
                 f"baseline must name columns of --by ({', '.join(by)}), but got {name}"
             )
         matches &= equals(configs[name], value)
-    if not matches.any():
-        values = "; ".join(f"{n}: {', '.join(map(str, configs[n].unique()))}" for n in baseline)
-        got = ",".join(f"{name}={value}" for name, value in baseline.items())
-        raise InputError(f"baseline must be a configuration of the table ({values}), but got {got}")
-    return dict(baseline)
+    if baseline and not matches.any():
+        choices = "; ".join(f"{n}: {', '.join(map(str, configs[n].unique()))}" for n in baseline)
+        text = ",".join(f"{name}={value}" for name, value in baseline.items())
+        raise InputError(
+            f"baseline must be a configuration of the table ({choices}), but got {text}"
+        )
+    return [c for c in configs.index[matches] if c in set(runs.values[CONFIG])]

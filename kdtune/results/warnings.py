@@ -308,8 +308,8 @@ def exported_config(folder: Path, study: Study) -> str:
     """
     with suppress(InputError):  # missing or damaged
         values = read_students_record(folder / STUDENTS).run
-        known = {f.name: values[f.name] for f in fields(Run) if f.name in values}
-        return Run(**{"study_values": study.run.study_values} | known).config_id
+        recorded = {f.name: values[f.name] for f in fields(Run) if f.name in values}
+        return Run(**{"study_values": study.run.study_values} | recorded).config_id
     return ""
 
 
@@ -437,9 +437,10 @@ def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame)
             shares.setdefault(record.recipe_name, []).append(value.share)
     return [
         f"the teacher {name} is less accurate on val "
-        f"({f'mean of {len(own)}: ' * (len(own) > 1)}{100 * sum(own) / len(own):.1f}%) than the "
+        f"({f'mean of {len(accuracies)}: ' * (len(accuracies) > 1)}"
+        f"{100 * sum(accuracies) / len(accuracies):.1f}%) than the "
         f"student {student} trained without it (mean {100 * acc:.1f}%)."
         for student, acc in groups.mean().groupby(level=0).max().items()
-        for name, own in shares.items()
-        if sum(own) / len(own) < acc
+        for name, accuracies in shares.items()
+        if sum(accuracies) / len(accuracies) < acc
     ]

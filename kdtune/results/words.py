@@ -224,7 +224,9 @@ def verdict(
     """
     finding = find(table, criterion.sign, *context.rule, m)
     if finding.kind == "no comparison":
-        return _no_comparison(criterion, context.baseline)
+        is_distillation = criterion.has_plain_baseline and criterion.task.is_distillation
+        key = "no arms" if is_distillation else "no runs"
+        return sentence(key if criterion.fixed else "no baseline", baseline=context.baseline)
     if finding.kind == "no test":
         return _no_test(finding.tested, context)
     row, metric = finding.row, criterion.label
@@ -232,6 +234,9 @@ def verdict(
     is_against_plain = context.is_one_study and criterion.has_plain_baseline
     distilled = criterion.task.subject if is_against_plain else ""
     is_open = finding.kind == "not significant"
+    significant = ""
+    if count := finding.significant:
+        significant = sentence("significant", significant=count, tested=len(finding.tested))
     implied = bool(distilled) and context.baseline == criterion.task.baseline_words
     against = "" if implied else f" compared with {context.baseline}"
     return sentence(
@@ -245,13 +250,13 @@ def verdict(
         signed=amount(row, criterion.scale, criterion.unit, signed=True),
         evidence=_evidence(row, criterion, context, finding.m),
         here=_for_these_images(row, criterion, context),
-        help=_sentence(_help(finding, criterion, context)) if finding.kind == "better" else "",
+        help=_help(finding, criterion, context),
         others=_others(finding),
         since=since_interval(row.p_holm, row.low, row.high, *context.rule),
         every_repeat=in_every_repeat(row),
         too_small=_too_small(finding, criterion, context) if is_open else "",
         advice=_advice(finding, criterion, context) if is_open else "",
-        significant=_significant(finding),
+        significant=significant,
     )
 
 
@@ -303,12 +308,6 @@ def _others(finding: Finding) -> str:
     return sentence("no better") * (len(finding.tested) > 1)
 
 
-def _significant(finding: Finding) -> str:
-    if not finding.significant:
-        return ""
-    return sentence("significant", significant=finding.significant, tested=len(finding.tested))
-
-
 def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
     """Return that no comparison has a p value, and why."""
     n, units, repeats, about = 0, 0, "no common repeats", ""
@@ -333,13 +332,6 @@ def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
     return sentence("no test", about=about, why=why)
 
 
-def _no_comparison(criterion: Criterion, baseline: str) -> str:
-    if not criterion.fixed:
-        return sentence("no baseline")
-    is_distillation = criterion.has_plain_baseline and criterion.task.is_distillation
-    return sentence("no arms" if is_distillation else "no runs", baseline=baseline)
-
-
 # Advice: what a study could have detected, and whether repeats or images would help.
 
 
@@ -353,10 +345,11 @@ SMALL_DIFFERENCE = 0.01
 
 
 def _help(finding: Finding, criterion: Criterion, context: ComparisonContext) -> str:
-    """Return what would narrow the interval of a significant difference."""
-    if context.anytime_level is not None or not _has_advice(finding.row):
+    """Return what would narrow the interval of a difference that is significantly better."""
+    is_fixed = context.anytime_level is None
+    if finding.kind != "better" or not is_fixed or not _has_components(finding.row):
         return ""
-    return what_would_help(finding.row, finding.m, criterion)
+    return _next(what_would_help(finding.row, finding.m, criterion))
 
 
 def _too_small(finding: Finding, criterion: Criterion, context: ComparisonContext) -> str:
@@ -374,12 +367,12 @@ def _advice(finding: Finding, criterion: Criterion, context: ComparisonContext) 
         return undecided_text(finding.tested, criterion, context)
     if not finding.row.get("paired", True):
         return sentence("equal runs") if math.isnan(finding.row.low) else "."
-    if not _has_advice(finding.row):
+    if not _has_components(finding.row):
         return "."
     return power_text(finding.tested, finding.m, criterion, context.is_one_study)
 
 
-def _has_advice(row: pd.Series) -> bool:
+def _has_components(row: pd.Series) -> bool:
     """Return whether a comparison has an error and variance components; unpaired ones have none."""
     return bool(row.get("paired", True)) and "var_repeat" in row
 
@@ -468,8 +461,8 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion, is_one_study: 
         text += sentence("no improvement")
     elif _has_independent_repeats(row):
         text += _repeats(table, m, criterion, is_one_study)
-    limit = _sentence(limit_of_images(row, m, criterion))
-    return f"{text}{_sentence(what_would_help(row, m, criterion))}{limit}"
+    limit = _next(limit_of_images(row, m, criterion))
+    return f"{text}{_next(what_would_help(row, m, criterion))}{limit}"
 
 
 def _repeats(table: pd.DataFrame, m: int, criterion: Criterion, is_one_study: bool) -> str:
@@ -583,7 +576,8 @@ def undecidable_sentence(images: float, least: float, criterion: Criterion) -> s
     )
 
 
-def _sentence(text: str) -> str:
+def _next(text: str) -> str:
+    """Return a sentence, if there is one, as it follows another."""
     return f" {text}" if text else ""
 
 

@@ -133,7 +133,7 @@ def test_unpaired_teachers_are_the_sample(tmp_path: Path) -> None:
 
 def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: list[str]) -> None:
     other = save(tmp_path / "other", C, data="y")
-    with pytest.raises(InputError, match=r"different data \(a: fashion, other: fashion"):
+    with pytest.raises(InputError, match=r"different data \(a: fashion, fingerprint x, 500 val"):
         load_several([places[0], other])
     unknown = save(tmp_path / "unknown", C, data=None)
     assert "unknown has no fingerprint" in load_several([places[0], unknown]).doubt
